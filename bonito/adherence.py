@@ -116,7 +116,7 @@ def _whole_text(answer: Answer) -> bool:
 
 def _topic(answer: Answer) -> bool:
     named = not answer.choices or answer.label in answer.choices or answer.in_question
-    return named and answer.label not in _YES_NO and 1 <= answer.words <= 5
+    return named and answer.label not in _YES_NO and 1 <= answer.words <= 5 and "?" not in answer.text
 
 
 def _reworded(answer: Answer) -> bool:
@@ -128,7 +128,11 @@ FORMS: dict[str, Form] = {
     "exqa": Form(_span, unless=f"{_ASK_FOR_QUESTION}|summar|tl;?dr|\\btopic\\b|categor|what label|\\bending"),
     "mcqa": Form(_option, unless=rf"{_WORD_SENSE}|sentiment|categor|because\.\.\.|\bcause\b|\beffect\b|\bending"),
     "qg": Form(_is_question, asks=r"\bquestions?\b"),
-    "qa": Form(_free, unless=rf"{_ASK_FOR_QUESTION}|{_SHORTEN}|{_REWORD}|same thing|sentiment|\btopic\b|categor"),
+    "qa": Form(
+        _free,
+        asks=r"\?|\bquestions?\b|\b(?:what|when|where|who|which|why|how|decide|choose|explain)\b",
+        unless=rf"{_ASK_FOR_QUESTION}|{_SHORTEN}|{_REWORD}|same thing|sentiment|\btopic\b|categor",
+    ),
     "ynqa": Form(_decides_question, unless=f"{_WORD_SENSE}|paraphras|two sentences|sentence [2b]\\b|pronoun|they mean|replaced with"),
     "coref": Form(lambda answer: _labelled(answer) or answer.in_passage, asks=_REFERENT, unless=_WORD_SENSE),
     "paraphrase": Form(_reworded, asks=_REWORD),

@@ -24,12 +24,15 @@ from tasks.labels import OFFERING, normal_labels, offered
 from tasks.models import base_path, load_model, load_tokenizer, merged_folder, resolve, vocabulary_logits
 from tasks.ranking import rank
 from tasks.scoring import squad_f1
-from tasks.training import Example
 
 #: Choices where the instruction names none that can be read from it.
 _PAIRS = (("yes", "no"), ("true", "false"), ("positive", "negative"))
 _MARK = re.compile(r"(?:[a-z]|\d{1,2})")
 _MARKED = re.compile(r"(?:[a-z]|\d{1,2})\. .*")
+
+
+#: Token ids of a prompt and of the output behind it.
+Example = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,15 @@ def checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
 def held_out_losses(rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate) -> tuple[list[float], list[int]]:
     """Return for each human-made row the summed cross-entropy (nats) of its output under the generator, and the output's tokens."""
     tokenizer = load_tokenizer(path, revision)
-    examples = [
-        Example(
+    examples: list[Example] = [
+        (
             generator_prompt(tokenizer, row["context"], row["task_type"]),
             [*tokenizer.encode(bonito_output(row["instruction"], row["response"]), add_special_tokens=False), tokenizer.eos_token_id],
         )
         for row in rows
     ]
     model = load_model(path, revision, precision=params.precision).eval()
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt) + len(examples[index].response))
+    order = sorted(range(len(examples)), key=lambda index: sum(map(len, examples[index])))
     losses = [0.0] * len(examples)
     for start in range(0, len(order), params.batch_rows):
         chosen = order[start : start + params.batch_rows]
@@ -68,21 +71,21 @@ def held_out_losses(rows: Sequence[dict[str, Any]], path: str, revision: str, pa
             losses[index] = loss
     del model
     free()
-    return losses, [len(example.response) for example in examples]
+    return losses, [len(output) for _, output in examples]
 
 
 @torch.inference_mode()
 def response_losses(model: Any, examples: Sequence[Example], pad_token: int) -> list[float]:
-    """Return each example's summed cross-entropy over its response tokens, in nats: what :func:`tasks.training.response_loss` sums over a batch.
+    """Return each example's summed cross-entropy over its output's tokens, in nats: what training's loss sums over a batch.
 
     Padded on the right, without an attention mask: under causal attention no token sees what stands to its right.
     """
-    sequences = [[*example.prompt, *example.response] for example in examples]
+    sequences = [[*prompt, *output] for prompt, output in examples]
     ids = torch.full((len(sequences), max(map(len, sequences))), pad_token)
     wanted = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (sequence, example) in enumerate(zip(sequences, examples, strict=True)):
+    for row, (sequence, (prompt, _)) in enumerate(zip(sequences, examples, strict=True)):
         ids[row, : len(sequence)] = torch.tensor(sequence)
-        wanted[row, len(example.prompt) : len(sequence)] = True
+        wanted[row, len(prompt) : len(sequence)] = True
     ids, wanted = ids.to(model.device), wanted.to(model.device)[:, 1:]
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     losses = functional.cross_entropy(vocabulary_logits(model, hidden[wanted]), ids[:, 1:][wanted], reduction="none")

@@ -19,11 +19,11 @@ from bonito.measures import Written, balance, diversity, form_check, scores, sui
 from bonito.output import REMIXED
 from bonito.params import Evaluate
 from tasks.engine import Completion, Sampling
-from tasks.files import read_json, read_table, write_table
+from tasks.files import read_json, read_table, write_json, write_table
 from tasks.formats import bonito_output
 from tasks.models import load_model
 from tasks.rows import TASK_TYPES
-from tasks.training import Example, response_loss
+from tasks.training import response_loss
 
 PASSAGE = "The lighthouse at Corran Point was built in 1874 from local granite. Its lamp burned colza oil until 1931."
 #: One human-made task a type.
@@ -137,11 +137,10 @@ def test_choices_are_those_of_the_instruction(kind: str, instruction: str, respo
 
 def test_losses_by_row_sum_to_the_training_loss(tiny_model: Path) -> None:
     model = load_model(str(tiny_model), precision="float32").eval()
-    examples = [Example([3, 4, 5, 6], [7, 8, 1]), Example([9, 3], [4, 1]), Example([5] * 20, [6, 7, 8, 9, 1])]
+    examples = [([3, 4, 5, 6], [7, 8, 1]), ([9, 3], [4, 1]), ([5] * 20, [6, 7, 8, 9, 1])]
     own = response_losses(model, examples, 1)
-    for example, loss in zip(examples, own, strict=True):
-        ids = [*example.prompt, *example.response]
-        labels = [-100] * len(example.prompt) + example.response
+    for (prompt, output), loss in zip(examples, own, strict=True):
+        ids, labels = [*prompt, *output], [-100] * len(prompt) + output
         with torch.no_grad():
             alone = response_loss(model, {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels])}, 1)
         assert loss == pytest.approx(float(alone), rel=1e-5)
@@ -250,19 +249,36 @@ def test_a_random_model_scores_nothing_and_two_runs_compare(home: Path, tiny_mod
     assert "| held-out loss (nats a token) | +0.000 | +0.000 to +0.000 |" in printed
 
 
-def test_a_difference_has_an_interval(home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.models import load_tokenizer
+def _scores(folder: Path, generator: str, unparsed: int, key: str = "k") -> Path:
+    """Write an evaluation of 60 passages, the first ``unparsed`` of which gave nothing that can be parsed."""
+    rows = [
+        {
+            "row_id": str(n),
+            "context": f"passage {n}",
+            "reason": "no_pipe" if n < unparsed else "",
+            "adheres": n >= unparsed,
+            "failed": [],
+            "loss": 6.0,
+            "loss_tokens": 3,
+        }
+        for n in range(60)
+    ]
+    write_table(folder / "predictions.parquet", pa.Table.from_pylist(rows, evaluate.SCORED))
+    group = {"rows": 60, "parse_yield": 1 - unparsed / 60, "held_out_loss": 2.0}
+    write_json(folder / "scores.json", {"generator": generator, "rows_key": key, "generated": {"overall": group, "exqa": group}})
+    return folder / "scores.json"
 
-    Path("bonito.yaml").write_text(Path("bonito.yaml").read_text().replace(f"judge: {tiny_model}", "judge: ''"))
-    assert run(tiny_model, "bad") == 0
-    monkeypatch.setattr("bonito.evaluate.open_engine", lambda *_: Scripted(load_tokenizer(str(tiny_model))))
-    monkeypatch.setattr("bonito.evaluate._Kept.find", lambda self, key: self.__dict__.get(str(key)))
-    monkeypatch.setattr("bonito.evaluate._Kept.put", lambda self, key, value: self.__dict__.__setitem__(str(key), value))
-    assert run(tiny_model, "good") == 0
-    text = compare.compare([Path("bad/scores.json"), Path("good/scores.json")])
+
+def test_a_difference_has_an_interval(tmp_path: Path) -> None:
+    bad, good = _scores(tmp_path / "bad", "old", 24), _scores(tmp_path / "good", "new", 6)
+    text = compare.compare([bad, good])
+    assert "| parsed | 60.0% | 90.0% |" in text and "| exqa | 60.0% | 90.0% |" in text
     line = next(line for line in text.splitlines() if line.startswith("| parsed (points)"))
     difference, low, high = (float(number) for number in re.findall(r"[+-]\d+\.\d", line))
-    assert difference == pytest.approx(68.8, abs=0.1) and 40 < low < difference < high < 95
+    assert difference == 30.0 and 10 < low < difference < high < 50
+    assert "| held-out loss (nats a token) | +0.000 |" in text
+    other = compare.compare([bad, _scores(tmp_path / "other", "new", 6, key="other rows")])
+    assert "Not the same passages" in other and "95 % interval" not in other
 
 
 def test_the_same_rows_are_drawn_for_every_generator_and_no_passage_twice() -> None:
