@@ -29,7 +29,7 @@ run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="s
 	@$(BIN)/python -m flows.pipeline --profile $(PROFILE) $(if $(SET),--set $(SET))
 
 ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET; EVALUATION=items to look for in them)
-	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)" --profile $(PROFILE) $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(SET),--set $(SET))
+	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)" --profile $(PROFILE)$(if $(EVALUATION), --evaluation "$(EVALUATION)")$(if $(SET), --set $(SET))
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

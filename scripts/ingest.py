@@ -11,8 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
@@ -21,6 +20,8 @@ from tasks import ingest
 from tasks.errors import PipelineError
 from tasks.files import write_text
 from tasks.stage import WORK, one_line_errors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: list[str] | None = None) -> int:

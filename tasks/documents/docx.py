@@ -96,7 +96,8 @@ def _text(element: Any) -> str:
         elif child.tag in _MATHS:
             inner, sign = _text(child), _MATHS[child.tag]
             # What is more than one number or name needs brackets to stay together.
-            parts.append(sign + (inner if re.fullmatch(r"[-\u2212]?\w*|\(.*\)", inner) else f"({inner})") if inner else "")
+            parts.append(sign + (inner if re.fullmatch(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)", inner) else f"({inner})") if inner else "")
         elif child.tag not in (_FALLBACK, f"{_W}del", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText"):
             parts.append(_text(child))
-    return tidy("".join(parts))
+    # The sign between a function and its argument is invisible.
+    return tidy("".join(parts).replace("\u2061", " "))

@@ -34,8 +34,11 @@ _LIGATURE = re.compile("[\ufb00-\ufb06]")
 #: Some writers map the ligature ff to an arrow, or to nothing that has a name.
 _ARROW = re.compile(r"(?<=[^\W\d_])\u21b5(?=[^\W\d_])")
 _UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff]")
-#: pdfium's mark for a hyphen that it knows to be one of line breaking.
+#: Stands for a hyphen of line breaking: the soft one of the file, or the one that pdfium marks where it runs a divided word on.
 _SOFT_HYPHEN = "\ufffe"
+
+
+_DIVIDED = re.compile(rf"([^\W\d_]+){_SOFT_HYPHEN}([^\W\d_A-Z][^\W\d_]*)")
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,11 @@ def _upright(lines: list[Line]) -> list[Line]:
 
 
 def _clean(line: str) -> str:
-    line = _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), _ARROW.sub("ff", line)).replace("\u00ad", _SOFT_HYPHEN)
+    line = (
+        _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), _ARROW.sub("ff", line))
+        .replace("\u00ad", _SOFT_HYPHEN)
+        .replace("\x02", _SOFT_HYPHEN)
+    )
     return " ".join(tidy(line).split())
 
 
@@ -204,7 +211,7 @@ def _same_row(row: Line, line: Line) -> bool:
 def in_columns(lines: list[Line]) -> list[Line]:
     """Return lines in the order of reading where a page of columns was set row by row across them; all others as they are.
 
-    Columns are told from the cells of a table by their running text: lines of several words that fill the column's width.
+    Columns are told from the cells of a table by their running text: lines of several words, most about as long as the longest.
     """
     pairs = [(left, right) for left, right in pairwise(lines) if _same_row(left, right) and right.left - left.right > 0.8 * left.size]
     if len(pairs) < _ROWS:
@@ -213,9 +220,9 @@ def in_columns(lines: list[Line]) -> list[Line]:
     pairs = [(left, right) for left, right in pairs if abs(right.left - edge) <= 3 and left.right < edge]
     if len(pairs) < _ROWS:
         return lines
-    width = edge - median(left.left for left, _ in pairs)
     words = min(median(len(line.text.split()) for line in side) for side in zip(*pairs, strict=True))
-    if words < 4 or median(left.right - left.left for left, _ in pairs) < 0.6 * width:
+    widths = [left.right - left.left for left, _ in pairs]
+    if words < 4 or median(widths) < 0.6 * max(widths):
         return lines
     ordered: list[Line] = []
     left_column: list[Line] = []
@@ -309,7 +316,7 @@ def _add_paragraph(builder: Builder, block: list[tuple[int, Line]], vocabulary: 
         # A paragraph may run over the end of a page: the page starts inside it.
         while len(builder.pages) < number:
             builder.pages.append(builder.length + len(text) - len(line.text))
-    text = text.replace(_SOFT_HYPHEN, "-")
+    text = _DIVIDED.sub(lambda match: _undivided(match[1], match[2], vocabulary), text).replace(_SOFT_HYPHEN, "-")
     level = _heading_level([line for _, line in block], text, body)
     if level:
         builder.heading(level, text)
@@ -370,12 +377,17 @@ def _appended(text: str, line: str, vocabulary: set[str]) -> str:
     if " | " in line or " | " in text.rpartition("\n")[2] or _BULLET.match(line):
         return f"{text}\n{line}"
     if text.endswith(_SOFT_HYPHEN):
-        return text[:-1] + line
+        return text + line
     first, last = re.match(r"[^\W\d_]+", line), re.search(r"([^\W\d_]+)-$", text)
     if first and last and line[0].islower():
-        whole, divided = last[1] + first[0], f"{last[1]}-{first[0]}"
-        return text + line if divided in vocabulary and whole not in vocabulary else text[:-1] + line
+        return text[: -len(last[0])] + _undivided(last[1], first[0], vocabulary) + line[len(first[0]) :]
     return f"{text} {line}"
+
+
+def _undivided(first: str, last: str, vocabulary: set[str]) -> str:
+    """Return a divided word as a whole, with its hyphen where the document has it so elsewhere."""
+    whole, divided = first + last, f"{first}-{last}"
+    return divided if divided in vocabulary and whole not in vocabulary else whole
 
 
 def _heading_level(lines: list[Line], text: str, body: float) -> int:
