@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PROFILE ?=
 SET ?=
+CORPUS ?=
+EVALUATION ?=
 TEMPLATES ?= local/templates
 SOURCES ?=
 BONITO_PARAMS ?=
@@ -15,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint ui repro doctor bonito lock clean
+.PHONY: help setup data run ingest test lint ui repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +30,9 @@ data: setup ## fetch the data version that data.dvc names
 
 run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
+
+ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET; EVALUATION=items to look for in them)
+	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$(EVALUATION)")$(if $(SET), --set $(SET))
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

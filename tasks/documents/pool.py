@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,17 @@ class _Worker:
     files: int = 0
 
 
-def run(jobs: list[tuple[str, Path]], work: Work, workers: int, limits: Limits) -> Iterator[Outcome]:
-    """Read the files of ``jobs`` (key, path) and yield what comes, in no order between files, each file's parts in theirs."""
+def run(jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits) -> Iterator[Outcome]:
+    """Read the files of ``jobs`` (key, path) and yield what comes, in no order between files, each file's parts in theirs.
+
+    Jobs are taken one by one as workers get free: they may be made, or fetched from elsewhere, as they are asked for.
+    """
     waiting = iter(jobs)
-    crew = [_start(work, limits) for _ in range(min(workers, len(jobs)))]
+    crew: list[_Worker] = []
     try:
-        for worker in crew:
-            _give(worker, waiting, limits)
+        for key, path in islice(waiting, workers):
+            crew.append(_start(work, limits))
+            _give(crew[-1], key, path, limits)
         while any(worker.key for worker in crew):
             busy = {worker.pipe: worker for worker in crew if worker.key}
             nearest = min(worker.deadline for worker in busy.values())
@@ -73,12 +78,12 @@ def run(jobs: list[tuple[str, Path]], work: Work, workers: int, limits: Limits) 
                 if outcome.done:
                     if not outcome.final or worker.files >= _FILES_A_WORKER:
                         _replace(worker, work, limits)
-                    _give(worker, waiting, limits)
+                    _give_next(worker, waiting, limits)
             for worker in crew:
-                if worker.key and worker.deadline < time.monotonic():
-                    yield from _failed(worker.key, "timeout", f"more than {limits.seconds:g} s")
+                if worker.key and worker.deadline < time.monotonic() and not worker.pipe.poll():
+                    yield Outcome(worker.key, reject("timeout", f"more than {limits.seconds:g} s"), done=True, final=False)
                     _replace(worker, work, limits)
-                    _give(worker, waiting, limits)
+                    _give_next(worker, waiting, limits)
     finally:
         for worker in crew:
             _stop(worker)
@@ -92,29 +97,31 @@ def _receive(worker: _Worker, limits: Limits) -> Outcome:
         worker.process.join(5)
         code = worker.process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
-        return Outcome(worker.key, _reject("crashed", f"the process that read it died: {name}"), done=True, final=False)
+        return Outcome(worker.key, reject("crashed", f"the process that read it died: {name}"), done=True, final=False)
     worker.deadline = time.monotonic() + limits.seconds
     if kind == "memory":
-        return Outcome(worker.key, _reject("memory", f"more than {limits.memory_mb} MiB"), done=True, final=False)
+        return Outcome(worker.key, reject("memory", f"more than {limits.memory_mb} MiB"), done=True, final=False)
     return Outcome(worker.key, part, done=kind == "done")
 
 
-def _failed(key: str, reason: str, detail: str) -> Iterator[Outcome]:
-    yield Outcome(key, _reject(reason, detail), done=True, final=False)
-
-
-def _reject(reason: str, detail: str) -> str:
+def reject(reason: str, detail: str) -> str:
+    """Return the whole result of a file that could not be read."""
     return json.dumps([{"member": "", "reason": reason, "detail": detail}])
 
 
-def _give(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: Limits) -> None:
-    key, path = next(waiting, ("", None))
+def _give_next(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: Limits) -> None:
+    """Give the worker the next job, or leave it idle where there is none. Fetching the job takes none of its time."""
+    worker.key = ""
+    for key, path in islice(waiting, 1):
+        _give(worker, key, path, limits)
+
+
+def _give(worker: _Worker, key: str, path: Path, limits: Limits) -> None:
     worker.key = key
-    if path is not None:
-        worker.files += 1
-        worker.deadline = time.monotonic() + limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0)
-        with contextlib.suppress(OSError):
-            worker.pipe.send_bytes(os.fsencode(path))
+    worker.files += 1
+    worker.deadline = time.monotonic() + limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0)
+    with contextlib.suppress(OSError):
+        worker.pipe.send_bytes(os.fsencode(path))
 
 
 def _start(work: Work, limits: Limits) -> _Worker:
