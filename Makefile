@@ -57,7 +57,7 @@ endif
 bonito: setup ## make the generator from local/sources.yaml (PROFILE=embedded|mistral-7b|llama-3.1-8b, SET="section.key=value ..."): bonito/artifacts
 	@test -f local/sources.yaml || { echo "error: bonito: local/sources.yaml is missing: it says where the annotated datasets are, see docs/generator.md" >&2; exit 2; }
 	@test -d local/templates || $(BIN)/python -m bonito.fetch_templates --out local/templates
-	@$(BIN)/python -m bonito.settings --profile $(if $(filter default,$(PROFILE)),embedded,$(PROFILE)) $(if $(SET),--set $(SET))
+	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
 
 lock: setup ## pin again: requirements/*.in to requirements/*.txt
