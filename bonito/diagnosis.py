@@ -87,7 +87,9 @@ def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome
     judged = [outcome.derivable for outcome in rendered if outcome.status == OK and outcome.derivable is not None]
     derivable = sum(judged) / len(judged) if judged else None
     status, reason = _verdict(counts, rendered, derivable)
-    example = next((outcome for outcome in rendered if outcome.status == status), None)
+    place, example = next(((place, outcome) for place, outcome in enumerate(rendered, start=1) if outcome.status == status), (0, None))
+    if place and status != OK:
+        reason += f"; first on sample row {place}"
     return Finding(template, status, reason, len(rendered), counts[OK], derivable, example)
 
 

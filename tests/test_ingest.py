@@ -373,6 +373,9 @@ def test_a_corpus_at_an_address(corner: Path, kind: str) -> None:
     assert [(row["document"], row["text"]) for row in _rows("passages")] == [("a b/é.txt", SENTENCES[0]), ("c.jsonl#1", SENTENCES[1])]
     assert [(row["document"], row["reason"]) for row in _rows("rejects")] == [(".hidden", "hidden"), ("d.txt", "empty")]
     assert not (corner / ".work" / "ingest" / "staging").exists()
+    (corner / "mine.address").write_text(address + "\n")
+    assert _run("mine.address", evaluation="") == 0
+    assert len(_rows("passages")) == 2
 
 
 def test_a_store_that_loses_a_file_costs_that_file(corner: Path, monkeypatch: pytest.MonkeyPatch) -> None:

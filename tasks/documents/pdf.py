@@ -22,6 +22,8 @@ _MARGIN = 0.1
 #: In this narrower band a line that stands apart from the body is furniture even on a single page.
 _EDGE = 0.065
 _PAGE_NUMBER = re.compile(r"(?:page\s*)?[-\u2013(]*\s*(?:\d{1,4}|[ivxlc]{1,7})\s*[-\u2013)]*(?:\s*(?:of|/)\s*\d{1,4})?", re.IGNORECASE)
+#: What names a page by the word stands nowhere else; printed text that was paged before has it in the middle of a page.
+_PAGE_LINE = re.compile(r"[-\u2013(\s]*page\s*\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-\u2013)\s]*", re.IGNORECASE)
 #: A running title with a page number before or after it.
 _RUNNING = re.compile(r"(\d{1,4})\s+(\D*[^\W\d]\D*)|(\D*[^\W\d]\D*?)\s+(\d{1,4})")
 #: A gap within a line, in heights of its letters, that divides columns or cells; and how many rows make columns.
@@ -247,6 +249,8 @@ def _without_furniture(pages: list[Page]) -> list[Page]:
         head = _head(line, number) if line in _ends_of(page) else None
         if head and (running[head] >= least or (head[1] == 0 and _set_off(line, page))):
             return True
+        if _PAGE_LINE.fullmatch(line.text):
+            return True
         if not _near_edge(line, page, _MARGIN):
             return False
         return repeated[_key(line)] >= least or bool(_PAGE_NUMBER.fullmatch(line.text)) or _apart(line, page)
@@ -393,7 +397,7 @@ def _undivided(first: str, last: str, vocabulary: set[str]) -> str:
 def _heading_level(lines: list[Line], text: str, body: float) -> int:
     """Return a paragraph's level as a heading, by the size of its letters or by capitals; 0: it is none."""
     size = min(line.size for line in lines)
-    if len(text) > 150 or not any(character.isalpha() for character in text) or "\n" in text:
+    if len(text) > 150 or not any(character.isalpha() for character in text) or "\n" in text or " | " in text:
         return 0
     if size > 1.15 * body and not text.endswith((".", ",", ";")):
         return 1 if size > 1.5 * body else 2

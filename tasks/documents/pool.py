@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tasks.documents.worker import Work, counter, process
 from tasks.process import set_death_signal
 
@@ -27,11 +29,13 @@ _CONTEXT = multiprocessing.get_context("spawn")
 _FILES_A_WORKER = 2000
 #: A worker's first file also pays for its start, on a busy machine too.
 _START_SECONDS = 60.0
+#: How often the clock of a worker that got too little of the processor is set anew.
+_LET_OFF = 4
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What reading one file may cost. ``seconds`` runs anew with every part of a result: a long table is not a hang."""
+    """What reading one file may cost. ``seconds`` runs anew with every part of a result, and is longer where the machine is busy with other things."""
 
     seconds: float
     memory_mb: int
@@ -54,6 +58,9 @@ class _Worker:
     key: str = ""
     deadline: float = field(default=float("inf"))
     files: int = 0
+    #: CPU seconds its process had used when the clock last began to run, and how often it was let off since.
+    used: float = 0.0
+    let_off: int = 0
 
 
 def run(jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits) -> Iterator[Outcome]:
@@ -80,7 +87,7 @@ def run(jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limi
                         _replace(worker, work, limits)
                     _give_next(worker, waiting, limits)
             for worker in crew:
-                if worker.key and worker.deadline < time.monotonic() and not worker.pipe.poll():
+                if worker.key and worker.deadline < time.monotonic() and not worker.pipe.poll() and not _starved(worker, limits):
                     yield Outcome(worker.key, reject("timeout", f"more than {limits.seconds:g} s"), done=True, final=False)
                     _replace(worker, work, limits)
                     _give_next(worker, waiting, limits)
@@ -98,7 +105,7 @@ def _receive(worker: _Worker, limits: Limits) -> Outcome:
         code = worker.process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
         return Outcome(worker.key, reject("crashed", f"the process that read it died: {name}"), done=True, final=False)
-    worker.deadline = time.monotonic() + limits.seconds
+    _wind_up(worker, limits.seconds)
     if kind == "memory":
         return Outcome(worker.key, reject("memory", f"more than {limits.memory_mb} MiB"), done=True, final=False)
     return Outcome(worker.key, part, done=kind == "done")
@@ -119,9 +126,31 @@ def _give_next(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: Lim
 def _give(worker: _Worker, key: str, path: Path, limits: Limits) -> None:
     worker.key = key
     worker.files += 1
-    worker.deadline = time.monotonic() + limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0)
+    _wind_up(worker, limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0))
     with contextlib.suppress(OSError):
         worker.pipe.send_bytes(os.fsencode(path))
+
+
+def _wind_up(worker: _Worker, seconds: float) -> None:
+    worker.deadline = time.monotonic() + seconds
+    worker.used, worker.let_off = _cpu_seconds(worker), 0
+
+
+def _starved(worker: _Worker, limits: Limits) -> bool:
+    """Tell whether a worker had no chance, on a machine busy with other things, and set its clock anew; a few times at most, as it may hang idly."""
+    if worker.let_off >= _LET_OFF or _cpu_seconds(worker) - worker.used >= limits.seconds / 2:
+        return False
+    worker.let_off += 1
+    worker.deadline = time.monotonic() + limits.seconds
+    return True
+
+
+def _cpu_seconds(worker: _Worker) -> float:
+    try:
+        times = psutil.Process(worker.process.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _start(work: Work, limits: Limits) -> _Worker:

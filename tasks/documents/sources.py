@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ _VERSIONS = (
     "updated",
     "created",
 )
+#: DVC watches files of this machine: a pipeline names a corpus that is elsewhere by a file that holds its address.
+_POINTER = ".address"
 #: Rows of a dataset that are staged as one file.
 _ROWS = 1000
 _OPTIONS = ("config", "split", "revision", "rows")
@@ -63,8 +65,13 @@ class Source(Protocol):
 
 
 def open_source(address: str, staging: Path, text_column: str, follow_links: bool) -> Source:
-    """Return the corpus at ``address``. Raises :class:`PipelineError` where nothing can be reached there, or a package is missing."""
+    """Return the corpus at ``address``, or at the one that a file named ``*.address`` holds.
+
+    Raises :class:`PipelineError` where nothing can be reached there, or a package is missing.
+    """
     shutil.rmtree(staging, ignore_errors=True)
+    if address.endswith(_POINTER) and Path(address).is_file():
+        address = Path(address).read_text(encoding="utf-8").strip()
     if address.startswith("hf://"):
         return Hub(address, staging, text_column)
     if address.startswith("file://"):
@@ -243,7 +250,3 @@ def _first_line(error: BaseException) -> str:
 def _inside(name: str, root: str) -> str:
     root = root.rstrip("/")
     return name.removeprefix(root).lstrip("/") if root else name.lstrip("/")
-
-
-#: For tests and callers that only want to know.
-is_address: Callable[[str], Any] = _ADDRESS.match
