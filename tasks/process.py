@@ -48,6 +48,29 @@ def die_with_parent() -> None:
         threading.Thread(target=_watch, args=(handles,), daemon=True, name="die-with-parent").start()
 
 
+def process_mark(pid: int | None = None) -> str:
+    """Return ``PID:START``, which names one process for ever: the number alone is given to another one some day."""
+    pid = os.getpid() if pid is None else pid
+    return f"{pid}:{_stat(pid)[19] if _stat(pid) else ''}"
+
+
+def is_alive(mark: str) -> bool:
+    """Tell whether the process of a :func:`process_mark` (or of a bare number) still runs on this machine."""
+    pid, _, start = mark.partition(":")
+    if not pid.isdigit():
+        return False
+    if sys.platform == "linux":
+        fields = _stat(int(pid))
+        return bool(fields) and fields[0] != "Z" and start in ("", fields[19])
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _watch(handles: list[int]) -> None:
     poll = select.poll()
     for handle in handles:
@@ -64,7 +87,13 @@ def _name(pid: int) -> str:
 
 
 def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; empty where there is no such process or no /proc."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

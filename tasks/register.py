@@ -27,7 +27,7 @@ from tasks.params import Params
 from tasks.plots import plot_f1, plot_loss
 from tasks.scoring import interval, resample, scored_of
 from tasks.stage import Stage, run_stage
-from tasks.tracking import Ledger, tracking_uri
+from tasks.tracking import Ledger, store_errors, tracking_uri
 
 log = logging.getLogger(__name__)
 #: What it takes to load the model with MLflow alone; the versions are those it was made with.
@@ -50,6 +50,11 @@ class Verdict:
 
 def register(stage: Stage) -> None:
     """Write ``registration.json``: run, model version, alias and why. A killed registration continues in the same run."""
+    with store_errors():
+        _register(stage)
+
+
+def _register(stage: Stage) -> None:
     adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
     metrics, provenance = read_json(evaluation / "metrics.json"), read_json(adapter / "provenance.json")
     name = stage.params.register_.model_name or default_name(provenance["base"], metrics["dataset"])

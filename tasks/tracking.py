@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
+from tasks.process import is_alive, process_mark
 
 log = logging.getLogger(__name__)
 #: Tags that lead from a run back to its inputs; also how a stage finds the run that an earlier, killed one had begun.
@@ -28,26 +31,65 @@ def tracking_uri() -> str:
 
 @dataclass
 class TrainingRun:
-    """A run that shows the loss while it trains. Steps it already holds (from before a kill) are not logged twice."""
+    """A run that shows the loss while it trains. Steps it already holds (from before a kill) are not logged twice.
+
+    The ledger never stops or slows the work: points that the store does not take wait here and go with a later one. What waits at the
+    end is not lost either: ``loss.csv`` holds every point, and register logs those that the run lacks.
+    """
 
     client: Any
     run_id: str
     last_step: int = 0
+    waiting: list[tuple[str, float, int]] = field(default_factory=list)
+    #: Seconds without another attempt after one that failed; doubled each time, so that a dead server costs a few attempts a day.
+    pause: float = 15.0
+    _silent_until: float = 0.0
 
     def metric(self, name: str, value: float, step: int) -> None:
-        """Log one point. The ledger never stops the work: when the store does not answer, the point is only in loss.csv."""
+        """Log one point, with those that wait."""
         if step <= self.last_step:
             return
-        try:
-            self.client.log_metric(self.run_id, name, value, step=step)
-        except Exception as error:  # noqa: BLE001 - whatever a tracking store throws, training goes on
-            log.warning("MLflow did not take %s at step %d (%s); loss.csv has it", name, step, str(error).splitlines()[0][:120])
         self.last_step = step
+        self.waiting.append((name, value, step))
+        if time.monotonic() >= self._silent_until:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        from mlflow.entities import Metric
+
+        points = [Metric(name, value, int(time.time() * 1000), step) for name, value, step in self.waiting]
+        try:
+            for start in range(0, len(points), 500):
+                self.client.log_batch(self.run_id, metrics=points[start : start + 500])
+                self.waiting = self.waiting[500:]
+        except Exception as error:  # noqa: BLE001 - whatever a tracking store throws, training goes on
+            log.warning("MLflow does not answer (%s): %d points wait, loss.csv has them too", _first_line(error), len(self.waiting))
+            self._silent_until = time.monotonic() + self.pause
+            self.pause *= 2
 
 
 @contextlib.contextmanager
 def open_training_run(experiment: str, key: str, settings: dict[str, Any]) -> Iterator[TrainingRun]:
-    """Open the MLflow run of this training, or go on with the one that a killed process had begun. Left RUNNING: register ends it."""
+    """Open the MLflow run of this training, or go on with the one that a killed process had begun.
+
+    Training does not need the store: where it does not answer, register makes the run from what the adapter's folder holds.
+    """
+    try:
+        run = _begin(experiment, key, settings)
+    except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy and the network each have kinds of their own
+        log.warning("MLflow does not answer (%s): training goes on without it, register will log the curve", _first_line(error))
+        run = TrainingRun(None, "", _silent_until=float("inf"))
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        if run.client is not None:
+            _end(run, status)
+
+
+def _begin(experiment: str, key: str, settings: dict[str, Any]) -> TrainingRun:
     client = _client()
     close_orphans(client, experiment)
     run = find_run(client, experiment, TRAINING_KEY, key, unregistered=True)
@@ -59,12 +101,16 @@ def open_training_run(experiment: str, key: str, settings: dict[str, Any]) -> It
         client.set_tag(run.info.run_id, OWNER, _owner())
         client.update_run(run.info.run_id, status="RUNNING")
     history = client.get_metric_history(run.info.run_id, "train_loss")
+    return TrainingRun(client, run.info.run_id, max((point.step for point in history), default=0))
+
+
+def _end(run: TrainingRun, status: str) -> None:
     try:
-        yield TrainingRun(client, run.info.run_id, max((point.step for point in history), default=0))
-    except BaseException:
-        client.set_terminated(run.info.run_id, "FAILED")
-        raise
-    client.set_terminated(run.info.run_id, "FINISHED")
+        if run.waiting:
+            run.flush()
+        run.client.set_terminated(run.run_id, status)
+    except Exception as error:  # noqa: BLE001 - the adapter is what counts; register or the next start ends the run
+        log.warning("MLflow was not told that training ended (%s): register will", _first_line(error))
 
 
 def close_orphans(client: Any, experiment: str) -> None:
@@ -73,8 +119,8 @@ def close_orphans(client: Any, experiment: str) -> None:
     if found is None:
         return
     for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
-        host, _, pid = run.data.tags.get(OWNER, "").partition(":")
-        if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+        host, _, process = run.data.tags.get(OWNER, "").partition(":")
+        if host == socket.gethostname() and process and not is_alive(process):
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -99,27 +145,40 @@ def experiment_id(client: Any, name: str) -> str:
 def _client() -> Any:
     import mlflow
 
+    # MLflow's own defaults keep trying for minutes; a server that is down is told of, and the same command goes on later.
+    for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     mlflow.set_tracking_uri(tracking_uri())
     try:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise PipelineError(f"the MLflow store {tracking_uri()} does not answer ({str(error).splitlines()[0][:160]}): check MLFLOW_TRACKING_URI") from error
+        raise PipelineError(f"the MLflow store {_shown_uri()} does not answer ({_first_line(error)}): check MLFLOW_TRACKING_URI") from error
     return client
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what MLflow throws when its store fails half-way into one line; what it holds already stays, and the same command goes on."""
+    from mlflow.exceptions import MlflowException
 
-
-def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        yield
+    except (MlflowException, ConnectionError) as error:
+        raise PipelineError(f"the MLflow store {_shown_uri()} failed ({_first_line(error)}): run the same command again when it answers") from error
+
+
+def _shown_uri() -> str:
+    """Return the store's address without the password that a person may have put into it."""
+    return re.sub(r"//[^/@]*@", "//***@", tracking_uri())
+
+
+def _first_line(error: BaseException) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", (str(error).splitlines() or [type(error).__name__])[0])[:160]
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{process_mark()}"
 
 
 @dataclass
@@ -160,9 +219,10 @@ class Ledger:
             self.client.log_metric(self.run_id, name, value)
 
     def curve(self, name: str, points: list[tuple[int, float]]) -> None:
-        """Log a curve unless the run watched the training itself."""
-        if not self.client.get_metric_history(self.run_id, name):
-            for step, value in points:
+        """Log the points of a curve that the run lacks: all, or those that the store missed while training went on."""
+        held = {point.step for point in self.client.get_metric_history(self.run_id, name)}
+        for step, value in points:
+            if step not in held:
                 self.client.log_metric(self.run_id, name, value, step=step)
 
     def files(self, paths: list[Path], folder: str = "") -> None:

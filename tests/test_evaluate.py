@@ -70,7 +70,7 @@ def test_evaluation_is_repeatable_and_resumes_by_model(workplace: Path, make_par
     params = _finetune(make_params, tiny_model, instructions, "privacy")
     _evaluate(params)
     before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
-    journal = sorted(Path(".work/evaluate/journal").iterdir())
+    journal = sorted(Path(".work/evaluate/journal").glob("*.parquet"))
     assert len(journal) == 2
     stamps = {path: path.stat().st_mtime_ns for path in journal}
     journal[0].write_bytes(b"damaged")
