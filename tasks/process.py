@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_REAPERS = {"systemd", "init", "tini", "dumb-init", "catatonit", "docker-init"}
 _SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 
 
@@ -27,16 +28,40 @@ def set_death_signal() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def die_early() -> None:
+    """In a stage that DVC started: ask for the death signal before the long imports. Called when ``tasks`` is imported."""
+    if _started_by_dvc() and sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith(("tasks.", "bonito.")):
+        set_death_signal()
+        _die_if_orphaned(os.getppid())
+
+
+def _started_by_dvc() -> bool:
+    # DVC names itself in its commands' environment. A stage typed by hand in a terminal may outlive it (nohup, tmux).
+    return sys.platform == "linux" and "DVC_ROOT" in os.environ
+
+
+def _die_if_orphaned(parent: int) -> None:
+    """Die if ``parent`` is what takes in orphans: then DVC was killed before the death signal could be asked for."""
+    if parent == 1 or _name(parent) in _REAPERS:
+        try:
+            adopted = b"dvc" not in Path(f"/proc/{parent}/cmdline").read_bytes()  # in a container DVC itself may be process 1
+        except OSError:
+            adopted = True
+        if adopted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die_with_parent() -> None:
     """Die with the parent, and with the grandparent where only a shell stands between (DVC runs commands through one)."""
-    # DVC names itself in its commands' environment. A stage typed by hand in a terminal may outlive it (nohup, tmux).
-    if sys.platform != "linux" or "DVC_ROOT" not in os.environ:
+    if not _started_by_dvc():
         return
     parent = os.getppid()
     set_death_signal()
+    _die_if_orphaned(parent)
     watched = [parent]
     if _name(parent) in _SHELLS:
         watched.append(_parent(parent))
+        _die_if_orphaned(watched[-1])
     handles = []
     for pid in watched:
         if pid > 1:

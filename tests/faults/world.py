@@ -272,7 +272,7 @@ def _ledger_fault(folder: Path) -> str:
             len(versions) != 1 and f"{len(versions)} versions",
             not any(name.startswith("f1/") for name in runs[0].data.metrics) and "no F1",
             files != {"evaluation/metrics.json", "evaluation/predictions.parquet"} and "artifacts are missing",
-            client.get_model_version_by_alias(said["model_name"], said["alias"]).version != said["version"] and "the alias points elsewhere",
+            str(client.get_model_version_by_alias(said["model_name"], said["alias"]).version) != said["version"] and "the alias points elsewhere",
         ]
         (folder / "ledger").write_text("; ".join(str(fault) for fault in faults if fault))
         return 0
