@@ -1,6 +1,6 @@
 # Every command sets up what it needs; `make` alone lists them.
 PYTHON ?= python3
-PROFILE ?= default
+PROFILE ?=
 SET ?=
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
@@ -24,7 +24,7 @@ data: setup ## fetch the data version that data.dvc names
 	@$(BIN)/dvc status --quiet data.dvc || $(BIN)/dvc pull data.dvc
 
 run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="section.key=value ...")
-	@$(BIN)/python -m flows.pipeline --profile $(PROFILE) $(if $(SET),--set $(SET))
+	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

@@ -26,6 +26,10 @@ from tasks.stage import hold_lock
 
 RUNS = Path(".runs")
 DEFAULT = "default"
+#: What set-up chose pins for: a hash and ``cpu`` or ``gpu`` (see scripts/setup.py).
+_PINS = Path(".venv") / "pins.sha256"
+#: The paper's setting, for machines whose GPU can run it.
+_GPU_PROFILE = "mistral-7b"
 #: Settings that may name a file or folder of the user's.
 PATHS = (("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("generate", "generator"), ("finetune", "model"))
 #: Of these, the ones that can be nothing but a path.
@@ -67,6 +71,13 @@ def plan(main: Path, profile: str = DEFAULT, overrides: list[str] | None = None,
         return Run(DEFAULT, main, main, params)
     name = _checked_name(name or default_name(profile, overrides))
     return Run(name, main, main / RUNS / name, params)
+
+
+def usual_profile(main: Path) -> str:
+    """Return the profile of a run that names none: the paper's where set-up installed the GPU pins, else the embedded default."""
+    pins = main / _PINS
+    gpu = pins.is_file() and pins.read_text(encoding="utf-8").split()[-1:] == ["gpu"]
+    return _GPU_PROFILE if gpu and _GPU_PROFILE in profiles(main) else DEFAULT
 
 
 def asked_name(parameters: dict[str, Any]) -> str:

@@ -102,6 +102,9 @@ class Finetune(Section):
     revision: str = Field("main", description="revision of a hub model")
     prompt: Literal["auto", "bonito", "chat"] = Field(description="auto: the chat template where the model has one, else <|input|>/<|output|>")
     quantization: Literal["nf4", "none"] = Field(description="nf4 with double quantisation, or none (LoRA on unquantised weights)")
+    resident: Literal["nf4", "dequantized"] = Field(
+        "nf4", description="4-bit weights in memory: nf4, dequantised at every pass; or dequantized once, to the same values: faster, 4 times the memory"
+    )
     precision: Precision = "auto"
     lora_rank: Positive
     lora_alpha: Positive

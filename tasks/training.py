@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tasks.errors import PipelineError
 from tasks.files import read_json, sha256_file, write_json
+from tasks.fused import fuse_lora
 from tasks.models import dtype, load_model, vocabulary_logits
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Settings(Protocol):
     def quantization(self) -> Any: ...
     @property
     def precision(self) -> Any: ...
+    @property
+    def resident(self) -> Any: ...
     @property
     def lora_rank(self) -> int: ...
     @property
@@ -157,7 +160,9 @@ def lora_model(settings: Settings) -> Any:
         revision=settings.revision,
     )
     # The adapter's own weights stay in float32 (autocast_adapter_dtype): at small learning rates bf16 would round updates away.
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    log.info("%d LoRA layers are computed in one piece", fuse_lora(model, dtype(settings.precision), settings.resident))
+    return model
 
 
 def save_adapter(model: Any, settings: Settings, out: Path) -> None:
