@@ -4,6 +4,8 @@ PROFILE ?=
 SET ?=
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
+RUNS ?= 1
+TRIALS ?= 100
 BIN := .venv/bin
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
@@ -12,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint ui repro lock clean
+.PHONY: help setup data run test lint ui serve soak repair audit repro lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -37,8 +39,21 @@ lint: setup ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-ui: setup ## Prefect and MLflow in the browser, and a deployment to start runs from; Ctrl-C ends all
-	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+ui: setup ## Prefect and MLflow in the browser, a worker and the forms to start runs (RUNS=n at once, TEAM=1 with passwords); Ctrl-C ends all
+	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
+
+serve: setup ## serve a registered model over HTTP on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
+	@$(BIN)/python -m tasks.serve --model $(MODEL) --port $(or $(SERVE_PORT),8000)
+
+soak: setup ## every fault TRIALS times (hours); a table, and artifacts/soak/results.json
+	@$(BIN)/python -m tests.faults --trials $(TRIALS)
+
+repair: ## remove damaged objects from DVC's cache, and name them
+	@$(BIN)/python -m flows.repair
+
+audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code
+	@$(BIN)/ruff check --select S flows tasks bonito scripts
+	@$(BIN)/python -m pip_audit --disable-pip --no-deps -r requirements/cpu.txt
 
 lock: setup ## pin again: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt

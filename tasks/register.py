@@ -24,6 +24,7 @@ from tasks.dataset import load_dataset, load_items
 from tasks.files import fingerprint, read_json, read_table, sha256_file, write_json
 from tasks.models import merged_folder
 from tasks.params import Params
+from tasks.parity import check_parity
 from tasks.plots import plot_f1, plot_loss
 from tasks.scoring import interval, resample, scored_of
 from tasks.stage import Stage, run_stage
@@ -62,6 +63,8 @@ def _register(stage: Stage) -> None:
     ledger = Ledger.open(stage.params.register_.experiment, key, provenance["key"], run_name(stage.params, metrics))
     log.info("MLflow run %s in %s", ledger.run_id, tracking_uri())
     _log_run(stage, ledger, metrics, provenance)
+    parity = check_parity(stage, adapter, evaluation)
+    ledger.tags({"parity": parity.describe()})
     version = _log_version(stage, ledger, name, provenance)
     verdict = judge(stage, ledger, name, version, metrics)
     ledger.alias(name, verdict.alias, version.version)
@@ -78,6 +81,7 @@ def _register(stage: Stage) -> None:
             "version": str(version.version),
             "alias": verdict.alias,
             "verdict": describe(verdict),
+            "parity": vars(parity),
         },
     )
     stage.summary(1, 1)

@@ -106,7 +106,7 @@ def run_stage(
     for given in inputs:
         parser.add_argument(f"--{given}", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    _set_up_logging(name)
+    set_up_logging(name)
     die_with_parent()
     folder = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
@@ -126,7 +126,7 @@ def run_stage(
     return 2
 
 
-def _set_up_logging(name: str) -> None:
+def set_up_logging(name: str) -> None:
     """Our own lines on standard error; of the libraries only what is wrong."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name:9} %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     for noisy in ("alembic", "bitsandbytes", "great_expectations", "httpx", "matplotlib", "mlflow", "torch._library", "transformers", "vllm"):

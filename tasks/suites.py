@@ -31,7 +31,7 @@ _ROW = "row"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
 #: Great Expectations stamps its pages with the time and with random ids: the same rows are to give the same bytes.
-_RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.timezone.utc)
+_RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _STAMP = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z\b")
 _RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
+from tasks.files import read_json
 from tasks.process import is_alive, process_mark
 
 log = logging.getLogger(__name__)
@@ -294,6 +295,39 @@ class Ledger:
     def finish(self) -> None:
         """End the run."""
         self.client.set_terminated(self.run_id, "FINISHED")
+
+
+def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
+    """Return name, version, adapter folder and provenance of a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client()
+    name, alias, version = parse_model_uri(uri)
+    try:
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        files = Path(mlflow_download(found.source, folder))
+        told = Path(client.download_artifacts(found.run_id, "provenance.json", str(folder)))
+    except MlflowException as error:
+        raise PipelineError(f"{uri} is not in {_shown_uri()} ({_first_line(error)}): look at the registered models, make ui shows them") from error
+    adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
+    if len(adapters) != 1:
+        raise PipelineError(f"{uri} holds {len(adapters)} adapters: it was not registered by this pipeline")
+    return name, str(found.version), adapters[0], dict(read_json(told))
+
+
+def parse_model_uri(uri: str) -> tuple[str, str, str]:
+    """Return (name, alias, version), one of the last two empty."""
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", uri)
+    if match is None:
+        raise PipelineError(f"{uri!r} names no registered model: write models:/NAME@champion or models:/NAME/3")
+    return match[1], match[2] or "", match[3] or ""
+
+
+def mlflow_download(source: str, folder: Path) -> str:
+    """Fetch the files at an address of MLflow's."""
+    import mlflow
+
+    return str(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
 
 
 def _components(base: Path, adapter: Path) -> dict[str, Any]:

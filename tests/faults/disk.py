@@ -71,5 +71,3 @@ def _size(folder: Path) -> int:
 
 def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
-
-

@@ -120,7 +120,15 @@ def _write_inputs(folder: Path, model: Path) -> None:
     settings: dict[str, Any] = {
         "ingest": {"corpus": "corpus", "passage_tokens": 90, "min_tokens": 5, "near_duplicates": 0.0, "workers": 1},
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
-        "finetune": {"model": str(model), "max_steps": 12, "epochs": 20.0, "batch_rows": 4, "micro_batch_rows": 4, "precision": "float32", "checkpoint_steps": 3},
+        "finetune": {
+            "model": str(model),
+            "max_steps": 12,
+            "epochs": 20.0,
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            "precision": "float32",
+            "checkpoint_steps": 3,
+        },
         "evaluate": {"dataset": "dataset.yaml", "items": "items.jsonl", "templates": 1, "engine": "transformers", "max_new_tokens": 8, "bootstrap": 100},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(overlay(read_yaml(ROOT / "params.yaml"), settings)))
@@ -193,7 +201,7 @@ def wait(pid: int, patience: float = _PATIENCE) -> int:
         time.sleep(pause := min(pause * 1.5, 0.05))
 
 
-class rule_engine:  # noqa: N801 - takes the place of the function open_engine
+class rule_engine:
     """Asks for the third to fifth word of the passage it finds in the prompt; every fifth passage gets an answer that cannot be parsed."""
 
     def __init__(self, kind: str, model: Any, *_: Any, **__: Any) -> None:
