@@ -39,9 +39,8 @@ class Parity:
         """Return the counts as a sentence."""
         if not self.items:
             return "not checked"
-        return (
-            f"of {self.items} items the 4-bit adapter agrees with the merged model on {self.trained}, the served one on {self.served}, all on {self.all_three}"
-        )
+        shared = f"the 4-bit adapter agrees with the merged model on {self.trained}, the served one on {self.served}"
+        return f"of {self.items} items {shared}, all three on {self.all_three}"
 
 
 def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:

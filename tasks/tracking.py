@@ -154,7 +154,7 @@ def _client() -> Any:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise PipelineError(f"the MLflow store {_shown_uri()} does not answer ({_first_line(error)}): check MLFLOW_TRACKING_URI") from error
+        raise PipelineError(f"the MLflow store {shown_uri()} does not answer ({_first_line(error)}): check MLFLOW_TRACKING_URI") from error
     return client
 
 
@@ -166,10 +166,10 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, ConnectionError) as error:
-        raise PipelineError(f"the MLflow store {_shown_uri()} failed ({_first_line(error)}): run the same command again when it answers") from error
+        raise PipelineError(f"the MLflow store {shown_uri()} failed ({_first_line(error)}): run the same command again when it answers") from error
 
 
-def _shown_uri() -> str:
+def shown_uri() -> str:
     """Return the store's address without the password that a person may have put into it."""
     return re.sub(r"//[^/@]*@", "//***@", tracking_uri())
 
@@ -231,13 +231,20 @@ class Ledger:
         for path in paths:
             self.client.log_artifact(self.run_id, str(path), folder or None)
 
-    def dataset(self, rows: Any, name: str, source: str, context: str) -> None:
-        """Log a pandas frame's identity (digest, schema, source) as an input of the run; the rows themselves stay where they are."""
+    def dataset(self, rows: Any, name: str, source: str, context: str) -> tuple[str, str]:
+        """Log a pandas frame's identity (digest, schema, source) as an input of the run; the rows stay where they are. Returns name and digest."""
         import mlflow
 
         logged = mlflow.data.from_pandas(rows, source=source, name=name)
         with mlflow.start_run(run_id=self.run_id):
             mlflow.log_input(logged, context=context)
+        return str(logged.name), str(logged.digest)
+
+    def score(self, model_uri: str, metrics: dict[str, float], dataset: tuple[str, str]) -> None:
+        """Tie the scores to the logged model and to the dataset they were measured on, so that MLflow's model pages compare them."""
+        model_id = next((model.model_id for model in self._logged_models() if str(model.model_uri) == model_uri), None)
+        for name, value in metrics.items() if model_id else ():
+            self.client.log_metric(self.run_id, name, value, model_id=model_id, dataset_name=dataset[0], dataset_digest=dataset[1])
 
     def download(self, run_id: str, name: str, folder: Path) -> Path | None:
         """Fetch an artifact of a run, or None where it is gone."""
@@ -308,7 +315,7 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
         files = Path(mlflow_download(found.source, folder))
         told = Path(client.download_artifacts(found.run_id, "provenance.json", str(folder)))
     except MlflowException as error:
-        raise PipelineError(f"{uri} is not in {_shown_uri()} ({_first_line(error)}): look at the registered models, make ui shows them") from error
+        raise PipelineError(f"{uri} is not in {shown_uri()} ({_first_line(error)}): look at the registered models, make ui shows them") from error
     adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
     if len(adapters) != 1:
         raise PipelineError(f"{uri} holds {len(adapters)} adapters: it was not registered by this pipeline")

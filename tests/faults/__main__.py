@@ -20,11 +20,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="faults whose name holds one of these words, separated by commas")
     parser.add_argument("--skip", default="", help="faults to leave out, likewise")
+    parser.add_argument("--short", action="store_true", help="the few of the default tests, once each")
     parser.add_argument("--out", type=Path, default=Path("artifacts/soak/results.json"))
     given = parser.parse_args()
     from tests.faults.catalogue import load_libraries, select
 
-    faults = select(given.only, given.skip)
+    faults = select(given.only, given.skip, given.short)
     load_libraries()
     from tests.faults.world import World
 
@@ -32,12 +33,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         world = World(Path(scratch).resolve())
         started = time.monotonic()
-        world.build()
+        world.build(quick=given.short)
         shown = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in world.seconds.items())
         print(f"undisturbed run: {shown} ({time.monotonic() - started:.0f} s to make)", flush=True)
         print(f"{'fault':<58}{'trials':>7}{'kept':>6}{'seconds':>9}", flush=True)
         for fault in faults:
-            results.append(row := _try(fault, world, given.trials, given.seed))
+            results.append(row := _try(fault, world, 1 if given.short else given.trials, given.seed))
             print(f"{row['fault']:<58}{row['trials']:>7}{row['kept']:>6}{row['seconds']:>9.0f}  {row.get('note', '')}", flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

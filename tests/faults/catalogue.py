@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 Trial = Callable[["World", Random], str]
 
 
+#: What the default tests try once each: the faults that the code answers in different ways.
+SHORT = (
+    "SIGKILL of generate",
+    "SIGKILL of the parent of finetune",
+    "SIGKILL of the whole group of ingest",
+    "kill at each rename and fsync of a file's commit",
+    "kill at each rename and fsync of a folder's commit",
+    "data is on the disk before its name is",
+    "a second run while one works names the holder",
+    "disk full",
+    "corrupt shard of generate",
+    "corrupt journal of ingest",
+    "corrupt checkpoint",
+    "corrupt output put back from DVC's cache",
+    "other clock, time zone, hash seed, workers, locale",
+)
+
+
 def _nothing() -> str:
     return ""
 
@@ -47,7 +65,7 @@ def load_libraries() -> None:
 
 def faults() -> list[Fault]:
     """Return all of them, in the order of the table."""
-    from tests.faults import commits, corruption, disk, hostile, kills, pairs, servers, surroundings
+    from tests.faults import commits, corruption, disk, hostile, kills, network, pairs, servers, surroundings
 
     return [
         *[Fault(f"SIGKILL of {stage}", kills.stage(stage)) for stage in STAGES],
@@ -56,7 +74,7 @@ def faults() -> list[Fault]:
         Fault("kill at each rename and fsync of a file's commit", commits.file, most=100),
         Fault("kill at each rename and fsync of a folder's commit", commits.folder, most=100),
         Fault("kill at a rename or fsync of a stage", commits.stage),
-        Fault("data is on the disk before its name is", commits.order, most=len(STAGES)),
+        Fault("data is on the disk before its name is", commits.order, most=12),
         Fault("two runs of a stage started at once", pairs.at_once),
         Fault("a second run while one works names the holder", pairs.names_holder),
         Fault("disk full", disk.full, needs=disk.needs),
@@ -72,10 +90,12 @@ def faults() -> list[Fault]:
         Fault("other clock, time zone, hash seed, workers, locale", surroundings.changed),
         Fault("hostile template", hostile.template),
         Fault("hostile document", hostile.document),
+        Fault("no network: every stage, cut off, under an empty environment", network.whole, most=2, needs=network.needs),
     ]
 
 
-def select(only: str, skip: str) -> list[Fault]:
-    """Return the faults whose name holds one of the words of ``only`` and none of ``skip``."""
-    chosen = [fault for fault in faults() if not only or any(word in fault.name for word in only.split(","))]
+def select(only: str, skip: str, short: bool = False) -> list[Fault]:
+    """Return the faults whose name holds one of the words of ``only`` and none of ``skip``; ``short``: of those in :data:`SHORT`."""
+    chosen = [fault for fault in faults() if not short or fault.name in SHORT]
+    chosen = [fault for fault in chosen if not only or any(word in fault.name for word in only.split(","))]
     return [fault for fault in chosen if not skip or not any(word in fault.name for word in skip.split(","))]

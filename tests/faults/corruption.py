@@ -49,7 +49,7 @@ def checkpoint(world: World, chance: Random) -> str:
 
 def output(world: World, chance: Random) -> str:
     """A file of an earlier stage's output, as DVC would put it back from a damaged cache: refused by the stage that reads it."""
-    name = chance.choice([stage for stage in STAGES if any(path.startswith("artifacts/") for path in INPUTS[stage].values())])
+    name = chance.choice([stage for stage in sorted(world.digests) if any(path.startswith("artifacts/") for path in INPUTS[stage].values())])
     folder = world.trial(name)
     read = [folder / path for path in INPUTS[name].values() if path.startswith("artifacts/")]
     files = sorted(file for path in read for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())

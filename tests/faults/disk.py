@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from random import Random
 
-from tests.faults.world import STAGES, World, fill, log_of, run
+from tests.faults.world import World, fill, log_of, run
 
 
 def needs() -> str:
@@ -19,7 +19,7 @@ def needs() -> str:
 
 def full(world: World, chance: Random) -> str:
     """A file system with as much room as a seeded part of what the stage writes, then with enough."""
-    name = chance.choice(STAGES)
+    name = chance.choice(sorted(world.digests))
     folder = world.folder / f"full-{chance.randrange(1 << 40)}"
     folder.mkdir()
     _mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder))

@@ -7,12 +7,12 @@ import shutil
 import time
 from random import Random
 
-from tests.faults.world import STAGES, World, log_of, start, wait
+from tests.faults.world import World, log_of, start, wait
 
 
 def at_once(world: World, chance: Random) -> str:
     """Both give the right bytes, or the second names the holder."""
-    name = chance.choice(STAGES)
+    name = chance.choice(sorted(world.digests))
     folder = world.trial(name)
     first = start(folder, name)
     time.sleep(chance.uniform(0.0, 0.2))
@@ -29,7 +29,7 @@ def at_once(world: World, chance: Random) -> str:
 
 def names_holder(world: World, chance: Random) -> str:
     """A stage that takes long is held; the second one says within five seconds by whom."""
-    name = chance.choice(STAGES)
+    name = chance.choice(sorted(world.digests))
     folder = world.trial(name)
     first = start(folder, name, before=lambda: _hang(folder, name))
     while not (folder / "hangs").exists():
