@@ -78,6 +78,7 @@ def faults() -> list[Fault]:
         Fault("two runs of a stage started at once", pairs.at_once),
         Fault("a second run while one works names the holder", pairs.names_holder),
         Fault("disk full", disk.full, needs=disk.needs),
+        Fault("Prefect server killed in mid-run", servers.prefect_killed, most=10),
         Fault("MLflow server killed while training", servers.mlflow_killed, most=20),
         Fault("MLflow server not there for registering", servers.mlflow_absent, most=20),
         Fault("runs left RUNNING in MLflow by a crash", servers.left_running),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from random import Random
 
+from flows import server as prefect_server
 from flows.server import answers, free_port
 from tests.faults.world import World, fork, log_of, run, start, wait
 
@@ -88,6 +91,62 @@ def _curve_fault(folder: Path) -> str:
         return 0
 
     return (folder / "curve").read_text() if wait(fork(folder, look, {})) == 0 else "the ledger cannot be read"
+
+
+def prefect_killed(world: World, chance: Random) -> str:
+    """Prefect's server killed while a stage works: status 0 at most 60 s later, and the next start tells a new server how it went."""
+    from tests.toy import environment, make_toy
+
+    root = world.folder / "toy"
+    if not root.exists():
+        make_toy(root)
+    name, port = f"killed-{chance.randrange(1 << 40)}", free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    around = {
+        **environment(root),
+        "PREFECT_HOME": str(root / ".prefect"),
+        "PREFECT_API_URL": url,
+        "TOY_HANG": chance.choice(("ingest", "generate", "validate")),
+    }
+    server = _prefect(root, port, around)
+    command = [sys.executable, "-m", "flows.pipeline", "--name", name, "--set", f"generate.temperature={chance.random():.3f}"]
+    with (world.folder / "prefect.log").open("w") as log:
+        running = subprocess.Popen(command, cwd=root, env=around, stdout=log, stderr=log)
+    try:
+        mark = root / ".runs" / name / ".work" / "hanging"
+        deadline = time.monotonic() + 120
+        while not mark.exists() and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.1)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        (mark.parent / "go").touch()
+        began = time.monotonic()
+        status = running.wait(400)
+        took = time.monotonic() - began
+        server = _prefect(root, port, around)
+        again = subprocess.run(command, cwd=root, env={**around, "TOY_HANG": ""}, capture_output=True, text=True, check=False)
+        states = _states(url, name)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    if status or took > 75:  # three small stages take 15 s of it
+        return f"status {status} after {took:.0f} s: {(world.folder / 'prefect.log').read_text()[-400:]}"
+    return "" if again.returncode == 0 and states == ["COMPLETED", "COMPLETED"] else f"again {again.returncode}, {states}: {again.stderr[-300:]}"
+
+
+def _prefect(root: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port), "--log-level", "error"]
+    given = {**environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    process = subprocess.Popen([*command, "--lifespan", "on"], cwd=root, env=given, start_new_session=True)
+    prefect_server.await_answer(f"http://127.0.0.1:{port}/api", process)  # type: ignore[arg-type]
+    return process
+
+
+def _states(url: str, name: str) -> list[str]:
+    question = json.dumps({"flow_runs": {"name": {"any_": [name]}}}).encode()
+    request = urllib.request.Request(f"{url}/flow_runs/filter", question, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return sorted(run["state"]["type"] for run in json.load(response))
 
 
 def mlflow_absent(world: World, chance: Random) -> str:
