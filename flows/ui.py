@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import secrets
 import signal
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("ui"):
         if given.team:
             need_passwords(os.environ)
+            if importlib.util.find_spec("flask_wtf") is None:
+                raise PipelineError("MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf")
         _need_free(given.prefect_port, "Prefect", "PREFECT_PORT")
         _need_free(given.mlflow_port, "MLflow", "MLFLOW_PORT")
         with Servers(CODE) as servers:
@@ -88,6 +91,7 @@ def _environment(prefect: str, mlflow: str) -> None:
     """Settle what both servers and the worker read. Only pages of these very addresses may send Prefect anything."""
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
+    os.environ["PIPELINE_HOME"] = str(CODE)
     settle(CODE)
     (CODE / ".prefect").mkdir(exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")
