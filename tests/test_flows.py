@@ -158,7 +158,7 @@ def start_hanging(toy: Path, name: str, request: list[str], **more: str) -> subp
     command = [sys.executable, "-m", "flows.pipeline", *request]
     running = subprocess.Popen(command, cwd=toy, env={**environment(toy), "TOY_HANG": "generate", **more}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     mark = toy / ".runs" / name / ".work" / "hanging"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not mark.exists():
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
