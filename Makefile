@@ -9,6 +9,8 @@ SOURCES ?=
 BONITO_PARAMS ?=
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
+RUNS ?= 1
+TRIALS ?= 100
 BIN := .venv/bin
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
@@ -17,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run ingest test lint ui repro doctor bonito lock clean
+.PHONY: help setup data run ingest test lint ui serve soak repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -45,8 +47,21 @@ lint: setup ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-ui: setup ## Prefect and MLflow in the browser, and a deployment to start runs from; Ctrl-C ends all
-	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+ui: setup ## Prefect and MLflow in the browser, a worker and the forms to start runs (RUNS=n at once, TEAM=1 with passwords); Ctrl-C ends all
+	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
+
+serve: setup ## serve a registered model over HTTP on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
+	@$(BIN)/python -m tasks.serve --model $(MODEL) --port $(or $(SERVE_PORT),8000)
+
+soak: setup ## every fault TRIALS times (hours); a table, and artifacts/soak/results.json
+	@$(BIN)/python -m tests.faults --trials $(TRIALS)
+
+repair: ## remove damaged objects from DVC's cache, and name them
+	@$(BIN)/python -m flows.repair
+
+audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code
+	@$(BIN)/ruff check --select S flows tasks bonito scripts
+	@$(BIN)/python -m pip_audit --disable-pip --no-deps -r requirements/cpu.txt
 
 doctor: setup ## what is the matter with each prompt template (TEMPLATES=folder; without it promptsource's): artifacts/doctor
 ifeq ($(TEMPLATES),local/templates)

@@ -6,11 +6,12 @@ Annotations are not postponed in this module: a deployment loads it by file name
 """
 
 import logging
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
@@ -22,14 +23,19 @@ from flows import checkout, summary
 from flows.child import CODE
 from flows.graph import Node, read_graph
 from flows.progress import Watcher
-from flows.reconcile import end_dead_runs
+from flows.reconcile import end_dead_runs, sign
 from flows.reproduce import Outcome, reproduce, stop_children
 from flows.server import settle
 from tasks.errors import PipelineError
+from tasks.rows import TASK_TYPES
 
+TaskType = Enum("TaskType", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
 Profile = Annotated[str, Field(json_schema_extra={"enum": [checkout.DEFAULT, *checkout.profiles(CODE)]})]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
+Text = Annotated[str, Field(max_length=1000)]
+Rows = Annotated[int, Field(ge=0, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def _run_name() -> str:
@@ -42,11 +48,27 @@ _ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
 @flow(name="adapt", flow_run_name=_run_name, task_runner=_ONE_AT_A_TIME)
-def adapt(profile: Profile = checkout.DEFAULT, overrides: list[Override] = [], name: Name = "") -> State[Any]:  # noqa: B006  Prefect copies it
+def adapt(
+    profile: Profile = checkout.DEFAULT,
+    corpus: Text = "",
+    task_types: list[TaskType] = [],  # noqa: B006  Prefect copies it
+    generator: Text = "",
+    model: Text = "",
+    rows: Rows = 0,
+    seed: Seed = 0,
+    overrides: list[Override] = [],  # noqa: B006
+    name: Name = "",
+) -> State[Any]:
     """Adapt a language model to unlabelled text: every stage of the graph that is not up to date, in order.
 
     Args:
         profile: A file of profiles/ laid over params.yaml. default: params.yaml as it is, in the checkout itself.
+        corpus: Folder or file of documents, on the machine that runs this. Empty: the profile's.
+        task_types: What kinds of tasks to generate. None: the profile's.
+        generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty: the profile's.
+        model: The target model to adapt: a path or a hub name. Empty: the profile's.
+        rows: Training rows at most, a seeded choice. 0: as the profile says.
+        seed: Seed of generation, choice and training. 0: the profile's.
         overrides: Settings of this run alone, each section.key=value, such as generate.temperature=0.7.
         name: Name of the run's worktree and DVC experiment. Empty: made from the profile and the settings.
     """
@@ -54,8 +76,10 @@ def adapt(profile: Profile = checkout.DEFAULT, overrides: list[Override] = [], n
     logging.getLogger("prefect.task_runs").addFilter(_once)
     settle(CODE)
     try:
-        run = checkout.plan(CODE, profile, overrides, name)
+        fields = {"corpus": corpus, "task_types": task_types, "generator": generator, "model": model, "rows": rows, "seed": seed}
+        run = checkout.plan(CODE, profile, checkout.settings({**fields, "overrides": overrides}), name)
         with checkout.hold(run):
+            sign()
             end_dead_runs(run.name, log.info)
             checkout.prepare(run, log.info)
             log.info("run %r in %s", run.name, run.path)
@@ -75,8 +99,11 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
     except BaseException:  # Ctrl-C, or cancelled from the UI: this thread learns of it, the one that waits for the stage does not
         stop_children()
         raise
-    summary.write_outcomes(run.path, run.name, outcomes)
-    _show_tables(run.path)
+    summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
+    try:
+        _show(run.path)
+    except Exception as error:  # noqa: BLE001 - the server may be gone: what is shown there is not worth a finished run
+        log.warning("the tables cannot be shown in Prefect (%s)", type(error).__name__)
     failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
     if failed:
         return Failed(message=f"{failed.stage}: {failed.error}")
@@ -118,8 +145,9 @@ def _once(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Task run failed with state")
 
 
-def _show_tables(path: Path) -> None:
-    """Leave the two tables people look for on the run's page."""
+def _show(path: Path) -> None:
+    """Leave the two tables and the links that people look for on the run's page."""
+    create_markdown_artifact(summary.links(path), key="links", description="model, report, data version")
     for key, description, rows in (
         ("rows", "rows in, kept and dropped, by stage", summary.row_table(path)),
         ("f1", "F1 in points (0-100) with 95 % intervals", summary.f1_table(path)),

@@ -7,6 +7,7 @@ touches the user's files. It is kept: the same name again skips what is unchange
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -34,6 +35,15 @@ _GPU_PROFILE = "mistral-7b"
 PATHS = (("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("generate", "generator"), ("finetune", "model"))
 #: Of these, the ones that can be nothing but a path.
 _FILES = PATHS[:3]
+#: Fields of the form by which a run is started, and the settings each stands for.
+FIELDS = {
+    "corpus": ("ingest.corpus",),
+    "task_types": ("generate.task_types",),
+    "generator": ("generate.generator",),
+    "model": ("finetune.model",),
+    "rows": ("validate.max_rows",),
+    "seed": ("generate.seed", "validate.seed", "finetune.seed"),
+}
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -70,7 +80,7 @@ def plan(main: Path, profile: str = DEFAULT, overrides: list[str] | None = None,
     if profile == DEFAULT and not overrides and not name:
         return Run(DEFAULT, main, main, params)
     name = _checked_name(name or default_name(profile, overrides))
-    return Run(name, main, main / RUNS / name, params)
+    return Run(name, main, folder_of(main, name), params)
 
 
 def usual_profile(main: Path) -> str:
@@ -82,7 +92,18 @@ def usual_profile(main: Path) -> str:
 
 def asked_name(parameters: dict[str, Any]) -> str:
     """Return the name of the run that a flow run's parameters ask for."""
-    return str(parameters.get("name") or default_name(parameters.get("profile") or DEFAULT, parameters.get("overrides") or []))
+    return str(parameters.get("name") or default_name(parameters.get("profile") or DEFAULT, settings(parameters)))
+
+
+def settings(parameters: dict[str, Any]) -> list[str]:
+    """Return a form's fields as ``section.key=value`` settings, the form's own ``overrides`` last; an empty field asks for nothing."""
+    asked: list[str] = []
+    for asked_field, keys in FIELDS.items():
+        value = parameters.get(asked_field)
+        if value:
+            value = [getattr(part, "value", part) for part in value] if isinstance(value, (list, tuple)) else value
+            asked += [f"{key}={json.dumps(value)}" for key in keys]
+    return asked + list(parameters.get("overrides") or [])
 
 
 def profiles(main: Path) -> list[str]:
@@ -117,7 +138,7 @@ def default_name(profile: str, overrides: list[str]) -> str:
 @contextlib.contextmanager
 def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
     """Hold the run's checkout; a second run of the same name is told who holds it, within ``patience`` seconds."""
-    path = run.main / ".work" / "runs" / f"{run.name}.lock"
+    path = _lock_of(run.main, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with hold_lock(path, "pipeline", patience):
@@ -126,6 +147,28 @@ def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
         if "already being run" not in str(error):
             raise
         raise PipelineError(f"run {run.name!r} is going on already, held by {_holder(path)}: wait for it, stop it, or give this one another name") from None
+
+
+def folder_of(main: Path, name: str) -> Path:
+    """Return the checkout of the run of that name."""
+    return main if name == DEFAULT else main / RUNS / name
+
+
+def is_held(main: Path, name: str) -> bool:
+    """Tell whether a living process holds the checkout of that name."""
+    path = _lock_of(main, name)
+    if not path.is_file():
+        return False
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_of(main: Path, name: str) -> Path:
+    return main / ".work" / "runs" / f"{name}.lock"
 
 
 def prepare(run: Run, log: Callable[[str], None]) -> None:

@@ -24,17 +24,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flows.adapt import adapt  # Prefect: 2 s to import, while its server starts
 
         await_server()
+        before = summary.last_flow_run(run.path)
         try:
             state = adapt(profile=given.profile, overrides=given.set, name=given.name, return_state=True)
         except KeyboardInterrupt:
             print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
             return 130
-        print(summary.render(run.path, CODE))
-        if state.is_completed():
-            return 0
-        print(f"error: {state.message}", file=sys.stderr)
-        return 1
+        except Exception as error:  # noqa: BLE001 - whatever its client throws: Prefect could not tell its server how the run ended
+            print(f"{type(error).__name__}: {str(error).splitlines()[:1]}", file=sys.stderr)
+            state = None
+        if state is not None and not state.is_crashed():
+            return _finish(run, state.is_completed(), state.message or "")
+        # What counts is how the stages went, and that stands in the checkout.
+        last = summary.last_flow_run(run.path)
+        failed = summary.ending(run.path, last) if last != before else "Prefect's server went away before the stages were through"
+        print("Prefect's server is gone: its page will be put right at the next start", file=sys.stderr)
+        return _finish(run, not failed, failed or "")
     return 2
+
+
+def _finish(run: checkout.Run, done: bool, message: str) -> int:
+    """Print the closing table and return the exit status."""
+    print(summary.render(run.path, CODE))
+    if done:
+        return 0
+    print(f"error: {message}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

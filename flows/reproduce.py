@@ -42,9 +42,19 @@ class Outcome:
 def reproduce(checkout: Path, stage: str, log: Callable[[str], None], watch: Callable[[], None], environment: dict[str, str] | None = None) -> Outcome:
     """Run ``stage`` in ``checkout``; hand every line it prints to ``log`` and call ``watch`` about once a second meanwhile."""
     started = time.monotonic()
+    lines, code = follow([sys.executable, "-m", "dvc", "repro", "--single-item", stage], checkout, log, environment or {}, watch)
+    seconds = time.monotonic() - started
+    if code:
+        return Outcome(stage, "failed", seconds, line_that_matters(lines, code).removeprefix(f"{stage}: "))
+    return Outcome(stage, _status(stage, lines), seconds)
+
+
+def follow(
+    command: list[str], folder: Path, log: Callable[[str], None], environment: dict[str, str], watch: Callable[[], None] = lambda: None
+) -> tuple[list[str], int]:
+    """Run ``command`` in ``folder`` as a child that dies with this thread, hand on every line, and return its lines and exit status."""
     lines: list[str] = []
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-    child = start(command, checkout, stage_environment(environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+    child = start(command, folder, stage_environment(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
     _children.add(child)
     try:
         assert child.stdout is not None  # noqa: S101 - for the type checker
@@ -57,10 +67,7 @@ def reproduce(checkout: Path, stage: str, log: Callable[[str], None], watch: Cal
         child.kill()
         child.wait()
         _children.discard(child)
-    seconds = time.monotonic() - started
-    if code:
-        return Outcome(stage, "failed", seconds, line_that_matters(lines, code).removeprefix(f"{stage}: "))
-    return Outcome(stage, _status(stage, lines), seconds)
+    return lines, code
 
 
 def stop_children() -> None:

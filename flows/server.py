@@ -7,6 +7,7 @@ tied to this process: Prefect's own outlives a killed run.
 from __future__ import annotations
 
 import atexit
+import base64
 import os
 import socket
 import subprocess
@@ -34,10 +35,14 @@ def settle(main: Path) -> None:
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_LOGGING_COLORS": "false",
+        # Of a server that is gone Prefect would learn only after five ever longer waits for every request: minutes at the end of a run.
+        "PREFECT_CLIENT_MAX_RETRIES": "2",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }.items():
         os.environ.setdefault(variable, value)
+    if auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
     # MLflow's store is the main checkout's, whichever worktree a stage runs in.
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{main / 'mlflow.db'}")
 
@@ -86,7 +91,10 @@ def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:
 def answers(address: str) -> bool:
     """Return whether an HTTP GET of ``address`` gives status 200."""
     try:
-        with urllib.request.urlopen(address, timeout=5) as response:  # noqa: S310 - our own http addresses
+        request = urllib.request.Request(address)  # noqa: S310 - our own http addresses
+        if (auth := os.environ.get("PREFECT_API_AUTH_STRING")) and "/api/" in address:
+            request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False

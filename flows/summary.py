@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any
 from flows.reproduce import Outcome
 from tasks.errors import PipelineError
 from tasks.files import read_json, write_json
+from tasks.params import read_yaml
 
 WIDTH = 100
 _LAST = Path(".work") / "last_run.json"
@@ -18,9 +20,22 @@ _ROW = "{:<10}{:>12}{:>10}{:>10}  {}"
 _STATUS = {"unchanged": "unchanged", "restored": "from cache", "failed": "FAILED", "not run": "not run"}
 
 
-def write_outcomes(checkout: Path, name: str, outcomes: Iterable[Outcome]) -> None:
-    """Keep how the last run went, for :func:`render`."""
-    write_json(checkout / _LAST, {"name": name, "stages": [vars(outcome) for outcome in outcomes]})
+def write_outcomes(checkout: Path, name: str, outcomes: Iterable[Outcome], flow_run: str = "") -> None:
+    """Keep how the last run went, for :func:`render` and :func:`ending`."""
+    write_json(checkout / _LAST, {"name": name, "flow_run": flow_run, "stages": [vars(outcome) for outcome in outcomes]})
+
+
+def last_flow_run(checkout: Path) -> str:
+    """Return the id of the flow run that last came to its end here."""
+    return str((_optional(checkout / _LAST) or {}).get("flow_run", ""))
+
+
+def ending(checkout: Path, flow_run: str) -> str | None:
+    """Return how a flow run ended: empty if every stage was done, else the line that says what failed; None if it did not get to its end."""
+    last = _optional(checkout / _LAST)
+    if last is None or not flow_run or last.get("flow_run") != flow_run:
+        return None
+    return next((f"{stage['stage']}: {stage['error']}" for stage in last["stages"] if stage["status"] == "failed"), "")
 
 
 def render(checkout: Path, main: Path) -> str:
@@ -52,6 +67,23 @@ def f1_table(checkout: Path) -> list[dict[str, Any]]:
             row = {"model": label, "F1": round(score["f1"], 1), "95 % low": round(score["f1_low"], 1), "95 % high": round(score["f1_high"], 1)}
             rows.append({**row, "majority": round(score["majority"], 1) if score.get("majority") is not None else ""})
     return rows
+
+
+def links(checkout: Path) -> str:
+    """Return Markdown that leads from a run to its MLflow run, its reports and its data version."""
+    lines = []
+    found = _optional(checkout / "artifacts" / "register" / "registration.json")
+    if found:
+        page = os.environ.get("PIPELINE_MLFLOW_PAGE", "")
+        shown = f"[{found['run_id']}]({page}/#/runs/{found['run_id']})" if page else found["run_id"]
+        lines.append(f"- MLflow run {shown}, experiment {found['experiment']}")
+        if "version" in found:
+            lines.append(f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}")
+    lines += [f"- report `{path}`" for path in sorted((checkout / "artifacts").glob("*/report.html"))]
+    data = checkout / "data.dvc"
+    if data.is_file():
+        lines.append(f"- data version `{read_yaml(data)['outs'][0]['md5']}` (data.dvc)")
+    return "\n".join([*lines, f"- checkout `{checkout}`"])
 
 
 def _stages(checkout: Path, outcomes: list[dict[str, Any]]) -> list[str]:

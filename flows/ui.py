@@ -1,16 +1,18 @@
-"""``make ui``: Prefect's server and UI, a served deployment of the flow, and MLflow's UI, all on loopback, ended together."""
+"""``make ui``: Prefect's server, a work pool with a worker and deployments, and MLflow's pages, all on loopback, ended together."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.child import CODE
@@ -20,6 +22,7 @@ from tasks.stage import one_line_errors
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 180.0
+_PASSWORD = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,32 +30,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.ui", description="Prefect and MLflow in the browser.", allow_abbrev=False)
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--runs", type=int, default=1, help="runs at once; each has a checkout of its own and takes the processor or the GPU")
+    parser.add_argument("--team", action="store_true", help="refuse to start without passwords; for use behind a proxy, see docs/operations.md")
     given = parser.parse_args(argv)
     stop = threading.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda _number, _frame: stop.set())
     with one_line_errors("ui"):
+        if given.team:
+            need_passwords(os.environ)
+            if importlib.util.find_spec("flask_wtf") is None:
+                raise PipelineError("MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf")
         _need_free(given.prefect_port, "Prefect", "PREFECT_PORT")
         _need_free(given.mlflow_port, "MLflow", "MLFLOW_PORT")
         with Servers(CODE) as servers:
-            return _serve(servers, given.prefect_port, given.mlflow_port, stop)
+            return _serve(servers, given, stop)
     return 2
 
 
-def _serve(servers: Servers, prefect_port: int, mlflow_port: int, stop: threading.Event) -> int:
-    prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
-    _environment(prefect)
-    servers.start("Prefect", ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)])
-    servers.start("MLflow", _mlflow_command(mlflow_port))
+def need_passwords(environment: Mapping[str, str]) -> None:
+    """Raise :class:`PipelineError` unless both servers are given a password of at least twelve characters that is not MLflow's published one."""
+    user, _, prefect = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
+    mlflow = environment.get("MLFLOW_TRACKING_PASSWORD", "")
+    for what, variable, password in (("Prefect", "PREFECT_SERVER_API_AUTH_STRING=user:password", prefect if user else ""),
+                                     ("MLflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD", mlflow)):  # fmt: skip
+        if len(password) < _PASSWORD or password.startswith("password"):
+            raise PipelineError(f"{what} for a team needs a password of at least {_PASSWORD} characters: set {variable} in the environment")
+    if not environment.get("MLFLOW_TRACKING_USERNAME"):
+        raise PipelineError("MLflow for a team needs a user: set MLFLOW_TRACKING_USERNAME in the environment")
+
+
+def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -> int:
+    prefect, mlflow = f"http://{HOST}:{given.prefect_port}", f"http://{HOST}:{given.mlflow_port}"
+    _environment(prefect, mlflow)
+    if given.team:
+        _write_passwords()
+    servers.start("Prefect", ["prefect", "server", "start", "--host", HOST, "--port", str(given.prefect_port)])
+    servers.start("MLflow", _mlflow_command(given.mlflow_port, given.team))
     servers.wait_for(f"{prefect}/api/health", stop)
-    servers.start("deployment", ["flows.serve"])
-    servers.wait_for(f"{prefect}/api/deployments/name/adapt/adapt", stop)
+    if not stop.is_set():
+        servers.run("deployments", ["flows.deploy", str(given.runs)])
+        servers.start("worker", ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process", "--name", "here", "--limit", str(given.runs)])
     servers.wait_for(f"{mlflow}/health", stop)
     address = CODE / ".prefect" / "ui.url"
     address.write_text(f"{prefect}/api\n", encoding="utf-8")  # make run finds this server by it
     try:
         if not stop.is_set():
-            print(f"\nPrefect   {prefect}   runs, progress, and the form to start one: Deployments > adapt")
+            print(f"\nPrefect   {prefect}   runs, progress, and the form to start one: Deployments")
             print(f"MLflow    {mlflow}   experiments, metrics, registered models")
             print("Ctrl-C ends both.", flush=True)
         while not stop.wait(0.5):
@@ -63,20 +87,38 @@ def _serve(servers: Servers, prefect_port: int, mlflow_port: int, stop: threadin
     return 0
 
 
-def _environment(prefect: str) -> None:
-    """Settle what both servers and the deployment read. Only pages of these very addresses may send Prefect anything."""
+def _environment(prefect: str, mlflow: str) -> None:
+    """Settle what both servers and the worker read. Only pages of these very addresses may send Prefect anything."""
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
+    os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
+    os.environ["PIPELINE_HOME"] = str(CODE)
     settle(CODE)
     (CODE / ".prefect").mkdir(exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", prefect)
+    # A worker asks for work often, and asks again after every finished run: people wait for both.
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "3")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
 
-def _mlflow_command(port: int) -> list[str]:
+def _mlflow_command(port: int, team: bool) -> list[str]:
     hosts = ",".join(f"{name}:{port}" for name in (HOST, "localhost"))
     store = os.environ["MLFLOW_TRACKING_URI"]
-    return ["mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts]
+    hosts = os.environ.get("PIPELINE_MLFLOW_HOSTS", hosts)
+    command = ["mlflow", "server", "--backend-store-uri", store, "--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts]
+    return [*command, "--app-name", "basic-auth"] if team else command
+
+
+def _write_passwords() -> None:
+    """Give MLflow's basic authentication its first administrator; its own default password is known to everybody."""
+    file = CODE / ".prefect" / "mlflow-auth.ini"
+    user, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"].replace("%", "%%")
+    settings = {"default_permission": "READ", "database_uri": f"sqlite:///{CODE / '.prefect' / 'mlflow-auth.db'}"}
+    settings |= {"admin_username": user, "admin_password": password, "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth"}
+    file.touch(mode=0o600)
+    file.write_text("[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()), encoding="utf-8")
+    os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(file)
+    os.environ.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))
 
 
 def _need_free(port: int, what: str, variable: str) -> None:
@@ -105,6 +147,13 @@ class Servers:
     def start(self, name: str, module: list[str]) -> None:
         """Start ``python -m MODULE ...`` in the group."""
         self.running[name] = subprocess.Popen([sys.executable, "-m", *module], cwd=self.folder, process_group=self.leader.pid, stdin=subprocess.DEVNULL)
+
+    def run(self, name: str, module: list[str]) -> None:
+        """Run ``python -m MODULE ...`` to its end, in the group."""
+        command = [sys.executable, "-m", *module]
+        done = subprocess.run(command, cwd=self.folder, process_group=self.leader.pid, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise PipelineError(f"{name}: ended with status {done.returncode}; its own message stands above")
 
     def wait_for(self, address: str, stop: threading.Event) -> None:
         """Return when ``address`` answers or ``stop`` is set; raise when a server has ended or nothing answers in three minutes."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,25 @@ def open_engine(kind: str, model: Path | str, revision: str = "main", precision:
     if kind == "transformers":
         return TransformersEngine(str(model), revision, precision)
     return VllmEngine(str(model), revision, precision, max_length)
+
+
+def serve_command(
+    weights: Path, name: str, host: str, port: int, max_length: int, precision: str, adapter: Path | None, rank: int
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of vLLM's OpenAI-compatible server, and its environment. ``adapter`` becomes a LoRA called ``name``."""
+    gpu = torch.cuda.is_available()
+    _set_environment(gpu)
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights), "--host", host, "--port", str(port)]
+    command += ["--dtype", str(dtype(precision)).removeprefix("torch."), "--max-model-len", str(max_length), "--load-format", "safetensors"]
+    if adapter:
+        # vLLM takes one of these ranks as the largest.
+        largest = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
+        command += ["--served-model-name", f"{name}-base", "--enable-lora", "--lora-modules", f"{name}={adapter}", "--max-lora-rank", str(largest)]
+    else:
+        command += ["--served-model-name", name]
+    if not gpu:
+        command += ["--enforce-eager", "--max-num-seqs", "16", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(8192, max_length))]
+    return command, {"VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 class VllmEngine:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tasks.dataset import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.engine import Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import concat, fingerprint, read_json, read_table, sha256_folder, write_json, write_table, write_text
+from tasks.files import concat, fingerprint, read_json, read_sealed, sha256_folder, write_json, write_sealed, write_table, write_text
 from tasks.formats import Prompter, prompt_form
 from tasks.models import load_model, load_tokenizer, merged_folder
 from tasks.params import Evaluate
@@ -63,11 +63,11 @@ def _predictions(
         params.model_dump(mode="json", exclude={"bootstrap", "batch_rows"}),
     )
     kept = stage.work / "journal" / f"{model}-{key[:24]}.parquet"
-    if kept.is_file():
-        try:
-            return read_table(kept)
-        except PipelineError:
-            log.warning("%s is damaged: its predictions are made again", kept)
+    try:
+        if (table := read_sealed(kept)) is not None:
+            return table
+    except PipelineError:
+        log.warning("%s is damaged: its predictions are made again", kept)
     folder = merged_folder(
         provenance["base"], provenance["revision"], adapter if model == "adapted" else None, provenance["quantization"], provenance["precision"]
     )
@@ -78,7 +78,7 @@ def _predictions(
     predict = _rank_choices if dataset.classifies else _extract
     table = pa.Table.from_pylist(list(predict(model, dataset, pairs, prompter, folder, params)), schema=EVALUATIONS)
     _forget_old(kept.parent)
-    write_table(kept, table)
+    write_sealed(kept, table)
     return table
 
 
@@ -191,7 +191,7 @@ def _log_result(metrics: dict[str, Any]) -> None:
             log.warning("%s answers with one class only under %d of %d templates", model, own["one_class_templates"], metrics["templates"])
 
 
-def _forget_old(folder: Path, most: int = 6) -> None:
+def _forget_old(folder: Path, most: int = 12) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-most]:
         shutil.rmtree(old) if old.is_dir() else old.unlink()

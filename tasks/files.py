@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.errors import PipelineError
+
+#: In every stage's output: what each of its files hashes to. Whoever reads the output later checks it, see :func:`verify`.
+MANIFEST = "manifest.sha256.json"
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 
 @contextlib.contextmanager
@@ -27,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -69,27 +76,98 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise PipelineError(f"{path} cannot be read as Parquet ({error}): delete it and run its stage again") from error
 
 
+def write_sealed(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file that :func:`read_sealed` takes only if not one bit of it has changed.
+
+    Parquet's own checksums cover its pages, not its footer. The digest is a file beside it, written last: without it the table does not count.
+    """
+    _seal_of(path).unlink(missing_ok=True)
+    write_table(path, table)
+    write_text(_seal_of(path), sha256_file(path) + "\n")
+
+
+def read_sealed(path: Path) -> pa.Table | None:
+    """Return the table, or None where it was never finished; a damaged one is a :class:`PipelineError` that names it."""
+    seal = _seal_of(path)
+    if not path.is_file() or not seal.is_file():
+        return None
+    if seal.read_bytes() != (sha256_file(path) + "\n").encode():
+        raise PipelineError(f"{path} is damaged (its bytes are not those that were written): delete it and run its stage again")
+    return read_table(path)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
 @contextlib.contextmanager
 def staged_folder(final: Path, scratch: Path) -> Iterator[Path]:
-    """Yield an empty folder under ``scratch``; on success it takes the place of ``final`` in one rename.
+    """Yield an empty folder under ``scratch``; on success it takes the place of ``final`` in one step, also where there is one already.
 
-    ``scratch`` must lie on the same file system. On failure nothing is left at ``final`` that was not there before.
+    ``scratch`` must lie on the same file system. On failure ``final`` is as it was.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        for path in scratch.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as written:
-                    os.fsync(written.fileno())
+        for path in (*scratch.rglob("*"), scratch):
+            _sync(path)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
-            shutil.rmtree(final)
-        os.replace(scratch, final)
-        _sync_folder(final.parent)
+            _exchange(scratch, final)
+        else:
+            os.replace(scratch, final)
+        _sync(final.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change places in one step, so that a kill leaves the old or the new one, never neither."""
+    if sys.platform == "linux":
+        done = ctypes.CDLL(None, use_errno=True).renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+        if done == 0:
+            return
+        if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number), str(other))
+    # Two steps where the file system knows no exchange: a kill between them loses the old folder, which its stage makes again.
+    shutil.rmtree(other)
+    os.replace(one, other)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down what every file of a finished output hashes to."""
+    write_json(folder / MANIFEST, {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()})
+
+
+def verify(path: Path) -> None:
+    """Raise :class:`PipelineError` if a stage's output, or one file of it, is not what the stage wrote. Files of other origin pass.
+
+    DVC puts back what its cache holds without looking at it, so this is where a damaged cache object is found.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        expected = dict(read_json(folder / MANIFEST))
+    except (PipelineError, TypeError, ValueError) as error:
+        raise PipelineError(f"{folder / MANIFEST} is damaged: {_repair(folder)}") from error
+    for name, digest in expected.items():
+        file = folder / name
+        if path in (folder, file) and (not file.is_file() or sha256_file(file) != digest):
+            raise PipelineError(f"{file} is {'damaged' if file.is_file() else 'missing'} (not what its stage wrote): {_repair(folder)}")
+    if path != folder and path.name not in expected:
+        raise PipelineError(f"{folder / MANIFEST} does not name {path.name}: {_repair(folder)}")
+
+
+def _repair(folder: Path) -> str:
+    return f"delete {folder}, remove damaged objects from DVC's cache with `make repair`, and run the same command again"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left half-written below ``folder``. Only for who holds the lock on it."""
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:
@@ -125,8 +203,8 @@ def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

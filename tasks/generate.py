@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tasks.engine import Completion, Engine, Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import concat, fingerprint, read_table, row_seed, sha256_folder, write_json, write_table, write_text
+from tasks.files import concat, fingerprint, read_sealed, read_table, row_seed, sha256_folder, write_json, write_sealed, write_table, write_text
 from tasks.formats import generator_prompt, parse_prediction
 from tasks.models import base_path, load_tokenizer, merged_folder, resolve
 from tasks.params import Generate
@@ -54,7 +54,7 @@ def generate(stage: Stage) -> None:
     for rows, shown in _run(shards, journal, params, identity, stage.progress(len(requests), "rows")):
         log.info("sample %s: %s", shown["row_id"], " ".join(str(shown["prediction"]).split())[:200])
         write_json(stage.work / "sample.json", {key: shown[key] for key in ("task_type", "context", "prediction", "parsed")} | {"rows": rows})
-    predictions = concat((read_table(_shard_path(journal, number)) for number in range(len(shards))), PREDICTIONS)
+    predictions = concat((_shard(journal, number) for number in range(len(shards))), PREDICTIONS)
     write_table(stage.out / "predictions.parquet", predictions)
     _summarise(stage, predictions)
 
@@ -94,7 +94,7 @@ def _run(shards: list[list[Request]], journal: Path, params: Generate, identity:
     tokens, started = 0, time.monotonic()
     for number in todo:
         table = generate_shard(shards[number], engine, tokenizer, params, identity)
-        write_table(_shard_path(journal, number), table)
+        write_sealed(_shard_path(journal, number), table)
         counts.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
         progress.advance(len(table), tokens_per_second=round(tokens / (time.monotonic() - started), 1), parse_yield=round(counts[True] / counts.total(), 3))
@@ -164,15 +164,19 @@ def _shard_path(journal: Path, number: int) -> Path:
 
 def _done(path: Path) -> bool:
     """Tell whether a shard is there and whole; a damaged one is named and done again."""
-    if not path.is_file():
-        return False
     try:
-        read_table(path)
+        return read_sealed(path) is not None
     except PipelineError:
         log.warning("%s is damaged: its rows are generated again", path)
         path.unlink()
         return False
-    return True
+
+
+def _shard(journal: Path, number: int) -> pa.Table:
+    table = read_sealed(_shard_path(journal, number))
+    if table is None:
+        raise PipelineError(f"{_shard_path(journal, number)} is gone: did something else clear .work while this ran? Run the same command again")
+    return table
 
 
 def _summarise(stage: Stage, predictions: pa.Table) -> None:

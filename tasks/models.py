@@ -20,6 +20,7 @@ import torch
 
 from tasks.errors import PipelineError
 from tasks.files import fingerprint, read_json, sha256_file, sha256_folder, staged_folder, write_json
+from tasks.process import is_alive
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def merged_folder(base: str, revision: str, adapter: Path | None, quantization: 
         "version": 1,
     }
     folder = cache_folder() / "merged" / fingerprint(identity)[:24]
-    if not (folder / "complete.json").is_file():
+    if not _is_whole(folder):
         log.info("merging %s%s", base, f" + {adapter}" if adapter else "")
         _merge(folder, base, revision, adapter, quantization, precision, identity)
         _prune(folder.parent)
@@ -137,8 +138,27 @@ def merged_folder(base: str, revision: str, adapter: Path | None, quantization: 
     return folder
 
 
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a cached checkpoint is there and as it was written; a damaged one is named and made again."""
+    marker = folder / "complete.json"
+    if not marker.is_file():
+        return False
+    try:
+        files = dict(read_json(marker)["files"])
+    except (PipelineError, KeyError, TypeError, ValueError):
+        files = {}
+    if files and all((folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in files.items()):
+        return True
+    log.warning("%s is damaged: it is made again", folder)
+    shutil.rmtree(folder)
+    return False
+
+
 def _prune(folder: Path, most: int = 8) -> None:
-    """Keep the last used merged checkpoints only: each is as large as its model."""
+    """Keep the last used merged checkpoints only, each is as large as its model, and none that a killed process left half-written."""
+    for partial in folder.glob("*.partial"):
+        if not is_alive(partial.suffixes[-2].lstrip(".")):
+            shutil.rmtree(partial, ignore_errors=True)
     for old in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)[:-most]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -160,7 +180,8 @@ def _merge(folder: Path, base: str, revision: str, adapter: Path | None, quantiz
     with staged_folder(folder, folder.with_suffix(f".{os.getpid()}.partial")) as partial:
         model.save_pretrained(partial)
         load_tokenizer(base, revision).save_pretrained(partial)
-        write_json(partial / "complete.json", identity)
+        files = sorted(path for path in partial.iterdir() if path.is_file())
+        write_json(partial / "complete.json", {**identity, "files": {path.name: sha256_file(path) for path in files}})
 
 
 def round_through_nf4(model: torch.nn.Module) -> None:

@@ -5,6 +5,7 @@ One section a stage. ``params.yaml`` is the embedded default; a file of ``profil
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +18,11 @@ from tasks.rows import task_type
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+#: Keys of Hugging Face, OpenAI, GitHub, GitLab, Slack, Google and Amazon, private keys, web tokens, and addresses with a password.
+_SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bglpat-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
+    r"|\bA(KIA|SIA)[A-Z0-9]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY|\beyJ[\w-]{10,}\.[\w-]{10,}\.|://[^/\s:@]+:[^/\s@]+@"
+)
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -147,6 +153,8 @@ class Register(Section):
 
     experiment: str
     model_name: str = Field("", description="registered model; empty: <target model>-<dataset>")
+    parity_items: int = Field(6, ge=0, description="evaluation items that the 4-bit adapter, the merged and the served model all answer; 0: no check")
+    parity_floor: Fraction = Field(0.5, description="least share of them on which all agree; below it nothing is registered")
 
 
 class Params(Section):
@@ -167,6 +175,7 @@ def load_params(path: Path, model: type[Section] = Params) -> Any:
 
 def parse_params(values: dict[str, Any], where: str, model: type[Section] = Params) -> Any:
     """Parse already loaded values; ``where`` names their source in errors."""
+    _refuse_secrets(values)
     try:
         return model.model_validate(_tuples(values))
     except ValidationError as error:
@@ -193,6 +202,20 @@ def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         merged[key] = overlay(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
     return merged
+
+
+def _refuse_secrets(value: Any, place: str = "") -> None:
+    """Parameters are written to logs, DVC's lock file and MLflow: a password or key among them is refused, and not repeated in the error."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_secrets(inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _refuse_secrets(inner, place)
+    elif isinstance(value, str) and _SECRET.search(value):
+        raise PipelineError(
+            f"the value of {place} looks like a password or a key: such things come from the environment alone (HF_TOKEN, ...), never from parameters"
+        )
 
 
 def _tuples(value: Any) -> Any:

@@ -24,10 +24,11 @@ from tasks.dataset import load_dataset, load_items
 from tasks.files import fingerprint, read_json, read_table, sha256_file, write_json
 from tasks.models import merged_folder
 from tasks.params import Params
+from tasks.parity import check_parity
 from tasks.plots import plot_f1, plot_loss
 from tasks.scoring import interval, resample, scored_of
 from tasks.stage import Stage, run_stage
-from tasks.tracking import Ledger, tracking_uri
+from tasks.tracking import Ledger, shown_uri, store_errors
 
 log = logging.getLogger(__name__)
 #: What it takes to load the model with MLflow alone; the versions are those it was made with.
@@ -50,14 +51,23 @@ class Verdict:
 
 def register(stage: Stage) -> None:
     """Write ``registration.json``: run, model version, alias and why. A killed registration continues in the same run."""
+    with store_errors():
+        _register(stage)
+
+
+def _register(stage: Stage) -> None:
     adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
     metrics, provenance = read_json(evaluation / "metrics.json"), read_json(adapter / "provenance.json")
     name = stage.params.register_.model_name or default_name(provenance["base"], metrics["dataset"])
     key = fingerprint(sha256_file(adapter / "adapter_model.safetensors"), metrics)
     ledger = Ledger.open(stage.params.register_.experiment, key, provenance["key"], run_name(stage.params, metrics))
-    log.info("MLflow run %s in %s", ledger.run_id, tracking_uri())
-    _log_run(stage, ledger, metrics, provenance)
-    version = _log_version(stage, ledger, name, provenance)
+    log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
+    scored_on = _log_run(stage, ledger, metrics, provenance)
+    parity = check_parity(stage, adapter, evaluation)
+    ledger.tags({"parity": parity.describe()})
+    uri = _log_model(stage, ledger, provenance)
+    ledger.score(uri, metric_table(metrics), scored_on)
+    version = ledger.version(name, uri)
     verdict = judge(stage, ledger, name, version, metrics)
     ledger.alias(name, verdict.alias, version.version)
     ledger.tags({"alias": verdict.alias, "verdict": describe(verdict)})
@@ -66,13 +76,14 @@ def register(stage: Stage) -> None:
     write_json(
         stage.out / "registration.json",
         {
-            "tracking_uri": tracking_uri(),
+            "tracking_uri": shown_uri(),
             "experiment": stage.params.register_.experiment,
             "run_id": ledger.run_id,
             "model_name": name,
             "version": str(version.version),
             "alias": verdict.alias,
             "verdict": describe(verdict),
+            "parity": vars(parity),
         },
     )
     stage.summary(1, 1)
@@ -102,7 +113,8 @@ def metric_table(metrics: dict[str, Any]) -> dict[str, float]:
     return table | ({f"f1_majority/{name}": adapted["majority"]} if "majority" in adapted else {})
 
 
-def _log_run(stage: Stage, ledger: Ledger, metrics: dict[str, Any], provenance: dict[str, Any]) -> None:
+def _log_run(stage: Stage, ledger: Ledger, metrics: dict[str, Any], provenance: dict[str, Any]) -> tuple[str, str]:
+    """Log everything but the model; return name and digest of the evaluation set as MLflow knows it."""
     adapter, evaluation, instructions = stage.path("adapter"), stage.path("evaluation"), stage.path("instructions")
     ledger.params(flatten(stage.params.model_dump(mode="json", by_alias=True)))
     losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader((adapter / "loss.csv").open(encoding="utf-8"))]
@@ -118,8 +130,8 @@ def _log_run(stage: Stage, ledger: Ledger, metrics: dict[str, Any], provenance: 
     ledger.files([adapter / "provenance.json"])
     ledger.dataset(read_table(instructions / "instructions.parquet").to_pandas(), "instructions", str(instructions / "instructions.parquet"), "training")
     asked = read_table(evaluation / "predictions.parquet", ["item_id", "template", "prompt"])
-    ledger.dataset(asked.to_pandas(), metrics["dataset"], stage.params.evaluate.items, "evaluation")
     ledger.tags(lineage(stage, provenance))
+    return ledger.dataset(asked.to_pandas(), metrics["dataset"], stage.params.evaluate.items, "evaluation")
 
 
 def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
@@ -139,16 +151,15 @@ def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _log_version(stage: Stage, ledger: Ledger, name: str, provenance: dict[str, Any]) -> Any:
-    """Log the adapter over the very base weights it was scored on, and register it."""
+def _log_model(stage: Stage, ledger: Ledger, provenance: dict[str, Any]) -> str:
+    """Log the adapter over the very base weights it was scored on; return its address."""
     base = merged_folder(provenance["base"], provenance["revision"], None, provenance["quantization"], provenance["precision"])
     example = read_table(stage.path("instructions") / "instructions.parquet", ["instruction"]).column(0)[0].as_py()
     # MLflow renders the template with str.format: braces of the prompt form itself must be doubled.
     head, _, tail = provenance["prompt_example"].partition("INSTRUCTION")
     template = head.replace("{", "{{").replace("}", "}}") + "{prompt}" + tail.replace("{", "{{").replace("}", "}}")
     packages = [f"{package}=={importlib.metadata.version(package)}" for package in _PACKAGES]
-    uri = ledger.model(base, stage.path("adapter"), template, example, stage.params.evaluate.max_new_tokens, packages)
-    return ledger.version(name, uri)
+    return ledger.model(base, stage.path("adapter"), template, example, stage.params.evaluate.max_new_tokens, packages)
 
 
 def judge(stage: Stage, ledger: Ledger, name: str, version: Any, metrics: dict[str, Any]) -> Verdict:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
-from tasks.files import staged_folder, write_json
+from tasks.files import staged_folder, sweep, verify, write_json, write_manifest
 from tasks.params import Params, Section, load_params
 from tasks.process import die_with_parent
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those before it runs a stage).
 WORK = Path(".work")
+#: How the kernel, SQLite and PyTorch say that the disk is full.
+_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full", "PytorchStreamWriter failed writing")
 
 
 @dataclass(frozen=True)
@@ -116,25 +118,28 @@ def run_stage(
     for given in addresses:
         parser.add_argument(f"--{given}", required=True)
     arguments = parser.parse_args(argv)
-    _set_up_logging(name)
+    set_up_logging(name)
     die_with_parent()
     folder = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / "lock", name), staged_folder(arguments.out, folder / "output") as out:
+            sweep(folder)
             params = load_params(arguments.params, model)
             values = vars(arguments)
             paths = {given: values[given.replace("-", "_")] for given in (*inputs, *optional) if values[given.replace("-", "_")] is not None}
             for given, path in paths.items():
                 if not path.exists():
                     raise PipelineError(f"--{given} {path} does not exist")
+                verify(path)
             work(Stage(name, params, paths, out, folder, {given: values[given.replace("-", "_")] for given in addresses}))
+            write_manifest(out)
         (folder / "progress.json").unlink(missing_ok=True)
         return 0
     return 2
 
 
-def _set_up_logging(name: str) -> None:
+def set_up_logging(name: str) -> None:
     """Our own lines on standard error; of the libraries only what is wrong."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name:9} %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     for noisy in ("alembic", "bitsandbytes", "great_expectations", "httpx", "matplotlib", "mlflow", "torch._library", "transformers", "vllm"):
@@ -152,11 +157,22 @@ def one_line_errors(name: str) -> Iterator[None]:
         yield
     except PipelineError as error:
         print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not is_disk_full(error):
             raise
-        where = error.filename or WORK
+        where = getattr(error, "filename", None) or Path.cwd()
         print(f"error: {name}: no space left on the device ({where}): free some and run the same command again, what is done is kept", file=sys.stderr)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether a full disk is behind an error: libraries wrap the kernel's answer in exceptions of their own, or only quote it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(words in str(error) for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ Great Expectations decides which rows fail; this module hands it bounded chunks 
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ LABEL_BALANCE = "label_balance"
 _ROW = "row"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
+#: Great Expectations stamps its pages with the time and with random ids: the same rows are to give the same bytes.
+_RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+_STAMP = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z\b")
+_RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ class Suites:
         self._context.build_data_docs()
         if not (self._docs / "index.html").is_file():
             raise RuntimeError(f"Great Expectations built no Data Docs in {self._docs}")
+        for page in self._docs.rglob("*.html"):
+            _forget_when(page)
 
     def _validate(self, name: str, declared: Sequence[Check], frame: pd.DataFrame) -> ExpectationSuiteValidationResult:
         from great_expectations import ExpectationSuite
@@ -142,8 +150,16 @@ class Suites:
         from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier, ValidationResultIdentifier
 
         self._results += 1
-        key = ValidationResultIdentifier(ExpectationSuiteIdentifier(name), RunIdentifier(run_name="validate"), f"chunk-{self._results:04d}")
+        key = ValidationResultIdentifier(ExpectationSuiteIdentifier(name), RunIdentifier(run_name="validate", run_time=_RUN_TIME), f"chunk-{self._results:04d}")
         self._context.validation_results_store.store_validation_results(result, key)
+
+
+def _forget_when(page: Path) -> None:
+    """Put numbers, in order of appearance, in place of a page's random ids, and one time in place of all."""
+    text = page.read_text(encoding="utf-8")
+    numbers = {found: f"id-{number:06d}" for number, found in enumerate(dict.fromkeys(_RANDOM_ID.findall(text)))}
+    text = _RANDOM_ID.sub(lambda found: numbers[found[0]], text)
+    page.write_text(_STAMP.sub(_RUN_TIME.strftime("%Y%m%dT%H%M%S.%fZ"), text), encoding="utf-8")
 
 
 def _context(docs: Path) -> Any:

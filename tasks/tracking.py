@@ -8,13 +8,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
+from tasks.files import read_json
+from tasks.process import is_alive, process_mark
 
 log = logging.getLogger(__name__)
 #: Tags that lead from a run back to its inputs; also how a stage finds the run that an earlier, killed one had begun.
@@ -28,26 +32,65 @@ def tracking_uri() -> str:
 
 @dataclass
 class TrainingRun:
-    """A run that shows the loss while it trains. Steps it already holds (from before a kill) are not logged twice."""
+    """A run that shows the loss while it trains. Steps it already holds (from before a kill) are not logged twice.
+
+    The ledger never stops or slows the work: points that the store does not take wait here and go with a later one. What waits at the
+    end is not lost either: ``loss.csv`` holds every point, and register logs those that the run lacks.
+    """
 
     client: Any
     run_id: str
     last_step: int = 0
+    waiting: list[tuple[str, float, int]] = field(default_factory=list)
+    #: Seconds without another attempt after one that failed; doubled each time, so that a dead server costs a few attempts a day.
+    pause: float = 15.0
+    _silent_until: float = 0.0
 
     def metric(self, name: str, value: float, step: int) -> None:
-        """Log one point. The ledger never stops the work: when the store does not answer, the point is only in loss.csv."""
+        """Log one point, with those that wait."""
         if step <= self.last_step:
             return
-        try:
-            self.client.log_metric(self.run_id, name, value, step=step)
-        except Exception as error:  # noqa: BLE001 - whatever a tracking store throws, training goes on
-            log.warning("MLflow did not take %s at step %d (%s); loss.csv has it", name, step, str(error).splitlines()[0][:120])
         self.last_step = step
+        self.waiting.append((name, value, step))
+        if time.monotonic() >= self._silent_until:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        from mlflow.entities import Metric
+
+        points = [Metric(name, value, int(time.time() * 1000), step) for name, value, step in self.waiting]
+        try:
+            for start in range(0, len(points), 500):
+                self.client.log_batch(self.run_id, metrics=points[start : start + 500])
+                self.waiting = self.waiting[500:]
+        except Exception as error:  # noqa: BLE001 - whatever a tracking store throws, training goes on
+            log.warning("MLflow does not answer (%s): %d points wait, loss.csv has them too", _first_line(error), len(self.waiting))
+            self._silent_until = time.monotonic() + self.pause
+            self.pause *= 2
 
 
 @contextlib.contextmanager
 def open_training_run(experiment: str, key: str, settings: dict[str, Any]) -> Iterator[TrainingRun]:
-    """Open the MLflow run of this training, or go on with the one that a killed process had begun. Left RUNNING: register ends it."""
+    """Open the MLflow run of this training, or go on with the one that a killed process had begun.
+
+    Training does not need the store: where it does not answer, register makes the run from what the adapter's folder holds.
+    """
+    try:
+        run = _begin(experiment, key, settings)
+    except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy and the network each have kinds of their own
+        log.warning("MLflow does not answer (%s): training goes on without it, register will log the curve", _first_line(error))
+        run = TrainingRun(None, "", _silent_until=float("inf"))
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        if run.client is not None:
+            _end(run, status)
+
+
+def _begin(experiment: str, key: str, settings: dict[str, Any]) -> TrainingRun:
     client = _client()
     close_orphans(client, experiment)
     run = find_run(client, experiment, TRAINING_KEY, key, unregistered=True)
@@ -59,12 +102,16 @@ def open_training_run(experiment: str, key: str, settings: dict[str, Any]) -> It
         client.set_tag(run.info.run_id, OWNER, _owner())
         client.update_run(run.info.run_id, status="RUNNING")
     history = client.get_metric_history(run.info.run_id, "train_loss")
+    return TrainingRun(client, run.info.run_id, max((point.step for point in history), default=0))
+
+
+def _end(run: TrainingRun, status: str) -> None:
     try:
-        yield TrainingRun(client, run.info.run_id, max((point.step for point in history), default=0))
-    except BaseException:
-        client.set_terminated(run.info.run_id, "FAILED")
-        raise
-    client.set_terminated(run.info.run_id, "FINISHED")
+        if run.waiting:
+            run.flush()
+        run.client.set_terminated(run.run_id, status)
+    except Exception as error:  # noqa: BLE001 - the adapter is what counts; register or the next start ends the run
+        log.warning("MLflow was not told that training ended (%s): register will", _first_line(error))
 
 
 def close_orphans(client: Any, experiment: str) -> None:
@@ -73,8 +120,8 @@ def close_orphans(client: Any, experiment: str) -> None:
     if found is None:
         return
     for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
-        host, _, pid = run.data.tags.get(OWNER, "").partition(":")
-        if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+        host, _, process = run.data.tags.get(OWNER, "").partition(":")
+        if host == socket.gethostname() and process and not is_alive(process):
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -99,27 +146,40 @@ def experiment_id(client: Any, name: str) -> str:
 def _client() -> Any:
     import mlflow
 
+    # MLflow's own defaults keep trying for minutes; a server that is down is told of, and the same command goes on later.
+    for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     mlflow.set_tracking_uri(tracking_uri())
     try:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise PipelineError(f"the MLflow store {tracking_uri()} does not answer ({str(error).splitlines()[0][:160]}): check MLFLOW_TRACKING_URI") from error
+        raise PipelineError(f"the MLflow store {shown_uri()} does not answer ({_first_line(error)}): check MLFLOW_TRACKING_URI") from error
     return client
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what MLflow throws when its store fails half-way into one line; what it holds already stays, and the same command goes on."""
+    from mlflow.exceptions import MlflowException
 
-
-def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        yield
+    except (MlflowException, ConnectionError) as error:
+        raise PipelineError(f"the MLflow store {shown_uri()} failed ({_first_line(error)}): run the same command again when it answers") from error
+
+
+def shown_uri() -> str:
+    """Return the store's address without the password that a person may have put into it."""
+    return re.sub(r"//[^/@]*@", "//***@", tracking_uri())
+
+
+def _first_line(error: BaseException) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", (str(error).splitlines() or [type(error).__name__])[0])[:160]
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{process_mark()}"
 
 
 @dataclass
@@ -160,9 +220,10 @@ class Ledger:
             self.client.log_metric(self.run_id, name, value)
 
     def curve(self, name: str, points: list[tuple[int, float]]) -> None:
-        """Log a curve unless the run watched the training itself."""
-        if not self.client.get_metric_history(self.run_id, name):
-            for step, value in points:
+        """Log the points of a curve that the run lacks: all, or those that the store missed while training went on."""
+        held = {point.step for point in self.client.get_metric_history(self.run_id, name)}
+        for step, value in points:
+            if step not in held:
                 self.client.log_metric(self.run_id, name, value, step=step)
 
     def files(self, paths: list[Path], folder: str = "") -> None:
@@ -170,13 +231,20 @@ class Ledger:
         for path in paths:
             self.client.log_artifact(self.run_id, str(path), folder or None)
 
-    def dataset(self, rows: Any, name: str, source: str, context: str) -> None:
-        """Log a pandas frame's identity (digest, schema, source) as an input of the run; the rows themselves stay where they are."""
+    def dataset(self, rows: Any, name: str, source: str, context: str) -> tuple[str, str]:
+        """Log a pandas frame's identity (digest, schema, source) as an input of the run; the rows stay where they are. Returns name and digest."""
         import mlflow
 
         logged = mlflow.data.from_pandas(rows, source=source, name=name)
         with mlflow.start_run(run_id=self.run_id):
             mlflow.log_input(logged, context=context)
+        return str(logged.name), str(logged.digest)
+
+    def score(self, model_uri: str, metrics: dict[str, float], dataset: tuple[str, str]) -> None:
+        """Tie the scores to the logged model and to the dataset they were measured on, so that MLflow's model pages compare them."""
+        model_id = next((model.model_id for model in self._logged_models() if str(model.model_uri) == model_uri), None)
+        for name, value in metrics.items() if model_id else ():
+            self.client.log_metric(self.run_id, name, value, model_id=model_id, dataset_name=dataset[0], dataset_digest=dataset[1])
 
     def download(self, run_id: str, name: str, folder: Path) -> Path | None:
         """Fetch an artifact of a run, or None where it is gone."""
@@ -234,6 +302,39 @@ class Ledger:
     def finish(self) -> None:
         """End the run."""
         self.client.set_terminated(self.run_id, "FINISHED")
+
+
+def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
+    """Return name, version, adapter folder and provenance of a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client()
+    name, alias, version = parse_model_uri(uri)
+    try:
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        files = Path(mlflow_download(found.source, folder))
+        told = Path(client.download_artifacts(found.run_id, "provenance.json", str(folder)))
+    except MlflowException as error:
+        raise PipelineError(f"{uri} is not in {shown_uri()} ({_first_line(error)}): look at the registered models, make ui shows them") from error
+    adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
+    if len(adapters) != 1:
+        raise PipelineError(f"{uri} holds {len(adapters)} adapters: it was not registered by this pipeline")
+    return name, str(found.version), adapters[0], dict(read_json(told))
+
+
+def parse_model_uri(uri: str) -> tuple[str, str, str]:
+    """Return (name, alias, version), one of the last two empty."""
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", uri)
+    if match is None:
+        raise PipelineError(f"{uri!r} names no registered model: write models:/NAME@champion or models:/NAME/3")
+    return match[1], match[2] or "", match[3] or ""
+
+
+def mlflow_download(source: str, folder: Path) -> str:
+    """Fetch the files at an address of MLflow's."""
+    import mlflow
+
+    return str(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
 
 
 def _components(base: Path, adapter: Path) -> dict[str, Any]:

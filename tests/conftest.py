@@ -18,10 +18,14 @@ _CHAT = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfo
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See :func:`make_tiny_model`."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def make_tiny_model(folder: Path) -> Path:
     """A two-layer random Llama with a tokenizer of its own and a chat template, saved as safetensors."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
     tokenizer = _tokenizer()
     set_seed(0)
     config = LlamaConfig(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import evaluate, finetune, register
+from tasks import evaluate, finetune, register, serve
 from tasks.files import read_json, read_table, sha256_file
 from tasks.register import Verdict, default_name, flatten
 from tasks.tracking import TRAINING_KEY
@@ -70,7 +70,7 @@ def test_evaluation_is_repeatable_and_resumes_by_model(workplace: Path, make_par
     params = _finetune(make_params, tiny_model, instructions, "privacy")
     _evaluate(params)
     before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
-    journal = sorted(Path(".work/evaluate/journal").iterdir())
+    journal = sorted(Path(".work/evaluate/journal").glob("*.parquet"))
     assert len(journal) == 2
     stamps = {path: path.stat().st_mtime_ns for path in journal}
     journal[0].write_bytes(b"damaged")
@@ -112,6 +112,12 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(workpl
     assert told["version"] == "1" and told["alias"] == ("champion" if metrics["gain"]["f1_low"] > 0 else "challenger")
     assert _register(params, instructions) == 0, "a second registration of the same adapter"
     assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"
+    assert told["parity"]["items"] == 6 and run.data.tags["parity"].startswith("of 6 items")
+    model = client.search_logged_models([run.info.experiment_id])[0]
+    assert {metric.key: metric.dataset_name for metric in model.metrics}["f1/privacy"] == "privacy", "the scores are tied to the model and the dataset"
+    command, _ = serve.prepare(f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512)
+    merged = Path(command[command.index("--model") + 1])
+    assert command[command.index("--served-model-name") + 1] == told["model_name"] and read_json(merged / "complete.json")["adapter"]
     answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(["Why?"], params={"max_new_tokens": 3})
     assert isinstance(answer[0], str)
 

@@ -8,7 +8,23 @@ import pyarrow as pa
 import pytest
 
 from tasks.errors import PipelineError
-from tasks.files import atomic_path, fingerprint, read_json, read_table, row_seed, sha256_file, staged_folder, write_json, write_table
+from tasks.files import (
+    MANIFEST,
+    atomic_path,
+    fingerprint,
+    read_json,
+    read_sealed,
+    read_table,
+    row_seed,
+    sha256_file,
+    staged_folder,
+    sweep,
+    verify,
+    write_json,
+    write_manifest,
+    write_sealed,
+    write_table,
+)  # fmt: skip
 
 _TABLE = pa.table({"text": [f"row {number}" for number in range(500)], "n": list(range(500))})
 
@@ -64,3 +80,59 @@ def test_fingerprints_and_seeds_depend_on_values_and_order_alone() -> None:
     # Written down so that a change of the rule, which would change every sample, cannot pass unseen.
     assert row_seed(1, "passage", "exqa", 0) == row_seed(1, "passage", "exqa", 0) != row_seed(2, "passage", "exqa", 0)
     assert 0 <= row_seed(1, "x") < 2**31
+
+
+@pytest.mark.parametrize("position", [0.0, 0.02, 0.5, 0.9, 0.999])
+def test_a_sealed_table_is_taken_only_whole(tmp_path: Path, position: float) -> None:
+    """Also where the byte stands in Parquet's footer, which its own checksums do not cover."""
+    path = tmp_path / "shard.parquet"
+    assert read_sealed(path) is None
+    write_sealed(path, _TABLE)
+    assert read_sealed(path) == _TABLE
+    data = bytearray(path.read_bytes())
+    data[int(position * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PipelineError, match=r"shard\.parquet is damaged"):
+        read_sealed(path)
+
+
+def test_a_table_without_its_seal_does_not_count(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "shard.parquet", _TABLE)
+    (tmp_path / "shard.sha256").unlink()
+    assert read_sealed(tmp_path / "shard.parquet") is None
+
+
+def test_what_a_stage_wrote_is_checked_and_what_a_user_brings_is_not(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    write_json(tmp_path / "mine" / "manifest.json", [1])
+    verify(tmp_path / "mine")
+    verify(tmp_path / "mine" / "manifest.json")
+    write_table(tmp_path / "out" / "rows.parquet", _TABLE)
+    write_json(tmp_path / "out" / "summary.json", {})
+    write_manifest(tmp_path / "out")
+    verify(tmp_path / "out")
+    (tmp_path / "out" / "summary.json").write_text("[]")
+    verify(tmp_path / "out" / "rows.parquet")
+    with pytest.raises(PipelineError, match=r"out/summary\.json is damaged .*make repair"):
+        verify(tmp_path / "out")
+    (tmp_path / "out" / "rows.parquet").unlink()
+    with pytest.raises(PipelineError, match=r"out/rows\.parquet is missing"):
+        verify(tmp_path / "out" / "rows.parquet")
+    (tmp_path / "out" / MANIFEST).write_text("[]x")
+    with pytest.raises(PipelineError, match=r"manifest\.sha256\.json is damaged"):
+        verify(tmp_path / "out")
+
+
+def test_two_folders_change_places_and_what_was_there_goes(tmp_path: Path) -> None:
+    for word in ("old", "new"):
+        with staged_folder(tmp_path / "out", tmp_path / "scratch") as folder:
+            write_json(folder / "a.json", word)
+    assert read_json(tmp_path / "out" / "a.json") == "new" and not (tmp_path / "scratch").exists()
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / ".shard.parquet.123.partial").write_text("half")
+    (tmp_path / "journal" / "shard.parquet").write_text("whole")
+    sweep(tmp_path)
+    assert [path.name for path in (tmp_path / "journal").iterdir()] == ["shard.parquet"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from flows import checkout, server
-from flows.reproduce import line_that_matters, stage_environment
+from flows import checkout, repair, server, summary, ui
+from flows.reproduce import Outcome, line_that_matters, stage_environment
 from tasks.errors import PipelineError
 from tasks.params import read_yaml
 from tests.toy import environment, make_toy, pipeline
@@ -157,7 +158,7 @@ def start_hanging(toy: Path, name: str, request: list[str], **more: str) -> subp
     command = [sys.executable, "-m", "flows.pipeline", *request]
     running = subprocess.Popen(command, cwd=toy, env={**environment(toy), "TOY_HANG": "generate", **more}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     mark = toy / ".runs" / name / ".work" / "hanging"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not mark.exists():
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -232,6 +233,61 @@ def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(bare: Path
         checkout.plan(bare, name=name)
 
 
+def test_the_forms_fields_are_settings(bare: Path) -> None:
+    asked = {"profile": "warm", "corpus": "mine", "task_types": ["ynqa", "nli"], "rows": 50, "seed": 7, "generator": "", "overrides": ["generate.seed=8"]}
+    settings = checkout.settings(asked)
+    run = checkout.plan(bare, "warm", settings)
+    assert run.params["ingest"]["corpus"] == "mine" and run.params["generate"]["task_types"] == ["ynqa", "nli"]
+    assert run.params["validate"]["max_rows"] == 50 and run.params["finetune"]["seed"] == 7
+    assert run.params["generate"]["seed"] == 8, "a setting typed out wins over a field"
+    assert run.params["generate"]["generator"] == read_yaml(bare / "params.yaml")["generate"]["generator"]
+    assert checkout.asked_name(asked) == run.name
+    assert checkout.asked_name({"profile": "default"}) == "default"
+
+
+def test_a_held_checkout_is_known_as_held(bare: Path) -> None:
+    run = checkout.plan(bare, "warm")
+    assert not checkout.is_held(bare, "warm")
+    with checkout.hold(run):
+        assert checkout.is_held(bare, "warm")
+    assert not checkout.is_held(bare, "warm")
+
+
+def test_how_a_run_ended_is_known_without_the_server(bare: Path) -> None:
+    done, failed = Outcome("ingest", "ran", 1.0), Outcome("generate", "failed", 1.0, "no passages")
+    summary.write_outcomes(bare, "x", [done], "id-1")
+    assert summary.ending(bare, "id-1") == "" and summary.ending(bare, "id-2") is None and summary.last_flow_run(bare) == "id-1"
+    summary.write_outcomes(bare, "x", [done, failed], "id-2")
+    assert summary.ending(bare, "id-2") == "generate: no passages"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "Prefect for a team needs a password"),
+        ({"PREFECT_SERVER_API_AUTH_STRING": "me:short"}, "Prefect for a team needs a password"),
+        ({"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one"}, "MLflow for a team needs a password"),
+        ({"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one", "MLFLOW_TRACKING_PASSWORD": "password1234"}, "MLflow for a team needs a password"),
+        ({"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one", "MLFLOW_TRACKING_PASSWORD": "another long one"}, "MLflow for a team needs a user"),
+    ],
+)
+def test_a_team_needs_passwords(given: dict[str, str], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        ui.need_passwords(given)
+
+
+def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
+    generated = next(path for path in (toy / ".dvc" / "cache" / "files" / "md5").glob("*/*") if path.read_bytes().startswith(b"{") and path.suffix != ".dir")
+    before = repair.damaged(toy / ".dvc" / "cache")
+    whole = generated.read_bytes()
+    generated.chmod(0o644)
+    generated.write_bytes(b"x" + whole[1:])
+    assert before == [] and repair.damaged(toy / ".dvc" / "cache") == [generated]
+    done = subprocess.run([sys.executable, "-m", "flows.repair"], cwd=toy, env=environment(toy), capture_output=True, text=True, check=True)
+    assert f"damaged, removed: {generated}" in done.stdout and not generated.exists()
+    generated.write_bytes(whole)
+
+
 def test_a_missing_corpus_is_named(bare: Path) -> None:
     with pytest.raises(PipelineError, match=r"ingest\.corpus: data/incidents/documents does not exist"):
         checkout.prepare(checkout.plan(bare), print)
@@ -274,19 +330,22 @@ def test_the_form_offers_the_profiles_and_explains_itself(toy: Path) -> None:
 import json
 from prefect.flows import load_flow_from_entrypoint
 adapt = load_flow_from_entrypoint("flows/adapt.py:adapt")
-adapt.validate_parameters({"profile": "warm", "overrides": ["generate.seed=2"]})
-try:
-    adapt.validate_parameters({"overrides": ["seed"]})
-except Exception as error:
-    assert "overrides" in str(error), error
-else:
-    raise SystemExit("a malformed setting was accepted")
+adapt.validate_parameters({"profile": "warm", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
+for field, wrong in {"overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
+    try:
+        adapt.validate_parameters({field: wrong})
+    except Exception as error:
+        assert field in str(error), error
+    else:
+        raise SystemExit(f"{field}={wrong} was accepted")
 print(json.dumps(adapt.parameters.model_dump()))
 """
     shown = subprocess.run([sys.executable, "-c", code], cwd=toy, env=environment(toy), check=True, capture_output=True, text=True).stdout
     properties = json.loads(shown)["properties"]
     assert properties["profile"]["enum"] == ["default", "warm"]
-    assert all(properties[name]["description"] for name in ("profile", "overrides", "name"))
+    assert all(properties[name]["description"] for name in ("profile", "corpus", "task_types", "generator", "model", "rows", "seed", "overrides", "name"))
+    assert all("anyOf" not in field for field in properties.values()), "Prefect's form shows optional and union fields badly"
+    assert properties["rows"]["minimum"] == properties["seed"]["minimum"] == 0
     assert properties["overrides"]["items"]["pattern"]
 
 
@@ -314,10 +373,45 @@ def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
             break
     assert server.answers(f"http://127.0.0.1:{prefect}/api/health")
     assert server.answers(f"http://127.0.0.1:{mlflow}/health")
-    assert server.answers(f"http://127.0.0.1:{prefect}/api/deployments/name/adapt/adapt")
+    assert server.answers(f"http://127.0.0.1:{prefect}/api/deployments/name/train-bonito/train-bonito")
+    _start_from_the_form(toy, f"http://127.0.0.1:{prefect}/api")
     running.terminate()
     assert running.wait(30) == 0
     await_no_process_in(toy)
+
+
+def _start_from_the_form(toy: Path, api: str) -> None:
+    """What the page does: a token against forged requests, a wrong value refused, a right one run by the worker in a worktree."""
+    with urllib.request.urlopen(f"{api}/deployments/name/adapt/adapt", timeout=20) as response:
+        deployment = json.load(response)["id"]
+    address = f"{api}/deployments/{deployment}/create_flow_run"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        post(address, {}, {"parameters": {"profile": "warm"}})
+    with urllib.request.urlopen(f"{api}/csrf-token?client=test", timeout=20) as response:
+        token = {"Prefect-Csrf-Token": json.load(response)["token"], "Prefect-Csrf-Client": "test"}
+    for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}):
+        with pytest.raises(urllib.error.HTTPError, match="4(09|22)"):
+            post(address, token, {"parameters": wrong})
+    run = post(address, token, {"parameters": {"profile": "warm", "seed": 5}})
+    deadline = time.monotonic() + 200
+    while (state := _get(f"{api}/flow_runs/{run['id']}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED"):
+        assert time.monotonic() < deadline, state
+        time.sleep(1)
+    assert state["type"] == "COMPLETED", state
+    assert read_yaml(toy / ".runs" / checkout.asked_name({"profile": "warm", "seed": 5}) / "params.yaml")["finetune"]["seed"] == 5
+
+
+def post(address: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
+
+
+def _get(address: str) -> dict[str, Any]:
+    with urllib.request.urlopen(address, timeout=20) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
 
 
 def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import PipelineError
-from tasks.stage import Stage, hold_lock, run_stage
+from tasks.process import _REAPERS, is_alive, process_mark
+from tasks.stage import Stage, hold_lock, is_disk_full, run_stage
 from tests.conftest import ROOT
 
 
@@ -116,3 +117,51 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_full_disk_is_told_in_whatever_words_it_comes() -> None:
+    import sqlite3
+
+    wrapped = RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0: file write failed")
+    assert is_disk_full(OSError(errno.ENOSPC, "x")) and is_disk_full(sqlite3.OperationalError("database or disk is full")) and is_disk_full(wrapped)
+    with pytest.raises(ValueError, match="could not save") as caught:
+        try:
+            raise OSError(errno.EDQUOT, "over quota")
+        except OSError as error:
+            raise ValueError("could not save") from error
+    assert is_disk_full(caught.value)
+    assert not is_disk_full(ValueError("no such column")) and not is_disk_full(OSError(errno.EACCES, "denied"))
+
+
+def test_a_damaged_input_is_refused_by_name(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda stage: (stage.out / "x.txt").write_text("right")) == 0
+    (tmp_path / "artifacts/validate/x.txt").write_text("wrong")
+    arguments = ["--rows", "artifacts/validate", "--out", "artifacts/next"]
+    assert run_stage("next", lambda stage: None, ("rows",), arguments) == 2
+    assert "artifacts/validate/x.txt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_a_process_is_known_by_its_start_not_its_number_alone() -> None:
+    mark = process_mark()
+    assert is_alive(mark) and is_alive(mark.partition(":")[0])
+    assert not is_alive(f"{os.getpid()}:1"), "the number was given to another process since"
+    assert not is_alive("") and not is_alive("x:1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses the kernel's parent death signal")
+def test_a_stage_whose_dvc_died_before_it_could_ask_dies(tmp_path: Path) -> None:
+    """Its parent is by then whoever takes in orphans."""
+    code = "import os, sys, time; pid = os.fork(); sys.exit(0) if pid else time.sleep(0.5); os.execv(sys.executable, [sys.executable, '-m', 'tasks.nothing'])"
+    log = (tmp_path / "log").open("w")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "DVC_ROOT": str(ROOT)}, stderr=log, check=True)
+    time.sleep(2)
+    if Path(f"/proc/{_adopter()}/comm").read_text().strip() not in _REAPERS and _adopter() != 1:
+        pytest.skip("an unknown process takes in orphans here")
+    assert "No module named" not in (tmp_path / "log").read_text(), "it went on to look for its module"
+
+
+def _adopter() -> int:
+    """Return who takes in orphans here."""
+    code = "import os, sys, time\npid = os.fork()\nif pid: sys.exit(0)\ntime.sleep(0.3)\nprint(os.getppid(), flush=True)"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

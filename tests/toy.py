@@ -23,7 +23,8 @@ def work(stage: Stage) -> None:
     if os.environ.get("TOY_HANG") == stage.name:
         meter.advance(1, sample={{"instruction": "What?", "response": "That."}})
         write_text(Path(".work") / "hanging", str(os.getpid()))
-        time.sleep(600)
+        while not (Path(".work") / "go").exists():
+            time.sleep(0.05)
     if stage.params.generate.seed == 13 and stage.name == "generate":
         raise PipelineError("seed 13 is bad luck: take another")
     if stage.params.generate.seed == 14 and stage.name == "generate":
@@ -67,7 +68,7 @@ def make_toy(folder: Path) -> Path:
         shutil.copy(ROOT / "tasks" / f"{name}.py", folder / "tasks")
     for name in ("ingest", "generate", "validate"):
         (folder / "tasks" / f"{name}.py").write_text(_STAGE.format(name=name))
-    for name in ("params.yaml", ".gitignore", ".dvcignore"):
+    for name in ("params.yaml", "prefect.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     (folder / "dvc.yaml").write_text(_GRAPH)

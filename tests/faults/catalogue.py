@@ -1,0 +1,102 @@
+"""The faults: what is done, how often at most, and what has to hold afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.faults.world import STAGES
+
+if TYPE_CHECKING:
+    from tests.faults.world import World
+
+#: Does one trial; returns an empty string if the promise was kept, else what went wrong.
+Trial = Callable[["World", Random], str]
+
+
+#: What the default tests try once each: the faults that the code answers in different ways.
+SHORT = (
+    "SIGKILL of generate",
+    "SIGKILL of the parent of finetune",
+    "SIGKILL of the whole group of ingest",
+    "kill at each rename and fsync of a file's commit",
+    "kill at each rename and fsync of a folder's commit",
+    "data is on the disk before its name is",
+    "a second run while one works names the holder",
+    "disk full",
+    "corrupt shard of generate",
+    "corrupt journal of ingest",
+    "corrupt checkpoint",
+    "corrupt output put back from DVC's cache",
+    "other clock, time zone, hash seed, workers, locale",
+)
+
+
+def _nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line of the table."""
+
+    name: str
+    trial: Trial
+    most: int = 1_000_000
+    #: Returns what this machine lacks for it, or an empty string.
+    needs: Callable[[], str] = _nothing
+
+
+def load_libraries() -> None:
+    """Import once what every stage would import."""
+    import great_expectations  # noqa: F401
+    import mlflow  # noqa: F401
+    import peft  # noqa: F401
+
+    import tasks.evaluate
+    import tasks.finetune
+    import tasks.generate
+    import tasks.ingest
+    import tasks.register
+    import tasks.validate  # noqa: F401
+
+
+def faults() -> list[Fault]:
+    """Return all of them, in the order of the table."""
+    from tests.faults import commits, corruption, disk, hostile, kills, network, pairs, servers, surroundings
+
+    return [
+        *[Fault(f"SIGKILL of {stage}", kills.stage(stage)) for stage in STAGES],
+        *[Fault(f"SIGKILL of the parent of {stage}", kills.parent(stage)) for stage in STAGES],
+        *[Fault(f"SIGKILL of the whole group of {stage}", kills.group(stage)) for stage in STAGES],
+        Fault("kill at each rename and fsync of a file's commit", commits.file, most=100),
+        Fault("kill at each rename and fsync of a folder's commit", commits.folder, most=100),
+        Fault("kill at a rename or fsync of a stage", commits.stage),
+        Fault("data is on the disk before its name is", commits.order, most=12),
+        Fault("two runs of a stage started at once", pairs.at_once),
+        Fault("a second run while one works names the holder", pairs.names_holder),
+        Fault("disk full", disk.full, needs=disk.needs),
+        Fault("Prefect server killed in mid-run", servers.prefect_killed, most=10),
+        Fault("MLflow server killed while training", servers.mlflow_killed, most=20),
+        Fault("MLflow server not there for registering", servers.mlflow_absent, most=20),
+        Fault("runs left RUNNING in MLflow by a crash", servers.left_running),
+        Fault("corrupt shard of generate", corruption.shard),
+        Fault("corrupt journal of ingest", corruption.journal),
+        Fault("corrupt journal of evaluate", corruption.predictions),
+        Fault("corrupt checkpoint", corruption.checkpoint),
+        Fault("corrupt merged model in the cache", corruption.merged),
+        Fault("corrupt output put back from DVC's cache", corruption.output),
+        Fault("other clock, time zone, hash seed, workers, locale", surroundings.changed),
+        Fault("hostile template", hostile.template),
+        Fault("hostile document", hostile.document),
+        Fault("no network: every stage, cut off, under an empty environment", network.whole, most=2, needs=network.needs),
+    ]
+
+
+def select(only: str, skip: str, short: bool = False) -> list[Fault]:
+    """Return the faults whose name holds one of the words of ``only`` and none of ``skip``; ``short``: of those in :data:`SHORT`."""
+    chosen = [fault for fault in faults() if not short or fault.name in SHORT]
+    chosen = [fault for fault in chosen if not only or any(word in fault.name for word in only.split(","))]
+    return [fault for fault in chosen if not skip or not any(word in fault.name for word in skip.split(","))]

@@ -1,0 +1,116 @@
+"""Templates and documents that strangers wrote to do harm: cut off within their limits, nothing reached, the others none the worse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zipfile
+from pathlib import Path
+from random import Random
+
+from bonito.templates import Template
+from bonito.workers import Job, Limits, Renderers
+from tests.faults.world import World, log_of, none_left, run
+from tests.test_bonito_workers import GOOD, HOSTILE, PASSAGE
+
+_SECRET = "CANARY-5d41402a"
+_REACHING = (
+    "{{ text }}{{ text.__init__.__globals__ }} ||| x",
+    "{{ text }}{{ cycler.__init__.__globals__.os.system('touch " + "%s') }} ||| x",
+    "{{ text }}{{ ''.__class__.__base__.__subclasses__() }} ||| x",
+    "{% include '/etc/passwd' %}{{ text }} ||| x",
+    "{{ text }}{{ text.format.__func__ }} ||| x",
+    "{{ text }}{{ '{0.__class__}'.format(text) }} ||| x",
+    "{% import 'os' as os %}{{ text }} ||| x",
+)
+
+
+def template(world: World, chance: Random) -> str:
+    """One hostile template between two good ones."""
+    canary = world.folder / "canary"
+    jinja, wanted = chance.choice([*HOSTILE.values(), *((text.replace("%s", str(canary)), "") for text in _REACHING)])
+    templates = [Template("toy", "", "good", GOOD), Template("toy", "", "hostile", jinja)]
+    row = {"text": PASSAGE, "answer": "1931"}
+    began = time.monotonic()
+    with Renderers(templates, {("toy", ""): "{{ text }}"}, Limits(seconds=0.5, megabytes=128), 1, 1) as renderers:
+        first, bad, last = next(iter(renderers.map([[Job(0, "a", row), Job(1, "a", row), Job(0, "b", row)]])))
+    took = time.monotonic() - began
+    if (first.status, last.status) != ("ok", "ok"):
+        return f"{jinja!r}: the good ones are {first.status} and {last.status}"
+    if bad.status == "ok" or (wanted and bad.status != wanted):
+        return f"{jinja!r}: {bad.status}"
+    return "a file was touched" if canary.exists() else "" if took < 40 else f"{jinja!r}: {took:.0f} s"
+
+
+def document(world: World, chance: Random) -> str:
+    """One hostile document among the 24: at most a reject with a reason, every other passage as undisturbed, no secret read."""
+    folder = world.trial("ingest")
+    (folder / "secret").write_text(_SECRET)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("file_seconds: 120.0", "file_seconds: 5.0"))
+    kind = chance.choice(sorted(_DOCUMENTS))
+    _DOCUMENTS[kind](folder / "corpus", folder / "secret", chance)
+    began = time.monotonic()
+    status = run(folder, "ingest")
+    took = time.monotonic() - began
+    if status or took > 60:
+        return f"{kind}: status {status} after {took:.0f} s: {log_of(folder)[-300:]}"
+    from tasks.files import read_table
+
+    def texts(place: Path) -> set[str]:
+        return set(read_table(place / "artifacts/ingest/passages.parquet").column("text").to_pylist())
+
+    found, wanted = texts(folder), texts(world.reference)
+    if not wanted <= found:
+        return f"{kind}: passages of other documents are gone"
+    if any(_SECRET in text for text in found):
+        return f"{kind}: a file outside the corpus was read"
+    if not none_left(folder):
+        return f"{kind}: a process is left"
+    shutil.rmtree(folder)
+    return ""
+
+
+def _bomb(corpus: Path, secret: Path, chance: Random) -> None:
+    with zipfile.ZipFile(corpus / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("word/document.xml", "w", force_zip64=True) as part:
+            for _ in range(400):
+                part.write(b"\0" * (1 << 20))
+
+
+def _entities(corpus: Path, secret: Path, chance: Random) -> None:
+    lol = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+    xml = f'<!DOCTYPE x [<!ENTITY l0 "lol">{lol}<!ENTITY f SYSTEM "file://{secret}">]><html><body><p>&f; &l9;</p></body></html>'
+    (corpus / chance.choice(("entities.html", "entities.xhtml"))).write_text(xml)
+    with zipfile.ZipFile(corpus / "entities.docx", "w") as archive:
+        archive.writestr("word/document.xml", xml)
+
+
+def _link(corpus: Path, secret: Path, chance: Random) -> None:
+    (corpus / "link.txt").symlink_to(secret)
+
+
+def _deep(corpus: Path, secret: Path, chance: Random) -> None:
+    (corpus / "deep.html").write_text("<div>" * 200_000)
+    (corpus / "deep.json").write_text("[" * 200_000)
+    (corpus / "deep.jsonl").write_text('{"text": ' + "[" * 200_000)
+
+
+def _broken_pdf(corpus: Path, secret: Path, chance: Random) -> None:
+    body = b"%PDF-1.7\n" + chance.randbytes(5000) + f"\n1 0 obj<</Type/Catalog/Pages 1 0 R/Kids[1 0 R]/F(file://{secret})>>endobj\n".encode()
+    (corpus / "broken.pdf").write_bytes(body + b"trailer<</Root 1 0 R>>\nstartxref\n0\n%%EOF")
+
+
+def _climbing(corpus: Path, secret: Path, chance: Random) -> None:
+    with zipfile.ZipFile(corpus / "climbing.zip", "w") as archive:
+        archive.writestr("../../../escaped.txt", "text " * 50)
+        archive.writestr("/tmp/escaped.txt", "text " * 50)
+
+
+def _names(corpus: Path, secret: Path, chance: Random) -> None:
+    (corpus / "a\nb$(touch x);'\".txt").write_text("")
+    (corpus / "json.jsonl").write_text(json.dumps({"text": "\ud800"}) + "\n{bad\n")
+
+
+_DOCUMENTS = {"bomb": _bomb, "entities": _entities, "link": _link, "deep": _deep, "pdf": _broken_pdf, "climbing": _climbing, "names": _names}

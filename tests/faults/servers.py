@@ -1,0 +1,193 @@
+"""MLflow's server killed, absent, or told by nobody that a run has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from random import Random
+
+from flows import server as prefect_server
+from flows.server import answers, free_port
+from tests.faults.world import World, fork, log_of, run, start, wait
+
+
+class Server:
+    """MLflow's own server over a trial's store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--port", str(self.port)]
+        command += ["--workers", "1", "--serve-artifacts", "--artifacts-destination", str(self.folder / "stored")]
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while not answers(f"{self.uri}/health"):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise AssertionError("the MLflow server does not come up")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill it and its workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def mlflow_killed(world: World, chance: Random) -> str:
+    """Killed while finetune trains: the adapter is as undisturbed, at most 60 s late; registering later logs every step."""
+    folder = world.trial("finetune")
+    server = Server(folder)
+    server.start()
+    began = time.monotonic()
+    pid = start(folder, "finetune", {"MLFLOW_TRACKING_URI": server.uri})
+    progress, wanted = folder / ".work/finetune/progress.json", chance.randrange(1, 10)
+    while not progress.exists() or f'"done": {wanted}' not in progress.read_text():
+        if time.monotonic() - began > 60 or (progress.exists() and wanted < 3):
+            break
+        time.sleep(0.01)
+    server.kill()
+    killed = time.monotonic()
+    status = wait(pid)
+    late = time.monotonic() - killed
+    fault = f"status {status}: {log_of(folder)[-300:]}" if status else world.is_as_undisturbed(folder, "finetune")
+    if not fault and late > 60 + world.seconds["finetune"]:
+        fault = f"{late:.0f} s late"
+    return fault or _replayed(world, folder)
+
+
+def _replayed(world: World, folder: Path) -> str:
+    for name in ("evaluate", "validate"):
+        shutil.copytree(world.reference / "artifacts" / name, folder / "artifacts" / name, dirs_exist_ok=True)
+    server = Server(folder)
+    server.start()
+    try:
+        status = run(folder, "register", {"MLFLOW_TRACKING_URI": server.uri})
+    finally:
+        server.kill()
+    fault = f"register ends with {status}: {log_of(folder)[-300:]}" if status else _curve_fault(folder)
+    if not fault:
+        shutil.rmtree(folder)
+    return fault
+
+
+def _curve_fault(folder: Path) -> str:
+    def look() -> int:
+        import mlflow
+
+        client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("bonito").experiment_id])
+        steps = sorted(point.step for point in client.get_metric_history(runs[0].info.run_id, "train_loss"))
+        (folder / "curve").write_text("" if len(runs) == 1 and steps == list(range(1, 13)) else f"{len(runs)} runs, steps {steps}")
+        return 0
+
+    return (folder / "curve").read_text() if wait(fork(folder, look, {})) == 0 else "the ledger cannot be read"
+
+
+def prefect_killed(world: World, chance: Random) -> str:
+    """Prefect's server killed while a stage works: status 0 at most 60 s later, and the next start tells a new server how it went."""
+    from tests.toy import environment, make_toy
+
+    root = world.folder / "toy"
+    if not root.exists():
+        make_toy(root)
+    name, port = f"killed-{chance.randrange(1 << 40)}", free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    around = {
+        **environment(root),
+        "PREFECT_HOME": str(root / ".prefect"),
+        "PREFECT_API_URL": url,
+        "TOY_HANG": chance.choice(("ingest", "generate", "validate")),
+    }
+    server = _prefect(root, port, around)
+    command = [sys.executable, "-m", "flows.pipeline", "--name", name, "--set", f"generate.temperature={chance.random():.3f}"]
+    with (world.folder / "prefect.log").open("w") as log:
+        running = subprocess.Popen(command, cwd=root, env=around, stdout=log, stderr=log)
+    try:
+        mark = root / ".runs" / name / ".work" / "hanging"
+        deadline = time.monotonic() + 120
+        while not mark.exists() and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.1)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        (mark.parent / "go").touch()
+        began = time.monotonic()
+        status = running.wait(400)
+        took = time.monotonic() - began
+        server = _prefect(root, port, around)
+        again = subprocess.run(command, cwd=root, env={**around, "TOY_HANG": ""}, capture_output=True, text=True, check=False)
+        states = _states(url, name)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    if status or took > 75:  # three small stages take 15 s of it
+        return f"status {status} after {took:.0f} s: {(world.folder / 'prefect.log').read_text()[-400:]}"
+    return "" if again.returncode == 0 and states == ["COMPLETED", "COMPLETED"] else f"again {again.returncode}, {states}: {again.stderr[-300:]}"
+
+
+def _prefect(root: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port), "--log-level", "error"]
+    given = {**environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    process = subprocess.Popen([*command, "--lifespan", "on"], cwd=root, env=given, start_new_session=True)
+    prefect_server.await_answer(f"http://127.0.0.1:{port}/api", process)  # type: ignore[arg-type]
+    return process
+
+
+def _states(url: str, name: str) -> list[str]:
+    question = json.dumps({"flow_runs": {"name": {"any_": [name]}}}).encode()
+    request = urllib.request.Request(f"{url}/flow_runs/filter", question, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return sorted(run["state"]["type"] for run in json.load(response))
+
+
+def mlflow_absent(world: World, chance: Random) -> str:
+    """Nobody listens: register says so in one line within 60 s and, when the store is there, does its work."""
+    folder = world.trial("register")
+    began = time.monotonic()
+    status = run(folder, "register", {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"})
+    took, said = time.monotonic() - began, log_of(folder).strip().splitlines()
+    if status != 2 or not said or "does not answer" not in said[-1] or took > 60:
+        return f"status {status} after {took:.0f} s: {said[-1:]}"
+    status = run(folder, "register", {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"})
+    fault = f"status {status}: {log_of(folder)[-300:]}" if status else world.is_as_undisturbed(folder, "register")
+    if not fault:
+        shutil.rmtree(folder)
+    return fault
+
+
+def left_running(world: World, chance: Random) -> str:
+    """A training of other settings was killed: the next start ends its run, and its own run is another."""
+    folder = world.trial("finetune")
+    pid = start(folder, "finetune")
+    while not (folder / ".work/finetune/progress.json").exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    wait(pid)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("learning_rate: 0.001", f"learning_rate: {chance.uniform(0.002, 0.01):.6f}"))
+    if status := run(folder, "finetune"):
+        return f"status {status}: {log_of(folder)[-300:]}"
+
+    def look() -> int:
+        import mlflow
+
+        client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("bonito").experiment_id])
+        (folder / "states").write_text(" ".join(sorted(run.info.status for run in runs)))
+        return 0
+
+    wait(fork(folder, look, {}))
+    states = (folder / "states").read_text()
+    if states == "FINISHED KILLED":
+        shutil.rmtree(folder)
+        return ""
+    return f"the runs are {states}"
