@@ -27,9 +27,12 @@ from tasks.stage import hold_lock
 RUNS = Path(".runs")
 DEFAULT = "default"
 #: Settings that may name a file or folder of the user's.
-PATHS = (("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("generate", "generator"), ("finetune", "model"))
+PATHS = (
+    *(("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("supervise", "rows"), ("supervise", "prompts"), ("finetune", "start")),
+    *(("baseline", "general"), ("generate", "generator"), ("finetune", "model")),
+)
 #: Of these, the ones that can be nothing but a path.
-_FILES = PATHS[:3]
+_FILES = PATHS[:7]
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 

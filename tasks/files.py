@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,13 @@ def fingerprint(*parts: object) -> str:
 def row_seed(seed: int, *key: object) -> int:
     """Return a seed in [0, 2**31) that depends on the run's seed and the row's key, never on its position."""
     return int(fingerprint(seed, *key)[:8], 16) & 0x7FFFFFFF
+
+
+def choose(keys: Sequence[str], most: int, seed: int, kind: str) -> list[int]:
+    """Return the positions, ascending, of a seeded choice of at most ``most`` of ``keys``; 0: all. It depends on the keys, never on their order."""
+    if not most or len(keys) <= most:
+        return list(range(len(keys)))
+    return sorted(sorted(range(len(keys)), key=lambda place: row_seed(seed, kind, keys[place]))[:most])
 
 
 def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

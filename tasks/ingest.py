@@ -46,7 +46,7 @@ def ingest(stage: Stage) -> None:
     params = stage.params.ingest
     overlap = EvaluationOverlap(_evaluation_passages(Path(stage.params.evaluate.dataset), stage.path("evaluation")), params.evaluation_words)
     files = discover(stage.path("corpus"), params.follow_links)
-    work = _work(params, _tokenizer(stage.params.generate.generator, stage.params.generate.revision))
+    work = _work(params, _tokenizer(*tokenizer_name(stage)))
     with closing(Journal(stage.work / "journal.sqlite")) as journal:
         keyed = _keyed(files, work)
         _read_new(stage, keyed, journal, work)
@@ -65,6 +65,12 @@ def _work(params: Ingest, tokenizer: str) -> Work:
         languages=params.languages,
         mask=params.mask_personal_data,
     )
+
+
+def tokenizer_name(stage: Stage) -> tuple[str, str]:
+    """Return name and revision of the model whose tokenizer counts a passage's tokens."""
+    own, generate = stage.params.ingest.tokenizer, stage.params.generate
+    return (own, "main") if own else (generate.generator, generate.revision)
 
 
 def _tokenizer(generator: str, revision: str) -> str:
