@@ -120,11 +120,12 @@ def row_seed(seed: int, *key: object) -> int:
     return int(fingerprint(seed, *key)[:8], 16) & 0x7FFFFFFF
 
 
-def choose(keys: Sequence[str], most: int, seed: int, kind: str) -> list[int]:
-    """Return the positions, ascending, of a seeded choice of at most ``most`` of ``keys``; 0: all. It depends on the keys, never on their order."""
-    if not most or len(keys) <= most:
-        return list(range(len(keys)))
-    return sorted(sorted(range(len(keys)), key=lambda place: row_seed(seed, kind, keys[place]))[:most])
+def choose(keys: Sequence[str], most: int, seed: int, kind: str) -> pa.Array:
+    """Return the positions (int64, ascending) of a seeded choice of at most ``most`` of ``keys``; 0: all. It depends on the keys, not on their order."""
+    places = list(range(len(keys)))
+    if most and len(keys) > most:
+        places = sorted(sorted(places, key=lambda place: row_seed(seed, kind, keys[place]))[:most])
+    return pa.array(places, pa.int64())
 
 
 def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
