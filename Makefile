@@ -1,6 +1,7 @@
 # Every command sets up what it needs; `make` alone lists them.
 PYTHON ?= python3
 PROFILE ?= default
+MATRIX ?= matrices/embedded.yaml
 SET ?=
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
@@ -12,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint ui repro lock clean
+.PHONY: help setup data run matrix test lint ui repro lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +29,9 @@ run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="s
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
+	@$(BIN)/python -m flows.run_matrix $(MATRIX)
 
 test: data ## run the tests
 	@$(BIN)/python -m pytest

@@ -32,9 +32,7 @@ class Ingest(Section):
     corpus: str = Field(description="folder or file of documents without labels: text, Markdown, JSONL, CSV or Parquet")
     text_column: str = Field("text", description="column that holds the text in JSONL, CSV and Parquet files")
     passage_tokens: Positive = Field(description="most tokens a passage may have, counted by the generator's own tokenizer")
-    tokenizer: str = Field(
-        "", description="model whose tokenizer counts them instead, so that all generators get the same passages; empty: the generator's"
-    )
+    tokenizer: str = Field("", description="model whose tokenizer counts them instead, so that all generators get the same passages; empty: the generator's")
     min_tokens: int = Field(ge=0, description="shorter passages are dropped (reason: too_short)")
     drop_evaluation_overlap: bool = Field(description="drop passages that also stand in the evaluation set; the paper keeps them, they are always counted")
     evaluation_words: Positive = Field(13, description="so many words in a row shared with the evaluation set count as standing in it")
@@ -142,9 +140,7 @@ class Finetune(Section):
 class Baseline(Section):
     """What the adapted model is compared with: the model as it came, on the same items, and on general tasks that adaptation may undo."""
 
-    general: str = Field(
-        description="held-out prompted rows of general tasks (a remix's heldout.parquet), scored before and after; supervision/none: none"
-    )
+    general: str = Field(description="held-out prompted rows of general tasks (a remix's heldout.parquet), scored before and after; supervision/none: none")
     general_rows: Positive = Field(description="rows of it to score, a seeded choice spread evenly over task types")
     seed: Seed
 

@@ -151,9 +151,7 @@ class AddressEngine:
         except urllib.error.HTTPError as error:
             raise PipelineError(f"{self._url} answers {error.code}: {error.read(300).decode(errors='replace')}") from error
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise PipelineError(
-                f"{self._url} gives no usable chat completion ({type(error).__name__}: {error}): is the server up?"
-            ) from error
+            raise PipelineError(f"{self._url} gives no usable chat completion ({type(error).__name__}: {error}): is the server up?") from error
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):

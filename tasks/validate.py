@@ -73,9 +73,7 @@ def nothing_to_judge(stage: Stage) -> None:
     for name, schema in (("instructions.parquet", INSTRUCTIONS), ("quarantine.parquet", QUARANTINE)):
         with writer(stage.out / name, schema):
             pass
-    write_text(
-        stage.out / "report.html", f"<!doctype html><title>Nothing to validate</title><p>supervise.source is {source}: no generator wrote rows.</p>\n"
-    )
+    write_text(stage.out / "report.html", f"<!doctype html><title>Nothing to validate</title><p>supervise.source is {source}: no generator wrote rows.</p>\n")
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})
 
 

@@ -1,0 +1,186 @@
+"""The matrix as a Prefect flow: one task run a cell, each a pipeline run in a worktree of its own, with every stage of DVC's graph.
+
+Cells share what they have in common through DVC's cache (passages, generated rows, the zero-shot baseline); a killed matrix, started again,
+finds what is done unchanged. A cell that fails says why and the others go on. One cell at a time, or one a GPU where there are several.
+
+Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect cannot look up their names.
+"""
+
+import logging
+import os
+import queue
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import checkout
+from flows.cells import Cell, Matrix, check_inputs, expand, read_matrix
+from flows.child import CODE
+from flows.graph import read_graph
+from flows.progress import Watcher
+from flows.reconcile import end_dead_runs
+from flows.report import write_report
+from flows.reproduce import reproduce, stop_children
+from flows.results import Result, cell_rows, keep_predictions
+from flows.server import settle
+from tasks.errors import PipelineError
+from tasks.files import fingerprint, read_json, write_json
+
+OUT = Path("artifacts") / "matrix"
+#: Worktrees are made, and experiments saved, one at a time: both write to the repository's git folder.
+_git = threading.Lock()
+_seconds = threading.Lock()
+Log = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that cells may use, by number; none on a CPU."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def asked_name(parameters: dict[str, Any]) -> str:
+    """Return the name by which a flow run's matrix is locked and shown."""
+    return f"matrix-{Path(str(parameters.get('file'))).stem}"
+
+
+def _run_name() -> str:
+    return asked_name(flow_run.parameters)
+
+
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=max(1, len(gpus())))
+
+
+@flow(name="matrix", flow_run_name=_run_name, task_runner=_RUNNER)
+def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
+    """Compare supervision sources: every cell of a matrix file, and a report of what came of them.
+
+    Args:
+        file: A matrix file, see docs/matrix.md.
+    """
+    log = get_run_logger()
+    settle(CODE)
+    try:
+        asked = read_matrix(CODE / file)
+        cells = expand(asked, CODE)
+        check_inputs(cells, CODE)
+        name = asked_name({"file": file})
+        with checkout.hold(checkout.Run(name, CODE, CODE, {})):
+            end_dead_runs(name, log.info, "matrix", asked_name)
+            return _run_cells(asked, cells, log)
+    except PipelineError as error:
+        return Failed(message=str(error))
+
+
+def _run_cells(asked: Matrix, cells: list[Cell], log: Log) -> State[Any]:
+    log.info("matrix %r: %d cells", asked.name, len(cells))
+    free: queue.Queue[str] = queue.Queue()
+    for number in gpus() or [""]:
+        free.put(number)
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for cell in cells:
+        named = run_cell.with_options(name=cell.name, task_run_name=cell.name)
+        futures[cell.name] = named.submit(cell, free, return_state=False, wait_for=[futures[cell.start]] if cell.start else [])
+    results: list[Result] = []
+    try:
+        for cell in cells:
+            results.append(_result(cell, futures[cell.name]))
+            _write(asked, results, log, final=False)
+    except BaseException:  # Ctrl-C, or cancelled from the UI
+        stop_children()
+        raise
+    _write(asked, results, log, final=True)
+    rows = [{name: row[name] for name in ("cell", "f1", "f1_low", "f1_high", "status", "reason")} for row in cell_rows(results, CODE)]
+    create_table_artifact(rows, key="cells", description="F1 in points of every cell")
+    done = sum(result.status == "done" for result in results)
+    message = f"{done} of {len(results)} cells done; report: {OUT / asked.name / 'report.html'}"
+    return Completed(message=message) if done == len(results) else Failed(message=message)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
+    """Bring one cell up to date: its checkout, then every stage in DVC's order, then the DVC experiment."""
+    log = get_run_logger()
+    gpu = free.get()
+    try:
+        run = checkout.Run(cell.name, CODE, CODE / checkout.RUNS / cell.name, cell.params)
+        with checkout.hold(run):
+            with _git:
+                checkout.prepare(run, log.info)
+            result = _run_stages(cell, run, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}, log)
+            if result.status == "done":
+                with _git:
+                    log.info("%s", checkout.record(run))
+    except PipelineError as error:
+        result = Result(cell, "failed", str(error))
+    finally:
+        free.put(gpu)
+    if result.status != "done":
+        return Failed(message=result.reason, data=result)
+    return Completed(message="done", data=result)
+
+
+def _run_stages(cell: Cell, run: checkout.Run, environment: dict[str, str], log: Log) -> Result:
+    stages: list[dict[str, Any]] = []
+    for node in read_graph(run.path):
+        watcher = Watcher(run.path, node.name, log)
+        outcome = reproduce(run.path, node.name, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": str(flow_run.id or ""), **environment})
+        if outcome.status == "failed":
+            return Result(cell, "failed", f"{node.name}: {outcome.error}", stages)
+        log.info("%s: %s (%.0f s)", node.name, outcome.status, outcome.seconds)
+        took = _remember_seconds(run.path, node.name, outcome.seconds if outcome.status == "ran" else None)
+        stages.append({"stage": node.name, "status": outcome.status, "seconds": took})
+    return Result(cell, "done", "", stages, len(environment))
+
+
+def _remember_seconds(path: Path, stage: str, seconds: float | None) -> float | None:
+    """Return how long this very work took when it was done, here or in the cell that did it: a stage from the cache has no time of its own."""
+    entry = yaml.safe_load((path / "dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
+    key = fingerprint(stage, {name: value for name, value in entry.items() if name != "outs"})
+    file = CODE / ".work" / "matrix" / "seconds.json"
+    with _seconds:
+        known: dict[str, float] = read_json(file) if file.exists() else {}
+        if seconds is not None:
+            write_json(file, known | {key: round(seconds, 2)})
+            return seconds
+        return known.get(key)
+
+
+def _result(cell: Cell, future: PrefectFuture[Any]) -> Result:
+    future.wait()
+    state = future.state
+    if state.is_pending():
+        return Result(cell, "not run", f"it goes on from cell {cell.start}, which failed")
+    found = state.result(raise_on_failure=False)
+    return found if isinstance(found, Result) else Result(cell, "failed", state.message or str(state.name))
+
+
+def _write(asked: Matrix, results: list[Result], log: Log, final: bool) -> None:
+    """Write what is known so far; with the last cell also the report, and the runs under one parent in MLflow."""
+    folder = CODE / OUT
+    last = results[-1]
+    if last.status == "done" and not final:
+        keep_predictions(last, CODE, folder / asked.name / "predictions")
+    rows = cell_rows(results, CODE)
+    write_json(folder / "cells.json", rows)
+    write_json(folder / asked.name / "cells.json", rows)
+    if final:
+        write_report(asked, results, CODE, folder / asked.name)
+        log.info("report: %s", OUT / asked.name / "report.html")
