@@ -160,7 +160,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
 
 def _share_cache(run: Run) -> None:
     cache = _dvc(run.main, "cache", "dir").strip()
-    _dvc(run.path, "cache", "dir", "--local", cache)
+    shared = run.path / ".dvc" / "config.local"
+    if _read(shared) is None or cache not in str(_read(shared)):  # a DVC command costs seconds, and a matrix has many cells
+        _dvc(run.path, "cache", "dir", "--local", cache)
 
 
 def _check_out_data(run: Run, log: Callable[[str], None]) -> None:

@@ -118,10 +118,8 @@ def markdown(matrix: Matrix, groups: Sequence[dict[str, Any]], published: Sequen
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Beside the published figures:", "", "| dataset | supervision | published | ours | |", "|---|---|---|---|---|"]
     for row in published:
-        ours = spread(row["ours"]) if row["ours"] else ""
-        lines.append(
-            f"| {row['dataset']} | {label(row['supervision'])} | {row['published']:.1f} | {ours} | {row['status']}{': ' if row['reason'] else ''}{row['reason']} |"
-        )
+        ours, status = spread(row["ours"]) if row["ours"] else "", row["status"] + (f": {row['reason']}" if row["reason"] else "")
+        lines.append(f"| {row['dataset']} | {label(row['supervision'])} | {row['published']:.1f} | {ours} | {status} |")
     failed = [result for result in results if result.status != "done"]
     lines += ["", *(f"- {result.cell.name}: {result.status}: {result.reason}" for result in failed)] if failed else []
     return "\n".join(lines) + "\n"
@@ -141,7 +139,7 @@ def render(matrix: Matrix, results: Sequence[Result], main: Path, facts: dict[st
         "short": lambda name: name.rsplit("/", 1)[-1],
     }
     links = {name: f"{_MLFLOW}/#/experiments/{experiment}/runs/{own['run_id']}" for name, own in runs.items()}
-    panels = {}
+    panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in facts["groups"]:
         panels.setdefault((group["model"], group["dataset"]), []).append(group)
     return environment.get_template("matrix_report.html").render(
@@ -196,6 +194,11 @@ def label(supervision: str) -> str:
 def colour(supervision: str) -> str:
     """Return a source's colour."""
     return SOURCES[supervision.rpartition("+")[2]][1]
+
+
+def short(model: str) -> str:
+    """Return a model's name without its owner's."""
+    return model.rsplit("/", 1)[-1]
 
 
 def spread(group: dict[str, Any]) -> str:

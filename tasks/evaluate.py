@@ -64,7 +64,8 @@ def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, 
     ids = sorted(rows["zero_shot"])
     weights = resample(ids, params.bootstrap, params.seed)
     member = np.array([[rows["zero_shot"][own]["template"] == kind for own in ids] for kind in kinds], dtype=np.float64)
-    samples, result = {}, {}
+    samples: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name in MODELS:
         f1 = np.array([rows[name][own]["f1"] for own in ids])
         drawn = weights @ member.T  # [resamples, types]; a type that a resample leaves out does not count in it

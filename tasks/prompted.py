@@ -65,7 +65,7 @@ class PromptedForm:
     def parse(self, text: str, finished: bool, task_type: str) -> Task:
         """Return the task. Reasons: ``truncated``, ``no_<part>``, ``empty_<part>``."""
         prompt = self.prompts[task_type]
-        places = [re.search(rf"^\W*{re.escape(mark)}\W*:[ \t]*", text, re.MULTILINE | re.IGNORECASE) for mark in prompt.marks]
+        places = [re.search(rf"^\W*{re.escape(mark)}\W*:[ \t*_]*", text, re.MULTILINE | re.IGNORECASE) for mark in prompt.marks]
         if None in places:
             return Task(reason=f"no_{prompt.marks[places.index(None)]}" if finished else "truncated")
         found = [place for place in places if place]

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 
 from bonito.output import REMIXED
-from tasks import finetune, generate, supervise, validate
+from tasks import generate, supervise, validate
 from tasks.errors import PipelineError
 from tasks.files import read_json, read_table, write_table
 from tasks.finetune import start_adapter, text_examples, tokens_trained, trained_form
 from tasks.models import load_tokenizer
 from tasks.params import Params
 from tasks.rows import WRITTEN
-from tasks.training import Example, training_order
+from tasks.training import Example, train, training_order
 from tests.conftest import ROOT, instruction_table, passage_table
 
 NONE = str(ROOT / "supervision/none")
@@ -173,22 +173,25 @@ def test_prompt_forms_follow_what_the_model_has_seen(tiny_model: Path, params: P
     assert trained_form(tokenizer, settings, text, tmp_path) == "bonito", "P3, then TAPT: it has learnt the form"
 
 
-def test_training_goes_on_from_an_adapter_that_fits_and_from_no_other(tmp_path: Path, monkeypatch: Any, make_params: Any, tiny_model: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_table(Path("rows.parquet"), instruction_table(4))
-
-    def train(out: str, start: str, **more: Any) -> int:
-        settings = {"model": str(tiny_model), "precision": "float32", "max_steps": 2, "batch_rows": 4, "micro_batch_rows": 4, "quantization": "none", **more}
-        path = str(make_params(finetune={**settings, "start": start}))
-        return finetune.main(["--params", path, "--instructions", "rows.parquet", "--start", start, "--out", out])
-
-    assert train("first", NONE) == 0 and train("second", "first") == 0
-    before, after = (read_json(Path(name) / "provenance.json") for name in ("first", "second"))
-    assert before["start"] == "" and after["start"] and before["tokens"] > 0
-    losses = [float(line.split(",")[1]) for name in ("first", "second") for line in Path(name, "loss.csv").read_text().splitlines()[1:]]
-    assert losses[2] < losses[0], "it did not go on from where the first ended"
-    assert train("third", "first", lora_rank=8) == 2 and not Path("third").exists()
+def test_training_goes_on_from_an_adapter(tmp_path: Path, params: Params, tiny_model: Path) -> None:
+    examples = [Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(4)]
+    settings = params.finetune.model_copy(
+        update={
+            "model": str(tiny_model),
+            "precision": "float32",
+            "quantization": "none",
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            "max_tokens": 300,
+            "learning_rate": 0.02,
+        }
+    )
+    first = train(examples, settings, 1, tmp_path / "first", tmp_path / "a")
+    assert start_adapter(settings, tmp_path / "first") == tmp_path / "first"
+    second = train(examples, settings, 1, tmp_path / "second", tmp_path / "b", start=tmp_path / "first")
+    assert first.losses[-1][1] < first.losses[0][1] and second.losses[0][1] < first.losses[0][1] - 0.1, "it did not go on from where the first ended"
+    with pytest.raises(PipelineError, match="was trained with lora_rank 16, but finetune.lora_rank is 8"):
+        start_adapter(settings.model_copy(update={"lora_rank": 8}), tmp_path / "first")
 
 
 def test_an_adapter_that_does_not_fit_is_named(tmp_path: Path, params: Params) -> None:
