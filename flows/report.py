@@ -5,6 +5,7 @@ Nothing in it has to be taken on trust: every figure has its interval, every cel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from tasks.tracking import group_runs
 _TEMPLATES = Path(__file__).parent / "templates"
 #: What each source is called on the page, and its colour (light and dark grounds alike).
 SOURCES = {
-    "none": ("zero-shot", "#8a94a6"),
+    "none": ("zero-shot", "#a9b1bf"),
     "tapt": ("TAPT (next word)", "#b7791f"),
     "bonito": ("Bonito", "#1f7a5c"),
     "prompted": ("prompted chat model", "#7a5cc0"),
     "p3": ("P3 (general)", "#3b78b5"),
-    "labelled": ("labelled rows (ceiling)", "#4a5568"),
+    "labelled": ("labelled rows (ceiling)", "#7d8796"),
 }
 #: Where `make ui` shows MLflow.
 _MLFLOW = "http://127.0.0.1:5000"
@@ -80,16 +81,20 @@ def _why_not_run(model: str, dataset: str, supervision: str, results: Sequence[R
     if failed:
         return failed[0].reason
     if model not in matrix.models:
-        return f"needs {model.rsplit('/', 1)[-1]}; this matrix ran {', '.join(name.rsplit('/', 1)[-1] for name in matrix.models)}"
+        return f"needs {short(model)}; this matrix ran {', '.join(map(short, matrix.models))}"
     return "not asked for by this matrix"
 
 
 def claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the paper's three claims for each model and dataset of the matrix: holds, does not hold, undecided (the interval holds 0)."""
-    rows = []
-    for group in groups:
-        if group["variant"]:
-            continue
+    """Return the paper's three claims for each model and dataset of the matrix, at its largest number of rows.
+
+    Each holds, does not hold, or is undecided (the interval holds 0).
+    """
+    rows: list[dict[str, Any]] = []
+    largest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for group in sorted((group for group in groups if not group["variant"]), key=lambda entry: entry["rows"] or 10**9):
+        largest[group["model"], group["dataset"], group["supervision"]] = group
+    for group in (group for group in groups if group in largest.values()):
         if group["supervision"] == "bonito" and group["vs_none"]:
             rows.append(_claim(group, "Bonito beats zero-shot", group["vs_none"], "better"))
         if group["supervision"] == "bonito" and group["vs_tapt"]:
@@ -112,7 +117,7 @@ def markdown(matrix: Matrix, groups: Sequence[dict[str, Any]], published: Sequen
     for group in groups:
         name = label(group["supervision"]) + (f", {group['variant']}" if group["variant"] else "")
         flag = f" ({group['one_class_templates']} of {group['templates']} templates one class)" if group["one_class_templates"] else ""
-        cells = [group["model"].rsplit("/", 1)[-1], group["dataset"], name, group["rows"] or "all", spread(group) + flag]
+        cells = [short(group["model"]), group["dataset"], name, group["rows"] or "all", spread(group) + flag]
         cells += [change(group["vs_none"]), change(group["vs_tapt"]), number(group["template_spread"]), number(group["majority"])]
         cells += [number(group["rows_trained"], 0), number(group["tokens"], 0), number(group["wall_seconds"], 0)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -136,7 +141,7 @@ def render(matrix: Matrix, results: Sequence[Result], main: Path, facts: dict[st
         "number": number,
         "label": label,
         "colour": colour,
-        "short": lambda name: name.rsplit("/", 1)[-1],
+        "short": short,
     }
     links = {name: f"{_MLFLOW}/#/experiments/{experiment}/runs/{own['run_id']}" for name, own in runs.items()}
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -146,6 +151,7 @@ def render(matrix: Matrix, results: Sequence[Result], main: Path, facts: dict[st
         matrix=matrix,
         budget=budget(matrix),
         rows=found.cell_rows(results, main),
+        one_model=len(matrix.models) == 1,
         panels=panels,
         curves=curves(facts["groups"]),
         links=links,
@@ -197,18 +203,18 @@ def colour(supervision: str) -> str:
 
 
 def short(model: str) -> str:
-    """Return a model's name without its owner's."""
-    return model.rsplit("/", 1)[-1]
+    """Return a model's name without its owner or place."""
+    return re.split(r"[/:]", model)[-1]
 
 
 def spread(group: dict[str, Any]) -> str:
     """Return ``27.6 [20.2, 35.3]``."""
-    return f"{group['f1']:.1f} [{group['f1_low']:.1f}, {group['f1_high']:.1f}]"
+    return f"{group['f1']:.1f} [{group['f1_low']:.1f},\u00a0{group['f1_high']:.1f}]"
 
 
 def change(own: dict[str, Any] | None) -> str:
     """Return ``+22.4 [+15.2, +29.9]``, empty where there is nothing to compare with."""
-    return f"{own['f1']:+.1f} [{own['f1_low']:+.1f}, {own['f1_high']:+.1f}]" if own else ""
+    return f"{own['f1']:+.1f} [{own['f1_low']:+.1f},\u00a0{own['f1_high']:+.1f}]" if own else ""
 
 
 def number(value: float | None, digits: int = 1) -> str:
