@@ -83,7 +83,7 @@ def generate(stage: Stage) -> None:
     requests = plan(passages, params)
     if not requests:
         raise PipelineError("there are no passages to generate from: look at artifacts/ingest/rejects.parquet")
-    form: Form = read_prompts(Path(stage.params.supervise.prompts), params.task_types) if source == "prompted" else BonitoForm()
+    form: Form = read_prompts(Path(stage.params.supervise.prompts), params.task_types, stage.params.validate_.labels) if source == "prompted" else BonitoForm()
     if params.address and source != "prompted":
         raise PipelineError("generate.address serves chat models: it goes with supervise.source prompted")
     identity = generator_identity(params)

@@ -39,9 +39,11 @@ class Prompt(Section):
     """One task type's file. ``request`` holds ``{{context}}``; the answer is read as ``marks``, in order, each at the start of a line."""
 
     request: str = Field(description="what the chat model is asked")
-    marks: tuple[str, ...] = Field(min_length=2, description="names of the parts of its answer, which stand behind 'name:'")
+    marks: tuple[str, ...] = Field(min_length=1, description="names of the parts of its answer, which stand behind 'name:'")
     instruction: str = Field(description="the instruction, with {{context}} and {part}")
     response: str = Field(description="the response, with {part}")
+    labels: tuple[str, ...] = Field((), description="what {{labels}} stands for in request and instruction, unless validate.labels says otherwise")
+    with_labels: Prompt | None = Field(None, description="the texts to use instead where validate.labels gives labels")
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,18 @@ class PromptedForm:
         return Task(fields["instruction"].strip(), fields["response"].strip())
 
 
-def read_prompts(folder: Path, task_types: Sequence[str]) -> PromptedForm:
-    """Read ``<folder>/<task type>.yaml`` for each task type; a missing file or an unknown part in one is an error before anything is generated."""
+def read_prompts(folder: Path, task_types: Sequence[str], labels: Sequence[str] = ()) -> PromptedForm:
+    """Read ``<folder>/<task type>.yaml`` for each task type; ``labels`` are a custom label set for the texts that name labels.
+
+    A missing file or an unknown part in one is an error before anything is generated.
+    """
     prompts: dict[str, Prompt] = {}
     for name in task_types:
         path = folder / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
             raise PipelineError(f"{path} does not exist: the prompted source has prompt texts for {known}; write one for {name}")
-        prompt: Prompt = load_params(path, Prompt)
+        prompt = _labelled(load_params(path, Prompt), labels)
         if PLACEHOLDER not in prompt.request or PLACEHOLDER not in prompt.instruction:
             raise PipelineError(f"{path}: request and instruction must both hold {PLACEHOLDER}, the place of the passage")
         for text in (prompt.instruction, prompt.response):
@@ -101,6 +106,14 @@ def read_prompts(folder: Path, task_types: Sequence[str]) -> PromptedForm:
                 raise PipelineError(f"{path}: {{{unknown[0]}}} is not one of its marks ({', '.join(prompt.marks)})")
         prompts[name] = prompt
     return PromptedForm(prompts)
+
+
+def _labelled(prompt: Prompt, custom: Sequence[str]) -> Prompt:
+    """Put the labels where ``{{labels}}`` stands, as ``a, b or c``."""
+    prompt = prompt.with_labels or prompt if custom else prompt
+    labels = [*(custom or prompt.labels)]
+    named = " or ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
+    return prompt.model_copy(update={name: getattr(prompt, name).replace("{{labels}}", named) for name in ("request", "instruction")})
 
 
 def _fill(text: str, parts: dict[str, str]) -> str:

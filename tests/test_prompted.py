@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import generate
+from tasks import generate, validate
 from tasks.engine import Completion, Sampling
 from tasks.errors import PipelineError
 from tasks.files import read_table, write_table
@@ -30,6 +30,35 @@ def test_every_shipped_prompt_is_sound_and_parses_what_it_asks_for() -> None:
         task = form.parse("\n".join(f"{mark.capitalize()}: some {mark} {{it}}" for mark in marks), True, name)
         assert not task.reason and "{{context}}" in task.instruction and task.response == f"some {marks[-1]} {{it}}"
         assert "A passage." in form.prompt(None, "A passage.", name) and "{{context}}" not in form.prompt(None, "A passage.", name)
+
+
+@pytest.mark.parametrize("kind", ["nli", "ynqa", "topic_class"])
+def test_custom_labels_reach_the_request_the_instruction_and_what_is_kept(
+    tmp_path: Path, monkeypatch: Any, make_params: Any, tiny_model: Path, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = ["allowed", "forbidden", "not said"]
+
+    class Engine:
+        def generate(self, prompts: Any, sampling: Any, seeds: Any) -> list[Completion]:
+            answers = ["Allowed", "forbidden.", "yes"] * len(prompts)
+            lead = {"nli": "Claim: The pump was mended.\nAnswer:", "ynqa": "Question: Was the pump mended?\nAnswer:", "topic_class": "Topic:"}[kind]
+            return [Completion(f"{lead} {answer}", 9, True) for _, answer in zip(prompts, answers, strict=False)]
+
+    monkeypatch.setattr(generate, "open_engine", lambda *_, **__: Engine())
+    write_table(Path("passages.parquet"), passage_table(9))
+    path = make_params(
+        supervise={"source": "prompted", "prompts": str(_PROMPTS)},
+        generate={"generator": str(tiny_model), "samples": 1, "task_types": [kind], "shard_rows": 3},
+        validate={"labels": labels, "min_yield": 0.1},
+    )
+    assert generate.main(["--params", str(path), "--passages", "passages.parquet", "--out", "generated"]) == 0
+    assert validate.main(["--params", str(path), "--predictions", "generated/predictions.parquet", "--out", "validated"]) == 0
+    rows = read_table(Path("validated/instructions.parquet")).to_pylist()
+    assert {row["response"].strip(".").lower() for row in rows} == {"allowed", "forbidden"} and len(rows) == 6
+    assert all("allowed, forbidden or not said" in row["instruction"] for row in rows)
+    bad = read_table(Path("validated/quarantine.parquet")).to_pylist()
+    assert len(bad) == 3 and all("label_in_family" in row["reasons"] for row in bad)
 
 
 @pytest.mark.parametrize(
