@@ -11,11 +11,9 @@ import os
 import queue
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -26,22 +24,16 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import checkout
+from flows.cell import OUT, bring_up_to_date, write_results
 from flows.cells import Cell, Matrix, check_inputs, expand, read_matrix
 from flows.child import CODE
-from flows.graph import read_graph
 from flows.progress import Watcher
 from flows.reconcile import end_dead_runs
-from flows.report import write_report
-from flows.reproduce import reproduce, stop_children
-from flows.results import Result, cell_rows, keep_predictions
+from flows.reproduce import stop_children
+from flows.results import Result, cell_rows
 from flows.server import settle
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_json, write_json
 
-OUT = Path("artifacts") / "matrix"
-#: Worktrees are made, and experiments saved, one at a time: both write to the repository's git folder.
-_git = threading.Lock()
-_seconds = threading.Lock()
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -102,11 +94,10 @@ def _run_cells(asked: Matrix, cells: list[Cell], log: Log) -> State[Any]:
     try:
         for cell in cells:
             results.append(_result(cell, futures[cell.name]))
-            _write(asked, results, log, final=False)
+            write_results(asked, results, CODE, final=cell is cells[-1])
     except BaseException:  # Ctrl-C, or cancelled from the UI
         stop_children()
         raise
-    _write(asked, results, log, final=True)
     rows = [{name: row[name] for name in ("cell", "f1", "f1_low", "f1_high", "status", "reason")} for row in cell_rows(results, CODE)]
     create_table_artifact(rows, key="cells", description="F1 in points of every cell")
     done = sum(result.status == "done" for result in results)
@@ -116,51 +107,17 @@ def _run_cells(asked: Matrix, cells: list[Cell], log: Log) -> State[Any]:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
-    """Bring one cell up to date: its checkout, then every stage in DVC's order, then the DVC experiment."""
+    """Bring one cell up to date, on a GPU that no other cell has."""
     log = get_run_logger()
     gpu = free.get()
     try:
-        run = checkout.Run(cell.name, CODE, CODE / checkout.RUNS / cell.name, cell.params)
-        with checkout.hold(run):
-            with _git:
-                checkout.prepare(run, log.info)
-            result = _run_stages(cell, run, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}, log)
-            if result.status == "done":
-                with _git:
-                    log.info("%s", checkout.record(run))
-    except PipelineError as error:
-        result = Result(cell, "failed", str(error))
+        environment = {"PIPELINE_FLOW_RUN": str(flow_run.id or ""), **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
+        result = bring_up_to_date(cell, CODE, environment, int(bool(gpu)), log.info, lambda path, stage: Watcher(path, stage, log).poll)
     finally:
         free.put(gpu)
     if result.status != "done":
         return Failed(message=result.reason, data=result)
     return Completed(message="done", data=result)
-
-
-def _run_stages(cell: Cell, run: checkout.Run, environment: dict[str, str], log: Log) -> Result:
-    stages: list[dict[str, Any]] = []
-    for node in read_graph(run.path):
-        watcher = Watcher(run.path, node.name, log)
-        outcome = reproduce(run.path, node.name, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": str(flow_run.id or ""), **environment})
-        if outcome.status == "failed":
-            return Result(cell, "failed", f"{node.name}: {outcome.error}", stages)
-        log.info("%s: %s (%.0f s)", node.name, outcome.status, outcome.seconds)
-        took = _remember_seconds(run.path, node.name, outcome.seconds if outcome.status == "ran" else None)
-        stages.append({"stage": node.name, "status": outcome.status, "seconds": took})
-    return Result(cell, "done", "", stages, len(environment))
-
-
-def _remember_seconds(path: Path, stage: str, seconds: float | None) -> float | None:
-    """Return how long this very work took when it was done, here or in the cell that did it: a stage from the cache has no time of its own."""
-    entry = yaml.safe_load((path / "dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
-    key = fingerprint(stage, {name: value for name, value in entry.items() if name != "outs"})
-    file = CODE / ".work" / "matrix" / "seconds.json"
-    with _seconds:
-        known: dict[str, float] = read_json(file) if file.exists() else {}
-        if seconds is not None:
-            write_json(file, known | {key: round(seconds, 2)})
-            return seconds
-        return known.get(key)
 
 
 def _result(cell: Cell, future: PrefectFuture[Any]) -> Result:
@@ -170,17 +127,3 @@ def _result(cell: Cell, future: PrefectFuture[Any]) -> Result:
         return Result(cell, "not run", f"it goes on from cell {cell.start}, which failed")
     found = state.result(raise_on_failure=False)
     return found if isinstance(found, Result) else Result(cell, "failed", state.message or str(state.name))
-
-
-def _write(asked: Matrix, results: list[Result], log: Log, final: bool) -> None:
-    """Write what is known so far; with the last cell also the report, and the runs under one parent in MLflow."""
-    folder = CODE / OUT
-    last = results[-1]
-    if last.status == "done" and not final:
-        keep_predictions(last, CODE, folder / asked.name / "predictions")
-    rows = cell_rows(results, CODE)
-    write_json(folder / "cells.json", rows)
-    write_json(folder / asked.name / "cells.json", rows)
-    if final:
-        write_report(asked, results, CODE, folder / asked.name)
-        log.info("report: %s", OUT / asked.name / "report.html")
