@@ -79,7 +79,9 @@ def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and with TAPT on the same model and dataset."""
     scored = _scored(results, main)
     found = []
-    for key, own in _grouped([result for result in results if result.cell.name in scored]).items():
+    done = _grouped([result for result in results if result.cell.name in scored])
+    datasets = list(dict.fromkeys(key[:2] for key in done))
+    for key, own in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
         model, dataset, supervision, rows, variant = key
         runs = [scored[result.cell.name][0] for result in own]
         draws = scored[own[0].cell.name][1]
