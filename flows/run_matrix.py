@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from flows.cell import OUT
 from flows.cells import check_inputs, expand, read_matrix
 from flows.child import CODE
 from flows.server import open_api
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(cell.name for cell in cells))
             return 0
         await_server = open_api(CODE)
-        from flows.matrix import OUT, matrix  # Prefect: 2 s to import, while its server starts
+        from flows.matrix import matrix  # Prefect: 2 s to import, while its server starts
 
         await_server()
         try:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         table = CODE / OUT / read_matrix(CODE / given.file).name / "table.md"
         if table.is_file():
-            print(f"\n{table.read_text(encoding='utf-8')}\nreport: {Path(OUT) / table.parent.name / 'report.html'}")
+            print(f"\n{table.read_text(encoding='utf-8')}\nreport: {OUT / table.parent.name / 'report.html'}")
         if state.is_completed():
             return 0
         print(f"error: {state.message}", file=sys.stderr)

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from flows import server
-from flows.cells import expand, read_matrix
+from flows.cell import write_results
+from flows.cells import Matrix, expand, read_matrix
 from flows.report import claims, compare_published, curves
+from flows.results import Result
+from flows.results import groups as groups_of
 from tasks.comparison import Draws, difference, summarise, verdict
-from tasks.dataset import Item
+from tasks.dataset import Item, load_dataset
 from tasks.errors import PipelineError
-from tasks.files import read_json, read_table
+from tasks.files import read_json, read_table, write_json, write_table
 from tasks.params import read_yaml
+from tasks.rows import EVALUATIONS
 from tasks.scoring import Scored, macro_f1
 from tests.conftest import ROOT
 from tests.toy import environment, make_toy
@@ -185,6 +190,97 @@ def test_a_learning_curve_has_a_point_for_every_size() -> None:
     heights = [dot["f1"] for dot in curve["lines"][0]["dots"]]
     assert heights == sorted(heights, reverse=True)
     assert curves(groups[:1]) == []
+
+
+# From finished cells to the page, without running anything
+
+_KNOWN = {"none": 3, "tapt": 4, "bonito": 8}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Matrix, list[Result]]:
+    """A matrix whose cells have left what their stages leave; the one of seed 2 on tapt has failed."""
+    for name in ("datasets/privacy.yaml", "matrices/published.yaml"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "data").mkdir()
+    rows = [{"id": str(n), "context": f"Passage {n}.", "question": f"Is it {n}?", "answer": "yes" if n % 2 else "no"} for n in range(20)]
+    (tmp_path / "data/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    matrix = read_matrix(_write(tmp_path))
+    results = []
+    for cell in expand(matrix, ROOT):
+        if (cell.supervision, cell.seed) == ("tapt", 2):
+            results.append(Result(cell, "failed", "finetune: the machine is tired"))
+            continue
+        stages = [{"stage": "finetune", "status": "ran", "seconds": 7.0}, {"stage": "ingest", "status": "restored", "seconds": 2.0}]
+        results.append(Result(cell, "done", "", stages, gpus=1))
+        _leave(results[-1].artifacts(tmp_path), cell, rows, tmp_path)
+    return matrix, results
+
+
+def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> None:
+    dataset = load_dataset(main / "datasets/privacy.yaml")
+    predictions = []
+    for template in dataset.templates:
+        for place, row in enumerate(rows):
+            gold = dataset.labels.index(row["answer"])
+            said = template.choices[gold if (place + cell.seed) % 10 < _KNOWN[cell.supervision] else 1 - gold]
+            common = {"dataset": "privacy", "template": template.name, "item_id": row["id"], "prompt": "", "prediction": said, "scores": [0.0, 0.0], "f1": 0.0}
+            predictions.append({**common, "model": "adapted", "golds": [template.choices[gold]], "choices": list(template.choices)})
+    write_table(folder / "evaluate/predictions.parquet", pa.Table.from_pylist(predictions, schema=EVALUATIONS))
+    general = {name: {"f1": 20.0, "f1_low": 18.0, "f1_high": 22.0} for name in ("zero_shot", "adapted", "change")} | {"tasks": 6}
+    write_json(folder / "evaluate/metrics.json", {"adapted": {"f1": 50.0, "f1_low": 40.0, "f1_high": 60.0}, "general": general})
+    write_json(folder / "finetune/summary.json", {"rows_kept": 12, "tokens": 1004})
+    made = [
+        {"row_id": f"r{n}", "context": "<b>A pump.</b>", "prediction": "Why?<|pipe|>Because", "task_type": "ynqa", "reason": "", "parsed": True}
+        for n in range(4)
+    ]
+    write_table(folder / "generate/predictions.parquet", pa.Table.from_pylist(made))
+    write_table(folder / "validate/instructions.parquet", pa.table({"row_id": ["r0", "r1"]}))
+
+
+def test_finished_cells_are_read_compared_and_written(finished: tuple[Matrix, list[Result]], tmp_path: Path) -> None:
+    matrix, results = finished
+    for place in range(len(results)):
+        write_results(matrix, results[: place + 1], tmp_path, final=place == len(results) - 1)
+    folder = tmp_path / "artifacts/matrix/toy"
+    cells = read_json(tmp_path / "artifacts/matrix/cells.json")
+    assert [(cell["supervision"], cell["seed"], cell["status"]) for cell in cells] == [
+        ("none", 1, "done"), ("tapt", 1, "done"), ("tapt", 2, "failed"), ("bonito", 1, "done"), ("bonito", 2, "done"),
+    ]  # fmt: skip
+    assert cells[2]["reason"] == "finetune: the machine is tired" and cells[2]["f1"] is None
+    assert (cells[3]["tokens"], cells[3]["rows_trained"], cells[3]["wall_seconds"], cells[3]["gpu_seconds"]) == (1004, 12, 9.0, 7.0)
+    groups = {group["supervision"]: group for group in read_json(folder / "groups.json")}
+    assert groups["bonito"]["seeds"] == 2 and groups["tapt"]["seeds"] == 1 and groups["bonito"]["general"]["tasks"] == 6
+    assert groups["bonito"]["vs_none"]["verdict"] == groups["bonito"]["vs_tapt"]["verdict"] == "better"
+    assert groups["tapt"]["vs_tapt"] is None and groups["none"]["vs_none"] is None
+    page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
+    for words in (
+        "the machine is tired",
+        "Bonito beats next-word training",
+        "needs Mistral-7B-v0.1",
+        "Budget-matched",
+        "<svg",
+        "&lt;b&gt;A pump.",
+        "2 were kept",
+    ):
+        assert words in page, words
+    assert "http" not in page and "<script" not in page and "<b>A pump" not in page
+    assert "failed: finetune: the machine is tired" in table
+
+
+def test_kept_predictions_can_be_scored_again(finished: tuple[Matrix, list[Result]], tmp_path: Path) -> None:
+    matrix, results = finished
+    write_results(matrix, results[-1:], tmp_path, final=False)
+    table = read_table(tmp_path / f"artifacts/matrix/toy/predictions/{results[-1].cell.name}.parquet")
+    assert table.column_names == ["item_id", "template", "prediction", "golds"] and len(table) == 5 * 20
+    dataset = load_dataset(tmp_path / "datasets/privacy.yaml")
+    scores = []
+    for template in dataset.templates:
+        rows = [row for row in table.to_pylist() if row["template"] == template.name]
+        pairs = [[template.choices.index(text) for text in (row["golds"][0], row["prediction"])] for row in rows]
+        scores.append(macro_f1([gold for gold, _ in pairs], [said for _, said in pairs], 2))
+    assert groups_of(results[-1:], tmp_path)[0]["f1"] == pytest.approx(np.mean(scores), abs=0.01)
 
 
 # The flow, over a small pipeline of its own
