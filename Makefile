@@ -1,6 +1,7 @@
 # Every command sets up what it needs; `make` alone lists them.
 PYTHON ?= python3
 PROFILE ?=
+MATRIX ?= matrices/embedded.yaml
 SET ?=
 CORPUS ?=
 EVALUATION ?=
@@ -19,7 +20,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run ingest test lint ui serve soak repair audit repro doctor bonito lock clean
+.PHONY: help setup data run ingest matrix test lint ui serve soak repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -38,6 +39,9 @@ ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
+	@$(BIN)/python -m flows.run_matrix $(MATRIX)
 
 test: data ## run the tests
 	@$(BIN)/python -m pytest

@@ -32,9 +32,12 @@ _PINS = Path(".venv") / "pins.sha256"
 #: The paper's setting, for machines whose GPU can run it.
 _GPU_PROFILE = "mistral-7b"
 #: Settings that may name a file or folder of the user's.
-PATHS = (("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("generate", "generator"), ("finetune", "model"))
+PATHS = (
+    *(("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("supervise", "rows"), ("supervise", "prompts"), ("finetune", "start")),
+    *(("baseline", "general"), ("generate", "generator"), ("finetune", "model")),
+)
 #: Of these, the ones that can be nothing but a path.
-_FILES = PATHS[:3]
+_FILES = PATHS[:7]
 #: Fields of the form by which a run is started, and the settings each stands for.
 FIELDS = {
     "corpus": ("ingest.corpus",),
@@ -212,7 +215,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
 
 def _share_cache(run: Run) -> None:
     cache = _dvc(run.main, "cache", "dir").strip()
-    _dvc(run.path, "cache", "dir", "--local", cache)
+    shared = run.path / ".dvc" / "config.local"
+    if _read(shared) is None or cache not in str(_read(shared)):  # a DVC command costs seconds, and a matrix has many cells
+        _dvc(run.path, "cache", "dir", "--local", cache)
 
 
 def _check_out_data(run: Run, log: Callable[[str], None]) -> None:

@@ -127,7 +127,8 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
         lines.append(_fact("adapter", _relative(checkout / "artifacts" / "finetune")))
     found = _optional(checkout / "artifacts" / "register" / "registration.json")
     if found and "register" in done:
-        lines.append(_fact("model", f"{found['model_name']}, version {found['version']}, alias {found['alias']}"))
+        if "version" in found:
+            lines.append(_fact("model", f"{found['model_name']}, version {found['version']}, alias {found['alias']}"))
         lines.append(_fact("MLflow", f"run {found['run_id']}, experiment {found['experiment']}"))
     return ["", *lines] if lines else []
 

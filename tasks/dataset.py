@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pydantic import Field
 from tasks.errors import PipelineError, did_you_mean
 from tasks.files import row_seed
 from tasks.params import Section, load_params
+from tasks.rows import task_type
 
 _CLASSIFICATION = {"ynqa", "nli", "te", "mcqa", "sentiment", "topic_class", "paraphrase_id", "wsd"}
 
@@ -65,6 +67,7 @@ class Item(Section):
 def load_dataset(path: Path) -> Dataset:
     """Read a dataset file; contradictions in it are errors before anything is trained."""
     dataset: Dataset = load_params(path, Dataset)
+    task_type(dataset.task_type)
     if bool(dataset.labels) == bool(dataset.answers):
         raise PipelineError(f"{path}: give either answers (extraction) or label and labels (classification)")
     if dataset.labels and not dataset.label:
@@ -95,17 +98,17 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
     if most and len(chosen) > most:
         kept = {item.id for item in sorted(chosen, key=lambda item: row_seed(seed, "item", item.id))[:most]}
         chosen = [item for item in chosen if item.id in kept]
-    for template in dataset.templates:
-        if chosen[0].context.strip() not in render(template, chosen[0]):
-            raise PipelineError(f"dataset {dataset.name}: template {template.name!r} does not show the passage: it must insert {{{{context}}}}")
+    for item in chosen:  # every one: a column that only the last item lacks would end the run after the training
+        for template in dataset.templates:
+            if item.context.strip() not in render(template, item):
+                raise PipelineError(f"dataset {dataset.name}: template {template.name!r} does not show the passage: it must insert {{{{context}}}}")
     return chosen
 
 
 def render(template: Template, item: Item) -> str:
     """Return the instruction of an item. A column the item lacks is an error that names the template."""
     try:
-        compiled = _environment().from_string(template.instruction)
-        return compiled.render({**item.columns, "context": item.context, "choices": list(template.choices)}).strip()
+        return _compiled(template.instruction).render({**item.columns, "context": item.context, "choices": list(template.choices)}).strip()
     except TemplateError as error:
         raise PipelineError(f"template {template.name!r}, item {item.id!r}: {error}") from error
 
@@ -173,6 +176,11 @@ def _value(row: dict[str, Any], column: str, where: str) -> Any:
 def text_of(value: Any) -> str:
     """Return a column's value as text; the parts of a list stand on lines of their own."""
     return "\n".join(str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+@lru_cache(maxsize=64)
+def _compiled(instruction: str) -> Any:
+    return _environment().from_string(instruction)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

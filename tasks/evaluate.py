@@ -1,31 +1,24 @@
-"""evaluate: the base model zero-shot and the adapted model, over the labelled items and several prompt templates.
+"""evaluate: the adapted model over the labelled items and several prompt templates, beside the baseline's answers to the same questions.
 
-Both are scored in the same precision (the NF4-rounded base weights the adapter was trained on; see tasks.models.merged_folder), so the
-adapter is the only difference. Classification: ranked choices and macro F1. Extraction: greedy answers and SQuAD F1. Every prediction is kept.
+Classification: macro F1 over ranked choices. Extraction: SQuAD F1 of greedy answers. General tasks, where there are any: what adaptation
+undid. Every prediction is kept.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tasks.dataset import Dataset, Item, Template, load_dataset, load_items, render
-from tasks.engine import Sampling, open_engine
-from tasks.errors import PipelineError
-from tasks.files import concat, fingerprint, read_json, read_sealed, sha256_folder, write_json, write_sealed, write_table, write_text
-from tasks.formats import Prompter, prompt_form
-from tasks.models import load_model, load_tokenizer, merged_folder
+from tasks.dataset import Dataset, Item, Template
+from tasks.files import concat, read_json, read_table, write_json, write_table, write_text
 from tasks.params import Evaluate
-from tasks.ranking import rank
-from tasks.rows import EVALUATIONS
-from tasks.scoring import Scored, interval, majority_f1, resample, scored_of, squad_f1
+from tasks.predict import Questions, Scoreable, answer, answer_general
+from tasks.rows import EVALUATIONS, require
+from tasks.scoring import Scored, interval, majority_f1, resample, scored_of
 from tasks.stage import Stage, run_stage
 
 log = logging.getLogger(__name__)
@@ -33,91 +26,62 @@ MODELS = ("zero_shot", "adapted")
 
 
 def evaluate(stage: Stage) -> None:
-    """Write ``metrics.json``, ``predictions.parquet`` (rows.EVALUATIONS), ``f1.csv`` and ``summary.json``."""
-    params, adapter = stage.params.evaluate, stage.path("adapter")
-    provenance = read_json(adapter / "provenance.json")
-    dataset = load_dataset(Path(params.dataset))
-    items = load_items(dataset, stage.path("items"), params.max_items, params.seed)
-    templates = dataset.templates[: params.templates or None]
-    tables = [_predictions(stage, model, adapter, provenance, dataset, templates, items) for model in MODELS]
-    write_table(stage.out / "predictions.parquet", concat(tables, EVALUATIONS))
-    metrics = measure(dataset, templates, items, dict(zip(MODELS, tables, strict=True)), params)
+    """Write ``metrics.json``, ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv`` and ``summary.json``."""
+    params, adapter, journal = stage.params.evaluate, stage.path("adapter"), stage.work / "journal"
+    told = read_json(adapter / "provenance.json")
+    questions = Questions.read(params, stage.path("items"))
+    model = Scoreable("adapted", told["base"], told["revision"], told["quantization"], told["precision"], adapter, told["prompt"])
+    tables, general = _baseline(stage, "predictions.parquet"), _baseline(stage, "general.parquet")
+    if told["adapter"]:
+        tables["adapted"] = answer(model, questions, params, journal)
+        general["adapted"] = answer_general(model, stage.path("general"), stage.params.baseline, params, journal)
+    else:  # no training: the model is the one that came
+        tables["adapted"], general["adapted"] = (_renamed(own["zero_shot"]) for own in (tables, general))
+    write_table(stage.out / "predictions.parquet", concat(tables.values(), EVALUATIONS))
+    write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
+    metrics = measure(questions.dataset, questions.templates, questions.items, tables, params)
+    if len(general["adapted"]):
+        metrics["general"] = measure_general(general, params)
     write_json(stage.out / "metrics.json", metrics)
     write_text(stage.out / "f1.csv", _f1_csv(metrics))
-    stage.summary(len(items), len(items), templates=len(templates))
+    stage.summary(len(questions.items), len(questions.items), templates=len(questions.templates))
     _log_result(metrics)
 
 
-def _predictions(
-    stage: Stage, model: str, adapter: Path, provenance: dict[str, Any], dataset: Dataset, templates: tuple[Template, ...], items: list[Item]
-) -> pa.Table:
-    """Return one model's rows; a killed run finds the models it had finished in the journal."""
-    params = stage.params.evaluate
-    key = fingerprint(
-        model,
-        provenance["base"],
-        sha256_folder(adapter) if model == "adapted" else None,
-        dataset.model_dump(mode="json"),
-        [item.model_dump(mode="json") for item in items],
-        [template.name for template in templates],
-        params.model_dump(mode="json", exclude={"bootstrap", "batch_rows"}),
-    )
-    kept = stage.work / "journal" / f"{model}-{key[:24]}.parquet"
-    try:
-        if (table := read_sealed(kept)) is not None:
-            return table
-    except PipelineError:
-        log.warning("%s is damaged: its predictions are made again", kept)
-    folder = merged_folder(
-        provenance["base"], provenance["revision"], adapter if model == "adapted" else None, provenance["quantization"], provenance["precision"]
-    )
-    tokenizer = load_tokenizer(str(folder))
-    prompter = Prompter(tokenizer, prompt_form(tokenizer, provenance["prompt"], adapted=model == "adapted"))
-    log.info("%s: %d items x %d templates, prompt form %s", model, len(items), len(templates), prompter.form)
-    pairs = [(template, item) for template in templates for item in items]
-    predict = _rank_choices if dataset.classifies else _extract
-    table = pa.Table.from_pylist(list(predict(model, dataset, pairs, prompter, folder, params)), schema=EVALUATIONS)
-    _forget_old(kept.parent)
-    write_sealed(kept, table)
-    return table
+def _baseline(stage: Stage, name: str) -> dict[str, pa.Table]:
+    path = stage.path("baseline") / name
+    return {"zero_shot": require(read_table(path), EVALUATIONS, path)}
 
 
-def _extract(model: str, dataset: Dataset, pairs: list[tuple[Template, Item]], prompter: Prompter, folder: Path, params: Evaluate) -> Iterator[dict[str, Any]]:
-    """Greedy answers of at most ``max_new_tokens`` tokens, stripped; SQuAD F1 against the best gold."""
-    prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
-    engine = open_engine(params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens)
-    completions = engine.generate(prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts))
-    del engine
-    for (template, item), completion in zip(pairs, completions, strict=True):
-        answer = completion.text.strip()
-        yield _row(model, dataset, template, item, prompter, answer, [], squad_f1(answer, item.golds))
+def _renamed(table: pa.Table) -> pa.Table:
+    return table.set_column(0, EVALUATIONS.field("model"), pa.array(["adapted"] * len(table), pa.string()))
 
 
-def _rank_choices(
-    model: str, dataset: Dataset, pairs: list[tuple[Template, Item]], prompter: Prompter, folder: Path, params: Evaluate
-) -> Iterator[dict[str, Any]]:
-    """The choice with the largest summed log-probability; F1 of an item is 1 if it is the gold label's."""
-    prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
-    choices = [[prompter.response(choice) for choice in template.choices] for template, _ in pairs]
-    scores = rank(load_model(str(folder)).eval(), prompts, choices, params.batch_rows, prompter.tokenizer.pad_token_id)
-    for (template, item), own in zip(pairs, scores, strict=True):
-        best = int(np.argmax(own))
-        yield _row(model, dataset, template, item, prompter, template.choices[best], own, float(best == item.gold))
-
-
-def _row(model: str, dataset: Dataset, template: Template, item: Item, prompter: Prompter, prediction: str, scores: list[float], f1: float) -> dict[str, Any]:
-    return {
-        "model": model,
-        "dataset": dataset.name,
-        "template": template.name,
-        "item_id": item.id,
-        "prompt": prompter.text(render(template, item)),
-        "prediction": prediction,
-        "golds": [template.choices[item.gold]] if dataset.classifies else list(item.golds),
-        "choices": list(template.choices),
-        "scores": scores,
-        "f1": f1,
-    }
+def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, Any]:
+    """Return token F1 in points on the general tasks, the mean over task types, before and after, and the change with its 95 % interval."""
+    kinds = sorted(set(tables["zero_shot"]["template"].to_pylist()))
+    rows = {name: {row["item_id"]: row for row in table.select(["item_id", "template", "f1"]).to_pylist()} for name, table in tables.items()}
+    ids = sorted(rows["zero_shot"])
+    weights = resample(ids, params.bootstrap, params.seed)
+    member = np.array([[rows["zero_shot"][own]["template"] == kind for own in ids] for kind in kinds], dtype=np.float64)
+    samples: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    for name in MODELS:
+        f1 = np.array([rows[name][own]["f1"] for own in ids])
+        drawn = weights @ member.T  # [resamples, types]; a type that a resample leaves out does not count in it
+        by_type = np.divide(weights @ (member * f1).T, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
+        samples[name] = 100 * np.nanmean(by_type, axis=1)
+        own = {kind: _points(100 * f1[member[place] > 0].mean()) for place, kind in enumerate(kinds)}
+        low, high = interval(samples[name])
+        result[name] = {
+            "f1": _points(np.mean([100 * f1[row > 0].mean() for row in member])),
+            "f1_low": _points(low),
+            "f1_high": _points(high),
+            "by_task_type": own,
+        }
+    low, high = interval(samples["adapted"] - samples["zero_shot"])
+    change = _points(result["adapted"]["f1"] - result["zero_shot"]["f1"])
+    return {**result, "change": {"f1": change, "f1_low": _points(low), "f1_high": _points(high)}, "tasks": len(ids)}
 
 
 def measure(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], tables: dict[str, pa.Table], params: Evaluate) -> dict[str, Any]:
@@ -191,15 +155,9 @@ def _log_result(metrics: dict[str, Any]) -> None:
             log.warning("%s answers with one class only under %d of %d templates", model, own["one_class_templates"], metrics["templates"])
 
 
-def _forget_old(folder: Path, most: int = 12) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-most]:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("evaluate", evaluate, ("adapter", "items"), argv)
+    return run_stage("evaluate", evaluate, ("adapter", "baseline", "items", "general"), argv)
 
 
 if __name__ == "__main__":

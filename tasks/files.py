@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,14 @@ def fingerprint(*parts: object) -> str:
 def row_seed(seed: int, *key: object) -> int:
     """Return a seed in [0, 2**31) that depends on the run's seed and the row's key, never on its position."""
     return int(fingerprint(seed, *key)[:8], 16) & 0x7FFFFFFF
+
+
+def choose(keys: Sequence[str], most: int, seed: int, kind: str) -> pa.Array:
+    """Return the positions (int64, ascending) of a seeded choice of at most ``most`` of ``keys``; 0: all. It depends on the keys, not on their order."""
+    places = list(range(len(keys)))
+    if most and len(keys) > most:
+        places = sorted(sorted(places, key=lambda place: row_seed(seed, kind, keys[place]))[:most])
+    return pa.array(places, pa.int64())
 
 
 def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

@@ -13,42 +13,81 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_table, sha256_file, write_json, write_text
+from tasks.files import fingerprint, read_json, read_table, sha256_file, sha256_folder, write_json, write_text
 from tasks.formats import Prompter, prompt_form
-from tasks.models import load_tokenizer
+from tasks.models import load_tokenizer, resolve
 from tasks.params import Finetune
 from tasks.rows import INSTRUCTIONS, require
 from tasks.stage import Stage, run_stage
 from tasks.tracking import open_training_run
-from tasks.training import Example, Trained, train
+from tasks.training import Example, Trained, train, training_order
 
 log = logging.getLogger(__name__)
 
 
 def finetune(stage: Stage) -> None:
-    """Write the adapter (``adapter_model.safetensors``, ``adapter_config.json``), ``provenance.json``, ``loss.csv`` and ``summary.json``."""
-    params, path = stage.params.finetune, stage.path("instructions")
+    """Write the adapter (``adapter_model.safetensors``, ``adapter_config.json``), ``provenance.json``, ``loss.csv`` and ``summary.json``.
+
+    With ``supervise.source`` none there is no adapter: provenance.json says so, and the model is scored as it came.
+    """
+    params, path, source = stage.params.finetune, stage.path("instructions"), stage.params.supervise.source
     rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
-    prompter = Prompter(tokenizer, prompt_form(tokenizer, params.prompt, adapted=True))
+    start = start_adapter(params, stage.path("start"))
+    if source == "none":
+        return _leave(stage, params, Prompter(tokenizer, prompt_form(tokenizer, params.prompt, adapted=False)), path, start)
+    prompter = Prompter(tokenizer, trained_form(tokenizer, params, rows, start))
     examples, dropped = build_examples(rows, prompter, params)
     if not examples:
         raise PipelineError(f"no row of {path} can be trained on ({dict(dropped)}): look at its quarantine, or raise finetune.max_response_tokens")
-    key = fingerprint(params.model_dump(mode="json"), [(example.prompt, example.response) for example in examples])
-    trained = _train(stage, params, examples, tokenizer.pad_token_id, key)
+    began = sha256_folder(start) if start else ""
+    key = fingerprint(params.model_dump(mode="json"), [(example.prompt, example.response) for example in examples], *([began] if began else []))
+    trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
     write_text(stage.out / "loss.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in trained.losses))
-    write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, len(examples), trained))
-    stage.summary(len(rows), len(examples), dict(dropped), steps=trained.steps, response_tokens=trained.tokens)
+    facts = {"supervision": source, "start": began, "tokens": tokens_trained(examples, params, trained.steps), "adapter": True}
+    write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, len(examples), trained) | facts)
+    stage.summary(len(rows), len(rows) - dropped.total(), dict(dropped), steps=trained.steps, response_tokens=trained.tokens, tokens=facts["tokens"])
+
+
+def start_adapter(params: Finetune, start: Path) -> Path | None:
+    """Return the adapter to go on from, None for a fresh one; one that does not fit the model and the LoRA settings is an error."""
+    if start.is_file():
+        return None
+    found = resolve(str(start))
+    if found.adapter is None:
+        raise PipelineError(f"finetune.start = {params.start}: no adapter there (adapter_config.json is missing)")
+    config = read_json(start / "adapter_config.json")
+    for name, held, asked in (
+        ("model", found.base, params.model),
+        ("lora_rank", config["r"], params.lora_rank),
+        ("lora_alpha", config["lora_alpha"], params.lora_alpha),
+    ):
+        if held != asked:
+            raise PipelineError(f"finetune.start = {params.start} was trained with {name} {held}, but finetune.{name} is {asked}: they must agree")
+    return start
+
+
+def trained_form(tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None) -> str:
+    """Return the prompt form of training and scoring. A model that only ever saw raw text is asked as it was before."""
+    instructed = any(row["instruction"] for row in rows)
+    if start and not instructed and (start / "provenance.json").is_file():
+        return str(read_json(start / "provenance.json")["prompt"])
+    return prompt_form(tokenizer, params.prompt, adapted=instructed)
 
 
 def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finetune) -> tuple[list[Example], Counter[str]]:
-    """Return one example a row, in row order, and the rows left out by reason.
+    """Return the examples in row order (one a row, raw text in as many pieces as it takes), and the rows left out by reason.
 
     A long instruction loses its middle, so that the question stays; a response that is too long is left out, since half an answer is a wrong one.
     """
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for row in rows:
+        if not row["instruction"]:
+            pieces = text_examples(prompter.tokenizer, row["response"], params.max_prompt_tokens + params.max_response_tokens)
+            examples += pieces
+            dropped["too_short"] += not pieces
+            continue
         response = prompter.response(row["response"])
         if len(response) > params.max_response_tokens:
             dropped["response_too_long"] += 1
@@ -57,7 +96,31 @@ def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finet
     return examples, dropped
 
 
-def _train(stage: Stage, params: Finetune, examples: list[Example], pad_token: int, key: str) -> Trained:
+def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
+    """Return raw text as next-word examples of at most ``most`` tokens: the first token is given, the loss falls on all others."""
+    ids = tokenizer.encode(text.strip(), add_special_tokens=False)
+    lead = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and not tokenizer.chat_template else []
+    pieces = [lead + ids[at : at + most - len(lead)] for at in range(0, len(ids), most - len(lead))]
+    return [Example(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
+
+
+def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
+    """Return the tokens, prompts and responses, that went through the model in ``steps`` steps; padding is not counted."""
+    lengths = [len(example.prompt) + len(example.response) for example in examples]
+    return sum(lengths[index] for index in training_order(lengths, params)[: steps * params.batch_rows])
+
+
+def _leave(stage: Stage, params: Finetune, prompter: Prompter, path: Path, start: Path | None) -> None:
+    if start:
+        raise PipelineError(f"supervise.source none trains nothing, so it cannot go on from finetune.start = {params.start}")
+    key = fingerprint("none", params.model_dump(mode="json"))
+    write_text(stage.out / "loss.csv", "step,loss\n")
+    facts = {"supervision": "none", "start": "", "tokens": 0, "adapter": False}
+    write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, 0, Trained([], 0, 0)) | facts)
+    stage.summary(0, 0, steps=0, response_tokens=0, tokens=0)
+
+
+def _train(stage: Stage, params: Finetune, examples: list[Example], pad_token: int, key: str, start: Path | None) -> Trained:
     """Train in a checkpoint folder that belongs to this key, with the loss live in MLflow and in the progress file."""
     checkpoints = stage.work / "checkpoints" / key[:24]
     _forget_others(checkpoints)
@@ -71,7 +134,7 @@ def _train(stage: Stage, params: Finetune, examples: list[Example], pad_token: i
             progress.advance(1, loss=round(loss, 4))
             run.metric("train_loss", loss, step)
 
-        return train(examples, params, pad_token, stage.out, checkpoints, on_step)
+        return train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
 
 
 def provenance(params: Finetune, prompter: Prompter, rows: Path, key: str, examples: int, trained: Trained) -> dict[str, Any]:
@@ -101,7 +164,7 @@ def _forget_others(folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("finetune", finetune, ("instructions",), argv)
+    return run_stage("finetune", finetune, ("instructions", "start"), argv)
 
 
 if __name__ == "__main__":

@@ -113,9 +113,8 @@ class Prompter:
 
 
 def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:
-    """Return the form for a model: what was asked, else chat for a model with a chat template, else by whether it is adapted."""
-    if asked != "auto":
-        return asked
-    if tokenizer.chat_template:
+    """Return the form for a model. ``asked`` is the form of adaptation; a model that has seen no instructions of ours is asked as it came:
+    by its chat template where it has one, else as a pretrained model."""
+    if asked == "chat" or (tokenizer.chat_template and (asked == "auto" or not adapted)):
         return "chat"
     return "bonito" if adapted else "pretrained"

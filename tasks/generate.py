@@ -1,4 +1,4 @@
-"""generate: Bonito over passages x task types. Passages in, predictions out, each kept whether it can be parsed or not.
+"""generate: Bonito, or a chat model that is asked, over passages x task types. Passages in, predictions out, each kept whether it can be parsed or not.
 
 Work goes through the engine in shards that are cut by the data alone; a finished shard is a Parquet file in the journal. A killed run
 keeps its finished shards, and a shard done again gives the same bytes: its rows always meet the engine together, each with its own seed.
@@ -14,17 +14,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from tasks.engine import Completion, Engine, Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import concat, fingerprint, read_sealed, read_table, row_seed, sha256_folder, write_json, write_sealed, write_table, write_text
-from tasks.formats import generator_prompt, parse_prediction
+from tasks.files import choose, concat, fingerprint, read_sealed, read_table, row_seed, sha256_folder, write_json, write_sealed, write_table, write_text
+from tasks.formats import Task, generator_prompt, parse_prediction
 from tasks.models import base_path, load_tokenizer, merged_folder, resolve
 from tasks.params import Generate
-from tasks.rows import PASSAGES, PREDICTIONS, TASK_TYPES, require
+from tasks.prompted import AddressEngine, read_prompts
+from tasks.rows import PASSAGES, PREDICTIONS, TASK_TYPES, WRITTEN, require
 from tasks.stage import Progress, Stage, run_stage
 
 log = logging.getLogger(__name__)
@@ -41,30 +42,67 @@ class Request:
     seed: int
 
 
+class Form(Protocol):
+    """How a generator is asked, and how its answer is read."""
+
+    @property
+    def identity(self) -> str:
+        """What tells one form from another."""
+        ...
+
+    def prompt(self, tokenizer: Any, context: str, task_type: str) -> Any:
+        """Return the prompt's token ids; without a tokenizer, the message as text."""
+        ...
+
+    def parse(self, text: str, finished: bool, task_type: str) -> Task:
+        """Return instruction and response, or why there are none."""
+        ...
+
+
+class BonitoForm:
+    """Bonito's own input and output (:mod:`tasks.formats`)."""
+
+    identity = "bonito"
+
+    def prompt(self, tokenizer: Any, context: str, task_type: str) -> list[int]:
+        """See :class:`Form`."""
+        return generator_prompt(tokenizer, context, task_type)
+
+    def parse(self, text: str, finished: bool, task_type: str) -> Task:
+        """See :class:`Form`."""
+        return parse_prediction(text, finished)
+
+
 def generate(stage: Stage) -> None:
     """Write ``predictions.parquet`` (rows.PREDICTIONS), ``samples.md`` and ``summary.json``."""
-    params = stage.params.generate
+    params, source = stage.params.generate, stage.params.supervise.source
+    if source not in WRITTEN:
+        log.info("supervise.source is %s: there is nothing to generate", source)
+        return _finish(stage, PREDICTIONS.empty_table())
     passages = require(read_table(stage.path("passages")), PASSAGES, stage.path("passages"))
     requests = plan(passages, params)
     if not requests:
         raise PipelineError("there are no passages to generate from: look at artifacts/ingest/rejects.parquet")
+    form: Form = read_prompts(Path(stage.params.supervise.prompts), params.task_types, stage.params.validate_.labels) if source == "prompted" else BonitoForm()
+    if params.address and source != "prompted":
+        raise PipelineError("generate.address serves chat models: it goes with supervise.source prompted")
     identity = generator_identity(params)
-    journal = _journal(stage.work, fingerprint(params.model_dump(mode="json"), identity, passages.column("passage_id").to_pylist()))
+    journal = _journal(stage.work, fingerprint(params.model_dump(mode="json"), identity, form.identity, passages.column("passage_id").to_pylist()))
     shards = [requests[start : start + params.shard_rows] for start in range(0, len(requests), params.shard_rows)]
-    for rows, shown in _run(shards, journal, params, identity, stage.progress(len(requests), "rows")):
+    for rows, shown in _run(shards, journal, params, identity, form, stage.progress(len(requests), "rows")):
         log.info("sample %s: %s", shown["row_id"], " ".join(str(shown["prediction"]).split())[:200])
         write_json(stage.work / "sample.json", {key: shown[key] for key in ("task_type", "context", "prediction", "parsed")} | {"rows": rows})
-    predictions = concat((_shard(journal, number) for number in range(len(shards))), PREDICTIONS)
+    _finish(stage, concat((_shard(journal, number) for number in range(len(shards))), PREDICTIONS))
+
+
+def _finish(stage: Stage, predictions: pa.Table) -> None:
     write_table(stage.out / "predictions.parquet", predictions)
     _summarise(stage, predictions)
 
 
 def plan(passages: pa.Table, params: Generate) -> list[Request]:
     """Return the rows to generate, ordered by passage, task type and sample; a seeded choice where ``max_passages`` limits them."""
-    rows = passages.to_pylist()
-    if params.max_passages and len(rows) > params.max_passages:
-        chosen = {row["passage_id"] for row in sorted(rows, key=lambda row: row_seed(params.seed, "passage", row["passage_id"]))[: params.max_passages]}
-        rows = [row for row in rows if row["passage_id"] in chosen]
+    rows = passages.take(choose(passages["passage_id"].to_pylist(), params.max_passages, params.seed, "passage")).to_pylist()
     return [
         Request(f"{row['passage_id']}-{kind}-{sample}", row, kind, sample, row_seed(params.seed, row["passage_id"], kind, sample))
         for row in rows
@@ -76,10 +114,12 @@ def plan(passages: pa.Table, params: Generate) -> list[Request]:
 def generator_identity(params: Generate) -> str:
     """Return what tells this generator from any other: the adapter's content hash, or the hub name and revision."""
     folder = Path(params.generator)
-    return f"sha256:{sha256_folder(folder)}" if folder.is_dir() else f"{params.generator}@{params.revision}"
+    if folder.is_dir() and not params.address:
+        return f"sha256:{sha256_folder(folder)}"
+    return f"{params.generator}@{params.address or params.revision}"
 
 
-def _run(shards: list[list[Request]], journal: Path, params: Generate, identity: str, progress: Progress) -> Iterator[tuple[int, dict[str, Any]]]:
+def _run(shards: list[list[Request]], journal: Path, params: Generate, identity: str, form: Form, progress: Progress) -> Iterator[tuple[int, dict[str, Any]]]:
     """Do the shards the journal lacks; yield (rows so far, a live sample) after each."""
     todo = [number for number in range(len(shards)) if not _done(_shard_path(journal, number))]
     progress.skip(sum(len(shard) for number, shard in enumerate(shards) if number not in set(todo)))
@@ -87,13 +127,13 @@ def _run(shards: list[list[Request]], journal: Path, params: Generate, identity:
         log.info("%d rows are already in the journal", progress.skipped)
     if not todo:
         return
-    tokenizer = load_tokenizer(params.generator, params.revision)
-    longest = max(len(_prompt(tokenizer, request)) for shard in shards for request in shard)
-    engine = _open(params, longest + params.max_tokens)
+    tokenizer = None if params.address else load_tokenizer(params.generator, params.revision)
+    longest = max(len(_prompt(form, tokenizer, request)) for shard in shards for request in shard)
+    engine: Any = AddressEngine(params.address, params.generator) if params.address else _open(params, longest + params.max_tokens)
     counts: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
     for number in todo:
-        table = generate_shard(shards[number], engine, tokenizer, params, identity)
+        table = generate_shard(shards[number], engine, tokenizer, params, identity, form)
         write_sealed(_shard_path(journal, number), table)
         counts.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
@@ -101,17 +141,19 @@ def _run(shards: list[list[Request]], journal: Path, params: Generate, identity:
         yield progress.done, table.slice(len(table) // 2, 1).to_pylist()[0]
 
 
-def generate_shard(shard: list[Request], engine: Engine, tokenizer: Any, params: Generate, identity: str) -> pa.Table:
+def generate_shard(shard: list[Request], engine: Any, tokenizer: Any, params: Generate, identity: str, form: Form) -> pa.Table:
     """Send one shard's rows to the engine together and return them as rows.PREDICTIONS, in the shard's order."""
-    prompts = [_prompt(tokenizer, request) for request in shard]
+    prompts = [_prompt(form, tokenizer, request) for request in shard]
     sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
     completions = engine.generate(prompts, sampling, [request.seed for request in shard])
-    rows = [_row(request, len(prompt), done, params, identity) for request, prompt, done in zip(shard, prompts, completions, strict=True)]
+    rows = [
+        _row(request, len(prompt) if tokenizer else 0, done, params, identity, form) for request, prompt, done in zip(shard, prompts, completions, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
-def _row(request: Request, prompt_tokens: int, completion: Completion, params: Generate, identity: str) -> dict[str, Any]:
-    task = parse_prediction(completion.text, completion.finished)
+def _row(request: Request, prompt_tokens: int, completion: Completion, params: Generate, identity: str, form: Form) -> dict[str, Any]:
+    task = form.parse(completion.text, completion.finished, request.task_type)
     return {
         "row_id": request.row_id,
         "passage_id": request.passage["passage_id"],
@@ -135,8 +177,8 @@ def _row(request: Request, prompt_tokens: int, completion: Completion, params: G
     }
 
 
-def _prompt(tokenizer: Any, request: Request) -> list[int]:
-    return generator_prompt(tokenizer, request.passage["text"], request.task_type)
+def _prompt(form: Form, tokenizer: Any, request: Request) -> Any:
+    return form.prompt(tokenizer, request.passage["text"], request.task_type)
 
 
 def _open(params: Generate, longest: int) -> Engine:

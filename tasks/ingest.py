@@ -47,7 +47,7 @@ def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
     overlap = EvaluationOverlap(_evaluation_passages(stage), params.evaluation_words)
-    work = _work(params, _tokenizer(stage.params.generate.generator, stage.params.generate.revision))
+    work = _work(params, _tokenizer(*tokenizer_name(stage)))
     source = open_source(stage.addresses["corpus"], staging, params.text_column or "text", params.follow_links)
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
@@ -70,6 +70,12 @@ def _work(params: Ingest, tokenizer: str) -> Work:
         mask=params.mask_personal_data,
         lines=params.boilerplate_share > 0,
     )
+
+
+def tokenizer_name(stage: Stage) -> tuple[str, str]:
+    """Return name and revision of the model whose tokenizer counts a passage's tokens."""
+    own, generate = stage.params.ingest.tokenizer, stage.params.generate
+    return (own, "main") if own else (generate.generator, generate.revision)
 
 
 def _tokenizer(generator: str, revision: str) -> str:

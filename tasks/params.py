@@ -38,6 +38,7 @@ class Ingest(Section):
     corpus: str = Field(description="folder or file of documents, an address of fsspec (s3://...), or a hub dataset (hf://owner/name)")
     text_column: str = Field("", description="column that holds the text of tables; empty: text, and a CSV file without it is read as a whole table")
     passage_tokens: Positive = Field(description="most tokens a passage may have, counted by the generator's own tokenizer")
+    tokenizer: str = Field("", description="model whose tokenizer counts them instead, so that all generators get the same passages; empty: the generator's")
     min_tokens: int = Field(ge=0, description="shorter passages are dropped (reason: too_short)")
     languages: tuple[str, ...] = Field((), description="ISO 639-1 codes of the languages to keep, such as [en]; empty: all")
     boilerplate_share: Fraction = Field(0.3, description="cut out lines that stand in this share of the documents, and in five at least; 0: keep them")
@@ -65,6 +66,7 @@ class Generate(Section):
 
     generator: str = Field(description="adapter folder or model (path or hub name) that was trained as Bonito")
     revision: str = Field("main", description="revision of a hub model")
+    address: str = Field("", description="supervise.source prompted: OpenAI-compatible address that serves the generator, such as http://127.0.0.1:8000/v1")
     task_types: tuple[str, ...] = Field(min_length=1, description="short or full names, see tasks/rows.py")
     samples: Positive = Field(description="tasks to write for each passage and task type")
     max_passages: int = Field(ge=0, description="passages to use, a seeded choice; 0: all")
@@ -105,11 +107,24 @@ class Validate(Section):
         return tuple(names) if isinstance(names, list) else names
 
 
+class Supervise(Section):
+    """Which rows the target model is trained on: the paper's supervision sources."""
+
+    source: Literal["bonito", "prompted", "tapt", "p3", "labelled", "none"] = Field(
+        description="bonito, prompted: what generate wrote; tapt: the raw passages, next-word; p3, labelled: supervise.rows; none: no training (zero-shot)"
+    )
+    rows: str = Field(description="p3: prompted rows (a remix's train.parquet); labelled: training items in the dataset's columns; others: supervision/none")
+    prompts: str = Field(description="prompted: folder of the prompt texts, one YAML file a task type")
+    max_rows: int = Field(ge=0, description="rows to train on, a seeded choice; 0: all")
+    seed: Seed
+
+
 class Finetune(Section):
     """Q-LoRA of the target model."""
 
     model: str = Field(description="target model: embedded:smollm2-135m-instruct, a path, or a hub name")
     revision: str = Field("main", description="revision of a hub model")
+    start: str = Field("supervision/none", description="adapter folder to go on from; supervision/none: a fresh adapter")
     prompt: Literal["auto", "bonito", "chat"] = Field(description="auto: the chat template where the model has one, else <|input|>/<|output|>")
     quantization: Literal["nf4", "none"] = Field(description="nf4 with double quantisation, or none (LoRA on unquantised weights)")
     resident: Literal["nf4", "dequantized"] = Field(
@@ -127,10 +142,19 @@ class Finetune(Section):
     micro_batch_rows: Positive = Field(description="rows a forward pass; must divide batch_rows")
     epochs: float = Field(gt=0.0, description="passes over the rows")
     max_steps: int = Field(ge=0, description="steps at most; 0: as many as the epochs give")
+    max_tokens: int = Field(0, ge=0, description="tokens to train on, prompts and responses, as many passes as that takes; 0: as many as the epochs give")
     max_prompt_tokens: Positive
     max_response_tokens: Positive
     checkpoint_steps: Positive = Field(description="steps between checkpoints: the most a kill can cost")
     gradient_checkpointing: bool = False
+    seed: Seed
+
+
+class Baseline(Section):
+    """What the adapted model is compared with: the model as it came, on the same items, and on general tasks that adaptation may undo."""
+
+    general: str = Field(description="held-out prompted rows of general tasks (a remix's heldout.parquet), scored before and after; supervision/none: none")
+    general_rows: Positive = Field(description="rows of it to score, a seeded choice spread evenly over task types")
     seed: Seed
 
 
@@ -163,7 +187,9 @@ class Params(Section):
     ingest: Ingest
     generate: Generate
     validate_: Validate = Field(alias="validate")
+    supervise: Supervise
     finetune: Finetune
+    baseline: Baseline
     evaluate: Evaluate
     register_: Register = Field(alias="register")
 

@@ -59,11 +59,22 @@ def _register(stage: Stage) -> None:
     adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
     metrics, provenance = read_json(evaluation / "metrics.json"), read_json(adapter / "provenance.json")
     name = stage.params.register_.model_name or default_name(provenance["base"], metrics["dataset"])
-    key = fingerprint(sha256_file(adapter / "adapter_model.safetensors"), metrics)
+    key = fingerprint(sha256_file(adapter / "adapter_model.safetensors") if provenance["adapter"] else provenance["key"], metrics)
     ledger = Ledger.open(stage.params.register_.experiment, key, provenance["key"], run_name(stage.params, metrics))
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = _log_run(stage, ledger, metrics, provenance)
-    parity = check_parity(stage, adapter, evaluation)
+    model: dict[str, Any] = {"verdict": "supervise.source none: no model was made"}
+    if provenance["adapter"]:
+        model = _register_model(stage, ledger, name, provenance, metrics, scored_on)
+    ledger.finish()
+    where = {"tracking_uri": shown_uri(), "experiment": stage.params.register_.experiment, "run_id": ledger.run_id}
+    write_json(stage.out / "registration.json", where | model)
+    stage.summary(1, 1)
+
+
+def _register_model(stage: Stage, ledger: Ledger, name: str, provenance: dict[str, Any], metrics: dict[str, Any], scored_on: Any) -> dict[str, Any]:
+    """Register the adapter, once the trained, the merged and the served model agree, and give it its alias."""
+    parity = check_parity(stage, stage.path("adapter"), stage.path("evaluation"))
     ledger.tags({"parity": parity.describe()})
     uri = _log_model(stage, ledger, provenance)
     ledger.score(uri, metric_table(metrics), scored_on)
@@ -71,22 +82,8 @@ def _register(stage: Stage) -> None:
     verdict = judge(stage, ledger, name, version, metrics)
     ledger.alias(name, verdict.alias, version.version)
     ledger.tags({"alias": verdict.alias, "verdict": describe(verdict)})
-    ledger.finish()
     log.info("%s version %s is %s: %s", name, version.version, verdict.alias, describe(verdict))
-    write_json(
-        stage.out / "registration.json",
-        {
-            "tracking_uri": shown_uri(),
-            "experiment": stage.params.register_.experiment,
-            "run_id": ledger.run_id,
-            "model_name": name,
-            "version": str(version.version),
-            "alias": verdict.alias,
-            "verdict": describe(verdict),
-            "parity": vars(parity),
-        },
-    )
-    stage.summary(1, 1)
+    return {"model_name": name, "version": str(version.version), "alias": verdict.alias, "verdict": describe(verdict), "parity": vars(parity)}
 
 
 def default_name(base: str, dataset: str) -> str:
@@ -97,7 +94,9 @@ def default_name(base: str, dataset: str) -> str:
 def run_name(params: Params, metrics: dict[str, Any]) -> str:
     """Name a run for what tells runs apart: dataset, generator, target model, learning rate, epochs."""
     target = params.finetune.model.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-    return f"{metrics['dataset']} {Path(params.generate.generator).name} > {target} lr{params.finetune.learning_rate:g} x{params.finetune.epochs:g}"
+    source = params.supervise.source
+    teacher = Path(params.generate.generator).name if source == "bonito" else source
+    return f"{metrics['dataset']} {teacher} > {target} lr{params.finetune.learning_rate:g} x{params.finetune.epochs:g}"
 
 
 def metric_table(metrics: dict[str, Any]) -> dict[str, float]:
@@ -122,13 +121,17 @@ def _log_run(stage: Stage, ledger: Ledger, metrics: dict[str, Any], provenance: 
     ledger.metrics(metric_table(metrics) | {"rows": float(provenance["rows"]), "steps": float(provenance["steps"])})
     pictures = stage.work / "plots"
     pictures.mkdir(exist_ok=True)
-    plot_loss(pictures / "loss.png", losses)
+    if losses:
+        plot_loss(pictures / "loss.png", losses)
+        ledger.files([pictures / "loss.png"], "plots")
     plot_f1(pictures / "f1.png", metrics)
-    ledger.files([pictures / "loss.png", pictures / "f1.png"], "plots")
+    ledger.files([pictures / "f1.png"], "plots")
     ledger.files([evaluation / "metrics.json", evaluation / "predictions.parquet"], "evaluation")
     ledger.files([instructions / "report.html"], "validation")
     ledger.files([adapter / "provenance.json"])
-    ledger.dataset(read_table(instructions / "instructions.parquet").to_pandas(), "instructions", str(instructions / "instructions.parquet"), "training")
+    trained_on = stage.path("supervision") / "instructions.parquet"
+    if provenance["adapter"]:
+        ledger.dataset(read_table(trained_on).to_pandas(), "instructions", str(trained_on), "training")
     asked = read_table(evaluation / "predictions.parquet", ["item_id", "template", "prompt"])
     ledger.tags(lineage(stage, provenance))
     return ledger.dataset(asked.to_pandas(), metrics["dataset"], stage.params.evaluate.items, "evaluation")
@@ -154,7 +157,8 @@ def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
 def _log_model(stage: Stage, ledger: Ledger, provenance: dict[str, Any]) -> str:
     """Log the adapter over the very base weights it was scored on; return its address."""
     base = merged_folder(provenance["base"], provenance["revision"], None, provenance["quantization"], provenance["precision"])
-    example = read_table(stage.path("instructions") / "instructions.parquet", ["instruction"]).column(0)[0].as_py()
+    first = read_table(stage.path("supervision") / "instructions.parquet", ["instruction", "response"]).slice(0, 1).to_pylist()[0]
+    example = first["instruction"] or first["response"]
     # MLflow renders the template with str.format: braces of the prompt form itself must be doubled.
     head, _, tail = provenance["prompt_example"].partition("INSTRUCTION")
     template = head.replace("{", "{{").replace("}", "}}") + "{prompt}" + tail.replace("{", "{{").replace("}", "}}")
@@ -221,7 +225,7 @@ def _git(*arguments: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("register", register, ("adapter", "evaluation", "instructions"), argv)
+    return run_stage("register", register, ("adapter", "evaluation", "instructions", "supervision"), argv)
 
 
 if __name__ == "__main__":

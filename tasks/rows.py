@@ -28,6 +28,8 @@ TASK_TYPES: dict[str, str] = {
     "te": "textual entailment",
     "nli": "natural language inference",
 }
+#: Supervision sources whose rows a generator writes; for the others generate and validate have nothing to do.
+WRITTEN = ("bonito", "prompted")
 _SHORT = {full: short for short, full in TASK_TYPES.items()}
 
 
@@ -94,7 +96,8 @@ PREDICTIONS = pa.schema(
     ]
 )
 
-#: artifacts/validate/instructions.parquet: the training rows; the passage stands in the instruction now.
+#: artifacts/validate/instructions.parquet, and artifacts/supervise/instructions.parquet, what is trained on. The passage stands in the
+#: instruction now. A row without an instruction is raw text: its response is trained on word by word (TAPT).
 INSTRUCTIONS = pa.schema(
     [
         ("row_id", pa.string()),

@@ -23,6 +23,7 @@ from tasks.process import is_alive, process_mark
 log = logging.getLogger(__name__)
 #: Tags that lead from a run back to its inputs; also how a stage finds the run that an earlier, killed one had begun.
 TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
+MATRIX, MATRIX_CELL = "matrix", "matrix.cell"
 
 
 def tracking_uri() -> str:
@@ -141,6 +142,25 @@ def experiment_id(client: Any, name: str) -> str:
         location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
     # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
     return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}))
+
+
+def group_runs(experiment: str, name: str, cells: dict[str, str], metrics: dict[str, float], files: list[Path]) -> tuple[str, str]:
+    """Put runs (cell -> run id) under one parent run called ``name``, with its own metrics and files; return the ids of experiment and parent.
+
+    The same matrix again goes on in the same parent.
+    """
+    client = _client()
+    parent = find_run(client, experiment, MATRIX, name)
+    if parent is None:
+        parent = client.create_run(experiment_id(client, experiment), run_name=name, tags={MATRIX: name, OWNER: _owner()})
+    for cell, run_id in cells.items():
+        client.set_tag(run_id, "mlflow.parentRunId", parent.info.run_id)
+        client.set_tag(run_id, MATRIX_CELL, cell)
+    ledger = Ledger(client, parent.info.run_id)
+    ledger.metrics(metrics)
+    ledger.files(files)
+    ledger.finish()
+    return str(parent.info.experiment_id), str(parent.info.run_id)
 
 
 def _client() -> Any:

@@ -65,6 +65,8 @@ class Settings(Protocol):
     @property
     def max_steps(self) -> int: ...
     @property
+    def max_tokens(self) -> int: ...
+    @property
     def checkpoint_steps(self) -> int: ...
     @property
     def gradient_checkpointing(self) -> bool: ...
@@ -82,7 +84,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Trained:
-    """The loss curve as (step, loss) and the steps and trainable (response) tokens of the whole run."""
+    """The loss curve as (step, loss), the steps of the whole run, and the response tokens of one pass over the rows."""
 
     losses: list[tuple[int, float]]
     steps: int
@@ -92,8 +94,10 @@ class Trained:
 OnStep = Callable[[int, int, float], None]
 
 
-def train(examples: list[Example], settings: Settings, pad_token: int, out: Path, checkpoints: Path, on_step: OnStep | None = None) -> Trained:
-    """Train a LoRA adapter on ``examples`` and save it (safetensors, bfloat16) to ``out``.
+def train(
+    examples: list[Example], settings: Settings, pad_token: int, out: Path, checkpoints: Path, on_step: OnStep | None = None, start: Path | None = None
+) -> Trained:
+    """Train a LoRA adapter on ``examples``, a fresh one or the one in ``start``, and save it (safetensors, bfloat16) to ``out``.
 
     A killed call continues from the last whole checkpoint under ``checkpoints``, with the losses and weights an undisturbed run would
     have had; the caller gives a folder that belongs to exactly these examples and settings. ``on_step`` gets (step, last step, loss).
@@ -105,7 +109,7 @@ def train(examples: list[Example], settings: Settings, pad_token: int, out: Path
         raise PipelineError("training runs in one process: start it without accelerate launch or torchrun (one GPU; choose it by CUDA_VISIBLE_DEVICES)")
     order = training_order([len(example.prompt) + len(example.response) for example in examples], settings)
     set_seed(settings.seed)
-    model = lora_model(settings)
+    model = lora_model(settings, start)
     trainer = _ResponseTrainer(
         model=model,
         args=_arguments(settings, checkpoints),
@@ -130,9 +134,17 @@ def training_order(lengths: list[int], settings: Settings) -> list[int]:
     """
     chance = random.Random(settings.seed)
     drawn: list[int] = []
-    while len(drawn) < max(1, round(settings.epochs * len(lengths))):
-        drawn += chance.sample(range(len(lengths)), len(lengths))
-    drawn = drawn[: max(1, round(settings.epochs * len(lengths)))]
+    if settings.max_tokens:  # the budget decides how many passes over the rows that takes
+        tokens = 0
+        while tokens < settings.max_tokens:
+            for index in chance.sample(range(len(lengths)), len(lengths)):
+                if tokens < settings.max_tokens:
+                    drawn.append(index)
+                    tokens += lengths[index]
+    else:
+        while len(drawn) < max(1, round(settings.epochs * len(lengths))):
+            drawn += chance.sample(range(len(lengths)), len(lengths))
+        drawn = drawn[: max(1, round(settings.epochs * len(lengths)))]
     order: list[int] = []
     stretch = 50 * settings.batch_rows
     for start in range(0, len(drawn), stretch):
@@ -144,9 +156,9 @@ def training_order(lengths: list[int], settings: Settings) -> list[int]:
     return order
 
 
-def lora_model(settings: Settings) -> Any:
-    """Return the base model with a fresh LoRA on every linear layer but lm_head (QLoRA's choice), ready to train."""
-    from peft import LoraConfig, get_peft_model
+def lora_model(settings: Settings, start: Path | None = None) -> Any:
+    """Return the base model with a fresh LoRA on every linear layer but lm_head (QLoRA's choice), or with the one in ``start``, ready to train."""
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     model = load_model(settings.model, settings.revision, settings.quantization, settings.precision)
     for parameter in model.parameters():
@@ -154,6 +166,8 @@ def lora_model(settings: Settings) -> Any:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
+    if start:
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,

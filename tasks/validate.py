@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from tasks.checks import Rows, content_keys, filled, measure, unspaced
 from tasks.errors import PipelineError
+from tasks.files import write_text
 from tasks.labels import CLASSIFICATION
 from tasks.params import Validate
-from tasks.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, require, task_type
+from tasks.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, require, task_type
 from tasks.stage import Stage, run_stage
 from tasks.suites import LABEL_BALANCE, Suites, checks
 from tasks.validate_report import Samples, write_report
@@ -50,6 +51,8 @@ def validate(stage: Stage) -> None:
     params, predictions = stage.params.validate_, stage.path("predictions")
     for name in _OUTPUTS:
         (stage.work / name).unlink(missing_ok=True)
+    if stage.params.supervise.source not in WRITTEN:
+        return nothing_to_judge(stage)
     suites = Suites(checks(params), stage.out / "data_docs")
     verdicts = judge(predictions, suites, params, stage)
     verdicts.settle(params.skip, params.max_label_share, params.max_rows)
@@ -62,6 +65,16 @@ def validate(stage: Stage) -> None:
         raise PipelineError(too_few(verdicts, share, params.min_yield, stage.work))
     suites.write_docs()
     summarise(stage, verdicts, suites, share)
+
+
+def nothing_to_judge(stage: Stage) -> None:
+    """Leave empty files where the supervision source has no generator: its rows come from elsewhere."""
+    source = stage.params.supervise.source
+    for name, schema in (("instructions.parquet", INSTRUCTIONS), ("quarantine.parquet", QUARANTINE)):
+        with writer(stage.out / name, schema):
+            pass
+    write_text(stage.out / "report.html", f"<!doctype html><title>Nothing to validate</title><p>supervise.source is {source}: no generator wrote rows.</p>\n")
+    stage.summary(0, 0, by_task_type={}, labels={}, failures={})
 
 
 def judge(predictions: Path, suites: Suites, params: Validate, stage: Stage) -> Verdicts:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import evaluate, finetune, register, serve
+from tasks import baseline, evaluate, finetune, register, serve
 from tasks.files import read_json, read_table, sha256_file
 from tasks.register import Verdict, default_name, flatten
 from tasks.tracking import TRAINING_KEY
 from tests.conftest import ROOT
+
+NONE = ROOT / "supervision/none"
 
 
 @pytest.fixture
@@ -37,16 +39,27 @@ def _finetune(make_params: Any, tiny_model: Path, instructions: Path, kind: str,
         finetune={"model": str(tiny_model), "precision": "float32", "max_steps": 3, "batch_rows": 4, "micro_batch_rows": 4, **finetuning},
         evaluate={"dataset": str(ROOT / f"datasets/{kind}.yaml"), "items": "items.jsonl", "templates": 2, "engine": "transformers", "bootstrap": 200},
     )
-    assert finetune.main(["--params", str(path), "--instructions", str(instructions), "--out", "artifacts/finetune"]) == 0
+    assert finetune.main(["--params", str(path), "--instructions", str(instructions), "--start", str(NONE), "--out", "artifacts/finetune"]) == 0
     return Path(path)
 
 
 def _evaluate(params: Path) -> int:
-    return evaluate.main(["--params", str(params), "--adapter", "artifacts/finetune", "--items", "items.jsonl", "--out", "artifacts/evaluate"])
+    asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(NONE)]
+    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    return evaluate.main([*asked, "--adapter", "artifacts/finetune", "--baseline", "artifacts/baseline", "--out", "artifacts/evaluate"])
 
 
 def _register(params: Path, instructions: Path) -> int:
-    arguments = ["--adapter", "artifacts/finetune", "--evaluation", "artifacts/evaluate", "--instructions", str(instructions.parent / "validated")]
+    arguments = [
+        "--adapter",
+        "artifacts/finetune",
+        "--evaluation",
+        "artifacts/evaluate",
+        "--instructions",
+        str(instructions.parent / "validated"),
+        "--supervision",
+        str(instructions.parent),
+    ]
     return register.main(["--params", str(params), *arguments, "--out", "artifacts/register"])
 
 
@@ -70,7 +83,7 @@ def test_evaluation_is_repeatable_and_resumes_by_model(workplace: Path, make_par
     params = _finetune(make_params, tiny_model, instructions, "privacy")
     _evaluate(params)
     before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
-    journal = sorted(Path(".work/evaluate/journal").glob("*.parquet"))
+    journal = [path for stage in ("evaluate", "baseline") for path in sorted(Path(f".work/{stage}/journal").glob("*.parquet"))]
     assert len(journal) == 2
     stamps = {path: path.stat().st_mtime_ns for path in journal}
     journal[0].write_bytes(b"damaged")

@@ -43,9 +43,11 @@ def test_fill_takes_any_spacing_and_leaves_the_passage_alone() -> None:
 def test_forms(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     assert prompt_form(tokenizer, "auto", adapted=True) == "chat"
-    assert prompt_form(tokenizer, "bonito", adapted=False) == "bonito"
+    assert prompt_form(tokenizer, "bonito", adapted=False) == "chat", "a chat model as it came is asked by its own template"
+    assert prompt_form(tokenizer, "bonito", adapted=True) == "bonito"
     tokenizer.chat_template = None
     assert (prompt_form(tokenizer, "auto", adapted=True), prompt_form(tokenizer, "auto", adapted=False)) == ("bonito", "pretrained")
+    assert prompt_form(tokenizer, "bonito", adapted=False) == "pretrained", "the paper's zero-shot form of a pretrained model"
     assert Prompter(tokenizer, "bonito").text("Why?") == "<|input|>\nWhy?\n<|output|>\n"
     assert Prompter(tokenizer, "pretrained").text("Why?") == "Instruct: Why?\nAnswer:"
 

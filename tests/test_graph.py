@@ -14,7 +14,7 @@ from tasks.errors import PipelineError
 from tasks.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ["ingest", "generate", "validate", "finetune", "evaluate", "register"]
+STAGES = ["ingest", "generate", "validate", "supervise", "finetune", "baseline", "evaluate", "register"]
 _FIRST_PARTY = ("tasks", "bonito")
 
 
@@ -108,9 +108,11 @@ def test_stages_run_in_the_order_of_the_method() -> None:
         "ingest": (),
         "generate": ("ingest",),
         "validate": ("generate",),
-        "finetune": ("validate",),
-        "evaluate": ("finetune",),
-        "register": ("validate", "finetune", "evaluate"),
+        "supervise": ("ingest", "validate"),
+        "finetune": ("supervise",),
+        "baseline": (),
+        "evaluate": ("finetune", "baseline"),
+        "register": ("validate", "supervise", "finetune", "evaluate"),
     }
 
 

@@ -41,7 +41,7 @@ import socket
 asked = []
 real = socket.socket.connect
 socket.socket.connect = lambda self, address: asked.append(address) or real(self, address)
-import tasks.evaluate, tasks.finetune, tasks.generate, tasks.ingest, tasks.register, tasks.validate
+import tasks.evaluate, tasks.finetune, tasks.generate, tasks.ingest, tasks.register, tasks.validate, tasks.supervise, tasks.baseline
 import mlflow, prefect, great_expectations, transformers
 print([address for address in asked if not str(address).startswith(("('127.", "/"))])
 """

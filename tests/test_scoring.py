@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -11,8 +13,8 @@ from tasks.scoring import Scored, interval, macro_f1, majority_f1, normalise_ans
 
 @pytest.mark.parametrize("seed", range(20))
 def test_macro_f1_agrees_with_scikit_learn(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    golds, predictions = random.integers(0, 3, 40), random.integers(0, 1 + seed % 3, 40)
+    drawn = np.random.default_rng(seed)
+    golds, predictions = drawn.integers(0, 3, 40), drawn.integers(0, 1 + seed % 3, 40)
     expected = 100 * f1_score(golds, predictions, labels=[0, 1, 2], average="macro", zero_division=0)
     assert macro_f1(golds.tolist(), predictions.tolist(), 3) == pytest.approx(expected, abs=1e-6)
 
@@ -29,6 +31,17 @@ def test_macro_f1_agrees_with_scikit_learn(seed: int) -> None:
 )
 def test_squad_f1_takes_the_best_gold(prediction: str, golds: list[str], expected: float) -> None:
     assert squad_f1(prediction, golds) == pytest.approx(expected)
+
+
+def test_squad_f1_agrees_with_a_public_implementation() -> None:
+    """transformers carries the SQuAD script; over several golds the best counts."""
+    from transformers.data.metrics.squad_metrics import compute_f1
+
+    chance = random.Random(7)
+    words = ["the", "a", "Seal", "seal,", "broke", "U.S.", "pump-7", "“noon”", "", "  ", "3.5", "Café", "an"]
+    for _ in range(2000):
+        said, *golds = (" ".join(chance.choices(words, k=chance.randint(0, 5))) for _ in range(1 + chance.randint(1, 4)))
+        assert squad_f1(said, golds) == pytest.approx(max(compute_f1(gold, said) for gold in golds), abs=1e-6), (said, golds)
 
 
 def test_answers_are_normalised_as_squad_does() -> None:

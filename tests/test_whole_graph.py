@@ -72,11 +72,12 @@ def _dvc(folder: Path, *arguments: str) -> str:
 def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clone: Path) -> None:
     _dvc(clone, "repro")
     summaries = {
-        stage: read_json(clone / f"artifacts/{stage}/summary.json") for stage in ("ingest", "generate", "validate", "finetune", "evaluate", "register")
+        stage: read_json(clone / f"artifacts/{stage}/summary.json")
+        for stage in ("ingest", "generate", "validate", "supervise", "finetune", "baseline", "evaluate", "register")
     }
     assert all(own["rows_in"] == own["rows_kept"] + sum(own["dropped"].values()) for own in summaries.values())
     assert summaries["ingest"]["rows_kept"] == summaries["generate"]["rows_in"] == summaries["validate"]["rows_in"]
-    assert summaries["validate"]["rows_kept"] == summaries["finetune"]["rows_in"] > 0
+    assert summaries["validate"]["rows_kept"] == summaries["supervise"]["rows_in"] == summaries["finetune"]["rows_in"] > 0
     assert read_table(clone / "artifacts/evaluate/predictions.parquet").num_rows == 2 * 2 * len(_PARTS)
     assert read_json(clone / "artifacts/register/registration.json")["version"] == "1"
     assert "zero_shot" in _dvc(clone, "metrics", "show", "--json")

@@ -1,0 +1,184 @@
+"""What the cells of a matrix came to: read from their checkouts, compared, and written for people and programs.
+
+``cells.json`` has one row a cell, ``predictions/`` every cell's answers, ``groups.json`` what the report shows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.cells import Cell
+from tasks.comparison import Draws, difference, majority, scored_runs, summarise, verdict
+from tasks.dataset import load_dataset, load_items
+from tasks.errors import PipelineError
+from tasks.files import read_json, read_table, write_table
+from tasks.rows import EVALUATIONS, require
+from tasks.scoring import Scored
+
+#: Columns of a cell's predictions: enough to score them again.
+PREDICTED = pa.schema([EVALUATIONS.field("item_id"), EVALUATIONS.field("template"), EVALUATIONS.field("prediction"), EVALUATIONS.field("golds")])
+#: Stages whose seconds are GPU seconds where there is a GPU.
+ON_GPU = ("generate", "finetune", "baseline", "evaluate")
+_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a cell went. ``stages``: each stage's status and seconds (None: made by an earlier run that did not say)."""
+
+    cell: Cell
+    status: str
+    reason: str = ""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    gpus: int = 0
+
+    def artifacts(self, main: Path) -> Path:
+        """Return the folder of the cell's artifacts."""
+        return main / ".runs" / self.cell.name / "artifacts"
+
+
+def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+    """Return the rows of cells.json: identity, F1 with its interval (as the run itself measured it), status, reason, and what it cost."""
+    rows = []
+    for result in results:
+        done = result.status == "done"
+        own = read_json(result.artifacts(main) / "evaluate" / "metrics.json")["adapted"] if done else {}
+        scores = {name: own.get(name) for name in ("f1", "f1_low", "f1_high")}
+        rows.append({**result.cell.identity(), **scores, "status": result.status, "reason": result.reason, "cell": result.cell.name, **cost(result, main)})
+    return rows
+
+
+def cost(result: Result, main: Path) -> dict[str, Any]:
+    """Return training rows and tokens, and wall and GPU seconds of a cell's stages, those it shared with other cells included."""
+    known = [stage for stage in result.stages if stage["seconds"] is not None]
+    wall = sum(stage["seconds"] for stage in known) if len(known) == len(result.stages) else None
+    gpu = result.gpus * sum(stage["seconds"] for stage in known if stage["stage"] in ON_GPU) if wall is not None else None
+    summary = result.artifacts(main) / "finetune" / "summary.json"
+    told = read_json(summary) if result.status == "done" and summary.is_file() else {}
+    return {
+        "rows_trained": told.get("rows_kept"),
+        "tokens": told.get("tokens"),
+        "wall_seconds": None if wall is None else round(wall, 1),
+        "gpu_seconds": None if gpu is None else round(gpu, 1),
+    }
+
+
+def keep_predictions(result: Result, main: Path, folder: Path) -> None:
+    """Write a cell's own answers (item id, template, prediction, golds)."""
+    write_table(folder / f"{result.cell.name}.parquet", _adapted(result, main).select(PREDICTED.names).cast(PREDICTED))
+
+
+def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+    """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and with TAPT on the same model and dataset."""
+    scored = _scored(results, main)
+    found = []
+    done = _grouped([result for result in results if result.cell.name in scored])
+    datasets = list(dict.fromkeys(key[:2] for key in done))
+    for key, own in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
+        model, dataset, supervision, rows, variant = key
+        runs = [scored[result.cell.name][0] for result in own]
+        draws = scored[own[0].cell.name][1]
+        entry: dict[str, Any] = {"model": model, "dataset": dataset, "supervision": supervision, "rows": rows, "variant": variant}
+        entry |= summarise(runs, draws) | {"majority": majority(runs), "cells": [result.cell.name for result in own]}
+        entry |= {"vs_none": None, "vs_tapt": None} | _means([cost(result, main) for result in own])
+        for name in ("none", "tapt"):
+            others = [scored[r.cell.name][0] for r in _opponents(results, key, name) if r.cell.name in scored]
+            if others and supervision != name:
+                change = difference(runs, others, draws)
+                entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
+        general = [read_json(result.artifacts(main) / "evaluate" / "metrics.json").get("general") for result in own]
+        entry["general"] = general[0] if len(general) == 1 else _mean_general(general)
+        found.append(entry)
+    return found
+
+
+def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+    """Return a few tasks that each generator wrote for each dataset, and what became of them."""
+    shown, seen = [], set()
+    for result in results:
+        kind = result.cell.supervision.rpartition("+")[2]
+        key = (result.cell.dataset, kind, result.cell.params["generate"]["generator"])
+        if result.status != "done" or kind not in ("bonito", "prompted") or key in seen:
+            continue
+        seen.add(key)
+        kept = set(read_table(result.artifacts(main) / "validate" / "instructions.parquet", ["row_id"])["row_id"].to_pylist())
+        table = read_table(result.artifacts(main) / "generate" / "predictions.parquet")
+        step = max(1, len(table) // _SAMPLES)
+        rows = table.take(list(range(0, len(table), step))[:_SAMPLES]).to_pylist()
+        counts = {"predictions": len(table), "parsed": pc.sum(table["parsed"]).as_py() or 0, "kept": len(kept)}
+        tasks = [{**{name: row[name] for name in ("context", "prediction", "reason", "task_type")}, "kept": row["row_id"] in kept} for row in rows]
+        shown.append({"dataset": key[0], "supervision": kind, "generator": key[2], **counts, "tasks": tasks})
+    return shown
+
+
+def _scored(results: Sequence[Result], main: Path) -> dict[str, tuple[Scored, Draws]]:
+    """Return cell name -> its scores and the resamples of its dataset. Cells on one dataset ask the same items under the same templates."""
+    asked: dict[tuple[str, str, int, int], tuple[Any, Any, Any, Draws]] = {}
+    found = {}
+    for result in results:
+        if result.status != "done":
+            continue
+        evaluate = result.cell.params["evaluate"]
+        key = (evaluate["dataset"], evaluate["items"], evaluate["max_items"], evaluate["templates"])
+        if key not in asked:
+            dataset = load_dataset(main / key[0])
+            items = load_items(dataset, main / key[1], key[2], evaluate["seed"])
+            templates = dataset.templates[: key[3] or None]
+            asked[key] = (dataset, templates, items, Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"]))
+        dataset, templates, items, draws = asked[key]
+        found[result.cell.name] = (scored_runs(dataset, templates, items, [_adapted(result, main)])[0], draws)
+    return found
+
+
+def _adapted(result: Result, main: Path) -> pa.Table:
+    path = result.artifacts(main) / "evaluate" / "predictions.parquet"
+    table = require(read_table(path), EVALUATIONS, path)
+    own = table.filter(pc.equal(table["model"], "adapted"))
+    if not len(own):
+        raise PipelineError(f"{path} holds no answers of the adapted model: run the cell again")
+    return own
+
+
+Key = tuple[str, str, str, int, str]
+
+
+def _grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
+    groups: dict[Key, list[Result]] = defaultdict(list)
+    for result in results:
+        cell = result.cell
+        groups[cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant].append(result)
+    return groups
+
+
+def _opponents(results: Sequence[Result], key: Key, name: str) -> list[Result]:
+    """Return the runs to compare with: same model and dataset, as many rows (zero-shot has none)."""
+    model, dataset, _, rows, _ = key
+    wanted = (model, dataset, name, 0 if name == "none" else rows, "")
+    return _grouped(results).get(wanted, [])
+
+
+def _means(costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of each cost over a group's cells; None where one of them is not known."""
+    return {name: None if any(own[name] is None for own in costs) else round(sum(own[name] for own in costs) / len(costs), 1) for name in costs[0]}
+
+
+def _mean_general(general: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the mean over seeds; the interval of a mean of runs is not known from theirs, so the widest bounds stand for it."""
+    known = [own for own in general if own]
+    if len(known) < len(general):
+        return None
+    result: dict[str, Any] = {"tasks": known[0]["tasks"]}
+    for name in ("zero_shot", "adapted", "change"):
+        result[name] = {
+            "f1": round(sum(own[name]["f1"] for own in known) / len(known), 2),
+            "f1_low": min(own[name]["f1_low"] for own in known),
+            "f1_high": max(own[name]["f1_high"] for own in known),
+        }
+    return result
