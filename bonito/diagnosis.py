@@ -43,7 +43,7 @@ def diagnose(
     """Return a finding for each template, in order. ``renderers`` holds the same templates; ``rows`` are samples by dataset configuration."""
     outcomes: dict[int, list[Outcome]] = {}
     # One row of each first: a template that hangs would otherwise cost its time limit on every row.
-    first = [Job(index, *row) for index, own in _rows(templates, datasets, rows) for row in [(), *own[:1]]]
+    first = [job for index, own in _rows(templates, datasets, rows) for job in (Job(index), *(Job(index, *row) for row in own[:1]))]
     _render(first, renderers, outcomes)
     condemned = {index for index, own in outcomes.items() if any(outcome.status in _FATAL for outcome in own)}
     _render([Job(index, *row) for index, own in _rows(templates, datasets, rows) if index not in condemned for row in own[1:]], renderers, outcomes)

@@ -72,6 +72,9 @@ def make_toy(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     (folder / "dvc.yaml").write_text(_GRAPH)
+    # The generator's graph stands in every checkout, nearly always with nothing made of it: DVC must not stumble over it.
+    (folder / "bonito").mkdir()
+    shutil.copy(ROOT / "bonito" / "dvc.yaml", folder / "bonito")
     for name in ("data/incidents/documents/a.txt", "data/incidents/evaluation.jsonl", "datasets/incidents.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("text\n")
