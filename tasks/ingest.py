@@ -104,7 +104,8 @@ def _list(source: Source, journal: Journal, work: Work) -> None:
         if file.problem:
             return file, ""
         try:
-            return file, fingerprint(source.version(file), "".join(PurePath(file.place).suffixes[-2:]).lower(), basis)
+            kind = "".join(PurePath(file.place).suffixes[-2:]).lower().encode(errors="backslashreplace").decode()
+            return file, fingerprint(source.version(file), kind, basis)
         except Exception as error:  # noqa: BLE001  stores have errors of their own, and one file is no reason to stop
             return Found(file.name, file.place, Unreadable("unreadable", f"{type(error).__name__}: {error}"[:300])), ""
 

@@ -222,7 +222,7 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(corner: Path) -> None:
         leftover.unlink()
     command = [sys.executable, "-m", "tasks.ingest", "--params", "params.yaml", "--corpus", "corpus", "--evaluation", "items.jsonl", "--out", "artifacts/again"]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None and _done(journal) < 20:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
