@@ -2,6 +2,11 @@
 PYTHON ?= python3
 PROFILE ?=
 SET ?=
+CORPUS ?=
+EVALUATION ?=
+TEMPLATES ?= local/templates
+SOURCES ?=
+BONITO_PARAMS ?=
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 RUNS ?= 1
@@ -14,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test lint ui serve soak repair audit repro lock clean
+.PHONY: help setup data run ingest test lint ui serve soak repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +32,9 @@ data: setup ## fetch the data version that data.dvc names
 
 run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
+
+ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET; EVALUATION=items to look for in them)
+	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$(EVALUATION)")$(if $(SET), --set $(SET))
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -54,6 +62,18 @@ repair: ## remove damaged objects from DVC's cache, and name them
 audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
 	@$(BIN)/python -m pip_audit --disable-pip --no-deps -r requirements/cpu.txt
+
+doctor: setup ## what is the matter with each prompt template (TEMPLATES=folder; without it promptsource's): artifacts/doctor
+ifeq ($(TEMPLATES),local/templates)
+	@test -d $(TEMPLATES) || $(BIN)/python -m bonito.fetch_templates --out $(TEMPLATES)
+endif
+	@$(BIN)/python -m bonito.doctor --templates $(TEMPLATES) $(if $(SOURCES),--sources $(SOURCES)) $(if $(BONITO_PARAMS),--params $(BONITO_PARAMS)) --out artifacts/doctor
+
+bonito: setup ## make the generator from local/sources.yaml (PROFILE=embedded|mistral-7b|llama-3.1-8b, SET="section.key=value ..."): bonito/artifacts
+	@test -f local/sources.yaml || { echo "error: bonito: local/sources.yaml is missing: it says where the annotated datasets are, see docs/generator.md" >&2; exit 2; }
+	@test -d local/templates || $(BIN)/python -m bonito.fetch_templates --out local/templates
+	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
+	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
 
 lock: setup ## pin again: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt

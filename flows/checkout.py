@@ -186,7 +186,8 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
 
 def record(run: Run) -> str:
     """Save the finished run as a DVC experiment, for ``dvc exp show`` in the main checkout; return what DVC says."""
-    return _dvc(run.path, "exp", "save", "--force", "--name", run.name, env={**os.environ, **_identity(run.main)})
+    # This graph alone: without a target DVC would also commit bonito/dvc.yaml, and fail where the generator was never made here.
+    return _dvc(run.path, "exp", "save", "--force", "--name", run.name, "dvc.yaml", env={**os.environ, **_identity(run.main)})
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:

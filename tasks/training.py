@@ -7,6 +7,7 @@ count only when they are whole, and the loss curve as rows.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -99,6 +100,9 @@ def train(examples: list[Example], settings: Settings, pad_token: int, out: Path
     """
     if not examples:
         raise PipelineError("there are no rows to train on: look at the quarantine of validate")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The loss calls the model's inner modules, past the wrapper that adds up the processes' gradients: each would train a model of its own.
+        raise PipelineError("training runs in one process: start it without accelerate launch or torchrun (one GPU; choose it by CUDA_VISIBLE_DEVICES)")
     order = training_order([len(example.prompt) + len(example.response) for example in examples], settings)
     set_seed(settings.seed)
     model = lora_model(settings)
