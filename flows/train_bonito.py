@@ -1,4 +1,4 @@
-"""The generator's own training as a Prefect flow: remix > finetune of ``bonito/``, each module a task run of its own.
+"""The generator's own training as a Prefect flow: ``bonito/dvc.yaml``, with the settings of a profile of ``bonito/``.
 
 Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect cannot look up their names.
 """
@@ -20,7 +20,10 @@ from flows.server import settle
 from tasks.errors import PipelineError
 
 _NAME = "train-bonito"
-File = Annotated[str, Field(max_length=1000)]
+#: The settings bonito/ ships; `params` is the paper's own, which the others overlay.
+_PROFILES = sorted(path.stem for path in (CODE / "bonito").glob("*.yaml") if path.stem in ("embedded", "mistral-7b", "llama-3.1-8b"))
+Profile = Annotated[str, Field(json_schema_extra={"enum": _PROFILES})]
+Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 
 
 def _name(_: dict[str, Any]) -> str:
@@ -28,36 +31,32 @@ def _name(_: dict[str, Any]) -> str:
 
 
 @flow(name=_NAME, flow_run_name=_NAME)
-def train_bonito(params: File = "bonito/params.yaml", sources: File = "local/sources.yaml", templates: File = "local/templates") -> State[Any]:
-    """Make a Bonito generator from annotated datasets: the CTGA remix of their templates, then training.
+def train_bonito(profile: Profile = "embedded", overrides: list[Override] = []) -> State[Any]:  # noqa: B006  Prefect copies it
+    """Make a Bonito generator from annotated datasets: the CTGA remix of their templates, training, and the generator's own evaluation.
 
     Args:
-        params: Settings of the remix and the training, see bonito/params.yaml.
-        sources: A file that lists annotated datasets, see docs/generator.md.
-        templates: Folder of promptsource templates.
+        profile: Settings of bonito/ for a base model and a machine.
+        overrides: Settings of this run alone, each section.key=value, such as remix.max_rows_per_dataset=1000.
     """
     log = get_run_logger()
     settle(CODE)
     try:
-        for path in (params, sources, templates):
+        for path in ("local/sources.yaml", "local/templates"):
             if not (CODE / path).exists():
                 raise PipelineError(f"{path} does not exist in {CODE}: see docs/generator.md")
         with checkout.hold(checkout.Run(_NAME, CODE, CODE, {})):
             sign()
             end_dead_runs(_NAME, log.info, _NAME, _name)
-            inputs = ["--params", params, "--templates", templates, "--sources", sources, "--out", "local/remix"]
-            run_module.with_options(task_run_name="remix")("bonito.remix", inputs)
-            inputs = ["--params", params, "--rows", "local/remix/train.parquet", "--out", "local/generator"]
-            run_module.with_options(task_run_name="finetune")("bonito.finetune", inputs)
+            run_command.with_options(task_run_name="settings")(["bonito.settings", "--profile", profile, *(["--set", *overrides] if overrides else [])])
+            run_command.with_options(task_run_name="bonito")(["dvc", "repro", "bonito/dvc.yaml"])
     except PipelineError as error:
         return Failed(message=str(error))
-    return Completed(message="the generator is in local/generator")
+    return Completed(message="the generator is in bonito/artifacts")
 
 
 @task(persist_result=False)
-def run_module(module: str, arguments: list[str]) -> None:
-    """Run one module; a killed one goes on where it stopped when it is run again."""
-    log = get_run_logger()
-    lines, code = follow([sys.executable, "-m", module, *arguments], CODE, log.info, {"PIPELINE_FLOW_RUN": str(flow_run.id or "")})
+def run_command(module: list[str]) -> None:
+    """Run ``python -m MODULE ...`` in the checkout; a killed one goes on where it stopped when it is run again."""
+    lines, code = follow([sys.executable, "-m", *module], CODE, get_run_logger().info, {"PIPELINE_FLOW_RUN": str(flow_run.id or "")})
     if code:
         raise PipelineError(line_that_matters(lines, code))

@@ -178,7 +178,7 @@ class Register(Section):
     experiment: str
     model_name: str = Field("", description="registered model; empty: <target model>-<dataset>")
     parity_items: int = Field(6, ge=0, description="evaluation items that the 4-bit adapter, the merged and the served model all answer; 0: no check")
-    parity_floor: Fraction = Field(0.5, description="least share of them on which all agree; below it nothing is registered")
+    parity_floor: Fraction = Field(0.0, description="least share of them on which all agree; below it nothing is registered. 0: it is only told")
 
 
 class Params(Section):

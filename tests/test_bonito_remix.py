@@ -99,7 +99,7 @@ def test_the_bytes_do_not_depend_on_the_workers(home: Path) -> None:
     assert remix("one", workers=1, held_out=0.1, caps={"sentiment": 20}) == 0
     assert remix("eight", workers=8, held_out=0.1, caps={"sentiment": 20}) == 0
     names = {path.name for path in Path("one").iterdir()}
-    assert names == {"train.parquet", "heldout.parquet", "rejects.parquet", "summary.json", "CARD.md"}
+    assert names == {"train.parquet", "heldout.parquet", "rejects.parquet", "summary.json", "CARD.md", "manifest.sha256.json"}
     for name in names:
         assert Path("one", name).read_bytes() == Path("eight", name).read_bytes(), name
 

@@ -21,7 +21,7 @@ def _filled(path: Path) -> None:
 
 def _entries(path: Path) -> dict[str, list[str]]:
     with closing(Journal(path)) as journal:
-        return {key: [entry["member"] for entry in journal.entries(key)] for key in sorted(journal.keys())}
+        return {key: found for key in ("a", "b") if (found := [entry["member"] for entry in journal.entries(key)])}
 
 
 def test_what_was_finished_is_kept(tmp_path: Path) -> None:

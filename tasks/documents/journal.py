@@ -45,7 +45,7 @@ class Journal:
             self._base.execute("DELETE FROM file")
         if self._base.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("its pages do not fit together")
-        damaged = [key for key, digest in self._base.execute("SELECT key, digest FROM done").fetchall() if self._digest(key) != digest]
+        damaged = [key for key, digest in self._base.execute("SELECT key, digest FROM done") if self._digest(key) != digest]
         if damaged:
             log.warning("%s is damaged: %d files are read again", self._path, len(damaged))
             with self._base:

@@ -32,7 +32,7 @@ INPUTS: dict[str, dict[str, str]] = {
     "register": {"adapter": "artifacts/finetune", "evaluation": "artifacts/evaluate", "instructions": "artifacts/validate"},
 }
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
-_PATIENCE = 120.0
+_PATIENCE = 900.0
 
 
 @dataclass
