@@ -1,8 +1,13 @@
 # Every command sets up what it needs; `make` alone lists them.
 PYTHON ?= python3
-PROFILE ?= default
+PROFILE ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
+CORPUS ?=
+EVALUATION ?=
+TEMPLATES ?= local/templates
+SOURCES ?=
+BONITO_PARAMS ?=
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 BIN := .venv/bin
@@ -13,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run matrix test lint ui repro lock clean
+.PHONY: help setup data run matrix ingest test lint ui repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,7 +30,10 @@ data: setup ## fetch the data version that data.dvc names
 	@$(BIN)/dvc status --quiet data.dvc || $(BIN)/dvc pull data.dvc
 
 run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="section.key=value ...")
-	@$(BIN)/python -m flows.pipeline --profile $(PROFILE) $(if $(SET),--set $(SET))
+	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
+
+ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET; EVALUATION=items to look for in them)
+	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$(EVALUATION)")$(if $(SET), --set $(SET))
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -43,6 +51,18 @@ lint: setup ## check style and types
 
 ui: setup ## Prefect and MLflow in the browser, and a deployment to start runs from; Ctrl-C ends all
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+
+doctor: setup ## what is the matter with each prompt template (TEMPLATES=folder; without it promptsource's): artifacts/doctor
+ifeq ($(TEMPLATES),local/templates)
+	@test -d $(TEMPLATES) || $(BIN)/python -m bonito.fetch_templates --out $(TEMPLATES)
+endif
+	@$(BIN)/python -m bonito.doctor --templates $(TEMPLATES) $(if $(SOURCES),--sources $(SOURCES)) $(if $(BONITO_PARAMS),--params $(BONITO_PARAMS)) --out artifacts/doctor
+
+bonito: setup ## make the generator from local/sources.yaml (PROFILE=embedded|mistral-7b|llama-3.1-8b, SET="section.key=value ..."): bonito/artifacts
+	@test -f local/sources.yaml || { echo "error: bonito: local/sources.yaml is missing: it says where the annotated datasets are, see docs/generator.md" >&2; exit 2; }
+	@test -d local/templates || $(BIN)/python -m bonito.fetch_templates --out local/templates
+	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
+	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
 
 lock: setup ## pin again: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt

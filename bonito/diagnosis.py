@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from bonito.render import OK, Outcome
@@ -42,19 +41,12 @@ def diagnose(
     templates: Sequence[Template], datasets: Mapping[tuple[str, str], Dataset], rows: Mapping[tuple[str, str], list[dict[str, Any]]], renderers: Renderers
 ) -> list[Finding]:
     """Return a finding for each template, in order. ``renderers`` holds the same templates; ``rows`` are samples by dataset configuration."""
-    jobs = _jobs(templates, datasets, rows)
     outcomes: dict[int, list[Outcome]] = {}
-    batches = iter(lambda: list(islice(jobs, 64)), [])
-    sent: list[Job] = []
-
-    def remembered() -> Iterator[list[Job]]:
-        for batch in batches:
-            sent.extend(batch)
-            yield batch
-
-    received = [outcome for batch in renderers.map(remembered()) for outcome in batch]
-    for job, outcome in zip(sent, received, strict=True):
-        outcomes.setdefault(job.template, []).append(outcome)
+    # One row of each first: a template that hangs would otherwise cost its time limit on every row.
+    first = [Job(index, *row) for index, own in _rows(templates, datasets, rows) for row in [(), *own[:1]]]
+    _render(first, renderers, outcomes)
+    condemned = {index for index, own in outcomes.items() if any(outcome.status in _FATAL for outcome in own)}
+    _render([Job(index, *row) for index, own in _rows(templates, datasets, rows) if index not in condemned for row in own[1:]], renderers, outcomes)
     return [_finding(template, datasets.get(template.key[:2]), outcomes.get(index, [])) for index, template in enumerate(templates)]
 
 
@@ -66,12 +58,19 @@ def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Find
     return [Finding(Template(*key, jinja="", task_type=types[key]), "absent", "it has a task type, but is not in the templates folder") for key in missing]
 
 
-def _jobs(templates: Sequence[Template], datasets: Mapping[tuple[str, str], Dataset], rows: Mapping[tuple[str, str], list[dict[str, Any]]]) -> Iterator[Job]:
+def _rows(
+    templates: Sequence[Template], datasets: Mapping[tuple[str, str], Dataset], rows: Mapping[tuple[str, str], list[dict[str, Any]]]
+) -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
+    """Yield (index of a template whose dataset is known, its sample rows with their ids)."""
     for index, template in enumerate(templates):
         if template.key[:2] in datasets:
-            yield Job(index)
-            for row in rows.get(template.key[:2], []):
-                yield Job(index, fingerprint(row)[:20], row)
+            yield index, [(fingerprint(row)[:20], row) for row in rows.get(template.key[:2], [])]
+
+
+def _render(jobs: list[Job], renderers: Renderers, outcomes: dict[int, list[Outcome]]) -> None:
+    received = (outcome for batch in renderers.map(jobs[start : start + 64] for start in range(0, len(jobs), 64)) for outcome in batch)
+    for job, outcome in zip(jobs, received, strict=True):
+        outcomes.setdefault(job.template, []).append(outcome)
 
 
 def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome]) -> Finding:
@@ -88,7 +87,9 @@ def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome
     judged = [outcome.derivable for outcome in rendered if outcome.status == OK and outcome.derivable is not None]
     derivable = sum(judged) / len(judged) if judged else None
     status, reason = _verdict(counts, rendered, derivable)
-    example = next((outcome for outcome in rendered if outcome.status == status), None)
+    place, example = next(((place, outcome) for place, outcome in enumerate(rendered, start=1) if outcome.status == status), (0, None))
+    if place and status != OK:
+        reason += f"; first on sample row {place}"
     return Finding(template, status, reason, len(rendered), counts[OK], derivable, example)
 
 

@@ -6,7 +6,7 @@ template, task type, status, reason), ``examples.json`` (the same with rates and
 The rows come from ``--sources`` where it names the dataset, else from a ``rows.jsonl`` beside the dataset's ``templates.yaml``, else from the
 invented ones in ``bonito/sample_rows.yaml``.
 
-A status is ``ok``; ``no_passage`` or ``left_out`` (not part of the remix, no fault); or what is wrong: ``syntax``, ``part``, ``untyped``, ``absent``,
+A status is ``ok``; ``no_passage`` or ``left_out`` (not part of the remix, no fault); or what is wrong: ``file``, ``syntax``, ``part``, ``untyped``, ``absent``,
 ``no_dataset``, ``refused``, ``timeout``, ``memory``, ``missing_column``, ``bad_label``, ``error``, ``passage_leak``, ``not_derivable``, or one of
 the reasons for which rows give no example (``no_response``, ``empty_response``...) where that holds for all of them.
 """
@@ -26,7 +26,7 @@ from bonito.diagnosis import LEFT_OUT, Finding, absent, diagnose
 from bonito.params import Params
 from bonito.render import OK
 from bonito.sources import Dataset, Row, Source, load_datasets, load_sources, read_rows
-from bonito.templates import load_task_types, load_templates, source_name
+from bonito.templates import Template, load_task_types, load_templates, source_name
 from bonito.workers import Limits, Renderers
 from tasks.files import staged_folder, write_json, write_text
 from tasks.params import load_params, read_yaml
@@ -60,11 +60,19 @@ def examine(folder: Path, sources: Path | None, params: Params, rows: int) -> li
     settings = params.remix
     datasets = load_datasets([Path(path) for path in settings.datasets])
     types = load_task_types([Path(path) for path in settings.task_types])
-    templates = load_templates(folder, types)
+    broken: dict[Path, str] = {}
+    templates = load_templates(folder, types, broken)
     passages = {key: dataset.passage for key, dataset in datasets.items()}
     samples = sample_rows(folder, sources, datasets, {template.key[:2] for template in templates}, rows)
     with Renderers(templates, passages, Limits(settings.render_seconds, settings.render_megabytes), settings.seed, settings.workers) as renderers:
-        return [*diagnose(templates, datasets, samples, renderers), *absent(templates, types)]
+        found = diagnose(templates, datasets, samples, renderers)
+    return [*found, *absent(templates, types), *(_broken(path.relative_to(folder), reason) for path, reason in broken.items())]
+
+
+def _broken(path: Path, reason: str) -> Finding:
+    """Return a finding for a file that cannot be read as promptsource's: its templates have no names yet."""
+    dataset, config = [*path.parts[:-1][:2], "", ""][:2]
+    return Finding(Template(dataset, config, f"({path.name})", jinja=""), "file", reason)
 
 
 def sample_rows(

@@ -16,7 +16,7 @@ from tasks.models import load_tokenizer
 from tasks.stage import Stage, run_stage
 from tasks.training import Example, train
 
-_COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
+_COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
 
 
 def finetune(stage: Stage) -> None:
@@ -72,13 +72,17 @@ def mix(table: pa.Table, params: Finetune) -> tuple[list[dict[str, Any]], Counte
 
 
 def _draw(rows: list[dict[str, Any]], most: int, balanced: bool) -> list[dict[str, Any]]:
-    """Return the first ``most`` rows; balanced: in turns over the responses, so that a yes is as common as a no."""
+    """Return the first ``most`` rows; balanced: in turns over templates and their responses.
+
+    So no answer is more common than another under the same wording, and no wording more common than another: a generator that samples at a
+    low temperature would write the most common one nearly always.
+    """
     if not balanced:
         return rows[:most]
-    turns: dict[str, int] = Counter()
+    turns: Counter[tuple[str, str]] = Counter()
     order = []
     for place, row in enumerate(rows):
-        answer = row["response"].strip(" .").lower()
+        answer = (row["template"], row["response"].strip(" .").lower())
         order.append((turns[answer], place))
         turns[answer] += 1
     return [rows[place] for _, place in sorted(order)[:most]]

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from tasks.errors import PipelineError
 from tasks.params import Finetune as TargetFinetune
-from tasks.params import Fraction, Positive, Section, Seed
+from tasks.params import Fraction, Positive, Precision, Section, Seed
 from tasks.rows import task_type
 
 
@@ -59,8 +59,31 @@ class Finetune(TargetFinetune):
             raise ValueError(str(error)) from error
 
 
+class Evaluate(Section):
+    """The generator itself, on passages it was not trained on."""
+
+    generator: str = Field("", description="adapter folder, model folder or hub name; the command line's --generator comes before it")
+    revision: str = Field("main", description="revision of a hub model")
+    rows_per_type: Positive = Field(16, description="held-out passages for each task type, drawn by hash")
+    max_context_chars: int = Field(8000, ge=0, description="longer passages are not drawn; 0: no limit")
+    engine: Literal["vllm", "transformers"] = Field("vllm", description="vllm, or transformers where vLLM cannot run")
+    precision: Precision = "auto"
+    temperature: float = Field(0.5, ge=0.0, le=2.0)
+    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    max_tokens: Positive = 256
+    judge: str = Field("embedded:smollm2-135m-instruct", description="second model that answers the tasks; empty: none")
+    judge_revision: str = "main"
+    judge_tokens: Positive = Field(32, description="tokens of the judge's answer to an extractive question")
+    batch_rows: Positive = Field(8, description="rows a forward pass of the held-out loss and of the judge's ranking")
+    max_instruction_chars: Positive = Field(10000, description="as in stage validate")
+    max_response_chars: Positive = Field(4000, description="as in stage validate")
+    experiment: str = Field("bonito-generator", description="MLflow experiment")
+    seed: Seed = 1
+
+
 class Params(Section):
     """The whole file."""
 
     remix: Remix
     finetune: Finetune | None = Field(None, description="needed to train, not to remix")
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}), description="needed to evaluate")

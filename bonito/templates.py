@@ -45,20 +45,26 @@ def source_name(dataset: str, config: str) -> str:
     return f"{dataset}/{config}" if config else dataset
 
 
-def load_templates(folder: Path, types: Mapping[Key, str]) -> list[Template]:
+def load_templates(folder: Path, types: Mapping[Key, str], broken: dict[Path, str] | None = None) -> list[Template]:
     """Read every ``templates.yaml`` below ``folder``, with its task types; sorted by dataset, config and name.
 
-    Raises :class:`PipelineError` for a folder without templates, a file that is not promptsource's format, and a name that occurs twice.
+    Raises :class:`PipelineError` for a folder without templates, a file that is not promptsource's format, and a name that occurs twice. Where
+    ``broken`` is given, the last two are noted in it, by file, and the other files are read.
     """
     paths = sorted(folder.rglob("templates.yaml"))
     if not paths:
         raise PipelineError(f"{folder} holds no templates.yaml: expected <dataset>/[<config>/]templates.yaml")
     found: dict[Key, Template] = {}
     for path in paths:
-        for template in _read(path, folder, types):
-            if template.key in found:
-                raise PipelineError(f"{path}: two templates are called {template.name!r}: rename one")
-            found[template.key] = template
+        try:
+            for template in _read(path, folder, types):
+                if template.key in found:
+                    raise PipelineError(f"{path}: two templates are called {template.name!r}: rename one")
+                found[template.key] = template
+        except PipelineError as error:
+            if broken is None:
+                raise
+            broken[path] = str(error)
     return [found[key] for key in sorted(found)]
 
 

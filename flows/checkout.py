@@ -26,6 +26,10 @@ from tasks.stage import hold_lock
 
 RUNS = Path(".runs")
 DEFAULT = "default"
+#: What set-up chose pins for: a hash and ``cpu`` or ``gpu`` (see scripts/setup.py).
+_PINS = Path(".venv") / "pins.sha256"
+#: The paper's setting, for machines whose GPU can run it.
+_GPU_PROFILE = "mistral-7b"
 #: Settings that may name a file or folder of the user's.
 PATHS = (
     *(("ingest", "corpus"), ("evaluate", "items"), ("evaluate", "dataset"), ("supervise", "rows"), ("supervise", "prompts"), ("finetune", "start")),
@@ -70,6 +74,13 @@ def plan(main: Path, profile: str = DEFAULT, overrides: list[str] | None = None,
         return Run(DEFAULT, main, main, params)
     name = _checked_name(name or default_name(profile, overrides))
     return Run(name, main, main / RUNS / name, params)
+
+
+def usual_profile(main: Path) -> str:
+    """Return the profile of a run that names none: the paper's where set-up installed the GPU pins, else the embedded default."""
+    pins = main / _PINS
+    gpu = pins.is_file() and pins.read_text(encoding="utf-8").split()[-1:] == ["gpu"]
+    return _GPU_PROFILE if gpu and _GPU_PROFILE in profiles(main) else DEFAULT
 
 
 def asked_name(parameters: dict[str, Any]) -> str:
@@ -135,7 +146,8 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
 
 def record(run: Run) -> str:
     """Save the finished run as a DVC experiment, for ``dvc exp show`` in the main checkout; return what DVC says."""
-    return _dvc(run.path, "exp", "save", "--force", "--name", run.name, env={**os.environ, **_identity(run.main)})
+    # This graph alone: without a target DVC would also commit bonito/dvc.yaml, and fail where the generator was never made here.
+    return _dvc(run.path, "exp", "save", "--force", "--name", run.name, "dvc.yaml", env={**os.environ, **_identity(run.main)})
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:

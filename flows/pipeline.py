@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run every stage of dvc.yaml that is not up to date.", allow_abbrev=False)
-    parser.add_argument("--profile", default=checkout.DEFAULT, help="a file of profiles/, without its .yaml (default: params.yaml as it is)")
+    parser.add_argument(
+        "--profile",
+        default=checkout.usual_profile(CODE),
+        help="a file of profiles/, without its .yaml; default: params.yaml as it is, the embedded models (where the GPU pins are installed: mistral-7b)",
+    )
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="a setting of this run alone")
     parser.add_argument("--name", default="", help="name of the run's worktree and experiment (default: made from the profile and the settings)")
     return parser

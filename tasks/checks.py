@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.formats import PLACEHOLDER, fill
-from tasks.labels import CLASSIFICATION, DENIALS, OFFERING, OPEN, in_family, normal_labels
+from tasks.labels import CLASSIFICATION, DENIALS, OFFERING, OPEN, families, in_family, normal_labels
 
 #: Stands where the passage stood in a question: a control character that neither counts as a word nor as white space.
 _GAP = "\x1f"
@@ -106,6 +106,11 @@ class Rows:
     def label(self) -> pa.Array:
         """The response as a label; null for types that are no classification."""
         return pc.if_else(pc.is_in(self.task_type, pa.array(CLASSIFICATION)), normal_labels(self.response), None)
+
+    @cached_property
+    def family(self) -> np.ndarray:
+        """The label's family (:func:`tasks.labels.families`)."""
+        return families(self.task_type, self.question, pc.fill_null(self.label, ""), self.labels)
 
     @cached_property
     def stands_in_passage(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """ingest: documents into passages of a token budget, each with its place in its document, every unused one with its reason.
 
-    python -m tasks.ingest --params params.yaml --corpus FOLDER --evaluation ITEMS --out artifacts/ingest
+    python -m tasks.ingest --params params.yaml --corpus FOLDER [--evaluation ITEMS] --out artifacts/ingest
 
 Files are read and cut in processes of their own (``tasks.documents``) whose results are kept in a journal; then the passages go by once, in the
 order of the files' names, past the rules that look at more than one document. Nothing here depends on which process did what, or when.
@@ -8,54 +8,58 @@ order of the files' names, past the rules that look at more than one document. N
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+import shutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from pathlib import Path, PurePath
 
 from tasks.dataset import load_dataset, load_items
-from tasks.documents import pool
-from tasks.documents.cleaning import EvaluationOverlap, Seen
-from tasks.documents.discovery import Found, discover
+from tasks.documents import ocr, pool
+from tasks.documents.cleaning import EvaluationOverlap
+from tasks.documents.collect import Collector
+from tasks.documents.discovery import Found
 from tasks.documents.document import Options, Unreadable
 from tasks.documents.journal import Journal
-from tasks.documents.output import Report, Rows
+from tasks.documents.sources import Source, open_source
 from tasks.documents.worker import Work
 from tasks.errors import PipelineError
 from tasks.files import fingerprint, sha256_file
 from tasks.params import Ingest
-from tasks.rows import PASSAGES, REJECTS
 from tasks.stage import Stage, run_stage
 
 log = logging.getLogger(__name__)
 
 #: Libraries whose version changes what is extracted: part of the key under which a file's result is kept.
 _LIBRARIES = ("charset-normalizer", "lxml", "py3langid", "pypdfium2", "python-docx", "rensa", "semchunk", "striprtf", "tokenizers", "trafilatura")
+#: Files that are listed, or fetched ahead of the processes that read them, at a time.
+_LISTED, _AHEAD = 2000, 8
 
 
 def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
-    params = stage.params.ingest
-    overlap = EvaluationOverlap(_evaluation_passages(Path(stage.params.evaluate.dataset), stage.path("evaluation")), params.evaluation_words)
-    files = discover(stage.path("corpus"), params.follow_links)
+    params, staging = stage.params.ingest, stage.work / "staging"
+    overlap = EvaluationOverlap(_evaluation_passages(stage), params.evaluation_words)
     work = _work(params, _tokenizer(*tokenizer_name(stage)))
-    with closing(Journal(stage.work / "journal.sqlite")) as journal:
-        keyed = _keyed(files, work)
-        _read_new(stage, keyed, journal, work)
-        journal.keep(key for _, key in keyed)
-        _collect(stage, keyed, journal, overlap)
+    source = open_source(stage.addresses["corpus"], staging, params.text_column or "text", params.follow_links)
+    try:
+        with closing(Journal(stage.work / "journal.sqlite")) as journal:
+            _list(source, journal, work)
+            _read_new(stage, source, journal, work)
+            Collector(stage, work, overlap).run(journal)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _work(params: Ingest, tokenizer: str) -> Work:
-    options = Options(text_column=params.text_column, max_bytes=params.max_file_mb << 20)
+    options = Options(text_column=params.text_column, max_bytes=params.max_file_mb << 20, ocr=ocr.checked(params.ocr_languages) if params.ocr else "")
     return Work(
         tokenizer,
         options,
@@ -64,6 +68,7 @@ def _work(params: Ingest, tokenizer: str) -> Work:
         near_duplicates=params.near_duplicates > 0,
         languages=params.languages,
         mask=params.mask_personal_data,
+        lines=params.boilerplate_share > 0,
     )
 
 
@@ -83,25 +88,30 @@ def _tokenizer(generator: str, revision: str) -> str:
     return str(tokenizer.backend_tokenizer.to_str())
 
 
-def _evaluation_passages(dataset: Path, items: Path) -> Iterator[str]:
+def _evaluation_passages(stage: Stage) -> Iterator[str]:
     """Yield the passages of the labelled items. They are read as evaluate will read them, so that a bad one is told of before any work is done."""
-    yield from (item.context for item in load_items(load_dataset(dataset), items))
+    if "evaluation" in stage.inputs:
+        yield from (item.context for item in load_items(load_dataset(Path(stage.params.evaluate.dataset)), stage.path("evaluation")))
+    elif stage.params.ingest.drop_evaluation_overlap:
+        raise PipelineError("ingest.drop_evaluation_overlap is set, and there are no items to compare with: name them with --evaluation")
 
 
-def _keyed(files: list[Found], work: Work) -> list[tuple[Found, str]]:
-    """Pair every file with the key of its result: content, kind, parameters and code. A file that cannot be opened gets its problem."""
+def _list(source: Source, journal: Journal, work: Work) -> None:
+    """Note every file with the key of its result: content, kind, parameters and code. A file that cannot be opened gets its problem."""
     basis = fingerprint(work.to_json(), _code_version())
 
-    def key(file: Found) -> tuple[Found, str]:
+    def keyed(file: Found) -> tuple[Found, str]:
         if file.problem:
             return file, ""
         try:
-            return file, fingerprint(sha256_file(file.path), "".join(file.path.suffixes[-2:]).lower(), basis)
-        except OSError as error:
-            return Found(file.name, file.path, Unreadable("unreadable", f"{error.strerror}")), ""
+            return file, fingerprint(source.version(file), "".join(PurePath(file.place).suffixes[-2:]).lower(), basis)
+        except Exception as error:  # noqa: BLE001  stores have errors of their own, and one file is no reason to stop
+            return Found(file.name, file.place, Unreadable("unreadable", f"{type(error).__name__}: {error}"[:300])), ""
 
+    files = source.files()
     with ThreadPoolExecutor(max_workers=4) as threads:
-        return list(threads.map(key, files))
+        while batch := list(islice(files, _LISTED)):
+            journal.list(threads.map(keyed, batch))
 
 
 def _code_version() -> str:
@@ -109,96 +119,76 @@ def _code_version() -> str:
     return fingerprint(*(sha256_file(path) for path in sorted(folder.glob("*.py"))), *(f"{name} {version(name)}" for name in _LIBRARIES), sys.version_info[:2])
 
 
-def _read_new(stage: Stage, keyed: list[tuple[Found, str]], journal: Journal, work: Work) -> None:
+def _read_new(stage: Stage, source: Source, journal: Journal, work: Work) -> None:
     """Read the files that the journal does not know."""
-    params, done = stage.params.ingest, journal.keys()
-    jobs = {key: file.path for file, key in keyed if key and key not in done}
-    progress = stage.progress(len(keyed), "files")
-    progress.skip(len(keyed) - len(jobs))
-    if done and len(jobs) < len(keyed):
-        log.info("%d of %d files are done already", len(keyed) - len(jobs), len(keyed))
-    workers = params.workers or os.cpu_count() or 1
+    params = stage.params.ingest
+    total, left = journal.plan()
+    if not total:
+        raise PipelineError(f"the corpus {stage.addresses['corpus']} is empty: put documents there, or name another (ingest.corpus)")
+    progress = stage.progress(total, "files")
+    progress.skip(total - left)
+    if left < total:
+        log.info("%d of %d files need no reading", total - left, total)
     numbers: Counter[str] = Counter()
     finished, shown = 0, time.monotonic()
-    for outcome in pool.run(list(jobs.items()), work, workers, pool.Limits(params.file_seconds, params.file_memory_mb)):
+    fetched = _Fetched(source, journal)
+    for outcome in pool.run(
+        fetched.jobs(), work, min(params.workers or os.cpu_count() or 1, max(left, 1)), pool.Limits(params.file_seconds, params.file_memory_mb)
+    ):
         journal.add(outcome.key, numbers[outcome.key], outcome.part)
         numbers[outcome.key] += 1
         if outcome.done:
             journal.finish(outcome.key, outcome.final)
-            finished += 1
+            del numbers[outcome.key]
+            finished += fetched.release(outcome.key)
             # Showing progress costs a write to the disk; small files go by faster than that.
             if time.monotonic() - shown > 1:
                 progress.advance(finished)
                 finished, shown = 0, time.monotonic()
-    if finished:
-        progress.advance(finished)
+    if finished or fetched.failed:
+        progress.advance(finished + fetched.failed)
 
 
-def _collect(stage: Stage, keyed: list[tuple[Found, str]], journal: Journal, overlap: EvaluationOverlap) -> None:
-    """Pass every document by, in order, and write what is kept and what is not."""
-    params = stage.params.ingest
-    passages, rejects = Rows(stage.out / "passages.parquet", PASSAGES), Rows(stage.out / "rejects.parquet", REJECTS)
-    seen = Seen(stage.work / "seen.sqlite", params.near_duplicates)
-    report = Report()
-    with closing(passages), closing(rejects), closing(seen):
-        for file, key in keyed:
-            for entry in journal.entries(key) if key else [_problem_entry(file)]:
-                document = file.name + entry["member"]
-                if "passages" not in entry:
-                    report.unused(rejects.add(document=document, reason=entry["reason"], detail=entry["detail"], start=0, end=0, text=""))
-                    continue
-                report.document(entry)
-                for passage in entry["passages"]:
-                    row = _row(document, passage, overlap)
-                    reason, detail = _judge(row, passage, seen, params)
-                    report.passage(row, reason)
-                    if reason:
-                        report.unused(rejects.add(document=document, reason=reason, detail=detail, start=row["start"], end=row["end"], text=row["text"]))
-                    else:
-                        passages.add(**row)
-    report.check(stage.path("corpus"), params.text_column)
-    report.write(stage)
+class _Fetched:
+    """Fetches the files to be read a few ahead of the processes that read them, and lets go of them afterwards."""
 
+    def __init__(self, source: Source, journal: Journal) -> None:
+        self._source, self._journal = source, journal
+        self._held: dict[str, tuple[Path, int]] = {}
+        self.failed = 0
 
-def _problem_entry(file: Found) -> dict[str, Any]:
-    problem = file.problem or Unreadable("unreadable", "")
-    return {"member": "", "reason": problem.reason, "detail": problem.detail}
+    def jobs(self) -> Iterator[tuple[str, Path]]:
+        """Yield key and path; a file that cannot be fetched is a reject, and is tried again by the next run."""
+        queue: deque[tuple[str, int, Future[Path]]] = deque()
+        with ThreadPoolExecutor(max_workers=_AHEAD) as threads:
+            for key, place, files in self._journal.todo():
+                queue.append((key, files, threads.submit(self._source.fetch, place)))
+                if len(queue) > _AHEAD:
+                    yield from self._arrived(*queue.popleft())
+            while queue:
+                yield from self._arrived(*queue.popleft())
 
+    def _arrived(self, key: str, files: int, fetched: Future[Path]) -> Iterator[tuple[str, Path]]:
+        try:
+            path = fetched.result()
+        except Exception as error:  # noqa: BLE001  stores have errors of their own, and one file is no reason to stop
+            self._journal.add(key, 0, pool.reject("unreadable", f"{type(error).__name__}: {error}"[:300]))
+            self._journal.finish(key, final=False)
+            self.failed += files
+            return
+        self._held[key] = path, files
+        yield key, path
 
-def _row(document: str, passage: dict[str, Any], overlap: EvaluationOverlap) -> dict[str, Any]:
-    text = passage["text"]
-    return {
-        "passage_id": fingerprint(document, passage["start"], passage["end"], text)[:16],
-        "document": document,
-        "page": passage["page"],
-        "section": passage["section"],
-        "start": passage["start"],
-        "end": passage["end"],
-        "tokens": passage["tokens"],
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "in_evaluation": text in overlap,
-        "text": text,
-    }
-
-
-def _judge(row: dict[str, Any], passage: dict[str, Any], seen: Seen, params: Ingest) -> tuple[str, str]:
-    """Return why a passage is not kept and the particulars, or two empty strings."""
-    if passage["reason"]:
-        return passage["reason"], passage["detail"]
-    if params.drop_evaluation_overlap and row["in_evaluation"]:
-        return "in_evaluation", f"shares {params.evaluation_words} words in a row, or all of a shorter passage, with the evaluation set"
-    if earlier := seen.duplicate(bytes.fromhex(passage["same"]), row["passage_id"]):
-        return "duplicate", f"same text as passage {earlier}"
-    if params.near_duplicates:
-        earlier, alike = seen.near_duplicate(bytes.fromhex(passage["signature"]), row["passage_id"])
-        if earlier:
-            return "near_duplicate", f"{alike:.2f} similar to passage {earlier}"
-    return "", ""
+    def release(self, key: str) -> int:
+        """Let go of a file that has been read; return how many files of the corpus it stood for."""
+        path, files = self._held.pop(key)
+        self._source.release(path)
+        return files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line."""
-    return run_stage("ingest", ingest, ("corpus", "evaluation"), argv)
+    return run_stage("ingest", ingest, (), argv, optional=("evaluation",), addresses=("corpus",))
 
 
 if __name__ == "__main__":

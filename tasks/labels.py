@@ -85,6 +85,36 @@ def offered(question: str, custom: Iterable[str] = ()) -> frozenset[str]:
     return _options(question) or _families(question, frozenset(custom))
 
 
+def families(task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()) -> np.ndarray:
+    """Return one int a row: its family's place in :data:`FAMILIES`, one past them for other labels, -1 for types that are no classification.
+
+    Labels are balanced within a family: a set of 300 true and false with 40 yes is balanced over all, and teaches yes to every yes-no question.
+    """
+    rows = zip(task_types.to_pylist(), questions.to_pylist(), labels.to_pylist(), strict=True)
+    allowed = frozenset[str](normal_labels(pa.array(custom, pa.string())).to_pylist())
+    return np.fromiter((-1 if kind not in CLASSIFICATION else _family(question, label, allowed) for kind, question, label in rows), np.int32, len(labels))
+
+
+def _family(question: str, label: str, custom: frozenset[str]) -> int:
+    choices = offered(question, custom) or {label}
+    fitting = (place for place, family in enumerate(FAMILIES) if choices <= frozenset(family))
+    return len(FAMILIES) if label in custom else next(fitting, len(FAMILIES))
+
+
+def unbalanced(family: np.ndarray, labels: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
+    """Return one bool a row: must it go, so that no label makes up more than ``share`` (0-1) of its family's rows that stay?
+
+    A family of one label alone teaches that answer whatever is asked: it goes too, where another family has two.
+    """
+    drop = np.zeros(len(labels), bool)
+    rows_of = [np.flatnonzero(family == code) for code in np.unique(family)]
+    several = any(len(np.unique(labels[rows])) > 1 for rows in rows_of)
+    for rows in rows_of:
+        single = len(np.unique(labels[rows])) == 1
+        drop[rows] = share < 1.0 if single and several else surplus(labels[rows], order[rows], share)
+    return drop
+
+
 def surplus(labels: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
     """Return one bool a row: must it go, so that no label makes up more than ``share`` (0-1) of what stays?
 

@@ -29,16 +29,20 @@ class Section(BaseModel):
 class Ingest(Section):
     """Documents into passages."""
 
-    corpus: str = Field(description="folder or file of documents without labels: text, Markdown, JSONL, CSV or Parquet")
-    text_column: str = Field("text", description="column that holds the text in JSONL, CSV and Parquet files")
+    corpus: str = Field(description="folder or file of documents, an address of fsspec (s3://...), or a hub dataset (hf://owner/name)")
+    text_column: str = Field("", description="column that holds the text of tables; empty: text, and a CSV file without it is read as a whole table")
     passage_tokens: Positive = Field(description="most tokens a passage may have, counted by the generator's own tokenizer")
     tokenizer: str = Field("", description="model whose tokenizer counts them instead, so that all generators get the same passages; empty: the generator's")
     min_tokens: int = Field(ge=0, description="shorter passages are dropped (reason: too_short)")
+    languages: tuple[str, ...] = Field((), description="ISO 639-1 codes of the languages to keep, such as [en]; empty: all")
+    boilerplate_share: Fraction = Field(0.3, description="cut out lines that stand in this share of the documents, and in five at least; 0: keep them")
+    exact_duplicates: bool = Field(True, description="drop passages with the same text, but for case and white space, as an earlier one")
+    near_duplicates: float = Field(0.9, ge=0.0, le=1.0, description="drop passages at least so similar to an earlier one (Jaccard, by MinHash); 0: keep them")
+    mask_personal_data: bool = Field(False, description="put [EMAIL], [PHONE], [IBAN], [CARD], [IP], [SSN] in place of such data before anything else")
     drop_evaluation_overlap: bool = Field(description="drop passages that also stand in the evaluation set; the paper keeps them, they are always counted")
     evaluation_words: Positive = Field(13, description="so many words in a row shared with the evaluation set count as standing in it")
-    near_duplicates: float = Field(0.9, ge=0.0, le=1.0, description="drop passages at least so similar to an earlier one (Jaccard, by MinHash); 0: keep them")
-    languages: tuple[str, ...] = Field((), description="ISO 639-1 codes of the languages to keep, such as [en]; empty: all")
-    mask_personal_data: bool = Field(False, description="put [EMAIL], [PHONE], [IBAN], [CARD], [IP] in place of such data before anything else")
+    ocr: bool = Field(False, description="recognise scanned PDF pages with the tesseract program, which must be installed")
+    ocr_languages: str = Field("eng", description="tesseract's names of the languages, such as eng+deu")
     follow_links: bool = Field(False, description="read symbolic links that lead out of the corpus folder")
     max_file_mb: Positive = Field(256, description="larger files, rows and unpacked archive members are refused (tables and archives are streamed)")
     file_seconds: float = Field(120.0, gt=0.0, description="a file that takes longer without giving anything is cut off")
@@ -117,6 +121,9 @@ class Finetune(Section):
     start: str = Field("supervision/none", description="adapter folder to go on from; supervision/none: a fresh adapter")
     prompt: Literal["auto", "bonito", "chat"] = Field(description="auto: the chat template where the model has one, else <|input|>/<|output|>")
     quantization: Literal["nf4", "none"] = Field(description="nf4 with double quantisation, or none (LoRA on unquantised weights)")
+    resident: Literal["nf4", "dequantized"] = Field(
+        "nf4", description="4-bit weights in memory: nf4, dequantised at every pass; or dequantized once, to the same values: faster, 4 times the memory"
+    )
     precision: Precision = "auto"
     lora_rank: Positive
     lora_alpha: Positive

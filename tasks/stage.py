@@ -39,6 +39,8 @@ class Stage:
     out: Path
     #: Folder for what must outlive a kill (journal, checkpoints); never part of the output.
     work: Path
+    #: Inputs that may lie elsewhere than on this machine (``s3://...``), as they were given.
+    addresses: dict[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """Return the input called ``name``."""
@@ -91,18 +93,28 @@ class Progress:
 
 
 def run_stage(
-    name: str, work: Callable[[Stage], None], inputs: Sequence[str], argv: Sequence[str] | None = None, model: type[Section] = Params, package: str = "tasks"
+    name: str,
+    work: Callable[[Stage], None],
+    inputs: Sequence[str],
+    argv: Sequence[str] | None = None,
+    model: type[Section] = Params,
+    package: str = "tasks",
+    optional: Sequence[str] = (),
+    addresses: Sequence[str] = (),
 ) -> int:
     """Parse the command line of a stage, run it, and return its exit status (0 done, 2 an error the user can mend).
 
     Every stage takes ``--params params.yaml --out artifacts/<stage>`` and one ``--<input> PATH`` for each of its inputs.
-    ``model`` is what the parameter file is parsed into; ``bonito/`` has one of its own.
+    ``model`` is what the parameter file is parsed into; ``bonito/`` has one of its own. ``optional`` names inputs that may be left out,
+    ``addresses`` inputs (required) that the stage itself resolves, as they need not be paths.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}.{name}", allow_abbrev=False)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, required=True)
-    for given in inputs:
-        parser.add_argument(f"--{given}", type=Path, required=True)
+    for given in (*inputs, *optional):
+        parser.add_argument(f"--{given}", type=Path, required=given in inputs)
+    for given in addresses:
+        parser.add_argument(f"--{given}", required=True)
     arguments = parser.parse_args(argv)
     _set_up_logging(name)
     die_with_parent()
@@ -111,11 +123,12 @@ def run_stage(
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / "lock", name), staged_folder(arguments.out, folder / "output") as out:
             params = load_params(arguments.params, model)
-            paths = {given: getattr(arguments, given.replace("-", "_")) for given in inputs}
+            values = vars(arguments)
+            paths = {given: values[given.replace("-", "_")] for given in (*inputs, *optional) if values[given.replace("-", "_")] is not None}
             for given, path in paths.items():
                 if not path.exists():
                     raise PipelineError(f"--{given} {path} does not exist")
-            work(Stage(name, params, paths, out, folder))
+            work(Stage(name, params, paths, out, folder, {given: values[given.replace("-", "_")] for given in addresses}))
         (folder / "progress.json").unlink(missing_ok=True)
         return 0
     return 2

@@ -7,6 +7,7 @@ count only when they are whole, and the loss curve as rows.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tasks.errors import PipelineError
 from tasks.files import read_json, sha256_file, write_json
+from tasks.fused import fuse_lora
 from tasks.models import dtype, load_model, vocabulary_logits
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class Settings(Protocol):
     def quantization(self) -> Any: ...
     @property
     def precision(self) -> Any: ...
+    @property
+    def resident(self) -> Any: ...
     @property
     def lora_rank(self) -> int: ...
     @property
@@ -100,6 +104,9 @@ def train(
     """
     if not examples:
         raise PipelineError("there are no rows to train on: look at the quarantine of validate")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The loss calls the model's inner modules, past the wrapper that adds up the processes' gradients: each would train a model of its own.
+        raise PipelineError("training runs in one process: start it without accelerate launch or torchrun (one GPU; choose it by CUDA_VISIBLE_DEVICES)")
     order = training_order([len(example.prompt) + len(example.response) for example in examples], settings)
     set_seed(settings.seed)
     model = lora_model(settings, start)
@@ -171,7 +178,9 @@ def lora_model(settings: Settings, start: Path | None = None) -> Any:
         revision=settings.revision,
     )
     # The adapter's own weights stay in float32 (autocast_adapter_dtype): at small learning rates bf16 would round updates away.
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    log.info("%d LoRA layers are computed in one piece", fuse_lora(model, dtype(settings.precision), settings.resident))
+    return model
 
 
 def save_adapter(model: Any, settings: Settings, out: Path) -> None:

@@ -88,7 +88,7 @@ def judge(predictions: Path, suites: Suites, params: Validate, stage: Stage) -> 
         frame = pd.concat(frames)
         frame["earlier_copies"], seen = count_copies(frame, seen)
         frame["failed"] = judge_chunk(frame, suites, codes[0].names)
-        pieces.append({name: frame[name].to_numpy(copy=True) for name in ("task_type", "unparsed", "label", "failed", "content", "order")})
+        pieces.append({name: frame[name].to_numpy(copy=True) for name in ("task_type", "unparsed", "label", "family", "failed", "content", "order")})
         progress.advance(len(frame), good=f"{np.mean((frame['failed'] == 0) & (frame['unparsed'] < 0)):.1%}")
     columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return Verdicts([check.name for check in suites.checks], *codes, **columns, surplus=np.zeros(len(columns["failed"]), np.int8))
@@ -104,6 +104,7 @@ def measure_batch(batch: pa.Table, start: int, codes: tuple[Codes, Codes, Codes]
     frame["task_type"] = types.of(rows.task_type)
     frame["unparsed"] = parse_reasons.of(pc.if_else(batch["parsed"].combine_chunks(), None, pc.if_else(pc.equal(reason, ""), "unknown", reason)))
     frame["label"] = labels.of(rows.label)
+    frame["family"] = rows.family
     frame["content"] = content_keys(rows)
     row_ids = batch["row_id"].to_numpy().astype(object)
     frame["order"] = pd.util.hash_array(row_ids, hash_key=f"{params.seed:016d}", categorize=False)

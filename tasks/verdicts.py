@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from tasks.labels import CLASSIFICATION, surplus
+from tasks.labels import CLASSIFICATION, unbalanced
 from tasks.suites import LABEL_BALANCE
 
 MAX_ROWS = "max_rows"
@@ -53,6 +53,8 @@ class Verdicts:
     task_type: np.ndarray
     unparsed: np.ndarray
     label: np.ndarray
+    #: The label's family (:func:`tasks.labels.families`).
+    family: np.ndarray
     failed: np.ndarray
     #: Key of the row's content (equal texts, equal keys), and a seeded key of its row_id that orders every choice.
     content: np.ndarray
@@ -77,13 +79,14 @@ class Verdicts:
         return np.equal(self.task_type, self.types.names.index(name))
 
     def settle(self, skip: tuple[str, ...], max_label_share: float, max_rows: int) -> None:
-        """Choose among the rows that met every expectation: no two alike, labels in balance, at most ``max_rows`` (0: all)."""
+        """Choose among the rows that met every expectation: no two alike, labels in balance within their families, at most ``max_rows`` (0: all)."""
         if UNIQUE not in skip:
             self._drop_copies_across_types()
         if LABEL_BALANCE not in skip:
             for name in sorted(set(self.types.names) & set(CLASSIFICATION)):
                 rows = np.flatnonzero(self.kept() & self.of_type(name))
-                self.surplus[rows[surplus(self.label[rows], self.order[rows], max_label_share)]] = SURPLUS.index(LABEL_BALANCE)
+                drop = unbalanced(self.family[rows], self.label[rows], self.order[rows], max_label_share)
+                self.surplus[rows[drop]] = SURPLUS.index(LABEL_BALANCE)
         rows = np.flatnonzero(self.kept())
         if max_rows and len(rows) > max_rows:
             self.surplus[rows[np.argsort(self.order[rows], kind="stable")[max_rows:]]] = SURPLUS.index(MAX_ROWS)

@@ -101,3 +101,25 @@ def test_there_are_invented_rows_for_every_known_dataset() -> None:
     samples = {(entry["dataset"], entry.get("config", "")): entry["rows"] for entry in read_yaml(Path("bonito/sample_rows.yaml"))["samples"]}
     assert set(samples) == set(load_datasets([Path("bonito/datasets.yaml")]))
     assert all(len(rows) == 2 for rows in samples.values())
+
+
+def test_a_file_that_is_no_templates_file_is_a_row_of_its_own(home: Path) -> None:
+    for name, text in {"broken": "templates: [", "other": "rows: {}", "odd": "templates: {a: {name: 3}}"}.items():
+        Path("mine", name).mkdir()
+        Path("mine", name, "templates.yaml").write_text(text)
+    (Path("mine") / "toy" / "templates.yaml").write_text(yaml.safe_dump({"templates": {"good": {"name": "good", "jinja": TEMPLATES["good"][0]}}}))
+    assert doctor() == 0
+    found = {entry["dataset"]: entry for entry in read("templates.json") if entry["status"] != "absent"}
+    assert found["toy"]["status"] == "ok"
+    assert {found[name]["status"] for name in ("broken", "other", "odd")} == {"file"}
+    assert "is not a promptsource file" in found["broken"]["reason"] and "needs 'name' and 'jinja'" in found["odd"]["reason"]
+
+
+def test_a_template_that_hangs_is_tried_on_one_row_only(home: Path) -> None:
+    rows = [json.dumps({"context": f"{TEXT} {number}", "answer": "1931"}) + "\n" for number in range(20)]
+    Path("mine/toy/rows.jsonl").write_text("".join(rows))
+    entries = {name: {"name": name, "jinja": TEMPLATES[name][0]} for name in ("good", "for ever")}
+    Path("mine/toy/templates.yaml").write_text(yaml.safe_dump({"templates": entries}))
+    assert doctor() == 0
+    tried = {entry["template"]: (entry["status"], entry["rows"]) for entry in read("examples.json") if entry["status"] != "absent"}
+    assert tried == {"good": ("ok", 20), "for ever": ("timeout", 1)}

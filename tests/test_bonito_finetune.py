@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def _settings(**changes: Any) -> Finetune:
 def _rows(count: int) -> pa.Table:
     rows = [
         {
-            "row_id": str(n), "dataset": "ropes" if n % 3 else "squad", "task_type": "exqa" if n % 2 else "ynqa", "context": "A passage. " * (1 + n % 4),
+            "row_id": str(n), "dataset": "ropes" if n % 3 else "squad", "template": "why", "task_type": "exqa" if n % 2 else "ynqa", "context": "A passage. " * (1 + n % 4),
             "instruction": "{{context}} Why?", "response": "Yes" if n % 5 else "No",
         }
         for n in range(count)
@@ -40,6 +41,17 @@ def test_every_row_is_drawn_or_counted() -> None:
     assert len(chosen) == 23 and dropped["not_in_mixture"] == 97
     assert sum(row["dataset"] == "squad" and row["task_type"] == "exqa" for row in chosen) == 5
     assert sorted(row["response"] for row in chosen if row["task_type"] == "ynqa") == ["No"] * 4 + ["Yes"] * 4
+
+
+def test_balance_is_over_templates_and_their_responses() -> None:
+    """A hundred true or false from two templates and forty yes or no from eight: each wording is drawn as often as any other."""
+    answers = [("true_or_false", n, ("True", "False")[n % 2]) for n in range(100)] + [(f"yes_or_no_{n % 4}", n, "Yes" if n % 3 else "No") for n in range(80)]
+    rows = [
+        {"row_id": f"{name}-{n}", "dataset": "boolq", "template": name, "task_type": "ynqa", "context": "A.", "instruction": "{{context}}", "response": said}
+        for name, n, said in answers
+    ]
+    chosen, _ = mix(pa.Table.from_pylist(rows), _settings(mixture={"ynqa": 40}, balance=("ynqa",), max_context_chars=0))
+    assert Counter((row["template"], row["response"]) for row in chosen) == Counter({(name, said): 4 for name, _, said in answers})
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_rows() -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tasks import checks
-from tasks.labels import in_family, normal_labels, offered, surplus
+from tasks.labels import FAMILIES, families, in_family, normal_labels, offered, surplus
 
 PASSAGE = "The Oak Street pump was replaced on 14 March\u00a02021 by the night crew.\n\nNobody was hurt; the $3.50 bolt is US-made."
 
@@ -248,3 +248,21 @@ def test_surplus_is_the_least_that_keeps_the_share(counts: tuple[int, ...], shar
 def test_surplus_leaves_a_single_class_and_an_empty_set() -> None:
     assert not surplus(np.zeros(9, int), np.arange(9), 0.5).any()
     assert not surplus(np.zeros(0, int), np.arange(0), 0.5).any()
+
+
+@pytest.mark.parametrize(
+    ("question", "label", "family"),
+    [
+        ("is it so? yes, no, or maybe?", "maybe", 0),
+        ("is it so?", "no", 0),
+        ("is it so? true, false or neither?", "neither", 1),
+        ("is it always, sometimes or never so?", "never", 2),
+        ("which section? sports, world", "sports", len(FAMILIES)),
+    ],
+)
+def test_the_family_is_the_one_that_the_question_offers_else_the_labels_own(question: str, label: str, family: int) -> None:
+    assert families(pa.array(["nli", "exqa"]), pa.array([question, question]), pa.array([label, label])).tolist() == [family, -1]
+
+
+def test_custom_labels_are_one_family() -> None:
+    assert families(pa.array(["nli"] * 2), pa.array(["is it so?"] * 2), pa.array(["yes", "unproven"]), ("Yes", "Unproven")).tolist() == [len(FAMILIES)] * 2

@@ -353,7 +353,24 @@ def test_near_duplicates_agree_with_the_exact_similarity(tmp_path: Path) -> None
 
 def test_masks_leave_dates_and_amounts_alone() -> None:
     text = "Mail bob@example.org, call +49 (30) 1234 5678, card 4111 1111 1111 1111, host 10.0.0.1; on 2019-11-29 at 16:44 it was 1,260 of 41 870."
-    changed, count = cleaning.masked(text)
+    changed, counts = cleaning.masked(text)
     assert re.findall(r"\[\w+\]", changed) == ["[EMAIL]", "[PHONE]", "[CARD]", "[IP]"]
-    assert count == 4
+    assert counts == {"EMAIL": 1, "PHONE": 1, "CARD": 1, "IP": 1}
     assert "2019-11-29 at 16:44 it was 1,260 of 41 870" in changed
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("IBAN DE89 3704 0044 0532 0130 00 IS OURS, GB29NWBK60161331926819 too", "IBAN [IBAN] IS OURS, [IBAN] too"),
+        ("no IBAN: DE00 3704 0044 0532 0130 00", None),
+        ("card 5555-5555-5555-4444 and 378282246310005", "card [CARD] and [CARD]"),
+        ("no card: 4111 1111 1111 1112, 0000 0000 0000 0000", None),
+        ("from 2001:db8::1 or 192.168.1.254.", "from [IP] or [IP]."),
+        ("no address: 300.1.1.1, version 1.2.3.4.5, a std::vector at 12:30:45", None),
+        ("SSN 123-45-6789", "SSN [SSN]"),
+        ("call +4915112345678 or (555) 010-4477 x", "call [PHONE] or [PHONE] x"),
+    ],
+)
+def test_check_digits_and_forms_tell_personal_data(text: str, expected: str | None) -> None:
+    assert cleaning.masked(text)[0] == (text if expected is None else expected)

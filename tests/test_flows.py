@@ -331,3 +331,13 @@ def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     running.kill()
     running.wait()
     await_no_process_in(tmp_path)
+
+
+@pytest.mark.parametrize(("pins", "profile"), [("0a1b cpu\n", "default"), ("0a1b gpu\n", "mistral-7b"), (None, "default")])
+def test_a_run_that_names_no_profile_takes_the_papers_on_a_gpu(tmp_path: Path, pins: str | None, profile: str) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "mistral-7b.yaml").touch()
+    if pins:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv" / "pins.sha256").write_text(pins)
+    assert checkout.usual_profile(tmp_path) == profile

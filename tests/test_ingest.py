@@ -61,7 +61,8 @@ def _params(folder: Path, **changes: Any) -> None:
 
 
 def _run(corpus: str = "corpus", evaluation: str = "items.jsonl") -> int:
-    return ingest.main(["--params", "params.yaml", "--corpus", corpus, "--evaluation", evaluation, "--out", "artifacts/ingest"])
+    compared = ["--evaluation", evaluation] if evaluation else []
+    return ingest.main(["--params", "params.yaml", "--corpus", corpus, *compared, "--out", "artifacts/ingest"])
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
@@ -137,7 +138,7 @@ def test_short_passages_foreign_languages_and_personal_data(corner: Path) -> Non
     assert _run() == 0
     assert _summary()["dropped"] == {"language": 1, "too_short": 1}
     assert _rows("passages")[0]["text"] == "The pump was stopped in the evening; write to [EMAIL] or call [PHONE] about it."
-    assert _summary()["masked"] == 2
+    assert _summary()["masked"] == {"EMAIL": 1, "PHONE": 1}
 
 
 def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
@@ -149,7 +150,7 @@ def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
     (corpus / "cut.pdf").write_bytes(b"%PDF-1.7\nnothing more")
     (corpus / "fake.docx").write_bytes(b"PK\x03\x04 not really")
     (corpus / "binary.bin").write_bytes(bytes(range(256)) * 8)
-    (corpus / "columns.csv").write_text("name,age\nAnn,7\n")
+    (corpus / "columns.jsonl").write_text('{"name": "Ann", "age": 7}\n')
     (corpus / ".hidden").write_text("secret")
     (corpus / "gone.txt").symlink_to(corner / "nothing.txt")
     (corpus / "outside.txt").symlink_to(corner / "items.jsonl")
@@ -161,7 +162,7 @@ def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
         ".hidden": "hidden",
         "binary.bin": "unsupported_format",
         "blank.txt": "empty",
-        "columns.csv": "no_text_column",
+        "columns.jsonl": "no_text_column",
         "cut.pdf": "damaged",
         "empty.txt": "empty",
         "fake.docx": "damaged",
@@ -194,7 +195,13 @@ def test_only_new_files_are_read_again(corner: Path, caplog: pytest.LogCaptureFi
     assert _run() == 0
     read: list[int] = []
     original = ingest.pool.run
-    monkeypatch.setattr(ingest.pool, "run", lambda jobs, *rest: (read.append(len(jobs)), original(jobs, *rest))[1])
+
+    def counting(jobs: Any, *rest: Any) -> Any:
+        taken = list(jobs)
+        read.append(len(taken))
+        return original(taken, *rest)
+
+    monkeypatch.setattr(ingest.pool, "run", counting)
     assert _run() == 0
     (corner / "corpus" / "5.txt").write_text(SENTENCES[5])
     (corner / "corpus" / "0.txt").write_text(SENTENCES[50])
@@ -245,6 +252,7 @@ def _done(journal: Path) -> int:
     ("prepare", "expected"),
     [
         (lambda corner: None, "the corpus corpus is empty"),
+        (lambda corner: (corner / "corpus").rmdir(), "the corpus corpus does not exist"),
         (lambda corner: (corner / "corpus" / "a.txt").write_bytes(b""), "no readable document in corpus: empty 1"),
         (lambda corner: (corner / "corpus" / "a.jsonl").write_text('{"body": "x", "id": 1}\n'), "no column 'text', there are: body, id"),
         (lambda corner: (corner / "corpus" / "a.txt").write_text("Two words."), "no passage of corpus is kept: too_short 1"),
@@ -261,3 +269,196 @@ def test_errors_are_one_clear_line_and_leave_nothing(corner: Path, capsys: pytes
     assert expected in line
     assert "Traceback" not in printed
     assert not Path("artifacts/ingest").exists()
+
+
+# --- cleaning that needs the whole corpus
+
+
+def test_lines_that_many_documents_share_are_cut_out(corner: Path) -> None:
+    notice = "This message is confidential and meant for its addressee alone."
+    for number in range(8):
+        after = f"\n\n{SENTENCES[30 + number]}" if number == 3 else ""
+        (corner / "corpus" / f"{number}.md").write_text(f"# One heading that stands everywhere\n\n{SENTENCES[number]}\n\n{notice}{after}\n")
+    (corner / "corpus" / "8.md").write_text(notice)
+    assert _run() == 0
+    rows = _rows("passages")
+    assert [row["text"] for row in rows] == [*SENTENCES[:4], SENTENCES[33], *SENTENCES[4:8]]
+    assert all(row["tokens"] == len(row["text"].replace(".", " .").split()) for row in rows)
+    texts = {path.name: path.read_text() for path in (corner / "corpus").iterdir()}
+    everything = [*rows, *_rows("rejects")]
+    assert all(texts[row["document"]][row["start"] : row["end"]] == row["text"] for row in everything)
+    assert [(row["reason"], row["text"], row["detail"]) for row in _rows("rejects")] == [("boilerplate", notice, "of 9 documents it stands in 9")] * 9
+    assert _summary()["dropped"] == {"boilerplate": 1}
+    assert _summary()["boilerplate"] == {"lines": 8, "characters": 8 * len(notice)}
+    _params(corner, boilerplate_share=0)
+    assert _run() == 0
+    assert all(notice in row["text"] for row in _rows("passages"))
+    assert _summary()["boilerplate"] == {}
+
+
+def test_copies_of_a_document_are_duplicates_and_no_boilerplate(corner: Path) -> None:
+    for number in range(7):
+        (corner / "corpus" / f"{number}.txt").write_text(SENTENCES[0] + "\n\n" + SENTENCES[1])
+    assert _run() == 0
+    assert _summary()["dropped"] == {"duplicate": 6}
+    _params(corner, exact_duplicates=False, near_duplicates=0)
+    assert _run() == 0
+    assert _summary()["rows_kept"] == 7
+
+
+def test_spans_lead_to_the_masked_text(corner: Path) -> None:
+    from tasks.documents.cleaning import masked
+
+    source = f"# About jane.doe@example.org\n\n{SENTENCES[0]} Write to jane.doe@example.org.\n\n## More\n\n{SENTENCES[1]} Card 4111 1111 1111 1111.\n"
+    (corner / "corpus" / "a.md").write_text(source)
+    _params(corner, mask_personal_data=True)
+    assert _run() == 0
+    text = masked(source)[0]
+    rows = _rows("passages")
+    assert all(text[row["start"] : row["end"]] == row["text"] for row in rows)
+    assert rows[0]["section"] == "About [EMAIL]"
+    assert "jane" not in json.dumps([*rows, *_rows("rejects")]) + Path("artifacts/ingest/report.html").read_text()
+    assert _summary()["masked"] == {"EMAIL": 2, "CARD": 1}
+
+
+# --- without labelled items, and from elsewhere
+
+
+def test_no_labelled_items_are_needed(corner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corner / "corpus" / "a.txt").write_text(SENTENCES[0])
+    (corner / "items.jsonl").unlink()
+    (corner / "dataset.yaml").unlink()
+    assert _run(evaluation="") == 0
+    assert [row["in_evaluation"] for row in _rows("passages")] == [False]
+    _params(corner, drop_evaluation_overlap=True)
+    assert _run(evaluation="") == 2
+    assert "no items to compare with" in capsys.readouterr().err
+
+
+def test_the_closing_lines_say_what_became_of_everything(corner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corner / "corpus" / "a.txt").write_text(SENTENCES[0])
+    (corner / "corpus" / "b.csv").write_text(f"text\n{SENTENCES[1]}\n{SENTENCES[2]}\n{SENTENCES[2]}\n")
+    (corner / "corpus" / "c.pdf").write_bytes(b"%PDF-1.7\nnothing more")
+    assert _run() == 0
+    lines = [" ".join(line.split()[2:]) for line in capsys.readouterr().err.splitlines()]
+    tokens = _summary()["tokens"]
+    assert any(line.startswith("3/3 files") and "/s" in line and "s left" in line for line in lines)
+    for expected in ("documents 4: csv 3, text 1", f"passages 3 kept of 4, {tokens} tokens", "passages dropped duplicate 1", "not read damaged 1"):
+        assert expected in lines
+
+
+@pytest.mark.parametrize("kind", ["memory", "zip", "file"])
+def test_a_corpus_at_an_address(corner: Path, kind: str) -> None:
+    import zipfile
+
+    import fsspec
+
+    files = {"a b/é.txt": SENTENCES[0], "c.jsonl": json.dumps({"text": SENTENCES[1]}) + "\n", "d.txt": "", ".hidden": "x"}
+    if kind == "memory":
+        system = fsspec.filesystem("memory")
+        for name, text in files.items():
+            system.pipe(f"/store/docs/{name}", text.encode())
+        address = "memory://store/docs"
+    elif kind == "zip":
+        with zipfile.ZipFile(corner / "docs.zip", "w") as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+        address = f"zip://::file://{corner}/docs.zip"
+    else:
+        for name, text in files.items():
+            (corner / "corpus" / name).parent.mkdir(exist_ok=True)
+            (corner / "corpus" / name).write_text(text)
+        address = f"file://{corner}/corpus"
+    assert _run(address, evaluation="") == 0
+    assert [(row["document"], row["text"]) for row in _rows("passages")] == [("a b/é.txt", SENTENCES[0]), ("c.jsonl#1", SENTENCES[1])]
+    assert [(row["document"], row["reason"]) for row in _rows("rejects")] == [(".hidden", "hidden"), ("d.txt", "empty")]
+    assert not (corner / ".work" / "ingest" / "staging").exists()
+    (corner / "mine.address").write_text(address + "\n")
+    assert _run("mine.address", evaluation="") == 0
+    assert len(_rows("passages")) == 2
+
+
+def test_a_store_that_loses_a_file_costs_that_file(corner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    for number in range(3):
+        system.pipe(f"/lossy/{number}.txt", SENTENCES[number].encode())
+    original = type(system).get_file
+
+    def get_file(self: Any, path: str, *rest: Any, **more: Any) -> Any:
+        if path.endswith("1.txt"):
+            raise PermissionError("access denied")
+        return original(self, path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(system), "get_file", get_file)
+        assert _run("memory://lossy", evaluation="") == 0
+    assert [(row["document"], row["reason"], row["detail"]) for row in _rows("rejects")] == [("1.txt", "unreadable", "PermissionError: access denied")]
+    assert _run("memory://lossy", evaluation="") == 0
+    assert len(_rows("passages")) == 3
+
+
+def test_a_dataset_is_streamed_by_name(corner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+
+    from tasks.documents import sources
+
+    folder = corner / "hub" / "reports" / "data"
+    folder.mkdir(parents=True)
+    table = pa.table({"id": list(range(25)), "body": [f"{number} {SENTENCES[number]}" for number in range(25)]})
+    pq.write_table(table, folder / "train-00000-of-00001.parquet")
+    pq.write_table(table.slice(0, 2), folder / "test-00000-of-00001.parquet")
+    monkeypatch.setattr(sources, "_ROWS", 10)
+    monkeypatch.setenv("HF_HOME", str(corner / "cache"))
+    _params(corner, text_column="body")
+    address = f"hf://{corner}/hub/reports"
+    assert _run(address, evaluation="") == 0
+    rows = _rows("passages")
+    assert [row["document"] for row in rows] == [f"hf://{corner}/hub/reports/train#{number}" for number in range(1, 26)]
+    assert [row["text"] for row in rows] == table["body"].to_pylist()
+    assert _run(f"{address}?split=test&rows=1", evaluation="") == 0
+    assert [row["document"] for row in _rows("passages")] == [f"hf://{corner}/hub/reports/test#1"]
+    assert not (corner / ".work" / "ingest" / "staging").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("hf://nobody/nothing", "hf://nobody/nothing cannot be reached"),
+        ("hf://nobody/nothing?splt=train", "unknown option 'splt' (did you mean 'split'?)"),
+        ("s3://bucket/folder", "s3:// needs a package that is not here: pip install s3fs"),
+        ("gopherhole://x/y", "Protocol not known: gopherhole"),
+        ("memory://nothing/there", "is empty"),
+    ],
+)
+def test_an_address_that_cannot_be_reached_is_one_line(
+    corner: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, address: str, expected: str
+) -> None:
+    import datasets.config
+    import huggingface_hub.constants
+
+    # As with HF_HUB_OFFLINE=1, which these libraries read when they are imported: no test looks for a network.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert _run(address, evaluation="") == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert expected in line
+
+
+def test_make_ingest_takes_a_name_with_spaces(corner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command behind ``make ingest``, through make itself but for the set-up."""
+    recipe = subprocess.run(
+        ["make", "-n", "ingest", "CORPUS=my docs/é", "SET=ingest.languages=[en]"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
+    assert recipe.endswith('scripts/ingest.py --corpus "my docs/é" --profile default --set ingest.languages=[en]')
+    from scripts import ingest as script
+
+    (corner / "my docs").mkdir()
+    (corner / "my docs" / "a.txt").write_text(SENTENCES[0])
+    settings = [f"generate.generator={corner / 'generator'}", "ingest.min_tokens=5", "ingest.workers=1"]
+    assert script.main(["--corpus", "my docs", "--set", *settings]) == 0
+    assert [row["document"] for row in _rows("passages")] == ["a.txt"]
+    assert script.main(["--corpus", ""]) == 2

@@ -189,6 +189,18 @@ def test_balance_can_be_skipped_and_a_single_label_stays(run: Any, caplog: pytes
     assert "not in balance" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_labels_are_balanced_within_their_family(run: Any) -> None:
+    """300 true and false with 40 yes are balanced over all, and teach yes."""
+    closed = "{{{{context}}}} Pump {} failed. True or false?"
+    rows = [("ynqa", closed.format(number), "True" if number % 2 else "False") for number in range(30)]
+    rows += [asked(number, "Yes" if number < 12 else "No") for number in range(16)]
+    status, out = run(rows, max_label_share=0.6)
+    assert status == 0
+    assert read_json(out / "summary.json")["labels"] == {"ynqa": {"false": 15, "true": 15, "yes": 6, "no": 4}}
+    status, out = run(rows[:42], "one", max_label_share=0.6)  # only yes among the yes-no questions: better none of them
+    assert read_json(out / "summary.json")["labels"] == {"ynqa": {"false": 15, "true": 15}}
+
+
 def test_custom_labels(run: Any) -> None:
     rows = [("ynqa", "{{context}} Is the report relevant to pumps?", label) for label in ("Relevant", "irrelevant.", "yes")]
     status, out = run(rows, labels=["relevant", "irrelevant"])

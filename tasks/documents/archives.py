@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tasks.documents import formats
-from tasks.documents.document import Document, Options, Reject, Unreadable
+from tasks.documents.document import Item, Options, Reject, Unreadable
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, ValueError)
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -26,7 +26,7 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": 
 Member = tuple[str, str, Callable[[], IO[bytes]]]
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the documents of every member; a bad member is a reject, a bad archive raises :class:`Unreadable`."""
     if options.max_depth == 0:
         raise Unreadable("nested_too_deep", "an archive inside an archive inside an archive ...")

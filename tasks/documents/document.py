@@ -60,37 +60,51 @@ class Reject:
 class Options:
     """What readers need to know."""
 
-    #: Column that holds the text in tables; a dotted path reaches into nested objects.
-    text_column: str = "text"
+    #: Column that holds the text in tables; a dotted path reaches into nested objects. Empty: "text", and CSV files without it are read whole.
+    text_column: str = ""
     #: Largest file, row or unpacked archive member, in bytes.
     max_bytes: int = 256 << 20
     #: Archives inside archives, and messages inside messages, are followed so far.
     max_depth: int = 3
     #: Members of one archive.
     max_members: int = 100_000
+    #: Languages, in tesseract's names ("eng+deu"), that pages without text are recognised in; empty: they are not.
+    ocr: str = ""
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A reader's sign that it is still at work on something long: the clock runs anew, and nothing is counted."""
+
+    member: str = ""
+
+
+#: What a reader yields.
+Item = Document | Reject | Alive
 
 
 class Reader(Protocol):
     """Every format's entry point: ``read(path, options)`` yields documents and rejects, or raises :class:`Unreadable`."""
 
-    def __call__(self, path: Path, options: Options) -> Iterator[Document | Reject]: ...
+    def __call__(self, path: Path, options: Options) -> Iterator[Item]: ...
 
 
 @dataclass
 class Builder:
-    """Puts a document together from blocks, with a blank line between them."""
+    """Puts a document together from blocks, with a blank line (or another ``separator``) between them."""
 
     parts: list[str] = field(default_factory=list)
     headings: list[Heading] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     length: int = 0
+    separator: str = "\n\n"
 
     def paragraph(self, text: str) -> None:
         """Add a block of text; blank ones are left out."""
         text = text.strip()
         if text:
-            self.parts.append(text + "\n\n")
-            self.length += len(text) + 2
+            self.parts.append(text + self.separator)
+            self.length += len(text) + len(self.separator)
 
     def heading(self, level: int, text: str) -> None:
         """Add a heading, 1 the highest."""
@@ -103,6 +117,6 @@ class Builder:
         """Start a page."""
         self.pages.append(self.length)
 
-    def document(self, format: str, encoding: str = "") -> Document:
+    def document(self, format: str, encoding: str = "", member: str = "") -> Document:
         """Return what was put together."""
-        return Document("".join(self.parts), format, headings=tuple(self.headings), pages=tuple(self.pages), encoding=encoding)
+        return Document("".join(self.parts), format, member, headings=tuple(self.headings), pages=tuple(self.pages), encoding=encoding)

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tasks.documents.decoding import tidy
-from tasks.documents.document import Builder, Document, Options, Reject, Unreadable
+from tasks.documents.document import Builder, Item, Options, Unreadable
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_TEXT = {f"{_W}t", "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"}
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_TEXT = {f"{_W}t", f"{_M}t"}
+#: Parts of a formula that a line cannot show: how they are written instead.
+_MATHS = {f"{_M}num": "", f"{_M}den": "/", f"{_M}sup": "^", f"{_M}sub": "_", f"{_M}rad": "\u221a"}
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _BREAKS = {f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}tab": " ", f"{_W}noBreakHyphen": "-"}
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the file as one document."""
     import docx
 
@@ -90,6 +93,11 @@ def _text(element: Any) -> str:
             parts.append(child.text or "")
         elif child.tag in _BREAKS:
             parts.append(_BREAKS[child.tag])
+        elif child.tag in _MATHS:
+            inner, sign = _text(child), _MATHS[child.tag]
+            # What is more than one number or name needs brackets to stay together.
+            parts.append(sign + (inner if re.fullmatch(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)", inner) else f"({inner})") if inner else "")
         elif child.tag not in (_FALLBACK, f"{_W}del", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText"):
             parts.append(_text(child))
-    return tidy("".join(parts))
+    # The sign between a function and its argument is invisible.
+    return tidy("".join(parts).replace("\u2061", " "))

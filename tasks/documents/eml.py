@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from tasks.documents import formats, html
 from tasks.documents.decoding import decode, tidy
-from tasks.documents.document import Builder, Document, Options, Reject, Unreadable
+from tasks.documents.document import Builder, Document, Item, Options, Reject, Unreadable
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the message, then what is attached to it."""
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
@@ -46,7 +46,7 @@ def _content(part: MIMEPart) -> str:
         return decode(data)[0]
 
 
-def _attachment(part: MIMEPart, number: int, options: Options) -> Iterator[Document | Reject]:
+def _attachment(part: MIMEPart, number: int, options: Options) -> Iterator[Item]:
     inner = part.get_content_type() == "message/rfc822"
     name = PurePosixPath((part.get_filename() or "").replace("\\", "/")).name or f"part-{number}{'.eml' if inner else ''}"
     if options.max_depth == 0:

@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from tasks.documents import html
-from tasks.documents.document import Builder, Document, Options, Reject, Unreadable
+from tasks.documents.document import Builder, Item, Options, Unreadable
 from tasks.documents.docx import refuse_bomb
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the book as one document."""
     refuse_bomb(path, options)
     builder = Builder()

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tasks.documents.document import Document, Options, Reader, Reject, Unreadable
+from tasks.documents.document import Document, Item, Options, Reader, Reject, Unreadable
 
 #: Suffix -> the module beside this one that reads it.
 SUFFIXES = {
     **dict.fromkeys((".txt", ".text", ".log", ".rst", ".tex", ".org"), "text"),
     **dict.fromkeys((".md", ".markdown", ".mdown"), "markdown"),
-    **dict.fromkeys((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet"), "tables"),
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather"), "tables"),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".tbz2", ".txz"), "archives"),
     ".docx": "docx",
@@ -28,6 +28,7 @@ _SIGNATURES = (
     (b"%PDF-", "pdf"),
     (b"{\\rtf", "rtf"),
     (b"PAR1", "tables"),
+    (b"ARROW1", "tables"),
     (b"\x1f\x8b", "archives"),
     (b"BZh", "archives"),
     (b"\xfd7zXZ\0", "archives"),
@@ -36,7 +37,7 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIPPED = ("docx", "epub", "archives")
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the documents of one file and the parts that could not be used. Raises :class:`Unreadable` where the whole file cannot be."""
     size = path.stat().st_size
     if size == 0:
@@ -47,11 +48,14 @@ def read(path: Path, options: Options) -> Iterator[Document | Reject]:
         raise Unreadable("too_large", f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: split it")
     reader = cast(Reader, importlib.import_module(f"tasks.documents.{name}").read)
     found = False
-    for item in reader(path, options):
-        if isinstance(item, Document) and not item.text.strip():
-            item = Reject(item.member, "empty", "no text in it")
-        found = True
-        yield item
+    try:
+        for item in reader(path, options):
+            if isinstance(item, Document) and not item.text.strip():
+                item = Reject(item.member, "empty", "no text in it")
+            found = True
+            yield item
+    except RecursionError as error:
+        raise Unreadable("nested_too_deep", "elements inside elements inside elements ...") from error
     if not found:
         raise Unreadable("empty", "nothing in it")
 
@@ -89,6 +93,6 @@ def _zipped(suffix: str) -> str:
     return "archives"
 
 
-def renamed(item: Document | Reject, prefix: str) -> Document | Reject:
+def renamed(item: Item, prefix: str) -> Item:
     """Return ``item`` with ``prefix`` before its place inside the file."""
     return replace(item, member=prefix + item.member)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.documents.decoding import detect, tidy
-from tasks.documents.document import Builder, Document, Options, Reject, Unreadable
+from tasks.documents.document import Builder, Item, Options, Unreadable
 
 _DECLARED = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?([\w-]{3,20})", re.IGNORECASE)
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 #: Where the main part has less than this share of the page's text it was cut too hard: a short page has no "main" part.
 _LEAST_SHARE = 0.2
+#: Characters of a page so short that its markup says more than any guess at what is main.
+_SHORT = 1500
 _FURNITURE = (
     "//script|//style|//noscript|//template|//nav|//svg|//iframe|//select|//button|//head|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
 )
@@ -27,7 +29,7 @@ _LISTS = ("ul", "ol", "list")
 _BREAK = "\u2028"
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the page as one document."""
     source, encoding = decode_page(path.read_bytes())
     builder = Builder()
@@ -63,7 +65,7 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
     blocks = list(_blocks(_without_furniture(page)))
     if not whole:
         main = list(_main(page))
-        if main and _length(main) >= _LEAST_SHARE * _length(blocks):
+        if main and _length(main) >= _LEAST_SHARE * _length(blocks) and not _flattened(main, blocks):
             blocks = main
     for level, text in blocks:
         if level:
@@ -91,6 +93,12 @@ def _without_furniture(page: Any) -> Any:
 
 def _length(blocks: list[tuple[int, str]]) -> int:
     return sum(len(text) for _, text in blocks)
+
+
+def _flattened(main: list[tuple[int, str]], blocks: list[tuple[int, str]]) -> bool:
+    """Tell whether a short page's main part has lost the page's headings: trafilatura runs together what is too little to choose from."""
+    kept = {text for level, text in main if level}
+    return _length(blocks) < _SHORT and any(level and text not in kept for level, text in blocks)
 
 
 def _blocks(node: Any) -> Iterator[tuple[int, str]]:

@@ -1,16 +1,23 @@
 """What has been done to which file, kept across runs: a killed run continues, and ten new documents cost ten.
 
 A SQLite file; every entry is a part of one file's result under a key made of the file's content and everything else the result depends on.
+The list of the corpus's files lies in it too, so that memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tasks.documents.discovery import Found
+from tasks.documents.document import Unreadable
+
+_PAGE = 500
 
 
 class Journal:
@@ -27,10 +34,54 @@ class Journal:
         with self._base:
             self._base.execute("DELETE FROM done WHERE final = 0")
             self._base.execute("DELETE FROM part WHERE key NOT IN (SELECT key FROM done)")
+            self._base.execute("DELETE FROM file")
 
-    def keys(self) -> set[str]:
-        """Return the keys that are done."""
-        return {key for (key,) in self._base.execute("SELECT key FROM done")}
+    def list(self, files: Iterable[tuple[Found, str]]) -> None:
+        """Note files of the corpus with the keys of their results; a file that cannot be read has a problem and no key."""
+        rows = [
+            (
+                file.name,
+                file.rows_before,
+                os.fsencode(file.place),
+                key,
+                file.problem.reason if file.problem else None,
+                file.problem.detail if file.problem else None,
+            )
+            for file, key in files
+        ]
+        with self._base:
+            self._base.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def plan(self) -> tuple[int, int]:
+        """Return how many files there are and how many of them are still to be read. What no file needs any more is forgotten.
+
+        Forgetting keeps the journal from growing with every change of the parameters.
+        """
+        with self._base:
+            for table in ("part", "done"):
+                self._base.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM file)")  # noqa: S608 - our own table names
+            self._base.execute("DROP TABLE IF EXISTS todo")
+            self._base.execute(
+                "CREATE TEMP TABLE todo AS SELECT key, min(place) AS place, count(*) AS files FROM file "
+                "WHERE key <> '' AND key NOT IN (SELECT key FROM done) GROUP BY key ORDER BY min(name), min(rows_before)"
+            )
+        files = self._base.execute("SELECT count(*) FROM file").fetchone()[0]
+        return int(files), int(self._base.execute("SELECT coalesce(sum(files), 0) FROM todo").fetchone()[0])
+
+    def todo(self) -> Iterator[tuple[str, str, int]]:
+        """Yield (key, place, how many files of this content there are) of what :meth:`plan` found to be read."""
+        last = 0
+        while rows := self._base.execute("SELECT rowid, key, place, files FROM todo WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, _PAGE)).fetchall():
+            for _, key, place, files in rows:
+                yield key, os.fsdecode(place), files
+            last = rows[-1][0]
+
+    def files(self) -> Iterator[tuple[Found, str]]:
+        """Yield every file and the key of its result, by name."""
+        query = "SELECT name, rows_before, place, key, reason, detail FROM file ORDER BY name, rows_before"
+        for name, rows_before, place, key, reason, detail in self._base.execute(query):
+            problem = Unreadable(reason, detail) if reason else None
+            yield Found(name, os.fsdecode(place), problem, rows_before=rows_before), key
 
     def add(self, key: str, number: int, part: str) -> None:
         """Keep one part; it does not count before :meth:`finish`."""
@@ -46,15 +97,6 @@ class Journal:
         for (part,) in self._base.execute("SELECT content FROM part WHERE key = ? ORDER BY number", (key,)):
             yield from json.loads(zlib.decompress(part))
 
-    def keep(self, keys: Iterable[str]) -> None:
-        """Forget everything but ``keys``, so that the file does not grow with every change of the parameters."""
-        with self._base:
-            self._base.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY)")
-            self._base.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
-            for table in ("part", "done"):
-                self._base.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM wanted)")  # noqa: S608 - our own table names
-            self._base.execute("DROP TABLE wanted")
-
     def close(self) -> None:
         """Close the file."""
         self._base.close()
@@ -66,5 +108,10 @@ def _opened(path: Path) -> sqlite3.Connection:
     base.execute("PRAGMA synchronous=NORMAL")
     base.execute("CREATE TABLE IF NOT EXISTS part (key TEXT, number INTEGER, content BLOB, PRIMARY KEY (key, number)) WITHOUT ROWID")
     base.execute("CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, final INTEGER) WITHOUT ROWID")
+    base.execute(
+        "CREATE TABLE IF NOT EXISTS file (name TEXT, rows_before INTEGER, place BLOB, key TEXT, reason TEXT, detail TEXT, "
+        "PRIMARY KEY (name, rows_before)) WITHOUT ROWID"
+    )
+    base.execute("CREATE INDEX IF NOT EXISTS file_key ON file (key)")
     base.commit()
     return base

@@ -8,7 +8,7 @@ across a main heading. The cheapest way is found exactly, by dynamic programming
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -17,6 +17,9 @@ from tasks.documents.document import Document, Heading
 
 #: Tokens in each of several texts, without special tokens.
 Counter = Callable[[Sequence[str]], list[int]]
+
+#: Offset and heading path of every heading, in order.
+Sections = list[tuple[int, str]]
 
 #: What stands in front of an atom, with the cost of starting a passage there.
 HEADING, PARAGRAPH, LINE, SENTENCE, PIECE = "heading", "paragraph", "line", "sentence", "piece"
@@ -60,7 +63,7 @@ class _Atom:
 
 def cut(document: Document, count: Counter, budget: int, least: int) -> Iterator[Passage]:
     """Yield the passages of ``document`` in order, each of at most ``budget`` tokens; short of ``least`` only where nothing joins."""
-    sections = _sections(document.headings)
+    sections = heading_paths(document.headings)
     atoms: list[_Atom] = []
     for atom in _atoms(document, count, budget):
         # A window ends only where a passage would end anyway.
@@ -71,7 +74,7 @@ def cut(document: Document, count: Counter, budget: int, least: int) -> Iterator
     yield from _join(document, sections, atoms, count, budget, least)
 
 
-def _join(document: Document, sections: list[tuple[int, str]], atoms: list[_Atom], count: Counter, budget: int, least: int) -> Iterator[Passage]:
+def _join(document: Document, sections: Sections, atoms: list[_Atom], count: Counter, budget: int, least: int) -> Iterator[Passage]:
     sizes = count([document.text[atom.start : atom.end] for atom in atoms])
     # Joining adds what stands between two atoms: at least a space, at most a heading.
     gaps = count([document.text[left.end : right.start] for left, right in pairwise(atoms)]) if len(atoms) > 1 else []
@@ -79,7 +82,7 @@ def _join(document: Document, sections: list[tuple[int, str]], atoms: list[_Atom
         yield from _checked(document, sections, atoms[first : last + 1], count, budget, least)
 
 
-def _checked(document: Document, sections: list[tuple[int, str]], atoms: list[_Atom], count: Counter, budget: int, least: int) -> Iterator[Passage]:
+def _checked(document: Document, sections: Sections, atoms: list[_Atom], count: Counter, budget: int, least: int) -> Iterator[Passage]:
     """Count the joined text itself; tokens of the parts can sum to slightly less, and then the passage is cut once more."""
     start, end = atoms[0].start, atoms[-1].end
     text = document.text[start:end]
@@ -189,7 +192,19 @@ def _trimmed(text: str, start: int, end: int, kind: str) -> Iterator[tuple[int, 
         yield start, start + len(bare), kind
 
 
-def _sections(headings: Sequence[Heading]) -> list[tuple[int, str]]:
+def places(document: Document, sections: Sections, start: int, end: int) -> list[tuple[int, int, str]]:
+    """Return (offset, page, section) of every place inside ``text[start:end]`` where another page or section begins."""
+    pages = document.pages[bisect_right(document.pages, start) : bisect_left(document.pages, end)]
+    first, last = bisect_right(sections, start, key=_offset), bisect_left(sections, end, key=_offset)
+    edges = sorted({*pages, *(place for place, _ in sections[first:last])})
+    return [(edge, document.page(edge), _section(sections, edge)) for edge in edges]
+
+
+def _offset(section: tuple[int, str]) -> int:
+    return section[0]
+
+
+def heading_paths(headings: Sequence[Heading]) -> Sections:
     """Return (offset, heading path) for every heading, in order."""
     stack: list[Heading] = []
     paths = []
@@ -201,6 +216,6 @@ def _sections(headings: Sequence[Heading]) -> list[tuple[int, str]]:
     return paths
 
 
-def _section(sections: list[tuple[int, str]], start: int) -> str:
-    place = bisect_right(sections, start, key=lambda entry: entry[0])
+def _section(sections: Sections, start: int) -> str:
+    place = bisect_right(sections, start, key=_offset)
     return sections[place - 1][1] if place else ""

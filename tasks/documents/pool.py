@@ -11,11 +11,14 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tasks.documents.worker import Work, counter, process
 from tasks.process import set_death_signal
@@ -26,11 +29,13 @@ _CONTEXT = multiprocessing.get_context("spawn")
 _FILES_A_WORKER = 2000
 #: A worker's first file also pays for its start, on a busy machine too.
 _START_SECONDS = 60.0
+#: How often the clock of a worker that got too little of the processor is set anew.
+_LET_OFF = 4
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What reading one file may cost. ``seconds`` runs anew with every part of a result: a long table is not a hang."""
+    """What reading one file may cost. ``seconds`` runs anew with every part of a result, and is longer where the machine is busy with other things."""
 
     seconds: float
     memory_mb: int
@@ -53,15 +58,22 @@ class _Worker:
     key: str = ""
     deadline: float = field(default=float("inf"))
     files: int = 0
+    #: CPU seconds its process had used when the clock last began to run, and how often it was let off since.
+    used: float = 0.0
+    let_off: int = 0
 
 
-def run(jobs: list[tuple[str, Path]], work: Work, workers: int, limits: Limits) -> Iterator[Outcome]:
-    """Read the files of ``jobs`` (key, path) and yield what comes, in no order between files, each file's parts in theirs."""
+def run(jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits) -> Iterator[Outcome]:
+    """Read the files of ``jobs`` (key, path) and yield what comes, in no order between files, each file's parts in theirs.
+
+    Jobs are taken one by one as workers get free: they may be made, or fetched from elsewhere, as they are asked for.
+    """
     waiting = iter(jobs)
-    crew = [_start(work, limits) for _ in range(min(workers, len(jobs)))]
+    crew: list[_Worker] = []
     try:
-        for worker in crew:
-            _give(worker, waiting, limits)
+        for key, path in islice(waiting, workers):
+            crew.append(_start(work, limits))
+            _give(crew[-1], key, path, limits)
         while any(worker.key for worker in crew):
             busy = {worker.pipe: worker for worker in crew if worker.key}
             nearest = min(worker.deadline for worker in busy.values())
@@ -73,12 +85,12 @@ def run(jobs: list[tuple[str, Path]], work: Work, workers: int, limits: Limits) 
                 if outcome.done:
                     if not outcome.final or worker.files >= _FILES_A_WORKER:
                         _replace(worker, work, limits)
-                    _give(worker, waiting, limits)
+                    _give_next(worker, waiting, limits)
             for worker in crew:
-                if worker.key and worker.deadline < time.monotonic():
-                    yield from _failed(worker.key, "timeout", f"more than {limits.seconds:g} s")
+                if worker.key and worker.deadline < time.monotonic() and not worker.pipe.poll() and not _starved(worker, limits):
+                    yield Outcome(worker.key, reject("timeout", f"more than {limits.seconds:g} s"), done=True, final=False)
                     _replace(worker, work, limits)
-                    _give(worker, waiting, limits)
+                    _give_next(worker, waiting, limits)
     finally:
         for worker in crew:
             _stop(worker)
@@ -92,29 +104,53 @@ def _receive(worker: _Worker, limits: Limits) -> Outcome:
         worker.process.join(5)
         code = worker.process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
-        return Outcome(worker.key, _reject("crashed", f"the process that read it died: {name}"), done=True, final=False)
-    worker.deadline = time.monotonic() + limits.seconds
+        return Outcome(worker.key, reject("crashed", f"the process that read it died: {name}"), done=True, final=False)
+    _wind_up(worker, limits.seconds)
     if kind == "memory":
-        return Outcome(worker.key, _reject("memory", f"more than {limits.memory_mb} MiB"), done=True, final=False)
+        return Outcome(worker.key, reject("memory", f"more than {limits.memory_mb} MiB"), done=True, final=False)
     return Outcome(worker.key, part, done=kind == "done")
 
 
-def _failed(key: str, reason: str, detail: str) -> Iterator[Outcome]:
-    yield Outcome(key, _reject(reason, detail), done=True, final=False)
-
-
-def _reject(reason: str, detail: str) -> str:
+def reject(reason: str, detail: str) -> str:
+    """Return the whole result of a file that could not be read."""
     return json.dumps([{"member": "", "reason": reason, "detail": detail}])
 
 
-def _give(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: Limits) -> None:
-    key, path = next(waiting, ("", None))
+def _give_next(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: Limits) -> None:
+    """Give the worker the next job, or leave it idle where there is none. Fetching the job takes none of its time."""
+    worker.key = ""
+    for key, path in islice(waiting, 1):
+        _give(worker, key, path, limits)
+
+
+def _give(worker: _Worker, key: str, path: Path, limits: Limits) -> None:
     worker.key = key
-    if path is not None:
-        worker.files += 1
-        worker.deadline = time.monotonic() + limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0)
-        with contextlib.suppress(OSError):
-            worker.pipe.send_bytes(os.fsencode(path))
+    worker.files += 1
+    _wind_up(worker, limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0))
+    with contextlib.suppress(OSError):
+        worker.pipe.send_bytes(os.fsencode(path))
+
+
+def _wind_up(worker: _Worker, seconds: float) -> None:
+    worker.deadline = time.monotonic() + seconds
+    worker.used, worker.let_off = _cpu_seconds(worker), 0
+
+
+def _starved(worker: _Worker, limits: Limits) -> bool:
+    """Tell whether a worker had no chance, on a machine busy with other things, and set its clock anew; a few times at most, as it may hang idly."""
+    if worker.let_off >= _LET_OFF or _cpu_seconds(worker) - worker.used >= limits.seconds / 2:
+        return False
+    worker.let_off += 1
+    worker.deadline = time.monotonic() + limits.seconds
+    return True
+
+
+def _cpu_seconds(worker: _Worker) -> float:
+    try:
+        times = psutil.Process(worker.process.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _start(work: Work, limits: Limits) -> _Worker:

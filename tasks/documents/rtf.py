@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.documents.decoding import tidy
-from tasks.documents.document import Builder, Document, Options, Reject, Unreadable
+from tasks.documents.document import Builder, Item, Options, Unreadable
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the file as one document; a line of the source is a paragraph."""
     from striprtf.striprtf import rtf_to_text
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.documents.decoding import decode
-from tasks.documents.document import Document, Options, Reject
+from tasks.documents.document import Document, Item, Options
 
 
-def read(path: Path, options: Options) -> Iterator[Document | Reject]:
+def read(path: Path, options: Options) -> Iterator[Item]:
     """Yield the file as one document."""
     text, encoding = decode(path.read_bytes())
     yield Document(text, "text", encoding=encoding)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter as Totals
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.documents import cleaning, formats
-from tasks.documents.document import Document, Options, Unreadable
-from tasks.documents.passages import Counter, Passage, cut
+from tasks.documents import boilerplate, cleaning, formats
+from tasks.documents.document import Alive, Document, Options, Unreadable
+from tasks.documents.passages import Counter, Passage, cut, heading_paths, places
 
 #: Characters of text in one part of a file's result: what is held, sent and kept at a time.
 _PART = 1 << 20
@@ -27,6 +28,8 @@ class Work:
     near_duplicates: bool = False
     languages: tuple[str, ...] = ()
     mask: bool = False
+    #: Whether lines are noted for counting (``tasks.documents.boilerplate``).
+    lines: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the key of a result and for the way to another process."""
@@ -60,6 +63,10 @@ def process(path: Path, work: Work, count: Counter) -> Iterator[list[dict[str, A
     size = 0
     try:
         for item in formats.read(path, work.options):
+            if isinstance(item, Alive):
+                yield part
+                part, size = [], 0
+                continue
             if not isinstance(item, Document):
                 part.append({"member": item.member, "reason": item.reason, "detail": item.detail})
                 continue
@@ -76,7 +83,7 @@ def process(path: Path, work: Work, count: Counter) -> Iterator[list[dict[str, A
 
 def _documents(document: Document, work: Work, count: Counter) -> Iterator[dict[str, Any]]:
     """Yield a document's entry, a very long one in several."""
-    masked = 0
+    masked: dict[str, int] = {}
     if work.mask:
         document, masked = _masked(document)
     entry: dict[str, Any] = {
@@ -88,16 +95,22 @@ def _documents(document: Document, work: Work, count: Counter) -> Iterator[dict[
         "passages": [],
     }
     size = 0
+    sections = heading_paths(document.headings) if work.lines else []
     for passage in cut(document, count, work.budget, work.least):
-        entry["passages"].append(_passage(passage, work))
+        values = judged(passage, work)
+        if work.lines:
+            values["lines"] = boilerplate.lines(document, passage.start, passage.end)
+            values["places"] = places(document, sections, passage.start, passage.end) if values["lines"] else []
+        entry["passages"].append(values)
         size += len(passage.text)
         if size > _PART:
             yield entry
-            entry, size = {**entry, "masked": 0, "first": False, "passages": []}, 0
+            entry, size = {**entry, "masked": {}, "first": False, "passages": []}, 0
     yield entry
 
 
-def _passage(passage: Passage, work: Work) -> dict[str, Any]:
+def judged(passage: Passage, work: Work) -> dict[str, Any]:
+    """Return a passage's values with why it is not kept (``reason`` empty: it is), and what duplicates are found by."""
     values = asdict(passage)
     values["reason"], values["detail"] = "", ""
     if passage.tokens > work.budget:
@@ -112,17 +125,28 @@ def _passage(passage: Passage, work: Work) -> dict[str, Any]:
     return values
 
 
-def _masked(document: Document) -> tuple[Document, int]:
+def shortened(values: dict[str, Any], start: int, end: int, work: Work, count: Counter) -> dict[str, Any]:
+    """Return the values of the part of a passage that is left at ``start:end`` (characters of the document), counted and judged anew."""
+    text = values["text"][start - values["start"] : end - values["start"]]
+    page, section = values["page"], values["section"]
+    for place, its_page, its_section in values["places"]:
+        if place <= start:
+            page, section = its_page, its_section
+    return judged(Passage(text, start, end, count([text])[0], page, section), work)
+
+
+def _masked(document: Document) -> tuple[Document, dict[str, int]]:
     """Mask each stretch between headings and pages on its own, so that their offsets can be moved along."""
     edges = sorted({0, len(document.text), *document.pages, *(edge for heading in document.headings for edge in (heading.start, heading.end))})
-    moved, parts, length, total = {}, [], 0, 0
+    moved, parts, length = {}, [], 0
+    total: Totals[str] = Totals()
     for start, end in zip(edges, [*edges[1:], len(document.text)], strict=False):
         moved[start] = length
         text, found = cleaning.masked(document.text[start:end])
         parts.append(text)
         length += len(text)
-        total += found
+        total.update(found)
     headings = tuple(
         replace(heading, start=moved[heading.start], end=moved[heading.end], title=cleaning.masked(heading.title)[0]) for heading in document.headings
     )
-    return replace(document, text="".join(parts), headings=headings, pages=tuple(moved[page] for page in document.pages)), total
+    return replace(document, text="".join(parts), headings=headings, pages=tuple(moved[page] for page in document.pages)), dict(total)
