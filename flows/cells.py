@@ -138,7 +138,7 @@ def check_inputs(cells: list[Cell], main: Path) -> None:
         load_items(load_dataset(main / dataset), main / items)
     for section, key in checkout.PATHS[:7]:
         for value in sorted({str(cell.params[section][key]) for cell in cells}):
-            if not (main / value).exists() and f"{checkout.RUNS}/" not in value:
+            if "://" not in value and f"{checkout.RUNS}/" not in value and not (main / value).exists():
                 raise PipelineError(f"{section}.{key}: {value} does not exist (looked in {main})")
 
 

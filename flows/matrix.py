@@ -68,6 +68,7 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
         file: A matrix file, see docs/matrix.md.
     """
     log = get_run_logger()
+    logging.getLogger("prefect.task_runs").addFilter(_once)
     settle(CODE)
     try:
         asked = read_matrix(CODE / file)
@@ -118,6 +119,11 @@ def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
     if result.status != "done":
         return Failed(message=result.reason, data=result)
     return Completed(message="done", data=result)
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Drop Prefect's own account of a failed cell, which prints all its settings: the state that follows says the same in one line."""
+    return not record.getMessage().startswith("Task run failed with state")
 
 
 def _result(cell: Cell, future: PrefectFuture[Any]) -> Result:

@@ -107,9 +107,12 @@ def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
         key = (result.cell.dataset, kind, result.cell.params["generate"]["generator"])
         if result.status != "done" or kind not in ("bonito", "prompted") or key in seen:
             continue
+        wrote, judged = result.artifacts(main) / "generate" / "predictions.parquet", result.artifacts(main) / "validate" / "instructions.parquet"
+        if not (wrote.is_file() and judged.is_file()):
+            continue
         seen.add(key)
-        kept = set(read_table(result.artifacts(main) / "validate" / "instructions.parquet", ["row_id"])["row_id"].to_pylist())
-        table = read_table(result.artifacts(main) / "generate" / "predictions.parquet")
+        kept = set(read_table(judged, ["row_id"])["row_id"].to_pylist())
+        table = read_table(wrote)
         step = max(1, len(table) // _SAMPLES)
         rows = table.take(list(range(0, len(table), step))[:_SAMPLES]).to_pylist()
         counts = {"predictions": len(table), "parsed": pc.sum(table["parsed"]).as_py() or 0, "kept": len(kept)}

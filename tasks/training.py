@@ -166,8 +166,6 @@ def lora_model(settings: Settings, start: Path | None = None) -> Any:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    if start:
-        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -178,7 +176,7 @@ def lora_model(settings: Settings, start: Path | None = None) -> Any:
         revision=settings.revision,
     )
     # The adapter's own weights stay in float32 (autocast_adapter_dtype): at small learning rates bf16 would round updates away.
-    model = get_peft_model(model, config)
+    model = PeftModel.from_pretrained(model, str(start), is_trainable=True) if start else get_peft_model(model, config)
     log.info("%d LoRA layers are computed in one piece", fuse_lora(model, dtype(settings.precision), settings.resident))
     return model
 
