@@ -17,6 +17,7 @@ from tasks.files import fingerprint, read_table, sha256_file, write_json, write_
 from tasks.formats import Prompter, prompt_form
 from tasks.models import load_tokenizer
 from tasks.params import Finetune
+from tasks.process import rank
 from tasks.rows import INSTRUCTIONS, require
 from tasks.stage import Stage, run_stage
 from tasks.tracking import open_training_run
@@ -34,7 +35,7 @@ def finetune(stage: Stage) -> None:
     examples, dropped = build_examples(rows, prompter, params)
     if not examples:
         raise PipelineError(f"no row of {path} can be trained on ({dict(dropped)}): look at its quarantine, or raise finetune.max_response_tokens")
-    key = fingerprint(params.model_dump(mode="json"), [(example.prompt, example.response) for example in examples])
+    key = fingerprint(params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples])
     trained = _train(stage, params, examples, tokenizer.pad_token_id, key)
     write_text(stage.out / "loss.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in trained.losses))
     write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, len(examples), trained))
@@ -60,6 +61,8 @@ def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finet
 def _train(stage: Stage, params: Finetune, examples: list[Example], pad_token: int, key: str) -> Trained:
     """Train in a checkpoint folder that belongs to this key, with the loss live in MLflow and in the progress file."""
     checkpoints = stage.work / "checkpoints" / key[:24]
+    if rank() > 0:
+        return train(examples, params, pad_token, stage.out, checkpoints)
     _forget_others(checkpoints)
     with open_training_run(stage.params.register_.experiment, key, params.model_dump(mode="json")) as run:
         progress = stage.progress(0, "steps")

@@ -1,21 +1,30 @@
-"""Processes that do not outlive who started them.
+"""Processes that do not outlive who started them, and processes that train together.
 
 A SIGKILL of ``dvc repro`` leaves its stage running; the orphan would overwrite the output of the rerun seconds later. So a stage watches
 the processes above it and dies at once when one of them does.
+
+Several processes train together where ``accelerate launch`` started them: each knows its rank and their number from the environment.
+That of rank 0 leads, which means that it alone writes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import select
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+
+from tasks.errors import PipelineError
 
 _PR_SET_PDEATHSIG = 1
 _SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
+#: Set for the processes that :func:`launch` starts: the number of the process that did.
+_LAUNCHER = "STAGE_LAUNCHER"
 
 
 def set_death_signal() -> None:
@@ -30,10 +39,13 @@ def set_death_signal() -> None:
 def die_with_parent() -> None:
     """Die with the parent, and with the grandparent where only a shell stands between (DVC runs commands through one)."""
     # DVC names itself in its commands' environment. A stage typed by hand in a terminal may outlive it (nohup, tmux).
-    if sys.platform != "linux" or "DVC_ROOT" not in os.environ:
+    launcher = os.environ.get(_LAUNCHER)
+    if sys.platform != "linux" or ("DVC_ROOT" not in os.environ and not launcher):
         return
     parent = os.getppid()
     set_death_signal()
+    if launcher and parent != int(launcher):  # it died before the death signal could be asked for
+        os.kill(os.getpid(), signal.SIGKILL)
     watched = [parent]
     if _name(parent) in _SHELLS:
         watched.append(_parent(parent))
@@ -68,3 +80,54 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def rank() -> int:
+    """Return this process's place among those that train together, from 0; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes train together; 1 where this one is alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_launched() -> bool:
+    """Tell whether ``accelerate launch`` (or torchrun) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(module: str, arguments: Sequence[str], processes: int) -> int:
+    """Run ``python -m module arguments`` in ``processes`` processes by accelerate's launcher; return the status of the first that failed, or 0.
+
+    When one fails the others are ended; when this process dies they die with it. No configuration file of accelerate's is read. A process
+    that was killed is a :class:`PipelineError`.
+    """
+    from accelerate.commands.launch import launch_command_parser, multi_gpu_launcher
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    options = {"num_processes": processes, "num_machines": 1, "main_process_port": 0, "mixed_precision": "no", "dynamo_backend": "no"}
+    # Called below the command `accelerate launch`, which would fill in what is not given from the user's configuration file. --multi_gpu also
+    # means several CPU processes: under --cpu accelerate starts one only, unless MPI is there. Each process finds its device itself.
+    given = launch_command_parser().parse_args(["--multi_gpu", *(f"--{name}={value}" for name, value in options.items()), "--module", module, *arguments])
+    os.environ[_LAUNCHER] = str(os.getpid())
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # Without SIGHUP, which torch would catch even where nohup had it ignored.
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    logging.disable(logging.ERROR)  # torch's report of a failure: the process itself has said more
+    try:
+        multi_gpu_launcher(given)
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    except ChildFailedError as failed:
+        number, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            raise PipelineError(
+                f"process {number} of {processes} was killed by signal {-failure.exitcode} (9: often too little memory); "
+                "the same command goes on from the last checkpoint"
+            ) from failed
+        return int(failure.exitcode)
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0
