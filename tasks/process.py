@@ -107,12 +107,19 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    options = {"num_processes": processes, "num_machines": 1, "main_process_port": 0, "mixed_precision": "no", "dynamo_backend": "no"}
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options = {
+        "num_processes": processes,
+        "num_machines": 1,
+        "main_process_port": 0,  # a free one
+        "mixed_precision": "no",
+        "dynamo_backend": "no",
+        "num_cpu_threads_per_process": int(threads) if threads.isdigit() else max(1, (os.cpu_count() or 1) // processes),
+    }
     # Called below the command `accelerate launch`, which would fill in what is not given from the user's configuration file. --multi_gpu also
     # means several CPU processes: under --cpu accelerate starts one only, unless MPI is there. Each process finds its device itself.
     given = launch_command_parser().parse_args(["--multi_gpu", *(f"--{name}={value}" for name, value in options.items()), "--module", module, *arguments])
     os.environ[_LAUNCHER] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # Without SIGHUP, which torch would catch even where nohup had it ignored.
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     logging.disable(logging.ERROR)  # torch's report of a failure: the process itself has said more

@@ -44,7 +44,7 @@ import os, signal, sys, time
 from pathlib import Path
 from tasks.process import die_with_parent, rank, world_size
 die_with_parent()
-assert world_size() == 2
+assert world_size() == 2 and int(os.environ["OMP_NUM_THREADS"]) >= 1
 Path(f"{rank()}.pid").write_text(str(os.getpid()))
 while not (Path("0.pid").exists() and Path("1.pid").exists()):
     time.sleep(0.01)
