@@ -218,7 +218,6 @@ def _arguments(settings: Settings, folder: Path) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
         report_to="none",
         disable_tqdm=True,
         log_level="error",
