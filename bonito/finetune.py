@@ -28,7 +28,7 @@ def finetune(stage: Stage) -> None:
     chosen, dropped = mix(table, params)
     tokenizer = load_tokenizer(params.model, params.revision)
     examples, too_long = build_examples(chosen, tokenizer, params.max_prompt_tokens, params.max_response_tokens)
-    key = fingerprint(params.model_dump(mode="json"), [(example.prompt, example.response) for example in examples])
+    key = fingerprint(params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples])
     progress = stage.progress(0, "steps")
 
     def on_step(step: int, last: int, loss: float) -> None:

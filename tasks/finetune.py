@@ -17,6 +17,7 @@ from tasks.files import fingerprint, read_json, read_table, sha256_file, sha256_
 from tasks.formats import Prompter, prompt_form
 from tasks.models import load_tokenizer, resolve
 from tasks.params import Finetune
+from tasks.process import rank
 from tasks.rows import INSTRUCTIONS, require
 from tasks.stage import Stage, run_stage
 from tasks.tracking import open_training_run
@@ -41,7 +42,9 @@ def finetune(stage: Stage) -> None:
     if not examples:
         raise PipelineError(f"no row of {path} can be trained on ({dict(dropped)}): look at its quarantine, or raise finetune.max_response_tokens")
     began = sha256_folder(start) if start else ""
-    key = fingerprint(params.model_dump(mode="json"), [(example.prompt, example.response) for example in examples], *([began] if began else []))
+    key = fingerprint(
+        params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples], *([began] if began else [])
+    )
     trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
     write_text(stage.out / "loss.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in trained.losses))
     facts = {"supervision": source, "start": began, "tokens": tokens_trained(examples, params, trained.steps), "adapter": True}
@@ -123,6 +126,8 @@ def _leave(stage: Stage, params: Finetune, prompter: Prompter, path: Path, start
 def _train(stage: Stage, params: Finetune, examples: list[Example], pad_token: int, key: str, start: Path | None) -> Trained:
     """Train in a checkpoint folder that belongs to this key, with the loss live in MLflow and in the progress file."""
     checkpoints = stage.work / "checkpoints" / key[:24]
+    if rank() > 0:
+        return train(examples, params, pad_token, stage.out, checkpoints, start=start)
     _forget_others(checkpoints)
     with open_training_run(stage.params.register_.experiment, key, params.model_dump(mode="json")) as run:
         progress = stage.progress(0, "steps")

@@ -94,6 +94,6 @@ def _is_plain(module: Any) -> bool:
 
 def _forward(name: str, frozen: Frozen) -> Any:
     def forward(module: Any, x: torch.Tensor, *_: Any, **__: Any) -> Any:
-        return _LoraProduct.apply(x, frozen, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+        return _LoraProduct.apply(x, frozen, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])  # type: ignore[no-untyped-call]
 
     return forward

@@ -147,6 +147,7 @@ class Finetune(Section):
     max_response_tokens: Positive
     checkpoint_steps: Positive = Field(description="steps between checkpoints: the most a kill can cost")
     gradient_checkpointing: bool = False
+    processes: Positive = Field(1, description="GPUs that train together, each with a copy of the model; without a GPU, CPU processes")
     seed: Seed
 
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ from typing import Any
 from tasks.errors import PipelineError
 from tasks.files import staged_folder, sweep, verify, write_json, write_manifest
 from tasks.params import Params, Section, load_params
-from tasks.process import die_with_parent
+from tasks.process import die_with_parent, is_launched, launch, rank
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,9 @@ def run_stage(
     Every stage takes ``--params params.yaml --out artifacts/<stage>`` and one ``--<input> PATH`` for each of its inputs.
     ``model`` is what the parameter file is parsed into; ``bonito/`` has one of its own. ``optional`` names inputs that may be left out,
     ``addresses`` inputs (required) that the stage itself resolves, as they need not be paths.
+
+    A stage whose section asks for several ``processes`` starts itself again through accelerate's launcher. Then rank 0 does what is said
+    above; the others hold no lock and write into a folder of their own that is thrown away.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}.{name}", allow_abbrev=False)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -120,8 +124,13 @@ def run_stage(
     arguments = parser.parse_args(argv)
     set_up_logging(name)
     die_with_parent()
-    folder = WORK / name if package == "tasks" else WORK / package / name
+    folder = shared = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
+        if not is_launched() and (processes := _processes(name, arguments.params, model)) > 1:
+            return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
+        if rank() > 0:
+            folder = folder.with_name(f"{name}.{rank()}")
+            arguments.out = folder / "thrown-away"
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / "lock", name), staged_folder(arguments.out, folder / "output") as out:
             sweep(folder)
@@ -132,16 +141,24 @@ def run_stage(
                 if not path.exists():
                     raise PipelineError(f"--{given} {path} does not exist")
                 verify(path)
-            work(Stage(name, params, paths, out, folder, {given: values[given.replace("-", "_")] for given in addresses}))
+            work(Stage(name, params, paths, out, shared, {given: values[given.replace("-", "_")] for given in addresses}))
             write_manifest(out)
         (folder / "progress.json").unlink(missing_ok=True)
+        if rank() > 0:
+            shutil.rmtree(folder)
         return 0
     return 2
 
 
+def _processes(name: str, path: Path, model: type[Section]) -> int:
+    """Return how many processes the stage's section of the parameters asks for; most stages have no such setting."""
+    return getattr(getattr(load_params(path, model), name, None), "processes", 1)
+
+
 def set_up_logging(name: str) -> None:
     """Our own lines on standard error; of the libraries only what is wrong."""
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name:9} %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
+    level = logging.INFO if rank() == 0 else logging.WARNING
+    logging.basicConfig(level=level, format=f"%(asctime)s {name:9} %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     for noisy in ("alembic", "bitsandbytes", "great_expectations", "httpx", "matplotlib", "mlflow", "torch._library", "transformers", "vllm"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     for library in ("peft", "vllm"):
@@ -156,6 +173,8 @@ def one_line_errors(name: str) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
+        if rank() > 0:
+            time.sleep(5)  # rank 0 nearly always finds the same fault, and once it has told it this process is ended
         print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
     except Exception as error:
         if not is_disk_full(error):

@@ -1,21 +1,23 @@
 """LoRA and Q-LoRA training of a causal language model, resumable to the bit: used for target models and for the generator alike.
 
 transformers' Trainer does the work. Added here: the loss on response tokens with the head applied only there, checkpoints that
-count only when they are whole, and the loss curve as rows.
+count only when they are whole, and the loss curve as rows. Several processes (:mod:`tasks.process`) train one model: each has a copy and
+takes its share of every batch's rows, and the gradients are added up.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
+from torch import distributed
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -23,6 +25,7 @@ from tasks.errors import PipelineError
 from tasks.files import read_json, sha256_file, write_json
 from tasks.fused import fuse_lora
 from tasks.models import dtype, load_model, vocabulary_logits
+from tasks.process import rank, world_size
 
 log = logging.getLogger(__name__)
 _IGNORED = -100
@@ -101,27 +104,31 @@ def train(
 
     A killed call continues from the last whole checkpoint under ``checkpoints``, with the losses and weights an undisturbed run would
     have had; the caller gives a folder that belongs to exactly these examples and settings. ``on_step`` gets (step, last step, loss).
+    Of several processes each calls this with the same arguments; the first alone reports and saves, and none returns before all are done.
     """
     if not examples:
         raise PipelineError("there are no rows to train on: look at the quarantine of validate")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # The loss calls the model's inner modules, past the wrapper that adds up the processes' gradients: each would train a model of its own.
-        raise PipelineError("training runs in one process: start it without accelerate launch or torchrun (one GPU; choose it by CUDA_VISIBLE_DEVICES)")
+    arguments = _arguments(settings, checkpoints)  # first of all: they tell each process its device
     order = training_order([len(example.prompt) + len(example.response) for example in examples], settings)
     set_seed(settings.seed)
     model = lora_model(settings, start)
+    model.forward = MethodType(_forward_to_loss, model)
     trainer = _ResponseTrainer(
         model=model,
-        args=_arguments(settings, checkpoints),
-        train_dataset=[_row(examples[index]) for index in order],
+        args=arguments,
+        train_dataset=_even([_row(examples[index]) for index in order], settings.micro_batch_rows * world_size(), pad_token),
         data_collator=_Collator(pad_token),
         callbacks=[_MarkWhole(), *([_Report(on_step)] if on_step else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    resume = last_whole_checkpoint(checkpoints)
+    resume = _agreed_checkpoint(checkpoints)
     log.info("training on %d rows%s", len(examples), f", continuing from {resume.name}" if resume else "")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    save_adapter(model, settings, out)
+    if rank() == 0:
+        save_adapter(model, settings, out)
+    if world_size() > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
     losses = [(entry["step"], float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
     return Trained(losses, trainer.state.global_step, sum(len(example.response) for example in examples))
 
@@ -193,13 +200,18 @@ def save_adapter(model: Any, settings: Settings, out: Path) -> None:
 
 
 def _arguments(settings: Settings, folder: Path) -> TrainingArguments:
-    gpu = torch.cuda.is_available()
-    if settings.batch_rows % settings.micro_batch_rows:
-        raise PipelineError(f"finetune.micro_batch_rows = {settings.micro_batch_rows} must divide finetune.batch_rows = {settings.batch_rows}")
-    return TrainingArguments(
+    """Return the Trainer's arguments; of several processes, each has its device and knows the others from here on."""
+    gpu, processes = torch.cuda.is_available(), world_size()
+    if gpu and processes > torch.cuda.device_count():
+        raise PipelineError(f"finetune.processes = {processes}, but {torch.cuda.device_count()} GPUs can be seen (CUDA_VISIBLE_DEVICES chooses them)")
+    if settings.batch_rows % (settings.micro_batch_rows * processes):
+        together = f" times {processes} processes" if processes > 1 else ""
+        raise PipelineError(f"finetune.micro_batch_rows = {settings.micro_batch_rows}{together} must divide finetune.batch_rows = {settings.batch_rows}")
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.micro_batch_rows,
-        gradient_accumulation_steps=settings.batch_rows // settings.micro_batch_rows,
+        # Micro batches are dealt out in turns, so the rows of a step are the same whatever the number of processes.
+        gradient_accumulation_steps=settings.batch_rows // (settings.micro_batch_rows * processes),
         num_train_epochs=1,  # all epochs stand in training_order
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
@@ -217,10 +229,20 @@ def _arguments(settings: Settings, folder: Path) -> TrainingArguments:
         seed=settings.seed,
         remove_unused_columns=False,
         dataloader_pin_memory=gpu,
+        ddp_find_unused_parameters=False,
         report_to="none",
         disable_tqdm=True,
         log_level="error",
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process with several GPUs in sight: the Trainer would make batches for all of them
+    return arguments
+
+
+def _even(rows: list[dict[str, list[int]]], multiple: int, pad_token: int) -> list[dict[str, list[int]]]:
+    """Return the rows with empty ones behind them, for several processes: accelerate would fill the last batch with the first rows again."""
+    missing = -len(rows) % multiple if world_size() > 1 else 0
+    return rows + [{"input_ids": [pad_token], "labels": [_IGNORED]}] * missing
 
 
 def _row(example: Example) -> dict[str, list[int]]:
@@ -256,9 +278,18 @@ class _ResponseTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        # accelerate wraps only `forward` with autocast, so the inner modules are called under it here.
-        with self.compute_loss_context_manager():
-            return response_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
+        loss = model(inputs["input_ids"], inputs["labels"], num_items_in_batch)["loss"]
+        # The tokens are counted over all processes, whose gradients are averaged: times their number that is the sum.
+        return loss * world_size() if world_size() > 1 else loss
+
+
+def _forward_to_loss(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, tokens: Any) -> dict[str, torch.Tensor]:
+    """Take the place of the model's own forward, as gradients are added up over the processes for what its forward has computed alone.
+
+    Without autocast, into which accelerate wraps a forward: the weights are in the dtype of ``precision`` already.
+    """
+    with torch.autocast(input_ids.device.type, enabled=False):
+        return {"loss": response_loss(model, {"input_ids": input_ids, "labels": labels}, tokens)}
 
 
 def response_loss(model: Any, inputs: dict[str, torch.Tensor], tokens: Any = None) -> torch.Tensor:
@@ -273,6 +304,14 @@ def response_loss(model: Any, inputs: dict[str, torch.Tensor], tokens: Any = Non
     hidden = base.get_decoder()(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
     logits = vocabulary_logits(base, hidden[:, :-1][wanted])
     return functional.cross_entropy(logits, labels[wanted], reduction="sum") / (wanted.sum() if tokens is None else tokens)
+
+
+def _agreed_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that the first process found whole; the others wait for its word."""
+    found = [last_whole_checkpoint(folder) if rank() == 0 else None]
+    if world_size() > 1:
+        distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -304,6 +343,8 @@ class _MarkWhole(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if world_size() > 1:
+            distributed.barrier()  # every process writes the state of its random numbers
         if state.is_world_process_zero:
             write_json(checkpoint / self.MARKER, {path.name: sha256_file(path) for path in sorted(checkpoint.iterdir()) if path.name != self.MARKER})
 

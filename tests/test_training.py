@@ -115,9 +115,3 @@ def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_pa
 
     first = losses(1)
     assert first == losses(1) and first != losses(2)
-
-
-def test_several_processes_are_refused_not_trained_apart(settings: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(PipelineError, match="training runs in one process"):
-        train(_EXAMPLES, settings, 1, tmp_path / "out", tmp_path / "ck")
