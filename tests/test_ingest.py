@@ -453,7 +453,7 @@ def test_make_ingest_takes_a_name_with_spaces(corner: Path, monkeypatch: pytest.
     recipe = subprocess.run(
         ["make", "-n", "ingest", "CORPUS=my docs/é", "SET=ingest.languages=[en]"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()[-1]
-    assert recipe.endswith('scripts/ingest.py --corpus "my docs/é" --profile default --set ingest.languages=[en]')
+    assert recipe.endswith('scripts/ingest.py --corpus "my docs/é" --set ingest.languages=[en]')
     from scripts import ingest as script
 
     (corner / "my docs").mkdir()

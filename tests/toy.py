@@ -78,6 +78,7 @@ def make_toy(folder: Path) -> Path:
     for name in ("data/incidents/documents/a.txt", "data/incidents/evaluation.jsonl", "datasets/incidents.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("text\n")
+    shutil.copytree(ROOT / "supervision", folder / "supervision")
     (folder / "profiles").mkdir()
     (folder / "profiles" / "warm.yaml").write_text("generate: {temperature: 0.9}\n")
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "add", "-q", "data"], ["git", "add", "-A"], ["git", "commit", "-q", "-m", "toy"]):

@@ -55,11 +55,13 @@ def load_libraries() -> None:
     import mlflow  # noqa: F401
     import peft  # noqa: F401
 
+    import tasks.baseline
     import tasks.evaluate
     import tasks.finetune
     import tasks.generate
     import tasks.ingest
     import tasks.register
+    import tasks.supervise
     import tasks.validate  # noqa: F401
 
 

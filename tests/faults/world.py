@@ -21,15 +21,27 @@ from tasks.files import sha256_file
 from tasks.params import overlay, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("ingest", "generate", "validate", "finetune", "evaluate", "register")
+STAGES = ("ingest", "generate", "validate", "supervise", "finetune", "baseline", "evaluate", "register")
 #: What each stage reads, as ``dvc.yaml`` gives it.
 INPUTS: dict[str, dict[str, str]] = {
     "ingest": {"corpus": "corpus", "evaluation": "items.jsonl"},
     "generate": {"passages": "artifacts/ingest/passages.parquet"},
     "validate": {"predictions": "artifacts/generate/predictions.parquet"},
-    "finetune": {"instructions": "artifacts/validate/instructions.parquet"},
-    "evaluate": {"adapter": "artifacts/finetune", "items": "items.jsonl"},
-    "register": {"adapter": "artifacts/finetune", "evaluation": "artifacts/evaluate", "instructions": "artifacts/validate"},
+    "supervise": {
+        "passages": "artifacts/ingest/passages.parquet",
+        "instructions": "artifacts/validate/instructions.parquet",
+        "rows": "supervision/none",
+        "items": "items.jsonl",
+    },
+    "finetune": {"instructions": "artifacts/supervise/instructions.parquet", "start": "supervision/none"},
+    "baseline": {"items": "items.jsonl", "general": "supervision/none"},
+    "evaluate": {"adapter": "artifacts/finetune", "baseline": "artifacts/baseline", "items": "items.jsonl", "general": "supervision/none"},
+    "register": {
+        "adapter": "artifacts/finetune",
+        "evaluation": "artifacts/evaluate",
+        "instructions": "artifacts/validate",
+        "supervision": "artifacts/supervise",
+    },
 }
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
 _PATIENCE = 900.0
@@ -101,6 +113,7 @@ def fill(folder: Path, reference: Path, store: Path, stage: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("params.yaml", "items.jsonl", "dataset.yaml"):
         shutil.copy(reference / name, folder / name)
+    shutil.copytree(reference / "supervision", folder / "supervision")
     if stage == "ingest":
         shutil.copytree(reference / "corpus", folder / "corpus")
     shutil.copy(store, folder / "mlflow.db")
@@ -110,6 +123,7 @@ def fill(folder: Path, reference: Path, store: Path, stage: str) -> None:
 
 def _write_inputs(folder: Path, model: Path) -> None:
     (folder / "corpus").mkdir(parents=True)
+    shutil.copytree(ROOT / "supervision", folder / "supervision")
     for number in range(24):
         part = _PARTS[number % 8]
         text = f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew {number} replaced the {part} of unit {number * 7} within {number + 2} hours."
