@@ -349,15 +349,12 @@ if __name__ == "__main__":
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy repository with a graph that trains and evaluates in milliseconds."""
     root = make_toy(tmp_path_factory.mktemp("matrix") / "toy")
-    for name in ("comparison", "dataset", "scoring", "tracking"):
-        shutil.copy(ROOT / "tasks" / f"{name}.py", root / "tasks")
     (root / "tasks/finetune.py").write_text(_FINETUNE)
     (root / "tasks/evaluate.py").write_text(_EVALUATE)
     (root / "dvc.yaml").write_text(_TOY_GRAPH)
-    for name in ("datasets/privacy.yaml", "matrices/published.yaml", "supervision/none"):
+    for name in ("datasets/privacy.yaml", "matrices/published.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
-    shutil.copytree(ROOT / "supervision/prompts", root / "supervision/prompts")
     rows = [{"id": str(n), "context": f"Passage {n}.", "question": f"Is it {n}?", "answer": "yes" if n % 2 else "no"} for n in range(20)]
     (root / "matrices/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = {"name": "notices", "set": {"evaluate": {"dataset": "datasets/privacy.yaml", "items": "matrices/items.jsonl", "bootstrap": 200}}}

@@ -51,7 +51,7 @@ def _hang(folder, name: str) -> None:  # type: ignore[no-untyped-def]
     """Let the stage wait under its lock until it is let go."""
     import tasks.stage
 
-    real = tasks.stage.load_params
+    real = tasks.stage.sweep  # the first thing a stage does under its lock
 
     def slow(*arguments):  # type: ignore[no-untyped-def]
         (folder / "hangs").touch()
@@ -59,4 +59,4 @@ def _hang(folder, name: str) -> None:  # type: ignore[no-untyped-def]
             time.sleep(0.01)
         return real(*arguments)
 
-    tasks.stage.load_params = slow
+    tasks.stage.sweep = slow
