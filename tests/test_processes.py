@@ -172,7 +172,8 @@ def test_a_process_that_does_not_lead_writes_nothing(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert is_launched()
-    assert tasks.finetune.main(["--params", str(params), "--instructions", str(instructions), "--out", "artifacts/finetune"]) == 0
+    given = ["--instructions", str(instructions), "--start", str(ROOT / "supervision/none")]
+    assert tasks.finetune.main(["--params", str(params), *given, "--out", "artifacts/finetune"]) == 0
     assert capsys.readouterr().err == ""
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file() and "checkpoints" not in path.parts}
     assert written == {"params.yaml", "instructions.parquet"}
