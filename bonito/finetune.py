@@ -32,13 +32,10 @@ def finetune(stage: Stage) -> None:
     progress = stage.progress(0, "steps")
 
     def on_step(step: int, last: int, loss: float) -> None:
-        if not progress.total:
-            progress.total = last
-            progress.skip(step - 1)
-        progress.advance(1, loss=round(loss, 4))
+        progress.step(step, last, loss=round(loss, 4))
 
     trained = train(examples, params, tokenizer.pad_token_id, stage.out, stage.work / "checkpoints" / key[:24], on_step)
-    write_text(stage.out / "loss.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in trained.losses))
+    write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter((row["task_type"], row["dataset"]) for row in chosen)
     facts = {
         "base": params.model,

@@ -46,7 +46,7 @@ def finetune(stage: Stage) -> None:
         params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples], *([began] if began else [])
     )
     trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
-    write_text(stage.out / "loss.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in trained.losses))
+    write_text(stage.out / "loss.csv", trained.csv())
     facts = {"supervision": source, "start": began, "tokens": tokens_trained(examples, params, trained.steps), "adapter": True}
     write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, len(examples), trained) | facts)
     stage.summary(len(rows), len(rows) - dropped.total(), dict(dropped), steps=trained.steps, response_tokens=trained.tokens, tokens=facts["tokens"])
@@ -117,9 +117,10 @@ def _leave(stage: Stage, params: Finetune, prompter: Prompter, path: Path, start
     if start:
         raise PipelineError(f"supervise.source none trains nothing, so it cannot go on from finetune.start = {params.start}")
     key = fingerprint("none", params.model_dump(mode="json"))
-    write_text(stage.out / "loss.csv", "step,loss\n")
+    trained = Trained([], 0, 0)
+    write_text(stage.out / "loss.csv", trained.csv())
     facts = {"supervision": "none", "start": "", "tokens": 0, "adapter": False}
-    write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, 0, Trained([], 0, 0)) | facts)
+    write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, 0, trained) | facts)
     stage.summary(0, 0, steps=0, response_tokens=0, tokens=0)
 
 
@@ -133,10 +134,7 @@ def _train(stage: Stage, params: Finetune, examples: list[Example], pad_token: i
         progress = stage.progress(0, "steps")
 
         def on_step(step: int, last: int, loss: float) -> None:
-            if not progress.total:
-                progress.total = last
-                progress.skip(step - 1)
-            progress.advance(1, loss=round(loss, 4))
+            progress.step(step, last, loss=round(loss, 4))
             run.metric("train_loss", loss, step)
 
         return train(examples, params, pad_token, stage.out, checkpoints, on_step, start)

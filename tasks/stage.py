@@ -79,6 +79,13 @@ class Progress:
         self.done += rows
         self.skipped += rows
 
+    def step(self, step: int, last: int, **facts: Any) -> None:
+        """Count one training step of ``last``; those before the first one that is seen here were done by an earlier, killed run."""
+        if not self.total:
+            self.total = last
+            self.skip(step - 1)
+        self.advance(1, **facts)
+
     def advance(self, rows: int, **facts: Any) -> None:
         """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
         self.done += rows

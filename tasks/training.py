@@ -93,6 +93,10 @@ class Trained:
     steps: int
     tokens: int
 
+    def csv(self) -> str:
+        """Return the loss curve as ``loss.csv`` holds it."""
+        return "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in self.losses)
+
 
 OnStep = Callable[[int, int, float], None]
 
