@@ -133,7 +133,8 @@ def run_stage(
     die_with_parent()
     folder = shared = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
-        if not is_launched() and (processes := _processes(name, arguments.params, model)) > 1:
+        params = load_params(arguments.params, model)
+        if not is_launched() and (processes := _processes(name, params)) > 1:
             return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
         if rank() > 0:
             folder = folder.with_name(f"{name}.{rank()}")
@@ -141,7 +142,6 @@ def run_stage(
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder / "lock", name), staged_folder(arguments.out, folder / "output") as out:
             sweep(folder)
-            params = load_params(arguments.params, model)
             values = vars(arguments)
             paths = {given: values[given.replace("-", "_")] for given in (*inputs, *optional) if values[given.replace("-", "_")] is not None}
             for given, path in paths.items():
@@ -157,9 +157,9 @@ def run_stage(
     return 2
 
 
-def _processes(name: str, path: Path, model: type[Section]) -> int:
+def _processes(name: str, params: Section) -> int:
     """Return how many processes the stage's section of the parameters asks for; most stages have no such setting."""
-    return getattr(getattr(load_params(path, model), name, None), "processes", 1)
+    return getattr(getattr(params, name, None), "processes", 1)
 
 
 def set_up_logging(name: str) -> None:
