@@ -450,9 +450,8 @@ def test_an_address_that_cannot_be_reached_is_one_line(
 
 def test_make_ingest_takes_a_name_with_spaces(corner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command behind ``make ingest``, through make itself but for the set-up."""
-    recipe = subprocess.run(
-        ["make", "-n", "ingest", "CORPUS=my docs/é", "SET=ingest.languages=[en]"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()[-1]
+    command = ["make", "--no-print-directory", "-n", "ingest", "CORPUS=my docs/é", "SET=ingest.languages=[en]"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     assert recipe.endswith('scripts/ingest.py --corpus "my docs/é" --set ingest.languages=[en]')
     from scripts import ingest as script
 
