@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cells import Cell
-from tasks.comparison import Draws, difference, majority, scored_runs, summarise, verdict
+from tasks.comparison import Draws, difference, majority, summarise, verdict
 from tasks.dataset import load_dataset, load_items
 from tasks.errors import PipelineError
 from tasks.files import read_json, read_table, write_table
 from tasks.rows import EVALUATIONS, require
-from tasks.scoring import Scored
+from tasks.scoring import Scored, scored_of
 
 #: Columns of a cell's predictions: enough to score them again.
 PREDICTED = pa.schema([EVALUATIONS.field("item_id"), EVALUATIONS.field("template"), EVALUATIONS.field("prediction"), EVALUATIONS.field("golds")])
@@ -75,6 +75,15 @@ def keep_predictions(result: Result, main: Path, folder: Path) -> None:
     write_table(folder / f"{result.cell.name}.parquet", _adapted(result, main).select(PREDICTED.names).cast(PREDICTED))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A cell's scores, the same with the prior corrected (None: extraction, or not asked for), and the resamples of its dataset."""
+
+    scored: Scored
+    corrected: Scored | None
+    draws: Draws
+
+
 def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and with TAPT on the same model and dataset."""
     scored = _scored(results, main)
@@ -83,13 +92,15 @@ def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     datasets = list(dict.fromkeys(key[:2] for key in done))
     for key, own in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
         model, dataset, supervision, rows, variant = key
-        runs = [scored[result.cell.name][0] for result in own]
-        draws = scored[own[0].cell.name][1]
+        runs = [scored[result.cell.name].scored for result in own]
+        corrected = [kept for result in own if (kept := scored[result.cell.name].corrected)]
+        draws = scored[own[0].cell.name].draws
         entry: dict[str, Any] = {"model": model, "dataset": dataset, "supervision": supervision, "rows": rows, "variant": variant}
         entry |= summarise(runs, draws) | {"majority": majority(runs), "cells": [result.cell.name for result in own]}
+        entry["prior_corrected"] = summarise(corrected, draws) if len(corrected) == len(runs) else None
         entry |= {"vs_none": None, "vs_tapt": None} | _means([cost(result, main) for result in own])
         for name in ("none", "tapt"):
-            others = [scored[r.cell.name][0] for r in _opponents(results, key, name) if r.cell.name in scored]
+            others = [scored[r.cell.name].scored for r in _opponents(results, key, name) if r.cell.name in scored]
             if others and supervision != name:
                 change = difference(runs, others, draws)
                 entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
@@ -121,8 +132,8 @@ def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     return shown
 
 
-def _scored(results: Sequence[Result], main: Path) -> dict[str, tuple[Scored, Draws]]:
-    """Return cell name -> its scores and the resamples of its dataset. Cells on one dataset ask the same items under the same templates."""
+def _scored(results: Sequence[Result], main: Path) -> dict[str, _Asked]:
+    """Return cell name -> how it scored. Cells on one dataset ask the same items under the same templates."""
     asked: dict[tuple[str, str, int, int], tuple[Any, Any, Any, Draws]] = {}
     found = {}
     for result in results:
@@ -136,7 +147,10 @@ def _scored(results: Sequence[Result], main: Path) -> dict[str, tuple[Scored, Dr
             templates = dataset.templates[: key[3] or None]
             asked[key] = (dataset, templates, items, Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"]))
         dataset, templates, items, draws = asked[key]
-        found[result.cell.name] = (scored_runs(dataset, templates, items, [_adapted(result, main)])[0], draws)
+        answers = _adapted(result, main)
+        corrects = dataset.classifies and evaluate.get("prior_correction", True)
+        corrected = scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
+        found[result.cell.name] = _Asked(scored_of(dataset, templates, items, answers), corrected, draws)
     return found
 
 

@@ -118,6 +118,11 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         sign = "+" if row["model"] == "gain" else ""
         line = f"{row['model']:<10}{row['F1']:>{sign}12.1f}   95 % interval {row['95 % low']:{sign}.1f} to {row['95 % high']:{sign}.1f}"
         lines.append(line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else ""))
+    apart = (_optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}).get("prior_corrected")
+    if apart:
+        before, after, gain = (apart[name] for name in ("zero_shot", "adapted", "gain"))
+        shown = f"zero-shot {before['f1']:.1f}, adapted {after['f1']:.1f}, gain {gain['f1']:+.1f} ({gain['f1_low']:+.1f} to {gain['f1_high']:+.1f})"
+        lines.append(_fact("apart", f"prior corrected: {shown}"))
     return lines
 
 

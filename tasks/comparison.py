@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.dataset import Dataset, Item, Template
-from tasks.scoring import Scored, interval, majority_f1, resample, scored_of
+from tasks.dataset import Item
+from tasks.scoring import Scored, interval, majority_f1, resample
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Draws:
     def f1(self, runs: Sequence[Scored]) -> NDArray[np.float64]:
         """Return the group's mean F1 in each resample [resamples]: over templates as drawn, over seeds evenly."""
         return np.mean([(run.f1(self.items) * self.templates).sum(axis=1) for run in runs], axis=0)
-
-
-def scored_runs(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], tables: Sequence[pa.Table]) -> list[Scored]:
-    """Return each run's predictions (rows.EVALUATIONS of one model) as arrays."""
-    return [scored_of(dataset, templates, items, table) for table in tables]
 
 
 def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:

@@ -79,9 +79,7 @@ def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, 
             "f1_high": _points(high),
             "by_task_type": own,
         }
-    low, high = interval(samples["adapted"] - samples["zero_shot"])
-    change = _points(result["adapted"]["f1"] - result["zero_shot"]["f1"])
-    return {**result, "change": {"f1": change, "f1_low": _points(low), "f1_high": _points(high)}, "tasks": len(ids)}
+    return {**result, "change": _gain(result, samples), "tasks": len(ids)}
 
 
 def measure(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], tables: dict[str, pa.Table], params: Evaluate) -> dict[str, Any]:
@@ -103,9 +101,24 @@ def measure(dataset: Dataset, templates: tuple[Template, ...], items: list[Item]
         overall = _overall(dataset, items, own, samples[model])
         by_template = {t.name: _template_metrics(dataset, items, own, index, weights) for index, t in enumerate(templates)}
         result[model] = {**overall, "by_dataset": {dataset.name: {**overall, "by_template": by_template}}}
-    low, high = interval(samples["adapted"] - samples["zero_shot"])
-    result["gain"] = {"f1": _points(result["adapted"]["f1"] - result["zero_shot"]["f1"]), "f1_low": _points(low), "f1_high": _points(high)}
+    result["gain"] = _gain(result, samples)
+    if dataset.classifies and params.prior_correction:
+        result["prior_corrected"] = _prior_corrected(dataset, templates, items, tables, weights)
     return result
+
+
+def _prior_corrected(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], tables: dict[str, pa.Table], weights: Any) -> dict[str, Any]:
+    """Return both models' F1 and the gain once each template's liking for a choice is taken out: a figure apart, never the main one."""
+    scored = {model: scored_of(dataset, templates, items, table, corrected=True) for model, table in tables.items()}
+    samples = {model: own.f1(weights).mean(axis=1) for model, own in scored.items()}
+    result = {model: _overall(dataset, items, own, samples[model]) for model, own in scored.items()}
+    return {**result, "gain": _gain(result, samples)}
+
+
+def _gain(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, float]:
+    """Return adapted less zero-shot with its paired interval."""
+    low, high = interval(samples["adapted"] - samples["zero_shot"])
+    return {"f1": _points(result["adapted"]["f1"] - result["zero_shot"]["f1"]), "f1_low": _points(low), "f1_high": _points(high)}
 
 
 def _overall(dataset: Dataset, items: list[Item], scored: Scored, samples: Any) -> dict[str, Any]:

@@ -170,6 +170,7 @@ class Evaluate(Section):
     max_new_tokens: Positive = Field(description="tokens of an extractive answer")
     batch_rows: Positive
     bootstrap: int = Field(ge=100, description="resamples of the 95 % intervals")
+    prior_correction: bool = Field(True, description="classification: also report, apart, F1 with each template's liking for a choice taken out")
     seed: Seed
 
 

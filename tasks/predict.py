@@ -72,7 +72,7 @@ class Questions:
 def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Path) -> pa.Table:
     """Return one row (rows.EVALUATIONS) a template and item; a killed run finds the models it had finished in the journal."""
     dumped = [item.model_dump(mode="json") for item in questions.items]
-    settings = params.model_dump(mode="json", exclude={"bootstrap", "batch_rows"})
+    settings = params.model_dump(mode="json", exclude={"bootstrap", "batch_rows", "prior_correction"})
     key = fingerprint(_code(), model.key(), questions.dataset.model_dump(mode="json"), dumped, [template.name for template in questions.templates], settings)
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -81,13 +81,31 @@ class Scored:
         return np.stack([_macro_f1s(self.golds, row.astype(np.int64), self.classes, weights) for row in self.values], axis=1)
 
 
-def scored_of(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], table: pa.Table) -> Scored:
-    """Return a model's rows as arrays [templates, items]; a missing row is an error."""
-    rows = {(row["template"], row["item_id"]): row for row in table.select(["template", "item_id", "prediction", "f1"]).to_pylist()}
+def scored_of(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], table: pa.Table, corrected: bool = False) -> Scored:
+    """Return a model's rows as arrays [templates, items]; a missing row is an error.
+
+    ``corrected``: the classes are chosen anew from the choices' scores by :func:`correct_prior` (classification alone).
+    """
+    rows = {(row["template"], row["item_id"]): row for row in table.select(["template", "item_id", "prediction", "scores", "f1"]).to_pylist()}
     if dataset.classifies:
         values = [[float(t.choices.index(rows[t.name, item.id]["prediction"])) for item in items] for t in templates]
+        if corrected:
+            values = [correct_prior(np.array([rows[t.name, item.id]["scores"] for item in items])).astype(float).tolist() for t in templates]
         return Scored(np.array(values), np.array([item.gold for item in items]), len(dataset.labels))
     return Scored(np.array([[rows[t.name, item.id]["f1"] for item in items] for t in templates]))
+
+
+def correct_prior(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the class of each item once the model's liking for some choices, whatever the item, is taken out.
+
+    ``scores`` [items, choices] are summed log-probabilities under one template. The liking is the mean probability a choice has over the
+    items, whose labels are not looked at (batch calibration, Zhou et al. 2024, arXiv 2309.17249). It makes use of all items at once, so it
+    is no figure for a model that answers one question at a time.
+    """
+    logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    liking = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
+    best: NDArray[np.int64] = np.argmax(logs - liking, axis=1)
+    return best
 
 
 def resample(groups: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:

@@ -73,6 +73,7 @@ def test_metrics_have_every_promised_key(workplace: Path, make_params: Any, tiny
         assert 0 <= own["f1_low"] <= own["f1"] <= own["f1_high"] <= 100
         assert len(own["by_dataset"][kind]["by_template"]) == 2
         assert ("majority" in own) == (kind == "privacy")
+    assert ("prior_corrected" in metrics) == (kind == "privacy")
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 2 * 6
     for row in rows if kind == "privacy" else []:

@@ -225,7 +225,9 @@ def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> N
         for place, row in enumerate(rows):
             gold = dataset.labels.index(row["answer"])
             said = template.choices[gold if (place + cell.seed) % 10 < _KNOWN[cell.supervision] else 1 - gold]
-            common = {"dataset": "privacy", "template": template.name, "item_id": row["id"], "prompt": "", "prediction": said, "scores": [0.0, 0.0], "f1": 0.0}
+            # The right choice is always the likelier one than elsewhere, under a liking for the second that is stronger still.
+            scores = [-9.0 + (gold == 0), -4.0 + (gold == 1)]
+            common = {"dataset": "privacy", "template": template.name, "item_id": row["id"], "prompt": "", "prediction": said, "scores": scores, "f1": 0.0}
             predictions.append({**common, "model": "adapted", "golds": [template.choices[gold]], "choices": list(template.choices)})
     write_table(folder / "evaluate/predictions.parquet", pa.Table.from_pylist(predictions, schema=EVALUATIONS))
     general = {name: {"f1": 20.0, "f1_low": 18.0, "f1_high": 22.0} for name in ("zero_shot", "adapted", "change")} | {"tasks": 6}
@@ -254,6 +256,7 @@ def test_finished_cells_are_read_compared_and_written(finished: tuple[Matrix, li
     assert groups["bonito"]["seeds"] == 2 and groups["tapt"]["seeds"] == 1 and groups["bonito"]["general"]["tasks"] == 6
     assert groups["bonito"]["vs_none"]["verdict"] == groups["bonito"]["vs_tapt"]["verdict"] == "better"
     assert groups["tapt"]["vs_tapt"] is None and groups["none"]["vs_none"] is None
+    assert groups["bonito"]["prior_corrected"]["f1"] == 100.0 and groups["bonito"]["f1"] < 100.0
     page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
     for words in (
         "the machine is tired",
@@ -263,6 +266,7 @@ def test_finished_cells_are_read_compared_and_written(finished: tuple[Matrix, li
         "<svg",
         "&lt;b&gt;A pump.",
         "2 were kept",
+        "With the prior corrected",
     ):
         assert words in page, words
     assert "http" not in page and "<script" not in page and "<b>A pump" not in page

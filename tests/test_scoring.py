@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.scoring import Scored, interval, macro_f1, majority_f1, normalise_answer, resample, squad_f1
+from tasks.scoring import Scored, correct_prior, interval, macro_f1, majority_f1, normalise_answer, resample, squad_f1
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -50,6 +50,20 @@ def test_answers_are_normalised_as_squad_does() -> None:
 
 def test_majority_is_the_score_of_one_class() -> None:
     assert majority_f1([0, 0, 1], 2) == pytest.approx(100 * 0.8 / 2)
+
+
+def test_a_liking_for_a_choice_is_taken_out_without_labels() -> None:
+    evidence = np.array([[1.0, 0.0], [0.0, 1.0]] * 10)
+    scores = -40 + evidence + np.array([7.0, 0.0])  # says the first choice whatever the item
+    assert set(scores.argmax(axis=1)) == {0}
+    assert correct_prior(scores).tolist() == [0, 1] * 10
+    assert correct_prior(evidence).tolist() == [0, 1] * 10
+
+
+def test_an_items_own_scale_does_not_matter_to_the_prior() -> None:
+    scores = np.random.default_rng(3).normal(size=(30, 3))
+    shifted = scores + np.random.default_rng(4).normal(size=(30, 1)) * 50  # longer prompts: all choices less likely
+    assert correct_prior(shifted).tolist() == correct_prior(scores).tolist()
 
 
 def test_weighted_scores_equal_scores_of_repeated_items() -> None:

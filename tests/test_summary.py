@@ -69,8 +69,12 @@ def test_a_failed_stage_shows_its_line_and_not_an_earlier_runs_figures(finished:
 
 def test_the_majority_class_stands_beside_a_classification_score(finished: Path) -> None:
     score = {"f1": 40.0, "f1_low": 30.0, "f1_high": 50.0, "majority": 22.2}
-    write_json(finished / "artifacts" / "evaluate" / "metrics.json", {"zero_shot": score})
-    assert "majority class 22.2" in render(finished, finished)
+    apart = {"zero_shot": {"f1": 44.0}, "adapted": {"f1": 49.0}, "gain": {"f1": 5.0, "f1_low": -1.0, "f1_high": 11.0}}
+    write_json(finished / "artifacts" / "evaluate" / "metrics.json", {"zero_shot": score, "prior_corrected": apart})
+    printed = render(finished, finished)
+    assert "majority class 22.2" in printed
+    assert "prior corrected: zero-shot 44.0, adapted 49.0, gain +5.0 (-1.0 to +11.0)" in printed
+    assert max(map(len, printed.splitlines())) <= WIDTH
     assert f1_table(finished) == [{"model": "zero-shot", "F1": 40.0, "95 % low": 30.0, "95 % high": 50.0, "majority": 22.2}]
 
 
