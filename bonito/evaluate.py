@@ -25,7 +25,7 @@ from bonito.params import Evaluate, Params
 from bonito.scores_table import markdown
 from tasks.engine import Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_json, read_table, row_seed, sha256_file, sha256_folder, write_json, write_table, write_text
+from tasks.files import fingerprint, keep_newest, read_json, read_table, row_seed, sha256_file, sha256_folder, write_json, write_table, write_text
 from tasks.formats import generator_prompt, parse_prediction
 from tasks.models import load_tokenizer
 from tasks.rows import TASK_TYPES
@@ -154,8 +154,7 @@ class _Kept:
     def put(self, key: list[Any], value: Any) -> None:
         """Keep a value; the oldest go."""
         write_json(self._path(key), value)
-        for old in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-16]:
-            old.unlink()
+        keep_newest(self._folder, 16)
 
     def _path(self, key: list[Any]) -> Path:
         return self._folder / f"{key[0]}-{fingerprint(key)[:24]}.json"

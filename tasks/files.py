@@ -217,3 +217,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_newest(folder: Path, most: int, keep: Path | None = None) -> None:
+    """Remove all but the ``most`` entries of a folder that were changed last, files and folders alike; ``keep`` stays whatever its age."""
+    entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    for old in entries[: max(0, len(entries) - most)]:
+        if old != keep:
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)

@@ -6,14 +6,13 @@ Instruction rows in, an adapter out; beside the adapter stands everything needed
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_json, read_table, sha256_file, sha256_folder, write_json, write_text
+from tasks.files import fingerprint, keep_newest, read_json, read_table, sha256_file, sha256_folder, write_json, write_text
 from tasks.formats import Prompter, prompt_form
 from tasks.models import load_tokenizer, resolve
 from tasks.params import Finetune
@@ -160,9 +159,7 @@ def provenance(params: Finetune, prompter: Prompter, rows: Path, key: str, examp
 def _forget_others(folder: Path) -> None:
     """Make the checkpoint folder; those of other data or settings go (they can be gigabytes)."""
     folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other)
+    keep_newest(folder.parent, 0, keep=folder)
 
 
 def main(argv: list[str] | None = None) -> int:

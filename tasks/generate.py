@@ -7,7 +7,6 @@ keeps its finished shards, and a shard done again gives the same bytes: its rows
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import time
 from collections import Counter
@@ -20,7 +19,20 @@ import pyarrow as pa
 
 from tasks.engine import Completion, Engine, Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import choose, concat, fingerprint, read_sealed, read_table, row_seed, sha256_folder, write_json, write_sealed, write_table, write_text
+from tasks.files import (
+    choose,
+    concat,
+    fingerprint,
+    keep_newest,
+    read_sealed,
+    read_table,
+    row_seed,
+    sha256_folder,
+    write_json,
+    write_sealed,
+    write_table,
+    write_text,
+)
 from tasks.formats import Task, generator_prompt, parse_prediction
 from tasks.models import base_path, load_tokenizer, merged_folder, resolve
 from tasks.params import Generate
@@ -194,9 +206,7 @@ def _journal(work: Path, key: str) -> Path:
     """Return this run's journal folder; of the journals of other inputs or settings the last two stay."""
     folder = work / "journal" / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    for old in sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-3]:
-        if old != folder:
-            shutil.rmtree(old)
+    keep_newest(folder.parent, 3, keep=folder)
     return folder
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_json, sha256_file, sha256_folder, staged_folder, write_json
+from tasks.files import fingerprint, keep_newest, read_json, sha256_file, sha256_folder, staged_folder, write_json
 from tasks.process import is_alive
 
 log = logging.getLogger(__name__)
@@ -159,8 +159,7 @@ def _prune(folder: Path, most: int = 8) -> None:
     for partial in folder.glob("*.partial"):
         if not is_alive(partial.suffixes[-2].lstrip(".")):
             shutil.rmtree(partial, ignore_errors=True)
-    for old in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)[:-most]:
-        shutil.rmtree(old, ignore_errors=True)
+    keep_newest(folder, most)
 
 
 def cache_folder() -> Path:

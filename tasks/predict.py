@@ -7,7 +7,6 @@ adapter is the only difference. Classification: ranked choices. Extraction and g
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow as pa
 from tasks.dataset import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.engine import Completion, Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_sealed, read_table, row_seed, sha256_file, sha256_folder, write_sealed
+from tasks.files import fingerprint, keep_newest, read_sealed, read_table, row_seed, sha256_file, sha256_folder, write_sealed
 from tasks.formats import Prompter, fill
 from tasks.models import load_model, load_tokenizer, merged_folder
 from tasks.params import Baseline, Evaluate
@@ -148,8 +147,9 @@ def _kept(path: Path, rows: Any) -> pa.Table:
     except PipelineError:
         log.warning("%s is damaged: its predictions are made again", path)
     table = pa.Table.from_pylist(list(rows()), schema=EVALUATIONS)
-    _forget_old(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_sealed(path, table)
+    keep_newest(path.parent, 12)
     return table
 
 
@@ -192,9 +192,3 @@ def _row(model: str, dataset: Dataset, template: Template, item: Item, prompter:
         "scores": scores,
         "f1": f1,
     }
-
-
-def _forget_old(folder: Path, most: int = 12) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-most]:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()

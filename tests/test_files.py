@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from tasks.files import (
     MANIFEST,
     atomic_path,
     fingerprint,
+    keep_newest,
     read_json,
     read_sealed,
     read_table,
@@ -43,6 +45,18 @@ def test_a_failed_stage_leaves_no_folder(tmp_path: Path) -> None:
         (folder / "a").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newest_entries_stay_and_the_one_in_use(tmp_path: Path) -> None:
+    for age, name in enumerate("abcd"):
+        (tmp_path / name).mkdir() if age % 2 else (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (1000 + age, 1000 + age))
+    keep_newest(tmp_path, 2, keep=tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
+    keep_newest(tmp_path, 5)
+    assert len(list(tmp_path.iterdir())) == 3
+    keep_newest(tmp_path, 0, keep=tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_staged_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
