@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -285,6 +286,17 @@ def test_data_docs_show_the_suites(run: Any) -> None:
     assert "the response stands in the passage" in pages["exqa.html"]
     results = "".join(page.read_text(encoding="utf-8") for page in (out / "data_docs" / "validations").rglob("*.html"))
     assert quarantine(out)[0]["row_id"] in results
+
+
+def test_data_docs_fetch_nothing_and_run_nothing(run: Any) -> None:
+    _, out = run([GOOD, ("exqa", EXQA, "never")])
+    for page in (out / "data_docs").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "default-src 'none'" in text and "<script" not in text, page
+        assert not re.findall(r"<(?:link|img|iframe)[^>]*https?://", text), page
+    first = out / "data_docs" / "index.html"
+    links = re.findall(r'href="([^"]+)"', first.read_text(encoding="utf-8"))
+    assert len(links) >= 2 and all((first.parent / link).is_file() for link in links)
 
 
 _SCRIPT = """
