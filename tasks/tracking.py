@@ -227,6 +227,10 @@ class Ledger:
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
 
+    def tag(self, name: str) -> str:
+        """Return a tag of the run, empty where it has none of that name."""
+        return str(self.client.get_run(self.run_id).data.tags.get(name, ""))
+
     def params(self, params: dict[str, Any]) -> None:
         """Log parameters that the run does not hold yet (MLflow refuses to change one)."""
         held = self.client.get_run(self.run_id).data.params
@@ -235,9 +239,11 @@ class Ledger:
                 self.client.log_param(self.run_id, name, value)
 
     def metrics(self, metrics: dict[str, float]) -> None:
-        """Log final metrics."""
+        """Log final metrics, but not those that a killed registration has logged already: a second point would make a curve of them."""
+        held = self.client.get_run(self.run_id).data.metrics
         for name, value in metrics.items():
-            self.client.log_metric(self.run_id, name, value)
+            if held.get(name) != value:
+                self.client.log_metric(self.run_id, name, value)
 
     def curve(self, name: str, points: list[tuple[int, float]]) -> None:
         """Log the points of a curve that the run lacks: all, or those that the store missed while training went on."""
