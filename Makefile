@@ -43,8 +43,8 @@ repro: data ## the same work through DVC alone, without Prefect
 matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.run_matrix $(MATRIX)
 
-test: data ## run the tests
-	@$(BIN)/python -m pytest
+test: data ## run the tests (SLOW=1: those that take minutes, instead)
+	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .
@@ -55,10 +55,10 @@ ui: setup ## Prefect and MLflow in the browser, a worker and the forms to start 
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
 
 serve: setup ## serve a registered model over HTTP on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@$(BIN)/python -m tasks.serve --model $(MODEL) --port $(or $(SERVE_PORT),8000)
+	@$(BIN)/python -m tasks.serve --model "$(MODEL)" --port $(or $(SERVE_PORT),8000)
 
-soak: setup ## every fault TRIALS times (hours); a table, and artifacts/soak/results.json
-	@$(BIN)/python -m tests.faults --trials $(TRIALS)
+soak: setup ## every fault TRIALS times (hours; MINUTES=n stops earlier, FAULT=name tries one): artifacts/soak/results.json. Again: it goes on
+	@$(BIN)/python -m tests.faults --trials $(TRIALS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FAULT),--only "$(FAULT)")
 
 repair: ## remove damaged objects from DVC's cache, and name them
 	@$(BIN)/python -m flows.repair

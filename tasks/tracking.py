@@ -331,13 +331,18 @@ class Ledger:
 
 
 def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
-    """Return name, version, adapter folder and provenance of a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``."""
+    """Return name, version, adapter folder and provenance of a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``.
+
+    What is fetched comes to lie in ``folder/NAME-VERSION``, which nothing of another version shares.
+    """
     from mlflow.exceptions import MlflowException
 
     client = _client()
     name, alias, version = parse_model_uri(uri)
     try:
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        folder = folder / f"{name}-{found.version}"
+        folder.mkdir(parents=True, exist_ok=True)
         files = Path(mlflow_download(found.source, folder))
         told = Path(client.download_artifacts(found.run_id, "provenance.json", str(folder)))
     except MlflowException as error:

@@ -15,6 +15,7 @@ from random import Random
 
 from flows import server as prefect_server
 from flows.server import answers, free_port
+from tasks.privacy import SILENT
 from tests.faults.world import World, fork, log_of, run, start, wait
 
 
@@ -136,7 +137,7 @@ def prefect_killed(world: World, chance: Random) -> str:
 
 def _prefect(root: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port), "--log-level", "error"]
-    given = {**environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    given = {**SILENT, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}  # nothing of ours is imported in it
     process = subprocess.Popen([*command, "--lifespan", "on"], cwd=root, env=given, start_new_session=True)
     prefect_server.await_answer(f"http://127.0.0.1:{port}/api", process)  # type: ignore[arg-type]
     return process
