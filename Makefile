@@ -65,7 +65,7 @@ repair: ## remove damaged objects from DVC's cache, and name them
 
 audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
-	@$(BIN)/python -m pip_audit --disable-pip --no-deps -r requirements/cpu.txt
+	@$(BIN)/python scripts/audit.py
 
 doctor: setup ## what is the matter with each prompt template (TEMPLATES=folder; without it promptsource's): artifacts/doctor
 ifeq ($(TEMPLATES),local/templates)
