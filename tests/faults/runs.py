@@ -83,7 +83,7 @@ def cancelled(world: World, chance: Random) -> str:
     asked = {"profile": "warm", "seed": chance.randrange(20, 1 << 30), "name": name}
     folder = pages.root / ".runs" / name
     first = pages.submit(**asked)
-    if not _await(lambda: (folder / ".work/hanging").exists(), 120):
+    if not _await((folder / ".work/hanging").exists, 120):
         return f"the run does not get to generate: {pages.state(first)}"
     pages.post(f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
     if not _await(lambda: pages.state(first) == "CANCELLED", 90):
@@ -108,7 +108,7 @@ def left_running(world: World, chance: Random) -> str:
     running = subprocess.Popen(
         [sys.executable, "-m", "flows.pipeline", *request], cwd=pages.root, env=around, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    reached = _await(lambda: (pages.root / ".runs" / name / ".work/hanging").exists(), 120)
+    reached = _await((pages.root / ".runs" / name / ".work/hanging").exists, 120)
     running.kill()
     running.wait()
     if not reached or not none_left(pages.root / ".runs" / name):

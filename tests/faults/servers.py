@@ -34,7 +34,13 @@ class Server:
         command += ["--workers", "1", "--serve-artifacts", "--artifacts-destination", str(self.folder / "stored")]
         given = {**os.environ, **SILENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # as make ui starts it: its job workers are eight processes more
         self.process = subprocess.Popen(
-            command, cwd=self.folder, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=set_death_signal
+            command,
+            cwd=self.folder,
+            env=given,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=set_death_signal,  # noqa: PLW1509 - nothing but a system call
         )
         deadline = time.monotonic() + 90
         while not answers(f"{self.uri}/health"):
@@ -150,7 +156,7 @@ def _seconds_after(checkout: Path, stage: str) -> float:
 def _prefect(root: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port), "--log-level", "error"]
     given = {**SILENT, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}  # nothing of ours is imported in it
-    process = subprocess.Popen([*command, "--lifespan", "on"], cwd=root, env=given, start_new_session=True, preexec_fn=set_death_signal)
+    process = subprocess.Popen([*command, "--lifespan", "on"], cwd=root, env=given, start_new_session=True, preexec_fn=set_death_signal)  # noqa: PLW1509 - nothing but a system call
     prefect_server.await_answer(f"http://127.0.0.1:{port}/api", process)  # type: ignore[arg-type]
     return process
 
