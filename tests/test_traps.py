@@ -14,10 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from tasks.params import Params
-from tasks.training import Example, train
 from tests.conftest import ROOT
 
 
@@ -71,6 +69,9 @@ def test_what_is_not_used(word: str) -> None:
 def test_the_training_instance_is_never_put_into_evaluation(params: Params, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU bitsandbytes repacks the 4-bit weights at the first forward in that mode, and gradients are silently gone."""
     import bitsandbytes
+    import torch
+
+    from tasks.training import Example, train
 
     told: list[bool] = []
     real = torch.nn.Module.train
