@@ -43,8 +43,8 @@ repro: data ## the same work through DVC alone, without Prefect
 matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.run_matrix $(MATRIX)
 
-test: data ## run the tests
-	@$(BIN)/python -m pytest
+test: data ## run the tests (SLOW=1: those that take minutes, instead)
+	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .
@@ -55,17 +55,17 @@ ui: setup ## Prefect and MLflow in the browser, a worker and the forms to start 
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
 
 serve: setup ## serve a registered model over HTTP on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@$(BIN)/python -m tasks.serve --model $(MODEL) --port $(or $(SERVE_PORT),8000)
+	@$(BIN)/python -m tasks.serve --model "$(MODEL)" --port $(or $(SERVE_PORT),8000)
 
-soak: setup ## every fault TRIALS times (hours); a table, and artifacts/soak/results.json
-	@$(BIN)/python -m tests.faults --trials $(TRIALS)
+soak: setup ## every fault TRIALS times (hours; MINUTES=n stops earlier, FAULT=name tries one): artifacts/soak/results.json. Again: it goes on
+	@$(BIN)/python -m tests.faults --trials $(TRIALS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FAULT),--only "$(FAULT)")
 
 repair: ## remove damaged objects from DVC's cache, and name them
 	@$(BIN)/python -m flows.repair
 
 audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
-	@$(BIN)/python -m pip_audit --disable-pip --no-deps -r requirements/cpu.txt
+	@$(BIN)/python scripts/audit.py
 
 doctor: setup ## what is the matter with each prompt template (TEMPLATES=folder; without it promptsource's): artifacts/doctor
 ifeq ($(TEMPLATES),local/templates)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from flows.child import start
+from tasks.errors import PipelineError
+from tasks.files import verify
 
 Status = Literal["ran", "unchanged", "restored", "failed", "not run"]
 
@@ -46,7 +48,19 @@ def reproduce(checkout: Path, stage: str, log: Callable[[str], None], watch: Cal
     seconds = time.monotonic() - started
     if code:
         return Outcome(stage, "failed", seconds, line_that_matters(lines, code).removeprefix(f"{stage}: "))
-    return Outcome(stage, _status(stage, lines), seconds)
+    status = _status(stage, lines)
+    if status == "restored" and (damage := _damage(checkout / "artifacts" / stage)):
+        return Outcome(stage, "failed", seconds, damage)
+    return Outcome(stage, status, seconds)
+
+
+def _damage(output: Path) -> str:
+    """Return what is wrong with an output that DVC put back from its cache, which it does without looking at it; empty where nothing is."""
+    try:
+        verify(output)
+    except PipelineError as error:
+        return str(error)
+    return ""
 
 
 def follow(

@@ -79,11 +79,24 @@ def _register_model(stage: Stage, ledger: Ledger, name: str, provenance: dict[st
     uri = _log_model(stage, ledger, provenance)
     ledger.score(uri, metric_table(metrics), scored_on)
     version = ledger.version(name, uri)
+    alias, verdict = _settle_alias(stage, ledger, name, version, metrics)
+    log.info("%s version %s is %s: %s", name, version.version, alias, verdict)
+    return {"model_name": name, "version": str(version.version), "alias": alias, "verdict": verdict, "parity": vars(parity)}
+
+
+def _settle_alias(stage: Stage, ledger: Ledger, name: str, version: Any, metrics: dict[str, Any]) -> tuple[str, str]:
+    """Judge the version and point its alias at it; return the alias and the verdict as a sentence.
+
+    The verdict is written down before the alias moves: a registration that was killed after that finds its own version as the champion,
+    and the one it was compared with is no longer known by any alias.
+    """
+    champion, kept = ledger.champion(name), ledger.tag("verdict")
+    if kept and champion is not None and str(champion.version) == str(version.version):
+        return "champion", kept
     verdict = judge(stage, ledger, name, version, metrics)
-    ledger.alias(name, verdict.alias, version.version)
     ledger.tags({"alias": verdict.alias, "verdict": describe(verdict)})
-    log.info("%s version %s is %s: %s", name, version.version, verdict.alias, describe(verdict))
-    return {"model_name": name, "version": str(version.version), "alias": verdict.alias, "verdict": describe(verdict), "parity": vars(parity)}
+    ledger.alias(name, verdict.alias, version.version)
+    return verdict.alias, describe(verdict)
 
 
 def default_name(base: str, dataset: str) -> str:
@@ -171,7 +184,7 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, metrics: dict[s
     own = read_table(stage.path("evaluation") / "predictions.parquet")
     adapted = _of_model(own, "adapted")
     champion = ledger.champion(name)
-    if champion is not None and champion.version != version.version:
+    if champion is not None and str(champion.version) != str(version.version):
         kept = ledger.download(champion.run_id, "evaluation/predictions.parquet", stage.work)
         theirs = _of_model(read_table(kept), "adapted") if kept else None
         if theirs is not None and _questions(theirs) == _questions(adapted):

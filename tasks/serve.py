@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 
 from tasks.engine import serve_command
+from tasks.errors import PipelineError
 from tasks.files import read_json
-from tasks.models import cache_folder, merged_folder
+from tasks.formats import Prompter
+from tasks.models import cache_folder, load_tokenizer, merged_folder
 from tasks.stage import one_line_errors, set_up_logging
 from tasks.tracking import fetch_model
 
@@ -43,17 +46,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(model: str, host: str, port: int, max_length: int) -> tuple[list[str], dict[str, str]]:
     """Return the server's command line and what its environment needs."""
-    folder = cache_folder() / "served"
-    folder.mkdir(parents=True, exist_ok=True)
-    name, version, adapter, provenance = fetch_model(model, folder)
+    _need_free(host, port)
+    name, version, adapter, provenance = fetch_model(model, cache_folder() / "served")
     gpu = torch.cuda.is_available()
     merged = None if gpu else adapter
     weights = merged_folder(provenance["base"], provenance["revision"], merged, provenance["quantization"], provenance["precision"])
-    log.info("%s version %s on http://%s:%d/v1", name, version, host, port)
-    head, _, tail = provenance["prompt_example"].partition("INSTRUCTION")
-    asked = {"model": name, "prompt": f"{head}...{tail}", "max_tokens": 64, "temperature": 0}
-    log.info("ask it so: curl http://%s:%d/v1/completions -H 'Content-Type: application/json' -d '%s'", host, port, json.dumps(asked))
+    log.info("%s version %s will answer on http://%s:%d/v1 in a minute", name, version, host, port)
+    asked = json.dumps(question(name, weights, provenance["prompt"], "..."))
+    log.info("ask it so: curl http://%s:%d/v1/completions -H 'Content-Type: application/json' -d '%s'", host, port, asked)
     return serve_command(weights, name, host, port, max_length, provenance["precision"], adapter if gpu else None, _rank(adapter))
+
+
+def question(name: str, weights: Path, form: str, instruction: str, max_tokens: int = 64) -> dict[str, Any]:
+    """Return the body of a request for the server: the prompt the adapter was trained on, to the token.
+
+    The server must not add marks of its own: the prompt's text has its BOS where training had one.
+    """
+    tokenizer = load_tokenizer(str(weights))
+    prompt = tokenizer.decode(Prompter(tokenizer, form).prompt(instruction))
+    return {"model": name, "prompt": prompt, "add_special_tokens": False, "max_tokens": max_tokens, "temperature": 0}
+
+
+def _need_free(host: str, port: int) -> None:
+    """Raise :class:`PipelineError` where the server could not listen, before a minute is spent on making it ready."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise PipelineError(f"{host}:{port} cannot be listened on ({error}): stop what does, or take another with SERVE_PORT={port + 1}") from error
 
 
 def _rank(adapter: Path) -> int:

@@ -227,6 +227,10 @@ class Ledger:
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
 
+    def tag(self, name: str) -> str:
+        """Return a tag of the run, empty where it has none of that name."""
+        return str(self.client.get_run(self.run_id).data.tags.get(name, ""))
+
     def params(self, params: dict[str, Any]) -> None:
         """Log parameters that the run does not hold yet (MLflow refuses to change one)."""
         held = self.client.get_run(self.run_id).data.params
@@ -235,9 +239,11 @@ class Ledger:
                 self.client.log_param(self.run_id, name, value)
 
     def metrics(self, metrics: dict[str, float]) -> None:
-        """Log final metrics."""
+        """Log final metrics, but not those that a killed registration has logged already: a second point would make a curve of them."""
+        held = self.client.get_run(self.run_id).data.metrics
         for name, value in metrics.items():
-            self.client.log_metric(self.run_id, name, value)
+            if held.get(name) != value:
+                self.client.log_metric(self.run_id, name, value)
 
     def curve(self, name: str, points: list[tuple[int, float]]) -> None:
         """Log the points of a curve that the run lacks: all, or those that the store missed while training went on."""
@@ -325,13 +331,18 @@ class Ledger:
 
 
 def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
-    """Return name, version, adapter folder and provenance of a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``."""
+    """Return name, version, adapter folder and provenance of a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``.
+
+    What is fetched comes to lie in ``folder/NAME-VERSION``, which nothing of another version shares.
+    """
     from mlflow.exceptions import MlflowException
 
     client = _client()
     name, alias, version = parse_model_uri(uri)
     try:
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        folder = folder / f"{name}-{found.version}"
+        folder.mkdir(parents=True, exist_ok=True)
         files = Path(mlflow_download(found.source, folder))
         told = Path(client.download_artifacts(found.run_id, "provenance.json", str(folder)))
     except MlflowException as error:

@@ -123,6 +123,10 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(workpl
     assert run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
     assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
+    few = {f"{key}/privacy" for key in ("f1", "f1_low", "f1_high", "f1_zero_shot", "gain", "f1_majority")} | {"rows", "steps", "train_loss"}
+    assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
+    stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
+    assert stored == {"adapter_model.safetensors"}, "the adapter alone is stored, not the base model's weights"
     assert told["version"] == "1" and told["alias"] == ("champion" if metrics["gain"]["f1_low"] > 0 else "challenger")
     assert _register(params, instructions) == 0, "a second registration of the same adapter"
     assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"

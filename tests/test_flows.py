@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from flows import checkout, repair, server, summary, ui
-from flows.reproduce import Outcome, line_that_matters, stage_environment
+from flows.reproduce import Outcome, line_that_matters, reproduce, stage_environment
 from tasks.errors import PipelineError
 from tasks.params import read_yaml
 from tests.toy import environment, make_toy, pipeline
@@ -286,6 +286,30 @@ def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "flows.repair"], cwd=toy, env=environment(toy), capture_output=True, text=True, check=True)
     assert f"damaged, removed: {generated}" in done.stdout and not generated.exists()
     generated.write_bytes(whole)
+
+
+def test_what_dvc_puts_back_damaged_is_refused(toy: Path) -> None:
+    """Also of the last stage, whose output no other stage would look at."""
+    folder = toy / "artifacts" / "validate"
+    summary_md5 = next(entry["md5"] for entry in _listing(toy, "validate") if entry["relpath"] == "summary.json")
+    cached = toy / ".dvc" / "cache" / "files" / "md5" / summary_md5[:2] / summary_md5[2:]
+    whole = cached.read_bytes()
+    cached.chmod(0o644)
+    cached.write_bytes(whole.replace(b"3", b"4"))
+    cached.chmod(0o444)  # what DVC takes for untouched
+    shutil.rmtree(folder)
+    refused = reproduce(toy, "validate", lambda _: None, lambda: None, environment(toy))
+    assert refused.status == "failed" and f"{folder / 'summary.json'} is damaged" in refused.error and "make repair" in refused.error
+    cached.chmod(0o644)
+    cached.write_bytes(whole)
+    shutil.rmtree(folder)
+    assert reproduce(toy, "validate", lambda _: None, lambda: None, environment(toy)).status == "restored"
+
+
+def _listing(root: Path, stage: str) -> list[dict[str, str]]:
+    md5 = read_yaml(root / "dvc.lock")["stages"][stage]["outs"][0]["md5"]
+    found: list[dict[str, str]] = json.loads((root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text())
+    return found
 
 
 def test_a_missing_corpus_is_named(bare: Path) -> None:

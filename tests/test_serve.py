@@ -1,14 +1,28 @@
-"""Serving a registered model: what names one, and the server's command line. The server itself is started by hand (docs/operations.md)."""
+"""Serving a registered model: what names one, the server's command line, and (``pytest -m slow``) the server itself, asked over HTTP."""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flows.server import answers, free_port
 from tasks import engine, serve
 from tasks.errors import PipelineError
+from tasks.files import read_json, read_table
+from tasks.formats import Prompter
+from tasks.models import load_tokenizer
 from tasks.tracking import parse_model_uri
+from tests import test_evaluate
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -40,3 +54,70 @@ def test_the_cpu_serves_merged_weights_and_the_gpu_an_adapter(tmp_path: Path, mo
     command, _ = engine.serve_command(tmp_path, "m", "127.0.0.1", 8000, 512, "float32", tmp_path / "adapter", 24)
     assert command[command.index("--lora-modules") + 1] == f"m={tmp_path / 'adapter'}" and command[command.index("--max-lora-rank") + 1] == "32"
     assert "--trust-remote-code" not in command and command[command.index("--load-format") + 1] == "safetensors"
+
+
+def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert serve.main(["--model", "models:/nobody@champion", "--port", str(port)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith(f"error: serve: 127.0.0.1:{port} cannot be listened on") and f"SERVE_PORT={port + 1}" in said[0]
+
+
+@pytest.mark.parametrize("form", ["bonito", "chat"])
+def test_the_question_is_the_prompt_of_training_to_the_token(tiny_model: Path, form: str) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    body = serve.question("m", tiny_model, form, "Why did the pump fail?")
+    assert tokenizer.encode(body["prompt"], add_special_tokens=False) == Prompter(tokenizer, form).prompt("Why did the pump fail?")
+    assert body["add_special_tokens"] is False and body["model"] == "m"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_over_http_it_answers_as_it_was_scored(tmp_path: Path, tiny_model: Path, make_params: Any, instructions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way: trained, scored by vLLM, checked for parity, registered, then served by ``python -m tasks.serve`` and asked the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    told = _registered(tiny_model, make_params, instructions)
+    uri, port = f"models:/{told['model_name']}@{told['alias']}", free_port()
+    with (tmp_path / "server.log").open("w") as log:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tasks.serve", "--model", uri, "--port", str(port), "--max-length", "512"], stdout=log, stderr=log, env=environment
+        )
+    try:
+        deadline = time.monotonic() + 600
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-2000:]
+            time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as response:
+            assert [model["id"] for model in json.load(response)["data"]] == [told["model_name"]]
+        kept = [row for row in read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist() if row["model"] == "adapted"]
+        assert len(kept) == 12
+        weights = next((tmp_path / "cache/merged").glob("*"))
+        answered = [_ask(port, serve.question(told["model_name"], weights, "chat", row["prompt"], 25)) for row in kept]
+    finally:
+        server.terminate()
+        assert server.wait(60) is not None
+    assert answered == [row["prediction"] for row in kept]
+
+
+def _registered(tiny_model: Path, make_params: Any, instructions: Path) -> dict[str, Any]:
+    validated = instructions.parent / "validated"
+    validated.mkdir()
+    (validated / "instructions.parquet").write_bytes(instructions.read_bytes())
+    (validated / "report.html").write_text("<p>report</p>")
+    params = test_evaluate._finetune(make_params, tiny_model, instructions, "incidents")
+    params.write_text(params.read_text().replace("engine: transformers", "engine: vllm"))
+    assert test_evaluate._evaluate(params) == 0 and test_evaluate._register(params, instructions) == 0
+    told: dict[str, Any] = read_json(Path("artifacts/register/registration.json"))
+    return told
+
+
+def _ask(port: int, body: dict[str, Any]) -> str:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return str(json.load(response)["choices"][0]["text"]).strip()

@@ -1,10 +1,12 @@
-"""``python -m tests.faults [--trials N] [--seed S] [--only WORDS] [--out FILE]``: every fault so many times; a table, and ``results.json``."""
+"""``python -m tests.faults`` (``make soak``): every fault so many times; a table, and ``results.json``, a list of {fault, trials, kept}.
+
+The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has tried all of them equally often. Each
+trial is written down as it ends: the same command goes on where the last one stopped, unless code, seed or inputs have changed since.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import sys
 import tempfile
 import time
@@ -14,50 +16,65 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Return 0 if every trial kept its promise, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", allow_abbrev=False)
-    parser.add_argument("--trials", type=int, default=100, help="trials of each fault")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="faults whose name holds one of these words, separated by commas")
-    parser.add_argument("--skip", default="", help="faults to leave out, likewise")
-    parser.add_argument("--short", action="store_true", help="the few of the default tests, once each")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/soak/results.json"))
-    given = parser.parse_args()
-    from tests.faults.catalogue import load_libraries, select
+    """Return 0 if every trial kept its promise, 1 otherwise, 2 for a fault that does not exist."""
+    given = _arguments()
+    from tests.faults.catalogue import faults, load_libraries, select
 
-    faults = select(given.only, given.skip, given.short)
-    load_libraries()
+    if given.list:
+        print("\n".join(fault.name for fault in faults()))
+        return 0
+    chosen = select(given.only, given.skip, given.short)
+    if not chosen:
+        print(f"error: soak: no fault is called {given.only!r}: --list names them", file=sys.stderr)
+        return 2
+    from tests.faults.journal import Journal
+
+    trials = 1 if given.short else given.trials
+    journal = Journal(given.out, given.seed, chosen, fresh=given.fresh or given.short)
+    left = [(fault, number) for number in range(trials) for fault in chosen if number < fault.most and not journal.has(fault.name, number)]
+    if left:
+        load_libraries()
+        stopped = _work(given, journal, left)
+    print(journal.table(), flush=True)
+    if left and stopped:
+        print(f"{stopped}: {journal.made} trials made now, {journal.count} in all; the same command goes on", flush=True)
+    return int(journal.broken)
+
+
+def _work(given: argparse.Namespace, journal, left) -> str:  # type: ignore[no-untyped-def]
+    """Make the trials that are left; return why it was not all of them, or an empty string."""
     from tests.faults.world import World
 
-    results = []
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         world = World(Path(scratch).resolve())
-        started = time.monotonic()
-        world.build(quick=given.short)
-        shown = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in world.seconds.items())
-        print(f"undisturbed run: {shown} ({time.monotonic() - started:.0f} s to make)", flush=True)
-        print(f"{'fault':<58}{'trials':>7}{'kept':>6}{'seconds':>9}", flush=True)
-        for fault in faults:
-            results.append(row := _try(fault, world, 1 if given.short else given.trials, given.seed))
-            print(f"{row['fault']:<58}{row['trials']:>7}{row['kept']:>6}{row['seconds']:>9.0f}  {row.get('note', '')}", flush=True)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return int(any(row["kept"] < row["trials"] for row in results))
+        try:
+            world.build(quick=given.short)
+            shown = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in world.seconds.items())
+            print(f"undisturbed run: {shown} ({time.monotonic() - began:.0f} s to make)", flush=True)
+            for fault, number in left:
+                if given.minutes and time.monotonic() - began > 60 * given.minutes:
+                    return f"the {given.minutes:g} minutes are used up"
+                journal.make(fault, number, world)
+        except KeyboardInterrupt:
+            return "stopped"
+        finally:
+            world.close()
+    return ""
 
 
-def _try(fault, world, trials: int, seed: int) -> dict:  # type: ignore[no-untyped-def]
-    started, kept, broken = time.monotonic(), 0, []
-    if missing := fault.needs():
-        return {"fault": fault.name, "trials": 0, "kept": 0, "seconds": 0.0, "note": f"not run: {missing}"}
-    count = min(trials, fault.most)
-    for number in range(count):
-        chance = random.Random(f"{seed}/{fault.name}/{number}")
-        said = fault.trial(world, chance)
-        kept += not said
-        if said:
-            broken.append(f"trial {number}: {said}")
-    row = {"fault": fault.name, "trials": count, "kept": kept, "seconds": round(time.monotonic() - started, 1)}
-    return {**row, "note": " | ".join(broken)[:2000]} if broken else row
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", allow_abbrev=False)
+    parser.add_argument("--trials", type=int, default=100, help="trials of each fault")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start no further trial after so many minutes; 0: no limit")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="one fault by its name, or those whose name holds one of these words, separated by commas")
+    parser.add_argument("--skip", default="", help="faults to leave out, likewise")
+    parser.add_argument("--short", action="store_true", help="the few of the default tests, once each")
+    parser.add_argument("--fresh", action="store_true", help="forget the trials that were made before")
+    parser.add_argument("--list", action="store_true", help="name the faults")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/soak/results.json"))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def load_libraries() -> None:
 
 def faults() -> list[Fault]:
     """Return all of them, in the order of the table."""
-    from tests.faults import commits, corruption, disk, hostile, kills, network, pairs, servers, surroundings
+    from tests.faults import commits, corruption, disk, hostile, kills, network, pairs, runs, servers, surroundings
 
     return [
         *[Fault(f"SIGKILL of {stage}", kills.stage(stage)) for stage in STAGES],
@@ -83,13 +83,16 @@ def faults() -> list[Fault]:
         Fault("Prefect server killed in mid-run", servers.prefect_killed, most=10),
         Fault("MLflow server killed while training", servers.mlflow_killed, most=20),
         Fault("MLflow server not there for registering", servers.mlflow_absent, most=20),
+        Fault("runs left RUNNING in Prefect by a crash", runs.left_running, most=20),
         Fault("runs left RUNNING in MLflow by a crash", servers.left_running),
+        Fault("cancelled in the page, then the same request", runs.cancelled, most=20),
         Fault("corrupt shard of generate", corruption.shard),
         Fault("corrupt journal of ingest", corruption.journal),
         Fault("corrupt journal of evaluate", corruption.predictions),
         Fault("corrupt checkpoint", corruption.checkpoint),
         Fault("corrupt merged model in the cache", corruption.merged),
         Fault("corrupt output put back from DVC's cache", corruption.output),
+        Fault("corrupt object of DVC's cache, repaired", runs.damaged_cache, most=20),
         Fault("other clock, time zone, hash seed, workers, locale", surroundings.changed),
         Fault("hostile template", hostile.template),
         Fault("hostile document", hostile.document),
@@ -98,7 +101,12 @@ def faults() -> list[Fault]:
 
 
 def select(only: str, skip: str, short: bool = False) -> list[Fault]:
-    """Return the faults whose name holds one of the words of ``only`` and none of ``skip``; ``short``: of those in :data:`SHORT`."""
+    """Return the faults that ``only`` names and ``skip`` does not; ``short``: of those in :data:`SHORT`."""
     chosen = [fault for fault in faults() if not short or fault.name in SHORT]
-    chosen = [fault for fault in chosen if not only or any(word in fault.name for word in only.split(","))]
-    return [fault for fault in chosen if not skip or not any(word in fault.name for word in skip.split(","))]
+    return [fault for fault in chosen if (not only or _named(fault, only)) and not (skip and _named(fault, skip))]
+
+
+def _named(fault: Fault, words: str) -> bool:
+    """Tell whether ``words`` is the fault's name, or one of them (separated by commas) stands in it."""
+    names = {other.name for other in faults()}
+    return fault.name == words if words in names else any(word in fault.name for word in words.split(","))

@@ -55,6 +55,7 @@ class World:
     seconds: dict[str, float] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     _count: int = 0
+    _shared: dict[str, tuple[Any, Callable[[Any], None]]] = field(default_factory=dict)
 
     @property
     def reference(self) -> Path:
@@ -78,6 +79,17 @@ class World:
                     raise AssertionError(f"the undisturbed {stage} ends with {status}:\n{(self.reference / 'log').read_text()}")
                 shutil.rmtree(self.reference / ".work" / stage)
             self.digests[stage] = digest(self.reference / "artifacts" / stage)
+
+    def shared(self, name: str, make: Callable[[], Any], end: Callable[[Any], None]) -> Any:
+        """Return what several trials use, made at the first call; :meth:`close` ends it."""
+        if name not in self._shared:
+            self._shared[name] = (make(), end)
+        return self._shared[name][0]
+
+    def close(self) -> None:
+        """End what the trials shared."""
+        for thing, end in self._shared.values():
+            end(thing)
 
     def _make_empty_store(self) -> None:
         def create() -> int:
