@@ -18,7 +18,7 @@ from tasks.models import EMBEDDED
 from tasks.privacy import silence
 
 #: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is peer -> target, for each name.
-BENCHES = ("evaluate", "finetune", "noop")
+BENCHES = ("evaluate", "finetune", "noop", "generate", "validate", "memory")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         silence()
         options = Options(arguments.rounds, arguments.size == "quick", arguments.model, arguments.threads, arguments.work, install=not arguments.no_install)
-        return measure(_chosen(arguments.only), replace(options, machine=describe(options.threads)), arguments.out)
+        options = replace(options, machine=describe(options.threads), whole=arguments.size == "whole")
+        return measure(_chosen(arguments.only), options, arguments.out)
     except PipelineError as error:
         print(f"error: benchmarks: {error}", file=sys.stderr)
         return 2
@@ -72,7 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Us and the peers side by side; see benchmarks/README.md.")
     parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these benches alone; the other rows of results.json stay")
     parser.add_argument("--rounds", type=_positive, default=5, help="measured rounds of each contender, after one to warm up")
-    parser.add_argument("--size", choices=("full", "quick"), default="full", help="quick: a tiny random model, to see that everything runs")
+    parser.add_argument(
+        "--size",
+        choices=("full", "quick", "whole"),
+        default="full",
+        help="quick: a tiny random model, to see that everything runs; whole: a million rows as well",
+    )
     parser.add_argument("--model", default=EMBEDDED, help="a model name or folder; on a GPU it runs there, in bf16")
     parser.add_argument("--threads", type=_positive, default=2, help="OpenMP threads of every contender")
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "bench", help="where results.json and the plot go")

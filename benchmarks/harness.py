@@ -38,6 +38,8 @@ class Options:
     machine: str = ""
     #: Without peers that must be installed first: their rows say ``not run``.
     install: bool = True
+    #: With what takes an hour as well: a million rows.
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ class _Worker:
 
     def __init__(self, contender: Contender, outcome: Outcome, threads: int, folder: Path) -> None:
         self.contender, self.outcome, self.log = contender, outcome, folder / f"{contender.name}.log"
-        self._environment = {**os.environ, **SILENT, **_threads(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **contender.environment}
+        self._environment = {**environment(threads), **contender.environment}
 
     def __enter__(self) -> _Worker:
         self._started = time.perf_counter()
@@ -274,10 +276,12 @@ class _Worker:
         return f"it ended with status {self._process.returncode}: {lines[-1][:200] if lines else 'it said nothing'}"
 
 
-def _threads(number: int) -> dict[str, str]:
+def environment(number: int) -> dict[str, str]:
+    """Return the environment of every process that is measured, with so many OpenMP threads: silent, offline, this checkout on the path."""
     counts = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")}
     # libgomp's and Intel's way to say that threads which wait shall sleep.
-    return {**counts, "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+    passive = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+    return {**os.environ, **SILENT, **counts, **passive, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
 Bench = Callable[[Options], list[Row]]

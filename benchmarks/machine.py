@@ -16,6 +16,11 @@ def describe(threads: int) -> str:
     return ", ".join(parts)
 
 
+def has_gpu() -> bool:
+    """Tell whether there is a GPU, without loading torch."""
+    return bool(_gpus())
+
+
 def _processor() -> str:
     """Return the processor's name; where a virtual machine hides it, what it can do tells more."""
     name, family, flags = platform.processor() or platform.machine(), "", set()

@@ -19,7 +19,7 @@ from typing import Any
 
 @dataclass
 class Done:
-    """A round's work: how many ``units`` of it, what came out (for the gate), and further facts for the result's row."""
+    """A round's work: how many ``units`` of it, what came out (for the gate; or a function that computes it, unclocked), and further facts."""
 
     units: float
     outputs: Any = None
@@ -48,7 +48,7 @@ def serve(load: Callable[[dict[str, Any]], Any], play: Callable[[Any], Done]) ->
                 done = play(state)
                 answer = {"seconds": time.perf_counter() - start, "units": done.units, "facts": done.facts}
                 if outputs and done.outputs is not None:
-                    outputs.write_text(json.dumps(done.outputs), encoding="utf-8")
+                    outputs.write_text(json.dumps(done.outputs() if callable(done.outputs) else done.outputs), encoding="utf-8")
         except Exception as error:  # noqa: BLE001 - whatever a peer's library raises is this row's result, not the end of the benchmark
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
