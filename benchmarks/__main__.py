@@ -18,7 +18,7 @@ from tasks.models import EMBEDDED
 from tasks.privacy import silence
 
 #: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is peer -> target, for each name.
-BENCHES = ("evaluate", "finetune", "noop", "generate", "validate", "memory")
+BENCHES = ("evaluate", "finetune", "noop", "generate", "validate", "memory", "pipeline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

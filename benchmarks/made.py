@@ -59,9 +59,12 @@ def passages(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
 
 
 def contexts(count: int) -> list[dict[str, Any]]:
-    """Return the first ``count`` passages that data/ asks labelled questions about, as rows of rows.PASSAGES: what a generator really meets."""
-    files = sorted((ROOT / "data").glob("*/evaluation.jsonl"))
-    texts = dict.fromkeys(json.loads(line)["context"].strip() for path in files for line in path.read_text(encoding="utf-8").splitlines())
+    """Return the first ``count`` passages that data/ asks labelled questions about, as rows of rows.PASSAGES: what a generator really meets.
+
+    The passage is an item's longest field, whatever a dataset calls it.
+    """
+    lines = [line for path in sorted((ROOT / "data").glob("*/evaluation.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = dict.fromkeys(str(max(json.loads(line).values(), key=lambda value: len(str(value)))).strip() for line in lines)
     if len(texts) < count:
         raise PipelineError(f"data/ has {len(texts)} labelled passages, the benchmark needs {count}: run make data")
     return [{**row, "text": text, "end": len(text), "sha256": fingerprint(text)} for row, text in zip(passages(count), texts, strict=False)]
