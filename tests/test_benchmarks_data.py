@@ -43,7 +43,9 @@ def test_a_corpus_is_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_validate_makes_the_pairs_of_the_authors_package(options: Options) -> None:
-    rows = {row.peer: row for row in validate.run(options)}
+    found = validate.run(options)
+    assert [row.gate for row in found if row.bench == "parse"] == [PASSED, PASSED]
+    rows = {row.peer: row for row in found if row.bench == "validate"}
     assert [rows[peer].gate for peer in ("bonito-llm", "bonito-llm without its process pool")] == [PASSED, PASSED]
     assert all(rows[peer].ratio for peer in ("bonito-llm", "bonito-llm without its process pool"))
     assert rows["distilabel"].gate.startswith("not run: the peers' packages")

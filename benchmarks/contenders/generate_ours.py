@@ -18,7 +18,8 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     """Start the engine on the merged weights, through the stage's own door."""
     params = parse_params(overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml")
     engine = generate._open(params.generate, config["longest"])
-    generate._open = lambda *_: engine
+    tokenizer = generate.load_tokenizer(params.generate.generator)
+    generate._open, generate.load_tokenizer = lambda *_: engine, lambda *_: tokenizer
     return {**config, "params": params, "folder": Path(config["folder"])}
 
 

@@ -1,4 +1,7 @@
-"""Our parsing and the stage validate, from a Parquet file of raw predictions to instructions, quarantine, report and Data Docs."""
+"""Our parsing and the stage validate, from a Parquet file of raw predictions to instructions, quarantine, report and Data Docs.
+
+With ``judge`` false no more than the authors' package does: split, put the passage in, drop what does not split.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,10 @@ def play(state: dict[str, Any]) -> Done:
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True)
     parsed = _parsed(Path(state["predictions"]))
+    if not state["judge"]:
+        rows = validate.with_passages(validate.cleaned(parsed.filter(parsed["parsed"]).select(validate._READ.names)))
+        write_table(folder / "instructions.parquet", rows)
+        return Done(len(parsed), lambda: {"pairs": digests(zip(rows["instruction"].to_pylist(), rows["response"].to_pylist(), strict=True))})
     write_table(folder / "predictions.parquet", parsed)
     validate.validate(Stage("validate", state["params"], {"predictions": folder / "predictions.parquet"}, folder / "out", folder / "work"))
     return Done(len(parsed), lambda: _outputs(parsed, folder / "out"))
