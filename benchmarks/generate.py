@@ -54,7 +54,7 @@ def _raced(contenders: list[Contender], options: Options, folder: Path) -> dict[
 
 def _in_float32(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
     """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets of kernels soon differ by a token, in float32 hardly."""
-    if vllm_settings("auto", 1)["dtype"] == "float32":
+    if contenders[0].config["generate"].get("precision") == "float32" or vllm_settings("auto", 1)["dtype"] == "float32":
         return {}
     ours, theirs = (next(one for one in contenders if one.name == name) for name in ("ours", "transformers"))
     settings = {**ours.config["generate"], "generator": theirs.config["model"], "precision": "float32"}
@@ -74,11 +74,11 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
     settings = {"generator": named, "task_types": [_TASK_TYPE], "samples": 1, "temperature": 0.0, "top_p": 0.95, "max_tokens": _MAX_TOKENS}
     ours = {"passages": str(passages), "folder": str(folder / "ours"), "longest": longest, "generate": settings}
     if options.quick:
-        ours["generate"] = {**settings, "engine": "transformers"}
+        ours["generate"] = {**settings, "engine": "transformers", "precision": "float32"}
     theirs: dict[str, Any] = {
         "passages": str(passages),
         "model": str(_with_bos(weights, folder / "weights")),
-        "engine": vllm_settings("auto", longest),
+        "engine": vllm_settings("float32" if options.quick else "auto", longest),
         "task_type": _TASK_TYPE,
         "full_task_type": TASK_TYPES[_TASK_TYPE],
         "max_tokens": _MAX_TOKENS,

@@ -21,7 +21,7 @@ from tasks.params import overlay, read_yaml
 NAMES = ("memory",)
 _TARGET = 1.1
 TARGETS = {"ingest": _TARGET, "generate": _TARGET, "validate": _TARGET}
-_SIZES, _WHOLE, _QUICK = (10_000, 100_000), 1_000_000, (50, 500)
+_SIZES, _WHOLE, _QUICK = (10_000, 100_000), 1_000_000, (300,)
 #: Everything the stages do by default; shards as large as on a GPU, or a million rows would be 30,000 small files.
 _PARAMS: dict[str, dict[str, Any]] = {
     "ingest": {"text_column": "text", "workers": 2},

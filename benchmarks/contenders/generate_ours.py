@@ -10,6 +10,7 @@ from benchmarks.worker import Done, serve
 from tasks import generate
 from tasks.files import read_table
 from tasks.formats import bonito_input
+from tasks.models import load_tokenizer
 from tasks.params import overlay, parse_params, read_yaml
 from tasks.stage import Stage
 
@@ -18,8 +19,8 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     """Start the engine on the merged weights, through the stage's own door."""
     params = parse_params(overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml")
     engine = generate._open(params.generate, config["longest"])
-    tokenizer = generate.load_tokenizer(params.generate.generator)
-    generate._open, generate.load_tokenizer = lambda *_: engine, lambda *_: tokenizer
+    tokenizer = load_tokenizer(params.generate.generator)
+    vars(generate).update(_open=lambda *_: engine, load_tokenizer=lambda *_: tokenizer)
     return {**config, "params": params, "folder": Path(config["folder"])}
 
 
