@@ -48,8 +48,9 @@ def _continuous(state: dict[str, Any]) -> list[list[int]]:
     given = state["tokenizer"](state["prompts"])["input_ids"]
     # Left to itself its cache takes what memory is free; on a CPU that is the machine's.
     room = None if torch.cuda.is_available() else ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=2048)
-    with torch.inference_mode():
-        done = state["net"].generate_batch(inputs=given, generation_config=state["sampling"], continuous_batching_config=room)
+    done = state["net"].generate_batch(inputs=given, generation_config=state["sampling"], continuous_batching_config=room)
+    if failed := [one.error for one in done.values() if one.error]:
+        raise RuntimeError(f"{len(failed)} of {len(given)} requests failed: {failed[0]}")
     found = {tuple(one.prompt_ids): list(one.generated_tokens) for one in done.values()}
     return [found[tuple(ids)] for ids in given]
 
