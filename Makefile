@@ -12,6 +12,8 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 RUNS ?= 1
 TRIALS ?= 100
+BENCH ?=
+ROUNDS ?= 5
 BIN := .venv/bin
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
@@ -20,7 +22,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run ingest matrix test lint ui serve soak repair audit repro doctor bonito lock clean
+.PHONY: help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -59,6 +61,9 @@ serve: setup ## serve a registered model over HTTP on loopback (MODEL=models:/NA
 
 soak: setup ## every fault TRIALS times (hours; MINUTES=n stops earlier, FAULT=name tries one): artifacts/soak/results.json. Again: it goes on
 	@$(BIN)/python -m tests.faults --trials $(TRIALS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FAULT),--only "$(FAULT)")
+
+bench: data ## us and the peers side by side: one table of ratios, and artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL=name or folder)
+	@$(BIN)/python -m benchmarks --rounds $(ROUNDS)$(if $(BENCH), --only $(BENCH))$(if $(MODEL), --model $(MODEL))
 
 repair: ## remove damaged objects from DVC's cache, and name them
 	@$(BIN)/python -m flows.repair

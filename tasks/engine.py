@@ -83,21 +83,7 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as error:
             raise PipelineError(f"vLLM cannot be imported here ({error}): set engine: transformers in params.yaml, or run make setup") from error
-        self._llm = LLM(
-            model=model,
-            revision=revision,
-            dtype=str(dtype(precision)).removeprefix("torch."),
-            max_model_len=max_length,
-            enforce_eager=not gpu,
-            seed=0,
-            load_format="safetensors",
-            trust_remote_code=False,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            max_num_seqs=256 if gpu else 64,
-            # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU Generator does not use offset").
-            **({} if gpu else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length)}),
-        )
+        self._llm = LLM(model=model, revision=revision, **vllm_settings(precision, max_length))
 
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
         """See :meth:`Engine.generate`. The prefix cache is emptied first: what ran before must not change low bits of what runs now."""
@@ -112,13 +98,34 @@ class VllmEngine:
         return [Completion(output.outputs[0].text, len(output.outputs[0].token_ids), output.outputs[0].finish_reason == "stop") for output in outputs]
 
 
+def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
+    """Return the arguments of vLLM's ``LLM`` on this machine, for sequences of up to ``max_length`` tokens."""
+    gpu = torch.cuda.is_available()
+    return {
+        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "max_model_len": max_length,
+        "enforce_eager": not gpu,
+        "seed": 0,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "max_num_seqs": 256 if gpu else 64,
+        # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU Generator does not use offset").
+        **({} if gpu else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length)}),
+    }
+
+
+def vllm_environment(gpu: bool) -> dict[str, str]:
+    """Return the environment variables vLLM runs under in our processes."""
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1"}
+    here = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return quiet if gpu else quiet | here
+
+
 def _set_environment(gpu: bool) -> None:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
-    if not gpu:
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    for name, value in vllm_environment(gpu).items():
+        os.environ.setdefault(name, value)
 
 
 class TransformersEngine:

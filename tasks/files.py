@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import heapq
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tasks.errors import PipelineError
 #: In every stage's output: what each of its files hashes to. Whoever reads the output later checks it, see :func:`verify`.
 MANIFEST = "manifest.sha256.json"
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+#: Rows of a Parquet file's row group.
+GROUP = 4096
 
 
 @contextlib.contextmanager
@@ -63,13 +66,20 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a Parquet file, whole or not at all. The bytes depend on the rows alone."""
     with atomic_path(path) as partial:
-        pq.write_table(table, partial, compression="zstd", row_group_size=4096, write_page_checksum=True)
+        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file, its checksums verified; a missing or damaged one is a :class:`PipelineError` that names it."""
-    try:
+    with readable(path):
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what reading a missing or damaged Parquet file raises into a :class:`PipelineError` that names it."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise PipelineError(f"{path} is missing: run the stage that writes it") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -198,12 +208,12 @@ def row_seed(seed: int, *key: object) -> int:
     return int(fingerprint(seed, *key)[:8], 16) & 0x7FFFFFFF
 
 
-def choose(keys: Sequence[str], most: int, seed: int, kind: str) -> pa.Array:
+def choose(keys: Iterable[str], most: int, seed: int, kind: str) -> pa.Array:
     """Return the positions (int64, ascending) of a seeded choice of at most ``most`` of ``keys``; 0: all. It depends on the keys, not on their order."""
-    places = list(range(len(keys)))
-    if most and len(keys) > most:
-        places = sorted(sorted(places, key=lambda place: row_seed(seed, kind, keys[place]))[:most])
-    return pa.array(places, pa.int64())
+    if not most:
+        return pa.array(range(sum(1 for _ in keys)), pa.int64())
+    chosen = heapq.nsmallest(most, enumerate(keys), key=lambda pair: row_seed(seed, kind, pair[1]))
+    return pa.array(sorted(place for place, _ in chosen), pa.int64())
 
 
 def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

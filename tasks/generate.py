@@ -2,42 +2,34 @@
 
 Work goes through the engine in shards that are cut by the data alone; a finished shard is a Parquet file in the journal. A killed run
 keeps its finished shards, and a shard done again gives the same bytes: its rows always meet the engine together, each with its own seed.
+Passages come and rows go in batches: memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from tasks.batches import Batches, write_batches
 from tasks.engine import Completion, Engine, Sampling, open_engine
 from tasks.errors import PipelineError
-from tasks.files import (
-    choose,
-    concat,
-    fingerprint,
-    keep_newest,
-    read_sealed,
-    read_table,
-    row_seed,
-    sha256_folder,
-    write_json,
-    write_sealed,
-    write_table,
-    write_text,
-)
+from tasks.files import choose, fingerprint, keep_newest, read_sealed, row_seed, sha256_folder, write_json, write_sealed
 from tasks.formats import Task, generator_prompt, parse_prediction
+from tasks.generate_report import Tally
 from tasks.models import base_path, load_tokenizer, merged_folder, resolve
 from tasks.params import Generate
 from tasks.prompted import AddressEngine, read_prompts
-from tasks.rows import PASSAGES, PREDICTIONS, TASK_TYPES, WRITTEN, require
+from tasks.rows import PASSAGES, PREDICTIONS, WRITTEN
 from tasks.stage import Progress, Stage, run_stage
 
 log = logging.getLogger(__name__)
@@ -90,37 +82,57 @@ def generate(stage: Stage) -> None:
     params, source = stage.params.generate, stage.params.supervise.source
     if source not in WRITTEN:
         log.info("supervise.source is %s: there is nothing to generate", source)
-        return _finish(stage, PREDICTIONS.empty_table())
-    passages = require(read_table(stage.path("passages")), PASSAGES, stage.path("passages"))
-    requests = plan(passages, params)
-    if not requests:
+        return _finish(stage, ())
+    passages = Batches(stage.path("passages"), PASSAGES)
+    total = planned(len(passages), params)
+    if not total:
         raise PipelineError("there are no passages to generate from: look at artifacts/ingest/rejects.parquet")
     form: Form = read_prompts(Path(stage.params.supervise.prompts), params.task_types, stage.params.validate_.labels) if source == "prompted" else BonitoForm()
     if params.address and source != "prompted":
         raise PipelineError("generate.address serves chat models: it goes with supervise.source prompted")
     identity = generator_identity(params)
-    journal = _journal(stage.work, fingerprint(params.model_dump(mode="json"), identity, form.identity, passages.column("passage_id").to_pylist()))
-    shards = [requests[start : start + params.shard_rows] for start in range(0, len(requests), params.shard_rows)]
-    for rows, shown in _run(shards, journal, params, identity, form, stage.progress(len(requests), "rows")):
+    journal = _journal(stage.work, fingerprint(params.model_dump(mode="json"), identity, form.identity, _identity_of(passages)))
+    shards = -(-total // params.shard_rows)
+    for rows, shown in _run(passages, shards, journal, params, identity, form, stage.progress(total, "rows")):
         log.info("sample %s: %s", shown["row_id"], " ".join(str(shown["prediction"]).split())[:200])
         write_json(stage.work / "sample.json", {key: shown[key] for key in ("task_type", "context", "prediction", "parsed")} | {"rows": rows})
-    _finish(stage, concat((_shard(journal, number) for number in range(len(shards))), PREDICTIONS))
+    _finish(stage, (_shard(journal, number) for number in range(shards)))
 
 
-def _finish(stage: Stage, predictions: pa.Table) -> None:
-    write_table(stage.out / "predictions.parquet", predictions)
-    _summarise(stage, predictions)
+def planned(passages: int, params: Generate) -> int:
+    """Return how many rows :func:`plan` yields for so many passages."""
+    return min(passages, params.max_passages or passages) * len(params.task_types) * params.samples
 
 
-def plan(passages: pa.Table, params: Generate) -> list[Request]:
-    """Return the rows to generate, ordered by passage, task type and sample; a seeded choice where ``max_passages`` limits them."""
-    rows = passages.take(choose(passages["passage_id"].to_pylist(), params.max_passages, params.seed, "passage")).to_pylist()
-    return [
-        Request(f"{row['passage_id']}-{kind}-{sample}", row, kind, sample, row_seed(params.seed, row["passage_id"], kind, sample))
-        for row in rows
-        for kind in params.task_types
-        for sample in range(params.samples)
-    ]
+def plan(passages: Iterable[pa.Table], params: Generate) -> Iterator[Request]:
+    """Yield the rows to generate, ordered by passage, task type and sample; a seeded choice where ``max_passages`` limits them.
+
+    ``passages`` are batches of rows.PASSAGES that can be gone through more than once.
+    """
+    for batch in _chosen(passages, params):
+        for row in batch.to_pylist():
+            for kind in params.task_types:
+                for sample in range(params.samples):
+                    yield Request(f"{row['passage_id']}-{kind}-{sample}", row, kind, sample, row_seed(params.seed, row["passage_id"], kind, sample))
+
+
+def _chosen(passages: Iterable[pa.Table], params: Generate) -> Iterator[pa.Table]:
+    if not params.max_passages:
+        yield from passages
+        return
+    places = choose((key for batch in passages for key in batch["passage_id"].to_pylist()), params.max_passages, params.seed, "passage").to_numpy()
+    start = 0
+    for batch in passages:
+        own = places[(places >= start) & (places < start + len(batch))] - start
+        yield batch.take(pa.array(own))
+        start += len(batch)
+
+
+def _identity_of(passages: Iterable[pa.Table]) -> str:
+    digest = hashlib.sha256()
+    for batch in passages:
+        digest.update("\n".join([*batch["passage_id"].to_pylist(), ""]).encode())
+    return digest.hexdigest()
 
 
 def generator_identity(params: Generate) -> str:
@@ -131,21 +143,28 @@ def generator_identity(params: Generate) -> str:
     return f"{params.generator}@{params.address or params.revision}"
 
 
-def _run(shards: list[list[Request]], journal: Path, params: Generate, identity: str, form: Form, progress: Progress) -> Iterator[tuple[int, dict[str, Any]]]:
+def _run(
+    passages: Iterable[pa.Table], shards: int, journal: Path, params: Generate, identity: str, form: Form, progress: Progress
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Do the shards the journal lacks; yield (rows so far, a live sample) after each."""
-    todo = [number for number in range(len(shards)) if not _done(_shard_path(journal, number))]
-    progress.skip(sum(len(shard) for number, shard in enumerate(shards) if number not in set(todo)))
+    todo = {number for number in range(shards) if not _done(_shard_path(journal, number))}
+    # Every shard but the last is full.
+    progress.skip(sum(min(params.shard_rows, progress.total - number * params.shard_rows) for number in range(shards) if number not in todo))
     if progress.skipped:
         log.info("%d rows are already in the journal", progress.skipped)
     if not todo:
         return
     tokenizer = None if params.address else load_tokenizer(params.generator, params.revision)
-    longest = max(len(_prompt(form, tokenizer, request)) for shard in shards for request in shard)
+    longest = max(len(_prompt(form, tokenizer, request)) for request in plan(passages, params) if request.sample == 0)  # samples share their prompt
     engine: Any = AddressEngine(params.address, params.generator) if params.address else _open(params, longest + params.max_tokens)
     counts: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
-    for number in todo:
-        table = generate_shard(shards[number], engine, tokenizer, params, identity, form)
+    requests = plan(passages, params)
+    for number in range(shards):
+        shard = list(islice(requests, params.shard_rows))
+        if number not in todo:
+            continue
+        table = generate_shard(shard, engine, tokenizer, params, identity, form)
         write_sealed(_shard_path(journal, number), table)
         counts.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
@@ -231,27 +250,11 @@ def _shard(journal: Path, number: int) -> pa.Table:
     return table
 
 
-def _summarise(stage: Stage, predictions: pa.Table) -> None:
-    rows = predictions.select(["task_type", "reason", "prompt_tokens", "output_tokens"]).to_pylist()
-    reasons = Counter(row["reason"] for row in rows if row["reason"])
-    by_type = {
-        kind: {"rows": len(own), "parsed": sum(not row["reason"] for row in own)}
-        for kind in TASK_TYPES
-        if (own := [row for row in rows if row["task_type"] == kind])
-    }
-    tokens = {"prompt_tokens": sum(row["prompt_tokens"] for row in rows), "output_tokens": sum(row["output_tokens"] for row in rows)}
-    stage.summary(len(rows), len(rows) - reasons.total(), dict(reasons), by_task_type=by_type, **tokens)
-    _write_samples(stage.out / "samples.md", predictions)
-
-
-def _write_samples(path: Path, predictions: pa.Table, most: int = 20) -> None:
-    """Write the first ``most`` predictions for people to read (DVC and MLflow show the file as it is)."""
-    parts = [
-        f"## {row['row_id']} ({TASK_TYPES[row['task_type']]}){'' if row['parsed'] else ' - unusable: ' + row['reason']}\n\n"
-        f"> {' '.join(row['context'].split())}\n\n```\n{row['prediction'].strip()}\n```\n"
-        for row in predictions.slice(0, most).to_pylist()
-    ]
-    write_text(path, f"# The first {len(parts)} of {len(predictions)} predictions\n\n" + "\n".join(parts))
+def _finish(stage: Stage, shards: Iterable[pa.Table]) -> None:
+    """Write what the shards hold together, and count it on its way."""
+    tally = Tally()
+    write_batches(stage.out / "predictions.parquet", (tally.counted(shard) for shard in shards), PREDICTIONS)
+    tally.summarise(stage)
 
 
 def main(argv: list[str] | None = None) -> int:

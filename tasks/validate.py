@@ -106,9 +106,9 @@ def measure_batch(batch: pa.Table, start: int, codes: tuple[Codes, Codes, Codes]
     frame["label"] = labels.of(rows.label)
     frame["family"] = rows.family
     frame["content"] = content_keys(rows)
-    row_ids = batch["row_id"].to_numpy().astype(object)
-    frame["order"] = pd.util.hash_array(row_ids, hash_key=f"{params.seed:016d}", categorize=False)
-    frame["row_id"] = row_ids
+    frame["order"] = pd.util.hash_array(batch["row_id"].to_numpy().astype(object), hash_key=f"{params.seed:016d}", categorize=False)
+    # As Arrow's strings: a Python object each, kept for a whole chunk, would keep the memory of all that came and went between them.
+    frame["row_id"] = pd.array(batch["row_id"].combine_chunks(), dtype=pd.ArrowDtype(pa.string()))
     frame.index = pd.RangeIndex(start, start + len(frame))
     return frame
 

@@ -73,14 +73,14 @@ def test_another_setting_is_another_journal(run: Any) -> None:
 def test_a_row_depends_on_its_own_key_alone(params: Params) -> None:
     few, many = passage_table(3), passage_table(9)
     settings = params.generate.model_copy(update={"samples": 2})
-    seeds = {request.row_id: request.seed for request in plan(many, settings)}
-    assert all(seeds[request.row_id] == request.seed for request in plan(few, settings))
+    seeds = {request.row_id: request.seed for request in plan([many], settings)}
+    assert all(seeds[request.row_id] == request.seed for request in plan([few], settings))
     assert len(set(seeds.values())) == len(seeds) == 18
 
 
 def test_max_passages_is_a_seeded_choice_in_file_order(params: Params) -> None:
     chosen = [
-        [r.passage["passage_id"] for r in plan(passage_table(40), params.generate.model_copy(update={"max_passages": 6, "samples": 1, "seed": s}))]
+        [r.passage["passage_id"] for r in plan([passage_table(40)], params.generate.model_copy(update={"max_passages": 6, "samples": 1, "seed": s}))]
         for s in (1, 1, 2)
     ]
     assert chosen[0] == chosen[1] == sorted(chosen[0]) and len(chosen[0]) == 6 and chosen[0] != chosen[2]

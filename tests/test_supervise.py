@@ -79,7 +79,7 @@ def test_rows_are_a_seeded_choice_and_the_others_are_counted(run: Any) -> None:
 def test_tapt_takes_the_very_passages_that_a_generator_is_given(run: Any, params: Params) -> None:
     assert run("tapt", generate={"max_passages": 4}) == 0
     rows, summary = _made()
-    asked = generate.plan(passage_table(9), params.generate.model_copy(update={"max_passages": 4, "samples": 1}))
+    asked = generate.plan([passage_table(9)], params.generate.model_copy(update={"max_passages": 4, "samples": 1}))
     assert [row["passage_id"] for row in rows] == [request.passage["passage_id"] for request in asked]
     assert all(row["instruction"] == "" and row["response"] == row["context"] for row in rows)
     assert summary["dropped"] == {"max_passages": 5}

@@ -1,0 +1,98 @@
+"""``python -m benchmarks``: run the benches, print one table of ratios, write results.json and the plot."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT, Options, Row
+from benchmarks.machine import describe
+from benchmarks.report import merge, plot, table
+from tasks.errors import PipelineError, did_you_mean
+from tasks.models import EMBEDDED
+from tasks.privacy import silence
+
+#: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is peer -> target, for each name.
+BENCHES = ("evaluate", "finetune", "noop", "generate", "validate", "memory", "pipeline")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return 0 if every contender of ours ran and every gate passed, 1 if not, 2 if the command makes no sense."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.list:
+            print(_listing())
+            return 0
+        silence()
+        options = Options(arguments.rounds, arguments.size == "quick", arguments.model, arguments.threads, arguments.work, install=not arguments.no_install)
+        options = replace(options, machine=describe(options.threads), whole=arguments.size == "whole")
+        return measure(_chosen(arguments.only), options, arguments.out)
+    except PipelineError as error:
+        print(f"error: benchmarks: {error}", file=sys.stderr)
+        return 2
+
+
+def measure(benches: Sequence[Any], options: Options, out: Path) -> int:
+    """Run bench modules, write the results after each one, print the table."""
+    rows: list[Row] = []
+    for bench in benches:
+        print(f"benchmarks: {', '.join(bench.NAMES)}, {options.rounds} rounds", file=sys.stderr, flush=True)
+        own = bench.run(options)
+        if options.quick:
+            for row in own:
+                row.note = ("quick: the figures mean nothing. " + row.note).strip()
+        whole = merge(out / "results.json", own, bench.NAMES)
+        rows += own
+    plot(whole, out)
+    print(table(rows))
+    return 1 if any(row.gate.startswith("failed") for row in rows) else 0
+
+
+def _chosen(only: str) -> list[Any]:
+    names = [name for name in only.split(",") if name] or list(BENCHES)
+    for name in names:
+        if name not in BENCHES:
+            raise PipelineError(f"there is no bench {name!r}{did_you_mean(name, BENCHES)}")
+    return [import_module(f"benchmarks.{name}") for name in names]
+
+
+def _listing() -> str:
+    lines = []
+    for bench in _chosen(""):
+        targets = ", ".join(f"{peer} {target:g}" for peer, target in bench.TARGETS.items())
+        lines.append(f"{bench.__name__.rpartition('.')[2]}\t{(bench.__doc__ or '').splitlines()[0]} Targets: {targets}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Us and the peers side by side; see benchmarks/README.md.")
+    parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these benches alone; the other rows of results.json stay")
+    parser.add_argument("--rounds", type=_positive, default=5, help="measured rounds of each contender, after one to warm up")
+    parser.add_argument(
+        "--size",
+        choices=("full", "quick", "whole"),
+        default="full",
+        help="quick: a tiny random model, to see that everything runs; whole: a million rows as well",
+    )
+    parser.add_argument("--model", default=EMBEDDED, help="a model name or folder; on a GPU it runs there, in bf16")
+    parser.add_argument("--threads", type=_positive, default=2, help="OpenMP threads of every contender")
+    parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "bench", help="where results.json and the plot go")
+    parser.add_argument("--work", type=Path, default=Options.work, help="the peers' environment, logs and outputs of the contenders")
+    parser.add_argument("--no-install", action="store_true", help="leave out the peers whose packages must be installed")
+    parser.add_argument("--list", action="store_true", help="name the benches and their targets")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Our stage generate as it is, from passages.parquet to predictions.parquet, journal and all; the engine is started once, before the first round."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from benchmarks.worker import Done, serve
+from tasks import generate
+from tasks.files import read_table
+from tasks.formats import bonito_input
+from tasks.models import load_tokenizer
+from tasks.params import overlay, parse_params, read_yaml
+from tasks.stage import Stage
+
+
+def load(config: dict[str, Any]) -> dict[str, Any]:
+    """Start the engine on the merged weights, through the stage's own door."""
+    params = parse_params(overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml")
+    engine = generate._open(params.generate, config["longest"])
+    tokenizer = load_tokenizer(params.generate.generator)
+    vars(generate).update(_open=lambda *_: engine, load_tokenizer=lambda *_: tokenizer)
+    return {**config, "params": params, "folder": Path(config["folder"])}
+
+
+def play(state: dict[str, Any]) -> Done:
+    """Run the stage with an empty journal."""
+    folder: Path = state["folder"]
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("out", "work"):
+        (folder / name).mkdir(parents=True)
+    generate.generate(Stage("generate", state["params"], {"passages": Path(state["passages"])}, folder / "out", folder / "work"))
+    rows = read_table(folder / "out" / "predictions.parquet").to_pylist()
+    return Done(len(rows), lambda: _outputs(rows), {"output_tokens": sum(row["output_tokens"] for row in rows)})
+
+
+def _outputs(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "prompts": [bonito_input(row["context"], row["task_type"]) for row in rows],
+        "texts": [row["prediction"] for row in rows],
+        "finished": [row["reason"] != "truncated" for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    serve(load, play)

@@ -1,0 +1,71 @@
+"""Our parsing and the stage validate, from a Parquet file of raw predictions to instructions, quarantine, report and Data Docs.
+
+With ``judge`` false no more than the authors' package does: split, put the passage in, drop what does not split.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.contenders.pairs import digests
+from benchmarks.worker import Done, serve
+from tasks import validate
+from tasks.checks import filled
+from tasks.files import read_table, write_table
+from tasks.formats import parse_prediction
+from tasks.params import parse_params, read_yaml
+from tasks.rows import PREDICTIONS
+from tasks.stage import Stage
+
+
+def load(config: dict[str, Any]) -> dict[str, Any]:
+    """Parse the parameters; ``batch`` sets another number of rows to be in memory at once."""
+    if config.get("batch"):
+        validate._BATCH = config["batch"]
+    params = parse_params(read_yaml(Path("params.yaml")), "params.yaml")
+    return {**config, "params": params, "folder": Path(config["out"])}
+
+
+def play(state: dict[str, Any]) -> Done:
+    """Parse, and run the stage as it is."""
+    folder: Path = state["folder"]
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("out", "work"):
+        (folder / name).mkdir(parents=True)
+    parsed = _parsed(Path(state["predictions"]))
+    if not state["judge"]:
+        rows = validate.with_passages(validate.cleaned(parsed.filter(parsed["parsed"]).select(validate._READ.names)))
+        write_table(folder / "instructions.parquet", rows)
+        return Done(len(parsed), lambda: {"pairs": digests(zip(rows["instruction"].to_pylist(), rows["response"].to_pylist(), strict=True))})
+    write_table(folder / "predictions.parquet", parsed)
+    validate.validate(Stage("validate", state["params"], {"predictions": folder / "predictions.parquet"}, folder / "out", folder / "work"))
+    return Done(len(parsed), lambda: _outputs(parsed, folder / "out"))
+
+
+def _parsed(path: Path) -> pa.Table:
+    """Parse as generate does, row by row."""
+    table = read_table(path)
+    tasks = [parse_prediction(text) for text in table["prediction"].to_pylist()]
+    columns = {
+        "parsed": [not task.reason for task in tasks],
+        **{name: [getattr(task, name) for task in tasks] for name in ("reason", "instruction", "response")},
+    }
+    for name, column in columns.items():
+        field = PREDICTIONS.field(name)
+        table = table.set_column(table.column_names.index(name), field, pa.array(column, field.type))
+    return table
+
+
+def _outputs(parsed: pa.Table, out: Path) -> dict[str, Any]:
+    """Return what the gate compares: every parsed pair before validation, and the rows that were kept."""
+    instructions = filled(parsed["instruction"].combine_chunks(), parsed["context"].combine_chunks()).to_pylist()
+    pairs = digests(zip(instructions, parsed["response"].to_pylist(), strict=True))
+    return {"pairs": pairs, "kept": read_table(out / "instructions.parquet")["row_id"].to_pylist()}
+
+
+if __name__ == "__main__":
+    serve(load, play)

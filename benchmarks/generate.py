@@ -1,0 +1,149 @@
+"""generate: passages a second, from passages to predictions, against the authors' package on the same vLLM and against transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks import made
+from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, compare, race
+from benchmarks.inputs import model_folder
+from benchmarks.machine import has_gpu
+from tasks.engine import vllm_environment, vllm_settings
+from tasks.files import write_table
+from tasks.formats import Task, generator_prompt, parse_prediction
+from tasks.models import EMBEDDED, load_tokenizer, merged_folder, resolve
+from tasks.rows import PASSAGES, TASK_TYPES
+
+NAMES = ("generate",)
+TARGETS = {"bonito-llm": 1.1, "transformers": 3.0, "transformers continuous batching": 3.0}
+_PASSAGES, _QUICK_PASSAGES, _MAX_TOKENS, _TASK_TYPE, _BATCH = 40, 4, 64, "exqa", 16
+_GENERATOR = ROOT / "models" / "bonito-smollm2-135m"
+#: Share of the rows that must be parsed to the same instruction and response: the kernels round differently, so a near-tie may fall otherwise.
+_ALIKE = 0.95
+
+
+def run(options: Options) -> list[Row]:
+    """Return one row a peer. A quick run has transformers on both sides: vLLM's start takes longer than the whole test."""
+    folder = options.work / "generate"
+    contenders = _contenders(options, folder)
+    done = _raced(contenders, options, folder)
+    exact = _in_float32(contenders, options, folder / "float32")
+    note = f"{_PASSAGES} passages, {_TASK_TYPE}, greedy, at most {_MAX_TOKENS} tokens; one checkpoint for all, the adapter merged into its base"
+    rows = []
+    for peer, target in TARGETS.items():
+        gate, alike = _gate(*((exact["ours"], exact[peer]) if peer in exact and not done[peer].failure else (done["ours"], done[peer])))
+        row = compare(NAMES[0], done["ours"], done[peer], gate, options, unit="passages/s", target=target, note=f"{note}; {alike}" if alike else note)
+        row.extra["output_tokens"] = {"ours": done["ours"].facts.get("output_tokens"), "theirs": done[peer].facts.get("output_tokens")}
+        rows.append(row)
+    return rows
+
+
+def _raced(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+    """On a GPU one contender after the other, as each engine takes the memory for itself; otherwise interleaved."""
+    if not has_gpu():
+        return race(contenders, options, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: outcome for one in contenders for name, outcome in race([one], options, folder).items()}
+
+
+def _in_float32(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+    """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets of kernels soon differ by a token, in float32 hardly."""
+    if contenders[0].config["generate"].get("precision") == "float32" or vllm_settings("auto", 1)["dtype"] == "float32":
+        return {}
+    ours, theirs = (next(one for one in contenders if one.name == name) for name in ("ours", "transformers"))
+    settings = {**ours.config["generate"], "generator": theirs.config["model"], "precision": "float32"}
+    ours = replace(ours, config={**ours.config, "generate": settings, "folder": str(folder / "ours")})
+    theirs = replace(theirs, config={**theirs.config, "engine": {**theirs.config["engine"], "dtype": "float32"}})
+    return _raced([ours, theirs], replace(options, rounds=1), folder)
+
+
+def _contenders(options: Options, folder: Path) -> list[Contender]:
+    weights = _weights(options)
+    passages = folder / "passages.parquet"
+    write_table(passages, pa.Table.from_pylist(made.contexts(_QUICK_PASSAGES if options.quick else _PASSAGES), schema=PASSAGES))
+    tokenizer = load_tokenizer(str(weights))
+    longest = _MAX_TOKENS + max(len(generator_prompt(tokenizer, row["text"], _TASK_TYPE)) for row in made.contexts(_PASSAGES))
+    # By its own name: what tells it from another generator is a digest of the adapter, not of the whole checkpoint.
+    named = str(_GENERATOR) if options.model == EMBEDDED and not options.quick else str(weights)
+    settings = {"generator": named, "task_types": [_TASK_TYPE], "samples": 1, "temperature": 0.0, "top_p": 0.95, "max_tokens": _MAX_TOKENS}
+    ours = {"passages": str(passages), "folder": str(folder / "ours"), "longest": longest, "generate": settings}
+    if options.quick:
+        ours["generate"] = {**settings, "engine": "transformers", "precision": "float32"}
+    theirs: dict[str, Any] = {
+        "passages": str(passages),
+        "model": str(_with_bos(weights, folder / "weights")),
+        "engine": vllm_settings("float32" if options.quick else "auto", longest),
+        "task_type": _TASK_TYPE,
+        "full_task_type": TASK_TYPES[_TASK_TYPE],
+        "max_tokens": _MAX_TOKENS,
+        "top_p": 0.95,
+        "batch": _BATCH,
+        "environment": vllm_environment(has_gpu()),
+    }
+    quick = "a quick run has transformers' generate alone" if options.quick else ""
+    transformers = "benchmarks.contenders.generate_transformers"
+    return [
+        Contender("ours", "benchmarks.contenders.generate_ours", ours),
+        Contender("bonito-llm", "benchmarks.contenders.generate_bonito_llm", theirs, missing=quick),
+        Contender("transformers", transformers, {**theirs, "continuous": False}),
+        Contender(
+            "transformers continuous batching", transformers, {**theirs, "continuous": True}, missing="a quick run leaves it out" if options.quick else ""
+        ),
+    ]
+
+
+def _weights(options: Options) -> Path:
+    """Return one plain checkpoint: the embedded generator's adapter merged into its base, or what ``--model`` names."""
+    if options.model == EMBEDDED and not options.quick:
+        generator = resolve(str(_GENERATOR))
+        return merged_folder(generator.base, generator.revision, generator.adapter, "none")
+    return Path(model_folder(options))
+
+
+def _with_bos(weights: Path, folder: Path) -> Path:
+    """Return the same checkpoint with a tokenizer that puts BOS in front by itself.
+
+    Bonito is trained with it; the tokenizers of Mistral and Llama do so, the embedded model's does not, and bonito-llm hands on plain text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in weights.iterdir():
+        link = folder / file.name
+        link.unlink(missing_ok=True)
+        os.symlink(file.resolve(), link)
+    tokenizer = load_tokenizer(str(weights))
+    if tokenizer.bos_token_id is None or tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        return folder
+    described = json.loads((weights / "tokenizer.json").read_text(encoding="utf-8"))
+    bos, number = tokenizer.bos_token, tokenizer.bos_token_id
+    described["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
+    }
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    return folder
+
+
+def _gate(ours: Outcome, theirs: Outcome) -> tuple[str, str]:
+    """Return the gate, and what was found: prompts must be equal byte for byte, parsed rows alike for nearly all."""
+    if ours.failure or theirs.failure:
+        return PASSED, ""  # the failure itself is told
+    mine, other = ours.read(), theirs.read()
+    if mine["prompts"] != other["prompts"]:
+        return "the prompts are not the same", ""
+    pairs = list(zip(_parsed(mine), _parsed(other), strict=True))
+    alike = sum(one == two for one, two in pairs)
+    found = f"{alike} of {len(pairs)} rows parsed alike, {sum(not one.reason for one, _ in pairs)} of ours usable"
+    return (PASSED if alike >= _ALIKE * len(pairs) else f"only {found}"), found
+
+
+def _parsed(outputs: dict[str, Any]) -> list[Task]:
+    return [parse_prediction(text.strip(), finished) for text, finished in zip(outputs["texts"], outputs["finished"], strict=True)]

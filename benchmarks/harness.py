@@ -1,0 +1,287 @@
+"""The race: contenders in processes of their own, on the same threads, their rounds interleaved, and the ratios paired round by round.
+
+A is measured beside B and not after it: what else the machine does meanwhile slows both. The order turns by one with each round. A waiting
+contender burns nothing (its OpenMP threads sleep, it blocks on a pipe).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.models import EMBEDDED
+from tasks.privacy import SILENT
+
+ROOT = Path(__file__).resolve().parents[1]
+PASSED = "passed"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. ``quick``: a tiny model and few rows, to see that everything runs; its figures mean nothing."""
+
+    rounds: int = 5
+    quick: bool = False
+    model: str = EMBEDDED
+    threads: int = 2
+    work: Path = ROOT / ".work" / "bench"
+    machine: str = ""
+    #: Without peers that must be installed first: their rows say ``not run``.
+    install: bool = True
+    #: With what takes an hour as well: a million rows.
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A module that calls :func:`benchmarks.worker.serve`, what it is told at the start, and the interpreter that runs it.
+
+    ``missing`` says why it cannot run at all (its packages cannot be installed); then it is not started.
+    """
+
+    name: str
+    module: str
+    config: dict[str, Any]
+    python: str = sys.executable
+    missing: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What one contender did. ``load`` runs from the start of its process, imports included; the first round is the warm-up, not in ``seconds``."""
+
+    name: str
+    failure: str = ""
+    load: float = 0.0
+    warm_up: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    units: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    gpu_peak_bytes: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    outputs: Path | None = None
+
+    @property
+    def speeds(self) -> list[float]:
+        """Units a second, a round."""
+        return [units / seconds for units, seconds in zip(self.units, self.seconds, strict=True)]
+
+    @property
+    def end_to_end(self) -> float:
+        """Seconds from nothing to the end of the first measured round: start, imports, load, warm-up, round."""
+        return self.load + self.warm_up + self.seconds[0]
+
+    def read(self) -> Any:
+        """Return what the last round wrote for the gate."""
+        if self.outputs is None or not self.outputs.is_file():
+            raise ValueError(f"{self.name} wrote no outputs")
+        return json.loads(self.outputs.read_text(encoding="utf-8"))
+
+
+@dataclass
+class Row:
+    """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios; ``low`` and ``high``: the least and the greatest.
+
+    ``gate`` is ``passed``, ``failed: why`` or ``not run: why``; without a pass there is no ratio. ``unit`` is what ours and theirs count.
+    """
+
+    bench: str
+    peer: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    gate: str
+    machine: str
+    target: float | None = None
+    better: str = "more"
+    unit: str = ""
+    ours: float | None = None
+    theirs: float | None = None
+    end_to_end_ratio: float | None = None
+    rounds: int = 0
+    note: str = ""
+    command: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as results.json holds it."""
+        row = asdict(self)
+        return {**{key: value for key, value in row.items() if key != "extra"}, **row["extra"]}
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None where there is none, or no ratio."""
+        if self.target is None or self.ratio is None:
+            return None
+        return self.ratio >= self.target if self.better == "more" else self.ratio <= self.target
+
+
+def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+    """Run the contenders against each other and return their outcomes by name. One that fails is out; the others go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes = {one.name: Outcome(one.name, one.missing, outputs=folder / f"{one.name}.json") for one in contenders}
+    with ExitStack() as stack:
+        running = []
+        for one in contenders:
+            if not one.missing:
+                worker = stack.enter_context(_Worker(one, outcomes[one.name], options.threads, folder))
+                if worker.load():
+                    running.append(worker)
+        for worker in running:
+            worker.round(warm_up=True)
+        for number in range(options.rounds):
+            for worker in running[number % len(running) :] + running[: number % len(running)] if running else []:
+                worker.round()
+    return outcomes
+
+
+def compare(
+    bench: str,
+    ours: Outcome,
+    theirs: Outcome,
+    gate: str,
+    options: Options,
+    *,
+    unit: str,
+    target: float | None = None,
+    peak: bool = False,
+    note: str = "",
+    extra: dict[str, Any] | None = None,
+) -> Row:
+    """Return the row of ours against theirs: of units a second, or with ``peak`` of the most memory held (less is better)."""
+    row = Row(bench, theirs.name, None, None, None, _verdict(ours, theirs, gate), options.machine, target, "less" if peak else "more", unit)
+    row.note, row.extra = note, dict(extra or {})
+    row.command = f"python -m benchmarks --only {bench} --rounds {options.rounds}" + (f" --model {options.model}" if options.model != EMBEDDED else "")
+    if row.gate != PASSED:
+        return row
+    if peak:
+        gpu = bool(ours.gpu_peak_bytes and theirs.gpu_peak_bytes)
+        pair = (ours.gpu_peak_bytes, theirs.gpu_peak_bytes) if gpu else (ours.peak_bytes, theirs.peak_bytes)
+        row.ours, row.theirs = (round(value / 2**20, 1) for value in pair)
+        row.ratio = row.low = row.high = round(pair[0] / pair[1], 3)
+        row.rounds = len(ours.seconds)
+        return row
+    paired = [mine / other for mine, other in zip(ours.speeds, theirs.speeds, strict=True)]
+    row.ratio, row.low, row.high = (round(value, 3) for value in (statistics.median(paired), min(paired), max(paired)))
+    row.ours, row.theirs = round(statistics.median(ours.speeds), 3), round(statistics.median(theirs.speeds), 3)
+    # Each has done two rounds by then; a contender with fewer units a round is asked for as many as the other has done.
+    row.end_to_end_ratio = round(theirs.end_to_end / theirs.units[0] / (ours.end_to_end / ours.units[0]), 3)
+    row.rounds = len(paired)
+    row.extra |= {"seconds_ours": _rounded(ours), "seconds_theirs": _rounded(theirs)}
+    return row
+
+
+def _rounded(outcome: Outcome) -> dict[str, Any]:
+    return {"load": round(outcome.load, 2), "warm_up": round(outcome.warm_up, 2), "rounds": [round(value, 3) for value in outcome.seconds]}
+
+
+def _verdict(ours: Outcome, theirs: Outcome, gate: str) -> str:
+    if ours.failure:
+        return f"failed: ours: {ours.failure}"
+    if theirs.failure:
+        return f"not run: {theirs.failure}"
+    return gate if gate == PASSED else f"failed: {gate}"
+
+
+class WorkerError(Exception):
+    """A contender died, hung or raised."""
+
+
+class _Worker:
+    """A contender's process and the conversation with it; stderr goes to a log beside its outputs."""
+
+    #: A round or a load that takes longer hangs, for all we know.
+    MOST_SECONDS = 3600.0
+
+    def __init__(self, contender: Contender, outcome: Outcome, threads: int, folder: Path) -> None:
+        self.contender, self.outcome, self.log = contender, outcome, folder / f"{contender.name}.log"
+        self._environment = {**environment(threads), **contender.environment}
+
+    def __enter__(self) -> _Worker:
+        self._started = time.perf_counter()
+        with self.log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                [self.contender.python, "-m", self.contender.module],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, env=self._environment,
+            )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._process.communicate(json.dumps({"do": "close"}) + "\n", timeout=60)
+        except (subprocess.TimeoutExpired, BrokenPipeError, ValueError):
+            self._process.kill()
+            self._process.wait()
+
+    def load(self) -> bool:
+        """Load, and tell whether that worked."""
+        outputs = str(self.outcome.outputs.resolve()) if self.outcome.outputs else ""
+        answer = self._ask({**self.contender.config, "do": "load", "outputs": outputs})
+        self.outcome.load = time.perf_counter() - self._started
+        return answer is not None
+
+    def round(self, warm_up: bool = False) -> None:
+        """Run a round, unless the contender has failed before."""
+        if self.outcome.failure or (answer := self._ask({"do": "round"})) is None:
+            return
+        self.outcome.peak_bytes, self.outcome.gpu_peak_bytes = answer["peak_bytes"], answer["gpu_peak_bytes"]
+        self.outcome.facts = answer["facts"]
+        if warm_up:
+            self.outcome.warm_up = answer["seconds"]
+        else:
+            self.outcome.seconds.append(answer["seconds"])
+            self.outcome.units.append(answer["units"])
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            return self._answer(message)
+        except WorkerError as error:
+            self.outcome.failure = str(error)
+            return None
+
+    def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        questions, answers = self._process.stdin, self._process.stdout
+        if questions is None or answers is None:
+            raise WorkerError("it has no pipes")
+        try:
+            questions.write(json.dumps(message) + "\n")
+            questions.flush()
+        except BrokenPipeError:
+            raise WorkerError(self._last_words()) from None
+        # One answer a question: nothing can be waiting in the text buffer when select looks at the pipe.
+        if not select.select([answers], [], [], self.MOST_SECONDS)[0]:
+            raise WorkerError(f"no answer within {self.MOST_SECONDS:.0f} s")
+        line = answers.readline()
+        if not line:
+            raise WorkerError(self._last_words())
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        lines = [line.strip() for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return f"it ended with status {self._process.returncode}: {lines[-1][:200] if lines else 'it said nothing'}"
+
+
+def environment(number: int) -> dict[str, str]:
+    """Return the environment of every process that is measured, with so many OpenMP threads: silent, offline, this checkout on the path."""
+    counts = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")}
+    # libgomp's and Intel's way to say that threads which wait shall sleep.
+    passive = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+    return {**os.environ, **SILENT, **counts, **passive, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+Bench = Callable[[Options], list[Row]]

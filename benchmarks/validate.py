@@ -1,0 +1,72 @@
+"""validate: parse and validate predictions, rows a second; ours judges every row by its task type's expectations, the peers judge next to nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from benchmarks import made, peers
+from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
+
+#: ``parse``: ours without its judging, which does just what the authors' package does.
+NAMES = ("validate", "parse")
+_AUTHORS = ("bonito-llm", "bonito-llm without its process pool")
+TARGETS = {"bonito-llm": 10.0, "bonito-llm without its process pool": 10.0, "distilabel": 5.0}
+_ROWS, _QUICK_ROWS = 20_000, 400
+#: Rows in memory at once of the second run of ours, which must keep the same rows.
+_OTHER_BATCH = 1000
+
+
+def run(options: Options) -> list[Row]:
+    """Return one row a peer."""
+    folder = options.work / "validate"
+    count = _QUICK_ROWS if options.quick else _ROWS
+    predictions = made.write_predictions(folder / f"predictions-{count}.parquet", count)
+    contenders = _contenders(options, {"predictions": str(predictions)}, str(folder))
+    done = race(contenders, options, folder)
+    again = Contender("ours-other-batch", contenders[0].module, {**contenders[0].config, "out": f"{folder}/other-batch", "batch": _OTHER_BATCH})
+    other = race([again], replace(options, rounds=1), folder)[again.name]
+    note = f"{count} predictions, one in eight broken; from a Parquet file to Parquet files"
+    rows = [
+        compare(NAMES[0], done["ours"], done[peer], _gate(done["ours"], done[peer], other), options, unit="rows/s", target=target, note=note)
+        for peer, target in TARGETS.items()
+    ]
+    for peer in _AUTHORS:
+        row = compare(NAMES[1], done["ours-parse"], done[peer], _same_pairs(done["ours-parse"], done[peer]), options, unit="rows/s")
+        row.command = row.command.replace(f"--only {NAMES[1]}", f"--only {NAMES[0]}")
+        rows.append(row)
+    return rows
+
+
+def _contenders(options: Options, given: dict[str, str], folder: str) -> list[Contender]:
+    python, why = peers.interpreter(options.work, options.install)
+    authors = "benchmarks.contenders.validate_bonito_llm"
+    return [
+        Contender("ours", "benchmarks.contenders.validate_ours", {**given, "out": f"{folder}/ours", "judge": True}),
+        Contender("ours-parse", "benchmarks.contenders.validate_ours", {**given, "out": f"{folder}/parse", "judge": False}),
+        Contender("bonito-llm", authors, {**given, "out": f"{folder}/pool.parquet", "pool": True}, sys.executable),
+        Contender("bonito-llm without its process pool", authors, {**given, "out": f"{folder}/no-pool.parquet", "pool": False}, sys.executable),
+        Contender("distilabel", "benchmarks.contenders.validate_distilabel", {**given, "out": f"{folder}/distilabel.parquet"}, python, why),
+    ]
+
+
+def _gate(ours: Outcome, theirs: Outcome, other: Outcome) -> str:
+    """Return ``passed`` if both made the same pairs of what is well-formed, and ours kept the same rows in batches of another size."""
+    if ours.failure or theirs.failure:
+        return PASSED  # the failure itself is told
+    if other.failure:
+        return f"ours in other batches: {other.failure}"
+    kept = ours.read()["kept"]
+    if kept != other.read()["kept"]:
+        return "ours keeps other rows in batches of another size"
+    return _same_pairs(ours, theirs) if kept else "ours keeps no rows at all"
+
+
+def _same_pairs(ours: Outcome, theirs: Outcome) -> str:
+    if ours.failure or theirs.failure:
+        return PASSED
+    mine, wanted = ours.read()["pairs"], theirs.read()["pairs"]
+    if mine == wanted:
+        return PASSED
+    differ = sum(one != two for one, two in zip(mine, wanted, strict=False))
+    return f"the pairs of instruction and response are not the same: {len(mine)} of ours, {len(wanted)} of theirs, {differ} differ"
