@@ -32,7 +32,7 @@ def run(options: Options) -> list[Row]:
     asked = [question for name in DATASETS for question in questions(name, 1)]
     asked = asked[:: 10 if options.quick else 1]
     write_text(work / "questions.json", json.dumps(asked))
-    config = {"model": folder, "questions": str(work / "questions.json"), "batch_rows": BATCH_ROWS, "form": prompter_of(folder).form}
+    config: dict[str, Any] = {"model": folder, "questions": str(work / "questions.json"), "batch_rows": BATCH_ROWS, "form": prompter_of(folder).form}
     python, missing = interpreter(options.work, options.install)
     contenders = [
         Contender("ours", "benchmarks.contenders.evaluate_ours", config),

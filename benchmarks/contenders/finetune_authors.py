@@ -47,7 +47,7 @@ def play(state: dict[str, Any]) -> Done:
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype("auto") == torch.bfloat16):
                 loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, use_cache=False).loss / len(batch)
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(state["trained"], state["max_grad_norm"])
         state["optimizer"].step()
         state["optimizer"].zero_grad()

@@ -37,8 +37,8 @@ def _ours(settings: Finetune, rows: list[dict[str, list[int]]], pad_token: int) 
         size, prompt = len(row["prompt"]) + len(row["response"]), len(row["prompt"])
         ids[index, :size], labels[index, prompt:size] = torch.tensor(row["prompt"] + row["response"]), torch.tensor(row["response"])
     loss = response_loss(model, {"input_ids": ids.to(model.device), "labels": labels.to(model.device)})
-    loss.backward()
-    return {"loss": float(loss), "gradient_norm": _norm(model)}
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {"loss": loss.item(), "gradient_norm": _norm(model)}
 
 
 def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> dict[str, float]:
@@ -52,8 +52,8 @@ def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> dict[str
         ids = torch.tensor([row["prompt"] + row["response"]], device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, len(row["prompt"]) - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits, ids[0, len(row["prompt"]) :], reduction="sum") / tokens
-        loss.backward()
-        total += float(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
     return {"loss": total, "gradient_norm": _norm(model)}
 
 
