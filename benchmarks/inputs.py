@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, Options
-from tasks.dataset import Dataset, Item, load_dataset, load_items, render
+from tasks.dataset import load_dataset, load_items, render
 from tasks.errors import PipelineError
 from tasks.formats import Prompter, prompt_form
 from tasks.models import EMBEDDED, base_path, load_tokenizer
@@ -21,9 +22,18 @@ def model_folder(options: Options) -> str:
     return base_path(options.model)
 
 
-def questions(name: str, count: int) -> list[dict[str, Any]]:
-    """Return ``count`` items of a dataset under each of its templates: instruction, choices, gold answer."""
-    dataset, items = _labelled(name, count)
+def questions(name: str, passages: int) -> list[dict[str, Any]]:
+    """Return the items of ``passages`` passages of a dataset, each with all its questions as in the whole file, under every template.
+
+    Each has instruction, choices and response (the gold answer); they come template by template, as the pipeline asks them.
+    """
+    path = ROOT / "data" / name / "evaluation.jsonl"
+    if not path.is_file():
+        raise PipelineError(f"{path} is missing: make data")
+    dataset = load_dataset(ROOT / "datasets" / f"{name}.yaml")
+    items = load_items(dataset, path)
+    contexts = list(dict.fromkeys(item.context for item in items))
+    chosen = set(random.Random(SEED).sample(contexts, min(passages, len(contexts))))
     return [
         {
             "instruction": render(template, item),
@@ -32,21 +42,14 @@ def questions(name: str, count: int) -> list[dict[str, Any]]:
         }
         for template in dataset.templates
         for item in items
+        if item.context in chosen
     ]
 
 
-def prompter_of(folder: str, form: str = "auto") -> Prompter:
-    """Return the prompter of a model before adaptation."""
+def prompter_of(folder: str, adapted: bool = False) -> Prompter:
+    """Return the prompter of a model, before adaptation or for it."""
     tokenizer = load_tokenizer(folder)
-    return Prompter(tokenizer, prompt_form(tokenizer, form, adapted=False))
-
-
-def _labelled(name: str, count: int) -> tuple[Dataset, list[Item]]:
-    path = ROOT / "data" / name / "evaluation.jsonl"
-    if not path.is_file():
-        raise PipelineError(f"{path} is missing: make data")
-    dataset = load_dataset(ROOT / "datasets" / f"{name}.yaml")
-    return dataset, load_items(dataset, path, count, SEED)
+    return Prompter(tokenizer, prompt_form(tokenizer, "auto", adapted))
 
 
 def _tiny_model(folder: Path) -> Path:

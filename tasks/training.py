@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -112,19 +112,11 @@ def train(
     """
     if not examples:
         raise PipelineError("there are no rows to train on: look at the quarantine of validate")
-    arguments = _arguments(settings, checkpoints)  # first of all: they tell each process its device
+    arguments = training_arguments(settings, checkpoints)  # first of all: they tell each process its device
     order = training_order([len(example.prompt) + len(example.response) for example in examples], settings)
     set_seed(settings.seed)
     model = lora_model(settings, start)
-    model.forward = MethodType(_forward_to_loss, model)
-    trainer = _ResponseTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_even([_row(examples[index]) for index in order], settings.micro_batch_rows * world_size(), pad_token),
-        data_collator=_Collator(pad_token),
-        callbacks=[_MarkWhole(), *([_Report(on_step)] if on_step else [])],
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = response_trainer(model, arguments, [examples[index] for index in order], settings, pad_token, [_Report(on_step)] if on_step else [])
     resume = _agreed_checkpoint(checkpoints)
     log.info("training on %d rows%s", len(examples), f", continuing from {resume.name}" if resume else "")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -135,6 +127,22 @@ def train(
         distributed.destroy_process_group()
     losses = [(entry["step"], float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
     return Trained(losses, trainer.state.global_step, sum(len(example.response) for example in examples))
+
+
+def response_trainer(
+    model: Any, arguments: TrainingArguments, examples: list[Example], settings: Settings, pad_token: int, callbacks: Sequence[TrainerCallback] = ()
+) -> Trainer:
+    """Return the Trainer of a model of :func:`lora_model` over examples in the order of training."""
+    model.forward = MethodType(_forward_to_loss, model)
+    trainer = _ResponseTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_even([_row(example) for example in examples], settings.micro_batch_rows * world_size(), pad_token),
+        data_collator=_Collator(pad_token),
+        callbacks=[_MarkWhole(), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def training_order(lengths: list[int], settings: Settings) -> list[int]:
@@ -203,7 +211,7 @@ def save_adapter(model: Any, settings: Settings, out: Path) -> None:
     (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
 
 
-def _arguments(settings: Settings, folder: Path) -> TrainingArguments:
+def training_arguments(settings: Settings, folder: Path) -> TrainingArguments:
     """Return the Trainer's arguments; of several processes, each has its device and knows the others from here on."""
     gpu, processes = torch.cuda.is_available(), world_size()
     if gpu and processes > torch.cuda.device_count():

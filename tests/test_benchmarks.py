@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import peers
+from benchmarks import evaluate, finetune, peers
 from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
 from benchmarks.report import merge, table
 
@@ -117,3 +118,30 @@ def test_merge_keeps_a_plain_list(tmp_path: Path) -> None:
 def test_a_bench_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--only", "evalute"]) == 2
     assert "did you mean 'evaluate'" in capsys.readouterr().err
+
+
+def test_evaluate_ranks_as_float32_does(options: Options) -> None:
+    authors, lm_eval = evaluate.run(replace(options, rounds=1))
+    assert (authors.gate, authors.rounds, lm_eval.gate[:8]) == (PASSED, 1, "not run:")
+    assert authors.ratio is not None and authors.ratio > 0
+
+
+def test_the_ranking_gate_looks_at_clear_cases_only() -> None:
+    reference = [[-1.0, -2.0], [-1.0, -1.0005], [-3.0, -1.0]]
+    assert evaluate.ranking_gate(reference, [[-1.0, -2.0], [-1.1, -1.0], [-3.0, -1.0]]) == PASSED
+    assert "1 of 3 prompts" in evaluate.ranking_gate(reference, [[-2.0, -1.0], [-1.0, -1.1], [-3.0, -1.0]])
+    assert "2 prompts" in evaluate.ranking_gate(reference, [[-1.0, -2.0], [-1.0, -1.1]])
+
+
+def test_the_loss_gate_has_a_tolerance_for_each_number() -> None:
+    reference = {"loss": 2.0, "gradient_norm": 1.0}
+    assert finetune.loss_gate({"loss": 2.01, "gradient_norm": 1.02}, reference, (0.01, 0.03)) == PASSED
+    assert "loss is 2.03" in finetune.loss_gate({"loss": 2.03, "gradient_norm": 1.0}, reference, (0.01, 0.03))
+    assert "gradient_norm" in finetune.loss_gate({"loss": 2.0, "gradient_norm": 0.0}, reference, (0.01, 0.03))
+    assert "loss" in finetune.loss_gate({"loss": float("nan"), "gradient_norm": 1.0}, reference, (0.01, 0.03))
+
+
+def test_the_rows_to_train_on_are_the_same_every_time(options: Options) -> None:
+    one = finetune._config(options)
+    assert one == finetune._config(options) and len(one["rows"]) == one["settings"]["batch_rows"] == 4
+    assert all(row["prompt"] and row["response"] for row in one["rows"])

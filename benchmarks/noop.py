@@ -1,0 +1,106 @@
+"""noop: ``dvc repro`` where nothing has changed, in seconds; there is no peer, the target is a time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.harness import PASSED, ROOT, Options, Row
+from tasks.errors import PipelineError
+from tasks.privacy import SILENT
+
+NAMES = ("noop",)
+TARGETS = {"seconds": 3.0}
+
+
+def run(options: Options) -> list[Row]:
+    """Return one row whose ratio is seconds: the real graph in a copy of the repository, each stage's work a file that says its name.
+
+    The graph, its dependencies (code, data and models, which DVC looks at) and its parameters are this repository's; the stages' commands
+    are not run, as what is timed is finding out that nothing is to be done. Gate: DVC ran nothing, and it runs a stage when its input changes.
+    """
+    folder = options.work / "noop"
+    shutil.rmtree(folder, ignore_errors=True)
+    _copy(folder)
+    _dvc(folder, "repro")  # everything is done once
+    _timed(folder)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = [_timed(folder) for _ in range(options.rounds)]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row = Row("noop", "seconds", None, None, None, _gate(folder), options.machine, TARGETS["seconds"], "less", "seconds")
+    row.rounds, row.command = len(seconds), f"python -m benchmarks --only noop --rounds {options.rounds}"
+    # On a machine that is busy with other things this is what the time would be without them.
+    busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(seconds)
+    row.note, row.extra = f"seconds in the place of a ratio; {busy:.2f} s of processor time each", {"cpu_seconds": round(busy, 2)}
+    if row.gate == PASSED:
+        row.ours = round(statistics.median(seconds), 2)
+        row.ratio, row.low, row.high = row.ours, round(min(seconds), 2), round(max(seconds), 2)
+    return [row]
+
+
+def _copy(folder: Path) -> None:
+    """Copy what the graph names, and put a stand-in for the commands of its stages."""
+    if not (ROOT / "data").is_dir():
+        raise PipelineError(f"{ROOT / 'data'} is missing: make data")
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("tasks", "data", "datasets", "models", "supervision"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    for name, stage in graph["stages"].items():
+        stage["cmd"] = f"{sys.executable} write.py {name}"
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
+    (folder / "write.py").write_text(_WRITE, encoding="utf-8")
+    _run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], folder)
+
+
+#: Makes every file that a later stage or a metric reads by name.
+_WRITE = """
+import sys
+from pathlib import Path
+out = Path("artifacts") / sys.argv[1]
+out.mkdir(parents=True, exist_ok=True)
+for name in ("passages.parquet", "predictions.parquet", "instructions.parquet", "loss.csv", "f1.csv"):
+    (out / name).write_text(sys.argv[1])
+(out / "metrics.json").write_text("{}")
+"""
+
+
+def _timed(folder: Path) -> float:
+    start = time.perf_counter()
+    _dvc(folder, "repro")
+    return time.perf_counter() - start
+
+
+def _gate(folder: Path) -> str:
+    said = _dvc(folder, "repro")
+    if "up to date" not in said:
+        return "failed: there was something to do"
+    with (folder / "params.yaml").open("a", encoding="utf-8") as params:
+        params.write("# a comment changes nothing\n")
+    if "up to date" not in _dvc(folder, "repro"):
+        return "failed: a comment in params.yaml ran a stage"
+    settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    settings["register"]["experiment"] = "another"
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return PASSED if "Running stage 'register'" in _dvc(folder, "repro") else "failed: a changed parameter ran nothing"
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    return _run([sys.executable, "-m", "dvc", *arguments], folder)
+
+
+def _run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **SILENT}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PipelineError(f"noop: {' '.join(command[2:])} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+    return done.stdout + done.stderr
