@@ -27,6 +27,8 @@ PREDICTED = pa.schema([EVALUATIONS.field("item_id"), EVALUATIONS.field("template
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")
 _SAMPLES = 3
+#: Metric key in MLflow -> figure of a difference.
+_GAIN_TAPT = {"gain_tapt": "f1", "gain_tapt_low": "f1_low", "gain_tapt_high": "f1_high"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,26 @@ def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     return found
 
 
+def gains_over_tapt(results: Sequence[Result], main: Path) -> dict[str, dict[str, float]]:
+    """Return cell name -> what MLflow shows of its gain over TAPT, in points with the paired 95 % interval; the mean of a group's is its ``vs_tapt``.
+
+    Cells of TAPT itself have none, nor have those without a TAPT cell on the same model, rows and evaluation items.
+    """
+    scored = _scored(results, main)
+    found = {}
+    for result in results:
+        cell = result.cell
+        key = (cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant)
+        others = [own for own in _opponents(results, key, "tapt") if own.cell.name in scored and _asked(own.cell) == _asked(cell)]
+        if cell.name not in scored or cell.supervision == "tapt" or not others:
+            continue
+        runs, draws = scored[cell.name]
+        change = difference([runs], [scored[own.cell.name][0] for own in others], draws)
+        dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name  # as register calls it: the other keys of the run end with it
+        found[cell.name] = {f"{name}/{dataset}": change[figure] for name, figure in _GAIN_TAPT.items()}
+    return found
+
+
 def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return a few tasks that each generator wrote for each dataset, and what became of them."""
     shown, seen = [], set()
@@ -123,13 +145,12 @@ def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
 
 def _scored(results: Sequence[Result], main: Path) -> dict[str, tuple[Scored, Draws]]:
     """Return cell name -> its scores and the resamples of its dataset. Cells on one dataset ask the same items under the same templates."""
-    asked: dict[tuple[str, str, int, int], tuple[Any, Any, Any, Draws]] = {}
+    asked: dict[tuple[str, str, int, int, int], tuple[Any, Any, Any, Draws]] = {}
     found = {}
     for result in results:
         if result.status != "done":
             continue
-        evaluate = result.cell.params["evaluate"]
-        key = (evaluate["dataset"], evaluate["items"], evaluate["max_items"], evaluate["templates"])
+        evaluate, key = result.cell.params["evaluate"], _asked(result.cell)
         if key not in asked:
             dataset = load_dataset(main / key[0])
             items = load_items(dataset, main / key[1], key[2], evaluate["seed"])
@@ -138,6 +159,12 @@ def _scored(results: Sequence[Result], main: Path) -> dict[str, tuple[Scored, Dr
         dataset, templates, items, draws = asked[key]
         found[result.cell.name] = (scored_runs(dataset, templates, items, [_adapted(result, main)])[0], draws)
     return found
+
+
+def _asked(cell: Cell) -> tuple[str, str, int, int, int]:
+    """Return what settles which questions a cell was asked."""
+    evaluate = cell.params["evaluate"]
+    return evaluate["dataset"], evaluate["items"], evaluate["max_items"], evaluate["templates"], evaluate["seed"]
 
 
 def _adapted(result: Result, main: Path) -> pa.Table:

@@ -144,10 +144,13 @@ def experiment_id(client: Any, name: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}))
 
 
-def group_runs(experiment: str, name: str, cells: dict[str, str], metrics: dict[str, float], files: list[Path]) -> tuple[str, str]:
+def group_runs(
+    experiment: str, name: str, cells: dict[str, str], metrics: dict[str, float], files: list[Path], gains: dict[str, dict[str, float]] | None = None
+) -> tuple[str, str]:
     """Put runs (cell -> run id) under one parent run called ``name``, with its own metrics and files; return the ids of experiment and parent.
 
-    The same matrix again goes on in the same parent.
+    ``gains`` (cell -> metrics) is what a cell's run cannot know by itself, as it takes other cells. The same matrix again goes on in the same
+    parent, and logs only what has changed.
     """
     client = _client()
     parent = find_run(client, experiment, MATRIX, name)
@@ -156,6 +159,7 @@ def group_runs(experiment: str, name: str, cells: dict[str, str], metrics: dict[
     for cell, run_id in cells.items():
         client.set_tag(run_id, "mlflow.parentRunId", parent.info.run_id)
         client.set_tag(run_id, MATRIX_CELL, cell)
+        Ledger(client, run_id).metrics((gains or {}).get(cell, {}))
     ledger = Ledger(client, parent.info.run_id)
     ledger.metrics(metrics)
     ledger.files(files)
@@ -235,9 +239,11 @@ class Ledger:
                 self.client.log_param(self.run_id, name, value)
 
     def metrics(self, metrics: dict[str, float]) -> None:
-        """Log final metrics."""
+        """Log final metrics; one that the run holds already is no second point of a curve."""
+        held = self.client.get_run(self.run_id).data.metrics if metrics else {}
         for name, value in metrics.items():
-            self.client.log_metric(self.run_id, name, value)
+            if held.get(name) != value:
+                self.client.log_metric(self.run_id, name, value)
 
     def curve(self, name: str, points: list[tuple[int, float]]) -> None:
         """Log the points of a curve that the run lacks: all, or those that the store missed while training went on."""
