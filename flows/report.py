@@ -49,7 +49,9 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
         first = next(iter(runs.values()))
         scores = {f"f1/{group['dataset']}/{group['supervision']}": group["f1"] for group in groups if not group["rows"] and not group["variant"]}
         # Once for the ids that the page links to, once more for the page itself.
-        experiment, parent = group_runs(first["experiment"], matrix.name, {name: own["run_id"] for name, own in runs.items()}, scores, [])
+        experiment, parent = group_runs(
+            first["experiment"], matrix.name, {name: own["run_id"] for name, own in runs.items()}, scores, [], found.gains_over_tapt(results, main)
+        )
     write_text(page, render(matrix, results, main, facts, runs, experiment, parent))
     if runs:
         group_runs(first["experiment"], matrix.name, {}, {}, [page, folder / "table.md", folder / "cells.json", folder / "groups.json"])

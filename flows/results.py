@@ -27,6 +27,8 @@ PREDICTED = pa.schema([EVALUATIONS.field("item_id"), EVALUATIONS.field("template
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")
 _SAMPLES = 3
+#: Metric key in MLflow -> figure of a difference.
+_GAIN_TAPT = {"gain_tapt": "f1", "gain_tapt_low": "f1_low", "gain_tapt_high": "f1_high"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def keep_predictions(result: Result, main: Path, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Scores:
     """A cell's scores, the same with the prior corrected (None: extraction, or not asked for), and the resamples of its dataset."""
 
     scored: Scored
@@ -110,6 +112,26 @@ def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     return found
 
 
+def gains_over_tapt(results: Sequence[Result], main: Path) -> dict[str, dict[str, float]]:
+    """Return cell name -> what MLflow shows of its gain over TAPT, in points with the paired 95 % interval; the mean of a group's is its ``vs_tapt``.
+
+    Cells of TAPT itself have none, nor have those without a TAPT cell on the same model, rows and evaluation items.
+    """
+    scored = _scored(results, main)
+    found = {}
+    for result in results:
+        cell = result.cell
+        key = (cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant)
+        others = [other for other in _opponents(results, key, "tapt") if other.cell.name in scored and _asked(other.cell) == _asked(cell)]
+        if cell.name not in scored or cell.supervision == "tapt" or not others:
+            continue
+        own = scored[cell.name]
+        change = difference([own.scored], [scored[other.cell.name].scored for other in others], own.draws)
+        dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name  # as register calls it: the other keys of the run end with it
+        found[cell.name] = {f"{name}/{dataset}": change[figure] for name, figure in _GAIN_TAPT.items()}
+    return found
+
+
 def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return a few tasks that each generator wrote for each dataset, and what became of them."""
     shown, seen = [], set()
@@ -132,15 +154,14 @@ def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     return shown
 
 
-def _scored(results: Sequence[Result], main: Path) -> dict[str, _Asked]:
+def _scored(results: Sequence[Result], main: Path) -> dict[str, _Scores]:
     """Return cell name -> how it scored. Cells on one dataset ask the same items under the same templates."""
-    asked: dict[tuple[str, str, int, int], tuple[Any, Any, Any, Draws]] = {}
+    asked: dict[tuple[str, str, int, int, int], tuple[Any, Any, Any, Draws]] = {}
     found = {}
     for result in results:
         if result.status != "done":
             continue
-        evaluate = result.cell.params["evaluate"]
-        key = (evaluate["dataset"], evaluate["items"], evaluate["max_items"], evaluate["templates"])
+        evaluate, key = result.cell.params["evaluate"], _asked(result.cell)
         if key not in asked:
             dataset = load_dataset(main / key[0])
             items = load_items(dataset, main / key[1], key[2], evaluate["seed"])
@@ -150,8 +171,14 @@ def _scored(results: Sequence[Result], main: Path) -> dict[str, _Asked]:
         answers = _adapted(result, main)
         corrects = dataset.classifies and evaluate.get("prior_correction", True)
         corrected = scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
-        found[result.cell.name] = _Asked(scored_of(dataset, templates, items, answers), corrected, draws)
+        found[result.cell.name] = _Scores(scored_of(dataset, templates, items, answers), corrected, draws)
     return found
+
+
+def _asked(cell: Cell) -> tuple[str, str, int, int, int]:
+    """Return what settles which questions a cell was asked."""
+    evaluate = cell.params["evaluate"]
+    return evaluate["dataset"], evaluate["items"], evaluate["max_items"], evaluate["templates"], evaluate["seed"]
 
 
 def _adapted(result: Result, main: Path) -> pa.Table:

@@ -144,10 +144,13 @@ def experiment_id(client: Any, name: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}))
 
 
-def group_runs(experiment: str, name: str, cells: dict[str, str], metrics: dict[str, float], files: list[Path]) -> tuple[str, str]:
+def group_runs(
+    experiment: str, name: str, cells: dict[str, str], metrics: dict[str, float], files: list[Path], gains: dict[str, dict[str, float]] | None = None
+) -> tuple[str, str]:
     """Put runs (cell -> run id) under one parent run called ``name``, with its own metrics and files; return the ids of experiment and parent.
 
-    The same matrix again goes on in the same parent.
+    ``gains`` (cell -> metrics) is what a cell's run cannot know by itself, as it takes other cells. The same matrix again goes on in the same
+    parent, and logs only what has changed.
     """
     client = _client()
     parent = find_run(client, experiment, MATRIX, name)
@@ -156,6 +159,7 @@ def group_runs(experiment: str, name: str, cells: dict[str, str], metrics: dict[
     for cell, run_id in cells.items():
         client.set_tag(run_id, "mlflow.parentRunId", parent.info.run_id)
         client.set_tag(run_id, MATRIX_CELL, cell)
+        Ledger(client, run_id).metrics((gains or {}).get(cell, {}))
     ledger = Ledger(client, parent.info.run_id)
     ledger.metrics(metrics)
     ledger.files(files)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 
@@ -19,8 +20,9 @@ from flows import server
 from flows.cell import write_results
 from flows.cells import Matrix, expand, read_matrix
 from flows.report import claims, compare_published, curves
-from flows.results import Result
+from flows.results import Result, gains_over_tapt
 from flows.results import groups as groups_of
+from tasks import tracking
 from tasks.comparison import Draws, difference, summarise, verdict
 from tasks.dataset import Item, load_dataset
 from tasks.errors import PipelineError
@@ -287,6 +289,39 @@ def test_kept_predictions_can_be_scored_again(finished: tuple[Matrix, list[Resul
     assert groups_of(results[-1:], tmp_path)[0]["f1"] == pytest.approx(np.mean(scores), abs=0.01)
 
 
+def test_every_cells_run_shows_its_gain_over_tapt_once(finished: tuple[Matrix, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    matrix, results = finished
+    client = tracking._client()
+    experiment = tracking.experiment_id(client, "toy")
+    runs = {result.cell.name: client.create_run(experiment, run_name=result.cell.name).info.run_id for result in results if result.status == "done"}
+    for result in results:
+        if result.status == "done":
+            write_json(result.artifacts(tmp_path) / "register/registration.json", {"experiment": "toy", "run_id": runs[result.cell.name]})
+    for _ in range(2):
+        write_results(matrix, results, tmp_path, final=True)
+    group = {group["supervision"]: group for group in read_json(tmp_path / "artifacts/matrix/toy/groups.json")}
+    shown = [(result.cell, client.get_run(runs[result.cell.name]).data.metrics) for result in results if result.status == "done"]
+    gains = [metrics["gain_tapt/privacy"] for cell, metrics in shown if cell.supervision == "bonito"]
+    assert np.mean(gains) == pytest.approx(group["bonito"]["vs_tapt"]["f1"], abs=0.01) and min(gains) > 20
+    for cell, metrics in shown:
+        keys = [] if cell.supervision == "tapt" else ["gain_tapt/privacy", "gain_tapt_high/privacy", "gain_tapt_low/privacy"]
+        assert sorted(metrics) == keys, cell.name
+        assert not keys or metrics[keys[2]] <= metrics[keys[0]] <= metrics[keys[1]]
+        assert all(len(client.get_metric_history(runs[cell.name], key)) == 1 for key in keys), "the same matrix again made a curve of one figure"
+
+
+def test_a_cell_that_was_asked_other_questions_has_no_gain_over_tapt(finished: tuple[Matrix, list[Result]], tmp_path: Path) -> None:
+    _, results = finished
+    other = results[-1]
+    other.cell.params["evaluate"]["templates"] = 2
+    folder = other.artifacts(tmp_path) / "evaluate/predictions.parquet"
+    names = [template.name for template in load_dataset(tmp_path / "datasets/privacy.yaml").templates[:2]]
+    table = read_table(folder)
+    write_table(folder, table.filter(pc.is_in(table["template"], pa.array(names))))
+    assert set(gains_over_tapt(results, tmp_path)) == {result.cell.name for result in results if result.cell.supervision != "tapt"} - {other.cell.name}
+
+
 # The flow, over a small pipeline of its own
 
 _TOY_GRAPH = """
@@ -324,6 +359,7 @@ _EVALUATE = """
 import sys
 from pathlib import Path
 import pyarrow as pa
+import pyarrow.compute as pc
 from tasks.dataset import load_dataset, load_items
 from tasks.files import read_json, write_json, write_table
 from tasks.rows import EVALUATIONS
