@@ -91,6 +91,7 @@ def test_the_peers_tokenizer_puts_bos_where_we_put_it(tmp_path: Path, tiny_model
         assert theirs(ours.decode(prompt[1:]))["input_ids"] == prompt and prompt[0] == ours.bos_token_id
 
 
+@pytest.mark.slow
 def test_memory_measures_every_stage(options: Options) -> None:
     rows = memory.run(options)
     assert [(row.peer, row.gate, row.better) for row in rows] == [(stage, PASSED, "less") for stage in ("ingest", "generate", "validate")]
