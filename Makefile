@@ -22,7 +22,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
+.PHONY: browser help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ matrix: data ## compare supervision sources: every cell of a matrix file, and a 
 
 test: data ## run the tests (SLOW=1: those that take minutes, instead)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
+
+browser: setup ## the pages in a headless Chromium, which must be installed: a run from the form, F1s compared; pictures in artifacts/browser
+	@$(BIN)/python -m pytest -m browser tests/test_browser.py
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .

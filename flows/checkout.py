@@ -134,7 +134,8 @@ def default_name(profile: str, overrides: list[str]) -> str:
     """Return a readable name that is the same for the same request and for no other."""
     if not overrides:
         return profile
-    words = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.") for override in sorted(overrides))
+    said = [re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.") for override in sorted(overrides)]
+    words = "-".join(dict.fromkeys(said))  # the form's one seed is three settings
     return f"{profile}-{words[:40].strip('-.')}-{fingerprint(sorted(overrides))[:6]}"
 
 

@@ -25,6 +25,7 @@ class Watcher:
         self.stage = stage
         self.log = log
         self._artifact: UUID | None = None
+        self._text = ""
         self._seen = self._stamp()
         self._sampled = 0.0
         self._silent_until = 0.0
@@ -36,17 +37,20 @@ class Watcher:
             return
         self._seen = stamp
         progress = _read(self.path)
-        if progress is None:
+        if progress is None and (stamp or self._artifact is None):
             return
         try:
-            self._show(progress)
+            if progress is None:  # a stage takes the file away once it is done; one that fails leaves it
+                update_progress_artifact(cast(UUID, self._artifact), 100.0, description=f"done · last seen: {self._text}")
+            else:
+                self._show(progress)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the stage goes on, and its log is complete without this
             self._silent_until = time.monotonic() + 30
             self.log.warning("progress cannot be shown in Prefect just now (%s)", type(error).__name__)
 
     def _show(self, progress: dict[str, Any]) -> None:
         percent = 100.0 * progress["done"] / progress["total"] if progress["total"] else 0.0
-        text = describe(progress)
+        text = self._text = describe(progress)
         if self._artifact is None:
             self._artifact = cast(UUID, create_progress_artifact(percent, key=f"progress-{self.stage}", description=text))
         else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flows import results as found
 from flows.cells import Matrix
+from flows.ledger import run_page
 from flows.results import Result
 from tasks.files import read_json, write_json, write_text
 from tasks.params import read_yaml
@@ -153,7 +154,7 @@ def render(matrix: Matrix, results: Sequence[Result], main: Path, facts: dict[st
         "colour": colour,
         "short": short,
     }
-    links = {name: f"{_MLFLOW}/#/experiments/{experiment}/runs/{own['run_id']}" for name, own in runs.items()}
+    links = {name: run_page(_MLFLOW, experiment, own["run_id"]) for name, own in runs.items()}
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in facts["groups"]:
         panels.setdefault((group["model"], group["dataset"]), []).append(group)
@@ -166,7 +167,7 @@ def render(matrix: Matrix, results: Sequence[Result], main: Path, facts: dict[st
         panels=panels,
         curves=curves(facts["groups"]),
         links=links,
-        parent=f"{_MLFLOW}/#/experiments/{experiment}/runs/{parent}" if parent else "",
+        parent=run_page(_MLFLOW, experiment, parent) if parent else "",
         source=read_yaml(main / "matrices" / "published.yaml")["source"],
         **facts,
     )

@@ -77,6 +77,7 @@ def follow(
             if not _ADVICE.match(line):
                 log(line)
         code = child.wait()
+        watch()  # how it ended
     finally:
         child.kill()
         child.wait()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from flows.ledger import run_page
 from flows.reproduce import Outcome
 from tasks.errors import PipelineError
 from tasks.files import read_json, write_json
@@ -75,7 +76,7 @@ def links(checkout: Path) -> str:
     found = _optional(checkout / "artifacts" / "register" / "registration.json")
     if found:
         page = os.environ.get("PIPELINE_MLFLOW_PAGE", "")
-        shown = f"[{found['run_id']}]({page}/#/runs/{found['run_id']})" if page else found["run_id"]
+        shown = f"[{found['run_id']}]({run_page(page, found['experiment_id'], found['run_id'])})" if page and "experiment_id" in found else found["run_id"]
         lines.append(f"- MLflow run {shown}, experiment {found['experiment']}")
         if "version" in found:
             lines.append(f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.child import CODE
+from flows.ledger import ask_experiment, runs_page
 from flows.server import answers, settle
 from tasks.errors import PipelineError
 from tasks.stage import one_line_errors
@@ -72,12 +73,13 @@ def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -
         servers.run("deployments", ["flows.deploy", str(given.runs)])
         servers.start("worker", ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process", "--name", "here", "--limit", str(given.runs)])
     servers.wait_for(f"{mlflow}/health", stop)
+    experiment = "" if stop.is_set() else ask_experiment(CODE)
     address = CODE / ".prefect" / "ui.url"
     address.write_text(f"{prefect}/api\n", encoding="utf-8")  # make run finds this server by it
     try:
         if not stop.is_set():
             print(f"\nPrefect   {prefect}   runs, progress, and the form to start one: Deployments")
-            print(f"MLflow    {mlflow}   experiments, metrics, registered models")
+            print(f"MLflow    {runs_page(mlflow, experiment) if experiment else mlflow}   runs compared, registered models")
             print("Ctrl-C ends both.", flush=True)
         while not stop.wait(0.5):
             servers.check()

@@ -67,7 +67,7 @@ def _register(stage: Stage) -> None:
     if provenance["adapter"]:
         model = _register_model(stage, ledger, name, provenance, metrics, scored_on)
     ledger.finish()
-    where = {"tracking_uri": shown_uri(), "experiment": stage.params.register_.experiment, "run_id": ledger.run_id}
+    where = {"tracking_uri": shown_uri(), "experiment": stage.params.register_.experiment, "experiment_id": ledger.experiment_id, "run_id": ledger.run_id}
     write_json(stage.out / "registration.json", where | model)
     stage.summary(1, 1)
 

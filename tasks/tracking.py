@@ -144,6 +144,11 @@ def experiment_id(client: Any, name: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}))
 
 
+def open_experiment(name: str) -> str:
+    """Return the id of an experiment of the store, making it if need be."""
+    return experiment_id(_client(), name)
+
+
 def group_runs(
     experiment: str, name: str, cells: dict[str, str], metrics: dict[str, float], files: list[Path], gains: dict[str, dict[str, float]] | None = None
 ) -> tuple[str, str]:
@@ -225,6 +230,11 @@ class Ledger:
         client.update_run(ledger.run_id, status="RUNNING", name=name)
         ledger.tags({REGISTER_KEY: register_key, OWNER: _owner()})
         return ledger
+
+    @property
+    def experiment_id(self) -> str:
+        """Return the id of the run's experiment."""
+        return str(self.client.get_run(self.run_id).info.experiment_id)
 
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags on the run."""

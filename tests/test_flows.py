@@ -225,6 +225,7 @@ def test_names_are_the_same_for_the_same_request_only() -> None:
     assert one == checkout.default_name("default", ["generate.seed=2", "generate.temperature=0.7"])
     assert one != checkout.default_name("default", ["generate.seed=2", "generate.temperature=0,7"])
     assert one.startswith("default-seed-2-temperature-0.7-")
+    assert checkout.asked_name({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5", "the form's one seed is three settings"
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from flows import progress
 from flows.reproduce import Outcome
-from flows.summary import WIDTH, f1_table, render, row_table, write_outcomes
-from tasks.files import write_json
+from flows.summary import WIDTH, f1_table, links, render, row_table, write_outcomes
+from tasks.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["ingest", "generate", "validate", "finetune", "evaluate", "register"]
@@ -48,6 +51,29 @@ def test_everything_a_person_looks_for_is_there(finished: Path) -> None:
     assert lines["model"] == "model smollm2-135m-incidents, version 4, alias champion"
     assert lines["MLflow"].startswith("MLflow run 3f3f")
     assert "make ui" in lines["look"]
+
+
+def test_the_link_leads_to_the_run_among_training_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_MLFLOW_PAGE", "http://127.0.0.1:5000")
+    assert f"MLflow run {'3f' * 16}, experiment bonito" in links(finished), "a registration of before has no such id"
+    file = finished / "artifacts" / "register" / "registration.json"
+    write_json(file, read_json(file) | {"experiment_id": "4"})
+    assert f"(http://127.0.0.1:5000/#/experiments/4/runs/{'3f' * 16}?workflowType=machine_learning)" in links(finished)
+
+
+def test_the_progress_of_a_finished_stage_does_not_stay_where_it_was_last_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[float, str]] = []
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda percent, key, description: shown.append((percent, description)) or uuid4())
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda _, percent, description: shown.append((percent, description)))
+    watcher = progress.Watcher(tmp_path, "generate", logging.getLogger())
+    watcher.poll()
+    file = tmp_path / ".work" / "generate" / "progress.json"
+    write_json(file, {"stage": "generate", "done": 1, "total": 4, "unit": "rows", "rate": 2.0, "seconds_left": 2})
+    watcher.poll()
+    file.unlink()  # as a stage does when it is done
+    watcher.poll()
+    watcher.poll()
+    assert shown == [(25.0, "1/4 rows · 2.00 rows/s · 2 s left"), (100.0, "done · last seen: 1/4 rows · 2.00 rows/s · 2 s left")]
 
 
 def test_no_line_is_wider_than_promised(finished: Path) -> None:
