@@ -42,7 +42,15 @@ class Browser:
     def __init__(self, profile: Path, patience: float = 60.0) -> None:
         self.patience = patience
         self.asked: list[str] = []
-        command = [chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--window-size=1500,1000"]
+        command = [
+            chromium(),
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--window-size=1500,1900",
+        ]  # tall: lists render only what is in sight
         # Names do not resolve: what a page fetches from elsewhere fails as it would on a machine without a network.
         command += ["--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         command += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
