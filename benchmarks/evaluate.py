@@ -15,6 +15,7 @@ from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from tasks.files import fingerprint, sha256_file, write_text
+from tasks.ranking import margin
 
 NAMES = ("evaluate",)
 TARGETS = {"authors": 3.5, "lm-eval": 2.5}
@@ -58,18 +59,13 @@ def ranking_gate(reference: Scores, scores: Scores) -> str:
     """Return ``passed``, or on how many prompts the first choice is not float32's though the best two are ``MARGIN`` apart."""
     if len(scores) != len(reference):
         return f"{len(scores)} prompts were scored, not {len(reference)}"
-    wrong = [index for index in parted(reference, scores) if _margin(reference[index]) > MARGIN]
+    wrong = [index for index in parted(reference, scores) if margin(reference[index]) > MARGIN]
     return PASSED if not wrong else f"{len(wrong)} of {len(reference)} prompts are ranked otherwise than in float32, the first is {wrong[0]}"
 
 
 def parted(reference: Scores, scores: Scores) -> list[int]:
     """Return the prompts where another choice comes first."""
     return [index for index, (one, other) in enumerate(zip(reference, scores, strict=True)) if one.index(max(one)) != other.index(max(other))]
-
-
-def _margin(scores: list[float]) -> float:
-    best = sorted(scores, reverse=True)
-    return best[0] - best[1]
 
 
 def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Options) -> Scores:

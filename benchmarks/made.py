@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.harness import ROOT
+from tasks.batches import write_batches
 from tasks.errors import PipelineError
-from tasks.files import fingerprint
+from tasks.files import GROUP, fingerprint
 from tasks.formats import parse_prediction
 from tasks.rows import PASSAGES, PREDICTIONS
 
-_GROUP = 4096
 _ROWS_A_FILE = 10_000
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 #: Every eighth prediction is one of these, in turn: what a generator does that has not learnt its form well.
@@ -146,10 +145,5 @@ def write_corpus(folder: Path, count: int) -> Path:
 
 def _write(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Path:
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with pq.ParquetWriter(partial, schema, compression="zstd") as file:
-            while group := list(islice(rows, _GROUP)):
-                file.write_table(pa.Table.from_pylist(group, schema=schema))
-        partial.replace(path)
+        write_batches(path, (pa.Table.from_pylist(group, schema=schema) for group in iter(lambda: list(islice(rows, GROUP)), [])), schema)
     return path

@@ -49,7 +49,7 @@ def plot(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     from matplotlib import pyplot
 
     shown = [row for row in rows if row["ratio"] is not None and row["unit"] != "seconds"]
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.36 * len(shown)))
+    figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.36 * len(shown)))
     for place, row in enumerate(reversed(shown)):
         axes.barh(place, row["ratio"], color="#4477aa", height=0.6)
         axes.plot([row["low"], row["high"]], [place, place], color="#222222", linewidth=1.5)
@@ -57,7 +57,7 @@ def plot(rows: Sequence[dict[str, Any]], folder: Path) -> None:
             axes.plot([row["target"]] * 2, [place - 0.4, place + 0.4], color="#cc3311", linewidth=2)
     axes.axvline(1, color="#888888", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [f"{row['bench']} / {row['peer']}" for row in reversed(shown)])
-    axes.set_xlabel("ours over theirs; line: range over the rounds; red: target (memory: at most)")
+    axes.set_xlabel("ours over theirs\nline: range over the rounds\nred: target (memory: at most)")
     figure.tight_layout()
     for kind in ("svg", "png"):
         with atomic_path(folder / f"ratios.{kind}") as partial:

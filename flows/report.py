@@ -38,7 +38,8 @@ _MLFLOW = "http://127.0.0.1:5000"
 
 def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: Path) -> None:
     """Write ``report.html``, ``table.md`` and ``groups.json`` to ``folder``, and put the cells' MLflow runs under one parent that holds them."""
-    groups = found.groups(results, main)
+    scored = found.read_scores(results, main)
+    groups = found.groups(results, main, scored)
     published = compare_published(read_yaml(main / "matrices" / "published.yaml"), groups, results, matrix)
     write_json(folder / "groups.json", groups)
     write_text(folder / "table.md", markdown(matrix, groups, published, results))
@@ -48,11 +49,10 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
     facts = {"groups": groups, "published": published, "samples": found.samples(results, main), "claims": claims(groups)}
     if runs:
         first = next(iter(runs.values()))
-        scores = {f"f1/{group['dataset']}/{group['supervision']}": group["f1"] for group in groups if not group["rows"] and not group["variant"]}
+        own = {f"f1/{group['dataset']}/{group['supervision']}": group["f1"] for group in groups if not group["rows"] and not group["variant"]}
+        ids, gains = {name: run["run_id"] for name, run in runs.items()}, found.gains_over_tapt(results, main, scored)
         # Once for the ids that the page links to, once more for the page itself.
-        experiment, parent = group_runs(
-            first["experiment"], matrix.name, {name: own["run_id"] for name, own in runs.items()}, scores, [], found.gains_over_tapt(results, main)
-        )
+        experiment, parent = group_runs(first["experiment"], matrix.name, ids, own, [], gains)
     write_text(page, render(matrix, results, main, facts, runs, experiment, parent))
     if runs:
         group_runs(first["experiment"], matrix.name, {}, {}, [page, folder / "table.md", folder / "cells.json", folder / "groups.json"])

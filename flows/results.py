@@ -78,7 +78,7 @@ def keep_predictions(result: Result, main: Path, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Scores:
+class Scores:
     """A cell's scores, the same with the prior corrected (None: extraction, or not asked for), and the resamples of its dataset."""
 
     scored: Scored
@@ -86,9 +86,11 @@ class _Scores:
     draws: Draws
 
 
-def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
-    """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and with TAPT on the same model and dataset."""
-    scored = _scored(results, main)
+def groups(results: Sequence[Result], main: Path, scored: dict[str, Scores]) -> list[dict[str, Any]]:
+    """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and with TAPT on the same model and dataset.
+
+    ``scored`` is what :func:`read_scores` returns.
+    """
     found = []
     done = _grouped([result for result in results if result.cell.name in scored])
     datasets = list(dict.fromkeys(key[:2] for key in done))
@@ -102,7 +104,7 @@ def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
         entry["prior_corrected"] = summarise(corrected, draws) if len(corrected) == len(runs) else None
         entry |= {"vs_none": None, "vs_tapt": None} | _means([cost(result, main) for result in own])
         for name in ("none", "tapt"):
-            others = [scored[r.cell.name].scored for r in _opponents(results, key, name) if r.cell.name in scored]
+            others = _opponents(own[0].cell, results, scored, name)
             if others and supervision != name:
                 change = difference(runs, others, draws)
                 entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
@@ -112,21 +114,18 @@ def groups(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     return found
 
 
-def gains_over_tapt(results: Sequence[Result], main: Path) -> dict[str, dict[str, float]]:
+def gains_over_tapt(results: Sequence[Result], main: Path, scored: dict[str, Scores]) -> dict[str, dict[str, float]]:
     """Return cell name -> what MLflow shows of its gain over TAPT, in points with the paired 95 % interval; the mean of a group's is its ``vs_tapt``.
 
     Cells of TAPT itself have none, nor have those without a TAPT cell on the same model, rows and evaluation items.
     """
-    scored = _scored(results, main)
     found = {}
-    for result in results:
-        cell = result.cell
-        key = (cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant)
-        others = [other for other in _opponents(results, key, "tapt") if other.cell.name in scored and _asked(other.cell) == _asked(cell)]
-        if cell.name not in scored or cell.supervision == "tapt" or not others:
+    for cell in (result.cell for result in results if result.cell.name in scored and result.cell.supervision != "tapt"):
+        others = _opponents(cell, results, scored, "tapt")
+        if not others:
             continue
         own = scored[cell.name]
-        change = difference([own.scored], [scored[other.cell.name].scored for other in others], own.draws)
+        change = difference([own.scored], others, own.draws)
         dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name  # as register calls it: the other keys of the run end with it
         found[cell.name] = {f"{name}/{dataset}": change[figure] for name, figure in _GAIN_TAPT.items()}
     return found
@@ -154,7 +153,7 @@ def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     return shown
 
 
-def _scored(results: Sequence[Result], main: Path) -> dict[str, _Scores]:
+def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
     """Return cell name -> how it scored. Cells on one dataset ask the same items under the same templates."""
     asked: dict[tuple[str, str, int, int, int], tuple[Any, Any, Any, Draws]] = {}
     found = {}
@@ -171,7 +170,7 @@ def _scored(results: Sequence[Result], main: Path) -> dict[str, _Scores]:
         answers = _adapted(result, main)
         corrects = dataset.classifies and evaluate.get("prior_correction", True)
         corrected = scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
-        found[result.cell.name] = _Scores(scored_of(dataset, templates, items, answers), corrected, draws)
+        found[result.cell.name] = Scores(scored_of(dataset, templates, items, answers), corrected, draws)
     return found
 
 
@@ -193,19 +192,22 @@ def _adapted(result: Result, main: Path) -> pa.Table:
 Key = tuple[str, str, str, int, str]
 
 
+def _key(cell: Cell) -> Key:
+    return cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant
+
+
 def _grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
     groups: dict[Key, list[Result]] = defaultdict(list)
     for result in results:
-        cell = result.cell
-        groups[cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant].append(result)
+        groups[_key(result.cell)].append(result)
     return groups
 
 
-def _opponents(results: Sequence[Result], key: Key, name: str) -> list[Result]:
-    """Return the runs to compare with: same model and dataset, as many rows (zero-shot has none)."""
-    model, dataset, _, rows, _ = key
-    wanted = (model, dataset, name, 0 if name == "none" else rows, "")
-    return _grouped(results).get(wanted, [])
+def _opponents(cell: Cell, results: Sequence[Result], scored: dict[str, Scores], name: str) -> list[Scored]:
+    """Return the scores to compare a cell's with: same model and dataset, as many rows (zero-shot has none), the same questions."""
+    wanted = (cell.model, cell.dataset, name, 0 if name == "none" else cell.rows, "")
+    others = (result.cell for result in results if _key(result.cell) == wanted and result.cell.name in scored)
+    return [scored[other.name].scored for other in others if _asked(other) == _asked(cell)]
 
 
 def _means(costs: list[dict[str, Any]]) -> dict[str, Any]:

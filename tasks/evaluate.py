@@ -89,7 +89,7 @@ def measure(dataset: Dataset, templates: tuple[Template, ...], items: list[Item]
     """
     weights = resample([item.context for item in items], params.bootstrap, params.seed)
     scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
-    samples = {model: own.f1(weights).mean(axis=1) for model, own in scored.items()}
+    samples = _samples(scored, weights)
     result: dict[str, Any] = {
         "dataset": dataset.name,
         "task_type": dataset.task_type,
@@ -110,9 +110,14 @@ def measure(dataset: Dataset, templates: tuple[Template, ...], items: list[Item]
 def _prior_corrected(dataset: Dataset, templates: tuple[Template, ...], items: list[Item], tables: dict[str, pa.Table], weights: Any) -> dict[str, Any]:
     """Return both models' F1 and the gain once each template's liking for a choice is taken out: a figure apart, never the main one."""
     scored = {model: scored_of(dataset, templates, items, table, corrected=True) for model, table in tables.items()}
-    samples = {model: own.f1(weights).mean(axis=1) for model, own in scored.items()}
+    samples = _samples(scored, weights)
     result = {model: _overall(dataset, items, own, samples[model]) for model, own in scored.items()}
     return {**result, "gain": _gain(result, samples)}
+
+
+def _samples(scored: dict[str, Scored], weights: Any) -> dict[str, Any]:
+    """Return each model's F1, the mean over templates, in every resample."""
+    return {model: own.f1(weights).mean(axis=1) for model, own in scored.items()}
 
 
 def _gain(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, float]:

@@ -88,10 +88,11 @@ def scored_of(dataset: Dataset, templates: tuple[Template, ...], items: list[Ite
     """
     rows = {(row["template"], row["item_id"]): row for row in table.select(["template", "item_id", "prediction", "scores", "f1"]).to_pylist()}
     if dataset.classifies:
-        values = [[float(t.choices.index(rows[t.name, item.id]["prediction"])) for item in items] for t in templates]
         if corrected:
-            values = [correct_prior(np.array([rows[t.name, item.id]["scores"] for item in items])).astype(float).tolist() for t in templates]
-        return Scored(np.array(values), np.array([item.gold for item in items]), len(dataset.labels))
+            values = [correct_prior(np.array([rows[t.name, item.id]["scores"] for item in items])) for t in templates]
+        else:
+            values = [np.array([t.choices.index(rows[t.name, item.id]["prediction"]) for item in items]) for t in templates]
+        return Scored(np.array(values, np.float64), np.array([item.gold for item in items]), len(dataset.labels))
     return Scored(np.array([[rows[t.name, item.id]["f1"] for item in items] for t in templates]))
 
 

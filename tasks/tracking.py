@@ -164,7 +164,8 @@ def group_runs(
     for cell, run_id in cells.items():
         client.set_tag(run_id, "mlflow.parentRunId", parent.info.run_id)
         client.set_tag(run_id, MATRIX_CELL, cell)
-        Ledger(client, run_id).metrics((gains or {}).get(cell, {}))
+        if gains and cell in gains:
+            Ledger(client, run_id).metrics(gains[cell])
     ledger = Ledger(client, parent.info.run_id)
     ledger.metrics(metrics)
     ledger.files(files)

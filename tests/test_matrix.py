@@ -20,7 +20,7 @@ from flows import server
 from flows.cell import write_results
 from flows.cells import Matrix, expand, read_matrix
 from flows.report import claims, compare_published, curves
-from flows.results import Result, gains_over_tapt
+from flows.results import Result, gains_over_tapt, read_scores
 from flows.results import groups as groups_of
 from tasks import tracking
 from tasks.comparison import Draws, difference, summarise, verdict
@@ -286,7 +286,7 @@ def test_kept_predictions_can_be_scored_again(finished: tuple[Matrix, list[Resul
         rows = [row for row in table.to_pylist() if row["template"] == template.name]
         pairs = [[template.choices.index(text) for text in (row["golds"][0], row["prediction"])] for row in rows]
         scores.append(macro_f1([gold for gold, _ in pairs], [said for _, said in pairs], 2))
-    assert groups_of(results[-1:], tmp_path)[0]["f1"] == pytest.approx(np.mean(scores), abs=0.01)
+    assert groups_of(results[-1:], tmp_path, read_scores(results[-1:], tmp_path))[0]["f1"] == pytest.approx(np.mean(scores), abs=0.01)
 
 
 def test_every_cells_run_shows_its_gain_over_tapt_once(finished: tuple[Matrix, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +319,8 @@ def test_a_cell_that_was_asked_other_questions_has_no_gain_over_tapt(finished: t
     names = [template.name for template in load_dataset(tmp_path / "datasets/privacy.yaml").templates[:2]]
     table = read_table(folder)
     write_table(folder, table.filter(pc.is_in(table["template"], pa.array(names))))
-    assert set(gains_over_tapt(results, tmp_path)) == {result.cell.name for result in results if result.cell.supervision != "tapt"} - {other.cell.name}
+    scored = read_scores(results, tmp_path)
+    assert set(gains_over_tapt(results, tmp_path, scored)) == {result.cell.name for result in results if result.cell.supervision != "tapt"} - {other.cell.name}
 
 
 # The flow, over a small pipeline of its own

@@ -3,22 +3,12 @@ log-softmax over the whole vocabulary at every position, the choice's tokens sum
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.contenders.ranked import load
 from benchmarks.worker import Done, serve
-from tasks.formats import Prompter
-from tasks.models import load_model, load_tokenizer
-
-
-def load(config: dict[str, Any]) -> dict[str, Any]:
-    """Load the model and read the questions."""
-    model = load_model(config["model"]).eval()
-    asked = json.loads(Path(config["questions"]).read_text(encoding="utf-8"))
-    return {**config, "weights": model, "prompter": Prompter(load_tokenizer(config["model"]), config["form"]), "asked": asked}
 
 
 def play(state: dict[str, Any]) -> Done:

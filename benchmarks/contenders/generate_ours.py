@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
 from tasks import generate
 from tasks.files import read_table
 from tasks.formats import bonito_input
 from tasks.models import load_tokenizer
 from tasks.params import overlay, parse_params, read_yaml
-from tasks.stage import Stage
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
@@ -26,11 +25,8 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 
 def play(state: dict[str, Any]) -> Done:
     """Run the stage with an empty journal."""
-    folder: Path = state["folder"]
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in ("out", "work"):
-        (folder / name).mkdir(parents=True)
-    generate.generate(Stage("generate", state["params"], {"passages": Path(state["passages"])}, folder / "out", folder / "work"))
+    folder = empty(state["folder"])
+    generate.generate(stage("generate", state["params"], folder, passages=Path(state["passages"])))
     rows = read_table(folder / "out" / "predictions.parquet").to_pylist()
     return Done(len(rows), lambda: _outputs(rows), {"output_tokens": sum(row["output_tokens"] for row in rows)})
 

@@ -5,13 +5,13 @@ With ``judge`` false no more than the authors' package does: split, put the pass
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from benchmarks.contenders.pairs import digests
+from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
 from tasks import validate
 from tasks.checks import filled
@@ -19,7 +19,6 @@ from tasks.files import read_table, write_table
 from tasks.formats import parse_prediction
 from tasks.params import parse_params, read_yaml
 from tasks.rows import PREDICTIONS
-from tasks.stage import Stage
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
@@ -32,17 +31,14 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 
 def play(state: dict[str, Any]) -> Done:
     """Parse, and run the stage as it is."""
-    folder: Path = state["folder"]
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in ("out", "work"):
-        (folder / name).mkdir(parents=True)
+    folder = empty(state["folder"])
     parsed = _parsed(Path(state["predictions"]))
     if not state["judge"]:
         rows = validate.with_passages(validate.cleaned(parsed.filter(parsed["parsed"]).select(validate._READ.names)))
         write_table(folder / "instructions.parquet", rows)
         return Done(len(parsed), lambda: {"pairs": digests(zip(rows["instruction"].to_pylist(), rows["response"].to_pylist(), strict=True))})
     write_table(folder / "predictions.parquet", parsed)
-    validate.validate(Stage("validate", state["params"], {"predictions": folder / "predictions.parquet"}, folder / "out", folder / "work"))
+    validate.validate(stage("validate", state["params"], folder, predictions=folder / "predictions.parquet"))
     return Done(len(parsed), lambda: _outputs(parsed, folder / "out"))
 
 
