@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tasks.params import Params, overlay, parse_params, read_yaml
 from tasks.rows import INSTRUCTIONS, PASSAGES
 
 ROOT = Path(__file__).resolve().parents[1]
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start with them: some of that is to be stopped by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _CHAT = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
 
 
