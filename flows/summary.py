@@ -136,6 +136,8 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
         if "version" in found:
             lines.append(_fact("model", f"{found['model_name']}, version {found['version']}, alias {found['alias']}"))
         lines.append(_fact("MLflow", f"run {found['run_id']}, experiment {found['experiment']}"))
+        if "over_tapt" in found:
+            lines.append(_fact("TAPT", found["over_tapt"]))
     return ["", *lines] if lines else []
 
 

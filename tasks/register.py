@@ -63,12 +63,18 @@ def _register(stage: Stage) -> None:
     ledger = Ledger.open(stage.params.register_.experiment, key, provenance["key"], run_name(stage.params, metrics))
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = _log_run(stage, ledger, metrics, provenance)
+    over_tapt = gain_over_tapt(stage, ledger)
+    if over_tapt:
+        log.info(describe(over_tapt))
+        ends = {"": over_tapt.f1, "_low": over_tapt.low, "_high": over_tapt.high}
+        ledger.metrics({f"gain_tapt{end}/{metrics['dataset']}": value for end, value in ends.items()})
     model: dict[str, Any] = {"verdict": "supervise.source none: no model was made"}
     if provenance["adapter"]:
         model = _register_model(stage, ledger, name, provenance, metrics, scored_on)
     ledger.finish()
     where = {"tracking_uri": shown_uri(), "experiment": stage.params.register_.experiment, "experiment_id": ledger.experiment_id, "run_id": ledger.run_id}
-    write_json(stage.out / "registration.json", where | model)
+    compared = {"over_tapt": describe(over_tapt)} if over_tapt else {}
+    write_json(stage.out / "registration.json", where | model | compared)
     stage.summary(1, 1)
 
 
@@ -193,6 +199,22 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, metrics: dict[s
         verdict = _compare(stage, adapted, _of_model(own, "zero_shot"), "the unadapted model (the champion's evaluation differs)")
         return Verdict(verdict.opponent, verdict.f1, min(verdict.low, 0.0), verdict.high)
     return _compare(stage, adapted, _of_model(own, "zero_shot"), "the unadapted model")
+
+
+def gain_over_tapt(stage: Stage, ledger: Ledger) -> Verdict | None:
+    """Compare with the experiment's newest TAPT run of the same target model, asked the very same; None where there is none.
+
+    That run may have trained on another number of tokens: what is said of equal training comes from a matrix (``docs/matrix.md``).
+    """
+    params = stage.params
+    if params.supervise.source in ("tapt", "none"):
+        return None
+    same = {"supervise.source": "tapt", "finetune.model": params.finetune.model, "finetune.revision": params.finetune.revision}
+    run_id = ledger.newest(same, {"data.items_sha256": sha256_file(Path(params.evaluate.items))})
+    kept = ledger.download(run_id, "evaluation/predictions.parquet", stage.work) if run_id else None
+    theirs = _of_model(read_table(kept), "adapted") if kept else None
+    own = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
+    return _compare(stage, own, theirs, f"TAPT, run {run_id[:8]}") if theirs is not None and _questions(theirs) == _questions(own) else None
 
 
 def _compare(stage: Stage, new: pa.Table, old: pa.Table, opponent: str) -> Verdict:

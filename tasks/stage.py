@@ -63,7 +63,7 @@ class Stage:
 
 @dataclass
 class Progress:
-    """Rows done, rows/s and time left, at most once a second in the file and once in five seconds in the log."""
+    """Rows done, rows/s and time left: in the file at every advance, in the log at most once in five seconds."""
 
     path: Path
     stage: str

@@ -287,6 +287,13 @@ class Ledger:
         for name, value in metrics.items() if model_id else ():
             self.client.log_metric(self.run_id, name, value, model_id=model_id, dataset_name=dataset[0], dataset_digest=dataset[1])
 
+    def newest(self, params: dict[str, str], tags: dict[str, str]) -> str:
+        """Return the id of the newest finished run of this experiment, not this one, that has these parameters and tags; empty where there is none."""
+        wanted = [f"params.`{name}` = '{value}'" for name, value in params.items()] + [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+        query = " and ".join([*wanted, "attributes.status = 'FINISHED'", f"attributes.run_id != '{self.run_id}'"])
+        found = self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time DESC"], max_results=1)
+        return str(found[0].info.run_id) if found else ""
+
     def download(self, run_id: str, name: str, folder: Path) -> Path | None:
         """Fetch an artifact of a run, or None where it is gone."""
         try:

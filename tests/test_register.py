@@ -7,10 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tasks import register
+from tasks.dataset import load_dataset, load_items
+from tasks.files import sha256_file, write_table
+from tasks.params import Params, load_params
 from tasks.register import Verdict
+from tasks.rows import EVALUATIONS
 from tasks.tracking import Ledger
 
 
@@ -82,3 +87,40 @@ def test_a_number_that_is_there_is_not_logged_twice(store: _Store) -> None:
         ledger.metrics({"f1/toy": value})
     assert [point.value for point in ledger.client.get_metric_history(ledger.run_id, "f1/toy")] == [1.0, 2.0]
     assert ledger.tag("none of that name") == ""
+
+
+@pytest.mark.parametrize("asked_alike", [True, False])
+def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(store: _Store, tmp_path: Path, asked_alike: bool) -> None:
+    base = load_params(Path("params.yaml"))
+    params = base.model_copy(update={"evaluate": base.evaluate.model_copy(update={"max_items": 12, "templates": 1, "bootstrap": 200})})
+    folders = {}
+    for number, f1 in ((0, 0.25), (1, 0.75)):
+        folders[number] = tmp_path / str(number)
+        folders[number].mkdir()
+        write_table(folders[number] / "predictions.parquet", _answers(params, f1, templates=1 if asked_alike or number else 2))
+    tapt, ours = store.ledgers
+    tapt.params({"supervise.source": "tapt", "finetune.model": params.finetune.model, "finetune.revision": "main"})
+    tapt.tags({"data.items_sha256": sha256_file(Path(params.evaluate.items))})
+    tapt.files([folders[0] / "predictions.parquet"], "evaluation")
+    stage: Any = SimpleNamespace(params=params, work=tmp_path, path=lambda _: folders[1])
+    assert register.gain_over_tapt(stage, ours) is None, "that run is not finished yet"
+    tapt.finish()
+    found = register.gain_over_tapt(stage, ours)
+    if asked_alike:
+        assert found is not None and (found.f1, found.low, found.high) == (50.0, 50.0, 50.0)
+        assert register.describe(found) == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
+    else:
+        assert found is None
+    assert register.gain_over_tapt(stage, tapt) is None, "not with itself"
+
+
+def _answers(params: Params, f1: float, templates: int) -> pa.Table:
+    """Every item answered equally well."""
+    dataset = load_dataset(Path(params.evaluate.dataset))
+    items = load_items(dataset, Path(params.evaluate.items), 12, params.evaluate.seed)
+    rows = [
+        {"model": "adapted", "dataset": dataset.name, "template": template.name, "item_id": item.id, "prompt": "?", "prediction": "!", "golds": ["!"], "f1": f1}
+        for template in dataset.templates[:templates]
+        for item in items
+    ]
+    return pa.Table.from_pylist(rows, schema=EVALUATIONS)
