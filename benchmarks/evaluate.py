@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
+from benchmarks.roofline import Need, roofline
 from tasks.files import fingerprint, sha256_file, write_text
 from tasks.ranking import margin
 
@@ -42,17 +43,20 @@ def run(options: Options) -> list[Row]:
     ]
     reference = _reference(folder, asked, config["form"], options)
     done = race(contenders, options, work)
-    return [_row(done["ours"], done[peer], reference, options, target) for peer, target in TARGETS.items()]
+    facts = done["ours"].facts
+    need = Need(facts.get("tokens", 0), facts.get("scored", 0), passes=-(-len(asked) // BATCH_ROWS))
+    extra = {"examples": len(reference), **roofline(done["ours"], need, folder, options)}
+    return [_row(done["ours"], done[peer], reference, options, target, extra) for peer, target in TARGETS.items()]
 
 
-def _row(ours: Outcome, theirs: Outcome, reference: Scores, options: Options, target: float) -> Row:
+def _row(ours: Outcome, theirs: Outcome, reference: Scores, options: Options, target: float, extra: dict[str, Any]) -> Row:
     gate, note = PASSED, ""
     if not ours.failure and not theirs.failure:
         own, other = ours.read(), theirs.read()
         gate = "the contenders did not score the same tokens" if own["tokens"] != other["tokens"] else ranking_gate(reference, own["scores"])
         note = f"against float32, ours ranks {len(parted(reference, own['scores']))} of {len(reference)} prompts otherwise, {theirs.name} "
         note += str(len(parted(reference, other["scores"])))
-    return compare("evaluate", ours, theirs, gate, options, unit="examples/s", target=target, note=note, extra={"examples": len(reference)})
+    return compare("evaluate", ours, theirs, gate, options, unit="examples/s", target=target, note=note, extra=extra)
 
 
 def ranking_gate(reference: Scores, scores: Scores) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, compare, race
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
+from benchmarks.roofline import Need, roofline
 from tasks.files import write_text
 from tasks.models import dtype
 from tasks.params import load_params
@@ -42,6 +43,9 @@ def run(options: Options) -> list[Row]:
     ]
     gate, numbers = _gate(config, options)
     done = race(contenders, options, work)
+    facts, settings = done["ours"].facts, config["settings"]
+    need = Need(facts.get("tokens", 0), facts.get("scored", 0), passes=-(-settings["batch_rows"] // settings["micro_batch_rows"]), backward=True)
+    numbers |= roofline(done["ours"], need, settings["model"], options)
     rows = [
         compare("finetune", done["ours"], done[peer], gate, options, unit="tokens/s", target=target, extra=numbers, note=_note(done[peer]))
         for peer, target in TARGETS.items()

@@ -14,6 +14,7 @@ from benchmarks import made
 from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, compare, race
 from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
+from benchmarks.roofline import Need, roofline
 from tasks.engine import vllm_environment, vllm_settings
 from tasks.files import write_table
 from tasks.formats import Task, generator_prompt, parse_prediction
@@ -35,10 +36,16 @@ def run(options: Options) -> list[Row]:
     done = _raced(contenders, options, folder)
     exact = _in_float32(contenders, options, folder / "float32")
     note = f"{_PASSAGES} passages, {_TASK_TYPE}, greedy, at most {_MAX_TOKENS} tokens; one checkpoint for all, the adapter merged into its base"
+    facts = done["ours"].facts
+    outputs = facts.get("output_tokens", 0)
+    # Decoding reads every weight for every token of the longest answer at least, and once for the prompts.
+    need = Need(facts.get("prompt_tokens", 0) + outputs, outputs, passes=1 + facts.get("longest", 0))
+    limits = roofline(done["ours"], need, str(_weights(options)), options)
     rows = []
     for peer, target in TARGETS.items():
         gate, alike = _gate(*((exact["ours"], exact[peer]) if peer in exact and not done[peer].failure else (done["ours"], done[peer])))
         row = compare(NAMES[0], done["ours"], done[peer], gate, options, unit="passages/s", target=target, note=f"{note}; {alike}" if alike else note)
+        row.extra |= limits
         row.extra["output_tokens"] = {"ours": done["ours"].facts.get("output_tokens"), "theirs": done[peer].facts.get("output_tokens")}
         rows.append(row)
     return rows

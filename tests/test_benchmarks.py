@@ -9,12 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from benchmarks import __main__ as command
 from benchmarks import evaluate, finetune, peers
 from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
 from benchmarks.report import merge, table
+from benchmarks.roofline import Need, Weights, read_weights
 
 TOY = "tests.toy_contender"
 
@@ -125,6 +128,23 @@ def test_evaluate_ranks_as_float32_does(options: Options) -> None:
     authors, lm_eval = evaluate.run(replace(options, rounds=1))
     assert (authors.gate, authors.rounds, lm_eval.gate[:8]) == (PASSED, 1, "not run:")
     assert authors.ratio is not None and authors.ratio > 0
+    for limit in (authors.extra["roofline"]["flops"], authors.extra["roofline"]["bytes"]):
+        assert 0 < limit["achieved"] == pytest.approx(limit["share"] * limit["ceiling"], rel=0.1, abs=0.001 * limit["ceiling"])
+
+
+def test_what_the_work_needs_at_least_is_counted(tmp_path: Path) -> None:
+    def write(**matrices: tuple[int, ...]) -> Weights:
+        save_file({name.replace("__", "."): np.zeros(shape, np.float32) for name, shape in matrices.items()}, tmp_path / "model.safetensors")
+        return read_weights(str(tmp_path))
+
+    layers: dict[str, tuple[int, ...]] = {"model__layers__0__q__weight": (4, 5), "model__norm__weight": (4,), "model__embed_tokens__weight": (7, 4)}
+    assert write(**layers) == Weights(body=20, head=28), "the embedding is the head"
+    weights = write(**layers, lm_head__weight=(7, 4))
+    assert weights == Weights(body=20, head=28)
+    need = Need(tokens=10, scored=3, passes=2)
+    assert (need.flops(weights), need.bytes(weights)) == (2 * (20 * 10 + 28 * 3), 2 * 2 * 48)
+    trained = replace(need, backward=True)
+    assert (trained.flops(weights), trained.bytes(weights)) == (2 * need.flops(weights), 2 * need.bytes(weights))
 
 
 def test_the_ranking_gate_looks_at_clear_cases_only() -> None:

@@ -16,7 +16,8 @@ def play(state: dict[str, Any]) -> Done:
     choices = [[prompter.response(choice) for choice in one["choices"]] for one in state["asked"]]
     scores = rank(state["weights"], prompts, choices, state["batch_rows"], prompter.tokenizer.pad_token_id)
     tokens = sum(len(prompt) + len(choice) for prompt, own in zip(prompts, choices, strict=True) for choice in own)
-    return Done(len(prompts), {"scores": scores, "tokens": tokens})
+    scored = sum(len(choice) for own in choices for choice in own)
+    return Done(len(prompts), {"scores": scores, "tokens": tokens}, {"tokens": scored + sum(len(prompt) for prompt in prompts), "scored": scored})
 
 
 if __name__ == "__main__":

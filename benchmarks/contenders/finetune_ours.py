@@ -22,13 +22,14 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     set_seed(settings.seed)
     lengths = [len(example.prompt) + len(example.response) for example in examples]
     ordered = [examples[index] for index in training_order(lengths, settings)]
-    return {"trainer": response_trainer(lora_model(settings), arguments, ordered, settings, config["pad_token"]), "tokens": sum(lengths)}
+    trainer = response_trainer(lora_model(settings), arguments, ordered, settings, config["pad_token"])
+    return {"trainer": trainer, "tokens": sum(lengths), "scored": sum(len(example.response) for example in examples)}
 
 
 def play(state: dict[str, Any]) -> Done:
     """Train on every row once."""
     loss = state["trainer"].train().training_loss
-    return Done(state["tokens"], {"loss": loss})
+    return Done(state["tokens"], {"loss": loss}, {"tokens": state["tokens"], "scored": state["scored"]})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def play(state: dict[str, Any]) -> Done:
     folder = empty(state["folder"])
     generate.generate(stage("generate", state["params"], folder, passages=Path(state["passages"])))
     rows = read_table(folder / "out" / "predictions.parquet").to_pylist()
-    return Done(len(rows), lambda: _outputs(rows), {"output_tokens": sum(row["output_tokens"] for row in rows)})
+    facts = {name: sum(row[name] for row in rows) for name in ("prompt_tokens", "output_tokens")} | {"longest": max(row["output_tokens"] for row in rows)}
+    return Done(len(rows), lambda: _outputs(rows), facts)
 
 
 def _outputs(rows: list[dict[str, Any]]) -> dict[str, Any]:
