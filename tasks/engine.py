@@ -49,6 +49,8 @@ class Engine(Protocol):
 
 def open_engine(kind: str, model: Path | str, revision: str = "main", precision: str = "auto", max_length: int = 4096) -> Engine:
     """Start an engine on a plain checkpoint (merge an adapter first, see :func:`tasks.models.merged_folder`)."""
+    if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
+        raise PipelineError("precision fp8 takes vLLM and an NVIDIA GPU: set it to auto in params.yaml")
     if kind == "transformers":
         return TransformersEngine(str(model), revision, precision)
     return VllmEngine(str(model), revision, precision, max_length)
@@ -106,6 +108,8 @@ def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
         "max_model_len": max_length,
         "enforce_eager": not gpu,
         "seed": 0,
+        "quantization": "fp8" if precision == "fp8" else None,
+        "performance_mode": "throughput",  # what counts is when the last row is written, not the first
         "load_format": "safetensors",
         "trust_remote_code": False,
         "disable_log_stats": True,

@@ -98,11 +98,11 @@ def load_model(name: str, revision: str = "main", quantization: str = "none", pr
 
 
 def dtype(precision: str) -> torch.dtype:
-    """Return the dtype a precision stands for; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
+    """Return the dtype a precision stands for; ``auto`` is bfloat16 where the hardware multiplies it, else float32. What fp8 is rounded from is bfloat16."""
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
 
 
 def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class Generate(Section):
     samples: Positive = Field(description="tasks to write for each passage and task type")
     max_passages: int = Field(ge=0, description="passages to use, a seeded choice; 0: all")
     engine: Literal["vllm", "transformers"] = Field(description="vllm, or transformers where vLLM cannot run")
-    precision: Precision = "auto"
+    precision: Literal[Precision, "fp8"] = Field("auto", description="of the weights; fp8: rounded to it by vLLM as they are loaded, on a GPU")
     temperature: float = Field(ge=0.0, le=2.0)
     top_p: float = Field(gt=0.0, le=1.0)
     max_tokens: Positive

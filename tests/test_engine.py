@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.engine import Engine, Sampling, open_engine
+from tasks.engine import Engine, Sampling, open_engine, vllm_settings
 from tasks.errors import PipelineError
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
@@ -50,3 +50,15 @@ def test_a_missing_vllm_says_what_to_do(tiny_model: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
     with pytest.raises(PipelineError, match="set engine: transformers"):
         open_engine("vllm", tiny_model)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "transformers"])
+def test_fp8_without_a_gpu_is_refused_before_anything_is_loaded(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(PipelineError, match="fp8 takes vLLM and an NVIDIA GPU"):
+        open_engine(kind, tmp_path / "nothing", precision="fp8")
+
+
+def test_fp8_is_rounded_by_vllm_from_the_bfloat16_weights() -> None:
+    assert {key: vllm_settings("fp8", 64)[key] for key in ("dtype", "quantization")} == {"dtype": "bfloat16", "quantization": "fp8"}
+    assert vllm_settings("bfloat16", 64)["quantization"] is None
