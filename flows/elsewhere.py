@@ -111,6 +111,7 @@ def ask(pool: str, folder: Path, stage: str, log: Log, watch: Callable[[], None]
         outcome = f"there is no deployment {FLOW}/{pool} at this server: python -m flows.deploy makes it, under the same {VARIABLE}"
     finally:
         _asked.pop(ticket, None)
+        write_json(question, {"ticket": ticket, "stop": True})  # whoever still works on it need not
     return Outcome(**outcome) if isinstance(outcome, dict) else Outcome(stage, "failed", time.monotonic() - started, outcome)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -160,7 +161,13 @@ def _get(ray: Any, reference: Any) -> Any:
             raise PipelineError(str(error.cause)) from error
         raise
     except ray.exceptions.RayError as error:
-        raise _Died(" ".join(str(error).split())[:300]) from error
+        raise _Died(_in_short(error)) from error
+
+
+def _in_short(error: Exception) -> str:
+    """Return the first and the last line of Ray's account: what happened, and why."""
+    lines = [" ".join(re.sub(r"\x1b\[\d*m", "", line).split())[:250] for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def _too_often(number: int | None, death: _Died) -> PipelineError:
@@ -197,9 +204,8 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
                 ray.init(address="local", num_cpus=workers, include_dashboard=False, object_store_memory=_STORE, _temp_dir=str(folder), **quiet)
                 guard = _guarded()
         except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())[:300]
             where = f"no Ray cluster answers at generate.ray_address = {address!r}" if address else "Ray cannot start a cluster here"
-            raise PipelineError(f"{where} ({reason})") from error
+            raise PipelineError(f"{where} ({_in_short(error)})") from error
         gpus = ray.cluster_resources().get("GPU", 0)
         if not address and 0 < gpus < workers:
             raise PipelineError(f"generate.workers = {workers}, but there are {gpus:g} GPUs, and each worker takes one")

@@ -146,7 +146,7 @@ def test_a_failure_there_is_the_same_line_as_here(toy: Path, api: str, workers: 
 def test_a_stopped_run_stops_its_stage_there(toy: Path, api: str, workers: dict[str, Any], number: int, status: int, patience: int) -> None:  # noqa: F811
     name = f"stopped{status}"
     own = toy / ".runs" / name
-    running = _pipeline(toy, api, "--name", name, "--set", f"generate.seed={100 + status}")
+    running = _pipeline(toy, api, "--name", name, "--set", f"generate.temperature=0.4{int(number)}")
     _await(own / ".work" / "hanging", running)
     running.send_signal(number)
     assert running.wait(30) == status
