@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import checkout, summary
+from flows import checkout, elsewhere, summary
 from flows.child import CODE
 from flows.graph import Node, read_graph
 from flows.progress import Watcher
@@ -90,14 +90,17 @@ def adapt(
 
 def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[Any]) -> State[Any]:
     nodes = read_graph(run.path)
+    pools = elsewhere.pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
     for node in nodes:
         named = run_stage.with_options(name=node.name, task_run_name=node.name)
-        futures[node.name] = named.submit(str(run.path), node.name, return_state=False, wait_for=[futures[other] for other in node.after])
+        pool = pools.get(node.name, "")
+        futures[node.name] = named.submit(str(run.path), node.name, pool, return_state=False, wait_for=[futures[other] for other in node.after])
     try:
         outcomes = [_outcome(node, futures[node.name]) for node in nodes]
     except BaseException:  # Ctrl-C, or cancelled from the UI: this thread learns of it, the one that waits for the stage does not
         stop_children()
+        elsewhere.stop()
         raise
     summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
     try:
@@ -113,11 +116,15 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
 
 
 @task(persist_result=False)
-def run_stage(folder: str, stage: str) -> State[dict[str, Any]]:
-    """Bring one stage of the checkout in ``folder`` up to date."""
+def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
+    """Bring one stage of the checkout in ``folder`` up to date: here, or on a machine of another work pool."""
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
-    outcome = reproduce(Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": str(flow_run.id or "")})
+    own = str(flow_run.id or "")
+    if pool:
+        outcome = elsewhere.ask(pool, Path(folder), stage, log, watcher.poll, own)
+    else:
+        outcome = reproduce(Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": own})
     if outcome.status == "failed":
         return Failed(message=outcome.error, data=vars(outcome))
     name, message = {

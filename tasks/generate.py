@@ -12,13 +12,14 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import torch
 
 from tasks.batches import Batches, write_batches
 from tasks.engine import Completion, Engine, Sampling, open_engine
@@ -30,9 +31,12 @@ from tasks.models import base_path, load_tokenizer, merged_folder, resolve
 from tasks.params import Generate
 from tasks.prompted import AddressEngine, read_prompts
 from tasks.rows import PASSAGES, PREDICTIONS, WRITTEN
+from tasks.spread import spread
 from tasks.stage import Progress, Stage, run_stage
 
 log = logging.getLogger(__name__)
+#: Settings that say where rows are generated, not which: they are no part of a journal's key.
+_WHERE = {"workers", "ray_address"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,10 @@ def generate(stage: Stage) -> None:
     form: Form = read_prompts(Path(stage.params.supervise.prompts), params.task_types, stage.params.validate_.labels) if source == "prompted" else BonitoForm()
     if params.address and source != "prompted":
         raise PipelineError("generate.address serves chat models: it goes with supervise.source prompted")
+    if params.address and params.workers:
+        raise PipelineError("generate.workers open the generator themselves, generate.address has it opened already: set one of the two")
     identity = generator_identity(params)
-    journal = _journal(stage.work, fingerprint(params.model_dump(mode="json"), identity, form.identity, _identity_of(passages)))
+    journal = _journal(stage.work, fingerprint(params.model_dump(mode="json", exclude=_WHERE), identity, form.identity, _identity_of(passages)))
     shards = -(-total // params.shard_rows)
     for rows, shown in _run(passages, shards, journal, params, identity, form, stage.progress(total, "rows")):
         log.info("sample %s: %s", shown["row_id"], " ".join(str(shown["prediction"]).split())[:200])
@@ -156,20 +162,44 @@ def _run(
         return
     tokenizer = None if params.address else load_tokenizer(params.generator, params.revision)
     longest = max(len(_prompt(form, tokenizer, request)) for request in plan(passages, params) if request.sample == 0)  # samples share their prompt
-    engine: Any = AddressEngine(params.address, params.generator) if params.address else _open(params, longest + params.max_tokens)
     counts: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
-    requests = plan(passages, params)
-    for number in range(shards):
-        shard = list(islice(requests, params.shard_rows))
-        if number not in todo:
-            continue
-        table = generate_shard(shard, engine, tokenizer, params, identity, form)
+    for number, table in _tables(_cut(passages, shards, todo, params), len(todo), params, longest, identity, form):
         write_sealed(_shard_path(journal, number), table)
         counts.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
         progress.advance(len(table), tokens_per_second=round(tokens / (time.monotonic() - started), 1), parse_yield=round(counts[True] / counts.total(), 3))
         yield progress.done, table.slice(len(table) // 2, 1).to_pylist()[0]
+
+
+def _cut(passages: Iterable[pa.Table], shards: int, todo: set[int], params: Generate) -> Iterator[tuple[int, list[Request]]]:
+    """Yield the shards to do, with their numbers; how they are cut depends on the data alone."""
+    requests = plan(passages, params)
+    for number in range(shards):
+        shard = list(islice(requests, params.shard_rows))
+        if number in todo:
+            yield number, shard
+
+
+def _tables(
+    shards: Iterator[tuple[int, list[Request]]], count: int, params: Generate, longest: int, identity: str, form: Form
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield every shard's rows as they are done: in this process one shard after the other, with ``workers`` in any order."""
+    given = (params, longest, identity, form)
+    if not params.workers:
+        work = shard_worker(*given)
+        yield from ((number, work(shard)) for number, shard in shards)
+        return
+    _weights(params)  # merged once, not by every worker at the same time
+    # The workers compute with as many threads as this process would: sums that other threads share out may round otherwise.
+    yield from spread("tasks.generate:shard_worker", given, shards, min(params.workers, count), params.ray_address, torch.get_num_threads())
+
+
+def shard_worker(params: Generate, longest: int, identity: str, form: Form) -> Callable[[list[Request]], pa.Table]:
+    """Open the engine, for prompts of up to ``longest`` tokens; return what does one shard after the other with it."""
+    tokenizer = None if params.address else load_tokenizer(params.generator, params.revision)
+    engine: Any = AddressEngine(params.address, params.generator) if params.address else _open(params, longest + params.max_tokens)
+    return lambda shard: generate_shard(shard, engine, tokenizer, params, identity, form)
 
 
 def generate_shard(shard: list[Request], engine: Any, tokenizer: Any, params: Generate, identity: str, form: Form) -> pa.Table:
@@ -213,12 +243,16 @@ def _prompt(form: Form, tokenizer: Any, request: Request) -> Any:
 
 
 def _open(params: Generate, longest: int) -> Engine:
-    """Start the engine on the generator: a plain model as it is, an adapter merged into its base first."""
+    """Start the engine on the generator."""
+    return open_engine(params.engine, *_weights(params), params.precision, longest)
+
+
+def _weights(params: Generate) -> tuple[Path | str, str]:
+    """Return what the engine loads, and its revision: a plain model as it is, an adapter merged into its base first."""
     model = resolve(params.generator, params.revision)
     if model.adapter:
-        folder = merged_folder(model.base, model.revision, model.adapter, "none", params.precision)
-        return open_engine(params.engine, folder, "main", params.precision, longest)
-    return open_engine(params.engine, base_path(model.base), model.revision, params.precision, longest)
+        return merged_folder(model.base, model.revision, model.adapter, "none", params.precision), "main"
+    return base_path(model.base), model.revision
 
 
 def _journal(work: Path, key: str) -> Path:

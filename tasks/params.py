@@ -76,6 +76,8 @@ class Generate(Section):
     top_p: float = Field(gt=0.0, le=1.0)
     max_tokens: Positive
     shard_rows: Positive = Field(description="rows that go to the engine together and are kept together: the unit of resuming")
+    workers: int = Field(0, ge=0, description="Ray workers, each with the generator and, where there are GPUs, one of its own; 0: this process. Same rows")
+    ray_address: str = Field("", description="Ray cluster of the workers, such as auto or 10.0.0.5:6379; empty: one on this machine, ended with the stage")
     seed: Seed
 
     @field_validator("task_types", mode="before")

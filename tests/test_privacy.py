@@ -35,6 +35,16 @@ print(is_telemetry_disabled(), constants.HF_HUB_DISABLE_TELEMETRY)
     assert _python(code).split() == ["True", "True"]
 
 
+def test_ray_takes_its_switch() -> None:
+    code = """
+import tasks
+from ray._common.usage.usage_lib import usage_stats_enabled
+print(usage_stats_enabled())
+"""
+    assert _python(code).split() == ["False"]
+    assert _python(code.replace("import tasks", "")).split() == ["True"], "nothing was switched off"
+
+
 def test_importing_the_stages_opens_no_connection() -> None:
     code = """
 import socket
