@@ -181,6 +181,8 @@ def _ray(address: str) -> Any:
     if not address:
         # Ray puts a node on the machine's outer address, also where it is told 127.0.0.1; this setting, meant for other systems, keeps it on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Ray's workers give way to every other process (nice 15): on a busy machine they would come up after minutes.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; without it a warning
     try:
         import ray

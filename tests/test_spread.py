@@ -155,6 +155,7 @@ def test_a_cluster_of_its_own_is_on_loopback_and_dies_with_the_stage(tmp_path: P
         assert stage.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     family = psutil.Process(stage.pid).children(recursive=True)
+    assert {process.nice() for process in family} == {psutil.Process().nice()}, "work that waits for everyone else's"
     sockets = []
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
