@@ -96,3 +96,16 @@ def test_passwords_are_in_no_file_log_or_command_line(team: Team) -> None:
         except OSError:  # a process or a journal of SQLite that is gone by now
             continue
         assert not any(secret in text for secret in secrets), path
+
+
+def test_both_listen_on_the_loopback_interface_only(team: Team) -> None:
+    ports = {f"{int(address.rsplit(':', 1)[1]):04X}" for address in (team.prefect, team.mlflow)}
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    listening = [row[1].split(":") for row in rows if row[3] == "0A"]
+    assert sorted(f"{host}:{port}" for host, port in listening if port in ports) == sorted(f"0100007F:{port}" for port in ports)
+
+
+def test_a_missing_password_is_one_line(team: Team) -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.ui", "--team"], cwd=team.root, env=environment(team.root), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ui: Prefect for a team needs a password") and done.stderr.count("\n") == 1
