@@ -37,6 +37,8 @@ def settle(main: Path) -> None:
         "PREFECT_LOGGING_COLORS": "false",
         # Of a server that is gone Prefect would learn only after five ever longer waits for every request: minutes at the end of a run.
         "PREFECT_CLIENT_MAX_RETRIES": "2",
+        # How long a new connection to SQLite waits for a lock before "database is locked"; Prefect's 60 s hold only once it is set up.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }.items():

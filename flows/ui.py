@@ -65,7 +65,7 @@ def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -
     prefect, mlflow = f"http://{HOST}:{given.prefect_port}", f"http://{HOST}:{given.mlflow_port}"
     _environment(prefect, mlflow)
     if given.team:
-        _write_passwords()
+        _hand_passwords()
     servers.start("Prefect", ["prefect", "server", "start", "--host", HOST, "--port", str(given.prefect_port)])
     servers.start("MLflow", _mlflow_command(given.mlflow_port, given.team))
     servers.wait_for(f"{prefect}/api/health", stop)
@@ -111,15 +111,15 @@ def _mlflow_command(port: int, team: bool) -> list[str]:
     return [*command, "--app-name", "basic-auth"] if team else command
 
 
-def _write_passwords() -> None:
-    """Give MLflow's basic authentication its first administrator; its own default password is known to everybody."""
+def _hand_passwords() -> None:
+    """Give MLflow's basic authentication its first administrator, through the environment: a password in a file would outlive the server."""
     file = CODE / ".prefect" / "mlflow-auth.ini"
-    user, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"].replace("%", "%%")
     settings = {"default_permission": "READ", "database_uri": f"sqlite:///{CODE / '.prefect' / 'mlflow-auth.db'}"}
-    settings |= {"admin_username": user, "admin_password": password, "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth"}
-    file.touch(mode=0o600)
+    settings |= {"authorization_function": "mlflow.server.auth:authenticate_request_basic_auth", "grant_default_workspace_access": "false"}
     file.write_text("[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()), encoding="utf-8")
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(file)
+    os.environ["MLFLOW_AUTH_ADMIN_USERNAME"] = os.environ["MLFLOW_TRACKING_USERNAME"]
+    os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"] = os.environ["MLFLOW_TRACKING_PASSWORD"]
     os.environ.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))
 
 
