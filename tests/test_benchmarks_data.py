@@ -86,7 +86,7 @@ def test_the_gate_of_generate_sees_other_prompts_and_other_tasks(tmp_path: Path)
 def test_the_peers_tokenizer_puts_bos_where_we_put_it(tmp_path: Path, tiny_model: Path) -> None:
     for number, weights in enumerate((tiny_model, Path(base_path(EMBEDDED)))):
         ours = load_tokenizer(str(weights))
-        theirs = load_tokenizer(str(generate._with_bos(weights, tmp_path / str(number))))
+        theirs = load_tokenizer(str(generate.with_bos(weights, tmp_path / str(number))))
         prompt = generator_prompt(ours, "The pump failed.", "exqa")
         assert theirs(ours.decode(prompt[1:]))["input_ids"] == prompt and prompt[0] == ours.bos_token_id
 
