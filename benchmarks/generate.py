@@ -84,7 +84,7 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
         ours["generate"] = {**settings, "engine": "transformers", "precision": "float32"}
     theirs: dict[str, Any] = {
         "passages": str(passages),
-        "model": str(_with_bos(weights, folder / "weights")),
+        "model": str(with_bos(weights, folder / "weights")),
         "engine": vllm_settings("float32" if options.quick else "auto", longest),
         "task_type": _TASK_TYPE,
         "full_task_type": TASK_TYPES[_TASK_TYPE],
@@ -107,13 +107,16 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
 
 def _weights(options: Options) -> Path:
     """Return one plain checkpoint: the embedded generator's adapter merged into its base, or what ``--model`` names."""
-    if options.model == EMBEDDED and not options.quick:
-        generator = resolve(str(_GENERATOR))
-        return merged_folder(generator.base, generator.revision, generator.adapter, "none")
-    return Path(model_folder(options))
+    return merged_generator() if options.model == EMBEDDED and not options.quick else Path(model_folder(options))
 
 
-def _with_bos(weights: Path, folder: Path) -> Path:
+def merged_generator() -> Path:
+    """Return the embedded generator's adapter merged into its base, as the stage generate serves it."""
+    generator = resolve(str(_GENERATOR))
+    return merged_folder(generator.base, generator.revision, generator.adapter, "none")
+
+
+def with_bos(weights: Path, folder: Path) -> Path:
     """Return the same checkpoint with a tokenizer that puts BOS in front by itself.
 
     Bonito is trained with it; the tokenizers of Mistral and Llama do so, the embedded model's does not, and bonito-llm hands on plain text.

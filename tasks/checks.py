@@ -174,7 +174,7 @@ def content_keys(rows: Rows) -> np.ndarray:
     """Return a 64-bit key of each row's instruction, passage and response in normal form: equal texts, equal keys, on every machine."""
     key = np.zeros(len(rows.response), np.uint64)
     for column in (rows.context_text, normal(rows.instruction), rows.response_text):
-        key = key * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(column.to_numpy(zero_copy_only=False).astype(object))
+        key = key * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(_numpy(column).astype(object), categorize=False)
     return key
 
 
@@ -269,12 +269,15 @@ def _verbatim_claim_denied(rows: Rows) -> np.ndarray:
 
     Part of a sentence may rightly be denied: "nobody thinks that it failed" does not say that it failed.
     """
-    claims = pc.struct_field(pc.extract_regex(rows.question, r'^[^"“”]*["“](?P<claim>[^"“”]+)["”][^"“”]*$'), "claim")
+    denied = np.flatnonzero(_numpy(pc.is_in(normal_labels(rows.response), pa.array((*DENIALS, *OPEN)))))
+    found = np.zeros(len(rows.response), bool)
+    chosen = pa.array(denied)
+    claims = pc.struct_field(pc.extract_regex(rows.question.take(chosen), r'^[^"“”]*["“](?P<claim>[^"“”]+)["”][^"“”]*$'), "claim")
     claims = pc.utf8_trim(normal(pc.fill_null(claims, "")), _EDGES)
-    sentences = pc.binary_join_element_wise(".", claims, " "), pc.binary_join_element_wise(".", rows.context_text, " ")
+    sentences = pc.binary_join_element_wise(".", claims, " "), pc.binary_join_element_wise(".", rows.context_text.take(chosen), " ")
     stands = spans(pc.binary_join_element_wise(sentences[0], ".", ""), sentences[1])
-    denied = _numpy(pc.is_in(normal_labels(rows.response), pa.array((*DENIALS, *OPEN))))
-    return stands & denied & (_count(claims, _WORD) >= 6)
+    found[denied] = stands & (_count(claims, _WORD) >= 6)
+    return found
 
 
 #: Column -> how it is computed. Counts and lengths in characters are integers, shares floats in 0-1, the rest are bools.

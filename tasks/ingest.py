@@ -80,12 +80,12 @@ def tokenizer_name(stage: Stage) -> tuple[str, str]:
 
 def _tokenizer(generator: str, revision: str) -> str:
     """Return the generator's own tokenizer as JSON: what the reading processes need, without the model library around it."""
-    from tasks.models import load_tokenizer
+    from tasks.models import tokenizer_json
 
-    tokenizer = load_tokenizer(generator, revision)
-    if not getattr(tokenizer, "is_fast", False):
+    tokenizer = tokenizer_json(generator, revision)
+    if not tokenizer:
         raise PipelineError(f"the tokenizer of {generator} has no tokenizer.json: convert it with transformers' save_pretrained, or choose another generator")
-    return str(tokenizer.backend_tokenizer.to_str())
+    return tokenizer
 
 
 def _evaluation_passages(stage: Stage) -> Iterator[str]:

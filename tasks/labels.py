@@ -80,9 +80,10 @@ def in_family(task_types: pa.Array, questions: pa.Array, labels: pa.Array, custo
     return np.fromiter((_fits(kind, question, label, allowed) for kind, question, label in rows), bool, len(labels))
 
 
-def offered(question: str, custom: Iterable[str] = ()) -> frozenset[str]:
+@lru_cache(maxsize=8192)  # a row is asked about twice: for its family, and whether its label fits
+def offered(question: str, custom: frozenset[str] = frozenset()) -> frozenset[str]:
     """Return the labels that a lower-case question offers: an explicit list of options, or members of one family side by side."""
-    return _options(question) or _families(question, frozenset(custom))
+    return _options(question) or _families(question, custom)
 
 
 def families(task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()) -> np.ndarray:

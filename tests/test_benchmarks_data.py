@@ -9,12 +9,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from benchmarks import generate, made, memory, pipeline, validate
+from benchmarks import chain, generate, made, memory, pipeline, validate
+from benchmarks.contenders import chain as steps
 from benchmarks.harness import PASSED, ROOT, Options, Outcome, environment
 from tasks.formats import generator_prompt
 from tasks.models import EMBEDDED, base_path, load_tokenizer
+from tasks.params import load_params, overlay, read_yaml
 from tasks.rows import PREDICTIONS
 
 pytestmark = pytest.mark.skipif(not (ROOT / "data").is_dir(), reason="data/ has not been fetched: make data")
@@ -86,7 +91,7 @@ def test_the_gate_of_generate_sees_other_prompts_and_other_tasks(tmp_path: Path)
 def test_the_peers_tokenizer_puts_bos_where_we_put_it(tmp_path: Path, tiny_model: Path) -> None:
     for number, weights in enumerate((tiny_model, Path(base_path(EMBEDDED)))):
         ours = load_tokenizer(str(weights))
-        theirs = load_tokenizer(str(generate._with_bos(weights, tmp_path / str(number))))
+        theirs = load_tokenizer(str(generate.with_bos(weights, tmp_path / str(number))))
         prompt = generator_prompt(ours, "The pump failed.", "exqa")
         assert theirs(ours.decode(prompt[1:]))["input_ids"] == prompt and prompt[0] == ours.bos_token_id
 
@@ -139,3 +144,55 @@ def test_the_table_of_seconds_adds_up() -> None:
     stages = {name: {"start": 0.5, "import": 1.0, "load": 2.0, "work": 3.0, "wall": 6.5, "loads": 1} for name in ("ingest", "generate")}
     last = pipeline.table([stages]).splitlines()[3].split()
     assert last == ["all", "1.0", "2.0", "4.0", "6.0", "13.0", "2"]
+
+
+def chained(seconds: float, **counts: int) -> chain.Round:
+    told = {"passages": 3, "kept": 2, "trained": 16, "tokens": 99, "answers": 2, **counts}
+    names = [step for name in chain.CHAINS for step in chain.steps_of(name)]
+    return chain.Round(dict.fromkeys(names, seconds), {name: told for name in names})
+
+
+def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: Options) -> None:
+    kinds = {"start": 0.0, "import": 0.0, "load": 0.0, "work": 2.0, "wall": 2.0, "loads": 0}
+    ours = [{name: {**kinds, "wall": wall} for name in ("ingest", "validate", *pipeline.SHARED)} for wall in (2.0, 20.0)]
+    counts = [{"passages": 3, "kept": 3, "trained": 16, "tokens": 98, "base answers": 2, "adapted answers": 2}] * 2
+    name = next(iter(chain.CHAINS))
+    row = pipeline.compared(name, ours, counts, [chained(9.0), chained(60.0)], options)
+    assert (row.gate, row.ratio, row.low, row.high, row.rounds, row.met) == (PASSED, 2.5, 2.0, 3.0, 2, True)
+    assert row.extra["shared_ratio"] == 3.75 and "3.75 times" in row.note  # 36 s against 8 s, 240 s against 80 s
+    for other, told in (({"trained": 8}, "trained: 16 of ours, 8 of theirs"), ({"passages": 2}, "passages: 3"), ({"answers": 1}, "base answers: 2")):
+        row = pipeline.compared(name, ours, counts, [chained(9.0), chained(60.0, **other)], options)
+        assert row.ratio is None and row.gate.startswith(f"failed: {told}")
+    broken = chained(9.0)
+    broken.failures["write"] = "write: no engine"
+    row = pipeline.compared(name, ours, counts, [broken, chained(60.0)], options)
+    assert row.ratio is None and row.gate == "not run: write: no engine"
+
+
+def test_the_peers_steps_run_on_what_ours_has_written(options: Options, tiny_model: Path, tmp_path: Path) -> None:
+    """The steps that need no engine and no package of the peers', in this process: the processes of a whole chain take minutes."""
+    params = {"finetune": {"model": str(tiny_model), "max_steps": 2, "batch_rows": 2, "micro_batch_rows": 2}, "evaluate": {"max_items": 2, "templates": 1}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(overlay(read_yaml(ROOT / "params.yaml"), params)))
+    rows = [{"input": f"Pump {number} failed.\n\nWhy did it fail?", "output": f"seal {number}"} for number in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    settings = load_params(tmp_path / "params.yaml").finetune.model_dump(mode="json")
+    step = {"settings": settings, "rows": str(tmp_path / "rows.parquet"), "adapter": str(tmp_path / "adapter"), "work": str(tmp_path / "work")}
+    assert run_step(tmp_path, "train_authors", step)["trained"] == 4
+    given = json.loads((tmp_path / "work" / "rows.json").read_text())
+    assert given[3] == given[0] and given[1] != given[0]
+    question = {"params": str(tmp_path / "params.yaml")}
+    assert run_step(tmp_path, "answer", question)["answers"] == run_step(tmp_path, "answer", {**question, "adapter": step["adapter"]})["answers"] == 2
+
+
+def run_step(folder: Path, name: str, config: dict[str, Any]) -> Any:
+    (folder / "config.json").write_text(json.dumps({**config, "counts": str(folder / "counts.json")}))
+    assert steps.main([name, str(folder / "config.json")]) == 0
+    return json.loads((folder / "counts.json").read_text())
+
+
+def test_a_step_behind_a_failed_one_is_not_run(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = {name: (name, needs, {}) for name, needs in (("write", ()), ("train_authors", ("write",)), ("answer_train_authors", ("train_authors",)))}
+    monkeypatch.setattr(chain, "_configs", lambda *_: configs)
+    found = chain.play(tmp_path / "theirs", tmp_path, load_params(ROOT / "params.yaml"), tmp_path, options, {})
+    assert found.seconds == {} and set(found.failures) == set(configs)
+    assert len(set(found.failures.values())) == 1 and found.failures["write"].startswith("write: KeyError")

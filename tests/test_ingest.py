@@ -17,6 +17,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tasks import ingest
+from tasks.models import EMBEDDED, load_tokenizer
 from tasks.rows import PASSAGES, REJECTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -461,3 +462,20 @@ def test_make_ingest_takes_a_name_with_spaces(corner: Path, monkeypatch: pytest.
     assert script.main(["--corpus", "my docs", "--set", *settings]) == 0
     assert [row["document"] for row in _rows("passages")] == ["a.txt"]
     assert script.main(["--corpus", ""]) == 2
+
+
+def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_there_is(tmp_path: Path) -> None:
+    """The same JSON as transformers gives, to the byte: passages are cut by its count."""
+    asked = (
+        "import sys; from tasks.models import tokenizer_json; told = tokenizer_json(sys.argv[1]); "
+        "print(sorted({'torch', 'transformers'} & set(sys.modules))); print(told)"
+    )
+    _save_tokenizer(tmp_path / "generator")
+    config = tmp_path / "generator" / "tokenizer_config.json"
+    for name, plain in ((EMBEDDED, True), (str(tmp_path / "generator"), False)):
+        if not plain:  # a special token that its own file does not have: transformers adds it
+            config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token": "[PAD]"}))
+        done = subprocess.run([sys.executable, "-c", asked, name], capture_output=True, text=True, cwd=ROOT, check=True)
+        loaded, told = done.stdout.strip().split("\n", 1)
+        assert (loaded == "[]") == plain
+        assert told == load_tokenizer(name).backend_tokenizer.to_str()

@@ -352,3 +352,14 @@ def test_limits_come_from_params() -> None:
     params = Validate.model_validate(given)
     limits = {check.name: check.high for check in checks(params)}
     assert (limits["instruction_length"], limits["response_length"]) == (7, 5)
+
+
+def test_what_no_suite_uses_is_imported_when_it_is_used() -> None:
+    """Great Expectations imports plots and statistics at its start; they still work for who asks for them."""
+    asked = (
+        "import sys; from pathlib import Path; from tasks.suites import Suites; Suites((), Path('docs')); print(sorted({'altair', 'scipy.stats'} & set(sys.modules))); "
+        "from great_expectations.expectations.core import expect_column_kl_divergence_to_be_less_than as module; print(module.stats.entropy([1.0]), module.alt.Chart.__name__); "
+        "import scipy.stats, altair; print(sys.modules['scipy.stats'] is scipy.stats, scipy.stats.norm.name, altair.Chart is module.alt.Chart)"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines() == ["[]", "0.0 Chart", "True norm True"]

@@ -29,15 +29,20 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
             return self.said
 
     texts = Dataset.from_dict({"text": pq.read_table(config["passages"], columns=["text"])["text"].to_pylist()})
-    sampling = SamplingParams(temperature=0.0, top_p=config["top_p"], max_tokens=config["max_tokens"], n=1)
+    sampling = SamplingParams(temperature=config.get("temperature", 0.0), top_p=config["top_p"], max_tokens=config["max_tokens"], n=config.get("samples", 1))
     return {**config, "bonito": Remembering(model=config["model"], **config["engine"]), "texts": texts, "sampling": sampling}
 
 
-def play(state: dict[str, Any]) -> Done:
+def tasks_of(state: dict[str, Any]) -> Any:
     """Passages into tasks, in one call, as its README shows."""
+    return state["bonito"].generate_tasks(state["texts"], context_col="text", task_type=state["task_type"], sampling_params=state["sampling"])
+
+
+def play(state: dict[str, Any]) -> Done:
+    """Make the tasks."""
     bonito, texts = state["bonito"], state["texts"]
     bonito.reset_prefix_cache()  # as ours does: a round must not profit from the one before
-    tasks = bonito.generate_tasks(texts, context_col="text", task_type=state["task_type"], sampling_params=state["sampling"])
+    tasks = tasks_of(state)
     said = [output.outputs[0] for output in bonito.said]
     return Done(len(texts), lambda: _outputs(state, said), {"output_tokens": sum(len(one.token_ids) for one in said), "parsed": len(tasks)})
 

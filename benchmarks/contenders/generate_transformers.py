@@ -21,7 +21,7 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     texts = pq.read_table(config["passages"], columns=["text"])["text"].to_pylist()
     prompts = [f"<|tasktype|>\n{config['full_task_type']}\n<|context|>\n{text.strip()}\n<|task|>\n" for text in texts]
     sampling = GenerationConfig(do_sample=False, max_new_tokens=config["max_tokens"], eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    return {**config, "tokenizer": tokenizer, "net": model, "prompts": prompts, "sampling": sampling}
+    return {**config, "tokenizer": tokenizer, "net": model, "texts": texts, "prompts": prompts, "sampling": sampling}
 
 
 def play(state: dict[str, Any]) -> Done:
@@ -35,11 +35,16 @@ def play(state: dict[str, Any]) -> Done:
 
 
 def _batched(state: dict[str, Any]) -> list[list[int]]:
+    return padded(state["net"], state["tokenizer"], state["tokenizer"](state["prompts"])["input_ids"], state["batch"], state["sampling"])
+
+
+def padded(net: Any, tokenizer: Any, prompts: list[list[int]], batch: int, sampling: GenerationConfig) -> list[list[int]]:
+    """Return what ``generate`` adds to each prompt, padding and all; the tokenizer pads on the left."""
     new: list[list[int]] = []
-    for start in range(0, len(state["prompts"]), state["batch"]):
-        given = state["tokenizer"](state["prompts"][start : start + state["batch"]], return_tensors="pt", padding=True).to(state["net"].device)
+    for start in range(0, len(prompts), batch):
+        given = tokenizer.pad({"input_ids": prompts[start : start + batch]}, return_tensors="pt").to(net.device)
         with torch.inference_mode():
-            output = state["net"].generate(**given, generation_config=state["sampling"])
+            output = net.generate(**given, generation_config=sampling)
         new += output[:, given["input_ids"].shape[1] :].tolist()
     return new
 
