@@ -2,13 +2,11 @@
 
 import os
 
-from tasks.deferred import lighten_transformers
 from tasks.privacy import silence
 from tasks.process import die_early
 
 # Done at import: it has to come before any library that would phone home is imported, and before the seconds that importing one takes.
 silence()
 die_early()
-lighten_transformers()
 # Read once, when torch is loaded: without it every engine start prints a warning about memory binding.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -5,19 +5,22 @@ Great Expectations decides which rows fail; this module hands it bounded chunks 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import html
+import importlib
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from tasks.checks import QUESTION_TYPES
-from tasks.deferred import imported_on_use
 from tasks.errors import PipelineError, did_you_mean
 from tasks.labels import OFFERING
 from tasks.params import Validate
@@ -33,7 +36,7 @@ _ROW = "row"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
 #: What Great Expectations imports at its start for expectations that no suite here has: half its import time.
-_SELDOM_USED: dict[str, tuple[str, ...]] = {"altair": (), "scipy.stats": ()}
+_SELDOM_USED = ("altair", "scipy.stats")
 #: Great Expectations stamps its pages with the time and with random ids: the same rows are to give the same bytes.
 _RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _STAMP = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z\b")
@@ -203,7 +206,7 @@ def _index(links: Iterable[str]) -> str:
 
 def _context(docs: Path) -> Any:
     """Return a context that keeps everything in memory, sends nothing, and writes its Data Docs to ``docs``."""
-    with imported_on_use(_SELDOM_USED):
+    with imported_on_use(*_SELDOM_USED):
         import great_expectations as gx
         from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults, ProgressBarsConfig
 
@@ -220,6 +223,30 @@ def _context(docs: Path) -> Any:
         progress_bars=ProgressBarsConfig(globally=False),
     )
     return gx.get_context(project_config=config, mode="ephemeral")
+
+
+@contextlib.contextmanager
+def imported_on_use(*names: str) -> Iterator[None]:
+    """Let an ``import`` of these modules within the block bring one that is loaded when it is first used. Modules loaded before stay as they are."""
+    later = {name: _Later(name) for name in names if name not in sys.modules}
+    sys.modules.update(later)
+    try:
+        yield
+    finally:
+        for name, module in later.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+class _Later(ModuleType):
+    """Stands for a module until an attribute of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import machinery looks at a module's own marks
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def _expectation(check: Check) -> Any:
