@@ -19,7 +19,8 @@ import torch
 
 from tasks.models import vocabulary_logits
 
-#: Scores closer than this (in nats) are told apart in float32: four standard deviations of their error in a trial, 50 prompts on the 135M model.
+#: Scores closer than this (in nats) are told apart in float32. In a trial of 50 prompts on the 135M model the difference of two choices was off by
+#: 0.15 (standard deviation), at most by 0.31.
 NEAR = 0.4
 
 Choices = list[list[int]]
@@ -178,13 +179,21 @@ def _wide_residual(model: Any) -> Iterator[bool]:
     if model.dtype == torch.float32:
         yield False
         return
-    widened = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.float())
+    narrow = model.dtype
+    hooks = [model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.float())]
+    # Autocast would round what every product reads anew each time: three times behind a norm, and the rotations would be computed in float32.
+    for module in model.modules():
+        if type(module).__name__.endswith("Norm"):
+            hooks.append(module.register_forward_hook(lambda _, __, output: output.to(narrow)))
+        elif type(module).__name__.endswith("RotaryEmbedding"):
+            hooks.append(module.register_forward_hook(lambda _, __, output: tuple(part.to(narrow) for part in output)))
     try:
-        with torch.autocast(model.device.type, dtype=model.dtype):
+        with torch.autocast(model.device.type, dtype=narrow):
             # Packed 4-bit weights cannot be widened: they are scored once.
             yield all(parameter.is_floating_point() for parameter in model.parameters())
     finally:
-        widened.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager
