@@ -24,18 +24,19 @@ from tasks.params import Params, load_params, overlay, read_yaml
 
 NAMES = ("pipeline",)
 TARGETS = dict.fromkeys(chain.CHAINS, 2.0)
-#: A run of some two minutes on two cores: a few passages, steps and items, everything else as it is by default.
+#: A run of some three minutes on two cores: a part of the passages, steps and items, everything else as it is by default.
 _CUT: dict[str, dict[str, Any]] = {
-    "generate": {"max_passages": 24, "samples": 1, "max_tokens": 64},
+    "generate": {"max_passages": 32, "samples": 1, "max_tokens": 64},
     "validate": {"min_yield": 0.0},
-    "finetune": {"max_steps": 4, "batch_rows": 4, "micro_batch_rows": 4},
+    "finetune": {"max_steps": 8},
     "baseline": {"general_rows": 8},
-    "evaluate": {"max_items": 10, "templates": 1, "bootstrap": 100},
+    "evaluate": {"max_items": 20, "templates": 2, "bootstrap": 100},
 }
 #: For a test: no vLLM, whose start takes longer than the whole test.
 _QUICK: dict[str, dict[str, Any]] = {
     "generate": {"engine": "transformers", "max_passages": 3, "max_tokens": 32},
-    "evaluate": {"engine": "transformers", "max_items": 2},
+    "finetune": {"max_steps": 4, "batch_rows": 4, "micro_batch_rows": 4},
+    "evaluate": {"engine": "transformers", "max_items": 2, "templates": 1},
 }
 _LINKS = ("data", "datasets", "models", "supervision")
 _KINDS = ("start", "import", "load", "work")
