@@ -21,8 +21,12 @@ from tasks.formats import Task, generator_prompt, parse_prediction
 from tasks.models import EMBEDDED, load_tokenizer, merged_folder, resolve
 from tasks.rows import PASSAGES, TASK_TYPES
 
-NAMES = ("generate",)
+NAMES = ("generate", "generate-fp8")
 TARGETS = {"bonito-llm": 1.1, "transformers": 3.0, "transformers continuous batching": 3.0}
+#: On a GPU: ours with the weights rounded to eight bits, against bonito-llm as it is. At most so large a share of the usable rows may be lost by it.
+_FP8, _FP8_TARGET, _LOST = "ours in fp8", 1.5, 0.02
+#: Contenders whose kernels are not ours.
+_TRANSFORMERS = ("transformers", "transformers continuous batching")
 _PASSAGES, _QUICK_PASSAGES, _MAX_TOKENS, _TASK_TYPE, _BATCH = 40, 4, 64, "exqa", 16
 _GENERATOR = ROOT / "models" / "bonito-smollm2-135m"
 #: Share of the rows that must be parsed to the same instruction and response: the kernels round differently, so a near-tie may fall otherwise.
@@ -48,7 +52,20 @@ def run(options: Options) -> list[Row]:
         row.extra |= limits
         row.extra["output_tokens"] = {"ours": done["ours"].facts.get("output_tokens"), "theirs": done[peer].facts.get("output_tokens")}
         rows.append(row)
+    if _FP8 in done:
+        gate, kept = quality_gate(done["ours"], done[_FP8])
+        rows.append(compare(NAMES[1], done[_FP8], done["bonito-llm"], gate, options, unit="passages/s", target=_FP8_TARGET, note=f"{note}; {kept}"))
+        rows[-1].command = rows[0].command
     return rows
+
+
+def quality_gate(ours: Outcome, rounded: Outcome) -> tuple[str, str]:
+    """Return the gate of rounded weights, and what was found: nearly as many of their rows must be usable, whatever they say."""
+    if ours.failure or rounded.failure:
+        return PASSED, ""  # the failure itself is told
+    usable, left = (sum(not task.reason for task in _parsed(one.read())) for one in (ours, rounded))
+    found = f"{left} rows usable, {usable} with bfloat16 weights"
+    return (PASSED if left >= (1 - _LOST) * usable else f"only {found}"), found
 
 
 def _raced(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
@@ -63,11 +80,11 @@ def _in_float32(contenders: list[Contender], options: Options, folder: Path) -> 
     """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets of kernels soon differ by a token, in float32 hardly."""
     if contenders[0].config["generate"].get("precision") == "float32" or vllm_settings("auto", 1)["dtype"] == "float32":
         return {}
-    ours, theirs = (next(one for one in contenders if one.name == name) for name in ("ours", "transformers"))
-    settings = {**ours.config["generate"], "generator": theirs.config["model"], "precision": "float32"}
+    ours, *others = (one for one in contenders if one.name in ("ours", *_TRANSFORMERS) and not one.missing)
+    settings = {**ours.config["generate"], "generator": others[0].config["model"], "precision": "float32"}
     ours = replace(ours, config={**ours.config, "generate": settings, "folder": str(folder / "ours")})
-    theirs = replace(theirs, config={**theirs.config, "engine": {**theirs.config["engine"], "dtype": "float32"}})
-    return _raced([ours, theirs], replace(options, rounds=1), folder)
+    others = [replace(one, config={**one.config, "engine": {**one.config["engine"], "dtype": "float32"}}) for one in others]
+    return _raced([ours, *others], replace(options, rounds=1), folder)
 
 
 def _contenders(options: Options, folder: Path) -> list[Contender]:
@@ -95,8 +112,10 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
     }
     quick = "a quick run has transformers' generate alone" if options.quick else ""
     transformers = "benchmarks.contenders.generate_transformers"
+    rounded = {**ours, "generate": {**settings, "precision": "fp8"}, "folder": str(folder / "ours-fp8")}
     return [
         Contender("ours", "benchmarks.contenders.generate_ours", ours),
+        *([Contender(_FP8, "benchmarks.contenders.generate_ours", rounded)] if has_gpu() and not options.quick else []),
         Contender("bonito-llm", "benchmarks.contenders.generate_bonito_llm", theirs, missing=quick),
         Contender("transformers", transformers, {**theirs, "continuous": False}),
         Contender(

@@ -88,6 +88,16 @@ def test_the_gate_of_generate_sees_other_prompts_and_other_tasks(tmp_path: Path)
     assert generate._gate(ours, outcome(tmp_path, "peer", {**whole, "prompts": ["q"] * 20}))[0] == "the prompts are not the same"
 
 
+def test_rounded_weights_may_lose_one_usable_row_in_fifty(tmp_path: Path) -> None:
+    texts = [f"{{{{context}}}} Why {number}?\n<|pipe|>\nso" for number in range(100)]
+    whole = {"prompts": ["p"] * 100, "texts": texts, "finished": [True] * 100}
+    ours = outcome(tmp_path, "ours", whole)
+    other = outcome(tmp_path, "rounded", {**whole, "texts": ["none", "none", *(text.replace("Why", "How") for text in texts[2:])]})
+    assert generate.quality_gate(ours, other) == (PASSED, "98 rows usable, 100 with bfloat16 weights")
+    other = outcome(tmp_path, "rounded", {**whole, "texts": ["none", "none", "none", *texts[3:]]})
+    assert generate.quality_gate(ours, other)[0] == "only 97 rows usable, 100 with bfloat16 weights"
+
+
 def test_the_peers_tokenizer_puts_bos_where_we_put_it(tmp_path: Path, tiny_model: Path) -> None:
     for number, weights in enumerate((tiny_model, Path(base_path(EMBEDDED)))):
         ours = load_tokenizer(str(weights))
