@@ -64,9 +64,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file, whole or not at all. The bytes depend on the rows alone."""
+    """Write a Parquet file, whole or not at all. The bytes depend on the rows alone: also where they were read from such a file."""
     with atomic_path(path) as partial:
-        pq.write_table(table, partial, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
+        pq.write_table(table.cast(_as_made(table.schema)), partial, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
+
+
+def _as_made(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with Arrow's own name for what lists hold: read back from Parquet it is another one, and it is written into the file."""
+    return pa.schema([field.with_type(pa.list_(field.type.value_type)) if pa.types.is_list(field.type) else field for field in schema], schema.metadata)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

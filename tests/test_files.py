@@ -150,3 +150,11 @@ def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "journal" / "shard.parquet").write_text("whole")
     sweep(tmp_path)
     assert [path.name for path in (tmp_path / "journal").iterdir()] == ["shard.parquet"]
+
+
+def test_a_table_that_was_read_back_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+    """What a killed stage finds in its journal goes out as what it had computed itself: Parquet has another name than Arrow for what is in a list."""
+    table = pa.table({"item_id": ["a", "b"], "golds": [["x"], []], "scores": [[0.5], []]})
+    write_table(tmp_path / "one.parquet", table)
+    write_table(tmp_path / "two.parquet", read_table(tmp_path / "one.parquet"))
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
