@@ -146,7 +146,7 @@ def response_trainer(
 
 
 def training_order(lengths: list[int], settings: Settings) -> list[int]:
-    """Return the rows' indices in the order of training, all epochs in one list; a batch is the next ``batch_rows`` of them.
+    """Return the rows' indices in the order of training, all epochs in one list of ``max_steps`` batches at most; a batch is the next ``batch_rows``.
 
     Rows of like length stand together (sorted within stretches of 50 batches, the batches of a stretch shuffled), so that little is padded.
     The order is worked out here, from the seed alone, because the Trainer's own sampler draws another one when it resumes.
@@ -172,7 +172,7 @@ def training_order(lengths: list[int], settings: Settings) -> list[int]:
         whole = [batch for batch in batches if len(batch) == settings.batch_rows]
         chance.shuffle(whole)
         order += [index for batch in whole + batches[len(whole) :] for index in batch]
-    return order
+    return order[: settings.max_steps * settings.batch_rows or None]
 
 
 def lora_model(settings: Settings, start: Path | None = None) -> Any:
@@ -224,8 +224,9 @@ def training_arguments(settings: Settings, folder: Path) -> TrainingArguments:
         per_device_train_batch_size=settings.micro_batch_rows,
         # Micro batches are dealt out in turns, so the rows of a step are the same whatever the number of processes.
         gradient_accumulation_steps=settings.batch_rows // (settings.micro_batch_rows * processes),
-        num_train_epochs=1,  # all epochs stand in training_order
-        max_steps=settings.max_steps or -1,
+        # All epochs, and no row behind the last step, stand in training_order: told max_steps, the Trainer would start the rows again when there are
+        # too few, and do one step too many when it resumes from the last one.
+        num_train_epochs=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,

@@ -68,6 +68,18 @@ def test_a_killed_training_ends_with_the_very_same_bytes(settings: Finetune, tmp
         assert sha256_file(tmp_path / "resumed" / name) == sha256_file(tmp_path / "whole" / name)
 
 
+@pytest.mark.parametrize("most", [2, 4, 50])
+def test_a_training_that_was_done_and_is_started_again_does_no_step_more(settings: Finetune, tmp_path: Path, most: int) -> None:
+    """As when the stage is killed between the last checkpoint and its output; ``max_steps`` is an upper limit, not a wish."""
+    settings = settings.model_copy(update={"max_steps": most})
+    whole = train(_EXAMPLES, settings, 1, tmp_path / "whole", tmp_path / "ck")
+    assert whole.steps == min(most, 6)
+    seen: list[int] = []
+    assert train(_EXAMPLES, settings, 1, tmp_path / "again", tmp_path / "ck", lambda step, last, loss: seen.append(step)) == whole
+    assert not seen
+    assert sha256_file(tmp_path / "again" / "adapter_model.safetensors") == sha256_file(tmp_path / "whole" / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize("damage", ["no marker", "cut short", "flipped", "missing file"])
 def test_a_damaged_checkpoint_is_passed_over(settings: Finetune, tmp_path: Path, damage: str) -> None:
     train(_EXAMPLES, settings, 1, tmp_path / "out", tmp_path / "ck")
