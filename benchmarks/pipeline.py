@@ -28,7 +28,7 @@ TARGETS = dict.fromkeys(chain.CHAINS, 2.0)
 _CUT: dict[str, dict[str, Any]] = {
     "generate": {"max_passages": 32, "samples": 1, "max_tokens": 64},
     "validate": {"min_yield": 0.0},
-    "finetune": {"max_steps": 8},
+    "finetune": {"max_steps": 8, "epochs": 20.0},  # the steps decide: however few rows are kept, both sides go through them as often as it takes
     "baseline": {"general_rows": 8},
     "evaluate": {"max_items": 20, "templates": 2, "bootstrap": 100},
 }
