@@ -21,14 +21,13 @@ from tasks.errors import PipelineError
 from tasks.files import read_json, read_table, write_table
 from tasks.rows import EVALUATIONS, require
 from tasks.scoring import Scored, scored_of
+from tasks.tracking import tapt_metrics
 
 #: Columns of a cell's predictions: enough to score them again.
 PREDICTED = pa.schema([EVALUATIONS.field("item_id"), EVALUATIONS.field("template"), EVALUATIONS.field("prediction"), EVALUATIONS.field("golds")])
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")
 _SAMPLES = 3
-#: Metric key in MLflow -> figure of a difference.
-_GAIN_TAPT = {"gain_tapt": "f1", "gain_tapt_low": "f1_low", "gain_tapt_high": "f1_high"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def gains_over_tapt(results: Sequence[Result], main: Path, scored: dict[str, Sco
         own = scored[cell.name]
         change = difference([own.scored], others, own.draws)
         dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name  # as register calls it: the other keys of the run end with it
-        found[cell.name] = {f"{name}/{dataset}": change[figure] for name, figure in _GAIN_TAPT.items()}
+        found[cell.name] = tapt_metrics(dataset, change["f1"], change["f1_low"], change["f1_high"])
     return found
 
 

@@ -28,7 +28,7 @@ from tasks.parity import check_parity
 from tasks.plots import plot_f1, plot_loss
 from tasks.scoring import interval, resample, scored_of
 from tasks.stage import Stage, run_stage
-from tasks.tracking import Ledger, shown_uri, store_errors
+from tasks.tracking import Ledger, shown_uri, store_errors, tapt_metrics
 
 log = logging.getLogger(__name__)
 #: What it takes to load the model with MLflow alone; the versions are those it was made with.
@@ -66,8 +66,7 @@ def _register(stage: Stage) -> None:
     over_tapt = gain_over_tapt(stage, ledger)
     if over_tapt:
         log.info(describe(over_tapt))
-        ends = {"": over_tapt.f1, "_low": over_tapt.low, "_high": over_tapt.high}
-        ledger.metrics({f"gain_tapt{end}/{metrics['dataset']}": value for end, value in ends.items()})
+        ledger.metrics(tapt_metrics(metrics["dataset"], over_tapt.f1, over_tapt.low, over_tapt.high))
     model: dict[str, Any] = {"verdict": "supervise.source none: no model was made"}
     if provenance["adapter"]:
         model = _register_model(stage, ledger, name, provenance, metrics, scored_on)
@@ -191,9 +190,8 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, metrics: dict[s
     adapted = _of_model(own, "adapted")
     champion = ledger.champion(name)
     if champion is not None and str(champion.version) != str(version.version):
-        kept = ledger.download(champion.run_id, "evaluation/predictions.parquet", stage.work)
-        theirs = _of_model(read_table(kept), "adapted") if kept else None
-        if theirs is not None and _questions(theirs) == _questions(adapted):
+        theirs = _asked_alike(stage, ledger, champion.run_id, adapted)
+        if theirs is not None:
             return _compare(stage, adapted, theirs, f"champion version {champion.version}")
         log.warning("champion version %s was scored on other items or templates: the new version is compared with the unadapted model", champion.version)
         verdict = _compare(stage, adapted, _of_model(own, "zero_shot"), "the unadapted model (the champion's evaluation differs)")
@@ -211,10 +209,18 @@ def gain_over_tapt(stage: Stage, ledger: Ledger) -> Verdict | None:
         return None
     same = {"supervise.source": "tapt", "finetune.model": params.finetune.model, "finetune.revision": params.finetune.revision}
     run_id = ledger.newest(same, {"data.items_sha256": sha256_file(Path(params.evaluate.items))})
-    kept = ledger.download(run_id, "evaluation/predictions.parquet", stage.work) if run_id else None
-    theirs = _of_model(read_table(kept), "adapted") if kept else None
+    if not run_id:
+        return None
     own = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
-    return _compare(stage, own, theirs, f"TAPT, run {run_id[:8]}") if theirs is not None and _questions(theirs) == _questions(own) else None
+    theirs = _asked_alike(stage, ledger, run_id, own)
+    return None if theirs is None else _compare(stage, own, theirs, f"TAPT, run {run_id[:8]}")
+
+
+def _asked_alike(stage: Stage, ledger: Ledger, run_id: str, own: pa.Table) -> pa.Table | None:
+    """Return the answers of another run's adapted model, if they are still there and are to the very questions that ``own`` answers."""
+    kept = ledger.download(run_id, "evaluation/predictions.parquet", stage.work)
+    theirs = _of_model(read_table(kept), "adapted") if kept else None
+    return theirs if theirs is not None and _questions(theirs) == _questions(own) else None
 
 
 def _compare(stage: Stage, new: pa.Table, old: pa.Table, opponent: str) -> Verdict:

@@ -26,6 +26,11 @@ TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
 MATRIX, MATRIX_CELL = "matrix", "matrix.cell"
 
 
+def tapt_metrics(dataset: str, f1: float, low: float, high: float) -> dict[str, float]:
+    """Return the keys under which a gain over TAPT stands, in points with its 95 % interval: of a single run and of a matrix's cell alike."""
+    return {f"gain_tapt/{dataset}": f1, f"gain_tapt_low/{dataset}": low, f"gain_tapt_high/{dataset}": high}
+
+
 def tracking_uri() -> str:
     """Return the address of the MLflow store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"

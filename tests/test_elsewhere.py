@@ -105,6 +105,14 @@ def _await(path: Path, running: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+def _hanging(toy: Path, api: str, name: str, temperature: str) -> tuple[Path, subprocess.Popen[str]]:  # noqa: F811
+    """Start a run and wait until its stage hangs in the other pool; return the run's checkout and its process."""
+    own = toy / ".runs" / name
+    running = _pipeline(toy, api, "--name", name, "--set", f"generate.temperature={temperature}")
+    _await(own / ".work" / "hanging", running)
+    return own, running
+
+
 def _children(api: str) -> list[dict[str, Any]]:  # noqa: F811
     return ask(f"{api}/flow_runs/filter", flows={"name": {"any_": [elsewhere.FLOW]}}, sort="START_TIME_DESC")
 
@@ -116,9 +124,7 @@ def _shown(text: str) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_stages_run_in_their_pools(toy: Path, api: str, workers: dict[str, subprocess.Popen[bytes]]) -> None:  # noqa: F811
-    own = toy / ".runs" / "placed"
-    running = _pipeline(toy, api, "--name", "placed", "--set", "generate.temperature=0.2")
-    _await(own / ".work" / "hanging", running)
+    own, running = _hanging(toy, api, "placed", "0.2")
     (own / ".work" / "go").touch()
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
@@ -144,10 +150,7 @@ def test_a_failure_there_is_the_same_line_as_here(toy: Path, api: str, workers: 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "status", "patience"), [(signal.SIGINT, 130, 20), (signal.SIGKILL, -9, 60)])
 def test_a_stopped_run_stops_its_stage_there(toy: Path, api: str, workers: dict[str, Any], number: int, status: int, patience: int) -> None:  # noqa: F811
-    name = f"stopped{status}"
-    own = toy / ".runs" / name
-    running = _pipeline(toy, api, "--name", name, "--set", f"generate.temperature=0.4{int(number)}")
-    _await(own / ".work" / "hanging", running)
+    own, running = _hanging(toy, api, f"stopped{status}", f"0.4{int(number)}")
     running.send_signal(number)
     assert running.wait(30) == status
     await_no_process_in(own, patience)
@@ -161,9 +164,7 @@ def test_a_stopped_run_stops_its_stage_there(toy: Path, api: str, workers: dict[
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_machine_that_dies_is_told_of(toy: Path, api: str, workers: dict[str, subprocess.Popen[bytes]]) -> None:  # noqa: F811
-    own = toy / ".runs" / "dead"
-    running = _pipeline(toy, api, "--name", "dead", "--set", "generate.temperature=0.6")
-    _await(own / ".work" / "hanging", running)
+    own, running = _hanging(toy, api, "dead", "0.6")
     os.killpg(workers["big"].pid, signal.SIGKILL)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 1
