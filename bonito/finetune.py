@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 
 from bonito.params import Finetune, Params
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_table, row_seed, sha256_file, write_json, write_text
+from tasks.files import fingerprint, read_table, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.formats import bonito_output, generator_prompt
 from tasks.models import load_tokenizer
 from tasks.stage import Stage, run_stage
-from tasks.training import Example, train
+from tasks.training import Example, start_adapter, train
 
 _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
 
@@ -27,18 +28,23 @@ def finetune(stage: Stage) -> None:
     table = read_table(path, _COLUMNS)
     chosen, dropped = mix(table, params)
     tokenizer = load_tokenizer(params.model, params.revision)
+    start = start_adapter(params, Path(params.start))
+    began = sha256_folder(start) if start else ""
     examples, too_long = build_examples(chosen, tokenizer, params.max_prompt_tokens, params.max_response_tokens)
-    key = fingerprint(params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples])
+    key = fingerprint(
+        params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples], *([began] if began else [])
+    )
     progress = stage.progress(0, "steps")
 
     def on_step(step: int, last: int, loss: float) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
-    trained = train(examples, params, tokenizer.pad_token_id, stage.out, stage.work / "checkpoints" / key[:24], on_step)
+    trained = train(examples, params, tokenizer.pad_token_id, stage.out, stage.work / "checkpoints" / key[:24], on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter((row["task_type"], row["dataset"]) for row in chosen)
     facts = {
         "base": params.model,
+        "start": began,
         "rows_sha256": sha256_file(path),
         "rows": len(examples),
         "steps": trained.steps,

@@ -68,9 +68,10 @@ class Watcher:
 
 
 def describe(progress: dict[str, Any]) -> str:
-    """Return one line: rows done, rate, time left, and the stage's own figures (loss, yield, ...)."""
+    """Return one line: rows done, rate and time left (once they are known), and the stage's own figures (loss, yield, ...)."""
     unit = progress["unit"]
-    parts = [f"{progress['done']}/{progress['total']} {unit}", f"{progress['rate']:.2f} {unit}/s", f"{progress['seconds_left']} s left"]
+    parts = [f"{progress['done']}/{progress['total']} {unit}"]
+    parts += [f"{progress['rate']:.2f} {unit}/s", f"{progress['seconds_left']} s left"] if progress["rate"] else []
     parts += [f"{name.replace('_', ' ')} {value}" for name, value in progress.items() if name not in _COUNTS and not isinstance(value, dict)]
     return " · ".join(parts)
 

@@ -14,13 +14,13 @@ from typing import Any
 from tasks.errors import PipelineError
 from tasks.files import fingerprint, keep_newest, read_json, read_table, sha256_file, sha256_folder, write_json, write_text
 from tasks.formats import Prompter, prompt_form
-from tasks.models import load_tokenizer, resolve
+from tasks.models import load_tokenizer
 from tasks.params import Finetune
 from tasks.process import rank
 from tasks.rows import INSTRUCTIONS, require
 from tasks.stage import Stage, run_stage
 from tasks.tracking import open_training_run
-from tasks.training import Example, Trained, train, training_order
+from tasks.training import Example, Trained, start_adapter, train, training_order
 
 log = logging.getLogger(__name__)
 
@@ -49,24 +49,6 @@ def finetune(stage: Stage) -> None:
     facts = {"supervision": source, "start": began, "tokens": tokens_trained(examples, params, trained.steps), "adapter": True}
     write_json(stage.out / "provenance.json", provenance(params, prompter, path, key, len(examples), trained) | facts)
     stage.summary(len(rows), len(rows) - dropped.total(), dict(dropped), steps=trained.steps, response_tokens=trained.tokens, tokens=facts["tokens"])
-
-
-def start_adapter(params: Finetune, start: Path) -> Path | None:
-    """Return the adapter to go on from, None for a fresh one; one that does not fit the model and the LoRA settings is an error."""
-    if start.is_file():
-        return None
-    found = resolve(str(start))
-    if found.adapter is None:
-        raise PipelineError(f"finetune.start = {params.start}: no adapter there (adapter_config.json is missing)")
-    config = read_json(start / "adapter_config.json")
-    for name, held, asked in (
-        ("model", found.base, params.model),
-        ("lora_rank", config["r"], params.lora_rank),
-        ("lora_alpha", config["lora_alpha"], params.lora_alpha),
-    ):
-        if held != asked:
-            raise PipelineError(f"finetune.start = {params.start} was trained with {name} {held}, but finetune.{name} is {asked}: they must agree")
-    return start
 
 
 def trained_form(tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None) -> str:

@@ -90,7 +90,8 @@ class Progress:
         """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
         self.done += rows
         now = time.monotonic()
-        rate = (self.done - self.skipped) / max(now - self.started, 1e-9)
+        # Not told (0) in a meter's first second: what came then was at hand already, and its rate is absurd.
+        rate = (self.done - self.skipped) / (now - self.started) if now - self.started >= 1 else 0.0
         left = (self.total - self.done) / rate if rate else 0.0
         write_json(
             self.path,
@@ -98,8 +99,9 @@ class Progress:
         )
         if now - self._logged >= 5 or self.done >= self.total:
             self._logged = now
-            shown = "  ".join(f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict))
-            log.info("%d/%d %s  %.2f/s  %d s left  %s", self.done, self.total, self.unit, rate, left, shown)
+            speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
+            shown = [f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)]
+            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *shown]))
 
 
 def run_stage(

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from tasks.errors import PipelineError
 from tasks.files import read_json, sha256_file, write_json
 from tasks.fused import fuse_lora
-from tasks.models import dtype, load_model, vocabulary_logits
+from tasks.models import dtype, load_model, resolve, vocabulary_logits
 from tasks.process import rank, world_size
 
 log = logging.getLogger(__name__)
@@ -173,6 +173,24 @@ def training_order(lengths: list[int], settings: Settings) -> list[int]:
         chance.shuffle(whole)
         order += [index for batch in whole + batches[len(whole) :] for index in batch]
     return order[: settings.max_steps * settings.batch_rows or None]
+
+
+def start_adapter(settings: Settings, start: Path) -> Path | None:
+    """Return the adapter to go on from, None for a fresh one; one that does not fit the model and the LoRA settings is an error."""
+    if start.is_file():
+        return None
+    found = resolve(str(start))
+    if found.adapter is None:
+        raise PipelineError(f"finetune.start = {start}: no adapter there (adapter_config.json is missing)")
+    config = read_json(start / "adapter_config.json")
+    for name, held, asked in (
+        ("model", found.base, settings.model),
+        ("lora_rank", config["r"], settings.lora_rank),
+        ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
+    ):
+        if held != asked:
+            raise PipelineError(f"finetune.start = {start} was trained with {name} {held}, but finetune.{name} is {asked}: they must agree")
+    return start
 
 
 def lora_model(settings: Settings, start: Path | None = None) -> Any:

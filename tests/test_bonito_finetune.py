@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from bonito.finetune import build_examples, mix
+from bonito.finetune import build_examples, main, mix
 from bonito.params import Finetune, Params
+from bonito.settings import merged
 from tasks.errors import PipelineError
+from tasks.files import read_json, sha256_folder
 from tasks.formats import generator_prompt
 from tasks.models import load_tokenizer
 from tasks.params import overlay, parse_params, read_yaml
@@ -76,3 +80,29 @@ def test_long_rows_are_left_out_not_cut(tiny_model: Path) -> None:
 def test_a_mixture_names_known_task_types() -> None:
     with pytest.raises(PipelineError, match="unknown task type 'exq'"):
         _settings(mixture={"exq/squad": 3})
+
+
+def test_a_generator_goes_on_from_another(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one extends a trained generator by rows of one's own; it says from which weights it went on."""
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(_rows(24), tmp_path / "rows.parquet")
+
+    def trained(name: str, *more: str) -> int:
+        settings = [
+            f"finetune.model={tiny_model}", "finetune.mixture={}", "finetune.balance=[]", "finetune.precision=float32", "finetune.learning_rate=0.02",
+            "finetune.batch_rows=4", "finetune.micro_batch_rows=4", "finetune.max_prompt_tokens=800", f"finetune.start={tmp_path / 'none'}", *more,
+        ]  # fmt: skip
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merged("embedded", settings)))
+        return main(["--params", f"{name}.yaml", "--rows", "rows.parquet", "--out", f"out/{name}"])
+
+    (tmp_path / "none").touch()
+    assert trained("first") == 0
+    assert trained("second", "finetune.start=out/first") == 0
+    losses = {name: [float(line.split(",")[1]) for line in (tmp_path / f"out/{name}/loss.csv").read_text().split()[1:]] for name in ("first", "second")}
+    assert losses["first"][-1] < losses["first"][0] - 0.1 and losses["second"][0] < losses["first"][0] - 0.1, "it did not go on from where the first ended"
+    assert read_json(tmp_path / "out/first/provenance.json")["start"] == ""
+    assert read_json(tmp_path / "out/second/provenance.json")["start"] == sha256_folder(tmp_path / "out/first")
+    capsys.readouterr()
+    assert trained("third", "finetune.start=out/first", "finetune.lora_rank=8") != 0
+    assert "out/first was trained with lora_rank 16, but finetune.lora_rank is 8" in capsys.readouterr().err
+    assert not (tmp_path / "out/third").exists()

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from flows.progress import describe
 from tasks.errors import PipelineError
+from tasks.files import read_json
 from tasks.process import _REAPERS, is_alive, process_mark
-from tasks.stage import Stage, hold_lock, is_disk_full, run_stage
+from tasks.stage import Progress, Stage, hold_lock, is_disk_full, run_stage
 from tests.conftest import ROOT
 
 
@@ -165,3 +167,13 @@ def _adopter() -> int:
     """Return who takes in orphans here."""
     code = "import os, sys, time\npid = os.fork()\nif pid: sys.exit(0)\ntime.sleep(0.3)\nprint(os.getppid(), flush=True)"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def test_a_meter_tells_no_rate_in_its_first_second(tmp_path: Path) -> None:
+    meter = Progress(tmp_path / "progress.json", "generate", 400, "rows")
+    meter.advance(200)
+    first = read_json(meter.path)
+    assert (first["done"], first["rate"], first["seconds_left"]) == (200, 0.0, 0) and describe(first) == "200/400 rows"
+    meter.started -= 10
+    meter.advance(100)
+    assert read_json(meter.path)["rate"] == pytest.approx(30, rel=0.01) and "rows/s" in describe(read_json(meter.path))

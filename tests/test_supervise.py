@@ -13,11 +13,11 @@ from bonito.output import REMIXED
 from tasks import generate, supervise, validate
 from tasks.errors import PipelineError
 from tasks.files import read_json, read_table, write_table
-from tasks.finetune import start_adapter, text_examples, tokens_trained, trained_form
+from tasks.finetune import text_examples, tokens_trained, trained_form
 from tasks.models import load_tokenizer
 from tasks.params import Params
 from tasks.rows import WRITTEN
-from tasks.training import Example, train, training_order
+from tasks.training import Example, start_adapter, train, training_order
 from tests.conftest import ROOT, instruction_table, passage_table
 
 NONE = str(ROOT / "supervision/none")
