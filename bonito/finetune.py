@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bonito.params import Finetune, Params
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_table, row_seed, sha256_file, sha256_folder, write_json, write_text
+from tasks.files import fingerprint, read_json, read_table, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.formats import bonito_output, generator_prompt
 from tasks.models import load_tokenizer
 from tasks.stage import Stage, run_stage
@@ -45,6 +45,7 @@ def finetune(stage: Stage) -> None:
     facts = {
         "base": params.model,
         "start": began,
+        "start_provenance": read_json(start / "provenance.json") if start and (start / "provenance.json").is_file() else {},
         "rows_sha256": sha256_file(path),
         "rows": len(examples),
         "steps": trained.steps,

@@ -100,8 +100,9 @@ def test_a_generator_goes_on_from_another(tmp_path: Path, tiny_model: Path, monk
     assert trained("second", "finetune.start=out/first") == 0
     losses = {name: [float(line.split(",")[1]) for line in (tmp_path / f"out/{name}/loss.csv").read_text().split()[1:]] for name in ("first", "second")}
     assert losses["first"][-1] < losses["first"][0] - 0.1 and losses["second"][0] < losses["first"][0] - 0.1, "it did not go on from where the first ended"
-    assert read_json(tmp_path / "out/first/provenance.json")["start"] == ""
-    assert read_json(tmp_path / "out/second/provenance.json")["start"] == sha256_folder(tmp_path / "out/first")
+    first, second = (read_json(tmp_path / f"out/{name}/provenance.json") for name in ("first", "second"))
+    assert (first["start"], first["start_provenance"]) == ("", {})
+    assert second["start"] == sha256_folder(tmp_path / "out/first") and second["start_provenance"] == first
     capsys.readouterr()
     assert trained("third", "finetune.start=out/first", "finetune.lora_rank=8") != 0
     assert "out/first was trained with lora_rank 16, but finetune.lora_rank is 8" in capsys.readouterr().err
