@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ class Verdict:
     f1: float
     low: float
     high: float
+    #: There is a champion, and it was not asked the same: whatever the figures say, it stays.
+    champion_stays: bool = False
 
     @property
     def alias(self) -> str:
-        return "champion" if self.low > 0 else "challenger"
+        return "champion" if self.low > 0 and not self.champion_stays else "challenger"
 
 
 def register(stage: Stage) -> None:
@@ -195,7 +197,7 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, metrics: dict[s
             return _compare(stage, adapted, theirs, f"champion version {champion.version}")
         log.warning("champion version %s was scored on other items or templates: the new version is compared with the unadapted model", champion.version)
         verdict = _compare(stage, adapted, _of_model(own, "zero_shot"), "the unadapted model (the champion's evaluation differs)")
-        return Verdict(verdict.opponent, verdict.f1, min(verdict.low, 0.0), verdict.high)
+        return replace(verdict, champion_stays=True)
     return _compare(stage, adapted, _of_model(own, "zero_shot"), "the unadapted model")
 
 

@@ -124,3 +124,18 @@ def _answers(params: Params, f1: float, templates: int) -> pa.Table:
         for item in items
     ]
     return pa.Table.from_pylist(rows, schema=EVALUATIONS)
+
+
+def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_measured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far the new version is above the unadapted model: it was never compared with the champion."""
+    monkeypatch.setattr(register, "read_table", lambda _: None)
+    monkeypatch.setattr(register, "_of_model", lambda *_: None)
+    monkeypatch.setattr(register, "_asked_alike", lambda *_: None)
+    monkeypatch.setattr(register, "_compare", lambda stage, new, old, opponent: Verdict(opponent, 42.1, 34.2, 49.9))
+    stage = SimpleNamespace(path=lambda _: Path("nowhere"))
+    judged = {}
+    for number in (None, "1", "2"):
+        ledger = SimpleNamespace(champion=lambda _, number=number: number and SimpleNamespace(version=number, run_id="theirs"))
+        judged[number] = register.judge(stage, ledger, "m", SimpleNamespace(version="2"), {})  # type: ignore[arg-type]
+        assert register.describe(judged[number]).startswith("+42.1 F1 [+34.2, +49.9] against the unadapted model")
+    assert [judged[number].alias for number in (None, "1", "2")] == ["champion", "challenger", "champion"]
