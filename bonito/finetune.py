@@ -28,7 +28,7 @@ def finetune(stage: Stage) -> None:
     table = read_table(path, _COLUMNS)
     chosen, dropped = mix(table, params)
     tokenizer = load_tokenizer(params.model, params.revision)
-    start = start_adapter(params, Path(params.start))
+    start = start_adapter(params, Path(params.start)) if params.start else None
     began = sha256_folder(start) if start else ""
     examples, too_long = build_examples(chosen, tokenizer, params.max_prompt_tokens, params.max_response_tokens)
     key = fingerprint(

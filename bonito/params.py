@@ -46,6 +46,7 @@ class Remix(Section):
 class Finetune(TargetFinetune):
     """The generator's own training: the target models' settings, and the mixture of rows."""
 
+    start: str = Field("", description="adapter folder to go on from; empty: a fresh adapter")
     mixture: dict[str, int] = Field(default_factory=dict, description="rows by task type or by task type/dataset, drawn by hash; empty: all rows (the paper)")
     balance: tuple[str, ...] = Field((), description="task types whose rows are drawn in turns over their responses")
     max_context_chars: int = Field(0, ge=0, description="rows with longer passages are left out; 0: no limit")

@@ -90,8 +90,9 @@ class Progress:
         """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
         self.done += rows
         now = time.monotonic()
-        # Not told (0) in a meter's first second: what came then was at hand already, and its rate is absurd.
-        rate = (self.done - self.skipped) / (now - self.started) if now - self.started >= 1 else 0.0
+        # Not told (0) in a meter's first second, but at the end: what came first was at hand already, and its rate is absurd.
+        told = now - self.started >= 1 or self.done >= self.total
+        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if told else 0.0
         left = (self.total - self.done) / rate if rate else 0.0
         write_json(
             self.path,

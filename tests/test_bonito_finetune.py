@@ -90,12 +90,11 @@ def test_a_generator_goes_on_from_another(tmp_path: Path, tiny_model: Path, monk
     def trained(name: str, *more: str) -> int:
         settings = [
             f"finetune.model={tiny_model}", "finetune.mixture={}", "finetune.balance=[]", "finetune.precision=float32", "finetune.learning_rate=0.02",
-            "finetune.batch_rows=4", "finetune.micro_batch_rows=4", "finetune.max_prompt_tokens=800", f"finetune.start={tmp_path / 'none'}", *more,
+            "finetune.batch_rows=4", "finetune.micro_batch_rows=4", "finetune.max_prompt_tokens=800", *more,
         ]  # fmt: skip
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merged("embedded", settings)))
         return main(["--params", f"{name}.yaml", "--rows", "rows.parquet", "--out", f"out/{name}"])
 
-    (tmp_path / "none").touch()
     assert trained("first") == 0
     assert trained("second", "finetune.start=out/first") == 0
     losses = {name: [float(line.split(",")[1]) for line in (tmp_path / f"out/{name}/loss.csv").read_text().split()[1:]] for name in ("first", "second")}

@@ -83,8 +83,6 @@ def make_home(folder: Path, model: Path) -> None:
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
-    (folder / "supervision").mkdir()
-    shutil.copy(ROOT / "supervision/none", folder / "supervision")
     local = folder / "local"
     (local / "templates/harbours").mkdir(parents=True)
     entries = {
