@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from bonito.params import Finetune, Params
 from tasks.errors import PipelineError
-from tasks.files import fingerprint, read_json, read_table, row_seed, sha256_file, sha256_folder, write_json, write_text
+from tasks.files import read_json, read_table, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.formats import bonito_output, generator_prompt
 from tasks.models import load_tokenizer
 from tasks.stage import Stage, run_stage
-from tasks.training import Example, start_adapter, train
+from tasks.training import Example, start_adapter, train, training_key
 
 _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
 
@@ -31,9 +31,7 @@ def finetune(stage: Stage) -> None:
     start = start_adapter(params, Path(params.start)) if params.start else None
     began = sha256_folder(start) if start else ""
     examples, too_long = build_examples(chosen, tokenizer, params.max_prompt_tokens, params.max_response_tokens)
-    key = fingerprint(
-        params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples], *([began] if began else [])
-    )
+    key = training_key(params, examples, began)
     progress = stage.progress(0, "steps")
 
     def on_step(step: int, last: int, loss: float) -> None:

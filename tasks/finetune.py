@@ -20,7 +20,7 @@ from tasks.process import rank
 from tasks.rows import INSTRUCTIONS, require
 from tasks.stage import Stage, run_stage
 from tasks.tracking import open_training_run
-from tasks.training import Example, Trained, start_adapter, train, training_order
+from tasks.training import Example, Trained, start_adapter, train, training_key, training_order
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,7 @@ def finetune(stage: Stage) -> None:
     if not examples:
         raise PipelineError(f"no row of {path} can be trained on ({dict(dropped)}): look at its quarantine, or raise finetune.max_response_tokens")
     began = sha256_folder(start) if start else ""
-    key = fingerprint(
-        params.model_dump(mode="json", exclude={"processes"}), [(example.prompt, example.response) for example in examples], *([began] if began else [])
-    )
+    key = training_key(params, examples, began)
     trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
     write_text(stage.out / "loss.csv", trained.csv())
     facts = {"supervision": source, "start": began, "tokens": tokens_trained(examples, params, trained.steps), "adapter": True}

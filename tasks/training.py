@@ -17,12 +17,13 @@ from types import MethodType
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel
 from torch import distributed
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from tasks.errors import PipelineError
-from tasks.files import read_json, sha256_file, write_json
+from tasks.files import fingerprint, read_json, sha256_file, write_json
 from tasks.fused import fuse_lora
 from tasks.models import dtype, load_model, resolve, vocabulary_logits
 from tasks.process import rank, world_size
@@ -191,6 +192,13 @@ def start_adapter(settings: Settings, start: Path) -> Path | None:
         if held != asked:
             raise PipelineError(f"finetune.start = {start} was trained with {name} {held}, but finetune.{name} is {asked}: they must agree")
     return start
+
+
+def training_key(params: BaseModel, examples: Sequence[Example], began: str) -> str:
+    """Return what a training is known by, its checkpoints and its run: settings (but for how many processes share it), examples, and the weights it
+    goes on from (``began``: their SHA-256, empty for a fresh adapter)."""
+    rows = [(example.prompt, example.response) for example in examples]
+    return fingerprint(params.model_dump(mode="json", exclude={"processes"}), rows, *([began] if began else []))
 
 
 def lora_model(settings: Settings, start: Path | None = None) -> Any:
