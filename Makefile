@@ -17,7 +17,7 @@ ROUNDS ?= 5
 BIN := .venv/bin
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
-# Nothing leaves this machine; tasks/privacy.py has the whole list.
+# Nothing leaves this machine; tasks/core/privacy.py has the whole list.
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
@@ -43,13 +43,13 @@ repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
-	@$(BIN)/python -m flows.run_matrix $(MATRIX)
+	@$(BIN)/python -m flows.matrix $(MATRIX)
 
 test: data ## run the tests (SLOW=1: those that take minutes, instead)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 browser: setup ## the pages in a headless Chromium, which must be installed: a run from the form, F1s compared; pictures in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .
@@ -69,7 +69,7 @@ bench: data ## us and the peers side by side: one table of ratios, and artifacts
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS)$(if $(BENCH), --only $(BENCH))$(if $(MODEL), --model $(MODEL))
 
 repair: ## remove damaged objects from DVC's cache, and name them
-	@$(BIN)/python -m flows.repair
+	@$(BIN)/python -m flows.runs.repair
 
 audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
@@ -77,13 +77,13 @@ audit: setup ## known vulnerabilities of the pins (asks a public service, so it 
 
 doctor: setup ## what is the matter with each prompt template (TEMPLATES=folder; without it promptsource's): artifacts/doctor
 ifeq ($(TEMPLATES),local/templates)
-	@test -d $(TEMPLATES) || $(BIN)/python -m bonito.fetch_templates --out $(TEMPLATES)
+	@test -d $(TEMPLATES) || $(BIN)/python -m bonito.templating.fetch_templates --out $(TEMPLATES)
 endif
 	@$(BIN)/python -m bonito.doctor --templates $(TEMPLATES) $(if $(SOURCES),--sources $(SOURCES)) $(if $(BONITO_PARAMS),--params $(BONITO_PARAMS)) --out artifacts/doctor
 
 bonito: setup ## make the generator from local/sources.yaml (PROFILE=embedded|mistral-7b|llama-3.1-8b, SET="section.key=value ..."): bonito/artifacts
 	@test -f local/sources.yaml || { echo "error: bonito: local/sources.yaml is missing: it says where the annotated datasets are, see docs/generator.md" >&2; exit 2; }
-	@test -d local/templates || $(BIN)/python -m bonito.fetch_templates --out local/templates
+	@test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
 	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
 

@@ -1,4 +1,6 @@
-"""``python -m benchmarks``: run the benches, print one table of ratios, write results.json and the plot."""
+"""``python -m benchmarks``: run the benches, print one table of ratios, write results.json and the
+plot.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,36 @@ from typing import Any
 from benchmarks.harness import ROOT, Options, Row
 from benchmarks.machine import describe
 from benchmarks.report import merge, plot, table
-from tasks.errors import PipelineError, did_you_mean
-from tasks.models import EMBEDDED
-from tasks.privacy import silence
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.privacy import silence
+from tasks.lm.models import EMBEDDED
 
-#: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is peer -> target, for each name.
+#: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is
+#: peer -> target, for each name.
 BENCHES = ("evaluate", "finetune", "noop", "generate", "validate", "memory", "pipeline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 if every contender of ours ran and every gate passed, 1 if not, 2 if the command makes no sense."""
+    """Return 0 if every contender of ours ran and every gate passed, 1 if not, 2 if the command
+    makes no sense.
+    """
     arguments = _parser().parse_args(argv)
     try:
         if arguments.list:
             print(_listing())
             return 0
         silence()
-        options = Options(arguments.rounds, arguments.size == "quick", arguments.model, arguments.threads, arguments.work, install=not arguments.no_install)
-        options = replace(options, machine=describe(options.threads), whole=arguments.size == "whole")
+        options = Options(
+            arguments.rounds,
+            arguments.size == "quick",
+            arguments.model,
+            arguments.threads,
+            arguments.work,
+            install=not arguments.no_install,
+        )
+        options = replace(
+            options, machine=describe(options.threads), whole=arguments.size == "whole"
+        )
         return measure(_chosen(arguments.only), options, arguments.out)
     except PipelineError as error:
         print(f"error: benchmarks: {error}", file=sys.stderr)
@@ -41,7 +55,11 @@ def measure(benches: Sequence[Any], options: Options, out: Path) -> int:
     """Run bench modules, write the results after each one, print the table."""
     rows: list[Row] = []
     for bench in benches:
-        print(f"benchmarks: {', '.join(bench.NAMES)}, {options.rounds} rounds", file=sys.stderr, flush=True)
+        print(
+            f"benchmarks: {', '.join(bench.NAMES)}, {options.rounds} rounds",
+            file=sys.stderr,
+            flush=True,
+        )
         own = bench.run(options)
         if options.quick:
             for row in own:
@@ -65,25 +83,61 @@ def _listing() -> str:
     lines = []
     for bench in _chosen(""):
         targets = ", ".join(f"{peer} {target:g}" for peer, target in bench.TARGETS.items())
-        lines.append(f"{bench.__name__.rpartition('.')[2]}\t{(bench.__doc__ or '').splitlines()[0]} Targets: {targets}")
+        lines.append(
+            f"{bench.__name__.rpartition('.')[2]}\t{(bench.__doc__ or '').splitlines()[0]} "
+            f"Targets: {targets}"
+        )
     return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks", description="Us and the peers side by side; see benchmarks/README.md.")
-    parser.add_argument("--only", default="", metavar="NAME[,NAME]", help="these benches alone; the other rows of results.json stay")
-    parser.add_argument("--rounds", type=_positive, default=5, help="measured rounds of each contender, after one to warm up")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description="Us and the peers side by side; see benchmarks/README.md.",
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="NAME[,NAME]",
+        help="these benches alone; the other rows of results.json stay",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        default=5,
+        help="measured rounds of each contender, after one to warm up",
+    )
     parser.add_argument(
         "--size",
         choices=("full", "quick", "whole"),
         default="full",
-        help="quick: a tiny random model, to see that everything runs; whole: a million rows as well",
+        help=(
+            "quick: a tiny random model, to see that everything runs; whole: a million rows as well"
+        ),
     )
-    parser.add_argument("--model", default=EMBEDDED, help="a model name or folder; on a GPU it runs there, in bf16")
-    parser.add_argument("--threads", type=_positive, default=2, help="OpenMP threads of every contender")
-    parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "bench", help="where results.json and the plot go")
-    parser.add_argument("--work", type=Path, default=Options.work, help="the peers' environment, logs and outputs of the contenders")
-    parser.add_argument("--no-install", action="store_true", help="leave out the peers whose packages must be installed")
+    parser.add_argument(
+        "--model", default=EMBEDDED, help="a model name or folder; on a GPU it runs there, in bf16"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, default=2, help="OpenMP threads of every contender"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "artifacts" / "bench",
+        help="where results.json and the plot go",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Options.work,
+        help="the peers' environment, logs and outputs of the contenders",
+    )
+    parser.add_argument(
+        "--no-install",
+        action="store_true",
+        help="leave out the peers whose packages must be installed",
+    )
     parser.add_argument("--list", action="store_true", help="name the benches and their targets")
     return parser
 

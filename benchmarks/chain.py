@@ -1,4 +1,6 @@
-"""The peers' side of the bench ``pipeline``: what ours does between passages and scores, by the peers' programs, each step a process of its own."""
+"""The peers' side of the bench ``pipeline``: what ours does between passages and scores, by the
+peers' programs, each step a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ from benchmarks.generate import with_bos
 from benchmarks.harness import PASSED, Options, environment
 from benchmarks.machine import has_gpu
 from benchmarks.peers import interpreter
-from tasks.engine import vllm_environment, vllm_settings
-from tasks.files import read_json, read_table, write_json, write_table
-from tasks.params import Params
-from tasks.rows import TASK_TYPES
+from tasks.core.files import read_json, read_table, write_json, write_table
+from tasks.core.params import Params
+from tasks.core.rows import TASK_TYPES
+from tasks.lm.engine import vllm_environment, vllm_settings
 
-#: Chain -> its training step; all else is the same in both, and what stands in front of training is run once a round for both.
-CHAINS = {"the peers' steps chained, TRL's training": "train_trl", "the peers' steps chained, the authors' training": "train_authors"}
+#: Chain -> its training step; all else is the same in both, and what stands in front of training is
+#: run once a round for both.
+CHAINS = {
+    "the peers' steps chained, TRL's training": "train_trl",
+    "the peers' steps chained, the authors' training": "train_authors",
+}
 
 
 @dataclass
@@ -42,22 +48,38 @@ def steps_of(chain: str) -> tuple[str, ...]:
     return ("write", training, "answer_base", f"answer_{training}")
 
 
-def play(folder: Path, ours: Path, params: Params, weights: Path, options: Options, cache: dict[str, str]) -> Round:
-    """Run the steps of every chain once in ``folder``, on the passages that ours generated from. A step behind a failed one is not run."""
+def play(
+    folder: Path, ours: Path, params: Params, weights: Path, options: Options, cache: dict[str, str]
+) -> Round:
+    """Run the steps of every chain once in ``folder``, on the passages that ours generated from.
+
+    A step behind a failed one is not run.
+    """
     python, missing = interpreter(options.work, options.install)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     configs = _configs(folder, ours, params, weights)
     found = Round()
     for name, (step, needs, config) in configs.items():
-        broken = next((found.failures[need] for need in needs if need in found.failures), missing if name == "train_trl" else "")
+        broken = next(
+            (found.failures[need] for need in needs if need in found.failures),
+            missing if name == "train_trl" else "",
+        )
         if broken:
             found.failures[name] = broken
             continue
         path = folder / f"{name}.config.json"
         write_json(path, {**config, "counts": str(folder / f"{name}.json")})
-        command = [sys.executable if missing else str(Path(python).absolute()), "-m", "benchmarks.contenders.chain", step, str(path)]
-        seconds, failure = timed(command, folder / f"{name}.log", ours, {**environment(options.threads), **cache})
+        command = [
+            sys.executable if missing else str(Path(python).absolute()),
+            "-m",
+            "benchmarks.contenders.chain",
+            step,
+            str(path),
+        ]
+        seconds, failure = timed(
+            command, folder / f"{name}.log", ours, {**environment(options.threads), **cache}
+        )
         if failure:
             found.failures[name] = f"{name}: {failure}"
         else:
@@ -65,29 +87,55 @@ def play(folder: Path, ours: Path, params: Params, weights: Path, options: Optio
     return found
 
 
-def timed(command: list[str], log: Path, where: Path, variables: dict[str, str]) -> tuple[float, str]:
-    """Run a command; return its seconds from start to end, and the last line of its log if it failed."""
+def timed(
+    command: list[str], log: Path, where: Path, variables: dict[str, str]
+) -> tuple[float, str]:
+    """Run a command; return its seconds from start to end, and the last line of its log if it
+    failed.
+    """
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as told:
-        done = subprocess.run(command, stdout=told, stderr=told, cwd=where, env=variables, check=False)
+        done = subprocess.run(
+            command, stdout=told, stderr=told, cwd=where, env=variables, check=False
+        )
     seconds = time.perf_counter() - start
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if done.returncode else []
-    return seconds, (lines[-1][:200] if lines else f"status {done.returncode}") if done.returncode else ""
+    lines = (
+        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if done.returncode
+        else []
+    )
+    return seconds, (
+        lines[-1][:200] if lines else f"status {done.returncode}"
+    ) if done.returncode else ""
 
 
-def _configs(folder: Path, ours: Path, params: Params, weights: Path) -> dict[str, tuple[str, tuple[str, ...], dict[str, Any]]]:
+def _configs(
+    folder: Path, ours: Path, params: Params, weights: Path
+) -> dict[str, tuple[str, tuple[str, ...], dict[str, Any]]]:
     """Return name -> step, the steps it needs, and its configuration."""
     sampling, rows = params.generate, str(folder / "rows.parquet")
-    written = read_table(ours / "artifacts" / "generate" / "predictions.parquet", ["passage_id", "context", "prompt_tokens"]).to_pylist()
+    written = read_table(
+        ours / "artifacts" / "generate" / "predictions.parquet",
+        ["passage_id", "context", "prompt_tokens"],
+    ).to_pylist()
     texts = list({row["passage_id"]: row["context"] for row in written}.values())
     write_table(folder / "passages.parquet", pa.table({"text": texts}))
     longest = max(row["prompt_tokens"] for row in written) + sampling.max_tokens
     write: dict[str, Any] = {
-        "passages": str(folder / "passages.parquet"), "rows": rows, "vllm": sampling.engine == "vllm", "batch": 16,
-        "model": str(with_bos(weights, folder / "weights")), "engine": vllm_settings(sampling.precision, longest), "environment": vllm_environment(has_gpu()),
-        "task_types": list(sampling.task_types), "full_task_types": [TASK_TYPES[kind] for kind in sampling.task_types],
-        "samples": sampling.samples, "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens,
-    }  # fmt: skip
+        "passages": str(folder / "passages.parquet"),
+        "rows": rows,
+        "vllm": sampling.engine == "vllm",
+        "batch": 16,
+        "model": str(with_bos(weights, folder / "weights")),
+        "engine": vllm_settings(sampling.precision, longest),
+        "environment": vllm_environment(has_gpu()),
+        "task_types": list(sampling.task_types),
+        "full_task_types": [TASK_TYPES[kind] for kind in sampling.task_types],
+        "samples": sampling.samples,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+    }
     configs: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         "write": ("write", (), write),
         "answer_base": ("answer", (), {"params": "params.yaml"}),
@@ -95,18 +143,41 @@ def _configs(folder: Path, ours: Path, params: Params, weights: Path) -> dict[st
     for training in CHAINS.values():
         adapter = str(folder / f"adapter-{training}")
         settings = params.finetune.model_dump(mode="json")
-        configs[training] = (training, ("write",), {"settings": settings, "rows": rows, "adapter": adapter, "work": str(folder / training)})
-        configs[f"answer_{training}"] = ("answer", (training,), {"params": "params.yaml", "adapter": adapter})
+        configs[training] = (
+            training,
+            ("write",),
+            {
+                "settings": settings,
+                "rows": rows,
+                "adapter": adapter,
+                "work": str(folder / training),
+            },
+        )
+        configs[f"answer_{training}"] = (
+            "answer",
+            (training,),
+            {"params": "params.yaml", "adapter": adapter},
+        )
     return configs
 
 
 def counts_of(ours: Path) -> dict[str, int]:
-    """Return what the gate compares, of a run of ours: passages generated from, rows trained on, answers of both models; and tokens trained on."""
+    """Return what the gate compares, of a run of ours: passages generated from, rows trained on,
+    answers of both models; and tokens trained on.
+    """
     artifacts = ours / "artifacts"
     trained = read_json(artifacts / "finetune" / "provenance.json")
-    models = read_table(artifacts / "evaluate" / "predictions.parquet", ["model"])["model"].to_pylist()
+    models = read_table(artifacts / "evaluate" / "predictions.parquet", ["model"])[
+        "model"
+    ].to_pylist()
     return {
-        "passages": len(set(read_table(artifacts / "generate" / "predictions.parquet", ["passage_id"])["passage_id"].to_pylist())),
+        "passages": len(
+            set(
+                read_table(artifacts / "generate" / "predictions.parquet", ["passage_id"])[
+                    "passage_id"
+                ].to_pylist()
+            )
+        ),
         "kept": pq.read_metadata(artifacts / "validate" / "instructions.parquet").num_rows,
         "trained": trained["steps"] * trained["settings"]["batch_rows"],
         "tokens": trained["tokens"],
@@ -129,7 +200,10 @@ def counts_of_chain(chain: str, found: Round) -> dict[str, int]:
 
 
 def gate(ours: dict[str, int], theirs: dict[str, int]) -> str:
-    """Return ``passed`` if both were given as much to do. Kept rows and their tokens are sampled, and may differ."""
+    """Return ``passed`` if both were given as much to do.
+
+    Kept rows and their tokens are sampled, and may differ.
+    """
     for name in ("passages", "trained", "base answers", "adapted answers"):
         if ours[name] != theirs[name] or not ours[name]:
             return f"{name}: {ours[name]} of ours, {theirs[name]} of theirs"
@@ -138,4 +212,6 @@ def gate(ours: dict[str, int], theirs: dict[str, int]) -> str:
 
 def told(found: Round) -> str:
     """Return the seconds of the steps, for people."""
-    return json.dumps({name: round(seconds, 1) for name, seconds in found.seconds.items()} | found.failures)
+    return json.dumps(
+        {name: round(seconds, 1) for name, seconds in found.seconds.items()} | found.failures
+    )

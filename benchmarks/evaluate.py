@@ -1,8 +1,9 @@
 """evaluate: ranked choices, examples a second, against the authors' way and lm-evaluation-harness.
 
-Every contender gets the same texts, weights, dtype, threads and rows a batch, and scores every choice by the sum of its tokens'
-log-probabilities, the end mark included. Gate: where float32 tells the best two choices apart by more than ``MARGIN``, ours ranks the same
-one first. How often a peer does not is said in its row; it loses nothing by it.
+Every contender gets the same texts, weights, dtype, threads and rows a batch, and scores every
+choice by the sum of its tokens' log-probabilities, the end mark included. Gate: where float32 tells
+the best two choices apart by more than ``MARGIN``, ours ranks the same one first. How often a peer
+does not is said in its row; it loses nothing by it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
-from tasks.files import fingerprint, sha256_file, write_text
-from tasks.ranking import margin
+from tasks.core.files import fingerprint, sha256_file, write_text
+from tasks.scoring.ranking import margin
 
 NAMES = ("evaluate",)
 TARGETS = {"authors": 3.5, "lm-eval": 2.5}
@@ -34,7 +35,12 @@ def run(options: Options) -> list[Row]:
     asked = [question for name in DATASETS for question in questions(name, 1)]
     asked = asked[:: 10 if options.quick else 1]
     write_text(work / "questions.json", json.dumps(asked))
-    config: dict[str, Any] = {"model": folder, "questions": str(work / "questions.json"), "batch_rows": BATCH_ROWS, "form": prompter_of(folder).form}
+    config: dict[str, Any] = {
+        "model": folder,
+        "questions": str(work / "questions.json"),
+        "batch_rows": BATCH_ROWS,
+        "form": prompter_of(folder).form,
+    }
     python, missing = interpreter(options.work, options.install)
     contenders = [
         Contender("ours", "benchmarks.contenders.evaluate_ours", config),
@@ -46,34 +52,76 @@ def run(options: Options) -> list[Row]:
     facts = done["ours"].facts
     need = Need(facts.get("tokens", 0), facts.get("scored", 0), passes=-(-len(asked) // BATCH_ROWS))
     extra = {"examples": len(reference), **roofline(done["ours"], need, folder, options)}
-    return [_row(done["ours"], done[peer], reference, options, target, extra) for peer, target in TARGETS.items()]
+    return [
+        _row(done["ours"], done[peer], reference, options, target, extra)
+        for peer, target in TARGETS.items()
+    ]
 
 
-def _row(ours: Outcome, theirs: Outcome, reference: Scores, options: Options, target: float, extra: dict[str, Any]) -> Row:
+def _row(
+    ours: Outcome,
+    theirs: Outcome,
+    reference: Scores,
+    options: Options,
+    target: float,
+    extra: dict[str, Any],
+) -> Row:
     gate, note = PASSED, ""
     if not ours.failure and not theirs.failure:
         own, other = ours.read(), theirs.read()
-        gate = "the contenders did not score the same tokens" if own["tokens"] != other["tokens"] else ranking_gate(reference, own["scores"])
-        note = f"against float32, ours ranks {len(parted(reference, own['scores']))} of {len(reference)} prompts otherwise, {theirs.name} "
+        gate = (
+            "the contenders did not score the same tokens"
+            if own["tokens"] != other["tokens"]
+            else ranking_gate(reference, own["scores"])
+        )
+        note = (
+            f"against float32, ours ranks {len(parted(reference, own['scores']))} of "
+            f"{len(reference)} prompts otherwise, {theirs.name} "
+        )
         note += str(len(parted(reference, other["scores"])))
-    return compare("evaluate", ours, theirs, gate, options, unit="examples/s", target=target, note=note, extra=extra)
+    return compare(
+        "evaluate",
+        ours,
+        theirs,
+        gate,
+        options,
+        unit="examples/s",
+        target=target,
+        note=note,
+        extra=extra,
+    )
 
 
 def ranking_gate(reference: Scores, scores: Scores) -> str:
-    """Return ``passed``, or on how many prompts the first choice is not float32's though the best two are ``MARGIN`` apart."""
+    """Return ``passed``, or on how many prompts the first choice is not float32's though the best
+    two are ``MARGIN`` apart.
+    """
     if len(scores) != len(reference):
         return f"{len(scores)} prompts were scored, not {len(reference)}"
     wrong = [index for index in parted(reference, scores) if margin(reference[index]) > MARGIN]
-    return PASSED if not wrong else f"{len(wrong)} of {len(reference)} prompts are ranked otherwise than in float32, the first is {wrong[0]}"
+    return (
+        PASSED
+        if not wrong
+        else (
+            f"{len(wrong)} of {len(reference)} prompts are ranked otherwise than in float32, "
+            f"the first is {wrong[0]}"
+        )
+    )
 
 
 def parted(reference: Scores, scores: Scores) -> list[int]:
     """Return the prompts where another choice comes first."""
-    return [index for index, (one, other) in enumerate(zip(reference, scores, strict=True)) if one.index(max(one)) != other.index(max(other))]
+    return [
+        index
+        for index, (one, other) in enumerate(zip(reference, scores, strict=True))
+        if one.index(max(one)) != other.index(max(other))
+    ]
 
 
 def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Options) -> Scores:
-    """Return float32 scores, one sequence at a time without padding; kept beside the outputs, as they take longer than the race."""
+    """Return float32 scores, one sequence at a time without padding; kept beside the outputs, as
+    they take longer than the race.
+    """
     weights = [sha256_file(path) for path in sorted(Path(folder).glob("*.safetensors"))] or [folder]
     kept = options.work / "evaluate" / f"reference-{fingerprint(asked, form, weights)[:16]}.json"
     if not kept.is_file():
@@ -85,14 +133,26 @@ def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Opt
 def _compute(folder: str, asked: list[dict[str, Any]], options: Options) -> Scores:
     import torch
 
-    from tasks.models import load_model
+    from tasks.lm.models import load_model
 
     torch.set_num_threads(options.threads)
     model, prompter = load_model(folder, precision="float32").eval(), prompter_of(folder)
 
     @torch.inference_mode()
     def score(prompt: list[int], choice: list[int]) -> float:
-        logits = model(input_ids=torch.tensor([prompt + choice], device=model.device), logits_to_keep=len(choice) + 1).logits[0, :-1]
-        return sum(float(row[token]) for row, token in zip(torch.log_softmax(logits, dim=-1), choice, strict=True))
+        logits = model(
+            input_ids=torch.tensor([prompt + choice], device=model.device),
+            logits_to_keep=len(choice) + 1,
+        ).logits[0, :-1]
+        return sum(
+            float(row[token])
+            for row, token in zip(torch.log_softmax(logits, dim=-1), choice, strict=True)
+        )
 
-    return [[score(prompter.prompt(one["instruction"]), prompter.response(choice)) for choice in one["choices"]] for one in asked]
+    return [
+        [
+            score(prompter.prompt(one["instruction"]), prompter.response(choice))
+            for choice in one["choices"]
+        ]
+        for one in asked
+    ]

@@ -1,7 +1,9 @@
-"""finetune: real (unpadded) tokens a second and peak memory of Q-LoRA, against the authors' recipe and TRL, at its defaults and tuned.
+"""finetune: real (unpadded) tokens a second and peak memory of Q-LoRA, against the authors' recipe
+and TRL, at its defaults and tuned.
 
-The same rows, loss tokens, NF4 weights, LoRA rank, threads and rows a step for all. Gate: loss and gradient norm of one batch of ours
-against a float32 reference without padding, fused layers or 4-bit kernels.
+The same rows, loss tokens, NF4 weights, LoRA rank, threads and rows a step for all. Gate: loss and
+gradient norm of one batch of ours against a float32 reference without padding, fused layers or
+4-bit kernels.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, c
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
-from tasks.files import write_text
-from tasks.models import dtype
-from tasks.params import load_params
+from tasks.core.files import write_text
+from tasks.core.params import load_params
+from tasks.lm.models import dtype
 
 NAMES = ("finetune", "finetune-memory")
 TARGETS = {"authors": 2.0, "trl-default": 1.8, "trl-tuned": 1.3}
 MEMORY_TARGETS = {"trl-default": 1.0, "trl-tuned": 1.0}
 #: Rows a step, the authors' effective batch.
 BATCH_ROWS = 16
-#: Relative tolerances of loss and gradient norm. bfloat16 has 8 bits of mantissa, and the reference rounds nothing but the weights.
+#: Relative tolerances of loss and gradient norm. bfloat16 has 8 bits of mantissa, and the reference
+#: rounds nothing but the weights.
 TOLERANCES = {"torch.bfloat16": (0.01, 0.03), "torch.float32": (1e-4, 1e-3)}
 
 
@@ -36,22 +39,61 @@ def run(options: Options) -> list[Row]:
     python, missing = interpreter(options.work, options.install)
     trl = "benchmarks.contenders.finetune_trl"
     contenders = [
-        Contender("ours", "benchmarks.contenders.finetune_ours", {**config, "work": str(work / "ours")}),
+        Contender(
+            "ours", "benchmarks.contenders.finetune_ours", {**config, "work": str(work / "ours")}
+        ),
         Contender("authors", "benchmarks.contenders.finetune_authors", config),
-        Contender("trl-default", trl, {**config, "work": str(work / "trl-default"), "tuned": False}, python, missing),
-        Contender("trl-tuned", trl, {**config, "work": str(work / "trl-tuned"), "tuned": True}, python, missing),
+        Contender(
+            "trl-default",
+            trl,
+            {**config, "work": str(work / "trl-default"), "tuned": False},
+            python,
+            missing,
+        ),
+        Contender(
+            "trl-tuned",
+            trl,
+            {**config, "work": str(work / "trl-tuned"), "tuned": True},
+            python,
+            missing,
+        ),
     ]
     gate, numbers = _gate(config, options)
     done = race(contenders, options, work)
     facts, settings = done["ours"].facts, config["settings"]
-    need = Need(facts.get("tokens", 0), facts.get("scored", 0), passes=-(-settings["batch_rows"] // settings["micro_batch_rows"]), backward=True)
+    need = Need(
+        facts.get("tokens", 0),
+        facts.get("scored", 0),
+        passes=-(-settings["batch_rows"] // settings["micro_batch_rows"]),
+        backward=True,
+    )
     numbers |= roofline(done["ours"], need, settings["model"], options)
     rows = [
-        compare("finetune", done["ours"], done[peer], gate, options, unit="tokens/s", target=target, extra=numbers, note=_note(done[peer]))
+        compare(
+            "finetune",
+            done["ours"],
+            done[peer],
+            gate,
+            options,
+            unit="tokens/s",
+            target=target,
+            extra=numbers,
+            note=_note(done[peer]),
+        )
         for peer, target in TARGETS.items()
     ]
     rows += [
-        compare("finetune-memory", done["ours"], done[peer], gate, options, unit="MiB", target=target, peak=True, extra=numbers)
+        compare(
+            "finetune-memory",
+            done["ours"],
+            done[peer],
+            gate,
+            options,
+            unit="MiB",
+            target=target,
+            peak=True,
+            extra=numbers,
+        )
         for peer, target in MEMORY_TARGETS.items()
     ]
     for row in rows:
@@ -59,12 +101,19 @@ def run(options: Options) -> list[Row]:
     return rows
 
 
-def loss_gate(ours: dict[str, float], reference: dict[str, float], tolerances: tuple[float, float]) -> str:
-    """Return ``passed``, or which of loss and gradient norm is off by more than its relative tolerance."""
+def loss_gate(
+    ours: dict[str, float], reference: dict[str, float], tolerances: tuple[float, float]
+) -> str:
+    """Return ``passed``, or which of loss and gradient norm is off by more than its relative
+    tolerance.
+    """
     for name, most in zip(("loss", "gradient_norm"), tolerances, strict=True):
         off = abs(ours[name] - reference[name]) / abs(reference[name])
         if not off <= most:
-            return f"{name} is {ours[name]:.5g}, in float32 {reference[name]:.5g}: off by {off:.2%}, allowed {most:.2%}"
+            return (
+                f"{name} is {ours[name]:.5g}, in float32 {reference[name]:.5g}: off by "
+                f"{off:.2%}, allowed {most:.2%}"
+            )
     return PASSED
 
 
@@ -74,22 +123,43 @@ def _gate(config: dict[str, Any], options: Options) -> tuple[str, dict[str, Any]
     if done.failure:
         return f"the check did not run: {done.failure}", {}
     found = done.read()
-    return loss_gate(found["ours"], found["reference"], TOLERANCES[str(dtype("auto"))]), {"check": found}
+    return loss_gate(found["ours"], found["reference"], TOLERANCES[str(dtype("auto"))]), {
+        "check": found
+    }
 
 
 def _config(options: Options) -> dict[str, Any]:
-    """Return the settings of params.yaml with the peers' rows a step, and token ids of prompts and gold answers."""
+    """Return the settings of params.yaml with the peers' rows a step, and token ids of prompts and
+    gold answers.
+    """
     folder = model_folder(options)
     settings = load_params(ROOT / "params.yaml").finetune.model_dump(mode="json") | {
-        "model": folder, "epochs": 1.0, "batch_rows": 4 if options.quick else BATCH_ROWS, "checkpoint_steps": 1000,
-    }  # fmt: skip
+        "model": folder,
+        "epochs": 1.0,
+        "batch_rows": 4 if options.quick else BATCH_ROWS,
+        "checkpoint_steps": 1000,
+    }
     settings["micro_batch_rows"] = min(settings["micro_batch_rows"], settings["batch_rows"])
-    asked = [question for name in ("contracts", "incidents", "privacy") for question in questions(name, 2)]
+    asked = [
+        question
+        for name in ("contracts", "incidents", "privacy")
+        for question in questions(name, 2)
+    ]
     prompter = prompter_of(folder, adapted=True)
-    rows = [{"prompt": prompter.prompt(one["instruction"], settings["max_prompt_tokens"]), "response": prompter.response(one["response"])} for one in asked]
+    rows = [
+        {
+            "prompt": prompter.prompt(one["instruction"], settings["max_prompt_tokens"]),
+            "response": prompter.response(one["response"]),
+        }
+        for one in asked
+    ]
     # Spread over datasets, templates and questions.
     count = settings["batch_rows"]
-    return {"settings": settings, "rows": rows[:: len(rows) // count][:count], "pad_token": prompter.tokenizer.pad_token_id}
+    return {
+        "settings": settings,
+        "rows": rows[:: len(rows) // count][:count],
+        "pad_token": prompter.tokenizer.pad_token_id,
+    }
 
 
 def _note(theirs: Outcome) -> str:

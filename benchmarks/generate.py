@@ -1,4 +1,6 @@
-"""generate: passages a second, from passages to predictions, against the authors' package on the same vLLM and against transformers."""
+"""generate: passages a second, from passages to predictions, against the authors' package on the
+same vLLM and against transformers.
+"""
 
 from __future__ import annotations
 
@@ -15,52 +17,94 @@ from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, c
 from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
 from benchmarks.roofline import Need, roofline
-from tasks.engine import vllm_environment, vllm_settings
-from tasks.files import write_table
-from tasks.formats import Task, generator_prompt, parse_prediction
-from tasks.models import EMBEDDED, load_tokenizer, merged_folder, resolve
-from tasks.rows import PASSAGES, TASK_TYPES
+from tasks.core.files import write_table
+from tasks.core.rows import PASSAGES, TASK_TYPES
+from tasks.lm.engine import vllm_environment, vllm_settings
+from tasks.lm.models import EMBEDDED, load_tokenizer, merged_folder, resolve
+from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 NAMES = ("generate", "generate-fp8")
 TARGETS = {"bonito-llm": 1.1, "transformers": 3.0, "transformers continuous batching": 3.0}
-#: On a GPU: ours with the weights rounded to eight bits, against bonito-llm as it is. At most so large a share of the usable rows may be lost by it.
+#: On a GPU: ours with the weights rounded to eight bits, against bonito-llm as it is. At most so
+#: large a share of the usable rows may be lost by it.
 _FP8, _FP8_TARGET, _LOST = "ours in fp8", 1.5, 0.02
 #: Contenders whose kernels are not ours.
 _TRANSFORMERS = ("transformers", "transformers continuous batching")
 _PASSAGES, _QUICK_PASSAGES, _MAX_TOKENS, _TASK_TYPE, _BATCH = 40, 4, 64, "exqa", 16
 _GENERATOR = ROOT / "models" / "bonito-smollm2-135m"
-#: Share of the rows that must be parsed to the same instruction and response: the kernels round differently, so a near-tie may fall otherwise.
+#: Share of the rows that must be parsed to the same instruction and response: the kernels round
+#: differently, so a near-tie may fall otherwise.
 _ALIKE = 0.95
 
 
 def run(options: Options) -> list[Row]:
-    """Return one row a peer. A quick run has transformers on both sides: vLLM's start takes longer than the whole test."""
+    """Return one row a peer.
+
+    A quick run has transformers on both sides: vLLM's start takes longer than the whole test.
+    """
     folder = options.work / "generate"
     contenders = _contenders(options, folder)
     done = _raced(contenders, options, folder)
     exact = _in_float32(contenders, options, folder / "float32")
-    note = f"{_PASSAGES} passages, {_TASK_TYPE}, greedy, at most {_MAX_TOKENS} tokens; one checkpoint for all, the adapter merged into its base"
+    note = (
+        f"{_PASSAGES} passages, {_TASK_TYPE}, greedy, at most {_MAX_TOKENS} tokens; one "
+        "checkpoint for all, the adapter merged into its base"
+    )
     facts = done["ours"].facts
     outputs = facts.get("output_tokens", 0)
-    # Decoding reads every weight for every token of the longest answer at least, and once for the prompts.
-    need = Need(facts.get("prompt_tokens", 0) + outputs, outputs, passes=1 + facts.get("longest", 0))
+    # Decoding reads every weight for every token of the longest answer at least, and once for the
+    # prompts.
+    need = Need(
+        facts.get("prompt_tokens", 0) + outputs, outputs, passes=1 + facts.get("longest", 0)
+    )
     limits = roofline(done["ours"], need, str(_weights(options)), options)
     rows = []
     for peer, target in TARGETS.items():
-        gate, alike = _gate(*((exact["ours"], exact[peer]) if peer in exact and not done[peer].failure else (done["ours"], done[peer])))
-        row = compare(NAMES[0], done["ours"], done[peer], gate, options, unit="passages/s", target=target, note=f"{note}; {alike}" if alike else note)
+        gate, alike = _gate(
+            *(
+                (exact["ours"], exact[peer])
+                if peer in exact and not done[peer].failure
+                else (done["ours"], done[peer])
+            )
+        )
+        row = compare(
+            NAMES[0],
+            done["ours"],
+            done[peer],
+            gate,
+            options,
+            unit="passages/s",
+            target=target,
+            note=f"{note}; {alike}" if alike else note,
+        )
         row.extra |= limits
-        row.extra["output_tokens"] = {"ours": done["ours"].facts.get("output_tokens"), "theirs": done[peer].facts.get("output_tokens")}
+        row.extra["output_tokens"] = {
+            "ours": done["ours"].facts.get("output_tokens"),
+            "theirs": done[peer].facts.get("output_tokens"),
+        }
         rows.append(row)
     if _FP8 in done:
         gate, kept = quality_gate(done["ours"], done[_FP8])
-        rows.append(compare(NAMES[1], done[_FP8], done["bonito-llm"], gate, options, unit="passages/s", target=_FP8_TARGET, note=f"{note}; {kept}"))
+        rows.append(
+            compare(
+                NAMES[1],
+                done[_FP8],
+                done["bonito-llm"],
+                gate,
+                options,
+                unit="passages/s",
+                target=_FP8_TARGET,
+                note=f"{note}; {kept}",
+            )
+        )
         rows[-1].command = rows[0].command
     return rows
 
 
 def quality_gate(ours: Outcome, rounded: Outcome) -> tuple[str, str]:
-    """Return the gate of rounded weights, and what was found: nearly as many of their rows must be usable, whatever they say."""
+    """Return the gate of rounded weights, and what was found: nearly as many of their rows must be
+    usable, whatever they say.
+    """
     if ours.failure or rounded.failure:
         return PASSED, ""  # the failure itself is told
     usable, left = (sum(not task.reason for task in _parsed(one.read())) for one in (ours, rounded))
@@ -69,34 +113,77 @@ def quality_gate(ours: Outcome, rounded: Outcome) -> tuple[str, str]:
 
 
 def _raced(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
-    """On a GPU one contender after the other, as each engine takes the memory for itself; otherwise interleaved."""
+    """On a GPU one contender after the other, as each engine takes the memory for itself; otherwise
+    interleaved.
+    """
     if not has_gpu():
         return race(contenders, options, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: outcome for one in contenders for name, outcome in race([one], options, folder).items()}
+    return {
+        name: outcome
+        for one in contenders
+        for name, outcome in race([one], options, folder).items()
+    }
 
 
 def _in_float32(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
-    """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets of kernels soon differ by a token, in float32 hardly."""
-    if contenders[0].config["generate"].get("precision") == "float32" or vllm_settings("auto", 1)["dtype"] == "float32":
+    """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets
+    of kernels soon differ by a token, in float32 hardly.
+    """
+    if (
+        contenders[0].config["generate"].get("precision") == "float32"
+        or vllm_settings("auto", 1)["dtype"] == "float32"
+    ):
         return {}
-    ours, *others = (one for one in contenders if one.name in ("ours", *_TRANSFORMERS) and not one.missing)
-    settings = {**ours.config["generate"], "generator": others[0].config["model"], "precision": "float32"}
-    ours = replace(ours, config={**ours.config, "generate": settings, "folder": str(folder / "ours")})
-    others = [replace(one, config={**one.config, "engine": {**one.config["engine"], "dtype": "float32"}}) for one in others]
+    ours, *others = (
+        one for one in contenders if one.name in ("ours", *_TRANSFORMERS) and not one.missing
+    )
+    settings = {
+        **ours.config["generate"],
+        "generator": others[0].config["model"],
+        "precision": "float32",
+    }
+    ours = replace(
+        ours, config={**ours.config, "generate": settings, "folder": str(folder / "ours")}
+    )
+    others = [
+        replace(one, config={**one.config, "engine": {**one.config["engine"], "dtype": "float32"}})
+        for one in others
+    ]
     return _raced([ours, *others], replace(options, rounds=1), folder)
 
 
 def _contenders(options: Options, folder: Path) -> list[Contender]:
     weights = _weights(options)
     passages = folder / "passages.parquet"
-    write_table(passages, pa.Table.from_pylist(made.contexts(_QUICK_PASSAGES if options.quick else _PASSAGES), schema=PASSAGES))
+    write_table(
+        passages,
+        pa.Table.from_pylist(
+            made.contexts(_QUICK_PASSAGES if options.quick else _PASSAGES), schema=PASSAGES
+        ),
+    )
     tokenizer = load_tokenizer(str(weights))
-    longest = _MAX_TOKENS + max(len(generator_prompt(tokenizer, row["text"], _TASK_TYPE)) for row in made.contexts(_PASSAGES))
-    # By its own name: what tells it from another generator is a digest of the adapter, not of the whole checkpoint.
+    longest = _MAX_TOKENS + max(
+        len(generator_prompt(tokenizer, row["text"], _TASK_TYPE))
+        for row in made.contexts(_PASSAGES)
+    )
+    # By its own name: what tells it from another generator is a digest of the adapter, not of the
+    # whole checkpoint.
     named = str(_GENERATOR) if options.model == EMBEDDED and not options.quick else str(weights)
-    settings = {"generator": named, "task_types": [_TASK_TYPE], "samples": 1, "temperature": 0.0, "top_p": 0.95, "max_tokens": _MAX_TOKENS}
-    ours = {"passages": str(passages), "folder": str(folder / "ours"), "longest": longest, "generate": settings}
+    settings = {
+        "generator": named,
+        "task_types": [_TASK_TYPE],
+        "samples": 1,
+        "temperature": 0.0,
+        "top_p": 0.95,
+        "max_tokens": _MAX_TOKENS,
+    }
+    ours = {
+        "passages": str(passages),
+        "folder": str(folder / "ours"),
+        "longest": longest,
+        "generate": settings,
+    }
     if options.quick:
         ours["generate"] = {**settings, "engine": "transformers", "precision": "float32"}
     theirs: dict[str, Any] = {
@@ -112,25 +199,44 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
     }
     quick = "a quick run has transformers' generate alone" if options.quick else ""
     transformers = "benchmarks.contenders.generate_transformers"
-    rounded = {**ours, "generate": {**settings, "precision": "fp8"}, "folder": str(folder / "ours-fp8")}
+    rounded = {
+        **ours,
+        "generate": {**settings, "precision": "fp8"},
+        "folder": str(folder / "ours-fp8"),
+    }
     return [
         Contender("ours", "benchmarks.contenders.generate_ours", ours),
-        *([Contender(_FP8, "benchmarks.contenders.generate_ours", rounded)] if has_gpu() and not options.quick else []),
+        *(
+            [Contender(_FP8, "benchmarks.contenders.generate_ours", rounded)]
+            if has_gpu() and not options.quick
+            else []
+        ),
         Contender("bonito-llm", "benchmarks.contenders.generate_bonito_llm", theirs, missing=quick),
         Contender("transformers", transformers, {**theirs, "continuous": False}),
         Contender(
-            "transformers continuous batching", transformers, {**theirs, "continuous": True}, missing="a quick run leaves it out" if options.quick else ""
+            "transformers continuous batching",
+            transformers,
+            {**theirs, "continuous": True},
+            missing="a quick run leaves it out" if options.quick else "",
         ),
     ]
 
 
 def _weights(options: Options) -> Path:
-    """Return one plain checkpoint: the embedded generator's adapter merged into its base, or what ``--model`` names."""
-    return merged_generator() if options.model == EMBEDDED and not options.quick else Path(model_folder(options))
+    """Return one plain checkpoint: the embedded generator's adapter merged into its base, or what
+    ``--model`` names.
+    """
+    return (
+        merged_generator()
+        if options.model == EMBEDDED and not options.quick
+        else Path(model_folder(options))
+    )
 
 
 def merged_generator() -> Path:
-    """Return the embedded generator's adapter merged into its base, as the stage generate serves it."""
+    """Return the embedded generator's adapter merged into its base, as the stage generate serves
+    it.
+    """
     generator = resolve(str(_GENERATOR))
     return merged_folder(generator.base, generator.revision, generator.adapter, "none")
 
@@ -138,7 +244,8 @@ def merged_generator() -> Path:
 def with_bos(weights: Path, folder: Path) -> Path:
     """Return the same checkpoint with a tokenizer that puts BOS in front by itself.
 
-    Bonito is trained with it; the tokenizers of Mistral and Llama do so, the embedded model's does not, and bonito-llm hands on plain text.
+    Bonito is trained with it; the tokenizers of Mistral and Llama do so, the embedded model's does
+    not, and bonito-llm hands on plain text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in weights.iterdir():
@@ -152,8 +259,15 @@ def with_bos(weights: Path, folder: Path) -> Path:
     bos, number = tokenizer.bos_token, tokenizer.bos_token_id
     described["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "single": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
         "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
     }
     (folder / "tokenizer.json").unlink()
@@ -162,7 +276,9 @@ def with_bos(weights: Path, folder: Path) -> Path:
 
 
 def _gate(ours: Outcome, theirs: Outcome) -> tuple[str, str]:
-    """Return the gate, and what was found: prompts must be equal byte for byte, parsed rows alike for nearly all."""
+    """Return the gate, and what was found: prompts must be equal byte for byte, parsed rows alike
+    for nearly all.
+    """
     if ours.failure or theirs.failure:
         return PASSED, ""  # the failure itself is told
     mine, other = ours.read(), theirs.read()
@@ -170,9 +286,15 @@ def _gate(ours: Outcome, theirs: Outcome) -> tuple[str, str]:
         return "the prompts are not the same", ""
     pairs = list(zip(_parsed(mine), _parsed(other), strict=True))
     alike = sum(one == two for one, two in pairs)
-    found = f"{alike} of {len(pairs)} rows parsed alike, {sum(not one.reason for one, _ in pairs)} of ours usable"
+    found = (
+        f"{alike} of {len(pairs)} rows parsed alike, "
+        f"{sum(not one.reason for one, _ in pairs)} of ours usable"
+    )
     return (PASSED if alike >= _ALIKE * len(pairs) else f"only {found}"), found
 
 
 def _parsed(outputs: dict[str, Any]) -> list[Task]:
-    return [parse_prediction(text.strip(), finished) for text, finished in zip(outputs["texts"], outputs["finished"], strict=True)]
+    return [
+        parse_prediction(text.strip(), finished)
+        for text, finished in zip(outputs["texts"], outputs["finished"], strict=True)
+    ]

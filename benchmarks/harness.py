@@ -1,7 +1,9 @@
-"""The race: contenders in processes of their own, on the same threads, their rounds interleaved, and the ratios paired round by round.
+"""The race: contenders in processes of their own, on the same threads, their rounds interleaved,
+and the ratios paired round by round.
 
-A is measured beside B and not after it: what else the machine does meanwhile slows both. The order turns by one with each round. A waiting
-contender burns nothing (its OpenMP threads sleep, it blocks on a pipe).
+A is measured beside B and not after it: what else the machine does meanwhile slows both. The order
+turns by one with each round. A waiting contender burns nothing (its OpenMP threads sleep, it blocks
+on a pipe).
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.models import EMBEDDED
-from tasks.privacy import SILENT
+from tasks.core.privacy import SILENT
+from tasks.lm.models import EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED = "passed"
@@ -28,7 +30,10 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. ``quick``: a tiny model and few rows, to see that everything runs; its figures mean nothing."""
+    """What the command line says.
+
+    ``quick``: a tiny model and few rows, to see that everything runs; its figures mean nothing.
+    """
 
     rounds: int = 5
     quick: bool = False
@@ -44,9 +49,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Contender:
-    """A module that calls :func:`benchmarks.worker.serve`, what it is told at the start, and the interpreter that runs it.
+    """A module that calls :func:`benchmarks.worker.serve`, what it is told at the start, and the
+    interpreter that runs it.
 
-    ``missing`` says why it cannot run at all (its packages cannot be installed); then it is not started.
+    ``missing`` says why it cannot run at all (its packages cannot be installed); then it is not
+    started.
     """
 
     name: str
@@ -59,7 +66,11 @@ class Contender:
 
 @dataclass
 class Outcome:
-    """What one contender did. ``load`` runs from the start of its process, imports included; the first round is the warm-up, not in ``seconds``."""
+    """What one contender did.
+
+    ``load`` runs from the start of its process, imports included; the first round is the warm-up,
+    not in ``seconds``.
+    """
 
     name: str
     failure: str = ""
@@ -79,7 +90,9 @@ class Outcome:
 
     @property
     def end_to_end(self) -> float:
-        """Seconds from nothing to the end of the first measured round: start, imports, load, warm-up, round."""
+        """Seconds from nothing to the end of the first measured round: start, imports, load,
+        warm-up, round.
+        """
         return self.load + self.warm_up + self.seconds[0]
 
     def read(self) -> Any:
@@ -91,9 +104,11 @@ class Outcome:
 
 @dataclass
 class Row:
-    """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios; ``low`` and ``high``: the least and the greatest.
+    """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios;
+    ``low`` and ``high``: the least and the greatest.
 
-    ``gate`` is ``passed``, ``failed: why`` or ``not run: why``; without a pass there is no ratio. ``unit`` is what ours and theirs count.
+    ``gate`` is ``passed``, ``failed: why`` or ``not run: why``; without a pass there is no ratio.
+    ``unit`` is what ours and theirs count.
     """
 
     bench: str
@@ -128,20 +143,32 @@ class Row:
 
 
 def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
-    """Run the contenders against each other and return their outcomes by name. One that fails is out; the others go on."""
+    """Run the contenders against each other and return their outcomes by name.
+
+    One that fails is out; the others go on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = {one.name: Outcome(one.name, one.missing, outputs=folder / f"{one.name}.json") for one in contenders}
+    outcomes = {
+        one.name: Outcome(one.name, one.missing, outputs=folder / f"{one.name}.json")
+        for one in contenders
+    }
     with ExitStack() as stack:
         running = []
         for one in contenders:
             if not one.missing:
-                worker = stack.enter_context(_Worker(one, outcomes[one.name], options.threads, folder))
+                worker = stack.enter_context(
+                    _Worker(one, outcomes[one.name], options.threads, folder)
+                )
                 if worker.load():
                     running.append(worker)
         for worker in running:
             worker.round(warm_up=True)
         for number in range(options.rounds):
-            for worker in running[number % len(running) :] + running[: number % len(running)] if running else []:
+            for worker in (
+                running[number % len(running) :] + running[: number % len(running)]
+                if running
+                else []
+            ):
                 worker.round()
     return outcomes
 
@@ -159,31 +186,62 @@ def compare(
     note: str = "",
     extra: dict[str, Any] | None = None,
 ) -> Row:
-    """Return the row of ours against theirs: of units a second, or with ``peak`` of the most memory held (less is better)."""
-    row = Row(bench, theirs.name, None, None, None, _verdict(ours, theirs, gate), options.machine, target, "less" if peak else "more", unit)
+    """Return the row of ours against theirs: of units a second, or with ``peak`` of the most memory
+    held (less is better).
+    """
+    row = Row(
+        bench,
+        theirs.name,
+        None,
+        None,
+        None,
+        _verdict(ours, theirs, gate),
+        options.machine,
+        target,
+        "less" if peak else "more",
+        unit,
+    )
     row.note, row.extra = note, dict(extra or {})
-    row.command = f"python -m benchmarks --only {bench} --rounds {options.rounds}" + (f" --model {options.model}" if options.model != EMBEDDED else "")
+    row.command = f"python -m benchmarks --only {bench} --rounds {options.rounds}" + (
+        f" --model {options.model}" if options.model != EMBEDDED else ""
+    )
     if row.gate != PASSED:
         return row
     if peak:
         gpu = bool(ours.gpu_peak_bytes and theirs.gpu_peak_bytes)
-        pair = (ours.gpu_peak_bytes, theirs.gpu_peak_bytes) if gpu else (ours.peak_bytes, theirs.peak_bytes)
+        pair = (
+            (ours.gpu_peak_bytes, theirs.gpu_peak_bytes)
+            if gpu
+            else (ours.peak_bytes, theirs.peak_bytes)
+        )
         row.ours, row.theirs = (round(value / 2**20, 1) for value in pair)
         row.ratio = row.low = row.high = round(pair[0] / pair[1], 3)
         row.rounds = len(ours.seconds)
         return row
     paired = [mine / other for mine, other in zip(ours.speeds, theirs.speeds, strict=True)]
-    row.ratio, row.low, row.high = (round(value, 3) for value in (statistics.median(paired), min(paired), max(paired)))
-    row.ours, row.theirs = round(statistics.median(ours.speeds), 3), round(statistics.median(theirs.speeds), 3)
-    # Each has done two rounds by then; a contender with fewer units a round is asked for as many as the other has done.
-    row.end_to_end_ratio = round(theirs.end_to_end / theirs.units[0] / (ours.end_to_end / ours.units[0]), 3)
+    row.ratio, row.low, row.high = (
+        round(value, 3) for value in (statistics.median(paired), min(paired), max(paired))
+    )
+    row.ours, row.theirs = (
+        round(statistics.median(ours.speeds), 3),
+        round(statistics.median(theirs.speeds), 3),
+    )
+    # Each has done two rounds by then; a contender with fewer units a round is asked for as many as
+    # the other has done.
+    row.end_to_end_ratio = round(
+        theirs.end_to_end / theirs.units[0] / (ours.end_to_end / ours.units[0]), 3
+    )
     row.rounds = len(paired)
     row.extra |= {"seconds_ours": _rounded(ours), "seconds_theirs": _rounded(theirs)}
     return row
 
 
 def _rounded(outcome: Outcome) -> dict[str, Any]:
-    return {"load": round(outcome.load, 2), "warm_up": round(outcome.warm_up, 2), "rounds": [round(value, 3) for value in outcome.seconds]}
+    return {
+        "load": round(outcome.load, 2),
+        "warm_up": round(outcome.warm_up, 2),
+        "rounds": [round(value, 3) for value in outcome.seconds],
+    }
 
 
 def _verdict(ours: Outcome, theirs: Outcome, gate: str) -> str:
@@ -199,13 +257,19 @@ class WorkerError(Exception):
 
 
 class _Worker:
-    """A contender's process and the conversation with it; stderr goes to a log beside its outputs."""
+    """A contender's process and the conversation with it; stderr goes to a log beside its
+    outputs.
+    """
 
     #: A round or a load that takes longer hangs, for all we know.
     MOST_SECONDS = 3600.0
 
     def __init__(self, contender: Contender, outcome: Outcome, threads: int, folder: Path) -> None:
-        self.contender, self.outcome, self.log = contender, outcome, folder / f"{contender.name}.log"
+        self.contender, self.outcome, self.log = (
+            contender,
+            outcome,
+            folder / f"{contender.name}.log",
+        )
         self._environment = {**environment(threads), **contender.environment}
 
     def __enter__(self) -> _Worker:
@@ -213,8 +277,13 @@ class _Worker:
         with self.log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [self.contender.python, "-m", self.contender.module],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, env=self._environment,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=self._environment,
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +304,10 @@ class _Worker:
         """Run a round, unless the contender has failed before."""
         if self.outcome.failure or (answer := self._ask({"do": "round"})) is None:
             return
-        self.outcome.peak_bytes, self.outcome.gpu_peak_bytes = answer["peak_bytes"], answer["gpu_peak_bytes"]
+        self.outcome.peak_bytes, self.outcome.gpu_peak_bytes = (
+            answer["peak_bytes"],
+            answer["gpu_peak_bytes"],
+        )
         self.outcome.facts = answer["facts"]
         if warm_up:
             self.outcome.warm_up = answer["seconds"]
@@ -259,7 +331,8 @@ class _Worker:
             questions.flush()
         except BrokenPipeError:
             raise WorkerError(self._last_words()) from None
-        # One answer a question: nothing can be waiting in the text buffer when select looks at the pipe.
+        # One answer a question: nothing can be waiting in the text buffer when select looks at the
+        # pipe.
         if not select.select([answers], [], [], self.MOST_SECONDS)[0]:
             raise WorkerError(f"no answer within {self.MOST_SECONDS:.0f} s")
         line = answers.readline()
@@ -272,16 +345,40 @@ class _Worker:
 
     def _last_words(self) -> str:
         self._process.wait()
-        lines = [line.strip() for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return f"it ended with status {self._process.returncode}: {lines[-1][:200] if lines else 'it said nothing'}"
+        lines = [
+            line.strip()
+            for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
+        return (
+            f"it ended with status {self._process.returncode}: "
+            f"{lines[-1][:200] if lines else 'it said nothing'}"
+        )
 
 
 def environment(number: int) -> dict[str, str]:
-    """Return the environment of every process that is measured, with so many OpenMP threads: silent, offline, this checkout on the path."""
-    counts = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")}
+    """Return the environment of every process that is measured, with so many OpenMP threads:
+    silent, offline, this checkout on the path.
+    """
+    counts = {
+        name: str(number)
+        for name in (
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "OPENBLAS_NUM_THREADS",
+            "RAYON_NUM_THREADS",
+        )
+    }
     # libgomp's and Intel's way to say that threads which wait shall sleep.
     passive = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-    return {**os.environ, **SILENT, **counts, **passive, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        **SILENT,
+        **counts,
+        **passive,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 Bench = Callable[[Options], list[Row]]

@@ -1,4 +1,6 @@
-"""What the benches measure on: labelled items of data/, chosen by a fixed seed, and the model, in a folder that every contender can load."""
+"""What the benches measure on: labelled items of data/, chosen by a fixed seed, and the model, in a
+folder that every contender can load.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, Options
-from tasks.dataset import load_dataset, load_items, render
-from tasks.errors import PipelineError
-from tasks.formats import Prompter, prompt_form
-from tasks.models import EMBEDDED, base_path, load_tokenizer
+from tasks.core.errors import PipelineError
+from tasks.lm.models import EMBEDDED, base_path, load_tokenizer
+from tasks.lm.prompts import Prompter, prompt_form
+from tasks.scoring.datasets import load_dataset, load_items, render
 
 SEED = 1
 
 
 def model_folder(options: Options) -> str:
-    """Return where the model's weights are: what ``--model`` names; for a quick run without one a random model of two layers."""
+    """Return where the model's weights are: what ``--model`` names; for a quick run without one a
+    random model of two layers.
+    """
     if options.quick and options.model == EMBEDDED:
         return str(_tiny_model(options.work / "tiny"))
     return base_path(options.model)
 
 
 def questions(name: str, passages: int) -> list[dict[str, Any]]:
-    """Return the items of ``passages`` passages of a dataset, each with all its questions as in the whole file, under every template.
+    """Return the items of ``passages`` passages of a dataset, each with all its questions as in the
+    whole file, under every template.
 
-    Each has instruction, choices and response (the gold answer); they come template by template, as the pipeline asks them.
+    Each has instruction, choices and response (the gold answer); they come template by template, as
+    the pipeline asks them.
     """
     path = ROOT / "data" / name / "evaluation.jsonl"
     if not path.is_file():
@@ -59,9 +65,17 @@ def _tiny_model(folder: Path) -> Path:
         tokenizer = load_tokenizer(EMBEDDED)
         set_seed(SEED)
         config = LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, max_position_embeddings=1024, tie_word_embeddings=True,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        )
         LlamaForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folder

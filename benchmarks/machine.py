@@ -12,7 +12,13 @@ from pathlib import Path
 def describe(threads: int) -> str:
     """Return processor, cores, memory, GPU and the version of torch."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    parts = [_processor(), f"{os.cpu_count()} cores, {threads} threads", f"{memory:.0f} GiB", *_gpus(), f"torch {version('torch')}"]
+    parts = [
+        _processor(),
+        f"{os.cpu_count()} cores, {threads} threads",
+        f"{memory:.0f} GiB",
+        *_gpus(),
+        f"torch {version('torch')}",
+    ]
     return ", ".join(parts)
 
 
@@ -42,7 +48,16 @@ def _processor() -> str:
 
 def _gpus() -> list[str]:
     try:
-        asked = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     except FileNotFoundError:
         return []
-    return [line.strip() for line in asked.stdout.splitlines() if line.strip()] if asked.returncode == 0 else []
+    return (
+        [line.strip() for line in asked.stdout.splitlines() if line.strip()]
+        if asked.returncode == 0
+        else []
+    )

@@ -1,7 +1,8 @@
-"""Rows that are made, not generated: from the documents of data/ and a seed, as many as are asked for, never held in memory together.
+"""Rows that are made, not generated: from the documents of data/ and a seed, as many as are asked
+for, never held in memory together.
 
-A passage is a few sentences of the documents. A prediction about it has the form that Bonito writes; one in eight is broken in one of the
-ways in which a small generator breaks its form.
+A passage is a few sentences of the documents. A prediction about it has the form that Bonito
+writes; one in eight is broken in one of the ways in which a small generator breaks its form.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.harness import ROOT
-from tasks.batches import write_batches
-from tasks.errors import PipelineError
-from tasks.files import GROUP, fingerprint
-from tasks.formats import parse_prediction
-from tasks.rows import PASSAGES, PREDICTIONS
+from tasks.core.batches import write_batches
+from tasks.core.errors import PipelineError
+from tasks.core.files import GROUP, fingerprint
+from tasks.core.rows import PASSAGES, PREDICTIONS
+from tasks.lm.prompts import parse_prediction
 
 _ROWS_A_FILE = 10_000
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-#: Every eighth prediction is one of these, in turn: what a generator does that has not learnt its form well.
+#: Every eighth prediction is one of these, in turn: what a generator does that has not learnt its
+#: form well.
 _BROKEN = (
     lambda instruction, response: f"{instruction}\n{response}",  # no mark between the two
     lambda instruction, response: f"{instruction}\n<|pipe|>\n{response}\n<|pipe|>\n{response}",
@@ -58,15 +60,28 @@ def passages(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
 
 
 def contexts(count: int) -> list[dict[str, Any]]:
-    """Return the first ``count`` passages that data/ asks labelled questions about, as rows of rows.PASSAGES: what a generator really meets.
+    """Return the first ``count`` passages that data/ asks labelled questions about, as rows of
+    rows.PASSAGES: what a generator really meets.
 
     The passage is an item's longest field, whatever a dataset calls it.
     """
-    lines = [line for path in sorted((ROOT / "data").glob("*/evaluation.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-    texts = dict.fromkeys(str(max(json.loads(line).values(), key=lambda value: len(str(value)))).strip() for line in lines)
+    lines = [
+        line
+        for path in sorted((ROOT / "data").glob("*/evaluation.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    texts = dict.fromkeys(
+        str(max(json.loads(line).values(), key=lambda value: len(str(value)))).strip()
+        for line in lines
+    )
     if len(texts) < count:
-        raise PipelineError(f"data/ has {len(texts)} labelled passages, the benchmark needs {count}: run make data")
-    return [{**row, "text": text, "end": len(text), "sha256": fingerprint(text)} for row, text in zip(passages(count), texts, strict=False)]
+        raise PipelineError(
+            f"data/ has {len(texts)} labelled passages, the benchmark needs {count}: run make data"
+        )
+    return [
+        {**row, "text": text, "end": len(text), "sha256": fingerprint(text)}
+        for row, text in zip(passages(count), texts, strict=False)
+    ]
 
 
 def predictions(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
@@ -74,7 +89,11 @@ def predictions(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
     for number, passage in enumerate(passages(count, seed)):
         kind, instruction, response = _task(passage["text"], random.Random(seed << 41 | number))
         broken = number % 8 == 7
-        text = _BROKEN[number // 8 % len(_BROKEN)](instruction, response) if broken else f"{instruction}\n<|pipe|>\n{response}"
+        text = (
+            _BROKEN[number // 8 % len(_BROKEN)](instruction, response)
+            if broken
+            else f"{instruction}\n<|pipe|>\n{response}"
+        )
         task = parse_prediction(text)
         yield {
             "row_id": f"{passage['passage_id']}-{kind}-0",
@@ -104,14 +123,34 @@ def _task(passage: str, draw: random.Random) -> tuple[str, str, str]:
     sentence = draw.choice(_SENTENCE.split(passage)[1:])
     words = sentence.rstrip(".").split()
     start = draw.randrange(max(len(words) - 3, 1))
-    span, asked = " ".join(words[start : start + 3]), " ".join(words[max(start - 4, 0) : start]) or words[-1]
+    span, asked = (
+        " ".join(words[start : start + 3]),
+        " ".join(words[max(start - 4, 0) : start]) or words[-1],
+    )
     kind = draw.choice(("exqa", "exqa", "ynqa", "qa", "nli"))
     if kind == "ynqa":
-        return kind, f"{{{{context}}}}\n\nQuestion: Is it true that the report mentions {asked}?\nAnswer yes or no.", draw.choice(("Yes", "No"))
+        return (
+            kind,
+            (
+                f"{{{{context}}}}\n\nQuestion: Is it true that the report mentions "
+                f"{asked}?\nAnswer yes or no."
+            ),
+            draw.choice(("Yes", "No")),
+        )
     if kind == "nli":
-        claim = f'Based on that information, is the claim: "The report speaks of {asked}" true, false, or inconclusive?'
+        claim = (
+            f'Based on that information, is the claim: "The report speaks of {asked}" true, '
+            "false, or inconclusive?"
+        )
         return kind, f"{{{{context}}}}\n\n{claim}", draw.choice(("True", "False", "Inconclusive"))
-    return kind, f"{draw.choice(('', 'Read the following and answer.'))}\n{{{{context}}}}\n\nQuestion: What stands right behind {asked}?", span
+    return (
+        kind,
+        (
+            f"{draw.choice(('', 'Read the following and answer.'))}\n{{{{context}}}}\n\nQuestion: "
+            f"What stands right behind {asked}?"
+        ),
+        span,
+    )
 
 
 @cache
@@ -119,8 +158,17 @@ def _sentences() -> list[str]:
     files = sorted((ROOT / "data").glob("*/documents/*"))
     if not files:
         raise PipelineError("data/ is empty: the benchmarks make their rows from it, run make data")
-    found = {sentence for path in files for line in path.read_text(encoding="utf-8").splitlines() for sentence in _SENTENCE.split(line)}
-    return sorted(sentence for sentence in found if 40 <= len(sentence) <= 240 and not sentence.startswith(("#", "|", "-")))
+    found = {
+        sentence
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for sentence in _SENTENCE.split(line)
+    }
+    return sorted(
+        sentence
+        for sentence in found
+        if 40 <= len(sentence) <= 240 and not sentence.startswith(("#", "|", "-"))
+    )
 
 
 def write_passages(path: Path, count: int) -> Path:
@@ -139,11 +187,21 @@ def write_corpus(folder: Path, count: int) -> Path:
     for number in range(0, count, _ROWS_A_FILE):
         path = folder / f"part-{number // _ROWS_A_FILE:03d}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in islice(rows, _ROWS_A_FILE)), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps({"text": row["text"]}) + "\n" for row in islice(rows, _ROWS_A_FILE)),
+            encoding="utf-8",
+        )
     return folder
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Path:
     if not path.is_file():
-        write_batches(path, (pa.Table.from_pylist(group, schema=schema) for group in iter(lambda: list(islice(rows, GROUP)), [])), schema)
+        write_batches(
+            path,
+            (
+                pa.Table.from_pylist(group, schema=schema)
+                for group in iter(lambda: list(islice(rows, GROUP)), [])
+            ),
+            schema,
+        )
     return path

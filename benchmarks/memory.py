@@ -1,4 +1,6 @@
-"""memory: the most that ingest, generate (its engine answers by rule) and validate hold at 10,000, 100,000 and 1,000,000 rows. Flat is the claim."""
+"""memory: the most that ingest, generate (its engine answers by rule) and validate hold at 10,000,
+100,000 and 1,000,000 rows. Flat is the claim.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +16,26 @@ import yaml
 
 from benchmarks import made
 from benchmarks.harness import PASSED, ROOT, Options, Row, environment
-from tasks.files import read_json
-from tasks.models import EMBEDDED
-from tasks.params import overlay, read_yaml
+from tasks.core.files import read_json
+from tasks.core.params import overlay, read_yaml
+from tasks.lm.models import EMBEDDED
 
 NAMES = ("memory",)
 _TARGET = 1.1
 TARGETS = {"ingest": _TARGET, "generate": _TARGET, "validate": _TARGET}
 _SIZES, _WHOLE, _QUICK = (10_000, 100_000), 1_000_000, (300,)
-#: Everything the stages do by default; shards as large as on a GPU, or a million rows would be 30,000 small files.
+#: Everything the stages do by default; shards as large as on a GPU, or a million rows would be
+#: 30,000 small files.
 _PARAMS: dict[str, dict[str, Any]] = {
     "ingest": {"text_column": "text", "workers": 2},
     "generate": {"generator": EMBEDDED, "samples": 1, "shard_rows": 1024},
     "validate": {"min_yield": 0.0},
 }
-_MODULES = {"ingest": "tasks.ingest", "generate": "benchmarks.contenders.ruled_generate", "validate": "tasks.validate"}
+_MODULES = {
+    "ingest": "tasks.ingest.stage",
+    "generate": "benchmarks.contenders.ruled_generate",
+    "validate": "tasks.validate.stage",
+}
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,48 @@ def run(options: Options) -> list[Row]:
     rows = []
     for stage, target in TARGETS.items():
         try:
-            rows.append(_row(stage, [_measure(stage, size, options) for size in sizes], target, options))
+            rows.append(
+                _row(stage, [_measure(stage, size, options) for size in sizes], target, options)
+            )
         except RuntimeError as error:
-            rows.append(Row(NAMES[0], stage, None, None, None, f"failed: {error}", options.machine, target, "less", "MiB"))
+            rows.append(
+                Row(
+                    NAMES[0],
+                    stage,
+                    None,
+                    None,
+                    None,
+                    f"failed: {error}",
+                    options.machine,
+                    target,
+                    "less",
+                    "MiB",
+                )
+            )
     return rows
 
 
 def _row(stage: str, measured: list[_Measured], target: float, options: Options) -> Row:
     peaks = [one.mebibytes for one in measured]
     ratio = round(max(peaks) / min(peaks), 3)
-    row = Row(NAMES[0], stage, ratio, ratio, ratio, PASSED, options.machine, target, "less", "MiB", max(peaks), min(peaks), rounds=1)
-    row.note = "largest over smallest peak: " + ", ".join(f"{one.rows:,} rows {one.mebibytes:.0f} MiB in {one.seconds:.0f} s" for one in measured)
+    row = Row(
+        NAMES[0],
+        stage,
+        ratio,
+        ratio,
+        ratio,
+        PASSED,
+        options.machine,
+        target,
+        "less",
+        "MiB",
+        max(peaks),
+        min(peaks),
+        rounds=1,
+    )
+    row.note = "largest over smallest peak: " + ", ".join(
+        f"{one.rows:,} rows {one.mebibytes:.0f} MiB in {one.seconds:.0f} s" for one in measured
+    )
     row.command = f"python -m benchmarks --only {NAMES[0]}"
     row.extra["peaks_mib"] = {str(one.rows): one.mebibytes for one in measured}
     return row
@@ -65,15 +103,39 @@ def _measure(stage: str, rows: int, options: Options) -> _Measured:
     folder = options.work / "memory" / f"{stage}-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(overlay(read_yaml(ROOT / "params.yaml"), _PARAMS)), encoding="utf-8")
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(overlay(read_yaml(ROOT / "params.yaml"), _PARAMS)), encoding="utf-8"
+    )
     given = _input(stage, rows, options.work / "memory" / "inputs")
-    command = [sys.executable, "-m", "benchmarks.contenders.measured", sys.executable, "-m", _MODULES[stage]]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.contenders.measured",
+        sys.executable,
+        "-m",
+        _MODULES[stage],
+    ]
     command += ["--params", "params.yaml", "--out", "out", *given]
     with (folder / "log").open("w", encoding="utf-8") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=environment(options.threads), check=False)
-    told = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"status": done.returncode}
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=folder,
+            env=environment(options.threads),
+            check=False,
+        )
+    told = (
+        json.loads(done.stdout.splitlines()[-1])
+        if done.returncode == 0
+        else {"status": done.returncode}
+    )
     if told["status"]:
-        raise RuntimeError(f"{rows} rows: status {told['status']}: {(folder / 'log').read_text(encoding='utf-8').splitlines()[-1][:200]}")
+        raise RuntimeError(
+            f"{rows} rows: status {told['status']}: "
+            f"{(folder / 'log').read_text(encoding='utf-8').splitlines()[-1][:200]}"
+        )
     _check(stage, rows, read_json(folder / "out" / "summary.json"))
     shutil.rmtree(folder / "out")
     shutil.rmtree(folder / ".work", ignore_errors=True)
@@ -81,15 +143,29 @@ def _measure(stage: str, rows: int, options: Options) -> _Measured:
 
 
 def _check(stage: str, rows: int, summary: dict[str, Any]) -> None:
-    """A stage that lost its rows on the way needs little memory: each row went in, and most came out."""
+    """A stage that lost its rows on the way needs little memory: each row went in, and most came
+    out.
+    """
     if summary["rows_in"] < rows or summary["rows_kept"] < rows / 4:
-        raise RuntimeError(f"{stage} was given {rows} rows, saw {summary['rows_in']} and kept {summary['rows_kept']}")
+        raise RuntimeError(
+            f"{stage} was given {rows} rows, saw {summary['rows_in']} and kept "
+            f"{summary['rows_kept']}"
+        )
 
 
 def _input(stage: str, rows: int, folder: Path) -> list[str]:
     if stage == "ingest":
         corpus = folder / f"corpus-{rows}"
-        return ["--corpus", str((corpus if corpus.is_dir() else made.write_corpus(corpus, rows)).resolve())]
+        return [
+            "--corpus",
+            str((corpus if corpus.is_dir() else made.write_corpus(corpus, rows)).resolve()),
+        ]
     if stage == "generate":
-        return ["--passages", str(made.write_passages(folder / f"passages-{rows}.parquet", rows).resolve())]
-    return ["--predictions", str(made.write_predictions(folder / f"predictions-{rows}.parquet", rows).resolve())]
+        return [
+            "--passages",
+            str(made.write_passages(folder / f"passages-{rows}.parquet", rows).resolve()),
+        ]
+    return [
+        "--predictions",
+        str(made.write_predictions(folder / f"predictions-{rows}.parquet", rows).resolve()),
+    ]

@@ -1,4 +1,6 @@
-"""noop: ``dvc repro`` where nothing has changed, in seconds; there is no peer, the target is a time."""
+"""noop: ``dvc repro`` where nothing has changed, in seconds; there is no peer, the target is a
+time.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,20 @@ from pathlib import Path
 import yaml
 
 from benchmarks.harness import PASSED, ROOT, Options, Row
-from tasks.errors import PipelineError
-from tasks.privacy import SILENT
+from tasks.core.errors import PipelineError
+from tasks.core.privacy import SILENT
 
 NAMES = ("noop",)
 TARGETS = {"seconds": 3.0}
 
 
 def run(options: Options) -> list[Row]:
-    """Return one row whose ratio is seconds: the real graph in a copy of the repository, each stage's work a file that says its name.
+    """Return one row whose ratio is seconds: the real graph in a copy of the repository, each
+    stage's work a file that says its name.
 
-    The graph, its dependencies (code, data and models, which DVC looks at) and its parameters are this repository's; the stages' commands
-    are not run, as what is timed is finding out that nothing is to be done. Gate: DVC ran nothing, and it runs a stage when its input changes.
+    The graph, its dependencies (code, data and models, which DVC looks at) and its parameters are
+    this repository's; the stages' commands are not run, as what is timed is finding out that
+    nothing is to be done. Gate: DVC ran nothing, and it runs a stage when its input changes.
     """
     folder = options.work / "noop"
     shutil.rmtree(folder, ignore_errors=True)
@@ -35,11 +39,28 @@ def run(options: Options) -> list[Row]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = [_timed(folder) for _ in range(options.rounds)]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row = Row("noop", "seconds", None, None, None, _gate(folder), options.machine, TARGETS["seconds"], "less", "seconds")
-    row.rounds, row.command = len(seconds), f"python -m benchmarks --only noop --rounds {options.rounds}"
+    row = Row(
+        "noop",
+        "seconds",
+        None,
+        None,
+        None,
+        _gate(folder),
+        options.machine,
+        TARGETS["seconds"],
+        "less",
+        "seconds",
+    )
+    row.rounds, row.command = (
+        len(seconds),
+        f"python -m benchmarks --only noop --rounds {options.rounds}",
+    )
     # On a machine that is busy with other things this is what the time would be without them.
     busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(seconds)
-    row.note, row.extra = f"seconds in the place of a ratio; {busy:.2f} s of processor time each", {"cpu_seconds": round(busy, 2)}
+    row.note, row.extra = (
+        f"seconds in the place of a ratio; {busy:.2f} s of processor time each",
+        {"cpu_seconds": round(busy, 2)},
+    )
     if row.gate == PASSED:
         row.ours = round(statistics.median(seconds), 2)
         row.ratio, row.low, row.high = row.ours, round(min(seconds), 2), round(max(seconds), 2)
@@ -69,7 +90,8 @@ import sys
 from pathlib import Path
 out = Path("artifacts") / sys.argv[1]
 out.mkdir(parents=True, exist_ok=True)
-for name in ("passages.parquet", "predictions.parquet", "instructions.parquet", "loss.csv", "f1.csv"):
+names = ("passages", "predictions", "instructions")
+for name in (*(f"{name}.parquet" for name in names), "loss.csv", "f1.csv"):
     (out / name).write_text(sys.argv[1])
 (out / "metrics.json").write_text("{}")
 """
@@ -92,7 +114,11 @@ def _gate(folder: Path) -> str:
     settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     settings["register"]["experiment"] = "another"
     (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return PASSED if "Running stage 'register'" in _dvc(folder, "repro") else "failed: a changed parameter ran nothing"
+    return (
+        PASSED
+        if "Running stage 'register'" in _dvc(folder, "repro")
+        else "failed: a changed parameter ran nothing"
+    )
 
 
 def _dvc(folder: Path, *arguments: str) -> str:
@@ -100,7 +126,16 @@ def _dvc(folder: Path, *arguments: str) -> str:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **SILENT}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **SILENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise PipelineError(f"noop: {' '.join(command[2:])} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise PipelineError(
+            f"noop: {' '.join(command[2:])} failed: {(done.stderr or done.stdout).strip()[-300:]}"
+        )
     return done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""The peers' environment: their pinned packages on top of ours, so that torch, transformers and vLLM are the very builds we run on."""
+"""The peers' environment: their pinned packages on top of ours, so that torch, transformers and
+vLLM are the very builds we run on.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ PINS = Path(__file__).with_name("peers.txt")
 
 
 def interpreter(work: Path, install: bool = True) -> tuple[str, str]:
-    """Return the peers' Python, and an empty text or why there is none. Made in ``work``/peers; a second call finds it as it is."""
+    """Return the peers' Python, and an empty text or why there is none.
+
+    Made in ``work``/peers; a second call finds it as it is.
+    """
     if not install:
         return "", "the peers' packages were not asked for"
     folder = work / "peers"
@@ -27,17 +32,40 @@ def interpreter(work: Path, install: bool = True) -> tuple[str, str]:
 def _make(folder: Path) -> str:
     """Bring the environment to the pins; return why that failed, or nothing."""
     ours = sysconfig.get_paths()["purelib"]
-    stamp, wanted = folder / "pins.sha256", hashlib.sha256(PINS.read_bytes() + f"{sys.version} {ours}".encode()).hexdigest()
+    stamp, wanted = (
+        folder / "pins.sha256",
+        hashlib.sha256(PINS.read_bytes() + f"{sys.version} {ours}".encode()).hexdigest(),
+    )
     if stamp.is_file() and stamp.read_text() == wanted and _python(folder).exists():
         return ""
     print(f"benchmarks: installing {PINS.name} into {folder} (once)", file=sys.stderr, flush=True)
     failure = _run([sys.executable, "-m", "venv", "--clear", str(folder / "venv")])
     if failure:
         return f"no virtual environment can be made: {failure}"
-    site = folder / "venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site = (
+        folder
+        / "venv"
+        / "lib"
+        / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        / "site-packages"
+    )
     (site / "ours.pth").write_text(ours + os.linesep)  # behind the peers' own packages on the path
-    # The pins are complete; resolving them would bring other builds of what both environments share.
-    failure = _run([str(_python(folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "-r", str(PINS)])
+    # The pins are complete; resolving them would bring other builds of what both environments
+    # share.
+    failure = _run(
+        [
+            str(_python(folder)),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-deps",
+            "-r",
+            str(PINS),
+        ]
+    )
     if failure:
         return f"{PINS.name} cannot be installed: {failure}"
     stamp.write_text(wanted)
@@ -48,7 +76,11 @@ def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
-    return "" if done.returncode == 0 else (errors[-1][:200] if errors else f"status {done.returncode}")
+    return (
+        ""
+        if done.returncode == 0
+        else (errors[-1][:200] if errors else f"status {done.returncode}")
+    )
 
 
 def _python(folder: Path) -> Path:

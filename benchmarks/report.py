@@ -7,35 +7,63 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Row
-from tasks.files import atomic_path, read_json, write_json
+from tasks.core.files import atomic_path, read_json, write_json
 
 
 def merge(path: Path, rows: Sequence[Row], benches: Sequence[str]) -> list[dict[str, Any]]:
-    """Put the rows in the place of what ``benches`` wrote before, keep the rows of all others, and return the whole list."""
+    """Put the rows in the place of what ``benches`` wrote before, keep the rows of all others, and
+    return the whole list.
+    """
     kept = [row for row in read_json(path) if row["bench"] not in benches] if path.is_file() else []
-    whole = sorted([*kept, *(row.as_json() for row in rows)], key=lambda row: (row["bench"], row["peer"]))
+    whole = sorted(
+        [*kept, *(row.as_json() for row in rows)], key=lambda row: (row["bench"], row["peer"])
+    )
     write_json(path, whole)
     return whole
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table for people."""
-    head = ("bench", "against", "ratio", "low", "high", "target", "ours", "theirs", "unit", "end to end", "gate")
+    head = (
+        "bench",
+        "against",
+        "ratio",
+        "low",
+        "high",
+        "target",
+        "ours",
+        "theirs",
+        "unit",
+        "end to end",
+        "gate",
+    )
     lines = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
     foot = (
-        "ratio: ours over theirs, median of the rounds' paired ratios; low, high: the least and the greatest of them. "
-        "end to end: start, imports, load, warm-up and one round.\n* target met. Under 'seconds' and 'MiB' less is better."
+        "ratio: ours over theirs, median of the rounds' paired ratios; low, high: the "
+        "least and the greatest of them. "
+        "end to end: start, imports, load, warm-up and one round.\n* target met. Under "
+        "'seconds' and 'MiB' less is better."
     )
     notes = [f"{row.bench} / {row.peer}: {row.note}" for row in rows if row.note]
     return "\n".join([text, "", foot, *notes])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    sign = "" if row.target is None else f"{'>=' if row.better == 'more' else '<='} {row.target:g}{' *' if row.met else ''}"
+    sign = (
+        ""
+        if row.target is None
+        else f"{'>=' if row.better == 'more' else '<='} {row.target:g}{' *' if row.met else ''}"
+    )
     numbers = ["-" if value is None else f"{value:.2f}" for value in (row.ratio, row.low, row.high)]
-    speeds = ["-" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in (row.ours, row.theirs)]
+    speeds = [
+        "-" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+        for value in (row.ours, row.theirs)
+    ]
     whole = "-" if row.end_to_end_ratio is None else f"{row.end_to_end_ratio:.2f}"
     return (row.bench, row.peer, *numbers, sign, *speeds, row.unit, whole, row.gate)
 
@@ -56,10 +84,14 @@ def plot(rows: Sequence[dict[str, Any]], folder: Path) -> None:
         if row["target"] is not None:
             axes.plot([row["target"]] * 2, [place - 0.4, place + 0.4], color="#cc3311", linewidth=2)
     axes.axvline(1, color="#888888", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [f"{row['bench']} / {row['peer']}" for row in reversed(shown)])
+    axes.set_yticks(
+        range(len(shown)), [f"{row['bench']} / {row['peer']}" for row in reversed(shown)]
+    )
     axes.set_xlabel("ours over theirs\nline: range over the rounds\nred: target (memory: at most)")
     figure.tight_layout()
     for kind in ("svg", "png"):
         with atomic_path(folder / f"ratios.{kind}") as partial:
-            figure.savefig(partial, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(
+                partial, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None
+            )
     pyplot.close(figure)

@@ -1,7 +1,9 @@
-"""How near the hardware's limits ours comes: operations and bytes a second that the work needs at least, over what the machine was measured to do.
+"""How near the hardware's limits ours comes: operations and bytes a second that the work needs at
+least, over what the machine was measured to do.
 
-Needed at least: a product of every weight with every real token (padding, recomputation and expanded copies of a prompt are nobody's need), the
-head where a token is scored, and each weight read once a pass. Attention itself and the adapter are left out: a few per cent at these lengths.
+Needed at least: a product of every weight with every real token (padding, recomputation and
+expanded copies of a prompt are nobody's need), the head where a token is scored, and each weight
+read once a pass. Attention itself and the adapter are left out: a few per cent at these lengths.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Need:
-    """What one round needs: real ``tokens`` through the body, ``scored`` ones through the head, ``passes`` over the weights.
+    """What one round needs: real ``tokens`` through the body, ``scored`` ones through the head,
+    ``passes`` over the weights.
 
-    ``backward``: gradients flow back through the frozen weights, which costs another product a weight; none is needed for the weights' own gradients.
+    ``backward``: gradients flow back through the frozen weights, which costs another product a
+    weight; none is needed for the weights' own gradients.
     """
 
     tokens: int
@@ -46,7 +50,9 @@ class Need:
 
     def flops(self, weights: Weights) -> float:
         """Return the operations; a multiplication and an addition are two."""
-        return (4.0 if self.backward else 2.0) * (weights.body * self.tokens + weights.head * self.scored)
+        return (4.0 if self.backward else 2.0) * (
+            weights.body * self.tokens + weights.head * self.scored
+        )
 
     def bytes(self, weights: Weights) -> float:
         """Return the bytes of weights to be read."""
@@ -54,27 +60,54 @@ class Need:
 
 
 def read_weights(folder: str) -> Weights:
-    """Count the matrices of a model's safetensors; an embedding that has no head of its own beside it is the head too."""
+    """Count the matrices of a model's safetensors; an embedding that has no head of its own beside
+    it is the head too.
+    """
     shapes = dict(_shapes(Path(folder)))
-    tables = {name: shape[0] * shape[1] for name, shape in shapes.items() if name.endswith(("embed_tokens.weight", "lm_head.weight"))}
-    body = sum(shape[0] * shape[1] for name, shape in shapes.items() if len(shape) == 2 and name not in tables)
-    return Weights(body, next((size for name, size in tables.items() if name.endswith("lm_head.weight")), max(tables.values(), default=0)))
+    tables = {
+        name: shape[0] * shape[1]
+        for name, shape in shapes.items()
+        if name.endswith(("embed_tokens.weight", "lm_head.weight"))
+    }
+    body = sum(
+        shape[0] * shape[1]
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name not in tables
+    )
+    return Weights(
+        body,
+        next(
+            (size for name, size in tables.items() if name.endswith("lm_head.weight")),
+            max(tables.values(), default=0),
+        ),
+    )
 
 
 def roofline(outcome: Outcome, need: Need, folder: str, options: Options) -> dict[str, Any]:
-    """Return the extra key ``roofline`` of a row: achieved and measured rates (a second) and their ratio; nothing where the contender failed."""
+    """Return the extra key ``roofline`` of a row: achieved and measured rates (a second) and their
+    ratio; nothing where the contender failed.
+    """
     found = _ceiling(options)
     if outcome.failure or not outcome.seconds or found.failure:
         return {}
     weights, seconds = read_weights(folder), sorted(outcome.seconds)[len(outcome.seconds) // 2]
     rates = {"flops": need.flops(weights) / seconds, "bytes": need.bytes(weights) / seconds}
-    shown = {name: {"achieved": rate, "ceiling": found.facts[name], "share": round(rate / found.facts[name], 3)} for name, rate in rates.items()}
+    shown = {
+        name: {
+            "achieved": rate,
+            "ceiling": found.facts[name],
+            "share": round(rate / found.facts[name], 3),
+        }
+        for name, rate in rates.items()
+    }
     return {"roofline": shown}
 
 
 def _ceiling(options: Options) -> Outcome:
     side = _QUICK_SIDE if options.quick else _GPU_SIDE if has_gpu() else _SIDE
-    check = Contender("ceiling", "benchmarks.contenders.ceiling", {"side": side, "threads": options.threads})
+    check = Contender(
+        "ceiling", "benchmarks.contenders.ceiling", {"side": side, "threads": options.threads}
+    )
     return race([check], replace(options, rounds=1), options.work / "ceiling")["ceiling"]
 
 

@@ -1,4 +1,6 @@
-"""validate: parse and validate predictions, rows a second; ours judges every row by its task type's expectations, the peers judge next to nothing."""
+"""validate: parse and validate predictions, rows a second; ours judges every row by its task type's
+expectations, the peers judge next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,35 @@ def run(options: Options) -> list[Row]:
     predictions = made.write_predictions(folder / f"predictions-{count}.parquet", count)
     contenders = _contenders(options, {"predictions": str(predictions)}, str(folder))
     done = race(contenders, options, folder)
-    again = Contender("ours-other-batch", contenders[0].module, {**contenders[0].config, "out": f"{folder}/other-batch", "batch": _OTHER_BATCH})
+    again = Contender(
+        "ours-other-batch",
+        contenders[0].module,
+        {**contenders[0].config, "out": f"{folder}/other-batch", "batch": _OTHER_BATCH},
+    )
     other = race([again], replace(options, rounds=1), folder)[again.name]
     note = f"{count} predictions, one in eight broken; from a Parquet file to Parquet files"
     rows = [
-        compare(NAMES[0], done["ours"], done[peer], _gate(done["ours"], done[peer], other), options, unit="rows/s", target=target, note=note)
+        compare(
+            NAMES[0],
+            done["ours"],
+            done[peer],
+            _gate(done["ours"], done[peer], other),
+            options,
+            unit="rows/s",
+            target=target,
+            note=note,
+        )
         for peer, target in TARGETS.items()
     ]
     for peer in _AUTHORS:
-        row = compare(NAMES[1], done["ours-parse"], done[peer], _same_pairs(done["ours-parse"], done[peer]), options, unit="rows/s")
+        row = compare(
+            NAMES[1],
+            done["ours-parse"],
+            done[peer],
+            _same_pairs(done["ours-parse"], done[peer]),
+            options,
+            unit="rows/s",
+        )
         row.command = row.command.replace(f"--only {NAMES[1]}", f"--only {NAMES[0]}")
         rows.append(row)
     return rows
@@ -42,16 +64,42 @@ def _contenders(options: Options, given: dict[str, str], folder: str) -> list[Co
     python, why = peers.interpreter(options.work, options.install)
     authors = "benchmarks.contenders.validate_bonito_llm"
     return [
-        Contender("ours", "benchmarks.contenders.validate_ours", {**given, "out": f"{folder}/ours", "judge": True}),
-        Contender("ours-parse", "benchmarks.contenders.validate_ours", {**given, "out": f"{folder}/parse", "judge": False}),
-        Contender("bonito-llm", authors, {**given, "out": f"{folder}/pool.parquet", "pool": True}, sys.executable),
-        Contender("bonito-llm without its process pool", authors, {**given, "out": f"{folder}/no-pool.parquet", "pool": False}, sys.executable),
-        Contender("distilabel", "benchmarks.contenders.validate_distilabel", {**given, "out": f"{folder}/distilabel.parquet"}, python, why),
+        Contender(
+            "ours",
+            "benchmarks.contenders.validate_ours",
+            {**given, "out": f"{folder}/ours", "judge": True},
+        ),
+        Contender(
+            "ours-parse",
+            "benchmarks.contenders.validate_ours",
+            {**given, "out": f"{folder}/parse", "judge": False},
+        ),
+        Contender(
+            "bonito-llm",
+            authors,
+            {**given, "out": f"{folder}/pool.parquet", "pool": True},
+            sys.executable,
+        ),
+        Contender(
+            "bonito-llm without its process pool",
+            authors,
+            {**given, "out": f"{folder}/no-pool.parquet", "pool": False},
+            sys.executable,
+        ),
+        Contender(
+            "distilabel",
+            "benchmarks.contenders.validate_distilabel",
+            {**given, "out": f"{folder}/distilabel.parquet"},
+            python,
+            why,
+        ),
     ]
 
 
 def _gate(ours: Outcome, theirs: Outcome, other: Outcome) -> str:
-    """Return ``passed`` if both made the same pairs of what is well-formed, and ours kept the same rows in batches of another size."""
+    """Return ``passed`` if both made the same pairs of what is well-formed, and ours kept the same
+    rows in batches of another size.
+    """
     if ours.failure or theirs.failure:
         return PASSED  # the failure itself is told
     if other.failure:
@@ -69,4 +117,7 @@ def _same_pairs(ours: Outcome, theirs: Outcome) -> str:
     if mine == wanted:
         return PASSED
     differ = sum(one != two for one, two in zip(mine, wanted, strict=False))
-    return f"the pairs of instruction and response are not the same: {len(mine)} of ours, {len(wanted)} of theirs, {differ} differ"
+    return (
+        f"the pairs of instruction and response are not the same: {len(mine)} of ours, "
+        f"{len(wanted)} of theirs, {differ} differ"
+    )

@@ -6,30 +6,59 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from tasks.errors import PipelineError
-from tasks.params import Finetune as TargetFinetune
-from tasks.params import Fraction, Positive, Precision, Section, Seed
-from tasks.rows import task_type
+from tasks.core.errors import PipelineError
+from tasks.core.params import Finetune as TargetFinetune
+from tasks.core.params import Fraction, Positive, Precision, Section, Seed
+from tasks.core.rows import task_type
 
 
 class Remix(Section):
     """Annotated datasets into Bonito's training rows."""
 
-    datasets: tuple[str, ...] = Field(min_length=1, description="files that give each dataset's passage and licence; a later file wins")
-    task_types: tuple[str, ...] = Field(min_length=1, description="tables that give each template its task type; a later file wins")
-    max_rows_per_dataset: int = Field(100_000, ge=0, description="rows drawn from a dataset configuration, by hash; 0: all (the paper: 100,000)")
-    weights: dict[str, float] = Field(
-        default_factory=dict, description="task type -> weight of its templates when a row draws one; 1 where not named, 0: never"
+    datasets: tuple[str, ...] = Field(
+        min_length=1,
+        description="files that give each dataset's passage and licence; a later file wins",
     )
-    caps: dict[str, int] = Field(default_factory=dict, description="task type -> rows kept at most, drawn by hash")
+    task_types: tuple[str, ...] = Field(
+        min_length=1, description="tables that give each template its task type; a later file wins"
+    )
+    max_rows_per_dataset: int = Field(
+        100_000,
+        ge=0,
+        description="rows drawn from a dataset configuration, by hash; 0: all (the paper: 100,000)",
+    )
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description=(
+            "task type -> weight of its templates when a row draws one; 1 where not named, 0: never"
+        ),
+    )
+    caps: dict[str, int] = Field(
+        default_factory=dict, description="task type -> rows kept at most, drawn by hash"
+    )
     max_context_chars: int = Field(0, ge=0, description="longer passages are dropped; 0: no limit")
-    max_response_chars: int = Field(0, ge=0, description="longer responses are dropped; 0: no limit")
-    held_out: Fraction = Field(0.0, description="share of the passages whose rows go to heldout.parquet")
-    unusable_templates: Literal["stop", "skip"] = Field("stop", description="what to do about a template that fails: stop and name it, or go on without it")
-    trial_rows: Positive = Field(20, description="rows a dataset's templates are tried on before its remix begins")
-    render_seconds: float = Field(2.0, gt=0.0, description="CPU seconds that a row may take in a template")
+    max_response_chars: int = Field(
+        0, ge=0, description="longer responses are dropped; 0: no limit"
+    )
+    held_out: Fraction = Field(
+        0.0, description="share of the passages whose rows go to heldout.parquet"
+    )
+    unusable_templates: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what to do about a template that fails: stop and name it, or go on without it",
+    )
+    trial_rows: Positive = Field(
+        20, description="rows a dataset's templates are tried on before its remix begins"
+    )
+    render_seconds: float = Field(
+        2.0, gt=0.0, description="CPU seconds that a row may take in a template"
+    )
     render_megabytes: Positive = Field(512, description="memory that a row may take in a template")
-    workers: int = Field(0, ge=0, description="processes that render; 0: one a core. The result does not depend on it")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="processes that render; 0: one a core. The result does not depend on it",
+    )
     seed: Seed
 
     @field_validator("weights", "caps")
@@ -47,15 +76,27 @@ class Finetune(TargetFinetune):
     """The generator's own training: the target models' settings, and the mixture of rows."""
 
     start: str = Field("", description="adapter folder to go on from; empty: a fresh adapter")
-    mixture: dict[str, int] = Field(default_factory=dict, description="rows by task type or by task type/dataset, drawn by hash; empty: all rows (the paper)")
-    balance: tuple[str, ...] = Field((), description="task types whose rows are drawn in turns over their responses")
-    max_context_chars: int = Field(0, ge=0, description="rows with longer passages are left out; 0: no limit")
+    mixture: dict[str, int] = Field(
+        default_factory=dict,
+        description=(
+            "rows by task type or by task type/dataset, drawn by hash; empty: all rows (the paper)"
+        ),
+    )
+    balance: tuple[str, ...] = Field(
+        (), description="task types whose rows are drawn in turns over their responses"
+    )
+    max_context_chars: int = Field(
+        0, ge=0, description="rows with longer passages are left out; 0: no limit"
+    )
 
     @field_validator("mixture")
     @classmethod
     def _known(cls, values: dict[str, int]) -> dict[str, int]:
         try:
-            return {"/".join([task_type(name.partition("/")[0]), *name.split("/")[1:]]): count for name, count in values.items()}
+            return {
+                "/".join([task_type(name.partition("/")[0]), *name.split("/")[1:]]): count
+                for name, count in values.items()
+            }
         except PipelineError as error:
             raise ValueError(str(error)) from error
 
@@ -63,19 +104,38 @@ class Finetune(TargetFinetune):
 class Evaluate(Section):
     """The generator itself, on passages it was not trained on."""
 
-    generator: str = Field("", description="adapter folder, model folder or hub name; the command line's --generator comes before it")
+    generator: str = Field(
+        "",
+        description=(
+            "adapter folder, model folder or hub name; the command line's --generator comes "
+            "before it"
+        ),
+    )
     revision: str = Field("main", description="revision of a hub model")
-    rows_per_type: Positive = Field(16, description="held-out passages for each task type, drawn by hash")
-    max_context_chars: int = Field(8000, ge=0, description="longer passages are not drawn; 0: no limit")
-    engine: Literal["vllm", "transformers"] = Field("vllm", description="vllm, or transformers where vLLM cannot run")
+    rows_per_type: Positive = Field(
+        16, description="held-out passages for each task type, drawn by hash"
+    )
+    max_context_chars: int = Field(
+        8000, ge=0, description="longer passages are not drawn; 0: no limit"
+    )
+    engine: Literal["vllm", "transformers"] = Field(
+        "vllm", description="vllm, or transformers where vLLM cannot run"
+    )
     precision: Precision = "auto"
     temperature: float = Field(0.5, ge=0.0, le=2.0)
     top_p: float = Field(0.95, gt=0.0, le=1.0)
     max_tokens: Positive = 256
-    judge: str = Field("embedded:smollm2-135m-instruct", description="second model that answers the tasks; empty: none")
+    judge: str = Field(
+        "embedded:smollm2-135m-instruct",
+        description="second model that answers the tasks; empty: none",
+    )
     judge_revision: str = "main"
-    judge_tokens: Positive = Field(32, description="tokens of the judge's answer to an extractive question")
-    batch_rows: Positive = Field(8, description="rows a forward pass of the held-out loss and of the judge's ranking")
+    judge_tokens: Positive = Field(
+        32, description="tokens of the judge's answer to an extractive question"
+    )
+    batch_rows: Positive = Field(
+        8, description="rows a forward pass of the held-out loss and of the judge's ranking"
+    )
     max_instruction_chars: Positive = Field(10000, description="as in stage validate")
     max_response_chars: Positive = Field(4000, description="as in stage validate")
     experiment: str = Field("bonito-generator", description="MLflow experiment")
@@ -87,4 +147,6 @@ class Params(Section):
 
     remix: Remix
     finetune: Finetune | None = Field(None, description="needed to train, not to remix")
-    evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}), description="needed to evaluate")
+    evaluate: Evaluate = Field(
+        default_factory=lambda: Evaluate.model_validate({}), description="needed to evaluate"
+    )

@@ -1,7 +1,9 @@
-"""Write the parameters of a generator's making: ``python -m bonito.settings --profile embedded [--set finetune.seed=2 ...] [--out FILE]``.
+"""Write the parameters of a generator's making: ``python -m bonito.settings --profile embedded
+[--set finetune.seed=2 ...] [--out FILE]``.
 
-``bonito/params.yaml`` (the paper's), a profile of ``bonito/`` over it, then the settings that are named. Profiles: ``embedded`` (two CPU cores),
-``mistral-7b`` and ``llama-3.1-8b`` (GPUs). The result is checked whole; a file that says the same is left untouched.
+``bonito/params.yaml`` (the paper's), a profile of ``bonito/`` over it, then the settings that are
+named. Profiles: ``embedded`` (two CPU cores), ``mistral-7b`` and ``llama-3.1-8b`` (GPUs). The
+result is checked whole; a file that says the same is left untouched.
 """
 
 from __future__ import annotations
@@ -14,24 +16,36 @@ from typing import Any
 import yaml
 
 from bonito.params import Params
-from tasks.errors import PipelineError, did_you_mean
-from tasks.files import write_text
-from tasks.params import overlay, parse_params, read_yaml
-from tasks.stage import one_line_errors
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.files import write_text
+from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.core.stage import one_line_errors
 
 _FOLDER = Path(__file__).parent
-_OTHERS = ("params", "datasets", "sample_rows", "dvc")
+_PROFILES = _FOLDER / "profiles"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the merged file; return 0, or 2 for a profile or a setting that is not known."""
-    parser = argparse.ArgumentParser(prog="python -m bonito.settings", allow_abbrev=False, description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", default="", help="a name such as embedded, or a YAML file of your own; without it, the paper's settings")
-    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", dest="settings")
+    parser = argparse.ArgumentParser(
+        prog="python -m bonito.settings", allow_abbrev=False, description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--profile",
+        default="",
+        help=(
+            "a name such as embedded, or a YAML file of your own; without it, the paper's settings"
+        ),
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", dest="settings"
+    )
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
-        text = yaml.safe_dump(merged(arguments.profile, arguments.settings), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(
+            merged(arguments.profile, arguments.settings), sort_keys=False, allow_unicode=True
+        )
         if not arguments.out.is_file() or arguments.out.read_text(encoding="utf-8") != text:
             write_text(arguments.out, text)
         print(f"wrote {arguments.out}")
@@ -40,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Return the values of ``params.yaml`` under a profile and single settings (``section.key=YAML value``), checked."""
+    """Return the values of ``params.yaml`` under a profile and single settings (``section.key=YAML
+    value``), checked.
+    """
     values = read_yaml(_FOLDER / "params.yaml")
     if profile:
         values = overlay(values, read_yaml(_profile(profile)))
@@ -48,9 +64,14 @@ def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         section, dot, key = name.partition(".")
         if not (equals and dot and key):
-            raise PipelineError(f"--set {setting}: expected section.key=value, such as finetune.seed=2")
-        # The value takes the place of the old one whole: finetune.mixture={} empties a profile's mixture.
-        values = values | {section: values.get(section, {}) | {key: yaml.safe_load(value) if value else ""}}
+            raise PipelineError(
+                f"--set {setting}: expected section.key=value, such as finetune.seed=2"
+            )
+        # The value takes the place of the old one whole: finetune.mixture={} empties a profile's
+        # mixture.
+        values = values | {
+            section: values.get(section, {}) | {key: yaml.safe_load(value) if value else ""}
+        }
     parse_params(values, f"bonito/params.yaml{f' under {profile}' if profile else ''}", Params)
     return values
 
@@ -58,10 +79,10 @@ def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
 def _profile(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    known = [path.stem for path in _FOLDER.glob("*.yaml") if path.stem not in _OTHERS]
+    known = [path.stem for path in _PROFILES.glob("*.yaml")]
     if name not in known:
         raise PipelineError(f"unknown profile {name!r}{did_you_mean(name, known)}")
-    return _FOLDER / f"{name}.yaml"
+    return _PROFILES / f"{name}.yaml"
 
 
 if __name__ == "__main__":

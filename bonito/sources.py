@@ -1,4 +1,6 @@
-"""Where annotated rows come from: local files, hub datasets, or any mix of them, read one row at a time."""
+"""Where annotated rows come from: local files, hub datasets, or any mix of them, read one row at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from typing import Any
 
 from pydantic import Field
 
-from bonito.templates import source_name
-from tasks.errors import PipelineError, did_you_mean
-from tasks.params import Section, load_params
+from bonito.templating.templates import source_name
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.params import Section, load_params
 
 Row = dict[str, Any]
 
@@ -23,10 +25,14 @@ class Dataset(Section):
 
     dataset: str
     config: str = ""
-    passage: str = Field(description="the expression that is the passage, Jinja over a row's columns")
+    passage: str = Field(
+        description="the expression that is the passage, Jinja over a row's columns"
+    )
     licence: str = "not stated"
     split: str = Field(default="train", description="the split the paper used")
-    leave_out: tuple[str, ...] = Field(default=(), description="templates without a task type that are known and not wanted")
+    leave_out: tuple[str, ...] = Field(
+        default=(), description="templates without a task type that are known and not wanted"
+    )
 
     @property
     def key(self) -> tuple[str, str]:
@@ -41,18 +47,38 @@ class Datasets(Section):
 
 
 class Source(Section):
-    """Rows of one dataset configuration, in a file, a folder, or on the hub. Columns are called as the templates call them, or renamed here."""
+    """Rows of one dataset configuration, in a file, a folder, or on the hub.
+
+    Columns are called as the templates call them, or renamed here.
+    """
 
     dataset: str
     config: str = ""
-    path: str = Field(default="", description="file, folder or glob of JSONL(.gz), CSV or Parquet; relative to the sources file")
+    path: str = Field(
+        default="",
+        description=(
+            "file, folder or glob of JSONL(.gz), CSV or Parquet; relative to the sources file"
+        ),
+    )
     hub: str = Field(default="", description="dataset on the Hugging Face hub; streamed")
-    hub_config: str = Field(default="", description="its configuration there, where it is not called as the templates call it")
+    hub_config: str = Field(
+        default="",
+        description="its configuration there, where it is not called as the templates call it",
+    )
     split: str = Field(default="", description="hub split; empty: the dataset's own")
-    revision: str = Field(default="", description="hub revision, such as a commit or refs/convert/parquet")
-    columns: dict[str, str] = Field(default_factory=dict, description="name in the templates -> name in the rows")
-    labels: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="column that holds label names -> the names in the order of their numbers")
-    constants: dict[str, Any] = Field(default_factory=dict, description="columns that every row lacks and their value")
+    revision: str = Field(
+        default="", description="hub revision, such as a commit or refs/convert/parquet"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="name in the templates -> name in the rows"
+    )
+    labels: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="column that holds label names -> the names in the order of their numbers",
+    )
+    constants: dict[str, Any] = Field(
+        default_factory=dict, description="columns that every row lacks and their value"
+    )
 
     @property
     def key(self) -> tuple[str, str]:
@@ -69,17 +95,25 @@ class Sources(Section):
 def load_datasets(paths: Sequence[Path]) -> dict[tuple[str, str], Dataset]:
     """Read dataset files; a dataset in a later file takes the place of an earlier one's."""
     files: list[Datasets] = [load_params(path, Datasets) for path in paths]
-    return {dataset.key: dataset for dataset in chain.from_iterable(file.datasets for file in files)}
+    return {
+        dataset.key: dataset for dataset in chain.from_iterable(file.datasets for file in files)
+    }
 
 
-def load_sources(path: Path, datasets: dict[tuple[str, str], Dataset]) -> dict[tuple[str, str], list[Source]]:
-    """Read a sources file, grouped by dataset configuration in the file's order; one that no datasets file knows is an error."""
+def load_sources(
+    path: Path, datasets: dict[tuple[str, str], Dataset]
+) -> dict[tuple[str, str], list[Source]]:
+    """Read a sources file, grouped by dataset configuration in the file's order; one that no
+    datasets file knows is an error.
+    """
     grouped: dict[tuple[str, str], list[Source]] = {}
     for source in load_params(path, Sources).sources:
         if source.key not in datasets:
             name = source_name(*source.key)
             raise PipelineError(
-                f"{path}: no passage is known for {name!r}{did_you_mean(name, [source_name(*key) for key in datasets])}: add it to a datasets file"
+                f"{path}: no passage is known for "
+                f"{name!r}{did_you_mean(name, [source_name(*key) for key in datasets])}: "
+                "add it to a datasets file"
             )
         if bool(source.path) == bool(source.hub):
             raise PipelineError(f"{path}: {source_name(*source.key)} needs either 'path' or 'hub'")
@@ -88,9 +122,14 @@ def load_sources(path: Path, datasets: dict[tuple[str, str], Dataset]) -> dict[t
 
 
 def read_rows(sources: Sequence[Source], root: Path, dataset: Dataset) -> Iterator[Row]:
-    """Yield the rows of one dataset configuration, their columns called as its templates call them. ``root``: where relative paths begin."""
+    """Yield the rows of one dataset configuration, their columns called as its templates call them.
+
+    ``root``: where relative paths begin.
+    """
     for source in sources:
-        for number, row in enumerate(_hub_rows(source, dataset) if source.hub else _file_rows(root / source.path), start=1):
+        for number, row in enumerate(
+            _hub_rows(source, dataset) if source.hub else _file_rows(root / source.path), start=1
+        ):
             yield _mapped(row, source, number)
 
 
@@ -99,11 +138,17 @@ def _mapped(row: Row, source: Source, number: int) -> Row:
     row = {**source.constants, **row}
     for wanted, given in source.columns.items():
         if given not in row:
-            raise PipelineError(f"{where} lacks the column {given!r}, which 'columns' names{did_you_mean(given, row)}")
+            raise PipelineError(
+                f"{where} lacks the column {given!r}, which 'columns' "
+                f"names{did_you_mean(given, row)}"
+            )
         row[wanted] = row[given]
     for column, names in source.labels.items():
         if row.get(column) not in names:
-            raise PipelineError(f"{where}: the label {row.get(column)!r} in {column!r} is not one of {', '.join(names)}")
+            raise PipelineError(
+                f"{where}: the label {row.get(column)!r} in {column!r} is not one of "
+                f"{', '.join(names)}"
+            )
         row[column] = names.index(row[column])
     return row
 
@@ -113,22 +158,40 @@ def _hub_rows(source: Source, dataset: Dataset) -> Iterator[Row]:
 
     try:
         yield from load_dataset(
-            source.hub, source.hub_config or source.config or None, split=source.split or dataset.split, revision=source.revision or None, streaming=True
+            source.hub,
+            source.hub_config or source.config or None,
+            split=source.split or dataset.split,
+            revision=source.revision or None,
+            streaming=True,
         )
-    except Exception as error:  # the hub's client raises many kinds; all of them mean this source cannot be read
-        raise PipelineError(f"hub dataset {source.hub!r} ({source_name(*source.key)}) cannot be read: {type(error).__name__}: {error}") from error
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds; all of them mean this source cannot be read
+        raise PipelineError(
+            f"hub dataset {source.hub!r} ({source_name(*source.key)}) cannot be read: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file, of a folder's files, or of the files a glob matches, in the order of their names."""
+    """Yield the rows of a file, of a folder's files, or of the files a glob matches, in the order
+    of their names.
+    """
     if path.is_dir():
         files = sorted(inner for inner in path.rglob("*") if inner.is_file() and _reader(inner))
     elif path.is_file():
         files = [path]
     else:
-        files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+        files = sorted(
+            Path(path.anchor or ".").glob(
+                str(path.relative_to(path.anchor) if path.anchor else path)
+            )
+        )
     if not files:
-        raise PipelineError(f"no rows at {path}: expected a file, a folder or a glob of .jsonl, .jsonl.gz, .csv or .parquet")
+        raise PipelineError(
+            f"no rows at {path}: expected a file, a folder or a glob of .jsonl, "
+            ".jsonl.gz, .csv or .parquet"
+        )
     for file in files:
         reader = _reader(file)
         if reader is None:
@@ -137,7 +200,13 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 
 def _reader(path: Path) -> Any:
-    readers = {".jsonl": _jsonl, ".jsonl.gz": _jsonl, ".csv": _csv, ".csv.gz": _csv, ".parquet": _parquet}
+    readers = {
+        ".jsonl": _jsonl,
+        ".jsonl.gz": _jsonl,
+        ".csv": _csv,
+        ".csv.gz": _csv,
+        ".parquet": _parquet,
+    }
     return next((reader for ending, reader in readers.items() if path.name.endswith(ending)), None)
 
 
@@ -149,14 +218,20 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        raise PipelineError(f"{path}, line {number}: a JSON object is expected, one row a line")
+                        raise PipelineError(
+                            f"{path}, line {number}: a JSON object is expected, one row a line"
+                        )
                     yield row
     except (ValueError, OSError, EOFError) as error:
-        raise PipelineError(f"{path} cannot be read after line {number - 1 if number else 0}: {error}") from error
+        raise PipelineError(
+            f"{path} cannot be read after line {number - 1 if number else 0}: {error}"
+        ) from error
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    """Yield CSV rows; a column is of numbers where its first megabyte is, since labels index the answer choices."""
+    """Yield CSV rows; a column is of numbers where its first megabyte is, since labels index the
+    answer choices.
+    """
     import pyarrow as pa
     from pyarrow import csv
 

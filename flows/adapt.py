@@ -1,8 +1,11 @@
-"""The Prefect flow: one task run a stage of ``dvc.yaml``, each a ``dvc repro --single-item STAGE`` in a process of its own.
+"""The Prefect flow: one task run a stage of ``dvc.yaml``, each a ``dvc repro --single-item STAGE``
+in a process of its own.
 
-The order is DVC's; nothing here repeats it. What ``dvc repro`` has done this flow skips, and the other way round.
+The order is DVC's; nothing here repeats it. What ``dvc repro`` has done this flow skips, and the
+other way round.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect cannot look up their names.
+Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
+cannot look up their names.
 """
 
 import logging
@@ -19,18 +22,22 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import checkout, elsewhere, summary
-from flows.child import CODE
-from flows.graph import Node, read_graph
+from flows import remote_stage as elsewhere
 from flows.progress import Watcher
 from flows.reconcile import end_dead_runs, sign
-from flows.reproduce import Outcome, reproduce, stop_children
+from flows.runs import summary
+from flows.runs import worktree as checkout
+from flows.runs.die_with_parent import CODE
+from flows.runs.dvc_graph import Node, read_graph
+from flows.runs.dvc_repro import Outcome, reproduce, stop_children
 from flows.server import settle
-from tasks.errors import PipelineError
-from tasks.rows import TASK_TYPES
+from tasks.core.errors import PipelineError
+from tasks.core.rows import TASK_TYPES
 
 TaskType = Enum("TaskType", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
-Profile = Annotated[str, Field(json_schema_extra={"enum": [checkout.DEFAULT, *checkout.profiles(CODE)]})]
+Profile = Annotated[
+    str, Field(json_schema_extra={"enum": [checkout.DEFAULT, *checkout.profiles(CODE)]})
+]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
 Text = Annotated[str, Field(max_length=1000)]
@@ -59,25 +66,39 @@ def adapt(
     overrides: list[Override] = [],  # noqa: B006
     name: Name = "",
 ) -> State[Any]:
-    """Adapt a language model to unlabelled text: every stage of the graph that is not up to date, in order.
+    """Adapt a language model to unlabelled text: every stage of the graph that is not up to date,
+    in order.
 
     Args:
-        profile: A file of profiles/ laid over params.yaml. default: params.yaml as it is, in the checkout itself.
+        profile: A file of profiles/ laid over params.yaml. default: params.yaml as it is, in the
+            checkout itself.
         corpus: Folder or file of documents, on the machine that runs this. Empty: the profile's.
         task_types: What kinds of tasks to generate. None: the profile's.
-        generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty: the profile's.
+        generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty:
+            the profile's.
         model: The target model to adapt: a path or a hub name. Empty: the profile's.
         rows: Training rows at most, a seeded choice. 0: as the profile says.
         seed: Seed of generation, choice and training. 0: the profile's.
-        overrides: Settings of this run alone, each section.key=value, such as generate.temperature=0.7.
-        name: Name of the run's worktree and DVC experiment. Empty: made from the profile and the settings.
+        overrides: Settings of this run alone, each section.key=value, such as
+            generate.temperature=0.7.
+        name: Name of the run's worktree and DVC experiment. Empty: made from the profile and the
+            settings.
     """
     log = get_run_logger()
     logging.getLogger("prefect.task_runs").addFilter(_once)
     settle(CODE)
     try:
-        fields = {"corpus": corpus, "task_types": task_types, "generator": generator, "model": model, "rows": rows, "seed": seed}
-        run = checkout.plan(CODE, profile, checkout.settings({**fields, "overrides": overrides}), name)
+        fields = {
+            "corpus": corpus,
+            "task_types": task_types,
+            "generator": generator,
+            "model": model,
+            "rows": rows,
+            "seed": seed,
+        }
+        run = checkout.plan(
+            CODE, profile, checkout.settings({**fields, "overrides": overrides}), name
+        )
         with checkout.hold(run):
             sign()
             end_dead_runs(run.name, log.info)
@@ -95,29 +116,44 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
     for node in nodes:
         named = run_stage.with_options(name=node.name, task_run_name=node.name)
         pool = pools.get(node.name, "")
-        futures[node.name] = named.submit(str(run.path), node.name, pool, return_state=False, wait_for=[futures[other] for other in node.after])
+        futures[node.name] = named.submit(
+            str(run.path),
+            node.name,
+            pool,
+            return_state=False,
+            wait_for=[futures[other] for other in node.after],
+        )
     try:
         outcomes = [_outcome(node, futures[node.name]) for node in nodes]
-    except BaseException:  # Ctrl-C, or cancelled from the UI: this thread learns of it, the one that waits for the stage does not
+    # Ctrl-C, or cancelled from the UI: this thread learns of it, the one that waits for the stage
+    # does not
+    except BaseException:
         stop_children()
         elsewhere.stop()
         raise
     summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
     try:
         _show(run.path)
-    except Exception as error:  # noqa: BLE001 - the server may be gone: what is shown there is not worth a finished run
+    except Exception as error:  # noqa: BLE001 - the server may be gone, and the run is done
         log.warning("the tables cannot be shown in Prefect (%s)", type(error).__name__)
     failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
     if failed:
         return Failed(message=f"{failed.stage}: {failed.error}")
     if run.own_checkout:
         log.info("%s", checkout.record(run))
-    return Completed(message=f"{sum(o.status == 'ran' for o in outcomes)} of {len(outcomes)} stages ran, the others were up to date")
+    return Completed(
+        message=(
+            f"{sum(o.status == 'ran' for o in outcomes)} of {len(outcomes)} stages ran, the "
+            "others were up to date"
+        )
+    )
 
 
 @task(persist_result=False)
 def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
-    """Bring one stage of the checkout in ``folder`` up to date: here, or on a machine of another work pool."""
+    """Bring one stage of the checkout in ``folder`` up to date: here, or on a machine of another
+    work pool.
+    """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
     own = str(flow_run.id or "")
@@ -130,7 +166,10 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
     name, message = {
         "ran": ("Completed", f"done in {outcome.seconds:.0f} s"),
         "unchanged": ("Unchanged", "unchanged, skipped"),
-        "restored": ("Unchanged", "an earlier run did the same work: taken from the cache, skipped"),
+        "restored": (
+            "Unchanged",
+            "an earlier run did the same work: taken from the cache, skipped",
+        ),
     }[outcome.status]
     log.info("%s: %s", stage, message)
     return Completed(name=name, message=message, data=vars(outcome))
@@ -144,17 +183,23 @@ def _outcome(node: Node, future: PrefectFuture[Any]) -> Outcome:
     found = state.result(raise_on_failure=False)
     if isinstance(found, dict):
         return Outcome(**found)
-    return Outcome(node.name, "failed", 0.0, state.message or str(state.name))  # the task itself broke, not the stage
+    return Outcome(
+        node.name, "failed", 0.0, state.message or str(state.name)
+    )  # the task itself broke, not the stage
 
 
 def _once(record: logging.LogRecord) -> bool:
-    """Drop Prefect's own account of a failed stage: the state that follows it says the same in one line."""
+    """Drop Prefect's own account of a failed stage: the state that follows it says the same in one
+    line.
+    """
     return not record.getMessage().startswith("Task run failed with state")
 
 
 def _show(path: Path) -> None:
     """Leave the two tables and the links that people look for on the run's page."""
-    create_markdown_artifact(summary.links(path), key="links", description="model, report, data version")
+    create_markdown_artifact(
+        summary.links(path), key="links", description="model, report, data version"
+    )
     for key, description, rows in (
         ("rows", "rows in, kept and dropped, by stage", summary.row_table(path)),
         ("f1", "F1 in points (0-100) with 95 % intervals", summary.f1_table(path)),

@@ -1,6 +1,8 @@
-"""Make the work pools and the deployments, and put right what a crash left. Started by ``make ui``: ``python -m flows.deploy``.
+"""Make the work pools and the deployments, and put right what a crash left. Started by ``make ui``:
+``python -m flows.deploy``.
 
-``prefect.yaml`` says what people can start; for each further pool of ``PIPELINE_POOLS`` there is the flow that does one stage.
+``prefect.yaml`` says what people can start; for each further pool of ``PIPELINE_POOLS`` there is
+the flow that does one stage.
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows import elsewhere
-from flows.child import CODE
+from flows import remote_stage as elsewhere
 from flows.reconcile import end_dead_runs
-from tasks.errors import PipelineError
-from tasks.params import read_yaml
-from tasks.stage import one_line_errors
+from flows.runs.die_with_parent import CODE
+from tasks.core.errors import PipelineError
+from tasks.core.params import read_yaml
+from tasks.core.stage import one_line_errors
 
 POOL = "pipeline"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Deploy for a pool that runs so many at once; return 0, or 2 with one line that says what is wrong."""
+    """Deploy for a pool that runs so many at once; return 0, or 2 with one line that says what is
+    wrong.
+    """
     runs = int((argv or sys.argv[1:] or ["1"])[0])
     with one_line_errors("deploy"):
         _make_pool(POOL, runs)
@@ -34,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _deploy(deployment)
         for pool in sorted(set(elsewhere.pools().values())):
             _make_pool(pool)
-            _deploy(pool, "flows/stage.py:stage", "--pool", pool)
+            _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
         end_dead_runs("", print)
         return 0
     return 2
@@ -43,27 +47,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 def deployable() -> list[str]:
     """Return the deployments of ``prefect.yaml`` whose flow this checkout holds."""
     deployments = read_yaml(CODE / "prefect.yaml")["deployments"]
-    return [own["name"] for own in deployments if (CODE / own["entrypoint"].partition(":")[0]).is_file()]
+    return [
+        own["name"] for own in deployments if (CODE / own["entrypoint"].partition(":")[0]).is_file()
+    ]
 
 
 def _make_pool(name: str, runs: int | None = None) -> None:
-    """One limit for all runs of this machine, whichever flow they are of: each needs the processor or the GPU. A pool of no limit stays as it is."""
+    """One limit for all runs of this machine, whichever flow they are of: each needs the processor
+    or the GPU. A pool of no limit stays as it is.
+    """
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(name)
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
-            client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=runs))
+            client.create_work_pool(
+                WorkPoolCreate(
+                    name=name, type="process", base_job_template=template, concurrency_limit=runs
+                )
+            )
         else:
             if runs:
                 client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=runs))
 
 
 def _deploy(name: str, *more: str) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", "prefect.yaml", "-n", name, *more]
-    done = subprocess.run(command, cwd=CODE, env={**os.environ, "PIPELINE_HOME": str(CODE)}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--prefect-file",
+        "prefect.yaml",
+        "-n",
+        name,
+        *more,
+    ]
+    done = subprocess.run(
+        command,
+        cwd=CODE,
+        env={**os.environ, "PIPELINE_HOME": str(CODE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise PipelineError(f"{name} cannot be deployed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+        raise PipelineError(
+            f"{name} cannot be deployed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}"
+        )
 
 
 if __name__ == "__main__":

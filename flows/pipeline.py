@@ -1,4 +1,6 @@
-"""Run the whole graph: ``python -m flows.pipeline [--profile NAME] [--set section.key=value ...] [--name NAME]``."""
+"""Run the whole graph: ``python -m flows.pipeline [--profile NAME] [--set section.key=value ...]
+[--name NAME]``.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flows import checkout, summary
-from flows.child import CODE
+from flows.runs import summary
+from flows.runs import worktree as checkout
+from flows.runs.die_with_parent import CODE
 from flows.server import open_api
-from tasks.stage import one_line_errors
+from tasks.core.stage import one_line_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the flow and print the closing table. Returns 0 (done), 1 (a stage failed) or 2 (the request itself is wrong)."""
+    """Run the flow and print the closing table.
+
+    Returns 0 (done), 1 (a stage failed) or 2 (the request itself is wrong).
+    """
     given = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
         # Refused before Prefect starts: a wrong parameter, a run that is going on already.
@@ -26,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         await_server()
         before = summary.last_flow_run(run.path)
         try:
-            state = adapt(profile=given.profile, overrides=given.set, name=given.name, return_state=True)
+            state = adapt(
+                profile=given.profile, overrides=given.set, name=given.name, return_state=True
+            )
         except KeyboardInterrupt:
             print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
             return 130
@@ -37,8 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _finish(run, state.is_completed(), state.message or "")
         # What counts is how the stages went, and that stands in the checkout.
         last = summary.last_flow_run(run.path)
-        failed = summary.ending(run.path, last) if last != before else "Prefect's server went away before the stages were through"
-        print("Prefect's server is gone: its page will be put right at the next start", file=sys.stderr)
+        failed = (
+            summary.ending(run.path, last)
+            if last != before
+            else "Prefect's server went away before the stages were through"
+        )
+        print(
+            "Prefect's server is gone: its page will be put right at the next start",
+            file=sys.stderr,
+        )
         return _finish(run, not failed, failed or "")
     return 2
 
@@ -53,14 +68,35 @@ def _finish(run: checkout.Run, done: bool, message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run every stage of dvc.yaml that is not up to date.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pipeline",
+        description="Run every stage of dvc.yaml that is not up to date.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--profile",
         default=checkout.usual_profile(CODE),
-        help="a file of profiles/, without its .yaml; default: params.yaml as it is, the embedded models (where the GPU pins are installed: mistral-7b)",
+        help=(
+            "a file of profiles/, without its .yaml; default: params.yaml as it is, the "
+            "embedded models (where the GPU pins are installed: mistral-7b)"
+        ),
     )
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="a setting of this run alone")
-    parser.add_argument("--name", default="", help="name of the run's worktree and experiment (default: made from the profile and the settings)")
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of this run alone",
+    )
+    parser.add_argument(
+        "--name",
+        default="",
+        help=(
+            "name of the run's worktree and experiment (default: made from the profile and "
+            "the settings)"
+        ),
+    )
     return parser
 
 

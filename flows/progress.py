@@ -1,4 +1,6 @@
-"""What a running stage says of itself (``.work/<stage>/progress.json``), shown in Prefect's UI as artifacts."""
+"""What a running stage says of itself (``.work/<stage>/progress.json``), shown in Prefect's UI as
+artifacts.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 
 #: Every version of a Markdown artifact is kept by the server: few of them.
 _SAMPLE_SECONDS = 15.0
@@ -17,10 +23,17 @@ _COUNTS = ("stage", "done", "total", "unit", "rate", "seconds_left")
 
 
 class Watcher:
-    """Shows one stage's progress. To be polled from inside the stage's Prefect task; a server that fails costs the display only."""
+    """Shows one stage's progress.
 
-    def __init__(self, checkout: Path, stage: str, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
-        """Watch ``stage`` in ``checkout``; what a killed run left behind is not taken for progress."""
+    To be polled from inside the stage's Prefect task; a server that fails costs the display only.
+    """
+
+    def __init__(
+        self, checkout: Path, stage: str, log: logging.Logger | logging.LoggerAdapter[Any]
+    ) -> None:
+        """Watch ``stage`` in ``checkout``; what a killed run left behind is not taken for
+        progress.
+        """
         self.path = checkout / ".work" / stage / "progress.json"
         self.stage = stage
         self.log = log
@@ -40,25 +53,42 @@ class Watcher:
         if progress is None and (stamp or self._artifact is None):
             return
         try:
-            if progress is None:  # a stage takes the file away once it is done; one that fails leaves it
-                update_progress_artifact(cast(UUID, self._artifact), 100.0, description=f"done · last seen: {self._text}")
+            if (
+                progress is None
+            ):  # a stage takes the file away once it is done; one that fails leaves it
+                update_progress_artifact(
+                    cast(UUID, self._artifact), 100.0, description=f"done · last seen: {self._text}"
+                )
             else:
                 self._show(progress)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the stage goes on, and its log is complete without this
             self._silent_until = time.monotonic() + 30
-            self.log.warning("progress cannot be shown in Prefect just now (%s)", type(error).__name__)
+            self.log.warning(
+                "progress cannot be shown in Prefect just now (%s)", type(error).__name__
+            )
 
     def _show(self, progress: dict[str, Any]) -> None:
         percent = 100.0 * progress["done"] / progress["total"] if progress["total"] else 0.0
         text = self._text = describe(progress)
         if self._artifact is None:
-            self._artifact = cast(UUID, create_progress_artifact(percent, key=f"progress-{self.stage}", description=text))
+            self._artifact = cast(
+                UUID,
+                create_progress_artifact(percent, key=f"progress-{self.stage}", description=text),
+            )
         else:
             update_progress_artifact(self._artifact, percent, description=text)
-        sample = {name: value for name, value in progress.items() if name not in _COUNTS and isinstance(value, dict)}
+        sample = {
+            name: value
+            for name, value in progress.items()
+            if name not in _COUNTS and isinstance(value, dict)
+        }
         if sample and time.monotonic() - self._sampled >= _SAMPLE_SECONDS:
             self._sampled = time.monotonic()
-            create_markdown_artifact(_markdown(sample), key=f"sample-{self.stage}", description=f"live sample of {self.stage}: {text}")
+            create_markdown_artifact(
+                _markdown(sample),
+                key=f"sample-{self.stage}",
+                description=f"live sample of {self.stage}: {text}",
+            )
 
     def _stamp(self) -> int:
         try:
@@ -68,11 +98,21 @@ class Watcher:
 
 
 def describe(progress: dict[str, Any]) -> str:
-    """Return one line: rows done, rate and time left (once they are known), and the stage's own figures (loss, yield, ...)."""
+    """Return one line: rows done, rate and time left (once they are known), and the stage's own
+    figures (loss, yield, ...).
+    """
     unit = progress["unit"]
     parts = [f"{progress['done']}/{progress['total']} {unit}"]
-    parts += [f"{progress['rate']:.2f} {unit}/s", f"{progress['seconds_left']} s left"] if progress["rate"] else []
-    parts += [f"{name.replace('_', ' ')} {value}" for name, value in progress.items() if name not in _COUNTS and not isinstance(value, dict)]
+    parts += (
+        [f"{progress['rate']:.2f} {unit}/s", f"{progress['seconds_left']} s left"]
+        if progress["rate"]
+        else []
+    )
+    parts += [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in progress.items()
+        if name not in _COUNTS and not isinstance(value, dict)
+    ]
     return " · ".join(parts)
 
 

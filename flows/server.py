@@ -1,7 +1,8 @@
-"""Prefect's API for one run: the user's server, the one that ``make ui`` started, or a temporary one that ends with the run.
+"""Prefect's API for one run: the user's server, the one that ``make ui`` started, or a temporary
+one that ends with the run.
 
-The temporary server is the one Prefect itself would start, started a little earlier (it comes up while Prefect is imported) and
-tied to this process: Prefect's own outlives a killed run.
+The temporary server is the one Prefect itself would start, started a little earlier (it comes up
+while Prefect is imported) and tied to this process: Prefect's own outlives a killed run.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.child import CODE, start
-from tasks.errors import PipelineError
+from flows.runs.die_with_parent import CODE, start
+from tasks.core.errors import PipelineError
 
-#: Start-up takes 4 s, the first one 12 s (it makes the database); a loaded machine takes several times that.
+#: Start-up takes 4 s, the first one 12 s (it makes the database); a loaded machine takes several
+#: times that.
 _START_SECONDS = 300.0
 _ANSWER_SECONDS = 10.0
 
 
 def settle(main: Path) -> None:
-    """Put Prefect's settings into the environment. To be called before Prefect is imported; the user's own values win."""
+    """Put Prefect's settings into the environment.
+
+    To be called before Prefect is imported; the user's own values win.
+    """
     home = main / ".prefect"
     for variable, value in {
         "PREFECT_HOME": str(home),
@@ -35,9 +40,11 @@ def settle(main: Path) -> None:
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_LOGGING_COLORS": "false",
-        # Of a server that is gone Prefect would learn only after five ever longer waits for every request: minutes at the end of a run.
+        # Of a server that is gone Prefect would learn only after five ever longer waits for every
+        # request: minutes at the end of a run.
         "PREFECT_CLIENT_MAX_RETRIES": "2",
-        # How long a new connection to SQLite waits for a lock before "database is locked"; Prefect's 60 s hold only once it is set up.
+        # How long a new connection to SQLite waits for a lock before "database is locked";
+        # Prefect's 60 s hold only once it is set up.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -50,9 +57,11 @@ def settle(main: Path) -> None:
 
 
 def open_api(main: Path) -> Callable[[], None]:
-    """Point ``PREFECT_API_URL`` at a server, starting one where there is none; return a function that waits until it answers.
+    """Point ``PREFECT_API_URL`` at a server, starting one where there is none; return a function
+    that waits until it answers.
 
-    A server started here is stopped when this process exits, after Prefect (imported later) has sent it the last log lines.
+    A server started here is stopped when this process exits, after Prefect (imported later) has
+    sent it the last log lines.
     """
     settle(main)
     url = os.environ.get("PREFECT_API_URL") or started_by_ui(main)
@@ -66,7 +75,9 @@ def open_api(main: Path) -> Callable[[], None]:
 
 
 def started_by_ui(main: Path) -> str:
-    """Return the address of the server that ``make ui`` runs for this checkout, empty where none answers."""
+    """Return the address of the server that ``make ui`` runs for this checkout, empty where none
+    answers.
+    """
     try:
         url = (main / ".prefect" / "ui.url").read_text(encoding="utf-8").strip()
     except OSError:
@@ -77,16 +88,26 @@ def started_by_ui(main: Path) -> str:
 def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:
     """Return when the API answers; raise :class:`PipelineError` when it does not.
 
-    ``server`` is the process that was started for it here: that one is given minutes, a server that should be up already is not.
+    ``server`` is the process that was started for it here: that one is given minutes, a server that
+    should be up already is not.
     """
     deadline = time.monotonic() + (_START_SECONDS if server else _ANSWER_SECONDS)
     while not answers(f"{url}/health"):
         if server and server.poll() is not None:
-            raise PipelineError(f"Prefect's temporary server ended with status {server.returncode}; its own message stands above")
+            raise PipelineError(
+                f"Prefect's temporary server ended with status {server.returncode}; its "
+                "own message stands above"
+            )
         if time.monotonic() > deadline and server:
-            raise PipelineError(f"Prefect's temporary server is not up after {_START_SECONDS:.0f} s: is the machine overloaded?")
+            raise PipelineError(
+                f"Prefect's temporary server is not up after {_START_SECONDS:.0f} s: is "
+                "the machine overloaded?"
+            )
         if time.monotonic() > deadline:
-            raise PipelineError(f"no Prefect server answers at {url}: start it, or unset PREFECT_API_URL to run without one")
+            raise PipelineError(
+                f"no Prefect server answers at {url}: start it, or unset PREFECT_API_URL "
+                "to run without one"
+            )
         time.sleep(0.1)
 
 
@@ -120,8 +141,19 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def _start(port: int) -> subprocess.Popen[str]:
-    (environment := dict(os.environ)).update(PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1")
+    (environment := dict(os.environ)).update(
+        PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1"
+    )
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    command += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+        "--lifespan",
+        "on",
+    ]
     # A session of its own: Ctrl-C ends the run, which still has to tell the server so.
     return start(command, CODE, environment, start_new_session=True)

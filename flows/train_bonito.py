@@ -1,6 +1,8 @@
-"""The generator's own training as a Prefect flow: ``bonito/dvc.yaml``, with the settings of a profile of ``bonito/``.
+"""The generator's own training as a Prefect flow: ``bonito/dvc.yaml``, with the settings of a
+profile of ``bonito/``.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect cannot look up their names.
+Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
+cannot look up their names.
 """
 
 import sys
@@ -12,16 +14,20 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows import checkout
-from flows.child import CODE
 from flows.reconcile import end_dead_runs, sign
-from flows.reproduce import follow, line_that_matters
+from flows.runs import worktree as checkout
+from flows.runs.die_with_parent import CODE
+from flows.runs.dvc_repro import follow, line_that_matters
 from flows.server import settle
-from tasks.errors import PipelineError
+from tasks.core.errors import PipelineError
 
 _NAME = "train-bonito"
 #: The settings bonito/ ships; `params` is the paper's own, which the others overlay.
-_PROFILES = sorted(path.stem for path in (CODE / "bonito").glob("*.yaml") if path.stem in ("embedded", "mistral-7b", "llama-3.1-8b"))
+_PROFILES = sorted(
+    path.stem
+    for path in (CODE / "bonito").glob("*.yaml")
+    if path.stem in ("embedded", "mistral-7b", "llama-3.1-8b")
+)
 Profile = Annotated[str, Field(json_schema_extra={"enum": _PROFILES})]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 
@@ -31,12 +37,17 @@ def _name(_: dict[str, Any]) -> str:
 
 
 @flow(name=_NAME, flow_run_name=_NAME)
-def train_bonito(profile: Profile = "embedded", overrides: list[Override] = []) -> State[Any]:  # noqa: B006  Prefect copies it
-    """Make a Bonito generator from annotated datasets: the CTGA remix of their templates, training, and the generator's own evaluation.
+def train_bonito(
+    profile: Profile = "embedded",
+    overrides: list[Override] = [],  # noqa: B006  Prefect copies it
+) -> State[Any]:
+    """Make a Bonito generator from annotated datasets: the CTGA remix of their templates, training,
+    and the generator's own evaluation.
 
     Args:
         profile: Settings of bonito/ for a base model and a machine.
-        overrides: Settings of this run alone, each section.key=value, such as remix.max_rows_per_dataset=1000.
+        overrides: Settings of this run alone, each section.key=value, such as
+            remix.max_rows_per_dataset=1000.
     """
     log = get_run_logger()
     settle(CODE)
@@ -47,7 +58,14 @@ def train_bonito(profile: Profile = "embedded", overrides: list[Override] = []) 
         with checkout.hold(checkout.Run(_NAME, CODE, CODE, {})):
             sign()
             end_dead_runs(_NAME, log.info, _NAME, _name)
-            run_command.with_options(task_run_name="settings")(["bonito.settings", "--profile", profile, *(["--set", *overrides] if overrides else [])])
+            run_command.with_options(task_run_name="settings")(
+                [
+                    "bonito.settings",
+                    "--profile",
+                    profile,
+                    *(["--set", *overrides] if overrides else []),
+                ]
+            )
             run_command.with_options(task_run_name="bonito")(["dvc", "repro", "bonito/dvc.yaml"])
     except PipelineError as error:
         return Failed(message=str(error))
@@ -56,7 +74,14 @@ def train_bonito(profile: Profile = "embedded", overrides: list[Override] = []) 
 
 @task(persist_result=False)
 def run_command(module: list[str]) -> None:
-    """Run ``python -m MODULE ...`` in the checkout; a killed one goes on where it stopped when it is run again."""
-    lines, code = follow([sys.executable, "-m", *module], CODE, get_run_logger().info, {"PIPELINE_FLOW_RUN": str(flow_run.id or "")})
+    """Run ``python -m MODULE ...`` in the checkout; a killed one goes on where it stopped when it
+    is run again.
+    """
+    lines, code = follow(
+        [sys.executable, "-m", *module],
+        CODE,
+        get_run_logger().info,
+        {"PIPELINE_FLOW_RUN": str(flow_run.id or "")},
+    )
     if code:
         raise PipelineError(line_that_matters(lines, code))

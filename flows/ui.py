@@ -1,4 +1,6 @@
-"""``make ui``: Prefect's server, a work pool with a worker and deployments, and MLflow's pages, all on loopback, ended together."""
+"""``make ui``: Prefect's server, a work pool with a worker and deployments, and MLflow's pages, all
+on loopback, ended together.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.child import CODE
-from flows.ledger import ask_experiment, runs_page
+from flows.runs.die_with_parent import CODE
+from flows.runs.mlflow_urls import ask_experiment, runs_page
 from flows.server import answers, settle
-from tasks.errors import PipelineError
-from tasks.stage import one_line_errors
+from tasks.core.errors import PipelineError
+from tasks.core.stage import one_line_errors
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 180.0
@@ -27,12 +29,28 @@ _PASSWORD = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start everything, say where it is, and wait for Ctrl-C or SIGTERM. Returns 0 after those, 1 if a server ended by itself, 2 if none was started."""
-    parser = argparse.ArgumentParser(prog="python -m flows.ui", description="Prefect and MLflow in the browser.", allow_abbrev=False)
+    """Start everything, say where it is, and wait for Ctrl-C or SIGTERM.
+
+    Returns 0 after those, 1 if a server ended by itself, 2 if none was started.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.ui",
+        description="Prefect and MLflow in the browser.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
-    parser.add_argument("--runs", type=int, default=1, help="runs at once; each has a checkout of its own and takes the processor or the GPU")
-    parser.add_argument("--team", action="store_true", help="refuse to start without passwords; for use behind a proxy, see docs/operations.md")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=1,
+        help="runs at once; each has a checkout of its own and takes the processor or the GPU",
+    )
+    parser.add_argument(
+        "--team",
+        action="store_true",
+        help="refuse to start without passwords; for use behind a proxy, see docs/operations.md",
+    )
     given = parser.parse_args(argv)
     stop = threading.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
@@ -41,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.team:
             need_passwords(os.environ)
             if importlib.util.find_spec("flask_wtf") is None:
-                raise PipelineError("MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf")
+                raise PipelineError(
+                    "MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf"
+                )
         _need_free(given.prefect_port, "Prefect", "PREFECT_PORT")
         _need_free(given.mlflow_port, "MLflow", "MLFLOW_PORT")
         with Servers(CODE) as servers:
@@ -50,15 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def need_passwords(environment: Mapping[str, str]) -> None:
-    """Raise :class:`PipelineError` unless both servers are given a password of at least twelve characters that is not MLflow's published one."""
+    """Raise :class:`PipelineError` unless both servers are given a password of at least twelve
+    characters that is not MLflow's published one.
+    """
     user, _, prefect = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
     mlflow = environment.get("MLFLOW_TRACKING_PASSWORD", "")
-    for what, variable, password in (("Prefect", "PREFECT_SERVER_API_AUTH_STRING=user:password", prefect if user else ""),
-                                     ("MLflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD", mlflow)):  # fmt: skip
+    for what, variable, password in (
+        ("Prefect", "PREFECT_SERVER_API_AUTH_STRING=user:password", prefect if user else ""),
+        ("MLflow", ("MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"), mlflow),
+    ):
         if len(password) < _PASSWORD or password.startswith("password"):
-            raise PipelineError(f"{what} for a team needs a password of at least {_PASSWORD} characters: set {variable} in the environment")
+            raise PipelineError(
+                f"{what} for a team needs a password of at least {_PASSWORD} characters: "
+                f"set {variable} in the environment"
+            )
     if not environment.get("MLFLOW_TRACKING_USERNAME"):
-        raise PipelineError("MLflow for a team needs a user: set MLFLOW_TRACKING_USERNAME in the environment")
+        raise PipelineError(
+            "MLflow for a team needs a user: set MLFLOW_TRACKING_USERNAME in the environment"
+        )
 
 
 def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -> int:
@@ -66,12 +95,29 @@ def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -
     _environment(prefect, mlflow)
     if given.team:
         _hand_passwords()
-    servers.start("Prefect", ["prefect", "server", "start", "--host", HOST, "--port", str(given.prefect_port)])
+    servers.start(
+        "Prefect", ["prefect", "server", "start", "--host", HOST, "--port", str(given.prefect_port)]
+    )
     servers.start("MLflow", _mlflow_command(given.mlflow_port, given.team))
     servers.wait_for(f"{prefect}/api/health", stop)
     if not stop.is_set():
         servers.run("deployments", ["flows.deploy", str(given.runs)])
-        servers.start("worker", ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process", "--name", "here", "--limit", str(given.runs)])
+        servers.start(
+            "worker",
+            [
+                "prefect",
+                "worker",
+                "start",
+                "--pool",
+                "pipeline",
+                "--type",
+                "process",
+                "--name",
+                "here",
+                "--limit",
+                str(given.runs),
+            ],
+        )
     servers.wait_for(f"{mlflow}/health", stop)
     experiment = "" if stop.is_set() else ask_experiment(CODE)
     address = CODE / ".prefect" / "ui.url"
@@ -79,7 +125,10 @@ def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -
     try:
         if not stop.is_set():
             print(f"\nPrefect   {prefect}   runs, progress, and the form to start one: Deployments")
-            print(f"MLflow    {runs_page(mlflow, experiment) if experiment else mlflow}   runs compared, registered models")
+            print(
+                f"MLflow    {runs_page(mlflow, experiment) if experiment else mlflow}   "
+                "runs compared, registered models"
+            )
             print("Ctrl-C ends both.", flush=True)
         while not stop.wait(0.5):
             servers.check()
@@ -90,7 +139,10 @@ def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -
 
 
 def _environment(prefect: str, mlflow: str) -> None:
-    """Settle what both servers and the worker read. Only pages of these very addresses may send Prefect anything."""
+    """Settle what both servers and the worker read.
+
+    Only pages of these very addresses may send Prefect anything.
+    """
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
     os.environ["PIPELINE_HOME"] = str(CODE)
@@ -107,16 +159,40 @@ def _mlflow_command(port: int, team: bool) -> list[str]:
     hosts = ",".join(f"{name}:{port}" for name in (HOST, "localhost"))
     store = os.environ["MLFLOW_TRACKING_URI"]
     hosts = os.environ.get("PIPELINE_MLFLOW_HOSTS", hosts)
-    command = ["mlflow", "server", "--backend-store-uri", store, "--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", hosts]
+    command = [
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        store,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--allowed-hosts",
+        hosts,
+    ]
     return [*command, "--app-name", "basic-auth"] if team else command
 
 
 def _hand_passwords() -> None:
-    """Give MLflow's basic authentication its first administrator, through the environment: a password in a file would outlive the server."""
+    """Give MLflow's basic authentication its first administrator, through the environment: a
+    password in a file would outlive the server.
+    """
     file = CODE / ".prefect" / "mlflow-auth.ini"
-    settings = {"default_permission": "READ", "database_uri": f"sqlite:///{CODE / '.prefect' / 'mlflow-auth.db'}"}
-    settings |= {"authorization_function": "mlflow.server.auth:authenticate_request_basic_auth", "grant_default_workspace_access": "false"}
-    file.write_text("[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()), encoding="utf-8")
+    settings = {
+        "default_permission": "READ",
+        "database_uri": f"sqlite:///{CODE / '.prefect' / 'mlflow-auth.db'}",
+    }
+    settings |= {
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "grant_default_workspace_access": "false",
+    }
+    file.write_text(
+        "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()),
+        encoding="utf-8",
+    )
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(file)
     os.environ["MLFLOW_AUTH_ADMIN_USERNAME"] = os.environ["MLFLOW_TRACKING_USERNAME"]
     os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"] = os.environ["MLFLOW_TRACKING_PASSWORD"]
@@ -129,11 +205,16 @@ def _need_free(port: int, what: str, variable: str) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise PipelineError(f"port {port} is taken, so {what} cannot have it: stop what listens there, or make ui {variable}={port + 1}") from error
+            raise PipelineError(
+                f"port {port} is taken, so {what} cannot have it: stop what listens "
+                f"there, or make ui {variable}={port + 1}"
+            ) from error
 
 
 class Servers:
-    """Processes of one process group, whose leader ends the group when this process is gone, however it went."""
+    """Processes of one process group, whose leader ends the group when this process is gone,
+    however it went.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Everything runs in ``folder``."""
@@ -141,24 +222,46 @@ class Servers:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Servers:
-        """Start the leader: it reads a pipe that only this process holds open, and at its end kills the group."""
-        guard = "import os, signal, sys; signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN); sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
-        self.leader = subprocess.Popen([sys.executable, "-S", "-c", guard], stdin=subprocess.PIPE, process_group=0)
+        """Start the leader: it reads a pipe that only this process holds open, and at its end kills
+        the group.
+        """
+        guard = (
+            "import os, signal, sys; signal.signal(2, signal.SIG_IGN); signal.signal(15, "
+            "signal.SIG_IGN); sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
+        )
+        self.leader = subprocess.Popen(
+            [sys.executable, "-S", "-c", guard], stdin=subprocess.PIPE, process_group=0
+        )
         return self
 
     def start(self, name: str, module: list[str]) -> None:
         """Start ``python -m MODULE ...`` in the group."""
-        self.running[name] = subprocess.Popen([sys.executable, "-m", *module], cwd=self.folder, process_group=self.leader.pid, stdin=subprocess.DEVNULL)
+        self.running[name] = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=self.folder,
+            process_group=self.leader.pid,
+            stdin=subprocess.DEVNULL,
+        )
 
     def run(self, name: str, module: list[str]) -> None:
         """Run ``python -m MODULE ...`` to its end, in the group."""
         command = [sys.executable, "-m", *module]
-        done = subprocess.run(command, cwd=self.folder, process_group=self.leader.pid, stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            process_group=self.leader.pid,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
         if done.returncode:
-            raise PipelineError(f"{name}: ended with status {done.returncode}; its own message stands above")
+            raise PipelineError(
+                f"{name}: ended with status {done.returncode}; its own message stands above"
+            )
 
     def wait_for(self, address: str, stop: threading.Event) -> None:
-        """Return when ``address`` answers or ``stop`` is set; raise when a server has ended or nothing answers in three minutes."""
+        """Return when ``address`` answers or ``stop`` is set; raise when a server has ended or
+        nothing answers in three minutes.
+        """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not stop.is_set() and not answers(address):
             self.check()
@@ -170,7 +273,10 @@ class Servers:
         """Raise if one of them has ended: the others are of little use then."""
         for name, process in self.running.items():
             if process.poll() is not None:
-                raise PipelineError(f"{name} ended by itself with status {process.returncode}; its own message stands above")
+                raise PipelineError(
+                    f"{name} ended by itself with status {process.returncode}; its own "
+                    "message stands above"
+                )
 
     def __exit__(self, *_: object) -> None:
         """Ask the group to end, wait ten seconds, then kill what is left of it."""

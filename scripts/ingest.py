@@ -1,8 +1,10 @@
 """Ingest alone, on any corpus, without labelled items: ``make ingest CORPUS=folder``.
 
-    python scripts/ingest.py --corpus FOLDER [--profile NAME] [--evaluation ITEMS] [--set ingest.languages=[en]]
+    python scripts/ingest.py --corpus FOLDER [--profile NAME] [--evaluation ITEMS]
+        [--set ingest.languages=[en]]
 
-It leaves what the stage leaves in the pipeline, in artifacts/ingest; the next ``make run`` puts its own there again.
+It leaves what the stage leaves in the pipeline, in artifacts/ingest; the next ``make run`` puts its
+own there again.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-from flows.checkout import DEFAULT, plan
-from tasks import ingest
-from tasks.errors import PipelineError
-from tasks.files import write_text
-from tasks.stage import WORK, one_line_errors
+from flows.runs.worktree import DEFAULT, plan
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_text
+from tasks.core.stage import WORK, one_line_errors
+from tasks.ingest import stage as ingest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,10 +39,16 @@ def main(argv: list[str] | None = None) -> int:
         params = plan(ROOT, arguments.profile, arguments.set).params
         corpus = arguments.corpus or params["ingest"]["corpus"]
         if not arguments.corpus and arguments.profile == DEFAULT:
-            raise PipelineError("no corpus: make ingest CORPUS=folder (a file, s3://bucket/folder or hf://owner/dataset will do too)")
+            raise PipelineError(
+                "no corpus: make ingest CORPUS=folder (a file, s3://bucket/folder or "
+                "hf://owner/dataset will do too)"
+            )
         write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
-        evaluation = ["--evaluation", arguments.evaluation] if arguments.evaluation else []
-        return ingest.main(["--params", str(path), "--corpus", corpus, *evaluation, "--out", "artifacts/ingest"])
+        known = params["evaluate"]["items"] if arguments.profile != DEFAULT else ""
+        evaluation = ["--evaluation", arguments.evaluation or known]
+        return ingest.main(
+            ["--params", str(path), "--corpus", corpus, *evaluation, "--out", "artifacts/ingest"]
+        )
     return 2
 
 

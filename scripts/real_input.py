@@ -1,12 +1,15 @@
-"""Cut small, seeded samples of published datasets into ``local/``, for the profiles and matrices that run on real input.
+"""Cut small, seeded samples of published datasets into ``local/``, for the profiles and matrices
+that run on real input.
 
     python scripts/real_input.py squadshifts-amazon --items amazon_reviews.jsonl.gz
-    python scripts/real_input.py pubmedqa --items pubmedqa_test.jsonl.gz --abstracts abstracts.jsonl.gz --train pubmedqa_rest.jsonl.gz
+    python scripts/real_input.py pubmedqa --items pubmedqa_test.jsonl.gz
+        --abstracts abstracts.jsonl.gz --train pubmedqa_rest.jsonl.gz
     python scripts/real_input.py contractnli --items dev.json.gz --train train.json.gz
     python scripts/real_input.py vitaminc --items hub:tals/vitaminc@test
 
-A source is a file of the dataset as published (JSONL in Hugging Face columns; SQuADShifts and ContractNLI also as their authors' JSON; .gz or
-not), or ``hub:NAME[/CONFIG]@SPLIT``. Files are read where they lie and never leave the machine.
+A source is a file of the dataset as published (JSONL in Hugging Face columns; SQuADShifts and
+ContractNLI also as their authors' JSON; .gz or not), or ``hub:NAME[/CONFIG]@SPLIT``. Files are read
+where they lie and never leave the machine.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tasks.dataset import load_dataset, load_items, read_rows
-from tasks.errors import PipelineError
-from tasks.files import fingerprint, write_text
-from tasks.stage import one_line_errors
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, write_text
+from tasks.core.stage import one_line_errors
+from tasks.scoring.datasets import load_dataset, load_items, read_rows
 
 Rows = list[dict[str, Any]]
 Given = argparse.Namespace
@@ -35,7 +38,9 @@ _WINDOW = 900
 
 
 def on_own_passages(given: Given, chance: random.Random, column: str) -> tuple[Rows, Rows]:
-    """Passages of the items as the corpus, questions on them as the evaluation set: as in the paper, the text is the target's own."""
+    """Passages of the items as the corpus, questions on them as the evaluation set: as in the
+    paper, the text is the target's own.
+    """
     rows = [_with_id(row) for row in read(given.items)]
     passages = sorted({row[column] for row in rows})
     chosen = chance.sample(passages, min(given.passages, len(passages)))
@@ -46,31 +51,46 @@ def on_own_passages(given: Given, chance: random.Random, column: str) -> tuple[R
 
 
 def pubmedqa(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
-    """Unlabelled abstracts as the corpus (without ``--abstracts`` those that are asked about), labelled questions as the evaluation set."""
+    """Unlabelled abstracts as the corpus (without ``--abstracts`` those that are asked about),
+    labelled questions as the evaluation set.
+    """
     if given.abstracts:
-        abstracts = [{"id": str(row["pmid"]), "text": f"{row['title']}\n\n{row['abstract']}"} for row in read(given.abstracts)]
+        abstracts = [
+            {"id": str(row["pmid"]), "text": f"{row['title']}\n\n{row['abstract']}"}
+            for row in read(given.abstracts)
+        ]
         documents = chance.sample(abstracts, min(given.passages, len(abstracts)))
         rows = list(read(given.items))
         return documents, chance.sample(rows, min(given.questions, len(rows)))
     rows = list(read(given.items))
     items = chance.sample(rows, min(given.questions, len(rows)))
-    texts = [{"id": str(row["pubid"]), "text": "\n\n".join(row["context"]["contexts"])} for row in items]
+    texts = [
+        {"id": str(row["pubid"]), "text": "\n\n".join(row["context"]["contexts"])} for row in items
+    ]
     return texts[: given.passages], items
 
 
 def contractnli(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
-    """Whole agreements as the corpus; statements with a window of their agreement as the evaluation set (see :func:`contract_pairs`)."""
+    """Whole agreements as the corpus; statements with a window of their agreement as the evaluation
+    set (see :func:`contract_pairs`).
+    """
     agreements = _agreements(given.items)["documents"]
-    documents = [{"id": f"nda-{agreement['id']}", "text": agreement["text"]} for agreement in agreements]
+    documents = [
+        {"id": f"nda-{agreement['id']}", "text": agreement["text"]} for agreement in agreements
+    ]
     pairs = contract_pairs(given.items, chance)
-    return chance.sample(documents, min(given.passages, len(documents))), chance.sample(pairs, min(given.questions, len(pairs)))
+    return chance.sample(documents, min(given.passages, len(documents))), chance.sample(
+        pairs, min(given.questions, len(pairs))
+    )
 
 
 def contract_pairs(source: str, chance: random.Random) -> Rows:
-    """Return (premise, hypothesis, choice) rows. A premise is a window of the agreement: small models cannot read all of it.
+    """Return (premise, hypothesis, choice) rows. A premise is a window of the agreement: small
+    models cannot read all of it.
 
-    The window of an entailed or contradicted statement holds all its evidence (pairs whose evidence lies too far apart are left out). A
-    statement that an agreement does not mention is not mentioned in any window of it, so a random one is as true.
+    The window of an entailed or contradicted statement holds all its evidence (pairs whose evidence
+    lies too far apart are left out). A statement that an agreement does not mention is not
+    mentioned in any window of it, so a random one is as true.
     """
     found = _agreements(source)
     rows = []
@@ -80,29 +100,50 @@ def contract_pairs(source: str, chance: random.Random) -> Rows:
             premise = _window(agreement["text"], agreement["spans"], spans, chance)
             if premise:
                 hypothesis = found["labels"][key]["hypothesis"]
-                rows.append({"id": f"{agreement['id']}-{key}", "premise": premise, "hypothesis": hypothesis, "choice": own["choice"]})
+                rows.append(
+                    {
+                        "id": f"{agreement['id']}-{key}",
+                        "premise": premise,
+                        "hypothesis": hypothesis,
+                        "choice": own["choice"],
+                    }
+                )
     return rows
 
 
-def _window(text: str, every: list[list[int]], evidence: list[list[int]], chance: random.Random) -> str:
-    start, end = (min(span[0] for span in evidence), max(span[1] for span in evidence)) if evidence else chance.choice(every)
+def _window(
+    text: str, every: list[list[int]], evidence: list[list[int]], chance: random.Random
+) -> str:
+    start, end = (
+        (min(span[0] for span in evidence), max(span[1] for span in evidence))
+        if evidence
+        else chance.choice(every)
+    )
     if end - start > _WINDOW:
         return ""
     lead = chance.randint(0, _WINDOW - (end - start))
     first = max((span[0] for span in every if span[0] <= max(0, start - lead)), default=start)
-    last = min((span[1] for span in every if span[1] >= end and span[1] - first >= _WINDOW * 0.8), default=max(end, every[-1][1]))
+    last = min(
+        (span[1] for span in every if span[1] >= end and span[1] - first >= _WINDOW * 0.8),
+        default=max(end, every[-1][1]),
+    )
     return text[first:last].strip() if last - first <= 2 * _WINDOW else text[start:end].strip()
 
 
 def _agreements(source: str) -> dict[str, Any]:
     found = _json(Path(source))
     if not isinstance(found, dict) or not {"documents", "labels"} <= set(found):
-        raise PipelineError(f"{source} is not ContractNLI as published: a JSON object with documents and labels")
+        raise PipelineError(
+            f"{source} is not ContractNLI as published: a JSON object with documents and labels"
+        )
     return found
 
 
 _MAKERS: dict[str, Callable[[Given, random.Random], tuple[Rows, Rows]]] = {
-    **{f"squadshifts-{name}": lambda given, chance: on_own_passages(given, chance, "context") for name in ("amazon", "nyt", "reddit")},
+    **{
+        f"squadshifts-{name}": lambda given, chance: on_own_passages(given, chance, "context")
+        for name in ("amazon", "nyt", "reddit")
+    },
     "pubmedqa": pubmedqa,
     "privacyqa": lambda given, chance: on_own_passages(given, chance, "text"),
     "contractnli": contractnli,
@@ -111,10 +152,16 @@ _MAKERS: dict[str, Callable[[Given, random.Random], tuple[Rows, Rows]]] = {
 
 
 def training_rows(given: Given, items: Rows, chance: random.Random) -> Rows:
-    """Return labelled rows for ``supervise.source: labelled``: of ``--train``, else of ``--items``, on other passages than the evaluation set's."""
+    """Return labelled rows for ``supervise.source: labelled``: of ``--train``, else of ``--items``,
+    on other passages than the evaluation set's.
+    """
     dataset = load_dataset(Path("datasets") / f"{given.dataset}.yaml")
     source = given.train or given.items
-    rows = contract_pairs(source, chance) if given.dataset == "contractnli" else [_with_id(row) for row in read(source)]
+    rows = (
+        contract_pairs(source, chance)
+        if given.dataset == "contractnli"
+        else [_with_id(row) for row in read(source)]
+    )
     held = {str(_at(row, dataset.context)) for row in items}
     rows = [row for row in rows if str(_at(row, dataset.context)) not in held]
     return chance.sample(rows, min(given.training_rows, len(rows)))
@@ -141,25 +188,46 @@ def _read_hub(name: str) -> Iterator[dict[str, Any]]:
     owner, *rest = place.split("/")
     config = rest.pop() if len(rest) == 2 else None
     rows = load_dataset("/".join([owner, *rest]), config, split=split or "test", streaming=True)
-    names = {key: kind for key, kind in (rows.features or {}).items() if isinstance(kind, ClassLabel)}
+    names = {
+        key: kind for key, kind in (rows.features or {}).items() if isinstance(kind, ClassLabel)
+    }
     for row in rows:
-        yield {key: names[key].int2str(value) if key in names else value for key, value in row.items()}
+        yield {
+            key: names[key].int2str(value) if key in names else value for key, value in row.items()
+        }
 
 
 def _squad(found: Any, source: str) -> Iterator[dict[str, Any]]:
     """Yield SQuAD's nested JSON as flat rows in Hugging Face columns."""
     if not isinstance(found, dict) or "data" not in found:
-        raise PipelineError(f"{source} is not SQuAD JSON (no 'data'): give JSONL rows, or the file as its authors publish it")
-    for article, paragraph in itertools.chain.from_iterable(((a, p) for p in a["paragraphs"]) for a in found["data"]):
+        raise PipelineError(
+            f"{source} is not SQuAD JSON (no 'data'): give JSONL rows, or the file as its "
+            "authors publish it"
+        )
+    for article, paragraph in itertools.chain.from_iterable(
+        ((a, p) for p in a["paragraphs"]) for a in found["data"]
+    ):
         for asked in paragraph["qas"]:
-            answers = {"text": [own["text"] for own in asked["answers"]], "answer_start": [own["answer_start"] for own in asked["answers"]]}
-            whole = {"title": article.get("title", ""), "context": paragraph["context"], "question": asked["question"], "answers": answers}
+            answers = {
+                "text": [own["text"] for own in asked["answers"]],
+                "answer_start": [own["answer_start"] for own in asked["answers"]],
+            }
+            whole = {
+                "title": article.get("title", ""),
+                "context": paragraph["context"],
+                "question": asked["question"],
+                "answers": answers,
+            }
             yield {"id": asked["id"], **whole}
 
 
 def _json(path: Path) -> Any:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as stream:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.name.endswith(".gz")
+            else path.open(encoding="utf-8") as stream
+        ):
             return json.load(stream)
     except OSError as error:
         raise PipelineError(f"{path} cannot be read: {error}") from error
@@ -179,12 +247,27 @@ def _at(row: dict[str, Any], column: str) -> Any:
 
 
 def main() -> int:
-    """Write ``local/<dataset>/documents.jsonl``, ``evaluation.jsonl`` and, where asked for, ``training.jsonl``; all are checked as the stages do."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Write ``local/<dataset>/documents.jsonl``, ``evaluation.jsonl`` and, where asked for,
+    ``training.jsonl``; all are checked as the stages do.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", choices=sorted(_MAKERS))
     parser.add_argument("--items", required=True, help="the labelled set as published")
-    parser.add_argument("--abstracts", default="", help="pubmedqa: unlabelled abstracts with pmid, title and abstract")
-    parser.add_argument("--train", default="", help="labelled rows to train on, as published (default: the rest of --items, on other passages)")
+    parser.add_argument(
+        "--abstracts",
+        default="",
+        help="pubmedqa: unlabelled abstracts with pmid, title and abstract",
+    )
+    parser.add_argument(
+        "--train",
+        default="",
+        help=(
+            "labelled rows to train on, as published (default: the rest of --items, on other "
+            "passages)"
+        ),
+    )
     parser.add_argument("--passages", type=int, default=240, help="documents of the corpus")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--training-rows", type=int, default=0)
@@ -201,8 +284,16 @@ def main() -> int:
         for name, rows in files.items():
             _write(folder / f"{name}.jsonl", rows)
         for name in files.keys() - {"documents"}:
-            load_items(load_dataset(Path(__file__).resolve().parents[1] / "datasets" / f"{given.dataset}.yaml"), folder / f"{name}.jsonl")
-        print(f"{folder}: " + ", ".join(f"{len(rows)} in {name}.jsonl" for name, rows in files.items()))
+            load_items(
+                load_dataset(
+                    Path(__file__).resolve().parents[1] / "datasets" / f"{given.dataset}.yaml"
+                ),
+                folder / f"{name}.jsonl",
+            )
+        print(
+            f"{folder}: "
+            + ", ".join(f"{len(rows)} in {name}.jsonl" for name, rows in files.items())
+        )
         return 0
     return 2
 

@@ -1,7 +1,9 @@
-"""Make ``.venv`` from the pins: ``python3 scripts/setup.py``. A second call finds nothing to do and returns at once.
+"""Make ``.venv`` from the pins: ``python3 scripts/setup.py``. A second call finds nothing to do and
+returns at once.
 
-Standard library alone; starts under any Python 3.9 or newer and looks for a 3.11 or 3.12 to make the environment with.
-DEVICE=cpu or DEVICE=gpu chooses the pins, otherwise the NVIDIA driver's answer does.
+Standard library alone; starts under any Python 3.9 or newer and looks for a 3.11 or 3.12 to make
+the environment with. DEVICE=cpu or DEVICE=gpu chooses the pins, otherwise the NVIDIA driver's
+answer does.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ STAMP = VENV / "pins.sha256"
 #: There while packages are being installed: an environment that has it was cut off half-way.
 UNFINISHED = VENV / "unfinished"
 SUPPORTED = ("3.11", "3.12")
-#: Where Linux finds CPU builds of torch; the public registry's is the CUDA build, which does not import without CUDA's libraries.
+#: Where Linux finds CPU builds of torch; the public registry's is the CUDA build, which does not
+#: import without CUDA's libraries.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -47,7 +50,9 @@ def main() -> int:
 
 
 def set_up(device: str) -> None:
-    """Bring ``.venv`` to the state that the pins of ``device`` name; what an earlier, undisturbed call installed is kept."""
+    """Bring ``.venv`` to the state that the pins of ``device`` name; what an earlier, undisturbed
+    call installed is kept.
+    """
     pins = ROOT / "requirements" / f"{device}.txt"
     if not pins.is_file():
         raise SetupError(f"{pins} does not exist: is this a whole clone?")
@@ -55,7 +60,10 @@ def set_up(device: str) -> None:
     if STAMP.is_file() and STAMP.read_text() == wanted and python().exists():
         return
     make_environment()
-    print(f"setup: installing {pins.relative_to(ROOT)} into .venv (minutes the first time)", flush=True)
+    print(
+        f"setup: installing {pins.relative_to(ROOT)} into .venv (minutes the first time)",
+        flush=True,
+    )
     UNFINISHED.touch()
     install(pins, device)
     UNFINISHED.unlink()
@@ -65,7 +73,9 @@ def set_up(device: str) -> None:
 
 
 def choose_device() -> str:
-    """Return ``gpu`` where an NVIDIA driver answers, else ``cpu``; the variable DEVICE overrules it."""
+    """Return ``gpu`` where an NVIDIA driver answers, else ``cpu``; the variable DEVICE overrules
+    it.
+    """
     given = os.environ.get("DEVICE", "")
     if given in ("cpu", "gpu"):
         return given
@@ -78,13 +88,23 @@ def choose_device() -> str:
 
 
 def make_environment() -> None:
-    """Make ``.venv`` unless a sound one is there: of a supported Python, and not cut off while packages were being written."""
+    """Make ``.venv`` unless a sound one is there: of a supported Python, and not cut off while
+    packages were being written.
+    """
     if version_of(str(python())) in SUPPORTED and not UNFINISHED.exists():
         return
-    made = subprocess.run([find_python(), "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [find_python(), "-m", "venv", "--clear", str(VENV)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if made.returncode:
         said = " ".join((made.stdout + made.stderr).split())[:300]
-        raise SetupError(f"no virtual environment can be made (on Debian and Ubuntu: apt install python3-venv): {said}")
+        raise SetupError(
+            "no virtual environment can be made (on Debian and Ubuntu: apt install "
+            f"python3-venv): {said}"
+        )
 
 
 def find_python() -> str:
@@ -93,27 +113,45 @@ def find_python() -> str:
         if candidate and version_of(candidate) in SUPPORTED:
             return candidate
     here = ".".join(map(str, sys.version_info[:2]))
-    raise SetupError(f"Python {' or '.join(SUPPORTED)} is needed; python3 is {here} and neither python3.11 nor python3.12 is on PATH")
+    raise SetupError(
+        f"Python {' or '.join(SUPPORTED)} is needed; python3 is {here} and neither "
+        "python3.11 nor python3.12 is on PATH"
+    )
 
 
 def version_of(interpreter: str) -> str:
-    """Return ``3.11`` and the like by asking the interpreter (a name on PATH may be a shim of nothing); empty if it does not answer."""
+    """Return ``3.11`` and the like by asking the interpreter (a name on PATH may be a shim of
+    nothing); empty if it does not answer.
+    """
     ask = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
     try:
-        asked = subprocess.run([interpreter, "-c", ask], capture_output=True, text=True, check=False, timeout=60)
+        asked = subprocess.run(
+            [interpreter, "-c", ask], capture_output=True, text=True, check=False, timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
 def install(pins: Path, device: str) -> None:
-    """Install exactly the pins. The lists are complete; resolving them would pull in what requirements/*.excludes keeps out."""
+    """Install exactly the pins.
+
+    The lists are complete; resolving them would pull in what requirements/*.excludes keeps out.
+    """
     if device == "cpu" and sys.platform == "linux":
         torch = f"torch=={pinned_torch(pins)}+cpu"
-        if pip("--no-deps", torch, quiet=True) and pip("--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
-            fail(f"the CPU build of torch ({torch}) cannot be had, neither as pip is configured nor from {TORCH_CPU_INDEX}")
+        if pip("--no-deps", torch, quiet=True) and pip(
+            "--no-deps", "--index-url", TORCH_CPU_INDEX, torch
+        ):
+            fail(
+                f"the CPU build of torch ({torch}) cannot be had, neither as pip is "
+                f"configured nor from {TORCH_CPU_INDEX}"
+            )
     if pip("--no-deps", "--requirement", str(pins)):
-        fail("pip failed, its own message stands above; the same command goes on where this one stopped")
+        fail(
+            "pip failed, its own message stands above; the same command goes on where "
+            "this one stopped"
+        )
 
 
 def pinned_torch(pins: Path) -> str:
@@ -126,8 +164,19 @@ def pinned_torch(pins: Path) -> str:
 
 def pip(*arguments: str, quiet: bool = False) -> int:
     """Run the environment's ``pip install`` and return its exit status."""
-    command = [str(python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *arguments]
-    return subprocess.run(command, stderr=subprocess.DEVNULL if quiet else None, check=False).returncode
+    command = [
+        str(python()),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        *arguments,
+    ]
+    return subprocess.run(
+        command, stderr=subprocess.DEVNULL if quiet else None, check=False
+    ).returncode
 
 
 def fail(message: str) -> None:
@@ -138,10 +187,15 @@ def fail(message: str) -> None:
 
 def prove() -> None:
     """Import the package whose wrong build is the usual accident."""
-    done = subprocess.run([str(python()), "-c", "import torch"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python()), "-c", "import torch"], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SetupError(f"torch is installed but does not import ({said}): remove .venv and try again, or choose DEVICE=cpu")
+        raise SetupError(
+            f"torch is installed but does not import ({said}): remove .venv and try "
+            "again, or choose DEVICE=cpu"
+        )
 
 
 def python() -> Path:

@@ -1,12 +1,17 @@
-"""What the work is: one module a stage, and the few modules they share. Knows nothing of Prefect or DVC."""
+"""What the work is: one module a stage, and the few modules they share.
+
+Knows nothing of Prefect or DVC.
+"""
 
 import os
 
-from tasks.privacy import silence
-from tasks.process import die_early
+from tasks.core.privacy import silence
+from tasks.core.process import die_early
 
-# Done at import: it has to come before any library that would phone home is imported, and before the seconds that importing one takes.
+# Done at import: it has to come before any library that would phone home is imported, and before
+# the seconds that importing one takes.
 silence()
 die_early()
-# Read once, when torch is loaded: without it every engine start prints a warning about memory binding.
+# Read once, when torch is loaded: without it every engine start prints a warning about memory
+# binding.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

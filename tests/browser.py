@@ -1,4 +1,6 @@
-"""A headless Chromium, driven over its DevTools protocol: what a person sees and does, and which addresses the pages ask for."""
+"""A headless Chromium, driven over its DevTools protocol: what a person sees and does, and which
+addresses the pages ask for.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from websockets.sync.client import connect
 
 #: Visible text of the page, shadow roots left out: neither Prefect's pages nor MLflow's use them.
 _TEXT = "document.body ? document.body.innerText : ''"
-#: The smallest visible element that a selector names and whose text is (or begins with) a given one; hidden ones are no use to a person.
+#: The smallest visible element that a selector names and whose text is (or begins with) a given
+#: one; hidden ones are no use to a person.
 _FIND = """
 (([selector, text, place]) => {
   const seen = [...document.querySelectorAll(selector)].filter(e => e.getClientRects().length && getComputedStyle(e).visibility != 'hidden');
@@ -33,7 +36,14 @@ _FIND = """
 
 def chromium() -> str:
     """Return the path of a Chromium or Chrome; empty where there is none."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+    return next(
+        (
+            path
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (path := shutil.which(name))
+        ),
+        "",
+    )
 
 
 class Browser:
@@ -51,10 +61,17 @@ class Browser:
             "--no-first-run",
             "--window-size=1500,1900",
         ]  # tall: lists render only what is in sight
-        # Names do not resolve: what a page fetches from elsewhere fails as it would on a machine without a network.
-        command += ["--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        # Names do not resolve: what a page fetches from elsewhere fails as it would on a machine
+        # without a network.
+        command += [
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
         command += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         port = self._port(profile / "DevToolsActivePort")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20) as response:
             page = next(target for target in json.load(response) if target["type"] == "page")
@@ -78,12 +95,16 @@ class Browser:
     def _port(self, file: Path) -> int:
         deadline = time.monotonic() + self.patience
         while not (file.exists() and file.read_text().count("\n")):
-            assert self.process.poll() is None and time.monotonic() < deadline, "Chromium does not start"
+            assert self.process.poll() is None and time.monotonic() < deadline, (
+                "Chromium does not start"
+            )
             time.sleep(0.1)
         return int(file.read_text().splitlines()[0])
 
     def send(self, method: str, **params: Any) -> Any:
-        """Send one command and return its result; requests that the page makes meanwhile are noted in ``asked``."""
+        """Send one command and return its result; requests that the page makes meanwhile are noted
+        in ``asked``.
+        """
         self.number += 1
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": params}))
         while (message := json.loads(self.socket.recv(timeout=60))).get("id") != self.number:
@@ -94,7 +115,9 @@ class Browser:
 
     def js(self, expression: str) -> Any:
         """Return an expression's value in the page."""
-        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        result = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
@@ -110,7 +133,9 @@ class Browser:
         """Wait until the page shows every one of ``words``; return its text."""
         deadline = time.monotonic() + self.patience
         while missing := [word for word in words if word not in (text := self.text())]:
-            assert time.monotonic() < deadline, f"{self.js('location.href')} does not show {missing}:\n{text}"
+            assert time.monotonic() < deadline, (
+                f"{self.js('location.href')} does not show {missing}:\n{text}"
+            )
             time.sleep(0.3)
         return text
 
@@ -122,10 +147,14 @@ class Browser:
             time.sleep(0.3)
 
     def click(self, selector: str, text: str = "", place: int = 0) -> None:
-        """Click the visible element of a selector and text, once there is one, with a real mouse event."""
+        """Click the visible element of a selector and text, once there is one, with a real mouse
+        event.
+        """
         deadline = time.monotonic() + self.patience
         while (spot := self.js(_FIND % json.dumps([selector, text, place]))) is None:
-            assert time.monotonic() < deadline, f"{self.js('location.href')} has no {selector} {text!r}:\n{self.text()}"
+            assert time.monotonic() < deadline, (
+                f"{self.js('location.href')} has no {selector} {text!r}:\n{self.text()}"
+            )
             time.sleep(0.3)
         where = {"x": spot[0], "y": spot[1], "button": "left", "clickCount": 1}
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=spot[0], y=spot[1])
@@ -139,8 +168,16 @@ class Browser:
 
     def shot(self, path: Path) -> None:
         """Save what is seen as a PNG."""
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
+        )
 
     def elsewhere(self) -> list[str]:
         """Return the addresses beyond loopback that the pages asked for."""
-        return sorted({address for address in self.asked if urllib.parse.urlsplit(address).hostname not in (None, "127.0.0.1", "localhost")})
+        return sorted(
+            {
+                address
+                for address in self.asked
+                if urllib.parse.urlsplit(address).hostname not in (None, "127.0.0.1", "localhost")
+            }
+        )

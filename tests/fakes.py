@@ -1,20 +1,26 @@
-"""The one thing that is faked: what the language model says. Everything around it is the real code."""
+"""The one thing that is faked: what the language model says. Everything around it is the real
+code.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.engine import Completion, Sampling
+from tasks.lm.engine import Completion, Sampling
 
 
 class FakeEngine:
-    """Answers by a rule of its prompt tokens and seed alone, and remembers every batch it was sent."""
+    """Answers by a rule of its prompt tokens and seed alone, and remembers every batch it was
+    sent.
+    """
 
     def __init__(self, die_after: int | None = None) -> None:
         self.batches: list[list[list[int]]] = []
         self.die_after = die_after
 
-    def generate(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
         if self.die_after is not None and len(self.batches) >= self.die_after:
             raise KeyboardInterrupt
         self.batches.append([list(prompt) for prompt in prompts])
@@ -26,4 +32,11 @@ class FakeEngine:
             return Completion("no mark here", 3, True)
         if number == 1:
             return Completion("cut off in the mid", 9, False)
-        return Completion(f"{{{{context}}}}\n\nQuestion: Why did the pump fail ({number})?\n<|pipe|>\nits seal broke", 12, True)
+        return Completion(
+            (
+                f"{{{{context}}}}\n\nQuestion: Why did the pump fail "
+                f"({number})?\n<|pipe|>\nits seal broke"
+            ),
+            12,
+            True,
+        )

@@ -1,20 +1,31 @@
-"""``dvc.yaml`` is the graph, and its dependency lists are true: compared with what each stage's code imports and reads."""
+"""``dvc.yaml`` is the graph, and its dependency lists are true: compared with what each stage's
+code imports and reads.
+"""
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.graph import Node, read_graph
-from tasks.errors import PipelineError
-from tasks.params import Params
+from flows.runs.dvc_graph import Node, read_graph
+from tasks.core.code import imported_files
+from tasks.core.errors import PipelineError
+from tasks.core.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ["ingest", "generate", "validate", "supervise", "finetune", "baseline", "evaluate", "register"]
+STAGES = [
+    "ingest",
+    "generate",
+    "validate",
+    "supervise",
+    "finetune",
+    "baseline",
+    "evaluate",
+    "register",
+]
 _FIRST_PARTY = ("tasks", "bonito")
 
 
@@ -24,67 +35,37 @@ def definition(stage: str) -> dict[str, list[str]]:
     return section
 
 
-def code_files(module: str) -> set[str]:
-    """Return the files of this repository that importing ``module`` may run, and the templates they name, relative to its root."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        path = _file(waiting.pop())
-        if path is None or str(path.relative_to(ROOT)) in found:
-            continue
-        found.add(str(path.relative_to(ROOT)))
-        tree = ast.parse(path.read_text())
-        waiting += [name for node in ast.walk(tree) for name in _imported(node, path)]
-        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-        found |= {str(p.relative_to(ROOT)) for p in (ROOT / "tasks" / "templates").glob("*") if p.name in texts}
-    return found
-
-
-def _imported(node: ast.AST, path: Path) -> list[str]:
-    names: list[str] = []
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        package = ".".join(path.relative_to(ROOT).with_suffix("").parts[: -node.level]) if node.level else ""
-        base = ".".join(part for part in (package, node.module or "") if part)
-        names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"(tasks|bonito)(\.\w+)+", node.value):
-        names = [node.value]  # started as ``python -m``
-    # Importing a.b.c runs a/__init__.py and a/b/__init__.py too.
-    names = [name for name in names if name.split(".")[0] in _FIRST_PARTY]
-    return [".".join(name.split(".")[:count]) for name in names for count in range(1, name.count(".") + 2)]
-
-
-def _file(module: str) -> Path | None:
-    path = ROOT.joinpath(*module.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()), None)
+def packages(module: str) -> set[str]:
+    """Return what ``dvc.yaml`` names for the code that ``module`` imports: packages of two parts,
+    and files that lie beside them.
+    """
+    files = {path.relative_to(ROOT) for path in imported_files(module)}
+    return {"/".join(path.parts[:2]) for path in files}
 
 
 def declared_code(stage: str) -> set[str]:
-    """Return the code and templates among the stage's deps, folders spelt out."""
-    code: set[str] = set()
-    for dep in definition(stage)["deps"]:
-        if dep.split("/")[0] in _FIRST_PARTY:
-            path = ROOT / dep
-            code |= {str(p.relative_to(ROOT)) for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"} if path.is_dir() else {dep}
-    return code
+    """Return the code among the stage's deps."""
+    return {dep for dep in definition(stage)["deps"] if dep.split("/")[0] in _FIRST_PARTY}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_code_a_stage_uses(stage: str) -> None:
-    used = code_files(f"tasks.{stage}")
-    assert f"tasks/{stage}.py" in used, f"tasks/{stage}.py does not exist"
-    # tasks/documents is one dependency, a folder: ingest starts its workers by file name.
-    declared = {name for name in declared_code(stage) if not name.startswith("tasks/documents/")}
-    used = {name for name in used if not name.startswith("tasks/documents/")}
-    assert sorted(declared) == sorted(used)
+def test_deps_are_the_packages_a_stage_imports(stage: str) -> None:
+    used = packages(f"tasks.{stage}.__main__")
+    assert f"tasks/{stage}" in used, f"tasks/{stage} does not exist"
+    assert declared_code(stage) == used
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_the_sections_a_stage_reads(stage: str) -> None:
     declared = {str(key).split(".")[0] for key in definition(stage)["params"]}
     names = {name: field.alias or name for name, field in Params.model_fields.items()}
-    text = "\n".join((ROOT / name).read_text() for name in sorted(code_files(f"tasks.{stage}")) if name.endswith(".py") and name != "tasks/params.py")
+    text = "\n".join(
+        (ROOT / name).read_text()
+        for name in sorted(
+            str(p.relative_to(ROOT)) for p in imported_files(f"tasks.{stage}.__main__")
+        )
+        if name.endswith(".py") and name != "tasks/core/params.py"
+    )
     read = {names[name] for name in re.findall(rf"\bparams\.({'|'.join(names)})\b", text)}
     assert read <= declared
 
@@ -147,7 +128,9 @@ def test_a_graph_with_an_unknown_parameter_is_one_line(tmp_path: Path) -> None:
 def test_a_cycle_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
-    (tmp_path / "dvc.yaml").write_text("stages:\n  a: {cmd: a, deps: [y], outs: [x]}\n  b: {cmd: b, deps: [x], outs: [y]}\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  a: {cmd: a, deps: [y], outs: [x]}\n  b: {cmd: b, deps: [x], outs: [y]}\n"
+    )
     with pytest.raises(PipelineError, match=r"dvc\.yaml: .*cycle"):
         read_graph(tmp_path)
 

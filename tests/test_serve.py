@@ -1,4 +1,6 @@
-"""Serving a registered model: what names one, the server's command line, and (``pytest -m slow``) the server itself, asked over HTTP."""
+"""Serving a registered model: what names one, the server's command line, and (``pytest -m slow``)
+the server itself, asked over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,15 @@ from typing import Any
 import pytest
 
 from flows.server import answers, free_port
-from tasks import engine, serve
-from tasks.errors import PipelineError
-from tasks.files import read_json, read_table
-from tasks.formats import Prompter
-from tasks.models import load_tokenizer
-from tasks.tracking import parse_model_uri
-from tests import test_evaluate
+from tasks import serve
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, read_table
+from tasks.lm import engine
+from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import Prompter
+from tasks.tracking.ledger import parse_model_uri
 from tests.conftest import ROOT
+from tests.evaluate import test_evaluate
 
 
 @pytest.mark.parametrize(
@@ -33,27 +36,47 @@ def test_names_of_registered_models(uri: str, parts: tuple[str, str, str]) -> No
     assert parse_model_uri(uri) == parts
 
 
-@pytest.mark.parametrize("uri", ["a-b", "models:/x", "models:/x/latest", "runs:/1/adapter", "models:/x@"])
+@pytest.mark.parametrize(
+    "uri", ["a-b", "models:/x", "models:/x/latest", "runs:/1/adapter", "models:/x@"]
+)
 def test_other_names_are_refused(uri: str) -> None:
-    with pytest.raises(PipelineError, match="names no registered model: write models:/NAME@champion"):
+    with pytest.raises(
+        PipelineError, match="names no registered model: write models:/NAME@champion"
+    ):
         parse_model_uri(uri)
 
 
-def test_a_model_nobody_registered_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_nobody_registered_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     assert serve.main(["--model", "models:/nobody@champion"]) == 2
     assert "error: serve: models:/nobody@champion is not in sqlite:" in capsys.readouterr().err
 
 
-def test_the_cpu_serves_merged_weights_and_the_gpu_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_serves_merged_weights_and_the_gpu_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: False)
     command, _ = engine.serve_command(tmp_path, "m", "127.0.0.1", 8000, 512, "float32", None, 16)
-    assert "--enable-lora" not in command and command[command.index("--served-model-name") + 1] == "m" and "--enforce-eager" in command
+    assert (
+        "--enable-lora" not in command
+        and command[command.index("--served-model-name") + 1] == "m"
+        and "--enforce-eager" in command
+    )
     monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: True)
-    command, _ = engine.serve_command(tmp_path, "m", "127.0.0.1", 8000, 512, "float32", tmp_path / "adapter", 24)
-    assert command[command.index("--lora-modules") + 1] == f"m={tmp_path / 'adapter'}" and command[command.index("--max-lora-rank") + 1] == "32"
-    assert "--trust-remote-code" not in command and command[command.index("--load-format") + 1] == "safetensors"
+    command, _ = engine.serve_command(
+        tmp_path, "m", "127.0.0.1", 8000, 512, "float32", tmp_path / "adapter", 24
+    )
+    assert (
+        command[command.index("--lora-modules") + 1] == f"m={tmp_path / 'adapter'}"
+        and command[command.index("--max-lora-rank") + 1] == "32"
+    )
+    assert (
+        "--trust-remote-code" not in command
+        and command[command.index("--load-format") + 1] == "safetensors"
+    )
 
 
 def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,21 +86,35 @@ def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         port = taken.getsockname()[1]
         assert serve.main(["--model", "models:/nobody@champion", "--port", str(port)]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].startswith(f"error: serve: 127.0.0.1:{port} cannot be listened on") and f"SERVE_PORT={port + 1}" in said[0]
+    assert (
+        len(said) == 1
+        and said[0].startswith(f"error: serve: 127.0.0.1:{port} cannot be listened on")
+        and f"SERVE_PORT={port + 1}" in said[0]
+    )
 
 
 @pytest.mark.parametrize("form", ["bonito", "chat"])
 def test_the_question_is_the_prompt_of_training_to_the_token(tiny_model: Path, form: str) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     body = serve.question("m", tiny_model, form, "Why did the pump fail?")
-    assert tokenizer.encode(body["prompt"], add_special_tokens=False) == Prompter(tokenizer, form).prompt("Why did the pump fail?")
+    assert tokenizer.encode(body["prompt"], add_special_tokens=False) == Prompter(
+        tokenizer, form
+    ).prompt("Why did the pump fail?")
     assert body["add_special_tokens"] is False and body["model"] == "m"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_over_http_it_answers_as_it_was_scored(tmp_path: Path, tiny_model: Path, make_params: Any, instructions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole way: trained, scored by vLLM, checked for parity, registered, then served by ``python -m tasks.serve`` and asked the same."""
+def test_over_http_it_answers_as_it_was_scored(
+    tmp_path: Path,
+    tiny_model: Path,
+    make_params: Any,
+    instructions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole way: trained, scored by vLLM, checked for parity, registered, then served by
+    ``python -m tasks.serve`` and asked the same.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -86,19 +123,41 @@ def test_over_http_it_answers_as_it_was_scored(tmp_path: Path, tiny_model: Path,
     with (tmp_path / "server.log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(
-            [sys.executable, "-m", "tasks.serve", "--model", uri, "--port", str(port), "--max-length", "512"], stdout=log, stderr=log, env=environment
+            [
+                sys.executable,
+                "-m",
+                "tasks.serve",
+                "--model",
+                uri,
+                "--port",
+                str(port),
+                "--max-length",
+                "512",
+            ],
+            stdout=log,
+            stderr=log,
+            env=environment,
         )
     try:
         deadline = time.monotonic() + 600
         while not answers(f"http://127.0.0.1:{port}/health"):
-            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-2000:]
+            assert server.poll() is None and time.monotonic() < deadline, (
+                tmp_path / "server.log"
+            ).read_text()[-2000:]
             time.sleep(0.5)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as response:
             assert [model["id"] for model in json.load(response)["data"]] == [told["model_name"]]
-        kept = [row for row in read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist() if row["model"] == "adapted"]
+        kept = [
+            row
+            for row in read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
+            if row["model"] == "adapted"
+        ]
         assert len(kept) == 12
         weights = next((tmp_path / "cache/merged").glob("*"))
-        answered = [_ask(port, serve.question(told["model_name"], weights, "chat", row["prompt"], 25)) for row in kept]
+        answered = [
+            _ask(port, serve.question(told["model_name"], weights, "chat", row["prompt"], 25))
+            for row in kept
+        ]
     finally:
         server.terminate()
         assert server.wait(60) is not None
@@ -112,12 +171,18 @@ def _registered(tiny_model: Path, make_params: Any, instructions: Path) -> dict[
     (validated / "report.html").write_text("<p>report</p>")
     params = test_evaluate._finetune(make_params, tiny_model, instructions, "incidents")
     params.write_text(params.read_text().replace("engine: transformers", "engine: vllm"))
-    assert test_evaluate._evaluate(params) == 0 and test_evaluate._register(params, instructions) == 0
+    assert (
+        test_evaluate._evaluate(params) == 0 and test_evaluate._register(params, instructions) == 0
+    )
     told: dict[str, Any] = read_json(Path("artifacts/register/registration.json"))
     return told
 
 
 def _ask(port: int, body: dict[str, Any]) -> str:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=120) as response:
         return str(json.load(response)["choices"][0]["text"]).strip()

@@ -21,10 +21,17 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     venv = tmp_path / ".venv"
-    for name, value in {"ROOT": tmp_path, "VENV": venv, "STAMP": venv / "pins.sha256", "UNFINISHED": venv / "unfinished"}.items():
+    for name, value in {
+        "ROOT": tmp_path,
+        "VENV": venv,
+        "STAMP": venv / "pins.sha256",
+        "UNFINISHED": venv / "unfinished",
+    }.items():
         monkeypatch.setattr(module, name, value)
     (tmp_path / "requirements").mkdir()
-    (tmp_path / "requirements" / "cpu.txt").write_text("six==1.17.0\ntorch==2.13.0 ; sys_platform == 'linux'\n")
+    (tmp_path / "requirements" / "cpu.txt").write_text(
+        "six==1.17.0\ntorch==2.13.0 ; sys_platform == 'linux'\n"
+    )
     monkeypatch.setenv("DEVICE", "cpu")
     return module
 
@@ -36,7 +43,9 @@ def fake_environment(setup: ModuleType) -> None:
         setup.python().symlink_to(sys.executable)
 
 
-def record_pip(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, results: list[int] | None = None) -> list[tuple[str, ...]]:
+def record_pip(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, results: list[int] | None = None
+) -> list[tuple[str, ...]]:
     """Note what pip is asked for, and answer with ``results`` in turn, then 0."""
     asked: list[tuple[str, ...]] = []
     left = list(results or [])
@@ -50,8 +59,12 @@ def record_pip(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, results: list
     return asked
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the registry's torch is the right one")
-def test_the_cpu_build_of_torch_comes_first_and_a_second_call_does_nothing(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the registry's torch is the right one"
+)
+def test_the_cpu_build_of_torch_comes_first_and_a_second_call_does_nothing(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_environment(setup)
     asked = record_pip(setup, monkeypatch)
     assert setup.main() == 0
@@ -61,12 +74,21 @@ def test_the_cpu_build_of_torch_comes_first_and_a_second_call_does_nothing(setup
     assert len(asked) == 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the registry's torch is the right one")
-def test_pytorchs_own_index_is_asked_for_torch_alone_and_only_if_it_must_be(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the registry's torch is the right one"
+)
+def test_pytorchs_own_index_is_asked_for_torch_alone_and_only_if_it_must_be(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_environment(setup)
     asked = record_pip(setup, monkeypatch, [1])
     assert setup.main() == 0
-    assert asked[1] == ("--no-deps", "--index-url", "https://download.pytorch.org/whl/cpu", "torch==2.13.0+cpu")
+    assert asked[1] == (
+        "--no-deps",
+        "--index-url",
+        "https://download.pytorch.org/whl/cpu",
+        "torch==2.13.0+cpu",
+    )
     assert "--index-url" not in asked[2]
 
 
@@ -80,17 +102,24 @@ def test_changed_pins_are_installed(setup: ModuleType, monkeypatch: pytest.Monke
     assert len(asked) > before
 
 
-def test_a_failed_pip_is_told_and_tried_again(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_pip_is_told_and_tried_again(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake_environment(setup)
     asked = record_pip(setup, monkeypatch, [0, 1] if sys.platform == "linux" else [1])
     assert setup.main() == 2
-    assert capsys.readouterr().err == "error: setup: pip failed, its own message stands above; the same command goes on where this one stopped\n"
+    assert capsys.readouterr().err == (
+        "error: setup: pip failed, its own message stands above; the same command goes on "
+        "where this one stopped\n"
+    )
     before = len(asked)
     assert setup.main() == 0
     assert len(asked) > before
 
 
-def test_an_environment_that_was_cut_off_is_made_anew(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_was_cut_off_is_made_anew(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_environment(setup)
     (setup.VENV / "half_a_package").write_text("")
     setup.UNFINISHED.touch()
@@ -99,7 +128,9 @@ def test_an_environment_that_was_cut_off_is_made_anew(setup: ModuleType, monkeyp
     assert setup.version_of(str(setup.python())) in setup.SUPPORTED
 
 
-def test_another_python_is_refused_in_one_line(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_python_is_refused_in_one_line(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(setup, "version_of", lambda interpreter: "3.13")
     with pytest.raises(setup.SetupError, match=r"Python 3\.11 or 3\.12 is needed"):
         setup.find_python()
@@ -113,14 +144,25 @@ def test_a_shim_that_answers_nothing_is_no_python(setup: ModuleType, tmp_path: P
     assert setup.version_of(str(tmp_path / "absent")) == ""
 
 
-def test_an_unknown_device_is_refused(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_device_is_refused(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("DEVICE", "tpu")
     assert setup.main() == 2
     assert capsys.readouterr().err == "error: setup: DEVICE='tpu' is unknown: cpu or gpu\n"
 
 
-@pytest.mark.parametrize(("script", "device"), [("echo 'GPU 0: NVIDIA H200'", "gpu"), ("echo 'no devices were found'; exit 6", "cpu"), ("exit 9", "cpu")])
-def test_the_driver_decides(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, device: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "device"),
+    [
+        ("echo 'GPU 0: NVIDIA H200'", "gpu"),
+        ("echo 'no devices were found'; exit 6", "cpu"),
+        ("exit 9", "cpu"),
+    ],
+)
+def test_the_driver_decides(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, device: str
+) -> None:
     monkeypatch.delenv("DEVICE")
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
@@ -130,5 +172,10 @@ def test_the_driver_decides(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_script_needs_nothing_installed() -> None:
     """It has to start under an interpreter that has no package at all."""
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import runpy; runpy.run_path({str(SCRIPT)!r})"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import runpy; runpy.run_path({str(SCRIPT)!r})"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 
-from tasks.params import Params
+from tasks.core.params import Params
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("reference", re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", (ROOT / "docs/traps.md").read_text()), ids="::".join)
+@pytest.mark.parametrize(
+    "reference",
+    re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", (ROOT / "docs/traps.md").read_text()),
+    ids="::".join,
+)
 def test_the_table_names_tests_that_exist(reference: tuple[str, str]) -> None:
     file, function = reference
     assert not function or f"def {function}(" in (ROOT / file).read_text()
@@ -44,34 +48,62 @@ found = get_current_settings()
 print(json.dumps([found.results.default_serializer, found.client.max_retries, found.server.analytics_enabled]))
 """
     given = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout) == ["json", 2, False]
 
 
 @pytest.mark.parametrize("pins", ["cpu.txt", "gpu.txt"])
 def test_packages_that_are_traps_are_no_pins(pins: str) -> None:
-    """kernels fetches code from a hub; pymupdf is AGPL; a Jinja older than 3.1.6 has holes in its sandbox."""
-    names = dict(re.findall(r"^([\w.-]+)==([\w.+]+)", (ROOT / "requirements" / pins).read_text(), re.MULTILINE))
+    """kernels fetches code from a hub; pymupdf is AGPL; a Jinja older than 3.1.6 has holes in its
+    sandbox.
+    """
+    names = dict(
+        re.findall(
+            r"^([\w.-]+)==([\w.+]+)", (ROOT / "requirements" / pins).read_text(), re.MULTILINE
+        )
+    )
     assert len(names) > 100
     assert not {"kernels", "pymupdf"} & names.keys()
     assert tuple(map(int, names["jinja2"].split("."))) >= (3, 1, 6)
 
 
 @pytest.mark.parametrize(
-    "word", ["trust_remote_code=True", "speculative_config", "prompt_logprobs", "pickle.load", "torch.load(", '"--queue"', "attn_implementation"]
+    "word",
+    [
+        "trust_remote_code=True",
+        "speculative_config",
+        "prompt_logprobs",
+        "pickle.load",
+        "torch.load(",
+        '"--queue"',
+        "attn_implementation",
+    ],
 )
 def test_what_is_not_used(word: str) -> None:
-    files = [path for folder in ("tasks", "flows", "bonito") for path in (ROOT / folder).rglob("*.py")]
+    files = [
+        path for folder in ("tasks", "flows", "bonito") for path in (ROOT / folder).rglob("*.py")
+    ]
     assert len(files) > 60
     assert [str(path) for path in files if word in path.read_text()] == []
 
 
-def test_the_training_instance_is_never_put_into_evaluation(params: Params, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU bitsandbytes repacks the 4-bit weights at the first forward in that mode, and gradients are silently gone."""
+def test_the_training_instance_is_never_put_into_evaluation(
+    params: Params, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU bitsandbytes repacks the 4-bit weights at the first forward in that mode, and
+    gradients are silently gone.
+    """
     import bitsandbytes
     import torch
 
-    from tasks.training import Example, train
+    from tasks.lm.training import Example, train
 
     told: list[bool] = []
     real = torch.nn.Module.train
@@ -81,7 +113,15 @@ def test_the_training_instance_is_never_put_into_evaluation(params: Params, tiny
             told.append(mode)
         return real(self, mode)
 
-    asked = {"model": str(tiny_model), "precision": "float32", "resident": "nf4", "quantization": "nf4", "max_steps": 2, "batch_rows": 2, "micro_batch_rows": 2}
+    asked = {
+        "model": str(tiny_model),
+        "precision": "float32",
+        "resident": "nf4",
+        "quantization": "nf4",
+        "max_steps": 2,
+        "batch_rows": 2,
+        "micro_batch_rows": 2,
+    }
     settings = params.finetune.model_copy(update=asked)
     seen: list[bool] = []
 
@@ -103,7 +143,10 @@ def audit() -> ModuleType:
     return module
 
 
-_CLEAN, _FLAWED = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "version": "1", "vulns": [{"id": "CVE-1"}]}
+_CLEAN, _FLAWED = (
+    {"name": "a", "version": "1", "vulns": []},
+    {"name": "b", "version": "1", "vulns": [{"id": "CVE-1"}]},
+)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +158,8 @@ _CLEAN, _FLAWED = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "ver
         ([], 2, "0 of 0"),
     ],
 )
-def test_an_audit_that_could_ask_nobody_has_failed(audit: ModuleType, capsys: pytest.CaptureFixture[str], packages: Any, status: int, said: str) -> None:
+def test_an_audit_that_could_ask_nobody_has_failed(
+    audit: ModuleType, capsys: pytest.CaptureFixture[str], packages: Any, status: int, said: str
+) -> None:
     assert audit.report(packages) == status
     assert said in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""The whole graph, as a person runs it: ``dvc repro`` in a clone, with every stage real and only the generator's words made up."""
+"""The whole graph, as a person runs it: ``dvc repro`` in a clone, with every stage real and only
+the generator's words made up.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.files import read_json, read_table
-from tasks.params import overlay, read_yaml
+from tasks.core.files import read_json, read_table
+from tasks.core.params import overlay, read_yaml
 from tests.conftest import ROOT
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
@@ -23,9 +25,19 @@ _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cabl
 def clone(tmp_path: Path, tiny_model: Path) -> Path:
     """A clone of this checkout's files with a corpus, an evaluation set and models of its own."""
     folder = tmp_path / "clone"
-    files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
     for name in files.decode().split("\0"):
-        if name and not name.startswith(("datastore/", "models/")) and name not in ("data.dvc", "dvc.lock") and (ROOT / name).is_file():
+        if (
+            name
+            and not name.startswith(("datastore/", "models/"))
+            and name not in ("data.dvc", "dvc.lock")
+            and (ROOT / name).is_file()
+        ):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
@@ -33,13 +45,35 @@ def clone(tmp_path: Path, tiny_model: Path) -> Path:
     (folder / "models/README.md").write_text("none here")
     _write_data(folder)
     settings: dict[str, Any] = {
-        "ingest": {"corpus": "corpus", "passage_tokens": 90, "min_tokens": 5, "near_duplicates": 0.0},
+        "ingest": {
+            "corpus": "corpus",
+            "passage_tokens": 90,
+            "min_tokens": 5,
+            "near_duplicates": 0.0,
+        },
         "generate": {"generator": str(tiny_model), "samples": 1, "shard_rows": 4},
-        "finetune": {"model": str(tiny_model), "max_steps": 4, "batch_rows": 4, "micro_batch_rows": 4, "precision": "float32"},
-        "evaluate": {"items": "items.jsonl", "templates": 2, "engine": "transformers", "bootstrap": 200},
+        "finetune": {
+            "model": str(tiny_model),
+            "max_steps": 4,
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            "precision": "float32",
+        },
+        "evaluate": {
+            "items": "items.jsonl",
+            "templates": 2,
+            "engine": "transformers",
+            "bootstrap": 200,
+        },
     }
-    (folder / "params.yaml").write_text(yaml.safe_dump(overlay(read_yaml(folder / "params.yaml"), settings)))
-    for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone"]):
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(overlay(read_yaml(folder / "params.yaml"), settings))
+    )
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone"],
+    ):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -47,10 +81,19 @@ def clone(tmp_path: Path, tiny_model: Path) -> Path:
 def _write_data(folder: Path) -> None:
     (folder / "corpus").mkdir()
     for number, part in enumerate(_PARTS):
-        text = f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew {number} replaced the {part} of unit {number * 7} within {number + 2} hours."
+        text = (
+            f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew "
+            f"{number} replaced the {part} of unit {number * 7} within {number + 2} hours."
+        )
         (folder / f"corpus/report-{number}.md").write_text(text)
     items = [
-        {"id": str(n), "context": f"Line {n} failed: its {part} broke.", "question": "What broke?", "answers": [f"its {part}"]} for n, part in enumerate(_PARTS)
+        {
+            "id": str(n),
+            "context": f"Line {n} failed: its {part} broke.",
+            "question": "What broke?",
+            "answers": [f"its {part}"],
+        }
+        for n, part in enumerate(_PARTS)
     ]
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
 
@@ -64,7 +107,14 @@ def _dvc(folder: Path, *arguments: str) -> str:
         "BONITO_CACHE": str(folder / "cache"),
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -73,12 +123,35 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
     _dvc(clone, "repro")
     summaries = {
         stage: read_json(clone / f"artifacts/{stage}/summary.json")
-        for stage in ("ingest", "generate", "validate", "supervise", "finetune", "baseline", "evaluate", "register")
+        for stage in (
+            "ingest",
+            "generate",
+            "validate",
+            "supervise",
+            "finetune",
+            "baseline",
+            "evaluate",
+            "register",
+        )
     }
-    assert all(own["rows_in"] == own["rows_kept"] + sum(own["dropped"].values()) for own in summaries.values())
-    assert summaries["ingest"]["rows_kept"] == summaries["generate"]["rows_in"] == summaries["validate"]["rows_in"]
-    assert summaries["validate"]["rows_kept"] == summaries["supervise"]["rows_in"] == summaries["finetune"]["rows_in"] > 0
-    assert read_table(clone / "artifacts/evaluate/predictions.parquet").num_rows == 2 * 2 * len(_PARTS)
+    assert all(
+        own["rows_in"] == own["rows_kept"] + sum(own["dropped"].values())
+        for own in summaries.values()
+    )
+    assert (
+        summaries["ingest"]["rows_kept"]
+        == summaries["generate"]["rows_in"]
+        == summaries["validate"]["rows_in"]
+    )
+    assert (
+        summaries["validate"]["rows_kept"]
+        == summaries["supervise"]["rows_in"]
+        == summaries["finetune"]["rows_in"]
+        > 0
+    )
+    assert read_table(clone / "artifacts/evaluate/predictions.parquet").num_rows == 2 * 2 * len(
+        _PARTS
+    )
     assert read_json(clone / "artifacts/register/registration.json")["version"] == "1"
     assert "zero_shot" in _dvc(clone, "metrics", "show", "--json")
     again = _dvc(clone, "repro")

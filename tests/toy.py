@@ -1,4 +1,6 @@
-"""A small pipeline in a repository of its own: the real flow, DVC, git and stage machinery around three stages that take milliseconds."""
+"""A small pipeline in a repository of its own: the real flow, DVC, git and stage machinery around
+three stages that take milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+#: Packages of ``tasks`` that the toy replaces by its own.
+STAGES = ("ingest", "generate", "validate")
 _STAGE = '''
 """A stage of the toy pipeline."""
 import os, sys, time
 from pathlib import Path
-from tasks.errors import PipelineError
-from tasks.files import write_json, write_text
-from tasks.stage import Stage, run_stage
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_json, write_text
+from tasks.core.stage import Stage, run_stage
 
 def work(stage: Stage) -> None:
     meter = stage.progress(3, "rows")
@@ -42,17 +46,17 @@ _GRAPH = """
 stages:
   ingest:
     cmd: python -m tasks.ingest --params params.yaml --source ${ingest.corpus} --out artifacts/ingest
-    deps: [tasks/ingest.py, "${ingest.corpus}"]
+    deps: [tasks/ingest, "${ingest.corpus}"]
     params: [ingest]
     outs: [artifacts/ingest]
   generate:
     cmd: python -m tasks.generate --params params.yaml --source artifacts/ingest --out artifacts/generate
-    deps: [tasks/generate.py, artifacts/ingest]
+    deps: [tasks/generate, artifacts/ingest]
     params: [generate]
     outs: [artifacts/generate]
   validate:
     cmd: python -m tasks.validate --params params.yaml --source artifacts/generate --out artifacts/validate
-    deps: [tasks/validate.py, artifacts/generate]
+    deps: [tasks/validate, artifacts/generate]
     params: [validate]
     outs: [artifacts/validate]
 metrics:
@@ -63,37 +67,78 @@ metrics:
 def make_toy(folder: Path) -> Path:
     """Make the repository in ``folder`` with one commit, and return its root."""
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tasks").mkdir()
-    for module in (ROOT / "tasks").glob("*.py"):  # what the flows import, whichever that is
-        shutil.copy(module, folder / "tasks")
-    for name in ("ingest", "generate", "validate"):
-        (folder / "tasks" / f"{name}.py").write_text(_STAGE.format(name=name))
+    stages = shutil.ignore_patterns("__pycache__", *STAGES)
+    shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=stages)
+    for name in STAGES:
+        write_stage(folder, name, _STAGE.format(name=name))
     for name in ("params.yaml", "prefect.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    shutil.copytree(
+        ROOT / ".dvc",
+        folder / ".dvc",
+        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
+    )
     (folder / "dvc.yaml").write_text(_GRAPH)
-    # The generator's graph stands in every checkout, nearly always with nothing made of it: DVC must not stumble over it.
+    # The generator's graph stands in every checkout, nearly always with nothing made of it: DVC
+    # must not stumble over it.
     (folder / "bonito").mkdir()
     shutil.copy(ROOT / "bonito" / "dvc.yaml", folder / "bonito")
-    for name in ("data/incidents/documents/a.txt", "data/incidents/evaluation.jsonl", "datasets/incidents.yaml"):
+    for name in (
+        "data/incidents/documents/a.txt",
+        "data/incidents/evaluation.jsonl",
+        "datasets/incidents.yaml",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("text\n")
     shutil.copytree(ROOT / "supervision", folder / "supervision")
     (folder / "profiles").mkdir()
     (folder / "profiles" / "warm.yaml").write_text("generate: {temperature: 0.9}\n")
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "add", "-q", "data"], ["git", "add", "-A"], ["git", "commit", "-q", "-m", "toy"]):
-        subprocess.run(command, cwd=folder, check=True, env=environment(folder), capture_output=True)
+    for command in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "add", "-q", "data"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-q", "-m", "toy"],
+    ):
+        subprocess.run(
+            command, cwd=folder, check=True, env=environment(folder), capture_output=True
+        )
     return folder
 
 
+def write_stage(root: Path, name: str, code: str) -> None:
+    """Write a package of ``tasks`` that is run as ``python -m tasks.<name>``."""
+    package = root / "tasks" / name
+    package.mkdir(exist_ok=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(code)
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """Return an environment that reads nothing of the user's: home, git identity, Prefect and MLflow settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW", "GIT_", "DVC_"))}
-    who = {f"GIT_{role}_{what}": "toy" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    """Return an environment that reads nothing of the user's: home, git identity, Prefect and
+    MLflow settings.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT", "MLFLOW", "GIT_", "DVC_"))
+    }
+    who = {
+        f"GIT_{role}_{what}": "toy"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     return {**kept, **who, "HOME": str(folder.parent), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def pipeline(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m flows.pipeline`` in the toy repository, as ``make run`` does."""
     command = [sys.executable, "-m", "flows.pipeline", *arguments]
-    return subprocess.run(command, cwd=root, env={**environment(root), **more}, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        command,
+        cwd=root,
+        env={**environment(root), **more},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )

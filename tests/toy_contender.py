@@ -1,4 +1,6 @@
-"""A contender for the tests of the harness: sleeps, notes in a shared file that it was its turn, and fails when told to."""
+"""A contender for the tests of the harness: sleeps, notes in a shared file that it was its turn,
+and fails when told to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What :func:`tasks.spread.spread` starts in its workers in the tests: jobs that take no model, no torch and no time."""
+"""What :func:`tasks.core.ray_workers.spread` starts in its workers in the tests: jobs that take no
+model, no torch and no time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.errors import PipelineError
+from tasks.core.errors import PipelineError
 
 
 def worker(folder: str) -> Callable[[str], str]:

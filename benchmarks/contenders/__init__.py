@@ -1,1 +1,3 @@
-"""The programs that run against each other, ours and the peers', each a process of its own: see :mod:`benchmarks.worker`."""
+"""The programs that run against each other, ours and the peers', each a process of its own: see
+:mod:`benchmarks.worker`.
+"""

@@ -1,7 +1,9 @@
-"""The peers' chain, each step a process of its own: ``python -m benchmarks.contenders.chain STEP CONFIG.json``, from passages that are given.
+"""The peers' chain, each step a process of its own: ``python -m benchmarks.contenders.chain STEP
+CONFIG.json``, from passages that are given.
 
-Steps: the authors' package on vLLM, whose own post-processing is all the validation there is; Q-LoRA by TRL or by the authors' recipe; answers
-the paper's way (extraction: greedy, 25 new tokens) by transformers in padded batches, the adapter merged into its base. Each step prints its counts.
+Steps: the authors' package on vLLM, whose own post-processing is all the validation there is;
+Q-LoRA by TRL or by the authors' recipe; answers the paper's way (extraction: greedy, 25 new tokens)
+by transformers in padded batches, the adapter merged into its base. Each step prints its counts.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tasks.formats import Prompter, prompt_form
-from tasks.models import load_model, load_tokenizer
-from tasks.params import load_params
+from tasks.core.params import load_params
+from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.prompts import Prompter, prompt_form
 
 
 def write(config: dict[str, Any]) -> dict[str, Any]:
-    """Passages into rows with ``input`` and ``output``, in ``config["rows"]``: what the authors' package keeps of what it generates."""
+    """Passages into rows with ``input`` and ``output``, in ``config["rows"]``: what the authors'
+    package keeps of what it generates.
+    """
     from datasets import concatenate_datasets
 
     if config["vllm"]:
@@ -30,22 +34,34 @@ def write(config: dict[str, Any]) -> dict[str, Any]:
         state = authors.load(config)
         made = [authors.tasks_of({**state, "task_type": kind}) for kind in config["task_types"]]
     else:
-        made = [_by_transformers({**config, "full_task_type": full}) for full in config["full_task_types"]]
+        made = [
+            _by_transformers({**config, "full_task_type": full})
+            for full in config["full_task_types"]
+        ]
     rows = concatenate_datasets(made)
     rows.to_parquet(config["rows"])
     return {"passages": pq.read_metadata(config["passages"]).num_rows, "kept": len(rows)}
 
 
 def _by_transformers(config: dict[str, Any]) -> Any:
-    """Where vLLM's start would take longer than all else: transformers' answers through the authors' post-processing."""
+    """Where vLLM's start would take longer than all else: transformers' answers through the
+    authors' post-processing.
+    """
     from benchmarks.contenders import generate_transformers
     from benchmarks.contenders.authors_package import load
     from datasets import Dataset
 
     state = generate_transformers.load({**config, "continuous": False})
     said = generate_transformers.play(state).outputs["texts"]
-    pairs = [{"context": text, "prediction": one.strip()} for text, one in zip(state["texts"], said, strict=True)]
-    return load("abstract").AbstractBonito()._postprocess_dataset(Dataset.from_list(pairs), context_col="context")
+    pairs = [
+        {"context": text, "prediction": one.strip()}
+        for text, one in zip(state["texts"], said, strict=True)
+    ]
+    return (
+        load("abstract")
+        .AbstractBonito()
+        ._postprocess_dataset(Dataset.from_list(pairs), context_col="context")
+    )
 
 
 def train_trl(config: dict[str, Any]) -> dict[str, Any]:
@@ -66,13 +82,20 @@ def train_authors(config: dict[str, Any]) -> dict[str, Any]:
     return counts
 
 
-def _train(load: Callable[..., Any], play: Callable[..., Any], config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Train on ``max_steps`` x ``batch_rows`` of the rows that were kept, from the first one again where they are fewer."""
+def _train(
+    load: Callable[..., Any], play: Callable[..., Any], config: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Train on ``max_steps`` x ``batch_rows`` of the rows that were kept, from the first one again
+    where they are fewer.
+    """
     settings = config["settings"]
     tokenizer = load_tokenizer(settings["model"])
     prompter = Prompter(tokenizer, prompt_form(tokenizer, settings["prompt"], adapted=True))
     rows = [
-        {"prompt": prompter.prompt(row["input"], settings["max_prompt_tokens"]), "response": prompter.response(row["output"])}
+        {
+            "prompt": prompter.prompt(row["input"], settings["max_prompt_tokens"]),
+            "response": prompter.response(row["output"]),
+        }
         for row in pq.read_table(config["rows"]).to_pylist()
     ]
     rows = [row for row in rows if len(row["response"]) <= settings["max_response_tokens"]]
@@ -88,13 +111,15 @@ def _train(load: Callable[..., Any], play: Callable[..., Any], config: dict[str,
 
 
 def answer(config: dict[str, Any]) -> dict[str, Any]:
-    """Answer every item under every template, before adaptation or with ``config["adapter"]``; mean SQuAD F1 in points."""
+    """Answer every item under every template, before adaptation or with ``config["adapter"]``; mean
+    SQuAD F1 in points.
+    """
     from transformers import GenerationConfig
 
     from benchmarks.contenders.generate_transformers import padded
-    from tasks.dataset import render
-    from tasks.predict import Questions
-    from tasks.scoring import squad_f1
+    from tasks.scoring.datasets import render
+    from tasks.scoring.f1 import squad_f1
+    from tasks.scoring.predict import Questions
 
     params = load_params(Path(config["params"]))
     asked = Questions.read(params.evaluate, Path(params.evaluate.items))
@@ -108,13 +133,24 @@ def answer(config: dict[str, Any]) -> dict[str, Any]:
         net = PeftModel.from_pretrained(net, adapter).merge_and_unload()
     tokenizer = load_tokenizer(model)
     tokenizer.padding_side = "left"
-    prompter = Prompter(tokenizer, prompt_form(tokenizer, params.finetune.prompt, adapted=bool(adapter)))
+    prompter = Prompter(
+        tokenizer, prompt_form(tokenizer, params.finetune.prompt, adapted=bool(adapter))
+    )
     pairs = [(template, item) for template in asked.templates for item in asked.items]
     sampling = GenerationConfig(
-        do_sample=False, max_new_tokens=params.evaluate.max_new_tokens, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        do_sample=False,
+        max_new_tokens=params.evaluate.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
-    said = [text.strip() for text in tokenizer.batch_decode(padded(net, tokenizer, prompts, params.evaluate.batch_rows, sampling), skip_special_tokens=True)]
+    said = [
+        text.strip()
+        for text in tokenizer.batch_decode(
+            padded(net, tokenizer, prompts, params.evaluate.batch_rows, sampling),
+            skip_special_tokens=True,
+        )
+    ]
     scores = [squad_f1(text, item.golds) for text, (_, item) in zip(said, pairs, strict=True)]
     return {"answers": len(said), "f1": round(100 * sum(scores) / len(scores), 2)}
 

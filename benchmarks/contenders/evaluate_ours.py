@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.contenders.ranked import load
 from benchmarks.worker import Done, serve
-from tasks.ranking import rank
+from tasks.scoring.ranking import rank
 
 
 def play(state: dict[str, Any]) -> Done:
@@ -14,10 +14,20 @@ def play(state: dict[str, Any]) -> Done:
     prompter = state["prompter"]
     prompts = [prompter.prompt(one["instruction"]) for one in state["asked"]]
     choices = [[prompter.response(choice) for choice in one["choices"]] for one in state["asked"]]
-    scores = rank(state["weights"], prompts, choices, state["batch_rows"], prompter.tokenizer.pad_token_id)
-    tokens = sum(len(prompt) + len(choice) for prompt, own in zip(prompts, choices, strict=True) for choice in own)
+    scores = rank(
+        state["weights"], prompts, choices, state["batch_rows"], prompter.tokenizer.pad_token_id
+    )
+    tokens = sum(
+        len(prompt) + len(choice)
+        for prompt, own in zip(prompts, choices, strict=True)
+        for choice in own
+    )
     scored = sum(len(choice) for own in choices for choice in own)
-    return Done(len(prompts), {"scores": scores, "tokens": tokens}, {"tokens": scored + sum(len(prompt) for prompt in prompts), "scored": scored})
+    return Done(
+        len(prompts),
+        {"scores": scores, "tokens": tokens},
+        {"tokens": scored + sum(len(prompt) for prompt in prompts), "scored": scored},
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The authors' recipe, written afresh: one row at a time, accumulated to the effective batch, gradient checkpointing, bitsandbytes NF4 under
-peft, paged AdamW where there is a GPU. Batches of one row need no padding, so none is charged to it."""
+"""The authors' recipe, written afresh: one row at a time, accumulated to the effective batch,
+gradient checkpointing, bitsandbytes NF4 under peft, paged AdamW where there is a GPU. Batches of
+one row need no padding, so none is charged to it.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,33 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
 from benchmarks.worker import Done, serve
-from tasks.models import dtype, load_model
+from tasks.lm.models import dtype, load_model
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
     """Load the 4-bit model with a fresh adapter on every linear layer."""
     settings = config["settings"]
-    model = prepare_model_for_kbit_training(load_model(settings["model"], quantization="nf4"), gradient_checkpointing_kwargs={"use_reentrant": False})
+    model = prepare_model_for_kbit_training(
+        load_model(settings["model"], quantization="nf4"),
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+    )
     lora = LoraConfig(
-        r=settings["lora_rank"], lora_alpha=settings["lora_alpha"], lora_dropout=settings["lora_dropout"], target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings["lora_rank"],
+        lora_alpha=settings["lora_alpha"],
+        lora_dropout=settings["lora_dropout"],
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, lora).train()
     rows = json.loads(Path(config["rows"]).read_text(encoding="utf-8"))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return {**settings, "weights": model, "rows": rows, "trained": trained, "optimizer": _optimizer(trained, settings["learning_rate"])}
+    return {
+        **settings,
+        "weights": model,
+        "rows": rows,
+        "trained": trained,
+        "optimizer": _optimizer(trained, settings["learning_rate"]),
+    }
 
 
 def _optimizer(trained: list[torch.nn.Parameter], rate: float) -> Any:
@@ -43,9 +58,18 @@ def play(state: dict[str, Any]) -> Done:
         batch = rows[start : start + effective]
         for row in batch:
             ids = torch.tensor([row["prompt"] + row["response"]], device=model.device)
-            labels = torch.tensor([[-100] * len(row["prompt"]) + row["response"]], device=model.device)
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype("auto") == torch.bfloat16):
-                loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, use_cache=False).loss / len(batch)
+            labels = torch.tensor(
+                [[-100] * len(row["prompt"]) + row["response"]], device=model.device
+            )
+            with torch.autocast(
+                model.device.type, dtype=torch.bfloat16, enabled=dtype("auto") == torch.bfloat16
+            ):
+                loss = model(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    labels=labels,
+                    use_cache=False,
+                ).loss / len(batch)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(state["trained"], state["max_grad_norm"])

@@ -1,4 +1,6 @@
-"""Loss and gradient norm of one batch: as ours trains (4-bit, fused, padded, bf16), and in float32, row by row, by peft and autograd alone."""
+"""Loss and gradient norm of one batch: as ours trains (4-bit, fused, padded, bf16), and in float32,
+row by row, by peft and autograd alone.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.worker import Done, serve
-from tasks.models import load_model, round_through_nf4
-from tasks.params import Finetune
-from tasks.training import lora_model, response_loss
+from tasks.core.params import Finetune
+from tasks.lm.models import load_model, round_through_nf4
+from tasks.lm.training import lora_model, response_loss
 
 _ROWS = 4
 
@@ -25,18 +27,29 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 def play(state: dict[str, Any]) -> Done:
     """Compute both."""
     settings = Finetune(**state["settings"])
-    found = {"ours": _ours(settings, state["rows"], state["pad_token"]), "reference": _reference(settings, state["rows"])}
+    found = {
+        "ours": _ours(settings, state["rows"], state["pad_token"]),
+        "reference": _reference(settings, state["rows"]),
+    }
     return Done(1, found)
 
 
 def _ours(settings: Finetune, rows: list[dict[str, list[int]]], pad_token: int) -> dict[str, float]:
     model = _known(lora_model(settings)).train()
     longest = max(len(row["prompt"]) + len(row["response"]) for row in rows)
-    ids, labels = torch.full((len(rows), longest), pad_token), torch.full((len(rows), longest), -100)
+    ids, labels = (
+        torch.full((len(rows), longest), pad_token),
+        torch.full((len(rows), longest), -100),
+    )
     for index, row in enumerate(rows):
         size, prompt = len(row["prompt"]) + len(row["response"]), len(row["prompt"])
-        ids[index, :size], labels[index, prompt:size] = torch.tensor(row["prompt"] + row["response"]), torch.tensor(row["response"])
-    loss = response_loss(model, {"input_ids": ids.to(model.device), "labels": labels.to(model.device)})
+        ids[index, :size], labels[index, prompt:size] = (
+            torch.tensor(row["prompt"] + row["response"]),
+            torch.tensor(row["response"]),
+        )
+    loss = response_loss(
+        model, {"input_ids": ids.to(model.device), "labels": labels.to(model.device)}
+    )
     loss.backward()  # type: ignore[no-untyped-call]
     return {"loss": loss.item(), "gradient_norm": _norm(model)}
 
@@ -45,13 +58,21 @@ def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> dict[str
     model = load_model(settings.model, settings.revision, precision=settings.precision)
     if settings.quantization == "nf4":
         round_through_nf4(model)
-    lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     model = _known(get_peft_model(model.float(), lora)).train()
     tokens, total = sum(len(row["response"]) for row in rows), 0.0
     for row in rows:
         ids = torch.tensor([row["prompt"] + row["response"]], device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, len(row["prompt"]) - 1 : -1]
-        loss = torch.nn.functional.cross_entropy(logits, ids[0, len(row["prompt"]) :], reduction="sum") / tokens
+        loss = (
+            torch.nn.functional.cross_entropy(logits, ids[0, len(row["prompt"]) :], reduction="sum")
+            / tokens
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return {"loss": total, "gradient_norm": _norm(model)}
@@ -62,12 +83,18 @@ def _known(model: Any) -> Any:
     chance = torch.Generator().manual_seed(0)
     for name, parameter in sorted(model.named_parameters()):
         if "lora_" in name:
-            parameter.data = (torch.randn(parameter.shape, generator=chance) * 0.02).to(parameter.device, parameter.dtype)
+            parameter.data = (torch.randn(parameter.shape, generator=chance) * 0.02).to(
+                parameter.device, parameter.dtype
+            )
     return model
 
 
 def _norm(model: Any) -> float:
-    gradients = [parameter.grad.float().norm() for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [
+        parameter.grad.float().norm()
+        for parameter in model.parameters()
+        if parameter.grad is not None
+    ]
     if not gradients:
         raise ValueError("there are no gradients")
     return float(torch.stack(gradients).norm())

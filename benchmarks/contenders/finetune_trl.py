@@ -1,7 +1,9 @@
-"""TRL's SFTTrainer on the same 4-bit model and the same LoRA: at its defaults, or tuned for this machine.
+"""TRL's SFTTrainer on the same 4-bit model and the same LoRA: at its defaults, or tuned for this
+machine.
 
-Its defaults: eight rows a device, gradient checkpointing, bf16. Tuned: no checkpointing, rows grouped by length, no logging. Both train on
-the response alone, as their rows come with labels. ``padding_free`` and packing want flash attention, which a CPU has not.
+Its defaults: eight rows a device, gradient checkpointing, bf16. Tuned: no checkpointing, rows
+grouped by length, no logging. Both train on the response alone, as their rows come with labels.
+``padding_free`` and packing want flash attention, which a CPU has not.
 """
 
 from __future__ import annotations
@@ -16,13 +18,18 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.worker import Done, serve
 from datasets import Dataset
-from tasks.models import dtype, load_model, load_tokenizer
+from tasks.lm.models import dtype, load_model, load_tokenizer
 
-_TUNED: dict[str, Any] = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+_TUNED: dict[str, Any] = {
+    "gradient_checkpointing": False,
+    "train_sampling_strategy": "group_by_length",
+}
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
-    """Make the trainer; its rows are token ids already, so that all contenders train on the same ones."""
+    """Make the trainer; its rows are token ids already, so that all contenders train on the same
+    ones.
+    """
     settings = config["settings"]
     rows = json.loads(Path(config["rows"]).read_text(encoding="utf-8"))
     ids = [row["prompt"] + row["response"] for row in rows]
@@ -44,7 +51,11 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
         **(_TUNED if config["tuned"] else {}),
     )
     lora = LoraConfig(
-        r=settings["lora_rank"], lora_alpha=settings["lora_alpha"], lora_dropout=settings["lora_dropout"], target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings["lora_rank"],
+        lora_alpha=settings["lora_alpha"],
+        lora_dropout=settings["lora_dropout"],
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
     trainer = SFTTrainer(
         load_model(settings["model"], quantization="nf4"),

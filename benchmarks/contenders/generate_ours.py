@@ -1,4 +1,6 @@
-"""Our stage generate as it is, from passages.parquet to predictions.parquet, journal and all; the engine is started once, before the first round."""
+"""Our stage generate as it is, from passages.parquet to predictions.parquet, journal and all; the
+engine is started once, before the first round.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,18 @@ from typing import Any
 
 from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
-from tasks import generate
-from tasks.files import read_table
-from tasks.formats import bonito_input
-from tasks.models import load_tokenizer
-from tasks.params import overlay, parse_params, read_yaml
+from tasks.core.files import read_table
+from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.generate import stage as generate
+from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import bonito_input
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
     """Start the engine on the merged weights, through the stage's own door."""
-    params = parse_params(overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml")
+    params = parse_params(
+        overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml"
+    )
     engine = generate._open(params.generate, config["longest"])
     tokenizer = load_tokenizer(params.generate.generator)
     vars(generate).update(_open=lambda *_: engine, load_tokenizer=lambda *_: tokenizer)
@@ -28,7 +32,9 @@ def play(state: dict[str, Any]) -> Done:
     folder = empty(state["folder"])
     generate.generate(stage("generate", state["params"], folder, passages=Path(state["passages"])))
     rows = read_table(folder / "out" / "predictions.parquet").to_pylist()
-    facts = {name: sum(row[name] for row in rows) for name in ("prompt_tokens", "output_tokens")} | {"longest": max(row["output_tokens"] for row in rows)}
+    facts = {
+        name: sum(row[name] for row in rows) for name in ("prompt_tokens", "output_tokens")
+    } | {"longest": max(row["output_tokens"] for row in rows)}
     return Done(len(rows), lambda: _outputs(rows), facts)
 
 

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.formats import Prompter
-from tasks.models import load_model, load_tokenizer
+from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.prompts import Prompter
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
     """Load the model and read the questions."""
     model = load_model(config["model"]).eval()
     asked = json.loads(Path(config["questions"]).read_text(encoding="utf-8"))
-    return {**config, "weights": model, "prompter": Prompter(load_tokenizer(config["model"]), config["form"]), "asked": asked}
+    return {
+        **config,
+        "weights": model,
+        "prompter": Prompter(load_tokenizer(config["model"]), config["form"]),
+        "asked": asked,
+    }

@@ -1,4 +1,6 @@
-"""The stage generate with an engine that answers by rule: all of the stage is real but the language model, which is not what is measured."""
+"""The stage generate with an engine that answers by rule: all of the stage is real but the language
+model, which is not what is measured.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import tasks.engine
-from tasks.engine import Completion, Sampling
+import tasks.lm.engine
+from tasks.lm.engine import Completion, Sampling
 
 
 class _RuleEngine:
@@ -16,7 +18,9 @@ class _RuleEngine:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def generate(self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
         return [self._complete(seed) for seed in seeds]
 
     def _complete(self, seed: int) -> Completion:
@@ -26,8 +30,8 @@ class _RuleEngine:
 
 def main() -> Any:
     """Run the stage; its import of the engine comes after the exchange."""
-    tasks.engine.open_engine = _RuleEngine  # type: ignore[assignment]
-    from tasks.generate import main as generate
+    tasks.lm.engine.open_engine = _RuleEngine  # type: ignore[assignment]
+    from tasks.generate.stage import main as generate
 
     return generate()
 

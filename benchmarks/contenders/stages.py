@@ -1,12 +1,14 @@
-"""A stage of the pipeline called in a contender's own process, each round in folders that are empty."""
+"""A stage of the pipeline called in a contender's own process, each round in folders that are
+empty.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from tasks.params import Params
-from tasks.stage import Stage
+from tasks.core.params import Params
+from tasks.core.stage import Stage
 
 
 def empty(folder: Path) -> Path:
@@ -18,5 +20,7 @@ def empty(folder: Path) -> Path:
 
 
 def stage(name: str, params: Params, folder: Path, **paths: Path) -> Stage:
-    """Return what the stage's function is given: its inputs by name, and the folder's ``out`` and ``work``."""
+    """Return what the stage's function is given: its inputs by name, and the folder's ``out`` and
+    ``work``.
+    """
     return Stage(name, params, paths, folder / "out", folder / "work")

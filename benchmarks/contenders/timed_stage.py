@@ -1,6 +1,8 @@
-"""A stage of the graph, and where its time goes: ``python -m benchmarks.contenders.timed_stage TIMES.json tasks.generate --params ...``.
+"""A stage of the graph, and where its time goes: ``python -m benchmarks.contenders.timed_stage
+TIMES.json tasks.generate --params ...``.
 
-Every moment counts once: what a model load imports is import, what stands behind both is the stage's own work.
+Every moment counts once: what a model load imports is import, what stands behind both is the
+stage's own work.
 """
 
 from __future__ import annotations
@@ -15,8 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: What loads a model or starts an engine, by the module it stands in; patched before a stage takes its own name for it.
-_LOADS = {"tasks.models": ("load_model", "load_tokenizer", "merged_folder", "base_path"), "tasks.engine": ("open_engine",)}
+#: What loads a model or starts an engine, by the module it stands in; patched before a stage takes
+#: its own name for it.
+_LOADS = {
+    "tasks.lm.models": ("load_model", "load_tokenizer", "merged_folder", "base_path"),
+    "tasks.lm.engine": ("open_engine",),
+}
 
 
 class _Clock:
@@ -52,7 +58,10 @@ class _Clock:
     def told(self) -> dict[str, Any]:
         """Return seconds by kind, and how many models were loaded or engines started."""
         self._turn()
-        return {"seconds": {kind: round(seconds, 3) for kind, seconds in self.seconds.items()}, "loads": self.calls["load"]}
+        return {
+            "seconds": {kind: round(seconds, 3) for kind, seconds in self.seconds.items()},
+            "loads": self.calls["load"],
+        }
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,6 @@
-"""bonito-llm's post-processing, from a Parquet file of raw predictions to one of instructions: split, fill in the passage, drop what does not split."""
+"""bonito-llm's post-processing, from a Parquet file of raw predictions to one of instructions:
+split, fill in the passage, drop what does not split.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,14 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 def play(state: dict[str, Any]) -> Done:
     """Read, process, write."""
     table = pq.read_table(state["predictions"], columns=["context", "prediction"])
-    done = state["processing"]._postprocess_dataset(Dataset(table), context_col="context", **state["options"])
+    done = state["processing"]._postprocess_dataset(
+        Dataset(table), context_col="context", **state["options"]
+    )
     Path(state["out"]).unlink(missing_ok=True)
     done.to_parquet(state["out"])
-    return Done(len(table), lambda: {"pairs": digests(zip(done["input"], done["output"], strict=True))})
+    return Done(
+        len(table), lambda: {"pairs": digests(zip(done["input"], done["output"], strict=True))}
+    )
 
 
 if __name__ == "__main__":

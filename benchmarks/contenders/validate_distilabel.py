@@ -1,4 +1,7 @@
-"""distilabel's formatting step, from a Parquet file to a Parquet file. It splits nothing and drops nothing: it is given what already is split."""
+"""distilabel's formatting step, from a Parquet file to a Parquet file.
+
+It splits nothing and drops nothing: it is given what already is split.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from benchmarks.worker import Done, serve
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
-    """Make the step, outside of a pipeline and its processes: what they cost is not counted against it."""
+    """Make the step, outside of a pipeline and its processes: what they cost is not counted against
+    it.
+    """
     step = FormatTextGenerationSFT()
     step.load()
     return {**config, "step": step}
@@ -22,13 +27,31 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 
 def play(state: dict[str, Any]) -> Done:
     """Read, process in the step's own batches, write."""
-    table = pq.read_table(state["predictions"], columns=["context", "instruction", "response"], filters=[("parsed", "=", True)])
-    rows = [{"instruction": row["instruction"].replace("{{context}}", row["context"].strip()), "generation": row["response"]} for row in table.to_pylist()]
+    table = pq.read_table(
+        state["predictions"],
+        columns=["context", "instruction", "response"],
+        filters=[("parsed", "=", True)],
+    )
+    rows = [
+        {
+            "instruction": row["instruction"].replace("{{context}}", row["context"].strip()),
+            "generation": row["response"],
+        }
+        for row in table.to_pylist()
+    ]
     size = state["step"].input_batch_size
-    done = [row for start in range(0, len(rows), size) for batch in state["step"].process(rows[start : start + size]) for row in batch]
+    done = [
+        row
+        for start in range(0, len(rows), size)
+        for batch in state["step"].process(rows[start : start + size])
+        for row in batch
+    ]
     Path(state["out"]).unlink(missing_ok=True)
     pq.write_table(pa.Table.from_pylist(done), state["out"])
-    return Done(pq.read_metadata(state["predictions"]).num_rows, lambda: {"pairs": digests(_pair(row["messages"]) for row in done)})
+    return Done(
+        pq.read_metadata(state["predictions"]).num_rows,
+        lambda: {"pairs": digests(_pair(row["messages"]) for row in done)},
+    )
 
 
 def _pair(messages: list[dict[str, str]]) -> tuple[str, str]:

@@ -1,6 +1,8 @@
-"""Our parsing and the stage validate, from a Parquet file of raw predictions to instructions, quarantine, report and Data Docs.
+"""Our parsing and the stage validate, from a Parquet file of raw predictions to instructions,
+quarantine, report and Data Docs.
 
-With ``judge`` false no more than the authors' package does: split, put the passage in, drop what does not split.
+With ``judge`` false no more than the authors' package does: split, put the passage in, drop what
+does not split.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import pyarrow as pa
 from benchmarks.contenders.pairs import digests
 from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
-from tasks import validate
-from tasks.checks import filled
-from tasks.files import read_table, write_table
-from tasks.formats import parse_prediction
-from tasks.params import parse_params, read_yaml
-from tasks.rows import PREDICTIONS
+from tasks.core.files import read_table, write_table
+from tasks.core.params import parse_params, read_yaml
+from tasks.core.rows import PREDICTIONS
+from tasks.lm.prompts import parse_prediction
+from tasks.validate import stage as validate
+from tasks.validate.checks import filled
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
@@ -34,11 +36,22 @@ def play(state: dict[str, Any]) -> Done:
     folder = empty(state["folder"])
     parsed = _parsed(Path(state["predictions"]))
     if not state["judge"]:
-        rows = validate.with_passages(validate.cleaned(parsed.filter(parsed["parsed"]).select(validate._READ.names)))
+        rows = validate.with_passages(
+            validate.cleaned(parsed.filter(parsed["parsed"]).select(validate._READ.names))
+        )
         write_table(folder / "instructions.parquet", rows)
-        return Done(len(parsed), lambda: {"pairs": digests(zip(rows["instruction"].to_pylist(), rows["response"].to_pylist(), strict=True))})
+        return Done(
+            len(parsed),
+            lambda: {
+                "pairs": digests(
+                    zip(rows["instruction"].to_pylist(), rows["response"].to_pylist(), strict=True)
+                )
+            },
+        )
     write_table(folder / "predictions.parquet", parsed)
-    validate.validate(stage("validate", state["params"], folder, predictions=folder / "predictions.parquet"))
+    validate.validate(
+        stage("validate", state["params"], folder, predictions=folder / "predictions.parquet")
+    )
     return Done(len(parsed), lambda: _outputs(parsed, folder / "out"))
 
 
@@ -48,17 +61,26 @@ def _parsed(path: Path) -> pa.Table:
     tasks = [parse_prediction(text) for text in table["prediction"].to_pylist()]
     columns = {
         "parsed": [not task.reason for task in tasks],
-        **{name: [getattr(task, name) for task in tasks] for name in ("reason", "instruction", "response")},
+        **{
+            name: [getattr(task, name) for task in tasks]
+            for name in ("reason", "instruction", "response")
+        },
     }
     for name, column in columns.items():
         field = PREDICTIONS.field(name)
-        table = table.set_column(table.column_names.index(name), field, pa.array(column, field.type))
+        table = table.set_column(
+            table.column_names.index(name), field, pa.array(column, field.type)
+        )
     return table
 
 
 def _outputs(parsed: pa.Table, out: Path) -> dict[str, Any]:
-    """Return what the gate compares: every parsed pair before validation, and the rows that were kept."""
-    instructions = filled(parsed["instruction"].combine_chunks(), parsed["context"].combine_chunks()).to_pylist()
+    """Return what the gate compares: every parsed pair before validation, and the rows that were
+    kept.
+    """
+    instructions = filled(
+        parsed["instruction"].combine_chunks(), parsed["context"].combine_chunks()
+    ).to_pylist()
     pairs = digests(zip(instructions, parsed["response"].to_pylist(), strict=True))
     return {"pairs": pairs, "kept": read_table(out / "instructions.parquet")["row_id"].to_pylist()}
 

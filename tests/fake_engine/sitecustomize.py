@@ -1,13 +1,17 @@
-"""On PYTHONPATH of the whole-graph test: in the process of ``tasks.generate`` the engine answers by rule. Nothing else is touched."""
+"""On PYTHONPATH of the whole-graph test: in the process of ``tasks.generate.stage`` the engine
+answers by rule. Nothing else is touched.
+"""
 
 import sys
 
 if "tasks.generate" in sys.orig_argv:
-    import tasks.engine
-    from tasks.models import load_tokenizer
+    import tasks.lm.engine
+    from tasks.lm.models import load_tokenizer
 
     class RuleEngine:
-        """Asks for the third to fifth word of the passage it finds in the prompt; every fifth passage gets an answer that cannot be parsed."""
+        """Asks for the third to fifth word of the passage it finds in the prompt; every fifth
+        passage gets an answer that cannot be parsed.
+        """
 
         def __init__(self, kind, model, *_, **__):
             self.tokenizer = load_tokenizer(str(model))
@@ -17,7 +21,12 @@ if "tasks.generate" in sys.orig_argv:
 
         def _complete(self, prompt):
             words = prompt.partition("<|context|>\n")[2].partition("\n<|task|>")[0].split()
-            text = f"{{{{context}}}}\n\nQuestion: What stands behind the opening of this passage?\n<|pipe|>\n{' '.join(words[2:5])}"
-            return tasks.engine.Completion("no mark" if len(words) % 5 == 0 else text, len(words), True)
+            text = (
+                f"{{{{context}}}}\n\nQuestion: What stands behind the opening of this "
+                f"passage?\n<|pipe|>\n{' '.join(words[2:5])}"
+            )
+            return tasks.lm.engine.Completion(
+                "no mark" if len(words) % 5 == 0 else text, len(words), True
+            )
 
-    tasks.engine.open_engine = RuleEngine
+    tasks.lm.engine.open_engine = RuleEngine

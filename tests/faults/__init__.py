@@ -1,1 +1,4 @@
-"""Faults, one after the other, against the real stages: ``python -m tests.faults`` (``make soak``). Only the language model is a fake."""
+"""Faults, one after the other, against the real stages: ``python -m tests.faults`` (``make soak``).
+
+Only the language model is a fake.
+"""

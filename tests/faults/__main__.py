@@ -1,7 +1,9 @@
-"""``python -m tests.faults`` (``make soak``): every fault so many times; a table, and ``results.json``, a list of {fault, trials, kept}.
+"""``python -m tests.faults`` (``make soak``): every fault so many times; a table, and
+``results.json``, a list of {fault, trials, kept}.
 
-The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has tried all of them equally often. Each
-trial is written down as it ends: the same command goes on where the last one stopped, unless code, seed or inputs have changed since.
+The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has
+tried all of them equally often. Each trial is written down as it ends: the same command goes on
+where the last one stopped, unless code, seed or inputs have changed since.
 """
 
 from __future__ import annotations
@@ -31,13 +33,24 @@ def main() -> int:
 
     trials = 1 if given.short else given.trials
     journal = Journal(given.out, given.seed, chosen, fresh=given.fresh or given.short)
-    left = [(fault, number) for number in range(trials) for fault in chosen if number < fault.most and not journal.has(fault.name, number)]
+    left = [
+        (fault, number)
+        for number in range(trials)
+        for fault in chosen
+        if number < fault.most and not journal.has(fault.name, number)
+    ]
     if left:
         load_libraries()
         stopped = _work(given, journal, left)
     print(journal.table(), flush=True)
     if left and stopped:
-        print(f"{stopped}: {journal.made} trials made now, {journal.count} in all; the same command goes on", flush=True)
+        print(
+            (
+                f"{stopped}: {journal.made} trials made now, {journal.count} in all; the same "
+                "command goes on"
+            ),
+            flush=True,
+        )
     return int(journal.broken)
 
 
@@ -50,8 +63,12 @@ def _work(given: argparse.Namespace, journal, left) -> str:  # type: ignore[no-u
         world = World(Path(scratch).resolve())
         try:
             world.build(quick=given.short)
-            shown = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in world.seconds.items())
-            print(f"undisturbed run: {shown} ({time.monotonic() - began:.0f} s to make)", flush=True)
+            shown = ", ".join(
+                f"{stage} {seconds:.1f} s" for stage, seconds in world.seconds.items()
+            )
+            print(
+                f"undisturbed run: {shown} ({time.monotonic() - began:.0f} s to make)", flush=True
+            )
             for fault, number in left:
                 if given.minutes and time.monotonic() - began > 60 * given.minutes:
                     return f"the {given.minutes:g} minutes are used up"
@@ -66,12 +83,28 @@ def _work(given: argparse.Namespace, journal, left) -> str:  # type: ignore[no-u
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", allow_abbrev=False)
     parser.add_argument("--trials", type=int, default=100, help="trials of each fault")
-    parser.add_argument("--minutes", type=float, default=0.0, help="start no further trial after so many minutes; 0: no limit")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="start no further trial after so many minutes; 0: no limit",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="one fault by its name, or those whose name holds one of these words, separated by commas")
+    parser.add_argument(
+        "--only",
+        default="",
+        help=(
+            "one fault by its name, or those whose name holds one of these words, separated "
+            "by commas"
+        ),
+    )
     parser.add_argument("--skip", default="", help="faults to leave out, likewise")
-    parser.add_argument("--short", action="store_true", help="the few of the default tests, once each")
-    parser.add_argument("--fresh", action="store_true", help="forget the trials that were made before")
+    parser.add_argument(
+        "--short", action="store_true", help="the few of the default tests, once each"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget the trials that were made before"
+    )
     parser.add_argument("--list", action="store_true", help="name the faults")
     parser.add_argument("--out", type=Path, default=Path("artifacts/soak/results.json"))
     return parser.parse_args()

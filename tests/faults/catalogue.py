@@ -55,19 +55,30 @@ def load_libraries() -> None:
     import mlflow  # noqa: F401
     import peft  # noqa: F401
 
-    import tasks.baseline
-    import tasks.evaluate
-    import tasks.finetune
-    import tasks.generate
-    import tasks.ingest
-    import tasks.register
-    import tasks.supervise
-    import tasks.validate  # noqa: F401
+    import tasks.baseline.stage
+    import tasks.evaluate.stage
+    import tasks.finetune.stage
+    import tasks.generate.stage
+    import tasks.ingest.stage
+    import tasks.register.stage
+    import tasks.supervise.stage
+    import tasks.validate.stage  # noqa: F401
 
 
 def faults() -> list[Fault]:
     """Return all of them, in the order of the table."""
-    from tests.faults import commits, corruption, disk, hostile, kills, network, pairs, runs, servers, surroundings
+    from tests.faults import (
+        commits,
+        corruption,
+        disk,
+        hostile,
+        kills,
+        network,
+        pairs,
+        runs,
+        servers,
+        surroundings,
+    )
 
     return [
         *[Fault(f"SIGKILL of {stage}", kills.stage(stage)) for stage in STAGES],
@@ -96,17 +107,34 @@ def faults() -> list[Fault]:
         Fault("other clock, time zone, hash seed, workers, locale", surroundings.changed),
         Fault("hostile template", hostile.template),
         Fault("hostile document", hostile.document),
-        Fault("no network: every stage, cut off, under an empty environment", network.whole, most=2, needs=network.needs),
+        Fault(
+            "no network: every stage, cut off, under an empty environment",
+            network.whole,
+            most=2,
+            needs=network.needs,
+        ),
     ]
 
 
 def select(only: str, skip: str, short: bool = False) -> list[Fault]:
-    """Return the faults that ``only`` names and ``skip`` does not; ``short``: of those in :data:`SHORT`."""
+    """Return the faults that ``only`` names and ``skip`` does not; ``short``: of those in
+    :data:`SHORT`.
+    """
     chosen = [fault for fault in faults() if not short or fault.name in SHORT]
-    return [fault for fault in chosen if (not only or _named(fault, only)) and not (skip and _named(fault, skip))]
+    return [
+        fault
+        for fault in chosen
+        if (not only or _named(fault, only)) and not (skip and _named(fault, skip))
+    ]
 
 
 def _named(fault: Fault, words: str) -> bool:
-    """Tell whether ``words`` is the fault's name, or one of them (separated by commas) stands in it."""
+    """Tell whether ``words`` is the fault's name, or one of them (separated by commas) stands in
+    it.
+    """
     names = {other.name for other in faults()}
-    return fault.name == words if words in names else any(word in fault.name for word in words.split(","))
+    return (
+        fault.name == words
+        if words in names
+        else any(word in fault.name for word in words.split(","))
+    )

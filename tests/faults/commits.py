@@ -1,4 +1,6 @@
-"""A kill before and after each rename and each fsync: the old file or the new one, never a mixture, never neither."""
+"""A kill before and after each rename and each fsync: the old file or the new one, never a mixture,
+never neither.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tasks import files
+from tasks.core import files
 from tests.faults.world import INPUTS, World, fork, log_of, run, wait
 
 _CALLS = ((os, "replace"), (os, "rename"), (os, "fsync"), (files, "_exchange"), (shutil, "rmtree"))
 
 
 def count_down(moment: int, tally: Path | None = None) -> Callable[[], None]:
-    """Return what makes a process kill itself at the ``moment``-th border (before and after every call); ``tally`` counts them."""
+    """Return what makes a process kill itself at the ``moment``-th border (before and after every
+    call); ``tally`` counts them.
+    """
     left = [moment]
 
     def border() -> None:
@@ -67,7 +71,11 @@ def file(world: World, chance: Random) -> str:
             if files.read_json(path) not in ("old", "new"):
                 return f"moment {moment}: {path.read_text()!r}"
             if status == 0:
-                return "" if files.read_json(path) == "new" and moment > 3 else f"undisturbed after {moment} moments"
+                return (
+                    ""
+                    if files.read_json(path) == "new" and moment > 3
+                    else f"undisturbed after {moment} moments"
+                )
             moment += 1
     finally:
         shutil.rmtree(folder)
@@ -88,11 +96,19 @@ def folder(world: World, chance: Random) -> str:
         moment = 0
         while True:
             status = _killed(place, moment, lambda: write("new"))
-            found = [files.read_json(place / "out" / name) for name in ("one", "two")] if (place / "out").is_dir() else []
+            found = (
+                [files.read_json(place / "out" / name) for name in ("one", "two")]
+                if (place / "out").is_dir()
+                else []
+            )
             if found not in (["old", "old"], ["new", "new"]):
                 return f"moment {moment}: {found}"
             if status == 0:
-                return "" if found[0] == "new" and moment > 5 else f"undisturbed after {moment} moments"
+                return (
+                    ""
+                    if found[0] == "new" and moment > 5
+                    else f"undisturbed after {moment} moments"
+                )
             write("old")
             moment += 1
     finally:
@@ -100,7 +116,9 @@ def folder(world: World, chance: Random) -> str:
 
 
 def stage(world: World, chance: Random) -> str:
-    """A stage over its own old output: a kill at one of its borders leaves the old output or the new one, and the next run mends it."""
+    """A stage over its own old output: a kill at one of its borders leaves the old output or the
+    new one, and the next run mends it.
+    """
     name = chance.choice(sorted(set(world.digests) - {"register"}))
     folder = world.trial(name)
     shutil.copytree(world.reference / "artifacts" / name, folder / "artifacts" / name)
@@ -112,7 +130,9 @@ def stage(world: World, chance: Random) -> str:
     if said := world.is_as_undisturbed(folder, name):
         return f"{name}, moment {moment}: {said}"
     if status := run(folder, name):
-        return f"{name}, moment {moment}: the second run ends with {status}: {log_of(folder)[-300:]}"
+        return (
+            f"{name}, moment {moment}: the second run ends with {status}: {log_of(folder)[-300:]}"
+        )
     said = world.is_as_undisturbed(folder, name)
     if not said:
         shutil.rmtree(folder)
@@ -120,7 +140,9 @@ def stage(world: World, chance: Random) -> str:
 
 
 def order(world: World, chance: Random) -> str:
-    """What a power cut would need: every file that is renamed into place was synced before, and its folder after."""
+    """What a power cut would need: every file that is renamed into place was synced before, and its
+    folder after.
+    """
     name = chance.choice(sorted(world.digests))
     folder = world.trial(name)
     log = folder / "calls"
@@ -144,11 +166,17 @@ def order(world: World, chance: Random) -> str:
     if status := run(folder, name, before=install):
         return f"{name} ends with {status}"
     calls = [line.split("\t") for line in log.read_text().splitlines()]
-    ours = [(number, call) for number, call in enumerate(calls) if call[0] == "rename" and (".partial" in call[1] or call[1].endswith("output"))]
+    ours = [
+        (number, call)
+        for number, call in enumerate(calls)
+        if call[0] == "rename" and (".partial" in call[1] or call[1].endswith("output"))
+    ]
     for number, (_, source, target) in ours:
         if ["sync", source] not in calls[:number]:
             return f"{name}: {target} was named before its data was synced"
         if ["sync", str(Path(target).parent)] not in calls[number:]:
             return f"{name}: the folder of {target} was not synced"
     shutil.rmtree(folder)
-    return "" if ours and INPUTS[name] and sys.platform == "linux" else f"{name}: no commit was seen"
+    return (
+        "" if ours and INPUTS[name] and sys.platform == "linux" else f"{name}: no commit was seen"
+    )

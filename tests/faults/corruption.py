@@ -1,4 +1,6 @@
-"""One flipped byte in what an earlier run left: found before it is used, named, and mended or refused."""
+"""One flipped byte in what an earlier run left: found before it is used, named, and mended or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ def shard(world: World, chance: Random) -> str:
 
 
 def journal(world: World, chance: Random) -> str:
-    """The journal of files that ingest has read: a byte of its results. The corpus's own list in it is made anew by every run, and never read."""
+    """The journal of files that ingest has read: a byte of its results.
+
+    The corpus's own list in it is made anew by every run, and never read.
+    """
     folder = world.trial("ingest")
     run(folder, "ingest")
     _without_output(folder)
@@ -34,7 +39,11 @@ def _results(journal: Path) -> list[object]:
     """Return what a journal holds of the files' results; empty where it cannot be read."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as base:
-            return [row for table in ("done", "part") for row in base.execute(f"SELECT * FROM {table} ORDER BY 1, 2")]
+            return [
+                row
+                for table in ("done", "part")
+                for row in base.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
+            ]
     except (sqlite3.Error, UnicodeError):
         return []
 
@@ -60,17 +69,33 @@ def checkpoint(world: World, chance: Random) -> str:
     status = run(folder, "finetune", before=lambda: _die_at_step(chance.randrange(7, 12)))
     if status != -signal.SIGKILL:
         return f"was not killed but ends with {status}"
-    newest = max(folder.glob(".work/finetune/checkpoints/*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    newest = max(
+        folder.glob(".work/finetune/checkpoints/*/checkpoint-*"),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+    )
     file = flip(chance, sorted(path for path in newest.iterdir() if path.is_file()))
     return _again(world, folder, "finetune", file, newest.name)
 
 
 def output(world: World, chance: Random) -> str:
-    """A file of an earlier stage's output, as DVC would put it back from a damaged cache: refused by the stage that reads it."""
-    name = chance.choice([stage for stage in sorted(world.digests) if any(path.startswith("artifacts/") for path in INPUTS[stage].values())])
+    """A file of an earlier stage's output, as DVC would put it back from a damaged cache: refused
+    by the stage that reads it.
+    """
+    name = chance.choice(
+        [
+            stage
+            for stage in sorted(world.digests)
+            if any(path.startswith("artifacts/") for path in INPUTS[stage].values())
+        ]
+    )
     folder = world.trial(name)
     read = [folder / path for path in INPUTS[name].values() if path.startswith("artifacts/")]
-    files = sorted(file for path in read for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    files = sorted(
+        file
+        for path in read
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.is_file()
+    )
     file = flip(chance, files)
     status, said = run(folder, name), log_of(folder)
     # A damaged manifest is seen as damage of a file that it no longer describes.
@@ -81,7 +106,9 @@ def output(world: World, chance: Random) -> str:
     return ""
 
 
-def _journal(world: World, chance: Random, stage: str, pattern: str, forget: Callable[[Path], None]) -> str:
+def _journal(
+    world: World, chance: Random, stage: str, pattern: str, forget: Callable[[Path], None]
+) -> str:
     folder = world.trial(stage)
     run(folder, stage)
     forget(folder)
@@ -115,19 +142,23 @@ def flip(chance: Random, files: list[Path]) -> Path:
 
 
 def _without_output(folder: Path) -> None:
-    shutil.rmtree(folder / "artifacts" / next(stage for stage in reversed(STAGES) if (folder / "artifacts" / stage).exists()))
+    shutil.rmtree(
+        folder
+        / "artifacts"
+        / next(stage for stage in reversed(STAGES) if (folder / "artifacts" / stage).exists())
+    )
 
 
 def _die_at_step(last: int) -> None:
     import os
 
-    import tasks.stage
+    import tasks.core.stage
 
-    real = tasks.stage.Progress.advance
+    real = tasks.core.stage.Progress.advance
 
     def advance(self, rows, **facts):  # type: ignore[no-untyped-def]
         real(self, rows, **facts)
         if self.done >= last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    tasks.stage.Progress.advance = advance
+    tasks.core.stage.Progress.advance = advance

@@ -13,12 +13,26 @@ from tests.faults.world import World, fill, log_of, run
 
 def needs() -> str:
     """A small file system of one's own takes the right to mount."""
-    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False) if shutil.which("unshare") else None
-    return "" if done is not None and done.returncode == 0 else "mounting a small file system is not allowed here"
+    done = (
+        subprocess.run(
+            ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
+            capture_output=True,
+            check=False,
+        )
+        if shutil.which("unshare")
+        else None
+    )
+    return (
+        ""
+        if done is not None and done.returncode == 0
+        else "mounting a small file system is not allowed here"
+    )
 
 
 def full(world: World, chance: Random) -> str:
-    """A file system with as much room as a seeded part of what the stage writes, then with enough."""
+    """A file system with as much room as a seeded part of what the stage writes, then with
+    enough.
+    """
     name = chance.choice(sorted(world.digests))
     folder = world.folder / f"full-{chance.randrange(1 << 40)}"
     folder.mkdir()
@@ -55,7 +69,9 @@ def _used(folder: Path) -> int:
 
 
 def _written(world: World, name: str) -> int:
-    """Return how many bytes the undisturbed stage leaves, work folder and cache included; measured once."""
+    """Return how many bytes the undisturbed stage leaves, work folder and cache included; measured
+    once.
+    """
     mark = world.folder / f"written-{name}"
     if not mark.exists():
         place = world.trial(name)
@@ -67,7 +83,9 @@ def _written(world: World, name: str) -> int:
 
 
 def _size(folder: Path) -> int:
-    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+    return sum(
+        -(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def _mount(*arguments: str) -> None:

@@ -1,4 +1,6 @@
-"""Templates and documents that strangers wrote to do harm: cut off within their limits, nothing reached, the others none the worse."""
+"""Templates and documents that strangers wrote to do harm: cut off within their limits, nothing
+reached, the others none the worse.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from bonito.templates import Template
-from bonito.workers import Job, Limits, Renderers
+from bonito.templating.templates import Template
+from bonito.templating.workers import Job, Limits, Renderers
+from tests.bonito.test_workers import GOOD, HOSTILE, PASSAGE
 from tests.faults.world import World, log_of, none_left, run
-from tests.test_bonito_workers import GOOD, HOSTILE, PASSAGE
 
 _SECRET = "CANARY-5d41402a"
 _REACHING = (
@@ -29,22 +31,32 @@ _REACHING = (
 def template(world: World, chance: Random) -> str:
     """One hostile template between two good ones."""
     canary = world.folder / "canary"
-    jinja, wanted = chance.choice([*HOSTILE.values(), *((text.replace("%s", str(canary)), "") for text in _REACHING)])
+    jinja, wanted = chance.choice(
+        [*HOSTILE.values(), *((text.replace("%s", str(canary)), "") for text in _REACHING)]
+    )
     templates = [Template("toy", "", "good", GOOD), Template("toy", "", "hostile", jinja)]
     row = {"text": PASSAGE, "answer": "1931"}
     began = time.monotonic()
-    with Renderers(templates, {("toy", ""): "{{ text }}"}, Limits(seconds=0.5, megabytes=128), 1, 1) as renderers:
-        first, bad, last = next(iter(renderers.map([[Job(0, "a", row), Job(1, "a", row), Job(0, "b", row)]])))
+    with Renderers(
+        templates, {("toy", ""): "{{ text }}"}, Limits(seconds=0.5, megabytes=128), 1, 1
+    ) as renderers:
+        first, bad, last = next(
+            iter(renderers.map([[Job(0, "a", row), Job(1, "a", row), Job(0, "b", row)]]))
+        )
     took = time.monotonic() - began
     if (first.status, last.status) != ("ok", "ok"):
         return f"{jinja!r}: the good ones are {first.status} and {last.status}"
     if bad.status == "ok" or (wanted and bad.status != wanted):
         return f"{jinja!r}: {bad.status}"
-    return "a file was touched" if canary.exists() else "" if took < 40 else f"{jinja!r}: {took:.0f} s"
+    return (
+        "a file was touched" if canary.exists() else "" if took < 40 else f"{jinja!r}: {took:.0f} s"
+    )
 
 
 def document(world: World, chance: Random) -> str:
-    """One hostile document among the 24: at most a reject with a reason, every other passage as undisturbed, no secret read."""
+    """One hostile document among the 24: at most a reject with a reason, every other passage as
+    undisturbed, no secret read.
+    """
     folder = world.trial("ingest")
     (folder / "secret").write_text(_SECRET)
     params = folder / "params.yaml"
@@ -56,10 +68,12 @@ def document(world: World, chance: Random) -> str:
     took = time.monotonic() - began
     if status or took > 60:
         return f"{kind}: status {status} after {took:.0f} s: {log_of(folder)[-300:]}"
-    from tasks.files import read_table
+    from tasks.core.files import read_table
 
     def texts(place: Path) -> set[str]:
-        return set(read_table(place / "artifacts/ingest/passages.parquet").column("text").to_pylist())
+        return set(
+            read_table(place / "artifacts/ingest/passages.parquet").column("text").to_pylist()
+        )
 
     found, wanted = texts(folder), texts(world.reference)
     if not wanted <= found:
@@ -81,7 +95,10 @@ def _bomb(corpus: Path, secret: Path, chance: Random) -> None:
 
 def _entities(corpus: Path, secret: Path, chance: Random) -> None:
     lol = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
-    xml = f'<!DOCTYPE x [<!ENTITY l0 "lol">{lol}<!ENTITY f SYSTEM "file://{secret}">]><html><body><p>&f; &l9;</p></body></html>'
+    xml = (
+        f'<!DOCTYPE x [<!ENTITY l0 "lol">{lol}<!ENTITY f SYSTEM '
+        f'"file://{secret}">]><html><body><p>&f; &l9;</p></body></html>'
+    )
     (corpus / chance.choice(("entities.html", "entities.xhtml"))).write_text(xml)
     with zipfile.ZipFile(corpus / "entities.docx", "w") as archive:
         archive.writestr("word/document.xml", xml)
@@ -98,7 +115,11 @@ def _deep(corpus: Path, secret: Path, chance: Random) -> None:
 
 
 def _broken_pdf(corpus: Path, secret: Path, chance: Random) -> None:
-    body = b"%PDF-1.7\n" + chance.randbytes(5000) + f"\n1 0 obj<</Type/Catalog/Pages 1 0 R/Kids[1 0 R]/F(file://{secret})>>endobj\n".encode()
+    body = (
+        b"%PDF-1.7\n"
+        + chance.randbytes(5000)
+        + f"\n1 0 obj<</Type/Catalog/Pages 1 0 R/Kids[1 0 R]/F(file://{secret})>>endobj\n".encode()
+    )
     (corpus / "broken.pdf").write_bytes(body + b"trailer<</Root 1 0 R>>\nstartxref\n0\n%%EOF")
 
 
@@ -113,4 +134,12 @@ def _names(corpus: Path, secret: Path, chance: Random) -> None:
     (corpus / "json.jsonl").write_text(json.dumps({"text": "\ud800"}) + "\n{bad\n")
 
 
-_DOCUMENTS = {"bomb": _bomb, "entities": _entities, "link": _link, "deep": _deep, "pdf": _broken_pdf, "climbing": _climbing, "names": _names}
+_DOCUMENTS = {
+    "bomb": _bomb,
+    "entities": _entities,
+    "link": _link,
+    "deep": _deep,
+    "pdf": _broken_pdf,
+    "climbing": _climbing,
+    "names": _names,
+}

@@ -19,17 +19,23 @@ Kill = Callable[[int], None]
 
 def stage(name: str):  # type: ignore[no-untyped-def]
     """Kill the stage's own process."""
-    return lambda world, chance: _trial(world, chance, name, lambda pid: os.kill(pid, signal.SIGKILL))
+    return lambda world, chance: _trial(
+        world, chance, name, lambda pid: os.kill(pid, signal.SIGKILL)
+    )
 
 
 def parent(name: str):  # type: ignore[no-untyped-def]
     """Kill the process that started it, as when DVC is killed: the stage has to go with it."""
-    return lambda world, chance: _trial(world, chance, name, lambda pid: os.kill(pid, signal.SIGKILL), above=True)
+    return lambda world, chance: _trial(
+        world, chance, name, lambda pid: os.kill(pid, signal.SIGKILL), above=True
+    )
 
 
 def group(name: str):  # type: ignore[no-untyped-def]
     """Kill everything at once."""
-    return lambda world, chance: _trial(world, chance, name, lambda pid: os.killpg(pid, signal.SIGKILL), above=True)
+    return lambda world, chance: _trial(
+        world, chance, name, lambda pid: os.killpg(pid, signal.SIGKILL), above=True
+    )
 
 
 def _trial(world: World, chance: Random, name: str, kill: Kill, above: bool = False) -> str:
@@ -58,16 +64,28 @@ class Kept:
     @classmethod
     def of(cls, folder: Path) -> Kept:
         """Look at journal and progress."""
-        shards = {path: path.stat().st_mtime_ns for path in folder.glob(".work/*/journal/**/*.parquet") if path.with_suffix(".sha256").exists()}
+        shards = {
+            path: path.stat().st_mtime_ns
+            for path in folder.glob(".work/*/journal/**/*.parquet")
+            if path.with_suffix(".sha256").exists()
+        }
         progress = folder / ".work/finetune/progress.json"
         return cls(shards, json.loads(progress.read_text())["done"] if progress.exists() else 0)
 
     def redone(self, folder: Path) -> str:
-        """Return an empty string unless a finished shard, or more than one checkpoint interval, was done again."""
-        again = [path.name for path, stamp in self.shards.items() if not path.exists() or path.stat().st_mtime_ns != stamp]
+        """Return an empty string unless a finished shard, or more than one checkpoint interval, was
+        done again.
+        """
+        again = [
+            path.name
+            for path, stamp in self.shards.items()
+            if not path.exists() or path.stat().st_mtime_ns != stamp
+        ]
         if again:
             return f"done again: {again}"
-        resumed = [int(step) for step in re.findall(r"continuing from checkpoint-(\d+)", log_of(folder))]
+        resumed = [
+            int(step) for step in re.findall(r"continuing from checkpoint-(\d+)", log_of(folder))
+        ]
         if self.steps - (resumed[-1] if resumed else 0) > 3:
             return f"{self.steps} steps were done, resumed from {resumed}"
         return ""

@@ -19,7 +19,10 @@ def at_once(world: World, chance: Random) -> str:
     second = start(folder, name)
     statuses = sorted([wait(first), wait(second)])
     said = log_of(folder)
-    if statuses not in ([0, 0], [0, 2]) or (statuses[1] == 2 and not re.search(r"already being run here by .*\"pid\": (%d|%d)" % (first, second), said)):  # noqa: UP031
+    if statuses not in ([0, 0], [0, 2]) or (
+        statuses[1] == 2
+        and not re.search(rf"already being run here by .*\"pid\": ({first}|{second})", said)
+    ):
         return f"{name}: {statuses}: {said[-300:]}"
     fault = world.is_as_undisturbed(folder, name)
     if not fault:
@@ -49,9 +52,9 @@ def names_holder(world: World, chance: Random) -> str:
 
 def _hang(folder, name: str) -> None:  # type: ignore[no-untyped-def]
     """Let the stage wait under its lock until it is let go."""
-    import tasks.stage
+    import tasks.core.stage
 
-    real = tasks.stage.sweep  # the first thing a stage does under its lock
+    real = tasks.core.stage.sweep  # the first thing a stage does under its lock
 
     def slow(*arguments):  # type: ignore[no-untyped-def]
         (folder / "hangs").touch()
@@ -59,4 +62,4 @@ def _hang(folder, name: str) -> None:  # type: ignore[no-untyped-def]
             time.sleep(0.01)
         return real(*arguments)
 
-    tasks.stage.sweep = slow
+    tasks.core.stage.sweep = slow

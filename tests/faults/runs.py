@@ -1,4 +1,6 @@
-"""Whole runs of the flow, started as people start them: cancelled in the page, killed, given a damaged cache. A toy graph, the real doors."""
+"""Whole runs of the flow, started as people start them: cancelled in the page, killed, given a
+damaged cache. A toy graph, the real doors.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,34 @@ _STAGES = ("ingest", "generate", "validate")
 
 
 class Pages:
-    """``make ui`` over a toy repository: Prefect's server, a worker, the deployments. Every stage ``generate`` of its worker waits for ``.work/go``."""
+    """``make ui`` over a toy repository: Prefect's server, a worker, the deployments.
+
+    Every stage ``generate`` of its worker waits for ``.work/go``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.root = make_toy(folder / "toy-pages")
         self.api = f"http://127.0.0.1:{(port := free_port())}/api"
-        command = [sys.executable, "-m", "flows.ui", "--prefect-port", str(port), "--mlflow-port", str(free_port()), "--runs", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.ui",
+            "--prefect-port",
+            str(port),
+            "--mlflow-port",
+            str(free_port()),
+            "--runs",
+            "1",
+        ]
         around = {**environment(self.root), "TOY_HANG": "generate"}
-        self.process = subprocess.Popen(command, cwd=self.root, env=around, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=around,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self.process.stdout is not None
         if not any(line.startswith("Ctrl-C") for line in self.process.stdout):
             raise AssertionError("make ui does not come up")
@@ -54,14 +76,22 @@ class Pages:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """POST to it as its page does, with a token against forged requests."""
         token = self.get("/csrf-token?client=faults")["token"]
-        headers = {"Content-Type": "application/json", "Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "faults"}
+        headers = {
+            "Content-Type": "application/json",
+            "Prefect-Csrf-Token": token,
+            "Prefect-Csrf-Client": "faults",
+        }
         request = urllib.request.Request(f"{self.api}{path}", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 
     def submit(self, **parameters: Any) -> str:
         """Start a run from the form; return its id."""
-        return str(self.post(f"/deployments/{self.deployment}/create_flow_run", {"parameters": parameters})["id"])
+        return str(
+            self.post(
+                f"/deployments/{self.deployment}/create_flow_run", {"parameters": parameters}
+            )["id"]
+        )
 
     def state(self, run: str) -> str:
         """Return a run's state."""
@@ -69,7 +99,10 @@ class Pages:
 
     def states(self, name: str) -> list[str]:
         """Return the states of all runs of one name, in alphabetical order."""
-        return sorted(run["state"]["type"] for run in self.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}}))
+        return sorted(
+            run["state"]["type"]
+            for run in self.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        )
 
     def tasks(self, run: str) -> dict[str, str]:
         """Return the state names of a run's stages."""
@@ -78,7 +111,9 @@ class Pages:
 
 
 def cancelled(world: World, chance: Random) -> str:
-    """Cancelled in the page while a stage works: it stops, nothing of it is left, and the same request goes on after what was done."""
+    """Cancelled in the page while a stage works: it stops, nothing of it is left, and the same
+    request goes on after what was done.
+    """
     pages, name = Pages.of(world), f"cancelled-{chance.randrange(1 << 40):x}"
     asked = {"profile": "warm", "seed": chance.randrange(20, 1 << 30), "name": name}
     folder = pages.root / ".runs" / name
@@ -94,19 +129,36 @@ def cancelled(world: World, chance: Random) -> str:
         return "what was done is gone, or what was not done is there"
     (folder / ".work/go").touch()
     second = pages.submit(**asked)
-    if not _await(lambda: pages.state(second) in ("COMPLETED", "FAILED", "CRASHED"), 120) or pages.state(second) != "COMPLETED":
+    if (
+        not _await(lambda: pages.state(second) in ("COMPLETED", "FAILED", "CRASHED"), 120)
+        or pages.state(second) != "COMPLETED"
+    ):
         return f"the same request ends {pages.state(second)}"
     states = pages.tasks(second)
-    return "" if states == {"ingest": "Unchanged", "generate": "Completed", "validate": "Completed"} else f"the same request: {states}"
+    return (
+        ""
+        if states == {"ingest": "Unchanged", "generate": "Completed", "validate": "Completed"}
+        else f"the same request: {states}"
+    )
 
 
 def left_running(world: World, chance: Random) -> str:
-    """The flow's process killed: Prefect says RUNNING until the next start, which ends that run and goes on."""
-    pages, name, stage = Pages.of(world), f"left-{chance.randrange(1 << 40):x}", chance.choice(_STAGES)
+    """The flow's process killed: Prefect says RUNNING until the next start, which ends that run and
+    goes on.
+    """
+    pages, name, stage = (
+        Pages.of(world),
+        f"left-{chance.randrange(1 << 40):x}",
+        chance.choice(_STAGES),
+    )
     around = {**environment(pages.root), "TOY_HANG": stage, "PREFECT_API_URL": pages.api}
     request = ["--name", name, "--set", f"generate.temperature={chance.random():.4f}"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "flows.pipeline", *request], cwd=pages.root, env=around, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "flows.pipeline", *request],
+        cwd=pages.root,
+        env=around,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     reached = _await((pages.root / ".runs" / name / ".work/hanging").exists, 120)
     running.kill()
@@ -123,7 +175,9 @@ def left_running(world: World, chance: Random) -> str:
 
 
 def damaged_cache(world: World, chance: Random) -> str:
-    """One bit of one object of DVC's cache flipped, the outputs gone: the run says which file and how to repair, and after that is as before."""
+    """One bit of one object of DVC's cache flipped, the outputs gone: the run says which file and
+    how to repair, and after that is as before.
+    """
     root = world.shared("toy-cache", lambda: make_toy(world.folder / "toy-cache"), lambda _: None)
     name = f"cache-{chance.randrange(1 << 40):x}"
     request = ["--name", name, "--set", f"generate.temperature={chance.random():.6f}"]
@@ -143,14 +197,29 @@ def damaged_cache(world: World, chance: Random) -> str:
     subprocess.run(["rm", "-r", str(outputs)], check=True)
     second = pipeline(root, *request)
     stage = victim.relative_to(outputs).parts[0]
-    if second.returncode == 0 or f"artifacts/{stage}/" not in second.stderr or "make repair" not in second.stderr:
+    if (
+        second.returncode == 0
+        or f"artifacts/{stage}/" not in second.stderr
+        or "make repair" not in second.stderr
+    ):
         return f"{victim.relative_to(outputs)}: status {second.returncode}: {second.stderr[-300:]}"
-    repaired = subprocess.run([sys.executable, "-m", "flows.repair"], cwd=root, env=environment(root), capture_output=True, text=True, check=False)
+    repaired = subprocess.run(
+        [sys.executable, "-m", "flows.runs.repair"],
+        cwd=root,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if f"damaged, removed: {cached}" not in repaired.stdout:
         return f"make repair: {repaired.stdout[-200:]} {repaired.stderr[-200:]}"
     subprocess.run(["rm", "-r", str(outputs / stage)], check=True)  # as the message says
     third = pipeline(root, *request)
-    return "" if third.returncode == 0 and contents(outputs) == before else f"after the repair: status {third.returncode}: {third.stderr[-300:]}"
+    return (
+        ""
+        if third.returncode == 0 and contents(outputs) == before
+        else f"after the repair: status {third.returncode}: {third.stderr[-300:]}"
+    )
 
 
 def _await(holds: Callable[[], bool], seconds: float) -> bool:

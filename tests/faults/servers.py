@@ -15,8 +15,8 @@ from random import Random
 
 from flows import server as prefect_server
 from flows.server import answers, free_port
-from tasks.privacy import SILENT
-from tasks.process import set_death_signal
+from tasks.core.privacy import SILENT
+from tasks.core.process import set_death_signal
 from tests.faults.world import World, fork, log_of, run, start, wait
 
 
@@ -30,9 +30,28 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--port", str(self.port)]
-        command += ["--workers", "1", "--serve-artifacts", "--artifacts-destination", str(self.folder / "stored")]
-        given = {**os.environ, **SILENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # as make ui starts it: its job workers are eight processes more
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{self.folder / 'mlflow.db'}",
+            "--port",
+            str(self.port),
+        ]
+        command += [
+            "--workers",
+            "1",
+            "--serve-artifacts",
+            "--artifacts-destination",
+            str(self.folder / "stored"),
+        ]
+        given = {
+            **os.environ,
+            **SILENT,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }  # as make ui starts it: its job workers are eight processes more
         self.process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -55,7 +74,9 @@ class Server:
 
 
 def mlflow_killed(world: World, chance: Random) -> str:
-    """Killed while finetune trains: the adapter is as undisturbed, at most 60 s late; registering later logs every step."""
+    """Killed while finetune trains: the adapter is as undisturbed, at most 60 s late; registering
+    later logs every step.
+    """
     folder = world.trial("finetune")
     server = Server(folder)
     server.start()
@@ -70,7 +91,11 @@ def mlflow_killed(world: World, chance: Random) -> str:
     killed = time.monotonic()
     status = wait(pid)
     late = time.monotonic() - killed
-    fault = f"status {status}: {log_of(folder)[-300:]}" if status else world.is_as_undisturbed(folder, "finetune")
+    fault = (
+        f"status {status}: {log_of(folder)[-300:]}"
+        if status
+        else world.is_as_undisturbed(folder, "finetune")
+    )
     if not fault and late > 60 + world.seconds["finetune"]:
         fault = f"{late:.0f} s late"
     return fault or _replayed(world, folder)
@@ -78,14 +103,18 @@ def mlflow_killed(world: World, chance: Random) -> str:
 
 def _replayed(world: World, folder: Path) -> str:
     for name in ("evaluate", "validate"):
-        shutil.copytree(world.reference / "artifacts" / name, folder / "artifacts" / name, dirs_exist_ok=True)
+        shutil.copytree(
+            world.reference / "artifacts" / name, folder / "artifacts" / name, dirs_exist_ok=True
+        )
     server = Server(folder)
     server.start()
     try:
         status = run(folder, "register", {"MLFLOW_TRACKING_URI": server.uri})
     finally:
         server.kill()
-    fault = f"register ends with {status}: {log_of(folder)[-300:]}" if status else _curve_fault(folder)
+    fault = (
+        f"register ends with {status}: {log_of(folder)[-300:]}" if status else _curve_fault(folder)
+    )
     if not fault:
         shutil.rmtree(folder)
     return fault
@@ -97,15 +126,27 @@ def _curve_fault(folder: Path) -> str:
 
         client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
         runs = client.search_runs([client.get_experiment_by_name("bonito").experiment_id])
-        steps = sorted(point.step for point in client.get_metric_history(runs[0].info.run_id, "train_loss"))
-        (folder / "curve").write_text("" if len(runs) == 1 and steps == list(range(1, 13)) else f"{len(runs)} runs, steps {steps}")
+        steps = sorted(
+            point.step for point in client.get_metric_history(runs[0].info.run_id, "train_loss")
+        )
+        (folder / "curve").write_text(
+            ""
+            if len(runs) == 1 and steps == list(range(1, 13))
+            else f"{len(runs)} runs, steps {steps}"
+        )
         return 0
 
-    return (folder / "curve").read_text() if wait(fork(folder, look, {})) == 0 else "the ledger cannot be read"
+    return (
+        (folder / "curve").read_text()
+        if wait(fork(folder, look, {})) == 0
+        else "the ledger cannot be read"
+    )
 
 
 def prefect_killed(world: World, chance: Random) -> str:
-    """Prefect's server killed while a stage works: status 0 at most 60 s later, and the next start tells a new server how it went."""
+    """Prefect's server killed while a stage works: status 0 at most 60 s later, and the next start
+    tells a new server how it went.
+    """
     from tests.toy import environment, make_toy
 
     root = world.folder / "toy"
@@ -120,7 +161,15 @@ def prefect_killed(world: World, chance: Random) -> str:
         "TOY_HANG": chance.choice(("ingest", "generate", "validate")),
     }
     server = _prefect(root, port, around)
-    command = [sys.executable, "-m", "flows.pipeline", "--name", name, "--set", f"generate.temperature={chance.random():.3f}"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.pipeline",
+        "--name",
+        name,
+        "--set",
+        f"generate.temperature={chance.random():.3f}",
+    ]
     with (world.folder / "prefect.log").open("w") as log:
         running = subprocess.Popen(command, cwd=root, env=around, stdout=log, stderr=log)
     try:
@@ -133,43 +182,94 @@ def prefect_killed(world: World, chance: Random) -> str:
         (mark.parent / "go").touch()
         began = time.monotonic()
         status = running.wait(400)
-        took, stages = time.monotonic() - began, _seconds_after(root / ".runs" / name, around["TOY_HANG"])
+        took, stages = (
+            time.monotonic() - began,
+            _seconds_after(root / ".runs" / name, around["TOY_HANG"]),
+        )
         server = _prefect(root, port, around)
-        again = subprocess.run(command, cwd=root, env={**around, "TOY_HANG": ""}, capture_output=True, text=True, check=False)
+        again = subprocess.run(
+            command,
+            cwd=root,
+            env={**around, "TOY_HANG": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         states = _states(url, name)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
     late = took - stages
-    if status or late > 60 + 15:  # 15 s: what is left of the stage itself, and Python coming to its end
-        return f"status {status}, {late:.0f} s late ({took:.0f} s in all): {(world.folder / 'prefect.log').read_text()[-400:]}"
-    return "" if again.returncode == 0 and states == ["COMPLETED", "COMPLETED"] else f"again {again.returncode}, {states}: {again.stderr[-300:]}"
+    if (
+        status or late > 60 + 15
+    ):  # 15 s: what is left of the stage itself, and Python coming to its end
+        return (
+            f"status {status}, {late:.0f} s late ({took:.0f} s in all): "
+            f"{(world.folder / 'prefect.log').read_text()[-400:]}"
+        )
+    return (
+        ""
+        if again.returncode == 0 and states == ["COMPLETED", "COMPLETED"]
+        else f"again {again.returncode}, {states}: {again.stderr[-300:]}"
+    )
 
 
 def _seconds_after(checkout: Path, stage: str) -> float:
     """Return what the stages behind ``stage`` took in the last run, by its own account."""
     last = next(checkout.joinpath(".work").glob("*.json"), None)
     stages = json.loads(last.read_text())["stages"] if last else []
-    return sum(entry["seconds"] for entry in stages[[entry["stage"] for entry in stages].index(stage) + 1 :]) if stages else 0.0
+    return (
+        sum(
+            entry["seconds"]
+            for entry in stages[[entry["stage"] for entry in stages].index(stage) + 1 :]
+        )
+        if stages
+        else 0.0
+    )
 
 
 def _prefect(root: Path, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port), "--log-level", "error"]
-    given = {**SILENT, **environment, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}  # nothing of ours is imported in it
-    process = subprocess.Popen([*command, "--lifespan", "on"], cwd=root, env=given, start_new_session=True, preexec_fn=set_death_signal)  # noqa: PLW1509 - nothing but a system call
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
+    given = {
+        **SILENT,
+        **environment,
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }  # nothing of ours is imported in it
+    process = subprocess.Popen(
+        [*command, "--lifespan", "on"],
+        cwd=root,
+        env=given,
+        start_new_session=True,
+        preexec_fn=set_death_signal,  # noqa: PLW1509 - nothing but a system call
+    )
     prefect_server.await_answer(f"http://127.0.0.1:{port}/api", process)  # type: ignore[arg-type]
     return process
 
 
 def _states(url: str, name: str) -> list[str]:
     question = json.dumps({"flow_runs": {"name": {"any_": [name]}}}).encode()
-    request = urllib.request.Request(f"{url}/flow_runs/filter", question, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{url}/flow_runs/filter", question, {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=20) as response:
         return sorted(run["state"]["type"] for run in json.load(response))
 
 
 def mlflow_absent(world: World, chance: Random) -> str:
-    """Nobody listens: register says so in one line within 60 s and, when the store is there, does its work."""
+    """Nobody listens: register says so in one line within 60 s and, when the store is there, does
+    its work.
+    """
     folder = world.trial("register")
     began = time.monotonic()
     status = run(folder, "register", {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"})
@@ -177,14 +277,20 @@ def mlflow_absent(world: World, chance: Random) -> str:
     if status != 2 or not said or "does not answer" not in said[-1] or took > 60:
         return f"status {status} after {took:.0f} s: {said[-1:]}"
     status = run(folder, "register", {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"})
-    fault = f"status {status}: {log_of(folder)[-300:]}" if status else world.is_as_undisturbed(folder, "register")
+    fault = (
+        f"status {status}: {log_of(folder)[-300:]}"
+        if status
+        else world.is_as_undisturbed(folder, "register")
+    )
     if not fault:
         shutil.rmtree(folder)
     return fault
 
 
 def left_running(world: World, chance: Random) -> str:
-    """A training of other settings was killed: the next start ends its run, and its own run is another."""
+    """A training of other settings was killed: the next start ends its run, and its own run is
+    another.
+    """
     folder = world.trial("finetune")
     pid = start(folder, "finetune")
     while not (folder / ".work/finetune/progress.json").exists():
@@ -192,7 +298,11 @@ def left_running(world: World, chance: Random) -> str:
     os.kill(pid, signal.SIGKILL)
     wait(pid)
     params = folder / "params.yaml"
-    params.write_text(params.read_text().replace("learning_rate: 0.001", f"learning_rate: {chance.uniform(0.002, 0.01):.6f}"))
+    params.write_text(
+        params.read_text().replace(
+            "learning_rate: 0.001", f"learning_rate: {chance.uniform(0.002, 0.01):.6f}"
+        )
+    )
     if status := run(folder, "finetune"):
         return f"status {status}: {log_of(folder)[-300:]}"
 

@@ -1,4 +1,7 @@
-"""The short version of ``make soak``: every kind of answer to a fault, once. The figures of the long one are in docs/operations.md."""
+"""The short version of ``make soak``: every kind of answer to a fault, once.
+
+The figures of the long one are in docs/operations.md.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "tests.faults", "--short", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert out.exists(), done.stdout + done.stderr
     found: list[dict[str, Any]] = json.loads(Path(out).read_text())
     return {row["fault"]: row for row in found}

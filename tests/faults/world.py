@@ -1,4 +1,6 @@
-"""A small pipeline whose stages run in forked children: libraries are imported once, so that a trial costs a second and not ten."""
+"""A small pipeline whose stages run in forked children: libraries are imported once, so that a
+trial costs a second and not ten.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,20 @@ from typing import Any
 
 import yaml
 
-from tasks.files import sha256_file
-from tasks.params import overlay, read_yaml
+from tasks.core.files import sha256_file
+from tasks.core.params import overlay, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("ingest", "generate", "validate", "supervise", "finetune", "baseline", "evaluate", "register")
+STAGES = (
+    "ingest",
+    "generate",
+    "validate",
+    "supervise",
+    "finetune",
+    "baseline",
+    "evaluate",
+    "register",
+)
 #: What each stage reads, as ``dvc.yaml`` gives it.
 INPUTS: dict[str, dict[str, str]] = {
     "ingest": {"corpus": "corpus", "evaluation": "items.jsonl"},
@@ -33,9 +44,17 @@ INPUTS: dict[str, dict[str, str]] = {
         "rows": "supervision/none",
         "items": "items.jsonl",
     },
-    "finetune": {"instructions": "artifacts/supervise/instructions.parquet", "start": "supervision/none"},
+    "finetune": {
+        "instructions": "artifacts/supervise/instructions.parquet",
+        "start": "supervision/none",
+    },
     "baseline": {"items": "items.jsonl", "general": "supervision/none"},
-    "evaluate": {"adapter": "artifacts/finetune", "baseline": "artifacts/baseline", "items": "items.jsonl", "general": "supervision/none"},
+    "evaluate": {
+        "adapter": "artifacts/finetune",
+        "baseline": "artifacts/baseline",
+        "items": "items.jsonl",
+        "general": "supervision/none",
+    },
     "register": {
         "adapter": "artifacts/finetune",
         "evaluation": "artifacts/evaluate",
@@ -62,7 +81,9 @@ class World:
         return self.folder / "reference"
 
     def build(self, quick: bool = False) -> None:
-        """Make corpus, items, model and the undisturbed run; ``quick``: only of what comes before registering, measured roughly."""
+        """Make corpus, items, model and the undisturbed run; ``quick``: only of what comes before
+        registering, measured roughly.
+        """
         from tests.conftest import make_tiny_model
 
         make_tiny_model(self.folder / "model")
@@ -76,7 +97,10 @@ class World:
                 status = run(self.reference, stage)
                 self.seconds[stage] = time.monotonic() - started
                 if status:
-                    raise AssertionError(f"the undisturbed {stage} ends with {status}:\n{(self.reference / 'log').read_text()}")
+                    raise AssertionError(
+                        f"the undisturbed {stage} ends with "
+                        f"{status}:\n{(self.reference / 'log').read_text()}"
+                    )
                 shutil.rmtree(self.reference / ".work" / stage)
             self.digests[stage] = digest(self.reference / "artifacts" / stage)
 
@@ -101,7 +125,9 @@ class World:
         assert wait(fork(self.folder, create, {})) == 0
 
     def trial(self, stage: str) -> Path:
-        """Return a fresh folder in which ``stage`` can run: its inputs, its parameters, an empty MLflow store."""
+        """Return a fresh folder in which ``stage`` can run: its inputs, its parameters, an empty
+        MLflow store.
+        """
         self._count += 1
         folder = self.folder / f"trial-{self._count}"
         fill(folder, self.reference, self.folder / "empty.db", stage)
@@ -117,7 +143,10 @@ class World:
         if digest(found) == self.digests[stage]:
             return ""
         want, have = (contents(place) for place in (self.reference / "artifacts" / stage, found))
-        return f"differs in {sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))}"
+        return (
+            "differs in "
+            f"{sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))}"
+        )
 
 
 def fill(folder: Path, reference: Path, store: Path, stage: str) -> None:
@@ -129,7 +158,9 @@ def fill(folder: Path, reference: Path, store: Path, stage: str) -> None:
     if stage == "ingest":
         shutil.copytree(reference / "corpus", folder / "corpus")
     shutil.copy(store, folder / "mlflow.db")
-    for path in {path.split("/")[1] for path in INPUTS[stage].values() if path.startswith("artifacts/")}:
+    for path in {
+        path.split("/")[1] for path in INPUTS[stage].values() if path.startswith("artifacts/")
+    }:
         shutil.copytree(reference / "artifacts" / path, folder / "artifacts" / path)
 
 
@@ -138,13 +169,30 @@ def _write_inputs(folder: Path, model: Path) -> None:
     shutil.copytree(ROOT / "supervision", folder / "supervision")
     for number in range(24):
         part = _PARTS[number % 8]
-        text = f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew {number} replaced the {part} of unit {number * 7} within {number + 2} hours."
+        text = (
+            f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew "
+            f"{number} replaced the {part} of unit {number * 7} within {number + 2} hours."
+        )
         (folder / f"corpus/report-{number}.md").write_text(text)
-    items = [{"id": str(n), "context": f"Line {n} failed: its {p} broke.", "question": "What broke?", "answers": [f"its {p}"]} for n, p in enumerate(_PARTS)]
+    items = [
+        {
+            "id": str(n),
+            "context": f"Line {n} failed: its {p} broke.",
+            "question": "What broke?",
+            "answers": [f"its {p}"],
+        }
+        for n, p in enumerate(_PARTS)
+    ]
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     shutil.copy(ROOT / "datasets" / "incidents.yaml", folder / "dataset.yaml")
     settings: dict[str, Any] = {
-        "ingest": {"corpus": "corpus", "passage_tokens": 90, "min_tokens": 5, "near_duplicates": 0.0, "workers": 1},
+        "ingest": {
+            "corpus": "corpus",
+            "passage_tokens": 90,
+            "min_tokens": 5,
+            "near_duplicates": 0.0,
+            "workers": 1,
+        },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
         "finetune": {
             "model": str(model),
@@ -155,37 +203,70 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "precision": "float32",
             "checkpoint_steps": 3,
         },
-        "evaluate": {"dataset": "dataset.yaml", "items": "items.jsonl", "templates": 1, "engine": "transformers", "max_new_tokens": 8, "bootstrap": 100},
+        "evaluate": {
+            "dataset": "dataset.yaml",
+            "items": "items.jsonl",
+            "templates": 1,
+            "engine": "transformers",
+            "max_new_tokens": 8,
+            "bootstrap": 100,
+        },
     }
-    (folder / "params.yaml").write_text(yaml.safe_dump(overlay(read_yaml(ROOT / "params.yaml"), settings)))
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(overlay(read_yaml(ROOT / "params.yaml"), settings))
+    )
 
 
-def run(folder: Path, stage: str, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None) -> int:
-    """Run a stage in ``folder`` to its end and return its exit status; its output goes to ``folder/log``."""
+def run(
+    folder: Path,
+    stage: str,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> int:
+    """Run a stage in ``folder`` to its end and return its exit status; its output goes to
+    ``folder/log``.
+    """
     return wait(start(folder, stage, environment, before))
 
 
-def start(folder: Path, stage: str, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None, parent: bool = False) -> int:
-    """Start a stage in a process group of its own and return its pid; with ``parent`` that of a process that stands for DVC above it."""
+def start(
+    folder: Path,
+    stage: str,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+    parent: bool = False,
+) -> int:
+    """Start a stage in a process group of its own and return its pid; with ``parent`` that of a
+    process that stands for DVC above it.
+    """
 
     def work() -> int:
-        import tasks.generate
+        import tasks.generate.stage
 
-        tasks.generate.open_engine = rule_engine  # type: ignore[assignment]
+        tasks.generate.stage.open_engine = rule_engine  # type: ignore[assignment]
         if before:
             before()
-        module = sys.modules[f"tasks.{stage}"]
+        module = sys.modules[f"tasks.{stage}.stage"]
         arguments = [word for name, path in INPUTS[stage].items() for word in (f"--{name}", path)]
-        return int(module.main(["--params", "params.yaml", "--out", f"artifacts/{stage}", *arguments]))
+        return int(
+            module.main(["--params", "params.yaml", "--out", f"artifacts/{stage}", *arguments])
+        )
 
     def as_dvc() -> int:
         return wait(fork(folder, work, {}, group=False))
 
-    given = {"BONITO_CACHE": str(folder / "cache"), "FAULT_TRIAL": str(folder), "DVC_ROOT": str(folder), **(environment or {})}
+    given = {
+        "BONITO_CACHE": str(folder / "cache"),
+        "FAULT_TRIAL": str(folder),
+        "DVC_ROOT": str(folder),
+        **(environment or {}),
+    }
     return fork(folder, as_dvc if parent else work, given)
 
 
-def fork(folder: Path, work: Callable[[], int], environment: dict[str, str], group: bool = True) -> int:
+def fork(
+    folder: Path, work: Callable[[], int], environment: dict[str, str], group: bool = True
+) -> int:
     """Run ``work`` in a child whose working folder is ``folder``; return its pid."""
     sys.stdout.flush()
     pid = os.fork()
@@ -213,7 +294,9 @@ def fork(folder: Path, work: Callable[[], int], environment: dict[str, str], gro
 
 
 def wait(pid: int, patience: float = _PATIENCE) -> int:
-    """Return the exit status of a child, negative for a signal; a child that hangs is killed and counts as -99."""
+    """Return the exit status of a child, negative for a signal; a child that hangs is killed and
+    counts as -99.
+    """
     deadline = time.monotonic() + patience
     pause = 0.001
     while True:
@@ -228,10 +311,12 @@ def wait(pid: int, patience: float = _PATIENCE) -> int:
 
 
 class rule_engine:
-    """Asks for the third to fifth word of the passage it finds in the prompt; every fifth passage gets an answer that cannot be parsed."""
+    """Asks for the third to fifth word of the passage it finds in the prompt; every fifth passage
+    gets an answer that cannot be parsed.
+    """
 
     def __init__(self, kind: str, model: Any, *_: Any, **__: Any) -> None:
-        from tasks.models import load_tokenizer
+        from tasks.lm.models import load_tokenizer
 
         self.tokenizer = load_tokenizer(str(model))
 
@@ -243,16 +328,23 @@ class rule_engine:
         return [self._complete(self.tokenizer.decode(prompt)) for prompt in prompts]
 
     def _complete(self, prompt: str) -> Any:
-        from tasks.engine import Completion
+        from tasks.lm.engine import Completion
 
         words = prompt.partition("<|context|>\n")[2].partition("\n<|task|>")[0].split()
-        text = f"{{{{context}}}}\n\nQuestion: What stands behind the opening of this passage?\n<|pipe|>\n{' '.join(words[2:5])}"
+        text = (
+            f"{{{{context}}}}\n\nQuestion: What stands behind the opening of this "
+            f"passage?\n<|pipe|>\n{' '.join(words[2:5])}"
+        )
         return Completion("no mark" if len(words) % 5 == 0 else text, len(words), True)
 
 
 def contents(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below ``folder``."""
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def digest(folder: Path) -> str:
@@ -267,7 +359,9 @@ def orphans(folder: Path) -> Iterator[int]:
         try:
             if process.joinpath("stat").read_text().rpartition(")")[2].split()[0] in "ZX":
                 continue
-            if (process / "cwd").readlink() == folder or mark in (process / "environ").read_bytes().split(b"\0"):
+            if (process / "cwd").readlink() == folder or mark in (
+                process / "environ"
+            ).read_bytes().split(b"\0"):
                 yield int(process.name)
         except OSError:
             continue
@@ -290,7 +384,9 @@ def log_of(folder: Path) -> str:
 
 
 def _ledger_fault(folder: Path) -> str:
-    """Return an empty string where MLflow holds one finished run with its scores and one registered version, else what is wrong."""
+    """Return an empty string where MLflow holds one finished run with its scores and one registered
+    version, else what is wrong.
+    """
 
     def look() -> int:
         import mlflow
@@ -305,8 +401,11 @@ def _ledger_fault(folder: Path) -> str:
             any(run.info.status != "FINISHED" for run in runs) and "a run is not finished",
             len(versions) != 1 and f"{len(versions)} versions",
             not any(name.startswith("f1/") for name in runs[0].data.metrics) and "no F1",
-            files != {"evaluation/metrics.json", "evaluation/predictions.parquet"} and "artifacts are missing",
-            str(client.get_model_version_by_alias(said["model_name"], said["alias"]).version) != said["version"] and "the alias points elsewhere",
+            files != {"evaluation/metrics.json", "evaluation/predictions.parquet"}
+            and "artifacts are missing",
+            str(client.get_model_version_by_alias(said["model_name"], said["alias"]).version)
+            != said["version"]
+            and "the alias points elsewhere",
         ]
         (folder / "ledger").write_text("; ".join(str(fault) for fault in faults if fault))
         return 0
@@ -314,4 +413,8 @@ def _ledger_fault(folder: Path) -> str:
     if not (folder / "artifacts/register/registration.json").is_file():
         return "no output"
     status = wait(fork(folder, look, {}))
-    return (folder / "ledger").read_text() if status == 0 else f"the ledger cannot be read: {log_of(folder)[-300:]}"
+    return (
+        (folder / "ledger").read_text()
+        if status == 0
+        else f"the ledger cannot be read: {log_of(folder)[-300:]}"
+    )

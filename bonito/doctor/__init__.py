@@ -1,0 +1,1 @@
+"""Template doctor: what is wrong with each template."""

@@ -1,0 +1,266 @@
+"""Template doctor: renders every meta-template on sample rows and says what is the matter with
+each.
+
+``python -m bonito.doctor --templates FOLDER [--sources FILE] --out artifacts/doctor`` prints a
+table and writes ``templates.json`` (dataset, config, template, task type, status, reason),
+``examples.json`` (the same with rates and one rendering each) and ``index.html``.
+
+The rows come from ``--sources`` where it names the dataset, else from a ``rows.jsonl`` beside the
+dataset's ``templates.yaml``, else from the invented ones in ``sample_rows.yaml``.
+
+A status is ``ok``; ``no_passage`` or ``left_out`` (not part of the remix, no fault); or what is
+wrong: ``file``, ``syntax``, ``part``, ``untyped``, ``absent``, ``no_dataset``, ``refused``,
+``timeout``, ``memory``, ``missing_column``, ``bad_label``, ``error``, ``passage_leak``,
+``not_derivable``, or one of the reasons for which rows give no example (``no_response``,
+``empty_response``...) where that holds for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bonito.params import Params
+from bonito.sources import Dataset, Row, Source, load_datasets, load_sources, read_rows
+from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
+from bonito.templating.render import OK
+from bonito.templating.templates import Template, load_task_types, load_templates, source_name
+from bonito.templating.workers import Limits, Renderers
+from tasks.core.files import staged_folder, write_json, write_text
+from tasks.core.params import load_params, read_yaml
+from tasks.core.stage import WORK, one_line_errors
+
+_SAMPLES = Path(__file__).with_name("sample_rows.yaml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Examine a folder of templates; return 0, with ``--strict`` 1 where a template is at fault,
+    and 2 for what keeps the doctor from working.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m bonito.doctor", allow_abbrev=False, description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--templates",
+        type=Path,
+        required=True,
+        help="folder laid out <dataset>/[<config>/]templates.yaml",
+    )
+    parser.add_argument("--sources", type=Path, help="where real rows are, as for the remix")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/doctor"))
+    parser.add_argument("--params", type=Path, default=Path("bonito/params.yaml"))
+    parser.add_argument("--rows", type=int, default=20, help="sample rows a dataset")
+    parser.add_argument(
+        "--strict", action="store_true", help="end with status 1 where a template is at fault"
+    )
+    arguments = parser.parse_args(argv)
+    with one_line_errors("doctor"):
+        findings = examine(
+            arguments.templates,
+            arguments.sources,
+            load_params(arguments.params, Params),
+            arguments.rows,
+        )
+        with staged_folder(arguments.out, WORK / "doctor" / "output") as out:
+            write(out, findings)
+        print_table(findings)
+        print(f"\nwrote {arguments.out}/templates.json, examples.json and index.html")
+        return int(
+            arguments.strict and any(finding.status not in (OK, *LEFT_OUT) for finding in findings)
+        )
+    return 2
+
+
+def examine(folder: Path, sources: Path | None, params: Params, rows: int) -> list[Finding]:
+    """Diagnose every template below ``folder`` on at most ``rows`` rows a dataset."""
+    settings = params.remix
+    datasets = load_datasets([Path(path) for path in settings.datasets])
+    types = load_task_types([Path(path) for path in settings.task_types])
+    broken: dict[Path, str] = {}
+    templates = load_templates(folder, types, broken)
+    passages = {key: dataset.passage for key, dataset in datasets.items()}
+    samples = sample_rows(
+        folder, sources, datasets, {template.key[:2] for template in templates}, rows
+    )
+    with Renderers(
+        templates,
+        passages,
+        Limits(settings.render_seconds, settings.render_megabytes),
+        settings.seed,
+        settings.workers,
+    ) as renderers:
+        found = diagnose(templates, datasets, samples, renderers)
+    return [
+        *found,
+        *absent(templates, types),
+        *(_broken(path.relative_to(folder), reason) for path, reason in broken.items()),
+    ]
+
+
+def _broken(path: Path, reason: str) -> Finding:
+    """Return a finding for a file that cannot be read as promptsource's: its templates have no
+    names yet.
+    """
+    dataset, config = [*path.parts[:-1][:2], "", ""][:2]
+    return Finding(Template(dataset, config, f"({path.name})", jinja=""), "file", reason)
+
+
+def sample_rows(
+    folder: Path,
+    sources: Path | None,
+    datasets: Mapping[tuple[str, str], Dataset],
+    wanted: Iterable[tuple[str, str]],
+    most: int,
+) -> dict[tuple[str, str], list[Row]]:
+    """Return up to ``most`` rows for each wanted dataset configuration that any are to be had
+    for.
+    """
+    given = load_sources(sources, dict(datasets)) if sources is not None else {}
+    invented = {
+        (entry["dataset"], entry.get("config", "")): entry["rows"]
+        for entry in read_yaml(_SAMPLES)["samples"]
+    }
+    found = {}
+    for key in wanted:
+        beside = folder.joinpath(*filter(None, key), "rows.jsonl")
+        if key in given and sources is not None:
+            found[key] = list(islice(read_rows(given[key], sources.parent, datasets[key]), most))
+        elif beside.exists() and key in datasets:
+            found[key] = list(
+                islice(
+                    read_rows(
+                        [Source(dataset=key[0], config=key[1], path=beside.name)],
+                        beside.parent,
+                        datasets[key],
+                    ),
+                    most,
+                )
+            )
+        else:
+            found[key] = invented.get(key, [])[:most]
+    return found
+
+
+def write(out: Path, findings: Sequence[Finding]) -> None:
+    """Write the doctor's three files into the folder ``out``."""
+    write_json(out / "templates.json", [_entry(finding) for finding in findings])
+    write_json(out / "examples.json", [_entry(finding) | _details(finding) for finding in findings])
+    write_text(out / "index.html", page(findings))
+
+
+def print_table(findings: Sequence[Finding]) -> None:
+    """Print one line a template, those at fault last, where they are seen; then how many there are
+    of each status.
+    """
+    width = min(
+        max((len(source_name(*finding.template.key[:2])) for finding in findings), default=0), 30
+    )
+    print(
+        f"{'dataset':{width}}  {'template':44}  {'task type':13}  {'status':15}  "
+        f"{'rate':>5}  reason"
+    )
+    for finding in sorted(
+        findings, key=lambda finding: (finding.status not in (OK, *LEFT_OUT), finding.template.key)
+    ):
+        source, rate = source_name(*finding.template.key[:2]), _percent(finding.rate)
+        print(
+            f"{source:{width}}  {finding.template.name[:44]:44}  "
+            f"{finding.template.task_type:13}  {finding.status:15}  {rate:>5}  "
+            f"{finding.reason[:160]}"
+        )
+    counts = Counter(finding.status for finding in findings)
+    print(
+        f"\n{len(findings)} templates: "
+        + ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    )
+    sys.stdout.flush()
+
+
+def page(findings: Sequence[Finding]) -> str:
+    """Return the findings as one HTML page that needs nothing else."""
+    counts = Counter(finding.status for finding in findings)
+    summary = ", ".join(f"{number} {escape(status)}" for status, number in counts.most_common())
+    rows = "\n".join(
+        _row(finding)
+        for finding in sorted(
+            findings, key=lambda finding: (finding.status in (OK, *LEFT_OUT), finding.template.key)
+        )
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Template doctor</title><style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem }}
+table {{ border-collapse: collapse }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem }}
+th, td {{ text-align: left; vertical-align: top }}
+th {{ position: sticky; top: 0; background: #fff }}
+pre {{ white-space: pre-wrap; max-width: 60rem; background: #f5f5f5; padding: .5rem }}
+.ok {{ color: #17692e }} .aside {{ color: #666 }} .bad {{ color: #b00020; font-weight: 600 }}
+</style></head><body>
+<h1>Template doctor</h1><p>{len(findings)} templates: {summary}</p>
+<table><thead><tr><th>dataset<th>template<th>task type<th>status
+<th>rate<th>derivable<th>reason and example</tr></thead><tbody>
+{rows}
+</tbody></table></body></html>
+"""
+
+
+def _row(finding: Finding) -> str:
+    kind = "ok" if finding.status == OK else "aside" if finding.status in LEFT_OUT else "bad"
+    template = finding.template
+    shown = ""
+    if finding.example is not None:
+        text = f"{finding.example.instruction}\n|||\n{finding.example.response}"
+        shown = f"<details><summary>example</summary><pre>{escape(text)}</pre></details>"
+    cells = (source_name(*template.key[:2]), template.name, template.task_type)
+    return (
+        "<tr>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + f'<td class="{kind}">{escape(finding.status)}</td>'
+        f"<td>{_percent(finding.rate)}</td><td>{_percent(finding.derivable)}</td><td>{escape(finding.reason)}{shown}</td></tr>"
+    )
+
+
+def _entry(finding: Finding) -> dict[str, Any]:
+    dataset, config, name = finding.template.key
+    return {
+        "dataset": dataset,
+        "config": config,
+        "template": name,
+        "task_type": finding.template.task_type,
+        "status": finding.status,
+        "reason": finding.reason,
+    }
+
+
+def _details(finding: Finding) -> dict[str, Any]:
+    example = finding.example
+    shown = (
+        {
+            "context": example.context,
+            "instruction": example.instruction,
+            "response": example.response,
+        }
+        if example is not None
+        else None
+    )
+    return {
+        "rows": finding.rows,
+        "good_rows": finding.good,
+        "rate": finding.rate,
+        "derivable": finding.derivable,
+        "example": shown,
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,298 @@
+"""Does a written task have the form of the task type that was asked for? Rules on its wording and
+on its response, one form a type.
+
+A form has two sides: what the instruction must ask for (a pattern on its own words, the passage
+left out) and what the response must look like beside it (a label that is offered, a span of the
+passage, a question...). A task adheres where both fit. Whether the response is *right* is another
+question. The rules are judged themselves: :mod:`bonito.evaluate.stage` applies them to human-made
+rows of every type, under the form of their own type (how many of them fit) and under the forms of
+the others (how many fit wrongly), and puts both beside the generator's share. Types that overlap by
+their nature do so here too: "is it true that..." over a passage is textual entailment and a yes-no
+question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.lm.prompts import PLACEHOLDER
+from tasks.validate.checks import COLUMNS, Rows, normal, spans
+from tasks.validate.labels import KNOWN, offered
+
+_YES_NO = frozenset(("yes", "no", "true", "false", "maybe", "unknown", "unclear"))
+#: Labels that stand for a decision; as options of its own a multiple-choice question offers
+#: something else beside them.
+_DECISIONS = KNOWN["nli"] | KNOWN["sentiment"]
+#: Wording by which types of like answers are told from each other.
+_WORD_SENSE = r"\bthe word\b|\bsenses?\b|has a similar meaning|in the same way"
+_SAME_TEXT = (
+    r"paraphras|equivalent|same (?:thing|meaning)|(?:rewrite|replace)\b.*\bsentence|two "
+    r"sentences|sent(?:ence)? [2b]\b"
+)
+_REFERENT = (
+    r"pronoun|refers? to|referring to|stands? for|they mean|in other words|who or "
+    r"what|replaced with|question: [\"“][^\"“”]{1,12}[\"”] (?:is|are)\b"
+)
+_INFERENCE = (
+    r"infer|follows?\b|impl(?:y|ies)|entail|\btrue\b|guarantee|\bassum|justified|\bclaim|"
+    r"therefore|must be|should be|\bcorrect\b|contradict|inconclusive|"
+    r"\b(?:always|sometimes|never)\b|\bsuppose\b|hypothesis|definitely"
+)
+_SHORTEN = (
+    r"summar|tl;?\s?dr|\btitle\b|headline|\bsum\b|boils? "
+    r"down|nutshell|recap|abstract|outline|condense|key points|main points|few words|in brief"
+)
+_REWORD = r"paraphras|rephras|reword|rewrite|mean(?:s|ing)? the same|same meaning|in other words"
+_ASK_FOR_QUESTION = r"(?:generate|write|come up with|make)\b.*\bquestion"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a form looks at beside the instruction's wording; texts are in normal form (lower case,
+    single spaces).
+    """
+
+    text: str
+    label: str
+    words: int
+    question: str
+    context: str
+    #: Labels or options that the instruction offers.
+    choices: frozenset[str]
+    in_family: bool
+    in_passage: bool
+    in_question: bool
+    holds_passage: bool
+    asks: bool
+    closed: bool
+
+
+Rule = Callable[[Answer], bool]
+
+
+@dataclass(frozen=True)
+class Form:
+    """``asks``: pattern that the instruction's own words must hold, ``unless`` one that they must
+    not, ``answers``: what the response must be.
+    """
+
+    answers: Rule
+    asks: str = ""
+    unless: str = r"(?!)"
+
+
+def _labelled(answer: Answer) -> bool:
+    return answer.in_family and (
+        answer.label in answer.choices or answer.label in _YES_NO or answer.words <= 4
+    )
+
+
+def _span(answer: Answer) -> bool:
+    listed = answer.label in answer.choices or answer.label in _YES_NO
+    return (
+        answer.asks
+        and (answer.in_passage or answer.in_question)
+        and not listed
+        and not answer.holds_passage
+    )
+
+
+def _free(answer: Answer) -> bool:
+    return (
+        answer.asks
+        and not _is_choice(answer)
+        and answer.label not in _YES_NO
+        and not _is_question(answer)
+        and not answer.holds_passage
+    )
+
+
+def _option(answer: Answer) -> bool:
+    decides = answer.choices <= _DECISIONS if answer.choices else answer.label in _DECISIONS
+    return _is_choice(answer) and not decides
+
+
+def _is_choice(answer: Answer) -> bool:
+    """Whether the response is one of the options offered: of a list, or one side of "later or
+    earlier".
+    """
+    either = rf"\bor {re.escape(answer.label)}\b|\b{re.escape(answer.label)}\W+or\b"
+    listed = re.search(
+        r"choices|options|possible answers|choose between|pick one|which one", answer.question
+    )
+    return answer.label in answer.choices or (
+        answer.in_question and bool(listed or re.search(either, answer.question))
+    )
+
+
+def _is_question(answer: Answer) -> bool:
+    return "?" in answer.text or bool(
+        re.match(
+            r"(?:question:\s*)?(?:what|when|where|who|whom|whose|which|why|how|is|are|was|were|do|does|did|can)\b",
+            answer.text,
+        )
+    )
+
+
+def _decides_question(answer: Answer) -> bool:
+    return answer.closed and answer.asks and answer.in_family and answer.label in _YES_NO
+
+
+def _ending(answer: Answer) -> bool:
+    return (
+        answer.holds_passage
+        or _is_choice(answer)
+        or answer.in_question
+        or (answer.words >= 2 and not answer.choices)
+    )
+
+
+def _shorter(answer: Answer) -> bool:
+    return (
+        answer.label not in _YES_NO
+        and not answer.holds_passage
+        and len(answer.text) <= 0.8 * len(answer.context)
+    )
+
+
+def _whole_text(answer: Answer) -> bool:
+    return answer.holds_passage or answer.words >= 20
+
+
+def _topic(answer: Answer) -> bool:
+    named = not answer.choices or answer.label in answer.choices or answer.in_question
+    return (
+        named and answer.label not in _YES_NO and 1 <= answer.words <= 5 and "?" not in answer.text
+    )
+
+
+def _reworded(answer: Answer) -> bool:
+    own, given = set(answer.text.split()), set(answer.context.split())
+    return (
+        len(own) >= 4
+        and answer.text.strip(" .") != answer.context.strip(" .")
+        and len(own & given) >= 0.3 * len(own)
+    )
+
+
+FORMS: dict[str, Form] = {
+    "exqa": Form(
+        _span, unless=f"{_ASK_FOR_QUESTION}|summar|tl;?dr|\\btopic\\b|categor|what label|\\bending"
+    ),
+    "mcqa": Form(
+        _option,
+        unless=rf"{_WORD_SENSE}|sentiment|categor|because\.\.\.|\bcause\b|\beffect\b|\bending",
+    ),
+    "qg": Form(_is_question, asks=r"\bquestions?\b"),
+    "qa": Form(
+        _free,
+        asks=r"\?|\bquestions?\b|\b(?:what|when|where|who|which|why|how|decide|choose|explain)\b",
+        unless=rf"{_ASK_FOR_QUESTION}|{_SHORTEN}|{_REWORD}|same thing|sentiment|\btopic\b|categor",
+    ),
+    "ynqa": Form(
+        _decides_question,
+        unless=(
+            f"{_WORD_SENSE}|paraphras|two sentences|sentence [2b]\\b|pronoun|they "
+            "mean|replaced with"
+        ),
+    ),
+    "coref": Form(
+        lambda answer: _labelled(answer) or answer.in_passage, asks=_REFERENT, unless=_WORD_SENSE
+    ),
+    "paraphrase": Form(_reworded, asks=_REWORD),
+    "paraphrase_id": Form(_labelled, asks=_SAME_TEXT, unless=_WORD_SENSE),
+    "sent_comp": Form(
+        _ending,
+        asks=r"complet|continu|\bending|\bends?\b|\bnext\b|because|as a "
+        r"result|consequence|\bcaused?\b|\bcauses\b|\beffect\b|more "
+        r"likely|plausible|alternative|"
+        r"\boption|start the sentence|\bwhy\? [\"“]|choose between|\bso(?:\.\.\.|$)",
+        unless=r"\bquestion\b",
+    ),
+    "sentiment": Form(
+        _labelled,
+        asks=(
+            r"sentiment|review|rating|\bfeel|enjoy|opinion|recommend|satisf|\btone\b|\bstars?\b|\bscore\b|"
+            r"good or bad|give it|positive|negative|flattering"
+        ),
+    ),
+    "summarization": Form(_shorter, asks=_SHORTEN, unless=r"\bquestion\b"),
+    "text_gen": Form(
+        _whole_text,
+        asks=r"write|generate|\bbuild\b|story|\btitle:|create|compose|\bdetails\b",
+        unless=r"(?:write|generate|make|give)\b[^.:]{0,20}\b(?:summary|title|question|abstract|outline)\b",
+    ),
+    "topic_class": Form(
+        _topic,
+        asks=(
+            r"topic|categor|\blabel\b|section|\bregarding\b|recommend the following|what "
+            r"kind|\bclass(?:ify|es)?\b"
+        ),
+    ),
+    "wsd": Form(_labelled, asks=_WORD_SENSE),
+    "te": Form(
+        lambda answer: _labelled(answer) and answer.label != "maybe",
+        asks=_INFERENCE,
+        unless=f"{_WORD_SENSE}|{_REFERENT}|sentence 2",
+    ),
+    "nli": Form(_labelled, asks=_INFERENCE, unless=f"{_WORD_SENSE}|{_REFERENT}|sentence 2"),
+}
+
+
+def adheres(
+    task_type: str, contexts: Sequence[str], instructions: Sequence[str], responses: Sequence[str]
+) -> list[bool]:
+    """Return one bool a task: has it the form of ``task_type``? Instructions and responses hold the
+    placeholder, unspaced.
+    """
+    form = FORMS[task_type]
+    asks, unless = (re.compile(pattern, re.DOTALL) for pattern in (form.asks, form.unless))
+    answers = _answers(task_type, contexts, instructions, responses)
+    return [
+        bool(asks.search(answer.question))
+        and not unless.search(answer.question)
+        and form.answers(answer)
+        for answer in answers
+    ]
+
+
+def _answers(
+    task_type: str, contexts: Sequence[str], instructions: Sequence[str], responses: Sequence[str]
+) -> list[Answer]:
+    texts = [pa.array(column, pa.string()) for column in (contexts, instructions, responses)]
+    rows = Rows(pa.array([task_type] * len(contexts), pa.string()), *texts)
+    own = pc.utf8_trim(
+        normal(pc.replace_substring(rows.response, PLACEHOLDER, " ")), " .,;:!?\"'“”‘’\n"
+    )
+    # The response's own question mark and brackets matter: rows.response_text has lost those at its
+    # edges.
+    bare = normal(pc.replace_substring(rows.response, PLACEHOLDER, " ")).to_pylist()
+    labels = pc.utf8_trim(own, "()[]*` ").to_pylist()
+    in_question = spans(own, rows.question_text)
+    columns = {
+        name: COLUMNS[name](rows)
+        for name in ("question_present", "question_closed", "label_in_family")
+    }
+    holds = pc.match_substring(rows.response, PLACEHOLDER).to_pylist()
+    return [
+        Answer(
+            bare[row],
+            labels[row],
+            len(bare[row].split()),
+            rows.question_text[row].as_py(),
+            rows.context_text[row].as_py(),
+            offered(rows.question[row].as_py()),
+            bool(columns["label_in_family"][row]),
+            bool(rows.stands_in_passage[row]),
+            bool(in_question[row]),
+            bool(holds[row]),
+            bool(columns["question_present"][row]),
+            bool(columns["question_closed"][row]),
+        )
+        for row in range(len(contexts))
+    ]

@@ -1,0 +1,86 @@
+"""Scores as Markdown, for people: one generator a type at a time, and several generators side by
+side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tasks.core.rows import TASK_TYPES
+
+#: Measure -> how it is called and written: shares as percent, others as plain numbers.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "parse_yield": ("parsed", "{:.1%}"),
+    "adherence": ("form of the type", "{:.1%}"),
+    "valid": ("valid", "{:.1%}"),
+    "answer_in_passage": ("answer in passage", "{:.1%}"),
+    "held_out_loss": ("held-out loss", "{:.3f}"),
+    "judge_agreement": ("judge agrees", "{:.1%}"),
+    "answer_f1": ("judge's F1", "{:.1%}"),
+    "largest_label_share": ("largest label", "{:.1%}"),
+    "label_entropy": ("label entropy", "{:.2f}"),
+    "distinct_1": ("distinct-1", "{:.2f}"),
+    "distinct_2": ("distinct-2", "{:.2f}"),
+    "near_duplicates": ("near-duplicates", "{:.1%}"),
+}
+
+
+def markdown(facts: Mapping[str, Any]) -> str:
+    """Return ``scores.md``: the generator's and the human-made tasks by type, and how the check of
+    forms does on the latter.
+    """
+    heads = ("task type", "rows", *(name for name, _ in COLUMNS.values()))
+    check = [
+        (
+            kind,
+            cell(own["own"], "{:.0%}"),
+            cell(own["others"], "{:.0%}"),
+            f"{own['worst']:.0%} of {own['worst_type']}",
+        )
+        for kind, own in facts["form_check"].items()
+    ]
+    settings = facts["settings"]
+    parts = [
+        f"# Scores of {facts['generator']}",
+        f"{facts['generated']['overall']['rows']} held-out passages, "
+        f"{settings['rows_per_type']} a task type at most, temperature "
+        f"{settings['temperature']}, "
+        f"top-p {settings['top_p']}; second model: {settings['judge'] or 'none'}. Shares "
+        "are of all rows, those that could not be parsed included; "
+        "answer in passage is of the parsed extractive rows; the loss is in nats a token "
+        "of the human-made output.",
+        "## Generated tasks",
+        table(heads, _lines(facts["generated"])),
+        "## Human-made tasks for the same passages",
+        (
+            "What the measures say of the datasets' own rows: a ceiling, not a floor. The "
+            "judge's agreement here is what it is worth as a judge."
+        ),
+        table(heads, _lines(facts["human"])),
+        "## How the check of forms does on the human-made tasks",
+        table(("form", "its own type fits", "other types fit, on average", "at worst"), check),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines)
+    )
+
+
+def cell(value: float | None, form: str) -> str:
+    """Return a number as it is written, nothing for None."""
+    return "" if value is None else form.format(value)
+
+
+def _lines(groups: Mapping[str, Any]) -> Iterable[list[str]]:
+    for kind in ("overall", *TASK_TYPES):
+        if kind in groups:
+            yield [
+                kind,
+                str(groups[kind]["rows"]),
+                *(cell(groups[kind].get(name), form) for name, (_, form) in COLUMNS.items()),
+            ]

@@ -1,0 +1,1 @@
+"""Stage remix: annotated rows and templates into the generator's training rows."""

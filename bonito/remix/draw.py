@@ -1,0 +1,80 @@
+"""A fair draw of so many rows from a stream of any length, in bounded memory, the same whatever the
+order of the stream.
+
+Every row has a number made of its content; the rows with the smallest numbers are drawn. Rows that
+are in the draw so far wait on the disk.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import fingerprint
+
+Drawn = tuple[str, dict[str, Any]]
+
+
+class Draw:
+    """Rows drawn from one dataset; iterate for (row id, row) in the order of the stream.
+
+    ``dropped`` counts the others by reason.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[dict[str, Any]],
+        key: tuple[str, str],
+        most: int,
+        seed: int,
+        spill: Path,
+    ) -> None:
+        """Read all ``rows``; ``most`` of them are drawn (0: all).
+
+        ``spill`` is a file for the rows that wait; it is overwritten.
+        """
+        self.seen = 0
+        self.dropped: Counter[str] = Counter()
+        self._spill = spill
+        self._drawn = self._read(rows, key, most, seed)
+
+    def __len__(self) -> int:
+        return len(self._drawn)
+
+    def __iter__(self) -> Iterator[Drawn]:
+        with self._spill.open(encoding="utf-8") as lines:
+            for line in lines:
+                row_id, row = json.loads(line)
+                if row_id in self._drawn:
+                    yield row_id, row
+
+    def _read(
+        self, rows: Iterable[dict[str, Any]], key: tuple[str, str], most: int, seed: int
+    ) -> set[str]:
+        drawn: set[str] = set()
+        largest: list[
+            tuple[int, str]
+        ] = []  # a heap with the drawn row of the largest number on top
+        with self._spill.open("w", encoding="utf-8") as waiting:
+            for row in rows:
+                self.seen += 1
+                content = json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
+                row_id = fingerprint(*key, content)[:20]
+                number = -int(fingerprint(seed, row_id)[:16], 16) if most else 0
+                if row_id in drawn:
+                    self.dropped["duplicate_row"] += 1
+                    continue
+                if most and len(largest) == most:
+                    self.dropped["over_dataset_cap"] += 1
+                    if number < largest[0][0]:
+                        continue
+                    drawn.remove(heapq.heapreplace(largest, (number, row_id))[1])
+                elif most:
+                    heapq.heappush(largest, (number, row_id))
+                drawn.add(row_id)
+                waiting.write(f"[{json.dumps(row_id)}, {content}]\n")
+        return drawn

@@ -1,0 +1,202 @@
+"""The remix's files: rows wait in one scratch file until the caps by task type can be drawn, then
+part into train and held-out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bonito.params import Remix
+from bonito.templating.render import Outcome
+from bonito.templating.templates import Template
+from tasks.core.files import fingerprint, row_seed
+
+#: train.parquet and heldout.parquet. ``instruction``, and rarely ``response``, hold the literal
+#: ``{{context}}``.
+REMIXED = pa.schema(
+    [
+        (name, pa.string())
+        for name in (
+            "row_id",
+            "dataset",
+            "config",
+            "template",
+            "task_type",
+            "context",
+            "instruction",
+            "response",
+        )
+    ]
+)
+#: rejects.parquet: rows that were drawn but gave no example.
+REJECTED = pa.schema(
+    [
+        (name, pa.string())
+        for name in (
+            "row_id",
+            "dataset",
+            "config",
+            "template",
+            "task_type",
+            "reason",
+            "detail",
+            "context",
+            "instruction",
+            "response",
+        )
+    ]
+)
+
+_GROUP = 4096
+
+
+class Table:
+    """A Parquet file written row by row in groups of one size: the same rows give the same bytes,
+    however they came.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write one row, some time before :meth:`close`."""
+        self.rows += 1
+        self._waiting.append(row)
+        if len(self._waiting) == _GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what waits and end the file."""
+        if self._waiting:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
+        self._waiting = []
+
+
+class Output:
+    """Collects rows and rejects in ``scratch``, a folder of its own, until :meth:`finish` writes
+    the stage's files.
+    """
+
+    def __init__(self, scratch: Path, params: Remix) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._params = params
+        self._rows_path, self._rejects_path = scratch / "rows.parquet", scratch / "rejects.parquet"
+        self._rows, self._rejects = (
+            Table(self._rows_path, REMIXED),
+            Table(self._rejects_path, REJECTED),
+        )
+        #: task type with a cap -> the numbers of its rows with the smallest numbers, negated, as a
+        #: heap
+        self._lots: dict[str, list[int]] = {name: [] for name in params.caps}
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for path in (self._rows_path, self._rejects_path):
+            path.unlink(missing_ok=True)
+
+    def row(self, row_id: str, template: Template, outcome: Outcome) -> None:
+        """Collect one remixed row."""
+        self._rows.add(
+            _named(row_id, template)
+            | {
+                "context": outcome.context,
+                "instruction": outcome.instruction,
+                "response": outcome.response,
+            }
+        )
+        most = self._params.caps.get(template.task_type)
+        if most:
+            lots = self._lots[template.task_type]
+            (heapq.heappush if len(lots) < most else heapq.heappushpop)(lots, -self._number(row_id))
+
+    def reject(
+        self, row_id: str, template: Template, reason: str, detail: str, outcome: Outcome
+    ) -> None:
+        """Collect one row that gave no example, with its reason."""
+        texts = {
+            "context": outcome.context,
+            "instruction": outcome.instruction,
+            "response": outcome.response,
+        }
+        self._rejects.add(_named(row_id, template) | {"reason": reason, "detail": detail} | texts)
+
+    def finish(self, out: Path, dropped: Counter[str]) -> dict[str, Any]:
+        """Write the three Parquet files to ``out``; count what the caps drop in ``dropped``; return
+        the counts of what was kept.
+        """
+        self._rows.close()
+        train, held_out = (
+            Table(out / "train.parquet", REMIXED),
+            Table(out / "heldout.parquet", REMIXED),
+        )
+        counts: Counter[tuple[str, str, str]] = Counter()
+        with pq.ParquetFile(self._rows_path) as rows:
+            for batch in rows.iter_batches(_GROUP):
+                for row in batch.to_pylist():
+                    if self._over_cap(row):
+                        dropped["over_task_type_cap"] += 1
+                        self._rejects.add(
+                            row
+                            | {
+                                "reason": "over_task_type_cap",
+                                "detail": f"{self._params.caps[row['task_type']]} rows are kept",
+                            }
+                        )
+                        continue
+                    counts[row["dataset"], row["config"], row["task_type"]] += 1
+                    (held_out if self._is_held_out(row["context"]) else train).add(row)
+        for table in (train, held_out, self._rejects):
+            table.close()
+        self._rejects_path.replace(out / "rejects.parquet")
+        return {
+            "train_rows": train.rows,
+            "held_out_rows": held_out.rows,
+            "counts": [[*key, count] for key, count in sorted(counts.items())],
+        }
+
+    def _over_cap(self, row: dict[str, Any]) -> bool:
+        most = self._params.caps.get(row["task_type"])
+        if most is None:
+            return False
+        return most == 0 or self._number(row["row_id"]) > -self._lots[row["task_type"]][0]
+
+    def _number(self, row_id: str) -> int:
+        return int(fingerprint(self._params.seed, row_id, "cap")[:16], 16)
+
+    def _is_held_out(self, context: str) -> bool:
+        """By the passage, spaces and letter case aside, so that no passage stands on both sides."""
+        return (
+            row_seed(self._params.seed, " ".join(context.split()).casefold(), "held-out")
+            < self._params.held_out * 2**31
+        )
+
+
+def _named(row_id: str, template: Template) -> dict[str, str]:
+    return {
+        "row_id": row_id,
+        "dataset": template.dataset,
+        "config": template.config,
+        "template": template.name,
+        "task_type": template.task_type,
+    }

@@ -1,0 +1,239 @@
+"""Remix: annotated rows and meta-templates into the generator's training rows, passage ->
+instruction and response.
+
+Rows stream through: each dataset's draw, one template a row chosen by the row's own content, then
+``train.parquet`` and ``heldout.parquet``. The result depends on the rows, templates and parameters
+alone, not on the number of workers.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import cast
+
+from bonito.params import Params, Remix
+from bonito.remix.card import write_card
+from bonito.remix.draw import Draw
+from bonito.remix.output import Output
+from bonito.sources import Dataset, load_datasets, load_sources, read_rows
+from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
+from bonito.templating.render import FAULTS, OK, Outcome
+from bonito.templating.templates import Template, load_task_types, load_templates, source_name
+from bonito.templating.workers import Job, Limits, Renderers
+from tasks.core.errors import PipelineError
+from tasks.core.files import row_seed, sha256_folder
+from tasks.core.stage import Stage, run_stage
+
+#: Rows that go to a worker together. The result does not depend on it.
+_BATCH = 64
+
+
+@dataclass
+class Tally:
+    """What is counted on the way: rows read, rows dropped by reason, and the templates that were
+    not used or failed on rows.
+    """
+
+    rows_in: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    left_out: list[Finding] = field(default_factory=list)
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+def work(stage: Stage) -> None:
+    """Write ``train.parquet``, ``heldout.parquet``, ``rejects.parquet``, ``summary.json`` and
+    ``CARD.md``.
+    """
+    params = cast(Params, stage.params).remix
+    datasets = load_datasets([Path(path) for path in params.datasets])
+    sources = load_sources(stage.path("sources"), datasets)
+    types = load_task_types([Path(path) for path in params.task_types])
+    templates = [
+        template
+        for template in load_templates(stage.path("templates"), types)
+        if template.key[:2] in sources
+    ]
+    passages = {key: dataset.passage for key, dataset in datasets.items()}
+    limits = Limits(params.render_seconds, params.render_megabytes)
+    tally = Tally(left_out=absent(templates, types))
+    progress = stage.progress(0, "rows")
+    with (
+        Renderers(templates, passages, limits, params.seed, params.workers) as renderers,
+        Output(stage.work / "rendered", params) as output,
+    ):
+        remixer = Remixer(params, templates, renderers, output, tally)
+        for key, parts in sources.items():
+            draw = Draw(
+                read_rows(parts, stage.path("sources").parent, datasets[key]),
+                key,
+                params.max_rows_per_dataset,
+                params.seed,
+                stage.work / "draw.jsonl",
+            )
+            progress.total += len(draw)
+            for done in remixer.remix(datasets[key], draw):
+                progress.advance(done, dataset=source_name(*key))
+        kept = output.finish(stage.out, tally.dropped)
+    (stage.work / "draw.jsonl").unlink(missing_ok=True)
+    facts = {
+        **kept,
+        "templates": [
+            {"template": str(finding.template), "status": finding.status, "reason": finding.reason}
+            for finding in tally.left_out
+        ],
+        "faults_by_template": {
+            f"{template}: {status}": count
+            for (template, status), count in sorted(tally.faults.items())
+        },
+        "templates_sha256": sha256_folder(stage.path("templates")),
+        "params": params.model_dump(mode="json", exclude={"workers"}),
+    }
+    stage.summary(
+        tally.rows_in, kept["train_rows"] + kept["held_out_rows"], dict(tally.dropped), **facts
+    )
+    write_card(stage.out / "CARD.md", facts, tally.rows_in, tally.dropped, datasets)
+
+
+@dataclass
+class Remixer:
+    """Takes one dataset after the other through its templates."""
+
+    params: Remix
+    templates: list[Template]
+    renderers: Renderers
+    output: Output
+    tally: Tally
+
+    def remix(self, dataset: Dataset, draw: Draw) -> Iterator[int]:
+        """Render a dataset's drawn rows into the output; yield how many are done after each
+        batch.
+        """
+        self.tally.rows_in += draw.seen
+        self.tally.dropped.update(draw.dropped)
+        usable = self.usable(dataset, draw)
+        if not usable:
+            self.tally.dropped["no_usable_template"] += len(draw)
+            return
+        sent: list[list[Job]] = []
+        for outcomes in self.renderers.map(self.batches(draw, usable, sent)):
+            jobs = sent.pop(0)
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                self.keep(job, outcome)
+            yield len(jobs)
+
+    def usable(self, dataset: Dataset, draw: Draw) -> list[int]:
+        """Try the dataset's templates on its first rows; return the indices of those that serve, or
+        stop at one that is at fault.
+        """
+        trial = [row for _, row in islice(draw, self.params.trial_rows)]
+        mine = [
+            index
+            for index, template in enumerate(self.templates)
+            if template.key[:2] == dataset.key
+        ]
+        findings = (
+            diagnose(self.templates, {dataset.key: dataset}, {dataset.key: trial}, self.renderers)
+            if trial
+            else []
+        )
+        bad = [
+            findings[index]
+            for index in mine
+            if findings and findings[index].status not in (*_USED, *LEFT_OUT)
+        ]
+        self.tally.left_out += [
+            findings[index] for index in mine if findings and findings[index].status != OK
+        ]
+        if bad and self.params.unusable_templates == "stop":
+            more = f" (and {len(bad) - 1} more of this dataset)" if len(bad) > 1 else ""
+            raise PipelineError(
+                f"template '{bad[0].template}' cannot be used: {bad[0].status}: "
+                f"{bad[0].reason}{more}. {_GO_ON}"
+            )
+        usable = [
+            index
+            for index in mine
+            if findings
+            and findings[index].status in _USED
+            and self.params.weights.get(self.templates[index].task_type, 1.0) > 0
+        ]
+        if trial and not usable and self.params.unusable_templates == "stop":
+            raise PipelineError(
+                f"{source_name(*dataset.key)} has no usable template: look at it with the "
+                f"template doctor, or take it out of the sources. {_GO_ON}"
+            )
+        return usable
+
+    def batches(self, draw: Draw, usable: list[int], sent: list[list[Job]]) -> Iterator[list[Job]]:
+        """Yield the rows with the template each one draws, and note in ``sent`` what was
+        yielded.
+        """
+        shares = list(
+            accumulate(
+                self.params.weights.get(self.templates[index].task_type, 1.0) for index in usable
+            )
+        )
+        rows = iter(draw)
+        while batch := [
+            Job(usable[self.lot(row_id, shares)], row_id, row)
+            for row_id, row in islice(rows, _BATCH)
+        ]:
+            sent.append(batch)
+            yield batch
+
+    def lot(self, row_id: str, shares: list[float]) -> int:
+        """Return which template a row draws: by its own content and the seed, in proportion to the
+        weights.
+        """
+        return min(
+            bisect.bisect_right(
+                shares, row_seed(self.params.seed, row_id, "template") / 2**31 * shares[-1]
+            ),
+            len(shares) - 1,
+        )
+
+    def keep(self, job: Job, outcome: Outcome) -> None:
+        """Write a row, or reject it with its reason; a fault of the template stops the run unless
+        it was told to go on.
+        """
+        template = self.templates[job.template]
+        status, detail = (
+            self.too_long(outcome) if outcome.status == OK else (outcome.status, outcome.detail)
+        )
+        if status in FAULTS:
+            if self.params.unusable_templates == "stop":
+                raise PipelineError(
+                    f"template '{template}' fails on row {job.row_id}: {status}: {detail}. {_GO_ON}"
+                )
+            self.tally.faults[str(template), status] += 1
+        if status == OK:
+            self.output.row(job.row_id, template, outcome)
+        else:
+            self.tally.dropped[status] += 1
+            self.output.reject(job.row_id, template, status, detail, outcome)
+
+    def too_long(self, outcome: Outcome) -> tuple[str, str]:
+        """Return the status of a good outcome after the limits on length."""
+        for name, text, most in (
+            ("context_too_long", outcome.context, self.params.max_context_chars),
+            ("response_too_long", outcome.response, self.params.max_response_chars),
+        ):
+            if most and len(text) > most:
+                return name, f"{len(text)} characters, {most} are allowed"
+        return OK, ""
+
+
+#: Templates that are used. Where free answers are the data's own habit, "not derivable" is worth a
+#: line in the card and no more.
+_USED = (OK, "not_derivable")
+_GO_ON = "To go on without it, set remix.unusable_templates to skip; the card then says so"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the stage."""
+    return run_stage("remix", work, ("templates", "sources"), argv, model=Params, package="bonito")

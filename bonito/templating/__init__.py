@@ -1,0 +1,1 @@
+"""Prompt templates: read, converted into meta-templates, rendered in a sandbox."""

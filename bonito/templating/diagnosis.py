@@ -1,0 +1,201 @@
+"""What is the matter with each template: converted or why not, and what its rows came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bonito.sources import Dataset
+from bonito.templating.render import OK, Outcome
+from bonito.templating.templates import Key, Template, source_name
+from bonito.templating.workers import Job, Renderers
+from tasks.core.files import fingerprint
+
+#: Statuses that are no fault: the template simply is not part of the remix.
+LEFT_OUT = ("no_passage", "left_out")
+#: One row with such an outcome is enough to condemn a template.
+_FATAL = ("refused", "timeout", "memory")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One template's diagnosis.
+
+    ``rows`` were rendered, ``good`` of them gave an example; ``derivable`` is a share, None where
+    it cannot be told.
+    """
+
+    template: Template
+    status: str
+    reason: str = ""
+    rows: int = 0
+    good: int = 0
+    derivable: float | None = None
+    example: Outcome | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the rows that gave an example, 0-1; None without rows."""
+        return self.good / self.rows if self.rows else None
+
+
+def diagnose(
+    templates: Sequence[Template],
+    datasets: Mapping[tuple[str, str], Dataset],
+    rows: Mapping[tuple[str, str], list[dict[str, Any]]],
+    renderers: Renderers,
+) -> list[Finding]:
+    """Return a finding for each template, in order.
+
+    ``renderers`` holds the same templates; ``rows`` are samples by dataset configuration.
+    """
+    outcomes: dict[int, list[Outcome]] = {}
+    # One row of each first: a template that hangs would otherwise cost its time limit on every row.
+    first = [
+        job
+        for index, own in _rows(templates, datasets, rows)
+        for job in (Job(index), *(Job(index, *row) for row in own[:1]))
+    ]
+    _render(first, renderers, outcomes)
+    condemned = {
+        index for index, own in outcomes.items() if any(outcome.status in _FATAL for outcome in own)
+    }
+    _render(
+        [
+            Job(index, *row)
+            for index, own in _rows(templates, datasets, rows)
+            if index not in condemned
+            for row in own[1:]
+        ],
+        renderers,
+        outcomes,
+    )
+    return [
+        _finding(template, datasets.get(template.key[:2]), outcomes.get(index, []))
+        for index, template in enumerate(templates)
+    ]
+
+
+def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Finding]:
+    """Return a finding for each typed template of the templates' datasets that is not among them: a
+    renamed or an older file.
+    """
+    present = {template.key for template in templates}
+    known = {key[:2] for key in present}
+    missing = [key for key in sorted(types) if key[:2] in known and key not in present]
+    return [
+        Finding(
+            Template(*key, jinja="", task_type=types[key]),
+            "absent",
+            "it has a task type, but is not in the templates folder",
+        )
+        for key in missing
+    ]
+
+
+def _rows(
+    templates: Sequence[Template],
+    datasets: Mapping[tuple[str, str], Dataset],
+    rows: Mapping[tuple[str, str], list[dict[str, Any]]],
+) -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
+    """Yield (index of a template whose dataset is known, its sample rows with their ids)."""
+    for index, template in enumerate(templates):
+        if template.key[:2] in datasets:
+            yield index, [(fingerprint(row)[:20], row) for row in rows.get(template.key[:2], [])]
+
+
+def _render(jobs: list[Job], renderers: Renderers, outcomes: dict[int, list[Outcome]]) -> None:
+    received = (
+        outcome
+        for batch in renderers.map(jobs[start : start + 64] for start in range(0, len(jobs), 64))
+        for outcome in batch
+    )
+    for job, outcome in zip(jobs, received, strict=True):
+        outcomes.setdefault(job.template, []).append(outcome)
+
+
+def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome]) -> Finding:
+    if dataset is None:
+        return Finding(
+            template,
+            "no_dataset",
+            f"no passage is known for {source_name(*template.key[:2])}: add it to a datasets file",
+        )
+    converted, *rendered = outcomes
+    if converted.status != OK and not (
+        converted.status == "part" and template.name in dataset.leave_out
+    ):
+        return Finding(template, converted.status, converted.detail)
+    if not template.task_type and template.name in dataset.leave_out:
+        return Finding(
+            template, "left_out", "it has no task type, and the datasets file leaves it out"
+        )
+    if not template.task_type:
+        return Finding(
+            template,
+            "untyped",
+            (
+                "it has no task type: add a line for it to a task types file, or leave it out "
+                "in the datasets file"
+            ),
+        )
+    counts = Counter(outcome.status for outcome in rendered)
+    judged = [
+        outcome.derivable
+        for outcome in rendered
+        if outcome.status == OK and outcome.derivable is not None
+    ]
+    derivable = sum(judged) / len(judged) if judged else None
+    status, reason = _verdict(counts, rendered, derivable)
+    place, example = next(
+        (
+            (place, outcome)
+            for place, outcome in enumerate(rendered, start=1)
+            if outcome.status == status
+        ),
+        (0, None),
+    )
+    if place and status != OK:
+        reason += f"; first on sample row {place}"
+    return Finding(template, status, reason, len(rendered), counts[OK], derivable, example)
+
+
+def _verdict(
+    counts: Counter[str], rendered: list[Outcome], derivable: float | None
+) -> tuple[str, str]:
+    """Weigh a template's rows: one hang condemns it; else it is good if it gives examples, leaks
+    less than half the time and can be answered.
+    """
+    details = {outcome.status: outcome.detail for outcome in reversed(rendered)}
+    for status in _FATAL:
+        if counts[status]:
+            return status, details[status]
+    if counts["passage_leak"] and 2 * counts["passage_leak"] >= len(rendered):
+        return (
+            "passage_leak",
+            f"{counts['passage_leak']} of {len(rendered)} rows: {details['passage_leak']}",
+        )
+    if rendered and not counts[OK]:
+        status, number = max(counts.items(), key=lambda item: (item[1], item[0]))
+        return status, f"{number} of {len(rendered)} rows: {details[status]}"
+    if derivable is not None and derivable < 0.5:
+        return (
+            "not_derivable",
+            (
+                f"of the responses, {derivable:.0%} stand in the passage, the instruction or "
+                "the answer choices"
+            ),
+        )
+    others = ", ".join(
+        f"{number} {status}" for status, number in sorted(counts.items()) if status != OK
+    )
+    return (
+        OK,
+        f"of {len(rendered)} rows: {others}"
+        if others
+        else ""
+        if rendered
+        else "converted; no sample rows to render",
+    )

@@ -1,0 +1,269 @@
+"""Which Jinja expressions print a passage: all of it, its pieces, or a part of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import nodes
+
+#: Filters and methods after which a text still is the whole passage, in other letters or with other
+#: spaces.
+_WHOLE_FILTERS = frozenset(
+    {
+        "capitalize",
+        "e",
+        "escape",
+        "forceescape",
+        "indent",
+        "join",
+        "lower",
+        "safe",
+        "string",
+        "title",
+        "trim",
+        "upper",
+        "wordwrap",
+    }
+)
+_WHOLE_METHODS = frozenset(
+    {"capitalize", "casefold", "lower", "lstrip", "rstrip", "strip", "swapcase", "title", "upper"}
+)
+#: Filters and methods that take a passage into its pieces, or keep nearly all of them.
+_PIECES_FILTERS = frozenset({"list", "map", "reject", "select"})
+_PIECES_METHODS = frozenset({"split", "splitlines"})
+#: What prints no text of its operand.
+_MEASURES = frozenset({"count", "length", "wordcount"})
+
+
+class Passage:
+    """The expression that is a dataset's passage, and the variables of one template that hold
+    it.
+    """
+
+    def __init__(self, passage: nodes.Template) -> None:
+        self._sequence = _printed(passage)
+        self._root = _root(passage)
+        self._whole: set[str] = set()
+        self._pieces: set[str] = set()
+        self._parts: set[str] = set()
+
+    def width(self, row: list[nodes.Expr]) -> int:
+        """Return how many of the first expressions of ``row`` together print the passage; 0: it
+        does not begin with the passage.
+        """
+        if self._sequence and row[: len(self._sequence)] == self._sequence:
+            return len(self._sequence)
+        if (
+            len(row) > 1
+            and self._is_slice(_unwrap(row[0]), nodes.Const(0))
+            and self._is_slice(_unwrap(row[1]), _TAIL)
+        ):
+            return 2
+        return 1 if self.is_whole(row[0]) else 0
+
+    def is_whole(self, node: nodes.Node) -> bool:
+        """Whether the expression is the passage, at most in other letters or with other spaces."""
+        if isinstance(node, nodes.Name) and node.name in self._whole:
+            return True
+        if self._root is not None and _path(node) == _path(self._root):
+            return True
+        if isinstance(node, nodes.Filter) and node.node is not None:
+            if node.name == "join":
+                return self.is_pieces(node.node)
+            return (
+                node.name in _WHOLE_FILTERS or _replaces_constants(node.name, node.args)
+            ) and self.is_whole(node.node)
+        if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+            kept = node.node.attr in _WHOLE_METHODS or _replaces_constants(
+                node.node.attr, node.args
+            )
+            return kept and self.is_whole(node.node.node)
+        return False
+
+    def is_pieces(self, node: nodes.Node) -> bool:
+        """Whether the expression is the list of all the passage's pieces, or a passage that is a
+        list.
+        """
+        if isinstance(node, nodes.Name) and node.name in self._pieces:
+            return True
+        if (
+            isinstance(node, nodes.Filter)
+            and node.node is not None
+            and node.name in _PIECES_FILTERS
+        ):
+            return self.is_pieces(node.node)
+        if (
+            isinstance(node, nodes.Call)
+            and isinstance(node.node, nodes.Getattr)
+            and node.node.attr in _PIECES_METHODS
+        ):
+            return self.is_whole(node.node.node)
+        return self.is_whole(node)
+
+    def reaches_text(self, node: nodes.Node) -> bool:
+        """Whether printing the expression may print text of the passage."""
+        if isinstance(node, (nodes.Compare, nodes.Not, nodes.Test)) or (
+            isinstance(node, nodes.Filter) and node.name in _MEASURES
+        ):
+            return False
+        if self.is_whole(node) or (
+            isinstance(node, nodes.Name) and node.name in self._pieces | self._parts
+        ):
+            return True
+        return any(self.reaches_text(inner) for inner in node.iter_child_nodes())
+
+    def remember(self, target: nodes.Node, value: nodes.Node) -> None:
+        """Note that a variable holds the passage, its pieces or a part of it from here on, or none
+        of them any more.
+        """
+        if not isinstance(target, nodes.Name):
+            self.remember_part(target, value)
+            return
+        name = target.name
+        kinds = (
+            (self._whole, self.is_whole(value)),
+            (self._pieces, self.is_pieces(value)),
+            (self._parts, self.reaches_text(value)),
+        )
+        for names, _ in kinds:
+            names.discard(name)
+        for names, holds in kinds:
+            if holds:
+                names.add(name)
+                return
+
+    def remember_part(self, target: nodes.Node, value: nodes.Node) -> None:
+        """Note the variables that are filled from the passage one by one."""
+        if self.reaches_text(value):
+            self._parts |= _names(target)
+
+    def _is_slice(self, node: nodes.Node, piece: nodes.Node) -> bool:
+        return isinstance(node, nodes.Getitem) and node.arg == piece and self.is_whole(node.node)
+
+
+_TAIL = nodes.Slice(nodes.Const(1), None, None)
+
+
+def printed_by(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
+    """Return the places (holder, field) of the operands whose text an expression prints as it is or
+    formatted.
+
+    So of ``(context ~ title) | upper``, of ``a if b else c`` without its condition, of
+    ``"\\n".join([...])`` and of a macro's arguments. Empty for expressions that do something else
+    with their operands.
+    """
+    if isinstance(node, (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple)):
+        return (
+            [(node, "nodes")]
+            if hasattr(node, "nodes")
+            else [(node, "items")]
+            if hasattr(node, "items")
+            else [(node, "left"), (node, "right")]
+        )
+    if isinstance(node, nodes.CondExpr):
+        return [(node, "expr1"), *([(node, "expr2")] if node.expr2 is not None else [])]
+    if isinstance(node, nodes.Filter) and node.node is not None and node.name in _WHOLE_FILTERS:
+        return [(node, "node")]
+    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+        return (
+            [(node.node, "node"), (node, "args")]
+            if node.node.attr in {*_WHOLE_METHODS, "join"}
+            else []
+        )
+    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name):
+        return [(node, "args")]
+    return []
+
+
+def printed_alone(loop: nodes.For) -> bool:
+    """Whether a loop prints each of the things it runs over and nothing else but fixed text and its
+    counter.
+    """
+    targets = _names(loop.target)
+    printed = {name for output in loop.find_all(nodes.Output) for name in _names(output)}
+    return (
+        loop.test is None
+        and not loop.else_
+        and bool(printed & targets)
+        and printed <= targets | {"loop"}
+    )
+
+
+def _names(node: nodes.Node) -> set[str]:
+    found = {name.name for name in node.find_all(nodes.Name)}
+    return found | {node.name} if isinstance(node, nodes.Name) else found
+
+
+def _printed(passage: nodes.Template) -> list[nodes.Expr]:
+    """Return the expressions a passage prints, where it does nothing but print."""
+    return (
+        list(passage.body[0].nodes)
+        if len(passage.body) == 1 and isinstance(passage.body[0], nodes.Output)
+        else []
+    )
+
+
+def _root(passage: nodes.Template) -> nodes.Node | None:
+    """Return the column a passage is made of, without the filters around it; None where it is made
+    of several.
+    """
+    printed = _printed(passage)
+    if len(printed) == 1:
+        return _unwrap(printed[0])
+    if len(printed) == 2:  # the head and the tail of one text, each with filters of its own
+        head, tail = (_unwrap(node) for node in printed)
+        return (
+            head.node
+            if isinstance(head, nodes.Getitem)
+            and isinstance(tail, nodes.Getitem)
+            and head.node == tail.node
+            else None
+        )
+    loops = [node for node in passage.body if isinstance(node, nodes.For)]
+    return _unwrap(loops[0].iter) if len(loops) == 1 else None
+
+
+def _unwrap(node: nodes.Node) -> nodes.Node:
+    """Return what filters and methods are applied to."""
+    while True:
+        if isinstance(node, nodes.Filter) and node.node is not None:
+            node = node.node
+        elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+            node = node.node.node
+        else:
+            return node
+
+
+def _path(node: nodes.Node) -> Any:
+    """Return a column's path as a tuple, so that ``a.b`` and ``a['b']`` are one; any other
+    expression as it is.
+    """
+    if isinstance(node, nodes.Name):
+        return (node.name,)
+    last = step(node)
+    inner = (
+        _path(node.node)
+        if isinstance(node, (nodes.Getattr, nodes.Getitem)) and last is not None
+        else None
+    )
+    return (*inner, last) if isinstance(inner, tuple) else node
+
+
+def step(node: nodes.Node) -> Any:
+    """Return the name or number that ``a.name`` or ``a["name"]`` looks up; None for anything
+    else.
+    """
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    return (
+        node.arg.value
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const)
+        else None
+    )
+
+
+def _replaces_constants(name: str, arguments: list[nodes.Expr]) -> bool:
+    """Whether it is ``replace`` with fixed texts, which formats a passage; with a row's values it
+    would change what the passage says.
+    """
+    return name == "replace" and all(isinstance(argument, nodes.Const) for argument in arguments)

@@ -1,0 +1,113 @@
+"""Jinja's sandbox with promptsource's own filters: strict about names, closed to Python's insides,
+and without chance.
+
+The sandbox bounds what a template can reach, not what it can use up;
+:mod:`bonito.templating.workers` bounds that.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import StrictUndefined
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+#: Splits the instruction from the response, and the answer choices from each other.
+SEPARATOR = "|||"
+#: Hides a ``|||`` inside a row's own values while a template is rendered. The value is
+#: promptsource's: its multi_news templates name it.
+PIPE_PROTECTOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
+#: Longest sequence that ``*``, and most bits that ``**``, may build. Both run inside one
+#: interpreter instruction, which no timer interrupts.
+LARGEST_PRODUCT = 1_000_000
+
+
+class BadLabel(Exception):
+    """A label points outside the answer choices."""
+
+
+class Choices(list[str]):
+    """Answer choices that refuse a label outside them; Python would read -1, the label of
+    unlabelled rows, as the last choice.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int) and not 0 <= index < len(self):
+            raise BadLabel(
+                f"label {index} is out of range: the template has {len(self)} answer choices"
+            )
+        return super().__getitem__(index)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """The environment every template is compiled and rendered in."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self) -> None:
+        # Unoptimised: constant expressions of a stranger's template are worked out when it is
+        # rendered, under the limits.
+        super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False)
+        self._lots = random.Random(0)
+        self.filters.update(choice=self._choice, most_frequent=_most_frequent, highlight=str)
+        self.globals.update(zip=zip)
+        self.globals.pop("lipsum", None)
+
+    def seed(self, seed: int) -> None:
+        """Fix what the ``choice`` filter draws from here on; without it a row's example would
+        depend on the rows before it.
+        """
+        self._lots = random.Random(seed)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Refuse a product that would fill the memory, or a power that would take for ever."""
+        if _size_of_product(operator, left, right) > LARGEST_PRODUCT:
+            raise SecurityError(
+                f"the operator {operator} would build a value of more than {LARGEST_PRODUCT} parts"
+            )
+        return super().call_binop(context, operator, left, right)
+
+    def _choice(self, values: Sequence[Any]) -> Any:
+        return self._lots.choice(values)
+
+
+def _size_of_product(operator: str, left: Any, right: Any) -> int:
+    if operator == "**":
+        return left.bit_length() * right if isinstance(left, int) and isinstance(right, int) else 0
+    for sequence, times in ((left, right), (right, left)):
+        if isinstance(sequence, (str, list, tuple)) and isinstance(times, int):
+            return len(sequence) * times
+    return 0
+
+
+def _most_frequent(values: Sequence[Any]) -> list[Any]:
+    """Return the most frequent values, the first seen first."""
+    counts = [list(values).count(value) for value in values]
+    best = max(counts, default=0)
+    return [
+        value
+        for index, value in enumerate(values)
+        if counts[index] == best and value not in values[:index]
+    ]
+
+
+def protect(value: Any) -> Any:
+    """Return a row's value with every ``|||`` in its strings hidden, so that it splits nothing."""
+    if isinstance(value, str):
+        return value.replace(SEPARATOR, PIPE_PROTECTOR)
+    if isinstance(value, dict):
+        return {name: protect(inner) for name, inner in value.items()}
+    return [protect(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def unprotect(text: str) -> str:
+    """Return a rendered text with its values' own ``|||`` shown again."""
+    return text.replace(PIPE_PROTECTOR, SEPARATOR)
+
+
+def split(rendered: str) -> list[str]:
+    """Return the parts of a rendered template, stripped, as promptsource does."""
+    return [unprotect(part).strip() for part in rendered.split(SEPARATOR)]

@@ -1,0 +1,143 @@
+"""promptsource templates, read from a folder of YAML files.
+
+The folder is laid out as promptsource's own, ``<dataset>/[<config>/]templates.yaml``; one's own
+templates in the same format work too. A template is Jinja over one row's columns, ``instruction |||
+response``; its answer choices are a second, ``|||``-separated template.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.core.errors import PipelineError
+from tasks.core.rows import task_type
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Template:
+    """One prompt template.
+
+    ``config`` is empty where the dataset has none; ``task_type`` is the short form, empty where
+    none is known.
+    """
+
+    dataset: str
+    config: str
+    name: str
+    jinja: str
+    answer_choices: str = ""
+    task_type: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What names a template."""
+        return self.dataset, self.config, self.name
+
+    def __str__(self) -> str:
+        return f"{source_name(self.dataset, self.config)}: {self.name}"
+
+
+def source_name(dataset: str, config: str) -> str:
+    """Return ``dataset/config``, or ``dataset`` where there is one configuration only."""
+    return f"{dataset}/{config}" if config else dataset
+
+
+def load_templates(
+    folder: Path, types: Mapping[Key, str], broken: dict[Path, str] | None = None
+) -> list[Template]:
+    """Read every ``templates.yaml`` below ``folder``, with its task types; sorted by dataset,
+    config and name.
+
+    Raises :class:`PipelineError` for a folder without templates, a file that is not promptsource's
+    format, and a name that occurs twice. Where ``broken`` is given, the last two are noted in it,
+    by file, and the other files are read.
+    """
+    paths = sorted(folder.rglob("templates.yaml"))
+    if not paths:
+        raise PipelineError(
+            f"{folder} holds no templates.yaml: expected <dataset>/[<config>/]templates.yaml"
+        )
+    found: dict[Key, Template] = {}
+    for path in paths:
+        try:
+            for template in _read(path, folder, types):
+                if template.key in found:
+                    raise PipelineError(
+                        f"{path}: two templates are called {template.name!r}: rename one"
+                    )
+                found[template.key] = template
+        except PipelineError as error:
+            if broken is None:
+                raise
+            broken[path] = str(error)
+    return [found[key] for key in sorted(found)]
+
+
+def load_task_types(paths: Iterable[Path]) -> dict[Key, str]:
+    """Read tables ``dataset_name,dataset_config_name,template_name,task_type`` into short task
+    types; a later file wins.
+    """
+    types: dict[Key, str] = {}
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8", newline="") as handle:
+                for number, row in enumerate(csv.DictReader(handle), start=2):
+                    key = (row["dataset_name"], row["dataset_config_name"], row["template_name"])
+                    try:
+                        types[key] = task_type(row["task_type"])
+                    except PipelineError as error:
+                        raise PipelineError(f"{path}, line {number}: {error}") from error
+        except FileNotFoundError as error:
+            raise PipelineError(f"{path} does not exist") from error
+        except KeyError as error:
+            raise PipelineError(f"{path} lacks the column {error}") from error
+    return types
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, and promptsource's two tags as plain mappings."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("!Template", _mapping)
+_Loader.add_constructor("!TemplateMetadata", _mapping)
+
+
+def _read(path: Path, root: Path, types: Mapping[Key, str]) -> Iterator[Template]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader with two constructors of our own
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} is not a promptsource file: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("templates"), dict):
+        raise PipelineError(f"{path} is not a promptsource file: it has no mapping 'templates'")
+    dataset, config = _place(path.relative_to(root).parts[:-1], path)
+    for entry in content["templates"].values():
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("name"), str)
+            or not isinstance(entry.get("jinja"), str)
+        ):
+            raise PipelineError(
+                f"{path}: a template needs 'name' and 'jinja', both text; found {str(entry)[:80]!r}"
+            )
+        key = (dataset, config, entry["name"])
+        yield Template(*key, entry["jinja"], entry.get("answer_choices") or "", types.get(key, ""))
+
+
+def _place(parts: tuple[str, ...], path: Path) -> tuple[str, str]:
+    if len(parts) not in (1, 2):
+        raise PipelineError(
+            f"{path}: expected <dataset>/[<config>/]templates.yaml below the templates folder"
+        )
+    return parts[0], parts[1] if len(parts) == 2 else ""

@@ -1,0 +1,92 @@
+"""Comparing runs on one dataset: means and spreads over templates and seeds, and paired bootstrap
+differences over items x templates.
+
+A *group* is what a report shows as one line: the runs that differ in their seed alone. All scores
+are F1 in points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.scoring.datasets import Item
+from tasks.scoring.f1 import Scored, interval, majority_f1, resample
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Resamples that all groups on a dataset share, which is what makes differences paired.
+
+    ``items`` [resamples, items] draws whole passages, as questions on one passage rise and fall
+    together; ``templates`` [resamples, templates] sums to one in each row: the templates are a
+    sample too, of the ways to ask.
+    """
+
+    items: NDArray[np.float64]
+    templates: NDArray[np.float64]
+
+    @classmethod
+    def make(cls, items: Sequence[Item], templates: int, times: int, seed: int) -> Draws:
+        """Draw ``times`` resamples."""
+        random = np.random.Generator(np.random.PCG64([seed, 1]))
+        counts = random.multinomial(templates, [1 / templates] * templates, size=times)
+        return cls(resample([item.context for item in items], times, seed), counts / templates)
+
+    def f1(self, runs: Sequence[Scored]) -> NDArray[np.float64]:
+        """Return the group's mean F1 in each resample [resamples]: over templates as drawn, over
+        seeds evenly.
+        """
+        return np.mean([(run.f1(self.items) * self.templates).sum(axis=1) for run in runs], axis=0)
+
+
+def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
+    """Return a group's F1, its 95 % interval over items x templates, and its spreads (standard
+    deviations; None with one run or template).
+    """
+    by_template = np.array([run.f1()[0] for run in runs])  # [seeds, templates]
+    low, high = interval(draws.f1(runs))
+    return {
+        "f1": _points(by_template.mean()),
+        "f1_low": _points(low),
+        "f1_high": _points(high),
+        "template_spread": _points(by_template.mean(axis=0).std(ddof=1))
+        if by_template.shape[1] > 1
+        else None,
+        "seed_spread": _points(by_template.mean(axis=1).std(ddof=1)) if len(runs) > 1 else None,
+        "seeds": len(runs),
+        "one_class_templates": int(
+            sum(len(set(row)) == 1 for run in runs for row in run.values.tolist())
+        )
+        if runs[0].golds is not None
+        else 0,
+        "templates": int(by_template.shape[1]) * len(runs),
+    }
+
+
+def difference(runs: Sequence[Scored], others: Sequence[Scored], draws: Draws) -> dict[str, float]:
+    """Return how much better the first group is, with its paired 95 % interval."""
+    low, high = interval(draws.f1(runs) - draws.f1(others))
+    own, other = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
+    return {"f1": _points(own - other), "f1_low": _points(low), "f1_high": _points(high)}
+
+
+def majority(runs: Sequence[Scored]) -> float | None:
+    """Return the macro F1 of always answering the commonest label; None for extraction."""
+    golds = runs[0].golds
+    return None if golds is None else _points(majority_f1(golds.tolist(), runs[0].classes))
+
+
+def verdict(change: dict[str, float]) -> str:
+    """Return ``better``, ``worse``, or ``undecided`` where the interval holds 0."""
+    if change["f1_low"] > 0:
+        return "better"
+    return "worse" if change["f1_high"] < 0 else "undecided"
+
+
+def _points(value: Any) -> float:
+    return round(float(value), 2)

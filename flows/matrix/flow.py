@@ -1,0 +1,164 @@
+"""The matrix as a Prefect flow: one task run a cell, each a pipeline run in a worktree of its own,
+with every stage of DVC's graph.
+
+Cells share what they have in common through DVC's cache (passages, generated rows, the zero-shot
+baseline); a killed matrix, started again, finds what is done unchanged. A cell that fails says why
+and the others go on. One cell at a time, or one a GPU where there are several.
+
+Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
+cannot look up their names.
+"""
+
+import logging
+import os
+import queue
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.matrix.matrix_file import Cell, Matrix, check_inputs, expand, read_matrix
+from flows.matrix.results import Result, cell_rows
+from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
+from flows.progress import Watcher
+from flows.reconcile import end_dead_runs
+from flows.runs import worktree as checkout
+from flows.runs.die_with_parent import CODE
+from flows.runs.dvc_repro import stop_children
+from flows.server import settle
+from tasks.core.errors import PipelineError
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that cells may use, by number; none on a CPU."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def asked_name(parameters: dict[str, Any]) -> str:
+    """Return the name by which a flow run's matrix is locked and shown."""
+    return f"matrix-{Path(str(parameters.get('file'))).stem}"
+
+
+def _run_name() -> str:
+    return asked_name(flow_run.parameters)
+
+
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=max(1, len(gpus())))
+
+
+@flow(name="matrix", flow_run_name=_run_name, task_runner=_RUNNER)
+def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
+    """Compare supervision sources: every cell of a matrix file, and a report of what came of them.
+
+    Args:
+        file: A matrix file, see docs/matrix.md.
+    """
+    log = get_run_logger()
+    logging.getLogger("prefect.task_runs").addFilter(_once)
+    settle(CODE)
+    try:
+        asked = read_matrix(CODE / file)
+        cells = expand(asked, CODE)
+        check_inputs(cells, CODE)
+        name = asked_name({"file": file})
+        with checkout.hold(checkout.Run(name, CODE, CODE, {})):
+            end_dead_runs(name, log.info, "matrix", asked_name)
+            return _run_cells(asked, cells, log)
+    except PipelineError as error:
+        return Failed(message=str(error))
+
+
+def _run_cells(asked: Matrix, cells: list[Cell], log: Log) -> State[Any]:
+    log.info("matrix %r: %d cells", asked.name, len(cells))
+    free: queue.Queue[str] = queue.Queue()
+    for number in gpus() or [""]:
+        free.put(number)
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for cell in cells:
+        named = run_cell.with_options(name=cell.name, task_run_name=cell.name)
+        futures[cell.name] = named.submit(
+            cell, free, return_state=False, wait_for=[futures[cell.start]] if cell.start else []
+        )
+    results: list[Result] = []
+    try:
+        for cell in cells:
+            results.append(_result(cell, futures[cell.name]))
+            write_results(asked, results, CODE, final=cell is cells[-1])
+    except BaseException:  # Ctrl-C, or cancelled from the UI
+        stop_children()
+        raise
+    rows = [
+        {name: row[name] for name in ("cell", "f1", "f1_low", "f1_high", "status", "reason")}
+        for row in cell_rows(results, CODE)
+    ]
+    create_table_artifact(rows, key="cells", description="F1 in points of every cell")
+    done = sum(result.status == "done" for result in results)
+    message = f"{done} of {len(results)} cells done; report: {OUT / asked.name / 'report.html'}"
+    return Completed(message=message) if done == len(results) else Failed(message=message)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
+    """Bring one cell up to date, on a GPU that no other cell has."""
+    log = get_run_logger()
+    gpu = free.get()
+    try:
+        environment = {
+            "PIPELINE_FLOW_RUN": str(flow_run.id or ""),
+            **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+        }
+        result = bring_up_to_date(
+            cell,
+            CODE,
+            environment,
+            int(bool(gpu)),
+            log.info,
+            lambda path, stage: Watcher(path, stage, log).poll,
+        )
+    finally:
+        free.put(gpu)
+    if result.status != "done":
+        return Failed(message=result.reason, data=result)
+    return Completed(message="done", data=result)
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Drop Prefect's own account of a failed cell, which prints all its settings: the state that
+    follows says the same in one line.
+    """
+    return not record.getMessage().startswith("Task run failed with state")
+
+
+def _result(cell: Cell, future: PrefectFuture[Any]) -> Result:
+    future.wait()
+    state = future.state
+    if state.is_pending():
+        return Result(cell, "not run", f"it goes on from cell {cell.start}, which failed")
+    found = state.result(raise_on_failure=False)
+    return (
+        found
+        if isinstance(found, Result)
+        else Result(cell, "failed", state.message or str(state.name))
+    )

@@ -1,0 +1,98 @@
+"""One cell of a matrix: its checkout, every stage in DVC's order, its DVC experiment.
+
+Knows nothing of Prefect.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.matrix.matrix_file import Cell, Matrix
+from flows.matrix.report import write_report
+from flows.matrix.results import Result, cell_rows, keep_predictions
+from flows.runs import worktree as checkout
+from flows.runs.dvc_graph import read_graph
+from flows.runs.dvc_repro import reproduce
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, read_json, write_json
+
+OUT = Path("artifacts") / "matrix"
+#: Worktrees are made, and experiments saved, one at a time: both write to the repository's git
+#: folder.
+_git = threading.Lock()
+_seconds = threading.Lock()
+Log = Callable[[str], None]
+#: Given a checkout and a stage, returns what is to be called about once a second while the stage
+#: runs.
+Watch = Callable[[Path, str], Callable[[], None]]
+
+
+def bring_up_to_date(
+    cell: Cell, main: Path, environment: dict[str, str], gpus: int, log: Log, watch: Watch
+) -> Result:
+    """Run what is not up to date in a cell, in ``main/.runs/<cell>``; a failure is a result that
+    says why.
+    """
+    run = checkout.Run(cell.name, main, main / checkout.RUNS / cell.name, cell.params)
+    try:
+        with checkout.hold(run):
+            with _git:
+                checkout.prepare(run, log)
+            result = _run_stages(cell, run, environment, gpus, log, watch)
+            if result.status == "done":
+                with _git:
+                    log(checkout.record(run))
+            return result
+    except PipelineError as error:
+        return Result(cell, "failed", str(error))
+
+
+def _run_stages(
+    cell: Cell, run: checkout.Run, environment: dict[str, str], gpus: int, log: Log, watch: Watch
+) -> Result:
+    stages: list[dict[str, Any]] = []
+    for node in read_graph(run.path):
+        outcome = reproduce(run.path, node.name, log, watch(run.path, node.name), environment)
+        if outcome.status == "failed":
+            return Result(cell, "failed", f"{node.name}: {outcome.error}", stages)
+        log(f"{node.name}: {outcome.status} ({outcome.seconds:.0f} s)")
+        took = _remember_seconds(
+            run, node.name, outcome.seconds if outcome.status == "ran" else None
+        )
+        stages.append({"stage": node.name, "status": outcome.status, "seconds": took})
+    return Result(cell, "done", "", stages, gpus)
+
+
+def _remember_seconds(run: checkout.Run, stage: str, seconds: float | None) -> float | None:
+    """Return how long this very work took when it was done, here or in the cell that did it: a
+    stage from the cache has no time of its own.
+    """
+    entry = yaml.safe_load((run.path / "dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
+    key = fingerprint(stage, {name: value for name, value in entry.items() if name != "outs"})
+    file = run.main / ".work" / "matrix" / "seconds.json"
+    with _seconds:
+        known: dict[str, float] = read_json(file) if file.exists() else {}
+        if seconds is not None:
+            write_json(file, known | {key: round(seconds, 2)})
+            return round(seconds, 2)
+        return known.get(key)
+
+
+def write_results(asked: Matrix, results: list[Result], main: Path, final: bool) -> None:
+    """Write what is known after the last of ``results``; ``final``: also the report, and the runs
+    under one parent in MLflow.
+    """
+    folder = main / OUT
+    last = results[-1]
+    if last.status == "done":
+        keep_predictions(last, main, folder / asked.name / "predictions")
+    rows = cell_rows(results, main)
+    write_json(folder / "cells.json", rows)
+    write_json(folder / asked.name / "cells.json", rows)
+    if final:
+        write_report(asked, results, main, folder / asked.name)

@@ -1,0 +1,248 @@
+"""A stage on another work pool: a small flow run there, on a machine that shares this checkout's
+file system. ``PIPELINE_POOLS`` says which stages.
+
+Whoever asks and whoever works tell each other through two files beside the stage's journal that
+they live: a stage must not go on when its run is gone, nor a run wait for ever for a machine that
+is. How the stage went comes back the same way, also while Prefect's server is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed
+
+from flows.runs.dvc_repro import STOPPED, Outcome, reproduce
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.files import read_json, write_json
+
+VARIABLE = "PIPELINE_POOLS"
+#: The flow that does one stage, deployed once for each pool, under the pool's name.
+FLOW = "stage"
+_BEAT_SECONDS = 2.0
+#: So long one side may say nothing: a shared file system may hang for a while.
+_SILENCE_SECONDS = 180.0
+Log = logging.Logger | logging.LoggerAdapter[Any]
+_asked: dict[str, Path] = {}
+
+
+def pools(stages: Collection[str] | None = None) -> dict[str, str]:
+    """Return stage -> work pool as ``PIPELINE_POOLS="generate=gpu finetune=gpu"`` has it; a name
+    that is none of ``stages`` is refused.
+    """
+    found: dict[str, str] = {}
+    for part in re.split(r"[\s,]+", os.environ.get(VARIABLE, "")):
+        stage, _, pool = part.partition("=")
+        if part and not (re.fullmatch(r"\w+", stage) and re.fullmatch(r"[\w.-]+", pool)):
+            raise PipelineError(
+                f"{VARIABLE}: {part!r} is not stage=pool, as in generate=gpu finetune=gpu"
+            )
+        if part and stages is not None and stage not in stages:
+            raise PipelineError(
+                f"{VARIABLE}: there is no stage {stage!r}{did_you_mean(stage, stages)}"
+            )
+        if part:
+            found[stage] = pool
+    return found
+
+
+@dataclass
+class _Voice:
+    """One side's file as the other side hears it: it lives as long as what it says keeps changing,
+    whatever its clock shows.
+    """
+
+    path: Path
+    said: dict[str, Any] = field(default_factory=dict)
+    changed: float = field(default_factory=time.monotonic)
+
+    def hear(self) -> dict[str, Any]:
+        """Return what it says now; empty where it says nothing that can be read."""
+        try:
+            said: dict[str, Any] = read_json(self.path)
+        except (OSError, PipelineError, ValueError):
+            said = {}
+        if said != self.said:
+            self.said, self.changed = said, time.monotonic()
+        return said
+
+    def silent(self) -> bool:
+        """Tell whether it has said nothing new for too long."""
+        return time.monotonic() - self.changed > _SILENCE_SECONDS
+
+
+class _Beat:
+    """This side's own file, written anew every two seconds."""
+
+    def __init__(self, path: Path, ticket: str) -> None:
+        self.path, self.ticket = path, ticket
+        self._count, self._last = 0, 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._last >= _BEAT_SECONDS:
+            self._count, self._last = self._count + 1, time.monotonic()
+            write_json(self.path, {"ticket": self.ticket, "beat": self._count})
+
+
+def _files(folder: Path, stage: str) -> tuple[Path, Path]:
+    place = folder / ".work" / "elsewhere"
+    place.mkdir(parents=True, exist_ok=True)
+    return place / f"{stage}.asked.json", place / f"{stage}.answer.json"
+
+
+def ask(
+    pool: str, folder: Path, stage: str, log: Log, watch: Callable[[], None], parent: str
+) -> Outcome:
+    """Have ``stage`` of the checkout in ``folder`` brought up to date in ``pool``, and wait; what
+    goes wrong there is a failed outcome.
+    """
+    started = time.monotonic()
+    question, answer = _files(folder, stage)
+    ticket = uuid.uuid4().hex
+    beat = _Beat(question, ticket)
+    beat()
+    _asked[ticket] = question
+    try:
+        with _child(
+            pool,
+            {"folder": str(folder.resolve()), "stage": stage, "ticket": ticket, "parent": parent},
+        ) as child:
+            log.info("%s: flow run %s waits for a worker of pool %r", stage, child, pool)
+            outcome = _await(child, pool, stage, _Voice(answer), beat, watch, log)
+    except ObjectNotFound:
+        outcome = (
+            f"there is no deployment {FLOW}/{pool} at this server: python -m flows.deploy "
+            f"makes it, under the same {VARIABLE}"
+        )
+    finally:
+        _asked.pop(ticket, None)
+        write_json(question, {"ticket": ticket, "stop": True})  # whoever still works on it need not
+    return (
+        Outcome(**outcome)
+        if isinstance(outcome, dict)
+        else Outcome(stage, "failed", time.monotonic() - started, outcome)
+    )
+
+
+@contextlib.contextmanager
+def _child(pool: str, parameters: dict[str, str]) -> Iterator[UUID]:
+    """Ask for the flow run; where this block is left by force, no worker takes it any more."""
+    child = run_deployment(
+        f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=parameters["stage"]
+    )
+    try:
+        yield child.id
+    except BaseException:
+        stop()
+        _end(child.id, Cancelled(message=STOPPED))
+        raise
+
+
+def _await(
+    child: UUID,
+    pool: str,
+    stage: str,
+    answer: _Voice,
+    beat: _Beat,
+    watch: Callable[[], None],
+    log: Log,
+) -> dict[str, Any] | str:
+    """Return the outcome that the other side wrote, or in one line why there is none."""
+    ended = 0.0
+    told = time.monotonic()
+    while True:
+        said = answer.hear()
+        watch()
+        if said.get("ticket") == beat.ticket and "outcome" in said:
+            return dict(said["outcome"])
+        if beat.ticket not in _asked:
+            _end(child, Cancelled(message=STOPPED))
+            return STOPPED
+        beat()
+        state = _state(child)
+        if state and state.is_final():
+            ended = ended or time.monotonic()
+            if not state.is_completed():
+                return f"pool {pool}: {state.message or state.name}"
+            if time.monotonic() - ended > 15:  # a shared file system shows a new file late
+                return (
+                    f"pool {pool}: the stage was done, but not in {answer.path.parents[2]}: "
+                    "the pool's machines must share this file system"
+                )
+        elif state and state.is_running() and answer.silent():
+            reason = f"pool {pool}: nothing was heard of its worker for {_SILENCE_SECONDS:.0f} s"
+            _end(child, Crashed(message=reason))
+            return reason
+        elif not (state and state.is_running()):
+            answer.changed = time.monotonic()
+            if state and time.monotonic() - told > 60:
+                told = time.monotonic()
+                log.warning(
+                    "%s still waits for a worker: prefect worker start --pool %s", stage, pool
+                )
+        time.sleep(0.5)
+
+
+def _state(child: UUID) -> State[Any] | None:
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(child).state
+    except Exception:  # noqa: BLE001 - the server may be away: the files go on telling
+        return None
+
+
+def _end(child: UUID, state: State[Any]) -> None:
+    with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+        client.set_flow_run_state(child, state, force=True)
+
+
+def stop() -> None:
+    """Stop what was asked for, from any thread: each worker sees it in its file within a second."""
+    for ticket, question in list(_asked.items()):
+        _asked.pop(ticket, None)
+        write_json(question, {"ticket": ticket, "stop": True})
+
+
+def serve(folder: Path, stage: str, ticket: str, log: Log, parent: str) -> Outcome:
+    """Do what was asked, on the machine of the pool; stop when whoever asked is gone, has stopped,
+    or has asked anew.
+    """
+    here = socket.gethostname()
+    if not folder.is_dir():
+        raise PipelineError(
+            f"{folder} does not exist on {here}: the pool's machines must share the "
+            "checkout's file system"
+        )
+    question, answer = _files(folder, stage)
+    asker, beat = _Voice(question), _Beat(answer, ticket)
+
+    def watch() -> None:
+        said = asker.hear()
+        if said.get("ticket") != ticket or said.get("stop"):
+            raise PipelineError(STOPPED)
+        if asker.silent():
+            raise PipelineError(
+                "nothing was heard of the run that asked for this for "
+                f"{_SILENCE_SECONDS:.0f} s: {STOPPED}"
+            )
+        beat()
+
+    watch()
+    outcome = reproduce(folder, stage, log.info, watch, {"PIPELINE_FLOW_RUN": parent})
+    write_json(answer, {"ticket": ticket, "outcome": vars(outcome)})
+    return outcome

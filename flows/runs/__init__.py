@@ -1,0 +1,1 @@
+"""One run of DVC's graph without Prefect: its worktree, its stages, its closing table."""

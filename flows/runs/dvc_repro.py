@@ -1,0 +1,203 @@
+"""Run one stage with ``dvc repro --single-item`` as a child process, and say in one line how it
+went.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from flows.runs.die_with_parent import start
+from tasks.core.errors import PipelineError
+from tasks.core.files import verify
+
+Status = Literal["ran", "unchanged", "restored", "failed", "not run"]
+
+#: What DVC says when it has nothing to do. ``restored``: an earlier run, here or in another
+#: worktree, had done the same work.
+_SKIPS: dict[str, Status] = {
+    "didn't change, skipping": "unchanged",
+    "is cached - skipping run": "restored",
+}
+_DVC_ERROR = re.compile(r"^ERROR: (.*)")
+_EXIT = re.compile(r"failed to run: .*, exited with (-?\d+)$")
+#: Advice for people who type ``dvc repro`` themselves.
+_ADVICE = re.compile(
+    r"\s*(To track the changes with git|git add |To enable auto staging|dvc config "
+    r"core.autostage|Use `dvc push`|\w+ing lock file )"
+)
+_POLL_SECONDS = 1.0
+STOPPED = "stopped: the same command goes on where this one was"
+_children: set[subprocess.Popen[str]] = set()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage went. ``error`` is the one line that matters, empty unless it failed."""
+
+    stage: str
+    status: Status
+    seconds: float
+    error: str = ""
+
+
+def reproduce(
+    checkout: Path,
+    stage: str,
+    log: Callable[[str], None],
+    watch: Callable[[], None],
+    environment: dict[str, str] | None = None,
+) -> Outcome:
+    """Run ``stage`` in ``checkout``; hand every line it prints to ``log`` and call ``watch`` about
+    once a second meanwhile.
+    """
+    started = time.monotonic()
+    lines, code = follow(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", stage],
+        checkout,
+        log,
+        environment or {},
+        watch,
+    )
+    seconds = time.monotonic() - started
+    if code:
+        return Outcome(
+            stage, "failed", seconds, line_that_matters(lines, code).removeprefix(f"{stage}: ")
+        )
+    status = _status(stage, lines)
+    if status == "restored" and (damage := _damage(checkout / "artifacts" / stage)):
+        return Outcome(stage, "failed", seconds, damage)
+    return Outcome(stage, status, seconds)
+
+
+def _damage(output: Path) -> str:
+    """Return what is wrong with an output that DVC put back from its cache, which it does without
+    looking at it; empty where nothing is.
+    """
+    try:
+        verify(output)
+    except PipelineError as error:
+        return str(error)
+    return ""
+
+
+def follow(
+    command: list[str],
+    folder: Path,
+    log: Callable[[str], None],
+    environment: dict[str, str],
+    watch: Callable[[], None] = lambda: None,
+) -> tuple[list[str], int]:
+    """Run ``command`` in ``folder`` as a child that dies with this thread, hand on every line, and
+    return its lines and exit status.
+    """
+    lines: list[str] = []
+    child = start(
+        command,
+        folder,
+        stage_environment(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        errors="replace",
+    )
+    _children.add(child)
+    try:
+        assert child.stdout is not None  # noqa: S101 - for the type checker
+        for line in _lines(child.stdout, watch):
+            lines.append(line)
+            if not _ADVICE.match(line):
+                log(line)
+        code = child.wait()
+        watch()  # how it ended
+    finally:
+        child.kill()
+        child.wait()
+        _children.discard(child)
+    return lines, code
+
+
+def stop_children() -> None:
+    """Kill the running stage, from another thread than its own; :func:`reproduce` then returns at
+    once. What is done is kept.
+    """
+    for child in list(_children):
+        child.kill()
+
+
+def stage_environment(more: dict[str, str]) -> dict[str, str]:
+    """This process's environment with the flow's own interpreter first on PATH, so that ``python``
+    in ``dvc.yaml`` means it.
+    """
+    here = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        **more,
+        "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def line_that_matters(lines: list[str], code: int) -> str:
+    """Return the stage's own ``error:`` line; else the end of its trace, or what DVC says where no
+    stage ran.
+    """
+    ours = [line for line in lines if line.startswith("error: ")]
+    if ours:
+        return ours[-1].removeprefix("error: ")
+    if code < 0:
+        return STOPPED
+    for position, line in enumerate(lines):
+        refusal = _DVC_ERROR.match(line)
+        if refusal is None:
+            continue
+        exited = _EXIT.search(line)
+        if exited is None:
+            return refusal[1]
+        if int(exited[1]) < 0 or int(exited[1]) > 128:
+            return f"killed by signal {abs(int(exited[1])) % 128}, {STOPPED}"
+        return lines[position - 1] if position else refusal[1]
+    return lines[-1] if lines else f"dvc repro exited with {code} and printed nothing"
+
+
+def _status(stage: str, lines: list[str]) -> Status:
+    for line in lines:
+        for words, status in _SKIPS.items():
+            if f"'{stage}' {words}" in line:
+                return status
+    return "ran"
+
+
+def _lines(stream: IO[str], watch: Callable[[], None]) -> Iterator[str]:
+    """Yield the non-empty lines of ``stream`` as they come, calling ``watch`` between them and
+    while none comes.
+    """
+    arrived: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read, args=(stream, arrived), daemon=True, name="stage-output").start()
+    watched = 0.0
+    while True:
+        if time.monotonic() - watched >= _POLL_SECONDS:
+            watch()
+            watched = time.monotonic()
+        try:
+            line = arrived.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            continue
+        if line is None:
+            return
+        if line.strip():
+            yield line.rstrip()
+
+
+def _read(stream: IO[str], arrived: queue.Queue[str | None]) -> None:
+    for line in stream:
+        arrived.put(line)
+    arrived.put(None)

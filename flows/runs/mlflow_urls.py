@@ -1,0 +1,52 @@
+"""Addresses in MLflow's pages that open where people want to be: runs beside each other, and one
+run.
+
+MLflow 3.17 opens on its view of chat applications, whatever kind an experiment says it is, unless
+the address says otherwise. ``python -m flows.runs.mlflow_urls`` prints the id of the experiment
+that params.yaml names, making it where there is none.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+_TRAINING = "workflowType=machine_learning"
+
+
+def runs_page(server: str, experiment: str) -> str:
+    """Return the address of an experiment's runs with a chart of every metric."""
+    return f"{server}/#/experiments/{experiment}/runs?{_TRAINING}&compareRunsMode=CHART"
+
+
+def run_page(server: str, experiment: str, run: str) -> str:
+    """Return the address of one run."""
+    return f"{server}/#/experiments/{experiment}/runs/{run}?{_TRAINING}"
+
+
+def ask_experiment(checkout: Path) -> str:
+    """Return the experiment's id, asked for in a process of its own (MLflow is large); empty where
+    it cannot be had.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-m", "flows.runs.mlflow_urls"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def main() -> int:
+    """Print the id."""
+    from tasks.core.params import load_params
+    from tasks.tracking.ledger import open_experiment
+
+    print(open_experiment(load_params(Path("params.yaml")).register_.experiment))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

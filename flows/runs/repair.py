@@ -1,0 +1,66 @@
+"""``make repair``: hash every object of DVC's cache against its name; a damaged one is named and
+removed, so that its stage runs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.runs.die_with_parent import CODE
+from tasks.core.errors import PipelineError
+from tasks.core.stage import one_line_errors
+
+
+def damaged(cache: Path) -> list[Path]:
+    """Return the objects of a DVC cache whose content is not what their name says."""
+    objects = [
+        path
+        for path in sorted((cache / "files" / "md5").glob("[0-9a-f][0-9a-f]/*"))
+        if path.is_file()
+    ]
+    return [
+        path
+        for path in objects
+        if re.fullmatch(r"[0-9a-f]{30}(\.dir)?", path.name)
+        and _md5(path) != path.parent.name + path.name.removesuffix(".dir")
+    ]
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def main() -> int:
+    """Return 0; 2 where there is no cache."""
+    with one_line_errors("repair"):
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "cache", "dir"],
+            cwd=CODE,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise PipelineError(
+                f"DVC does not say where its cache is: {done.stderr.strip().splitlines()[-1:]}"
+            )
+        found = damaged(CODE / done.stdout.strip())
+        for path in found:
+            print(f"damaged, removed: {path}")
+            path.chmod(0o644)
+            path.unlink()
+        print(
+            f"{len(found)} damaged objects in {done.stdout.strip()}"
+            + ("; run the same command again, what they held is made anew" if found else "")
+        )
+        return 0
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""The closing table: what each stage did, what it kept, and what came out.
+
+``python -m flows.runs.summary [CHECKOUT]`` prints it again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flows.runs.dvc_repro import Outcome
+from flows.runs.mlflow_urls import run_page
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, write_json
+from tasks.core.params import read_yaml
+
+WIDTH = 100
+_LAST = Path(".work") / "last_run.json"
+_ROW = "{:<10}{:>12}{:>10}{:>10}  {}"
+_STATUS = {
+    "unchanged": "unchanged",
+    "restored": "from cache",
+    "failed": "FAILED",
+    "not run": "not run",
+}
+
+
+def write_outcomes(
+    checkout: Path, name: str, outcomes: Iterable[Outcome], flow_run: str = ""
+) -> None:
+    """Keep how the last run went, for :func:`render` and :func:`ending`."""
+    write_json(
+        checkout / _LAST,
+        {"name": name, "flow_run": flow_run, "stages": [vars(outcome) for outcome in outcomes]},
+    )
+
+
+def last_flow_run(checkout: Path) -> str:
+    """Return the id of the flow run that last came to its end here."""
+    return str((_optional(checkout / _LAST) or {}).get("flow_run", ""))
+
+
+def ending(checkout: Path, flow_run: str) -> str | None:
+    """Return how a flow run ended: empty if every stage was done, else the line that says what
+    failed; None if it did not get to its end.
+    """
+    last = _optional(checkout / _LAST)
+    if last is None or not flow_run or last.get("flow_run") != flow_run:
+        return None
+    return next(
+        (
+            f"{stage['stage']}: {stage['error']}"
+            for stage in last["stages"]
+            if stage["status"] == "failed"
+        ),
+        "",
+    )
+
+
+def render(checkout: Path, main: Path) -> str:
+    """Return the closing table of the last run in ``checkout``, at most 100 columns wide; ``main``
+    is where the UIs are started.
+    """
+    last = _optional(checkout / _LAST)
+    if last is None:
+        return ""
+    done = {
+        outcome["stage"]
+        for outcome in last["stages"]
+        if outcome["status"] not in ("failed", "not run")
+    }
+    parts = [
+        _heading(f"Run {last['name']}"),
+        *_stages(checkout, last["stages"]),
+        *_scores(checkout, done),
+        *_where(checkout, done),
+        *_next(checkout, main),
+    ]
+    return "\n".join(["", *parts, ""])
+
+
+def row_table(checkout: Path) -> list[dict[str, Any]]:
+    """Return one row a stage: rows in, kept, dropped by reason."""
+    rows = []
+    for path in sorted(
+        (checkout / "artifacts").glob("*/summary.json"), key=lambda path: path.stat().st_mtime
+    ):
+        found = read_json(path)
+        rows.append(
+            {
+                "stage": found["stage"],
+                "rows in": found["rows_in"],
+                "kept": found["rows_kept"],
+                "dropped": _reasons(found["dropped"]),
+            }
+        )
+    return rows
+
+
+def f1_table(checkout: Path) -> list[dict[str, Any]]:
+    """Return one row a model, with the gain last: F1 in points, its interval, the majority-class
+    baseline where there is one.
+    """
+    metrics = _optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}
+    rows = []
+    for key, label in (("zero_shot", "zero-shot"), ("adapted", "adapted"), ("gain", "gain")):
+        if key in metrics:
+            score = metrics[key]
+            row = {
+                "model": label,
+                "F1": round(score["f1"], 1),
+                "95 % low": round(score["f1_low"], 1),
+                "95 % high": round(score["f1_high"], 1),
+            }
+            rows.append(
+                {
+                    **row,
+                    "majority": round(score["majority"], 1)
+                    if score.get("majority") is not None
+                    else "",
+                }
+            )
+    return rows
+
+
+def links(checkout: Path) -> str:
+    """Return Markdown that leads from a run to its MLflow run, its reports and its data version."""
+    lines = []
+    found = _optional(checkout / "artifacts" / "register" / "registration.json")
+    if found:
+        page = os.environ.get("PIPELINE_MLFLOW_PAGE", "")
+        shown = (
+            f"[{found['run_id']}]({run_page(page, found['experiment_id'], found['run_id'])})"
+            if page and "experiment_id" in found
+            else found["run_id"]
+        )
+        lines.append(f"- MLflow run {shown}, experiment {found['experiment']}")
+        if "version" in found:
+            lines.append(
+                f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}"
+            )
+    lines += [
+        f"- report `{path}`" for path in sorted((checkout / "artifacts").glob("*/report.html"))
+    ]
+    data = checkout / "data.dvc"
+    if data.is_file():
+        lines.append(f"- data version `{read_yaml(data)['outs'][0]['md5']}` (data.dvc)")
+    return "\n".join([*lines, f"- checkout `{checkout}`"])
+
+
+def _stages(checkout: Path, outcomes: list[dict[str, Any]]) -> list[str]:
+    lines = [_ROW.format("stage", "time", "rows in", "kept", "dropped").rstrip()]
+    for outcome in outcomes:
+        lines += _stage(checkout, outcome)
+    return lines
+
+
+def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
+    shown = _STATUS.get(outcome["status"]) or _duration(outcome["seconds"])
+    found = (
+        _optional(checkout / "artifacts" / outcome["stage"] / "summary.json")
+        if outcome["status"] not in ("failed", "not run")
+        else None
+    )
+    cells = (
+        [f"{found['rows_in']:,}", f"{found['rows_kept']:,}", _reasons(found["dropped"])]
+        if found
+        else ["", "", outcome["error"]]
+    )
+    indent = len(_ROW.format("", "", "", "", ""))
+    first, *rest = textwrap.wrap(cells[2], WIDTH - indent) or [""]
+    return [
+        _ROW.format(outcome["stage"], shown, *cells[:2], first).rstrip(),
+        *(" " * indent + line for line in rest),
+    ]
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    """Return ``12: 9 duplicate, 3 too_short``, the commonest reason first; ``0`` where nothing was
+    dropped.
+    """
+    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+    return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"
+
+
+def _scores(checkout: Path, done: set[str]) -> list[str]:
+    rows = f1_table(checkout) if "evaluate" in done else []
+    if not rows:
+        return []
+    lines = ["", _heading("F1 (points, 0-100)")]
+    for row in rows:
+        sign = "+" if row["model"] == "gain" else ""
+        line = (
+            f"{row['model']:<10}{row['F1']:>{sign}12.1f}   95 % interval "
+            f"{row['95 % low']:{sign}.1f} to {row['95 % high']:{sign}.1f}"
+        )
+        lines.append(
+            line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else "")
+        )
+    apart = (_optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}).get(
+        "prior_corrected"
+    )
+    if apart:
+        before, after, gain = (apart[name] for name in ("zero_shot", "adapted", "gain"))
+        shown = (
+            f"zero-shot {before['f1']:.1f}, adapted {after['f1']:.1f}, gain {gain['f1']:+.1f} "
+            f"({gain['f1_low']:+.1f} to {gain['f1_high']:+.1f})"
+        )
+        lines.append(_fact("apart", f"prior corrected: {shown}"))
+    return lines
+
+
+def _where(checkout: Path, done: set[str]) -> list[str]:
+    lines = []
+    if "finetune" in done:
+        lines.append(_fact("adapter", _relative(checkout / "artifacts" / "finetune")))
+    found = _optional(checkout / "artifacts" / "register" / "registration.json")
+    if found and "register" in done:
+        if "version" in found:
+            lines.append(
+                _fact(
+                    "model",
+                    f"{found['model_name']}, version {found['version']}, alias {found['alias']}",
+                )
+            )
+        lines.append(_fact("MLflow", f"run {found['run_id']}, experiment {found['experiment']}"))
+        if "over_tapt" in found:
+            lines.append(_fact("TAPT", found["over_tapt"]))
+    return ["", *lines] if lines else []
+
+
+def _next(checkout: Path, main: Path) -> list[str]:
+    lines = [_fact("look", "make ui        runs (Prefect) and models (MLflow) in the browser")]
+    shown = "dvc exp show" if checkout != main else "dvc metrics show"
+    return ["", *lines, _fact("", f".venv/bin/{shown}")]
+
+
+def _heading(text: str) -> str:
+    return f"{text} ".ljust(WIDTH, "-")
+
+
+def _fact(name: str, value: str) -> str:
+    return f"{name:<10}{value}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _relative(path: Path) -> str:
+    """Return ``path`` as a person would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _optional(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def main() -> int:
+    """Print the table of the last run in the checkout given, or in this one."""
+    checkout = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    text = render(checkout, Path.cwd())
+    if not text:
+        raise PipelineError(f"{checkout} has no run to show: make run")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    from tasks.core.stage import one_line_errors
+
+    with one_line_errors("summary"):
+        sys.exit(main())
+    sys.exit(2)

@@ -1,0 +1,396 @@
+"""Where a run takes place: in the checkout itself, or, with a profile or settings of its own, in a
+git worktree under ``.runs/``.
+
+A worktree shares DVC's cache and MLflow's store with the main checkout and nothing else, so several
+runs go on side by side and none touches the user's files. It is kept: the same name again skips
+what is unchanged and continues what was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.files import fingerprint, write_text
+from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.core.stage import hold_lock
+
+RUNS = Path(".runs")
+DEFAULT = "default"
+#: What set-up chose pins for: a hash and ``cpu`` or ``gpu`` (see scripts/setup.py).
+_PINS = Path(".venv") / "pins.sha256"
+#: The paper's setting, for machines whose GPU can run it.
+_GPU_PROFILE = "mistral-7b"
+#: Settings that may name a file or folder of the user's.
+PATHS = (
+    *(
+        ("ingest", "corpus"),
+        ("evaluate", "items"),
+        ("evaluate", "dataset"),
+        ("supervise", "rows"),
+        ("supervise", "prompts"),
+        ("finetune", "start"),
+    ),
+    *(("baseline", "general"), ("generate", "generator"), ("finetune", "model")),
+)
+#: Of these, the ones that can be nothing but a path.
+_FILES = PATHS[:7]
+#: Fields of the form by which a run is started, and the settings each stands for.
+FIELDS = {
+    "corpus": ("ingest.corpus",),
+    "task_types": ("generate.task_types",),
+    "generator": ("generate.generator",),
+    "model": ("finetune.model",),
+    "rows": ("validate.max_rows",),
+    "seed": ("generate.seed", "validate.seed", "finetune.seed"),
+}
+_CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its name, where it takes place, and its parameters."""
+
+    name: str
+    main: Path
+    #: The checkout it runs in: ``main`` itself, or ``main/.runs/<name>``.
+    path: Path
+    params: dict[str, Any] = field(repr=False)
+
+    @property
+    def own_checkout(self) -> bool:
+        """True where the run has a worktree of its own."""
+        return self.path != self.main
+
+
+def plan(
+    main: Path, profile: str = DEFAULT, overrides: list[str] | None = None, name: str = ""
+) -> Run:
+    """Return the run that a profile and ``section.key=value`` overrides ask for. Nothing is
+    written.
+
+    Raises :class:`PipelineError` for an unknown profile, a malformed override, an unknown
+    parameter, a wrong value.
+    """
+    overrides = overrides or []
+    params = read_yaml(main / "params.yaml")
+    if profile != DEFAULT:
+        if profile not in profiles(main):
+            raise PipelineError(
+                "unknown profile "
+                f"{profile!r}{did_you_mean(profile, [DEFAULT, *profiles(main)])}: "
+                "profiles are the files of profiles/"
+            )
+        params = overlay(params, read_yaml(main / "profiles" / f"{profile}.yaml"))
+    for override in overrides:
+        params = overlay(params, parse_override(override))
+    parse_params(
+        params,
+        " + ".join(
+            [
+                "params.yaml",
+                *([f"profiles/{profile}.yaml"] if profile != DEFAULT else []),
+                *overrides,
+            ]
+        ),
+    )
+    if profile == DEFAULT and not overrides and not name:
+        return Run(DEFAULT, main, main, params)
+    name = _checked_name(name or default_name(profile, overrides))
+    return Run(name, main, folder_of(main, name), params)
+
+
+def usual_profile(main: Path) -> str:
+    """Return the profile of a run that names none: the paper's where set-up installed the GPU pins,
+    else the embedded default.
+    """
+    pins = main / _PINS
+    gpu = pins.is_file() and pins.read_text(encoding="utf-8").split()[-1:] == ["gpu"]
+    return _GPU_PROFILE if gpu and _GPU_PROFILE in profiles(main) else DEFAULT
+
+
+def asked_name(parameters: dict[str, Any]) -> str:
+    """Return the name of the run that a flow run's parameters ask for."""
+    return str(
+        parameters.get("name")
+        or default_name(parameters.get("profile") or DEFAULT, settings(parameters))
+    )
+
+
+def settings(parameters: dict[str, Any]) -> list[str]:
+    """Return a form's fields as ``section.key=value`` settings, the form's own ``overrides`` last;
+    an empty field asks for nothing.
+    """
+    asked: list[str] = []
+    for asked_field, keys in FIELDS.items():
+        value = parameters.get(asked_field)
+        if value:
+            value = (
+                [getattr(part, "value", part) for part in value]
+                if isinstance(value, (list, tuple))
+                else value
+            )
+            asked += [f"{key}={json.dumps(value)}" for key in keys]
+    return asked + list(parameters.get("overrides") or [])
+
+
+def profiles(main: Path) -> list[str]:
+    """Return the names of the profiles that ship with the checkout or that the user put there."""
+    return sorted(path.stem for path in (main / "profiles").glob("*.yaml"))
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Return ``generate.temperature=0.7`` as a nested mapping.
+
+    The value is YAML: ``generate.task_types=[ynqa,nli]``.
+    """
+    match = re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)+)=(.*)", text.strip(), re.DOTALL)
+    if match is None:
+        raise PipelineError(
+            f"{text!r} is not a setting: write section.key=value, such as generate.temperature=0.7"
+        )
+    try:
+        value = yaml.safe_load(match[2])
+    except yaml.YAMLError as error:
+        raise PipelineError(f"{text!r}: the value is not valid YAML: {error}") from error
+    *sections, last = match[1].split(".")
+    setting = {last: value}
+    for section in reversed(sections):
+        setting = {section: setting}
+    return setting
+
+
+def default_name(profile: str, overrides: list[str]) -> str:
+    """Return a readable name that is the same for the same request and for no other."""
+    if not overrides:
+        return profile
+    said = [
+        re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.")
+        for override in sorted(overrides)
+    ]
+    words = "-".join(dict.fromkeys(said))  # the form's one seed is three settings
+    return f"{profile}-{words[:40].strip('-.')}-{fingerprint(sorted(overrides))[:6]}"
+
+
+@contextlib.contextmanager
+def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
+    """Hold the run's checkout; a second run of the same name is told who holds it, within
+    ``patience`` seconds.
+    """
+    path = _lock_of(run.main, run.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold_lock(path, "pipeline", patience):
+            yield
+    except PipelineError as error:
+        if "already being run" not in str(error):
+            raise
+        raise PipelineError(
+            f"run {run.name!r} is going on already, held by {_holder(path)}: wait for it, "
+            "stop it, or give this one another name"
+        ) from None
+
+
+def folder_of(main: Path, name: str) -> Path:
+    """Return the checkout of the run of that name."""
+    return main if name == DEFAULT else main / RUNS / name
+
+
+def is_held(main: Path, name: str) -> bool:
+    """Tell whether a living process holds the checkout of that name."""
+    path = _lock_of(main, name)
+    if not path.is_file():
+        return False
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_of(main: Path, name: str) -> Path:
+    return main / ".work" / "runs" / f"{name}.lock"
+
+
+def prepare(run: Run, log: Callable[[str], None]) -> None:
+    """Make the run's checkout ready: worktree, shared cache, data, parameters.
+
+    To be called while it is held.
+    """
+    if run.own_checkout:
+        _make_worktree(run, log)
+        _share_cache(run)
+        _check_out_data(run, log)
+        _write_params(run)
+    for section, key in _FILES:
+        value = run.params[section][key]
+        if not (run.path / value).exists() and not (run.main / value).exists():
+            raise PipelineError(f"{section}.{key}: {value} does not exist (looked in {run.main})")
+
+
+def record(run: Run) -> str:
+    """Save the finished run as a DVC experiment, for ``dvc exp show`` in the main checkout; return
+    what DVC says.
+    """
+    # This graph alone: without a target DVC would also commit bonito/dvc.yaml, and fail where the
+    # generator was never made here.
+    return _dvc(
+        run.path,
+        "exp",
+        "save",
+        "--force",
+        "--name",
+        run.name,
+        "dvc.yaml",
+        env={**os.environ, **_identity(run.main)},
+    )
+
+
+def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
+    head = _git(run.main, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
+    if not head:
+        raise PipelineError(
+            f"{run.main} has no commit yet: a run with settings of its own needs one to "
+            "start from (git commit)"
+        )
+    # The user's uncommitted edits as a commit that no branch holds; empty where there are none.
+    # Neither files nor index are touched.
+    edits = _git(run.main, "stash", "create", env={**os.environ, **_identity(run.main)})
+    untracked = _git(
+        run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE
+    ).splitlines()
+    if untracked:
+        log(
+            f"not part of run {run.name!r}, as git does not track them: "
+            f"{', '.join(untracked[:5])}{' ...' if len(untracked) > 5 else ''} (git add "
+            "them)"
+        )
+    _git(run.main, "worktree", "prune")
+    if not run.path.exists():
+        _git(run.main, "worktree", "add", "--detach", "--force", str(run.path), head)
+    kept = _read(run.path / "dvc.lock")
+    _git(run.path, "checkout", "--detach", "--force", head)
+    if edits:
+        _git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
+    if kept is not None:  # what this run has already done counts, not what the main checkout has
+        write_text(run.path / "dvc.lock", kept)
+
+
+def _share_cache(run: Run) -> None:
+    cache = _dvc(run.main, "cache", "dir").strip()
+    shared = run.path / ".dvc" / "config.local"
+    if _read(shared) is None or cache not in str(
+        _read(shared)
+    ):  # a DVC command costs seconds, and a matrix has many cells
+        _dvc(run.path, "cache", "dir", "--local", cache)
+
+
+def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
+    for pointer in sorted(path.name for path in run.path.glob("*.dvc") if path.is_file()):
+        folder = pointer.removesuffix(".dvc")
+        if _ask_dvc(run.main, "status", "--quiet", pointer):
+            log(
+                f"{folder}/ is not as {pointer} says: run {run.name!r} takes the recorded "
+                f"version (dvc add {folder} records yours)"
+            )
+        _dvc(run.path, "checkout", "--force", pointer)
+
+
+def _write_params(run: Run) -> None:
+    """Write ``params.yaml``; a path that only the main checkout has (a user's own corpus) becomes
+    absolute.
+    """
+    params = {section: dict(values) for section, values in run.params.items()}
+    for section, key in PATHS:
+        value = params[section][key]
+        if (
+            not Path(value).is_absolute()
+            and not (run.path / value).exists()
+            and (run.main / value).exists()
+        ):
+            params[section][key] = str((run.main / value).resolve())
+    write_text(
+        run.path / "params.yaml",
+        yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),
+    )
+
+
+def _checked_name(name: str) -> str:
+    if (
+        name == DEFAULT
+        or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name)
+        or ".." in name
+        or name.endswith((".", ".lock"))
+    ):
+        raise PipelineError(
+            f"{name!r} cannot name a run of its own: use letters, digits, '.', '-' and "
+            f"'_', at most 80, and not {DEFAULT!r}"
+        )
+    return name
+
+
+def _identity(main: Path) -> dict[str, str]:
+    """Return a committer for git where the user has named none: both commands that need one write
+    no branch.
+    """
+    if _git(main, "config", "user.email", check=False) and _git(
+        main, "config", "user.name", check=False
+    ):
+        return {}
+    return {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "pipeline"), ("EMAIL", "pipeline@localhost"))
+    }
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} since {holder['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def _git(
+    folder: Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+) -> str:
+    return _run(["git", "-C", str(folder), *arguments], folder, check, env)
+
+
+def _dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+    return _run([sys.executable, "-m", "dvc", *arguments], folder, True, env)
+
+
+def _ask_dvc(folder: Path, *arguments: str) -> int:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, check=False
+    ).returncode
+
+
+def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
+    if check and done.returncode:
+        said = (
+            done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        ).splitlines()
+        shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
+        raise PipelineError(f"{shown}: {said[-1]}")
+    return done.stdout.strip()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None

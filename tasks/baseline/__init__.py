@@ -1,0 +1,1 @@
+"""Stage baseline: the unadapted model's answers."""

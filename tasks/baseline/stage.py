@@ -1,0 +1,52 @@
+"""baseline: the target model as it came, on the labelled items (zero-shot) and on general tasks:
+what adaptation is measured against.
+
+A stage of its own, because every run on the same model and items shares it.
+"""
+
+from __future__ import annotations
+
+from tasks.core.files import write_table
+from tasks.core.stage import Stage, run_stage
+from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import prompt_form
+from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
+
+
+def baseline(stage: Stage) -> None:
+    """Write ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS, model ``zero_shot``)
+    and ``summary.json``.
+    """
+    target, params, journal = stage.params.finetune, stage.params.evaluate, stage.work / "journal"
+    questions = Questions.read(params, stage.path("items"))
+    form = prompt_form(load_tokenizer(target.model, target.revision), target.prompt, adapted=False)
+    model = Scoreable(
+        "zero_shot",
+        target.model,
+        target.revision,
+        target.quantization,
+        target.precision,
+        None,
+        form,
+    )
+    write_table(stage.out / "predictions.parquet", answer(model, questions, params, journal))
+    general = answer_general(model, stage.path("general"), stage.params.baseline, params, journal)
+    write_table(stage.out / "general.parquet", general)
+    stage.summary(
+        len(questions.items),
+        len(questions.items),
+        templates=len(questions.templates),
+        general=len(general),
+        prompt=form,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the stage."""
+    return run_stage(
+        "baseline",
+        baseline,
+        (),
+        argv,
+        settings={"items": "evaluate.items", "general": "baseline.general"},
+    )

@@ -1,0 +1,1 @@
+"""What every stage needs: around a stage, files, parameters, row types, processes."""

@@ -1,0 +1,230 @@
+"""Processes that do not outlive who started them, and processes that train together.
+
+A SIGKILL of ``dvc repro`` leaves its stage running; the orphan would overwrite the output of the
+rerun seconds later. So a stage watches the processes above it and dies at once when one of them
+does.
+
+Several processes train together where ``accelerate launch`` started them: each knows its rank and
+their number from the environment. That of rank 0 leads, which means that it alone writes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+
+_PR_SET_PDEATHSIG = 1
+_REAPERS = {"systemd", "init", "tini", "dumb-init", "catatonit", "docker-init"}
+_SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
+#: Set for the processes that :func:`launch` starts: the number of the process that did.
+_LAUNCHER = "STAGE_LAUNCHER"
+
+
+def set_death_signal() -> None:
+    """Ask the kernel to SIGKILL this process when its parent dies. Linux only; elsewhere a no-op.
+
+    Usable as ``preexec_fn``: it survives ``exec``.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def die_early() -> None:
+    """In a stage that DVC started: ask for the death signal before the long imports.
+
+    Called when ``tasks`` is imported.
+    """
+    if (
+        _started_by_dvc()
+        and sys.orig_argv[1:2] == ["-m"]
+        and sys.orig_argv[2].startswith(("tasks.", "bonito."))
+    ):
+        set_death_signal()
+        _die_if_orphaned(os.getppid())
+
+
+def _started_by_dvc() -> bool:
+    # DVC names itself in its commands' environment. A stage typed by hand in a terminal may outlive
+    # it (nohup, tmux).
+    return sys.platform == "linux" and "DVC_ROOT" in os.environ
+
+
+def _die_if_orphaned(parent: int) -> None:
+    """Die if ``parent`` is what takes in orphans: then DVC was killed before the death signal could
+    be asked for.
+    """
+    if parent == 1 or _name(parent) in _REAPERS:
+        try:
+            adopted = (
+                b"dvc" not in Path(f"/proc/{parent}/cmdline").read_bytes()
+            )  # in a container DVC itself may be process 1
+        except OSError:
+            adopted = True
+        if adopted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_parent() -> None:
+    """Die with the parent, and with the grandparent where only a shell stands between (DVC runs
+    commands through one).
+    """
+    launcher = os.environ.get(_LAUNCHER)
+    if not _started_by_dvc() and (sys.platform != "linux" or not launcher):
+        return
+    parent = os.getppid()
+    set_death_signal()
+    _die_if_orphaned(parent)
+    if launcher and parent != int(launcher):  # it died before the death signal could be asked for
+        os.kill(os.getpid(), signal.SIGKILL)
+    watched = [parent]
+    if _name(parent) in _SHELLS:
+        watched.append(_parent(parent))
+        _die_if_orphaned(watched[-1])
+    handles = []
+    for pid in watched:
+        if pid > 1:
+            try:
+                handles.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                os.kill(os.getpid(), signal.SIGKILL)
+    if handles:
+        threading.Thread(
+            target=_watch, args=(handles,), daemon=True, name="die-with-parent"
+        ).start()
+
+
+def process_mark(pid: int | None = None) -> str:
+    """Return ``PID:START``, which names one process for ever: the number alone is given to another
+    one some day.
+    """
+    pid = os.getpid() if pid is None else pid
+    return f"{pid}:{_stat(pid)[19] if _stat(pid) else ''}"
+
+
+def is_alive(mark: str) -> bool:
+    """Tell whether the process of a :func:`process_mark` (or of a bare number) still runs on this
+    machine.
+    """
+    pid, _, start = mark.partition(":")
+    if not pid.isdigit():
+        return False
+    if sys.platform == "linux":
+        fields = _stat(int(pid))
+        return bool(fields) and fields[0] != "Z" and start in ("", fields[19])
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _watch(handles: list[int]) -> None:
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; empty where there is no such process
+    or no /proc.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def rank() -> int:
+    """Return this process's place among those that train together, from 0; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes train together; 1 where this one is alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_launched() -> bool:
+    """Tell whether ``accelerate launch`` (or torchrun) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(module: str, arguments: Sequence[str], processes: int) -> int:
+    """Run ``python -m module arguments`` in ``processes`` processes by accelerate's launcher;
+    return the status of the first that failed, or 0.
+
+    When one fails the others are ended; when this process dies they die with it. No configuration
+    file of accelerate's is read. A process that was killed is a :class:`PipelineError`.
+    """
+    from accelerate.commands.launch import launch_command_parser, multi_gpu_launcher
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options = {
+        "num_processes": processes,
+        "num_machines": 1,
+        "main_process_port": 0,  # a free one
+        "mixed_precision": "no",
+        "dynamo_backend": "no",
+        "num_cpu_threads_per_process": int(threads)
+        if threads.isdigit()
+        else max(1, (os.cpu_count() or 1) // processes),
+    }
+    # Called below the command `accelerate launch`, which would fill in what is not given from the
+    # user's configuration file. --multi_gpu also means several CPU processes: under --cpu
+    # accelerate starts one only, unless MPI is there. Each process finds its device itself.
+    given = launch_command_parser().parse_args(
+        [
+            "--multi_gpu",
+            *(f"--{name}={value}" for name, value in options.items()),
+            "--module",
+            module,
+            *arguments,
+        ]
+    )
+    os.environ[_LAUNCHER] = str(os.getpid())
+    # Without SIGHUP, which torch would catch even where nohup had it ignored.
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    logging.disable(logging.ERROR)  # torch's report of a failure: the process itself has said more
+    try:
+        multi_gpu_launcher(given)
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    except ChildFailedError as failed:
+        number, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            raise PipelineError(
+                f"process {number} of {processes} was killed by signal "
+                f"{-failure.exitcode} (9: often too little memory); "
+                "the same command goes on from the last checkpoint"
+            ) from failed
+        return int(failure.exitcode)
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0

@@ -1,0 +1,155 @@
+"""The row types stages meet in: one Arrow schema a file, and the 16 task types.
+
+A stage never imports another stage; it reads the file the other wrote, whose columns stand here.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tasks.core.errors import PipelineError, did_you_mean
+
+#: Short form -> full form, as Bonito was trained on (arXiv 2402.18334, table of task types). Either
+#: names a type.
+TASK_TYPES: dict[str, str] = {
+    "exqa": "extractive question answering",
+    "mcqa": "multiple-choice question answering",
+    "qg": "question generation",
+    "qa": "question answering without choices",
+    "ynqa": "yes-no question answering",
+    "coref": "coreference resolution",
+    "paraphrase": "paraphrase generation",
+    "paraphrase_id": "paraphrase identification",
+    "sent_comp": "sentence completion",
+    "sentiment": "sentiment",
+    "summarization": "summarization",
+    "text_gen": "text generation",
+    "topic_class": "topic classification",
+    "wsd": "word sense disambiguation",
+    "te": "textual entailment",
+    "nli": "natural language inference",
+}
+#: Supervision sources whose rows a generator writes; for the others generate and validate have
+#: nothing to do.
+WRITTEN = ("bonito", "prompted")
+_SHORT = {full: short for short, full in TASK_TYPES.items()}
+
+
+def task_type(name: str) -> str:
+    """Return the short form of a task type given in either form; an unknown one is an error that
+    suggests the nearest.
+    """
+    name = _SHORT.get(name, name)
+    if name not in TASK_TYPES:
+        raise PipelineError(
+            f"unknown task type {name!r}{did_you_mean(name, [*TASK_TYPES, *_SHORT])}"
+        )
+    return name
+
+
+#: artifacts/ingest/passages.parquet. ``start`` and ``end`` are character offsets into the
+#: document's extracted text; ``page`` counts from 1 (0: the format has no pages), ``section`` is
+#: the heading path joined by " > ".
+PASSAGES = pa.schema(
+    [
+        ("passage_id", pa.string()),
+        ("document", pa.string()),
+        ("page", pa.int32()),
+        ("section", pa.string()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("tokens", pa.int32()),
+        ("sha256", pa.string()),
+        ("in_evaluation", pa.bool_()),
+        ("text", pa.string()),
+    ]
+)
+
+#: artifacts/ingest/rejects.parquet: a file or a passage that was not used, and why.
+REJECTS = pa.schema(
+    [
+        ("document", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("text", pa.string()),
+    ]
+)
+
+#: artifacts/generate/predictions.parquet: everything the generator wrote, parsable or not.
+#: ``instruction`` still holds the ``{{context}}`` placeholder; ``reason`` is empty for a parsed
+#: row, else why it is unusable.
+PREDICTIONS = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("passage_id", pa.string()),
+        ("document", pa.string()),
+        ("task_type", pa.string()),
+        ("sample", pa.int32()),
+        ("seed", pa.int64()),
+        ("context", pa.string()),
+        ("prediction", pa.string()),
+        ("parsed", pa.bool_()),
+        ("reason", pa.string()),
+        ("instruction", pa.string()),
+        ("response", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("generator", pa.string()),
+        ("revision", pa.string()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_tokens", pa.int32()),
+    ]
+)
+
+#: artifacts/validate/instructions.parquet, and artifacts/supervise/instructions.parquet, what is
+#: trained on. The passage stands in the instruction now. A row without an instruction is raw text:
+#: its response is trained on word by word (TAPT).
+INSTRUCTIONS = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("passage_id", pa.string()),
+        ("document", pa.string()),
+        ("task_type", pa.string()),
+        ("context", pa.string()),
+        ("instruction", pa.string()),
+        ("response", pa.string()),
+    ]
+)
+
+#: artifacts/validate/quarantine.parquet: rows that failed, with the names of all the expectations
+#: they failed.
+QUARANTINE = pa.schema([*INSTRUCTIONS, ("reasons", pa.list_(pa.string()))])
+
+#: artifacts/evaluate/predictions.parquet: one row per model x template x item. ``scores`` are the
+#: choices' summed log-probabilities in ``choices`` order (empty for extraction); ``f1`` is the
+#: item's own SQuAD F1 in 0-1 (classification: 1 if right).
+EVALUATIONS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("dataset", pa.string()),
+        ("template", pa.string()),
+        ("item_id", pa.string()),
+        ("prompt", pa.string()),
+        ("prediction", pa.string()),
+        ("golds", pa.list_(pa.string())),
+        ("choices", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("f1", pa.float64()),
+    ]
+)
+
+
+def require(table: pa.Table, schema: pa.Schema, where: object) -> pa.Table:
+    """Return ``table`` with the schema's columns in its order; a missing column is an error that
+    names it and the file.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise PipelineError(
+            f"{where} lacks the column {missing[0]!r}: it was written by another version, "
+            "run its stage again"
+        )
+    return table.select(schema.names).cast(schema)

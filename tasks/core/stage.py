@@ -1,0 +1,349 @@
+"""What every stage shares around its work: arguments, lock, death with its parent, staged output,
+progress, one-line errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import staged_folder, sweep, verify, write_json, write_manifest
+from tasks.core.params import Params, Section, load_params
+from tasks.core.process import die_with_parent, is_launched, launch, rank
+
+log = logging.getLogger(__name__)
+
+#: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those
+#: before it runs a stage).
+WORK = Path(".work")
+#: How the kernel, SQLite and PyTorch say that the disk is full.
+_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "database or disk is full",
+    "PytorchStreamWriter failed writing",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's function is given: its parsed parameters, its paths, and where to write."""
+
+    name: str
+    params: Params
+    inputs: dict[str, Path]
+    #: Staged output folder: it becomes ``artifacts/<stage>`` in one rename when the function
+    #: returns.
+    out: Path
+    #: Folder for what must outlive a kill (journal, checkpoints); never part of the output.
+    work: Path
+    #: Inputs that may lie elsewhere than on this machine (``s3://...``), as they were given.
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """Return the input called ``name``."""
+        return self.inputs[name]
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """Return a progress meter that logs and writes ``.work/<stage>/progress.json`` for whoever
+        watches.
+        """
+        return Progress(self.work / "progress.json", self.name, total, unit)
+
+    def summary(
+        self, rows_in: int, rows_kept: int, dropped: dict[str, int] | None = None, **more: Any
+    ) -> None:
+        """Write ``summary.json``: rows in, kept, and dropped by reason. They must add up."""
+        dropped = {reason: count for reason, count in sorted((dropped or {}).items()) if count}
+        if rows_in != rows_kept + sum(dropped.values()):
+            raise AssertionError(
+                f"{self.name}: {rows_in} rows in, {rows_kept} kept, {dropped} dropped: "
+                "rows were lost"
+            )
+        write_json(
+            self.out / "summary.json",
+            {
+                "stage": self.name,
+                "rows_in": rows_in,
+                "rows_kept": rows_kept,
+                "dropped": dropped,
+                **more,
+            },
+        )
+
+
+@dataclass
+class Progress:
+    """Rows done, rows/s and time left: in the file at every advance, in the log at most once in
+    five seconds.
+    """
+
+    path: Path
+    stage: str
+    total: int
+    unit: str
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+    skipped: int = 0
+    _logged: float = 0.0
+
+    def skip(self, rows: int) -> None:
+        """Count rows that an earlier, killed run already did."""
+        self.done += rows
+        self.skipped += rows
+
+    def step(self, step: int, last: int, **facts: Any) -> None:
+        """Count one training step of ``last``; those before the first one that is seen here were
+        done by an earlier, killed run.
+        """
+        if not self.total:
+            self.total = last
+            self.skip(step - 1)
+        self.advance(1, **facts)
+
+    def advance(self, rows: int, **facts: Any) -> None:
+        """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
+        self.done += rows
+        now = time.monotonic()
+        # Not told (0) in a meter's first second, but at the end: what came first was at hand
+        # already, and its rate is absurd.
+        told = now - self.started >= 1 or self.done >= self.total
+        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if told else 0.0
+        left = (self.total - self.done) / rate if rate else 0.0
+        write_json(
+            self.path,
+            {
+                "stage": self.stage,
+                "done": self.done,
+                "total": self.total,
+                "unit": self.unit,
+                "rate": round(rate, 3),
+                "seconds_left": round(left),
+                **facts,
+            },
+        )
+        if now - self._logged >= 5 or self.done >= self.total:
+            self._logged = now
+            speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
+            shown = [
+                f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)
+            ]
+            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *shown]))
+
+
+def run_stage(
+    name: str,
+    work: Callable[[Stage], None],
+    inputs: Sequence[str],
+    argv: Sequence[str] | None = None,
+    model: type[Section] = Params,
+    package: str = "tasks",
+    optional: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+    addresses: Mapping[str, str] | None = None,
+) -> int:
+    """Parse the command line of a stage, run it, and return its exit status (0 done, 2 an error the
+    user can mend).
+
+    Every stage takes ``--params params.yaml --out artifacts/<stage>`` and one ``--<input> PATH``
+    for each of its inputs. ``model`` is what the parameter file is parsed into; ``bonito/`` has one
+    of its own. ``optional`` names inputs that may be left out. ``settings`` are inputs whose path
+    the parameter file holds, under the setting named beside them, unless the command line gives
+    another; an empty one leaves the input out. ``addresses`` are of that kind too, and the stage
+    itself resolves them, as they need not be paths.
+
+    A stage whose section asks for several ``processes`` starts itself again through accelerate's
+    launcher. Then rank 0 does what is said above; the others hold no lock and write into a folder
+    of their own that is thrown away.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {package}.{name}", allow_abbrev=False)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, required=True)
+    for given in (*inputs, *optional):
+        parser.add_argument(f"--{given}", type=Path, required=given in inputs)
+    settings, addresses = settings or {}, addresses or {}
+    for given in (*settings, *addresses):
+        parser.add_argument(f"--{given}")
+    arguments = parser.parse_args(argv)
+    set_up_logging(name)
+    die_with_parent()
+    folder = shared = WORK / name if package == "tasks" else WORK / package / name
+    with one_line_errors(name):
+        params = load_params(arguments.params, model)
+        if not is_launched() and (processes := _processes(name, params)) > 1:
+            return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
+        if rank() > 0:
+            folder = folder.with_name(f"{name}.{rank()}")
+            arguments.out = folder / "thrown-away"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            hold_lock(folder / "lock", name),
+            staged_folder(arguments.out, folder / "output") as out,
+        ):
+            sweep(folder)
+            values = vars(arguments)
+            paths = {
+                given: values[given.replace("-", "_")]
+                for given in (*inputs, *optional)
+                if values[given.replace("-", "_")] is not None
+            }
+            paths |= {
+                name: Path(path)
+                for name, key in settings.items()
+                if (path := _chosen(values[name], params, key))
+            }
+            for given, path in paths.items():
+                if not path.exists():
+                    raise PipelineError(f"--{given} {path} does not exist")
+                verify(path)
+            work(
+                Stage(
+                    name,
+                    params,
+                    paths,
+                    out,
+                    shared,
+                    {name: _chosen(values[name], params, key) for name, key in addresses.items()},
+                )
+            )
+            write_manifest(out)
+        (folder / "progress.json").unlink(missing_ok=True)
+        if rank() > 0:
+            shutil.rmtree(folder)
+        return 0
+    return 2
+
+
+def setting(params: Section, key: str) -> str:
+    """Return the value of a setting by its name in the parameter file, such as
+    ``evaluate.items``.
+    """
+    section, _, name = key.partition(".")
+    return str(getattr(getattr(params, section), name))
+
+
+def _chosen(argument: str | None, params: Section, key: str) -> str:
+    return setting(params, key) if argument is None else argument
+
+
+def _processes(name: str, params: Section) -> int:
+    """Return how many processes the stage's section of the parameters asks for; most stages have no
+    such setting.
+    """
+    return getattr(getattr(params, name, None), "processes", 1)
+
+
+def set_up_logging(name: str) -> None:
+    """Our own lines on standard error; of the libraries only what is wrong."""
+    level = logging.INFO if rank() == 0 else logging.WARNING
+    logging.basicConfig(
+        level=level,
+        format=f"%(asctime)s {name:9} %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    for noisy in (
+        "alembic",
+        "bitsandbytes",
+        "great_expectations",
+        "httpx",
+        "matplotlib",
+        "mlflow",
+        "torch._library",
+        "transformers",
+        "vllm",
+    ):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for library in ("peft", "vllm"):
+        warnings.filterwarnings("ignore", module=rf"{library}\..*")
+    for variable, value in {
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(variable, value)
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """Print an error a person can mend as one line on standard error, and swallow it; anything else
+    is a bug and keeps its trace.
+    """
+    try:
+        yield
+    except PipelineError as error:
+        if rank() > 0:
+            time.sleep(
+                5
+                # rank 0 nearly always finds the same fault, and once it has told it this process is
+                # ended
+            )
+        print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        where = getattr(error, "filename", None) or Path.cwd()
+        print(
+            (
+                f"error: {name}: no space left on the device ({where}): free some and run the "
+                "same command again, what is done is kept"
+            ),
+            file=sys.stderr,
+        )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether a full disk is behind an error: libraries wrap the kernel's answer in exceptions
+    of their own, or only quote it.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(words in str(error) for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, name: str, patience: float = 4.0) -> Iterator[None]:
+    """Hold an exclusive lock while a stage writes; after ``patience`` seconds of waiting, name who
+    holds it.
+
+    The kernel drops the lock when its holder dies, however it dies.
+    """
+    with path.open("a+", encoding="utf-8") as handle:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "unknown"
+                    raise PipelineError(
+                        f"stage {name} is already being run here by {holder}: wait for it "
+                        "or stop it"
+                    ) from None
+                time.sleep(0.1)
+        handle.seek(0)
+        handle.truncate()
+        json.dump({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, handle)
+        handle.flush()
+        yield

@@ -1,0 +1,1 @@
+"""Stage finetune: the target model, adapted by Q-LoRA."""

@@ -1,0 +1,236 @@
+"""finetune: adapt the target model to the validated rows by Q-LoRA (arXiv 2305.14314, settings of
+arXiv 2402.18334).
+
+Instruction rows in, an adapter out; beside the adapter stands everything needed to say what it is
+and to make it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import (
+    fingerprint,
+    keep_newest,
+    read_json,
+    read_table,
+    sha256_file,
+    sha256_folder,
+    write_json,
+    write_text,
+)
+from tasks.core.params import Finetune
+from tasks.core.process import rank
+from tasks.core.rows import INSTRUCTIONS, require
+from tasks.core.stage import Stage, run_stage
+from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.training import Example, Trained, start_adapter, train, training_key, training_order
+from tasks.tracking.ledger import open_training_run
+
+log = logging.getLogger(__name__)
+
+
+def finetune(stage: Stage) -> None:
+    """Write the adapter (``adapter_model.safetensors``, ``adapter_config.json``),
+    ``provenance.json``, ``loss.csv`` and ``summary.json``.
+
+    With ``supervise.source`` none there is no adapter: provenance.json says so, and the model is
+    scored as it came.
+    """
+    params, path, source = (
+        stage.params.finetune,
+        stage.path("instructions"),
+        stage.params.supervise.source,
+    )
+    rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
+    tokenizer = load_tokenizer(params.model, params.revision)
+    start = start_adapter(params, stage.path("start"))
+    if source == "none":
+        return _leave(
+            stage,
+            params,
+            Prompter(tokenizer, prompt_form(tokenizer, params.prompt, adapted=False)),
+            path,
+            start,
+        )
+    prompter = Prompter(tokenizer, trained_form(tokenizer, params, rows, start))
+    examples, dropped = build_examples(rows, prompter, params)
+    if not examples:
+        raise PipelineError(
+            f"no row of {path} can be trained on ({dict(dropped)}): look at its "
+            "quarantine, or raise finetune.max_response_tokens"
+        )
+    began = sha256_folder(start) if start else ""
+    key = training_key(params, examples, began)
+    trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
+    write_text(stage.out / "loss.csv", trained.csv())
+    facts = {
+        "supervision": source,
+        "start": began,
+        "tokens": tokens_trained(examples, params, trained.steps),
+        "adapter": True,
+    }
+    write_json(
+        stage.out / "provenance.json",
+        provenance(params, prompter, path, key, len(examples), trained) | facts,
+    )
+    stage.summary(
+        len(rows),
+        len(rows) - dropped.total(),
+        dict(dropped),
+        steps=trained.steps,
+        response_tokens=trained.tokens,
+        tokens=facts["tokens"],
+    )
+
+
+def trained_form(
+    tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None
+) -> str:
+    """Return the prompt form of training and scoring.
+
+    A model that only ever saw raw text is asked as it was before.
+    """
+    instructed = any(row["instruction"] for row in rows)
+    if start and not instructed and (start / "provenance.json").is_file():
+        return str(read_json(start / "provenance.json")["prompt"])
+    return prompt_form(tokenizer, params.prompt, adapted=instructed)
+
+
+def build_examples(
+    rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
+) -> tuple[list[Example], Counter[str]]:
+    """Return the examples in row order (one a row, raw text in as many pieces as it takes), and the
+    rows left out by reason.
+
+    A long instruction loses its middle, so that the question stays; a response that is too long is
+    left out, since half an answer is a wrong one.
+    """
+    examples: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        if not row["instruction"]:
+            pieces = text_examples(
+                prompter.tokenizer,
+                row["response"],
+                params.max_prompt_tokens + params.max_response_tokens,
+            )
+            examples += pieces
+            dropped["too_short"] += not pieces
+            continue
+        response = prompter.response(row["response"])
+        if len(response) > params.max_response_tokens:
+            dropped["response_too_long"] += 1
+        else:
+            examples.append(
+                Example(prompter.prompt(row["instruction"], params.max_prompt_tokens), response)
+            )
+    return examples, dropped
+
+
+def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
+    """Return raw text as next-word examples of at most ``most`` tokens: the first token is given,
+    the loss falls on all others.
+    """
+    ids = tokenizer.encode(text.strip(), add_special_tokens=False)
+    lead = (
+        [tokenizer.bos_token_id]
+        if tokenizer.bos_token_id is not None and not tokenizer.chat_template
+        else []
+    )
+    pieces = [lead + ids[at : at + most - len(lead)] for at in range(0, len(ids), most - len(lead))]
+    return [Example(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
+
+
+def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
+    """Return the tokens, prompts and responses, that went through the model in ``steps`` steps;
+    padding is not counted.
+    """
+    lengths = [len(example.prompt) + len(example.response) for example in examples]
+    return sum(
+        lengths[index] for index in training_order(lengths, params)[: steps * params.batch_rows]
+    )
+
+
+def _leave(
+    stage: Stage, params: Finetune, prompter: Prompter, path: Path, start: Path | None
+) -> None:
+    if start:
+        raise PipelineError(
+            "supervise.source none trains nothing, so it cannot go on from "
+            f"finetune.start = {params.start}"
+        )
+    key = fingerprint("none", params.model_dump(mode="json"))
+    trained = Trained([], 0, 0)
+    write_text(stage.out / "loss.csv", trained.csv())
+    facts = {"supervision": "none", "start": "", "tokens": 0, "adapter": False}
+    write_json(
+        stage.out / "provenance.json", provenance(params, prompter, path, key, 0, trained) | facts
+    )
+    stage.summary(0, 0, steps=0, response_tokens=0, tokens=0)
+
+
+def _train(
+    stage: Stage,
+    params: Finetune,
+    examples: list[Example],
+    pad_token: int,
+    key: str,
+    start: Path | None,
+) -> Trained:
+    """Train in a checkpoint folder that belongs to this key, with the loss live in MLflow and in
+    the progress file.
+    """
+    checkpoints = stage.work / "checkpoints" / key[:24]
+    if rank() > 0:
+        return train(examples, params, pad_token, stage.out, checkpoints, start=start)
+    _forget_others(checkpoints)
+    with open_training_run(
+        stage.params.register_.experiment, key, params.model_dump(mode="json")
+    ) as run:
+        progress = stage.progress(0, "steps")
+
+        def on_step(step: int, last: int, loss: float) -> None:
+            progress.step(step, last, loss=round(loss, 4))
+            run.metric("train_loss", loss, step)
+
+        return train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
+
+
+def provenance(
+    params: Finetune, prompter: Prompter, rows: Path, key: str, examples: int, trained: Trained
+) -> dict[str, Any]:
+    """Return what tells this adapter from any other: base, prompt form with a rendered example,
+    data hash, settings.
+    """
+    return {
+        "base": params.model,
+        "revision": params.revision,
+        "quantization": params.quantization,
+        "precision": params.precision,
+        "prompt": prompter.form,
+        "prompt_example": prompter.text("INSTRUCTION"),
+        "instructions_sha256": sha256_file(rows),
+        "rows": examples,
+        "steps": trained.steps,
+        "key": key,
+        "settings": params.model_dump(mode="json"),
+    }
+
+
+def _forget_others(folder: Path) -> None:
+    """Make the checkpoint folder; those of other data or settings go (they can be gigabytes)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_newest(folder.parent, 0, keep=folder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the stage."""
+    return run_stage(
+        "finetune", finetune, ("instructions",), argv, settings={"start": "finetune.start"}
+    )

@@ -1,0 +1,1 @@
+"""Stage generate: passages into instructions and responses."""

@@ -1,0 +1,245 @@
+"""A chat model as the generator: it is asked to write a task about a passage, and its answer is
+read by the marks it was asked to use.
+
+The prompt texts are files, one a task type, in ``supervise.prompts``. The model is a local one,
+through the engine, or one behind an OpenAI-compatible address.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint
+from tasks.core.params import Section, load_params
+from tasks.lm.engine import Completion, Sampling
+from tasks.lm.prompts import PLACEHOLDER, Prompter, Task
+
+log = logging.getLogger(__name__)
+_FIELD = re.compile(r"\{(\w+)\}")
+#: Name of the environment variable that holds the key of an address that asks for one.
+KEY = "GENERATOR_API_KEY"
+_AT_ONCE = 16
+_SECONDS = 300
+
+
+class Prompt(Section):
+    """One task type's file.
+
+    ``request`` holds ``{{context}}``; the answer is read as ``marks``, in order, each at the start
+    of a line.
+    """
+
+    request: str = Field(description="what the chat model is asked")
+    marks: tuple[str, ...] = Field(
+        min_length=1, description="names of the parts of its answer, which stand behind 'name:'"
+    )
+    instruction: str = Field(description="the instruction, with {{context}} and {part}")
+    response: str = Field(description="the response, with {part}")
+    labels: tuple[str, ...] = Field(
+        (),
+        description=(
+            "what {{labels}} stands for in request and instruction, unless validate.labels "
+            "says otherwise"
+        ),
+    )
+    with_labels: Prompt | None = Field(
+        None, description="the texts to use instead where validate.labels gives labels"
+    )
+
+
+@dataclass(frozen=True)
+class PromptedForm:
+    """A :class:`tasks.generate.stage.Form` over the prompt files."""
+
+    prompts: dict[str, Prompt]
+
+    @property
+    def identity(self) -> str:
+        """Return a fingerprint of the texts."""
+        return fingerprint(
+            {name: prompt.model_dump(mode="json") for name, prompt in self.prompts.items()}
+        )
+
+    def prompt(self, tokenizer: Any, context: str, task_type: str) -> Any:
+        """Return the chat prompt's token ids; without a tokenizer, the message."""
+        message = self.prompts[task_type].request.replace(PLACEHOLDER, context)
+        if tokenizer is None:
+            return message
+        return Prompter(tokenizer, "chat" if tokenizer.chat_template else "pretrained").prompt(
+            message
+        )
+
+    def parse(self, text: str, finished: bool, task_type: str) -> Task:
+        """Return the task. Reasons: ``truncated``, ``no_<part>``, ``empty_<part>``."""
+        prompt = self.prompts[task_type]
+        places = [
+            re.search(rf"^\W*{re.escape(mark)}\W*:[ \t*_]*", text, re.MULTILINE | re.IGNORECASE)
+            for mark in prompt.marks
+        ]
+        if None in places:
+            return Task(
+                reason=f"no_{prompt.marks[places.index(None)]}" if finished else "truncated"
+            )
+        found = [place for place in places if place]
+        if [place.start() for place in found] != sorted(place.start() for place in found):
+            return Task(reason="parts_out_of_order")
+        if not finished:
+            return Task(reason="truncated")
+        ends = [*(place.start() for place in found[1:]), len(text)]
+        parts = {
+            mark: text[place.end() : end].strip()
+            for mark, place, end in zip(prompt.marks, found, ends, strict=True)
+        }
+        # Chat models add remarks behind the last part: it ends with its paragraph.
+        parts[prompt.marks[-1]] = parts[prompt.marks[-1]].split("\n\n")[0].strip()
+        empty = next((mark for mark, part in parts.items() if not part), None)
+        if empty:
+            return Task(reason=f"empty_{empty}")
+        fields = {name: _fill(getattr(prompt, name), parts) for name in ("instruction", "response")}
+        return Task(fields["instruction"].strip(), fields["response"].strip())
+
+
+def read_prompts(
+    folder: Path, task_types: Sequence[str], labels: Sequence[str] = ()
+) -> PromptedForm:
+    """Read ``<folder>/<task type>.yaml`` for each task type; ``labels`` are a custom label set for
+    the texts that name labels.
+
+    A missing file or an unknown part in one is an error before anything is generated.
+    """
+    prompts: dict[str, Prompt] = {}
+    for name in task_types:
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+            raise PipelineError(
+                f"{path} does not exist: the prompted source has prompt texts for "
+                f"{known}; write one for {name}"
+            )
+        prompt = _labelled(load_params(path, Prompt), labels)
+        if PLACEHOLDER not in prompt.request or PLACEHOLDER not in prompt.instruction:
+            raise PipelineError(
+                f"{path}: request and instruction must both hold {PLACEHOLDER}, the place "
+                "of the passage"
+            )
+        for text in (prompt.instruction, prompt.response):
+            unknown = [
+                part
+                for part in _FIELD.findall(text.replace(PLACEHOLDER, ""))
+                if part not in prompt.marks
+            ]
+            if unknown:
+                raise PipelineError(
+                    f"{path}: {{{unknown[0]}}} is not one of its marks ({', '.join(prompt.marks)})"
+                )
+        prompts[name] = prompt
+    return PromptedForm(prompts)
+
+
+def _labelled(prompt: Prompt, custom: Sequence[str]) -> Prompt:
+    """Put the labels where ``{{labels}}`` stands, as ``a, b or c``."""
+    prompt = prompt.with_labels or prompt if custom else prompt
+    labels = [*(custom or prompt.labels)]
+    named = " or ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
+    return prompt.model_copy(
+        update={
+            name: getattr(prompt, name).replace("{{labels}}", named)
+            for name in ("request", "instruction")
+        }
+    )
+
+
+def _fill(text: str, parts: dict[str, str]) -> str:
+    before, *behind = text.split(PLACEHOLDER)
+    return PLACEHOLDER.join(
+        _FIELD.sub(lambda match: parts[match[1]], piece) for piece in (before, *behind)
+    )
+
+
+class AddressEngine:
+    """Chat completions from an OpenAI-compatible address.
+
+    Prompts are messages as text; each request carries its own seed.
+    """
+
+    def __init__(self, address: str, model: str) -> None:
+        """``address`` is such as ``http://127.0.0.1:8000/v1``; nothing is sent anywhere else,
+        redirections are not followed.
+        """
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise PipelineError(
+                f"generate.address = {address!r} is no http address: write it as "
+                "http://127.0.0.1:8000/v1"
+            )
+        self._url, self._model = f"{address.rstrip('/')}/chat/completions", model
+        loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if not loopback:
+            log.warning("generate.address: the passages are sent to %s", parts.hostname)
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirection()]
+        self._opener = urllib.request.build_opener(
+            *([urllib.request.ProxyHandler({})] if loopback else []), *handlers
+        )
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """Complete every message, in order; what the address refuses is one
+        :class:`PipelineError`.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(
+                pool.map(
+                    lambda pair: self._complete(pair[0], sampling, pair[1]),
+                    zip(prompts, seeds, strict=True),
+                )
+            )
+
+    def _complete(self, message: str, sampling: Sampling, seed: int) -> Completion:
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": message}],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": seed,
+        }
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)  # noqa: S310 - the scheme was checked
+        try:
+            with self._opener.open(request, timeout=_SECONDS) as response:
+                answer = json.load(response)
+            choice = answer["choices"][0]
+            text = str(choice["message"]["content"] or "")
+            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
+            return Completion(text, tokens, choice.get("finish_reason") == "stop")
+        except urllib.error.HTTPError as error:
+            raise PipelineError(
+                f"{self._url} answers {error.code}: {error.read(300).decode(errors='replace')}"
+            ) from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise PipelineError(
+                f"{self._url} gives no usable chat completion ({type(error).__name__}: "
+                f"{error}): is the server up?"
+            ) from error
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None

@@ -1,0 +1,143 @@
+"""Lines that stand word for word in many documents of a corpus (disclaimers, signatures, cookie
+notices): found by counting, then cut out.
+
+A process that reads one file cannot know them. It notes the lines of its passages; when all files
+are read the lines are counted, and a passage that holds frequent ones is taken apart into what
+stands between them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from tasks.ingest.readers.document import Document
+
+#: Shorter lines (table rules, brackets of code, single words) repeat without being boilerplate.
+_LEAST_WORDS = 4
+_LINE = re.compile(r"[^\n]+")
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+#: In fewer documents nothing counts as repeated, whatever the share.
+LEAST_DOCUMENTS = 5
+
+
+def lines(document: Document, start: int, end: int) -> list[tuple[int, int, str]]:
+    """Return (start, end, hash) of the lines of ``document.text[start:end]`` that may be
+    boilerplate. Headings never are.
+    """
+    first = bisect_right(document.headings, start, key=lambda heading: heading.end)
+    headings = [
+        (heading.start, heading.end)
+        for heading in takewhile(
+            lambda heading: heading.start < end, islice(document.headings, first, None)
+        )
+    ]
+    found = []
+    for match in _LINE.finditer(document.text, start, end):
+        if len(_LETTERS.findall(match[0])) < _LEAST_WORDS or any(
+            match.start() < last and match.end() > first for first, last in headings
+        ):
+            continue
+        line = " ".join(unicodedata.normalize("NFKC", match[0]).casefold().split())
+        # 63 bits: SQLite's integers are signed.
+        found.append(
+            (match.start(), match.end(), f"{xxhash.xxh3_64_intdigest(line.encode()) >> 1:x}")
+        )
+    return found
+
+
+class Repeated:
+    """In how many documents each line stands, on disk.
+
+    Copies of a whole document count once: those are duplicates, not boilerplate.
+    """
+
+    def __init__(self, path: Path, share: float) -> None:
+        path.unlink(missing_ok=True)
+        self._path, self._share = path, share
+        self._base = sqlite3.connect(path, isolation_level=None)
+        self._base.executescript(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;"
+            "CREATE TABLE line (hash INTEGER PRIMARY KEY, documents INTEGER, last INTEGER);"
+            "CREATE TABLE document (hash BLOB PRIMARY KEY) WITHOUT ROWID;"
+        )
+        self.documents = 0
+        self._copy = False
+        self._frequent: dict[int, int] = {}
+
+    def count(self, entry: dict[str, Any]) -> None:
+        """Count the lines of a document's entry; a long document comes in several, the first
+        marked.
+        """
+        if entry["first"]:
+            content = xxhash.xxh3_128_digest(
+                "".join(passage["same"] for passage in entry["passages"]).encode()
+            )
+            self._copy = (
+                self._base.execute("INSERT OR IGNORE INTO document VALUES (?)", (content,)).rowcount
+                == 0
+            )
+            self.documents += not self._copy
+        if not self._copy:
+            hashes = {
+                int(line[2], 16) for passage in entry["passages"] for line in passage["lines"]
+            }
+            self._base.executemany(
+                (
+                    "INSERT INTO line VALUES (?, 1, ?) ON CONFLICT (hash) DO UPDATE SET "
+                    "documents = documents + (last <> excluded.last), last = excluded.last"
+                ),
+                ((line, self.documents) for line in sorted(hashes)),
+            )
+
+    def finish(self) -> None:
+        """Settle which lines are boilerplate."""
+        rows = self._base.execute(
+            "SELECT hash, documents FROM line WHERE documents >= ?", (self.threshold,)
+        )
+        self._frequent = dict(rows.fetchall())
+
+    @property
+    def threshold(self) -> int:
+        """Return the number of documents from which a line is boilerplate."""
+        return max(LEAST_DOCUMENTS, math.ceil(self._share * self.documents))
+
+    def spans(self, passage: dict[str, Any]) -> list[tuple[int, int, int]]:
+        """Return (start, end, documents it stands in) of the boilerplate in a passage, in order."""
+        marked = (
+            (
+                (start, end, self._frequent.get(int(line, 16), 0))
+                for start, end, line in passage["lines"]
+            )
+            if self._frequent
+            else iter(())
+        )
+        return [span for span in marked if span[2]]
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._base.close()
+        self._path.unlink(missing_ok=True)
+
+
+def rest(passage: dict[str, Any], spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield (start, end), in characters of the document, of what stands between ``spans``; nothing
+    where that is only space.
+    """
+    text, offset = passage["text"], passage["start"]
+    position = offset
+    for start, end, _ in [*spans, (passage["end"], passage["end"], 0)]:
+        part = text[position - offset : start - offset]
+        if bare := part.strip():
+            first = position + len(part) - len(part.lstrip())
+            yield first, first + len(bare)
+        position = end

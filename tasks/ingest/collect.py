@@ -1,0 +1,157 @@
+"""The last pass: every passage goes by, in the order of the files' names, past the rules that look
+at more than one document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+from tasks.core.files import fingerprint
+from tasks.core.rows import PASSAGES, REJECTS
+from tasks.core.stage import Stage
+from tasks.ingest.boilerplate import Repeated, rest
+from tasks.ingest.cleaning import EvaluationOverlap, Seen
+from tasks.ingest.discovery import Found
+from tasks.ingest.journal import Journal
+from tasks.ingest.output import Rows
+from tasks.ingest.readers.document import Unreadable
+from tasks.ingest.report import Report
+from tasks.ingest.worker import Work, counter, shortened
+
+
+class Collector:
+    """Writes what is kept and what is not, in bounded memory."""
+
+    def __init__(self, stage: Stage, work: Work, overlap: EvaluationOverlap) -> None:
+        self._stage, self._work, self._overlap = stage, work, overlap
+        self._params = stage.params.ingest
+        self._report = Report(stage.work / "report")
+        self._count = counter(work.tokenizer)
+
+    def run(self, journal: Journal) -> None:
+        """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``
+        from what the journal holds.
+        """
+        out, work = self._stage.out, self._stage.work
+        with ExitStack() as stack:
+            self._passages = stack.enter_context(closing(Rows(out / "passages.parquet", PASSAGES)))
+            self._rejects = stack.enter_context(closing(Rows(out / "rejects.parquet", REJECTS)))
+            self._seen = stack.enter_context(
+                closing(Seen(work / "seen.sqlite", self._params.near_duplicates))
+            )
+            self._repeated = stack.enter_context(
+                closing(Repeated(work / "lines.sqlite", self._params.boilerplate_share))
+            )
+            if self._params.boilerplate_share:
+                for _, entry in _entries(journal):
+                    if "passages" in entry:
+                        self._repeated.count(entry)
+                self._repeated.finish()
+            for document, entry in _entries(journal):
+                if "passages" in entry:
+                    self._report.document(entry)
+                    for passage in entry["passages"]:
+                        self._passage(document, passage)
+                else:
+                    self._reject(document, entry["reason"], entry["detail"])
+        with closing(self._report):
+            self._report.check(self._stage.addresses["corpus"], self._params.text_column)
+            self._report.write(self._stage)
+
+    def _passage(self, document: str, passage: dict[str, Any]) -> None:
+        """Cut the boilerplate out of a passage, and judge what is left of it."""
+        spans = self._repeated.spans(passage) if self._params.boilerplate_share else []
+        if not spans:
+            self._judged(document, passage)
+            return
+        left = list(rest(passage, spans))
+        detail = f"of {self._repeated.documents} documents it stands in {{}}"
+        if not left:
+            self._judged(
+                document,
+                {
+                    **passage,
+                    "reason": "boilerplate",
+                    "detail": detail.format(max(found for *_, found in spans)),
+                },
+            )
+            return
+        for start, end, found in spans:
+            text = passage["text"][start - passage["start"] : end - passage["start"]]
+            self._report.removed(len(text))
+            self._reject(document, "boilerplate", detail.format(found), start, end, text)
+        for start, end in left:
+            self._judged(document, shortened(passage, start, end, self._work, self._count))
+
+    def _judged(self, document: str, passage: dict[str, Any]) -> None:
+        row = self._row(document, passage)
+        reason, detail = self._judge(row, passage)
+        self._report.passage(row, reason)
+        if reason:
+            self._reject(document, reason, detail, row["start"], row["end"], row["text"])
+        else:
+            self._passages.add(**row)
+
+    def _reject(
+        self, document: str, reason: str, detail: str, start: int = 0, end: int = 0, text: str = ""
+    ) -> None:
+        self._report.unused(
+            self._rejects.add(
+                document=document, reason=reason, detail=detail, start=start, end=end, text=text
+            )
+        )
+
+    def _row(self, document: str, passage: dict[str, Any]) -> dict[str, Any]:
+        text = passage["text"]
+        return {
+            "passage_id": fingerprint(document, passage["start"], passage["end"], text)[:16],
+            "document": document,
+            "page": passage["page"],
+            "section": passage["section"],
+            "start": passage["start"],
+            "end": passage["end"],
+            "tokens": passage["tokens"],
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "in_evaluation": text in self._overlap,
+            "text": text,
+        }
+
+    def _judge(self, row: dict[str, Any], passage: dict[str, Any]) -> tuple[str, str]:
+        """Return why a passage is not kept and the particulars, or two empty strings."""
+        params = self._params
+        if passage["reason"]:
+            return passage["reason"], passage["detail"]
+        if params.drop_evaluation_overlap and row["in_evaluation"]:
+            return (
+                "in_evaluation",
+                (
+                    f"shares {params.evaluation_words} words in a row, or all of a shorter "
+                    "passage, with the evaluation set"
+                ),
+            )
+        if params.exact_duplicates and (
+            earlier := self._seen.duplicate(bytes.fromhex(passage["same"]), row["passage_id"])
+        ):
+            return "duplicate", f"same text as passage {earlier}"
+        if params.near_duplicates:
+            earlier, alike = self._seen.near_duplicate(
+                bytes.fromhex(passage["signature"]), row["passage_id"]
+            )
+            if earlier:
+                return "near_duplicate", f"{alike:.2f} similar to passage {earlier}"
+        return "", ""
+
+
+def _entries(journal: Journal) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (document's name, entry) of everything, by the files' names."""
+    for file, key in journal.files():
+        for entry in journal.entries(key) if key else [_problem_entry(file)]:
+            yield file.document(entry["member"]), entry
+
+
+def _problem_entry(file: Found) -> dict[str, Any]:
+    problem = file.problem or Unreadable("unreadable", "")
+    return {"member": "", "reason": problem.reason, "detail": problem.detail}

@@ -1,0 +1,122 @@
+"""Finds the files of a folder on this machine; their order is the journal's business, no file
+system changes it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+from tasks.ingest.readers.document import Unreadable
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of the corpus, or why it is not read.
+
+    ``name`` is its path inside the corpus, with ``/``, valid Unicode.
+    """
+
+    name: str
+    #: What its source fetches it by: a path of this machine, or one of a store.
+    place: str
+    problem: Unreadable | None = None
+    #: Changes when the content does, as the store promises; empty: only the content itself tells.
+    version: str = ""
+    #: Rows of a dataset before this piece of it, so that ``#17`` of the piece is named by its
+    #: number in the whole.
+    rows_before: int = 0
+
+    def document(self, member: str) -> str:
+        """Return the name of a document inside this file."""
+        if self.rows_before and member.startswith("#"):
+            member = f"#{self.rows_before + int(member[1:])}"
+        return self.name + member
+
+
+def discover(corpus: Path, follow_links: bool = False) -> Iterator[Found]:
+    """Yield every file below ``corpus`` (or the file it is); folders that are links are not
+    entered.
+    """
+    if corpus.is_file():
+        yield Found(_name(corpus.name), str(corpus))
+    elif corpus.is_dir():
+        yield from _walk(corpus, corpus.resolve(), follow_links)
+    else:
+        raise PipelineError(
+            f"the corpus {corpus} does not exist: name a folder, a file, an address such "
+            "as s3://bucket/folder, or hf://owner/dataset"
+        )
+
+
+def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[Found]:
+    closed: list[OSError] = []
+    for folder, folders, files in os.walk(corpus, onerror=closed.append):
+        # Hidden folders (.git, .cache) hold no documents; saying so for each of their files would
+        # bury what matters.
+        hidden = [name for name in folders if name.startswith(".")]
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        folders[:] = [name for name in folders if name not in (*hidden, *links)]
+        for name in (*files, *hidden, *links):
+            path = Path(folder) / name
+            yield Found(
+                _name(path.relative_to(corpus).as_posix()),
+                str(path),
+                _problem(path, root, follow_links),
+            )
+    for error in closed:
+        path = Path(error.filename)
+        if path == corpus:
+            raise PipelineError(
+                f"the corpus folder {corpus} cannot be opened: {error.strerror}"
+            ) from error
+        yield Found(
+            _name(path.relative_to(corpus).as_posix()),
+            str(path),
+            Unreadable("unreadable", f"a folder that cannot be opened: {error.strerror}"),
+        )
+
+
+def _problem(path: Path, root: Path, follow_links: bool) -> Unreadable | None:
+    if path.name.startswith("."):
+        return Unreadable("hidden", "its name begins with a dot")
+    try:
+        if path.is_symlink() and (
+            problem := _link_problem(path.resolve(strict=True), root, follow_links)
+        ):
+            return problem
+        return (
+            None
+            if stat.S_ISREG(path.stat().st_mode)
+            else Unreadable("not_a_file", "a pipe, a socket or a device")
+        )
+    except (OSError, RuntimeError) as error:
+        return (
+            Unreadable("broken_link", "a symbolic link to nothing, or to itself")
+            if path.is_symlink()
+            else Unreadable("unreadable", f"{error}")
+        )
+
+
+def _link_problem(target: Path, root: Path, follow_links: bool) -> Unreadable | None:
+    if not follow_links and not target.is_relative_to(root):
+        return Unreadable(
+            "link_outside",
+            "a symbolic link out of the corpus: copy the file in, or set ingest.follow_links",
+        )
+    return (
+        Unreadable("link_to_folder", "a symbolic link to a folder is not entered")
+        if target.is_dir()
+        else None
+    )
+
+
+def _name(name: str) -> str:
+    """Names are bytes to Linux; what is not UTF-8 in them is shown escaped, so that two such names
+    stay different.
+    """
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")

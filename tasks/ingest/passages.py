@@ -1,0 +1,277 @@
+"""Cuts a document into passages of at most so many tokens, at headings, paragraphs and sentences,
+in any script.
+
+The text is first taken apart into atoms: sentences, or pieces of those too long for a passage.
+Every way of joining neighbouring atoms into passages has a cost: half-empty and too short passages
+cost, cutting inside a paragraph costs more than between two, and so does reaching across a main
+heading. The cheapest way is found exactly, by dynamic programming, so passages come out full, even
+and at natural places.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from tasks.ingest.readers.document import Document, Heading
+
+#: Tokens in each of several texts, without special tokens.
+Counter = Callable[[Sequence[str]], list[int]]
+
+#: Offset and heading path of every heading, in order.
+Sections = list[tuple[int, str]]
+
+#: What stands in front of an atom, with the cost of starting a passage there.
+HEADING, PARAGRAPH, LINE, SENTENCE, PIECE = "heading", "paragraph", "line", "sentence", "piece"
+_CUT = {HEADING: 0.0, PARAGRAPH: 0.15, LINE: 0.5, SENTENCE: 1.0, PIECE: 1.5}
+#: A passage that reaches across a heading of level 1-2, or a lower one; that has fewer tokens than
+#: the least.
+_ACROSS_MAIN, _ACROSS_LOWER, _TOO_SHORT = 1.5, 0.1, 4.0
+_MAIN_LEVEL = 2
+#: Atoms that are counted and cut at a time: bounds memory and time on a document of millions of
+#: sentences.
+_WINDOW = 20_000
+
+_BLANK_LINE = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+_LINE_START = re.compile(r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t])")
+#: The end of a sentence: Latin and alike need a space after it; Chinese, Japanese do not; danda,
+#: Arabic, Ethiopic, Armenian, Burmese, Khmer, Tibetan marks.
+_SENTENCE_END = re.compile(
+    r"[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u201d\u2019\uff09]*|[\u0964\u0965\u061f\u06d4\u1362\u0589\u104b\u17d4\u0f0d]+"
+)
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B)|^\s*\d+)\.$"
+)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """``document.text[start:end] == text``; ``section`` is the heading path joined by " > "."""
+
+    text: str
+    start: int
+    end: int
+    tokens: int
+    page: int
+    section: str
+
+
+@dataclass(frozen=True)
+class _Atom:
+    start: int
+    end: int
+    before: str
+    across: float
+
+
+def cut(document: Document, count: Counter, budget: int, least: int) -> Iterator[Passage]:
+    """Yield the passages of ``document`` in order, each of at most ``budget`` tokens; short of
+    ``least`` only where nothing joins.
+    """
+    sections = heading_paths(document.headings)
+    atoms: list[_Atom] = []
+    for atom in _atoms(document, count, budget):
+        # A window ends only where a passage would end anyway.
+        if len(atoms) >= _WINDOW and atom.before in (HEADING, PARAGRAPH):
+            yield from _join(document, sections, atoms, count, budget, least)
+            atoms = []
+        atoms.append(atom)
+    yield from _join(document, sections, atoms, count, budget, least)
+
+
+def _join(
+    document: Document,
+    sections: Sections,
+    atoms: list[_Atom],
+    count: Counter,
+    budget: int,
+    least: int,
+) -> Iterator[Passage]:
+    sizes = count([document.text[atom.start : atom.end] for atom in atoms])
+    # Joining adds what stands between two atoms: at least a space, at most a heading.
+    gaps = (
+        count([document.text[left.end : right.start] for left, right in pairwise(atoms)])
+        if len(atoms) > 1
+        else []
+    )
+    for first, last in _cheapest(atoms, sizes, [0, *gaps], budget, least):
+        yield from _checked(document, sections, atoms[first : last + 1], count, budget, least)
+
+
+def _checked(
+    document: Document,
+    sections: Sections,
+    atoms: list[_Atom],
+    count: Counter,
+    budget: int,
+    least: int,
+) -> Iterator[Passage]:
+    """Count the joined text itself; tokens of the parts can sum to slightly less, and then the
+    passage is cut once more.
+    """
+    start, end = atoms[0].start, atoms[-1].end
+    text = document.text[start:end]
+    (tokens,) = count([text])
+    if tokens <= budget or len(atoms) == 1:
+        yield Passage(text, start, end, tokens, document.page(start), _section(sections, start))
+        return
+    half = min(
+        range(1, len(atoms)),
+        key=lambda place: (_CUT[atoms[place].before], abs(place - len(atoms) / 2)),
+    )
+    yield from _checked(document, sections, atoms[:half], count, budget, least)
+    yield from _checked(document, sections, atoms[half:], count, budget, least)
+
+
+def _cheapest(
+    atoms: list[_Atom], sizes: list[int], gaps: list[int], budget: int, least: int
+) -> list[tuple[int, int]]:
+    """Return the cheapest joining of atoms as (first, last) of each passage."""
+    across = [0.0, *accumulate(atom.across for atom in atoms)]
+    total = [0, *accumulate(size + gap for size, gap in zip(sizes, gaps, strict=False))]
+    best, origin = [0.0], [0]
+    for last in range(len(atoms)):
+        cheapest, choice = float("inf"), last
+        for first in range(last, -1, -1):
+            tokens = total[last + 1] - total[first] - gaps[first]
+            if tokens > budget and first < last:
+                break
+            price = (
+                best[first]
+                + (1 - min(tokens / budget, 1.0)) ** 2
+                + (_TOO_SHORT if tokens < least else 0.0)
+            )
+            price += (
+                (_CUT[atoms[first].before] if first else 0.0) + across[last + 1] - across[first + 1]
+            )
+            if price < cheapest:
+                cheapest, choice = price, first
+        best.append(cheapest)
+        origin.append(choice)
+    spans, last = [], len(atoms) - 1
+    while last >= 0:
+        first = origin[last + 1]
+        spans.append((first, last))
+        last = first - 1
+    return spans[::-1]
+
+
+def _atoms(document: Document, count: Counter, budget: int) -> Iterator[_Atom]:
+    text, position, across = document.text, 0, 0.0
+    pending: list[tuple[int, int, str, float]] = []
+    for heading in [*document.headings, Heading(len(text), len(text), 0, "")]:
+        before = HEADING if across else PARAGRAPH
+        for start, end, kind in _sentences(text, position, heading.start):
+            pending.append((start, end, before or kind, across))
+            before, across = "", 0.0
+        position = heading.end
+        across = max(across, _ACROSS_MAIN if heading.level <= _MAIN_LEVEL else _ACROSS_LOWER)
+        if len(pending) > 1000 or heading.level == 0:
+            yield from _fitting(text, pending, count, budget)
+            pending = []
+
+
+def _fitting(
+    text: str, spans: list[tuple[int, int, str, float]], count: Counter, budget: int
+) -> Iterator[_Atom]:
+    """Turn spans into atoms, one that is longer than a passage into pieces of it."""
+    for (start, end, before, across), tokens in zip(
+        spans, count([text[start:end] for start, end, *_ in spans]) if spans else [], strict=False
+    ):
+        if tokens <= budget:
+            yield _Atom(start, end, before, across)
+            continue
+        for left, right in _pieces(text[start:end], count, budget):
+            yield _Atom(start + left, start + right, before, across)
+            before, across = PIECE, 0.0
+
+
+def _pieces(text: str, count: Counter, budget: int) -> list[tuple[int, int]]:
+    """Split one overlong sentence at the best places inside it: clauses, words, at last
+    characters.
+    """
+    import semchunk
+
+    chunker = semchunk.chunkerify(lambda part: count([part])[0], budget, memoize=False)
+    offsets: list[tuple[int, int]] = chunker(text, offsets=True)[1]  # type: ignore[assignment]
+    return [(start, end) for start, end in offsets if text[start:end].strip()]
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, what stands before) of every sentence in ``text[start:end]``, without the
+    space around it.
+    """
+    for paragraph_start, paragraph_end in _split(text, start, end, _BLANK_LINE):
+        kind = PARAGRAPH
+        for line_start, line_end in _split(text, paragraph_start, paragraph_end, _LINE_START):
+            position = line_start
+            for match in _SENTENCE_END.finditer(text, line_start, line_end):
+                if _ends_here(text, position, match.end(), line_end):
+                    yield from _trimmed(text, position, match.end(), kind)
+                    position, kind = match.end(), SENTENCE
+            yield from _trimmed(text, position, line_end, kind)
+            kind = LINE
+
+
+def _ends_here(text: str, start: int, end: int, limit: int) -> bool:
+    following = text[end : min(end + 40, limit)].lstrip()[:1]
+    if not following or following.islower():
+        return False
+    return not (text[end - 1] == "." and _ABBREVIATION.search(text[max(start, end - 12) : end]))
+
+
+def _split(
+    text: str, start: int, end: int, separator: re.Pattern[str]
+) -> Iterator[tuple[int, int]]:
+    position = start
+    for match in separator.finditer(text, start, end):
+        yield position, match.start()
+        position = match.end()
+    yield position, end
+
+
+def _trimmed(text: str, start: int, end: int, kind: str) -> Iterator[tuple[int, int, str]]:
+    part = text[start:end]
+    bare = part.strip()
+    if bare:
+        start += len(part) - len(part.lstrip())
+        yield start, start + len(bare), kind
+
+
+def places(
+    document: Document, sections: Sections, start: int, end: int
+) -> list[tuple[int, int, str]]:
+    """Return (offset, page, section) of every place inside ``text[start:end]`` where another page
+    or section begins.
+    """
+    pages = document.pages[bisect_right(document.pages, start) : bisect_left(document.pages, end)]
+    first, last = (
+        bisect_right(sections, start, key=_offset),
+        bisect_left(sections, end, key=_offset),
+    )
+    edges = sorted({*pages, *(place for place, _ in sections[first:last])})
+    return [(edge, document.page(edge), _section(sections, edge)) for edge in edges]
+
+
+def _offset(section: tuple[int, str]) -> int:
+    return section[0]
+
+
+def heading_paths(headings: Sequence[Heading]) -> Sections:
+    """Return (offset, heading path) for every heading, in order."""
+    stack: list[Heading] = []
+    paths = []
+    for heading in headings:
+        while stack and stack[-1].level >= heading.level:
+            stack.pop()
+        stack.append(heading)
+        paths.append((heading.start, " > ".join(entry.title for entry in stack if entry.title)))
+    return paths
+
+
+def _section(sections: Sections, start: int) -> str:
+    place = bisect_right(sections, start, key=_offset)
+    return sections[place - 1][1] if place else ""

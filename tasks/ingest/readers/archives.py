@@ -1,0 +1,160 @@
+"""ZIP and TAR archives and compressed single files: each member is read like a file, within limits
+that no bomb gets past.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from tasks.ingest.readers import detect as formats
+from tasks.ingest.readers.document import Item, Options, Reject, Unreadable
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+)
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+
+#: A member's place in the archive as documents are named ("" for a compressed single file), its
+#: file name, and how to open it.
+Member = tuple[str, str, Callable[[], IO[bytes]]]
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the documents of every member; a bad member is a reject, a bad archive raises
+    :class:`Unreadable`.
+    """
+    if options.max_depth == 0:
+        raise Unreadable("nested_too_deep", "an archive inside an archive inside an archive ...")
+    inner = replace(options, max_depth=options.max_depth - 1)
+    try:
+        with closing(_members(path)) as members:
+            # The budget is for all members together: many small bombs are a bomb.
+            budget = options.max_bytes * 4
+            for number, (place, name, opened) in enumerate(members):
+                if number >= options.max_members:
+                    raise Unreadable("too_large", f"more than {options.max_members} members")
+                spent = yield from _member(
+                    place, name, opened, inner, min(options.max_bytes, budget)
+                )
+                budget -= spent
+    except _DAMAGED as error:
+        raise Unreadable("damaged", f"archive: {type(error).__name__} {error}") from error
+
+
+def _members(path: Path) -> Generator[Member, None, None]:
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if head.startswith(b"PK"):
+        yield from _zip(path)
+    elif _is_tar(path):
+        # A stream is read once and in order: no member is looked for twice, and links lead nowhere.
+        with tarfile.open(path, "r|*") as archive:
+            for entry in archive:
+                if entry.isfile():
+                    yield f"!{entry.name}", entry.name, partial(_extracted, archive, entry)
+                elif not entry.isdir():
+                    yield (
+                        f"!{entry.name}",
+                        entry.name,
+                        _refused("link", "a link or a device in an archive is not followed"),
+                    )
+    else:
+        opener = next(
+            (opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None
+        )
+        if opener is None:
+            raise Unreadable("damaged", "neither an archive nor a compressed file")
+        yield "", path.stem, partial(opener, path, "rb")
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            return archive.next() is not None or True
+    except (*_DAMAGED,):
+        return False
+
+
+def _zip(path: Path) -> Generator[Member, None, None]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+            if entry.is_dir():
+                continue
+            if entry.flag_bits & 1:
+                yield (
+                    f"!{entry.filename}",
+                    entry.filename,
+                    _refused("encrypted", "a password protects it"),
+                )
+            else:
+                yield f"!{entry.filename}", entry.filename, partial(archive.open, entry)
+
+
+def _extracted(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    stream = archive.extractfile(entry)
+    if stream is None:
+        raise Unreadable("damaged", "no data for this member")
+    return stream
+
+
+def _refused(reason: str, detail: str) -> Callable[[], IO[bytes]]:
+    def opened() -> IO[bytes]:
+        raise Unreadable(reason, detail)
+
+    return opened
+
+
+def _member(
+    place: str, name: str, opened: Callable[[], IO[bytes]], options: Options, limit: int
+) -> Any:
+    """Yield what one member holds and return how many bytes it was unpacked to."""
+    size = 0
+    if PurePosixPath(name).name.startswith((".", "__MACOSX")):
+        return 0
+    with tempfile.TemporaryDirectory(prefix="member-") as folder:
+        # Only the name's end is used: "../../etc/x" writes nowhere else. The suffix is kept, it
+        # says the format.
+        target = Path(folder) / ("member" + "".join(PurePosixPath(name).suffixes[-1:])[:16])
+        try:
+            with opened() as source, target.open("wb") as sink:
+                while block := source.read(1 << 20):
+                    size += len(block)
+                    if size > limit:
+                        raise Unreadable("too_large", f"unpacks to more than {limit >> 20} MiB")
+                    sink.write(block)
+            for item in formats.read(target, options):
+                yield formats.renamed(item, place)
+        except Unreadable as problem:
+            yield Reject(place, problem.reason, problem.detail)
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
+            yield Reject(place, "damaged", f"{type(error).__name__} {error}")
+    return size

@@ -1,0 +1,112 @@
+"""Decides what a file is and reads it: by its content where that has a signature, else by its
+suffix.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from tasks.ingest.readers.document import Document, Item, Options, Reader, Reject, Unreadable
+
+#: Suffix -> the module beside this one that reads it.
+SUFFIXES = {
+    **dict.fromkeys((".txt", ".text", ".log", ".rst", ".tex", ".org"), "text"),
+    **dict.fromkeys((".md", ".markdown", ".mdown"), "markdown"),
+    **dict.fromkeys(
+        (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather"),
+        "tables",
+    ),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".tbz2", ".txz"), "archives"),
+    ".docx": "docx",
+    ".pdf": "pdf",
+    ".rtf": "rtf",
+    ".epub": "epub",
+    ".eml": "eml",
+}
+#: First bytes that say more than a name.
+_SIGNATURES = (
+    (b"%PDF-", "pdf"),
+    (b"{\\rtf", "rtf"),
+    (b"PAR1", "tables"),
+    (b"ARROW1", "tables"),
+    (b"\x1f\x8b", "archives"),
+    (b"BZh", "archives"),
+    (b"\xfd7zXZ\0", "archives"),
+)
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ZIPPED = ("docx", "epub", "archives")
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the documents of one file and the parts that could not be used.
+
+    Raises :class:`Unreadable` where the whole file cannot be.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise Unreadable("empty", "zero bytes")
+    name = reader_name(path)
+    # Tables and archives are streamed; every other format is held in memory whole.
+    if name not in ("tables", "archives") and size > options.max_bytes:
+        raise Unreadable(
+            "too_large", f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: split it"
+        )
+    reader = cast(Reader, importlib.import_module(f"tasks.ingest.readers.{name}").read)
+    found = False
+    try:
+        for item in reader(path, options):
+            if isinstance(item, Document) and not item.text.strip():
+                item = Reject(item.member, "empty", "no text in it")
+            found = True
+            yield item
+    except RecursionError as error:
+        raise Unreadable(
+            "nested_too_deep", "elements inside elements inside elements ..."
+        ) from error
+    if not found:
+        raise Unreadable("empty", "nothing in it")
+
+
+def reader_name(path: Path) -> str:
+    """Return the name of the module that reads ``path``; raises :class:`Unreadable`
+    (``unsupported_format``) with what could be done.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature):
+            return name
+    suffix = path.suffix.lower()
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zipped(suffix)
+    if head.startswith(_OLE):
+        if suffix == ".docx":
+            raise Unreadable("encrypted", "a password protects it: save it without one")
+        raise Unreadable("unsupported_format", "an old binary Office file: save it as .docx or PDF")
+    if suffix in SUFFIXES:
+        if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix not in (".tar",):
+            raise Unreadable("damaged", f"named {suffix} but does not begin like one")
+        return SUFFIXES[suffix]
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "html"
+    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        raise Unreadable("unsupported_format", f"{suffix or 'no suffix'}, not a text file")
+    return "text"
+
+
+def _zipped(suffix: str) -> str:
+    if suffix in (".docx", ".epub", ".zip"):
+        return SUFFIXES[suffix]
+    if suffix in (".xlsx", ".pptx", ".odt", ".ods", ".odp", ".jar", ".apk", ".xlsm", ".docm"):
+        raise Unreadable("unsupported_format", f"{suffix}: save it as .docx, PDF or CSV")
+    return "archives"
+
+
+def renamed(item: Item, prefix: str) -> Item:
+    """Return ``item`` with ``prefix`` before its place inside the file."""
+    return replace(item, member=prefix + item.member)

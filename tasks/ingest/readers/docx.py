@@ -1,0 +1,124 @@
+"""Word documents: paragraphs, headings and tables in reading order through python-docx; deleted
+text, comments, headers and footers left out.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.ingest.readers.decoding import tidy
+from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_TEXT = {f"{_W}t", f"{_M}t"}
+#: Parts of a formula that a line cannot show: how they are written instead.
+_MATHS = {f"{_M}num": "", f"{_M}den": "/", f"{_M}sup": "^", f"{_M}sub": "_", f"{_M}rad": "\u221a"}
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_BREAKS = {f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}tab": " ", f"{_W}noBreakHyphen": "-"}
+_HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the file as one document."""
+    import docx
+
+    refuse_bomb(path, options)
+    try:
+        body = docx.Document(str(path)).element.body
+        styles = _heading_styles(docx.Document(str(path)))
+    except (KeyError, ValueError, zipfile.BadZipFile, AttributeError, SyntaxError) as error:
+        raise Unreadable("damaged", f"not readable as a Word document: {error}") from error
+    builder = Builder()
+    _add(body, styles, builder)
+    yield builder.document("docx")
+
+
+def refuse_bomb(path: Path, options: Options) -> None:
+    """Raise :class:`Unreadable` where a zipped format says it unpacks to more than a file may have,
+    or cannot be opened.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise Unreadable("damaged", f"not a whole ZIP file: {error}") from error
+    size = sum(entry.file_size for entry in entries)
+    if size > options.max_bytes:
+        raise Unreadable(
+            "too_large", f"unpacks to {size >> 20} MiB, the most is {options.max_bytes >> 20}"
+        )
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise Unreadable("encrypted", "a password protects it")
+
+
+def _heading_styles(document: Any) -> dict[str, int]:
+    """Return the level of each style that is a heading, by style id."""
+    levels = {}
+    for style in document.styles:
+        name = style.name or ""
+        match = _HEADING.fullmatch(name)
+        if match or name == "Title":
+            levels[style.style_id] = int(match[1]) if match else 1
+    return levels
+
+
+def _add(parent: Any, styles: dict[str, int], builder: Builder) -> None:
+    for element in parent:
+        if element.tag == f"{_W}p":
+            style = element.find(f"{_W}pPr/{_W}pStyle")
+            level = styles.get(style.get(f"{_W}val"), 0) if style is not None else 0
+            if level:
+                builder.heading(level, _text(element))
+            else:
+                builder.paragraph(_text(element))
+        elif element.tag == f"{_W}tbl":
+            builder.paragraph("\n".join(_rows(element)))
+        elif element.tag in (f"{_W}sdt", f"{_W}sdtContent", f"{_W}ins", f"{_W}customXml"):
+            _add(element, styles, builder)
+
+
+def _rows(table: Any) -> Iterator[str]:
+    """Yield a table's rows as lines, cells divided by " | ", a table inside a cell run on."""
+    for row in table.iter(f"{_W}tr"):
+        cells = (
+            " ".join(" ".join(_text(paragraph) for paragraph in cell.iter(f"{_W}p")).split())
+            for cell in row.findall(f"{_W}tc")
+        )
+        line = " | ".join(cell for cell in cells if cell)
+        if line:
+            yield line
+
+
+def _text(element: Any) -> str:
+    """Return an element's text.
+
+    Deleted text has a tag of its own; a fallback repeats the shape it stands in for.
+    """
+    parts: list[str] = []
+    for child in element:
+        if child.tag in _TEXT:
+            parts.append(child.text or "")
+        elif child.tag in _BREAKS:
+            parts.append(_BREAKS[child.tag])
+        elif child.tag in _MATHS:
+            inner, sign = _text(child), _MATHS[child.tag]
+            # What is more than one number or name needs brackets to stay together.
+            parts.append(
+                sign
+                + (
+                    inner
+                    if re.fullmatch(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)", inner)
+                    else f"({inner})"
+                )
+                if inner
+                else ""
+            )
+        elif child.tag not in (_FALLBACK, f"{_W}del", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText"):
+            parts.append(_text(child))
+    # The sign between a function and its argument is invisible.
+    return tidy("".join(parts).replace("\u2061", " "))

@@ -1,0 +1,67 @@
+"""EPUB books: the chapters in the order of the book's spine."""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from tasks.ingest.readers import html
+from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.docx import refuse_bomb
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the book as one document."""
+    refuse_bomb(path, options)
+    builder = Builder()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            chapters = list(_chapters(archive))
+            _refuse_locked(archive, chapters)
+            for name in chapters:
+                html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
+    except (KeyError, ValueError, zipfile.BadZipFile, SyntaxError, EOFError) as error:
+        raise Unreadable(
+            "damaged", f"not readable as EPUB: {type(error).__name__} {error}"
+        ) from error
+    yield builder.document("epub")
+
+
+def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
+    roots = _parsed(archive.read("META-INF/container.xml")).xpath(
+        "//*[local-name()='rootfile']/@full-path"
+    )
+    if not roots:
+        raise ValueError("container.xml names no book")
+    package = _parsed(archive.read(roots[0]))
+    pages = {
+        item.get("id"): item.get("href")
+        for item in package.xpath("//*[local-name()='item']")
+        if "html" in (item.get("media-type") or "")
+    }
+    for reference in package.xpath("//*[local-name()='itemref']/@idref"):
+        if pages.get(reference):
+            yield posixpath.normpath(
+                posixpath.join(posixpath.dirname(roots[0]), unquote(pages[reference]))
+            )
+
+
+def _refuse_locked(archive: zipfile.ZipFile, chapters: list[str]) -> None:
+    # Fonts are often scrambled in books that anyone may read; chapters only under digital rights
+    # management.
+    if "META-INF/encryption.xml" in archive.namelist():
+        locked = _parsed(archive.read("META-INF/encryption.xml")).xpath(
+            "//*[local-name()='CipherReference']/@URI"
+        )
+        if set(locked) & set(chapters):
+            raise Unreadable("encrypted", "digital rights management locks its chapters")
+
+
+def _parsed(data: bytes) -> Any:
+    from lxml import etree
+
+    return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True))

@@ -1,0 +1,219 @@
+"""HTML: the main text of a page through trafilatura, without navigation, scripts and footers;
+tables as lines of cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from tasks.ingest.readers.decoding import detect, tidy
+from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+
+_DECLARED = re.compile(
+    rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?([\w-]{3,20})", re.IGNORECASE
+)
+_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+#: Where the main part has less than this share of the page's text it was cut too hard: a short page
+#: has no "main" part.
+_LEAST_SHARE = 0.2
+#: Characters of a page so short that its markup says more than any guess at what is main.
+_SHORT = 1500
+_FURNITURE = (
+    "//script|//style|//noscript|//template|//nav|//svg|//iframe|//select|//button|//head"
+    "|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
+)
+#: Tags that begin a block of their own, in HTML and in what trafilatura makes of it. All others run
+#: on in the line.
+_BLOCKS = re.compile(
+    "address|article|aside|blockquote|body|center|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6r]|header|html|li|main|ol|p|pre|section|summary"
+    "|table|tbody|td|tfoot|th|thead|tr|ul|doc|head|list|item|quote|row|cell"
+)
+_LISTS = ("ul", "ol", "list")
+_BREAK = "\u2028"
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the page as one document."""
+    source, encoding = decode_page(path.read_bytes())
+    builder = Builder()
+    build(source, builder)
+    yield builder.document("html", encoding)
+
+
+def decode_page(data: bytes) -> tuple[str, str]:
+    """Return a page's source and encoding: the one it declares where that fits, else the one that
+    is detected.
+    """
+    declared = _DECLARED.search(data[:4096])
+    if declared:
+        # Browsers, and so authors, take Latin-1 for Windows-1252.
+        encoding = declared[1].decode("ascii").lower()
+        encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1", "latin1") else encoding
+        try:
+            return tidy(data.decode(encoding)), encoding
+        except (LookupError, UnicodeDecodeError):
+            pass
+    encoding = detect(data)
+    try:
+        return tidy(data.decode(encoding)), encoding
+    except UnicodeDecodeError as error:
+        raise Unreadable(
+            "unknown_encoding",
+            f"neither the declared encoding nor {encoding} fits: save it as UTF-8",
+        ) from error
+
+
+def build(source: str, builder: Builder, whole: bool = False) -> None:
+    """Add a page's blocks to ``builder``: those of its main part, or with ``whole`` (chapters,
+    messages) all but the furniture.
+    """
+    import trafilatura
+
+    page = trafilatura.load_html(_DECLARATION.sub("", source))
+    if page is None:
+        raise Unreadable("damaged", "not readable as HTML")
+    blocks = list(_blocks(_without_furniture(page)))
+    if not whole:
+        main = list(_main(page))
+        if (
+            main
+            and _length(main) >= _LEAST_SHARE * _length(blocks)
+            and not _flattened(main, blocks)
+        ):
+            blocks = main
+    for level, text in blocks:
+        if level:
+            builder.heading(level, text)
+        else:
+            builder.paragraph(text)
+
+
+def _main(page: Any) -> Iterator[tuple[int, str]]:
+    import trafilatura
+
+    found = trafilatura.bare_extraction(
+        page,
+        include_tables=True,
+        include_comments=False,
+        include_formatting=True,
+        favor_recall=True,
+        with_metadata=False,
+    )
+    body = getattr(found, "body", None)
+    if body is not None:
+        yield from _blocks(body)
+
+
+def _without_furniture(page: Any) -> Any:
+    page = deepcopy(page)
+    for element in page.xpath(_FURNITURE):
+        if element.getparent() is not None:
+            element.drop_tree()
+    return page
+
+
+def _length(blocks: list[tuple[int, str]]) -> int:
+    return sum(len(text) for _, text in blocks)
+
+
+def _flattened(main: list[tuple[int, str]], blocks: list[tuple[int, str]]) -> bool:
+    """Tell whether a short page's main part has lost the page's headings: trafilatura runs together
+    what is too little to choose from.
+    """
+    kept = {text for level, text in main if level}
+    return _length(blocks) < _SHORT and any(level and text not in kept for level, text in blocks)
+
+
+def _blocks(node: Any) -> Iterator[tuple[int, str]]:
+    """Yield (heading level, 0 for a paragraph; text) of everything below ``node``."""
+    run = [node.text or ""]
+    for child in node:
+        if isinstance(child.tag, str):
+            if _is_block(child):
+                yield 0, _squeezed(run)
+                run = []
+                yield from _block(child)
+            else:
+                run.append(_inline(child))
+        run.append(child.tail or "")
+    yield 0, _squeezed(run)
+
+
+def _block(node: Any) -> Iterator[tuple[int, str]]:
+    level = _heading_level(node)
+    if level:
+        yield level, _squeezed([_inline(node)])
+    elif node.tag == "table":
+        yield 0, _table(node)
+    elif node.tag in _LISTS:
+        yield 0, "\n".join(_list(node))
+    elif node.tag == "pre":
+        yield 0, "".join(node.itertext()).strip("\n")
+    else:
+        yield from _blocks(node)
+
+
+def _heading_level(node: Any) -> int:
+    # trafilatura writes <head rend="h2"> for <h2>.
+    name = node.get("rend") or "" if node.tag == "head" else node.tag
+    return int(name[1]) if re.fullmatch("h[1-6]", name) else 0
+
+
+def _is_block(node: Any) -> bool:
+    return any(isinstance(inner.tag, str) and _BLOCKS.fullmatch(inner.tag) for inner in node.iter())
+
+
+def _inline(node: Any) -> str:
+    """Return the text of an element that runs on in a line, its line breaks marked."""
+    if node.tag in ("br", "lb"):
+        return _BREAK
+    parts = [node.text or ""]
+    for child in node:
+        parts += [_inline(child) if isinstance(child.tag, str) else "", child.tail or ""]
+    return "".join(parts)
+
+
+def _squeezed(parts: list[str]) -> str:
+    """Join parts; a line end in the source is a space, only a marked break ends a line."""
+    return "\n".join(
+        line for line in (" ".join(part.split()) for part in "".join(parts).split(_BREAK)) if line
+    )
+
+
+def _table(node: Any) -> str:
+    """Return a table as one line a row, its cells divided by " | ", empty cells left out."""
+    lines = []
+    for row in node.iter("tr", "row"):
+        cells = (
+            " ".join(" ".join(cell.itertext()).split()) for cell in row if isinstance(cell.tag, str)
+        )
+        lines.append(" | ".join(cell for cell in cells if cell))
+    return "\n".join(line for line in lines if line)
+
+
+def _list(node: Any, indent: str = "") -> Iterator[str]:
+    """Yield a list's items as lines, those of lists inside it indented."""
+    for item in node:
+        if not isinstance(item.tag, str):
+            continue
+        inner = [child for child in item if child.tag in _LISTS]
+        own = [
+            item.text or "",
+            *(
+                part
+                for child in item
+                for part in (
+                    _inline(child) if isinstance(child.tag, str) and child not in inner else "",
+                    child.tail or "",
+                )
+            ),
+        ]
+        text = " ".join("".join(own).replace(_BREAK, " ").split())
+        if text:
+            yield f"{indent}- {text}"
+        for child in inner:
+            yield from _list(child, indent + "  ")

@@ -1,0 +1,83 @@
+"""Text recognition of scanned pages through the tesseract program, where it is installed and asked
+for (``ingest.ocr``).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.ingest.readers.decoding import tidy
+from tasks.ingest.readers.document import Unreadable
+
+#: Dots an inch at which pages are drawn for recognition; tesseract is trained on print at about
+#: this size.
+_DPI = 300
+#: Most pixels of a drawn page: a poster is recognised at fewer dots an inch.
+_PIXELS = 40_000_000
+_PAGE_SECONDS = 100.0
+
+
+def checked(languages: str) -> str:
+    """Return ``languages`` ("eng+deu").
+
+    Raises :class:`PipelineError` where tesseract, or its data for one of them, is not installed.
+    """
+    program = shutil.which("tesseract")
+    if program is None:
+        raise PipelineError(
+            "ingest.ocr is set, and there is no program tesseract here: install it "
+            "(Debian: apt-get install tesseract-ocr), or set ingest.ocr: false"
+        )
+    listed = subprocess.run(
+        [program, "--list-langs"], capture_output=True, text=True, check=False, timeout=60
+    )
+    there = [line.strip() for line in (listed.stdout + listed.stderr).splitlines()[1:]]
+    for language in languages.split("+"):
+        if language not in there:
+            raise PipelineError(
+                f"ingest.ocr_languages names {language!r}, and tesseract has data for: "
+                f"{', '.join(there)}"
+                f" (Debian: apt-get install tesseract-ocr-{language.replace('_', '-')})"
+            )
+    return languages
+
+
+def paragraphs(page: Any, languages: str) -> list[str]:
+    """Return the paragraphs that tesseract reads on a page of pypdfium2; its own lines are joined,
+    words divided at their ends made whole.
+    """
+    width, height = page.get_size()
+    scale = min(_DPI / 72, (_PIXELS / max(width * height, 1.0)) ** 0.5)
+    picture = io.BytesIO()
+    page.render(scale=scale, grayscale=True).to_pil().save(picture, format="PNG")
+    try:
+        # One thread: the processes that read files are as many as the machine has cores.
+        done = subprocess.run(
+            ["tesseract", "stdin", "stdout", "-l", languages],
+            input=picture.getvalue(),
+            capture_output=True,
+            check=False,
+            timeout=_PAGE_SECONDS,
+            env={**os.environ, "OMP_THREAD_LIMIT": "1"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unreadable("ocr_failed", f"{error}") from error
+    if done.returncode:
+        raise Unreadable("ocr_failed", done.stderr.decode(errors="replace").strip()[:300])
+    text = tidy(done.stdout.decode("utf-8", errors="replace"))
+    return [joined for block in text.split("\n\n") if (joined := _joined(block.split("\n")))]
+
+
+def _joined(lines: list[str]) -> str:
+    text = ""
+    for line in (line.strip() for line in lines):
+        if text.endswith("-") and line[:1].islower():
+            text = text[:-1] + line
+        elif line:
+            text = f"{text} {line}" if text else line
+    return text

@@ -1,0 +1,220 @@
+"""A page as lines in a plane: cells of a row joined, columns in the order of reading, running heads
+and page numbers left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+#: Share of the page's height at its top and bottom where headers and footers stand.
+_MARGIN = 0.1
+#: In this narrower band a line that stands apart from the body is furniture even on a single page.
+_EDGE = 0.065
+_PAGE_NUMBER = re.compile(
+    r"(?:page\s*)?[-\u2013(]*\s*(?:\d{1,4}|[ivxlc]{1,7})\s*[-\u2013)]*(?:\s*(?:of|/)\s*\d{1,4})?",
+    re.IGNORECASE,
+)
+#: What names a page by the word stands nowhere else; printed text that was paged before has it in
+#: the middle of a page.
+_PAGE_LINE = re.compile(
+    r"[-\u2013(\s]*page\s*\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-\u2013)\s]*", re.IGNORECASE
+)
+#: A running title with a page number before or after it.
+_RUNNING = re.compile(r"(\d{1,4})\s+(\D*[^\W\d]\D*)|(\D*[^\W\d]\D*?)\s+(\d{1,4})")
+#: What stands alone before an item of a list: it is no cell.
+_MARKER = re.compile(r"[\u2022\u25cf\u25aa\u2013*-]|\(?\w{1,5}[.)]|(?:\d+\.)+\d*")
+#: So many rows make columns.
+_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text, its box and the size of its font in points; ``bottom`` and ``top`` grow
+    upwards.
+    """
+
+    text: str
+    left: float
+    right: float
+    bottom: float
+    top: float
+    size: float
+    upright: bool = True
+    #: ``bottom`` of its first character: pdfium runs a word divided at a line's end on, so that one
+    #: line of its may be two on the page.
+    first: float = 0.0
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page's lines in reading order, its height in points, and whether it shows images."""
+
+    lines: tuple[Line, ...]
+    height: float
+    images: bool
+
+
+def joined(lines: list[Line]) -> list[Line]:
+    """Join what stands in one row: raised marks and index figures to their word, the cells of a
+    table by " | ".
+    """
+    rows: list[Line] = []
+    for line in lines:
+        if rows and _same_row(rows[-1], line):
+            row = rows.pop()
+            gap = line.left - row.right
+            size = max(row.size, line.size)
+            marker = bool(_MARKER.fullmatch(row.text))
+            between = " | " if gap > 1.5 * size and not marker else " " if gap > 0.1 * size else ""
+            larger = row if row.size >= line.size else line
+            line = Line(
+                row.text + between + line.text,
+                row.left,
+                line.right,
+                larger.bottom,
+                larger.top,
+                larger.size,
+                larger.upright,
+                larger.first,
+            )
+        rows.append(line)
+    return rows
+
+
+def _same_row(row: Line, line: Line) -> bool:
+    overlap = min(row.top, line.top) - max(row.bottom, line.bottom)
+    return (
+        overlap > 0.5 * min(row.top - row.bottom, line.top - line.bottom)
+        and line.left >= row.right - 0.3 * row.size
+    )
+
+
+def in_columns(lines: list[Line]) -> list[Line]:
+    """Return lines in the order of reading where a page of columns was set row by row across them;
+    all others as they are.
+
+    Columns are told from the cells of a table by their running text: lines of several words, most
+    about as long as the longest.
+    """
+    pairs = [
+        (left, right)
+        for left, right in pairwise(lines)
+        if _same_row(left, right) and right.left - left.right > 0.8 * left.size
+    ]
+    if len(pairs) < _ROWS:
+        return lines
+    edge = Counter(round(right.left / 3) for _, right in pairs).most_common(1)[0][0] * 3
+    pairs = [
+        (left, right) for left, right in pairs if abs(right.left - edge) <= 3 and left.right < edge
+    ]
+    if len(pairs) < _ROWS:
+        return lines
+    words = min(
+        median(len(line.text.split()) for line in side) for side in zip(*pairs, strict=True)
+    )
+    widths = [left.right - left.left for left, _ in pairs]
+    if words < 4 or median(widths) < 0.6 * max(widths):
+        return lines
+    ordered: list[Line] = []
+    left_column: list[Line] = []
+    right_column: list[Line] = []
+    for line in lines:
+        if line.left < edge - 3 and line.right > edge:
+            # A line across both, such as a title, ends the columns above it.
+            ordered += [*left_column, *in_columns(right_column), line]
+            left_column, right_column = [], []
+        else:
+            (right_column if line.left >= edge - 3 else left_column).append(line)
+    return [*ordered, *left_column, *in_columns(right_column)]
+
+
+def without_furniture(pages: list[Page]) -> list[Page]:
+    """Leave out running headers, footers and page numbers."""
+    repeated = Counter(
+        key
+        for page in pages
+        for key in {_key(line) for line in page.lines if _near_edge(line, page, _MARGIN)}
+    )
+    running = Counter(
+        head
+        for number, page in enumerate(pages, 1)
+        for head in {_head(line, number) for line in _ends_of(page)}
+        if head
+    )
+    least = max(2, len(pages) // 3) if len(pages) > 2 else 3
+
+    def furniture(page: Page, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
+        head = _head(line, number) if line in ends else None
+        if head and (running[head] >= least or (head[1] == 0 and _set_off(line, page))):
+            return True
+        if _PAGE_LINE.fullmatch(line.text):
+            return True
+        if not _near_edge(line, page, _MARGIN):
+            return False
+        return (
+            repeated[_key(line)] >= least
+            or bool(_PAGE_NUMBER.fullmatch(line.text))
+            or _apart(line, page)
+        )
+
+    cleaned = []
+    for number, page in enumerate(pages, 1):
+        ends = _ends_of(page)
+        cleaned.append(
+            Page(
+                tuple(line for line in page.lines if not furniture(page, line, number, ends)),
+                page.height,
+                page.images,
+            )
+        )
+    # A page that is nothing but margin is a slide or a label: there the rule is wrong.
+    return cleaned if any(page.lines for page in cleaned) else pages
+
+
+def _ends_of(page: Page) -> tuple[Line, ...]:
+    """Return the highest and the lowest line of a page."""
+    by_height = sorted(page.lines, key=lambda line: line.bottom)
+    return (by_height[0], by_height[-1]) if len(by_height) > 2 else ()
+
+
+def _head(line: Line, page: int) -> tuple[str, int] | None:
+    """Return a running title without the page's number at its begin or end, and that number less
+    ``page``; None where it has none.
+    """
+    match = _RUNNING.fullmatch(line.text) if len(line.text) <= 90 else None
+    if match is None:
+        return None
+    return (match[2] or match[3]).casefold(), int(match[1] or match[4]) - page
+
+
+def _set_off(line: Line, page: Page) -> bool:
+    """Tell whether a line at a page's end stands further from the next than lines do, in letters no
+    larger.
+    """
+    others = [other for other in page.lines if other is not line]
+    nearest = min(others, key=lambda other: abs(other.bottom - line.bottom))
+    return abs(nearest.bottom - line.bottom) > 1.8 * line.size and line.size <= median(
+        other.size for other in others
+    )
+
+
+def _key(line: Line) -> str:
+    return re.sub(r"\d+", "#", line.text.casefold())
+
+
+def _near_edge(line: Line, page: Page, share: float) -> bool:
+    return line.bottom > (1 - share) * page.height or line.top < share * page.height
+
+
+def _apart(line: Line, page: Page) -> bool:
+    others = [
+        other for other in page.lines if other is not line and not _near_edge(other, page, _EDGE)
+    ]
+    if not _near_edge(line, page, _EDGE) or not others or len(line.text) > 120:
+        return False
+    middle = (line.top + line.bottom) / 2
+    return min(abs((other.top + other.bottom) / 2 - middle) for other in others) > 2 * line.size

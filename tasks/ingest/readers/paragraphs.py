@@ -1,0 +1,169 @@
+"""Lines of pages put together to paragraphs and headings, words divided at a line's end made
+whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from statistics import median
+
+from tasks.ingest.readers.document import Builder, Document
+from tasks.ingest.readers.page import Line, Page
+
+_ENDS = re.compile(r"[.!?:;\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
+_BULLET = re.compile(r"^(?:[\u2022\u25cf\u25aa\u2013*-]|\(?[0-9a-zA-Z]{1,3}[.)])\s")
+#: Stands for a hyphen of line breaking: the soft one of the file, or the one that pdfium marks
+#: where it runs a divided word on.
+SOFT_HYPHEN = "\ufffe"
+_DIVIDED = re.compile(rf"([^\W\d_]+){SOFT_HYPHEN}([^\W\d_A-Z][^\W\d_]*)")
+
+
+def document(pages: list[Page], recognised: dict[int, list[str]]) -> Document:
+    """Put lines together to paragraphs, words divided at a line's end to whole ones; recognised
+    pages come as paragraphs already.
+    """
+    lines = [line for page in pages for line in page.lines]
+    body = (
+        median(line.size for line in lines for _ in range(1 + len(line.text) // 20))
+        if lines
+        else 0.0
+    )
+    vocabulary = set(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", " ".join(line.text for line in lines)))
+    builder = Builder()
+    waiting = sorted(recognised)
+    for block in _paragraphs(pages) if lines else ():
+        while waiting and waiting[0] < block[0][0]:
+            _add_recognised(builder, waiting[0], recognised[waiting.pop(0)])
+        _add_paragraph(builder, block, vocabulary, body)
+    for number in waiting:
+        _add_recognised(builder, number, recognised[number])
+    return builder.document("pdf", encoding="ocr" if any(recognised.values()) else "")
+
+
+def _add_paragraph(
+    builder: Builder, block: list[tuple[int, Line]], vocabulary: set[str], body: float
+) -> None:
+    text = ""
+    for number, line in block:
+        text = _appended(text, line.text, vocabulary)
+        # A paragraph may run over the end of a page: the page starts inside it.
+        while len(builder.pages) < number:
+            builder.pages.append(builder.length + len(text) - len(line.text))
+    text = _DIVIDED.sub(lambda match: _undivided(match[1], match[2], vocabulary), text).replace(
+        SOFT_HYPHEN, "-"
+    )
+    level = _heading_level([line for _, line in block], text, body)
+    if level:
+        builder.heading(level, text)
+    else:
+        builder.paragraph(text)
+
+
+def _add_recognised(builder: Builder, number: int, paragraphs: list[str]) -> None:
+    while len(builder.pages) < number:
+        builder.page()
+    for paragraph in paragraphs:
+        builder.paragraph(paragraph)
+
+
+def _paragraphs(pages: list[Page]) -> Iterator[list[tuple[int, Line]]]:
+    """Yield the lines of each paragraph with the number of their page."""
+    pitch = _pitch(pages)
+    block: list[tuple[int, Line]] = []
+    for number, page in enumerate(pages, 1):
+        for line in page.lines:
+            if block and _begins(
+                line, [above for _, above in block], pitch, same_page=block[-1][0] == number
+            ):
+                yield block
+                block = []
+            block.append((number, line))
+    if block:
+        yield block
+
+
+def _begins(line: Line, block: list[Line], pitch: float, same_page: bool) -> bool:
+    """Tell whether a line begins a paragraph, given the lines of the paragraph so far."""
+    above = block[-1]
+    if abs(line.size - above.size) > 0.15 * max(line.size, above.size):
+        return True
+    ended = bool(_ENDS.search(above.text))
+    below = above.bottom - line.first
+    if not same_page or below <= 0:
+        # The next page or column: only a sentence that goes on says that the paragraph does.
+        return ended or not (
+            line.text[:1].islower() or above.text.endswith(("-", SOFT_HYPHEN, ","))
+        )
+    if below > 1.4 * max(pitch, 1.2 * line.size):
+        return True
+    edge = max(line.right, *(other.right for other in block))
+    short = above.right < edge - 0.15 * (edge - above.left)
+    indented = line.left > above.left + line.size and len(block) > 1
+    return ended and (short or indented)
+
+
+def _pitch(pages: list[Page]) -> float:
+    """Return the usual distance from line to line, in points."""
+    steps = [
+        above.bottom - line.first
+        for page in pages
+        for above, line in zip(page.lines, page.lines[1:], strict=False)
+    ]
+    usual = [
+        step
+        for step, size in zip(
+            steps, (line.size for page in pages for line in page.lines[1:]), strict=False
+        )
+        if 0.5 * size < step < 2.2 * size
+    ]
+    return (
+        median(usual) if usual else median(line.size for page in pages for line in page.lines) * 1.2
+    )
+
+
+def _appended(text: str, line: str, vocabulary: set[str]) -> str:
+    """Return a paragraph's text with its next line: a new line for rows and list items, without a
+    hyphen that only divides a word.
+    """
+    if not text:
+        return line
+    if " | " in line or " | " in text.rpartition("\n")[2] or _BULLET.match(line):
+        return f"{text}\n{line}"
+    if text.endswith(SOFT_HYPHEN):
+        return text + line
+    first, last = re.match(r"[^\W\d_]+", line), re.search(r"([^\W\d_]+)-$", text)
+    if first and last and line[0].islower():
+        return (
+            text[: -len(last[0])]
+            + _undivided(last[1], first[0], vocabulary)
+            + line[len(first[0]) :]
+        )
+    return f"{text} {line}"
+
+
+def _undivided(first: str, last: str, vocabulary: set[str]) -> str:
+    """Return a divided word as a whole, with its hyphen where the document has it so elsewhere."""
+    whole, divided = first + last, f"{first}-{last}"
+    return divided if divided in vocabulary and whole not in vocabulary else whole
+
+
+def _heading_level(lines: list[Line], text: str, body: float) -> int:
+    """Return a paragraph's level as a heading, by the size of its letters or by capitals; 0: it is
+    none.
+    """
+    size = min(line.size for line in lines)
+    if (
+        len(text) > 150
+        or not any(character.isalpha() for character in text)
+        or "\n" in text
+        or " | " in text
+    ):
+        return 0
+    if size > 1.15 * body and not text.endswith((".", ",", ";")):
+        return 1 if size > 1.5 * body else 2
+    return (
+        3
+        if len(lines) == 1 and len(text) > 3 and text.isupper() and not text.endswith((",", ";"))
+        else 0
+    )

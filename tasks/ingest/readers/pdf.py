@@ -1,0 +1,188 @@
+"""PDF through pdfium: its lines as they were set, which ``page`` orders and ``paragraphs`` puts
+together.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.ingest.readers import ocr
+from tasks.ingest.readers.decoding import tidy
+from tasks.ingest.readers.document import Alive, Item, Options, Reject, Unreadable
+from tasks.ingest.readers.page import Line, Page, in_columns, joined, without_furniture
+from tasks.ingest.readers.paragraphs import SOFT_HYPHEN, document
+
+#: A gap within a line, in heights of its letters, that divides columns or cells.
+_GAP = 1.1
+_LIGATURE = re.compile("[\ufb00-\ufb06]")
+#: Some writers map the ligature ff to an arrow, or to nothing that has a name.
+_ARROW = re.compile(r"(?<=[^\W\d_])\u21b5(?=[^\W\d_])")
+_UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff]")
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the file as one document, and a reject for pages that are images without text (and are
+    not to be recognised).
+    """
+    pages: list[Page] = []
+    recognised: dict[int, list[str]] = {}
+    for number, page, handle in _pages(path):
+        pages.append(page)
+        if options.ocr and page.images:
+            recognised[number] = ocr.paragraphs(handle, options.ocr)
+            yield Alive()
+    text = "".join(line.text for page in pages for line in page.lines)
+    if not text.strip() and not any(recognised.values()):
+        found = (
+            "tesseract found no text either"
+            if options.ocr
+            else "set ingest.ocr, or recognise it first (such as with ocrmypdf)"
+        )
+        raise Unreadable("no_text_layer", f"{len(pages)} pages of images without text: {found}")
+    if len(_UNREADABLE.findall(text)) > 0.1 * len(text):
+        raise Unreadable(
+            "unknown_encoding",
+            "its fonts do not say which characters they show: recognise it anew (OCR)",
+        )
+    yield document(without_furniture(pages), recognised)
+    blank = [
+        str(number)
+        for number, page in enumerate(pages, 1)
+        if page.images and not recognised.get(number)
+    ]
+    if blank:
+        yield Reject(
+            "",
+            "no_text_layer",
+            f"pages without text: {', '.join(blank[:20])}{' ...' if len(blank) > 20 else ''}",
+        )
+
+
+def _pages(path: Path) -> Iterator[tuple[int, Page, Any]]:
+    """Yield number, lines and pdfium's own page, open until the next is asked for."""
+    import pypdfium2
+
+    try:
+        file = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower() or "security" in str(error).lower():
+            raise Unreadable("encrypted", "a password protects it: save it without one") from error
+        raise Unreadable("damaged", f"not readable as PDF: {error}") from error
+    with file:
+        try:
+            for number in range(len(file)):
+                handle = file[number]
+                yield number + 1, _page(handle), handle
+                handle.close()
+        except pypdfium2.PdfiumError as error:
+            raise Unreadable("damaged", f"a page cannot be read: {error}") from error
+
+
+def _page(page: Any) -> Page:
+    import pypdfium2.raw as pdfium
+
+    text = page.get_textpage()
+    try:
+        lines = joined(in_columns(_upright(list(_lines(text)))))
+        images = not lines and any(
+            True for _ in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3)
+        )
+        return Page(tuple(lines), page.get_height(), images)
+    finally:
+        text.close()
+
+
+def _lines(text: Any) -> Iterator[Line]:
+    """Yield pdfium's own lines, which end wherever the writing position jumps, divided where they
+    jump over a wide gap.
+    """
+    import pypdfium2.raw as pdfium
+
+    run: list[tuple[int, str]] = []
+    total = text.count_chars()
+    for place in range(total + 1):
+        character = chr(pdfium.FPDFText_GetUnicode(text.raw, place)) if place < total else "\n"
+        if character not in "\r\n":
+            run.append((place, character))
+        elif run:
+            yield from _divided(text, run)
+            run = []
+
+
+def _divided(text: Any, run: list[tuple[int, str]]) -> Iterator[Line]:
+    """Yield a run of characters as lines: two where a gap, as between columns or cells, is wider
+    than any space.
+    """
+    begin = 0
+    for place in range(1, len(run) - 1):
+        if run[place][1].isspace() and not run[place - 1][1].isspace():
+            after = next(
+                (later for later in range(place + 1, len(run)) if not run[later][1].isspace()), 0
+            )
+            if after and _gap(text, run[place - 1][0], run[after][0]):
+                yield from _line(text, run[begin:place])
+                begin = after
+    yield from _line(text, run[begin:])
+
+
+def _gap(text: Any, left: int, right: int) -> bool:
+    before, after = text.get_charbox(left, loose=True), text.get_charbox(right, loose=True)
+    size = max(before[3] - before[1], 1.0)
+    return after[0] - before[2] > _GAP * size and min(before[3], after[3]) > max(
+        before[1], after[1]
+    )
+
+
+def _line(text: Any, run: list[tuple[int, str]]) -> Iterator[Line]:
+    places = [place for place, character in run if not character.isspace()]
+    if places:
+        first, last = (
+            text.get_charbox(places[0], loose=True),
+            text.get_charbox(places[-1], loose=True),
+        )
+        size, upright = _font(text, places[len(places) // 2])
+        characters = _clean("".join(character for _, character in run))
+        yield Line(
+            characters,
+            first[0],
+            last[2],
+            min(first[1], last[1]),
+            max(first[3], last[3]),
+            size,
+            upright,
+            first[1],
+        )
+
+
+def _font(text: Any, place: int) -> tuple[float, bool]:
+    """Return the size a character is shown at, its font's times the scale of its matrix, and
+    whether it stands upright.
+    """
+    import pypdfium2.raw as pdfium
+
+    matrix = pdfium.FS_MATRIX()
+    size = float(pdfium.FPDFText_GetFontSize(text.raw, place))
+    if not pdfium.FPDFText_GetMatrix(text.raw, place, matrix):
+        return max(size, 1.0), True
+    # Some writers leave the font at size 1 and put all of the size into the matrix.
+    return max(size * math.hypot(matrix.c, matrix.d), 1.0), abs(matrix.b) <= abs(matrix.a)
+
+
+def _upright(lines: list[Line]) -> list[Line]:
+    """Leave out what is set sideways in the margin of an upright page, such as a stamp."""
+    upright = [line for line in lines if line.upright]
+    return upright if 2 * len(upright) >= len(lines) else lines
+
+
+def _clean(line: str) -> str:
+    line = (
+        _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), _ARROW.sub("ff", line))
+        .replace("\u00ad", SOFT_HYPHEN)
+        .replace("\x02", SOFT_HYPHEN)
+    )
+    return " ".join(tidy(line).split())

@@ -1,0 +1,285 @@
+"""CSV, TSV, JSONL, JSON, Parquet and Arrow: every row is a document, read as a stream."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.ingest.readers.decoding import decode, detect, tidy
+from tasks.ingest.readers.document import Builder, Document, Item, Options, Reject, Unreadable
+from tasks.ingest.readers.markdown import headings
+
+#: Characters of one document made of a whole table's rows.
+_TABLE_CHARS = 1 << 20
+
+#: A row's place in its file, from 1, and its values by column; or the reason why it has none.
+Row = tuple[int, dict[str, Any] | Unreadable]
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield one document a row from ``options.text_column``; the column missing from the first row
+    refuses the whole file.
+
+    Without a column's name it is ``text``; a CSV or TSV file that has none is read as what it is, a
+    table, see :func:`_whole_table`.
+    """
+    name = _format(path)
+    column = options.text_column or "text"
+    for place, row in rows(path, options):
+        member = f"#{place}"
+        if isinstance(row, Unreadable):
+            yield Reject(member, row.reason, row.detail)
+            continue
+        if place == 1 and not options.text_column and name in ("csv", "tsv") and "text" not in row:
+            yield from _whole_table(path, name, options)
+            return
+        try:
+            text = tidy(cell(row, column))
+        except Unreadable as problem:
+            if place == 1:
+                raise
+            yield Reject(member, problem.reason, problem.detail)
+            continue
+        if text.strip():
+            yield Document(text, name, member, headings(text))
+        else:
+            yield Reject(member, "empty", f"nothing in column {column!r}")
+
+
+def _format(path: Path) -> str:
+    name = path.suffix.lower().lstrip(".")
+    return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
+
+
+def _whole_table(path: Path, name: str, options: Options) -> Iterator[Item]:
+    """Yield a table as documents of some length, a row a line, each cell with its column's name: a
+    passage cut from it reads by itself.
+    """
+    builder, first, last = Builder(separator="\n"), 1, 0
+    for place, row in rows(path, options):
+        if isinstance(row, Unreadable):
+            yield Reject(f"#{place}", row.reason, row.detail)
+            continue
+        cells = (
+            (str(column), _one_line(value)) for column, value in row.items() if column is not None
+        )
+        builder.paragraph(" | ".join(f"{column}: {value}" for column, value in cells if value))
+        last = place
+        if builder.length > _TABLE_CHARS:
+            yield builder.document(name, member=f"#{first}-{last}")
+            builder, first = Builder(separator="\n"), place + 1
+    yield builder.document(name, member=f"#{first}-{last}" if first > 1 else "")
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(
+        tidy(
+            " ".join(str(part) for part in value)
+            if isinstance(value, list)
+            else ""
+            if value is None
+            else str(value)
+        ).split()
+    )
+
+
+def rows(path: Path, options: Options) -> Iterator[Row]:
+    """Yield the rows of a table file, whose suffix says what it is.
+
+    Raises :class:`Unreadable` where it cannot be read at all.
+    """
+    suffix = path.suffix.lower()
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    if head.startswith(b"PAR1"):
+        return _parquet(path)
+    if suffix in (".csv", ".tsv", ".tab"):
+        return _csv(path, options, "\t" if suffix != ".csv" else "")
+    if suffix == ".parquet":
+        return _parquet(path)
+    if suffix in (".arrow", ".feather") or head == b"ARROW1":
+        return _arrow(path)
+    return _json(path, options) if suffix == ".json" else _jsonl(path, options)
+
+
+def cell(row: dict[str, Any], column: str) -> str:
+    """Return the text in ``column`` of a row; a dotted name reaches into nested objects, and a list
+    is joined as paragraphs.
+
+    Raises :class:`Unreadable` (``no_text_column``) with the columns there are.
+    """
+    value: Any = row
+    for part in [column] if column in row else column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            names = [str(name) for name in row]
+            more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+            raise Unreadable(
+                "no_text_column", f"no column {column!r}, there are: {', '.join(names[:20])}{more}"
+            )
+        value = value[part]
+    if isinstance(value, (list, tuple)):
+        return "\n\n".join(str(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _jsonl(path: Path, options: Options) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        sample = stream.read(4)
+    if detect(sample) not in ("utf-8", "utf-8-sig") and b"\0" in sample:
+        text, _ = decode(_whole(path, options))
+        yield from (
+            (place, _object(line))
+            for place, line in enumerate(text.splitlines(), 1)
+            if line.strip()
+        )
+        return
+    with path.open("rb") as stream:
+        for place, line in enumerate(_lines(stream, options.max_bytes), 1):
+            if line is None:
+                yield (
+                    place,
+                    Unreadable("too_large", f"a line of more than {options.max_bytes >> 20} MiB"),
+                )
+            elif line.strip():
+                yield place, _object(line)
+
+
+def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
+    """Yield lines, None for one that is longer than ``limit`` bytes, of which no more than that is
+    ever held.
+    """
+    while line := stream.readline(limit + 1):
+        if len(line) <= limit:
+            yield line.removeprefix(b"\xef\xbb\xbf")
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(1 << 20)
+        yield None
+
+
+def _object(line: bytes | str) -> dict[str, Any] | Unreadable:
+    try:
+        value = json.loads(line)
+    except RecursionError:
+        return Unreadable("nested_too_deep", "values inside values inside values ...")
+    except ValueError as error:
+        return Unreadable("damaged", f"not a JSON object: {type(error).__name__} {error}")
+    return (
+        value
+        if isinstance(value, dict)
+        else {"text": value}
+        if isinstance(value, str)
+        else Unreadable("damaged", "not a JSON object")
+    )
+
+
+def _whole(path: Path, options: Options) -> bytes:
+    """Return the bytes of a table that cannot be streamed."""
+    size = path.stat().st_size
+    if size > options.max_bytes:
+        raise Unreadable(
+            "too_large",
+            (
+                f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: save it as UTF-8 "
+                "JSON Lines, those are streamed"
+            ),
+        )
+    return path.read_bytes()
+
+
+def _json(path: Path, options: Options) -> Iterator[Row]:
+    text, _ = decode(_whole(path, options))
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        # JSON Lines under the wrong name is common.
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) > 1 and isinstance(_object(lines[0]), dict):
+            yield from ((place, _object(line)) for place, line in enumerate(lines, 1))
+            return
+        raise Unreadable("damaged", f"not valid JSON: {type(error).__name__} {error}") from error
+    for place, row in enumerate(value if isinstance(value, list) else [value], 1):
+        yield (
+            place,
+            row
+            if isinstance(row, dict)
+            else {"text": row}
+            if isinstance(row, str)
+            else Unreadable("damaged", "not a JSON object"),
+        )
+
+
+def _csv(path: Path, options: Options, delimiter: str) -> Iterator[Row]:
+    with path.open("rb") as raw:
+        sample = raw.read(1 << 20)
+    # A sample may end inside a character; only whole lines are judged.
+    encoding = detect(sample[: sample.rfind(b"\n") + 1] or sample)
+    csv.field_size_limit(min(options.max_bytes, 1 << 30))
+    with path.open("r", encoding=encoding, newline="") as stream:
+        reader = csv.DictReader(
+            _text_lines(stream, options.max_bytes),
+            delimiter=delimiter or _delimiter(sample, encoding),
+            restkey="(more)",
+            restval=None,
+        )
+        try:
+            yield from enumerate(reader, 1)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise Unreadable("damaged", f"line {reader.line_num + 1}: {error}") from error
+
+
+def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
+    for line in iter(partial(stream.readline, limit + 1), ""):
+        if len(line) > limit:
+            raise Unreadable("too_large", f"a line of more than {limit >> 20} MiB")
+        yield line
+
+
+def _delimiter(sample: bytes, encoding: str) -> str:
+    header = sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", 1)[0]
+    return max(",;\t|", key=header.count)
+
+
+def _arrow(path: Path) -> Iterator[Row]:
+    """Arrow files and streams: what ``datasets`` saves a dataset in."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            place = 0
+            for batch in _batches(source):
+                for start in range(0, batch.num_rows, 256):
+                    for row in batch.slice(start, 256).to_pylist():
+                        place += 1
+                        yield place, row
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable("damaged", f"not readable as Arrow: {error}") from error
+
+
+def _batches(source: Any) -> Iterator[Any]:
+    try:
+        file = pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        yield from pa.ipc.open_stream(source)
+        return
+    for number in range(file.num_record_batches):
+        yield file.get_batch(number)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        place = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    place += 1
+                    yield place, row
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable("damaged", f"not readable as Parquet: {error}") from error

@@ -1,0 +1,15 @@
+"""Plain text: what is left when no other format fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.ingest.readers.decoding import decode
+from tasks.ingest.readers.document import Document, Item, Options
+
+
+def read(path: Path, options: Options) -> Iterator[Item]:
+    """Yield the file as one document."""
+    text, encoding = decode(path.read_bytes())
+    yield Document(text, "text", encoding=encoding)

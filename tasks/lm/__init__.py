@@ -1,0 +1,1 @@
+"""Language models: loading, prompts, engines, training."""

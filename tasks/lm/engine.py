@@ -1,0 +1,275 @@
+"""The engine seam: prompts (token ids) in, completions out. vLLM, or transformers where vLLM cannot
+run.
+
+Used by generate and evaluate. The only module that imports vLLM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from tasks.core.errors import PipelineError
+from tasks.lm.models import dtype, load_model, load_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; temperature 0 is greedy.
+
+    The seed of a request is its own, see ``seeds`` of :meth:`Engine.generate`.
+    """
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """``text`` without special tokens; ``finished`` is False where the token budget cut it off."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class Engine(Protocol):
+    """What generate and evaluate need of an inference engine."""
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """Complete every prompt, in order.
+
+        The same call on the same machine gives the same completions.
+        """
+        ...
+
+
+def open_engine(
+    kind: str,
+    model: Path | str,
+    revision: str = "main",
+    precision: str = "auto",
+    max_length: int = 4096,
+) -> Engine:
+    """Start an engine on a plain checkpoint (merge an adapter first, see
+    :func:`tasks.lm.models.merged_folder`).
+    """
+    if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
+        raise PipelineError(
+            "precision fp8 takes vLLM and an NVIDIA GPU: set it to auto in params.yaml"
+        )
+    if kind == "transformers":
+        return TransformersEngine(str(model), revision, precision)
+    return VllmEngine(str(model), revision, precision, max_length)
+
+
+def serve_command(
+    weights: Path,
+    name: str,
+    host: str,
+    port: int,
+    max_length: int,
+    precision: str,
+    adapter: Path | None,
+    rank: int,
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of vLLM's OpenAI-compatible server, and its environment.
+
+    ``adapter`` becomes a LoRA called ``name``.
+    """
+    gpu = torch.cuda.is_available()
+    _set_environment(gpu)
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(weights),
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
+    command += [
+        "--dtype",
+        str(dtype(precision)).removeprefix("torch."),
+        "--max-model-len",
+        str(max_length),
+        "--load-format",
+        "safetensors",
+    ]
+    if adapter:
+        # vLLM takes one of these ranks as the largest.
+        largest = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
+        command += [
+            "--served-model-name",
+            f"{name}-base",
+            "--enable-lora",
+            "--lora-modules",
+            f"{name}={adapter}",
+            "--max-lora-rank",
+            str(largest),
+        ]
+    else:
+        command += ["--served-model-name", name]
+    if not gpu:
+        command += [
+            "--enforce-eager",
+            "--max-num-seqs",
+            "16",
+            "--no-enable-chunked-prefill",
+            "--max-num-batched-tokens",
+            str(max(8192, max_length)),
+        ]
+    return command, {"VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+class VllmEngine:
+    """vLLM in this process.
+
+    On the CPU without worker processes, so that nothing outlives a kill and start-up is short.
+    """
+
+    def __init__(self, model: str, revision: str, precision: str, max_length: int) -> None:
+        gpu = torch.cuda.is_available()
+        _set_environment(gpu)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise PipelineError(
+                f"vLLM cannot be imported here ({error}): set engine: transformers in "
+                "params.yaml, or run make setup"
+            ) from error
+        self._llm = LLM(model=model, revision=revision, **vllm_settings(precision, max_length))
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """See :meth:`Engine.generate`.
+
+        The prefix cache is emptied first: what ran before must not change low bits of what runs
+        now.
+        """
+        from vllm import SamplingParams, TokensPrompt
+
+        self._llm.reset_prefix_cache()
+        outputs = self._llm.generate(
+            [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
+            [
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                    seed=seed,
+                )
+                for seed in seeds
+            ],
+            use_tqdm=False,
+        )
+        return [
+            Completion(
+                output.outputs[0].text,
+                len(output.outputs[0].token_ids),
+                output.outputs[0].finish_reason == "stop",
+            )
+            for output in outputs
+        ]
+
+
+def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
+    """Return the arguments of vLLM's ``LLM`` on this machine, for sequences of up to ``max_length``
+    tokens.
+    """
+    gpu = torch.cuda.is_available()
+    return {
+        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "max_model_len": max_length,
+        "enforce_eager": not gpu,
+        "seed": 0,
+        "quantization": "fp8" if precision == "fp8" else None,
+        # what counts is when the last row is written, not the first
+        "performance_mode": "throughput",
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "max_num_seqs": 256 if gpu else 64,
+        # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU
+        # Generator does not use offset").
+        **(
+            {}
+            if gpu
+            else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length)}
+        ),
+    }
+
+
+def vllm_environment(gpu: bool) -> dict[str, str]:
+    """Return the environment variables vLLM runs under in our processes."""
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1"}
+    here = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    return quiet if gpu else quiet | here
+
+
+def _set_environment(gpu: bool) -> None:
+    for name, value in vllm_environment(gpu).items():
+        os.environ.setdefault(name, value)
+
+
+class TransformersEngine:
+    """transformers' generate, one request at a time: slow, but it runs everywhere, and a request's
+    seed is its own.
+    """
+
+    def __init__(self, model: str, revision: str, precision: str) -> None:
+        self._model = load_model(model, revision, precision=precision).eval()
+        self._tokenizer = load_tokenizer(model, revision)
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """See :meth:`Engine.generate`."""
+        return [
+            self._complete(prompt, sampling, seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
+        torch.manual_seed(seed)
+        ids = torch.tensor([prompt], device=self._model.device)
+        sampled: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            sampled = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": 0,
+            }
+        with torch.inference_mode():
+            output = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=self._tokenizer.pad_token_id,
+                eos_token_id=self._tokenizer.eos_token_id,
+                **sampled,
+            )
+        new = output[0, len(prompt) :].tolist()
+        finished = bool(new) and new[-1] == self._tokenizer.eos_token_id
+        return Completion(self._tokenizer.decode(new, skip_special_tokens=True), len(new), finished)

@@ -1,0 +1,143 @@
+"""The text formats (arXiv 2402.18334): Bonito's input and output, and the prompts of the models
+that are adapted and scored.
+
+Prompts are built as token ids here and nowhere else, so that training, evaluation and serving agree
+to the token.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.core.rows import TASK_TYPES
+
+#: Stands for the passage inside a generated instruction (and, rarely, response).
+PLACEHOLDER = "{{context}}"
+_PIPE = "<|pipe|>"
+_SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
+
+
+def bonito_input(context: str, task_type: str) -> str:
+    """Return Bonito's input for a passage and a task type in short form."""
+    return f"<|tasktype|>\n{TASK_TYPES[task_type]}\n<|context|>\n{context.strip()}\n<|task|>\n"
+
+
+def generator_prompt(tokenizer: Any, context: str, task_type: str) -> list[int]:
+    """Return the generator's prompt tokens, BOS first where the tokenizer has one."""
+    ids = tokenizer.encode(bonito_input(context, task_type), add_special_tokens=False)
+    return [tokenizer.bos_token_id, *ids] if tokenizer.bos_token_id is not None else list(ids)
+
+
+def bonito_output(instruction: str, response: str) -> str:
+    """Return the text Bonito is trained to write: the inverse of :func:`parse_prediction`."""
+    return f"{instruction.strip()}\n{_PIPE}\n{response.strip()}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A parsed prediction; ``reason`` is empty, or tells why there is no usable instruction and
+    response.
+    """
+
+    instruction: str = ""
+    response: str = ""
+    reason: str = ""
+
+
+def parse_prediction(prediction: str, finished: bool = True) -> Task:
+    """Split a prediction at ``<|pipe|>`` into instruction and response, or say why it cannot be.
+
+    Reasons: ``truncated`` (the token budget ended it), ``no_pipe``, ``many_pipes``,
+    ``empty_instruction``, ``empty_response``.
+    """
+    parts = prediction.split(_PIPE)
+    if len(parts) == 1:
+        return Task(reason="no_pipe" if finished else "truncated")
+    if len(parts) > 2:
+        return Task(reason="many_pipes")
+    instruction, response = (part.strip() for part in parts)
+    if not instruction:
+        return Task(reason="empty_instruction")
+    if not response:
+        return Task(reason="empty_response" if finished else "truncated")
+    return Task(instruction, response) if finished else Task(reason="truncated")
+
+
+def fill(text: str, context: str) -> str:
+    """Put the passage where the placeholder stands, however it is spaced."""
+    return _SPACED_PLACEHOLDER.sub(lambda _: context, text)
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Turns instructions into prompt tokens, and responses into response tokens, for one model and
+    one prompt form.
+
+    Forms: ``bonito`` (``<|input|>``/``<|output|>``, adapted pretrained models), ``chat`` (the
+    tokenizer's chat template, for chat models before and after adaptation), ``pretrained``
+    (``Instruct:``/``Answer:``, pretrained models as they come), ``plain`` (as is).
+    """
+
+    tokenizer: Any
+    form: str
+
+    def prompt(self, instruction: str, max_tokens: int | None = None) -> list[int]:
+        """Return the prompt's token ids, BOS first where the tokenizer has one.
+
+        Over ``max_tokens`` the middle of the instruction is cut out, never the prompt's own marks:
+        the question stands at either end.
+        """
+        ids = self._ids(instruction)
+        if max_tokens is None or len(ids) <= max_tokens:
+            return ids
+        tokens = self.tokenizer.encode(instruction, add_special_tokens=False)
+        room = max_tokens - (len(ids) - len(tokens)) - 8
+        kept = tokens[: room // 2] + tokens[len(tokens) - (room - room // 2) :]
+        return self._ids(self.tokenizer.decode(kept))[:max_tokens]
+
+    def text(self, instruction: str) -> str:
+        """Return the prompt as text, for people to read."""
+        return {
+            "bonito": f"<|input|>\n{instruction.strip()}\n<|output|>\n",
+            "pretrained": f"Instruct: {instruction.strip()}\nAnswer:",
+            "plain": instruction,
+        }.get(self.form) or str(self._chat(instruction, tokenize=False))
+
+    def response(self, response: str) -> list[int]:
+        """Return the response's token ids, the end mark last. Training and ranking both use
+        these.
+        """
+        lead = " " if self.form == "pretrained" else ""
+        return [
+            *self.tokenizer.encode(lead + response.strip(), add_special_tokens=False),
+            self.tokenizer.eos_token_id,
+        ]
+
+    def _ids(self, instruction: str) -> list[int]:
+        if self.form == "chat":
+            return list(self.tokenizer.encode(self.text(instruction), add_special_tokens=False))
+        ids = self.tokenizer.encode(self.text(instruction), add_special_tokens=False)
+        return (
+            [self.tokenizer.bos_token_id, *ids]
+            if self.tokenizer.bos_token_id is not None
+            else list(ids)
+        )
+
+    def _chat(self, instruction: str, tokenize: bool) -> Any:
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": instruction.strip()}],
+            tokenize=tokenize,
+            add_generation_prompt=True,
+        )
+
+
+def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:
+    """Return the form for a model. ``asked`` is the form of adaptation; a model that has seen no
+    instructions of ours is asked as it came: by its chat template where it has one, else as a
+    pretrained model.
+    """
+    if asked == "chat" or (tokenizer.chat_template and (asked == "auto" or not adapted)):
+        return "chat"
+    return "bonito" if adapted else "pretrained"

@@ -1,0 +1,1 @@
+"""Stage register: adapter, F1 and provenance into MLflow."""

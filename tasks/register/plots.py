@@ -1,0 +1,89 @@
+"""The pictures that go with a registered model.
+
+Drawn without a display; the same numbers give the same picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_COLOURS = {"zero_shot": "#9aa5b1", "adapted": "#2f6f9f"}
+
+
+def plot_loss(path: Path, points: list[tuple[int, float]]) -> None:
+    """Draw the training loss over optimiser steps."""
+    figure, axes = _figure(6.4, 3.6)
+    axes.plot(
+        [step for step, _ in points],
+        [loss for _, loss in points],
+        color=_COLOURS["adapted"],
+        linewidth=1.6,
+    )
+    axes.set(
+        xlabel="optimiser step",
+        ylabel="loss (mean over response tokens)",
+        title="Training loss",
+        ylim=(0, None),
+    )
+    _save(figure, path)
+
+
+def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
+    """Draw F1 by template and overall, zero-shot beside adapted, with 95 % intervals and the
+    majority class where there is one.
+    """
+    own = {model: metrics[model]["by_dataset"][metrics["dataset"]] for model in _COLOURS}
+    names = ["all templates", *own["adapted"]["by_template"]]
+    figure, axes = _figure(7.6, 0.62 * len(names) + 1.4)
+    for shift, (model, values) in zip((0.19, -0.19), own.items(), strict=True):
+        rows = [values, *values["by_template"].values()]
+        heights = [len(names) - 1 - index + shift for index in range(len(names))]
+        errors = [
+            [row["f1"] - row["f1_low"] for row in rows],
+            [row["f1_high"] - row["f1"] for row in rows],
+        ]
+        axes.barh(
+            heights,
+            [row["f1"] for row in rows],
+            0.36,
+            xerr=errors,
+            color=_COLOURS[model],
+            label=model.replace("_", "-"),
+            error_kw={"lw": 1, "capsize": 2},
+        )
+    if "majority" in own["adapted"]:
+        axes.axvline(
+            own["adapted"]["majority"],
+            color="#b04a3a",
+            linewidth=1,
+            linestyle="--",
+            label="majority class",
+        )
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.set(
+        xlabel=f"{metrics['metric']} (points, 95 % interval)",
+        title=f"{metrics['dataset']}: {metrics['items']} items",
+        xlim=(0, 100),
+    )
+    axes.legend(loc="lower right", frameon=False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.tight_layout()
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    pyplot.close(figure)

@@ -1,0 +1,1 @@
+"""Evaluation sets, a model's answers, ranked choices and F1."""

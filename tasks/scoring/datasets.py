@@ -1,0 +1,242 @@
+"""Labelled evaluation sets: a dataset file (task type, columns, labels, prompt templates) and its
+items.
+
+A user adds a dataset with one YAML file in ``datasets/`` and no code.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field
+
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.files import row_seed
+from tasks.core.params import Section, load_params
+from tasks.core.rows import task_type
+
+_CLASSIFICATION = {"ynqa", "nli", "te", "mcqa", "sentiment", "topic_class", "paraphrase_id", "wsd"}
+
+
+class Template(Section):
+    """A prompt: ``instruction`` is Jinja over the item's columns; ``choices`` answer in the order
+    of the dataset's ``labels``.
+    """
+
+    name: str
+    instruction: str
+    choices: tuple[str, ...] = ()
+
+
+class Dataset(Section):
+    """A dataset file.
+
+    Column names may be dotted paths into nested values (``answers.text``); lists of text are joined
+    by a new line.
+    """
+
+    name: str
+    task_type: str
+    description: str = ""
+    id: str = "id"
+    context: str = "context"
+    answers: str = Field("", description="extraction: column of the gold answers")
+    label: str = Field("", description="classification: column of the gold label")
+    labels: tuple[str, ...] = Field(
+        (), description="classification: the label values as they stand in the data"
+    )
+    templates: tuple[Template, ...] = Field(min_length=1)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether answers are ranked choices (macro F1) or extracted text (SQuAD F1)."""
+        return bool(self.labels)
+
+
+class Item(Section):
+    """One labelled item.
+
+    ``gold`` is the label's index (classification), ``golds`` the acceptable answers as text.
+    """
+
+    id: str
+    context: str
+    golds: tuple[str, ...]
+    gold: int
+    columns: dict[str, Any]
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read a dataset file; contradictions in it are errors before anything is trained."""
+    dataset: Dataset = load_params(path, Dataset)
+    task_type(dataset.task_type)
+    if bool(dataset.labels) == bool(dataset.answers):
+        raise PipelineError(
+            f"{path}: give either answers (extraction) or label and labels (classification)"
+        )
+    if dataset.labels and not dataset.label:
+        raise PipelineError(
+            f"{path}: labels are given, but not the column that holds them: add label"
+        )
+    names = [template.name for template in dataset.templates]
+    if len(set(names)) < len(names):
+        raise PipelineError(f"{path}: two templates have the same name")
+    for template in dataset.templates:
+        if len(template.choices) != len(dataset.labels):
+            raise PipelineError(
+                f"{path}: template {template.name!r} has {len(template.choices)} choices "
+                f"for {len(dataset.labels)} labels"
+            )
+        if len(set(template.choices)) < len(template.choices):
+            raise PipelineError(f"{path}: template {template.name!r} offers the same choice twice")
+    return dataset
+
+
+def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> list[Item]:
+    """Read the items in file order; ``most`` > 0 makes a seeded choice. Missing columns, unknown
+    labels, empty golds, and duplicate ids or templates that do not show the passage are errors that
+    name the row.
+    """
+    items: dict[str, Item] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        item = _item(dataset, row, f"{path} row {number}")
+        if item.id in items:
+            raise PipelineError(
+                f"{path} row {number}: the id {item.id!r} was there before: ids must be unique"
+            )
+        items[item.id] = item
+    if not items:
+        raise PipelineError(f"{path} has no items")
+    chosen = list(items.values())
+    if most and len(chosen) > most:
+        kept = {
+            item.id
+            for item in sorted(chosen, key=lambda item: row_seed(seed, "item", item.id))[:most]
+        }
+        chosen = [item for item in chosen if item.id in kept]
+    for item in (
+        chosen
+    ):  # every one: a column that only the last item lacks would end the run after the training
+        for template in dataset.templates:
+            if item.context.strip() not in render(template, item):
+                raise PipelineError(
+                    f"dataset {dataset.name}: template {template.name!r} does not show "
+                    f"the passage: it must insert {{{{context}}}}"
+                )
+    return chosen
+
+
+def render(template: Template, item: Item) -> str:
+    """Return the instruction of an item.
+
+    A column the item lacks is an error that names the template.
+    """
+    try:
+        return (
+            _compiled(template.instruction)
+            .render({**item.columns, "context": item.context, "choices": list(template.choices)})
+            .strip()
+        )
+    except TemplateError as error:
+        raise PipelineError(f"template {template.name!r}, item {item.id!r}: {error}") from error
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSONL, CSV or Parquet file (.gz too); a line that cannot be read is an
+    error that names it.
+    """
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+        return
+    with io.TextIOWrapper(
+        gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb"),
+        encoding="utf-8-sig",
+        newline="",
+    ) as lines:
+        if name.endswith((".csv", ".tsv")):
+            yield from csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
+        elif name.endswith((".jsonl", ".ndjson")):
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _json_row(line, f"{path} line {number}")
+        else:
+            raise PipelineError(f"{path}: items must be .jsonl, .csv, .tsv or .parquet (.gz too)")
+
+
+def _json_row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise PipelineError(f"{where} is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise PipelineError(f"{where} is not a JSON object")
+    return row
+
+
+def _item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
+    context = text_of(_value(row, dataset.context, where))
+    if not context.strip():
+        raise PipelineError(f"{where}: the passage ({dataset.context}) is empty")
+    gold = 0
+    golds: tuple[str, ...]
+    if dataset.classifies:
+        label = str(_value(row, dataset.label, where))
+        if label not in dataset.labels:
+            raise PipelineError(
+                f"{where}: unknown label {label!r}{did_you_mean(label, dataset.labels)}"
+            )
+        gold, golds = dataset.labels.index(label), (label,)
+    else:
+        golds = _answers(_value(row, dataset.answers, where))
+        if not golds:
+            raise PipelineError(f"{where}: no gold answer in {dataset.answers}")
+    return Item(
+        id=str(_value(row, dataset.id, where)), context=context, golds=golds, gold=gold, columns=row
+    )
+
+
+def _answers(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(
+        dict.fromkeys(
+            str(answer) for answer in values if answer is not None and str(answer).strip()
+        )
+    )
+
+
+def _value(row: dict[str, Any], column: str, where: str) -> Any:
+    value: Any = row
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise PipelineError(
+                f"{where}: no column "
+                f"{column!r}{did_you_mean(part, value if isinstance(value, dict) else [])}"
+            )
+        value = value[part]
+    return value
+
+
+def text_of(value: Any) -> str:
+    """Return a column's value as text; the parts of a list stand on lines of their own."""
+    return "\n".join(str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+@lru_cache(maxsize=64)
+def _compiled(instruction: str) -> Any:
+    return _environment().from_string(instruction)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)

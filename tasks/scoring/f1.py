@@ -1,0 +1,173 @@
+"""F1 as the paper counts it (arXiv 2402.18334, section 5), bootstrap intervals, and the baseline
+beside every score.
+
+All scores are in points, 0 to 100, except where a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.scoring.datasets import Dataset, Item, Template
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = set(string.punctuation)
+
+
+def squad_f1(prediction: str, golds: Sequence[str]) -> float:
+    """Return the best token F1 (0-1) over all gold answers, with SQuAD's normalisation (case,
+    punctuation, articles, spaces).
+    """
+    return max(_token_f1(prediction, gold) for gold in golds)
+
+
+def _token_f1(prediction: str, gold: str) -> float:
+    predicted, expected = normalise_answer(prediction).split(), normalise_answer(gold).split()
+    if not predicted or not expected:
+        return float(predicted == expected)
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * common / (len(predicted) + len(expected))
+
+
+def normalise_answer(text: str) -> str:
+    """Lower-case, drop punctuation and English articles, collapse white space: SQuAD v1.1's
+    rule.
+    """
+    text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def macro_f1(golds: Sequence[int], predictions: Sequence[int], classes: int) -> float:
+    """Return the mean of the classes' F1 over the whole label set; a class nobody predicts and
+    nobody holds counts 0.
+    """
+    weights = np.ones((1, len(golds)))
+    return float(_macro_f1s(np.asarray(golds), np.asarray(predictions), classes, weights)[0])
+
+
+def majority_f1(golds: Sequence[int], classes: int) -> float:
+    """Return the macro F1 of always answering the commonest label."""
+    commonest = Counter(golds).most_common(1)[0][0]
+    return macro_f1(golds, [commonest] * len(golds), classes)
+
+
+def _macro_f1s(
+    golds: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    classes: int,
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return macro F1 for each row of item weights [resamples, items] -> [resamples]."""
+    total = np.zeros(len(weights))
+    for label in range(classes):
+        right = weights @ ((golds == label) & (predictions == label))
+        held, said = weights @ (golds == label), weights @ (predictions == label)
+        total += np.divide(2 * right, held + said, out=np.zeros_like(total), where=held + said > 0)
+    return 100 * total / classes
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's results on one dataset, every template: ``values`` [templates, items].
+
+    Extraction: item F1 in 0-1, ``golds`` None. Classification: the predicted class, with ``golds``
+    [items].
+    """
+
+    values: NDArray[np.float64]
+    golds: NDArray[np.int64] | None = None
+    classes: int = 0
+
+    def f1(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Return F1 in points [resamples, templates] under item weights [resamples, items] (None:
+        every item once).
+        """
+        weights = np.ones((1, self.values.shape[1])) if weights is None else weights
+        if self.golds is None:
+            return 100 * (weights @ self.values.T) / weights.sum(axis=1, keepdims=True)
+        return np.stack(
+            [
+                _macro_f1s(self.golds, row.astype(np.int64), self.classes, weights)
+                for row in self.values
+            ],
+            axis=1,
+        )
+
+
+def scored_of(
+    dataset: Dataset,
+    templates: tuple[Template, ...],
+    items: list[Item],
+    table: pa.Table,
+    corrected: bool = False,
+) -> Scored:
+    """Return a model's rows as arrays [templates, items]; a missing row is an error.
+
+    ``corrected``: the classes are chosen anew from the choices' scores by :func:`correct_prior`
+    (classification alone).
+    """
+    rows = {
+        (row["template"], row["item_id"]): row
+        for row in table.select(["template", "item_id", "prediction", "scores", "f1"]).to_pylist()
+    }
+    if dataset.classifies:
+        if corrected:
+            values = [
+                correct_prior(np.array([rows[t.name, item.id]["scores"] for item in items]))
+                for t in templates
+            ]
+        else:
+            values = [
+                np.array([t.choices.index(rows[t.name, item.id]["prediction"]) for item in items])
+                for t in templates
+            ]
+        return Scored(
+            np.array(values, np.float64),
+            np.array([item.gold for item in items]),
+            len(dataset.labels),
+        )
+    return Scored(np.array([[rows[t.name, item.id]["f1"] for item in items] for t in templates]))
+
+
+def correct_prior(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the class of each item once the model's liking for some choices, whatever the item, is
+    taken out.
+
+    ``scores`` [items, choices] are summed log-probabilities under one template. The liking is the
+    mean probability a choice has over the items, whose labels are not looked at (batch calibration,
+    Zhou et al. 2024, arXiv 2309.17249). It makes use of all items at once, so it is no figure for a
+    model that answers one question at a time.
+    """
+    logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    liking = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
+    best: NDArray[np.int64] = np.argmax(logs - liking, axis=1)
+    return best
+
+
+def resample(groups: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
+    """Return bootstrap item weights [times, items], drawing whole groups with replacement.
+
+    Items on one passage rise and fall together; drawing them one by one would give intervals that
+    are too narrow.
+    """
+    names = sorted(set(groups))
+    position = {name: index for index, name in enumerate(names)}
+    member = np.array([position[group] for group in groups])
+    random = np.random.Generator(np.random.PCG64(seed))
+    draws = random.integers(0, len(names), size=(times, len(names)))
+    counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws])
+    return counts[:, member].astype(np.float64)
+
+
+def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 percentiles."""
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)

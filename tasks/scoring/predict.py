@@ -1,0 +1,289 @@
+"""What a model answers: labelled items under every template, and general tasks. Used by baseline
+and evaluate, which differ in the model alone.
+
+Both models are scored in the same precision (the NF4-rounded base weights the adapter was trained
+on; see tasks.lm.models.merged_folder), so the adapter is the only difference. Classification:
+ranked choices. Extraction and general tasks: greedy answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.core.code import code_digest
+from tasks.core.errors import PipelineError
+from tasks.core.files import (
+    fingerprint,
+    keep_newest,
+    read_sealed,
+    read_table,
+    row_seed,
+    sha256_folder,
+    write_sealed,
+)
+from tasks.core.params import Baseline, Evaluate
+from tasks.core.rows import EVALUATIONS
+from tasks.lm.engine import Completion, Sampling, open_engine
+from tasks.lm.models import load_model, load_tokenizer, merged_folder
+from tasks.lm.prompts import Prompter, fill
+from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
+from tasks.scoring.f1 import squad_f1
+from tasks.scoring.ranking import rank
+
+log = logging.getLogger(__name__)
+GENERAL = "general"
+
+
+@dataclass(frozen=True)
+class Scoreable:
+    """A model to score: its name in the rows, base weights, adapter (None: as it came) and prompt
+    form.
+    """
+
+    name: str
+    base: str
+    revision: str
+    quantization: str
+    precision: str
+    adapter: Path | None
+    form: str
+
+    def folder(self) -> Path:
+        """Return the merged checkpoint."""
+        return merged_folder(
+            self.base, self.revision, self.adapter, self.quantization, self.precision
+        )
+
+    def key(self) -> str:
+        """Return what tells this model's answers from another's."""
+        return fingerprint(
+            self.name,
+            self.base,
+            self.revision,
+            self.quantization,
+            self.precision,
+            self.form,
+            sha256_folder(self.adapter) if self.adapter else "",
+        )
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The labelled items, and the templates they are asked under."""
+
+    dataset: Dataset
+    templates: tuple[Template, ...]
+    items: list[Item]
+
+    @classmethod
+    def read(cls, params: Evaluate, items: Path) -> Questions:
+        """Read the dataset file and its items, as many as ``params`` says."""
+        dataset = load_dataset(Path(params.dataset))
+        return cls(
+            dataset,
+            dataset.templates[: params.templates or None],
+            load_items(dataset, items, params.max_items, params.seed),
+        )
+
+
+def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Path) -> pa.Table:
+    """Return one row (rows.EVALUATIONS) a template and item; a killed run finds the models it had
+    finished in the journal.
+    """
+    dumped = [item.model_dump(mode="json") for item in questions.items]
+    settings = params.model_dump(
+        mode="json", exclude={"bootstrap", "batch_rows", "prior_correction"}
+    )
+    key = fingerprint(
+        code_digest(__name__),
+        model.key(),
+        questions.dataset.model_dump(mode="json"),
+        dumped,
+        [template.name for template in questions.templates],
+        settings,
+    )
+
+    def rows() -> Iterator[dict[str, Any]]:
+        folder = model.folder()
+        prompter = Prompter(load_tokenizer(str(folder)), model.form)
+        log.info(
+            "%s: %d items x %d templates, prompt form %s",
+            model.name,
+            len(questions.items),
+            len(questions.templates),
+            prompter.form,
+        )
+        pairs = [(template, item) for template in questions.templates for item in questions.items]
+        predict = _rank_choices if questions.dataset.classifies else _extract
+        return predict(model.name, questions.dataset, pairs, prompter, folder, params)
+
+    return _kept(journal / f"{model.name}-{key[:24]}.parquet", rows)
+
+
+def answer_general(
+    model: Scoreable, path: Path, baseline: Baseline, params: Evaluate, journal: Path
+) -> pa.Table:
+    """Return one row (rows.EVALUATIONS, its template the task type) a general task of the file at
+    ``path``; none where that is ``supervision/none``.
+    """
+    tasks = general_tasks(path, baseline)
+    if not tasks:
+        return EVALUATIONS.empty_table()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        folder = model.folder()
+        prompter = Prompter(load_tokenizer(str(folder)), model.form)
+        log.info("%s: %d general tasks", model.name, len(tasks))
+        instructions = [fill(task["instruction"], task["context"]) for task in tasks]
+        answers = _complete(
+            folder, [prompter.prompt(instruction) for instruction in instructions], params
+        )
+        for task, instruction, completion in zip(tasks, instructions, answers, strict=True):
+            gold, said = fill(task["response"], task["context"]).strip(), completion.text.strip()
+            yield {
+                "model": model.name,
+                "dataset": GENERAL,
+                "template": task["task_type"],
+                "item_id": task["row_id"],
+                "prompt": prompter.text(instruction),
+                "prediction": said,
+                "golds": [gold],
+                "choices": [],
+                "scores": [],
+                "f1": squad_f1(said, [gold]),
+            }
+
+    key = fingerprint(
+        code_digest(__name__), model.key(), tasks, params.engine, params.max_new_tokens, params.seed
+    )
+    return _kept(journal / f"{model.name}-general-{key[:24]}.parquet", rows)
+
+
+def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
+    """Return ``general_rows`` rows of a remix's held-out file: drawn in turns over the task types,
+    so that each has its share.
+    """
+    if path.suffix != ".parquet":
+        return []
+    columns = ["row_id", "task_type", "context", "instruction", "response"]
+    table = read_table(path)
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise PipelineError(
+            f"baseline.general: {path} has no column {missing[0]!r}: it takes the "
+            "heldout.parquet of bonito.remix.stage"
+        )
+    turns: dict[str, int] = {}
+    order = []
+    for row in sorted(
+        table.select(columns).to_pylist(),
+        key=lambda row: row_seed(baseline.seed, GENERAL, row["row_id"]),
+    ):
+        turns[row["task_type"]] = turns.get(row["task_type"], 0) + 1
+        order.append((turns[row["task_type"]], row["task_type"], row["row_id"], row))
+    return [row for *_, row in sorted(order, key=lambda entry: entry[:3])[: baseline.general_rows]]
+
+
+def _kept(path: Path, rows: Any) -> pa.Table:
+    try:
+        if (kept := read_sealed(path)) is not None:
+            return kept
+    except PipelineError:
+        log.warning("%s is damaged: its predictions are made again", path)
+    table = pa.Table.from_pylist(list(rows()), schema=EVALUATIONS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_sealed(path, table)
+    keep_newest(path.parent, 12)
+    return table
+
+
+def _complete(folder: Path, prompts: list[list[int]], params: Evaluate) -> list[Completion]:
+    """Greedy answers of at most ``max_new_tokens`` tokens."""
+    engine = open_engine(
+        params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
+    )
+    return engine.generate(
+        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
+    )
+
+
+def _extract(
+    model: str,
+    dataset: Dataset,
+    pairs: list[tuple[Template, Item]],
+    prompter: Prompter,
+    folder: Path,
+    params: Evaluate,
+) -> Iterator[dict[str, Any]]:
+    """Answers, stripped; SQuAD F1 against the best gold."""
+    completions = _complete(
+        folder, [prompter.prompt(render(template, item)) for template, item in pairs], params
+    )
+    for (template, item), completion in zip(pairs, completions, strict=True):
+        said = completion.text.strip()
+        yield _row(model, dataset, template, item, prompter, said, [], squad_f1(said, item.golds))
+
+
+def _rank_choices(
+    model: str,
+    dataset: Dataset,
+    pairs: list[tuple[Template, Item]],
+    prompter: Prompter,
+    folder: Path,
+    params: Evaluate,
+) -> Iterator[dict[str, Any]]:
+    """The choice with the largest summed log-probability; F1 of an item is 1 if it is the gold
+    label's.
+    """
+    prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
+    choices = [[prompter.response(choice) for choice in template.choices] for template, _ in pairs]
+    scores = rank(
+        load_model(str(folder)).eval(),
+        prompts,
+        choices,
+        params.batch_rows,
+        prompter.tokenizer.pad_token_id,
+    )
+    for (template, item), own in zip(pairs, scores, strict=True):
+        best = int(np.argmax(own))
+        yield _row(
+            model,
+            dataset,
+            template,
+            item,
+            prompter,
+            template.choices[best],
+            own,
+            float(best == item.gold),
+        )
+
+
+def _row(
+    model: str,
+    dataset: Dataset,
+    template: Template,
+    item: Item,
+    prompter: Prompter,
+    prediction: str,
+    scores: list[float],
+    f1: float,
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "dataset": dataset.name,
+        "template": template.name,
+        "item_id": item.id,
+        "prompt": prompter.text(render(template, item)),
+        "prediction": prediction,
+        "golds": [template.choices[item.gold]] if dataset.classifies else list(item.golds),
+        "choices": list(template.choices),
+        "scores": scores,
+        "f1": f1,
+    }

@@ -1,0 +1,1 @@
+"""Stage supervise: the rows that the target model is trained on."""

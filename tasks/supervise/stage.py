@@ -1,0 +1,183 @@
+"""supervise: the rows that the target model is trained on, from one of the paper's supervision
+sources. Everything behind it is the same for all.
+
+Instructions that a generator wrote (``bonito``, ``prompted``), the raw passages (``tapt``),
+prompted rows of annotated datasets (``p3``), labelled items of the target task itself
+(``labelled``: the ceiling), or nothing (``none``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import choose, read_table, row_seed, write_table
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
+from tasks.core.stage import Stage, run_stage
+from tasks.lm.prompts import fill
+from tasks.scoring.datasets import load_dataset, load_items, render
+
+log = logging.getLogger(__name__)
+MAX_ROWS = "max_rows"
+_P3_COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
+#: The table, and the rows left out by reason.
+Made = tuple[pa.Table, Counter[str]]
+
+
+def supervise(stage: Stage) -> None:
+    """Write ``instructions.parquet`` (rows.INSTRUCTIONS) and ``summary.json``."""
+    params = stage.params.supervise
+    rows, dropped = _SOURCES[params.source](stage)
+    total = len(rows) + dropped.total()
+    if not len(rows) and params.source != "none":
+        raise PipelineError(
+            f"supervise.source {params.source} gives no row to train on "
+            f"({dict(dropped) or 'its input is empty'})"
+        )
+    chosen = choose(rows["row_id"].to_pylist(), params.max_rows, params.seed, "supervise")
+    dropped[MAX_ROWS] += len(rows) - len(chosen)
+    rows = rows.take(chosen)
+    write_table(stage.out / "instructions.parquet", rows)
+    stage.summary(
+        total,
+        len(rows),
+        dict(dropped),
+        source=params.source,
+        by_task_type=dict(sorted(Counter(rows["task_type"].to_pylist()).items())),
+    )
+    log.info("%s: %d rows", params.source, len(rows))
+
+
+def _written(stage: Stage) -> Made:
+    """What a generator wrote and validate kept."""
+    path = stage.path("instructions")
+    return require(read_table(path), INSTRUCTIONS, path), Counter()
+
+
+def _nothing(stage: Stage) -> Made:
+    return INSTRUCTIONS.empty_table(), Counter()
+
+
+def _passages(stage: Stage) -> Made:
+    """The raw text of the very passages that a generator is given: ``generate.max_passages`` and
+    its seed choose them.
+    """
+    path, generate = stage.path("passages"), stage.params.generate
+    table = require(read_table(path), PASSAGES, path)
+    chosen = choose(
+        table["passage_id"].to_pylist(), generate.max_passages, generate.seed, "passage"
+    )
+    rows = [
+        {
+            "row_id": row["passage_id"],
+            "passage_id": row["passage_id"],
+            "document": row["document"],
+            "task_type": "",
+            "context": row["text"],
+            "instruction": "",
+            "response": row["text"],
+        }
+        for row in table.take(chosen).to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=INSTRUCTIONS), Counter(
+        {"max_passages": len(table) - len(rows)}
+    )
+
+
+def _prompted_rows(stage: Stage) -> Made:
+    """General instruction tuning: the annotated datasets' own prompted rows, the passage put back
+    into its place.
+    """
+    path = stage.path("rows")
+    _need_columns(path, _P3_COLUMNS)
+    kept, dropped = [], Counter[str]()
+    for row in read_table(path, _P3_COLUMNS).to_pylist():
+        instruction, response = (
+            fill(row["instruction"], row["context"]).strip(),
+            fill(row["response"], row["context"]).strip(),
+        )
+        if not instruction or not response:
+            dropped["empty"] += 1
+            continue
+        whole = {
+            "passage_id": row["row_id"],
+            "document": row["dataset"],
+            "instruction": instruction,
+            "response": response,
+        }
+        kept.append({name: row[name] for name in ("row_id", "task_type", "context")} | whole)
+    return pa.Table.from_pylist(kept, schema=INSTRUCTIONS), dropped
+
+
+def _labelled(stage: Stage) -> Made:
+    """Labelled items of the target task under its own templates, one a row, drawn by its id.
+
+    Items that are evaluated on are left out.
+    """
+    evaluate, path = stage.params.evaluate, stage.path("rows")
+    dataset = load_dataset(Path(evaluate.dataset))
+    templates = dataset.templates[: evaluate.templates or None]
+    evaluated = {render(templates[0], item) for item in load_items(dataset, stage.path("items"))}
+    kept, dropped = [], Counter[str]()
+    for item in load_items(dataset, path):
+        if render(templates[0], item) in evaluated:
+            dropped["in_evaluation"] += 1
+            continue
+        template = templates[
+            row_seed(stage.params.supervise.seed, "template", item.id) % len(templates)
+        ]
+        row: dict[str, Any] = {
+            "row_id": item.id,
+            "passage_id": item.id,
+            "document": path.name,
+            "task_type": dataset.task_type,
+            "context": item.context,
+            "instruction": render(template, item),
+            "response": template.choices[item.gold] if dataset.classifies else item.golds[0],
+        }
+        kept.append(row)
+    return pa.Table.from_pylist(kept, schema=INSTRUCTIONS), dropped
+
+
+_SOURCES: dict[str, Callable[[Stage], Made]] = {
+    "bonito": _written,
+    "prompted": _written,
+    "none": _nothing,
+    "tapt": _passages,
+    "p3": _prompted_rows,
+    "labelled": _labelled,
+}
+
+
+def _need_columns(path: Path, columns: list[str]) -> None:
+    try:
+        held = pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(
+            f"supervise.rows: {path} cannot be read as Parquet: source p3 takes the "
+            "train.parquet of bonito.remix.stage"
+        ) from error
+    missing = [name for name in columns if name not in held]
+    if missing:
+        raise PipelineError(
+            f"supervise.rows: {path} has no column {missing[0]!r}: source p3 takes the "
+            "train.parquet of bonito.remix.stage"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the stage."""
+    return run_stage(
+        "supervise",
+        supervise,
+        ("passages", "instructions"),
+        argv,
+        settings={"rows": "supervise.rows", "items": "evaluate.items"},
+    )

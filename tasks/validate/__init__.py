@@ -1,0 +1,1 @@
+"""Stage validate: which rows are kept, and why the others are not."""

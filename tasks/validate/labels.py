@@ -1,0 +1,252 @@
+"""Label families of the classification types: which answers an instruction offers, and how labels
+are balanced.
+
+A family is a set of answers that stand for the same decision, such as yes / no / maybe. What an
+instruction offers is read from its own text; the passage is not looked at, since any passage may
+hold "yes or no".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+#: Task types whose response is one label of a small set; their labels are counted and balanced.
+CLASSIFICATION = ("ynqa", "nli", "te", "paraphrase_id", "sentiment", "topic_class", "wsd")
+
+#: Types whose response is checked against what the instruction offers: the above, and those that
+#: offer options of their own.
+OFFERING = (*CLASSIFICATION, "mcqa", "coref")
+
+#: Answers that may stand beside each other in one offer. An offer may leave some of its family out.
+FAMILIES: tuple[tuple[str, ...], ...] = (
+    ("yes", "no", "maybe", "unknown", "unclear", "not sure", "not at all", "definitely"),
+    ("true", "false", "inconclusive", "neither", "unknown", "unclear", "undetermined"),
+    ("always", "sometimes", "never"),
+    ("guaranteed", "possible", "impossible"),
+    ("correct", "incorrect", "inconclusive"),
+    ("entailment", "neutral", "contradiction"),
+    ("entailed", "neutral", "contradicted"),
+    ("supports", "refutes", "not enough info"),
+    ("supported", "refuted", "not enough info", "not enough information"),
+    ("relevant", "irrelevant", "not relevant"),
+    ("equivalent", "not equivalent"),
+    ("positive", "negative", "neutral", "mixed"),
+    ("good", "bad"),
+    ("satisfied", "dissatisfied"),
+    ("increase", "decrease"),
+    ("flattering", "unflattering"),
+)
+_YES_NO = ("yes", "no", "true", "false")
+_STARS = tuple(f"{count}{unit}" for count in range(1, 6) for unit in ("", " star", " stars"))
+_REVIEW = ("positive review", "negative review", "they loved it", "they didn't like it")
+
+#: What a response may be where the instruction offers nothing that can be read from it. A type that
+#: is absent takes any response.
+KNOWN: dict[str, frozenset[str]] = {
+    "ynqa": frozenset((*_YES_NO, "maybe")),
+    "te": frozenset((*_YES_NO, "correct", "incorrect", "entailment")),
+    "nli": frozenset(label for family in FAMILIES[:9] for label in family)
+    - {"not at all", "definitely"},
+    "paraphrase_id": frozenset((*_YES_NO, "equivalent", "not equivalent")),
+    "wsd": frozenset(_YES_NO),
+    "sentiment": frozenset(
+        (*_REVIEW, "yes", "no", *_STARS, *(label for family in FAMILIES[11:] for label in family))
+    ),
+}
+
+#: Answers that deny a claim, or leave it open: never right for a claim that stands in the passage
+#: word for word.
+DENIALS = ("no", "false", "never", "impossible", "incorrect", "contradiction", "refuted")
+OPEN = ("maybe", "inconclusive", "neither", "sometimes", "possible", "neutral")
+
+#: What may surround a label without being part of it.
+_AROUND = " \t\r\n.,;:!?\"'“”‘’()[]*`"
+_SEPARATOR = r"""["'“”‘’)\]]*\s*(?:[,;/|]\s*(?:or\b|and\b)?|\bor\b|\n\s*[-*•]?)\s*["'“‘(\[]*"""
+_OPTION = re.compile(r"^[ \t]*(?:[-*•][ \t]*|\(?([a-z]|\d{1,2})[.):][ \t]*)(\S.*)$", re.MULTILINE)
+_OPTIONS_LINE = re.compile(
+    r"\b(?:options|choices|categories|labels|possible answers)\b(?:[ \t]+are\b)?[ "
+    r"\t]*[:\-–]?[ \t]*([^\n.?]+)"
+)
+
+
+def normal_labels(responses: pa.Array) -> pa.Array:
+    """Return responses as labels: lower case, single spaces, no quotes, brackets or punctuation
+    around them.
+    """
+    return pc.utf8_trim(
+        pc.utf8_lower(pc.binary_join(pc.utf8_split_whitespace(responses), " ")), _AROUND
+    )
+
+
+def in_family(
+    task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()
+) -> np.ndarray:
+    """Return one bool a row: is the label one that the question offers, else one that its task type
+    is known to have?
+
+    ``questions`` are lower-case instructions without their passage, ``labels`` are normal
+    (:func:`normal_labels`). With ``custom`` labels, the classification types must answer with one
+    of those, and still with one of the offered ones where the question offers any.
+    """
+    allowed = frozenset[str](normal_labels(pa.array(custom, pa.string())).to_pylist())
+    rows = zip(task_types.to_pylist(), questions.to_pylist(), labels.to_pylist(), strict=True)
+    return np.fromiter(
+        (_fits(kind, question, label, allowed) for kind, question, label in rows), bool, len(labels)
+    )
+
+
+@lru_cache(maxsize=8192)  # a row is asked about twice: for its family, and whether its label fits
+def offered(question: str, custom: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Return the labels that a lower-case question offers: an explicit list of options, or members
+    of one family side by side.
+    """
+    return _options(question) or _families(question, custom)
+
+
+def families(
+    task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()
+) -> np.ndarray:
+    """Return one int a row: its family's place in :data:`FAMILIES`, one past them for other labels,
+    -1 for types that are no classification.
+
+    Labels are balanced within a family: a set of 300 true and false with 40 yes is balanced over
+    all, and teaches yes to every yes-no question.
+    """
+    rows = zip(task_types.to_pylist(), questions.to_pylist(), labels.to_pylist(), strict=True)
+    allowed = frozenset[str](normal_labels(pa.array(custom, pa.string())).to_pylist())
+    return np.fromiter(
+        (
+            -1 if kind not in CLASSIFICATION else _family(question, label, allowed)
+            for kind, question, label in rows
+        ),
+        np.int32,
+        len(labels),
+    )
+
+
+def _family(question: str, label: str, custom: frozenset[str]) -> int:
+    choices = offered(question, custom) or {label}
+    fitting = (place for place, family in enumerate(FAMILIES) if choices <= frozenset(family))
+    return len(FAMILIES) if label in custom else next(fitting, len(FAMILIES))
+
+
+def unbalanced(
+    family: np.ndarray, labels: np.ndarray, order: np.ndarray, share: float
+) -> np.ndarray:
+    """Return one bool a row: must it go, so that no label makes up more than ``share`` (0-1) of its
+    family's rows that stay?
+
+    A family of one label alone teaches that answer whatever is asked: it goes too, where another
+    family has two.
+    """
+    drop = np.zeros(len(labels), bool)
+    rows_of = [np.flatnonzero(family == code) for code in np.unique(family)]
+    several = any(len(np.unique(labels[rows])) > 1 for rows in rows_of)
+    for rows in rows_of:
+        single = len(np.unique(labels[rows])) == 1
+        drop[rows] = (
+            share < 1.0 if single and several else surplus(labels[rows], order[rows], share)
+        )
+    return drop
+
+
+def surplus(labels: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
+    """Return one bool a row: must it go, so that no label makes up more than ``share`` (0-1) of
+    what stays?
+
+    ``labels`` are class codes; rows of a class that is too large go in descending ``order`` (a key
+    of the row, not its position). Where the share cannot be reached (two classes at 0.4), classes
+    are cut to the smallest one; a single class stays whole.
+    """
+    codes, counts = np.unique(labels, return_counts=True)
+    drop = np.zeros(len(labels), bool)
+    if not len(codes):
+        return drop
+    most = _largest_class(counts, share)
+    for code in codes[counts > most]:
+        rows = np.flatnonzero(labels == code)
+        drop[rows[np.argsort(order[rows], kind="stable")[most:]]] = True
+    return drop
+
+
+def _largest_class(counts: np.ndarray, share: float) -> int:
+    """Return the largest class size n that n <= share * (rows left when every class is cut to n)
+    allows.
+    """
+    low, high = 0, int(counts.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = middle <= share * np.minimum(counts, middle).sum() + 1e-9
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return max(low, int(counts.min()))
+
+
+def _fits(kind: str, question: str, label: str, custom: frozenset[str]) -> bool:
+    if kind not in OFFERING:
+        return True
+    if kind not in CLASSIFICATION:
+        custom = frozenset()
+    choices = offered(question, custom)
+    if custom:
+        return label in custom and (not choices or label in choices)
+    return label in choices if choices else label in KNOWN.get(kind, (label,))
+
+
+def _options(question: str) -> frozenset[str]:
+    """Return what a list of bullets, lettered lines or an ``options:`` line offers; a lettered
+    option answers to its letter and to its text.
+    """
+    found: list[tuple[str, str]] = _OPTION.findall(question)
+    marks = [mark for mark, _ in found]
+    if len(found) >= 2 and (not any(marks) or marks == _first_marks(marks[0], len(marks))):
+        return _normal(
+            text for mark, option in found for text in (option, mark, f"{mark}. {option}") if text
+        )
+    line = _OPTIONS_LINE.search(question)
+    items = re.split(r"[,;/|]|\bor\b", line[1]) if line else []
+    return _normal(item for item in items if item.strip()) if len(items) >= 2 else frozenset()
+
+
+def _first_marks(first: str, count: int) -> list[str]:
+    """Return a, b, c... or 1, 2, 3...: only such marks are a list of options ("Q: ...
+
+    A: ..." is none).
+    """
+    return [str(1 + place) if first.isdigit() else chr(ord("a") + place) for place in range(count)]
+
+
+def _families(question: str, custom: frozenset[str]) -> frozenset[str]:
+    listing, families = _grammar(custom)
+    choices: set[str] = set()
+    for match in listing.finditer(question):
+        labels = set(_words(custom).findall(match[0]))
+        if len(labels) > 1 and any(labels <= family for family in families):
+            choices |= labels
+    return frozenset(choices)
+
+
+@lru_cache(maxsize=8)
+def _grammar(custom: frozenset[str]) -> tuple[re.Pattern[str], tuple[frozenset[str], ...]]:
+    words = _words(custom).pattern
+    return re.compile(f"{words}(?:{_SEPARATOR}{words})+"), tuple(
+        frozenset(family) for family in (*FAMILIES, tuple(custom))
+    )
+
+
+@lru_cache(maxsize=8)
+def _words(custom: frozenset[str]) -> re.Pattern[str]:
+    labels = sorted(
+        {label for family in (*FAMILIES, tuple(custom)) for label in family},
+        key=lambda label: (-len(label), label),
+    )
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, labels))})(?![\w-])")
+
+
+def _normal(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(" ".join(text.lower().split()).strip(_AROUND) for text in texts) - {""}

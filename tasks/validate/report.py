@@ -1,0 +1,162 @@
+"""The page a person reads after validation: one self-contained HTML file, no network, no scripts.
+
+Its template is templates/report.html.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.core.files import write_text
+from tasks.core.rows import TASK_TYPES
+from tasks.lm.prompts import PLACEHOLDER
+from tasks.validate.labels import CLASSIFICATION
+from tasks.validate.suites import Suites
+from tasks.validate.verdicts import Verdicts
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: Rows that are shown of a task type's kept rows, and of each expectation's failing ones.
+_KEPT_SHOWN, _FAILING_SHOWN = 4, 3
+
+
+class Samples:
+    """The few rows that the report shows, picked evenly over the file before it is read again."""
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        """Choose the rows: some kept ones a type, some failing ones a type and expectation."""
+        self._verdicts = verdicts
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._kept: dict[str, list[int]] = {}
+        self._failing: dict[tuple[str, str], list[int]] = {}
+        kept = verdicts.kept()
+        for name in verdicts.types.names:
+            own = verdicts.of_type(name)
+            self._kept[name] = _spread(own & kept, _KEPT_SHOWN)
+            for expectation in verdicts.expectations:
+                self._failing[name, expectation] = _spread(
+                    own & verdicts.failing(expectation), _FAILING_SHOWN
+                )
+            self._failing[name, "parsed"] = _spread(own & (verdicts.unparsed >= 0), _FAILING_SHOWN)
+        self._wanted = np.unique(
+            [row for rows in (*self._kept.values(), *self._failing.values()) for row in rows]
+        ).astype(np.int64)
+
+    def take(self, batch: pa.Table, start: int) -> None:
+        """Remember the chosen rows of a batch of predictions that begins at position ``start``."""
+        first, last = np.searchsorted(self._wanted, [start, start + len(batch)])
+        for row in self._wanted[first:last].tolist():
+            fields = {
+                name: column[0].as_py()
+                for name, column in zip(
+                    batch.column_names, batch.slice(row - start, 1).columns, strict=True
+                )
+            }
+            text = fields["instruction"] if fields["parsed"] else fields["prediction"]
+            self._rows[row] = {
+                **fields,
+                "pieces": text.split(PLACEHOLDER),
+                "reasons": self._verdicts.reasons(row),
+            }
+
+    def kept(self, task_type: str) -> list[dict[str, Any]]:
+        """Return sample rows of a task type that were kept."""
+        return [self._rows[row] for row in self._kept[task_type]]
+
+    def failing(self, task_type: str, expectation: str) -> list[dict[str, Any]]:
+        """Return sample rows of a task type that failed an expectation (``parsed``: that could not
+        be parsed).
+        """
+        return [self._rows[row] for row in self._failing[task_type, expectation]]
+
+
+def write_report(
+    path: Path,
+    verdicts: Verdicts,
+    suites: Suites,
+    samples: Samples,
+    balanced: dict[str, bool],
+    share: float,
+    floor: float,
+) -> None:
+    """Write the report; ``balanced`` tells of each classification type whether its labels are,
+    ``share`` and ``floor`` are yields in 0-1.
+    """
+    from jinja2 import FileSystemLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    first = verdicts.count_reasons(first_only=True)
+    page = environment.get_template("report.html").render(
+        predictions=len(verdicts),
+        kept=int(verdicts.kept().sum()),
+        share=share,
+        floor=floor,
+        dropped=sorted(first.items(), key=lambda item: (-item[1], item[0])),
+        sections=[
+            _section(name, verdicts, suites, samples, balanced) for name in verdicts.types.names
+        ],
+    )
+    write_text(path, page)
+
+
+def _section(
+    name: str, verdicts: Verdicts, suites: Suites, samples: Samples, balanced: dict[str, bool]
+) -> dict[str, Any]:
+    own = verdicts.of_type(name)
+    predictions, parsed = int(own.sum()), int((own & (verdicts.unparsed < 0)).sum())
+    says = "the prediction splits into an instruction and a response"
+    rows = [
+        _line("parsed", says, predictions, predictions - parsed, samples.failing(name, "parsed"))
+    ]
+    for check in suites.of(name):
+        failed = int((own & verdicts.failing(check.name)).sum())
+        rows.append(
+            _line(check.name, check.says, parsed, failed, samples.failing(name, check.name))
+        )
+    counts = verdicts.count_labels(name) if name in CLASSIFICATION else {}
+    return {
+        "name": name,
+        "title": TASK_TYPES[name],
+        "predictions": predictions,
+        "kept": int((own & verdicts.kept()).sum()),
+        "expectations": rows,
+        "labels": [
+            {"name": label, "rows": count, "share": count / sum(counts.values())}
+            for label, count in counts.items()
+        ],
+        "balanced": balanced.get(name),
+        "samples": samples.kept(name),
+    }
+
+
+def _line(
+    name: str, says: str, rows: int, failed: int, samples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "says": says,
+        "rows": rows,
+        "failed": failed,
+        "rate": (rows - failed) / rows if rows else 1.0,
+        "samples": samples,
+    }
+
+
+def _spread(chosen: np.ndarray, count: int) -> list[int]:
+    """Return at most ``count`` positions, evenly over those that are chosen."""
+    rows = np.flatnonzero(chosen)
+    return (
+        rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)].tolist()
+        if len(rows)
+        else []
+    )

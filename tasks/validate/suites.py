@@ -1,0 +1,464 @@
+"""Great Expectations: one suite a task type, declared on the columns of
+:mod:`tasks.validate.checks`. The only module that imports it.
+
+Great Expectations decides which rows fail; this module hands it bounded chunks and takes the
+failing rows back by their index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import html
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.params import Validate
+from tasks.core.rows import TASK_TYPES
+from tasks.validate.checks import QUESTION_TYPES
+from tasks.validate.labels import OFFERING
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuiteValidationResult
+
+#: What a type's labels are checked for once the rows are chosen; no expectation on rows.
+LABEL_BALANCE = "label_balance"
+#: Name of the frame's index: Great Expectations answers with it, as a list a failing expectation.
+_ROW = "row"
+#: Failing rows that a page of the Data Docs shows for each expectation.
+_SHOWN = 20
+#: What Great Expectations imports at its start for expectations that no suite here has: half its
+#: import time.
+_SELDOM_USED = ("altair", "scipy.stats")
+#: Great Expectations stamps its pages with the time and with random ids: the same rows are to give
+#: the same bytes.
+_RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+_STAMP = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z\b")
+#: Scripts, style sheets and pictures from other machines, the switches that need scripts, and the
+#: footer that advertises.
+_FOREIGN = re.compile(
+    r"<script\b.*?</script>|<link\b[^>]*https?://[^>]*>|<img\b[^>]*https?://[^>]*>|<footer>.*?</footer>"
+    r"|<div class=\"card mb-3\">\s*<div class=\"card-header "
+    r"p-2\">\s*<strong>Actions</strong>.*?(?=<div class=\"card d-md-block)",
+    re.DOTALL,
+)
+_LOCAL_HEAD = r"""<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;
+    font-src 'self'">
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2433; margin: 0 auto; max-width: 72rem;
+  padding: 1rem; }
+table { border-collapse: collapse; margin: .4rem 0; }
+td, th { border-bottom: 1px solid #e4e2dc; padding: .3rem .8rem .3rem 0; text-align: left;
+  vertical-align: top; }
+.row { display: flex; flex-wrap: wrap; gap: 0 2rem; } .col-lg-2 { flex: 0 0 13rem; }
+  .col-lg-10 { flex: 1 1 30rem; min-width: 0; } .col-12 { width: 100%; }
+nav ul { list-style: none; padding: 0; } .breadcrumb { list-style: none; display: flex;
+  gap: .8rem; padding: 0; } .navbar { height: auto !important; }
+.table-responsive { overflow-x: auto; } .fa-check-circle::before { content: "\2713";
+  color: #1f7a5c; } .fa-times::before { content: "\2717"; color: #b4442f; }
+</style>
+"""
+_RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
+
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation on one column: its value lies in ``low``..``high`` (either may be open), or is
+    ``value``.
+    """
+
+    name: str
+    column: str
+    says: str
+    low: float | None = None
+    high: float | None = None
+    value: bool | None = None
+    #: Task types it is for; empty: all.
+    types: tuple[str, ...] = ()
+
+
+def checks(params: Validate) -> tuple[Check, ...]:
+    """Return the expectations on rows that ``params`` leaves in, in the order in which reasons are
+    given.
+    """
+    longest, longest_response = params.max_instruction_chars, params.max_response_chars
+    copying = tuple(
+        name for name in TASK_TYPES if name != "text_gen"
+    )  # there the passage is what is to be written
+    every = (
+        Check(
+            "instruction_present", "instruction_present", "the instruction holds words", value=True
+        ),
+        Check(
+            "response_present",
+            "response_present",
+            "the response holds a letter, a digit or a symbol",
+            value=True,
+        ),
+        Check(
+            "passage_in_instruction",
+            "passage_mentions",
+            "the instruction (text generation: or the response) holds the passage, once or twice",
+            low=1,
+            high=2,
+        ),
+        Check(
+            "instruction_length",
+            "instruction_chars",
+            f"the instruction has at most {longest} characters",
+            high=longest,
+        ),
+        Check(
+            "response_length",
+            "response_chars",
+            f"the response has at most {longest_response} characters",
+            high=longest_response,
+        ),
+        Check(
+            "no_leftover_placeholder",
+            "leftover_placeholders",
+            "no {{placeholder}} is left in instruction or response",
+            high=0,
+        ),
+        Check(
+            "no_control_tokens",
+            "control_tokens",
+            "no token of a prompt format, such as an end mark, stands in the text",
+            high=0,
+        ),
+        Check(
+            "no_broken_characters",
+            "broken_characters",
+            "no cut or control characters stand in the text",
+            high=0,
+        ),
+        Check(
+            "no_repetition",
+            "repeated_phrases",
+            "no run of four words occurs more than four times",
+            high=4,
+        ),
+        Check(
+            "question_present",
+            "question_present",
+            "beside the passage there is a question, a request or a claim",
+            value=True,
+            types=QUESTION_TYPES,
+        ),
+        Check(
+            "question_closed",
+            "question_closed",
+            "the question can be answered by yes or no",
+            value=True,
+            types=("ynqa",),
+        ),
+        Check(
+            "label_in_family",
+            "label_in_family",
+            "the response is a label that the instruction offers",
+            value=True,
+            types=OFFERING,
+        ),
+        Check(
+            "verbatim_claim_entailed",
+            "verbatim_claim_denied",
+            "a claim quoted from the passage is not denied",
+            value=False,
+            types=("nli", "te"),
+        ),
+        Check(
+            "answer_in_passage",
+            "answer_in_passage",
+            "the response stands in the passage, word for word",
+            value=True,
+            types=("exqa",),
+        ),
+        Check(
+            "answer_not_in_question",
+            "answer_in_question",
+            "the response does not stand in the question already",
+            value=False,
+            types=("exqa",),
+        ),
+        Check(
+            "answer_not_question",
+            "repeats_question",
+            "the response is not the question again",
+            value=False,
+        ),
+        Check(
+            "answer_not_passage",
+            "passage_share",
+            "the response is not the passage again (at most 80 % of it)",
+            high=0.8,
+            types=copying,
+        ),
+        Check(
+            "unique",
+            "earlier_copies",
+            "no earlier row has the same instruction and response",
+            high=0,
+        ),
+    )
+    known = {check.name for check in every} | {LABEL_BALANCE}
+    for name in params.skip:
+        if name not in known:
+            raise PipelineError(
+                f"validate.skip: unknown expectation {name!r}{did_you_mean(name, known)}"
+            )
+    return tuple(check for check in every if check.name not in params.skip)
+
+
+class Suites:
+    """The suites of a run, kept in memory, and the results that the Data Docs show."""
+
+    def __init__(self, every: Sequence[Check], docs: Path) -> None:
+        """Prepare the suites for ``every`` check; the Data Docs will be written to ``docs``."""
+        self.checks = tuple(every)
+        self._docs = docs
+        self._context = _context(docs)
+        source = self._context.data_sources.add_pandas("predictions")
+        self._batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe(
+            "chunk"
+        )
+        self._suites: dict[str, Any] = {}
+        self._results = 0
+
+    def of(self, task_type: str) -> tuple[Check, ...]:
+        """Return the checks of a task type."""
+        return tuple(check for check in self.checks if not check.types or task_type in check.types)
+
+    def failing(self, task_type: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return check name -> index values of the rows of ``frame`` that fail it.
+
+        ``frame`` has a unique integer index, the checks' columns, and ``row_id`` to show in the
+        Data Docs.
+        """
+        result = self._validate(task_type, self.of(task_type), frame.rename_axis(_ROW))
+        failing = {}
+        for outcome in result.results:
+            config: Any = outcome.expectation_config
+            if "unexpected_index_list" not in outcome.result:
+                raise RuntimeError(
+                    f"Great Expectations could not evaluate {config.meta['name']}: "
+                    f"{outcome.exception_info}"
+                )
+            rows = [row for block in outcome.result["unexpected_index_list"] for row in block[_ROW]]
+            failing[config.meta["name"]] = np.array(rows, np.int64)
+            outcome.result = _shown(
+                outcome.result, frame[["row_id", config.kwargs["column"]]], rows
+            )
+        self._keep(result, task_type)
+        return failing
+
+    def balanced(self, task_type: str, counts: dict[str, int], most: float) -> bool:
+        """Record whether no label has more than the share ``most`` of a type's chosen rows;
+        ``counts`` is label -> rows.
+        """
+        shares = pd.DataFrame(
+            {"share": [count / sum(counts.values()) for count in counts.values()]},
+            index=pd.Index(range(len(counts)), name=_ROW),
+        )
+        check = Check(
+            LABEL_BALANCE,
+            "share",
+            f"no label makes up more than {most:.0%} of the rows that are kept",
+            high=most,
+        )
+        name = f"{task_type}_{LABEL_BALANCE}"
+        result = self._validate(name, (check,), shares)
+        self._keep(result, name)
+        return bool(result.success)
+
+    def write_docs(self) -> None:
+        """Build the Data Docs: HTML that loads nothing from the network and runs no script, unlike
+        the pages as Great Expectations writes them.
+        """
+        self._context.build_data_docs(build_index=False)  # the index is ours, see _index
+        pages = sorted(self._docs.rglob("*.html"))
+        if not pages:
+            raise RuntimeError(f"Great Expectations built no Data Docs in {self._docs}")
+        for page in pages:
+            text = _forget_when(page.read_text(encoding="utf-8"))
+            page.write_text(_stay_local(text), encoding="utf-8")
+        links = (page.relative_to(self._docs).as_posix() for page in pages)
+        (self._docs / "index.html").write_text(_index(links), encoding="utf-8")
+
+    def _validate(
+        self, name: str, declared: Sequence[Check], frame: pd.DataFrame
+    ) -> ExpectationSuiteValidationResult:
+        from great_expectations import ExpectationSuite
+
+        if name not in self._suites:
+            self._suites[name] = self._context.suites.add(
+                ExpectationSuite(name, expectations=[_expectation(check) for check in declared])
+            )
+        # Values left out, index named: with both, failing rows come back as one list; otherwise
+        # they are looked up one by one, 20 times slower.
+        form = {
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": [_ROW],
+            "exclude_unexpected_values": True,
+            "return_unexpected_index_query": False,
+        }
+        result: ExpectationSuiteValidationResult = self._batch.get_batch(
+            batch_parameters={"dataframe": frame}
+        ).validate(self._suites[name], result_format=form)
+        return result
+
+    def _keep(self, result: ExpectationSuiteValidationResult, name: str) -> None:
+        """Put a result where the Data Docs are built from, one page a chunk."""
+        from great_expectations.core.run_identifier import RunIdentifier
+        from great_expectations.data_context.types.resource_identifiers import (
+            ExpectationSuiteIdentifier,
+            ValidationResultIdentifier,
+        )
+
+        self._results += 1
+        key = ValidationResultIdentifier(
+            ExpectationSuiteIdentifier(name),
+            RunIdentifier(run_name="validate", run_time=_RUN_TIME),
+            f"chunk-{self._results:04d}",
+        )
+        self._context.validation_results_store.store_validation_results(result, key)
+
+
+def _forget_when(text: str) -> str:
+    """Return a page with numbers, in order of appearance, in place of its random ids, and one time
+    in place of all.
+    """
+    numbers = {
+        found: f"id-{number:06d}"
+        for number, found in enumerate(dict.fromkeys(_RANDOM_ID.findall(text)))
+    }
+    text = _RANDOM_ID.sub(lambda found: numbers[found[0]], text)
+    return _STAMP.sub(_RUN_TIME.strftime("%Y%m%dT%H%M%S.%fZ"), text)
+
+
+def _stay_local(text: str) -> str:
+    """Return a page without what it would fetch from other machines or run, under a policy that
+    forbids both, and with a style of its own.
+    """
+    return _FOREIGN.sub("", text).replace("</head>", f"{_LOCAL_HEAD}</head>", 1)
+
+
+def _index(links: Iterable[str]) -> str:
+    """Return the first page: Great Expectations' own builds its tables by script."""
+    rows = []
+    for link in links:
+        kind, *place = link.removesuffix(".html").split("/")
+        name = html.escape(" / ".join((place[0], *place[3:])))
+        rows.append(f'<tr><td>{kind}</td><td><a href="{html.escape(link)}">{name}</a></td></tr>')
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data '
+        f"Docs</title>{_LOCAL_HEAD}</head>"
+    )
+    return f"{head}<body><h1>Data Docs</h1><table>{''.join(rows)}</table></body></html>\n"
+
+
+def _context(docs: Path) -> Any:
+    """Return a context that keeps everything in memory, sends nothing, and writes its Data Docs to
+    ``docs``.
+    """
+    with imported_on_use(*_SELDOM_USED):
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
+
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": str(docs.resolve()),
+        },
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        data_docs_sites={"local_site": site},
+        analytics_enabled=False,
+        progress_bars=ProgressBarsConfig(globally=False),
+    )
+    return gx.get_context(project_config=config, mode="ephemeral")
+
+
+@contextlib.contextmanager
+def imported_on_use(*names: str) -> Iterator[None]:
+    """Let an ``import`` of these modules within the block bring one that is loaded when it is first
+    used. Modules loaded before stay as they are.
+    """
+    later = {name: _Later(name) for name in names if name not in sys.modules}
+    sys.modules.update(later)
+    try:
+        yield
+    finally:
+        for name, module in later.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+class _Later(ModuleType):
+    """Stands for a module until an attribute of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import machinery looks at a module's own marks
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _expectation(check: Check) -> Any:
+    from great_expectations import expectations as gxe
+
+    about: dict[str, Any] = {
+        "meta": {"name": check.name},
+        "description": f"{check.name}: {check.says}",
+    }
+    if check.name == LABEL_BALANCE:
+        return gxe.ExpectColumnMaxToBeBetween(column=check.column, max_value=check.high, **about)
+    if check.value is not None:
+        return gxe.ExpectColumnValuesToBeInSet(
+            column=check.column, value_set=[check.value], **about
+        )
+    return gxe.ExpectColumnValuesToBeBetween(
+        column=check.column, min_value=check.low, max_value=check.high, **about
+    )
+
+
+def _shown(result: dict[str, Any], frame: pd.DataFrame, rows: Sequence[int]) -> dict[str, Any]:
+    """Return a result with some failing rows of ``frame`` (row_id and value) in place of the list
+    of all: that one may hold the whole corpus.
+    """
+    kept = {
+        key: value
+        for key, value in result.items()
+        if not key.startswith(("unexpected_index", "partial_unexpected"))
+    }
+    some = frame.loc[list(rows[:_SHOWN])].astype(object)
+    values = some[frame.columns[1]].tolist()
+    return {
+        **kept,
+        "unexpected_index_column_names": ["row_id"],
+        "unexpected_index_list": some.to_dict("records"),
+        "partial_unexpected_list": values,
+        "partial_unexpected_index_list": some.to_dict("records"),
+        "partial_unexpected_counts": [
+            {"value": value, "count": values.count(value)} for value in dict.fromkeys(values)
+        ],
+    }

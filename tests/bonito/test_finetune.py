@@ -1,0 +1,173 @@
+"""The generator's training rows: mixture, balance, lengths, and the same prompt bytes as generate
+sends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from bonito.finetune.stage import build_examples, main, mix
+from bonito.params import Finetune, Params
+from bonito.settings import merged
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, sha256_folder
+from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import generator_prompt
+from tests.conftest import ROOT
+
+
+def _settings(**changes: Any) -> Finetune:
+    values = overlay(
+        read_yaml(ROOT / "bonito/params.yaml"), read_yaml(ROOT / "bonito/profiles/embedded.yaml")
+    )
+    params: Params = parse_params(overlay(values, {"finetune": {**changes}}), "bonito", Params)
+    assert params.finetune is not None
+    return params.finetune.model_copy(update=changes)
+
+
+def _rows(count: int) -> pa.Table:
+    rows = [
+        {
+            "row_id": str(n),
+            "dataset": "ropes" if n % 3 else "squad",
+            "template": "why",
+            "task_type": "exqa" if n % 2 else "ynqa",
+            "context": "A passage. " * (1 + n % 4),
+            "instruction": "{{context}} Why?",
+            "response": "Yes" if n % 5 else "No",
+        }
+        for n in range(count)
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def test_every_row_is_drawn_or_counted() -> None:
+    chosen, dropped = mix(
+        _rows(120),
+        _settings(
+            mixture={"exqa/squad": 5, "exqa": 10, "ynqa": 8}, balance=("ynqa",), max_context_chars=0
+        ),
+    )
+    assert len(chosen) == 23 and dropped["not_in_mixture"] == 97
+    assert sum(row["dataset"] == "squad" and row["task_type"] == "exqa" for row in chosen) == 5
+    assert (
+        sorted(row["response"] for row in chosen if row["task_type"] == "ynqa")
+        == ["No"] * 4 + ["Yes"] * 4
+    )
+
+
+def test_balance_is_over_templates_and_their_responses() -> None:
+    """A hundred true or false from two templates and forty yes or no from eight: each wording is
+    drawn as often as any other.
+    """
+    answers = [("true_or_false", n, ("True", "False")[n % 2]) for n in range(100)] + [
+        (f"yes_or_no_{n % 4}", n, "Yes" if n % 3 else "No") for n in range(80)
+    ]
+    rows = [
+        {
+            "row_id": f"{name}-{n}",
+            "dataset": "boolq",
+            "template": name,
+            "task_type": "ynqa",
+            "context": "A.",
+            "instruction": "{{context}}",
+            "response": said,
+        }
+        for name, n, said in answers
+    ]
+    chosen, _ = mix(
+        pa.Table.from_pylist(rows),
+        _settings(mixture={"ynqa": 40}, balance=("ynqa",), max_context_chars=0),
+    )
+    assert Counter((row["template"], row["response"]) for row in chosen) == Counter(
+        {(name, said): 4 for name, _, said in answers}
+    )
+
+
+def test_the_draw_does_not_depend_on_the_order_of_the_rows() -> None:
+    settings, rows = _settings(mixture={"exqa": 10}, max_context_chars=0), _rows(60)
+    assert mix(rows, settings) == mix(rows.take(list(reversed(range(60)))), settings)
+
+
+def test_a_mixture_of_what_is_not_there_is_named() -> None:
+    with pytest.raises(PipelineError, match="asks for 'wsd'"):
+        mix(_rows(20), _settings(mixture={"wsd": 3}))
+
+
+def test_long_rows_are_left_out_not_cut(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    rows = _rows(8).to_pylist()
+    prompt = generator_prompt(tokenizer, rows[0]["context"], rows[0]["task_type"])
+    kept, dropped = build_examples(rows, tokenizer, len(prompt), 4096)
+    assert len(kept) + dropped["input_too_long"] == 8 and 0 < len(kept) < 8
+    assert kept[0].prompt == prompt and kept[0].response[-1] == tokenizer.eos_token_id
+
+
+def test_a_mixture_names_known_task_types() -> None:
+    with pytest.raises(PipelineError, match="unknown task type 'exq'"):
+        _settings(mixture={"exq/squad": 3})
+
+
+def test_a_generator_goes_on_from_another(
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As one extends a trained generator by rows of one's own; it says from which weights it went
+    on.
+    """
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(_rows(24), tmp_path / "rows.parquet")
+
+    def trained(name: str, *more: str) -> int:
+        settings = [
+            f"finetune.model={tiny_model}",
+            "finetune.mixture={}",
+            "finetune.balance=[]",
+            "finetune.precision=float32",
+            "finetune.learning_rate=0.02",
+            "finetune.batch_rows=4",
+            "finetune.micro_batch_rows=4",
+            "finetune.max_prompt_tokens=800",
+            *more,
+        ]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merged("embedded", settings)))
+        return main(["--params", f"{name}.yaml", "--rows", "rows.parquet", "--out", f"out/{name}"])
+
+    assert trained("first") == 0
+    assert trained("second", "finetune.start=out/first") == 0
+    losses = {
+        name: [
+            float(line.split(",")[1])
+            for line in (tmp_path / f"out/{name}/loss.csv").read_text().split()[1:]
+        ]
+        for name in ("first", "second")
+    }
+    assert (
+        losses["first"][-1] < losses["first"][0] - 0.1
+        and losses["second"][0] < losses["first"][0] - 0.1
+    ), "it did not go on from where the first ended"
+    first, second = (
+        read_json(tmp_path / f"out/{name}/provenance.json") for name in ("first", "second")
+    )
+    assert (first["start"], first["start_provenance"]) == ("", {})
+    assert (
+        second["start"] == sha256_folder(tmp_path / "out/first")
+        and second["start_provenance"] == first
+    )
+    capsys.readouterr()
+    assert trained("third", "finetune.start=out/first", "finetune.lora_rank=8") != 0
+    assert (
+        "out/first was trained with lora_rank 16, but finetune.lora_rank is 8"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out/third").exists()

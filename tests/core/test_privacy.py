@@ -1,0 +1,71 @@
+"""Nothing phones home: every switch is set before any library is imported, also where nothing else
+is in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tasks.core.privacy import SILENT
+from tests.conftest import ROOT
+
+
+def _python(code: str) -> str:
+    """Run code with an empty environment: under pytest or CI some libraries switch themselves
+    off.
+    """
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize("package", ["tasks", "flows", "bonito"])
+def test_importing_a_package_silences_everything(package: str) -> None:
+    module = {"bonito": "bonito.params", "flows": "flows.runs.summary"}.get(package, package)
+    environment = json.loads(
+        _python(f"import {module}, os, json; print(json.dumps(dict(os.environ)))")
+    )
+    assert {name: environment.get(name) for name in SILENT} == SILENT
+
+
+def test_mlflow_vllm_and_hub_take_the_switches() -> None:
+    code = """
+import tasks
+from mlflow.telemetry.utils import is_telemetry_disabled
+from huggingface_hub import constants
+print(is_telemetry_disabled(), constants.HF_HUB_DISABLE_TELEMETRY)
+"""
+    assert _python(code).split() == ["True", "True"]
+
+
+def test_ray_takes_its_switch() -> None:
+    code = """
+import tasks
+from ray._common.usage.usage_lib import usage_stats_enabled
+print(usage_stats_enabled())
+"""
+    assert _python(code).split() == ["False"]
+    assert _python(code.replace("import tasks", "")).split() == ["True"], "nothing was switched off"
+
+
+def test_importing_the_stages_opens_no_connection() -> None:
+    code = """
+import socket
+asked = []
+real = socket.socket.connect
+socket.socket.connect = lambda self, address: asked.append(address) or real(self, address)
+import tasks.evaluate.stage, tasks.finetune.stage, tasks.generate.stage, tasks.ingest.stage, tasks.register.stage, tasks.validate.stage, tasks.supervise.stage, tasks.baseline.stage
+import mlflow, prefect, great_expectations, transformers
+print([address for address in asked if not str(address).startswith(("('127.", "/"))])
+"""
+    assert _python(code).strip().splitlines()[-1] == "[]"

@@ -1,0 +1,250 @@
+"""What every stage shares: one-line errors, the lock, staged output, and death with the parent."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.progress import describe
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json
+from tasks.core.process import _REAPERS, is_alive, process_mark
+from tasks.core.stage import Progress, Stage, hold_lock, is_disk_full, run_stage
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> Any:
+    monkeypatch.chdir(tmp_path)
+    make_params()
+    (tmp_path / "rows.txt").write_text("x")
+
+    def call(work: Any, *more: str) -> int:
+        return run_stage(
+            "validate",
+            work,
+            ("rows",),
+            ["--rows", "rows.txt", "--out", "artifacts/validate", *more],
+        )
+
+    return call
+
+
+def test_a_stage_writes_its_folder_and_summary(run: Any, tmp_path: Path) -> None:
+    assert run(lambda stage: stage.summary(3, 1, {"too_short": 2, "never": 0})) == 0
+    summary = json.loads((tmp_path / "artifacts/validate/summary.json").read_text())
+    assert summary == {
+        "stage": "validate",
+        "rows_in": 3,
+        "rows_kept": 1,
+        "dropped": {"too_short": 2},
+    }
+
+
+def test_rows_that_do_not_add_up_are_a_bug(run: Any) -> None:
+    with pytest.raises(AssertionError, match="rows were lost"):
+        run(lambda stage: stage.summary(3, 1))
+
+
+def test_a_user_error_is_one_line_and_nothing_is_written(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(stage: Stage) -> None:
+        (stage.out / "half").write_text("x")
+        raise PipelineError("the corpus\nis empty")
+
+    assert run(work) == 2
+    assert (
+        capsys.readouterr().err.strip().splitlines()[-1] == "error: validate: the corpus is empty"
+    )
+    assert not (tmp_path / "artifacts/validate").exists()
+
+
+def test_no_space_is_one_line(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(stage: Stage) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "artifacts")
+
+    assert run(work) == 2
+    assert "no space left on the device (artifacts): free some" in capsys.readouterr().err
+
+
+def test_bugs_keep_their_trace(run: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda stage: 1 / 0)
+
+
+def test_a_missing_input_and_a_misspelt_parameter_are_named(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.txt").unlink()
+    assert run(lambda stage: None) == 2
+    assert "--rows rows.txt does not exist" in capsys.readouterr().err
+    (tmp_path / "params.yaml").write_text(
+        (tmp_path / "params.yaml").read_text().replace("min_yield", "min_yeild")
+    )
+    assert run(lambda stage: None) == 2
+    assert "unknown key 'validate.min_yeild' (did you mean 'min_yield'?)" in capsys.readouterr().err
+
+
+def test_the_second_of_two_names_the_holder_within_five_seconds(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with (
+        hold_lock(tmp_path / "lock", "generate"),
+        pytest.raises(PipelineError, match=f'already being run here by .*"pid": {os.getpid()}'),
+    ):
+        with hold_lock(tmp_path / "lock", "generate", patience=0.3):
+            pass
+    assert time.monotonic() - started < 5
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os,pathlib\nfrom tasks.core.stage import hold_lock\nwith "
+        f"hold_lock(pathlib.Path({str(tmp_path / 'lock')!r}), 'x'): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    with hold_lock(tmp_path / "lock", "x", patience=0.3):
+        pass
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="uses the kernel's parent death signal and pidfds"
+)
+@pytest.mark.parametrize("shell", [True, False])
+def test_a_stage_dies_with_what_started_it(tmp_path: Path, shell: bool) -> None:
+    """DVC > (shell >) stage: killing DVC must take the stage along, or the orphan overwrites the
+    rerun's output.
+    """
+    stage = (
+        f"{sys.executable} -c 'import os,time; from tasks.core.process import "
+        "die_with_parent; die_with_parent(); print(os.getpid(), flush=True); time.sleep(60)'"
+    )
+    # `; true` keeps the shell between the two: alone, it would replace itself by the command.
+    command = (
+        repr(f"{stage}; true")
+        if shell
+        else repr(["python", "-c", stage.split(" -c ")[1].strip("'")]).replace(
+            "'python'", repr(sys.executable), 1
+        )
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({command}, shell={shell})"],
+        cwd=ROOT,
+        env={**os.environ, "DVC_ROOT": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_full_disk_is_told_in_whatever_words_it_comes() -> None:
+    import sqlite3
+
+    wrapped = RuntimeError(
+        "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing "
+        "file data/0: file write failed"
+    )
+    assert (
+        is_disk_full(OSError(errno.ENOSPC, "x"))
+        and is_disk_full(sqlite3.OperationalError("database or disk is full"))
+        and is_disk_full(wrapped)
+    )
+    with pytest.raises(ValueError, match="could not save") as caught:
+        try:
+            raise OSError(errno.EDQUOT, "over quota")
+        except OSError as error:
+            raise ValueError("could not save") from error
+    assert is_disk_full(caught.value)
+    assert not is_disk_full(ValueError("no such column")) and not is_disk_full(
+        OSError(errno.EACCES, "denied")
+    )
+
+
+def test_a_damaged_input_is_refused_by_name(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(lambda stage: (stage.out / "x.txt").write_text("right")) == 0
+    (tmp_path / "artifacts/validate/x.txt").write_text("wrong")
+    arguments = ["--rows", "artifacts/validate", "--out", "artifacts/next"]
+    assert run_stage("next", lambda stage: None, ("rows",), arguments) == 2
+    assert "artifacts/validate/x.txt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_a_process_is_known_by_its_start_not_its_number_alone() -> None:
+    mark = process_mark()
+    assert is_alive(mark) and is_alive(mark.partition(":")[0])
+    assert not is_alive(f"{os.getpid()}:1"), "the number was given to another process since"
+    assert not is_alive("") and not is_alive("x:1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses the kernel's parent death signal")
+def test_a_stage_whose_dvc_died_before_it_could_ask_dies(tmp_path: Path) -> None:
+    """Its parent is by then whoever takes in orphans."""
+    code = (
+        "import os, sys, time; pid = os.fork(); sys.exit(0) if pid else time.sleep(0.5); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'tasks.nothing'])"
+    )
+    log = (tmp_path / "log").open("w")
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DVC_ROOT": str(ROOT)},
+        stderr=log,
+        check=True,
+    )
+    time.sleep(2)
+    if Path(f"/proc/{_adopter()}/comm").read_text().strip() not in _REAPERS and _adopter() != 1:
+        pytest.skip("an unknown process takes in orphans here")
+    assert "No module named" not in (tmp_path / "log").read_text(), (
+        "it went on to look for its module"
+    )
+
+
+def _adopter() -> int:
+    """Return who takes in orphans here."""
+    code = (
+        "import os, sys, time\npid = os.fork()\nif pid: "
+        "sys.exit(0)\ntime.sleep(0.3)\nprint(os.getppid(), flush=True)"
+    )
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_a_meter_tells_no_rate_in_its_first_second(tmp_path: Path) -> None:
+    meter = Progress(tmp_path / "progress.json", "generate", 400, "rows")
+    meter.advance(200)
+    first = read_json(meter.path)
+    assert (first["done"], first["rate"], first["seconds_left"]) == (200, 0.0, 0) and describe(
+        first
+    ) == "200/400 rows"
+    meter.started -= 10
+    meter.advance(100)
+    assert read_json(meter.path)["rate"] == pytest.approx(30, rel=0.01) and "rows/s" in describe(
+        read_json(meter.path)
+    )

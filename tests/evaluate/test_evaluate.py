@@ -1,0 +1,261 @@
+"""evaluate and finetune on a tiny random model: real code, all files, resumption; then register in
+a real MLflow store.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks import serve
+from tasks.baseline import stage as baseline
+from tasks.core.files import read_json, read_table, sha256_file
+from tasks.evaluate import stage as evaluate
+from tasks.finetune import stage as finetune
+from tasks.register import stage as register
+from tasks.register.stage import Verdict, default_name, flatten
+from tasks.tracking.ledger import TRAINING_KEY
+from tests.conftest import ROOT
+
+NONE = ROOT / "supervision/none"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def _items(kind: str) -> list[dict[str, Any]]:
+    context = "Pump P-1 failed at noon because its seal broke."
+    if kind == "privacy":
+        return [
+            {
+                "id": str(n),
+                "context": f"{context} {n // 2}",
+                "question": f"Did it fail ({n})?",
+                "answer": "yes" if n % 2 else "no",
+            }
+            for n in range(6)
+        ]
+    return [
+        {
+            "id": str(n),
+            "context": f"{context} {n // 2}",
+            "question": f"Why did it fail ({n})?",
+            "answers": ["its seal broke"],
+        }
+        for n in range(6)
+    ]
+
+
+def _finetune(
+    make_params: Any, tiny_model: Path, instructions: Path, kind: str, **finetuning: Any
+) -> Path:
+    Path("items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in _items(kind)))
+    path = make_params(
+        finetune={
+            "model": str(tiny_model),
+            "precision": "float32",
+            "max_steps": 3,
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            **finetuning,
+        },
+        evaluate={
+            "dataset": str(ROOT / f"datasets/{kind}.yaml"),
+            "items": "items.jsonl",
+            "templates": 2,
+            "engine": "transformers",
+            "bootstrap": 200,
+        },
+    )
+    assert (
+        finetune.main(
+            [
+                "--params",
+                str(path),
+                "--instructions",
+                str(instructions),
+                "--start",
+                str(NONE),
+                "--out",
+                "artifacts/finetune",
+            ]
+        )
+        == 0
+    )
+    return Path(path)
+
+
+def _evaluate(params: Path) -> int:
+    asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(NONE)]
+    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    return evaluate.main(
+        [
+            *asked,
+            "--adapter",
+            "artifacts/finetune",
+            "--baseline",
+            "artifacts/baseline",
+            "--out",
+            "artifacts/evaluate",
+        ]
+    )
+
+
+def _register(params: Path, instructions: Path) -> int:
+    arguments = [
+        "--adapter",
+        "artifacts/finetune",
+        "--evaluation",
+        "artifacts/evaluate",
+        "--instructions",
+        str(instructions.parent / "validated"),
+        "--supervision",
+        str(instructions.parent),
+    ]
+    return register.main(["--params", str(params), *arguments, "--out", "artifacts/register"])
+
+
+@pytest.mark.parametrize("kind", ["incidents", "privacy"])
+def test_metrics_have_every_promised_key(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, kind: str
+) -> None:
+    params = _finetune(make_params, tiny_model, instructions, kind)
+    assert _evaluate(params) == 0
+    metrics = read_json(Path("artifacts/evaluate/metrics.json"))
+    for model in ("zero_shot", "adapted"):
+        own = metrics[model]
+        assert 0 <= own["f1_low"] <= own["f1"] <= own["f1_high"] <= 100
+        assert len(own["by_dataset"][kind]["by_template"]) == 2
+        assert ("majority" in own) == (kind == "privacy")
+    assert ("prior_corrected" in metrics) == (kind == "privacy")
+    rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
+    assert len(rows) == 2 * 2 * 6
+    for row in rows if kind == "privacy" else []:
+        assert row["prediction"] == row["choices"][int(np.argmax(row["scores"]))] and row[
+            "f1"
+        ] == float(row["prediction"] == row["golds"][0])
+
+
+def test_evaluation_is_repeatable_and_resumes_by_model(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    params = _finetune(make_params, tiny_model, instructions, "privacy")
+    _evaluate(params)
+    before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
+    journal = [
+        path
+        for stage in ("evaluate", "baseline")
+        for path in sorted(Path(f".work/{stage}/journal").glob("*.parquet"))
+    ]
+    assert len(journal) == 2
+    stamps = {path: path.stat().st_mtime_ns for path in journal}
+    journal[0].write_bytes(b"damaged")
+    assert _evaluate(params) == 0
+    assert {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()} == before
+    assert journal[1].stat().st_mtime_ns == stamps[journal[1]], (
+        "the undamaged model was not scored again"
+    )
+
+
+def test_provenance_says_how_to_make_the_adapter_again(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    _finetune(make_params, tiny_model, instructions, "incidents")
+    told = read_json(Path("artifacts/finetune/provenance.json"))
+    assert (
+        told["base"] == str(tiny_model)
+        and told["prompt"] == "chat"
+        and told["rows"] == 12
+        and told["steps"] == 3
+    )
+    assert (
+        told["instructions_sha256"] == sha256_file(instructions)
+        and told["settings"]["lora_rank"] == 16
+    )
+    assert Path("artifacts/finetune/loss.csv").read_text().splitlines()[0] == "step,loss"
+
+
+def test_long_responses_are_left_out_and_counted(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, capsys: Any
+) -> None:
+    with pytest.raises(AssertionError):
+        _finetune(make_params, tiny_model, instructions, "incidents", max_response_tokens=1)
+    assert "no row of" in capsys.readouterr().err and not Path("artifacts/finetune").exists()
+
+
+def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    import mlflow
+
+    validated = instructions.parent / "validated"
+    validated.mkdir()
+    (validated / "instructions.parquet").write_bytes(instructions.read_bytes())
+    (validated / "report.html").write_text("<p>report</p>")
+    params = _finetune(make_params, tiny_model, instructions, "privacy")
+    assert _evaluate(params) == 0 and _register(params, instructions) == 0
+    told = read_json(Path("artifacts/register/registration.json"))
+    client = mlflow.MlflowClient()
+    run = client.get_run(told["run_id"])
+    metrics = read_json(Path("artifacts/evaluate/metrics.json"))
+    assert (
+        run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
+    )
+    assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
+    assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
+    few = {
+        f"{key}/privacy"
+        for key in ("f1", "f1_low", "f1_high", "f1_zero_shot", "gain", "f1_majority")
+    } | {"rows", "steps", "train_loss"}
+    assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
+    stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
+    assert stored == {"adapter_model.safetensors"}, (
+        "the adapter alone is stored, not the base model's weights"
+    )
+    assert told["version"] == "1" and told["alias"] == (
+        "champion" if metrics["gain"]["f1_low"] > 0 else "challenger"
+    )
+    assert _register(params, instructions) == 0, "a second registration of the same adapter"
+    assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"
+    assert told["parity"]["items"] == 6 and run.data.tags["parity"].startswith("of 6 items")
+    model = client.search_logged_models([run.info.experiment_id])[0]
+    assert {metric.key: metric.dataset_name for metric in model.metrics}[
+        "f1/privacy"
+    ] == "privacy", "the scores are tied to the model and the dataset"
+    command, _ = serve.prepare(
+        f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512
+    )
+    merged = Path(command[command.index("--model") + 1])
+    assert (
+        command[command.index("--served-model-name") + 1] == told["model_name"]
+        and read_json(merged / "complete.json")["adapter"]
+    )
+    answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
+        ["Why?"], params={"max_new_tokens": 3}
+    )
+    assert isinstance(answer[0], str)
+
+
+def test_the_alias_follows_the_interval() -> None:
+    assert (
+        Verdict("x", 3.0, 0.1, 6.0).alias == "champion"
+        and Verdict("x", 3.0, 0.0, 6.0).alias == "challenger"
+    )
+
+
+def test_names() -> None:
+    assert (
+        default_name("embedded:smollm2-135m-instruct", "incidents")
+        == "smollm2-135m-instruct-incidents"
+    )
+    assert default_name("mistralai/Mistral-7B-v0.1", "nda set") == "Mistral-7B-v0.1-nda-set"
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}

@@ -1,0 +1,723 @@
+"""The flow over a small pipeline of its own: order, skips, failures, runs of their own, two at
+once, kills.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import server, ui
+from flows.runs import repair, summary
+from flows.runs import worktree as checkout
+from flows.runs.dvc_repro import Outcome, line_that_matters, reproduce, stage_environment
+from tasks.core.errors import PipelineError
+from tasks.core.params import read_yaml
+from tests.toy import environment, make_toy, pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small pipeline, run once through DVC's own door."""
+    root = make_toy(tmp_path_factory.mktemp("flows") / "toy")
+    dvc(root, "repro")
+    return root
+
+
+@pytest.fixture(scope="module")
+def api(toy: Path) -> Iterator[str]:
+    """A Prefect server for the whole module: starting one costs more than a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in (
+            "PREFECT_HOME",
+            "PREFECT_API_URL",
+            "PREFECT_SERVER_MEMO_STORE_PATH",
+            "MLFLOW_TRACKING_URI",
+        ):
+            patch.delenv(variable, raising=False)
+        patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
+        patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
+        port = server.free_port()
+        process = server._start(port)
+        url = f"http://127.0.0.1:{port}/api"
+        try:
+            server.await_answer(url, process)
+            yield url
+        finally:
+            server.stop(process)
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(root),
+    ).stdout
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=stage_environment(environment(root)),
+    )
+    return done.stdout
+
+
+def ask(url: str, **question: Any) -> list[dict[str, Any]]:
+    """POST a filter to Prefect's API and return what it finds."""
+    request = urllib.request.Request(
+        url, json.dumps(question).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        found: list[dict[str, Any]] = json.load(response)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_what_dvc_has_done_the_flow_skips(toy: Path, api: str) -> None:
+    run = pipeline(toy, PREFECT_API_URL=api)
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[:2] for line in run.stdout.splitlines() if "unchanged" in line] == [
+        [s, "unchanged"] for s in ("ingest", "generate", "validate")
+    ]
+    assert not (toy.parent / ".prefect").exists(), "the user's home was written to"
+
+
+@pytest.mark.timeout(300)
+def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> None:
+    (toy / "tasks" / "validate" / "__main__.py").write_text(
+        (toy / "tasks" / "validate" / "__main__.py").read_text()
+        + "# an edit that is not committed\n"
+    )
+    (toy / "tasks" / "unknown.py").write_text("")
+    before = (
+        git(toy, "status", "--porcelain"),
+        git(toy, "stash", "list"),
+        (toy / "params.yaml").read_bytes(),
+        (toy / "dvc.lock").read_bytes(),
+    )
+    run = pipeline(toy, "--profile", "warm", PREFECT_API_URL=api)
+    assert run.returncode == 0, run.stderr
+    assert before == (
+        git(toy, "status", "--porcelain"),
+        git(toy, "stash", "list"),
+        (toy / "params.yaml").read_bytes(),
+        (toy / "dvc.lock").read_bytes(),
+    )
+    assert "git does not track them: tasks/unknown.py" in run.stderr
+    assert (
+        (toy / ".runs" / "warm" / "tasks" / "validate" / "__main__.py")
+        .read_text()
+        .endswith("# an edit that is not committed\n")
+    )
+    shown = {
+        line.split()[0]: line.split()[1:]
+        for line in run.stdout.splitlines()
+        if line.startswith(("ingest", "generate", "validate"))
+    }
+    assert shown["ingest"][:2] == ["from", "cache"], (
+        "work that the main checkout has done was done again"
+    )
+    listed = json.loads(dvc(toy, "exp", "show", "--json"))
+    experiments = [e for row in listed for e in (row["experiments"] or [])]
+    assert [e["revs"][0]["name"] for e in experiments] == ["warm"]
+    assert experiments[0]["revs"][0]["data"]["metrics"]["artifacts/generate/metrics.json"][
+        "data"
+    ] == {"temperature": 0.9}
+    assert "Running stage" not in dvc(toy / ".runs" / "warm", "repro"), (
+        "what the flow has done DVC did again"
+    )
+    (toy / "tasks" / "unknown.py").unlink()
+    git(toy, "checkout", "--", "tasks/validate/__main__.py")
+
+
+@pytest.mark.timeout(300)
+def test_a_failure_is_one_line_and_the_rest_is_not_run(toy: Path, api: str) -> None:
+    run = pipeline(toy, "--set", "generate.seed=13", "--name", "unlucky", PREFECT_API_URL=api)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "error: generate: seed 13 is bad luck: take another"
+    assert "Traceback" not in run.stderr
+    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
+    assert "FAILED" in lines["generate"] and "seed 13 is bad luck" in lines["generate"]
+    assert "not run" in lines["validate"]
+    flow_run = ask(f"{api}/flow_runs/filter", flow_runs={"name": {"any_": ["unlucky"]}})[0]
+    assert flow_run["state"]["type"] == "FAILED"
+    assert flow_run["state"]["message"] == "generate: seed 13 is bad luck: take another"
+    tasks = {
+        run["name"]: run["state"]["name"]
+        for run in ask(f"{api}/task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
+    }
+    assert (tasks["generate"], tasks["validate"]) == ("Failed", "NotReady")
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_ANSWER_SECONDS", 0.2)
+    with pytest.raises(
+        PipelineError,
+        match=(
+            "no Prefect server answers at http://127.0.0.1:9/api: start it, or unset "
+            "PREFECT_API_URL"
+        ),
+    ):
+        server.await_answer("http://127.0.0.1:9/api")
+
+
+@pytest.mark.timeout(300)
+def test_killed_held_and_continued(toy: Path) -> None:
+    """No server is given here: the temporary one has to die with the run, and the next run ends
+    what the dead one left in Prefect.
+    """
+    request = ["--name", "killed", "--set", "generate.temperature=0.3"]
+    running = start_hanging(toy, "killed", request)
+    started = time.monotonic()
+    second = pipeline(toy, *request)
+    assert second.returncode == 2
+    assert time.monotonic() - started < 5
+    assert f"held by process {running.pid} since" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    running.kill()
+    running.wait()
+    await_no_process_in(toy)
+    continued = pipeline(toy, *request)
+    assert continued.returncode == 0, continued.stderr
+    assert "was killed: marked as crashed" in continued.stderr
+    assert "unchanged" in next(
+        line for line in continued.stdout.splitlines() if line.startswith("ingest")
+    )
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)]
+)
+def test_a_stopped_run_stops_its_stage(
+    toy: Path, api: str, number: signal.Signals, status: int
+) -> None:
+    name = f"stopped-{number.name}"
+    running = start_hanging(
+        toy, name, ["--name", name, "--set", f"generate.seed={status % 1000}"], PREFECT_API_URL=api
+    )
+    started = time.monotonic()
+    running.send_signal(number)
+    assert running.wait(20) == status
+    assert time.monotonic() - started < 10
+    await_no_process_in(toy / ".runs" / name)
+
+
+def start_hanging(toy: Path, name: str, request: list[str], **more: str) -> subprocess.Popen[bytes]:
+    """Start a run whose stage ``generate`` never ends, and return once it is there."""
+    command = [sys.executable, "-m", "flows.pipeline", *request]
+    running = subprocess.Popen(
+        command,
+        cwd=toy,
+        env={**environment(toy), "TOY_HANG": "generate", **more},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    mark = toy / ".runs" / name / ".work" / "hanging"
+    deadline = time.monotonic() + 200
+    while not mark.exists():
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    return running
+
+
+def await_no_process_in(folder: Path, patience: float = 5.0) -> None:
+    """Fail unless every process whose working folder is ``folder`` or below ends within
+    ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while left := [
+        process for process in Path("/proc").glob("[0-9]*") if _works_in(process, folder)
+    ]:
+        assert time.monotonic() < deadline, [
+            (process / "cmdline").read_text().replace("\0", " ") for process in left
+        ]
+        time.sleep(0.1)
+
+
+def _works_in(process: Path, folder: Path) -> bool:
+    try:
+        return (process / "cwd").readlink().is_relative_to(folder)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder with parameters and a profile, and nothing else."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "warm.yaml").write_text("generate: {temperature: 0.9}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "message"),
+    [
+        ("wram", [], "unknown profile 'wram' .did you mean 'warm'"),
+        (
+            "default",
+            ["generate.temprature=0.7"],
+            "unknown key 'generate.temprature' .did you mean 'temperature'",
+        ),
+        ("default", ["generate.temperature=hot"], r"generate.temperature = 'hot'"),
+        ("default", ["temperature=0.7"], "is not a setting: write section.key=value"),
+        ("default", ["generate.task_types=[exqa"], "not valid YAML"),
+        ("warm", ["generate.task_types=[exq]"], "unknown task type 'exq'"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(
+    bare: Path, profile: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        checkout.plan(bare, profile, overrides)
+    assert not (bare / ".runs").exists()
+
+
+def test_settings_win_over_the_profile_and_the_profile_over_the_file(bare: Path) -> None:
+    assert checkout.plan(bare).params["generate"]["temperature"] == 0.5
+    assert checkout.plan(bare, "warm").params["generate"]["temperature"] == 0.9
+    run = checkout.plan(
+        bare, "warm", ["generate.temperature=0.7", "generate.task_types=[ynqa, nli]"]
+    )
+    assert run.params["generate"]["temperature"] == 0.7
+    assert run.params["generate"]["task_types"] == ["ynqa", "nli"]
+
+
+def test_a_run_without_settings_of_its_own_takes_place_in_the_checkout(bare: Path) -> None:
+    assert checkout.plan(bare).path == bare
+    assert checkout.plan(bare, "warm").path == bare / ".runs" / "warm"
+
+
+def test_names_are_the_same_for_the_same_request_only() -> None:
+    one = checkout.default_name("default", ["generate.temperature=0.7", "generate.seed=2"])
+    assert one == checkout.default_name("default", ["generate.seed=2", "generate.temperature=0.7"])
+    assert one != checkout.default_name("default", ["generate.seed=2", "generate.temperature=0,7"])
+    assert one.startswith("default-seed-2-temperature-0.7-")
+    assert (
+        checkout.asked_name({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
+    ), "the form's one seed is three settings"
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])
+def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
+    bare: Path, name: str
+) -> None:
+    with pytest.raises(PipelineError, match="cannot name a run"):
+        checkout.plan(bare, name=name)
+
+
+def test_the_forms_fields_are_settings(bare: Path) -> None:
+    asked = {
+        "profile": "warm",
+        "corpus": "mine",
+        "task_types": ["ynqa", "nli"],
+        "rows": 50,
+        "seed": 7,
+        "generator": "",
+        "overrides": ["generate.seed=8"],
+    }
+    settings = checkout.settings(asked)
+    run = checkout.plan(bare, "warm", settings)
+    assert run.params["ingest"]["corpus"] == "mine" and run.params["generate"]["task_types"] == [
+        "ynqa",
+        "nli",
+    ]
+    assert run.params["validate"]["max_rows"] == 50 and run.params["finetune"]["seed"] == 7
+    assert run.params["generate"]["seed"] == 8, "a setting typed out wins over a field"
+    assert (
+        run.params["generate"]["generator"]
+        == read_yaml(bare / "params.yaml")["generate"]["generator"]
+    )
+    assert checkout.asked_name(asked) == run.name
+    assert checkout.asked_name({"profile": "default"}) == "default"
+
+
+def test_a_held_checkout_is_known_as_held(bare: Path) -> None:
+    run = checkout.plan(bare, "warm")
+    assert not checkout.is_held(bare, "warm")
+    with checkout.hold(run):
+        assert checkout.is_held(bare, "warm")
+    assert not checkout.is_held(bare, "warm")
+
+
+def test_how_a_run_ended_is_known_without_the_server(bare: Path) -> None:
+    done, failed = Outcome("ingest", "ran", 1.0), Outcome("generate", "failed", 1.0, "no passages")
+    summary.write_outcomes(bare, "x", [done], "id-1")
+    assert (
+        summary.ending(bare, "id-1") == ""
+        and summary.ending(bare, "id-2") is None
+        and summary.last_flow_run(bare) == "id-1"
+    )
+    summary.write_outcomes(bare, "x", [done, failed], "id-2")
+    assert summary.ending(bare, "id-2") == "generate: no passages"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "Prefect for a team needs a password"),
+        ({"PREFECT_SERVER_API_AUTH_STRING": "me:short"}, "Prefect for a team needs a password"),
+        (
+            {"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one"},
+            "MLflow for a team needs a password",
+        ),
+        (
+            {
+                "PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one",
+                "MLFLOW_TRACKING_PASSWORD": "password1234",
+            },
+            "MLflow for a team needs a password",
+        ),
+        (
+            {
+                "PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one",
+                "MLFLOW_TRACKING_PASSWORD": "another long one",
+            },
+            "MLflow for a team needs a user",
+        ),
+    ],
+)
+def test_a_team_needs_passwords(given: dict[str, str], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        ui.need_passwords(given)
+
+
+def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
+    generated = next(
+        path
+        for path in (toy / ".dvc" / "cache" / "files" / "md5").glob("*/*")
+        if path.read_bytes().startswith(b"{") and path.suffix != ".dir"
+    )
+    before = repair.damaged(toy / ".dvc" / "cache")
+    whole = generated.read_bytes()
+    generated.chmod(0o644)
+    generated.write_bytes(b"x" + whole[1:])
+    assert before == [] and repair.damaged(toy / ".dvc" / "cache") == [generated]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.runs.repair"],
+        cwd=toy,
+        env=environment(toy),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"damaged, removed: {generated}" in done.stdout and not generated.exists()
+    generated.write_bytes(whole)
+
+
+def test_what_dvc_puts_back_damaged_is_refused(toy: Path) -> None:
+    """Also of the last stage, whose output no other stage would look at."""
+    folder = toy / "artifacts" / "validate"
+    summary_md5 = next(
+        entry["md5"] for entry in _listing(toy, "validate") if entry["relpath"] == "summary.json"
+    )
+    cached = toy / ".dvc" / "cache" / "files" / "md5" / summary_md5[:2] / summary_md5[2:]
+    whole = cached.read_bytes()
+    cached.chmod(0o644)
+    cached.write_bytes(whole.replace(b"3", b"4"))
+    cached.chmod(0o444)  # what DVC takes for untouched
+    shutil.rmtree(folder)
+    refused = reproduce(toy, "validate", lambda _: None, lambda: None, environment(toy))
+    assert (
+        refused.status == "failed"
+        and f"{folder / 'summary.json'} is damaged" in refused.error
+        and "make repair" in refused.error
+    )
+    cached.chmod(0o644)
+    cached.write_bytes(whole)
+    shutil.rmtree(folder)
+    assert (
+        reproduce(toy, "validate", lambda _: None, lambda: None, environment(toy)).status
+        == "restored"
+    )
+
+
+def _listing(root: Path, stage: str) -> list[dict[str, str]]:
+    md5 = read_yaml(root / "dvc.lock")["stages"][stage]["outs"][0]["md5"]
+    found: list[dict[str, str]] = json.loads(
+        (root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text()
+    )
+    return found
+
+
+def test_a_missing_corpus_is_named(bare: Path) -> None:
+    with pytest.raises(
+        PipelineError, match=r"ingest\.corpus: data/incidents/documents does not exist"
+    ):
+        checkout.prepare(checkout.plan(bare), print)
+
+
+def test_a_run_of_its_own_needs_a_commit(bare: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=bare, check=True)
+    with pytest.raises(PipelineError, match="no commit yet"):
+        checkout.prepare(checkout.plan(bare, "warm"), print)
+
+
+def test_a_corpus_of_the_users_own_is_found_from_the_worktree(toy: Path) -> None:
+    (toy / ".work" / "mine").mkdir(parents=True, exist_ok=True)
+    run = checkout.plan(toy, overrides=["ingest.corpus=.work/mine"], name="mine")
+    checkout.prepare(run, print)
+    assert read_yaml(run.path / "params.yaml")["ingest"]["corpus"] == str(toy / ".work" / "mine")
+    assert (
+        read_yaml(run.path / "params.yaml")["evaluate"]["items"]
+        == "data/incidents/evaluation.jsonl"
+    )
+    assert (run.path / "data" / "incidents" / "evaluation.jsonl").read_text() == "text\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "shown"),
+    [
+        (
+            [
+                "error: ingest: no documents",
+                "ERROR: failed to reproduce 'ingest': failed to run: x, exited with 2",
+            ],
+            255,
+            "ingest: no documents",
+        ),
+        (
+            [
+                "Traceback",
+                "KeyError: 'f1'",
+                "ERROR: failed to reproduce 'x': failed to run: x, exited with 1",
+            ],
+            255,
+            "KeyError: 'f1'",
+        ),
+        (
+            ["12/40 rows", "ERROR: failed to reproduce 'x': failed to run: x, exited with -9"],
+            255,
+            "killed by signal 9, stopped: the same command goes on",
+        ),
+        (
+            ["12/40 rows", "ERROR: failed to reproduce 'x': failed to run: x, exited with 137"],
+            255,
+            "killed by signal 9, stopped: the same command goes on",
+        ),
+        (
+            ["ERROR: failed to reproduce 'x': missing data 'source': y"],
+            255,
+            "failed to reproduce 'x': missing data 'source': y",
+        ),
+        (["12/40 rows"], -9, "stopped: the same command goes on"),
+        ([], 1, "printed nothing"),
+    ],
+)
+def test_the_line_that_matters(lines: list[str], code: int, shown: str) -> None:
+    assert shown in line_that_matters(lines, code)
+
+
+def test_the_form_offers_the_profiles_and_explains_itself(toy: Path) -> None:
+    """Loaded by file name, as a served deployment loads it."""
+    code = """
+import json
+from prefect.flows import load_flow_from_entrypoint
+adapt = load_flow_from_entrypoint("flows/adapt.py:adapt")
+adapt.validate_parameters({"profile": "warm", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
+for field, wrong in {"overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
+    try:
+        adapt.validate_parameters({field: wrong})
+    except Exception as error:
+        assert field in str(error), error
+    else:
+        raise SystemExit(f"{field}={wrong} was accepted")
+print(json.dumps(adapt.parameters.model_dump()))
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=toy,
+        env=environment(toy),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    properties = json.loads(shown)["properties"]
+    assert properties["profile"]["enum"] == ["default", "warm"]
+    assert all(
+        properties[name]["description"]
+        for name in (
+            "profile",
+            "corpus",
+            "task_types",
+            "generator",
+            "model",
+            "rows",
+            "seed",
+            "overrides",
+            "name",
+        )
+    )
+    assert all("anyOf" not in field for field in properties.values()), (
+        "Prefect's form shows optional and union fields badly"
+    )
+    assert properties["rows"]["minimum"] == properties["seed"]["minimum"] == 0
+    assert properties["overrides"]["items"]["pattern"]
+
+
+def test_ui_says_which_port_is_taken(toy: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.ui",
+            "--prefect-port",
+            str(port),
+            "--mlflow-port",
+            str(server.free_port()),
+        ]
+        done = subprocess.run(
+            command,
+            cwd=toy,
+            env=environment(toy),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: ui: port {port} is taken, so Prefect cannot have it: stop what listens "
+        f"there, or make ui PREFECT_PORT={port + 1}\n"
+    )
+
+
+@pytest.mark.timeout(300)
+def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
+    prefect, mlflow = server.free_port(), server.free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "flows.ui",
+        "--prefect-port",
+        str(prefect),
+        "--mlflow-port",
+        str(mlflow),
+    ]
+    running = subprocess.Popen(
+        command,
+        cwd=toy,
+        env=environment(toy),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("Ctrl-C"):
+            break
+    assert server.answers(f"http://127.0.0.1:{prefect}/api/health")
+    assert server.answers(f"http://127.0.0.1:{mlflow}/health")
+    assert server.answers(
+        f"http://127.0.0.1:{prefect}/api/deployments/name/train-bonito/train-bonito"
+    )
+    _start_from_the_form(toy, f"http://127.0.0.1:{prefect}/api")
+    running.terminate()
+    assert running.wait(30) == 0
+    await_no_process_in(toy)
+
+
+def _start_from_the_form(toy: Path, api: str) -> None:
+    """What the page does: a token against forged requests, a wrong value refused, a right one run
+    by the worker in a worktree.
+    """
+    with urllib.request.urlopen(f"{api}/deployments/name/adapt/adapt", timeout=20) as response:
+        deployment = json.load(response)["id"]
+    address = f"{api}/deployments/{deployment}/create_flow_run"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        post(address, {}, {"parameters": {"profile": "warm"}})
+    with urllib.request.urlopen(f"{api}/csrf-token?client=test", timeout=20) as response:
+        token = {"Prefect-Csrf-Token": json.load(response)["token"], "Prefect-Csrf-Client": "test"}
+    for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}):
+        with pytest.raises(urllib.error.HTTPError, match="4(09|22)"):
+            post(address, token, {"parameters": wrong})
+    run = post(address, token, {"parameters": {"profile": "warm", "seed": 5}})
+    deadline = time.monotonic() + 200
+    while (state := _get(f"{api}/flow_runs/{run['id']}")["state"])["type"] not in (
+        "COMPLETED",
+        "FAILED",
+        "CRASHED",
+    ):
+        assert time.monotonic() < deadline, state
+        time.sleep(1)
+    assert state["type"] == "COMPLETED", state
+    assert (
+        read_yaml(
+            toy / ".runs" / checkout.asked_name({"profile": "warm", "seed": 5}) / "params.yaml"
+        )["finetune"]["seed"]
+        == 5
+    )
+
+
+def post(address: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        address, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
+
+
+def _get(address: str) -> dict[str, Any]:
+    with urllib.request.urlopen(address, timeout=20) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
+
+
+def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """However it ends: SIGKILL leaves no time to clean up."""
+    code = (
+        "import pathlib, time; from flows.ui import Servers\nwith "
+        f"Servers(pathlib.Path({str(tmp_path)!r})) as s: s.start('x', ['http.server', '0']); "
+        "time.sleep(600)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    deadline = time.monotonic() + 20
+    while not any(_works_in(process, tmp_path) for process in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running.kill()
+    running.wait()
+    await_no_process_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pins", "profile"),
+    [("0a1b cpu\n", "default"), ("0a1b gpu\n", "mistral-7b"), (None, "default")],
+)
+def test_a_run_that_names_no_profile_takes_the_papers_on_a_gpu(
+    tmp_path: Path, pins: str | None, profile: str
+) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "mistral-7b.yaml").touch()
+    if pins:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv" / "pins.sha256").write_text(pins)
+    assert checkout.usual_profile(tmp_path) == profile

@@ -1,0 +1,756 @@
+"""The matrix: a typed file, its cells, the flow over a small pipeline, statistics against plain
+arithmetic, the report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import yaml
+
+from flows import server
+from flows.matrix.compare import Draws, difference, summarise, verdict
+from flows.matrix.matrix_file import Matrix, expand, read_matrix
+from flows.matrix.report import claims, compare_published, curves
+from flows.matrix.results import Result, gains_over_tapt, read_scores
+from flows.matrix.results import groups as groups_of
+from flows.matrix.run_cell import write_results
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, read_table, write_json, write_table
+from tasks.core.params import read_yaml
+from tasks.core.rows import EVALUATIONS
+from tasks.scoring.datasets import Item, load_dataset
+from tasks.scoring.f1 import Scored, macro_f1
+from tasks.tracking import ledger as tracking
+from tests.conftest import ROOT
+from tests.toy import environment, make_toy, write_stage
+
+_FILES = [path for path in sorted((ROOT / "matrices").glob("*.yaml")) if path.stem != "published"]
+_FILE: dict[str, Any] = {
+    "name": "toy",
+    "models": ["embedded:smollm2-135m-instruct"],
+    "datasets": [
+        {
+            "name": "notices",
+            "set": {"evaluate": {"dataset": "datasets/privacy.yaml", "items": "data/items.jsonl"}},
+        }
+    ],
+    "supervision": ["none", "tapt", "bonito"],
+    "seeds": [1, 2],
+    "passages": 20,
+    "tokens": 1000,
+}
+
+
+def _write(folder: Path, **change: Any) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump({**_FILE, **change}))
+    return path
+
+
+def test_there_are_matrix_files() -> None:
+    assert {path.stem for path in _FILES} >= {"embedded", "paper"}
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
+    cells = expand(read_matrix(path), ROOT)
+    assert len({cell.name for cell in cells}) == len(cells) > 3 and all(
+        len(cell.name) <= 80 for cell in cells
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modls": ["x"]}, r"unknown key 'modls' \(did you mean 'models'\?\)"),
+        ({"supervision": ["bonitto"]}, "unknown supervision 'bonitto' .*did you mean 'bonito'"),
+        ({"supervision": ["prompted"]}, "supervision prompted needs prompted: {generator"),
+        ({"supervision": ["p3+tapt"]}, "supervision p3 needs p3_rows"),
+        ({"supervision": ["labelled"]}, "needs the training rows of notices"),
+        ({"seeds": [1, 1]}, "1 is given twice"),
+        ({"tokens_per_row": 5}, "either tokens or tokens_per_row"),
+        ({"tokens": 0, "tokens_per_row": 5}, "tokens_per_row needs rows"),
+        (
+            {"set": {"finetune": {"epoch": 1}}},
+            r"cell .*unknown key 'finetune.epoch' \(did you mean 'epochs'\?\)",
+        ),
+        ({"profile": "mistral"}, r"unknown profile 'mistral' \(did you mean 'mistral-7b'\?\)"),
+    ],
+)
+def test_a_bad_file_is_one_line_before_anything_runs(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        expand(read_matrix(_write(tmp_path, **change)), ROOT)
+
+
+def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
+    tmp_path: Path,
+) -> None:
+    path = _write(
+        tmp_path,
+        supervision=["p3+bonito", "bonito", "none"],
+        p3_rows="rows.parquet",
+        rows=[10, 20],
+        variants=[{"name": "no-balance", "set": {"validate": {"skip": ["label_balance"]}}}],
+    )
+    cells = expand(read_matrix(path), ROOT)
+    kinds = [(cell.supervision, cell.rows, cell.seed, cell.variant) for cell in cells]
+    assert kinds[0] == ("none", 0, 1, "") and sum(kind[0] == "none" for kind in kinds) == 1
+    assert sum(kind[0] == "bonito" for kind in kinds) == 2 * 2 * 2 and sum(
+        kind[0] == "p3" for kind in kinds
+    ) == 4 == sum(k[0] == "p3+bonito" for k in kinds)
+    places = {cell.name: place for place, cell in enumerate(cells)}
+    for cell in cells:
+        assert bool(cell.start) == (cell.supervision == "p3+bonito")
+        if cell.start:
+            start = next(own for own in cells if own.name == cell.start)
+            assert places[start.name] < places[cell.name] and (start.rows, start.seed) == (
+                cell.rows,
+                cell.seed,
+            )
+            assert (
+                cell.params["finetune"]["start"].endswith(f".runs/{start.name}/artifacts/finetune")
+                and cell.params["supervise"]["source"] == "bonito"
+            )
+    assert {json.dumps(c.params["validate"]["skip"]) for c in cells if c.variant} == {
+        '["label_balance"]'
+    }
+
+
+def test_every_source_has_the_same_passages_and_the_same_budget(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path,
+        supervision=["none", "tapt", "bonito", "prompted"],
+        prompted={"generator": "some/chat-model", "set": {"temperature": 0.9}},
+    )
+    cells = expand(read_matrix(path), ROOT)
+    for section, key in (
+        ("ingest", "tokenizer"),
+        ("ingest", "corpus"),
+        ("generate", "max_passages"),
+        ("generate", "seed"),
+        ("finetune", "max_tokens"),
+    ):
+        assert len({str(cell.params[section][key]) for cell in cells}) == 1, key
+    prompted = [cell for cell in cells if cell.supervision == "prompted"]
+    assert {c.params["generate"]["generator"] for c in prompted} == {
+        "some/chat-model"
+    } and prompted[0].params["generate"]["temperature"] == 0.9
+    per_row = expand(read_matrix(_write(tmp_path, rows=[10, 30], tokens=0, tokens_per_row=7)), ROOT)
+    assert {
+        (cell.rows, cell.params["finetune"]["max_tokens"]) for cell in per_row if cell.rows
+    } == {(10, 70), (30, 210)}
+
+
+# Statistics
+
+
+def _runs(chance: np.random.Generator, right: float, seeds: int = 2) -> list[Scored]:
+    golds = np.arange(60) % 3
+    return [
+        Scored(
+            np.where(chance.random((4, 60)) < right, golds, (golds + 1) % 3).astype(float), golds, 3
+        )
+        for _ in range(seeds)
+    ]
+
+
+def _items() -> list[Item]:
+    return [
+        Item(id=str(n), context=f"passage {n // 2}", golds=("x",), gold=0, columns={})
+        for n in range(60)
+    ]
+
+
+def test_group_figures_equal_plain_arithmetic() -> None:
+    runs = _runs(np.random.default_rng(1), 0.6)
+    draws = Draws.make(_items(), 4, 400, 1)
+    own = summarise(runs, draws)
+    golds = np.arange(60) % 3
+    table = np.array(
+        [
+            [macro_f1(golds.tolist(), row.astype(int).tolist(), 3) for row in run.values]
+            for run in runs
+        ]
+    )
+    assert own["f1"] == pytest.approx(table.mean(), abs=0.01)
+    assert own["template_spread"] == pytest.approx(table.mean(axis=0).std(ddof=1), abs=0.01)
+    assert own["seed_spread"] == pytest.approx(table.mean(axis=1).std(ddof=1), abs=0.01)
+    # One resample by hand: items repeated as often as drawn, templates weighed as drawn.
+    repeated = np.repeat(np.arange(60), draws.items[7].astype(int))
+    by_hand = [
+        sum(
+            w * macro_f1(golds[repeated].tolist(), row[repeated].astype(int).tolist(), 3)
+            for w, row in zip(draws.templates[7], run.values, strict=True)
+        )
+        for run in runs
+    ]
+    assert draws.f1(runs)[7] == pytest.approx(np.mean(by_hand))
+
+
+def test_differences_are_paired_and_signs_are_right() -> None:
+    chance = np.random.default_rng(2)
+    weak, strong = _runs(chance, 0.4), _runs(chance, 0.8)
+    draws = Draws.make(_items(), 4, 400, 1)
+    change = difference(strong, weak, draws)
+    assert verdict(change) == "better" and verdict(difference(weak, strong, draws)) == "worse"
+    nothing = difference(weak, weak, draws)
+    assert (nothing["f1"], nothing["f1_low"], nothing["f1_high"]) == (0, 0, 0) and verdict(
+        nothing
+    ) == "undecided"
+
+
+def test_one_class_predictors_are_flagged() -> None:
+    golds = np.arange(60) % 3
+    run = Scored(np.stack([np.ones(60), golds.astype(float)]), golds, 3)
+    assert summarise([run], Draws.make(_items(), 2, 100, 1))["one_class_templates"] == 1
+
+
+# The report's judgements
+
+
+def _group(**more: Any) -> dict[str, Any]:
+    base = {
+        "model": "m",
+        "dataset": "pubmedqa",
+        "supervision": "bonito",
+        "rows": 0,
+        "variant": "",
+        "f1": 40.0,
+        "f1_low": 30.0,
+        "f1_high": 50.0,
+    }
+    return {**base, "vs_none": None, "vs_tapt": None, **more}
+
+
+def test_published_figures_are_reproduced_deviate_or_were_not_run(tmp_path: Path) -> None:
+    matrix = read_matrix(_write(tmp_path, models=["mistralai/Mistral-7B-v0.1"]))
+    told = {
+        "model": "mistralai/Mistral-7B-v0.1",
+        "figures": {"pubmedqa": {"none": 25.6, "bonito": 44.5}, "vitaminc": {"bonito": 73.3}},
+    }
+    model = {"model": "/models/Mistral-7B-v0.1"}
+    rows = compare_published(
+        told, [_group(**model), _group(**model, supervision="none")], [], matrix
+    )
+    assert [row["status"] for row in rows] == ["deviates", "reproduced", "not run"]
+    assert (
+        rows[0]["reason"] == "+14.4 points" and rows[2]["reason"] == "not asked for by this matrix"
+    )
+    other = compare_published(
+        told, [_group()], [], matrix.model_copy(update={"models": ("small/one",)})
+    )
+    assert {row["status"] for row in other} == {
+        "not run"
+    } and "needs Mistral-7B-v0.1; this matrix ran one" in other[0]["reason"]
+
+
+def test_claims_hold_only_where_the_interval_says_so() -> None:
+    def against(low: float, high: float) -> dict[str, Any]:
+        change = {"f1": (low + high) / 2, "f1_low": low, "f1_high": high}
+        return change | {"verdict": verdict(change)}
+
+    rows = claims(
+        [
+            _group(vs_none=against(1, 5), vs_tapt=against(-1, 5)),
+            _group(supervision="tapt", vs_none=against(1, 3)),
+        ]
+    )
+    assert [row["status"] for row in rows] == ["holds", "undecided", "does not hold"]
+
+
+def test_a_learning_curve_has_a_point_for_every_size() -> None:
+    groups = [_group(rows=rows, f1=float(rows)) for rows in (10, 20, 40)] + [
+        _group(supervision="none")
+    ]
+    curve = curves(groups)[0]
+    assert (
+        list(curve["sizes"]) == [10, 20, 40]
+        and len(curve["lines"][0]["dots"]) == 3
+        and curve["zero"] is not None
+    )
+    heights = [dot["f1"] for dot in curve["lines"][0]["dots"]]
+    assert heights == sorted(heights, reverse=True)
+    assert curves(groups[:1]) == []
+
+
+# From finished cells to the page, without running anything
+
+_KNOWN = {"none": 3, "tapt": 4, "bonito": 8}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Matrix, list[Result]]:
+    """A matrix whose cells have left what their stages leave; the one of seed 2 on tapt has
+    failed.
+    """
+    for name in ("datasets/privacy.yaml", "matrices/published.yaml"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "data").mkdir()
+    rows = [
+        {
+            "id": str(n),
+            "context": f"Passage {n}.",
+            "question": f"Is it {n}?",
+            "answer": "yes" if n % 2 else "no",
+        }
+        for n in range(20)
+    ]
+    (tmp_path / "data/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    matrix = read_matrix(_write(tmp_path))
+    results = []
+    for cell in expand(matrix, ROOT):
+        if (cell.supervision, cell.seed) == ("tapt", 2):
+            results.append(Result(cell, "failed", "finetune: the machine is tired"))
+            continue
+        stages = [
+            {"stage": "finetune", "status": "ran", "seconds": 7.0},
+            {"stage": "ingest", "status": "restored", "seconds": 2.0},
+        ]
+        results.append(Result(cell, "done", "", stages, gpus=1))
+        _leave(results[-1].artifacts(tmp_path), cell, rows, tmp_path)
+    return matrix, results
+
+
+def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> None:
+    dataset = load_dataset(main / "datasets/privacy.yaml")
+    predictions = []
+    for template in dataset.templates:
+        for place, row in enumerate(rows):
+            gold = dataset.labels.index(row["answer"])
+            said = template.choices[
+                gold if (place + cell.seed) % 10 < _KNOWN[cell.supervision] else 1 - gold
+            ]
+            # The right choice is always the likelier one than elsewhere, under a liking for the
+            # second that is stronger still.
+            scores = [-9.0 + (gold == 0), -4.0 + (gold == 1)]
+            common = {
+                "dataset": "privacy",
+                "template": template.name,
+                "item_id": row["id"],
+                "prompt": "",
+                "prediction": said,
+                "scores": scores,
+                "f1": 0.0,
+            }
+            predictions.append(
+                {
+                    **common,
+                    "model": "adapted",
+                    "golds": [template.choices[gold]],
+                    "choices": list(template.choices),
+                }
+            )
+    write_table(
+        folder / "evaluate/predictions.parquet",
+        pa.Table.from_pylist(predictions, schema=EVALUATIONS),
+    )
+    general = {
+        name: {"f1": 20.0, "f1_low": 18.0, "f1_high": 22.0}
+        for name in ("zero_shot", "adapted", "change")
+    } | {"tasks": 6}
+    write_json(
+        folder / "evaluate/metrics.json",
+        {"adapted": {"f1": 50.0, "f1_low": 40.0, "f1_high": 60.0}, "general": general},
+    )
+    write_json(folder / "finetune/summary.json", {"rows_kept": 12, "tokens": 1004})
+    made = [
+        {
+            "row_id": f"r{n}",
+            "context": "<b>A pump.</b>",
+            "prediction": "Why?<|pipe|>Because",
+            "task_type": "ynqa",
+            "reason": "",
+            "parsed": True,
+        }
+        for n in range(4)
+    ]
+    write_table(folder / "generate/predictions.parquet", pa.Table.from_pylist(made))
+    write_table(folder / "validate/instructions.parquet", pa.table({"row_id": ["r0", "r1"]}))
+
+
+def test_finished_cells_are_read_compared_and_written(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path
+) -> None:
+    matrix, results = finished
+    for place in range(len(results)):
+        write_results(matrix, results[: place + 1], tmp_path, final=place == len(results) - 1)
+    folder = tmp_path / "artifacts/matrix/toy"
+    cells = read_json(tmp_path / "artifacts/matrix/cells.json")
+    assert [(cell["supervision"], cell["seed"], cell["status"]) for cell in cells] == [
+        ("none", 1, "done"),
+        ("tapt", 1, "done"),
+        ("tapt", 2, "failed"),
+        ("bonito", 1, "done"),
+        ("bonito", 2, "done"),
+    ]
+    assert cells[2]["reason"] == "finetune: the machine is tired" and cells[2]["f1"] is None
+    assert (
+        cells[3]["tokens"],
+        cells[3]["rows_trained"],
+        cells[3]["wall_seconds"],
+        cells[3]["gpu_seconds"],
+    ) == (1004, 12, 9.0, 7.0)
+    groups = {group["supervision"]: group for group in read_json(folder / "groups.json")}
+    assert (
+        groups["bonito"]["seeds"] == 2
+        and groups["tapt"]["seeds"] == 1
+        and groups["bonito"]["general"]["tasks"] == 6
+    )
+    assert (
+        groups["bonito"]["vs_none"]["verdict"] == groups["bonito"]["vs_tapt"]["verdict"] == "better"
+    )
+    assert groups["tapt"]["vs_tapt"] is None and groups["none"]["vs_none"] is None
+    assert groups["bonito"]["prior_corrected"]["f1"] == 100.0 and groups["bonito"]["f1"] < 100.0
+    page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
+    for words in (
+        "the machine is tired",
+        "Bonito beats next-word training",
+        "needs Mistral-7B-v0.1",
+        "Budget-matched",
+        "<svg",
+        "&lt;b&gt;A pump.",
+        "2 were kept",
+        "With the prior corrected",
+    ):
+        assert words in page, words
+    assert "http" not in page and "<script" not in page and "<b>A pump" not in page
+    assert "failed: finetune: the machine is tired" in table
+
+
+def test_kept_predictions_can_be_scored_again(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path
+) -> None:
+    matrix, results = finished
+    write_results(matrix, results[-1:], tmp_path, final=False)
+    table = read_table(
+        tmp_path / f"artifacts/matrix/toy/predictions/{results[-1].cell.name}.parquet"
+    )
+    assert (
+        table.column_names == ["item_id", "template", "prediction", "golds"]
+        and len(table) == 5 * 20
+    )
+    dataset = load_dataset(tmp_path / "datasets/privacy.yaml")
+    scores = []
+    for template in dataset.templates:
+        rows = [row for row in table.to_pylist() if row["template"] == template.name]
+        pairs = [
+            [template.choices.index(text) for text in (row["golds"][0], row["prediction"])]
+            for row in rows
+        ]
+        scores.append(macro_f1([gold for gold, _ in pairs], [said for _, said in pairs], 2))
+    assert groups_of(results[-1:], tmp_path, read_scores(results[-1:], tmp_path))[0][
+        "f1"
+    ] == pytest.approx(np.mean(scores), abs=0.01)
+
+
+def test_every_cells_run_shows_its_gain_over_tapt_once(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    matrix, results = finished
+    client = tracking._client()
+    experiment = tracking.experiment_id(client, "toy")
+    runs = {
+        result.cell.name: client.create_run(experiment, run_name=result.cell.name).info.run_id
+        for result in results
+        if result.status == "done"
+    }
+    for result in results:
+        if result.status == "done":
+            write_json(
+                result.artifacts(tmp_path) / "register/registration.json",
+                {"experiment": "toy", "run_id": runs[result.cell.name]},
+            )
+    for _ in range(2):
+        write_results(matrix, results, tmp_path, final=True)
+    group = {
+        group["supervision"]: group
+        for group in read_json(tmp_path / "artifacts/matrix/toy/groups.json")
+    }
+    shown = [
+        (result.cell, client.get_run(runs[result.cell.name]).data.metrics)
+        for result in results
+        if result.status == "done"
+    ]
+    gains = [
+        metrics["gain_tapt/privacy"] for cell, metrics in shown if cell.supervision == "bonito"
+    ]
+    assert (
+        np.mean(gains) == pytest.approx(group["bonito"]["vs_tapt"]["f1"], abs=0.01)
+        and min(gains) > 20
+    )
+    for cell, metrics in shown:
+        keys = (
+            []
+            if cell.supervision == "tapt"
+            else ["gain_tapt/privacy", "gain_tapt_high/privacy", "gain_tapt_low/privacy"]
+        )
+        assert sorted(metrics) == keys, cell.name
+        assert not keys or metrics[keys[2]] <= metrics[keys[0]] <= metrics[keys[1]]
+        assert all(len(client.get_metric_history(runs[cell.name], key)) == 1 for key in keys), (
+            "the same matrix again made a curve of one figure"
+        )
+
+
+def test_a_cell_that_was_asked_other_questions_has_no_gain_over_tapt(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path
+) -> None:
+    _, results = finished
+    other = results[-1]
+    other.cell.params["evaluate"]["templates"] = 2
+    folder = other.artifacts(tmp_path) / "evaluate/predictions.parquet"
+    names = [
+        template.name for template in load_dataset(tmp_path / "datasets/privacy.yaml").templates[:2]
+    ]
+    table = read_table(folder)
+    write_table(folder, table.filter(pc.is_in(table["template"], pa.array(names))))
+    scored = read_scores(results, tmp_path)
+    assert set(gains_over_tapt(results, tmp_path, scored)) == {
+        result.cell.name for result in results if result.cell.supervision != "tapt"
+    } - {other.cell.name}
+
+
+# The flow, over a small pipeline of its own
+
+_TOY_GRAPH = """
+stages:
+  finetune:
+    cmd: python -m tasks.finetune --params params.yaml --start ${finetune.start} --out artifacts/finetune
+    deps: [tasks/finetune, "${finetune.start}"]
+    params: [finetune, supervise]
+    outs: [artifacts/finetune]
+  evaluate:
+    cmd: python -m tasks.evaluate --params params.yaml --adapter artifacts/finetune --items ${evaluate.items} --out artifacts/evaluate
+    deps: [tasks/evaluate, artifacts/finetune, "${evaluate.items}"]
+    params: [evaluate, supervise]
+    outs: [artifacts/evaluate]
+"""
+_FINETUNE = """
+import os, sys
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_json
+from tasks.core.stage import Stage, run_stage
+
+def work(stage: Stage) -> None:
+    source = stage.params.supervise.source
+    with open(os.environ["TOY_COUNT"], "a") as count:
+        count.write(source + "\\n")
+    if source == "tapt" and os.path.exists(os.environ["TOY_BROKEN"]):
+        raise PipelineError("the machine is tired")
+    write_json(stage.out / "provenance.json", {"supervision": source})
+    stage.summary(3, 3, tokens=stage.params.finetune.max_tokens)
+
+if __name__ == "__main__":
+    sys.exit(run_stage("finetune", work, inputs=["start"]))
+"""
+_EVALUATE = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+import pyarrow.compute as pc
+from tasks.scoring.datasets import load_dataset, load_items
+from tasks.core.files import read_json, write_json, write_table
+from tasks.core.rows import EVALUATIONS
+from tasks.core.stage import Stage, run_stage
+
+def work(stage: Stage) -> None:
+    params = stage.params.evaluate
+    dataset = load_dataset(Path(params.dataset))
+    right = {"none": 3, "tapt": 4, "bonito": 8}[read_json(stage.path("adapter") / "provenance.json")["supervision"]]
+    rows = []
+    for model, known in (("zero_shot", 3), ("adapted", right)):
+        for template in dataset.templates:
+            for place, item in enumerate(load_items(dataset, stage.path("items"))):
+                said = template.choices[item.gold if place % 10 < known else 1 - item.gold]
+                rows.append({"model": model, "dataset": dataset.name, "template": template.name, "item_id": item.id, "prompt": "", "prediction": said,
+                    "golds": [template.choices[item.gold]], "choices": list(template.choices), "scores": [0.0, 0.0], "f1": 0.0})
+    write_table(stage.out / "predictions.parquet", pa.Table.from_pylist(rows, schema=EVALUATIONS))
+    write_json(stage.out / "metrics.json", {"adapted": {"f1": 10.0 * right, "f1_low": 10.0 * right - 5, "f1_high": 10.0 * right + 5}})
+    stage.summary(10, 10)
+
+if __name__ == "__main__":
+    sys.exit(run_stage("evaluate", work, inputs=["adapter", "items"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy repository with a graph that trains and evaluates in milliseconds."""
+    root = make_toy(tmp_path_factory.mktemp("matrix") / "toy")
+    write_stage(root, "finetune", _FINETUNE)
+    write_stage(root, "evaluate", _EVALUATE)
+    (root / "dvc.yaml").write_text(_TOY_GRAPH)
+    for name in ("datasets/privacy.yaml", "matrices/published.yaml"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    rows = [
+        {
+            "id": str(n),
+            "context": f"Passage {n}.",
+            "question": f"Is it {n}?",
+            "answer": "yes" if n % 2 else "no",
+        }
+        for n in range(20)
+    ]
+    (root / "matrices/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = {
+        "name": "notices",
+        "set": {
+            "evaluate": {
+                "dataset": "datasets/privacy.yaml",
+                "items": "matrices/items.jsonl",
+                "bootstrap": 200,
+            }
+        },
+    }
+    (root / "matrices/toy.yaml").write_text(
+        yaml.safe_dump({**_FILE, "datasets": [dataset], "seeds": [1]})
+    )
+    for command in (["git", "add", "-A"], ["git", "commit", "-q", "-m", "matrix"]):
+        subprocess.run(command, cwd=root, check=True, env=environment(root), capture_output=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def api(toy: Path) -> Iterator[str]:
+    """A Prefect server for both runs: starting one costs more than a cell."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+            patch.delenv(variable, raising=False)
+        patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
+        patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
+        port = server.free_port()
+        process, url = server._start(port), f"http://127.0.0.1:{port}/api"
+        try:
+            server.await_answer(url, process)
+            yield url
+        finally:
+            server.stop(process)
+
+
+def _run(root: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.matrix", "matrices/toy.yaml", *more]
+    own = {
+        **environment(root),
+        "TOY_COUNT": str(root.parent / "count"),
+        "TOY_BROKEN": str(root.parent / "broken"),
+        **variables,
+    }
+    return subprocess.run(
+        command, cwd=root, env=own, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+@pytest.mark.timeout(900)
+def test_a_failed_cell_says_why_the_rest_goes_on_and_the_same_command_finishes_it(
+    toy: Path, api: str
+) -> None:
+    count, broken = toy.parent / "count", toy.parent / "broken"
+    broken.touch()
+    first = _run(toy, PREFECT_API_URL=api)
+    assert first.returncode == 1, first.stderr
+    cells = {cell["supervision"]: cell for cell in read_json(toy / "artifacts/matrix/cells.json")}
+    assert [cells[name]["status"] for name in ("none", "tapt", "bonito")] == [
+        "done",
+        "failed",
+        "done",
+    ]
+    assert (
+        cells["tapt"]["reason"] == "finetune: the machine is tired" and cells["tapt"]["f1"] is None
+    )
+    identity = {
+        name: cells["bonito"][name]
+        for name in ("model", "dataset", "rows", "seed", "f1", "f1_low", "f1_high", "reason")
+    }
+    assert identity == {
+        "model": _FILE["models"][0],
+        "dataset": "notices",
+        "rows": 0,
+        "seed": 1,
+        "f1": 80.0,
+        "f1_low": 75.0,
+        "f1_high": 85.0,
+        "reason": "",
+    }
+    assert (
+        cells["bonito"]["tokens"] == 1000
+        and cells["bonito"]["wall_seconds"] > 0
+        and cells["bonito"]["gpu_seconds"] == 0
+    )
+    broken.unlink()
+    second = _run(toy, PREFECT_API_URL=api)
+    assert second.returncode == 0, second.stderr
+    assert sorted(count.read_text().split()) == ["bonito", "none", "tapt", "tapt"], (
+        "what was done was done again"
+    )
+    assert {cell["status"] for cell in read_json(toy / "artifacts/matrix/cells.json")} == {"done"}
+    again = {cell["supervision"]: cell for cell in read_json(toy / "artifacts/matrix/cells.json")}
+    assert again["bonito"]["wall_seconds"] == cells["bonito"]["wall_seconds"], (
+        "a cell that was skipped still says what it took"
+    )
+    _check_outputs(toy / "artifacts/matrix/toy", second.stdout)
+    assert read_yaml(toy / "params.yaml")["supervise"]["source"] == "bonito", (
+        "the user's own parameters were touched"
+    )
+
+
+def _check_outputs(folder: Path, printed: str) -> None:
+    predictions = {
+        path.stem: read_table(path) for path in (folder / "predictions").glob("*.parquet")
+    }
+    assert len(predictions) == 3
+    for table in predictions.values():
+        assert (
+            table.column_names == ["item_id", "template", "prediction", "golds"]
+            and len(table) == 5 * 20
+        )
+    groups = {group["supervision"]: group for group in read_json(folder / "groups.json")}
+    bonito = next(table for name, table in predictions.items() if "bonito" in name).to_pylist()
+    right = sum(row["prediction"] == row["golds"][0] for row in bonito) / len(bonito)
+    assert groups["bonito"]["f1"] == pytest.approx(100 * right, abs=0.5), (
+        "scored again from the file"
+    )
+    assert (
+        groups["bonito"]["vs_none"]["verdict"] == groups["bonito"]["vs_tapt"]["verdict"] == "better"
+    )
+    page = (folder / "report.html").read_text()
+    for words in (
+        "Bonito beats next-word training",
+        "holds",
+        "needs Mistral-7B-v0.1",
+        "Budget-matched",
+        "<svg",
+    ):
+        assert words in page
+    assert (
+        "http://" not in page.replace("http://127.0.0.1:5000", "")
+        and "<script" not in page
+        and "https://" not in page
+    )
+    assert "| smollm2-135m-instruct |" in printed and "Bonito" in printed
+
+
+def test_an_evaluation_set_that_is_wrong_is_refused_before_the_first_cell(toy: Path) -> None:
+    held = (toy / "matrices/items.jsonl").read_text()
+    (toy / "matrices/items.jsonl").write_text(held + held.splitlines()[0] + "\n")
+    refused = _run(toy, "--list")
+    (toy / "matrices/items.jsonl").write_text(held)
+    assert (
+        refused.returncode == 2
+        and "was there before: ids must be unique" in refused.stderr
+        and len(refused.stderr.splitlines()) == 1
+    )

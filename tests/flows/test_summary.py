@@ -1,0 +1,200 @@
+"""The closing table: what a person reads at the end of ``make run``."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flows import progress
+from flows.runs.dvc_repro import Outcome
+from flows.runs.summary import WIDTH, f1_table, links, render, row_table, write_outcomes
+from tasks.core.files import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["ingest", "generate", "validate", "finetune", "evaluate", "register"]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A checkout in which a whole run has ended well."""
+    artifacts = tmp_path / "artifacts"
+    rows = {
+        "ingest": (312, 300, {"too_short": 9, "duplicate": 3}),
+        "generate": (300, 280, {"no_pipe": 20}),
+        "validate": (1280, 1194, {"duplicate": 86}),
+    }
+    for stage, (rows_in, kept, dropped) in rows.items():
+        write_json(
+            artifacts / stage / "summary.json",
+            {"stage": stage, "rows_in": rows_in, "rows_kept": kept, "dropped": dropped},
+        )
+    scores = {
+        "zero_shot": (13.06, 9.0, 17.5),
+        "adapted": (41.25, 35.5, 47.0),
+        "gain": (28.19, 22.0, 34.0),
+    }
+    write_json(
+        artifacts / "evaluate" / "metrics.json",
+        {
+            key: dict(zip(("f1", "f1_low", "f1_high"), score, strict=True))
+            for key, score in scores.items()
+        },
+    )
+    write_json(
+        artifacts / "register" / "registration.json",
+        {
+            "run_id": "3f" * 16,
+            "experiment": "bonito",
+            "model_name": "smollm2-135m-incidents",
+            "version": "4",
+            "alias": "champion",
+        },
+    )
+    (artifacts / "finetune").mkdir()
+    seconds = {"ingest": 2.4, "generate": 185.0, "finetune": 241.6}
+    write_outcomes(
+        tmp_path,
+        "default",
+        [
+            Outcome(stage, "ran" if stage in seconds else "unchanged", seconds.get(stage, 0.5))
+            for stage in STAGES
+        ],
+    )
+    return tmp_path
+
+
+def test_everything_a_person_looks_for_is_there(finished: Path) -> None:
+    text = render(finished, finished)
+    lines = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line.strip()}
+    assert lines["ingest"] == "ingest 2 s 312 300 12: 9 too_short, 3 duplicate"
+    assert lines["generate"] == "generate 3 min 05 s 300 280 20 no_pipe"
+    assert lines["validate"] == "validate unchanged 1,280 1,194 86 duplicate"
+    assert lines["finetune"] == "finetune 4 min 02 s"
+    assert lines["zero-shot"] == "zero-shot 13.1 95 % interval 9.0 to 17.5"
+    assert lines["gain"] == "gain +28.2 95 % interval +22.0 to +34.0"
+    assert lines["adapter"].endswith("artifacts/finetune")
+    assert lines["model"] == "model smollm2-135m-incidents, version 4, alias champion"
+    assert lines["MLflow"].startswith("MLflow run 3f3f")
+    assert "make ui" in lines["look"]
+
+
+def test_the_link_leads_to_the_run_among_training_runs(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_MLFLOW_PAGE", "http://127.0.0.1:5000")
+    assert f"MLflow run {'3f' * 16}, experiment bonito" in links(finished), (
+        "a registration of before has no such id"
+    )
+    file = finished / "artifacts" / "register" / "registration.json"
+    write_json(file, read_json(file) | {"experiment_id": "4"})
+    assert (
+        f"(http://127.0.0.1:5000/#/experiments/4/runs/{'3f' * 16}?workflowType=machine_learning)"
+        in links(finished)
+    )
+
+
+def test_the_progress_of_a_finished_stage_does_not_stay_where_it_was_last_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[float, str]] = []
+    monkeypatch.setattr(
+        progress,
+        "create_progress_artifact",
+        lambda percent, key, description: shown.append((percent, description)) or uuid4(),
+    )
+    monkeypatch.setattr(
+        progress,
+        "update_progress_artifact",
+        lambda _, percent, description: shown.append((percent, description)),
+    )
+    watcher = progress.Watcher(tmp_path, "generate", logging.getLogger())
+    watcher.poll()
+    file = tmp_path / ".work" / "generate" / "progress.json"
+    write_json(
+        file,
+        {
+            "stage": "generate",
+            "done": 1,
+            "total": 4,
+            "unit": "rows",
+            "rate": 2.0,
+            "seconds_left": 2,
+        },
+    )
+    watcher.poll()
+    file.unlink()  # as a stage does when it is done
+    watcher.poll()
+    watcher.poll()
+    assert shown == [
+        (25.0, "1/4 rows · 2.00 rows/s · 2 s left"),
+        (100.0, "done · last seen: 1/4 rows · 2.00 rows/s · 2 s left"),
+    ]
+
+
+def test_no_line_is_wider_than_promised(finished: Path) -> None:
+    many = {f"a_long_reason_number_{n}": n + 1 for n in range(12)}
+    write_json(
+        finished / "artifacts" / "validate" / "summary.json",
+        {"stage": "validate", "rows_in": 100, "rows_kept": 22, "dropped": many},
+    )
+    text = render(finished, finished)
+    assert max(len(line) for line in text.splitlines() if str(finished) not in line) <= WIDTH
+    assert all(reason in text for reason in many)
+
+
+def test_a_failed_stage_shows_its_line_and_not_an_earlier_runs_figures(finished: Path) -> None:
+    outcomes = [
+        Outcome("ingest", "ran", 2.0),
+        Outcome("generate", "failed", 3.0, "the model is missing"),
+        Outcome("validate", "not run", 0.0),
+    ]
+    write_outcomes(finished, "default", outcomes)
+    lines = {
+        line.split()[0]: line.split()
+        for line in render(finished, finished).splitlines()
+        if line.strip()
+    }
+    assert lines["generate"] == ["generate", "FAILED", "the", "model", "is", "missing"]
+    assert lines["validate"] == ["validate", "not", "run"]
+    assert "zero-shot" not in lines and "model" not in lines, (
+        "scores of an earlier run stand beside a failed one"
+    )
+
+
+def test_the_majority_class_stands_beside_a_classification_score(finished: Path) -> None:
+    score = {"f1": 40.0, "f1_low": 30.0, "f1_high": 50.0, "majority": 22.2}
+    apart = {
+        "zero_shot": {"f1": 44.0},
+        "adapted": {"f1": 49.0},
+        "gain": {"f1": 5.0, "f1_low": -1.0, "f1_high": 11.0},
+    }
+    write_json(
+        finished / "artifacts" / "evaluate" / "metrics.json",
+        {"zero_shot": score, "prior_corrected": apart},
+    )
+    printed = render(finished, finished)
+    assert "majority class 22.2" in printed
+    assert "prior corrected: zero-shot 44.0, adapted 49.0, gain +5.0 (-1.0 to +11.0)" in printed
+    assert max(map(len, printed.splitlines())) <= WIDTH
+    assert f1_table(finished) == [
+        {"model": "zero-shot", "F1": 40.0, "95 % low": 30.0, "95 % high": 50.0, "majority": 22.2}
+    ]
+
+
+def test_nothing_to_show_is_empty_and_the_command_says_so(tmp_path: Path) -> None:
+    assert render(tmp_path, tmp_path) == ""
+    assert row_table(tmp_path) == [] and f1_table(tmp_path) == []
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.runs.summary", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: summary: {tmp_path} has no run to show: make run\n"

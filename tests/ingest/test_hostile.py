@@ -1,0 +1,389 @@
+"""Files that are out to hurt, each made here: one reject with its reason, and nothing else
+happens.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import zipfile
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.ingest import pool, worker
+from tasks.ingest.discovery import discover
+from tasks.ingest.readers import detect as formats
+from tasks.ingest.readers.document import Document, Options, Reject, Unreadable
+from tasks.ingest.reasons import REASONS
+
+STORY = (
+    "The pump was stopped at noon. Its bearing had run hot since Monday. A fitter changed it "
+    "by the evening."
+)
+
+
+def reasons(path: Path, **options: Any) -> list[tuple[str, str]]:
+    """Return (place inside the file, reason) of everything in a file that cannot be used."""
+    found = []
+    try:
+        for item in formats.read(path, Options(**options)):
+            if isinstance(item, Reject):
+                found.append((item.member, item.reason))
+    except Unreadable as problem:
+        found.append(("", problem.reason))
+    assert all(reason in REASONS for _, reason in found)
+    return found
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return a ZIP archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+# --- passwords
+
+
+def test_pdf_with_a_password(tmp_path: Path) -> None:
+    """The entries of a standard security handler whose password is not the empty one."""
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] >>",
+        f"<< /Filter /Standard /V 1 /R 2 /O <{'41' * 32}> /U <{'42' * 32}> /P -4 >>",
+    ]
+    data, places = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        places.append(len(data))
+        data += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    trailer = (
+        f"trailer << /Size 5 /Root 1 0 R /Encrypt 4 0 R /ID [<{'43' * 16}> <{'43' * 16}>] "
+        f">>\nstartxref\n{len(data)}\n%%EOF"
+    )
+    (tmp_path / "a.pdf").write_bytes(
+        data + f"xref\n0 5\n0000000000 65535 f \n{table}{trailer}".encode()
+    )
+    assert reasons(tmp_path / "a.pdf") == [("", "encrypted")]
+
+
+def test_zip_and_docx_with_a_password(tmp_path: Path) -> None:
+    for name in ("a.zip", "b.docx", "c.epub"):
+        data = bytearray(zipped({"word/document.xml": STORY.encode()}))
+        # Bit 0 of the flags, in the member's own header and in the directory, says that it is
+        # encrypted.
+        data[6] |= 1
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+        (tmp_path / name).write_bytes(data)
+    # What Word makes of a document with a password: an OLE container.
+    (tmp_path / "d.docx").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600)
+    assert reasons(tmp_path / "a.zip") == [("!word/document.xml", "encrypted")]
+    assert [reasons(tmp_path / name) for name in ("b.docx", "c.epub", "d.docx")] == [
+        [("", "encrypted")]
+    ] * 3
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "name", ["a.docx", "b.zip", "c.epub", "d.parquet", "e.arrow", "f.txt.gz", "g.tar.gz"]
+)
+def test_files_cut_short_are_rejects(tmp_path: Path, name: str, share: float) -> None:
+    whole = _whole_file(tmp_path, name)
+    assert any(isinstance(item, Document) for item in formats.read(whole, Options()))
+    damaged = tmp_path / f"cut-{name}"
+    damaged.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    found = reasons(damaged)
+    assert found and {reason for _, reason in found} <= {"damaged", "empty"}
+
+
+def _whole_file(folder: Path, name: str) -> Path:
+    import tarfile
+
+    import docx
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / name
+    table = pa.table({"text": [f"{STORY} {number}" for number in range(50)]})
+    noise = "".join(f"{STORY} {number * 7919 % 104729} " for number in range(400))
+    if name.endswith(".docx"):
+        document = docx.Document()
+        document.add_paragraph(STORY)
+        document.save(str(path))
+    elif name.endswith(".zip"):
+        path.write_bytes(zipped({"a.txt": noise.encode()}))
+    elif name.endswith(".epub"):
+        package = (
+            '<package><manifest><item id="a" href="a.xhtml" '
+            'media-type="application/xhtml+xml"/></manifest><spine><itemref '
+            'idref="a"/></spine></package>'
+        )
+        container = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
+        page = f"<html><body><p>{STORY}</p></body></html>"
+        path.write_bytes(
+            zipped(
+                {
+                    "META-INF/container.xml": container.encode(),
+                    "b.opf": package.encode(),
+                    "a.xhtml": page.encode(),
+                }
+            )
+        )
+    elif name.endswith(".parquet"):
+        pq.write_table(table, path)
+    elif name.endswith(".arrow"):
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    elif name.endswith(".txt.gz"):
+        path.write_bytes(gzip.compress(noise.encode()))
+    else:
+        (folder / "member.txt").write_text(noise)
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(folder / "member.txt", "member.txt")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.txt",
+        "b.pdf",
+        "c.docx",
+        "d.html",
+        "e.csv",
+        "f.jsonl",
+        "g.zip",
+        "h.eml",
+        "i.parquet",
+        "j.rtf",
+        "k.epub",
+        "l.json",
+    ],
+)
+def test_zero_bytes_in_every_format(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert reasons(tmp_path / name) == [("", "empty")]
+
+
+# --- depth
+
+
+def test_messages_inside_messages(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message["Subject"] = "The innermost"
+    message.set_content(STORY)
+    for number in range(8):
+        outer = EmailMessage()
+        outer["Subject"] = f"Forwarded {number}"
+        outer.set_content("See below.")
+        outer.add_attachment(message)
+        message = outer
+    (tmp_path / "a.eml").write_bytes(message.as_bytes())
+    (reject,) = reasons(tmp_path / "a.eml")
+    assert reject[1] == "nested_too_deep" and reject[0].count("!") == 4
+
+
+@pytest.mark.parametrize("depth", [300, 5000, 100_000])
+def test_elements_inside_elements(tmp_path: Path, depth: int) -> None:
+    (tmp_path / "a.html").write_text(
+        f"<html><body><p>{STORY}</p>{'<div>' * depth}deep{'</div>' * depth}</body></html>"
+    )
+    found = (
+        list(formats.read(tmp_path / "a.html", Options()))
+        if not reasons(tmp_path / "a.html")
+        else []
+    )
+    # lxml itself leaves out what is deeper than any page: either way there is an end, and a text or
+    # a reason.
+    assert reasons(tmp_path / "a.html") in ([], [("", "nested_too_deep")])
+    assert all(isinstance(item, Document) and STORY in item.text for item in found)
+
+
+def test_values_inside_values(tmp_path: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": STORY}) + f'\n{{"text": {deep}}}\n')
+    (tmp_path / "b.json").write_text(deep)
+    assert reasons(tmp_path / "a.jsonl") == [("#2", "nested_too_deep")]
+    assert reasons(tmp_path / "b.json") == [("", "nested_too_deep")]
+
+
+def test_xml_entities_are_not_expanded(tmp_path: Path) -> None:
+    """A billion laughs in a book's package: nothing is multiplied, and nothing is read from
+    elsewhere.
+    """
+    entities = "".join(
+        f'<!ENTITY l{number} "{f"&l{number - 1};" * 10}">' for number in range(1, 10)
+    )
+    package = (
+        '<!DOCTYPE p [<!ENTITY l0 "ha"><!ENTITY x SYSTEM '
+        f'"file:///etc/passwd">{entities}]><package><title>&l9;&x;</title></package>'
+    )
+    container = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
+    (tmp_path / "a.epub").write_bytes(
+        zipped({"META-INF/container.xml": container.encode(), "b.opf": package.encode()})
+    )
+    assert reasons(tmp_path / "a.epub")[0][1] in ("empty", "damaged")
+
+
+# --- size
+
+
+def test_many_small_bombs_are_one_bomb(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(
+        zipped({f"{number}.txt": b" " * 900_000 for number in range(8)})
+    )
+    found = reasons(tmp_path / "a.zip", max_bytes=1 << 20)
+    assert "too_large" in {reason for _, reason in found}
+
+
+def test_a_zip_that_holds_too_many_members(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(
+        zipped({f"{number}.txt": STORY.encode() for number in range(12)})
+    )
+    assert reasons(tmp_path / "a.zip", max_members=10) == [("", "too_large")]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "b.md", "c.html", "d.json", "e.csv", "f.jsonl", "g.rtf", "h.eml"]
+)
+def test_a_line_longer_than_the_limit(tmp_path: Path, name: str) -> None:
+    """A sparse file of 2 GB, all of it one line but for its head: none of it is ever held."""
+    heads = {
+        "e.csv": b"text\n",
+        "f.jsonl": b'{"text": "',
+        "g.rtf": b"{\\rtf1 ",
+        "h.eml": b"Subject: x\n\n",
+    }
+    path = tmp_path / name
+    path.write_bytes(heads.get(name, b"A line that ") + b"goes on " * 1000)
+    os.truncate(path, 2 << 30)
+    assert [reason for _, reason in reasons(path, max_bytes=1 << 20)] in (
+        ["too_large"],
+        ["unsupported_format"],
+        ["binary"],
+    )
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.jsonl", "c.csv.gz", "d.json"])
+def test_a_long_line_of_real_text_is_refused_and_the_rest_read(tmp_path: Path, name: str) -> None:
+    line = STORY * 30_000
+    source = {
+        "a.csv": f"text\n{STORY}\n{line}\n",
+        "b.jsonl": json.dumps({"text": STORY})
+        + "\n"
+        + json.dumps({"text": line})
+        + "\n"
+        + json.dumps({"text": STORY})
+        + "\n",
+        "c.csv.gz": f"text\n{line}\n",
+        "d.json": json.dumps([{"text": line}]),
+    }[name]
+    (tmp_path / name).write_bytes(
+        gzip.compress(source.encode()) if name.endswith(".gz") else source.encode()
+    )
+    assert [reason for _, reason in reasons(tmp_path / name, max_bytes=1 << 20)] == ["too_large"]
+    if name == "b.jsonl":
+        assert (
+            sum(
+                isinstance(item, Document)
+                for item in formats.read(tmp_path / name, Options(max_bytes=1 << 20))
+            )
+            == 2
+        )
+
+
+def test_a_file_that_eats_memory_is_cut_off(tmp_path: Path) -> None:
+    """Not a made-up parser: a real text too large for what its process may use."""
+    (tmp_path / "big.txt").write_text((STORY + "\n") * 1_200_000)
+    (tmp_path / "good.txt").write_text(STORY)
+    work = worker.Work("", Options(), 50, 1)
+    outcomes = list(
+        pool.run(
+            [("big", tmp_path / "big.txt"), ("good", tmp_path / "good.txt")],
+            work,
+            1,
+            pool.Limits(60.0, 200),
+        )
+    )
+    results = {outcome.key: json.loads(outcome.part)[0] for outcome in outcomes if outcome.done}
+    assert results["big"]["reason"] == "memory"
+    assert results["good"]["passages"][0]["text"] == STORY
+
+
+# --- links and names
+
+
+def test_links_and_names(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    (corpus / "with space").mkdir(parents=True)
+    (corpus / "with space" / "Bericht über Öl.txt").write_text(STORY)
+    (tmp_path / "secret.txt").write_text("outside")
+    (tmp_path / "folder").mkdir()
+    (corpus / "out.txt").symlink_to(tmp_path / "secret.txt")
+    (corpus / "relative.txt").symlink_to("../secret.txt")
+    (corpus / "out-folder").symlink_to(tmp_path / "folder")
+    (corpus / "in-folder").symlink_to(corpus / "with space")
+    (corpus / "inside.txt").symlink_to(corpus / "with space" / "Bericht über Öl.txt")
+    (corpus / "loop.txt").symlink_to("loop.txt")
+    (Path(os.fsdecode(os.fsencode(corpus) + b"/caf\xe9.txt"))).write_text(STORY)
+    found = {file.name: file.problem.reason if file.problem else "" for file in discover(corpus)}
+    assert found == {
+        "caf\\xe9.txt": "",
+        "in-folder": "link_to_folder",
+        "inside.txt": "",
+        "loop.txt": "broken_link",
+        "out-folder": "link_outside",
+        "out.txt": "link_outside",
+        "relative.txt": "link_outside",
+        "with space/Bericht über Öl.txt": "",
+    }
+    assert {file.name: file.problem for file in discover(corpus, follow_links=True)}[
+        "out.txt"
+    ] is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_closed_folder_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(STORY)
+    (tmp_path / "closed").mkdir(mode=0)
+    found = {file.name: file.problem.reason if file.problem else "" for file in discover(tmp_path)}
+    assert found == {"a.txt": "", "closed": "unreadable"}
+
+
+def test_every_reason_is_explained() -> None:
+    """The reasons in the code, the table that explains them on the page, and docs/corpus.md name
+    the same.
+    """
+    import re
+
+    root = Path(__file__).resolve().parents[2]
+    code = "\n".join(
+        path.read_text()
+        for path in sorted((root / "tasks" / "documents").glob("*.py"))
+        if path.name != "reasons.py"
+    )
+    used = set(
+        re.findall(r"""(?:Unreadable|reject|_refused|_reject)\(\s*"([a-z_]+)",""", code)
+    ) | set(
+        re.findall(r'Reject\([^"\n]*"[^"]*", "([a-z_]+)"|Reject\(\w[\w.]*, "([a-z_]+)"', code)[0]
+    )
+    used |= set(re.findall(r'values\["reason"\], values\["detail"\] = "([a-z_]+)"', code)) | set(
+        re.findall(r'return "([a-z_]+)", f', code)
+    )
+    used = {reason for reason in used if reason}
+    assert len(used) > 20
+    assert used <= set(REASONS)
+    assert set(REASONS) <= set(
+        re.findall(r"^\| `([a-z_]+)` \|", (root / "docs" / "corpus.md").read_text(), re.MULTILINE)
+    )

@@ -1,0 +1,94 @@
+"""Prompt bytes and parsing: the formats of arXiv 2402.18334."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.rows import TASK_TYPES
+from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import (
+    Prompter,
+    bonito_input,
+    bonito_output,
+    fill,
+    parse_prediction,
+    prompt_form,
+)
+
+
+@pytest.mark.parametrize(("short", "full"), TASK_TYPES.items())
+def test_bonito_input_names_the_full_task_type(short: str, full: str) -> None:
+    assert (
+        bonito_input("A passage.", short)
+        == f"<|tasktype|>\n{full}\n<|context|>\nA passage.\n<|task|>\n"
+    )
+
+
+def test_output_and_parsing_are_inverses() -> None:
+    task = parse_prediction(bonito_output("{{context}}\nWhy?", "because"))
+    assert (task.instruction, task.response, task.reason) == ("{{context}}\nWhy?", "because", "")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "finished", "reason"),
+    [
+        ("no mark at all", True, "no_pipe"),
+        ("no mark at all", False, "truncated"),
+        ("a\n<|pipe|>\nb<|pipe|>c", True, "many_pipes"),
+        ("\n<|pipe|>\nyes", True, "empty_instruction"),
+        ("Why?\n<|pipe|>\n ", True, "empty_response"),
+        ("Why?\n<|pipe|>\nbecause the", False, "truncated"),
+    ],
+)
+def test_every_unusable_prediction_has_a_reason(
+    prediction: str, finished: bool, reason: str
+) -> None:
+    assert parse_prediction(prediction, finished).reason == reason
+
+
+def test_fill_takes_any_spacing_and_leaves_the_passage_alone() -> None:
+    assert (
+        fill("{{context}} {{ context }} {{  context}}", r"a\1b {{x}}")
+        == r"a\1b {{x}} a\1b {{x}} a\1b {{x}}"
+    )
+
+
+def test_forms(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    assert prompt_form(tokenizer, "auto", adapted=True) == "chat"
+    assert prompt_form(tokenizer, "bonito", adapted=False) == "chat", (
+        "a chat model as it came is asked by its own template"
+    )
+    assert prompt_form(tokenizer, "bonito", adapted=True) == "bonito"
+    tokenizer.chat_template = None
+    assert (
+        prompt_form(tokenizer, "auto", adapted=True),
+        prompt_form(tokenizer, "auto", adapted=False),
+    ) == ("bonito", "pretrained")
+    assert prompt_form(tokenizer, "bonito", adapted=False) == "pretrained", (
+        "the paper's zero-shot form of a pretrained model"
+    )
+    assert Prompter(tokenizer, "bonito").text("Why?") == "<|input|>\nWhy?\n<|output|>\n"
+    assert Prompter(tokenizer, "pretrained").text("Why?") == "Instruct: Why?\nAnswer:"
+
+
+def test_prompt_starts_with_bos_once_and_response_ends_with_eos(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    for form in ("bonito", "chat", "pretrained"):
+        ids = Prompter(tokenizer, form).prompt("Why did it fail?")
+        assert ids.count(tokenizer.bos_token_id) - ids[1:].count(tokenizer.bos_token_id) == 1
+    assert Prompter(tokenizer, "chat").response("yes")[-1] == tokenizer.eos_token_id
+
+
+def test_a_long_instruction_loses_its_middle_not_its_question(tiny_model: Path) -> None:
+    prompter = Prompter(load_tokenizer(str(tiny_model)), "bonito")
+    ids = prompter.prompt("Start. " + "filler " * 400 + "Question: Why?", max_tokens=64)
+    text = prompter.tokenizer.decode(ids)
+    assert (
+        len(ids) <= 64
+        and "Start." in text
+        and "Question: Why?" in text
+        and text.endswith("<|output|>\n")
+    )

@@ -1,0 +1,197 @@
+"""LoRA training: loss, checkpoints that count only when whole, resumption to the bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import sha256_file
+from tasks.core.params import Finetune, Params
+from tasks.lm.models import load_model
+from tasks.lm.training import Example, last_whole_checkpoint, response_loss, train, training_order
+
+_EXAMPLES = [
+    Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(12)
+]
+
+
+@pytest.fixture
+def settings(params: Params, tiny_model: Path) -> Finetune:
+    return params.finetune.model_copy(
+        update={
+            "model": str(tiny_model),
+            "precision": "float32",
+            "batch_rows": 4,
+            "micro_batch_rows": 2,
+            "epochs": 2.0,
+            "checkpoint_steps": 2,
+        }
+    )
+
+
+def test_loss_equals_the_models_own(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model), precision="float32")
+    inputs = {
+        "input_ids": torch.tensor([[0, 5, 6, 7, 8, 1], [0, 9, 10, 1, 1, 1]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]),
+        "labels": torch.tensor([[-100, -100, 6, 7, 8, 1], [-100, -100, 10, 1, -100, -100]]),
+    }
+    assert response_loss(model, inputs).item() == pytest.approx(
+        model(**inputs).loss.item(), abs=1e-5
+    )
+    assert response_loss(model, inputs, tokens=12).item() == pytest.approx(
+        model(**inputs).loss.item() * 6 / 12, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_loss_falls_and_the_adapter_is_safetensors_that_names_its_base(
+    settings: Finetune, tmp_path: Path, quantization: str
+) -> None:
+    own = settings.model_copy(
+        update={"quantization": quantization, "epochs": 6.0, "learning_rate": 0.02}
+    )
+    trained = train(_EXAMPLES, own, 1, tmp_path / "out", tmp_path / "ck")
+    assert trained.steps == len(trained.losses) == 18 and trained.tokens == 36
+    assert trained.losses[-1][1] < trained.losses[0][1] - 0.2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
+    assert str(settings.model) in (tmp_path / "out/adapter_config.json").read_text()
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_killed_training_ends_with_the_very_same_bytes(
+    settings: Finetune, tmp_path: Path
+) -> None:
+    whole = train(_EXAMPLES, settings, 1, tmp_path / "whole", tmp_path / "ck-whole")
+
+    def kill_at_5(step: int, last: int, loss: float) -> None:
+        assert last == 6
+        if step == 5:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(_EXAMPLES, settings, 1, tmp_path / "resumed", tmp_path / "ck", kill_at_5)
+    seen: list[int] = []
+    resumed = train(
+        _EXAMPLES,
+        settings,
+        1,
+        tmp_path / "resumed",
+        tmp_path / "ck",
+        lambda step, last, loss: seen.append(step),
+    )
+    assert seen == [5, 6], "only what came after the last checkpoint is done again"
+    assert resumed == whole
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert sha256_file(tmp_path / "resumed" / name) == sha256_file(tmp_path / "whole" / name)
+
+
+@pytest.mark.parametrize("most", [2, 4, 50])
+def test_a_training_that_was_done_and_is_started_again_does_no_step_more(
+    settings: Finetune, tmp_path: Path, most: int
+) -> None:
+    """As when the stage is killed between the last checkpoint and its output; ``max_steps`` is an
+    upper limit, not a wish.
+    """
+    settings = settings.model_copy(update={"max_steps": most})
+    whole = train(_EXAMPLES, settings, 1, tmp_path / "whole", tmp_path / "ck")
+    assert whole.steps == min(most, 6)
+    seen: list[int] = []
+    assert (
+        train(
+            _EXAMPLES,
+            settings,
+            1,
+            tmp_path / "again",
+            tmp_path / "ck",
+            lambda step, last, loss: seen.append(step),
+        )
+        == whole
+    )
+    assert not seen
+    assert sha256_file(tmp_path / "again" / "adapter_model.safetensors") == sha256_file(
+        tmp_path / "whole" / "adapter_model.safetensors"
+    )
+
+
+@pytest.mark.parametrize("damage", ["no marker", "cut short", "flipped", "missing file"])
+def test_a_damaged_checkpoint_is_passed_over(
+    settings: Finetune, tmp_path: Path, damage: str
+) -> None:
+    train(_EXAMPLES, settings, 1, tmp_path / "out", tmp_path / "ck")
+    newest = tmp_path / "ck/checkpoint-6"
+    assert last_whole_checkpoint(tmp_path / "ck") == newest
+    _damage(newest, damage)
+    assert last_whole_checkpoint(tmp_path / "ck") == tmp_path / "ck/checkpoint-4"
+    assert not newest.exists()
+
+
+def _damage(checkpoint: Path, kind: str) -> None:
+    weights = checkpoint / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    match kind:
+        case "no marker":
+            (checkpoint / "complete.json").unlink()
+        case "cut short":
+            weights.write_bytes(data[:-100])
+        case "flipped":
+            data[len(data) // 2] ^= 1
+            weights.write_bytes(data)
+        case _:
+            (checkpoint / "optimizer.pt").unlink()
+
+
+def test_an_epoch_holds_every_row_once_and_batches_hold_like_lengths(settings: Finetune) -> None:
+    lengths = [10 + (7 * index) % 90 for index in range(40)]
+    order = training_order(lengths, settings.model_copy(update={"epochs": 2.5}))
+    assert (
+        len(order) == 100
+        and min(order.count(index) for index in range(40)) == 2
+        and max(order.count(index) for index in range(40)) == 3
+    )
+    spreads = [
+        max(lengths[i] for i in order[at : at + 4]) - min(lengths[i] for i in order[at : at + 4])
+        for at in range(0, 100, 4)
+    ]
+    assert sum(spreads) / len(spreads) < 10
+
+
+def test_bad_settings_and_no_rows_are_named(settings: Finetune, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="there are no rows to train on"):
+        train([], settings, 1, tmp_path / "out", tmp_path / "ck")
+    with pytest.raises(
+        PipelineError, match="micro_batch_rows = 3 must divide finetune.batch_rows = 4"
+    ):
+        train(
+            _EXAMPLES,
+            settings.model_copy(update={"micro_batch_rows": 3}),
+            1,
+            tmp_path / "out",
+            tmp_path / "ck",
+        )
+
+
+def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_path: Path) -> None:
+    def losses(seed: int) -> Any:
+        shutil.rmtree(tmp_path / "ck", ignore_errors=True)
+        return train(
+            _EXAMPLES,
+            settings.model_copy(update={"seed": seed}),
+            1,
+            tmp_path / "out",
+            tmp_path / "ck",
+        ).losses
+
+    first = losses(1)
+    assert first == losses(1) and first != losses(2)

@@ -1,0 +1,206 @@
+"""Registering twice, or after a kill: one version, one alias, one verdict.
+
+In a real MLflow store; what was measured is made up.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tasks.core.files import sha256_file, write_table
+from tasks.core.params import Params, load_params
+from tasks.core.rows import EVALUATIONS
+from tasks.register import stage as register
+from tasks.register.stage import Verdict
+from tasks.scoring.datasets import load_dataset, load_items
+from tasks.tracking.ledger import Ledger
+
+
+class _Store:
+    """Two registrations of one model name in a store of their own."""
+
+    def __init__(self) -> None:
+        self.ledgers = [
+            Ledger.open("toy", f"register-{n}", f"training-{n}", f"run {n}") for n in range(2)
+        ]
+        client = self.ledgers[0].client
+        client.create_registered_model("m")
+        self.versions = [
+            client.create_model_version("m", "file:///nowhere", ledger.run_id)
+            for ledger in self.ledgers
+        ]
+
+    def settle(self, number: int) -> tuple[str, str]:
+        return register._settle_alias(
+            SimpleNamespace(), self.ledgers[number], "m", self.versions[number], {}
+        )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store: to make one takes MLflow far longer than all that is tried with it."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Store:
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+    def judged(stage: Any, ledger: Ledger, name: str, version: Any, metrics: Any) -> Verdict:
+        champion = ledger.champion(name)
+        return Verdict(
+            f"champion version {champion.version}" if champion else "the unadapted model",
+            9.0,
+            4.0,
+            12.0,
+        )
+
+    monkeypatch.setattr(register, "judge", judged)
+    return _Store()
+
+
+class _Killed(BaseException):
+    """Nothing of the stage's own catches it."""
+
+
+@pytest.mark.parametrize("call", ["alias", "finish"])
+def test_killed_around_the_alias_and_started_again(
+    store: _Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The verdict names who was beaten, although by the second time the alias has moved from it."""
+    store.settle(0)
+    client = store.ledgers[0].client
+
+    def die(*_: Any) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, call, die)
+        if call == "finish":
+            store.settle(1)
+        else:
+            with pytest.raises(_Killed):
+                store.settle(1)
+            assert str(client.get_model_version_by_alias("m", "champion").version) == "1"
+    assert store.settle(1) == ("champion", "+9.0 F1 [+4.0, +12.0] against champion version 1")
+    assert str(client.get_model_version_by_alias("m", "champion").version) == "2"
+    assert store.ledgers[1].tag("verdict") == "+9.0 F1 [+4.0, +12.0] against champion version 1"
+
+
+def test_a_number_that_is_there_is_not_logged_twice(store: _Store) -> None:
+    ledger = store.ledgers[0]
+    for value in (1.0, 1.0, 2.0):
+        ledger.metrics({"f1/toy": value})
+    assert [point.value for point in ledger.client.get_metric_history(ledger.run_id, "f1/toy")] == [
+        1.0,
+        2.0,
+    ]
+    assert ledger.tag("none of that name") == ""
+
+
+@pytest.mark.parametrize("asked_alike", [True, False])
+def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
+    store: _Store, tmp_path: Path, asked_alike: bool
+) -> None:
+    base = load_params(Path("params.yaml"))
+    params = base.model_copy(
+        update={
+            "evaluate": base.evaluate.model_copy(
+                update={"max_items": 12, "templates": 1, "bootstrap": 200}
+            )
+        }
+    )
+    folders = {}
+    for number, f1 in ((0, 0.25), (1, 0.75)):
+        folders[number] = tmp_path / str(number)
+        folders[number].mkdir()
+        write_table(
+            folders[number] / "predictions.parquet",
+            _answers(params, f1, templates=1 if asked_alike or number else 2),
+        )
+    tapt, ours = store.ledgers
+    tapt.params(
+        {
+            "supervise.source": "tapt",
+            "finetune.model": params.finetune.model,
+            "finetune.revision": "main",
+        }
+    )
+    tapt.tags({"data.items_sha256": sha256_file(Path(params.evaluate.items))})
+    tapt.files([folders[0] / "predictions.parquet"], "evaluation")
+    stage: Any = SimpleNamespace(params=params, work=tmp_path, path=lambda _: folders[1])
+    assert register.gain_over_tapt(stage, ours) is None, "that run is not finished yet"
+    tapt.finish()
+    found = register.gain_over_tapt(stage, ours)
+    if asked_alike:
+        assert found is not None and (found.f1, found.low, found.high) == (50.0, 50.0, 50.0)
+        assert (
+            register.describe(found)
+            == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
+        )
+    else:
+        assert found is None
+    assert register.gain_over_tapt(stage, tapt) is None, "not with itself"
+
+
+def _answers(params: Params, f1: float, templates: int) -> pa.Table:
+    """Every item answered equally well."""
+    dataset = load_dataset(Path(params.evaluate.dataset))
+    items = load_items(dataset, Path(params.evaluate.items), 12, params.evaluate.seed)
+    rows = [
+        {
+            "model": "adapted",
+            "dataset": dataset.name,
+            "template": template.name,
+            "item_id": item.id,
+            "prompt": "?",
+            "prediction": "!",
+            "golds": ["!"],
+            "f1": f1,
+        }
+        for template in dataset.templates[:templates]
+        for item in items
+    ]
+    return pa.Table.from_pylist(rows, schema=EVALUATIONS)
+
+
+def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_measured_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However far the new version is above the unadapted model: it was never compared with the
+    champion.
+    """
+    monkeypatch.setattr(register, "read_table", lambda _: None)
+    monkeypatch.setattr(register, "_of_model", lambda *_: None)
+    monkeypatch.setattr(register, "_asked_alike", lambda *_: None)
+    monkeypatch.setattr(
+        register, "_compare", lambda stage, new, old, opponent: Verdict(opponent, 42.1, 34.2, 49.9)
+    )
+    stage = SimpleNamespace(path=lambda _: Path("nowhere"))
+    judged = {}
+    for number in (None, "1", "2"):
+        ledger = SimpleNamespace(
+            champion=lambda _, number=number: (
+                number and SimpleNamespace(version=number, run_id="theirs")
+            )
+        )
+        judged[number] = register.judge(stage, ledger, "m", SimpleNamespace(version="2"), {})  # type: ignore[arg-type]
+        assert register.describe(judged[number]).startswith(
+            "+42.1 F1 [+34.2, +49.9] against the unadapted model"
+        )
+    assert [judged[number].alias for number in (None, "1", "2")] == [
+        "champion",
+        "challenger",
+        "champion",
+    ]

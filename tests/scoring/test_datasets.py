@@ -1,0 +1,147 @@
+"""Evaluation sets: bad files are one clear error before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.core.errors import PipelineError
+from tasks.scoring.datasets import load_dataset, load_items, render
+from tests.conftest import ROOT
+
+_FILES = sorted((ROOT / "datasets").glob("*.yaml"))
+_YESNO: dict[str, Any] = {
+    "name": "notices",
+    "task_type": "ynqa",
+    "label": "answer",
+    "labels": ["yes", "no"],
+    "templates": [
+        {"name": "plain", "instruction": "{{ context }} {{ question }}", "choices": ["Yes", "No"]}
+    ],
+}
+_ITEM = {"id": "1", "context": "A passage.", "question": "Is it?", "answer": "yes"}
+
+
+def _write(folder: Path, spec: dict[str, Any], items: list[Any]) -> tuple[Path, Path]:
+    (folder / "set.yaml").write_text(yaml.safe_dump(spec))
+    (folder / "items.jsonl").write_text(
+        "".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in items)
+    )
+    return folder / "set.yaml", folder / "items.jsonl"
+
+
+def test_there_are_dataset_files() -> None:
+    assert _FILES
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_every_shipped_dataset_is_sound(path: Path) -> None:
+    dataset = load_dataset(path)
+    assert dataset.name == path.stem and len(dataset.templates) == 5
+
+
+def test_gold_is_the_index_of_the_label(tmp_path: Path) -> None:
+    spec, items = _write(tmp_path, _YESNO, [_ITEM, {**_ITEM, "id": "2", "answer": "no"}])
+    dataset = load_dataset(spec)
+    loaded = load_items(dataset, items)
+    assert [item.gold for item in loaded] == [0, 1]
+    assert render(dataset.templates[0], loaded[0]) == "A passage. Is it?"
+
+
+def test_nested_columns_and_lists(tmp_path: Path) -> None:
+    spec = {
+        **_YESNO,
+        "task_type": "exqa",
+        "label": "",
+        "labels": [],
+        "context": "context.parts",
+        "answers": "answers.text",
+        "templates": [{"name": "plain", "instruction": "{{ context }} {{ question }}"}],
+    }
+    item = {
+        "id": 7,
+        "context": {"parts": ["One.", "Two."]},
+        "question": "?",
+        "answers": {"text": ["One", "One", "Two"]},
+    }
+    loaded = load_items(
+        load_dataset(_write(tmp_path, spec, [])[0]), _write(tmp_path, spec, [item])[1]
+    )
+    assert (loaded[0].id, loaded[0].context, loaded[0].golds) == ("7", "One.\nTwo.", ("One", "Two"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [], "label": ""}, "give either answers"),
+        ({"label": ""}, "add label"),
+        (
+            {"templates": [{"name": "a", "instruction": "{{context}}", "choices": ["Yes"]}]},
+            "1 choices for 2 labels",
+        ),
+        (
+            {"templates": [{"name": "a", "instruction": "{{context}}", "choices": ["Yes", "Yes"]}]},
+            "same choice twice",
+        ),
+        ({"templates": [_YESNO["templates"][0]] * 2}, "same name"),
+        ({"labls": ["yes"]}, "did you mean 'labels'"),
+    ],
+)
+def test_a_contradictory_file_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        load_dataset(_write(tmp_path, {**_YESNO, **change}, [])[0])
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([], "has no items"),
+        ([_ITEM, _ITEM], "row 2: the id '1' was there before"),
+        ([{**_ITEM, "answer": "yess"}], "unknown label 'yess'.*did you mean 'yes'"),
+        ([{**_ITEM, "context": " "}], "is empty"),
+        ([{"id": "1", "context": "x"}], "no column 'answer'"),
+        (["{not json"], "line 1 is not valid JSON"),
+        (["[1]"], "not a JSON object"),
+    ],
+)
+def test_bad_items_are_refused_by_row(tmp_path: Path, items: list[Any], message: str) -> None:
+    spec, path = _write(tmp_path, _YESNO, items)
+    with pytest.raises(PipelineError, match=message):
+        load_items(load_dataset(spec), path)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "message"),
+    [
+        ("{{ question }}", "does not show the passage"),
+        ("{{ context }} {{ quest }}", "'quest' is undefined"),
+        ("{{ context }} {{ ''.__class__ }}", "unsafe|undefined"),
+        ("{{ context ", "template 'a'"),
+    ],
+)
+def test_bad_templates_are_refused_by_name(tmp_path: Path, instruction: str, message: str) -> None:
+    spec, path = _write(
+        tmp_path,
+        {
+            **_YESNO,
+            "templates": [{"name": "a", "instruction": instruction, "choices": ["Yes", "No"]}],
+        },
+        [_ITEM],
+    )
+    with pytest.raises(PipelineError, match=message):
+        load_items(load_dataset(spec), path)
+
+
+def test_a_choice_of_items_is_seeded_and_keeps_file_order(tmp_path: Path) -> None:
+    spec, path = _write(tmp_path, _YESNO, [{**_ITEM, "id": str(number)} for number in range(30)])
+    chosen = [
+        [int(item.id) for item in load_items(load_dataset(spec), path, most=5, seed=seed)]
+        for seed in (1, 1, 2)
+    ]
+    assert chosen[0] == chosen[1] == sorted(chosen[0]) and chosen[0] != chosen[2]

@@ -1,0 +1,119 @@
+"""F1 against scikit-learn and by hand; intervals."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from tasks.scoring.f1 import (
+    Scored,
+    correct_prior,
+    interval,
+    macro_f1,
+    majority_f1,
+    normalise_answer,
+    resample,
+    squad_f1,
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_macro_f1_agrees_with_scikit_learn(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    golds, predictions = drawn.integers(0, 3, 40), drawn.integers(0, 1 + seed % 3, 40)
+    expected = 100 * f1_score(
+        golds, predictions, labels=[0, 1, 2], average="macro", zero_division=0
+    )
+    assert macro_f1(golds.tolist(), predictions.tolist(), 3) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "golds", "expected"),
+    [
+        ("The seal.", ["seal"], 1.0),
+        ("a broken seal", ["seal"], 2 / 3),
+        ("pump", ["seal", "the Pump"], 1.0),
+        ("", ["seal"], 0.0),
+        ("the", ["a"], 1.0),
+    ],
+)
+def test_squad_f1_takes_the_best_gold(prediction: str, golds: list[str], expected: float) -> None:
+    assert squad_f1(prediction, golds) == pytest.approx(expected)
+
+
+def test_squad_f1_agrees_with_a_public_implementation() -> None:
+    """transformers carries the SQuAD script; over several golds the best counts."""
+    from transformers.data.metrics.squad_metrics import compute_f1
+
+    chance = random.Random(7)
+    words = [
+        "the",
+        "a",
+        "Seal",
+        "seal,",
+        "broke",
+        "U.S.",
+        "pump-7",
+        "“noon”",
+        "",
+        "  ",
+        "3.5",
+        "Café",
+        "an",
+    ]
+    for _ in range(2000):
+        said, *golds = (
+            " ".join(chance.choices(words, k=chance.randint(0, 5)))
+            for _ in range(1 + chance.randint(1, 4))
+        )
+        assert squad_f1(said, golds) == pytest.approx(
+            max(compute_f1(gold, said) for gold in golds), abs=1e-6
+        ), (said, golds)
+
+
+def test_answers_are_normalised_as_squad_does() -> None:
+    assert normalise_answer("  The U.S.A., an  answer! ") == "usa answer"
+
+
+def test_majority_is_the_score_of_one_class() -> None:
+    assert majority_f1([0, 0, 1], 2) == pytest.approx(100 * 0.8 / 2)
+
+
+def test_a_liking_for_a_choice_is_taken_out_without_labels() -> None:
+    evidence = np.array([[1.0, 0.0], [0.0, 1.0]] * 10)
+    scores = -40 + evidence + np.array([7.0, 0.0])  # says the first choice whatever the item
+    assert set(scores.argmax(axis=1)) == {0}
+    assert correct_prior(scores).tolist() == [0, 1] * 10
+    assert correct_prior(evidence).tolist() == [0, 1] * 10
+
+
+def test_an_items_own_scale_does_not_matter_to_the_prior() -> None:
+    scores = np.random.default_rng(3).normal(size=(30, 3))
+    shifted = (
+        scores + np.random.default_rng(4).normal(size=(30, 1)) * 50
+    )  # longer prompts: all choices less likely
+    assert correct_prior(shifted).tolist() == correct_prior(scores).tolist()
+
+
+def test_weighted_scores_equal_scores_of_repeated_items() -> None:
+    golds, values = np.array([0, 1, 2, 1]), np.array([[0.0, 1.0, 1.0, 2.0]])
+    weights = np.array([[2.0, 1.0, 0.0, 3.0]])
+    repeated = np.repeat(np.arange(4), weights[0].astype(int))
+    expected = macro_f1(golds[repeated].tolist(), values[0][repeated].astype(int).tolist(), 3)
+    assert Scored(values, golds, 3).f1(weights)[0, 0] == pytest.approx(expected)
+
+
+def test_resampling_draws_whole_groups_and_is_seeded() -> None:
+    weights = resample(["a", "a", "b", "c"], 50, seed=3)
+    assert (weights[:, 0] == weights[:, 1]).all() and set(weights[:, [0, 2, 3]].sum(axis=1)) == {
+        3.0
+    }
+    assert (weights == resample(["a", "a", "b", "c"], 50, seed=3)).all()
+    assert not (weights == resample(["a", "a", "b", "c"], 50, seed=4)).all()
+
+
+def test_interval_holds_the_middle_95_percent() -> None:
+    assert interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))

@@ -1,0 +1,83 @@
+"""Ranked choices against the plain way: one full sequence a choice, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.lm.models import load_model
+from tasks.scoring.ranking import NEAR, rank
+
+
+def test_scores_equal_those_of_full_sequences(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model), precision="float32").eval()
+    prompts = [[0, 5, 9, 30, 7], [0, 8], [0, *range(20, 60)]]
+    choices = [
+        [[11, 1], [12, 13, 14, 1], [15, 1]],
+        [[11, 1], [40, 41, 1]],
+        [[60, 1], [61, 62, 63, 64, 1]],
+    ]
+    scores = rank(model, prompts, choices, batch_rows=2, pad_token=1)
+    for prompt, own, got in zip(prompts, choices, scores, strict=True):
+        assert got == pytest.approx([_plain(model, prompt, choice) for choice in own], abs=1e-4)
+
+
+def test_batch_size_does_not_change_scores(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model), precision="float32").eval()
+    prompts, choices = [[0, *range(5, 5 + size)] for size in (3, 11, 7)], [[[11, 1], [12, 1]]] * 3
+    one, three = rank(model, prompts, choices, 1, 1), rank(model, prompts, choices, 3, 1)
+    assert [value for row in one for value in row] == pytest.approx(
+        [value for row in three for value in row], abs=1e-4
+    )
+
+
+def test_prompts_that_begin_alike_are_computed_together(tiny_model: Path) -> None:
+    """Questions about one passage: fewer tokens go through the model, and the scores stay."""
+    model = load_model(str(tiny_model), precision="float32").eval()
+    passages = [[0, *range(5, 45)], [0, *range(50, 85)]]
+    prompts = [
+        passage + [90 + number, 7] * (1 + number) for number in range(4) for passage in passages
+    ] + [passages[0], [0, 3]]
+    choices = [[[11, 1], [12, 13, 1]]] * len(prompts)
+    tokens = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, __, given: tokens.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    scores = rank(model, prompts, choices, batch_rows=16, pad_token=1)
+    assert sum(tokens) < 0.7 * sum(len(prompt) + 3 for prompt in prompts)
+    model.get_decoder()._forward_pre_hooks.clear()
+    for prompt, own, got in zip(prompts, choices, scores, strict=True):
+        assert got == pytest.approx([_plain(model, prompt, choice) for choice in own], abs=1e-4)
+
+
+def test_near_ties_of_a_bfloat16_model_are_told_apart_in_float32(tiny_model: Path) -> None:
+    """A random model: every margin is small, so every score is as good as float32's, and the
+    weights are what they were.
+    """
+    narrow = load_model(str(tiny_model), precision="bfloat16").eval()
+    before = {name: value.clone() for name, value in narrow.state_dict().items()}
+    wide = (
+        load_model(str(tiny_model), precision="bfloat16").eval().float()
+    )  # the same rounded weights
+    prompts = [[0, *range(5, 5 + size)] for size in (3, 11, 7)]
+    choices = [[[11, 1], [12, 1]]] * 3
+    scores = rank(narrow, prompts, choices, 2, 1)
+    near = [own for own in scores if abs(own[0] - own[1]) < NEAR]
+    assert near
+    for prompt, own, got in zip(prompts, choices, scores, strict=True):
+        exact = [_plain(wide, prompt, choice) for choice in own]
+        assert got == pytest.approx(exact, abs=1e-4 if got in near else 0.05)
+    assert all(
+        value.dtype == torch.bfloat16 and value.equal(before[name])
+        for name, value in narrow.state_dict().items()
+    )
+
+
+def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> float:
+    with torch.inference_mode():
+        logs = torch.log_softmax(
+            model(input_ids=torch.tensor([prompt + choice])).logits[0].float(), dim=-1
+        )
+    return sum(float(logs[len(prompt) - 1 + place, token]) for place, token in enumerate(choice))

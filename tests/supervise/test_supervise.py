@@ -1,0 +1,308 @@
+"""Supervision sources: each gives the rows it says, nothing is lost silently, and what cannot be
+right is one line before anything is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from bonito.remix.output import REMIXED
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, read_table, write_table
+from tasks.core.params import Params
+from tasks.core.rows import WRITTEN
+from tasks.finetune.stage import text_examples, tokens_trained, trained_form
+from tasks.generate import stage as generate
+from tasks.lm.models import load_tokenizer
+from tasks.lm.training import Example, start_adapter, train, training_order
+from tasks.supervise import stage as supervise
+from tasks.validate import stage as validate
+from tests.conftest import ROOT, instruction_table, passage_table
+
+NONE = str(ROOT / "supervision/none")
+_CONTEXT = "Pump P-{} failed at noon because its seal broke."
+
+
+def _item(number: int) -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "context": _CONTEXT.format(number),
+        "question": f"Did P-{number} fail?",
+        "answer": "yes" if number % 2 else "no",
+    }
+
+
+def _jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def _remixed(path: Path, count: int = 5) -> str:
+    row = {
+        "dataset": "squad",
+        "config": "",
+        "template": "t",
+        "task_type": "exqa",
+        "context": "The sky is blue.",
+        "instruction": "{{context}} Which colour?",
+    }
+    rows = [{**row, "row_id": f"r{n}", "response": "blue" if n else " "} for n in range(count)]
+    write_table(path, pa.Table.from_pylist(rows, schema=REMIXED))
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> Any:
+    """Return a function that runs the stage with a source and returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+    write_table(Path("passages.parquet"), passage_table(9))
+    write_table(Path("instructions.parquet"), instruction_table(6))
+    _jsonl(Path("items.jsonl"), [_item(number) for number in range(3)])
+
+    def call(source: str, rows: str = NONE, max_rows: int = 0, **sections: Any) -> int:
+        params = make_params(
+            supervise={"source": source, "rows": rows, "max_rows": max_rows},
+            evaluate={"dataset": str(ROOT / "datasets/privacy.yaml"), "items": "items.jsonl"},
+            **sections,
+        )
+        given = [
+            "--passages",
+            "passages.parquet",
+            "--instructions",
+            "instructions.parquet",
+            "--rows",
+            rows,
+            "--items",
+            "items.jsonl",
+        ]
+        return supervise.main(["--params", str(params), *given, "--out", "artifacts/supervise"])
+
+    return call
+
+
+def _made() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return read_table(Path("artifacts/supervise/instructions.parquet")).to_pylist(), read_json(
+        Path("artifacts/supervise/summary.json")
+    )
+
+
+@pytest.mark.parametrize("source", WRITTEN)
+def test_what_a_generator_wrote_goes_through_unchanged(run: Any, source: str) -> None:
+    assert run(source) == 0
+    assert _made()[0] == instruction_table(6).to_pylist()
+
+
+def test_rows_are_a_seeded_choice_and_the_others_are_counted(run: Any) -> None:
+    assert run("bonito", max_rows=4) == 0
+    rows, summary = _made()
+    assert (
+        len(rows) == 4
+        and summary["dropped"] == {"max_rows": 2}
+        and [r["row_id"] for r in rows] == sorted(r["row_id"] for r in rows)
+    )
+
+
+def test_tapt_takes_the_very_passages_that_a_generator_is_given(run: Any, params: Params) -> None:
+    assert run("tapt", generate={"max_passages": 4}) == 0
+    rows, summary = _made()
+    asked = generate.plan(
+        [passage_table(9)], params.generate.model_copy(update={"max_passages": 4, "samples": 1})
+    )
+    assert [row["passage_id"] for row in rows] == [
+        request.passage["passage_id"] for request in asked
+    ]
+    assert all(row["instruction"] == "" and row["response"] == row["context"] for row in rows)
+    assert summary["dropped"] == {"max_passages": 5}
+
+
+def test_p3_puts_the_passage_back_and_counts_empty_rows(run: Any, tmp_path: Path) -> None:
+    assert run("p3", _remixed(tmp_path / "train.parquet")) == 0
+    rows, summary = _made()
+    assert (
+        rows[0]["instruction"] == "The sky is blue. Which colour?"
+        and rows[0]["document"] == "squad"
+        and len(rows) == 4
+    )
+    assert summary["dropped"] == {"empty": 1}
+
+
+def test_labelled_rows_wear_the_datasets_templates_and_never_the_evaluated_items(
+    run: Any, tmp_path: Path
+) -> None:
+    assert (
+        run(
+            "labelled",
+            _jsonl(
+                tmp_path / "train.jsonl",
+                [{**_item(number), "id": f"t{number}"} for number in range(2, 12)],
+            ),
+        )
+        == 0
+    )
+    rows, summary = _made()
+    assert summary["dropped"] == {"in_evaluation": 1} and len(rows) == 9
+    assert all(row["context"] in row["instruction"] for row in rows)
+    assert len({row["instruction"].replace(row["context"], "")[:12] for row in rows}) > 1, (
+        "one template only"
+    )
+    assert {row["response"] for row in rows} <= {"Yes", "No", "True", "False", "yes", "no"}
+
+
+def test_none_is_no_rows(run: Any) -> None:
+    assert run("none") == 0
+    assert _made()[0] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "rows", "message"),
+    [
+        ("p3", NONE, "cannot be read as Parquet: source p3 takes the train.parquet"),
+        ("labelled", NONE, "items must be .jsonl"),
+        ("labelled", "twice", "was there before: ids must be unique"),
+        ("labelled", "only evaluated", "gives no row to train on ({'in_evaluation': 3})"),
+        ("p3", "no column", "has no column 'instruction'"),
+        ("p3", "absent.parquet", "--rows absent.parquet does not exist"),
+    ],
+)
+def test_bad_rows_are_one_line(
+    run: Any, tmp_path: Path, capsys: Any, source: str, rows: str, message: str
+) -> None:
+    if rows == "twice":
+        rows = _jsonl(tmp_path / "twice.jsonl", [_item(9), _item(9)])
+    elif rows == "only evaluated":
+        rows = "items.jsonl"
+    elif rows == "no column":
+        write_table(
+            tmp_path / "other.parquet",
+            pa.table({name: ["x"] for name in ("row_id", "dataset", "task_type", "context")}),
+        )
+        rows = str(tmp_path / "other.parquet")
+    assert run(source, rows) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said and not Path("artifacts/supervise").exists()
+
+
+@pytest.mark.parametrize("source", ["none", "tapt", "p3", "labelled"])
+def test_without_a_generator_generate_and_validate_have_nothing_to_do(
+    tmp_path: Path, monkeypatch: Any, make_params: Any, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(generate, "open_engine", None)
+    write_table(Path("passages.parquet"), passage_table(2))
+    path = str(make_params(supervise={"source": source}))
+    assert (
+        generate.main(
+            ["--params", path, "--passages", "passages.parquet", "--out", "artifacts/generate"]
+        )
+        == 0
+    )
+    assert (
+        validate.main(
+            [
+                "--params",
+                path,
+                "--predictions",
+                "artifacts/generate/predictions.parquet",
+                "--out",
+                "artifacts/validate",
+            ]
+        )
+        == 0
+    )
+    assert (
+        read_table(Path("artifacts/validate/instructions.parquet")).num_rows == 0
+        and Path("artifacts/validate/report.html").is_file()
+    )
+
+
+def test_a_token_budget_takes_as_many_passes_as_it_needs_and_is_met(params: Params) -> None:
+    lengths = [10 + number for number in range(20)]
+    for budget in (50, 390, 2000):
+        order = training_order(lengths, params.finetune.model_copy(update={"max_tokens": budget}))
+        assert budget <= sum(lengths[place] for place in order) < budget + max(lengths)
+    examples = [Example(list(range(length - 2)), [1, 2]) for length in lengths]
+    settings = params.finetune.model_copy(update={"max_tokens": 500, "batch_rows": 4})
+    assert 500 <= tokens_trained(examples, settings, 10**6) < 500 + max(lengths)
+    assert tokens_trained(examples, settings, 1) == sum(
+        lengths[place] for place in training_order(lengths, settings)[:4]
+    )
+
+
+def test_raw_text_is_trained_on_whole_and_in_pieces(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    text = "The pump failed at noon because the seal broke. " * 8
+    ids = tokenizer.encode(text.strip(), add_special_tokens=False)
+    pieces = text_examples(tokenizer, text, 16)
+    assert [token for piece in pieces for token in (*piece.prompt, *piece.response)] == ids and all(
+        len(piece.prompt) == 1 for piece in pieces
+    )
+    tokenizer.chat_template = None
+    assert text_examples(tokenizer, text, 16)[0].prompt == [tokenizer.bos_token_id]
+
+
+def test_prompt_forms_follow_what_the_model_has_seen(
+    tiny_model: Path, params: Params, tmp_path: Path
+) -> None:
+    tokenizer, settings = load_tokenizer(str(tiny_model)), params.finetune
+    text, task = [{"instruction": ""}], [{"instruction": "Why?"}]
+    assert (
+        trained_form(tokenizer, settings, text, None)
+        == trained_form(tokenizer, settings, task, None)
+        == "chat"
+    )
+    tokenizer.chat_template = None
+    assert trained_form(tokenizer, settings, text, None) == "pretrained", (
+        "TAPT on a pretrained model is asked as the model was before"
+    )
+    assert trained_form(tokenizer, settings, task, None) == "bonito"
+    (tmp_path / "provenance.json").write_text('{"prompt": "bonito"}')
+    assert trained_form(tokenizer, settings, text, tmp_path) == "bonito", (
+        "P3, then TAPT: it has learnt the form"
+    )
+
+
+def test_training_goes_on_from_an_adapter(tmp_path: Path, params: Params, tiny_model: Path) -> None:
+    examples = [
+        Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(4)
+    ]
+    settings = params.finetune.model_copy(
+        update={
+            "model": str(tiny_model),
+            "precision": "float32",
+            "quantization": "none",
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            "max_tokens": 300,
+            "learning_rate": 0.02,
+        }
+    )
+    first = train(examples, settings, 1, tmp_path / "first", tmp_path / "a")
+    assert start_adapter(settings, tmp_path / "first") == tmp_path / "first"
+    second = train(
+        examples, settings, 1, tmp_path / "second", tmp_path / "b", start=tmp_path / "first"
+    )
+    assert (
+        first.losses[-1][1] < first.losses[0][1] and second.losses[0][1] < first.losses[0][1] - 0.1
+    ), "it did not go on from where the first ended"
+    with pytest.raises(
+        PipelineError, match="was trained with lora_rank 16, but finetune.lora_rank is 8"
+    ):
+        start_adapter(settings.model_copy(update={"lora_rank": 8}), tmp_path / "first")
+
+
+def test_an_adapter_that_does_not_fit_is_named(tmp_path: Path, params: Params) -> None:
+    with pytest.raises(PipelineError, match="no adapter there"):
+        start_adapter(params.finetune, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "other/model", "r": 16, "lora_alpha": 16}'
+    )
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        PipelineError, match="was trained with model other/model, but finetune.model is"
+    ):
+        start_adapter(params.finetune, tmp_path)
