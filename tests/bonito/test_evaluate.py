@@ -29,7 +29,8 @@ from bonito.evaluate.measures import (
 )
 from bonito.params import Evaluate
 from bonito.remix.output import REMIXED
-from tasks.core.files import read_json, read_table, write_json, write_table
+from tasks.core.files import read_json, write_json
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.models import load_model
@@ -323,7 +324,6 @@ def test_the_whole_evaluation(
     from tasks.lm.models import load_tokenizer
 
     engine = Scripted(load_tokenizer(str(tiny_model)))
-    monkeypatch.setattr("bonito.evaluate.stage.open_engine", lambda *_: engine)
     monkeypatch.setattr("bonito.evaluate.judging.open_engine", lambda *_: engine)
     assert run(tiny_model) == 0, capsys.readouterr().err
     facts, table, summary = (

@@ -119,6 +119,7 @@ def test_rows_become_instructions_with_the_placeholder(home: Path) -> None:
     assert remix(held_out=0.2) == 0
     train, held_out = rows_of("train"), rows_of("heldout")
     assert pq.read_schema("out/train.parquet").names == REMIXED.names
+    assert_pages_are_checked(Path("out/train.parquet"))
     assert len(train) + len(held_out) == 200
     assert {entry["template"] for entry in train} == set(TEMPLATES) - {"without"}
     for entry in train + held_out:

@@ -13,7 +13,8 @@ import pytest
 
 from tasks import serve
 from tasks.baseline import stage as baseline
-from tasks.core.files import read_json, read_table, sha256_file
+from tasks.core.files import read_json, sha256_file
+from tasks.core.parquet import read_table
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
@@ -154,7 +155,7 @@ def test_evaluation_is_repeatable_and_resumes_by_model(
     journal = [
         path
         for stage in ("evaluate", "baseline")
-        for path in sorted(Path(f".work/{stage}/journal").glob("*.parquet"))
+        for path in sorted(Path(f".work/{stage}/journal").glob("*/*.parquet"))
     ]
     assert len(journal) == 2
     stamps = {path: path.stat().st_mtime_ns for path in journal}
@@ -237,7 +238,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     merged = Path(command[command.index("--model") + 1])
     assert (
         command[command.index("--served-model-name") + 1] == told["model_name"]
-        and read_json(merged / "complete.json")["adapter"]
+        and read_json(merged / "made_from.json")["adapter"]
     )
     answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
         ["Why?"], params={"max_new_tokens": 3}

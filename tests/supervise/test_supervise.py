@@ -13,8 +13,9 @@ import pytest
 
 from bonito.remix.output import REMIXED
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table, write_table
+from tasks.core.files import read_json
 from tasks.core.params import Params
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import WRITTEN
 from tasks.finetune.stage import text_examples, tokens_trained, trained_form
 from tasks.generate import stage as generate

@@ -17,11 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.files import MANIFEST, read_json, read_table, write_table
+from tasks.core.files import read_json
 from tasks.core.params import Validate
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, TASK_TYPES
+from tasks.core.store import MANIFEST
 from tasks.validate import stage as validate
 from tasks.validate.suites import checks
+from tests.conftest import assert_pages_are_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGE = "The Oak Street pump was replaced on 14 March 2021 by the night crew. Nobody was hurt."
@@ -146,6 +149,8 @@ def test_every_expectation_passes_good_rows_and_fails_its_own(run: Any) -> None:
     assert kept["instruction"][0].as_py() == EXQA.replace("{{context}}", PASSAGE)
     rows = quarantine(out)
     assert read_table(out / "quarantine.parquet").schema.equals(QUARANTINE)
+    for name in ("instructions.parquet", "quarantine.parquet"):
+        assert_pages_are_checked(out / name)
     for expectation, row in zip(FAILING, rows, strict=True):
         assert expectation in row["reasons"], (expectation, row["reasons"])
     alone = {
