@@ -20,6 +20,7 @@ from bonito.remix.stage import work
 from tasks.core.errors import PipelineError
 from tasks.core.params import parse_params
 from tasks.core.stage import run_stage
+from tests.conftest import assert_pages_are_checked
 
 TEMPLATES = {
     "what is it": (
