@@ -39,7 +39,8 @@ def read_rows(path: Path, infer_types: bool = False) -> Iterator[Row]:
     """
     if not holds_rows(path):
         raise PipelineError(
-            f"{path}: rows must be in a file of {', '.join(_TEXT)} (.gz too), {' or '.join(_BINARY)}"
+            f"{path}: rows must be in a file of {', '.join(_TEXT)} (.gz too), "
+            f"{' or '.join(_BINARY)}"
         )
     suffix = Path(path.name.removesuffix(".gz")).suffix
     try:
@@ -142,13 +143,13 @@ def _read_csv(path: Path, delimiter: str, infer_types: bool) -> Iterator[pa.Reco
     try:
         with pyarrow.csv.open_csv(path, read, parse, convert) as batches:
             yield from batches
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError):
         _find_broken_line(path, delimiter, len(header[1]))
         raise
 
 
 def _find_broken_line(path: Path, delimiter: str, columns: int) -> None:
-    """Raise an error for the first line of a CSV file that is not UTF-8 or has too many or too few
+    """Raise an error for the first line of a CSV file that cannot be read or has too many or too few
     cells: Arrow does not say where it is.
     """
     for number, cells in _split_lines(path, delimiter):

@@ -305,7 +305,7 @@ def test_a_fault_on_a_later_row_names_template_and_row(
             {"dataset": "toy", "path": "rows.parquet", "labels": {"label": ["bad", "good"]}},
             "row 1 of rows.parquet (toy): the label 0 in 'label' is not one of",
         ),
-        ({"dataset": "toy", "path": "broken.jsonl"}, "broken.jsonl cannot be read after line 1"),
+        ({"dataset": "toy", "path": "broken.jsonl"}, "broken.jsonl line 2 is not valid JSON"),
     ],
 )
 def test_a_bad_source_is_named(
@@ -352,7 +352,8 @@ def test_a_hub_dataset_that_cannot_be_read_is_named(
 ) -> None:
     write_sources({"dataset": "toy", "hub": str(home / "gone")})
     assert remix() == 2
-    assert "gone' (toy) cannot be read: " in capsys.readouterr().err.splitlines()[-1]
+    assert "gone' cannot be read: " in (line := capsys.readouterr().err.splitlines()[-1])
+    assert "toy: hub dataset" in line
 
 
 @pytest.mark.parametrize(
