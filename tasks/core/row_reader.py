@@ -149,8 +149,8 @@ def _read_csv(path: Path, delimiter: str, infer_types: bool) -> Iterator[pa.Reco
 
 
 def _find_broken_line(path: Path, delimiter: str, columns: int) -> None:
-    """Raise an error for the first line of a CSV file that cannot be read or has too many or too few
-    cells: Arrow does not say where it is.
+    """Raise an error for the first line of a CSV file that cannot be read or has too many or
+    too few cells: Arrow does not say where it is.
     """
     for number, cells in _split_lines(path, delimiter):
         if cells and len(cells) != columns:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.core import parquet
 from tasks.core.files import read_json
 from tasks.core.params import Validate
 from tasks.core.parquet import read_table, write_table
@@ -238,7 +239,7 @@ def test_same_texts_of_two_task_types_are_kept_once_and_only_good_rows_count(run
 def test_copies_are_found_across_batches_and_chunks(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validate, "_BATCH", 2)
+    monkeypatch.setattr(parquet, "GROUP", 2)
     monkeypatch.setattr(validate, "_BATCHES_A_CHUNK", 2)
     status, out = run(
         [
@@ -471,8 +472,9 @@ def test_data_docs_fetch_nothing_and_run_nothing(run: Any) -> None:
 
 _SCRIPT = """
 import sys
+from tasks.core import parquet
 from tasks.validate import stage as validate
-validate._BATCH, validate._BATCHES_A_CHUNK = 8, int(sys.argv[1])
+parquet.GROUP, validate._BATCHES_A_CHUNK = 8, int(sys.argv[1])
 sys.exit(validate.main(sys.argv[2:]))
 """
 
