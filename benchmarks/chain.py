@@ -20,8 +20,9 @@ from benchmarks.generate import with_bos
 from benchmarks.harness import PASSED, Options, environment
 from benchmarks.machine import has_gpu
 from benchmarks.peers import interpreter
-from tasks.core.files import read_json, read_table, write_json, write_table
+from tasks.core.files import read_json, write_json
 from tasks.core.params import Params
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
 

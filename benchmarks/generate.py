@@ -17,7 +17,7 @@ from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, c
 from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
 from benchmarks.roofline import Need, roofline
-from tasks.core.files import write_table
+from tasks.core.parquet import write_table
 from tasks.core.rows import PASSAGES, TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
 from tasks.lm.models import EMBEDDED, load_tokenizer, merged_folder, resolve

@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.harness import ROOT
-from tasks.core.batches import write_batches
 from tasks.core.errors import PipelineError
-from tasks.core.files import GROUP, fingerprint
+from tasks.core.files import fingerprint
+from tasks.core.parquet import GROUP, write_batches
 from tasks.core.rows import PASSAGES, PREDICTIONS
 from tasks.lm.prompts import parse_prediction
 

@@ -4,13 +4,15 @@ vLLM are the very builds we run on.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import math
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+from tasks.core.lock import hold_lock
 
 PINS = Path(__file__).with_name("peers.txt")
 
@@ -24,8 +26,7 @@ def interpreter(work: Path, install: bool = True) -> tuple[str, str]:
         return "", "the peers' packages were not asked for"
     folder = work / "peers"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold_lock(folder / "lock", "the installation of the peers", patience=math.inf):
         return str(_python(folder)), _make(folder)
 
 

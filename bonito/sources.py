@@ -4,8 +4,6 @@ time.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,8 +14,7 @@ from pydantic import Field
 from bonito.templating.templates import source_name
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.params import Section, load_params
-
-Row = dict[str, Any]
+from tasks.core.row_reader import Row, holds_rows, read_hub_rows, read_rows
 
 
 class Dataset(Section):
@@ -121,7 +118,7 @@ def load_sources(
     return grouped
 
 
-def read_rows(sources: Sequence[Source], root: Path, dataset: Dataset) -> Iterator[Row]:
+def read_sources(sources: Sequence[Source], root: Path, dataset: Dataset) -> Iterator[Row]:
     """Yield the rows of one dataset configuration, their columns called as its templates call them.
 
     ``root``: where relative paths begin.
@@ -154,23 +151,11 @@ def _mapped(row: Row, source: Source, number: int) -> Row:
 
 
 def _hub_rows(source: Source, dataset: Dataset) -> Iterator[Row]:
-    from datasets import load_dataset  # type: ignore[attr-defined]
-
+    config, split = source.hub_config or source.config, source.split or dataset.split
     try:
-        yield from load_dataset(
-            source.hub,
-            source.hub_config or source.config or None,
-            split=source.split or dataset.split,
-            revision=source.revision or None,
-            streaming=True,
-        )
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds; all of them mean this source cannot be read
-        raise PipelineError(
-            f"hub dataset {source.hub!r} ({source_name(*source.key)}) cannot be read: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        yield from read_hub_rows(source.hub, config, split, source.revision)
+    except PipelineError as error:
+        raise PipelineError(f"{source_name(*source.key)}: {error}") from error
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
@@ -178,7 +163,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
     of their names.
     """
     if path.is_dir():
-        files = sorted(inner for inner in path.rglob("*") if inner.is_file() and _reader(inner))
+        files = sorted(inner for inner in path.rglob("*") if inner.is_file() and holds_rows(inner))
     elif path.is_file():
         files = [path]
     else:
@@ -189,67 +174,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
         )
     if not files:
         raise PipelineError(
-            f"no rows at {path}: expected a file, a folder or a glob of .jsonl, "
-            ".jsonl.gz, .csv or .parquet"
+            f"no rows at {path}: expected a file, a folder or a glob of .jsonl, .csv, .tsv (.gz "
+            "too), .parquet or .arrow"
         )
     for file in files:
-        reader = _reader(file)
-        if reader is None:
-            raise PipelineError(f"{file}: not .jsonl, .jsonl.gz, .csv or .parquet")
-        yield from reader(file)
-
-
-def _reader(path: Path) -> Any:
-    readers = {
-        ".jsonl": _jsonl,
-        ".jsonl.gz": _jsonl,
-        ".csv": _csv,
-        ".csv.gz": _csv,
-        ".parquet": _parquet,
-    }
-    return next((reader for ending, reader in readers.items() if path.name.endswith(ending)), None)
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise PipelineError(
-                            f"{path}, line {number}: a JSON object is expected, one row a line"
-                        )
-                    yield row
-    except (ValueError, OSError, EOFError) as error:
-        raise PipelineError(
-            f"{path} cannot be read after line {number - 1 if number else 0}: {error}"
-        ) from error
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    """Yield CSV rows; a column is of numbers where its first megabyte is, since labels index the
-    answer choices.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        with csv.open_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)) as batches:
-            for batch in batches:
-                yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"{path} cannot be read as CSV: {error}") from error
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
-                yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"{path} cannot be read as Parquet: {error}") from error
+        # Labels index the answer choices, so that they must be numbers in a CSV file too.
+        yield from read_rows(file, infer_types=True)

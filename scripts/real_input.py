@@ -15,7 +15,6 @@ where they lie and never leave the machine.
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import random
@@ -28,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_text
+from tasks.core.row_reader import read_hub_rows, read_lines, read_rows
 from tasks.core.stage import one_line_errors
-from tasks.scoring.datasets import load_dataset, load_items, read_rows
+from tasks.scoring.datasets import load_dataset, load_items
 
 Rows = list[dict[str, Any]]
 Given = argparse.Namespace
@@ -176,25 +176,14 @@ def read(source: str) -> Iterator[dict[str, Any]]:
     if path.name.removesuffix(".gz").endswith(".json"):
         yield from _squad(_json(path), source)
         return
-    if not path.is_file():
-        raise PipelineError(f"{source} does not exist")
     yield from read_rows(path)
 
 
 def _read_hub(name: str) -> Iterator[dict[str, Any]]:
-    from datasets import ClassLabel, load_dataset
-
     place, _, split = name.partition("@")
     owner, *rest = place.split("/")
-    config = rest.pop() if len(rest) == 2 else None
-    rows = load_dataset("/".join([owner, *rest]), config, split=split or "test", streaming=True)
-    names = {
-        key: kind for key, kind in (rows.features or {}).items() if isinstance(kind, ClassLabel)
-    }
-    for row in rows:
-        yield {
-            key: names[key].int2str(value) if key in names else value for key, value in row.items()
-        }
+    config = rest.pop() if len(rest) == 2 else ""
+    yield from read_hub_rows("/".join([owner, *rest]), config, split or "test", label_names=True)
 
 
 def _squad(found: Any, source: str) -> Iterator[dict[str, Any]]:
@@ -223,14 +212,7 @@ def _squad(found: Any, source: str) -> Iterator[dict[str, Any]]:
 
 def _json(path: Path) -> Any:
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.name.endswith(".gz")
-            else path.open(encoding="utf-8") as stream
-        ):
-            return json.load(stream)
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read: {error}") from error
+        return json.loads("".join(line for _, line in read_lines(path)))
     except ValueError as error:
         raise PipelineError(f"{path} is not valid JSON: {error}") from error
 

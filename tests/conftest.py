@@ -4,15 +4,22 @@ of every row type.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import shutil
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.files import write_table
+from tasks.core import code
 from tasks.core.params import Params, overlay, parse_params, read_yaml
+from tasks.core.parquet import write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,3 +163,57 @@ def instructions(tmp_path: Path) -> Path:
     path = tmp_path / "instructions.parquet"
     write_table(path, instruction_table(12))
     return path
+
+
+def assert_pages_are_checked(path: Path) -> None:
+    """Change bytes at the end of each column's pages: each change that reading would not notice must
+    be refused once page checksums are verified.
+    """
+    content, rows, silent = path.read_bytes(), pq.read_table(path), 0
+    group = pq.read_metadata(path).row_group(0)
+    for chunk in (group.column(number) for number in range(group.num_columns)):
+        first = chunk.dictionary_page_offset or chunk.data_page_offset
+        for position in range(chunk.data_page_offset, first + chunk.total_compressed_size)[-40:]:
+            damaged = bytearray(content)
+            damaged[position] ^= 1
+            with contextlib.suppress(pa.ArrowInvalid, OSError):
+                if pq.read_table(pa.BufferReader(bytes(damaged))).equals(rows):
+                    continue
+                silent += 1
+                pq.read_table(pa.BufferReader(bytes(damaged)), page_checksum_verification=True)
+                pytest.fail(f"{path}: a change of byte {position} is not noticed")
+    assert silent, f"{path}: no change was tried that only a checksum can notice"
+
+
+class Code:
+    """A copy of the product code that :func:`tasks.core.code.code_digest` looks at, to be edited
+    as a developer would.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for package in ("tasks", "bonito"):
+            shutil.copytree(ROOT / package, root / package)
+
+    def edit(self, name: str, old: str, new: str) -> Any:
+        """Replace text in a module such as ``tasks.lm.prompts``; return the changed module."""
+        path = self.root.joinpath(*name.split(".")).with_suffix(".py")
+        assert old in path.read_text(), f"{name} has no {old!r}"
+        path.write_text(path.read_text().replace(old, new))
+        code.code_digest.cache_clear()
+        spec = importlib.util.spec_from_file_location(f"edited_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+
+@pytest.fixture
+def edited_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Code]:
+    """See :class:`Code`."""
+    copy = Code(tmp_path / "code")
+    monkeypatch.setattr(code, "ROOT", copy.root)
+    code.code_digest.cache_clear()
+    yield copy
+    code.code_digest.cache_clear()

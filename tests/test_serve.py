@@ -19,7 +19,8 @@ import pytest
 from flows.server import answers, free_port
 from tasks import serve
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table
+from tasks.core.files import read_json
+from tasks.core.parquet import read_table
 from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter

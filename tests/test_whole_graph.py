@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.core.files import read_json, read_table
+from tasks.core.files import read_json
 from tasks.core.params import overlay, read_yaml
+from tasks.core.parquet import read_table
 from tests.conftest import ROOT
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")

@@ -15,8 +15,9 @@ import pyarrow as pa
 from benchmarks.contenders.pairs import digests
 from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
-from tasks.core.files import read_table, write_table
+from tasks.core import parquet
 from tasks.core.params import parse_params, read_yaml
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import PREDICTIONS
 from tasks.lm.prompts import parse_prediction
 from tasks.validate import stage as validate
@@ -26,7 +27,7 @@ from tasks.validate.checks import filled
 def load(config: dict[str, Any]) -> dict[str, Any]:
     """Parse the parameters; ``batch`` sets another number of rows to be in memory at once."""
     if config.get("batch"):
-        validate._BATCH = config["batch"]
+        parquet.GROUP = config["batch"]
     params = parse_params(read_yaml(Path("params.yaml")), "params.yaml")
     return {**config, "params": params, "folder": Path(config["out"])}
 

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from bonito.params import Params
-from bonito.sources import Dataset, Row, Source, load_datasets, load_sources, read_rows
+from bonito.sources import Dataset, Source, load_datasets, load_sources, read_sources
 from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
 from bonito.templating.render import OK
 from bonito.templating.templates import Template, load_task_types, load_templates, source_name
 from bonito.templating.workers import Limits, Renderers
 from tasks.core.files import staged_folder, write_json, write_text
 from tasks.core.params import load_params, read_yaml
+from tasks.core.row_reader import Row
 from tasks.core.stage import WORK, one_line_errors
 
 _SAMPLES = Path(__file__).with_name("sample_rows.yaml")
@@ -130,11 +131,11 @@ def sample_rows(
     for key in wanted:
         beside = folder.joinpath(*filter(None, key), "rows.jsonl")
         if key in given and sources is not None:
-            found[key] = list(islice(read_rows(given[key], sources.parent, datasets[key]), most))
+            found[key] = list(islice(read_sources(given[key], sources.parent, datasets[key]), most))
         elif beside.exists() and key in datasets:
             found[key] = list(
                 islice(
-                    read_rows(
+                    read_sources(
                         [Source(dataset=key[0], config=key[1], path=beside.name)],
                         beside.parent,
                         datasets[key],

@@ -1,5 +1,5 @@
-"""What needs a model: the generator's loss on held-out human-made tasks, and a second model's
-answers to tasks.
+"""What needs a model: the tasks that the generator writes, its loss on held-out human-made tasks,
+and a second model's answers to tasks.
 
 A second model that answers a task as the generator did is a sign, not a proof, that the task can be
 answered and the answer is right; its answers to human-made tasks say how good a judge it is.
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from bonito.evaluate.measures import Written
 from bonito.params import Evaluate
+from tasks.core.files import row_seed
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.models import (
     base_path,
@@ -64,6 +65,26 @@ def checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
             merged_folder(model.base, model.revision, model.adapter, "none", precision)
         ), "main"
     return base_path(model.base), model.revision
+
+
+def write_tasks(
+    rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate
+) -> list[tuple[str, bool, int]]:
+    """Let the generator write one task a row; return (prediction, whether it came to its end,
+    tokens), in order.
+    """
+    tokenizer = load_tokenizer(path, revision)
+    prompts = [generator_prompt(tokenizer, row["context"], row["task_type"]) for row in rows]
+    engine = open_engine(
+        params.engine, path, revision, params.precision, max(map(len, prompts)) + params.max_tokens
+    )
+    sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
+    done = engine.generate(
+        prompts, sampling, [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
+    )
+    del engine
+    free()
+    return [(completion.text, completion.finished, completion.tokens) for completion in done]
 
 
 def held_out_losses(

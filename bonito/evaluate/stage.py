@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -21,31 +21,31 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from bonito.evaluate.judging import Opinion, checkpoint, free, held_out_losses, opinions
+from bonito.evaluate.judging import Opinion, checkpoint, held_out_losses, opinions, write_tasks
 from bonito.evaluate.measures import Verdict, Written, form_check, scores, suites, verdicts
 from bonito.evaluate.scores_table import markdown
 from bonito.params import Evaluate, Params
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
-    keep_newest,
-    read_json,
-    read_table,
     row_seed,
     sha256_file,
     sha256_folder,
     write_json,
-    write_table,
     write_text,
 )
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import TASK_TYPES
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.engine import Sampling, open_engine
-from tasks.lm.models import load_tokenizer
-from tasks.lm.prompts import generator_prompt, parse_prediction
+from tasks.core.store import Store, work_key
+from tasks.lm.prompts import parse_prediction
 from tasks.tracking.ledger import Ledger
 
 log = logging.getLogger(__name__)
+#: The module that asks the models: its code is part of the key of all that is kept.
+_JUDGING = "bonito.evaluate.judging"
+#: Keys whose answers stay for the next run.
+_KEEP = 16
 _COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
 #: Overall measures that MLflow gets; everything else is in the files it keeps.
 METRICS = (
@@ -120,15 +120,16 @@ def evaluate(stage: Stage, given: str | None) -> None:
         if Path(params.generator).is_dir()
         else f"{params.generator}@{params.revision}"
     )
-    kept = _Kept(stage.work / "journal")
-    key = [
+    key = work_key(
+        _JUDGING,
         identity,
         sha256_file(stage.path("rows")),
         [row["row_id"] for row in rows],
         params.model_dump(mode="json", exclude={"experiment"}),
-    ]
+    )
+    store = Store(stage.work / "journal", key, _KEEP)
     progress.advance(1, now="writing tasks")
-    completions = kept(["tasks", *key], lambda: write_tasks(rows, path, revision, params))
+    completions = store.remember("tasks", lambda: write_tasks(rows, path, revision, params))
     written = [
         _parsed(row, *completion[:2]) for row, completion in zip(rows, completions, strict=True)
     ]
@@ -143,9 +144,9 @@ def evaluate(stage: Stage, given: str | None) -> None:
         now="held-out loss",
         parse_yield=round(float(np.mean([not task.reason for task in written])), 3),
     )
-    losses, tokens = kept(["losses", *key], lambda: held_out_losses(rows, path, revision, params))
+    losses, tokens = store.remember("losses", lambda: held_out_losses(rows, path, revision, params))
     progress.advance(1, now="second model")
-    thought, thought_of_human = _opinions(kept, written, human, params)
+    thought, thought_of_human = _opinions(stage.work / "journal", written, human, params)
     progress.advance(1, now="expectations")
     expected = suites(params.max_instruction_chars, params.max_response_chars, stage.work / "docs")
     found, found_of_human = verdicts(written, expected), verdicts(human, expected)
@@ -203,57 +204,8 @@ def sample(rows: list[dict[str, Any]], params: Evaluate) -> list[dict[str, Any]]
     return chosen
 
 
-def write_tasks(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate
-) -> list[tuple[str, bool, int]]:
-    """Let the generator write one task a row; return (prediction, whether it came to its end,
-    tokens), in order.
-    """
-    tokenizer = load_tokenizer(path, revision)
-    prompts = [generator_prompt(tokenizer, row["context"], row["task_type"]) for row in rows]
-    engine = open_engine(
-        params.engine, path, revision, params.precision, max(map(len, prompts)) + params.max_tokens
-    )
-    sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
-    done = engine.generate(
-        prompts, sampling, [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
-    )
-    del engine
-    free()
-    return [(completion.text, completion.finished, completion.tokens) for completion in done]
-
-
-class _Kept:
-    """What a killed run has finished, kept in the stage's work folder under a key of everything
-    that it depends on; the last few stay.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, key: list[Any], make: Callable[[], Any]) -> Any:
-        """Return what was kept under ``key``, else what ``make`` returns, as JSON gives it back."""
-        if self.find(key) is None:
-            self.put(key, make())
-        return self.find(key)
-
-    def find(self, key: list[Any]) -> Any:
-        """Return what was kept, or None."""
-        path = self._path(key)
-        return read_json(path) if path.is_file() else None
-
-    def put(self, key: list[Any], value: Any) -> None:
-        """Keep a value; the oldest go."""
-        write_json(self._path(key), value)
-        keep_newest(self._folder, 16)
-
-    def _path(self, key: list[Any]) -> Path:
-        return self._folder / f"{key[0]}-{fingerprint(key)[:24]}.json"
-
-
 def _opinions(
-    kept: _Kept, written: list[Written], human: list[Written], params: Evaluate
+    journal: Path, written: list[Written], human: list[Written], params: Evaluate
 ) -> list[list[Opinion | None]]:
     """Return the judge's answers to the generated and to the human-made tasks.
 
@@ -265,16 +217,23 @@ def _opinions(
         mode="json",
         include={"judge", "judge_revision", "judge_tokens", "engine", "precision", "seed"},
     )
-    keys = [["opinions", settings, [asdict(task) for task in tasks]] for tasks in (written, human)]
+    stores = [
+        Store(journal, work_key(_JUDGING, settings, [asdict(task) for task in tasks]), _KEEP)
+        for tasks in (written, human)
+    ]
     todo = [
-        (key, tasks)
-        for key, tasks in zip(keys, (written, human), strict=True)
-        if kept.find(key) is None
+        (store, tasks)
+        for store, tasks in zip(stores, (written, human), strict=True)
+        if not store.has("opinions")
     ]
     answers = iter(opinions([task for _, tasks in todo for task in tasks], params))
-    for key, tasks in todo:
-        kept.put(key, [opinion and asdict(opinion) for opinion in islice(answers, len(tasks))])
-    return [[Opinion(**opinion) if opinion else None for opinion in kept.find(key)] for key in keys]
+    for store, tasks in todo:
+        kept = [opinion and asdict(opinion) for opinion in islice(answers, len(tasks))]
+        store.put("opinions", kept)
+    return [
+        [Opinion(**opinion) if opinion else None for opinion in store.get("opinions")]
+        for store in stores
+    ]
 
 
 def _parsed(row: dict[str, Any], prediction: str, finished: bool) -> Written:

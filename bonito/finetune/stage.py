@@ -12,15 +12,8 @@ import pyarrow as pa
 
 from bonito.params import Finetune, Params
 from tasks.core.errors import PipelineError
-from tasks.core.files import (
-    read_json,
-    read_table,
-    row_seed,
-    sha256_file,
-    sha256_folder,
-    write_json,
-    write_text,
-)
+from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
+from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import bonito_output, generator_prompt

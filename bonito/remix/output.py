@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bonito.params import Remix
 from bonito.templating.render import Outcome
 from bonito.templating.templates import Template
 from tasks.core.files import fingerprint, row_seed
+from tasks.core.parquet import Batches, TableWriter
 
 #: train.parquet and heldout.parquet. ``instruction``, and rarely ``response``, hold the literal
 #: ``{{context}}``.
@@ -54,37 +55,6 @@ REJECTED = pa.schema(
     ]
 )
 
-_GROUP = 4096
-
-
-class Table:
-    """A Parquet file written row by row in groups of one size: the same rows give the same bytes,
-    however they came.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.rows = 0
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[dict[str, Any]] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Write one row, some time before :meth:`close`."""
-        self.rows += 1
-        self._waiting.append(row)
-        if len(self._waiting) == _GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what waits and end the file."""
-        if self._waiting:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
-        self._waiting = []
-
 
 class Output:
     """Collects rows and rejects in ``scratch``, a folder of its own, until :meth:`finish` writes
@@ -95,10 +65,9 @@ class Output:
         scratch.mkdir(parents=True, exist_ok=True)
         self._params = params
         self._rows_path, self._rejects_path = scratch / "rows.parquet", scratch / "rejects.parquet"
-        self._rows, self._rejects = (
-            Table(self._rows_path, REMIXED),
-            Table(self._rejects_path, REJECTED),
-        )
+        self._files = ExitStack()
+        self._rows = self._files.enter_context(TableWriter(self._rows_path, REMIXED))
+        self._rejects = self._files.enter_context(TableWriter(self._rejects_path, REJECTED))
         #: task type with a cap -> the numbers of its rows with the smallest numbers, negated, as a
         #: heap
         self._lots: dict[str, list[int]] = {name: [] for name in params.caps}
@@ -112,6 +81,7 @@ class Output:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._files.__exit__(kind, error, trace)
         for path in (self._rows_path, self._rejects_path):
             path.unlink(missing_ok=True)
 
@@ -146,28 +116,22 @@ class Output:
         the counts of what was kept.
         """
         self._rows.close()
-        train, held_out = (
-            Table(out / "train.parquet", REMIXED),
-            Table(out / "heldout.parquet", REMIXED),
-        )
         counts: Counter[tuple[str, str, str]] = Counter()
-        with pq.ParquetFile(self._rows_path) as rows:
-            for batch in rows.iter_batches(_GROUP):
-                for row in batch.to_pylist():
-                    if self._over_cap(row):
-                        dropped["over_task_type_cap"] += 1
-                        self._rejects.add(
-                            row
-                            | {
-                                "reason": "over_task_type_cap",
-                                "detail": f"{self._params.caps[row['task_type']]} rows are kept",
-                            }
-                        )
-                        continue
-                    counts[row["dataset"], row["config"], row["task_type"]] += 1
-                    (held_out if self._is_held_out(row["context"]) else train).add(row)
-        for table in (train, held_out, self._rejects):
-            table.close()
+        with (
+            TableWriter(out / "train.parquet", REMIXED) as train,
+            TableWriter(out / "heldout.parquet", REMIXED) as held_out,
+        ):
+            for row in (
+                row for batch in Batches(self._rows_path, REMIXED) for row in batch.to_pylist()
+            ):
+                if self._over_cap(row):
+                    dropped["over_task_type_cap"] += 1
+                    detail = f"{self._params.caps[row['task_type']]} rows are kept"
+                    self._rejects.add(row | {"reason": "over_task_type_cap", "detail": detail})
+                    continue
+                counts[row["dataset"], row["config"], row["task_type"]] += 1
+                (held_out if self._is_held_out(row["context"]) else train).add(row)
+        self._rejects.close()
         self._rejects_path.replace(out / "rejects.parquet")
         return {
             "train_rows": train.rows,

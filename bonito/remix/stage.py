@@ -20,7 +20,7 @@ from bonito.params import Params, Remix
 from bonito.remix.card import write_card
 from bonito.remix.draw import Draw
 from bonito.remix.output import Output
-from bonito.sources import Dataset, load_datasets, load_sources, read_rows
+from bonito.sources import Dataset, load_datasets, load_sources, read_sources
 from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
 from bonito.templating.render import FAULTS, OK, Outcome
 from bonito.templating.templates import Template, load_task_types, load_templates, source_name
@@ -69,7 +69,7 @@ def work(stage: Stage) -> None:
         remixer = Remixer(params, templates, renderers, output, tally)
         for key, parts in sources.items():
             draw = Draw(
-                read_rows(parts, stage.path("sources").parent, datasets[key]),
+                read_sources(parts, stage.path("sources").parent, datasets[key]),
                 key,
                 params.max_rows_per_dataset,
                 params.seed,

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from flows.matrix.compare import Draws, difference, majority, summarise, verdict
 from flows.matrix.matrix_file import Cell
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table, write_table
+from tasks.core.files import read_json
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.scoring.f1 import Scored, scored_of

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from flows.runs.die_with_parent import start
 from tasks.core.errors import PipelineError
-from tasks.core.files import verify
+from tasks.core.store import verify
 
 Status = Literal["ran", "unchanged", "restored", "failed", "not run"]
 

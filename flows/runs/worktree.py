@@ -9,7 +9,6 @@ what is unchanged and continues what was killed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -24,8 +23,8 @@ import yaml
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, write_text
+from tasks.core.lock import LockedError, hold_lock, is_locked
 from tasks.core.params import overlay, parse_params, read_yaml
-from tasks.core.stage import hold_lock
 
 RUNS = Path(".runs")
 DEFAULT = "default"
@@ -194,9 +193,7 @@ def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
     try:
         with hold_lock(path, "pipeline", patience):
             yield
-    except PipelineError as error:
-        if "already being run" not in str(error):
-            raise
+    except LockedError:
         raise PipelineError(
             f"run {run.name!r} is going on already, held by {_holder(path)}: wait for it, "
             "stop it, or give this one another name"
@@ -210,15 +207,7 @@ def folder_of(main: Path, name: str) -> Path:
 
 def is_held(main: Path, name: str) -> bool:
     """Tell whether a living process holds the checkout of that name."""
-    path = _lock_of(main, name)
-    if not path.is_file():
-        return False
-    with path.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(_lock_of(main, name))
 
 
 def _lock_of(main: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ A stage of its own, because every run on the same model and items shares it.
 
 from __future__ import annotations
 
-from tasks.core.files import write_table
+from tasks.core.parquet import write_table
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form

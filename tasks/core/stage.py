@@ -7,8 +7,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
-import json
 import logging
 import os
 import shutil
@@ -21,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import staged_folder, sweep, verify, write_json, write_manifest
+from tasks.core.files import staged_folder, sweep, write_json
+from tasks.core.lock import hold_lock
 from tasks.core.params import Params, Section, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
+from tasks.core.progress import Progress
+from tasks.core.store import seal_folder, verify
 
 log = logging.getLogger(__name__)
 
@@ -86,65 +87,6 @@ class Stage:
         )
 
 
-@dataclass
-class Progress:
-    """Rows done, rows/s and time left: in the file at every advance, in the log at most once in
-    five seconds.
-    """
-
-    path: Path
-    stage: str
-    total: int
-    unit: str
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-    skipped: int = 0
-    _logged: float = 0.0
-
-    def skip(self, rows: int) -> None:
-        """Count rows that an earlier, killed run already did."""
-        self.done += rows
-        self.skipped += rows
-
-    def step(self, step: int, last: int, **facts: Any) -> None:
-        """Count one training step of ``last``; those before the first one that is seen here were
-        done by an earlier, killed run.
-        """
-        if not self.total:
-            self.total = last
-            self.skip(step - 1)
-        self.advance(1, **facts)
-
-    def advance(self, rows: int, **facts: Any) -> None:
-        """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
-        self.done += rows
-        now = time.monotonic()
-        # Not told (0) in a meter's first second, but at the end: what came first was at hand
-        # already, and its rate is absurd.
-        told = now - self.started >= 1 or self.done >= self.total
-        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if told else 0.0
-        left = (self.total - self.done) / rate if rate else 0.0
-        write_json(
-            self.path,
-            {
-                "stage": self.stage,
-                "done": self.done,
-                "total": self.total,
-                "unit": self.unit,
-                "rate": round(rate, 3),
-                "seconds_left": round(left),
-                **facts,
-            },
-        )
-        if now - self._logged >= 5 or self.done >= self.total:
-            self._logged = now
-            speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
-            shown = [
-                f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)
-            ]
-            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *shown]))
-
-
 def run_stage(
     name: str,
     work: Callable[[Stage], None],
@@ -191,7 +133,7 @@ def run_stage(
             arguments.out = folder / "thrown-away"
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            hold_lock(folder / "lock", name),
+            hold_lock(folder / "lock", f"stage {name}"),
             staged_folder(arguments.out, folder / "output") as out,
         ):
             sweep(folder)
@@ -220,7 +162,7 @@ def run_stage(
                     {name: _chosen(values[name], params, key) for name, key in addresses.items()},
                 )
             )
-            write_manifest(out)
+            seal_folder(out)
         (folder / "progress.json").unlink(missing_ok=True)
         if rank() > 0:
             shutil.rmtree(folder)
@@ -318,32 +260,3 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@contextlib.contextmanager
-def hold_lock(path: Path, name: str, patience: float = 4.0) -> Iterator[None]:
-    """Hold an exclusive lock while a stage writes; after ``patience`` seconds of waiting, name who
-    holds it.
-
-    The kernel drops the lock when its holder dies, however it dies.
-    """
-    with path.open("a+", encoding="utf-8") as handle:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    handle.seek(0)
-                    holder = handle.read().strip() or "unknown"
-                    raise PipelineError(
-                        f"stage {name} is already being run here by {holder}: wait for it "
-                        "or stop it"
-                    ) from None
-                time.sleep(0.1)
-        handle.seek(0)
-        handle.truncate()
-        json.dump({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, handle)
-        handle.flush()
-        yield

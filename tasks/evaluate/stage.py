@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.files import concat, read_json, read_table, write_json, write_table, write_text
+from tasks.core.files import read_json, write_json, write_text
 from tasks.core.params import Evaluate
+from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.scoring.datasets import Dataset, Item, Template

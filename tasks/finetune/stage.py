@@ -15,18 +15,18 @@ from typing import Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
-    keep_newest,
     read_json,
-    read_table,
     sha256_file,
     sha256_folder,
     write_json,
     write_text,
 )
 from tasks.core.params import Finetune
+from tasks.core.parquet import read_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
+from tasks.core.store import keyed_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.lm.training import Example, Trained, start_adapter, train, training_key, training_order
@@ -186,10 +186,10 @@ def _train(
     """Train in a checkpoint folder that belongs to this key, with the loss live in MLflow and in
     the progress file.
     """
-    checkpoints = stage.work / "checkpoints" / key[:24]
+    folder = stage.work / "checkpoints"
     if rank() > 0:
-        return train(examples, params, pad_token, stage.out, checkpoints, start=start)
-    _forget_others(checkpoints)
+        return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)
+    checkpoints = keyed_folder(folder, key, keep=1)  # others go: they can be gigabytes
     with open_training_run(
         stage.params.register_.experiment, key, params.model_dump(mode="json")
     ) as run:
@@ -221,12 +221,6 @@ def provenance(
         "key": key,
         "settings": params.model_dump(mode="json"),
     }
-
-
-def _forget_others(folder: Path) -> None:
-    """Make the checkpoint folder; those of other data or settings go (they can be gigabytes)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    keep_newest(folder.parent, 0, keep=folder)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,23 +22,20 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
-from tasks.core.batches import Batches, write_batches
-from tasks.core.code import code_digest
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     choose,
-    fingerprint,
-    keep_newest,
-    read_sealed,
     row_seed,
     sha256_folder,
     write_json,
-    write_sealed,
 )
 from tasks.core.params import Generate
+from tasks.core.parquet import Batches, write_batches
+from tasks.core.progress import Progress
 from tasks.core.ray_workers import spread
 from tasks.core.rows import PASSAGES, PREDICTIONS, WRITTEN
-from tasks.core.stage import Progress, Stage, run_stage
+from tasks.core.stage import Stage, run_stage
+from tasks.core.store import Store, work_key
 from tasks.generate.prompted import AddressEngine, read_prompts
 from tasks.generate.report import Tally
 from tasks.lm.engine import Completion, Engine, Sampling, open_engine
@@ -123,16 +120,14 @@ def generate(stage: Stage) -> None:
             "opened already: set one of the two"
         )
     identity = generator_identity(params)
-    journal = _journal(
-        stage.work,
-        fingerprint(
-            code_digest(__name__),
-            params.model_dump(mode="json", exclude=_WHERE),
-            identity,
-            form.identity,
-            _identity_of(passages),
-        ),
+    key = work_key(
+        __name__,
+        params.model_dump(mode="json", exclude=_WHERE),
+        identity,
+        form.identity,
+        _identity_of(passages),
     )
+    journal = Store(stage.work / "journal", key, keep=3)
     shards = -(-total // params.shard_rows)
     for rows, shown in _run(
         passages, shards, journal, params, identity, form, stage.progress(total, "rows")
@@ -143,7 +138,7 @@ def generate(stage: Stage) -> None:
             {key: shown[key] for key in ("task_type", "context", "prediction", "parsed")}
             | {"rows": rows},
         )
-    _finish(stage, (_shard(journal, number) for number in range(shards)))
+    _finish(stage, (_read_shard(journal, number) for number in range(shards)))
 
 
 def planned(passages: int, params: Generate) -> int:
@@ -207,14 +202,14 @@ def generator_identity(params: Generate) -> str:
 def _run(
     passages: Iterable[pa.Table],
     shards: int,
-    journal: Path,
+    journal: Store,
     params: Generate,
     identity: str,
     form: Form,
     progress: Progress,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Do the shards the journal lacks; yield (rows so far, a live sample) after each."""
-    todo = {number for number in range(shards) if not _done(_shard_path(journal, number))}
+    todo = {number for number in range(shards) if not journal.has(_shard_name(number))}
     # Every shard but the last is full.
     progress.skip(
         sum(
@@ -238,7 +233,7 @@ def _run(
     for number, table in _tables(
         _cut(passages, shards, todo, params), len(todo), params, longest, identity, form
     ):
-        write_sealed(_shard_path(journal, number), table)
+        journal.put(_shard_name(number), table)
         counts.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
         progress.advance(
@@ -373,38 +368,18 @@ def _weights(params: Generate) -> tuple[Path | str, str]:
     return base_path(model.base), model.revision
 
 
-def _journal(work: Path, key: str) -> Path:
-    """Return this run's journal folder; of the journals of other inputs or settings the last two
-    stay.
-    """
-    folder = work / "journal" / key[:24]
-    folder.mkdir(parents=True, exist_ok=True)
-    keep_newest(folder.parent, 3, keep=folder)
-    return folder
+def _shard_name(number: int) -> str:
+    return f"shard-{number:06d}"
 
 
-def _shard_path(journal: Path, number: int) -> Path:
-    return journal / f"shard-{number:06d}.parquet"
-
-
-def _done(path: Path) -> bool:
-    """Tell whether a shard is there and whole; a damaged one is named and done again."""
-    try:
-        return read_sealed(path) is not None
-    except PipelineError:
-        log.warning("%s is damaged: its rows are generated again", path)
-        path.unlink()
-        return False
-
-
-def _shard(journal: Path, number: int) -> pa.Table:
-    table = read_sealed(_shard_path(journal, number))
-    if table is None:
+def _read_shard(journal: Store, number: int) -> pa.Table:
+    shard = journal.get(_shard_name(number))
+    if shard is None:
         raise PipelineError(
-            f"{_shard_path(journal, number)} is gone: did something else clear .work "
+            f"{_shard_name(number)} of generate's journal is gone: did something else clear .work "
             "while this ran? Run the same command again"
         )
-    return table
+    return shard
 
 
 def _finish(stage: Stage, shards: Iterable[pa.Table]) -> None:

@@ -10,13 +10,13 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from tasks.core.files import fingerprint
+from tasks.core.parquet import TableWriter
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.core.stage import Stage
 from tasks.ingest.boilerplate import Repeated, rest
 from tasks.ingest.cleaning import EvaluationOverlap, Seen
 from tasks.ingest.discovery import Found
 from tasks.ingest.journal import Journal
-from tasks.ingest.output import Rows
 from tasks.ingest.readers.document import Unreadable
 from tasks.ingest.report import Report
 from tasks.ingest.worker import Work, counter, shortened
@@ -37,8 +37,8 @@ class Collector:
         """
         out, work = self._stage.out, self._stage.work
         with ExitStack() as stack:
-            self._passages = stack.enter_context(closing(Rows(out / "passages.parquet", PASSAGES)))
-            self._rejects = stack.enter_context(closing(Rows(out / "rejects.parquet", REJECTS)))
+            self._passages = stack.enter_context(TableWriter(out / "passages.parquet", PASSAGES))
+            self._rejects = stack.enter_context(TableWriter(out / "rejects.parquet", REJECTS))
             self._seen = stack.enter_context(
                 closing(Seen(work / "seen.sqlite", self._params.near_duplicates))
             )
@@ -93,16 +93,21 @@ class Collector:
         if reason:
             self._reject(document, reason, detail, row["start"], row["end"], row["text"])
         else:
-            self._passages.add(**row)
+            self._passages.add(row)
 
     def _reject(
         self, document: str, reason: str, detail: str, start: int = 0, end: int = 0, text: str = ""
     ) -> None:
-        self._report.unused(
-            self._rejects.add(
-                document=document, reason=reason, detail=detail, start=start, end=end, text=text
-            )
-        )
+        row = {
+            "document": document,
+            "reason": reason,
+            "detail": detail,
+            "start": start,
+            "end": end,
+            "text": text,
+        }
+        self._rejects.add(row)
+        self._report.unused(row)
 
     def _row(self, document: str, passage: dict[str, Any]) -> dict[str, Any]:
         text = passage["text"]

@@ -24,11 +24,11 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePath
 
-from tasks.core.code import code_digest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import Ingest
 from tasks.core.stage import Stage, run_stage
+from tasks.core.store import work_key
 from tasks.ingest import pool
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
@@ -140,7 +140,8 @@ def _list(source: Source, journal: Journal, work: Work) -> None:
 
     A file that cannot be opened gets its problem.
     """
-    basis = fingerprint(work.to_json(), _code_version())
+    libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
+    basis = work_key("tasks.ingest.worker", work.to_json(), libraries, sys.version_info[:2])
 
     def keyed(file: Found) -> tuple[Found, str]:
         if file.problem:
@@ -164,11 +165,6 @@ def _list(source: Source, journal: Journal, work: Work) -> None:
     with ThreadPoolExecutor(max_workers=4) as threads:
         while batch := list(islice(files, _LISTED)):
             journal.list(threads.map(keyed, batch))
-
-
-def _code_version() -> str:
-    libraries = (f"{name} {version(name)}" for name in _LIBRARIES)
-    return fingerprint(code_digest("tasks.ingest.worker"), *libraries, sys.version_info[:2])
 
 
 def _read_new(stage: Stage, source: Source, journal: Journal, work: Work) -> None:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
-    keep_newest,
     read_json,
     sha256_file,
     sha256_folder,
@@ -32,6 +31,7 @@ from tasks.core.files import (
 )
 from tasks.core.privacy import cache_folder
 from tasks.core.process import is_alive
+from tasks.core.store import is_whole, keep_newest, seal_folder, work_key
 
 if TYPE_CHECKING:
     # its import takes a second, which a stage that only asks for a name or a tokenizer need not
@@ -230,46 +230,30 @@ def merged_folder(
     dequantises them to the same values at every forward pass), so the merged model is the one that
     was trained, up to one rounding of the sum to ``precision``.
     """
-    identity = {
+    made_from = {
         "base": _identity(base, revision),
         "adapter": sha256_folder(adapter) if adapter else None,
         "quantization": quantization,
         "precision": str(dtype(precision)),
-        "version": 1,
     }
-    folder = cache_folder() / "merged" / fingerprint(identity)[:24]
-    if not _is_whole(folder):
+    folder = cache_folder() / "merged" / work_key(__name__, made_from)[:24]
+    if not is_whole(folder):
+        _warn_if_damaged(folder)
         log.info("merging %s%s", base, f" + {adapter}" if adapter else "")
-        _merge(folder, base, revision, adapter, quantization, precision, identity)
-        _prune(folder.parent)
+        _merge(folder, base, revision, adapter, quantization, precision, made_from)
+        _prune(folder.parent, 8)
     os.utime(folder)
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
-    """Tell whether a cached checkpoint is there and as it was written; a damaged one is named and
-    made again.
-    """
-    marker = folder / "complete.json"
-    if not marker.is_file():
-        return False
-    try:
-        files = dict(read_json(marker)["files"])
-    except (PipelineError, KeyError, TypeError, ValueError):
-        files = {}
-    if files and all(
-        (folder / name).is_file() and sha256_file(folder / name) == digest
-        for name, digest in files.items()
-    ):
-        return True
-    log.warning("%s is damaged: it is made again", folder)
-    shutil.rmtree(folder)
-    return False
+def _warn_if_damaged(folder: Path) -> None:
+    if folder.exists():
+        log.warning("%s is damaged: it is made again", folder)
 
 
-def _prune(folder: Path, most: int = 8) -> None:
-    """Keep the last used merged checkpoints only, each is as large as its model, and none that a
-    killed process left half-written.
+def _prune(folder: Path, most: int) -> None:
+    """Keep the last used checkpoints only, each is as large as its model, and none that a killed
+    process left half-written.
     """
     for partial in folder.glob("*.partial"):
         if not is_alive(partial.suffixes[-2].lstrip(".")):
@@ -284,7 +268,7 @@ def _merge(
     adapter: Path | None,
     quantization: str,
     precision: str,
-    identity: dict[str, Any],
+    made_from: dict[str, Any],
 ) -> None:
     model = load_model(base, revision, precision=precision)
     if quantization == "nf4":
@@ -296,11 +280,8 @@ def _merge(
     with staged_folder(folder, folder.with_suffix(f".{os.getpid()}.partial")) as partial:
         model.save_pretrained(partial)
         load_tokenizer(base, revision).save_pretrained(partial)
-        files = sorted(path for path in partial.iterdir() if path.is_file())
-        write_json(
-            partial / "complete.json",
-            {**identity, "files": {path.name: sha256_file(path) for path in files}},
-        )
+        write_json(partial / "made_from.json", made_from)
+        seal_folder(partial)
 
 
 def round_through_nf4(model: torch.nn.Module) -> None:
@@ -336,24 +317,22 @@ def _identity(base: str, revision: str) -> str:
 
 def _embedded_folder() -> Path:
     """Convert the packaged GGUF file to safetensors once, into the cache; return its folder."""
-    folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{_GGUF_SHA256[:12]}"
-    marker = folder / "complete.json"
-    if marker.is_file():
-        weights = folder / "model.safetensors"
-        if _digest(weights, weights.stat().st_mtime_ns) == read_json(marker)["model.safetensors"]:
-            return folder
-        log.warning("%s was damaged and is converted again", folder)
-        shutil.rmtree(folder)
-    _convert_gguf(_packaged_gguf(), folder)
+    key = work_key(__name__, _GGUF_SHA256)
+    folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
+    weights = folder / "model.safetensors"
+    if not (weights.is_file() and _is_whole(folder, weights.stat().st_mtime_ns)):
+        _warn_if_damaged(folder)
+        _convert_gguf(_packaged_gguf(), folder)
+        _prune(folder.parent, 4)
     return folder
 
 
 @lru_cache(maxsize=1)
-def _digest(path: Path, changed: int) -> str:
-    """Return a file's SHA-256, worked out once for as long as the file stays as it is (``changed``:
-    when it was written last).
+def _is_whole(folder: Path, changed: int) -> bool:
+    """Do as :func:`is_whole`, once as long as the weights stay as they are (``changed``: when they
+    were written last).
     """
-    return sha256_file(path)
+    return is_whole(folder)
 
 
 def _packaged_gguf() -> Path:
@@ -390,13 +369,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
     with staged_folder(folder, folder.with_suffix(f".{os.getpid()}.partial")) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        write_json(
-            partial / "complete.json",
-            {
-                "source": _GGUF_SHA256,
-                "model.safetensors": sha256_file(partial / "model.safetensors"),
-            },
-        )
+        seal_folder(partial)
 
 
 @contextlib.contextmanager

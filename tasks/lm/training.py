@@ -24,10 +24,10 @@ from torch import distributed
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from tasks.core.code import code_digest
 from tasks.core.errors import PipelineError
-from tasks.core.files import fingerprint, read_json, sha256_file, write_json
+from tasks.core.files import read_json
 from tasks.core.process import rank, world_size
+from tasks.core.store import is_whole, seal_folder, work_key
 from tasks.lm.fused_lora import fuse_lora
 from tasks.lm.models import dtype, load_model, resolve, vocabulary_logits
 
@@ -184,7 +184,7 @@ def response_trainer(
             pad_token,
         ),
         data_collator=_Collator(pad_token),
-        callbacks=[_MarkWhole(), *callbacks],
+        callbacks=[_SealCheckpoint(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -256,8 +256,8 @@ def training_key(params: BaseModel, examples: Sequence[Example], began: str) -> 
     for a fresh adapter).
     """
     rows = [(example.prompt, example.response) for example in examples]
-    return fingerprint(
-        code_digest(__name__),
+    return work_key(
+        __name__,
         params.model_dump(mode="json", exclude={"processes"}),
         rows,
         *([began] if began else []),
@@ -484,7 +484,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         reverse=True,
     )
     for checkpoint in found:
-        if _is_whole(checkpoint):
+        if is_whole(checkpoint):
             return checkpoint
         log.warning(
             "%s is cut short or damaged: removed, training goes back to the one before", checkpoint
@@ -493,40 +493,14 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    marker = checkpoint / _MarkWhole.MARKER
-    if not marker.is_file():
-        return False
-    try:
-        files: dict[str, str] = read_json(marker)
-    except PipelineError:
-        return False
-    return all(
-        (checkpoint / name).is_file() and sha256_file(checkpoint / name) == digest
-        for name, digest in files.items()
-    )
-
-
-class _MarkWhole(TrainerCallback):
-    """Writes the hashes of a checkpoint's files once all of them are there: the Trainer's own saves
-    are not staged.
-    """
-
-    MARKER = "complete.json"
+class _SealCheckpoint(TrainerCallback):
+    """Seals a checkpoint once all its files are there: the Trainer's own saves are not staged."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if world_size() > 1:
             distributed.barrier()  # every process writes the state of its random numbers
         if state.is_world_process_zero:
-            write_json(
-                checkpoint / self.MARKER,
-                {
-                    path.name: sha256_file(path)
-                    for path in sorted(checkpoint.iterdir())
-                    if path.name != self.MARKER
-                },
-            )
+            seal_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class _Report(TrainerCallback):

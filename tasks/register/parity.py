@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table, row_seed
+from tasks.core.files import read_json, row_seed
+from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.models import load_model, load_tokenizer, merged_folder

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.files import fingerprint, read_json, read_table, sha256_file, write_json
+from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.params import Params
+from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.models import merged_folder
 from tasks.register.parity import check_parity

@@ -6,16 +6,10 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
@@ -23,6 +17,7 @@ from pydantic import Field
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
 from tasks.core.params import Section, load_params
+from tasks.core.row_reader import read_rows
 from tasks.core.rows import task_type
 
 _CLASSIFICATION = {"ynqa", "nli", "te", "mcqa", "sentiment", "topic_class", "paraphrase_id", "wsd"}
@@ -149,40 +144,6 @@ def render(template: Template, item: Item) -> str:
         )
     except TemplateError as error:
         raise PipelineError(f"template {template.name!r}, item {item.id!r}: {error}") from error
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSONL, CSV or Parquet file (.gz too); a line that cannot be read is an
-    error that names it.
-    """
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-        return
-    with io.TextIOWrapper(
-        gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb"),
-        encoding="utf-8-sig",
-        newline="",
-    ) as lines:
-        if name.endswith((".csv", ".tsv")):
-            yield from csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
-        elif name.endswith((".jsonl", ".ndjson")):
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _json_row(line, f"{path} line {number}")
-        else:
-            raise PipelineError(f"{path}: items must be .jsonl, .csv, .tsv or .parquet (.gz too)")
-
-
-def _json_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise PipelineError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise PipelineError(f"{where} is not a JSON object")
-    return row
 
 
 def _item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:

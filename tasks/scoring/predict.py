@@ -9,7 +9,7 @@ ranked choices. Extraction and general tasks: greedy answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.code import code_digest
 from tasks.core.errors import PipelineError
-from tasks.core.files import (
-    fingerprint,
-    keep_newest,
-    read_sealed,
-    read_table,
-    row_seed,
-    sha256_folder,
-    write_sealed,
-)
+from tasks.core.files import fingerprint, row_seed, sha256_folder
 from tasks.core.params import Baseline, Evaluate
+from tasks.core.parquet import read_table
 from tasks.core.rows import EVALUATIONS
+from tasks.core.store import Store, work_key
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.models import load_model, load_tokenizer, merged_folder
 from tasks.lm.prompts import Prompter, fill
@@ -101,8 +94,8 @@ def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Pa
     settings = params.model_dump(
         mode="json", exclude={"bootstrap", "batch_rows", "prior_correction"}
     )
-    key = fingerprint(
-        code_digest(__name__),
+    key = work_key(
+        __name__,
         model.key(),
         questions.dataset.model_dump(mode="json"),
         dumped,
@@ -124,7 +117,7 @@ def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Pa
         predict = _rank_choices if questions.dataset.classifies else _extract
         return predict(model.name, questions.dataset, pairs, prompter, folder, params)
 
-    return _kept(journal / f"{model.name}-{key[:24]}.parquet", rows)
+    return _remember(journal, key, model.name, rows)
 
 
 def answer_general(
@@ -160,10 +153,8 @@ def answer_general(
                 "f1": squad_f1(said, [gold]),
             }
 
-    key = fingerprint(
-        code_digest(__name__), model.key(), tasks, params.engine, params.max_new_tokens, params.seed
-    )
-    return _kept(journal / f"{model.name}-general-{key[:24]}.parquet", rows)
+    key = work_key(__name__, model.key(), tasks, params.engine, params.max_new_tokens, params.seed)
+    return _remember(journal, key, f"{model.name}-general", rows)
 
 
 def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
@@ -191,17 +182,11 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
     return [row for *_, row in sorted(order, key=lambda entry: entry[:3])[: baseline.general_rows]]
 
 
-def _kept(path: Path, rows: Any) -> pa.Table:
-    try:
-        if (kept := read_sealed(path)) is not None:
-            return kept
-    except PipelineError:
-        log.warning("%s is damaged: its predictions are made again", path)
-    table = pa.Table.from_pylist(list(rows()), schema=EVALUATIONS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_sealed(path, table)
-    keep_newest(path.parent, 12)
-    return table
+def _remember(
+    journal: Path, key: str, name: str, rows: Callable[[], Iterator[dict[str, Any]]]
+) -> pa.Table:
+    store = Store(journal, key, keep=6)
+    return store.remember(name, lambda: pa.Table.from_pylist(list(rows()), schema=EVALUATIONS))
 
 
 def _complete(folder: Path, prompts: list[list[int]], params: Evaluate) -> list[Completion]:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import choose, read_table, row_seed, write_table
+from tasks.core.files import choose, row_seed
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill

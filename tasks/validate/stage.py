@@ -7,7 +7,6 @@ second writes it where it belongs.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator
 from itertools import islice
@@ -17,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.params import Validate
-from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, require, task_type
+from tasks.core.parquet import Batches, TableWriter, write_batches
+from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, task_type
 from tasks.core.stage import Stage, run_stage
 from tasks.validate.checks import Rows, content_keys, filled, measure, unspaced
 from tasks.validate.labels import CLASSIFICATION
@@ -32,9 +31,7 @@ from tasks.validate.verdicts import MAX_ROWS, Codes, Verdicts
 
 log = logging.getLogger(__name__)
 
-#: Rows whose texts are in memory at once, and batches that Great Expectations judges at once (their
-#: measures alone).
-_BATCH = 4096
+#: Batches that Great Expectations judges at once (their measures alone).
 _BATCHES_A_CHUNK = 8
 _READ = pa.schema(
     [PREDICTIONS.field(name) for name in (*INSTRUCTIONS.names, "prediction", "parsed", "reason")]
@@ -84,8 +81,7 @@ def nothing_to_judge(stage: Stage) -> None:
         ("instructions.parquet", INSTRUCTIONS),
         ("quarantine.parquet", QUARANTINE),
     ):
-        with writer(stage.out / name, schema):
-            pass
+        write_batches(stage.out / name, [], schema)
     write_text(
         stage.out / "report.html",
         (
@@ -244,15 +240,15 @@ def write_rows(predictions: Path, verdicts: Verdicts, folder: Path) -> Samples:
     samples = Samples(verdicts)
     kept = verdicts.kept()
     with (
-        writer(folder / "instructions.parquet", INSTRUCTIONS) as good,
-        writer(folder / "quarantine.parquet", QUARANTINE) as bad,
+        TableWriter(folder / "instructions.parquet", INSTRUCTIONS) as good,
+        TableWriter(folder / "quarantine.parquet", QUARANTINE) as bad,
     ):
         for start, batch in read_batches(predictions):
             keep = kept[start : start + len(batch)]
             rows = with_passages(batch)
-            good.write_table(rows.filter(pa.array(keep)))
+            good.write(rows.filter(pa.array(keep)))
             reasons = [verdicts.reasons(start + place) for place in np.flatnonzero(~keep)]
-            bad.write_table(
+            bad.write(
                 rows.filter(pa.array(~keep)).append_column(
                     QUARANTINE.field("reasons"), pa.array(reasons, QUARANTINE.field("reasons").type)
                 )
@@ -324,13 +320,12 @@ def summarise(stage: Stage, verdicts: Verdicts, suites: Suites, share: float) ->
 
 def count_rows(predictions: Path) -> int:
     """Return the file's rows; none at all is an error."""
-    with opened(predictions) as file:
-        if not file.metadata.num_rows:
-            raise PipelineError(
-                f"{predictions} holds no predictions: run generate again, or look at what "
-                "ingest kept"
-            )
-        return int(file.metadata.num_rows)
+    rows = len(Batches(predictions, _READ))
+    if not rows:
+        raise PipelineError(
+            f"{predictions} holds no predictions: run generate again, or look at what ingest kept"
+        )
+    return rows
 
 
 def read_batches(predictions: Path) -> Iterator[tuple[int, pa.Table]]:
@@ -338,13 +333,9 @@ def read_batches(predictions: Path) -> Iterator[tuple[int, pa.Table]]:
     form, placeholders unspaced.
     """
     start = 0
-    with opened(predictions) as file:
-        for batch in file.iter_batches(
-            _BATCH, columns=[name for name in _READ.names if name in file.schema_arrow.names]
-        ):
-            table = require(pa.Table.from_batches([batch]), _READ, predictions)
-            yield start, cleaned(table)
-            start += len(table)
+    for batch in Batches(predictions, _READ):
+        yield start, cleaned(batch)
+        start += len(batch)
 
 
 def cleaned(table: pa.Table) -> pa.Table:
@@ -363,24 +354,3 @@ def cleaned(table: pa.Table) -> pa.Table:
     for name in ("instruction", "response"):
         columns[name] = unspaced(columns[name])
     return pa.table(columns, _READ)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file; a damaged one is an error that names it."""
-    try:
-        with pq.ParquetFile(
-            path, pre_buffer=False
-        ) as file:  # buffering ahead would keep the whole file in memory
-            yield file
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(
-            f"{path} cannot be read as Parquet ({error}): delete it and run its stage again"
-        ) from error
-
-
-@contextlib.contextmanager
-def writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Open a Parquet file for writing in batches; its bytes depend on the rows alone."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
-        yield file

@@ -29,12 +29,14 @@ from bonito.evaluate.measures import (
 )
 from bonito.params import Evaluate
 from bonito.remix.output import REMIXED
-from tasks.core.files import read_json, read_table, write_json, write_table
+from tasks.core.files import read_json, write_json
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.models import load_model
 from tasks.lm.prompts import bonito_output
 from tasks.lm.training import response_loss
+from tests.conftest import Code
 
 PASSAGE = (
     "The lighthouse at Corran Point was built in 1874 from local granite. Its lamp burned "
@@ -319,11 +321,11 @@ def test_the_whole_evaluation(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    edited_code: Code,
 ) -> None:
     from tasks.lm.models import load_tokenizer
 
     engine = Scripted(load_tokenizer(str(tiny_model)))
-    monkeypatch.setattr("bonito.evaluate.stage.open_engine", lambda *_: engine)
     monkeypatch.setattr("bonito.evaluate.judging.open_engine", lambda *_: engine)
     assert run(tiny_model) == 0, capsys.readouterr().err
     facts, table, summary = (
@@ -366,6 +368,10 @@ def test_the_whole_evaluation(
     assert engine.calls == asked, "what a run has finished is not done again"
     for name in ("scores.json", "scores.md", "predictions.parquet"):
         assert Path("again", name).read_bytes() == Path("out", name).read_bytes()
+    edited_code.edit("bonito.evaluate.scores_table", "from __future__", "# Why.\nfrom __future__")
+    assert run(tiny_model, "again") == 0 and engine.calls == asked
+    edited_code.edit("tasks.lm.engine", "import torch\n", "import torch\n\nX = 1\n")
+    assert run(tiny_model, "again") == 0 and engine.calls == 2 * asked
 
 
 def _logged(overall: dict[str, Any], generator: Path) -> None:

@@ -20,6 +20,7 @@ from bonito.remix.stage import work
 from tasks.core.errors import PipelineError
 from tasks.core.params import parse_params
 from tasks.core.stage import run_stage
+from tests.conftest import assert_pages_are_checked
 
 TEMPLATES = {
     "what is it": (
@@ -119,6 +120,7 @@ def test_rows_become_instructions_with_the_placeholder(home: Path) -> None:
     assert remix(held_out=0.2) == 0
     train, held_out = rows_of("train"), rows_of("heldout")
     assert pq.read_schema("out/train.parquet").names == REMIXED.names
+    assert_pages_are_checked(Path("out/train.parquet"))
     assert len(train) + len(held_out) == 200
     assert {entry["template"] for entry in train} == set(TEMPLATES) - {"without"}
     for entry in train + held_out:
@@ -303,7 +305,7 @@ def test_a_fault_on_a_later_row_names_template_and_row(
             {"dataset": "toy", "path": "rows.parquet", "labels": {"label": ["bad", "good"]}},
             "row 1 of rows.parquet (toy): the label 0 in 'label' is not one of",
         ),
-        ({"dataset": "toy", "path": "broken.jsonl"}, "broken.jsonl cannot be read after line 1"),
+        ({"dataset": "toy", "path": "broken.jsonl"}, "broken.jsonl line 2 is not valid JSON"),
     ],
 )
 def test_a_bad_source_is_named(
@@ -350,7 +352,8 @@ def test_a_hub_dataset_that_cannot_be_read_is_named(
 ) -> None:
     write_sources({"dataset": "toy", "hub": str(home / "gone")})
     assert remix() == 2
-    assert "gone' (toy) cannot be read: " in capsys.readouterr().err.splitlines()[-1]
+    assert "gone' cannot be read: " in (line := capsys.readouterr().err.splitlines()[-1])
+    assert "toy: hub dataset" in line
 
 
 @pytest.mark.parametrize(

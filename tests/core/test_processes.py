@@ -22,7 +22,7 @@ import bonito.finetune.stage
 import tasks.finetune.stage
 from bonito.settings import merged
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_table
+from tasks.core.parquet import write_table
 from tasks.core.process import is_launched
 from tasks.lm.training import train
 from tests.lm.test_training import _EXAMPLES
@@ -34,7 +34,7 @@ _DIE = """
 import os, pathlib, threading, time
 if os.environ.get("RANK") == "1" and "tests_die" in os.environ:
     def watch():
-        while not list(pathlib.Path(".work").rglob("checkpoint-4/complete.json")):
+        while not list(pathlib.Path(".work").rglob("checkpoint-4/manifest.sha256.json")):
             time.sleep(0.01)
         os._exit(3)
     threading.Thread(target=watch, daemon=True).start()

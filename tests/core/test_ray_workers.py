@@ -21,7 +21,8 @@ import pytest
 
 from tasks.core import ray_workers as spread
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, write_table
+from tasks.core.files import read_json, sha256_file
+from tasks.core.parquet import write_table
 from tasks.generate import stage as generate
 from tests.conftest import ROOT, passage_table
 from tests.flows.test_flows import await_no_process_in

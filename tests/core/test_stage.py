@@ -16,8 +16,10 @@ import pytest
 from flows.progress import describe
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.lock import hold_lock
 from tasks.core.process import _REAPERS, is_alive, process_mark
-from tasks.core.stage import Progress, Stage, hold_lock, is_disk_full, run_stage
+from tasks.core.progress import Progress
+from tasks.core.stage import Stage, is_disk_full, run_stage
 from tests.conftest import ROOT
 
 
@@ -107,7 +109,7 @@ def test_the_second_of_two_names_the_holder_within_five_seconds(tmp_path: Path) 
 
 def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     code = (
-        "import os,pathlib\nfrom tasks.core.stage import hold_lock\nwith "
+        "import os,pathlib\nfrom tasks.core.lock import hold_lock\nwith "
         f"hold_lock(pathlib.Path({str(tmp_path / 'lock')!r}), 'x'): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)

@@ -13,13 +13,14 @@ import pytest
 
 from tasks import serve
 from tasks.baseline import stage as baseline
-from tasks.core.files import read_json, read_table, sha256_file
+from tasks.core.files import read_json, sha256_file
+from tasks.core.parquet import read_table
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
 from tasks.register.stage import Verdict, default_name, flatten
 from tasks.tracking.ledger import TRAINING_KEY
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Code, assert_pages_are_checked
 
 NONE = ROOT / "supervision/none"
 
@@ -137,6 +138,8 @@ def test_metrics_have_every_promised_key(
         assert len(own["by_dataset"][kind]["by_template"]) == 2
         assert ("majority" in own) == (kind == "privacy")
     assert ("prior_corrected" in metrics) == (kind == "privacy")
+    for stage in ("baseline", "evaluate"):
+        assert_pages_are_checked(Path(f"artifacts/{stage}/predictions.parquet"))
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 2 * 6
     for row in rows if kind == "privacy" else []:
@@ -154,7 +157,7 @@ def test_evaluation_is_repeatable_and_resumes_by_model(
     journal = [
         path
         for stage in ("evaluate", "baseline")
-        for path in sorted(Path(f".work/{stage}/journal").glob("*.parquet"))
+        for path in sorted(Path(f".work/{stage}/journal").glob("*/*.parquet"))
     ]
     assert len(journal) == 2
     stamps = {path: path.stat().st_mtime_ns for path in journal}
@@ -164,6 +167,46 @@ def test_evaluation_is_repeatable_and_resumes_by_model(
     assert journal[1].stat().st_mtime_ns == stamps[journal[1]], (
         "the undamaged model was not scored again"
     )
+
+
+def test_a_change_of_the_training_loop_starts_afresh_and_a_comment_does_not(
+    workplace: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    edited_code: Code,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def continues(module: str, old: str, new: str) -> bool:
+        edited_code.edit(module, old, new)
+        _finetune(make_params, tiny_model, instructions, "incidents")
+        return "continuing from checkpoint-3" in capsys.readouterr().err
+
+    _finetune(make_params, tiny_model, instructions, "incidents")
+    capsys.readouterr()
+    assert continues("tasks.core.lock", "patience: float = 4.0", "patience: float = 5.0")
+    assert not continues("tasks.lm.training", 'reduction="sum"', 'reduction="mean"')
+
+
+def test_a_change_of_the_scoring_code_scores_again(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, edited_code: Code
+) -> None:
+    def kept() -> set[Path]:
+        assert _evaluate(params) == 0
+        return {path.parent for path in Path(".work").glob("*/journal/*/*.parquet")}
+
+    def merged() -> set[str]:
+        return {path.name for path in Path("cache/merged").iterdir()}
+
+    params = _finetune(make_params, tiny_model, instructions, "privacy")
+    first, models = kept(), merged()
+    edited_code.edit("tasks.tracking.ledger", "from __future__", "# A comment.\nfrom __future__")
+    edited_code.edit("tasks.register.plots", "from __future__", "# A comment.\nfrom __future__")
+    assert kept() == first and merged() == models
+    edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")
+    assert len(kept() - first) == 2 and merged() == models
+    edited_code.edit("tasks.lm.models", 'endswith("lm_head")', 'endswith("head")')
+    assert _evaluate(params) == 0 and len(merged() - models) == 2
 
 
 def test_provenance_says_how_to_make_the_adapter_again(
@@ -237,7 +280,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     merged = Path(command[command.index("--model") + 1])
     assert (
         command[command.index("--served-model-name") + 1] == told["model_name"]
-        and read_json(merged / "complete.json")["adapter"]
+        and read_json(merged / "made_from.json")["adapter"]
     )
     answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
         ["Why?"], params={"max_new_tokens": 3}

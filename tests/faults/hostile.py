@@ -68,7 +68,7 @@ def document(world: World, chance: Random) -> str:
     took = time.monotonic() - began
     if status or took > 60:
         return f"{kind}: status {status} after {took:.0f} s: {log_of(folder)[-300:]}"
-    from tasks.core.files import read_table
+    from tasks.core.parquet import read_table
 
     def texts(place: Path) -> set[str]:
         return set(

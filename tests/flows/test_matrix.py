@@ -26,8 +26,9 @@ from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
 from flows.matrix.run_cell import write_results
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table, write_json, write_table
+from tasks.core.files import read_json, write_json
 from tasks.core.params import read_yaml
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1

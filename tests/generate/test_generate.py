@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tasks.core.files import read_json, read_table, sha256_file, write_table
+from tasks.core.files import read_json, sha256_file
 from tasks.core.params import Params
+from tasks.core.parquet import read_table, write_table
 from tasks.generate import stage as module
 from tasks.generate.stage import plan
-from tests.conftest import passage_table
+from tests.conftest import Code, assert_pages_are_checked, passage_table
 from tests.fakes import FakeEngine
 
 
@@ -54,6 +55,7 @@ def _rows(folder: str = ".") -> list[dict[str, Any]]:
 def test_every_prediction_is_kept_and_counted(run: Any) -> None:
     assert run()[0] == 0
     rows, summary = _rows(), read_json(Path("artifacts/generate/summary.json"))
+    assert_pages_are_checked(Path("artifacts/generate/predictions.parquet"))
     assert len(rows) == summary["rows_in"] == 20
     assert {row["reason"] for row in rows} == {"", "no_pipe", "truncated"}
     assert (
@@ -130,3 +132,22 @@ def test_a_missing_generator_is_one_clear_line(
 ) -> None:
     assert run(generator="./absent")[0] == 2
     assert "model './absent' is neither a folder here nor a hub name" in capsys.readouterr().err
+
+
+def test_a_mended_parser_changes_the_rows(
+    run: Any, edited_code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of the old parser are not taken from the journal; unrelated code keeps them there."""
+    run()
+    assert not any(row["response"].endswith(".") for row in _rows())
+    edited_code.edit("tasks.lm.prompts", "from __future__", "# A comment.\nfrom __future__")
+    edited_code.edit("tasks.validate.labels", "import re\n", "import re\n\nUNRELATED = 1\n")
+    assert len(run()[1].batches) == 0
+    edited = edited_code.edit(
+        "tasks.lm.prompts",
+        "return Task(instruction, response) if",
+        "return Task(instruction, response + '.') if",
+    )
+    monkeypatch.setattr(module, "parse_prediction", edited.parse_prediction)
+    assert len(run()[1].batches) == 5
+    assert {row["response"] for row in _rows() if row["parsed"]} == {"its seal broke."}

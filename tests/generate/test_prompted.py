@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_table, write_table
+from tasks.core.parquet import read_table, write_table
 from tasks.generate import stage as generate
 from tasks.generate.prompted import AddressEngine, read_prompts
 from tasks.lm.engine import Completion, Sampling

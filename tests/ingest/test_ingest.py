@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import stage as ingest
 from tasks.lm.models import EMBEDDED, load_tokenizer
+from tests.conftest import assert_pages_are_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = [
@@ -107,6 +108,7 @@ def test_documents_become_passages_with_their_place(corner: Path) -> None:
     rows = _rows("passages")
     assert pq.read_schema("artifacts/ingest/passages.parquet").equals(PASSAGES)
     assert pq.read_schema("artifacts/ingest/rejects.parquet").equals(REJECTS)
+    assert_pages_are_checked(Path("artifacts/ingest/passages.parquet"))
     assert [row["document"] for row in rows] == sorted(row["document"] for row in rows)
     assert all(
         row["tokens"] <= 60 and row["end"] > row["start"] and len(row["passage_id"]) == 16

@@ -12,6 +12,7 @@ import torch
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
 from tasks.core.params import Finetune, Params
+from tasks.core.store import MANIFEST
 from tasks.lm.models import load_model
 from tasks.lm.training import Example, last_whole_checkpoint, response_loss, train, training_order
 
@@ -142,7 +143,7 @@ def _damage(checkpoint: Path, kind: str) -> None:
     data = bytearray(weights.read_bytes())
     match kind:
         case "no marker":
-            (checkpoint / "complete.json").unlink()
+            (checkpoint / MANIFEST).unlink()
         case "cut short":
             weights.write_bytes(data[:-100])
         case "flipped":

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tasks.core.files import sha256_file, write_table
+from tasks.core.files import sha256_file
 from tasks.core.params import Params, load_params
+from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.register import stage as register
 from tasks.register.stage import Verdict

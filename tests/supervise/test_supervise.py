@@ -13,8 +13,9 @@ import pytest
 
 from bonito.remix.output import REMIXED
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table, write_table
+from tasks.core.files import read_json
 from tasks.core.params import Params
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import WRITTEN
 from tasks.finetune.stage import text_examples, tokens_trained, trained_form
 from tasks.generate import stage as generate
@@ -162,7 +163,7 @@ def test_none_is_no_rows(run: Any) -> None:
     ("source", "rows", "message"),
     [
         ("p3", NONE, "cannot be read as Parquet: source p3 takes the train.parquet"),
-        ("labelled", NONE, "items must be .jsonl"),
+        ("labelled", NONE, "rows must be in a file of .jsonl"),
         ("labelled", "twice", "was there before: ids must be unique"),
         ("labelled", "only evaluated", "gives no row to train on ({'in_evaluation': 3})"),
         ("p3", "no column", "has no column 'instruction'"),

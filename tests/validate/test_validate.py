@@ -17,11 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.files import MANIFEST, read_json, read_table, write_table
+from tasks.core import parquet
+from tasks.core.files import read_json
 from tasks.core.params import Validate
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, TASK_TYPES
+from tasks.core.store import MANIFEST
 from tasks.validate import stage as validate
 from tasks.validate.suites import checks
+from tests.conftest import assert_pages_are_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGE = "The Oak Street pump was replaced on 14 March 2021 by the night crew. Nobody was hurt."
@@ -146,6 +150,8 @@ def test_every_expectation_passes_good_rows_and_fails_its_own(run: Any) -> None:
     assert kept["instruction"][0].as_py() == EXQA.replace("{{context}}", PASSAGE)
     rows = quarantine(out)
     assert read_table(out / "quarantine.parquet").schema.equals(QUARANTINE)
+    for name in ("instructions.parquet", "quarantine.parquet"):
+        assert_pages_are_checked(out / name)
     for expectation, row in zip(FAILING, rows, strict=True):
         assert expectation in row["reasons"], (expectation, row["reasons"])
     alone = {
@@ -233,7 +239,7 @@ def test_same_texts_of_two_task_types_are_kept_once_and_only_good_rows_count(run
 def test_copies_are_found_across_batches_and_chunks(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validate, "_BATCH", 2)
+    monkeypatch.setattr(parquet, "GROUP", 2)
     monkeypatch.setattr(validate, "_BATCHES_A_CHUNK", 2)
     status, out = run(
         [
@@ -466,8 +472,9 @@ def test_data_docs_fetch_nothing_and_run_nothing(run: Any) -> None:
 
 _SCRIPT = """
 import sys
+from tasks.core import parquet
 from tasks.validate import stage as validate
-validate._BATCH, validate._BATCHES_A_CHUNK = 8, int(sys.argv[1])
+parquet.GROUP, validate._BATCHES_A_CHUNK = 8, int(sys.argv[1])
 sys.exit(validate.main(sys.argv[2:]))
 """
 

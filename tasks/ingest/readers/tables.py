@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.row_reader import read_arrow_batches
 from tasks.ingest.readers.decoding import decode, detect, tidy
 from tasks.ingest.readers.document import Builder, Document, Item, Options, Reject, Unreadable
 from tasks.ingest.readers.markdown import headings
@@ -253,24 +254,13 @@ def _arrow(path: Path) -> Iterator[Row]:
     try:
         with pa.memory_map(str(path)) as source:
             place = 0
-            for batch in _batches(source):
+            for batch in read_arrow_batches(source):
                 for start in range(0, batch.num_rows, 256):
                     for row in batch.slice(start, 256).to_pylist():
                         place += 1
                         yield place, row
     except (pa.ArrowException, OSError) as error:
         raise Unreadable("damaged", f"not readable as Arrow: {error}") from error
-
-
-def _batches(source: Any) -> Iterator[Any]:
-    try:
-        file = pa.ipc.open_file(source)
-    except pa.ArrowInvalid:
-        source.seek(0)
-        yield from pa.ipc.open_stream(source)
-        return
-    for number in range(file.num_record_batches):
-        yield file.get_batch(number)
 
 
 def _parquet(path: Path) -> Iterator[Row]:

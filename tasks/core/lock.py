@@ -1,0 +1,57 @@
+"""One lock for all that only one process at a time may do."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+
+
+class LockedError(PipelineError):
+    """A living process holds the lock."""
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, name: str, patience: float = 4.0) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path`` for ``name``; after ``patience`` seconds of
+    waiting, :class:`LockedError` says who holds it.
+
+    The kernel drops the lock when its holder dies, however it dies.
+    """
+    with path.open("a+", encoding="utf-8") as handle:
+        deadline = time.monotonic() + patience
+        while not _take(handle.fileno()):
+            if time.monotonic() > deadline:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise LockedError(
+                    f"{name} is already being run here by {holder}: wait for it or stop it"
+                )
+            time.sleep(0.1)
+        handle.seek(0)
+        handle.truncate()
+        json.dump({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, handle)
+        handle.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a living process holds the lock."""
+    if not path.is_file():
+        return False
+    with path.open("a+", encoding="utf-8") as handle:
+        return not _take(handle.fileno())
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

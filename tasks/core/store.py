@@ -1,0 +1,145 @@
+"""Finished work that outlives a killed run, and counts only while it is whole.
+
+A key holds all that a result depends on: inputs, parameters, and the code that makes it. A mark
+holds the SHA-256 of every finished file and is written last. Work without a mark, or with a file
+that differs from it, is done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.core.code import code_digest
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, read_json, sha256_file, write_json
+from tasks.core.parquet import read_table, write_table
+
+log = logging.getLogger(__name__)
+
+#: The mark of a finished folder: a stage's output, a checkpoint, a merged model.
+MANIFEST = "manifest.sha256.json"
+
+
+def work_key(module: str, *parts: object) -> str:
+    """Return the key (64 hex digits) of what ``module`` makes from ``parts``, its inputs and
+    parameters. A change of its code, or of first-party code it imports, gives another key.
+    """
+    return fingerprint(code_digest(module), *parts)
+
+
+def keyed_folder(parent: Path, key: str, keep: int) -> Path:
+    """Return the folder of a key below ``parent``; of all keys' folders the ``keep`` last used
+    stay.
+    """
+    folder = parent / key[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    keep_newest(parent, keep, keep=folder)
+    return folder
+
+
+class Store:
+    """Tables and JSON values by name, in the folder of one key."""
+
+    def __init__(self, parent: Path, key: str, keep: int) -> None:
+        self._folder = keyed_folder(parent, key, keep)
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a table (as Parquet) or a JSON value under ``name``."""
+        is_table = isinstance(value, pa.Table)
+        path = self._folder / f"{name}.{'parquet' if is_table else 'json'}"
+        self._mark(name).unlink(missing_ok=True)
+        (write_table if is_table else write_json)(path, value)
+        _seal(self._mark(name), [path])
+
+    def get(self, name: str) -> Any:
+        """Return what was put under ``name``; None where it was never finished or is damaged."""
+        if not self.has(name):
+            return None
+        (path,) = (self._folder / file for file in read_json(self._mark(name)))
+        return read_table(path) if path.suffix == ".parquet" else read_json(path)
+
+    def has(self, name: str) -> bool:
+        """Tell whether ``name`` is finished and whole; a warning names damaged files."""
+        if not self._mark(name).is_file():
+            return False
+        fault = _find_fault(self._mark(name))
+        if fault:
+            log.warning("%s: it is made again", fault)
+        return not fault
+
+    def remember(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what is kept under ``name``; where there is nothing, make and keep it first."""
+        if not self.has(name):
+            self.put(name, make())
+        return self.get(name)
+
+    def _mark(self, name: str) -> Path:
+        return self._folder / f"{name}.sha256"
+
+
+def seal_folder(folder: Path) -> None:
+    """Mark a finished folder: nothing in it may change from now on."""
+    mark = folder / MANIFEST
+    _seal(mark, (path for path in folder.rglob("*") if path.is_file() and path != mark))
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder was finished and holds what was written."""
+    return (folder / MANIFEST).is_file() and not _find_fault(folder / MANIFEST)
+
+
+def verify(path: Path) -> None:
+    """Raise :class:`PipelineError` if a stage's output, or one file of it, is not what the stage
+    wrote. Files of other origin pass.
+
+    DVC puts back what its cache holds without looking at it, so this is where a damaged cache
+    object is found.
+    """
+    folder = path if path.is_dir() else path.parent
+    if (folder / MANIFEST).is_file():
+        fault = _find_fault(folder / MANIFEST, None if path == folder else path)
+        if fault:
+            raise PipelineError(
+                f"{fault}: delete {folder}, remove damaged objects from DVC's cache with "
+                "`make repair`, and run the same command again"
+            )
+
+
+def keep_newest(folder: Path, most: int, keep: Path | None = None) -> None:
+    """Remove all but the ``most`` entries of a folder that were changed last, files and folders
+    alike; ``keep`` stays whatever its age.
+    """
+    entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    for old in entries[: max(0, len(entries) - most)]:
+        if old != keep:
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+
+
+def _seal(mark: Path, files: Iterable[Path]) -> None:
+    write_json(
+        mark, {path.relative_to(mark.parent).as_posix(): sha256_file(path) for path in files}
+    )
+
+
+def _find_fault(mark: Path, only: Path | None = None) -> str:
+    """Return what is wrong with the first file that is not as it was when ``mark`` was written, or
+    an empty string. ``only`` looks at one file.
+    """
+    try:
+        digests = dict(read_json(mark))
+    except (PipelineError, TypeError, ValueError):
+        return f"{mark} is damaged"
+    for name, digest in digests.items():
+        path = mark.parent / name
+        if only in (None, path) and (not path.is_file() or sha256_file(path) != digest):
+            state = "damaged (not what was written)" if path.is_file() else "missing"
+            return f"{path} is {state}"
+    return f"{mark} does not name {only.name}" if only and only.name not in digests else ""
