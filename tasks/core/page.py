@@ -6,15 +6,18 @@ Everything that is put into it is escaped, and a name that it does not know is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tasks.core.files import atomic_path
 
-PRODUCT = "bonito-pipeline"
 _TEMPLATES = Path(__file__).parent / "templates"
+#: A page that has a head alone.
+BASE = _TEMPLATES / "base.html"
+PRODUCT = "bonito-pipeline"
 #: Pieces of a template that are written together.
 _BUFFERED = 256
 
@@ -44,19 +47,19 @@ class Page:
     links: Sequence[tuple[str, str]] = ()
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share in 0-1 as a percentage, empty where there is none."""
+    return "" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number with thousands marked, empty where there is none."""
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
 def render(template: Path, page: Page, **values: Any) -> Iterator[str]:
     """Yield the page in pieces. An iterator among ``values`` is read while the page is written."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, _TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    stream = environment.get_template(template.name).stream(product=PRODUCT, page=page, **values)
+    stream = _environment(template.parent).get_template(template.name).stream(page=page, **values)
     stream.enable_buffering(_BUFFERED)
     yield from stream
     yield "\n"
@@ -68,14 +71,17 @@ def write_page(path: Path, template: Path, page: Page, **values: Any) -> None:
         file.writelines(render(template, page, **values))
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share in 0-1 as a percentage, empty where there is none."""
-    return "" if share is None else f"{100 * share:.{digits}f} %"
+@cache
+def _environment(folder: Path) -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-
-def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with thousands marked, empty where there is none."""
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-FILTERS: dict[str, Callable[..., str]] = {"number": number, "percent": percent}
+    environment = Environment(
+        loader=FileSystemLoader([folder, _TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    environment.globals["product"] = PRODUCT
+    return environment
