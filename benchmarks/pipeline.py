@@ -22,7 +22,8 @@ from benchmarks.harness import PASSED, ROOT, Options, Row, environment
 from flows.runs.dvc_graph import read_graph
 from tasks.core.files import read_json
 from tasks.core.params import Params, load_params, overlay, read_yaml
-from tasks.lm.models import EMBEDDED, base_path, cache_folder
+from tasks.core.privacy import cache_folder
+from tasks.lm.models import EMBEDDED, base_path
 
 NAMES = ("pipeline",)
 TARGETS = dict.fromkeys(chain.CHAINS, 2.0)
