@@ -21,7 +21,7 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import PREDICTIONS
 from tasks.lm.prompts import parse_prediction
 from tasks.validate import stage as validate
-from tasks.validate.checks import filled
+from tasks.validate.texts import filled
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

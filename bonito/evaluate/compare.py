@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from bonito.evaluate.scores_table import COLUMNS, cell, table
+from bonito.evaluate.scores_table import COLUMNS, cell
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_text
+from tasks.core.markdown import table
 from tasks.core.parquet import read_table
-from tasks.core.rows import TASK_TYPES
 from tasks.core.stage import one_line_errors
+from tasks.core.task_types import TASK_TYPES
 from tasks.scoring.f1 import interval, resample
 
 _RESAMPLES = 2000

@@ -18,15 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_text
+from tasks.core.page import BASE, Page, write_page
 from tasks.core.params import Validate
 from tasks.core.parquet import Batches, TableWriter, write_batches
-from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, task_type
+from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN
 from tasks.core.stage import Stage, run_stage
-from tasks.validate.checks import Rows, content_keys, filled, measure, unspaced
-from tasks.validate.labels import CLASSIFICATION
+from tasks.core.task_types import CLASSIFICATION, task_type
+from tasks.validate.checks import measure
+from tasks.validate.expectations import LABEL_BALANCE, checks
 from tasks.validate.report import Samples, write_report
-from tasks.validate.suites import LABEL_BALANCE, Suites, checks
+from tasks.validate.suites import Suites
+from tasks.validate.texts import Rows, content_keys, filled, unspaced
 from tasks.validate.verdicts import MAX_ROWS, Codes, Verdicts
 
 log = logging.getLogger(__name__)
@@ -61,12 +63,14 @@ def validate(stage: Stage) -> None:
     verdicts.settle(params.skip, params.max_label_share, params.max_rows)
     balanced = record_balance(verdicts, suites, params)
     share = usable_share(verdicts)
-    folder = stage.out if share >= params.min_yield else stage.work
+    good = share >= params.min_yield
+    folder = stage.out if good else stage.work
     samples = write_rows(predictions, verdicts, folder)
+    links = neighbours(predictions) if good else ()
     write_report(
-        folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield
+        folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield, links
     )
-    if share < params.min_yield:
+    if not good:
         raise PipelineError(too_few(verdicts, share, params.min_yield, stage.work))
     suites.write_docs()
     summarise(stage, verdicts, suites, share)
@@ -82,14 +86,18 @@ def nothing_to_judge(stage: Stage) -> None:
         ("quarantine.parquet", QUARANTINE),
     ):
         write_batches(stage.out / name, [], schema)
-    write_text(
-        stage.out / "report.html",
-        (
-            "<!doctype html><title>Nothing to validate</title><p>supervise.source is "
-            f"{source}: no generator wrote rows.</p>\n"
-        ),
-    )
+    page = Page("Validation", f"supervise.source is {source}: no generator wrote rows.")
+    write_page(stage.out / "report.html", BASE, page)
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})
+
+
+def neighbours(predictions: Path) -> list[tuple[str, str]]:
+    """Return (name, relative address) of the pages beside the report: ingest's where the stages'
+    folders lie side by side, and Great Expectations'.
+    """
+    ingest = predictions.parent.parent / "ingest" / "report.html"
+    beside = [("Ingest", "../ingest/report.html")] if ingest.is_file() else []
+    return [*beside, ("Great Expectations", "data_docs/index.html")]
 
 
 def judge(predictions: Path, suites: Suites, params: Validate, stage: Stage) -> Verdicts:

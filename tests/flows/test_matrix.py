@@ -21,7 +21,8 @@ import yaml
 from flows import server
 from flows.matrix.compare import Draws, difference, summarise, verdict
 from flows.matrix.matrix_file import Matrix, expand, read_matrix
-from flows.matrix.report import claims, compare_published, curves
+from flows.matrix.published import claims, compare_published
+from flows.matrix.report import curves
 from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
 from flows.matrix.run_cell import write_results
@@ -34,6 +35,7 @@ from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1
 from tasks.tracking import ledger as tracking
 from tests.conftest import ROOT
+from tests.pages import check_page
 from tests.toy import environment, make_toy, write_stage
 
 _FILES = [path for path in sorted((ROOT / "matrices").glob("*.yaml")) if path.stem != "published"]
@@ -428,7 +430,12 @@ def test_finished_cells_are_read_compared_and_written(
         "With the prior corrected",
     ):
         assert words in page, words
-    assert "http" not in page and "<script" not in page and "<b>A pump" not in page
+    assert (
+        "http" not in page.replace("http-equiv", "")
+        and "<script" not in page
+        and "<b>A pump" not in page
+    )
+    check_page(page)
     assert "failed: finetune: the machine is tired" in table
 
 

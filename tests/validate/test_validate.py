@@ -21,11 +21,13 @@ from tasks.core import parquet
 from tasks.core.files import read_json
 from tasks.core.params import Validate
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, TASK_TYPES
+from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.store import MANIFEST
+from tasks.core.task_types import TASK_TYPES
 from tasks.validate import stage as validate
-from tasks.validate.suites import checks
+from tasks.validate.expectations import checks
 from tests.conftest import assert_pages_are_checked
+from tests.pages import check_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGE = "The Oak Street pump was replaced on 14 March 2021 by the night crew. Nobody was hurt."
@@ -414,8 +416,8 @@ def test_an_unknown_name_in_skip_suggests_the_right_one(
 def test_each_task_type_has_a_suite_with_the_general_expectations(params: Any) -> None:
     every = checks(params.validate_)
     for name in TASK_TYPES:
-        assert sum(not check.types or name in check.types for check in every) >= 10
-    assert {check.column for check in every if "exqa" in check.types} == {
+        assert sum(check.is_for(name) for check in every) >= 10
+    assert {check.column for check in every if check.of_types and check.is_for("exqa")} == {
         "question_present",
         "answer_in_passage",
         "answer_in_question",
@@ -437,6 +439,8 @@ def test_the_report_escapes_what_the_generator_wrote_and_needs_no_network(run: A
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "data_docs/index.html" in page
+    for path in (out / "report.html", *(out / "data_docs").rglob("*.html")):
+        check_page(path.read_text(encoding="utf-8"))
     assert not [part for part in ("http://", "https://", "src=", "@import", "url(") if part in page]
     assert all(
         evil not in docs.read_text(encoding="utf-8") for docs in (out / "data_docs").rglob("*.html")
@@ -547,7 +551,7 @@ def test_kept_and_quarantined_rows_are_the_rows_in(run: Any, seed: int) -> None:
         seed=seed,
     )
     assert status == 0
-    ids = read_table(given := out.parents[2] / "predictions.parquet", ["row_id"])[
+    ids = read_table(given := out.parents[1] / "predictions.parquet", ["row_id"])[
         "row_id"
     ].to_pylist()
     kept, bad = read_table(out / "instructions.parquet")["row_id"].to_pylist(), quarantine(out)
