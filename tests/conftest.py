@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.files import write_table
-from tasks.core.params import Params, overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import Params, parse_params
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
+from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start with

@@ -33,8 +33,9 @@ from bonito.templating.render import OK
 from bonito.templating.templates import Template, load_task_types, load_templates, source_name
 from bonito.templating.workers import Limits, Renderers
 from tasks.core.files import staged_folder, write_json, write_text
-from tasks.core.params import load_params, read_yaml
+from tasks.core.params import load_params
 from tasks.core.stage import WORK, one_line_errors
+from tasks.core.yaml_file import read_yaml
 
 _SAMPLES = Path(__file__).with_name("sample_rows.yaml")
 

@@ -17,7 +17,7 @@ from flows.matrix.matrix_file import Matrix
 from flows.matrix.results import Result
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 from tasks.tracking.ledger import group_runs
 
 _TEMPLATES = Path(__file__).parent / "templates"

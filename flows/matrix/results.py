@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.matrix.cells import Cell
 from flows.matrix.compare import Draws, difference, majority, summarise, verdict
-from flows.matrix.matrix_file import Cell
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from flows.matrix.matrix_file import Cell, Matrix
+from flows.matrix.cells import Cell
+from flows.matrix.matrix_file import Matrix
 from flows.matrix.report import write_report
 from flows.matrix.results import Result, cell_rows, keep_predictions
 from flows.runs import worktree as checkout

@@ -16,7 +16,7 @@ from flows.runs.dvc_repro import Outcome
 from flows.runs.mlflow_urls import run_page
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 
 WIDTH = 100
 _LAST = Path(".work") / "last_run.json"

@@ -68,7 +68,7 @@ def _register(stage: Stage) -> None:
         read_json(evaluation / "metrics.json"),
         read_json(adapter / "provenance.json"),
     )
-    name = stage.params.register_.model_name or default_name(provenance["base"], metrics["dataset"])
+    name = stage.params.register.model_name or default_name(provenance["base"], metrics["dataset"])
     key = fingerprint(
         sha256_file(adapter / "adapter_model.safetensors")
         if provenance["adapter"]
@@ -76,7 +76,7 @@ def _register(stage: Stage) -> None:
         metrics,
     )
     ledger = Ledger.open(
-        stage.params.register_.experiment, key, provenance["key"], run_name(stage.params, metrics)
+        stage.params.register.experiment, key, provenance["key"], run_name(stage.params, metrics)
     )
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = _log_run(stage, ledger, metrics, provenance)
@@ -92,7 +92,7 @@ def _register(stage: Stage) -> None:
     ledger.finish()
     where = {
         "tracking_uri": shown_uri(),
-        "experiment": stage.params.register_.experiment,
+        "experiment": stage.params.register.experiment,
         "experiment_id": ledger.experiment_id,
         "run_id": ledger.run_id,
     }
@@ -192,7 +192,7 @@ def _log_run(
         stage.path("evaluation"),
         stage.path("instructions"),
     )
-    ledger.params(flatten(stage.params.model_dump(mode="json", by_alias=True)))
+    ledger.params(flatten(stage.params.model_dump(mode="json")))
     losses = [
         (int(row["step"]), float(row["loss"]))
         for row in csv.DictReader((adapter / "loss.csv").open(encoding="utf-8"))

@@ -54,7 +54,7 @@ def validate(stage: Stage) -> None:
     When the yield is under ``validate.min_yield`` there is no output, but the quarantine and the
     report are left in ``stage.work`` to look at.
     """
-    params, predictions = stage.params.validate_, stage.path("predictions")
+    params, predictions = stage.params.validate, stage.path("predictions")
     for name in _OUTPUTS:
         (stage.work / name).unlink(missing_ok=True)
     if stage.params.supervise.source not in WRITTEN:

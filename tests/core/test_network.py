@@ -34,8 +34,9 @@ client.set_terminated(run.info.run_id)""",
     "prefect": "import prefect, prefect.flows\nprefect.flow(lambda: 1, name='x')",
     "great_expectations": """
 from tasks.validate.suites import Suites, checks
-from tasks.core.params import parse_params, read_yaml
-Suites(checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate_), folder / 'docs')""",
+from tasks.core.params import parse_params
+from tasks.core.yaml_file import read_yaml
+Suites(checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate), folder / 'docs')""",
     "transformers": (
         "from tasks.lm.models import load_model, "
         "load_tokenizer\nload_model(model)\nload_tokenizer(model)"

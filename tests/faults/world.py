@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from tasks.core.files import sha256_file
-from tasks.core.params import overlay, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (

@@ -19,16 +19,17 @@ import pytest
 import yaml
 
 from flows import server
+from flows.matrix.cells import expand
 from flows.matrix.compare import Draws, difference, summarise, verdict
-from flows.matrix.matrix_file import Matrix, expand, read_matrix
+from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.report import claims, compare_published, curves
 from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
 from flows.matrix.run_cell import write_results
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, read_table, write_json, write_table
-from tasks.core.params import read_yaml
 from tasks.core.rows import EVALUATIONS
+from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1
 from tasks.tracking import ledger as tracking

@@ -133,7 +133,7 @@ def quarantine(out: Path) -> list[dict[str, Any]]:
 
 
 def test_every_expectation_has_a_row_that_fails_it(run: Any, params: Any) -> None:
-    assert list(FAILING) == [check.name for check in checks(params.validate_)]
+    assert list(FAILING) == [check.name for check in checks(params.validate)]
 
 
 def test_every_expectation_passes_good_rows_and_fails_its_own(run: Any) -> None:
@@ -406,7 +406,7 @@ def test_an_unknown_name_in_skip_suggests_the_right_one(
 
 
 def test_each_task_type_has_a_suite_with_the_general_expectations(params: Any) -> None:
-    every = checks(params.validate_)
+    every = checks(params.validate)
     for name in TASK_TYPES:
         assert sum(not check.types or name in check.types for check in every) >= 10
     assert {check.column for check in every if "exqa" in check.types} == {
