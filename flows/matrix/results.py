@@ -65,7 +65,7 @@ def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     for result in results:
         done = result.status == "done"
         own = (
-            read_json(result.artifacts(main) / "evaluate" / "metrics.json")["adapted"]
+            read_json(result.artifacts(main) / "evaluate" / "scores.json")["adapted"]
             if done
             else {}
         )
@@ -160,7 +160,7 @@ def groups(
                 change = difference(runs, others, draws)
                 entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
         general = [
-            read_json(result.artifacts(main) / "evaluate" / "metrics.json").get("general")
+            read_json(result.artifacts(main) / "evaluate" / "scores.json").get("general")
             for result in own
         ]
         entry["general"] = general[0] if len(general) == 1 else _mean_general(general)

@@ -105,11 +105,11 @@ def f1_table(checkout: Path) -> list[dict[str, Any]]:
     """Return one row a model, with the gain last: F1 in points, its interval, the majority-class
     baseline where there is one.
     """
-    metrics = _optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}
+    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     rows = []
     for key, label in (("zero_shot", "zero-shot"), ("adapted", "adapted"), ("gain", "gain")):
-        if key in metrics:
-            score = metrics[key]
+        if key in scores:
+            score = scores[key]
             row = {
                 "model": label,
                 "F1": round(score["f1"], 1),
@@ -202,7 +202,7 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         lines.append(
             line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else "")
         )
-    apart = (_optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}).get(
+    apart = (_optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}).get(
         "prior_corrected"
     )
     if apart:

@@ -65,7 +65,7 @@ def register(stage: Stage) -> None:
 def _register(stage: Stage) -> None:
     adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
     metrics, provenance = (
-        read_json(evaluation / "metrics.json"),
+        read_json(evaluation / "scores.json"),
         read_json(adapter / "provenance.json"),
     )
     name = stage.params.register.model_name or default_name(provenance["base"], metrics["dataset"])
@@ -209,7 +209,7 @@ def _log_run(
         ledger.files([pictures / "loss.png"], "plots")
     plot_f1(pictures / "f1.png", metrics)
     ledger.files([pictures / "f1.png"], "plots")
-    ledger.files([evaluation / "metrics.json", evaluation / "predictions.parquet"], "evaluation")
+    ledger.files([evaluation / "scores.json", evaluation / "predictions.parquet"], "evaluation")
     ledger.files([instructions / "report.html"], "validation")
     ledger.files([adapter / "provenance.json"])
     trained_on = stage.path("supervision") / "instructions.parquet"

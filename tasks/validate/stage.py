@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_text
+from tasks.core.files import write_json, write_text
 from tasks.core.params import Validate
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, require, task_type
 from tasks.core.stage import Stage, run_stage
@@ -93,6 +93,7 @@ def nothing_to_judge(stage: Stage) -> None:
             f"{source}: no generator wrote rows.</p>\n"
         ),
     )
+    write_json(stage.out / "metrics.json", {"yield": None})
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})
 
 
@@ -298,6 +299,7 @@ def summarise(stage: Stage, verdicts: Verdicts, suites: Suites, share: float) ->
             "yield": round(usable / rows, 4),
         }
     reasons = verdicts.count_reasons()
+    write_json(stage.out / "metrics.json", {"yield": round(share, 4)})
     stage.summary(
         len(verdicts),
         int(kept.sum()),

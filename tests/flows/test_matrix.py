@@ -364,7 +364,7 @@ def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> N
         for name in ("zero_shot", "adapted", "change")
     } | {"tasks": 6}
     write_json(
-        folder / "evaluate/metrics.json",
+        folder / "evaluate/scores.json",
         {"adapted": {"f1": 50.0, "f1_low": 40.0, "f1_high": 60.0}, "general": general},
     )
     write_json(folder / "finetune/summary.json", {"rows_kept": 12, "tokens": 1004})
@@ -580,7 +580,7 @@ def work(stage: Stage) -> None:
                 rows.append({"model": model, "dataset": dataset.name, "template": template.name, "item_id": item.id, "prompt": "", "prediction": said,
                     "golds": [template.choices[item.gold]], "choices": list(template.choices), "scores": [0.0, 0.0], "f1": 0.0})
     write_table(stage.out / "predictions.parquet", pa.Table.from_pylist(rows, schema=EVALUATIONS))
-    write_json(stage.out / "metrics.json", {"adapted": {"f1": 10.0 * right, "f1_low": 10.0 * right - 5, "f1_high": 10.0 * right + 5}})
+    write_json(stage.out / "scores.json", {"adapted": {"f1": 10.0 * right, "f1_low": 10.0 * right - 5, "f1_high": 10.0 * right + 5}})
     stage.summary(10, 10)
 
 if __name__ == "__main__":

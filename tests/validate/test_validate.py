@@ -170,6 +170,7 @@ def test_a_row_keeps_all_its_reasons_and_is_counted_under_the_first(run: Any) ->
         "answer_in_passage",
     ]
     summary = read_json(out / "summary.json")
+    assert read_json(out / "metrics.json") == {"yield": summary["yield"]}
     assert summary["dropped"] == {"passage_in_instruction": 1}
     assert summary["failures"]["answer_in_passage"] == 1
     assert (summary["rows_in"], summary["rows_kept"], summary["yield"]) == (2, 1, 0.5)
