@@ -22,7 +22,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: browser help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
+.PHONY: browser help setup data run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET
 
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+runs: setup ## every run with its F1 and the settings that differ
+	@$(BIN)/dvc exp show --no-pager --only-changed --drop '.*/' --keep '^(f1|gain|zero_shot|yield)'
 
 matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.matrix $(MATRIX)

@@ -43,14 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
-        text = yaml.safe_dump(
-            merged(arguments.profile, arguments.settings), sort_keys=False, allow_unicode=True
-        )
-        if not arguments.out.is_file() or arguments.out.read_text(encoding="utf-8") != text:
-            write_text(arguments.out, text)
+        write_settings(merged(arguments.profile, arguments.settings), arguments.out)
         print(f"wrote {arguments.out}")
         return 0
     return 2
+
+
+def write_settings(values: dict[str, Any], path: Path) -> None:
+    """Write the values into a file and, for DVC, each section into one of its own beside it: a
+    stage is run again when its own section changes.
+    """
+    sections = {path.with_suffix("") / f"{name}.yaml": values[name] for name in values}
+    for file, part in {path: values, **sections}.items():
+        text = yaml.safe_dump(part, sort_keys=False, allow_unicode=True)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
 
 
 def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:

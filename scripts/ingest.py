@@ -3,7 +3,8 @@
     python scripts/ingest.py --corpus FOLDER [--profile NAME] [--evaluation ITEMS]
         [--set ingest.languages=[en]]
 
-It leaves what the stage leaves, in artifacts/preview: the pipeline's own artifacts stay as they are.
+It leaves what the stage leaves, in artifacts/preview: the pipeline's own artifacts stay as they
+are.
 """
 
 from __future__ import annotations

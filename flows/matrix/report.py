@@ -15,6 +15,7 @@ from typing import Any
 from flows.matrix import results as found
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.results import Result
+from flows.matrix.samples import written_samples
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.yaml_file import read_yaml
@@ -56,7 +57,7 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
     facts = {
         "groups": groups,
         "published": published,
-        "samples": found.samples(results, main),
+        "samples": written_samples(results, main),
         "claims": claims(groups),
     }
     if runs:

@@ -19,13 +19,14 @@ import pytest
 import yaml
 
 from flows import server
-from flows.matrix.cells import expand
+from flows.matrix.cells import check_inputs, expand
 from flows.matrix.compare import Draws, difference, summarise, verdict
 from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.report import claims, compare_published, curves
 from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
 from flows.matrix.run_cell import write_results
+from flows.runs.worktree import FILES
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, read_table, write_json, write_table
 from tasks.core.rows import EVALUATIONS
@@ -60,7 +61,33 @@ def _write(folder: Path, **change: Any) -> Path:
 
 
 def test_there_are_matrix_files() -> None:
-    assert {path.stem for path in _FILES} >= {"embedded", "paper"}
+    assert {path.stem for path in _FILES} >= {"embedded", "targets", "paper"}
+
+
+def test_the_default_matrix_needs_no_file_that_is_not_shipped() -> None:
+    """``make matrix`` in a fresh clone: each corpus and evaluation set is part of data.dvc."""
+    for cell in expand(read_matrix(ROOT / "matrices/embedded.yaml"), ROOT):
+        for section, key in FILES:
+            value = cell.params[section][key]
+            assert value.startswith(("data/", "datasets/", "supervision/")), value
+
+
+def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -> None:
+    matrix = read_matrix(ROOT / "matrices/targets.yaml")
+    cells = expand(matrix, ROOT)
+    for name in ("datasets", "supervision", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with pytest.raises(
+        PipelineError, match=r"documents\.jsonl does not exist.*real_input\.py"
+    ) as it:
+        check_inputs(matrix, cells, tmp_path)
+    assert "\n" not in str(it.value)
+    for cell in cells:
+        for section, key in FILES[:3]:
+            (tmp_path / cell.params[section][key]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / cell.params[section][key]).touch()
+    with pytest.raises(PipelineError, match=r"baseline\.general: .*docs/generator\.md"):
+        check_inputs(matrix, cells, tmp_path)
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
