@@ -236,8 +236,8 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
 
 def _next(checkout: Path, main: Path) -> list[str]:
     lines = [_fact("look", "make ui        runs (Prefect) and models (MLflow) in the browser")]
-    shown = "dvc exp show" if checkout != main else "dvc metrics show"
-    return ["", *lines, _fact("", f".venv/bin/{shown}")]
+    runs = "make runs      every run with its F1 and the settings that differ"
+    return ["", *lines, _fact("", runs if checkout != main else ".venv/bin/dvc metrics show")]
 
 
 def _heading(text: str) -> str:
