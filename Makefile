@@ -15,6 +15,8 @@ TRIALS ?= 100
 BENCH ?=
 ROUNDS ?= 5
 BIN := .venv/bin
+# What DVC compares of a run. A few KB, kept with the repository: docs/operations.md, "dvc.lock".
+FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv artifacts/validate/metrics.json artifacts/finetune/loss.csv
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
 # Nothing leaves this machine; tasks/core/privacy.py has the whole list.
@@ -25,7 +27,7 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: browser help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
+.PHONY: browser help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,17 +35,25 @@ help: ## list the commands
 setup: ## make .venv from the pins (DEVICE=cpu|gpu; otherwise a GPU is looked for)
 	@$(PYTHON) scripts/setup.py
 
-data: setup ## fetch the data version that data.dvc names
-	@$(BIN)/dvc status --quiet data.dvc || $(BIN)/dvc pull data.dvc
+# The figures are missing where dvc.lock was committed without `make publish`: then there is nothing to compare with.
+data: setup ## fetch the data version that data.dvc names, and the figures that dvc.lock names
+	@$(BIN)/dvc status --quiet data.dvc || { $(BIN)/dvc pull data.dvc && { $(BIN)/dvc fetch --quiet $(FIGURES) 2>/dev/null || true; }; }
 
-run: data ## run the whole pipeline (PROFILE=name of a file of profiles/, SET="section.key=value ...")
+run: data ## run the whole pipeline (PROFILE=name[,name] of files of profiles/, SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
 
 ingest: setup ## documents into passages alone: CORPUS=folder (also PROFILE, SET; EVALUATION=items to look for in them)
 	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$(EVALUATION)")$(if $(SET), --set $(SET))
 
+publish: setup ## keep the last run's figures with the repository: then commit dvc.lock and datastore/
+	@$(BIN)/dvc push $(FIGURES)
+	@git status --short dvc.lock datastore
+
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+runs: setup ## every run with its F1 and the settings that differ
+	@$(BIN)/dvc exp show --no-pager --only-changed --drop '.*/' --keep '^(f1|gain|zero_shot|yield)'
 
 matrix: data ## compare supervision sources: every cell of a matrix file, and a report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.matrix $(MATRIX)

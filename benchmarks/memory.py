@@ -17,7 +17,8 @@ import yaml
 from benchmarks import made
 from benchmarks.harness import PASSED, ROOT, Options, Row, environment
 from tasks.core.files import read_json
-from tasks.core.params import overlay, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import EMBEDDED
 
 NAMES = ("memory",)

@@ -21,8 +21,10 @@ from benchmarks import chain, generate
 from benchmarks.harness import PASSED, ROOT, Options, Row, environment
 from flows.runs.dvc_graph import read_graph
 from tasks.core.files import read_json
-from tasks.core.params import Params, load_params, overlay, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import Params, load_params
 from tasks.core.privacy import cache_folder
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import EMBEDDED, base_path
 
 NAMES = ("pipeline",)

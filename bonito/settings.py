@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from bonito.params import Params
-from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import write_text
-from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.core.overlay import profile_files, read_layers
+from tasks.core.params import parse_params
 from tasks.core.stage import one_line_errors
 
 _FOLDER = Path(__file__).parent
@@ -43,46 +43,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
-        text = yaml.safe_dump(
-            merged(arguments.profile, arguments.settings), sort_keys=False, allow_unicode=True
-        )
-        if not arguments.out.is_file() or arguments.out.read_text(encoding="utf-8") != text:
-            write_text(arguments.out, text)
+        write_settings(merged(arguments.profile, arguments.settings), arguments.out)
         print(f"wrote {arguments.out}")
         return 0
     return 2
+
+
+def write_settings(values: dict[str, Any], path: Path) -> None:
+    """Write the values into a file and, for DVC, each section into one of its own beside it: a
+    stage is run again when its own section changes.
+    """
+    sections = {path.with_suffix("") / f"{name}.yaml": values[name] for name in values}
+    for file, part in {path: values, **sections}.items():
+        text = yaml.safe_dump(part, sort_keys=False, allow_unicode=True)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
 
 
 def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
     """Return the values of ``params.yaml`` under a profile and single settings (``section.key=YAML
     value``), checked.
     """
-    values = read_yaml(_FOLDER / "params.yaml")
-    if profile:
-        values = overlay(values, read_yaml(_profile(profile)))
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        section, dot, key = name.partition(".")
-        if not (equals and dot and key):
-            raise PipelineError(
-                f"--set {setting}: expected section.key=value, such as finetune.seed=2"
-            )
-        # The value takes the place of the old one whole: finetune.mixture={} empties a profile's
-        # mixture.
-        values = values | {
-            section: values.get(section, {}) | {key: yaml.safe_load(value) if value else ""}
-        }
-    parse_params(values, f"bonito/params.yaml{f' under {profile}' if profile else ''}", Params)
+    is_file = profile.endswith((".yaml", ".yml"))
+    files = [Path(profile)] if is_file else profile_files(_PROFILES, profile)
+    values, layers = read_layers(_FOLDER / "params.yaml", files, settings)
+    parse_params(values, layers, Params)
     return values
-
-
-def _profile(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    known = [path.stem for path in _PROFILES.glob("*.yaml")]
-    if name not in known:
-        raise PipelineError(f"unknown profile {name!r}{did_you_mean(name, known)}")
-    return _PROFILES / f"{name}.yaml"
 
 
 if __name__ == "__main__":

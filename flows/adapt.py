@@ -25,18 +25,19 @@ from pydantic import Field
 from flows import remote_stage as elsewhere
 from flows.progress import Watcher
 from flows.reconcile import end_dead_runs, sign
-from flows.runs import summary
+from flows.runs import request, summary
 from flows.runs import worktree as checkout
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, read_graph
 from flows.runs.dvc_repro import Outcome, reproduce, stop_children
 from flows.server import settle
 from tasks.core.errors import PipelineError
+from tasks.core.overlay import DEFAULT, profile_names
 from tasks.core.task_types import TASK_TYPES
 
 TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
 Profile = Annotated[
-    str, Field(json_schema_extra={"enum": [checkout.DEFAULT, *checkout.profiles(CODE)]})
+    str, Field(json_schema_extra={"enum": [DEFAULT, *profile_names(CODE / "profiles")]})
 ]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
@@ -47,7 +48,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 def _run_name() -> str:
     """Name the flow run as its checkout and its DVC experiment are named."""
-    return checkout.asked_name(flow_run.parameters)
+    return request.asked_name(flow_run.parameters)
 
 
 #: Each stage needs the whole machine, and DVC holds the checkout while one runs.
@@ -56,7 +57,7 @@ _ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 
 @flow(name="adapt", flow_run_name=_run_name, task_runner=_ONE_AT_A_TIME)
 def adapt(
-    profile: Profile = checkout.DEFAULT,
+    profile: Profile = DEFAULT,
     corpus: Text = "",
     task_types: list[TypeName] = [],  # noqa: B006  Prefect copies it
     generator: Text = "",
@@ -96,8 +97,8 @@ def adapt(
             "rows": rows,
             "seed": seed,
         }
-        run = checkout.plan(
-            CODE, profile, checkout.settings({**fields, "overrides": overrides}), name
+        run = request.plan(
+            CODE, profile, request.settings({**fields, "overrides": overrides}), name
         )
         with checkout.hold(run):
             sign()

@@ -21,8 +21,8 @@ from flows import remote_stage as elsewhere
 from flows.reconcile import end_dead_runs
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
-from tasks.core.params import read_yaml
 from tasks.core.stage import one_line_errors
+from tasks.core.yaml_file import read_yaml
 
 POOL = "pipeline"
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flows.runs import summary
+from flows.runs import request, summary
 from flows.runs import worktree as checkout
 from flows.runs.die_with_parent import CODE
 from flows.server import open_api
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
         # Refused before Prefect starts: a wrong parameter, a run that is going on already.
-        run = checkout.plan(CODE, given.profile, given.set, given.name)
+        run = request.plan(CODE, given.profile, given.set, given.name)
         with checkout.hold(run, patience=1.0):
             pass
         await_server = open_api(CODE)
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        default=checkout.usual_profile(CODE),
+        default=request.usual_profile(CODE),
         help=(
             "a file of profiles/, without its .yaml; default: params.yaml as it is, the "
             "embedded models (where the GPU pins are installed: mistral-7b)"

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import summary
+from flows.runs import request, summary
 from flows.runs import worktree as checkout
 from flows.runs.die_with_parent import CODE
 
@@ -49,7 +49,7 @@ def end_dead_runs(
     name: str,
     log: Callable[[str], None],
     flow: str = "adapt",
-    asked_name: Callable[[dict[str, Any]], str] = checkout.asked_name,
+    asked_name: Callable[[dict[str, Any]], str] = request.asked_name,
 ) -> None:
     """Give every dead run of ``flow`` the state it should have: crashed, or how it went if it could
     not tell the server any more.

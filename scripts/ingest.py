@@ -3,8 +3,8 @@
     python scripts/ingest.py --corpus FOLDER [--profile NAME] [--evaluation ITEMS]
         [--set ingest.languages=[en]]
 
-It leaves what the stage leaves in the pipeline, in artifacts/ingest; the next ``make run`` puts its
-own there again.
+It leaves what the stage leaves, in artifacts/preview: the pipeline's own artifacts stay as they
+are.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-from flows.runs.worktree import DEFAULT, plan
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
+from tasks.core.overlay import DEFAULT, profile_files, read_layers
+from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest import stage as ingest
 
 ROOT = Path(__file__).resolve().parents[1]
+OUT = Path("artifacts") / "preview"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,21 +36,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evaluation", default="")
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
     arguments = parser.parse_args(argv)
-    path = WORK / "ingest" / "params.yaml"
+    file = WORK / "ingest" / "params.yaml"
     with one_line_errors("ingest"):
-        params = plan(ROOT, arguments.profile, arguments.set).params
-        corpus = arguments.corpus or params["ingest"]["corpus"]
-        if not arguments.corpus and arguments.profile == DEFAULT:
+        profiles = profile_files(ROOT / "profiles", arguments.profile)
+        values, layers = read_layers(ROOT / "params.yaml", profiles, arguments.set)
+        params: Params = parse_params(values, layers)
+        chosen = " ".join(arguments.set)
+        if not (arguments.corpus or profiles or "ingest.corpus=" in chosen):
             raise PipelineError(
                 "no corpus: make ingest CORPUS=folder (a file, s3://bucket/folder or "
                 "hf://owner/dataset will do too)"
             )
-        write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
-        known = params["evaluate"]["items"] if arguments.profile != DEFAULT else ""
-        evaluation = ["--evaluation", arguments.evaluation or known]
-        return ingest.main(
-            ["--params", str(path), "--corpus", corpus, *evaluation, "--out", "artifacts/ingest"]
-        )
+        # The items of params.yaml are of another corpus: only those asked for are compared with.
+        items = params.evaluate.items if profiles or "evaluate.items=" in chosen else ""
+        corpus, evaluation = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
+        write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(OUT)]
+        return ingest.main(["--params", str(file), *paths])
     return 2
 
 

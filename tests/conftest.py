@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core import code
-from tasks.core.params import Params, overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import Params, parse_params
 from tasks.core.parquet import write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
+from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start with

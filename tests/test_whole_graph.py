@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from tasks.core.files import read_json
-from tasks.core.params import overlay, read_yaml
+from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
+from tasks.core.yaml_file import read_yaml
 from tests.conftest import ROOT
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")

@@ -39,13 +39,16 @@ def work(stage: Stage) -> None:
         write_json(stage.out / "metrics.json", {{"temperature": stage.params.generate.temperature}})
 
 if __name__ == "__main__":
-    sys.exit(run_stage("{name}", work, inputs=["source"]))
+    sys.exit(run_stage("{name}", work, {inputs}))
 '''
+
+#: A path that the user chooses is read from the parameters, as the real stages do.
+_FROM_PARAMS = 'inputs=[], settings={"source": "ingest.corpus"}'
 
 _GRAPH = """
 stages:
   ingest:
-    cmd: python -m tasks.ingest --params params.yaml --source ${ingest.corpus} --out artifacts/ingest
+    cmd: python -m tasks.ingest --params params.yaml --out artifacts/ingest
     deps: [tasks/ingest, "${ingest.corpus}"]
     params: [ingest]
     outs: [artifacts/ingest]
@@ -70,7 +73,8 @@ def make_toy(folder: Path) -> Path:
     stages = shutil.ignore_patterns("__pycache__", *STAGES)
     shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=stages)
     for name in STAGES:
-        write_stage(folder, name, _STAGE.format(name=name))
+        inputs = _FROM_PARAMS if name == "ingest" else 'inputs=["source"]'
+        write_stage(folder, name, _STAGE.format(name=name, inputs=inputs))
     for name in ("params.yaml", "prefect.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(
@@ -129,6 +133,20 @@ def environment(folder: Path) -> dict[str, str]:
     }
     here = {"HOME": str(folder.parent), "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc")}
     return {**kept, **who, **here, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def dvc(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run DVC in the toy repository, with the stages' Python first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        env={**environment(root), "PATH": path, **more},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
 
 
 def pipeline(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
-from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import parse_params
 from tasks.core.parquet import read_table
+from tasks.core.yaml_file import read_yaml
 from tasks.generate import stage as generate
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import bonito_input

@@ -16,9 +16,10 @@ from benchmarks.contenders.pairs import digests
 from benchmarks.contenders.stages import empty, stage
 from benchmarks.worker import Done, serve
 from tasks.core import parquet
-from tasks.core.params import parse_params, read_yaml
+from tasks.core.params import parse_params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import PREDICTIONS
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.prompts import parse_prediction
 from tasks.validate import stage as validate
 from tasks.validate.texts import filled

@@ -33,9 +33,10 @@ from bonito.templating.templates import Template, load_task_types, load_template
 from bonito.templating.workers import Limits, Renderers
 from tasks.core.files import staged_folder, write_json
 from tasks.core.page import Page, Tile, write_page
-from tasks.core.params import load_params, read_yaml
+from tasks.core.params import load_params
 from tasks.core.row_reader import Row
 from tasks.core.stage import WORK, one_line_errors
+from tasks.core.yaml_file import read_yaml
 
 _SAMPLES = Path(__file__).with_name("sample_rows.yaml")
 _TEMPLATE = Path(__file__).parent / "templates" / "index.html"

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flows.matrix.matrix_file import check_inputs, expand, read_matrix
+from flows.matrix.cells import check_inputs, expand
+from flows.matrix.matrix_file import read_matrix
 from flows.matrix.run_cell import OUT
 from flows.runs.die_with_parent import CODE
 from flows.server import open_api
@@ -30,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     with one_line_errors("matrix"):
         # Refused before Prefect starts, and before anything is generated or trained.
-        cells = expand(read_matrix(CODE / given.file), CODE)
-        check_inputs(cells, CODE)
+        asked = read_matrix(CODE / given.file)
+        cells = expand(asked, CODE)
+        check_inputs(asked, cells, CODE)
         if given.list:
             print("\n".join(cell.name for cell in cells))
             return 0
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
             return 130
-        table = CODE / OUT / read_matrix(CODE / given.file).name / "table.md"
+        table = CODE / OUT / asked.name / "table.md"
         if table.is_file():
             print(
                 f"\n{table.read_text(encoding='utf-8')}\nreport: "

@@ -26,7 +26,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.matrix.matrix_file import Cell, Matrix, check_inputs, expand, read_matrix
+from flows.matrix.cells import Cell, check_inputs, expand
+from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.results import Result, cell_rows
 from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
 from flows.progress import Watcher
@@ -81,7 +82,7 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
     try:
         asked = read_matrix(CODE / file)
         cells = expand(asked, CODE)
-        check_inputs(cells, CODE)
+        check_inputs(asked, cells, CODE)
         name = asked_name({"file": file})
         with checkout.hold(checkout.Run(name, CODE, CODE, {})):
             end_dead_runs(name, log.info, "matrix", asked_name)

@@ -14,12 +14,13 @@ from flows.matrix import results as found
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.published import claims, compare_published
 from flows.matrix.results import Result
+from flows.matrix.samples import written_samples
 from flows.matrix.table import markdown
 from flows.matrix.words import PRIOR_CORRECTED, budget, change, colour, label, short, spread
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.page import Page, Tile, write_page
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 from tasks.tracking.ledger import group_runs
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -46,7 +47,7 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
     facts = {
         "groups": groups,
         "published": published,
-        "samples": found.samples(results, main),
+        "samples": written_samples(results, main),
         "claims": claims(groups),
     }
     if runs:

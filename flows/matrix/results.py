@@ -16,28 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.matrix.cells import Cell
 from flows.matrix.compare import Draws, difference, majority, summarise, verdict
-from flows.matrix.matrix_file import Cell
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
-from tasks.core.parquet import read_table, write_table
+from tasks.core.parquet import read_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.scoring.f1 import Scored, scored_of
 from tasks.tracking.ledger import tapt_metrics
 
-#: Columns of a cell's predictions: enough to score them again.
-PREDICTED = pa.schema(
-    [
-        EVALUATIONS.field("item_id"),
-        EVALUATIONS.field("template"),
-        EVALUATIONS.field("prediction"),
-        EVALUATIONS.field("golds"),
-    ]
-)
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")
-_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     for result in results:
         done = result.status == "done"
         own = (
-            read_json(result.artifacts(main) / "evaluate" / "metrics.json")["adapted"]
+            read_json(result.artifacts(main) / "evaluate" / "scores.json")["adapted"]
             if done
             else {}
         )
@@ -103,14 +93,6 @@ def cost(result: Result, main: Path) -> dict[str, Any]:
         "wall_seconds": None if wall is None else round(wall, 1),
         "gpu_seconds": None if gpu is None else round(gpu, 1),
     }
-
-
-def keep_predictions(result: Result, main: Path, folder: Path) -> None:
-    """Write a cell's own answers (item id, template, prediction, golds)."""
-    write_table(
-        folder / f"{result.cell.name}.parquet",
-        _adapted(result, main).select(PREDICTED.names).cast(PREDICTED),
-    )
 
 
 @dataclass(frozen=True)
@@ -161,7 +143,7 @@ def groups(
                 change = difference(runs, others, draws)
                 entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
         general = [
-            read_json(result.artifacts(main) / "evaluate" / "metrics.json").get("general")
+            read_json(result.artifacts(main) / "evaluate" / "scores.json").get("general")
             for result in own
         ]
         entry["general"] = general[0] if len(general) == 1 else _mean_general(general)
@@ -196,43 +178,6 @@ def gains_over_tapt(
     return found
 
 
-def samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
-    """Return a few tasks that each generator wrote for each dataset, and what became of them."""
-    shown, seen = [], set()
-    for result in results:
-        kind = result.cell.supervision.rpartition("+")[2]
-        key = (result.cell.dataset, kind, result.cell.params["generate"]["generator"])
-        if result.status != "done" or kind not in ("bonito", "prompted") or key in seen:
-            continue
-        wrote, judged = (
-            result.artifacts(main) / "generate" / "predictions.parquet",
-            result.artifacts(main) / "validate" / "instructions.parquet",
-        )
-        if not (wrote.is_file() and judged.is_file()):
-            continue
-        seen.add(key)
-        kept = set(read_table(judged, ["row_id"])["row_id"].to_pylist())
-        table = read_table(wrote)
-        step = max(1, len(table) // _SAMPLES)
-        rows = table.take(list(range(0, len(table), step))[:_SAMPLES]).to_pylist()
-        counts = {
-            "predictions": len(table),
-            "parsed": pc.sum(table["parsed"]).as_py() or 0,
-            "kept": len(kept),
-        }
-        tasks = [
-            {
-                **{name: row[name] for name in ("context", "prediction", "reason", "task_type")},
-                "kept": row["row_id"] in kept,
-            }
-            for row in rows
-        ]
-        shown.append(
-            {"dataset": key[0], "supervision": kind, "generator": key[2], **counts, "tasks": tasks}
-        )
-    return shown
-
-
 def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
     """Return cell name -> how it scored.
 
@@ -255,7 +200,7 @@ def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
                 Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"]),
             )
         dataset, templates, items, draws = asked[key]
-        answers = _adapted(result, main)
+        answers = adapted_answers(result, main)
         corrects = dataset.classifies and evaluate.get("prior_correction", True)
         corrected = (
             scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
@@ -278,7 +223,8 @@ def _asked(cell: Cell) -> tuple[str, str, int, int, int]:
     )
 
 
-def _adapted(result: Result, main: Path) -> pa.Table:
+def adapted_answers(result: Result, main: Path) -> pa.Table:
+    """Return the answers of a cell's adapted model (rows.EVALUATIONS)."""
     path = result.artifacts(main) / "evaluate" / "predictions.parquet"
     table = require(read_table(path), EVALUATIONS, path)
     own = table.filter(pc.equal(table["model"], "adapted"))

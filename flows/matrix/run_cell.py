@@ -12,15 +12,19 @@ from typing import Any
 
 import yaml
 
-from flows.matrix.matrix_file import Cell, Matrix
+from flows.matrix.cells import Cell
+from flows.matrix.matrix_file import Matrix
 from flows.matrix.report import write_report
-from flows.matrix.results import Result, cell_rows, keep_predictions
+from flows.matrix.results import Result, adapted_answers, cell_rows
 from flows.runs import worktree as checkout
 from flows.runs.dvc_graph import read_graph
 from flows.runs.dvc_repro import reproduce
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, write_json
+from tasks.core.parquet import write_table
 
+#: Columns of a cell's predictions: enough to score them again.
+PREDICTED = ["item_id", "template", "prediction", "golds"]
 OUT = Path("artifacts") / "matrix"
 #: Worktrees are made, and experiments saved, one at a time: both write to the repository's git
 #: folder.
@@ -96,3 +100,11 @@ def write_results(asked: Matrix, results: list[Result], main: Path, final: bool)
     write_json(folder / asked.name / "cells.json", rows)
     if final:
         write_report(asked, results, main, folder / asked.name)
+
+
+def keep_predictions(result: Result, main: Path, folder: Path) -> None:
+    """Write a cell's own answers (item id, template, prediction, golds)."""
+    write_table(
+        folder / f"{result.cell.name}.parquet",
+        adapted_answers(result, main).select(PREDICTED),
+    )

@@ -5,7 +5,7 @@ writes. The only importer of DVC.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import networkx
 from dvc.exceptions import DvcException
@@ -59,6 +59,32 @@ def read_graph(root: Path) -> list[Node]:
         ) from error
     except DvcException as error:
         raise PipelineError(f"dvc.yaml: {error}") from error
+
+
+def changed_inputs(root: Path) -> list[str]:
+    """Return what ``dvc.lock`` records otherwise than the tree has it: commands, code, data and
+    parameters, one line each. What the stages themselves write is not looked at.
+    """
+    with Repo(str(root)) as repo:
+        stages = repo.stage.load_all(str(root / "dvc.yaml"))
+        made = {out.def_path for stage in stages for out in stage.outs}
+        return [line for stage in stages for line in _changed(stage, made)]
+
+
+def _changed(stage: PipelineStage, made: set[str]) -> list[str]:
+    lines = [f"{stage.name}: its command changed"] if stage.cmd_changed else []
+    for dep in stage.deps:
+        if not any(PurePath(dep.def_path).is_relative_to(out) for out in made):
+            for place, state in dep.status().items():
+                lines.append(f"{stage.name}: {place} is {_in_words(state)}")
+    return lines
+
+
+def _in_words(state: str | dict[str, str]) -> str:
+    """Return a state as DVC gives it: one word for a file, one for each key of a parameter file."""
+    if isinstance(state, str):
+        return state
+    return ", ".join(f"{key} {word}" for key, word in state.items())
 
 
 def _node(stage: PipelineStage, after: list[str]) -> Node:

@@ -44,7 +44,7 @@ def main() -> int:
     from tasks.core.params import load_params
     from tasks.tracking.ledger import open_experiment
 
-    print(open_experiment(load_params(Path("params.yaml")).register_.experiment))
+    print(open_experiment(load_params(Path("params.yaml")).register.experiment))
     return 0
 
 

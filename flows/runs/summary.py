@@ -16,7 +16,7 @@ from flows.runs.dvc_repro import Outcome
 from flows.runs.mlflow_urls import run_page
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 
 WIDTH = 100
 _LAST = Path(".work") / "last_run.json"
@@ -105,11 +105,11 @@ def f1_table(checkout: Path) -> list[dict[str, Any]]:
     """Return one row a model, with the gain last: F1 in points, its interval, the majority-class
     baseline where there is one.
     """
-    metrics = _optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}
+    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     rows = []
     for key, label in (("zero_shot", "zero-shot"), ("adapted", "adapted"), ("gain", "gain")):
-        if key in metrics:
-            score = metrics[key]
+        if key in scores:
+            score = scores[key]
             row = {
                 "model": label,
                 "F1": round(score["f1"], 1),
@@ -202,7 +202,7 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         lines.append(
             line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else "")
         )
-    apart = (_optional(checkout / "artifacts" / "evaluate" / "metrics.json") or {}).get(
+    apart = (_optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}).get(
         "prior_corrected"
     )
     if apart:
@@ -236,8 +236,8 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
 
 def _next(checkout: Path, main: Path) -> list[str]:
     lines = [_fact("look", "make ui        runs (Prefect) and models (MLflow) in the browser")]
-    shown = "dvc exp show" if checkout != main else "dvc metrics show"
-    return ["", *lines, _fact("", f".venv/bin/{shown}")]
+    runs = "make runs      every run with its F1 and the settings that differ"
+    return ["", *lines, _fact("", runs if checkout != main else ".venv/bin/dvc metrics show")]
 
 
 def _heading(text: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,17 +20,12 @@ from typing import Any
 
 import yaml
 
-from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.files import fingerprint, write_text
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
-from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.core.overlay import DEFAULT
 
 RUNS = Path(".runs")
-DEFAULT = "default"
-#: What set-up chose pins for: a hash and ``cpu`` or ``gpu`` (see scripts/setup.py).
-_PINS = Path(".venv") / "pins.sha256"
-#: The paper's setting, for machines whose GPU can run it.
-_GPU_PROFILE = "mistral-7b"
 #: Settings that may name a file or folder of the user's.
 PATHS = (
     *(
@@ -45,16 +39,7 @@ PATHS = (
     *(("baseline", "general"), ("generate", "generator"), ("finetune", "model")),
 )
 #: Of these, the ones that can be nothing but a path.
-_FILES = PATHS[:7]
-#: Fields of the form by which a run is started, and the settings each stands for.
-FIELDS = {
-    "corpus": ("ingest.corpus",),
-    "task_types": ("generate.task_types",),
-    "generator": ("generate.generator",),
-    "model": ("finetune.model",),
-    "rows": ("validate.max_rows",),
-    "seed": ("generate.seed", "validate.seed", "finetune.seed"),
-}
+FILES = PATHS[:7]
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -72,115 +57,6 @@ class Run:
     def own_checkout(self) -> bool:
         """True where the run has a worktree of its own."""
         return self.path != self.main
-
-
-def plan(
-    main: Path, profile: str = DEFAULT, overrides: list[str] | None = None, name: str = ""
-) -> Run:
-    """Return the run that a profile and ``section.key=value`` overrides ask for. Nothing is
-    written.
-
-    Raises :class:`PipelineError` for an unknown profile, a malformed override, an unknown
-    parameter, a wrong value.
-    """
-    overrides = overrides or []
-    params = read_yaml(main / "params.yaml")
-    if profile != DEFAULT:
-        if profile not in profiles(main):
-            raise PipelineError(
-                "unknown profile "
-                f"{profile!r}{did_you_mean(profile, [DEFAULT, *profiles(main)])}: "
-                "profiles are the files of profiles/"
-            )
-        params = overlay(params, read_yaml(main / "profiles" / f"{profile}.yaml"))
-    for override in overrides:
-        params = overlay(params, parse_override(override))
-    parse_params(
-        params,
-        " + ".join(
-            [
-                "params.yaml",
-                *([f"profiles/{profile}.yaml"] if profile != DEFAULT else []),
-                *overrides,
-            ]
-        ),
-    )
-    if profile == DEFAULT and not overrides and not name:
-        return Run(DEFAULT, main, main, params)
-    name = _checked_name(name or default_name(profile, overrides))
-    return Run(name, main, folder_of(main, name), params)
-
-
-def usual_profile(main: Path) -> str:
-    """Return the profile of a run that names none: the paper's where set-up installed the GPU pins,
-    else the embedded default.
-    """
-    pins = main / _PINS
-    gpu = pins.is_file() and pins.read_text(encoding="utf-8").split()[-1:] == ["gpu"]
-    return _GPU_PROFILE if gpu and _GPU_PROFILE in profiles(main) else DEFAULT
-
-
-def asked_name(parameters: dict[str, Any]) -> str:
-    """Return the name of the run that a flow run's parameters ask for."""
-    return str(
-        parameters.get("name")
-        or default_name(parameters.get("profile") or DEFAULT, settings(parameters))
-    )
-
-
-def settings(parameters: dict[str, Any]) -> list[str]:
-    """Return a form's fields as ``section.key=value`` settings, the form's own ``overrides`` last;
-    an empty field asks for nothing.
-    """
-    asked: list[str] = []
-    for asked_field, keys in FIELDS.items():
-        value = parameters.get(asked_field)
-        if value:
-            value = (
-                [getattr(part, "value", part) for part in value]
-                if isinstance(value, (list, tuple))
-                else value
-            )
-            asked += [f"{key}={json.dumps(value)}" for key in keys]
-    return asked + list(parameters.get("overrides") or [])
-
-
-def profiles(main: Path) -> list[str]:
-    """Return the names of the profiles that ship with the checkout or that the user put there."""
-    return sorted(path.stem for path in (main / "profiles").glob("*.yaml"))
-
-
-def parse_override(text: str) -> dict[str, Any]:
-    """Return ``generate.temperature=0.7`` as a nested mapping.
-
-    The value is YAML: ``generate.task_types=[ynqa,nli]``.
-    """
-    match = re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)+)=(.*)", text.strip(), re.DOTALL)
-    if match is None:
-        raise PipelineError(
-            f"{text!r} is not a setting: write section.key=value, such as generate.temperature=0.7"
-        )
-    try:
-        value = yaml.safe_load(match[2])
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{text!r}: the value is not valid YAML: {error}") from error
-    *sections, last = match[1].split(".")
-    setting = {last: value}
-    for section in reversed(sections):
-        setting = {section: setting}
-    return setting
-
-
-def default_name(profile: str, overrides: list[str]) -> str:
-    """Return a readable name that is the same for the same request and for no other."""
-    if not overrides:
-        return profile
-    said = [
-        re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.")
-        for override in sorted(overrides)
-    ]
-    words = "-".join(dict.fromkeys(said))  # the form's one seed is three settings
-    return f"{profile}-{words[:40].strip('-.')}-{fingerprint(sorted(overrides))[:6]}"
 
 
 @contextlib.contextmanager
@@ -224,7 +100,7 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
         _share_cache(run)
         _check_out_data(run, log)
         _write_params(run)
-    for section, key in _FILES:
+    for section, key in FILES:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
             raise PipelineError(f"{section}.{key}: {value} does not exist (looked in {run.main})")
@@ -315,20 +191,6 @@ def _write_params(run: Run) -> None:
         run.path / "params.yaml",
         yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),
     )
-
-
-def _checked_name(name: str) -> str:
-    if (
-        name == DEFAULT
-        or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name)
-        or ".." in name
-        or name.endswith((".", ".lock"))
-    ):
-        raise PipelineError(
-            f"{name!r} cannot name a run of its own: use letters, digits, '.', '-' and "
-            f"'_', at most 80, and not {DEFAULT!r}"
-        )
-    return name
 
 
 def _identity(main: Path) -> dict[str, str]:

@@ -1,20 +1,21 @@
 """``params.yaml``, parsed once into frozen, typed models that refuse unknown keys.
 
 One section a stage. ``params.yaml`` is the embedded default; a file of ``profiles/`` overlays it
-(see :func:`overlay`).
+(see tasks/core/overlay.py).
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.task_types import task_type
+from tasks.core.yaml_file import read_yaml
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -382,17 +383,23 @@ class Register(Section):
     )
 
 
-class Params(Section):
-    """The whole file."""
+# The sections are called what the stages are called. pydantic warns that two of the names hide a
+# method (BaseModel's deprecated `validate`, and `register` of every abstract class); neither is
+# used.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Field name .* shadows an attribute", UserWarning)
 
-    ingest: Ingest
-    generate: Generate
-    validate_: Validate = Field(alias="validate")
-    supervise: Supervise
-    finetune: Finetune
-    baseline: Baseline
-    evaluate: Evaluate
-    register_: Register = Field(alias="register")
+    class Params(Section):
+        """The whole file."""
+
+        ingest: Ingest
+        generate: Generate
+        validate: Validate  # type: ignore[assignment]
+        supervise: Supervise
+        finetune: Finetune
+        baseline: Baseline
+        evaluate: Evaluate
+        register: Register
 
 
 def load_params(path: Path, model: type[Section] = Params) -> Any:
@@ -410,31 +417,6 @@ def parse_params(values: dict[str, Any], where: str, model: type[Section] = Para
     except ValidationError as error:
         problems = [_explain(problem, model) for problem in error.errors()]
         raise PipelineError(f"{where}: {'; '.join(problems)}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping with the safe loader."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PipelineError(f"{path} does not exist") from error
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise PipelineError(f"{path} must be a YAML mapping")
-    return values
-
-
-def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``over``'s values in place of its own, section by section."""
-    merged = dict(base)
-    for key, value in over.items():
-        merged[key] = (
-            overlay(base[key], value)
-            if isinstance(value, dict) and isinstance(base.get(key), dict)
-            else value
-        )
-    return merged
 
 
 def _refuse_secrets(value: Any, place: str = "") -> None:
@@ -476,12 +458,10 @@ def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
             part.isdecimal()
         ):  # an entry of a list of sections: the list's own step led to their model
             continue
-        annotation = {
-            field.alias or name: field.annotation for name, field in model.model_fields.items()
-        }[part]
+        annotation = model.model_fields[part].annotation
         model = next(
             kind
             for kind in (annotation, *get_args(annotation))
             if isinstance(kind, type) and issubclass(kind, BaseModel)
         )
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return list(model.model_fields)

@@ -27,8 +27,9 @@ MODELS = ("zero_shot", "adapted")
 
 
 def evaluate(stage: Stage) -> None:
-    """Write ``metrics.json``, ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS),
-    ``f1.csv`` and ``summary.json``.
+    """Write ``scores.json`` (all that was measured), ``metrics.json`` (the few numbers that DVC
+    compares), ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv`` and
+    ``summary.json``.
     """
     params, adapter, journal = stage.params.evaluate, stage.path("adapter"), stage.work / "journal"
     told = read_json(adapter / "provenance.json")
@@ -54,13 +55,27 @@ def evaluate(stage: Stage) -> None:
         )
     write_table(stage.out / "predictions.parquet", concat(tables.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
-    metrics = measure(questions.dataset, questions.templates, questions.items, tables, params)
+    scores = measure(questions.dataset, questions.templates, questions.items, tables, params)
     if len(general["adapted"]):
-        metrics["general"] = measure_general(general, params)
-    write_json(stage.out / "metrics.json", metrics)
-    write_text(stage.out / "f1.csv", _f1_csv(metrics))
+        scores["general"] = measure_general(general, params)
+    write_json(stage.out / "scores.json", scores)
+    write_json(stage.out / "metrics.json", dvc_metrics(scores))
+    write_text(stage.out / "f1.csv", _f1_csv(scores))
     stage.summary(len(questions.items), len(questions.items), templates=len(questions.templates))
-    _log_result(metrics)
+    _log_result(scores)
+
+
+def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
+    """Return what ``dvc exp show`` compares, in points: the same names for every dataset and task,
+    so that runs line up.
+    """
+    adapted, gain = scores["adapted"], scores["gain"]
+    bounds = ("f1", "f1_low", "f1_high")
+    return {
+        **{name: adapted[name] for name in bounds},
+        "zero_shot": scores["zero_shot"]["f1"],
+        **{name.replace("f1", "gain"): gain[name] for name in bounds},
+    }
 
 
 def _baseline(stage: Stage, name: str) -> dict[str, pa.Table]:
@@ -122,7 +137,7 @@ def measure(
     tables: dict[str, pa.Table],
     params: Evaluate,
 ) -> dict[str, Any]:
-    """Return the metrics: for each model F1 in points with its 95 % interval, spread over templates
+    """Return the scores: for each model F1 in points with its 95 % interval, spread over templates
     and the majority baseline, and the gain.
 
     Intervals are paired: both models are resampled with the same weights, drawing whole passages.
@@ -229,22 +244,22 @@ def _points(value: Any) -> float:
     return round(float(value), 2)
 
 
-def _f1_csv(metrics: dict[str, Any]) -> str:
+def _f1_csv(scores: dict[str, Any]) -> str:
     lines = ["model,template,f1"]
     for model in MODELS:
-        by_template = metrics[model]["by_dataset"][metrics["dataset"]]["by_template"]
+        by_template = scores[model]["by_dataset"][scores["dataset"]]["by_template"]
         lines += [f"{model},{name},{own['f1']}" for name, own in by_template.items()]
     return "\n".join(lines) + "\n"
 
 
-def _log_result(metrics: dict[str, Any]) -> None:
+def _log_result(scores: dict[str, Any]) -> None:
     for model in MODELS:
-        own = metrics[model]
+        own = scores[model]
         beside = f", majority class {own['majority']}" if "majority" in own else ""
         log.info(
             "%s: %s %.1f [%.1f, %.1f]%s",
             model,
-            metrics["metric"],
+            scores["metric"],
             own["f1"],
             own["f1_low"],
             own["f1_high"],
@@ -255,7 +270,7 @@ def _log_result(metrics: dict[str, Any]) -> None:
                 "%s answers with one class only under %d of %d templates",
                 model,
                 own["one_class_templates"],
-                metrics["templates"],
+                scores["templates"],
             )
 
 

@@ -191,7 +191,7 @@ def _train(
         return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)
     checkpoints = keyed_folder(folder, key, keep=1)  # others go: they can be gigabytes
     with open_training_run(
-        stage.params.register_.experiment, key, params.model_dump(mode="json")
+        stage.params.register.experiment, key, params.model_dump(mode="json")
     ) as run:
         progress = stage.progress(0, "steps")
 

@@ -105,7 +105,7 @@ def generate(stage: Stage) -> None:
         )
     form: Form = (
         read_prompts(
-            Path(stage.params.supervise.prompts), params.task_types, stage.params.validate_.labels
+            Path(stage.params.supervise.prompts), params.task_types, stage.params.validate.labels
         )
         if source == "prompted"
         else BonitoForm()

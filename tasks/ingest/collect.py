@@ -28,7 +28,7 @@ class Collector:
     def __init__(self, stage: Stage, work: Work, overlap: EvaluationOverlap) -> None:
         self._stage, self._work, self._overlap = stage, work, overlap
         self._params = stage.params.ingest
-        self._report = Report(stage.work / "report")
+        self._report = Report(stage.work / "report", compared="evaluation" in stage.inputs)
         self._count = counter(work.tokenizer)
 
     def run(self, journal: Journal) -> None:

@@ -31,10 +31,11 @@ class Report:
     files by reason.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compared: bool) -> None:
+        """``compared``: there is an evaluation set, and passages are looked for in it."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self._folder = folder
+        self._folder, self._compared = folder, compared
         self.formats: Counter[str] = Counter()
         self.encodings: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -63,7 +64,9 @@ class Report:
     def passage(self, row: dict[str, Any], reason: str) -> None:
         """Count a passage and why it is dropped (``""``: it is kept)."""
         self.cut += 1
-        self.in_evaluation += row["in_evaluation"]
+        # Those dropped for another reason are left out: the count is that of the rows that have
+        # the flag, kept or dropped for it.
+        self.in_evaluation += row["in_evaluation"] and reason in ("", "in_evaluation")
         if reason:
             self.dropped[reason] += 1
             return
@@ -122,7 +125,7 @@ class Report:
             "encodings": dict(self.encodings),
             "unread": dict(self.unread),
             "tokens": self.tokens,
-            "in_evaluation": self.in_evaluation,
+            "in_evaluation": self.in_evaluation if self._compared else None,
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
         }
@@ -151,12 +154,15 @@ class Report:
             if self.lines
             else "none",
         )
-        yield (
-            "in the evaluation",
-            f"{self.in_evaluation:,} passages" if self.in_evaluation else "none",
-        )
+        yield "in the evaluation", self._overlap()
         if self.masked:
             yield "masked", _counted(self.masked)
+
+    def _overlap(self) -> str:
+        """Say how many of the passages that are kept are also in the evaluation set."""
+        if not self._compared:
+            return "not checked"
+        return f"{self.in_evaluation:,} passages" if self.in_evaluation else "none"
 
     def _trim(self) -> None:
         self._samples = sorted(

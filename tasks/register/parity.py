@@ -55,7 +55,7 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     """Compare the three models on ``register.parity_items`` items; raise :class:`PipelineError`
     where too few agree.
     """
-    settings = stage.params.register_
+    settings = stage.params.register
     provenance = read_json(adapter / "provenance.json")
     dataset = load_dataset(Path(stage.params.evaluate.dataset))
     items = load_items(

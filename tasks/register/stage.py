@@ -66,10 +66,10 @@ def register(stage: Stage) -> None:
 def _register(stage: Stage) -> None:
     adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
     metrics, provenance = (
-        read_json(evaluation / "metrics.json"),
+        read_json(evaluation / "scores.json"),
         read_json(adapter / "provenance.json"),
     )
-    name = stage.params.register_.model_name or default_name(provenance["base"], metrics["dataset"])
+    name = stage.params.register.model_name or default_name(provenance["base"], metrics["dataset"])
     key = fingerprint(
         sha256_file(adapter / "adapter_model.safetensors")
         if provenance["adapter"]
@@ -77,7 +77,7 @@ def _register(stage: Stage) -> None:
         metrics,
     )
     ledger = Ledger.open(
-        stage.params.register_.experiment, key, provenance["key"], run_name(stage.params, metrics)
+        stage.params.register.experiment, key, provenance["key"], run_name(stage.params, metrics)
     )
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = _log_run(stage, ledger, metrics, provenance)
@@ -93,7 +93,7 @@ def _register(stage: Stage) -> None:
     ledger.finish()
     where = {
         "tracking_uri": shown_uri(),
-        "experiment": stage.params.register_.experiment,
+        "experiment": stage.params.register.experiment,
         "experiment_id": ledger.experiment_id,
         "run_id": ledger.run_id,
     }
@@ -193,7 +193,7 @@ def _log_run(
         stage.path("evaluation"),
         stage.path("instructions"),
     )
-    ledger.params(flatten(stage.params.model_dump(mode="json", by_alias=True)))
+    ledger.params(flatten(stage.params.model_dump(mode="json")))
     losses = [
         (int(row["step"]), float(row["loss"]))
         for row in csv.DictReader((adapter / "loss.csv").open(encoding="utf-8"))
@@ -210,7 +210,7 @@ def _log_run(
         ledger.files([pictures / "loss.png"], "plots")
     plot_f1(pictures / "f1.png", metrics)
     ledger.files([pictures / "f1.png"], "plots")
-    ledger.files([evaluation / "metrics.json", evaluation / "predictions.parquet"], "evaluation")
+    ledger.files([evaluation / "scores.json", evaluation / "predictions.parquet"], "evaluation")
     ledger.files([instructions / "report.html"], "validation")
     ledger.files([adapter / "provenance.json"])
     trained_on = stage.path("supervision") / "instructions.parquet"

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.errors import PipelineError
+from tasks.core.files import write_json
 from tasks.core.page import BASE, Page, write_page
 from tasks.core.params import Validate
 from tasks.core.parquet import Batches, TableWriter, write_batches
@@ -53,7 +54,7 @@ def validate(stage: Stage) -> None:
     When the yield is under ``validate.min_yield`` there is no output, but the quarantine and the
     report are left in ``stage.work`` to look at.
     """
-    params, predictions = stage.params.validate_, stage.path("predictions")
+    params, predictions = stage.params.validate, stage.path("predictions")
     for name in _OUTPUTS:
         (stage.work / name).unlink(missing_ok=True)
     if stage.params.supervise.source not in WRITTEN:
@@ -88,6 +89,7 @@ def nothing_to_judge(stage: Stage) -> None:
         write_batches(stage.out / name, [], schema)
     page = Page("Validation", f"supervise.source is {source}: no generator wrote rows.")
     write_page(stage.out / "report.html", BASE, page)
+    write_json(stage.out / "metrics.json", {"yield": None})
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})
 
 
@@ -302,6 +304,7 @@ def summarise(stage: Stage, verdicts: Verdicts, suites: Suites, share: float) ->
             "yield": round(usable / rows, 4),
         }
     reasons = verdicts.count_reasons()
+    write_json(stage.out / "metrics.json", {"yield": round(share, 4)})
     stage.summary(
         len(verdicts),
         int(kept.sum()),

@@ -19,8 +19,10 @@ import yaml
 from benchmarks import chain, generate, made, memory, pipeline, validate
 from benchmarks.contenders import chain as steps
 from benchmarks.harness import PASSED, ROOT, Options, Outcome, environment
-from tasks.core.params import load_params, overlay, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import load_params
 from tasks.core.rows import PREDICTIONS
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import EMBEDDED, base_path, load_tokenizer
 from tasks.lm.prompts import generator_prompt
 

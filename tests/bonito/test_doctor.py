@@ -13,7 +13,7 @@ import yaml
 
 from bonito.doctor.command import main
 from bonito.sources import load_datasets
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 from tests.pages import check_page
 
 TEXT = "The harbour was closed in 1931 and its ferries moved to the north pier."

@@ -18,7 +18,9 @@ from bonito.params import Finetune, Params
 from bonito.settings import merged
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
-from tasks.core.params import overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import parse_params
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import generator_prompt
 from tests.conftest import ROOT

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bonito.settings import main, merged
+from bonito.settings import main, merged, write_settings
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tests.test_graph import packages
@@ -50,7 +50,8 @@ def test_stages_have_one_name_and_read_what_the_one_before_wrote() -> None:
         assert (
             stage["wdir"] == ".."
             and stage["outs"] == [f"bonito/artifacts/{name}"]
-            and stage["params"] == [{"${settings}": [name]}]
+            and f"${{sections}}/{name}.yaml" in stage["deps"]
+            and "params" not in stage
         )
         assert stage["cmd"].startswith(
             f"python -m bonito.{name} --params ${{settings}} "
@@ -128,17 +129,20 @@ def test_settings_are_merged_and_an_unchanged_file_is_left_alone(
         == 0
     )
     assert out.stat().st_mtime_ns == written
+    for name in STAGES:
+        assert yaml.safe_load((tmp_path / f"params/{name}.yaml").read_text()) == values[name]
     capsys.readouterr()
     assert main(["--profile", "embeded", "--out", str(out)]) == 2
     assert (
         capsys.readouterr().err
-        == "error: settings: unknown profile 'embeded' (did you mean 'embedded'?)\n"
+        == "error: settings: unknown profile 'embeded' (did you mean 'embedded'?): "
+        "profiles are the files of profiles/\n"
     )
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [("finetune.sed=1", "unknown key 'finetune.sed'"), ("seed", "expected section.key=value")],
+    [("finetune.sed=1", "unknown key 'finetune.sed'"), ("seed", "write section.key=value")],
 )
 def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
     with pytest.raises(PipelineError, match=said):
@@ -216,8 +220,7 @@ def make_home(folder: Path, model: Path) -> None:
         "evaluate.max_tokens=8",
     ]
     values = merged("embedded", settings)
-    (folder / "bonito/artifacts").mkdir()
-    (folder / "bonito/artifacts/params.yaml").write_text(yaml.safe_dump(values))
+    write_settings(values, folder / "bonito/artifacts/params.yaml")
 
 
 def dvc(folder: Path, *arguments: str) -> str:

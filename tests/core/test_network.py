@@ -33,10 +33,11 @@ client.log_metric(run.info.run_id, 'f1', 1.0)
 client.set_terminated(run.info.run_id)""",
     "prefect": "import prefect, prefect.flows\nprefect.flow(lambda: 1, name='x')",
     "great_expectations": """
+from tasks.core.params import parse_params
+from tasks.core.yaml_file import read_yaml
 from tasks.validate.expectations import checks
 from tasks.validate.suites import Suites
-from tasks.core.params import parse_params, read_yaml
-Suites(checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate_), folder / 'docs')""",
+Suites(checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate), folder / 'docs')""",
     "transformers": (
         "from tasks.lm.models import load_model, "
         "load_tokenizer\nload_model(model)\nload_tokenizer(model)"

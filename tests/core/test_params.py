@@ -9,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.core.errors import PipelineError
-from tasks.core.params import Params, overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import Params, parse_params
+from tasks.core.yaml_file import read_yaml
 from tests.conftest import ROOT
 
 _PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.runs import worktree as checkout
+from flows.runs import request
 from tasks.core.errors import PipelineError
-from tasks.core.params import parse_params, read_yaml
+from tasks.core.params import parse_params
+from tasks.core.yaml_file import read_yaml
 from tasks.tracking import ledger as tracking
 from tests.conftest import ROOT
 
@@ -37,7 +38,7 @@ def test_refused_and_not_repeated(secret: str) -> None:
 
 def test_nor_on_the_command_line() -> None:
     with pytest.raises(PipelineError, match=r"finetune\.model looks like") as refused:
-        checkout.plan(ROOT, overrides=[f"finetune.model={_KEYS[0]}"], name="x")
+        request.plan(ROOT, overrides=[f"finetune.model={_KEYS[0]}"], name="x")
     assert _KEYS[0] not in str(refused.value)
 
 
@@ -66,4 +67,4 @@ def test_every_shipped_file_of_parameters_passes() -> None:
     assert len(files) > 2
     for file in files:
         name = "default" if file.name == "params.yaml" else file.stem
-        checkout.plan(ROOT, name)
+        request.plan(ROOT, name)

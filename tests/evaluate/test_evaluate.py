@@ -131,7 +131,7 @@ def test_metrics_have_every_promised_key(
 ) -> None:
     params = _finetune(make_params, tiny_model, instructions, kind)
     assert _evaluate(params) == 0
-    metrics = read_json(Path("artifacts/evaluate/metrics.json"))
+    metrics = read_json(Path("artifacts/evaluate/scores.json"))
     for model in ("zero_shot", "adapted"):
         own = metrics[model]
         assert 0 <= own["f1_low"] <= own["f1"] <= own["f1_high"] <= 100
@@ -140,6 +140,10 @@ def test_metrics_have_every_promised_key(
     assert ("prior_corrected" in metrics) == (kind == "privacy")
     for stage in ("baseline", "evaluate"):
         assert_pages_are_checked(Path(f"artifacts/{stage}/predictions.parquet"))
+    few = read_json(Path("artifacts/evaluate/metrics.json"))
+    assert list(few) == ["f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high"]
+    assert few["f1"] == metrics["adapted"]["f1"] and few["zero_shot"] == metrics["zero_shot"]["f1"]
+    assert [few[f"gain{end}"] for end in ("", "_low", "_high")] == list(metrics["gain"].values())
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 2 * 6
     for row in rows if kind == "privacy" else []:
@@ -249,7 +253,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     told = read_json(Path("artifacts/register/registration.json"))
     client = mlflow.MlflowClient()
     run = client.get_run(told["run_id"])
-    metrics = read_json(Path("artifacts/evaluate/metrics.json"))
+    metrics = read_json(Path("artifacts/evaluate/scores.json"))
     assert (
         run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
     )

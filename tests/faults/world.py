@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from tasks.core.files import sha256_file
-from tasks.core.params import overlay, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
@@ -401,7 +402,7 @@ def _ledger_fault(folder: Path) -> str:
             any(run.info.status != "FINISHED" for run in runs) and "a run is not finished",
             len(versions) != 1 and f"{len(versions)} versions",
             not any(name.startswith("f1/") for name in runs[0].data.metrics) and "no F1",
-            files != {"evaluation/metrics.json", "evaluation/predictions.parquet"}
+            files != {"evaluation/scores.json", "evaluation/predictions.parquet"}
             and "artifacts are missing",
             str(client.get_model_version_by_alias(said["model_name"], said["alias"]).version)
             != said["version"]

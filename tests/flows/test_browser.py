@@ -43,7 +43,7 @@ def work(stage: Stage) -> None:
         time.sleep(1.2)
     f1 = 20.0 + stage.params.generate.seed
     scores = {name: {"f1": own, "f1_low": own - 4, "f1_high": own + 4} for name, own in (("zero_shot", 20.0), ("adapted", f1), ("gain", f1 - 20.0))}
-    write_json(stage.out / "metrics.json", {"dataset": "incidents", **scores})
+    write_json(stage.out / "scores.json", {"dataset": "incidents", **scores})
     stage.summary(4, 4)
 
 if __name__ == "__main__":
@@ -57,7 +57,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.tracking.ledger import Ledger
 
 def work(stage: Stage) -> None:
-    metrics, seed = read_json(stage.path("source") / "metrics.json"), stage.params.generate.seed
+    metrics, seed = read_json(stage.path("source") / "scores.json"), stage.params.generate.seed
     ledger = Ledger.open("bonito", fingerprint(metrics), fingerprint(seed), f"incidents seed {seed}")
     ledger.params({"generate.seed": seed})
     ledger.metrics(metric_table(metrics) | {f"gain_tapt{end}/incidents": 3.0 for end in ("", "_low", "_high")})

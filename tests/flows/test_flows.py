@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from flows import server, ui
-from flows.runs import repair, summary
+from flows.runs import repair, request, summary
 from flows.runs import worktree as checkout
 from flows.runs.dvc_repro import Outcome, line_that_matters, reproduce, stage_environment
 from tasks.core.errors import PipelineError
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 from tests.toy import environment, make_toy, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,14 +291,14 @@ def test_a_wrong_request_is_refused_before_anything_runs(
     bare: Path, profile: str, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(PipelineError, match=message):
-        checkout.plan(bare, profile, overrides)
+        request.plan(bare, profile, overrides)
     assert not (bare / ".runs").exists()
 
 
 def test_settings_win_over_the_profile_and_the_profile_over_the_file(bare: Path) -> None:
-    assert checkout.plan(bare).params["generate"]["temperature"] == 0.5
-    assert checkout.plan(bare, "warm").params["generate"]["temperature"] == 0.9
-    run = checkout.plan(
+    assert request.plan(bare).params["generate"]["temperature"] == 0.5
+    assert request.plan(bare, "warm").params["generate"]["temperature"] == 0.9
+    run = request.plan(
         bare, "warm", ["generate.temperature=0.7", "generate.task_types=[ynqa, nli]"]
     )
     assert run.params["generate"]["temperature"] == 0.7
@@ -306,17 +306,17 @@ def test_settings_win_over_the_profile_and_the_profile_over_the_file(bare: Path)
 
 
 def test_a_run_without_settings_of_its_own_takes_place_in_the_checkout(bare: Path) -> None:
-    assert checkout.plan(bare).path == bare
-    assert checkout.plan(bare, "warm").path == bare / ".runs" / "warm"
+    assert request.plan(bare).path == bare
+    assert request.plan(bare, "warm").path == bare / ".runs" / "warm"
 
 
 def test_names_are_the_same_for_the_same_request_only() -> None:
-    one = checkout.default_name("default", ["generate.temperature=0.7", "generate.seed=2"])
-    assert one == checkout.default_name("default", ["generate.seed=2", "generate.temperature=0.7"])
-    assert one != checkout.default_name("default", ["generate.seed=2", "generate.temperature=0,7"])
+    one = request.default_name("default", ["generate.temperature=0.7", "generate.seed=2"])
+    assert one == request.default_name("default", ["generate.seed=2", "generate.temperature=0.7"])
+    assert one != request.default_name("default", ["generate.seed=2", "generate.temperature=0,7"])
     assert one.startswith("default-seed-2-temperature-0.7-")
     assert (
-        checkout.asked_name({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
+        request.asked_name({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
     ), "the form's one seed is three settings"
 
 
@@ -325,7 +325,7 @@ def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
     bare: Path, name: str
 ) -> None:
     with pytest.raises(PipelineError, match="cannot name a run"):
-        checkout.plan(bare, name=name)
+        request.plan(bare, name=name)
 
 
 def test_the_forms_fields_are_settings(bare: Path) -> None:
@@ -338,8 +338,8 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
         "generator": "",
         "overrides": ["generate.seed=8"],
     }
-    settings = checkout.settings(asked)
-    run = checkout.plan(bare, "warm", settings)
+    settings = request.settings(asked)
+    run = request.plan(bare, "warm", settings)
     assert run.params["ingest"]["corpus"] == "mine" and run.params["generate"]["task_types"] == [
         "ynqa",
         "nli",
@@ -350,12 +350,12 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
         run.params["generate"]["generator"]
         == read_yaml(bare / "params.yaml")["generate"]["generator"]
     )
-    assert checkout.asked_name(asked) == run.name
-    assert checkout.asked_name({"profile": "default"}) == "default"
+    assert request.asked_name(asked) == run.name
+    assert request.asked_name({"profile": "default"}) == "default"
 
 
 def test_a_held_checkout_is_known_as_held(bare: Path) -> None:
-    run = checkout.plan(bare, "warm")
+    run = request.plan(bare, "warm")
     assert not checkout.is_held(bare, "warm")
     with checkout.hold(run):
         assert checkout.is_held(bare, "warm")
@@ -466,18 +466,18 @@ def test_a_missing_corpus_is_named(bare: Path) -> None:
     with pytest.raises(
         PipelineError, match=r"ingest\.corpus: data/incidents/documents does not exist"
     ):
-        checkout.prepare(checkout.plan(bare), print)
+        checkout.prepare(request.plan(bare), print)
 
 
 def test_a_run_of_its_own_needs_a_commit(bare: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=bare, check=True)
     with pytest.raises(PipelineError, match="no commit yet"):
-        checkout.prepare(checkout.plan(bare, "warm"), print)
+        checkout.prepare(request.plan(bare, "warm"), print)
 
 
 def test_a_corpus_of_the_users_own_is_found_from_the_worktree(toy: Path) -> None:
     (toy / ".work" / "mine").mkdir(parents=True, exist_ok=True)
-    run = checkout.plan(toy, overrides=["ingest.corpus=.work/mine"], name="mine")
+    run = request.plan(toy, overrides=["ingest.corpus=.work/mine"], name="mine")
     checkout.prepare(run, print)
     assert read_yaml(run.path / "params.yaml")["ingest"]["corpus"] == str(toy / ".work" / "mine")
     assert (
@@ -670,7 +670,7 @@ def _start_from_the_form(toy: Path, api: str) -> None:
     assert state["type"] == "COMPLETED", state
     assert (
         read_yaml(
-            toy / ".runs" / checkout.asked_name({"profile": "warm", "seed": 5}) / "params.yaml"
+            toy / ".runs" / request.asked_name({"profile": "warm", "seed": 5}) / "params.yaml"
         )["finetune"]["seed"]
         == 5
     )
@@ -720,4 +720,4 @@ def test_a_run_that_names_no_profile_takes_the_papers_on_a_gpu(
     if pins:
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv" / "pins.sha256").write_text(pins)
-    assert checkout.usual_profile(tmp_path) == profile
+    assert request.usual_profile(tmp_path) == profile

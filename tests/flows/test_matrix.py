@@ -19,18 +19,20 @@ import pytest
 import yaml
 
 from flows import server
+from flows.matrix.cells import check_inputs, expand
 from flows.matrix.compare import Draws, difference, summarise, verdict
-from flows.matrix.matrix_file import Matrix, expand, read_matrix
+from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.published import claims, compare_published
 from flows.matrix.report import curves
 from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
 from flows.matrix.run_cell import write_results
+from flows.runs.worktree import FILES
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
-from tasks.core.params import read_yaml
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import EVALUATIONS
+from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1
 from tasks.tracking import ledger as tracking
@@ -62,7 +64,33 @@ def _write(folder: Path, **change: Any) -> Path:
 
 
 def test_there_are_matrix_files() -> None:
-    assert {path.stem for path in _FILES} >= {"embedded", "paper"}
+    assert {path.stem for path in _FILES} >= {"embedded", "targets", "paper"}
+
+
+def test_the_default_matrix_needs_no_file_that_is_not_shipped() -> None:
+    """``make matrix`` in a fresh clone: each corpus and evaluation set is part of data.dvc."""
+    for cell in expand(read_matrix(ROOT / "matrices/embedded.yaml"), ROOT):
+        for section, key in FILES:
+            value = cell.params[section][key]
+            assert value.startswith(("data/", "datasets/", "supervision/")), value
+
+
+def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -> None:
+    matrix = read_matrix(ROOT / "matrices/targets.yaml")
+    cells = expand(matrix, ROOT)
+    for name in ("datasets", "supervision", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with pytest.raises(
+        PipelineError, match=r"documents\.jsonl does not exist.*real_input\.py"
+    ) as it:
+        check_inputs(matrix, cells, tmp_path)
+    assert "\n" not in str(it.value)
+    for cell in cells:
+        for section, key in FILES[:3]:
+            (tmp_path / cell.params[section][key]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / cell.params[section][key]).touch()
+    with pytest.raises(PipelineError, match=r"baseline\.general: .*docs/generator\.md"):
+        check_inputs(matrix, cells, tmp_path)
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
@@ -366,7 +394,7 @@ def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> N
         for name in ("zero_shot", "adapted", "change")
     } | {"tasks": 6}
     write_json(
-        folder / "evaluate/metrics.json",
+        folder / "evaluate/scores.json",
         {"adapted": {"f1": 50.0, "f1_low": 40.0, "f1_high": 60.0}, "general": general},
     )
     write_json(folder / "finetune/summary.json", {"rows_kept": 12, "tokens": 1004})
@@ -587,7 +615,7 @@ def work(stage: Stage) -> None:
                 rows.append({"model": model, "dataset": dataset.name, "template": template.name, "item_id": item.id, "prompt": "", "prediction": said,
                     "golds": [template.choices[item.gold]], "choices": list(template.choices), "scores": [0.0, 0.0], "f1": 0.0})
     write_table(stage.out / "predictions.parquet", pa.Table.from_pylist(rows, schema=EVALUATIONS))
-    write_json(stage.out / "metrics.json", {"adapted": {"f1": 10.0 * right, "f1_low": 10.0 * right - 5, "f1_high": 10.0 * right + 5}})
+    write_json(stage.out / "scores.json", {"adapted": {"f1": 10.0 * right, "f1_low": 10.0 * right - 5, "f1_high": 10.0 * right + 5}})
     stage.summary(10, 10)
 
 if __name__ == "__main__":

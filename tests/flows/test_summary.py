@@ -39,7 +39,7 @@ def finished(tmp_path: Path) -> Path:
         "gain": (28.19, 22.0, 34.0),
     }
     write_json(
-        artifacts / "evaluate" / "metrics.json",
+        artifacts / "evaluate" / "scores.json",
         {
             key: dict(zip(("f1", "f1_low", "f1_high"), score, strict=True))
             for key, score in scores.items()
@@ -174,7 +174,7 @@ def test_the_majority_class_stands_beside_a_classification_score(finished: Path)
         "gain": {"f1": 5.0, "f1_low": -1.0, "f1_high": 11.0},
     }
     write_json(
-        finished / "artifacts" / "evaluate" / "metrics.json",
+        finished / "artifacts" / "evaluate" / "scores.json",
         {"zero_shot": score, "prior_corrected": apart},
     )
     printed = render(finished, finished)

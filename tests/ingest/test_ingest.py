@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tasks.core.parquet import read_table
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import report
 from tasks.ingest import stage as ingest
@@ -626,8 +628,45 @@ def test_make_ingest_takes_a_name_with_spaces(
         "ingest.workers=1",
     ]
     assert script.main(["--corpus", "my docs", "--set", *settings]) == 0
-    assert [row["document"] for row in _rows("passages")] == ["a.txt"]
+    preview = read_table(corner / "artifacts/preview/passages.parquet")
+    assert preview["document"].to_pylist() == ["a.txt"]
+    assert not (corner / "artifacts/ingest").exists(), "the pipeline's own artifacts stay"
     assert script.main(["--corpus", ""]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed", "flags"),
+    [
+        ([], "in the evaluation    not checked", [False]),
+        (["--evaluation", "items.jsonl"], "in the evaluation    1 passages", [True]),
+        (["--profile", "privacy"], "in the evaluation    1 passages", [True]),
+    ],
+)
+def test_a_preview_compares_with_the_items_it_was_given_or_the_profiles(
+    corner: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    printed: str,
+    flags: list[bool],
+) -> None:
+    """A copy of the passage is dropped as a duplicate: it is in no count."""
+    from scripts import ingest as script
+
+    (corner / "docs").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (corner / "docs" / name).write_text(SENTENCES[0])
+    item = {"id": "1", "context": SENTENCES[0], "question": "Q?", "answers": ["a"], "answer": "yes"}
+    for items in (corner / "items.jsonl", corner / "data/privacy/evaluation.jsonl"):
+        items.parent.mkdir(parents=True, exist_ok=True)
+        items.write_text(json.dumps(item) + "\n")
+    shutil.copytree(ROOT / "datasets", corner / "datasets", dirs_exist_ok=True)
+    settings = [f"generate.generator={corner / 'generator'}", "ingest.min_tokens=5"]
+    settings += ["ingest.workers=1", "ingest.near_duplicates=0.0"]
+    assert script.main(["--corpus", "docs", *arguments, "--set", *settings]) == 0
+    assert printed in capsys.readouterr().err
+    rows = read_table(corner / "artifacts/preview/passages.parquet")
+    assert rows["in_evaluation"].to_pylist() == flags
 
 
 def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_there_is(

@@ -38,7 +38,7 @@ def trained(
     _evaluate(params)
     found = load_params(params)
     found = found.model_copy(
-        update={"register_": found.register_.model_copy(update={"parity_floor": 0.5})}
+        update={"register": found.register.model_copy(update={"parity_floor": 0.5})}
     )
     return Stage("register", found, {}, tmp_path / "out", tmp_path / "work")
 

@@ -139,7 +139,7 @@ def quarantine(out: Path) -> list[dict[str, Any]]:
 
 
 def test_every_expectation_has_a_row_that_fails_it(run: Any, params: Any) -> None:
-    assert list(FAILING) == [check.name for check in checks(params.validate_)]
+    assert list(FAILING) == [check.name for check in checks(params.validate)]
 
 
 def test_every_expectation_passes_good_rows_and_fails_its_own(run: Any) -> None:
@@ -178,6 +178,7 @@ def test_a_row_keeps_all_its_reasons_and_is_counted_under_the_first(run: Any) ->
         "answer_in_passage",
     ]
     summary = read_json(out / "summary.json")
+    assert read_json(out / "metrics.json") == {"yield": summary["yield"]}
     assert summary["dropped"] == {"passage_in_instruction": 1}
     assert summary["failures"]["answer_in_passage"] == 1
     assert (summary["rows_in"], summary["rows_kept"], summary["yield"]) == (2, 1, 0.5)
@@ -414,7 +415,7 @@ def test_an_unknown_name_in_skip_suggests_the_right_one(
 
 
 def test_each_task_type_has_a_suite_with_the_general_expectations(params: Any) -> None:
-    every = checks(params.validate_)
+    every = checks(params.validate)
     for name in TASK_TYPES:
         assert sum(check.is_for(name) for check in every) >= 10
     assert {check.column for check in every if check.of_types and check.is_for("exqa")} == {

@@ -1,0 +1,230 @@
+"""The cells that a matrix file asks for: target model x dataset x supervision x rows x seed, each a
+run of the pipeline. Everything is checked before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.matrix.matrix_file import AFTER_P3, Matrix, MatrixDataset, Variant
+from flows.runs.worktree import FILES, RUNS
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint
+from tasks.core.overlay import overlay, profile_files, read_layers
+from tasks.core.params import parse_params
+from tasks.scoring.datasets import load_dataset, load_items
+
+NOTHING = "supervision/none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pipeline run of the matrix."""
+
+    name: str
+    model: str
+    dataset: str
+    supervision: str
+    rows: int
+    seed: int
+    variant: str
+    params: dict[str, Any] = field(repr=False)
+    #: Name of the cell whose adapter this one goes on from; empty: a fresh adapter.
+    start: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a row of cells.json is known by."""
+        return {
+            name: getattr(self, name)
+            for name in ("model", "dataset", "supervision", "rows", "seed", "variant")
+        }
+
+
+def expand(matrix: Matrix, main: Path) -> list[Cell]:
+    """Return the cells, each once, the zero-shot cells first and every starting point before what
+    goes on from it. All settings are parsed.
+    """
+    cells: dict[str, Cell] = {}
+    for model in matrix.models:
+        for dataset in matrix.datasets:
+            for source in sorted(
+                matrix.supervision,
+                key=lambda name: (name != "none", "+" in name, matrix.supervision.index(name)),
+            ):
+                for cell in _of_source(matrix, main, model, dataset, source):
+                    cells.setdefault(cell.name, cell)
+    return list(cells.values())
+
+
+def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
+    """Look for every file, and read every dataset file and its items once; what is wrong with them
+    is one error before the first cell.
+    """
+    targets = {dataset.name: dataset for dataset in matrix.datasets}
+    for section, key in FILES:
+        for value, target in {
+            str(cell.params[section][key]): targets[cell.dataset] for cell in cells
+        }.items():
+            if not _is_there(value, main):
+                raise PipelineError(
+                    f"{section}.{key}: {value} does not exist (looked in {main})"
+                    + _advice(section, key, value, target)
+                )
+    for file, items in sorted(
+        {(cell.params["evaluate"]["dataset"], cell.params["evaluate"]["items"]) for cell in cells}
+    ):
+        load_items(load_dataset(main / file), main / items)
+
+
+def _is_there(value: str, main: Path) -> bool:
+    """Tell whether a path is there, or can only be looked for later: it is of another machine, or
+    a cell makes it.
+    """
+    return "://" in value or f"{RUNS}/" in value or (main / value).exists()
+
+
+def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:
+    """Return what makes a missing file, where the matrix or the documentation says so."""
+    if section in ("ingest", "evaluate") or value == target.training:
+        return f". Target {target.name} is made by: {target.made_by}" if target.made_by else ""
+    return ". Rows of annotated datasets are made as docs/generator.md says"
+
+
+def _of_source(
+    matrix: Matrix, main: Path, model: str, dataset: MatrixDataset, source: str
+) -> list[Cell]:
+    if source == "none":  # untrained: neither rows nor seeds make a difference
+        return [_cell(matrix, main, model, dataset, source, 0, matrix.seeds[0], None)]
+    found = []
+    for rows in matrix.rows:
+        for seed in matrix.seeds:
+            start = (
+                [_cell(matrix, main, model, dataset, "p3", rows, seed, None)]
+                if source in AFTER_P3
+                else []
+            )
+            variants = [
+                None,
+                *(variant for variant in matrix.variants if source in variant.supervision),
+            ]
+            own = [
+                _cell(
+                    matrix,
+                    main,
+                    model,
+                    dataset,
+                    source,
+                    rows,
+                    seed,
+                    variant,
+                    start[0].name if start else "",
+                )
+                for variant in variants
+            ]
+            found += [*start, *own]
+    return found
+
+
+def _cell(
+    matrix: Matrix,
+    main: Path,
+    model: str,
+    dataset: MatrixDataset,
+    source: str,
+    rows: int,
+    seed: int,
+    variant: Variant | None,
+    start: str = "",
+) -> Cell:
+    name = _name(matrix.name, model, dataset.name, source, rows, seed, variant)
+    profiles = f"{matrix.profile},{dataset.profile}"
+    params, _ = read_layers(main / "params.yaml", profile_files(main / "profiles", profiles))
+    last = source.rpartition("+")[2]
+    for over in (
+        matrix.set,
+        dataset.set,
+        _axes(matrix, model, dataset, last, rows, seed),
+        variant.set if variant else {},
+        {"finetune": {"start": str(main / RUNS / start / "artifacts/finetune")}} if start else {},
+    ):
+        params = overlay(params, over)
+    params = _lists(params)
+    parse_params(params, f"cell {name}")
+    return Cell(
+        name,
+        model,
+        dataset.name,
+        source,
+        rows,
+        seed,
+        variant.name if variant else "",
+        params,
+        start,
+    )
+
+
+def _axes(
+    matrix: Matrix, model: str, dataset: MatrixDataset, source: str, rows: int, seed: int
+) -> dict[str, Any]:
+    """Return what the axes and the budget set.
+
+    Every source gets the same passages: cut by one tokenizer, chosen by one seed.
+    """
+    given = {"p3": matrix.p3_rows, "labelled": dataset.training}.get(source) or NOTHING
+    axes: dict[str, Any] = {
+        "ingest": {"tokenizer": matrix.models[0]},
+        "supervise": {"source": source, "rows": given, "max_rows": rows, "seed": seed},
+        "finetune": {
+            "model": model,
+            "seed": seed,
+            "max_tokens": matrix.tokens or matrix.tokens_per_row * rows,
+        },
+        "baseline": {"general": matrix.general or NOTHING},
+    }
+    if matrix.passages:
+        axes["generate"] = {"max_passages": matrix.passages}
+    if source == "prompted" and matrix.prompted:
+        own = {
+            "generator": matrix.prompted.generator,
+            "address": matrix.prompted.address,
+            **matrix.prompted.set,
+        }
+        axes["generate"] = {**axes.get("generate", {}), **own}
+    return axes
+
+
+def _name(
+    matrix: str,
+    model: str,
+    dataset: str,
+    source: str,
+    rows: int,
+    seed: int,
+    variant: Variant | None,
+) -> str:
+    """Return a name that a worktree and a DVC experiment can have: readable, at most 80 characters,
+    the same for the same cell.
+    """
+    parts = [
+        matrix,
+        re.split(r"[/:]", model)[-1],
+        dataset,
+        source.replace("+", "-then-"),
+        *([f"r{rows}"] if rows else []),
+        f"s{seed}",
+    ]
+    text = re.sub(r"[^A-Za-z0-9.-]+", "-", ".".join([*parts, *([variant.name] if variant else [])]))
+    key = fingerprint(matrix, model, dataset, source, rows, seed, variant.name if variant else "")[
+        :4
+    ]
+    return f"{text[:70].rstrip('.-')}.{key}"
+
+
+def _lists(value: Any) -> Any:
+    """Tuples, which parsed sections have, back to the lists that YAML writes."""
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return [_lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,87 @@
+"""Settings laid over one another: a file, profiles in a row over it, then single settings.
+
+omegaconf 2.3 was tried: it takes `${...}` in a text for a reference and fails, and a file whose
+alias names itself ends it with a RecursionError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.yaml_file import parse_yaml, read_yaml
+
+#: The profile that changes nothing.
+DEFAULT = "default"
+
+
+def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over``'s values in place of its own, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = (
+            overlay(base[key], value)
+            if isinstance(value, dict) and isinstance(base.get(key), dict)
+            else value
+        )
+    return merged
+
+
+def read_layers(
+    base: Path, profiles: Sequence[Path] = (), settings: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """Return the values of a file under profiles and ``section.key=value`` settings, the last one
+    strongest, and where they come from, for errors. What they mean is not checked here.
+    """
+    values = read_yaml(base)
+    for profile in profiles:
+        values = overlay(values, read_yaml(profile))
+    for text in settings:
+        values = _replaced(values, *parse_setting(text))
+    return values, " + ".join([str(base), *map(str, profiles), *settings])
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """Return the path and the value of ``generate.temperature=0.7``; the value is YAML:
+    ``generate.task_types=[ynqa,nli]``, nothing behind the sign is an empty text.
+    """
+    match = re.fullmatch(r"([a-z_]+(?:\.[a-z0-9_]+)+)=(.*)", text.strip(), re.DOTALL)
+    if match is None:
+        raise PipelineError(
+            f"{text!r} is not a setting: write section.key=value, such as generate.temperature=0.7"
+        )
+    return match[1].split("."), parse_yaml(match[2], f"the value of {text!r}") if match[2] else ""
+
+
+def _replaced(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return ``values`` with one value replaced whole: ``finetune.mixture={}`` empties a
+    profile's.
+    """
+    key, *rest = path
+    if not rest:
+        return {**values, key: value}
+    inner = values.get(key)
+    return {**values, key: _replaced(inner if isinstance(inner, dict) else {}, rest, value)}
+
+
+def profile_names(folder: Path) -> list[str]:
+    """Return the names of the profiles in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def profile_files(folder: Path, names: str) -> list[Path]:
+    """Return the files of profiles that are named in a row, such as ``mistral-7b,mine``;
+    ``default`` adds none.
+    """
+    known = profile_names(folder)
+    wanted = [name for part in names.split(",") if (name := part.strip()) not in ("", DEFAULT)]
+    for name in wanted:
+        if name not in known:
+            raise PipelineError(
+                f"unknown profile {name!r}{did_you_mean(name, [DEFAULT, *known])}: "
+                f"profiles are the files of {folder.name}/"
+            )
+    return [folder / f"{name}.yaml" for name in wanted]

@@ -1,0 +1,59 @@
+"""``dvc.lock`` says from what the committed figures were made: it agrees with the tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.runs.dvc_graph import changed_inputs
+from tests.conftest import ROOT
+from tests.toy import dvc, make_toy
+
+
+def test_the_lock_agrees_with_code_parameters_and_data() -> None:
+    """After a change to any of them: make run, make publish, and commit what they leave."""
+    assert changed_inputs(ROOT) == []
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy repository whose graph has been run."""
+    root = make_toy(tmp_path_factory.mktemp("locked") / "toy")
+    dvc(root, "repro")
+    assert changed_inputs(root) == []
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "expected"),
+    [
+        (
+            "tasks/generate/__main__.py",
+            "too_short",
+            "short",
+            "generate: tasks/generate is modified",
+        ),
+        ("params.yaml", "temperature: 0.5", "temperature: 0.6", "generate modified"),
+        ("dvc.yaml", "-m tasks.validate", "-um tasks.validate", "validate: its command changed"),
+        ("data/incidents/documents/a.txt", "text", "word", "documents is modified"),
+    ],
+)
+def test_what_differs_from_the_lock_is_named(
+    locked: Path, name: str, before: str, after: str, expected: str
+) -> None:
+    file = locked / name
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+    try:
+        assert any(expected in line for line in changed_inputs(locked))
+    finally:
+        file.write_text(text)
+    assert changed_inputs(locked) == []
+
+
+def test_the_lock_names_every_stage() -> None:
+    graph, lock = (yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "dvc.lock"))
+    assert list(lock["stages"]) and set(lock["stages"]) == set(graph["stages"])
