@@ -599,7 +599,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from tasks.scoring.datasets import load_dataset, load_items
-from tasks.core.files import read_json, write_json, write_table
+from tasks.core.files import read_json, write_json
+from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.core.stage import Stage, run_stage
 
