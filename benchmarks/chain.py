@@ -22,7 +22,7 @@ from benchmarks.machine import has_gpu
 from benchmarks.peers import interpreter
 from tasks.core.files import read_json, read_table, write_json, write_table
 from tasks.core.params import Params
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
 
 #: Chain -> its training step; all else is the same in both, and what stands in front of training is
@@ -130,7 +130,7 @@ def _configs(
         "engine": vllm_settings(sampling.precision, longest),
         "environment": vllm_environment(has_gpu()),
         "task_types": list(sampling.task_types),
-        "full_task_types": [TASK_TYPES[kind] for kind in sampling.task_types],
+        "full_task_types": [TASK_TYPES[kind].full_name for kind in sampling.task_types],
         "samples": sampling.samples,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -18,7 +18,8 @@ from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
 from benchmarks.roofline import Need, roofline
 from tasks.core.files import write_table
-from tasks.core.rows import PASSAGES, TASK_TYPES
+from tasks.core.rows import PASSAGES
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
 from tasks.lm.models import EMBEDDED, load_tokenizer, merged_folder, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
@@ -191,7 +192,7 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
         "model": str(with_bos(weights, folder / "weights")),
         "engine": vllm_settings("float32" if options.quick else "auto", longest),
         "task_type": _TASK_TYPE,
-        "full_task_type": TASK_TYPES[_TASK_TYPE],
+        "full_task_type": TASK_TYPES[_TASK_TYPE].full_name,
         "max_tokens": _MAX_TOKENS,
         "top_p": 0.95,
         "batch": _BATCH,

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from tasks.core.errors import PipelineError
 from tasks.core.params import Finetune as TargetFinetune
 from tasks.core.params import Fraction, Positive, Precision, Section, Seed
-from tasks.core.rows import task_type
+from tasks.core.task_types import task_type
 
 
 class Remix(Section):

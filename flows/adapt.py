@@ -32,7 +32,7 @@ from flows.runs.dvc_graph import Node, read_graph
 from flows.runs.dvc_repro import Outcome, reproduce, stop_children
 from flows.server import settle
 from tasks.core.errors import PipelineError
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 
 TaskType = Enum("TaskType", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
 Profile = Annotated[

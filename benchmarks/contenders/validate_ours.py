@@ -20,7 +20,7 @@ from tasks.core.params import parse_params, read_yaml
 from tasks.core.rows import PREDICTIONS
 from tasks.lm.prompts import parse_prediction
 from tasks.validate import stage as validate
-from tasks.validate.checks import filled
+from tasks.validate.texts import filled
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

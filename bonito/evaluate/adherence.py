@@ -20,35 +20,16 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.prompts import PLACEHOLDER
-from tasks.validate.checks import COLUMNS, Rows, normal, spans
-from tasks.validate.labels import KNOWN, offered
+from tasks.validate.checks import COLUMNS
+from tasks.validate.labels import offered
+from tasks.validate.texts import Rows, normal, spans
 
 _YES_NO = frozenset(("yes", "no", "true", "false", "maybe", "unknown", "unclear"))
 #: Labels that stand for a decision; as options of its own a multiple-choice question offers
 #: something else beside them.
-_DECISIONS = KNOWN["nli"] | KNOWN["sentiment"]
-#: Wording by which types of like answers are told from each other.
-_WORD_SENSE = r"\bthe word\b|\bsenses?\b|has a similar meaning|in the same way"
-_SAME_TEXT = (
-    r"paraphras|equivalent|same (?:thing|meaning)|(?:rewrite|replace)\b.*\bsentence|two "
-    r"sentences|sent(?:ence)? [2b]\b"
-)
-_REFERENT = (
-    r"pronoun|refers? to|referring to|stands? for|they mean|in other words|who or "
-    r"what|replaced with|question: [\"“][^\"“”]{1,12}[\"”] (?:is|are)\b"
-)
-_INFERENCE = (
-    r"infer|follows?\b|impl(?:y|ies)|entail|\btrue\b|guarantee|\bassum|justified|\bclaim|"
-    r"therefore|must be|should be|\bcorrect\b|contradict|inconclusive|"
-    r"\b(?:always|sometimes|never)\b|\bsuppose\b|hypothesis|definitely"
-)
-_SHORTEN = (
-    r"summar|tl;?\s?dr|\btitle\b|headline|\bsum\b|boils? "
-    r"down|nutshell|recap|abstract|outline|condense|key points|main points|few words|in brief"
-)
-_REWORD = r"paraphras|rephras|reword|rewrite|mean(?:s|ing)? the same|same meaning|in other words"
-_ASK_FOR_QUESTION = r"(?:generate|write|come up with|make)\b.*\bquestion"
+_DECISIONS = TASK_TYPES["nli"].labels | TASK_TYPES["sentiment"].labels
 
 
 @dataclass(frozen=True)
@@ -73,17 +54,6 @@ class Answer:
 
 
 Rule = Callable[[Answer], bool]
-
-
-@dataclass(frozen=True)
-class Form:
-    """``asks``: pattern that the instruction's own words must hold, ``unless`` one that they must
-    not, ``answers``: what the response must be.
-    """
-
-    answers: Rule
-    asks: str = ""
-    unless: str = r"(?!)"
 
 
 def _labelled(answer: Answer) -> bool:
@@ -180,67 +150,21 @@ def _reworded(answer: Answer) -> bool:
     )
 
 
-FORMS: dict[str, Form] = {
-    "exqa": Form(
-        _span, unless=f"{_ASK_FOR_QUESTION}|summar|tl;?dr|\\btopic\\b|categor|what label|\\bending"
-    ),
-    "mcqa": Form(
-        _option,
-        unless=rf"{_WORD_SENSE}|sentiment|categor|because\.\.\.|\bcause\b|\beffect\b|\bending",
-    ),
-    "qg": Form(_is_question, asks=r"\bquestions?\b"),
-    "qa": Form(
-        _free,
-        asks=r"\?|\bquestions?\b|\b(?:what|when|where|who|which|why|how|decide|choose|explain)\b",
-        unless=rf"{_ASK_FOR_QUESTION}|{_SHORTEN}|{_REWORD}|same thing|sentiment|\btopic\b|categor",
-    ),
-    "ynqa": Form(
-        _decides_question,
-        unless=(
-            f"{_WORD_SENSE}|paraphras|two sentences|sentence [2b]\\b|pronoun|they "
-            "mean|replaced with"
-        ),
-    ),
-    "coref": Form(
-        lambda answer: _labelled(answer) or answer.in_passage, asks=_REFERENT, unless=_WORD_SENSE
-    ),
-    "paraphrase": Form(_reworded, asks=_REWORD),
-    "paraphrase_id": Form(_labelled, asks=_SAME_TEXT, unless=_WORD_SENSE),
-    "sent_comp": Form(
-        _ending,
-        asks=r"complet|continu|\bending|\bends?\b|\bnext\b|because|as a "
-        r"result|consequence|\bcaused?\b|\bcauses\b|\beffect\b|more "
-        r"likely|plausible|alternative|"
-        r"\boption|start the sentence|\bwhy\? [\"“]|choose between|\bso(?:\.\.\.|$)",
-        unless=r"\bquestion\b",
-    ),
-    "sentiment": Form(
-        _labelled,
-        asks=(
-            r"sentiment|review|rating|\bfeel|enjoy|opinion|recommend|satisf|\btone\b|\bstars?\b|\bscore\b|"
-            r"good or bad|give it|positive|negative|flattering"
-        ),
-    ),
-    "summarization": Form(_shorter, asks=_SHORTEN, unless=r"\bquestion\b"),
-    "text_gen": Form(
-        _whole_text,
-        asks=r"write|generate|\bbuild\b|story|\btitle:|create|compose|\bdetails\b",
-        unless=r"(?:write|generate|make|give)\b[^.:]{0,20}\b(?:summary|title|question|abstract|outline)\b",
-    ),
-    "topic_class": Form(
-        _topic,
-        asks=(
-            r"topic|categor|\blabel\b|section|\bregarding\b|recommend the following|what "
-            r"kind|\bclass(?:ify|es)?\b"
-        ),
-    ),
-    "wsd": Form(_labelled, asks=_WORD_SENSE),
-    "te": Form(
-        lambda answer: _labelled(answer) and answer.label != "maybe",
-        asks=_INFERENCE,
-        unless=f"{_WORD_SENSE}|{_REFERENT}|sentence 2",
-    ),
-    "nli": Form(_labelled, asks=_INFERENCE, unless=f"{_WORD_SENSE}|{_REFERENT}|sentence 2"),
+#: Name of a rule, as a type's form has it -> what the response must be.
+RULES: dict[str, Rule] = {
+    "decided_question": _decides_question,
+    "ending": _ending,
+    "firm_label": lambda answer: _labelled(answer) and answer.label != "maybe",
+    "free": _free,
+    "label": _labelled,
+    "option": _option,
+    "question": _is_question,
+    "referent": lambda answer: _labelled(answer) or answer.in_passage,
+    "reworded": _reworded,
+    "shorter": _shorter,
+    "span": _span,
+    "topic": _topic,
+    "whole_text": _whole_text,
 }
 
 
@@ -250,13 +174,12 @@ def adheres(
     """Return one bool a task: has it the form of ``task_type``? Instructions and responses hold the
     placeholder, unspaced.
     """
-    form = FORMS[task_type]
+    form = TASK_TYPES[task_type].form
+    fits = RULES[form.answers]
     asks, unless = (re.compile(pattern, re.DOTALL) for pattern in (form.asks, form.unless))
     answers = _answers(task_type, contexts, instructions, responses)
     return [
-        bool(asks.search(answer.question))
-        and not unless.search(answer.question)
-        and form.answers(answer)
+        bool(asks.search(answer.question)) and not unless.search(answer.question) and fits(answer)
         for answer in answers
     ]
 

@@ -18,8 +18,8 @@ import numpy as np
 from bonito.evaluate.scores_table import COLUMNS, cell, table
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, read_table, write_text
-from tasks.core.rows import TASK_TYPES
 from tasks.core.stage import one_line_errors
+from tasks.core.task_types import TASK_TYPES
 from tasks.scoring.f1 import interval, resample
 
 _RESAMPLES = 2000

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from bonito.evaluate.measures import Written
 from bonito.params import Evaluate
+from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.models import (
     base_path,
@@ -136,7 +137,9 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
     found: list[Opinion | None] = [None] * len(tasks)
     ranked = {index: options for index, task in enumerate(tasks) if (options := choices(task))}
     asked = [
-        index for index, task in enumerate(tasks) if task.task_type == "exqa" and not task.reason
+        index
+        for index, task in enumerate(tasks)
+        if task.task_type in EXTRACTION and not task.reason
     ]
     if not ranked and not asked:
         return found

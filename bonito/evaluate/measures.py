@@ -21,10 +21,12 @@ import pyarrow as pa
 
 from bonito.evaluate.adherence import adheres
 from tasks.core.params import Validate
-from tasks.core.rows import TASK_TYPES
-from tasks.validate.checks import Rows, content_keys, measure, unspaced
-from tasks.validate.labels import CLASSIFICATION, FAMILIES, normal_labels, offered
-from tasks.validate.suites import Suites, checks
+from tasks.core.task_types import CLASSIFICATION, EXTRACTION, LABEL_FAMILIES, TASK_TYPES
+from tasks.validate.checks import measure
+from tasks.validate.expectations import checks
+from tasks.validate.labels import normal_labels, offered
+from tasks.validate.suites import Suites
+from tasks.validate.texts import Rows, content_keys, unspaced
 
 #: Instructions whose word trigrams overlap so much with an earlier one's of their type (Jaccard)
 #: are near-duplicates.
@@ -100,7 +102,9 @@ def scores(tasks: Sequence[Written], found: Sequence[Verdict]) -> dict[str, Any]
     parsed = [
         (task, verdict) for task, verdict in zip(tasks, found, strict=True) if not task.reason
     ]
-    extracted = [verdict.answer_in_passage for task, verdict in parsed if task.task_type == "exqa"]
+    extracted = [
+        verdict.answer_in_passage for task, verdict in parsed if task.task_type in EXTRACTION
+    ]
     return {
         "rows": len(tasks),
         "parsed": len(parsed),
@@ -145,10 +149,10 @@ def family_of(question: str, label: str) -> str:
     that has the label; "other" where none has.
     """
     choices = offered(question)
-    for family in FAMILIES:
+    for family in LABEL_FAMILIES:
         if label in family and choices <= set(family):
             return "/".join(family[:2])
-    return "/".join(next((family[:2] for family in FAMILIES if label in family), ("other",)))
+    return "/".join(next((family[:2] for family in LABEL_FAMILIES if label in family), ("other",)))
 
 
 def form_check(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:

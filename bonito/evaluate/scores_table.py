@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 
 #: Measure -> how it is called and written: shares as percent, others as plain numbers.
 COLUMNS: dict[str, tuple[str, str]] = {

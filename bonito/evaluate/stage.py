@@ -38,8 +38,8 @@ from tasks.core.files import (
     write_table,
     write_text,
 )
-from tasks.core.rows import TASK_TYPES
 from tasks.core.stage import Stage, run_stage
+from tasks.core.task_types import EXTRACTION, TASK_TYPES
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import generator_prompt, parse_prediction
@@ -321,10 +321,9 @@ def _agreement(thought: list[tuple[str, Opinion | None]]) -> dict[str, Any]:
     """Return the judge's agreement on choices beside what guessing would give, and the mean F1 of
     its extracted answers; None without any.
     """
-    chosen = [opinion for kind, opinion in thought if opinion is not None and kind != "exqa"]
-    extracted = [
-        opinion.agreement for kind, opinion in thought if opinion is not None and kind == "exqa"
-    ]
+    answered = [(kind, opinion) for kind, opinion in thought if opinion is not None]
+    chosen = [opinion for kind, opinion in answered if kind not in EXTRACTION]
+    extracted = [opinion.agreement for kind, opinion in answered if kind in EXTRACTION]
     return {
         "judged": len(chosen),
         "judge_agreement": float(np.mean([opinion.agreement for opinion in chosen]))

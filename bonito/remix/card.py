@@ -12,7 +12,7 @@ from typing import Any
 from bonito.sources import Dataset
 from bonito.templating.templates import source_name
 from tasks.core.files import write_text
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 
 
 def write_card(
@@ -49,7 +49,7 @@ def write_card(
         "## Rows by task type",
         _table(
             ("task type", "name", "rows"),
-            [(name, full, by_type[name]) for name, full in TASK_TYPES.items()],
+            [(name, kind.full_name, by_type[name]) for name, kind in TASK_TYPES.items()],
         ),
         "## Rows by licence",
         "A licence that is not stated is not a permission.",

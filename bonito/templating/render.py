@@ -13,6 +13,7 @@ from jinja2.exceptions import SecurityError, UndefinedError
 
 from bonito.templating.metatemplate import MARK, PLACEHOLDER, MetaTemplate
 from bonito.templating.sandbox import BadLabel, Choices, Sandbox, protect, split, unprotect
+from tasks.core.task_types import EXTRACTION
 
 OK = "ok"
 #: Something is wrong with the template, or with the columns it is given: a run stops, unless it is
@@ -148,7 +149,7 @@ def leaks(context: str, text: str) -> bool:
 
 
 def _derivable(task_type: str, response: str, seen: str, choices: Choices | None) -> bool | None:
-    if task_type == "exqa":
+    if task_type in EXTRACTION:
         return _plain(response) in _plain(seen)
     if choices:
         return any(choice and choice in response for choice in choices) or _plain(

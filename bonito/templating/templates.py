@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tasks.core.errors import PipelineError
-from tasks.core.rows import task_type
+from tasks.core.task_types import task_type
 
 Key = tuple[str, str, str]
 

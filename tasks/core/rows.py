@@ -1,4 +1,4 @@
-"""The row types stages meet in: one Arrow schema a file, and the 16 task types.
+"""The row types stages meet in: one Arrow schema a file.
 
 A stage never imports another stage; it reads the file the other wrote, whose columns stand here.
 """
@@ -7,45 +7,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.errors import PipelineError
 
-#: Short form -> full form, as Bonito was trained on (arXiv 2402.18334, table of task types). Either
-#: names a type.
-TASK_TYPES: dict[str, str] = {
-    "exqa": "extractive question answering",
-    "mcqa": "multiple-choice question answering",
-    "qg": "question generation",
-    "qa": "question answering without choices",
-    "ynqa": "yes-no question answering",
-    "coref": "coreference resolution",
-    "paraphrase": "paraphrase generation",
-    "paraphrase_id": "paraphrase identification",
-    "sent_comp": "sentence completion",
-    "sentiment": "sentiment",
-    "summarization": "summarization",
-    "text_gen": "text generation",
-    "topic_class": "topic classification",
-    "wsd": "word sense disambiguation",
-    "te": "textual entailment",
-    "nli": "natural language inference",
-}
 #: Supervision sources whose rows a generator writes; for the others generate and validate have
 #: nothing to do.
 WRITTEN = ("bonito", "prompted")
-_SHORT = {full: short for short, full in TASK_TYPES.items()}
-
-
-def task_type(name: str) -> str:
-    """Return the short form of a task type given in either form; an unknown one is an error that
-    suggests the nearest.
-    """
-    name = _SHORT.get(name, name)
-    if name not in TASK_TYPES:
-        raise PipelineError(
-            f"unknown task type {name!r}{did_you_mean(name, [*TASK_TYPES, *_SHORT])}"
-        )
-    return name
-
 
 #: artifacts/ingest/passages.parquet. ``start`` and ``end`` are character offsets into the
 #: document's extracted text; ``page`` counts from 1 (0: the format has no pages), ``section`` is

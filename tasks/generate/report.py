@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.files import write_text
-from tasks.core.rows import TASK_TYPES
 from tasks.core.stage import Stage
+from tasks.core.task_types import TASK_TYPES
 
 
 class Tally:
@@ -58,7 +58,7 @@ def _write_samples(path: Path, rows: list[dict[str, Any]], total: int) -> None:
     """Write predictions for people to read (DVC and MLflow show the file as it is)."""
     parts = [
         f"## {row['row_id']} "
-        f"({TASK_TYPES[row['task_type']]})"
+        f"({TASK_TYPES[row['task_type']].full_name})"
         f"{'' if row['parsed'] else ' - unusable: ' + row['reason']}\n\n"
         f"> {' '.join(row['context'].split())}\n\n```\n{row['prediction'].strip()}\n```\n"
         for row in rows

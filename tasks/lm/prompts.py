@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
 PLACEHOLDER = "{{context}}"
@@ -21,7 +21,8 @@ _SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
 
 def bonito_input(context: str, task_type: str) -> str:
     """Return Bonito's input for a passage and a task type in short form."""
-    return f"<|tasktype|>\n{TASK_TYPES[task_type]}\n<|context|>\n{context.strip()}\n<|task|>\n"
+    name = TASK_TYPES[task_type].full_name
+    return f"<|tasktype|>\n{name}\n<|context|>\n{context.strip()}\n<|task|>\n"
 
 
 def generator_prompt(tokenizer: Any, context: str, task_type: str) -> list[int]:

@@ -23,9 +23,7 @@ from pydantic import Field
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
 from tasks.core.params import Section, load_params
-from tasks.core.rows import task_type
-
-_CLASSIFICATION = {"ynqa", "nli", "te", "mcqa", "sentiment", "topic_class", "paraphrase_id", "wsd"}
+from tasks.core.task_types import task_type
 
 
 class Template(Section):

@@ -16,49 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: Task types whose response is one label of a small set; their labels are counted and balanced.
-CLASSIFICATION = ("ynqa", "nli", "te", "paraphrase_id", "sentiment", "topic_class", "wsd")
-
-#: Types whose response is checked against what the instruction offers: the above, and those that
-#: offer options of their own.
-OFFERING = (*CLASSIFICATION, "mcqa", "coref")
-
-#: Answers that may stand beside each other in one offer. An offer may leave some of its family out.
-FAMILIES: tuple[tuple[str, ...], ...] = (
-    ("yes", "no", "maybe", "unknown", "unclear", "not sure", "not at all", "definitely"),
-    ("true", "false", "inconclusive", "neither", "unknown", "unclear", "undetermined"),
-    ("always", "sometimes", "never"),
-    ("guaranteed", "possible", "impossible"),
-    ("correct", "incorrect", "inconclusive"),
-    ("entailment", "neutral", "contradiction"),
-    ("entailed", "neutral", "contradicted"),
-    ("supports", "refutes", "not enough info"),
-    ("supported", "refuted", "not enough info", "not enough information"),
-    ("relevant", "irrelevant", "not relevant"),
-    ("equivalent", "not equivalent"),
-    ("positive", "negative", "neutral", "mixed"),
-    ("good", "bad"),
-    ("satisfied", "dissatisfied"),
-    ("increase", "decrease"),
-    ("flattering", "unflattering"),
+from tasks.core.task_types import (
+    CLASSIFICATION,
+    LABEL_FAMILIES,
+    TASK_TYPES,
+    types_expecting,
 )
-_YES_NO = ("yes", "no", "true", "false")
-_STARS = tuple(f"{count}{unit}" for count in range(1, 6) for unit in ("", " star", " stars"))
-_REVIEW = ("positive review", "negative review", "they loved it", "they didn't like it")
 
-#: What a response may be where the instruction offers nothing that can be read from it. A type that
-#: is absent takes any response.
-KNOWN: dict[str, frozenset[str]] = {
-    "ynqa": frozenset((*_YES_NO, "maybe")),
-    "te": frozenset((*_YES_NO, "correct", "incorrect", "entailment")),
-    "nli": frozenset(label for family in FAMILIES[:9] for label in family)
-    - {"not at all", "definitely"},
-    "paraphrase_id": frozenset((*_YES_NO, "equivalent", "not equivalent")),
-    "wsd": frozenset(_YES_NO),
-    "sentiment": frozenset(
-        (*_REVIEW, "yes", "no", *_STARS, *(label for family in FAMILIES[11:] for label in family))
-    ),
-}
+#: Types whose response is checked against what the instruction offers.
+OFFERING = types_expecting("label_in_family")
 
 #: Answers that deny a claim, or leave it open: never right for a claim that stands in the passage
 #: word for word.
@@ -112,8 +78,8 @@ def offered(question: str, custom: frozenset[str] = frozenset()) -> frozenset[st
 def families(
     task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()
 ) -> np.ndarray:
-    """Return one int a row: its family's place in :data:`FAMILIES`, one past them for other labels,
-    -1 for types that are no classification.
+    """Return one int a row: its family's place in :data:`LABEL_FAMILIES`, one past them for other
+    labels, -1 for types that are no classification.
 
     Labels are balanced within a family: a set of 300 true and false with 40 yes is balanced over
     all, and teaches yes to every yes-no question.
@@ -132,8 +98,8 @@ def families(
 
 def _family(question: str, label: str, custom: frozenset[str]) -> int:
     choices = offered(question, custom) or {label}
-    fitting = (place for place, family in enumerate(FAMILIES) if choices <= frozenset(family))
-    return len(FAMILIES) if label in custom else next(fitting, len(FAMILIES))
+    fitting = (place for place, family in enumerate(LABEL_FAMILIES) if choices <= frozenset(family))
+    return len(LABEL_FAMILIES) if label in custom else next(fitting, len(LABEL_FAMILIES))
 
 
 def unbalanced(
@@ -195,7 +161,7 @@ def _fits(kind: str, question: str, label: str, custom: frozenset[str]) -> bool:
     choices = offered(question, custom)
     if custom:
         return label in custom and (not choices or label in choices)
-    return label in choices if choices else label in KNOWN.get(kind, (label,))
+    return label in choices if choices else label in (TASK_TYPES[kind].labels or (label,))
 
 
 def _options(question: str) -> frozenset[str]:
@@ -235,14 +201,14 @@ def _families(question: str, custom: frozenset[str]) -> frozenset[str]:
 def _grammar(custom: frozenset[str]) -> tuple[re.Pattern[str], tuple[frozenset[str], ...]]:
     words = _words(custom).pattern
     return re.compile(f"{words}(?:{_SEPARATOR}{words})+"), tuple(
-        frozenset(family) for family in (*FAMILIES, tuple(custom))
+        frozenset(family) for family in (*LABEL_FAMILIES, tuple(custom))
     )
 
 
 @lru_cache(maxsize=8)
 def _words(custom: frozenset[str]) -> re.Pattern[str]:
     labels = sorted(
-        {label for family in (*FAMILIES, tuple(custom)) for label in family},
+        {label for family in (*LABEL_FAMILIES, tuple(custom)) for label in family},
         key=lambda label: (-len(label), label),
     )
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, labels))})(?![\w-])")

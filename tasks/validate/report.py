@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.files import write_text
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import CLASSIFICATION, TASK_TYPES
 from tasks.lm.prompts import PLACEHOLDER
-from tasks.validate.labels import CLASSIFICATION
 from tasks.validate.suites import Suites
 from tasks.validate.verdicts import Verdicts
 
@@ -126,7 +125,7 @@ def _section(
     counts = verdicts.count_labels(name) if name in CLASSIFICATION else {}
     return {
         "name": name,
-        "title": TASK_TYPES[name],
+        "title": TASK_TYPES[name].full_name,
         "predictions": predictions,
         "kept": int((own & verdicts.kept()).sum()),
         "expectations": rows,

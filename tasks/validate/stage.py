@@ -22,12 +22,14 @@ import pyarrow.parquet as pq
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.params import Validate
-from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, require, task_type
+from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, require
 from tasks.core.stage import Stage, run_stage
-from tasks.validate.checks import Rows, content_keys, filled, measure, unspaced
-from tasks.validate.labels import CLASSIFICATION
+from tasks.core.task_types import CLASSIFICATION, task_type
+from tasks.validate.checks import measure
+from tasks.validate.expectations import LABEL_BALANCE, checks
 from tasks.validate.report import Samples, write_report
-from tasks.validate.suites import LABEL_BALANCE, Suites, checks
+from tasks.validate.suites import Suites
+from tasks.validate.texts import Rows, content_keys, filled, unspaced
 from tasks.validate.verdicts import MAX_ROWS, Codes, Verdicts
 
 log = logging.getLogger(__name__)

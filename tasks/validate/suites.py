@@ -14,7 +14,6 @@ import importlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,17 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.params import Validate
-from tasks.core.rows import TASK_TYPES
-from tasks.validate.checks import QUESTION_TYPES
-from tasks.validate.labels import OFFERING
+from tasks.validate.expectations import LABEL_BALANCE, Check
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
 
-#: What a type's labels are checked for once the rows are chosen; no expectation on rows.
-LABEL_BALANCE = "label_balance"
 #: Name of the frame's index: Great Expectations answers with it, as a list a failing expectation.
 _ROW = "row"
 #: Failing rows that a page of the Data Docs shows for each expectation.
@@ -72,154 +65,6 @@ nav ul { list-style: none; padding: 0; } .breadcrumb { list-style: none; display
 _RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 
 
-@dataclass(frozen=True)
-class Check:
-    """An expectation on one column: its value lies in ``low``..``high`` (either may be open), or is
-    ``value``.
-    """
-
-    name: str
-    column: str
-    says: str
-    low: float | None = None
-    high: float | None = None
-    value: bool | None = None
-    #: Task types it is for; empty: all.
-    types: tuple[str, ...] = ()
-
-
-def checks(params: Validate) -> tuple[Check, ...]:
-    """Return the expectations on rows that ``params`` leaves in, in the order in which reasons are
-    given.
-    """
-    longest, longest_response = params.max_instruction_chars, params.max_response_chars
-    copying = tuple(
-        name for name in TASK_TYPES if name != "text_gen"
-    )  # there the passage is what is to be written
-    every = (
-        Check(
-            "instruction_present", "instruction_present", "the instruction holds words", value=True
-        ),
-        Check(
-            "response_present",
-            "response_present",
-            "the response holds a letter, a digit or a symbol",
-            value=True,
-        ),
-        Check(
-            "passage_in_instruction",
-            "passage_mentions",
-            "the instruction (text generation: or the response) holds the passage, once or twice",
-            low=1,
-            high=2,
-        ),
-        Check(
-            "instruction_length",
-            "instruction_chars",
-            f"the instruction has at most {longest} characters",
-            high=longest,
-        ),
-        Check(
-            "response_length",
-            "response_chars",
-            f"the response has at most {longest_response} characters",
-            high=longest_response,
-        ),
-        Check(
-            "no_leftover_placeholder",
-            "leftover_placeholders",
-            "no {{placeholder}} is left in instruction or response",
-            high=0,
-        ),
-        Check(
-            "no_control_tokens",
-            "control_tokens",
-            "no token of a prompt format, such as an end mark, stands in the text",
-            high=0,
-        ),
-        Check(
-            "no_broken_characters",
-            "broken_characters",
-            "no cut or control characters stand in the text",
-            high=0,
-        ),
-        Check(
-            "no_repetition",
-            "repeated_phrases",
-            "no run of four words occurs more than four times",
-            high=4,
-        ),
-        Check(
-            "question_present",
-            "question_present",
-            "beside the passage there is a question, a request or a claim",
-            value=True,
-            types=QUESTION_TYPES,
-        ),
-        Check(
-            "question_closed",
-            "question_closed",
-            "the question can be answered by yes or no",
-            value=True,
-            types=("ynqa",),
-        ),
-        Check(
-            "label_in_family",
-            "label_in_family",
-            "the response is a label that the instruction offers",
-            value=True,
-            types=OFFERING,
-        ),
-        Check(
-            "verbatim_claim_entailed",
-            "verbatim_claim_denied",
-            "a claim quoted from the passage is not denied",
-            value=False,
-            types=("nli", "te"),
-        ),
-        Check(
-            "answer_in_passage",
-            "answer_in_passage",
-            "the response stands in the passage, word for word",
-            value=True,
-            types=("exqa",),
-        ),
-        Check(
-            "answer_not_in_question",
-            "answer_in_question",
-            "the response does not stand in the question already",
-            value=False,
-            types=("exqa",),
-        ),
-        Check(
-            "answer_not_question",
-            "repeats_question",
-            "the response is not the question again",
-            value=False,
-        ),
-        Check(
-            "answer_not_passage",
-            "passage_share",
-            "the response is not the passage again (at most 80 % of it)",
-            high=0.8,
-            types=copying,
-        ),
-        Check(
-            "unique",
-            "earlier_copies",
-            "no earlier row has the same instruction and response",
-            high=0,
-        ),
-    )
-    known = {check.name for check in every} | {LABEL_BALANCE}
-    for name in params.skip:
-        if name not in known:
-            raise PipelineError(
-                f"validate.skip: unknown expectation {name!r}{did_you_mean(name, known)}"
-            )
-    return tuple(check for check in every if check.name not in params.skip)
-
-
 class Suites:
     """The suites of a run, kept in memory, and the results that the Data Docs show."""
 
@@ -237,7 +82,7 @@ class Suites:
 
     def of(self, task_type: str) -> tuple[Check, ...]:
         """Return the checks of a task type."""
-        return tuple(check for check in self.checks if not check.types or task_type in check.types)
+        return tuple(check for check in self.checks if check.is_for(task_type))
 
     def failing(self, task_type: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return check name -> index values of the rows of ``frame`` that fail it.

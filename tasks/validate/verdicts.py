@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from tasks.validate.labels import CLASSIFICATION, unbalanced
-from tasks.validate.suites import LABEL_BALANCE
+from tasks.core.task_types import CLASSIFICATION
+from tasks.validate.expectations import LABEL_BALANCE
+from tasks.validate.labels import unbalanced
 
 MAX_ROWS = "max_rows"
 UNIQUE = "unique"

@@ -16,7 +16,7 @@ import yaml
 
 from bonito.evaluate import compare
 from bonito.evaluate import stage as evaluate
-from bonito.evaluate.adherence import FORMS, adheres
+from bonito.evaluate.adherence import adheres
 from bonito.evaluate.judging import choices, response_losses
 from bonito.evaluate.measures import (
     Written,
@@ -30,7 +30,7 @@ from bonito.evaluate.measures import (
 from bonito.params import Evaluate
 from bonito.remix.output import REMIXED
 from tasks.core.files import read_json, read_table, write_json, write_table
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.models import load_model
 from tasks.lm.prompts import bonito_output
@@ -114,7 +114,7 @@ def fits(kind: str, instruction: str, response: str) -> bool:
 @pytest.mark.parametrize("kind", TASK_TYPES)
 def test_a_task_has_the_form_of_its_type_and_of_few_others(kind: str) -> None:
     assert fits(kind, *TASKS[kind])
-    assert sum(fits(other, *TASKS[kind]) for other in FORMS) <= 3
+    assert sum(fits(other, *TASKS[kind]) for other in TASK_TYPES) <= 3
     wrong = {"exqa": "Yes", "qg": "granite", "summarization": "Yes"}.get(kind, "What is it?")
     assert not fits(kind, TASKS[kind][0], wrong)
 
@@ -310,7 +310,7 @@ class Scripted:
             return Completion("colza oil", 2, True)
         if number % 3 == 2:
             return Completion("no mark", 2, True)
-        kind = next(short for short, name in TASK_TYPES.items() if name == full[1])
+        kind = next(short for short, kind in TASK_TYPES.items() if kind.full_name == full[1])
         return Completion(bonito_output(*TASKS[kind]), 9, True)
 
 

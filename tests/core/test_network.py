@@ -33,7 +33,8 @@ client.log_metric(run.info.run_id, 'f1', 1.0)
 client.set_terminated(run.info.run_id)""",
     "prefect": "import prefect, prefect.flows\nprefect.flow(lambda: 1, name='x')",
     "great_expectations": """
-from tasks.validate.suites import Suites, checks
+from tasks.validate.expectations import checks
+from tasks.validate.suites import Suites
 from tasks.core.params import parse_params, read_yaml
 Suites(checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate_), folder / 'docs')""",
     "transformers": (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.rows import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import (
     Prompter,
@@ -18,7 +18,9 @@ from tasks.lm.prompts import (
 )
 
 
-@pytest.mark.parametrize(("short", "full"), TASK_TYPES.items())
+@pytest.mark.parametrize(
+    ("short", "full"), [(name, kind.full_name) for name, kind in TASK_TYPES.items()]
+)
 def test_bonito_input_names_the_full_task_type(short: str, full: str) -> None:
     assert (
         bonito_input("A passage.", short)

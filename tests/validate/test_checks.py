@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.validate import checks
-from tasks.validate.labels import FAMILIES, families, in_family, normal_labels, offered, surplus
+from tasks.core.task_types import LABEL_FAMILIES
+from tasks.validate import checks, texts
+from tasks.validate.labels import families, in_family, normal_labels, offered, surplus
 
 PASSAGE = (
     "The Oak Street pump was replaced on 14 March\u00a02021 by the night crew.\n\nNobody was "
@@ -21,12 +22,12 @@ def rows(
     response: str,
     context: str = PASSAGE,
     labels: tuple[str, ...] = (),
-) -> checks.Rows:
+) -> texts.Rows:
     """One row as a batch."""
     kind, passage, asked, answer = (
         pa.array([text], pa.string()) for text in (task_type, context, instruction, response)
     )
-    return checks.Rows(kind, passage, asked, answer, labels)
+    return texts.Rows(kind, passage, asked, answer, labels)
 
 
 def column(name: str, *row: str, **more: object) -> object:
@@ -56,7 +57,7 @@ def test_answer_stands_in_passage_on_word_boundaries(response: str, stands: bool
 
 
 def test_span_is_searched_beyond_a_match_inside_a_word() -> None:
-    assert checks.spans(
+    assert texts.spans(
         pa.array(["pump", "pump", ""]), pa.array(["pumps and a pump", "pumps", "pump"])
     ).tolist() == [True, False, False]
 
@@ -66,12 +67,12 @@ def test_filled_replaces_every_placeholder_once() -> None:
         pa.array(["{{context}} and {{context}}", "none", ""]),
         pa.array(["a {{context}} b", "x", "x"]),
     )
-    assert checks.filled(templates, contexts).to_pylist() == [
+    assert texts.filled(templates, contexts).to_pylist() == [
         "a {{context}} b and a {{context}} b",
         "none",
         "",
     ]
-    assert checks.unspaced(pa.array(["{{ context }} {{context}} {{other}}"])).to_pylist() == [
+    assert texts.unspaced(pa.array(["{{ context }} {{context}} {{other}}"])).to_pylist() == [
         "{{context}} {{context}} {{other}}"
     ]
 
@@ -80,10 +81,10 @@ def test_lengths_are_those_of_the_final_text() -> None:
     batch = rows("qa", "{{context}}: what? {{context}}", "it is {{context}}")
     measured = checks.measure(batch)
     assert measured["instruction_chars"].item() == len(
-        checks.filled(batch.instruction, batch.context)[0].as_py()
+        texts.filled(batch.instruction, batch.context)[0].as_py()
     )
     assert measured["response_chars"].item() == len(
-        checks.filled(batch.response, batch.context)[0].as_py()
+        texts.filled(batch.response, batch.context)[0].as_py()
     )
 
 
@@ -205,9 +206,9 @@ def test_counts() -> None:
 
 
 def test_most_repeated_counts_within_a_row_only() -> None:
-    texts = pa.array(["a b c d", "a b c d", "x y z " * 5, "no no no no no no", "one two", ""])
-    assert checks.most_repeated(texts).tolist() == [1, 1, 4, 3, 0, 0]
-    assert checks.most_repeated(pa.array([""])).tolist() == [0]
+    column = pa.array(["a b c d", "a b c d", "x y z " * 5, "no no no no no no", "one two", ""])
+    assert texts.most_repeated(column).tolist() == [1, 1, 4, 3, 0, 0]
+    assert texts.most_repeated(pa.array([""])).tolist() == [0]
 
 
 def test_verbatim_claim() -> None:
@@ -229,12 +230,12 @@ def test_measures_do_not_depend_on_the_batch() -> None:
     ]
     columns = list(zip(*pairs, strict=True))
     types, instructions, responses = (pa.array(texts, pa.string()) for texts in columns)
-    whole = checks.Rows(types, pa.array([PASSAGE] * 3), instructions, responses)
-    measured, keys = checks.measure(whole), checks.content_keys(whole)
+    whole = texts.Rows(types, pa.array([PASSAGE] * 3), instructions, responses)
+    measured, keys = checks.measure(whole), texts.content_keys(whole)
     for place, pair in enumerate(pairs):
         alone = rows(*pair)
         assert checks.measure(alone).iloc[0].tolist() == measured.iloc[place].tolist()
-        assert checks.content_keys(alone)[0] == keys[place]
+        assert texts.content_keys(alone)[0] == keys[place]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +358,7 @@ def test_surplus_leaves_a_single_class_and_an_empty_set() -> None:
         ("is it so?", "no", 0),
         ("is it so? true, false or neither?", "neither", 1),
         ("is it always, sometimes or never so?", "never", 2),
-        ("which section? sports, world", "sports", len(FAMILIES)),
+        ("which section? sports, world", "sports", len(LABEL_FAMILIES)),
     ],
 )
 def test_the_family_is_the_one_that_the_question_offers_else_the_labels_own(
@@ -376,5 +377,5 @@ def test_custom_labels_are_one_family() -> None:
             pa.array(["yes", "unproven"]),
             ("Yes", "Unproven"),
         ).tolist()
-        == [len(FAMILIES)] * 2
+        == [len(LABEL_FAMILIES)] * 2
     )

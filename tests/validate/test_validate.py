@@ -19,9 +19,10 @@ import pytest
 
 from tasks.core.files import MANIFEST, read_json, read_table, write_table
 from tasks.core.params import Validate
-from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, TASK_TYPES
+from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
+from tasks.core.task_types import TASK_TYPES
 from tasks.validate import stage as validate
-from tasks.validate.suites import checks
+from tasks.validate.expectations import checks
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGE = "The Oak Street pump was replaced on 14 March 2021 by the night crew. Nobody was hurt."
@@ -408,8 +409,8 @@ def test_an_unknown_name_in_skip_suggests_the_right_one(
 def test_each_task_type_has_a_suite_with_the_general_expectations(params: Any) -> None:
     every = checks(params.validate_)
     for name in TASK_TYPES:
-        assert sum(not check.types or name in check.types for check in every) >= 10
-    assert {check.column for check in every if "exqa" in check.types} == {
+        assert sum(check.is_for(name) for check in every) >= 10
+    assert {check.column for check in every if check.of_types and check.is_for("exqa")} == {
         "question_present",
         "answer_in_passage",
         "answer_in_question",

@@ -1,0 +1,161 @@
+"""The expectations on rows, declared on the columns of :mod:`tasks.validate.checks`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.params import Validate
+from tasks.core.task_types import TASK_TYPES
+
+#: What a type's labels are checked for once the rows are chosen; no expectation on rows.
+LABEL_BALANCE = "label_balance"
+
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation on one column: its value lies in ``low``..``high`` (either may be open), or is
+    ``value``.
+    """
+
+    name: str
+    column: str
+    says: str
+    low: float | None = None
+    high: float | None = None
+    value: bool | None = None
+    #: Only for rows of the task types that name it (``TaskType.expectations``).
+    of_types: bool = False
+
+    def is_for(self, task_type: str) -> bool:
+        """Return whether rows of this task type must meet it."""
+        return not self.of_types or self.name in TASK_TYPES[task_type].expectations
+
+
+def checks(params: Validate) -> tuple[Check, ...]:
+    """Return the expectations on rows that ``params`` leaves in, in the order in which reasons are
+    given.
+    """
+    longest, longest_response = params.max_instruction_chars, params.max_response_chars
+    every = (
+        Check(
+            "instruction_present", "instruction_present", "the instruction holds words", value=True
+        ),
+        Check(
+            "response_present",
+            "response_present",
+            "the response holds a letter, a digit or a symbol",
+            value=True,
+        ),
+        Check(
+            "passage_in_instruction",
+            "passage_mentions",
+            "the instruction (text generation: or the response) holds the passage, once or twice",
+            low=1,
+            high=2,
+        ),
+        Check(
+            "instruction_length",
+            "instruction_chars",
+            f"the instruction has at most {longest} characters",
+            high=longest,
+        ),
+        Check(
+            "response_length",
+            "response_chars",
+            f"the response has at most {longest_response} characters",
+            high=longest_response,
+        ),
+        Check(
+            "no_leftover_placeholder",
+            "leftover_placeholders",
+            "no {{placeholder}} is left in instruction or response",
+            high=0,
+        ),
+        Check(
+            "no_control_tokens",
+            "control_tokens",
+            "no token of a prompt format, such as an end mark, stands in the text",
+            high=0,
+        ),
+        Check(
+            "no_broken_characters",
+            "broken_characters",
+            "no cut or control characters stand in the text",
+            high=0,
+        ),
+        Check(
+            "no_repetition",
+            "repeated_phrases",
+            "no run of four words occurs more than four times",
+            high=4,
+        ),
+        Check(
+            "question_present",
+            "question_present",
+            "beside the passage there is a question, a request or a claim",
+            value=True,
+            of_types=True,
+        ),
+        Check(
+            "question_closed",
+            "question_closed",
+            "the question can be answered by yes or no",
+            value=True,
+            of_types=True,
+        ),
+        Check(
+            "label_in_family",
+            "label_in_family",
+            "the response is a label that the instruction offers",
+            value=True,
+            of_types=True,
+        ),
+        Check(
+            "verbatim_claim_entailed",
+            "verbatim_claim_denied",
+            "a claim quoted from the passage is not denied",
+            value=False,
+            of_types=True,
+        ),
+        Check(
+            "answer_in_passage",
+            "answer_in_passage",
+            "the response stands in the passage, word for word",
+            value=True,
+            of_types=True,
+        ),
+        Check(
+            "answer_not_in_question",
+            "answer_in_question",
+            "the response does not stand in the question already",
+            value=False,
+            of_types=True,
+        ),
+        Check(
+            "answer_not_question",
+            "repeats_question",
+            "the response is not the question again",
+            value=False,
+        ),
+        Check(
+            "answer_not_passage",
+            "passage_share",
+            "the response is not the passage again (at most 80 % of it)",
+            high=0.8,
+            of_types=True,
+        ),
+        Check(
+            "unique",
+            "earlier_copies",
+            "no earlier row has the same instruction and response",
+            high=0,
+        ),
+    )
+    known = {check.name for check in every} | {LABEL_BALANCE}
+    for name in params.skip:
+        if name not in known:
+            raise PipelineError(
+                f"validate.skip: unknown expectation {name!r}{did_you_mean(name, known)}"
+            )
+    return tuple(check for check in every if check.name not in params.skip)

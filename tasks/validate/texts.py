@@ -1,0 +1,190 @@
+"""A batch of written rows as Arrow columns: their texts in the forms in which they are compared.
+
+Text is compared in a normal form: lower case, runs of white space as one space. All functions are
+pure: a row's values depend on that row alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.core.task_types import CLASSIFICATION
+from tasks.lm.prompts import PLACEHOLDER, fill
+from tasks.validate.labels import families, normal_labels
+
+#: Stands where the passage stood in a question: a control character that neither counts as a word
+#: nor as white space.
+GAP = "\x1f"
+
+EDGES = " \t\r\n.,;:!?\"'“”‘’"
+#: How instructions call the passage.
+PASSAGE_WORDS = "passage|text|context|document|paragraph|article|information|report|excerpt"
+#: Wording around a question that is no question itself: "answer the following question:", "based on
+#: the passage,".
+_STOCK = (
+    r"(?i)[^.?!:\n]*\bquestions?\b(?:\s+(?:below|above|about|from|based|using|in|with|that|by|given|according|regarding|related)\b[^.?!:\n]*)?\s*(?:[.:!\n]|$)",
+    r"(?i)\b(?:read|refer to|look at|consider|use|using|given|based on|according to|with "
+    rf"reference to|having read|after reading|from)\b[^.?!:\n,{GAP}]*"
+    rf"\b(?:{PASSAGE_WORDS}|above|below|following)\b(?:\s+(?:above|below))?\s*(?:[.:!,\n]|$)",
+    rf"(?i)(?:^|[\n{GAP}])\s*(?:{PASSAGE_WORDS}|title|question|q|answer|a|hint|background|note|exercise|exam)\s*:",
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of parsed predictions as Arrow string arrays of one length, none null;
+    ``instruction`` and ``response`` hold the placeholder, unspaced.
+    """
+
+    task_type: pa.Array
+    context: pa.Array
+    instruction: pa.Array
+    response: pa.Array
+    #: Labels the classification types must answer with; empty: those the instruction offers.
+    labels: tuple[str, ...] = ()
+
+    @cached_property
+    def question(self) -> pa.Array:
+        """The instruction in lower case, a gap where the passage stood."""
+        return pc.utf8_lower(pc.replace_substring(self.instruction, PLACEHOLDER, GAP))
+
+    @cached_property
+    def asked(self) -> pa.Array:
+        """The question without the stock wording around it."""
+        asked = self.question
+        for pattern in _STOCK:
+            asked = pc.replace_substring_regex(asked, pattern, "\n")
+        return asked
+
+    @cached_property
+    def question_text(self) -> pa.Array:
+        """The question in normal form."""
+        return normal(pc.replace_substring(self.question, GAP, " "))
+
+    @cached_property
+    def asked_text(self) -> pa.Array:
+        """What is asked, in normal form."""
+        return pc.utf8_trim(normal(pc.replace_substring(self.asked, GAP, " ")), EDGES)
+
+    @cached_property
+    def context_text(self) -> pa.Array:
+        """The passage in normal form; a passage of several rows is worked on once."""
+        passages = self.context.dictionary_encode()
+        return normal(passages.dictionary).take(passages.indices)
+
+    @cached_property
+    def response_text(self) -> pa.Array:
+        """The response (its passage filled in) in normal form, without quotes and punctuation
+        around it.
+        """
+        return pc.utf8_trim(normal(filled(self.response, self.context)), EDGES)
+
+    @cached_property
+    def label(self) -> pa.Array:
+        """The response as a label; null for types that are no classification."""
+        return pc.if_else(
+            pc.is_in(self.task_type, pa.array(CLASSIFICATION)), normal_labels(self.response), None
+        )
+
+    @cached_property
+    def family(self) -> np.ndarray:
+        """The label's family (:func:`tasks.validate.labels.families`)."""
+        return families(self.task_type, self.question, pc.fill_null(self.label, ""), self.labels)
+
+    @cached_property
+    def stands_in_passage(self) -> np.ndarray:
+        """Does the response stand in the passage, on word boundaries?"""
+        return spans(self.response_text, self.context_text)
+
+    def of_type(self, *names: str) -> np.ndarray:
+        """Return one bool a row: is it of one of these task types?"""
+        return to_numpy(pc.is_in(self.task_type, pa.array(names, pa.string())))
+
+
+def normal(texts: pa.Array) -> pa.Array:
+    """Return texts in lower case with every run of white space as one space."""
+    return pc.utf8_lower(
+        pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)), " ")
+    )
+
+
+def unspaced(templates: pa.Array) -> pa.Array:
+    """Return templates with ``{{ context }}``, however it is spaced, as the placeholder."""
+    return pc.replace_substring_regex(templates, r"\{\{\s*context\s*\}\}", PLACEHOLDER)
+
+
+def filled(templates: pa.Array, contexts: pa.Array) -> pa.Array:
+    """Return templates with every placeholder replaced by the row's passage.
+
+    What a passage itself holds is not replaced again.
+    """
+    if not pc.any(pc.match_substring(templates, PLACEHOLDER), min_count=0).as_py():
+        return templates
+    pairs = zip(templates.to_pylist(), contexts.to_pylist(), strict=True)
+    return pa.array([fill(template, context) for template, context in pairs], pa.string())
+
+
+def spans(needles: pa.Array, texts: pa.Array) -> np.ndarray:
+    """Return one bool a row: does the needle stand in the text, not starting or ending inside a
+    word? An empty needle does not.
+    """
+    pairs = zip(needles.to_pylist(), texts.to_pylist(), strict=True)
+    return np.fromiter((_stands(needle, text) for needle, text in pairs), bool, len(needles))
+
+
+def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
+    """Return how often each text's most frequent run of ``size`` words occurs in it; 0 for a
+    shorter text.
+    """
+    words = pc.utf8_split_whitespace(texts)
+    row = to_numpy(pc.list_parent_indices(words))
+    most = np.zeros(len(texts), np.int32)
+    if len(row) < size:
+        return most
+    code = to_numpy(pc.list_flatten(words).dictionary_encode().indices).astype(np.uint64)
+    whole = row[: 1 - size] == row[size - 1 :]
+    run = row[: 1 - size].astype(np.uint64)
+    for place in range(size):
+        run = (
+            run * np.uint64(0x9E3779B97F4A7C15)
+            + code[place : len(code) - size + 1 + place]
+            + np.uint64(1)
+        )
+    _, first, counts = np.unique(run[whole], return_index=True, return_counts=True)
+    np.maximum.at(most, row[: 1 - size][whole][first], counts.astype(np.int32))
+    return most
+
+
+def content_keys(rows: Rows) -> np.ndarray:
+    """Return a 64-bit key of each row's instruction, passage and response in normal form: equal
+    texts, equal keys, on every machine.
+    """
+    key = np.zeros(len(rows.response), np.uint64)
+    for column in (rows.context_text, normal(rows.instruction), rows.response_text):
+        key = key * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(
+            to_numpy(column).astype(object), categorize=False
+        )
+    return key
+
+
+def _stands(needle: str, text: str) -> bool:
+    start = text.find(needle) if needle else -1
+    while start >= 0:
+        end = start + len(needle)
+        inside_before = start > 0 and needle[0].isalnum() and text[start - 1].isalnum()
+        inside_after = end < len(text) and needle[-1].isalnum() and text[end].isalnum()
+        if not inside_before and not inside_after:
+            return True
+        start = text.find(needle, start + 1)
+    return False
+
+
+def to_numpy(column: pa.Array) -> np.ndarray:
+    """Return a column as a numpy array."""
+    return column.to_numpy(zero_copy_only=False)
