@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.harness import ROOT, Options, Row
 from benchmarks.machine import describe
-from benchmarks.report import merge, plot, table
+from benchmarks.report import merge, plot, render
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.privacy import silence
 from tasks.lm.models import EMBEDDED
@@ -67,7 +67,7 @@ def measure(benches: Sequence[Any], options: Options, out: Path) -> int:
         whole = merge(out / "results.json", own, bench.NAMES)
         rows += own
     plot(whole, out)
-    print(table(rows))
+    print(render(rows))
     return 1 if any(row.gate.startswith("failed") for row in rows) else 0
 
 

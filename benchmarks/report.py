@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.harness import Row
 from tasks.core.files import atomic_path, read_json, write_json
+from tasks.core.markdown import table
 
 
 def merge(path: Path, rows: Sequence[Row], benches: Sequence[str]) -> list[dict[str, Any]]:
@@ -22,9 +23,9 @@ def merge(path: Path, rows: Sequence[Row], benches: Sequence[str]) -> list[dict[
     return whole
 
 
-def table(rows: Sequence[Row]) -> str:
+def render(rows: Sequence[Row]) -> str:
     """Return the rows as a table for people."""
-    head = (
+    heads = (
         "bench",
         "against",
         "ratio",
@@ -37,12 +38,7 @@ def table(rows: Sequence[Row]) -> str:
         "end to end",
         "gate",
     )
-    lines = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    text = table(heads, map(_cells, rows), padded=True)
     foot = (
         "ratio: ours over theirs, median of the rounds' paired ratios; low, high: the "
         "least and the greatest of them. "

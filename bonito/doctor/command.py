@@ -21,7 +21,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,13 @@ from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
 from bonito.templating.render import OK
 from bonito.templating.templates import Template, load_task_types, load_templates, source_name
 from bonito.templating.workers import Limits, Renderers
-from tasks.core.files import staged_folder, write_json, write_text
+from tasks.core.files import staged_folder, write_json
+from tasks.core.page import Page, Tile, write_page
 from tasks.core.params import load_params, read_yaml
 from tasks.core.stage import WORK, one_line_errors
 
 _SAMPLES = Path(__file__).with_name("sample_rows.yaml")
+_TEMPLATE = Path(__file__).parent / "templates" / "index.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,7 +152,7 @@ def write(out: Path, findings: Sequence[Finding]) -> None:
     """Write the doctor's three files into the folder ``out``."""
     write_json(out / "templates.json", [_entry(finding) for finding in findings])
     write_json(out / "examples.json", [_entry(finding) | _details(finding) for finding in findings])
-    write_text(out / "index.html", page(findings))
+    write_index(out / "index.html", findings)
 
 
 def print_table(findings: Sequence[Finding]) -> None:
@@ -174,56 +175,53 @@ def print_table(findings: Sequence[Finding]) -> None:
             f"{finding.template.task_type:13}  {finding.status:15}  {rate:>5}  "
             f"{finding.reason[:160]}"
         )
-    counts = Counter(finding.status for finding in findings)
-    print(
-        f"\n{len(findings)} templates: "
-        + ", ".join(f"{number} {status}" for status, number in counts.most_common())
-    )
+    print(f"\n{len(findings)} templates: {_count_statuses(findings)}")
     sys.stdout.flush()
 
 
-def page(findings: Sequence[Finding]) -> str:
-    """Return the findings as one HTML page that needs nothing else."""
+def write_index(path: Path, findings: Sequence[Finding]) -> None:
+    """Write the findings as a page, templates at fault first."""
+    counts = Counter(_tone(finding) for finding in findings)
+    page = Page(
+        "Template doctor",
+        "Every meta-template on sample rows: what it gives, or what is the matter with it.",
+        tiles=(
+            Tile("Templates", f"{len(findings):,}"),
+            Tile("Good", f"{counts['good']:,}", tone="good" if counts["good"] else ""),
+            Tile("At fault", f"{counts['bad']:,}", tone="bad" if counts["bad"] else ""),
+            Tile("Left out", f"{counts['soft']:,}"),
+        ),
+        facts=[("statuses", _count_statuses(findings))],
+    )
+    write_page(path, _TEMPLATE, page, rows=map(_row, sorted(findings, key=_at_fault_first)))
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    template, example = finding.template, finding.example
+    return {
+        "dataset": source_name(*template.key[:2]),
+        "template": template.name,
+        "task_type": template.task_type,
+        "status": finding.status,
+        "tone": _tone(finding),
+        "rate": finding.rate,
+        "derivable": finding.derivable,
+        "reason": finding.reason,
+        "example": f"{example.instruction}\n|||\n{example.response}" if example else "",
+    }
+
+
+def _tone(finding: Finding) -> str:
+    return {OK: "good", **dict.fromkeys(LEFT_OUT, "soft")}.get(finding.status, "bad")
+
+
+def _at_fault_first(finding: Finding) -> tuple[bool, tuple[str, str, str]]:
+    return _tone(finding) != "bad", finding.template.key
+
+
+def _count_statuses(findings: Sequence[Finding]) -> str:
     counts = Counter(finding.status for finding in findings)
-    summary = ", ".join(f"{number} {escape(status)}" for status, number in counts.most_common())
-    rows = "\n".join(
-        _row(finding)
-        for finding in sorted(
-            findings, key=lambda finding: (finding.status in (OK, *LEFT_OUT), finding.template.key)
-        )
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Template doctor</title><style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem }}
-table {{ border-collapse: collapse }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem }}
-th, td {{ text-align: left; vertical-align: top }}
-th {{ position: sticky; top: 0; background: #fff }}
-pre {{ white-space: pre-wrap; max-width: 60rem; background: #f5f5f5; padding: .5rem }}
-.ok {{ color: #17692e }} .aside {{ color: #666 }} .bad {{ color: #b00020; font-weight: 600 }}
-</style></head><body>
-<h1>Template doctor</h1><p>{len(findings)} templates: {summary}</p>
-<table><thead><tr><th>dataset<th>template<th>task type<th>status
-<th>rate<th>derivable<th>reason and example</tr></thead><tbody>
-{rows}
-</tbody></table></body></html>
-"""
-
-
-def _row(finding: Finding) -> str:
-    kind = "ok" if finding.status == OK else "aside" if finding.status in LEFT_OUT else "bad"
-    template = finding.template
-    shown = ""
-    if finding.example is not None:
-        text = f"{finding.example.instruction}\n|||\n{finding.example.response}"
-        shown = f"<details><summary>example</summary><pre>{escape(text)}</pre></details>"
-    cells = (source_name(*template.key[:2]), template.name, template.task_type)
-    return (
-        "<tr>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        + f'<td class="{kind}">{escape(finding.status)}</td>'
-        f"<td>{_percent(finding.rate)}</td><td>{_percent(finding.derivable)}</td><td>{escape(finding.reason)}{shown}</td></tr>"
-    )
+    return ", ".join(f"{number} {status}" for status, number in counts.most_common())
 
 
 def _entry(finding: Finding) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bonito.evaluate.scores_table import COLUMNS, cell, table
+from bonito.evaluate.scores_table import COLUMNS, cell
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, read_table, write_text
+from tasks.core.markdown import table
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import TASK_TYPES
 from tasks.scoring.f1 import interval, resample

@@ -4,9 +4,10 @@ side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tasks.core.markdown import table
 from tasks.core.task_types import TASK_TYPES
 
 #: Measure -> how it is called and written: shares as percent, others as plain numbers.
@@ -62,13 +63,6 @@ def markdown(facts: Mapping[str, Any]) -> str:
         table(("form", "its own type fits", "other types fit, on average", "at worst"), check),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(
-        "| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines)
-    )
 
 
 def cell(value: float | None, form: str) -> str:

@@ -5,13 +5,14 @@ in it and why.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bonito.sources import Dataset
 from bonito.templating.templates import source_name
 from tasks.core.files import write_text
+from tasks.core.markdown import table
 from tasks.core.task_types import TASK_TYPES
 
 
@@ -78,14 +79,6 @@ def write_card(
     write_text(path, "\n\n".join(sections) + "\n")
 
 
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    rows = list(rows)
-    if not rows:
-        return "None."
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return " ".join(text.replace("|", "\\|").split())
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = list(rows)
+    return table(heads, lines) if lines else "None."

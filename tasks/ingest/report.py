@@ -4,7 +4,7 @@ and rejects that needs nothing from elsewhere.
 
 from __future__ import annotations
 
-import html
+import json
 import logging
 import shutil
 from collections import Counter
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import atomic_path
+from tasks.core.page import Page, Tile, write_page
 from tasks.core.stage import Stage
 from tasks.ingest.reasons import REASONS
 
@@ -22,25 +22,7 @@ log = logging.getLogger(__name__)
 #: What the page shows: sample passages, rejects of one reason, characters of a reject. The Parquet
 #: files hold everything.
 _SAMPLES, _SHOWN, _SHOWN_CHARS = 24, 5000, 400
-_STYLE = (
-    ":root{color-scheme:light dark;--line:#ddd;--soft:#f6f6f6;--dim:#666}"
-    "@media(prefers-color-scheme:dark){:root{--line:#444;--soft:#262626;--dim:#aaa}body{background:#181818;color:#ddd}}"
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 "
-    "1rem}h2{margin-top:2.5rem}"
-    "table{border-collapse:collapse;width:100%;table-layout:fixed}td,th{border-bottom:1px "
-    "solid var(--line);padding:.3rem .6rem .3rem 0;"
-    "text-align:left;vertical-align:top;overflow-wrap:anywhere}.facts "
-    "th{width:11rem;font-weight:600}"
-    "pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);"
-    "padding:.8rem;margin:.2rem 0 1.4rem}"
-    "p{margin:.2rem "
-    "0;overflow-wrap:anywhere}.dim{color:var(--dim)}summary{cursor:pointer;padding:.4rem "
-    "0}details{border-bottom:1px solid var(--line)}"
-    "details tr{content-visibility:auto}"
-    "@media(max-width:40rem){.facts th{width:7.5rem}.rejects tr,.rejects "
-    "td{display:block;border:0;padding:.1rem 0}"
-    ".rejects tr{border-top:1px solid var(--line);padding:.4rem 0}.rejects thead{display:none}}"
-)
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
 class Report:
@@ -101,8 +83,8 @@ class Report:
         self._rejects[reason] += 1
         if self._rejects[reason] <= _SHOWN:
             if reason not in self._files:
-                self._files[reason] = (self._folder / f"{reason}.html").open("w", encoding="utf-8")
-            self._files[reason].write(_reject(row))
+                self._files[reason] = self._spool(reason).open("w", encoding="utf-8")
+            self._files[reason].write(json.dumps(_reject(row)) + "\n")
 
     def check(self, corpus: str, text_column: str) -> None:
         """Raise :class:`PipelineError` where nothing is left to work with, saying what became of
@@ -146,11 +128,7 @@ class Report:
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
         for file in self._files.values():
             file.close()
-        with (
-            atomic_path(stage.out / "report.html") as path,
-            path.open("w", encoding="utf-8") as page,
-        ):
-            page.writelines(self._page())
+        self._write_page(stage.out / "report.html", stage.addresses["corpus"])
         for name, value in self._facts():
             log.info("%-20s %s", name, value)
 
@@ -184,68 +162,67 @@ class Report:
             self._samples, key=lambda sample: (sample[0], sample[1]["passage_id"])
         )[:_SAMPLES]
 
-    def _page(self) -> Iterator[str]:
+    def _write_page(self, path: Path, corpus: str) -> None:
         self._trim()
-        yield (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-            'content="width=device-width,initial-scale=1">'
+        page = Page(
+            "Ingest",
+            "The passages that the documents were cut into, and what of them was not used.",
+            tiles=(
+                Tile("Documents", f"{sum(self.formats.values()):,}"),
+                Tile("Passages kept", f"{self.kept:,}", f"of {self.cut:,}"),
+                Tile("Tokens", f"{self.tokens:,}"),
+                Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
+            ),
+            facts=(("corpus", corpus), *self._facts()),
         )
-        yield (
-            f"<title>ingest</title><style>{_STYLE}</style></head><body><h1>ingest</h1><table "
-            "class=facts>"
+        write_page(
+            path,
+            _TEMPLATE,
+            page,
+            kept=self.kept,
+            samples=[(_place(row), row["text"]) for _, row in self._samples],
+            unused=self._rejects.total(),
+            reasons=[
+                {
+                    "name": reason,
+                    "meaning": REASONS.get(reason, ""),
+                    "count": count,
+                    "shown": _SHOWN,
+                    "rows": self._rows(reason),
+                }
+                for reason, count in _most_frequent(self._rejects)
+            ],
         )
-        for name, value in self._facts():
-            yield f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        yield (
-            f"</table><h2>Sample passages</h2><p class=dim>{len(self._samples)} of "
-            f"{self.kept:,}, chosen by their hashes: the same in every run.</p>"
-        )
-        yield from (_sample(row) for _, row in self._samples)
-        yield f"<h2>Not used ({sum(self._rejects.values()):,})</h2>"
-        for reason, count in sorted(self._rejects.items(), key=lambda item: (-item[1], item[0])):
-            yield from self._reason(reason, count)
-        yield "</body></html>\n"
 
-    def _reason(self, reason: str, count: int) -> Iterator[str]:
-        shown = (
-            f" The first {_SHOWN:,} are shown; rejects.parquet has all." if count > _SHOWN else ""
-        )
-        yield (
-            f"<details{' open' if count <= 200 else ''}><summary><b>{html.escape(reason)}</b> "
-            f"{count:,} "
-        )
-        yield (
-            "<span "
-            f"class=dim>{html.escape(REASONS.get(reason, ''))}.{shown}</span></summary><table "
-            "class=rejects>"
-        )
-        yield "<thead><tr><th>document</th><th>detail</th><th>text</th></tr></thead>"
-        with (self._folder / f"{reason}.html").open(encoding="utf-8") as rows:
-            yield from iter(lambda: rows.read(1 << 16), "")
-        yield "</table></details>"
+    def _spool(self, reason: str) -> Path:
+        return self._folder / f"{reason}.jsonl"
+
+    def _rows(self, reason: str) -> Iterator[dict[str, str]]:
+        """Yield the rejects that the page shows, from their file: they may fill the memory."""
+        with self._spool(reason).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
 def _counted(counts: Counter[str]) -> str:
-    return ", ".join(
-        f"{name} {count:,}"
-        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    )
+    return ", ".join(f"{name} {count:,}" for name, count in _most_frequent(counts))
 
 
-def _reject(row: dict[str, Any]) -> str:
+def _most_frequent(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _reject(row: dict[str, Any]) -> dict[str, str]:
     place = f"{row['document']} [{row['start']}:{row['end']}]" if row["end"] else row["document"]
     text = row["text"] if len(row["text"]) <= _SHOWN_CHARS else row["text"][:_SHOWN_CHARS] + " ..."
-    cells = (f"<td>{html.escape(cell)}</td>" for cell in (place, row["detail"], text))
-    return f"<tr>{''.join(cells)}</tr>\n"
+    return {"place": place, "detail": row["detail"], "text": text}
 
 
-def _sample(row: dict[str, Any]) -> str:
-    place = [
+def _place(row: dict[str, Any]) -> str:
+    parts = (
         row["document"],
         f"page {row['page']}" if row["page"] else "",
         row["section"],
         f"characters {row['start']}-{row['end']}",
         f"{row['tokens']} tokens",
-    ]
-    shown = html.escape(" · ".join(part for part in place if part))
-    return f"<p>{shown}</p><pre>{html.escape(row['text'])}</pre>"
+    )
+    return " · ".join(part for part in parts if part)

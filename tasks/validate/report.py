@@ -1,23 +1,21 @@
-"""The page a person reads after validation: one self-contained HTML file, no network, no scripts.
-
-Its template is templates/report.html.
-"""
+"""The page a person reads after validation; its template is templates/report.html."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.files import write_text
+from tasks.core.page import Page, Tile, percent, write_page
 from tasks.core.task_types import CLASSIFICATION, TASK_TYPES
 from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.suites import Suites
 from tasks.validate.verdicts import Verdicts
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Rows that are shown of a task type's kept rows, and of each expectation's failing ones.
 _KEPT_SHOWN, _FAILING_SHOWN = 4, 3
 
@@ -80,32 +78,34 @@ def write_report(
     balanced: dict[str, bool],
     share: float,
     floor: float,
+    links: Sequence[tuple[str, str]],
 ) -> None:
     """Write the report; ``balanced`` tells of each classification type whether its labels are,
-    ``share`` and ``floor`` are yields in 0-1.
+    ``share`` and ``floor`` are yields in 0-1, ``links`` lead to neighbouring pages.
     """
-    from jinja2 import FileSystemLoader, StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    first = verdicts.count_reasons(first_only=True)
-    page = environment.get_template("report.html").render(
+    dropped = verdicts.count_reasons(first_only=True)
+    write_page(
+        path,
+        _TEMPLATE,
+        _head(verdicts, share, floor, links),
         predictions=len(verdicts),
-        kept=int(verdicts.kept().sum()),
-        share=share,
-        floor=floor,
-        dropped=sorted(first.items(), key=lambda item: (-item[1], item[0])),
+        dropped=sorted(dropped.items(), key=lambda item: (-item[1], item[0])),
         sections=[
             _section(name, verdicts, suites, samples, balanced) for name in verdicts.types.names
         ],
     )
-    write_text(path, page)
+
+
+def _head(verdicts: Verdicts, share: float, floor: float, links: Sequence[tuple[str, str]]) -> Page:
+    kept, tone = int(verdicts.kept().sum()), "good" if share >= floor else "bad"
+    tiles = (
+        Tile("Predictions", f"{len(verdicts):,}"),
+        Tile("Kept", f"{kept:,}"),
+        Tile("Not kept", f"{len(verdicts) - kept:,}"),
+        Tile("Yield", percent(share), f"floor {percent(floor)}", tone),
+    )
+    lead = "What the generator wrote, what is kept to train on, and why the rest is not."
+    return Page("Validation", lead, tiles, links=links)
 
 
 def _section(

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_text
+from tasks.core.page import BASE, Page, write_page
 from tasks.core.params import Validate
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN, require
 from tasks.core.stage import Stage, run_stage
@@ -66,12 +66,14 @@ def validate(stage: Stage) -> None:
     verdicts.settle(params.skip, params.max_label_share, params.max_rows)
     balanced = record_balance(verdicts, suites, params)
     share = usable_share(verdicts)
-    folder = stage.out if share >= params.min_yield else stage.work
+    good = share >= params.min_yield
+    folder = stage.out if good else stage.work
     samples = write_rows(predictions, verdicts, folder)
+    links = neighbours(predictions) if good else ()
     write_report(
-        folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield
+        folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield, links
     )
-    if share < params.min_yield:
+    if not good:
         raise PipelineError(too_few(verdicts, share, params.min_yield, stage.work))
     suites.write_docs()
     summarise(stage, verdicts, suites, share)
@@ -88,14 +90,18 @@ def nothing_to_judge(stage: Stage) -> None:
     ):
         with writer(stage.out / name, schema):
             pass
-    write_text(
-        stage.out / "report.html",
-        (
-            "<!doctype html><title>Nothing to validate</title><p>supervise.source is "
-            f"{source}: no generator wrote rows.</p>\n"
-        ),
-    )
+    page = Page("Validation", f"supervise.source is {source}: no generator wrote rows.")
+    write_page(stage.out / "report.html", BASE, page)
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})
+
+
+def neighbours(predictions: Path) -> list[tuple[str, str]]:
+    """Return (name, relative address) of the pages beside the report: ingest's where the stages'
+    folders lie side by side, and Great Expectations'.
+    """
+    ingest = predictions.parent.parent / "ingest" / "report.html"
+    beside = [("Ingest", "../ingest/report.html")] if ingest.is_file() else []
+    return [*beside, ("Great Expectations", "data_docs/index.html")]
 
 
 def judge(predictions: Path, suites: Suites, params: Validate, stage: Stage) -> Verdicts:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import html
 import importlib
-import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tasks.validate.data_docs import restyle
 from tasks.validate.expectations import LABEL_BALANCE, Check
 
 if TYPE_CHECKING:
@@ -36,33 +35,6 @@ _SELDOM_USED = ("altair", "scipy.stats")
 #: Great Expectations stamps its pages with the time and with random ids: the same rows are to give
 #: the same bytes.
 _RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
-_STAMP = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z\b")
-#: Scripts, style sheets and pictures from other machines, the switches that need scripts, and the
-#: footer that advertises.
-_FOREIGN = re.compile(
-    r"<script\b.*?</script>|<link\b[^>]*https?://[^>]*>|<img\b[^>]*https?://[^>]*>|<footer>.*?</footer>"
-    r"|<div class=\"card mb-3\">\s*<div class=\"card-header "
-    r"p-2\">\s*<strong>Actions</strong>.*?(?=<div class=\"card d-md-block)",
-    re.DOTALL,
-)
-_LOCAL_HEAD = r"""<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;
-    font-src 'self'">
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2433; margin: 0 auto; max-width: 72rem;
-  padding: 1rem; }
-table { border-collapse: collapse; margin: .4rem 0; }
-td, th { border-bottom: 1px solid #e4e2dc; padding: .3rem .8rem .3rem 0; text-align: left;
-  vertical-align: top; }
-.row { display: flex; flex-wrap: wrap; gap: 0 2rem; } .col-lg-2 { flex: 0 0 13rem; }
-  .col-lg-10 { flex: 1 1 30rem; min-width: 0; } .col-12 { width: 100%; }
-nav ul { list-style: none; padding: 0; } .breadcrumb { list-style: none; display: flex;
-  gap: .8rem; padding: 0; } .navbar { height: auto !important; }
-.table-responsive { overflow-x: auto; } .fa-check-circle::before { content: "\2713";
-  color: #1f7a5c; } .fa-times::before { content: "\2717"; color: #b4442f; }
-</style>
-"""
-_RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 
 
 class Suites:
@@ -127,18 +99,9 @@ class Suites:
         return bool(result.success)
 
     def write_docs(self) -> None:
-        """Build the Data Docs: HTML that loads nothing from the network and runs no script, unlike
-        the pages as Great Expectations writes them.
-        """
-        self._context.build_data_docs(build_index=False)  # the index is ours, see _index
-        pages = sorted(self._docs.rglob("*.html"))
-        if not pages:
-            raise RuntimeError(f"Great Expectations built no Data Docs in {self._docs}")
-        for page in pages:
-            text = _forget_when(page.read_text(encoding="utf-8"))
-            page.write_text(_stay_local(text), encoding="utf-8")
-        links = (page.relative_to(self._docs).as_posix() for page in pages)
-        (self._docs / "index.html").write_text(_index(links), encoding="utf-8")
+        """Build the Data Docs: Great Expectations' pages in our base."""
+        self._context.build_data_docs(build_index=False)  # the index is ours
+        restyle(self._docs, _RUN_TIME)
 
     def _validate(
         self, name: str, declared: Sequence[Check], frame: pd.DataFrame
@@ -177,39 +140,6 @@ class Suites:
             f"chunk-{self._results:04d}",
         )
         self._context.validation_results_store.store_validation_results(result, key)
-
-
-def _forget_when(text: str) -> str:
-    """Return a page with numbers, in order of appearance, in place of its random ids, and one time
-    in place of all.
-    """
-    numbers = {
-        found: f"id-{number:06d}"
-        for number, found in enumerate(dict.fromkeys(_RANDOM_ID.findall(text)))
-    }
-    text = _RANDOM_ID.sub(lambda found: numbers[found[0]], text)
-    return _STAMP.sub(_RUN_TIME.strftime("%Y%m%dT%H%M%S.%fZ"), text)
-
-
-def _stay_local(text: str) -> str:
-    """Return a page without what it would fetch from other machines or run, under a policy that
-    forbids both, and with a style of its own.
-    """
-    return _FOREIGN.sub("", text).replace("</head>", f"{_LOCAL_HEAD}</head>", 1)
-
-
-def _index(links: Iterable[str]) -> str:
-    """Return the first page: Great Expectations' own builds its tables by script."""
-    rows = []
-    for link in links:
-        kind, *place = link.removesuffix(".html").split("/")
-        name = html.escape(" / ".join((place[0], *place[3:])))
-        rows.append(f'<tr><td>{kind}</td><td><a href="{html.escape(link)}">{name}</a></td></tr>')
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data '
-        f"Docs</title>{_LOCAL_HEAD}</head>"
-    )
-    return f"{head}<body><h1>Data Docs</h1><table>{''.join(rows)}</table></body></html>\n"
 
 
 def _context(docs: Path) -> Any:

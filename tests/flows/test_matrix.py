@@ -21,7 +21,8 @@ import yaml
 from flows import server
 from flows.matrix.compare import Draws, difference, summarise, verdict
 from flows.matrix.matrix_file import Matrix, expand, read_matrix
-from flows.matrix.report import claims, compare_published, curves
+from flows.matrix.published import claims, compare_published
+from flows.matrix.report import curves
 from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
 from flows.matrix.run_cell import write_results

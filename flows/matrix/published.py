@@ -1,0 +1,117 @@
+"""A matrix's figures beside the published ones, and the paper's claims on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flows.matrix.matrix_file import Matrix
+from flows.matrix.results import Result
+from flows.matrix.words import short
+
+
+def compare_published(
+    told: dict[str, Any],
+    groups: Sequence[dict[str, Any]],
+    results: Sequence[Result],
+    matrix: Matrix,
+) -> list[dict[str, Any]]:
+    """Return one row a published figure: ours beside it, and reproduced (our interval holds it),
+    deviates (by how much), or not run (why).
+    """
+    model = str(told["model"])
+    rows = []
+    for dataset, figures in told["figures"].items():
+        for supervision, figure in figures.items():
+            row = {
+                "dataset": dataset,
+                "supervision": supervision,
+                "published": figure,
+                "ours": None,
+                "status": "not run",
+                "reason": "",
+            }
+            own = [
+                g
+                for g in groups
+                if g["dataset"] == dataset and g["supervision"] == supervision and not g["variant"]
+            ]
+            same = [
+                group
+                for group in own
+                if group["model"].rsplit("/", 1)[-1] == model.rsplit("/", 1)[-1]
+            ]
+            if same:
+                group = max(same, key=lambda entry: entry["rows"] or 10**9)
+                within = group["f1_low"] <= figure <= group["f1_high"]
+                row |= {
+                    "ours": group,
+                    "status": "reproduced" if within else "deviates",
+                    "reason": "" if within else f"{group['f1'] - figure:+.1f} points",
+                }
+            else:
+                row["reason"] = _why_not_run(model, dataset, supervision, results, matrix)
+            rows.append(row)
+    return rows
+
+
+def _why_not_run(
+    model: str, dataset: str, supervision: str, results: Sequence[Result], matrix: Matrix
+) -> str:
+    failed = [
+        r
+        for r in results
+        if (r.cell.dataset, r.cell.supervision) == (dataset, supervision)
+        and r.cell.model == model
+        and r.status != "done"
+    ]
+    if failed:
+        return failed[0].reason
+    if model not in matrix.models:
+        return f"needs {short(model)}; this matrix ran {', '.join(map(short, matrix.models))}"
+    return "not asked for by this matrix"
+
+
+def claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the paper's three claims for each model and dataset of the matrix, at its largest
+    number of rows.
+
+    Each holds, does not hold, or is undecided (the interval holds 0).
+    """
+    rows: list[dict[str, Any]] = []
+    largest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for group in sorted(
+        (group for group in groups if not group["variant"]),
+        key=lambda entry: entry["rows"] or 10**9,
+    ):
+        largest[group["model"], group["dataset"], group["supervision"]] = group
+    for group in (group for group in groups if group in largest.values()):
+        if group["supervision"] == "bonito" and group["vs_none"]:
+            rows.append(_claim(group, "Bonito beats zero-shot", group["vs_none"], "better"))
+        if group["supervision"] == "bonito" and group["vs_tapt"]:
+            rows.append(
+                _claim(group, "Bonito beats next-word training", group["vs_tapt"], "better")
+            )
+        if group["supervision"] == "tapt" and group["vs_none"]:
+            rows.append(
+                _claim(group, "Next-word training does not help", group["vs_none"], "worse")
+            )
+    return rows
+
+
+def _claim(
+    group: dict[str, Any], claim: str, change: dict[str, Any], expected: str
+) -> dict[str, Any]:
+    said = (
+        "undecided"
+        if change["verdict"] == "undecided"
+        else "holds"
+        if change["verdict"] == expected
+        else "does not hold"
+    )
+    return {
+        **{name: group[name] for name in ("model", "dataset", "rows")},
+        "claim": claim,
+        "change": change,
+        "status": said,
+    }

@@ -1,0 +1,87 @@
+"""The base of every page: one header, one style sheet, light and dark, no script, no network.
+
+A page is a template that extends ``base.html`` (``tasks/core/templates``) and fills its blocks.
+Everything that is put into it is escaped, and a name that it does not know is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import atomic_path
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: A page that has a head alone.
+BASE = _TEMPLATES / "base.html"
+PRODUCT = "bonito-pipeline"
+#: Pieces of a template that are written together.
+_BUFFERED = 256
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure at the head of a page; ``tone`` is a class of the style sheet: good, bad, warn
+    or none.
+    """
+
+    name: str
+    value: str
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the head of a page shows: ``facts`` are (name, value), ``links`` (name, relative
+    address) of neighbouring pages.
+    """
+
+    title: str
+    lead: str = ""
+    tiles: Sequence[Tile] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    links: Sequence[tuple[str, str]] = ()
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share in 0-1 as a percentage, empty where there is none."""
+    return "" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number with thousands marked, empty where there is none."""
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def render(template: Path, page: Page, **values: Any) -> Iterator[str]:
+    """Yield the page in pieces. An iterator among ``values`` is read while the page is written."""
+    stream = _environment(template.parent).get_template(template.name).stream(page=page, **values)
+    stream.enable_buffering(_BUFFERED)
+    yield from stream
+    yield "\n"
+
+
+def write_page(path: Path, template: Path, page: Page, **values: Any) -> None:
+    """Write a page in bounded memory, whole or not at all."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(render(template, page, **values))
+
+
+@cache
+def _environment(folder: Path) -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([folder, _TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    environment.globals["product"] = PRODUCT
+    return environment
