@@ -428,7 +428,11 @@ def test_finished_cells_are_read_compared_and_written(
         "With the prior corrected",
     ):
         assert words in page, words
-    assert "http" not in page and "<script" not in page and "<b>A pump" not in page
+    assert (
+        "http" not in page.replace("http-equiv", "")
+        and "<script" not in page
+        and "<b>A pump" not in page
+    )
     assert "failed: finetune: the machine is tired" in table
 
 
