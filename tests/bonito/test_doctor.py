@@ -14,6 +14,7 @@ import yaml
 from bonito.doctor.command import main
 from bonito.sources import load_datasets
 from tasks.core.params import read_yaml
+from tests.pages import check_page
 
 TEXT = "The harbour was closed in 1931 and its ferries moved to the north pier."
 TEMPLATES = {
@@ -120,6 +121,7 @@ def test_every_template_is_diagnosed(home: Path, capsys: pytest.CaptureFixture[s
     assert "&lt;b&gt;" in page
     assert "<td><b>" not in page
     assert "http" not in page.replace("http-equiv", "")
+    check_page(page)
 
 
 def test_strict_ends_with_one_where_a_template_is_at_fault(home: Path) -> None:

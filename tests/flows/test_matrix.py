@@ -34,6 +34,7 @@ from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1
 from tasks.tracking import ledger as tracking
 from tests.conftest import ROOT
+from tests.pages import check_page
 from tests.toy import environment, make_toy, write_stage
 
 _FILES = [path for path in sorted((ROOT / "matrices").glob("*.yaml")) if path.stem != "published"]
@@ -433,6 +434,7 @@ def test_finished_cells_are_read_compared_and_written(
         and "<script" not in page
         and "<b>A pump" not in page
     )
+    check_page(page)
     assert "failed: finetune: the machine is tired" in table
 
 

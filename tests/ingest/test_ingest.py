@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import stage as ingest
 from tasks.lm.models import EMBEDDED, load_tokenizer
+from tests.pages import check_page
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = [
@@ -224,6 +225,7 @@ def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
     assert all(document in page for document in reasons)
     assert SENTENCES[0] in page
     assert "http" not in page.replace("http-equiv", "")
+    check_page(page)
 
 
 def test_the_same_bytes_with_one_worker_or_four(corner: Path) -> None:

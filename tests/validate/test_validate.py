@@ -23,6 +23,7 @@ from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.task_types import TASK_TYPES
 from tasks.validate import stage as validate
 from tasks.validate.expectations import checks
+from tests.pages import check_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGE = "The Oak Street pump was replaced on 14 March 2021 by the night crew. Nobody was hurt."
@@ -432,6 +433,8 @@ def test_the_report_escapes_what_the_generator_wrote_and_needs_no_network(run: A
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "data_docs/index.html" in page
+    for path in (out / "report.html", *(out / "data_docs").rglob("*.html")):
+        check_page(path.read_text(encoding="utf-8"))
     assert not [part for part in ("http://", "https://", "src=", "@import", "url(") if part in page]
     assert all(
         evil not in docs.read_text(encoding="utf-8") for docs in (out / "data_docs").rglob("*.html")
