@@ -93,7 +93,7 @@ def write_matrix_page(
     experiment: str,
     parent: str,
 ) -> None:
-    """Write the page."""
+    """Write the page; ``parent`` is the MLflow run that holds those of the cells, empty: none."""
     links = [("MLflow run", run_page(_MLFLOW, experiment, parent))] if parent else []
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in facts["groups"]:

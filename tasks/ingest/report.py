@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -173,7 +174,7 @@ class Report:
                 Tile("Tokens", f"{self.tokens:,}"),
                 Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
             ),
-            facts=(("corpus", corpus), *self._facts()),
+            facts=(("corpus", without_password(corpus)), *self._facts()),
         )
         write_page(
             path,
@@ -201,6 +202,11 @@ class Report:
         """Yield the rejects that the page shows, from their file: they may fill the memory."""
         with self._spool(reason).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
+
+
+def without_password(address: str) -> str:
+    """Return an address without the user and password it may hold: the page goes to MLflow."""
+    return re.sub(r"(?<=://)[^/@]*@", "", address)
 
 
 def _counted(counts: Counter[str]) -> str:

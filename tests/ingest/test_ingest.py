@@ -19,6 +19,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tasks.core.rows import PASSAGES, REJECTS
+from tasks.ingest import report
 from tasks.ingest import stage as ingest
 from tasks.lm.models import EMBEDDED, load_tokenizer
 from tests.pages import check_page
@@ -226,6 +227,14 @@ def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
     assert SENTENCES[0] in page
     assert "http" not in page.replace("http-equiv", "")
     check_page(page)
+
+
+def test_the_page_shows_no_password_of_the_corpus() -> None:
+    shown = report.without_password
+    assert shown("sftp://ann:s3cret@host/in/a@b") == "sftp://host/in/a@b"
+    assert (
+        shown("s3://bucket/a@b") == "s3://bucket/a@b" and shown("corpus @ home") == "corpus @ home"
+    )
 
 
 def test_the_same_bytes_with_one_worker_or_four(corner: Path) -> None:
