@@ -34,7 +34,7 @@ from flows.server import settle
 from tasks.core.errors import PipelineError
 from tasks.core.task_types import TASK_TYPES
 
-TaskType = Enum("TaskType", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
+TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
 Profile = Annotated[
     str, Field(json_schema_extra={"enum": [checkout.DEFAULT, *checkout.profiles(CODE)]})
 ]
@@ -58,7 +58,7 @@ _ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 def adapt(
     profile: Profile = checkout.DEFAULT,
     corpus: Text = "",
-    task_types: list[TaskType] = [],  # noqa: B006  Prefect copies it
+    task_types: list[TypeName] = [],  # noqa: B006  Prefect copies it
     generator: Text = "",
     model: Text = "",
     rows: Rows = 0,

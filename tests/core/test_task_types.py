@@ -53,8 +53,8 @@ assert adheres("nli", [tasks[0].context], [question], ["In favour"]) == [False]
 labels = scores(tasks, [good, bad])["labels"]
 assert labels == {"in favour/against": {"in favour": 1}, "other": {"purple": 1}}, labels
 
-from flows.adapt import TaskType
-assert TaskType("stance").value == "stance"
+from flows.adapt import TypeName
+assert TypeName("stance").value == "stance"
 """
 
 
