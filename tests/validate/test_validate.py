@@ -587,7 +587,7 @@ def test_what_no_suite_uses_is_imported_when_it_is_used() -> None:
     for them.
     """
     asked = (
-        "import sys; from pathlib import Path; from tasks.validate.stage.suites import "
+        "import sys; from pathlib import Path; from tasks.validate.suites import "
         "Suites; Suites((), Path('docs')); print(sorted({'altair', 'scipy.stats'} & "
         "set(sys.modules))); "
         "from great_expectations.expectations.core import "
