@@ -22,6 +22,9 @@ COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --pyt
 # Nothing leaves this machine; tasks/core/privacy.py has the whole list.
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
+# Not /var/tmp/dvc, which everybody can write to.
+BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
+export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 
 .DEFAULT_GOAL := help
 .PHONY: browser help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean

@@ -23,8 +23,9 @@ from flows.runs.dvc_graph import read_graph
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
 from tasks.core.params import Params, load_params
+from tasks.core.privacy import cache_folder
 from tasks.core.yaml_file import read_yaml
-from tasks.lm.models import EMBEDDED, base_path, cache_folder
+from tasks.lm.models import EMBEDDED, base_path
 
 NAMES = ("pipeline",)
 TARGETS = dict.fromkeys(chain.CHAINS, 2.0)

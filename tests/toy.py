@@ -131,7 +131,8 @@ def environment(folder: Path) -> dict[str, str]:
         for role in ("AUTHOR", "COMMITTER")
         for what in ("NAME", "EMAIL")
     }
-    return {**kept, **who, "HOME": str(folder.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    here = {"HOME": str(folder.parent), "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc")}
+    return {**kept, **who, **here, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def dvc(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

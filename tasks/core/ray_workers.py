@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -228,12 +229,14 @@ def _too_often(number: int | None, death: _Died) -> PipelineError:
 def _ray(address: str) -> Any:
     """Import Ray, or say how to get it."""
     if not address:
-        # Ray puts a node on the machine's outer address, also where it is told 127.0.0.1; this
-        # setting, meant for other systems, keeps it on loopback.
+        # Ray puts a node on the machine's outer address, also where it is told 127.0.0.1.
+        # This setting, meant for other systems, keeps it on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Ray's workers give way to every other process (nice 15): on a busy machine they would come
         # up after minutes.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # The password of the cluster's servers. Without one Ray makes ~/.ray/auth_token.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # the coming default; without it a warning
@@ -244,6 +247,9 @@ def _ray(address: str) -> Any:
             f"generate.workers needs Ray, which cannot be imported ({error}): make setup, "
             "or pip install ray; or set it to 0"
         ) from error
+    if not address:
+        # Ray reads the setting at its import, which may have been before this call.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     return ray
 
 

@@ -7,12 +7,10 @@ through the engine, or one behind an OpenAI-compatible address.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-import urllib.error
-import urllib.request
+import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import Field
 
 from tasks.core.errors import PipelineError
@@ -190,10 +189,20 @@ class AddressEngine:
         loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
         if not loopback:
             log.warning("generate.address: the passages are sent to %s", parts.hostname)
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirection()]
-        self._opener = urllib.request.build_opener(
-            *([urllib.request.ProxyHandler({})] if loopback else []), *handlers
-        )
+        try:
+            # Proxies of the environment are for other machines. A connection is dropped before a
+            # server would drop it, which is after 5 s.
+            limits = httpx.Limits(keepalive_expiry=1.0)
+            self._client = httpx.Client(
+                timeout=_SECONDS,
+                limits=limits,
+                trust_env=not loopback,
+                verify=ssl.create_default_context(),
+            )
+        except (ImportError, ValueError) as error:
+            raise PipelineError(
+                f"generate.address: the proxy that the environment names cannot be used ({error})"
+            ) from error
 
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
@@ -218,28 +227,27 @@ class AddressEngine:
             "max_tokens": sampling.max_tokens,
             "seed": seed,
         }
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)  # noqa: S310 - the scheme was checked
+        headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
         try:
-            with self._opener.open(request, timeout=_SECONDS) as response:
-                answer = json.load(response)
+            response = self._client.post(self._url, json=body, headers=headers)
+            if not response.is_success:
+                raise PipelineError(
+                    f"{self._url} answers {response.status_code}: {response.text[:300]}"
+                )
+            answer = response.json()
             choice = answer["choices"][0]
             text = str(choice["message"]["content"] or "")
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
             return Completion(text, tokens, choice.get("finish_reason") == "stop")
-        except urllib.error.HTTPError as error:
-            raise PipelineError(
-                f"{self._url} answers {error.code}: {error.read(300).decode(errors='replace')}"
-            ) from error
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+        ) as error:
             raise PipelineError(
                 f"{self._url} gives no usable chat completion ({type(error).__name__}: "
                 f"{error}): is the server up?"
             ) from error
-
-
-class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None

@@ -30,6 +30,7 @@ from tasks.core.files import (
     staged_folder,
     write_json,
 )
+from tasks.core.privacy import cache_folder
 from tasks.core.process import is_alive
 
 if TYPE_CHECKING:
@@ -274,18 +275,6 @@ def _prune(folder: Path, most: int = 8) -> None:
         if not is_alive(partial.suffixes[-2].lstrip(".")):
             shutil.rmtree(partial, ignore_errors=True)
     keep_newest(folder, most)
-
-
-def cache_folder() -> Path:
-    """Return where converted and merged checkpoints are kept: ``$BONITO_CACHE``, else the user's
-    cache folder.
-    """
-    given = os.environ.get("BONITO_CACHE")
-    return (
-        Path(given)
-        if given
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonito-pipeline"
-    )
 
 
 def _merge(

@@ -8,25 +8,26 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from tasks.core.privacy import SILENT
+from tasks.core.privacy import CACHES, SILENT
 from tests.conftest import ROOT
 
 
 def _python(code: str) -> str:
-    """Run code with an empty environment: under pytest or CI some libraries switch themselves
-    off.
+    """Run code with an empty environment: under pytest or CI some libraries switch themselves off.
+
+    HOME is an empty folder, as Prefect makes ~/.prefect when it is imported alone.
     """
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"PATH": os.defpath},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    with tempfile.TemporaryDirectory() as home:
+        env = {"PATH": os.defpath, "HOME": home}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        )
+    return done.stdout
 
 
 @pytest.mark.parametrize("package", ["tasks", "flows", "bonito"])
@@ -36,6 +37,18 @@ def test_importing_a_package_silences_everything(package: str) -> None:
         _python(f"import {module}, os, json; print(json.dumps(dict(os.environ)))")
     )
     assert {name: environment.get(name) for name in SILENT} == SILENT
+
+
+def test_caches_of_libraries_are_in_ours_unless_the_user_has_put_them_elsewhere() -> None:
+    code = "import {}, os, json; print(json.dumps(dict(os.environ)))"
+    given = {"PATH": os.defpath, "BONITO_CACHE": "/srv/cache", "VLLM_CACHE_ROOT": "/srv/vllm"}
+    for package in ("tasks", "flows"):
+        command = [sys.executable, "-c", code.format(package)]
+        done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, check=True)
+        found = json.loads(done.stdout)
+        expected = {name: f"/srv/cache/{folder}" for name, folder in CACHES.items()}
+        expected["VLLM_CACHE_ROOT"] = "/srv/vllm"
+        assert {name: found.get(name) for name in CACHES} == expected
 
 
 def test_mlflow_vllm_and_hub_take_the_switches() -> None:

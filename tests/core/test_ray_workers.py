@@ -31,24 +31,54 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of a cluster of two nodes."""
-    spread._ray("")  # on loopback
-    from ray.cluster_utils import Cluster
-
-    folder = tempfile.mkdtemp(prefix="ray-test-")
+    """The address of a cluster of two nodes. All its files are in a new folder."""
+    folder = spread._own_folder()
     node = {
         "num_cpus": 1,
         "num_gpus": 0,
         "object_store_memory": 80 * 2**20,
         "include_dashboard": False,
     }
-    nodes = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
-    nodes.add_node(**node)
-    try:
-        yield nodes.address
-    finally:
-        nodes.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # Not temp_dir: Cluster writes ray_current_cluster to Ray's default folder all the same,
+        # and fails where that folder is not there. This variable moves the default folder.
+        patch.setenv("RAY_TMPDIR", str(folder))
+        spread._ray("")  # on loopback
+        from ray.cluster_utils import Cluster
+
+        nodes = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            nodes.add_node(**node)
+            yield nodes.address
+        finally:
+            nodes.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _inet_sockets(family: list[psutil.Process]) -> list[Any]:
+    """Return the TCP and UDP sockets of those of these processes that are there."""
+    sockets = []
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets += process.net_connections("inet")
+    return sockets
+
+
+def _assert_on_loopback(family: list[psutil.Process]) -> None:
+    """No server of these processes listens on, and none of them is connected to, another
+    machine.
+    """
+    sockets = _inet_sockets(family)
+    listening = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    reached = {socket.raddr.ip for socket in sockets if socket.raddr}
+    assert listening and reached and listening | reached <= {"127.0.0.1", "::ffff:127.0.0.1"}
+
+
+def test_the_cluster_of_these_tests_is_on_loopback_and_in_its_folder(cluster: str) -> None:
+    assert cluster.startswith("127.0.0.1:")
+    _assert_on_loopback(psutil.Process().children(recursive=True))
+    written = Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster")
+    assert written.read_text() == cluster
 
 
 def _spread(address: str, folder: Path, jobs: list[str], workers: int = 2) -> dict[int, str]:
@@ -190,20 +220,27 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def test_a_cluster_of_its_own_is_on_loopback_and_dies_with_the_stage(
-    tmp_path: Path, short: Path
+    tmp_path: Path,
+    short: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    """Also where Ray was imported before the cluster was asked for, HOME is empty and so is
+    /tmp.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tasks.core.ray_workers import "
-        "spread\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import ray; from "
+        "tasks.core.ray_workers import spread\n"
     )
     code += (
         f"list(spread('tests.toy_worker:worker', ({str(tmp_path)!r},), [(0, 'hang')], 1, '', 1))"
     )
-    stage = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:9", "TMPDIR": str(short)},
-    )
+    env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9", "TMPDIR": str(short), "HOME": str(home)}
+    for of_the_fixture in ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_TMPDIR"):
+        env.pop(of_the_fixture, None)
+    stage = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env)
+    request.addfinalizer(stage.kill)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("hang.*")):
         assert stage.poll() is None and time.monotonic() < deadline
@@ -212,13 +249,8 @@ def test_a_cluster_of_its_own_is_on_loopback_and_dies_with_the_stage(
     assert {process.nice() for process in family} == {psutil.Process().nice()}, (
         "work that waits for everyone else's"
     )
-    sockets = []
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            sockets += process.net_connections("inet")
-    listening = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
-    reached = {socket.raddr.ip for socket in sockets if socket.raddr}
-    assert listening and reached and listening | reached <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    _assert_on_loopback([psutil.Process(stage.pid), *family])
+    assert not list(home.iterdir()), "Ray wrote into HOME"
     stage.kill()
     stage.wait()
     deadline = time.monotonic() + 30

@@ -264,6 +264,17 @@ def test_what_an_address_refuses_is_one_line(server: Any, model: str, message: s
         )
 
 
+def test_what_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PipelineError, match="no usable chat completion .*Invalid port"):
+        AddressEngine("http://127.0.0.1:abc/v1", "m").generate(
+            ["hello"], Sampling(0.0, 1.0, 8), [1]
+        )
+    monkeypatch.setenv("ALL_PROXY", "gopher://proxy.invalid:70")
+    with pytest.raises(PipelineError, match="proxy that the environment names cannot be used"):
+        AddressEngine("http://model.invalid/v1", "m")
+    AddressEngine("http://127.0.0.1:1/v1", "m")  # a proxy is for other machines
+
+
 def test_an_address_is_http_and_goes_with_prompted(
     tmp_path: Path, monkeypatch: Any, make_params: Any, capsys: Any
 ) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import tarfile
+import time
 import zipfile
 from email.message import EmailMessage
 from pathlib import Path
@@ -100,6 +101,28 @@ def test_markdown_headings_outside_code() -> None:
         (2, "Two"),
     ]
     assert source[found[1].start : found[1].end] == "# One #"
+
+
+def test_code_in_a_list_hides_no_headings() -> None:
+    """A fence in a list may stand further in than three spaces; what follows it is no code."""
+    source = (
+        "1. Run\n\n     ```sh\n     # no heading\n     ```\n\n# C#\n\n> # quoted\n\n---\nTwo\n---\n"
+    )
+    assert [
+        (heading.title, source[heading.start : heading.end]) for heading in headings(source)
+    ] == [("C#", "# C#"), ("Two", "Two\n---")]
+
+
+def test_a_long_paragraph_takes_time_in_proportion() -> None:
+    def seconds(lines: int) -> float:
+        source = "# One\n\n" + "a line of it\n" * lines
+        begun = time.process_time()
+        assert len(headings(source)) == 1
+        return time.process_time() - begun
+
+    assert min(seconds(80_000) for _ in range(2)) < 9 * min(seconds(20_000) for _ in range(3)), (
+        "it grows with the square"
+    )
 
 
 def test_rows_of_every_table_format(tmp_path: Path) -> None:

@@ -6,16 +6,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
+
+from markdown_it import MarkdownIt
 
 from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, Heading, Item, Options
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-_ATX = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t#]*$")
-_SETEXT = re.compile(r"^ {0,3}(=+|-{2,})[ \t]*$")
+#: Without such a line there is no heading, and nothing to parse: most rows of a table are plain
+#: text.
+_LIKELY = re.compile(r"^ {0,3}(?:#{1,6}(?:[ \t]|$)|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
+#: CommonMark's blocks that a heading can stand in or be mistaken for; what is inside a line is not
+#: parsed.
+_PARSER = (
+    MarkdownIt("zero")
+    .enable(["blockquote", "code", "fence", "heading", "hr", "lheading", "list"])
+    .disable("inline")
+)
 
 
 def read(path: Path, options: Options) -> Iterator[Item]:
@@ -25,41 +35,31 @@ def read(path: Path, options: Options) -> Iterator[Item]:
 
 
 def headings(text: str) -> tuple[Heading, ...]:
-    """Return the headings of Markdown source, those inside fenced code left out.
+    """Return the headings of Markdown source, those inside code, quotations and lists left out.
 
     Front matter counts as a heading with its title, so that it starts no passage.
     """
     found = list(_front_matter(text))
     offset = found[0].end if found else 0
-    fence = ""
-    paragraph: list[tuple[int, str]] = []
-    for line in text[offset:].splitlines(keepends=True):
-        bare = line.rstrip()
-        marker, atx, under = _FENCE.match(bare), _ATX.match(bare), _SETEXT.match(bare)
-        if fence or marker:
-            # A fence closes at a marker of its own kind that is at least as long.
-            fence = (
-                (marker[1] if marker else "")
-                if not fence
-                else ""
-                if marker and marker[1].startswith(fence)
-                else fence
-            )
-            paragraph = []
-        elif atx:
-            found.append(Heading(offset, offset + len(bare), len(atx[1]), atx[2]))
-            paragraph = []
-        elif under and len(paragraph) == 1:
-            # Only a paragraph of one line becomes a heading by an underline: below longer ones it
-            # is far more often a rule.
-            start, title = paragraph[0]
+    if not _LIKELY.search(text, offset):
+        return tuple(found)
+    lines = text[offset:].split("\n")
+    starts = list(accumulate((len(line) + 1 for line in lines), initial=offset))
+    for opening, inline in pairwise(_PARSER.parse(text[offset:])):
+        if opening.type != "heading_open" or opening.level or not inline.content:
+            continue
+        first, end = opening.map or (0, 0)
+        # Only a paragraph of one line becomes a heading by an underline: below longer ones it is
+        # far more often a rule.
+        if end - first <= 2:
             found.append(
-                Heading(start, offset + len(bare), 1 if under[1][0] == "=" else 2, title.strip())
+                Heading(
+                    starts[first],
+                    starts[end - 1] + len(lines[end - 1].rstrip()),
+                    int(opening.tag[1]),
+                    inline.content,
+                )
             )
-            paragraph = []
-        else:
-            paragraph = [*paragraph, (offset, bare)] if bare else []
-        offset += len(line)
     return tuple(found)
 
 

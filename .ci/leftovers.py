@@ -1,0 +1,52 @@
+"""Fail if a command left something outside the checkout: ``python3 .ci/leftovers.py FOLDER
+COMMAND``.
+
+FOLDER was empty before, and held the temporary folders, HOME (as ``home``) and all caches: see
+``.ci/bare``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+#: What may be left in FOLDER, and why.
+ALLOWED = {
+    "home/.cache/bonito-pipeline": "the cache folder that README names",
+    "home/.cache/pip": "pip's own cache, of what set-up installed",
+    "home/.rustup": "rustup's, on machines that have it: pip asks rustc for its version",
+    "pytest-of-*": "the folders of the last test runs, which pytest keeps to be looked at",
+}
+
+
+def left(folder: Path, allowed: list[str]) -> Iterator[Path]:
+    """Yield the topmost paths in the folder that no pattern allows."""
+    for path in sorted(folder.iterdir()):
+        if any(fnmatchcase(str(path), pattern) for pattern in allowed):
+            continue
+        if path.is_dir() and any(pattern.startswith(f"{path}/") for pattern in allowed):
+            yield from left(path, allowed)
+        else:
+            yield path
+
+
+def main() -> int:
+    """Name everything in one line."""
+    folder, command = Path(sys.argv[1]), sys.argv[2]
+    # The checkout may itself lie in a temporary folder.
+    allowed = [str(Path.cwd()), *(str(folder / pattern) for pattern in ALLOWED)]
+    found = [str(path.relative_to(folder)) for path in left(folder, allowed)]
+    if found:
+        print(
+            f"error: {command!r} left in {folder}, outside the checkout: {', '.join(found)}"
+            " (put it into tasks.core.privacy.cache_folder(), remove it, or allow it in "
+            ".ci/leftovers.py)",
+            file=sys.stderr,
+        )
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

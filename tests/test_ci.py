@@ -1,0 +1,44 @@
+"""``.ci/bare`` gives a command an empty machine; ``.ci/leftovers.py`` names what it leaves
+there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def _leftovers(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ".ci/leftovers.py", str(folder), "make run"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_bare_machine_has_an_empty_home_and_temporary_folder_and_ends_as_the_command() -> None:
+    code = 'touch "${TMPDIR:-/tmp}/mark"; ls -A "$BARE" "$HOME"; echo "$BARE"; exit 7'
+    command = ["bash", ".ci/bare", "bash", "-c", code]
+    env = {**os.environ, "BONITO_CACHE": "/srv/cache", "XDG_CACHE_HOME": "/srv/cache"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    *listed, place = done.stdout.split()
+    assert listed == [f"{place}:", "home", "mark", f"{place}/home:"]
+    assert not Path("/tmp/mark").exists()
+
+
+def test_the_cache_folder_may_stay(tmp_path: Path) -> None:
+    (tmp_path / "home/.cache/bonito-pipeline/vllm").mkdir(parents=True)
+    (tmp_path / "pytest-of-me/pytest-0").mkdir(parents=True)
+    assert _leftovers(tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["ray", "home/.ray", "home/.cache/vllm"])
+def test_whatever_else_is_left_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "inner").mkdir(parents=True)
+    done = _leftovers(tmp_path)
+    assert done.returncode == 1
+    assert f"error: 'make run' left in {tmp_path}, outside the checkout: {name} (" in done.stderr
