@@ -1,7 +1,7 @@
 """Settings laid over one another: a file, profiles in a row over it, then single settings.
 
-omegaconf 2.3 was tried: it takes `${...}` in a text for a reference and fails, and a file whose
-alias names itself ends it with a RecursionError.
+omegaconf was tried (docs/choices.md). It also fails on `${...}` in a text, which it takes for a
+reference, and on a file whose alias names itself.
 """
 
 from __future__ import annotations

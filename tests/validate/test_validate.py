@@ -528,7 +528,7 @@ def test_same_bytes_in_any_environment(tmp_path: Path, make_params: Any) -> None
                 [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
             )
         )
-        assert len(files) == 4
+        assert len(files) == 5
     assert len(seen) == 1
 
 
