@@ -9,12 +9,10 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +20,10 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder, sweep, verify, write_json, write_manifest
+from tasks.core.log_lines import set_up_logging
 from tasks.core.params import Params, Section, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
-
-log = logging.getLogger(__name__)
+from tasks.core.progress import Progress
 
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those
 #: before it runs a stage).
@@ -84,65 +82,6 @@ class Stage:
                 **more,
             },
         )
-
-
-@dataclass
-class Progress:
-    """Rows done, rows/s and time left: in the file at every advance, in the log at most once in
-    five seconds.
-    """
-
-    path: Path
-    stage: str
-    total: int
-    unit: str
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-    skipped: int = 0
-    _logged: float = 0.0
-
-    def skip(self, rows: int) -> None:
-        """Count rows that an earlier, killed run already did."""
-        self.done += rows
-        self.skipped += rows
-
-    def step(self, step: int, last: int, **facts: Any) -> None:
-        """Count one training step of ``last``; those before the first one that is seen here were
-        done by an earlier, killed run.
-        """
-        if not self.total:
-            self.total = last
-            self.skip(step - 1)
-        self.advance(1, **facts)
-
-    def advance(self, rows: int, **facts: Any) -> None:
-        """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
-        self.done += rows
-        now = time.monotonic()
-        # Not told (0) in a meter's first second, but at the end: what came first was at hand
-        # already, and its rate is absurd.
-        told = now - self.started >= 1 or self.done >= self.total
-        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if told else 0.0
-        left = (self.total - self.done) / rate if rate else 0.0
-        write_json(
-            self.path,
-            {
-                "stage": self.stage,
-                "done": self.done,
-                "total": self.total,
-                "unit": self.unit,
-                "rate": round(rate, 3),
-                "seconds_left": round(left),
-                **facts,
-            },
-        )
-        if now - self._logged >= 5 or self.done >= self.total:
-            self._logged = now
-            speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
-            shown = [
-                f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)
-            ]
-            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *shown]))
 
 
 def run_stage(
@@ -245,38 +184,6 @@ def _processes(name: str, params: Section) -> int:
     such setting.
     """
     return getattr(getattr(params, name, None), "processes", 1)
-
-
-def set_up_logging(name: str) -> None:
-    """Our own lines on standard error; of the libraries only what is wrong."""
-    level = logging.INFO if rank() == 0 else logging.WARNING
-    logging.basicConfig(
-        level=level,
-        format=f"%(asctime)s {name:9} %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
-    for noisy in (
-        "alembic",
-        "bitsandbytes",
-        "great_expectations",
-        "httpx",
-        "matplotlib",
-        "mlflow",
-        "torch._library",
-        "transformers",
-        "vllm",
-    ):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    for library in ("peft", "vllm"):
-        warnings.filterwarnings("ignore", module=rf"{library}\..*")
-    for variable, value in {
-        "TQDM_DISABLE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-    }.items():
-        os.environ.setdefault(variable, value)
 
 
 @contextlib.contextmanager

@@ -36,9 +36,10 @@ from tasks.core.files import (
     write_sealed,
 )
 from tasks.core.params import Generate
+from tasks.core.progress import Progress
 from tasks.core.ray_workers import spread
 from tasks.core.rows import PASSAGES, PREDICTIONS, WRITTEN
-from tasks.core.stage import Progress, Stage, run_stage
+from tasks.core.stage import Stage, run_stage
 from tasks.generate.prompted import AddressEngine, read_prompts
 from tasks.generate.report import Tally
 from tasks.lm.engine import Completion, Engine, Sampling, open_engine

@@ -17,7 +17,8 @@ from flows.progress import describe
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.process import _REAPERS, is_alive, process_mark
-from tasks.core.stage import Progress, Stage, hold_lock, is_disk_full, run_stage
+from tasks.core.progress import Progress
+from tasks.core.stage import Stage, hold_lock, is_disk_full, run_stage
 from tests.conftest import ROOT
 
 

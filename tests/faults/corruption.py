@@ -152,13 +152,13 @@ def _without_output(folder: Path) -> None:
 def _die_at_step(last: int) -> None:
     import os
 
-    import tasks.core.stage
+    import tasks.core.progress
 
-    real = tasks.core.stage.Progress.advance
+    real = tasks.core.progress.Progress.advance
 
     def advance(self, rows, **facts):  # type: ignore[no-untyped-def]
         real(self, rows, **facts)
         if self.done >= last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    tasks.core.stage.Progress.advance = advance
+    tasks.core.progress.Progress.advance = advance
