@@ -9,7 +9,7 @@ ranked choices. Extraction and general tasks: greedy answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from tasks.core.files import (
     write_sealed,
 )
 from tasks.core.params import Baseline, Evaluate
+from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS
-from tasks.lm.engine import Completion, Sampling, open_engine
+from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.models import load_model, load_tokenizer, merged_folder
 from tasks.lm.prompts import Prompter, fill
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
@@ -39,6 +40,8 @@ from tasks.scoring.ranking import rank
 
 log = logging.getLogger(__name__)
 GENERAL = "general"
+#: Makes a progress meter for a total and a unit, as ``Stage.progress`` does.
+Meter = Callable[[int, str], Progress]
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,11 @@ class Questions:
         )
 
 
-def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Path) -> pa.Table:
+def answer(
+    model: Scoreable, questions: Questions, params: Evaluate, journal: Path, meter: Meter
+) -> pa.Table:
     """Return one row (rows.EVALUATIONS) a template and item; a killed run finds the models it had
-    finished in the journal.
+    finished in the journal. ``meter`` makes what shows the rows done.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
     settings = params.model_dump(
@@ -122,13 +127,21 @@ def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Pa
         )
         pairs = [(template, item) for template in questions.templates for item in questions.items]
         predict = _rank_choices if questions.dataset.classifies else _extract
-        return predict(model.name, questions.dataset, pairs, prompter, folder, params)
+        progress = meter(len(pairs), "rows")
+        return predict(
+            model.name, questions.dataset, pairs, prompter, folder, params, progress.advance
+        )
 
     return _kept(journal / f"{model.name}-{key[:24]}.parquet", rows)
 
 
 def answer_general(
-    model: Scoreable, path: Path, baseline: Baseline, params: Evaluate, journal: Path
+    model: Scoreable,
+    path: Path,
+    baseline: Baseline,
+    params: Evaluate,
+    journal: Path,
+    meter: Meter,
 ) -> pa.Table:
     """Return one row (rows.EVALUATIONS, its template the task type) a general task of the file at
     ``path``; none where that is ``supervision/none``.
@@ -143,7 +156,10 @@ def answer_general(
         log.info("%s: %d general tasks", model.name, len(tasks))
         instructions = [fill(task["instruction"], task["context"]) for task in tasks]
         answers = _complete(
-            folder, [prompter.prompt(instruction) for instruction in instructions], params
+            folder,
+            [prompter.prompt(instruction) for instruction in instructions],
+            params,
+            meter(len(tasks), "general tasks").advance,
         )
         for task, instruction, completion in zip(tasks, instructions, answers, strict=True):
             gold, said = fill(task["response"], task["context"]).strip(), completion.text.strip()
@@ -204,13 +220,15 @@ def _kept(path: Path, rows: Any) -> pa.Table:
     return table
 
 
-def _complete(folder: Path, prompts: list[list[int]], params: Evaluate) -> list[Completion]:
+def _complete(
+    folder: Path, prompts: list[list[int]], params: Evaluate, on_done: OnDone
+) -> list[Completion]:
     """Greedy answers of at most ``max_new_tokens`` tokens."""
     engine = open_engine(
         params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
     )
     return engine.generate(
-        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
+        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts), on_done
     )
 
 
@@ -221,10 +239,14 @@ def _extract(
     prompter: Prompter,
     folder: Path,
     params: Evaluate,
+    on_done: OnDone,
 ) -> Iterator[dict[str, Any]]:
     """Answers, stripped; SQuAD F1 against the best gold."""
     completions = _complete(
-        folder, [prompter.prompt(render(template, item)) for template, item in pairs], params
+        folder,
+        [prompter.prompt(render(template, item)) for template, item in pairs],
+        params,
+        on_done,
     )
     for (template, item), completion in zip(pairs, completions, strict=True):
         said = completion.text.strip()
@@ -238,6 +260,7 @@ def _rank_choices(
     prompter: Prompter,
     folder: Path,
     params: Evaluate,
+    on_done: OnDone,
 ) -> Iterator[dict[str, Any]]:
     """The choice with the largest summed log-probability; F1 of an item is 1 if it is the gold
     label's.
@@ -250,6 +273,7 @@ def _rank_choices(
         choices,
         params.batch_rows,
         prompter.tokenizer.pad_token_id,
+        on_done,
     )
     for (template, item), own in zip(pairs, scores, strict=True):
         best = int(np.argmax(own))
