@@ -186,6 +186,11 @@ def check_inputs(cells: list[Cell], main: Path) -> None:
     for dataset, items in sorted(
         {(cell.params["evaluate"]["dataset"], cell.params["evaluate"]["items"]) for cell in cells}
     ):
+        if not (main / items).is_file():
+            raise PipelineError(
+                f"{items}, the items of {dataset}, is missing: docs/real-input.md says how to get "
+                "it; or give a matrix of other targets, make matrix MATRIX=file.yaml"
+            )
         load_items(load_dataset(main / dataset), main / items)
     for section, key in checkout.PATHS[:7]:
         for value in sorted({str(cell.params[section][key]) for cell in cells}):

@@ -20,7 +20,7 @@ import yaml
 
 from flows import server
 from flows.matrix.compare import Draws, difference, summarise, verdict
-from flows.matrix.matrix_file import Matrix, expand, read_matrix
+from flows.matrix.matrix_file import Matrix, check_inputs, expand, read_matrix
 from flows.matrix.report import claims, compare_published, curves
 from flows.matrix.results import Result, gains_over_tapt, read_scores
 from flows.matrix.results import groups as groups_of
@@ -93,6 +93,13 @@ def test_a_bad_file_is_one_line_before_anything_runs(
 ) -> None:
     with pytest.raises(PipelineError, match=message):
         expand(read_matrix(_write(tmp_path, **change)), ROOT)
+
+
+def test_items_that_are_not_here_are_one_line_that_says_how_to_get_them(tmp_path: Path) -> None:
+    cells = expand(read_matrix(ROOT / "matrices" / "embedded.yaml"), ROOT)
+    with pytest.raises(PipelineError, match=r"is missing: docs/real-input\.md says how") as refused:
+        check_inputs(cells, tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
