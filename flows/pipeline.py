@@ -17,6 +17,7 @@ from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
 from flows.runs.live import LiveTable, is_terminal, log_to_file
 from flows.server import open_api
+from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 
 
@@ -44,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         log = _empty_log(run)
         try:
             ending = _show_flow(run, given, log)
+        except PipelineError:
+            print(f"log       {_short(log)}", flush=True)
+            raise
         except KeyboardInterrupt:
-            print(f"log       {_short(log)}")
+            print(f"log       {_short(log)}", flush=True)
             print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
             return 130
         return _finish(run, ending, log)

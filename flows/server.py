@@ -96,8 +96,8 @@ def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:
     while not answers(f"{url}/health"):
         if server and server.poll() is not None:
             raise PipelineError(
-                f"Prefect's temporary server ended with status {server.returncode}; its "
-                "own message stands above"
+                f"Prefect's temporary server ended with status {server.returncode}: the log, or "
+                "the lines above, say why"
             )
         if time.monotonic() > deadline and server:
             raise PipelineError(
