@@ -34,6 +34,8 @@ _STATUS = {
 #: it starts.
 _REPEATED = re.compile(r"\d+/\d+ |sample \S+: |Running stage |> python |\w+: done in ")
 _OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
+#: Columns left free at the right: the terminal writes "^C" there, which must not begin a new line.
+_MARGIN = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -147,7 +149,7 @@ class LiveTable:
         self._console = Console()
         self._live = Live(
             get_renderable=lambda: draw(
-                read_stages(checkout, time.time(), last), self._console.width, last[""]
+                read_stages(checkout, time.time(), last), self._console.width - _MARGIN, last[""]
             ),
             console=self._console,
             refresh_per_second=4,
