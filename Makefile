@@ -81,7 +81,7 @@ soak: setup ## every fault TRIALS times (hours; MINUTES=n stops earlier, FAULT=n
 bench: data ## us and the peers side by side: one table of ratios, and artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL=name or folder)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS)$(if $(BENCH), --only $(BENCH))$(if $(MODEL), --model $(MODEL))
 
-repair: ## remove damaged objects from DVC's cache, and name them
+repair: setup ## remove damaged objects from DVC's cache, and name them
 	@$(BIN)/python -m flows.runs.repair
 
 audit: setup ## known vulnerabilities of the pins (asks a public service, so it needs a network), and a static check of the code

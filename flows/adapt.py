@@ -27,6 +27,7 @@ from flows.progress import Watcher
 from flows.reconcile import end_dead_runs, sign
 from flows.runs import request, summary
 from flows.runs import worktree as checkout
+from flows.runs.board import begin_board, mark
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, read_graph
 from flows.runs.dvc_repro import Outcome, reproduce, stop_children
@@ -114,6 +115,7 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
     nodes = read_graph(run.path)
     pools = elsewhere.pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
+    begin_board(run.path, [node.name for node in nodes])
     for node in nodes:
         named = run_stage.with_options(name=node.name, task_run_name=node.name)
         pool = pools.get(node.name, "")
@@ -132,6 +134,8 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
         stop_children()
         elsewhere.stop()
         raise
+    for outcome in outcomes:
+        mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
     summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
     try:
         _show(run.path)
@@ -158,10 +162,12 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
     own = str(flow_run.id or "")
+    mark(Path(folder), stage, "running")
     if pool:
         outcome = elsewhere.ask(pool, Path(folder), stage, log, watcher.poll, own)
     else:
         outcome = reproduce(Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": own})
+    mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
     if outcome.status == "failed":
         return Failed(message=outcome.error, data=vars(outcome))
     name, message = {

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
 from flows import remote_stage as elsewhere
 from flows.reconcile import end_dead_runs
 from flows.runs.die_with_parent import CODE
+from flows.server import await_answer
 from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
@@ -33,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     runs = int((argv or sys.argv[1:] or ["1"])[0])
     with one_line_errors("deploy"):
+        if not (url := PREFECT_API_URL.value()):
+            raise PipelineError(
+                "PREFECT_API_URL names no Prefect server: set it, or run make ui, which deploys too"
+            )
+        await_answer(url)
         _make_pool(POOL, runs)
         for deployment in deployable():
             _deploy(deployment)

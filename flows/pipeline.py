@@ -5,18 +5,34 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from flows.runs import request, summary
 from flows.runs import worktree as checkout
+from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
+from flows.runs.live import LiveTable, is_terminal, log_to_file
 from flows.server import open_api
+from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 
 
+@dataclass(frozen=True)
+class _Ending:
+    """How the flow ended: ``error`` is empty if every stage was done, ``notice`` says what else a
+    person should know.
+    """
+
+    error: str
+    notice: str = ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the flow and print the closing table.
+    """Run the flow, with a live table where there is a terminal, and print the closing table.
 
     Returns 0 (done), 1 (a stage failed) or 2 (the request itself is wrong).
     """
@@ -25,46 +41,82 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Refused before Prefect starts: a wrong parameter, a run that is going on already.
         run = request.plan(CODE, given.profile, given.set, given.name)
         with checkout.hold(run, patience=1.0):
-            pass
-        await_server = open_api(CODE)
-        from flows.adapt import adapt  # Prefect: 2 s to import, while its server starts
-
-        await_server()
-        before = summary.last_flow_run(run.path)
+            clear_board(run.path)
+        log = _empty_log(run)
         try:
-            state = adapt(
-                profile=given.profile, overrides=given.set, name=given.name, return_state=True
-            )
+            ending = _show_flow(run, given, log)
+        except PipelineError:
+            print(f"log       {_short(log)}", flush=True)
+            raise
         except KeyboardInterrupt:
+            print(f"log       {_short(log)}", flush=True)
             print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
             return 130
-        except Exception as error:  # noqa: BLE001 - whatever its client throws: Prefect could not tell its server how the run ended
-            print(f"{type(error).__name__}: {str(error).splitlines()[:1]}", file=sys.stderr)
-            state = None
-        if state is not None and not state.is_crashed():
-            return _finish(run, state.is_completed(), state.message or "")
-        # What counts is how the stages went, and that stands in the checkout.
-        last = summary.last_flow_run(run.path)
-        failed = (
-            summary.ending(run.path, last)
-            if last != before
-            else "Prefect's server went away before the stages were through"
-        )
-        print(
-            "Prefect's server is gone: its page will be put right at the next start",
-            file=sys.stderr,
-        )
-        return _finish(run, not failed, failed or "")
+        return _finish(run, ending, log)
     return 2
 
 
-def _finish(run: checkout.Run, done: bool, message: str) -> int:
-    """Print the closing table and return the exit status."""
+def _show_flow(run: checkout.Run, given: argparse.Namespace, log: Path) -> _Ending:
+    if not is_terminal(sys.stdout, os.environ):
+        return _run_flow(run, given, log, None)
+    with LiveTable(run.path, run.name) as table:
+        ending = _run_flow(run, given, log, table)
+        table.vanish()
+        return ending
+
+
+def _run_flow(
+    run: checkout.Run, given: argparse.Namespace, log: Path, table: LiveTable | None
+) -> _Ending:
+    with log.open("a", encoding="utf-8") as output:
+        await_server = open_api(CODE, output if table else None)
+    from flows.adapt import adapt  # Prefect: 2 s to import, while its server starts
+
+    log_to_file(log, table)
+    await_server()
+    before, notice = summary.last_flow_run(run.path), ""
+    try:
+        state = adapt(
+            profile=given.profile, overrides=given.set, name=given.name, return_state=True
+        )
+    except Exception as error:  # noqa: BLE001 - whatever its client throws: Prefect could not tell its server how the run ended
+        notice = f"{type(error).__name__}: {str(error).splitlines()[:1]}\n"
+        state = None
+    if state is not None and not state.is_crashed():
+        return _Ending("" if state.is_completed() else state.message or state.name or "failed")
+    # What counts is how the stages went, and that stands in the checkout.
+    last = summary.last_flow_run(run.path)
+    failed = (
+        summary.ending(run.path, last)
+        if last != before
+        else "Prefect's server went away before the stages were through"
+    )
+    gone = "Prefect's server is gone: its page will be put right at the next start"
+    return _Ending(failed or "", notice + gone)
+
+
+def _finish(run: checkout.Run, ending: _Ending, log: Path) -> int:
+    """Print the closing table and where the log is, and return the exit status."""
+    if ending.notice:
+        print(ending.notice, file=sys.stderr)
     print(summary.render(run.path, CODE))
-    if done:
+    print(f"log       {_short(log)}", flush=True)
+    if not ending.error:
         return 0
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {ending.error}", file=sys.stderr)
     return 1
+
+
+def _empty_log(run: checkout.Run) -> Path:
+    log = CODE / ".work" / "logs" / f"{run.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    return log
+
+
+def _short(path: Path) -> Path:
+    """Return a path in the checkout as a person would type it."""
+    return path.relative_to(CODE)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from flows.runs.die_with_parent import CODE, start
 from tasks.core.errors import PipelineError
@@ -56,9 +57,9 @@ def settle(main: Path) -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{main / 'mlflow.db'}")
 
 
-def open_api(main: Path) -> Callable[[], None]:
+def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
     """Point ``PREFECT_API_URL`` at a server, starting one where there is none; return a function
-    that waits until it answers.
+    that waits until it answers. What the server prints goes to ``output``, by default the terminal.
 
     A server started here is stopped when this process exits, after Prefect (imported later) has
     sent it the last log lines.
@@ -68,7 +69,7 @@ def open_api(main: Path) -> Callable[[], None]:
     server = None
     if not url:
         url = f"http://127.0.0.1:{(port := free_port())}/api"
-        server = _start(port)
+        server = _start(port, output)
         atexit.register(stop, server)
     os.environ["PREFECT_API_URL"] = url
     return lambda: await_answer(url, server)
@@ -95,8 +96,8 @@ def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:
     while not answers(f"{url}/health"):
         if server and server.poll() is not None:
             raise PipelineError(
-                f"Prefect's temporary server ended with status {server.returncode}; its "
-                "own message stands above"
+                f"Prefect's temporary server ended with status {server.returncode}: the log, or "
+                "the lines above, say why"
             )
         if time.monotonic() > deadline and server:
             raise PipelineError(
@@ -140,7 +141,7 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _start(port: int) -> subprocess.Popen[str]:
+def _start(port: int, output: IO[str] | None = None) -> subprocess.Popen[str]:
     (environment := dict(os.environ)).update(
         PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1"
     )
@@ -156,4 +157,4 @@ def _start(port: int) -> subprocess.Popen[str]:
         "on",
     ]
     # A session of its own: Ctrl-C ends the run, which still has to tell the server so.
-    return start(command, CODE, environment, start_new_session=True)
+    return start(command, CODE, environment, start_new_session=True, stdout=output, stderr=output)

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,11 @@ SUPPORTED = ("3.11", "3.12")
 #: Where Linux finds CPU builds of torch; the public registry's is the CUDA build, which does not
 #: import without CUDA's libraries.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+#: All that pip says. It warns of every package that a configured index lacks, hundreds of times.
+PIP_LOG = ROOT / ".work" / "setup.log"
+_NOISE = "WARNING: Location "
+#: Seconds between two looks at pip, and between two lines where there is no terminal.
+_LOOK, _LINE = 0.25, 20.0
 
 
 class SetupError(Exception):
@@ -59,6 +65,7 @@ def set_up(device: str) -> None:
     wanted = hashlib.sha256(pins.read_bytes()).hexdigest() + f" {device}\n"
     if STAMP.is_file() and STAMP.read_text() == wanted and python().exists():
         return
+    started = time.monotonic()
     make_environment()
     print(
         f"setup: installing {pins.relative_to(ROOT)} into .venv (minutes the first time)",
@@ -69,7 +76,7 @@ def set_up(device: str) -> None:
     UNFINISHED.unlink()
     prove()
     STAMP.write_text(wanted)
-    print("setup: done", flush=True)
+    print(f"setup: done in {duration(time.monotonic() - started)}", flush=True)
 
 
 def choose_device() -> str:
@@ -163,20 +170,78 @@ def pinned_torch(pins: Path) -> str:
 
 
 def pip(*arguments: str, quiet: bool = False) -> int:
-    """Run the environment's ``pip install`` and return its exit status."""
-    command = [
-        str(python()),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        *arguments,
-    ]
-    return subprocess.run(
-        command, stderr=subprocess.DEVNULL if quiet else None, check=False
-    ).returncode
+    """Run the environment's ``pip install``, show how far it is, and return its exit status; where
+    it fails its last lines are printed, unless ``quiet``.
+    """
+    options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    command = [str(python()), "-m", "pip", "install", *options, *arguments]
+    PIP_LOG.parent.mkdir(parents=True, exist_ok=True)
+    before = len(installed())
+    with (
+        PIP_LOG.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        ) as process,
+    ):
+        watch(process, before)
+    if process.returncode and not quiet:
+        print(*last_lines(PIP_LOG.read_text(encoding="utf-8")), sep="\n", file=sys.stderr)
+        print(f"(all of it: {PIP_LOG})", file=sys.stderr)
+    return process.returncode
+
+
+def watch(process: subprocess.Popen[bytes], before: int) -> None:
+    """Show pip's progress until it ends: one line that is drawn over itself in a terminal, else a
+    line now and then. ``before`` packages were there when it started.
+    """
+    terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    started = shown = time.monotonic()
+    while process.poll() is None:
+        time.sleep(_LOOK)
+        now = time.monotonic()
+        if not terminal and now - shown < _LINE:
+            continue
+        shown = now
+        text = describe(PIP_LOG.read_text(encoding="utf-8"), len(installed()) - before)
+        line = f"setup: {duration(now - started)}  {text}"
+        width = shutil.get_terminal_size().columns - 1
+        print(
+            f"\r{line[:width]}\033[K" if terminal else line,
+            end="" if terminal else "\n",
+            flush=True,
+        )
+    if terminal:
+        print("\r\033[K", end="", flush=True)
+
+
+def describe(log: str, new: int) -> str:
+    """Return what pip is at, by its log: packages found of those asked for, or installed of those
+    it found, of which ``new`` are there.
+    """
+    together = re.search(r"^Installing collected packages: (.*)", log, re.MULTILINE)
+    if together:
+        total = len(together[1].split(", "))
+        return f"{min(new, total)} of {total} packages installed"
+    found = re.findall(
+        r"^(?:Collecting|Requirement already satisfied:) ([^\s=;]+)", log, re.MULTILINE
+    )
+    return f"{len(found)} packages fetched: {found[-1]}" if found else "reading the package index"
+
+
+def last_lines(log: str, count: int = 12) -> list[str]:
+    """Return the last lines of pip's log without its noise."""
+    return [line for line in log.splitlines() if line.strip() and _NOISE not in line][-count:]
+
+
+def installed() -> list[Path]:
+    """Return the folder of each package in ``.venv``."""
+    return list(VENV.glob("lib/python*/site-packages/*.dist-info"))
+
+
+def duration(seconds: float) -> str:
+    """Return ``2 min 47 s``, or ``47 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def fail(message: str) -> None:

@@ -3,8 +3,7 @@
 Knows nothing of Prefect or DVC.
 """
 
-import os
-
+from tasks.core.log_lines import quiet_libraries
 from tasks.core.privacy import silence
 from tasks.core.process import die_early
 
@@ -12,6 +11,4 @@ from tasks.core.process import die_early
 # the seconds that importing one takes.
 silence()
 die_early()
-# Read once, when torch is loaded: without it every engine start prints a warning about memory
-# binding.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+quiet_libraries()

@@ -22,8 +22,9 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.log_lines import set_up_logging
 from tasks.core.privacy import cache_folder
-from tasks.core.stage import one_line_errors, set_up_logging
+from tasks.core.stage import one_line_errors
 from tasks.lm.engine import serve_command
 from tasks.lm.models import load_tokenizer, merged_folder
 from tasks.lm.prompts import Prompter

@@ -26,6 +26,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "VENV": venv,
         "STAMP": venv / "pins.sha256",
         "UNFINISHED": venv / "unfinished",
+        "PIP_LOG": tmp_path / ".work" / "setup.log",
     }.items():
         monkeypatch.setattr(module, name, value)
     (tmp_path / "requirements").mkdir()
@@ -179,3 +180,53 @@ def test_the_script_needs_nothing_installed() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+_FETCHED = """\
+WARNING: Location 'file:///opt/pypi/simple/ray/' is ignored: it is neither a file nor a directory.
+Ignoring colorama: markers 'sys_platform == "win32"' don't match your environment
+Collecting six==1.17.0 (from -r requirements/cpu.txt (line 3))
+  Using cached six-1.17.0-py2.py3-none-any.whl (11 kB)
+Requirement already satisfied: torch==2.13.0+cpu in .venv/lib/python3.11/site-packages
+"""
+
+
+def test_what_pip_is_at(setup: ModuleType) -> None:
+    assert setup.describe("", 0) == "reading the package index"
+    assert setup.describe(_FETCHED, 0) == "2 packages fetched: torch"
+    log = _FETCHED + "Installing collected packages: six, ray, mlflow\n"
+    assert setup.describe(log, 2) == "2 of 3 packages installed"
+    assert setup.describe(log, 9) == "3 of 3 packages installed"
+
+
+def fake_pip(setup: ModuleType, script: str) -> None:
+    """An environment whose interpreter is a shell script."""
+    (setup.VENV / "bin").mkdir(parents=True)
+    setup.python().write_text(f"#!/bin/sh\n{script}\n")
+    setup.python().chmod(0o755)
+
+
+def test_lines_without_a_terminal_and_no_noise(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup, "_LINE", 0.0)
+    fake_pip(setup, f"cat >&2 <<'END'\n{_FETCHED}END\nsleep 0.6")
+    assert setup.pip("six") == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "Location" not in out and "\x1b" not in out and "\r" not in out
+    assert set(out.splitlines()) <= {
+        f"setup: {seconds} s  2 packages fetched: torch" for seconds in range(9)
+    }
+    assert out
+
+
+def test_a_failure_shows_the_end_of_pips_log(
+    setup: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_pip(setup, f"cat <<'END'\n{_FETCHED}ERROR: No matching distribution\nEND\nexit 1")
+    assert setup.pip("six") == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[-2:] == ["ERROR: No matching distribution", f"(all of it: {setup.PIP_LOG})"]
+    assert not [line for line in err if "Location" in line]
+    assert setup.pip("six", quiet=True) == 1
+    assert capsys.readouterr().err == ""

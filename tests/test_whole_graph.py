@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,8 +122,17 @@ def _dvc(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+#: A stage's own line, and what DVC prints around it.
+_OURS = re.compile(
+    r"$|\d\d:\d\d:\d\d (ingest|generate|validate|supervise|finetune|baseline|evaluate|register) "
+    r"|Running stage |> python -m tasks\.|(Generating|Updating) lock file|Stage .* skipping"
+    r"|\tgit add |To (track|enable) |\tdvc config |Use `dvc push`"
+)
+
+
 def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clone: Path) -> None:
-    _dvc(clone, "repro")
+    printed = _dvc(clone, "repro")
+    assert [line for line in printed.splitlines() if not _OURS.match(line)] == []
     summaries = {
         stage: read_json(clone / f"artifacts/{stage}/summary.json")
         for stage in (

@@ -18,6 +18,7 @@ from typing import IO, Literal
 
 from flows.runs.die_with_parent import start
 from tasks.core.errors import PipelineError
+from tasks.core.log_lines import BARE
 from tasks.core.store import verify
 
 Status = Literal["ran", "unchanged", "restored", "failed", "not run"]
@@ -143,6 +144,7 @@ def stage_environment(more: dict[str, str]) -> dict[str, str]:
         **more,
         "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
+        BARE: "1",  # Prefect stamps every line with the time and the stage
     }
 
 

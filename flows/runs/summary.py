@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -172,7 +173,7 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
         else ["", "", outcome["error"]]
     )
     indent = len(_ROW.format("", "", "", "", ""))
-    first, *rest = textwrap.wrap(cells[2], WIDTH - indent) or [""]
+    first, *rest = textwrap.wrap(cells[2], _width() - indent) or [""]
     return [
         _ROW.format(outcome["stage"], shown, *cells[:2], first).rstrip(),
         *(" " * indent + line for line in rest),
@@ -241,7 +242,12 @@ def _next(checkout: Path, main: Path) -> list[str]:
 
 
 def _heading(text: str) -> str:
-    return f"{text} ".ljust(WIDTH, "-")
+    return f"{text} ".ljust(_width(), "-")
+
+
+def _width() -> int:
+    """Return how wide the table may be: :data:`WIDTH`, less in a narrower terminal."""
+    return max(60, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
 def _fact(name: str, value: str) -> str:

@@ -29,8 +29,12 @@ def baseline(stage: Stage) -> None:
         None,
         form,
     )
-    write_table(stage.out / "predictions.parquet", answer(model, questions, params, journal))
-    general = answer_general(model, stage.path("general"), stage.params.baseline, params, journal)
+    write_table(
+        stage.out / "predictions.parquet", answer(model, questions, params, journal, stage.progress)
+    )
+    general = answer_general(
+        model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
+    )
     write_table(stage.out / "general.parquet", general)
     stage.summary(
         len(questions.items),

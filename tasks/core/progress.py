@@ -1,4 +1,4 @@
-"""How far a stage is: in a file for whoever watches, and in the log."""
+"""How far a stage is: a line in its log, and a file for whoever watches."""
 
 from __future__ import annotations
 

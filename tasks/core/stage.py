@@ -7,12 +7,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import logging
-import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +18,11 @@ from typing import Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
+from tasks.core.log_lines import set_up_logging
 from tasks.core.params import Params, Section, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
 from tasks.core.progress import Progress
 from tasks.core.store import seal_folder, verify
-
-log = logging.getLogger(__name__)
 
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those
 #: before it runs a stage).
@@ -187,38 +183,6 @@ def _processes(name: str, params: Section) -> int:
     such setting.
     """
     return getattr(getattr(params, name, None), "processes", 1)
-
-
-def set_up_logging(name: str) -> None:
-    """Our own lines on standard error; of the libraries only what is wrong."""
-    level = logging.INFO if rank() == 0 else logging.WARNING
-    logging.basicConfig(
-        level=level,
-        format=f"%(asctime)s {name:9} %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
-    for noisy in (
-        "alembic",
-        "bitsandbytes",
-        "great_expectations",
-        "httpx",
-        "matplotlib",
-        "mlflow",
-        "torch._library",
-        "transformers",
-        "vllm",
-    ):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    for library in ("peft", "vllm"):
-        warnings.filterwarnings("ignore", module=rf"{library}\..*")
-    for variable, value in {
-        "TQDM_DISABLE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-    }.items():
-        os.environ.setdefault(variable, value)
 
 
 @contextlib.contextmanager

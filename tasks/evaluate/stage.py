@@ -45,9 +45,9 @@ def evaluate(stage: Stage) -> None:
     )
     tables, general = _baseline(stage, "predictions.parquet"), _baseline(stage, "general.parquet")
     if told["adapter"]:
-        tables["adapted"] = answer(model, questions, params, journal)
+        tables["adapted"] = answer(model, questions, params, journal, stage.progress)
         general["adapted"] = answer_general(
-            model, stage.path("general"), stage.params.baseline, params, journal
+            model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
         )
     else:  # no training: the model is the one that came
         tables["adapted"], general["adapted"] = (

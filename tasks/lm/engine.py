@@ -6,10 +6,11 @@ Used by generate and evaluate. The only module that imports vLLM.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,10 @@ from tasks.core.errors import PipelineError
 from tasks.lm.models import dtype, load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
+
+
+#: Called with the number of prompts that were completed since the last call.
+OnDone = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,13 @@ class Engine(Protocol):
     """What generate and evaluate need of an inference engine."""
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
-        """Complete every prompt, in order.
+        """Complete every prompt, in order, and call ``on_done`` with how many more are complete.
 
         The same call on the same machine gives the same completions.
         """
@@ -70,6 +79,7 @@ def open_engine(
         raise PipelineError(
             "precision fp8 takes vLLM and an NVIDIA GPU: set it to auto in params.yaml"
         )
+    log.info("starting %s", "the model" if kind == "transformers" else "vLLM")
     if kind == "transformers":
         return TransformersEngine(str(model), revision, precision)
     return VllmEngine(str(model), revision, precision, max_length)
@@ -155,7 +165,11 @@ class VllmEngine:
         self._llm = LLM(model=model, revision=revision, **vllm_settings(precision, max_length))
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
         """See :meth:`Engine.generate`.
 
@@ -176,7 +190,7 @@ class VllmEngine:
                 )
                 for seed in seeds
             ],
-            use_tqdm=False,
+            use_tqdm=_counter(on_done) if on_done else False,
         )
         return [
             Completion(
@@ -186,6 +200,24 @@ class VllmEngine:
             )
             for output in outputs
         ]
+
+
+def _counter(on_done: OnDone) -> type[Any]:
+    """Return a progress bar for vLLM that draws nothing and calls ``on_done``; all prompts still
+    meet the engine together.
+    """
+    from tqdm import tqdm
+
+    class Counter(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            # A disabled bar has no elapsed time, by which vLLM divides.
+            super().__init__(*arguments, **{**options, "disable": False, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            on_done(int(n or 0))
+            return super().update(n)
+
+    return Counter
 
 
 def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
@@ -242,13 +274,19 @@ class TransformersEngine:
         self._tokenizer = load_tokenizer(model, revision)
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
         """See :meth:`Engine.generate`."""
-        return [
-            self._complete(prompt, sampling, seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        completions = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            completions.append(self._complete(prompt, sampling, seed))
+            if on_done:
+                on_done(1)
+        return completions
 
     def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
         torch.manual_seed(seed)

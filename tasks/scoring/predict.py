@@ -21,9 +21,10 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed, sha256_folder
 from tasks.core.params import Baseline, Evaluate
 from tasks.core.parquet import read_table
+from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import Store, work_key
-from tasks.lm.engine import Completion, Sampling, open_engine
+from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.models import load_model, load_tokenizer, merged_folder
 from tasks.lm.prompts import Prompter, fill
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
@@ -32,6 +33,8 @@ from tasks.scoring.ranking import rank
 
 log = logging.getLogger(__name__)
 GENERAL = "general"
+#: Makes a progress meter for a total and a unit, as ``Stage.progress`` does.
+Meter = Callable[[int, str], Progress]
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,11 @@ class Questions:
         )
 
 
-def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Path) -> pa.Table:
+def answer(
+    model: Scoreable, questions: Questions, params: Evaluate, journal: Path, meter: Meter
+) -> pa.Table:
     """Return one row (rows.EVALUATIONS) a template and item; a killed run finds the models it had
-    finished in the journal.
+    finished in the journal. ``meter`` makes what shows the rows done.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
     settings = params.model_dump(
@@ -115,13 +120,21 @@ def answer(model: Scoreable, questions: Questions, params: Evaluate, journal: Pa
         )
         pairs = [(template, item) for template in questions.templates for item in questions.items]
         predict = _rank_choices if questions.dataset.classifies else _extract
-        return predict(model.name, questions.dataset, pairs, prompter, folder, params)
+        progress = meter(len(pairs), "rows")
+        return predict(
+            model.name, questions.dataset, pairs, prompter, folder, params, progress.advance
+        )
 
     return _remember(journal, key, model.name, rows)
 
 
 def answer_general(
-    model: Scoreable, path: Path, baseline: Baseline, params: Evaluate, journal: Path
+    model: Scoreable,
+    path: Path,
+    baseline: Baseline,
+    params: Evaluate,
+    journal: Path,
+    meter: Meter,
 ) -> pa.Table:
     """Return one row (rows.EVALUATIONS, its template the task type) a general task of the file at
     ``path``; none where that is ``supervision/none``.
@@ -136,7 +149,10 @@ def answer_general(
         log.info("%s: %d general tasks", model.name, len(tasks))
         instructions = [fill(task["instruction"], task["context"]) for task in tasks]
         answers = _complete(
-            folder, [prompter.prompt(instruction) for instruction in instructions], params
+            folder,
+            [prompter.prompt(instruction) for instruction in instructions],
+            params,
+            meter(len(tasks), "general tasks").advance,
         )
         for task, instruction, completion in zip(tasks, instructions, answers, strict=True):
             gold, said = fill(task["response"], task["context"]).strip(), completion.text.strip()
@@ -189,13 +205,15 @@ def _remember(
     return store.remember(name, lambda: pa.Table.from_pylist(list(rows()), schema=EVALUATIONS))
 
 
-def _complete(folder: Path, prompts: list[list[int]], params: Evaluate) -> list[Completion]:
+def _complete(
+    folder: Path, prompts: list[list[int]], params: Evaluate, on_done: OnDone
+) -> list[Completion]:
     """Greedy answers of at most ``max_new_tokens`` tokens."""
     engine = open_engine(
         params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
     )
     return engine.generate(
-        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
+        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts), on_done
     )
 
 
@@ -206,10 +224,14 @@ def _extract(
     prompter: Prompter,
     folder: Path,
     params: Evaluate,
+    on_done: OnDone,
 ) -> Iterator[dict[str, Any]]:
     """Answers, stripped; SQuAD F1 against the best gold."""
     completions = _complete(
-        folder, [prompter.prompt(render(template, item)) for template, item in pairs], params
+        folder,
+        [prompter.prompt(render(template, item)) for template, item in pairs],
+        params,
+        on_done,
     )
     for (template, item), completion in zip(pairs, completions, strict=True):
         said = completion.text.strip()
@@ -223,6 +245,7 @@ def _rank_choices(
     prompter: Prompter,
     folder: Path,
     params: Evaluate,
+    on_done: OnDone,
 ) -> Iterator[dict[str, Any]]:
     """The choice with the largest summed log-probability; F1 of an item is 1 if it is the gold
     label's.
@@ -235,6 +258,7 @@ def _rank_choices(
         choices,
         params.batch_rows,
         prompter.tokenizer.pad_token_id,
+        on_done,
     )
     for (template, item), own in zip(pairs, scores, strict=True):
         best = int(np.argmax(own))

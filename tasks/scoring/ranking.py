@@ -14,7 +14,7 @@ best two choices are still closer than ``NEAR`` the prompt is scored again in fl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +36,16 @@ def rank(
     choices: Sequence[Choices],
     batch_rows: int,
     pad_token: int,
+    on_done: Callable[[int], None] = lambda prompts: None,
 ) -> list[list[float]]:
     """Return, for every prompt, the summed log-probability of each of its choices; computed
-    ``batch_rows`` prompts at a time.
+    ``batch_rows`` prompts at a time. ``on_done`` is called with how many more are scored.
 
     ``choices[i]`` are token ids of prompt ``i``'s choices, end mark last. Log-probabilities are
     taken and summed in float32.
     """
     with _wide_residual(model) as narrow:
-        scores = _rank(model, model.dtype, prompts, choices, batch_rows, pad_token)
+        scores = _rank(model, model.dtype, prompts, choices, batch_rows, pad_token, on_done)
     near = [index for index, own in enumerate(scores) if narrow and margin(own) < NEAR]
     if near:
         with _float32(model):
@@ -55,6 +56,7 @@ def rank(
                 [choices[index] for index in near],
                 batch_rows,
                 pad_token,
+                lambda prompts: None,  # counted already
             )
         for index, own in zip(near, again, strict=True):
             scores[index] = own
@@ -68,6 +70,7 @@ def _rank(
     choices: Sequence[Choices],
     batch_rows: int,
     pad_token: int,
+    on_done: Callable[[int], None],
 ) -> list[list[float]]:
     scores: list[list[float]] = [[] for _ in prompts]
     trees = sorted(
@@ -81,6 +84,7 @@ def _rank(
         for tree, hidden in zip(batch, _hidden(model, compute, batch, pad_token), strict=True):
             for index, own in zip(tree.prompts, _sums(model, hidden, tree.scored), strict=True):
                 scores[index] = own
+            on_done(len(tree.prompts))
     return scores
 
 

@@ -7,6 +7,7 @@ beside it.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -459,7 +460,8 @@ class Ledger:
             for version in self.client.search_model_versions(f"name = '{model_name}'")
             if version.run_id == self.run_id
         ]
-        return held[0] if held else mlflow.register_model(model_uri, model_name)
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints what our own line says
+            return held[0] if held else mlflow.register_model(model_uri, model_name)
 
     def champion(self, model_name: str) -> Any | None:
         """Return the version that holds the alias ``champion``, or None."""

@@ -126,6 +126,13 @@ def test_a_bad_file_is_one_line_before_anything_runs(
         expand(read_matrix(_write(tmp_path, **change)), ROOT)
 
 
+def test_items_that_are_not_here_are_one_line_that_says_how_to_get_them(tmp_path: Path) -> None:
+    cells = expand(read_matrix(ROOT / "matrices" / "embedded.yaml"), ROOT)
+    with pytest.raises(PipelineError, match=r"is missing: docs/real-input\.md says how") as refused:
+        check_inputs(cells, tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
     tmp_path: Path,
 ) -> None:

@@ -34,6 +34,13 @@ def test_the_same_call_gives_the_same_completions(engine: Engine) -> None:
     assert engine.generate(_PROMPTS, sampling, [5, 6, 7, 8]) != first
 
 
+def test_a_watched_call_counts_its_prompts_and_changes_no_completion(engine: Engine) -> None:
+    sampling, done = Sampling(temperature=1.0, top_p=0.95, max_tokens=12), list[int]()
+    watched = engine.generate(_PROMPTS, sampling, [1, 2, 3, 4], done.append)
+    assert done == [1, 1, 1, 1]
+    assert watched == engine.generate(_PROMPTS, sampling, [1, 2, 3, 4])
+
+
 def test_the_token_budget_is_kept_and_told(engine: Engine) -> None:
     for completion in engine.generate(
         _PROMPTS, Sampling(temperature=1.0, top_p=1.0, max_tokens=5), [1, 2, 3, 4]

@@ -19,7 +19,9 @@ def test_scores_equal_those_of_full_sequences(tiny_model: Path) -> None:
         [[11, 1], [40, 41, 1]],
         [[60, 1], [61, 62, 63, 64, 1]],
     ]
-    scores = rank(model, prompts, choices, batch_rows=2, pad_token=1)
+    done: list[int] = []
+    scores = rank(model, prompts, choices, batch_rows=2, pad_token=1, on_done=done.append)
+    assert sum(done) == len(prompts) and len(done) > 1
     for prompt, own, got in zip(prompts, choices, scores, strict=True):
         assert got == pytest.approx([_plain(model, prompt, choice) for choice in own], abs=1e-4)
 

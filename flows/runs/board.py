@@ -1,0 +1,101 @@
+"""How the stages of a run are, for whoever watches it: the flow writes ``.work/board.json``, each
+stage its ``progress.json``, ``sample.json`` and ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import write_json
+
+_BOARD = Path(".work") / "board.json"
+#: As in the closing table.
+_SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """What the table says of one stage. ``progress`` is its progress file, ``news`` its latest
+    sample, message or error.
+    """
+
+    stage: str
+    status: str
+    seconds: float = 0.0
+    progress: dict[str, Any] = field(default_factory=dict)
+    rows_in: int | None = None
+    rows_kept: int | None = None
+    news: str = ""
+
+
+def begin_board(checkout: Path, stages: Iterable[str]) -> None:
+    """Put every stage of the run on the board, as waiting."""
+    _write(checkout, {stage: {"status": "waiting"} for stage in stages})
+
+
+def mark(checkout: Path, stage: str, status: str, seconds: float = 0.0, error: str = "") -> None:
+    """Note on the board how a stage is: ``running``, or the status of its outcome."""
+    entry = {"status": status, "since": time.time(), "seconds": seconds, "error": error}
+    _write(checkout, {**_entries(checkout), stage: entry})
+
+
+def clear_board(checkout: Path) -> None:
+    """Remove what an earlier run left, so that it is not shown as this one's."""
+    (checkout / _BOARD).unlink(missing_ok=True)
+
+
+def read_stages(checkout: Path, now: float, messages: Mapping[str, str]) -> list[StageLine]:
+    """Return a line for each stage on the board; ``messages`` holds the last one of each stage."""
+    return [
+        _read_stage(checkout, stage, entry, now, messages.get(stage, ""))
+        for stage, entry in _entries(checkout).items()
+    ]
+
+
+def _entries(checkout: Path) -> dict[str, dict[str, Any]]:
+    """Return the board's entries by stage, in the order of the graph."""
+    return {entry["stage"]: entry for entry in _optional(checkout / _BOARD).get("stages", [])}
+
+
+def _write(checkout: Path, entries: dict[str, dict[str, Any]]) -> None:
+    stages = [{**entry, "stage": stage} for stage, entry in entries.items()]
+    write_json(checkout / _BOARD, {"stages": stages})
+
+
+def _read_stage(
+    checkout: Path, stage: str, entry: dict[str, Any], now: float, message: str
+) -> StageLine:
+    status, since = entry["status"], entry.get("since", now)
+    if status == "running":
+        progress = _optional(checkout / ".work" / stage / "progress.json", since)
+        sample = _optional(checkout / ".work" / stage / "sample.json", since)
+        for value in progress.values():
+            sample = value if isinstance(value, dict) else sample
+        return StageLine(stage, status, now - since, progress, news=_sample_text(sample) or message)
+    if status in ("ran", "unchanged", "restored"):
+        summary = _optional(checkout / "artifacts" / stage / "summary.json")
+        rows_in, rows_kept = summary.get("rows_in"), summary.get("rows_kept")
+        return StageLine(
+            stage, _SHOWN.get(status, status), entry["seconds"], {}, rows_in, rows_kept
+        )
+    shown = _SHOWN.get(status, status)
+    return StageLine(stage, shown, entry.get("seconds", 0.0), news=entry.get("error", ""))
+
+
+def _sample_text(sample: Mapping[str, Any]) -> str:
+    """Return what a model wrote last, in one line."""
+    names = ["prediction"] if "prediction" in sample else [n for n in sample if n != "context"]
+    return " → ".join(str(sample[name]) for name in names)
+
+
+def _optional(path: Path, since: float = 0.0) -> dict[str, Any]:
+    """Return a JSON file's object; empty where there is none, or it is older than ``since``."""
+    try:
+        return dict(json.loads(path.read_text("utf-8"))) if path.stat().st_mtime >= since else {}
+    except (OSError, ValueError):  # not there, or gone since
+        return {}

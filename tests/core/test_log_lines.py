@@ -1,0 +1,69 @@
+"""What a stage prints: its own lines, stamped once, and nothing of the libraries below an error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tasks.core.log_lines import BARE
+from tests.conftest import ROOT
+
+_STAGES = (
+    "ingest",
+    "generate",
+    "validate",
+    "supervise",
+    "finetune",
+    "baseline",
+    "evaluate",
+    "register",
+)
+
+
+def _run(code: str, **variables: str) -> str:
+    """Return what a fresh interpreter prints, on both streams."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PATH": os.defpath, "OMP_NUM_THREADS": "1", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize(
+    "logger", ["bitsandbytes.backends.cpu.ops", "transformers.modeling_utils", "vllm.config"]
+)
+def test_a_library_that_speaks_while_it_is_imported_is_silent(logger: str) -> None:
+    speak = f"import logging; logging.getLogger({logger!r})"
+    assert _run(f"import tasks; {speak}.warning('pip install kernels')") == ""
+    assert _run(f"import tasks; {speak}.error('broken')") == "broken\n"
+
+
+def test_importing_every_stage_prints_nothing() -> None:
+    modules = ", ".join(f"tasks.{stage}.stage" for stage in _STAGES)
+    assert _run(f"import {modules}, bitsandbytes, peft") == ""
+
+
+def test_a_warning_of_mlflow_about_its_own_classes_is_left_out() -> None:
+    code = (
+        "import tasks, warnings; warnings.warn_explicit('interpreted in multiple ways', "
+        "UserWarning, 'registry.py', 148, module={module!r})"
+    )
+    assert _run(code.format(module="mlflow.data.dataset_source_registry")) == ""
+    assert "multiple ways" in _run(code.format(module="pandas.core"))
+
+
+@pytest.mark.parametrize(("bare", "stamped"), [("", True), ("1", False)])
+def test_a_line_is_stamped_once(bare: str, stamped: bool) -> None:
+    code = (
+        "from tasks.core.log_lines import set_up_logging; import logging; "
+        "set_up_logging('generate'); logging.getLogger('x').info('merging')"
+    )
+    line = _run(code, **{BARE: bare})
+    assert line == "merging\n" if not stamped else line[8:] == " generate  merging\n"
