@@ -22,7 +22,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: browser help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
+.PHONY: browser help setup data run ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -86,6 +86,9 @@ bonito: setup ## make the generator from local/sources.yaml (PROFILE=embedded|mi
 	@test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
 	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
+
+schemas: setup ## write the JSON schemas of params, profiles, datasets and matrices again: schemas/
+	@$(BIN)/python scripts/schemas.py
 
 lock: setup ## pin again: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt

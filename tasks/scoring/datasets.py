@@ -22,7 +22,7 @@ from pydantic import Field
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
-from tasks.core.params import Section, load_params
+from tasks.core.params import Section, TaskType, load_params
 from tasks.core.rows import task_type
 
 _CLASSIFICATION = {"ynqa", "nli", "te", "mcqa", "sentiment", "topic_class", "paraphrase_id", "wsd"}
@@ -46,7 +46,7 @@ class Dataset(Section):
     """
 
     name: str
-    task_type: str
+    task_type: TaskType
     description: str = ""
     id: str = "id"
     context: str = "context"
