@@ -48,8 +48,11 @@ matrix: data ## compare supervision sources: every cell of a matrix file, and a 
 test: data ## run the tests (SLOW=1: those that take minutes, instead)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
-browser: setup ## the pages in a headless Chromium, which must be installed: a run from the form, F1s compared; pictures in artifacts/browser
+browser: data ## the pages in a headless Chromium, which must be installed: a run from the form, F1s compared; pictures in artifacts/browser
 	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py
+
+pictures: browser ## take the pictures of README again: docs/pictures
+	@$(BIN)/python scripts/pictures.py
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .
