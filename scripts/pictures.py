@@ -33,8 +33,8 @@ class Picture:
 _ALL = (
     Picture("form", "1-form.png", (270, 0, 1500, 860)),
     Picture("run", "4-artifacts-7.png", (0, 0, 1500, 1050)),
-    Picture("mlflow", "5-mlflow-compared.png", (0, 0, 1500, 1050)),
-    Picture("report", "6-report.png", (230, 0, 1270, 730)),
+    Picture("mlflow", "6-mlflow-compared.png", (0, 0, 1500, 1050)),
+    Picture("report", "7-report.png", (230, 0, 1270, 730)),
 )
 
 

@@ -176,12 +176,15 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
                 "live sample of evaluate",
             )
             browser.shot(_PICTURES / f"4-artifacts-{seed}.png")
+            browser.click("a", "f1")
+            browser.see("zero-shot", "adapted", "gain", str(20 + seed))
+            browser.shot(_PICTURES / f"5-f1-{seed}.png")
         browser.open(mlflow)
         text = browser.see("incidents seed 5", "incidents seed 7", "f1/incidents", "25.00", "27.00")
         assert "gain_tapt" in text and "Runs" in text and "Observability" not in text, (
             "MLflow opened on its view of chat applications"
         )
-        browser.shot(_PICTURES / "5-mlflow-compared.png")
+        browser.shot(_PICTURES / "6-mlflow-compared.png")
         assert browser.elsewhere() == [], "a page asked for something beyond this machine"
 
 
@@ -203,5 +206,5 @@ def test_the_report_on_a_corpus_says_why_a_file_is_not_used(tmp_path: Path) -> N
     with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
         browser.open(report.as_uri())
         browser.see("duplicate", "too_short", "damaged", "unsupported_format", "empty")
-        browser.shot(_PICTURES / "6-report.png")
+        browser.shot(_PICTURES / "7-report.png")
         assert browser.elsewhere() == [], "the report asked for something beyond this machine"
