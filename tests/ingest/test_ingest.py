@@ -81,10 +81,8 @@ def _params(folder: Path, **changes: Any) -> None:
 
 
 def _run(corpus: str = "corpus", evaluation: str = "items.jsonl") -> int:
-    compared = ["--evaluation", evaluation] if evaluation else []
-    return ingest.main(
-        ["--params", "params.yaml", "--corpus", corpus, *compared, "--out", "artifacts/ingest"]
-    )
+    inputs = ["--corpus", corpus, "--evaluation", evaluation]
+    return ingest.main(["--params", "params.yaml", *inputs, "--out", "artifacts/ingest"])
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
