@@ -49,11 +49,14 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def code_of(text: str) -> str:
-    """Everything in backticks and code blocks."""
-    indented = re.findall(r"^ {4,}\S.*$", text, re.MULTILINE)
-    fenced = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
-    return "\n".join([*re.findall(r"`([^`\n]+)`", text), *indented, *fenced])
+def code_of(name: str) -> str:
+    """Everything in backticks, and the code blocks of a document."""
+    text = text_of(name)
+    code = re.findall(r"`([^`\n]+)`", text)
+    if name.endswith(".md"):
+        code += re.findall(r"^ {4,}\S.*$", text, re.MULTILINE)
+        code += re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    return "\n".join(code)
 
 
 def exists(path: str) -> bool:
@@ -92,7 +95,7 @@ def test_every_command_exists(name: str) -> None:
     text = text_of(name)
     targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
     assert "run" in targets
-    said = set(_MAKE.findall(code_of(text)))
+    said = set(_MAKE.findall(code_of(name)))
     assert sorted(said - targets) == []
     assert [module for module in ours(_MODULE.findall(text)) if not runs(module)] == []
     assert [module for module in ours(_IMPORT.findall(text)) if spec_of(module) is None] == []
