@@ -20,41 +20,53 @@ COLOURS = 64
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of README: the screenshot it is cut from, and left, top, right, bottom in pixels of
-    a window 1,500 wide.
-    """
+class Part:
+    """A rectangle of a screenshot: left, top, right, bottom in pixels of a window 1,500 wide."""
 
-    name: str
     shot: str
     box: tuple[int, int, int, int]
 
 
-_ALL = (
-    Picture("form", "1-form.png", (270, 0, 1500, 860)),
-    Picture("run", "4-artifacts-7.png", (0, 0, 1500, 1050)),
-    Picture("mlflow", "6-mlflow-compared.png", (0, 0, 1500, 1050)),
-    Picture("report", "7-report.png", (230, 0, 1270, 730)),
-)
+#: Picture -> the parts that it shows, one below the other.
+_ALL = {
+    "form": (Part("1-form.png", (260, 0, 1020, 830)),),
+    "run": (
+        Part("4-artifacts-7.png", (260, 0, 1260, 500)),
+        Part("5-f1-7.png", (260, 0, 1260, 500)),
+    ),
+    "mlflow": (Part("6-mlflow-compared.png", (0, 0, 1500, 1000)),),
+    "report": (Part("7-report.png", (170, 0, 1030, 760)),),
+}
 
 
-def make_picture(shot: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Return the part of a screenshot that ``box`` names, ``WIDTH`` pixels wide, in few colours."""
-    part = shot.convert("RGB").crop(box)
-    height = round(part.height * WIDTH / part.width)
-    small = part.resize((WIDTH, height), Image.Resampling.LANCZOS)
-    return small.quantize(COLOURS, dither=Image.Dither.NONE)
+def make_picture(parts: tuple[Part, ...]) -> Image.Image:
+    """Return the parts below each other, ``WIDTH`` pixels wide, in few colours."""
+    images = [cut(part) for part in parts]
+    picture = Image.new("RGB", (WIDTH, sum(image.height for image in images)))
+    top = 0
+    for image in images:
+        picture.paste(image, (0, top))
+        top += image.height
+    return picture.quantize(COLOURS, dither=Image.Dither.NONE)
+
+
+def cut(part: Part) -> Image.Image:
+    """Return a part of a screenshot, ``WIDTH`` pixels wide."""
+    with Image.open(SHOTS / part.shot) as shot:
+        image = shot.convert("RGB").crop(part.box)
+    return image.resize(
+        (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS
+    )
 
 
 def main() -> int:
     """Write every picture; a missing screenshot is an error."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for picture in _ALL:
-        with Image.open(SHOTS / picture.shot) as shot:
-            made = make_picture(shot, picture.box)
-        path = PICTURES / f"{picture.name}.png"
-        made.save(path, optimize=True)
-        print(f"{path.relative_to(ROOT)}  {made.width} x {made.height}  {path.stat().st_size:,} B")
+    for name, parts in _ALL.items():
+        picture, path = make_picture(parts), PICTURES / f"{name}.png"
+        picture.save(path, optimize=True)
+        size = path.stat().st_size
+        print(f"{path.relative_to(ROOT)}  {picture.width} x {picture.height}  {size:,} bytes")
     return 0
 
 
