@@ -1,7 +1,7 @@
 """Make README's pictures from the screenshots of the browser tests: ``make pictures``.
 
-Each is cropped to what matters, reduced to the width of half a page at twice the resolution, and
-saved with few colours.
+Each is cropped to what matters, reduced to the width of README on a page, and saved with few
+colours.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "artifacts" / "browser"
 PICTURES = ROOT / "docs" / "pictures"
 WIDTH = 900
-COLOURS = 64
+COLOURS = 256
 
 
 @dataclass(frozen=True)
 class Part:
-    """A rectangle of a screenshot: left, top, right, bottom in pixels of a window 1,500 wide."""
+    """A rectangle of a screenshot: left, top, right, bottom in pixels."""
 
     shot: str
     box: tuple[int, int, int, int]
@@ -29,13 +29,13 @@ class Part:
 
 #: Picture -> the parts that it shows, one below the other.
 _ALL = {
-    "form": (Part("1-form.png", (260, 0, 1020, 830)),),
+    "form": (Part("1-form.png", (262, 0, 1490, 735)),),
     "run": (
-        Part("4-artifacts-7.png", (260, 0, 1260, 500)),
-        Part("5-f1-7.png", (260, 0, 1260, 500)),
+        Part("4-artifacts-7.png", (262, 0, 1490, 575)),
+        Part("5-f1-7.png", (262, 60, 1490, 375)),
     ),
-    "mlflow": (Part("6-mlflow-compared.png", (0, 0, 1500, 1000)),),
-    "report": (Part("7-report.png", (170, 0, 1030, 760)),),
+    "mlflow": (Part("6-mlflow-compared.png", (195, 0, 1115, 660)),),
+    "report": (Part("7-report.png", (0, 0, 1000, 640)),),
 }
 
 
@@ -47,7 +47,7 @@ def make_picture(parts: tuple[Part, ...]) -> Image.Image:
     for image in images:
         picture.paste(image, (0, top))
         top += image.height
-    return picture.quantize(COLOURS, dither=Image.Dither.NONE)
+    return picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
 
 
 def cut(part: Part) -> Image.Image:

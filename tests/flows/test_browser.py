@@ -165,7 +165,7 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
             rows, own = 0, 1  # the form's two number fields
             if seed == 5:
                 browser.see("pipeline")  # the work pool's name
-                browser.shot(_PICTURES / "1-form.png", width=1000)
+                browser.shot(_PICTURES / "1-form.png")
                 browser.click("input[type=number]", place=rows)
                 browser.type("-1")
                 browser.click("button", "Submit")
@@ -190,10 +190,11 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
                 "model, report, data version",
                 "live sample of evaluate",
             )
-            browser.shot(_PICTURES / f"4-artifacts-{seed}.png", width=1000)
-            browser.click("a", "f1")
+            time.sleep(5)  # until the timeline has drawn itself
+            browser.shot(_PICTURES / f"4-artifacts-{seed}.png")
+            browser.click(".artifact-card__title", "f1")
             browser.see("zero-shot", "adapted", "gain", str(20 + seed))
-            browser.shot(_PICTURES / f"5-f1-{seed}.png", width=1000)
+            browser.shot(_PICTURES / f"5-f1-{seed}.png")
         browser.open(mlflow)
         text = browser.see("incidents seed 5", "incidents seed 7", "f1/incidents", "25.00", "27.00")
         assert "gain_tapt" in text and "Runs" in text and "Observability" not in text, (
