@@ -27,7 +27,7 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: browser help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito lock clean
+.PHONY: browser help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -61,8 +61,11 @@ matrix: data ## compare supervision sources: every cell of a matrix file, and a 
 test: data ## run the tests (SLOW=1: those that take minutes, instead)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
-browser: setup ## the pages in a headless Chromium, which must be installed: a run from the form, F1s compared; pictures in artifacts/browser
+browser: data ## the pages in a headless Chromium, which must be installed: a run from the form, F1s compared; pictures in artifacts/browser
 	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py
+
+pictures: browser ## take the pictures of README again: docs/pictures
+	@$(BIN)/python scripts/pictures.py
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .
@@ -99,6 +102,9 @@ bonito: setup ## make the generator from local/sources.yaml (PROFILE=embedded|mi
 	@test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
 	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
+
+schemas: setup ## write the JSON schemas of params, profiles, datasets and matrices again: schemas/
+	@$(BIN)/python scripts/schemas.py
 
 lock: setup ## pin again: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt

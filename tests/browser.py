@@ -57,6 +57,7 @@ class Browser:
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
+            "--hide-scrollbars",
             "--disable-dev-shm-usage",
             "--no-first-run",
             "--window-size=1500,1900",
@@ -166,11 +167,16 @@ class Browser:
         self.js("document.activeElement.select && document.activeElement.select()")
         self.send("Input.insertText", text=text)
 
-    def shot(self, path: Path) -> None:
-        """Save what is seen as a PNG."""
-        path.write_bytes(
-            base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
-        )
+    def shot(self, path: Path, width: int = 0) -> None:
+        """Save what is seen as a PNG; with ``width``, as a window of that width shows it."""
+        if width:
+            size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+            self.send("Emulation.setDeviceMetricsOverride", **size)
+            time.sleep(2)  # until the page has followed
+        data = self.send("Page.captureScreenshot", format="png")["data"]
+        path.write_bytes(base64.b64decode(data))
+        if width:
+            self.send("Emulation.clearDeviceMetricsOverride")
 
     def elsewhere(self) -> list[str]:
         """Return the addresses beyond loopback that the pages asked for."""

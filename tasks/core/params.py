@@ -11,15 +11,26 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 
 from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.task_types import task_type
+from tasks.core.task_types import TASK_TYPES, task_type
 from tasks.core.yaml_file import read_yaml
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+#: A short or full name; validators check it, the schema offers all of them to an editor.
+TypeName = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": [*TASK_TYPES, *TASK_TYPES.values()]})
+]
 #: Keys of Hugging Face, OpenAI, GitHub, GitLab, Slack, Google and Amazon, private keys, web tokens,
 #: and addresses with a password.
 _SECRET = re.compile(
@@ -155,8 +166,8 @@ class Generate(Section):
             "such as http://127.0.0.1:8000/v1"
         ),
     )
-    task_types: tuple[str, ...] = Field(
-        min_length=1, description="short or full names, see tasks/core/rows.py"
+    task_types: tuple[TypeName, ...] = Field(
+        min_length=1, description="short or full names, see docs/datasets.md"
     )
     samples: Positive = Field(description="tasks to write for each passage and task type")
     max_passages: int = Field(ge=0, description="passages to use, a seeded choice; 0: all")

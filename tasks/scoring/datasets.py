@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
-from tasks.core.params import Section, load_params
+from tasks.core.params import Section, TypeName, load_params
 from tasks.core.row_reader import read_rows
 from tasks.core.task_types import task_type
 
@@ -39,7 +39,7 @@ class Dataset(Section):
     """
 
     name: str
-    task_type: str
+    task_type: TypeName
     description: str = ""
     id: str = "id"
     context: str = "context"

@@ -1,0 +1,68 @@
+"""Write the JSON schemas of the YAML files that people edit: ``make schemas``.
+
+An editor with a YAML language server reads the first line of such a file, completes its keys and
+marks a wrong value. The schemas come from the typed models that the pipeline parses with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pydantic import BaseModel
+
+from bonito.params import Params as BonitoParams
+from flows.matrix.matrix_file import Matrix
+from tasks.core.files import write_text
+from tasks.core.params import Params
+from tasks.scoring.datasets import Dataset
+
+FOLDER = Path(__file__).resolve().parents[1] / "schemas"
+
+
+def make_schemas() -> dict[str, dict[str, Any]]:
+    """Return file name -> JSON schema."""
+    return {
+        "params.json": schema_of(Params),
+        "profile.json": make_partial(schema_of(Params)),
+        "dataset.json": schema_of(Dataset),
+        "matrix.json": schema_of(Matrix),
+        "bonito-params.json": schema_of(BonitoParams),
+        "bonito-profile.json": make_partial(schema_of(BonitoParams)),
+    }
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's schema under the names of the file, in the dialect that editors expect."""
+    schema = model.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def make_partial(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return ``schema`` with every section and key optional, as in a file that overlays another."""
+    sections = {name: _without_required(part) for name, part in schema["$defs"].items()}
+    return {**_without_required(schema), "$defs": sections}
+
+
+def _without_required(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key != "required"}
+
+
+def to_text(schema: dict[str, Any]) -> str:
+    """Return the bytes of a schema file, as text."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    """Write every schema."""
+    for name, schema in make_schemas().items():
+        write_text(FOLDER / name, to_text(schema))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What the documents name exists: paths, make targets, modules, links."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+_TOP = "tasks flows bonito tests docs datasets profiles matrices models supervision deploy schemas"
+#: The first part of a path that is looked up. Others (artifacts/, local/, .runs/, data/) are made
+#: by commands.
+_FOLDERS = (*_TOP.split(), "requirements", "benchmarks", "scripts", ".ci")
+_PATH = re.compile(
+    rf"(?<![\w./:-])(?:{'|'.join(map(re.escape, _FOLDERS))})/[\w./*{{}}<>-]*(?:::\w+)?"
+)
+_FILE = re.compile(r"`([\w-]+\.(?:py|yaml|toml|md|dvc))`")
+_MODULE = re.compile(r"python -m ([\w.]*\w)(?![\w.<])")
+_IMPORT = re.compile(r"^ *from ([\w.]+) import", re.MULTILINE)
+_MAKE = re.compile(r"\bmake ([a-z]+)\b")
+_LINK = re.compile(r"\]\(([^)#\s]+)")
+#: Made by a command that the document shows, or an example's name.
+_MADE = {"bonito/artifacts", "profiles/mine.yaml", "datasets/mine.yaml", "tests/faults"}
+
+
+def tracked(*patterns: str) -> list[str]:
+    command = ["git", "ls-files", "--", *patterns]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in listed.split("\n") if name and (ROOT / name).is_file()]
+    assert names, patterns
+    return names
+
+
+DOCUMENTS = tracked("*.md")
+#: Comments of these name paths too.
+_COMMENTED = [
+    *DOCUMENTS,
+    *tracked("*.yaml", "*.in", "Makefile", "pyproject.toml", ".ci/*", "deploy/Dockerfile"),
+    *tracked(*(f"{package}/*.py" for package in ("tasks", "flows", "bonito", "scripts"))),
+]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_of(name: str) -> str:
+    """Everything in backticks, and the code blocks of a document."""
+    text = text_of(name)
+    code = re.findall(r"`([^`\n]+)`", text)
+    if name.endswith(".md"):
+        code += re.findall(r"^ {4,}\S.*$", text, re.MULTILINE)
+        code += re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    return "\n".join(code)
+
+
+def exists(path: str) -> bool:
+    """Whether a path of the repository is there, a pattern matches, or a test is defined."""
+    path, _, test = path.partition("::")
+    path = path.rstrip("./")
+    if path in _MADE or any(path.startswith(f"{made}/") for made in _MADE):
+        return True
+    if re.search(r"[<{]", path):  # a placeholder
+        return True
+    found = list(ROOT.glob(path)) if path else []
+    return bool(found) and (not test or f"def {test}(" in found[0].read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", _COMMENTED)
+def test_every_path_is_there(name: str) -> None:
+    missing = sorted({path for path in _PATH.findall(text_of(name)) if not exists(path)})
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_file_of_the_root_or_beside_it_is_there(name: str) -> None:
+    known = {Path(path).name for path in tracked("*")}
+    made = {"CARD.md", "scores.md", "table.md", "templates.yaml", "mine.yaml", "sources.yaml"}
+    assert sorted(set(_FILE.findall(text_of(name))) - known - made) == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_leads_somewhere(name: str) -> None:
+    links = [link for link in _LINK.findall(text_of(name)) if "://" not in link]
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("name", _COMMENTED)
+def test_every_command_exists(name: str) -> None:
+    text = text_of(name)
+    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    assert "run" in targets
+    said = set(_MAKE.findall(code_of(name)))
+    assert sorted(said - targets) == []
+    assert [module for module in ours(_MODULE.findall(text)) if not runs(module)] == []
+    assert [module for module in ours(_IMPORT.findall(text)) if spec_of(module) is None] == []
+
+
+def ours(modules: list[str]) -> list[str]:
+    return [module for module in modules if module.partition(".")[0] in _FOLDERS]
+
+
+def runs(module: str) -> bool:
+    """Whether ``python -m module`` finds something to run."""
+    found = spec_of(module)
+    if found is None or found.submodule_search_locations is None:
+        return found is not None
+    return spec_of(f"{module}.__main__") is not None
+
+
+def spec_of(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_lines_fit_a_screen(name: str) -> None:
+    """Tables and the lines of pictures may be longer."""
+    long = [line for line in text_of(name).splitlines() if len(line) > 100 and line[0] != "|"]
+    assert long == []
+
+
+def test_readme_is_read_in_a_minute() -> None:
+    lines = text_of("README.md").splitlines()
+    assert len(lines) <= 130
+    assert next(i for i, line in enumerate(lines) if line == "## Your own documents") < 20
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("see tasks/spread.py", lambda text: [p for p in _PATH.findall(text) if not exists(p)]),
+        ("python -m tasks.nothing", lambda text: [m for m in _MODULE.findall(text) if not runs(m)]),
+        (
+            "tests/test_graph.py::test_none",
+            lambda t: [p for p in _PATH.findall(t) if not exists(p)],
+        ),
+    ],
+)
+def test_what_is_not_there_is_found(text: str, check: object) -> None:
+    assert callable(check)
+    assert check(text)
