@@ -29,15 +29,20 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 #: A short or full name; validators check it, the schema offers all of them to an editor.
 TypeName = Annotated[
-    str, WithJsonSchema({"type": "string", "enum": [*TASK_TYPES, *TASK_TYPES.values()]})
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "enum": [name for kind in TASK_TYPES.values() for name in (kind.name, kind.full_name)],
+        }
+    ),
 ]
 #: Keys of Hugging Face, OpenAI, GitHub, GitLab, Slack, Google and Amazon, private keys, web tokens,
 #: and addresses with a password.
 _SECRET = re.compile(
-    r""
-    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bglpat-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
-    r"|\bA(KIA|SIA)[A-Z0-9]{16}\b|-----BEGIN [A-Z ]*PRIVATE "
-    r"KEY|\beyJ[\w-]{10,}\.[\w-]{10,}\.|://[^/\s:@]+:[^/\s@]+@"
+    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
+    r"|\bglpat-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{30,}|\bA(KIA|SIA)[A-Z0-9]{16}\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|\beyJ[\w-]{10,}\.[\w-]{10,}\.|://[^/\s:@]+:[^/\s@]+@"
 )
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -405,12 +410,13 @@ with warnings.catch_warnings():
 
         ingest: Ingest
         generate: Generate
-        validate: Validate  # type: ignore[assignment]
+        # Without Field() the hidden methods would be the defaults, and the sections optional.
+        validate: Validate = Field()  # type: ignore[assignment]
         supervise: Supervise
         finetune: Finetune
         baseline: Baseline
         evaluate: Evaluate
-        register: Register
+        register: Register = Field()
 
 
 def load_params(path: Path, model: type[Section] = Params) -> Any:

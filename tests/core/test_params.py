@@ -71,3 +71,11 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"absent.yaml does not exist"):
         read_yaml(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("section", sorted(Params.model_fields))
+def test_a_missing_section_is_refused(section: str) -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    del values[section]
+    with pytest.raises(PipelineError, match=section):
+        parse_params(values, "params.yaml")
