@@ -541,7 +541,7 @@ def test_kept_and_quarantined_rows_are_the_rows_in(run: Any, seed: int) -> None:
         seed=seed,
     )
     assert status == 0
-    ids = read_table(given := out.parents[2] / "predictions.parquet", ["row_id"])[
+    ids = read_table(given := out.parents[1] / "predictions.parquet", ["row_id"])[
         "row_id"
     ].to_pylist()
     kept, bad = read_table(out / "instructions.parquet")["row_id"].to_pylist(), quarantine(out)
