@@ -1,0 +1,1 @@
+"""Stage answering: remixed rows and claims, in the direction of answering."""

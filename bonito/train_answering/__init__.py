@@ -1,0 +1,1 @@
+"""Stage train_answering: the answering model's training."""

@@ -1,0 +1,186 @@
+"""Twins of claims from one passage: what it entails, and the same claim made false."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
+from tasks.claims.exchange import Span, exchanged, find_spans, is_bound
+from tasks.claims.patterns import Patterns
+from tasks.claims.questions import answer_statement, statement_of
+from tasks.claims.sentences import content_words, finite_verb, split_sentences, statements
+from tasks.core.files import row_seed
+
+ENTAILED, CONTRADICTED, UNDECIDED = "entailed", "contradicted", "undecided"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage to construct claims from, and the questions known to have an answer in it."""
+
+    passage_id: str
+    document: str
+    text: str
+    answered: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A claim that the passage entails and one it contradicts, alike but for the difference."""
+
+    passage_id: str
+    kind: str
+    entailed: str
+    contradicted: str
+    origin: str
+
+
+def make_twins(passage: Passage, most: int, seed: int, patterns: Patterns) -> list[Twins]:
+    """Return at most ``most`` twins of a passage, of as many sentences and kinds as there are.
+
+    The result depends on the passage and the seed alone.
+    """
+    key = row_seed(seed, "claims", passage.passage_id)
+    chance = random.Random(key)
+    by_origin: dict[str, list[Twins]] = {}
+    for twins in [
+        *_from_answers(passage, chance, patterns),
+        *_from_sentences(passage, chance, patterns),
+    ]:
+        if _differ(twins):
+            by_origin.setdefault(twins.origin, []).append(_reworded(twins, key, patterns))
+    origins = list(by_origin)
+    chance.shuffle(origins)
+    for choices in by_origin.values():
+        chance.shuffle(choices)
+    chosen: list[Twins] = []
+    taken: set[str] = set()
+    while len(chosen) < most and any(by_origin[origin] for origin in origins):
+        for origin in origins:
+            if by_origin[origin] and len(chosen) < most:
+                found = _rarest(by_origin[origin], chosen)
+                if not {found.entailed, found.contradicted} & taken:
+                    chosen.append(found)
+                    taken |= {found.entailed, found.contradicted}
+    return chosen
+
+
+def _rarest(choices: list[Twins], chosen: Sequence[Twins]) -> Twins:
+    """Take the twins whose kind has been chosen least out of the list."""
+    kinds = [twins.kind for twins in chosen]
+    found = min(choices, key=lambda twins: kinds.count(twins.kind))
+    choices.remove(found)
+    return found
+
+
+def _differ(twins: Twins) -> bool:
+    return " ".join(twins.entailed.lower().split()) != " ".join(twins.contradicted.lower().split())
+
+
+def _reworded(twins: Twins, key: int, patterns: Patterns) -> Twins:
+    seed = row_seed(key, twins.origin, twins.kind)
+    texts = [reworded(text, seed, patterns) for text in (twins.entailed, twins.contradicted)]
+    return Twins(twins.passage_id, twins.kind, texts[0], texts[1], twins.origin)
+
+
+def _from_sentences(passage: Passage, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
+    pool = find_spans(passage.text, patterns)
+    for sentence, statement in statements(passage.text, patterns):
+        for kind, true, false in _edits(statement, passage.text, pool, chance, patterns):
+            if not _stands(false, passage.text, patterns):
+                yield Twins(passage.passage_id, kind, true, false, sentence)
+
+
+def _edits(
+    statement: str, text: str, pool: list[Span], chance: random.Random, patterns: Patterns
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, true, false) of a statement that the passage holds."""
+    for span in find_spans(statement, patterns):
+        if is_bound(statement, span, patterns):
+            continue
+        other = exchanged(statement, span, text, pool, patterns, chance)
+        if other:
+            yield span.kind, statement, other
+            true, false = negated(other, patterns), negated(statement, patterns)
+            if true and false and _can_be_denied(statement, span, patterns):
+                yield "denied " + span.kind, true, false
+        comparison = compared(statement, span, text, patterns, chance)
+        if comparison:
+            yield "comparison", *comparison
+    for opposite in opposites(statement, patterns):
+        yield "opposite", statement, opposite
+    denial = negated(statement, patterns)
+    if denial:
+        yield "negation added", statement, denial
+    plain = affirmed(statement, patterns)
+    if plain:
+        yield "negation removed", statement, plain
+
+
+def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:
+    """Tell whether the denial of a statement with another value follows from the statement.
+
+    It does where the denied part holds the value: not for an introduction ("In 2011, ..."), nor for
+    a duty ("must not be paid on 3 May"). A second number makes the denial hard to read.
+    """
+    verb = finite_verb(statement, patterns)
+    plain = (
+        verb is not None
+        and verb.end() < span.start
+        and verb[0].lower() not in ("must", "shall", "will")
+    )
+    return plain and span.kind != "quantity"
+
+
+def _stands(false: str, text: str, patterns: Patterns) -> bool:
+    """Tell whether a claim that should be false stands in the passage after all."""
+    words = false.rstrip(".").lower()
+    return any(words in sentence.lower() for sentence in split_sentences(text, patterns))
+
+
+def _from_answers(passage: Passage, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
+    """Yield twins of the questions with known answers; the other answer is of the same kind."""
+    pool = [answer for _, answer in passage.answered]
+    spans = find_spans(passage.text, patterns)
+    for turn, (question, answer) in enumerate(passage.answered):
+        other = _other_answer(question, answer, passage.text, pool, spans, chance, patterns)
+        if other is None:
+            continue
+        true, false = (statement_of(question, each, patterns) for each in (answer, other))
+        kind = "answer"
+        if not (true and false):
+            wording = row_seed(turn, question)
+            true, false = (answer_statement(question, each, wording) for each in (answer, other))
+            kind = "asked"
+        yield Twins(passage.passage_id, kind, true, false, question)
+
+
+def _other_answer(
+    question: str,
+    answer: str,
+    text: str,
+    pool: list[str],
+    spans: list[Span],
+    chance: random.Random,
+    patterns: Patterns,
+) -> str | None:
+    if not answer or len(answer.split()) > 8 or answer not in text or len(question.split()) > 22:
+        return None
+    found = [span for span in find_spans(answer, patterns) if span.kind != "name"]
+    if found:
+        return exchanged(answer, found[0], text, spans, patterns, chance)
+    if any(letter.isdigit() for letter in answer):
+        return None
+    words = content_words(answer, patterns)
+    others = [
+        other
+        for other in pool
+        if not content_words(other, patterns) & words
+        and other.lower() not in question.lower()
+        and other[:1].isupper() == answer[:1].isupper()
+        and not any(letter.isdigit() for letter in other)
+        and len(other.split()) <= 8
+    ]
+    return chance.choice(others) if others else None

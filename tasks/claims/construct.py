@@ -1,0 +1,225 @@
+"""Rows with labels by construction, for a set of passages: balanced, and the same in any order."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Passage, Twins, make_twins
+from tasks.claims.details import Details
+from tasks.claims.neighbours import Neighbours
+from tasks.claims.patterns import Patterns, load_patterns
+from tasks.claims.probe import Probed, balanced, probe
+from tasks.claims.wordings import Family, Wordings, instruction, load_wordings
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, row_seed
+from tasks.core.rows import INSTRUCTIONS
+
+#: Shares of the task types among constructed rows.
+SHARES: Mapping[str, float] = {"nli": 0.5, "te": 0.15, "ynqa": 0.35}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One labelled claim about a passage; ``origin`` is the passage its words come from."""
+
+    text: str
+    label: str
+    kind: str
+    passage: Passage
+    origin: str
+
+
+@dataclass(frozen=True)
+class Constructed:
+    """Rows (rows.INSTRUCTIONS), the claim of each, rows dropped by reason, the probe's figures."""
+
+    table: pa.Table
+    claims: list[Claim]
+    dropped: Counter[str]
+    probes: dict[str, dict[str, float]]
+
+
+def construct(
+    passages: Sequence[Passage],
+    seed: int,
+    per_passage: int = 2,
+    most_excess: float = 0.05,
+    shares: Mapping[str, float] = SHARES,
+    patterns: Patterns | None = None,
+    wordings: Wordings | None = None,
+) -> Constructed:
+    """Return rows with right labels, at most ``per_passage`` pairs of claims a passage.
+
+    Raises :class:`PipelineError` where no passage has a sentence to construct from, and where the
+    labels can be told without the passage by more than ``most_excess`` over the commonest one.
+    """
+    patterns, wordings = patterns or load_patterns(), wordings or load_wordings()
+    dropped: Counter[str] = Counter()
+    distinct = _distinct(passages, dropped)
+    twins = [
+        pair for passage in distinct for pair in make_twins(passage, per_passage, seed, patterns)
+    ]
+    twins = _even_negations(twins, seed, dropped)
+    if not twins:
+        raise PipelineError(
+            "no sentence of these passages can be made a claim:"
+            " they need plain statements with numbers, names or verbs"
+        )
+    groups = _claims(twins, distinct, seed, patterns, dropped)
+    worded = [
+        (claim, family, wording, kind)
+        for group in groups
+        for claim, family, wording, kind in _worded(group, seed, shares, wordings)
+    ]
+    kept, probes = _probed(worded, most_excess, seed, dropped)
+    made = {row[0]: (row, each[0]) for each in kept for row in [_row(*each, patterns)]}
+    dropped["same_row"] += len(kept) - len(made)
+    rows = [made[row_id] for row_id in sorted(made)]
+    table = pa.Table.from_pylist(
+        [dict(zip(INSTRUCTIONS.names, row, strict=True)) for row, _ in rows], schema=INSTRUCTIONS
+    )
+    return Constructed(table, [claim for _, claim in rows], dropped, probes)
+
+
+Worded = tuple[Claim, Family, str, str]
+
+
+def _distinct(passages: Sequence[Passage], dropped: Counter[str]) -> list[Passage]:
+    """Return passages of different texts, in the order of their ids."""
+    by_text: dict[str, Passage] = {}
+    for passage in sorted(passages, key=lambda passage: passage.passage_id):
+        by_text.setdefault(" ".join(passage.text.split()), passage)
+    dropped["same_text"] += len(passages) - len(by_text)
+    return list(by_text.values())
+
+
+def _even_negations(twins: list[Twins], seed: int, dropped: Counter[str]) -> list[Twins]:
+    """Return as many twins that a negation makes false as twins that it makes true."""
+    kinds = {"negation added", "negation removed"}
+    drawn = sorted(
+        twins, key=lambda pair: row_seed(seed, "negation", pair.passage_id, pair.entailed)
+    )
+    least = min(sum(pair.kind == kind for pair in twins) for kind in kinds)
+    used: Counter[str] = Counter()
+    kept = []
+    for pair in drawn:
+        used[pair.kind] += 1
+        if pair.kind not in kinds or used[pair.kind] <= least:
+            kept.append(pair)
+    dropped["uneven_negation"] += len(twins) - len(kept)
+    return sorted(kept, key=lambda pair: (pair.passage_id, pair.kind, pair.entailed))
+
+
+def _claims(
+    twins: Sequence[Twins],
+    passages: Sequence[Passage],
+    seed: int,
+    patterns: Patterns,
+    dropped: Counter[str],
+) -> list[tuple[Claim, ...]]:
+    """Return (entailed, contradicted, undecided) of each twins; without the last the whole goes."""
+    by_id = {passage.passage_id: passage for passage in passages}
+    index, used = Neighbours(passages, patterns), Counter[str]()
+    details = Details(passages, seed, patterns)
+    groups: list[tuple[Claim, ...]] = []
+    for pair in twins:
+        open_claim = _open_claim(pair, index, details, used, seed)
+        if open_claim is None:
+            dropped["no_neighbour"] += 1
+            continue
+        other, kind, text = open_claim
+        home = by_id[pair.passage_id]
+        groups.append(
+            (
+                Claim(pair.entailed, ENTAILED, pair.kind, home, pair.passage_id),
+                Claim(pair.contradicted, CONTRADICTED, pair.kind, home, pair.passage_id),
+                Claim(text, UNDECIDED, kind, by_id[other], pair.passage_id),
+            )
+        )
+    return groups
+
+
+def _open_claim(
+    pair: Twins, index: Neighbours, details: Details, used: Counter[str], seed: int
+) -> tuple[str, str, str] | None:
+    """Return (passage, kind, claim) that the passage leaves open, or None.
+
+    The claim is one of the twins, drawn, about another passage, so that its words tell nothing; or
+    a statement of another passage with the twin's date.
+    """
+    lot = row_seed(seed, "undecided", pair.passage_id, pair.entailed)
+    text = (pair.entailed, pair.contradicted)[lot % 2]
+    if lot % 3 and (found := details.undecided(text, pair.passage_id)):
+        return found[0], "detail", found[1]
+    other = index.undecided(text, pair.passage_id, used)
+    if other is None:
+        return None
+    used[other] += 1
+    return other, pair.kind, text
+
+
+def _worded(
+    group: tuple[Claim, ...], seed: int, shares: Mapping[str, float], wordings: Wordings
+) -> list[Worded]:
+    """Return the claims that one wording takes, each answer as often as the others."""
+    lot = row_seed(seed, "wording", group[0].origin, group[0].text)
+    kind = _drawn(lot / 2**31, shares)
+    options = wordings.of(kind)
+    family, wording = options[row_seed(lot, "family") % len(options)]
+    claims = [claim for claim in group if claim.label in family.labels]
+    if not family.decides:  # two labels share an answer: one of them is drawn
+        denied = claims[1 + row_seed(lot, "denied") % 2]
+        claims = [claims[0], denied]
+    return [(claim, family, wording, kind) for claim in claims]
+
+
+def _drawn(lot: float, shares: Mapping[str, float]) -> str:
+    total, reached = sum(shares.values()), 0.0
+    for kind, share in shares.items():
+        reached += share / total
+        if lot < reached:
+            return kind
+    return next(reversed(list(shares)))
+
+
+def _probed(
+    worded: list[Worded], most_excess: float, seed: int, dropped: Counter[str]
+) -> tuple[list[Worded], dict[str, dict[str, float]]]:
+    """Return the rows that the probe leaves, and its figures by task type."""
+    by_type: dict[str, list[Worded]] = defaultdict(list)
+    for each in worded:
+        by_type[each[3]].append(each)
+    kept: list[Worded] = []
+    figures: dict[str, dict[str, float]] = {}
+    for kind, rows in sorted(by_type.items()):
+        seen = [Probed(claim.text, _answer(claim, kind), claim.origin) for claim, _, _, _ in rows]
+        places = balanced(seen, most_excess, seed)
+        dropped["telling"] += len(rows) - len(places)
+        kept += [rows[place] for place in places]
+        verdict = probe([seen[place] for place in places], seed)
+        if verdict:
+            figures[kind] = {
+                "accuracy": round(verdict.accuracy, 4),
+                "majority": round(verdict.majority, 4),
+                "rows": len(places),
+            }
+    return kept, figures
+
+
+def _answer(claim: Claim, kind: str) -> str:
+    return claim.label if kind == "nli" else str(claim.label == ENTAILED)
+
+
+def _row(
+    claim: Claim, family: Family, wording: str, kind: str, patterns: Patterns
+) -> tuple[Any, ...]:
+    text = instruction(wording, claim.text, claim.passage.text, patterns)
+    response = family.labels[claim.label]
+    passage = claim.passage
+    row_id = fingerprint("claim", passage.passage_id, kind, text, response)[:20]
+    return row_id, passage.passage_id, passage.document, kind, passage.text, text, response

@@ -1,0 +1,195 @@
+"""Edits of a statement: negation, comparison, opposites, and words that say the same."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+
+from tasks.claims.exchange import Span, as_number, is_bound, like
+from tasks.claims.patterns import Patterns
+from tasks.claims.sentences import WORD, finite_verb, main_clause
+
+_DENY = re.compile(
+    r"\b(?P<aux>is|are|was|were|will|shall|must|has|have|had) not\b (?!only|necessarily|yet)"
+)
+_DID_NOT = re.compile(r"\b(?P<aux>did|does|do) not (?P<base>[a-z]+)\b")
+
+
+def negated(text: str, patterns: Patterns) -> str | None:
+    """Return the denial of a statement, or None where a denial would have two readings."""
+    start = main_clause(text, patterns)
+    clause = text[start:]
+    verb = finite_verb(clause, patterns)
+    if (
+        verb is None
+        or patterns.negation.search(text)
+        or clause.split()[0].lower() in patterns.words("quantifiers")
+    ):
+        return None
+    after = WORD.search(clause, verb.end())
+    before = WORD.findall(clause[: verb.start()])[-1:]
+    if before and before[0].lower() in patterns.words("focus"):
+        return None
+    if after is None or after[0].lower() in patterns.words("focus"):
+        return None
+    if re.search(r", |\b(?:and|or|while|until|since|so)\b", clause[verb.end() :]):
+        return None
+    denied = _denied(clause, verb, after[0], patterns)
+    return text[:start] + denied if denied else None
+
+
+def _denied(clause: str, verb: re.Match[str], after: str, patterns: Patterns) -> str | None:
+    word, rest = verb[0], clause[verb.end() :]
+    if word.lower() in patterns.verb_bases:
+        base, did = patterns.verb_bases[word.lower()]
+        return f"{clause[: verb.start()]}{did} not {base}{rest}"
+    if word in ("has", "have", "had") and not is_participle(after, patterns):
+        did = {"has": "does", "have": "do", "had": "did"}[word]
+        return f"{clause[: verb.start()]}{did} not have{rest}"
+    return f"{clause[: verb.end()]} not{rest}"
+
+
+def is_participle(word: str, patterns: Patterns) -> bool:
+    """Tell whether a word after has, have or had makes an auxiliary of it."""
+    return word.endswith("ed") or word in patterns.words("participles")
+
+
+def affirmed(text: str, patterns: Patterns) -> str | None:
+    """Return a denial without its negation, or None where it is not the only one."""
+    if len(patterns.negation.findall(text)) != 1 or re.search(
+        r"\b(?:any|ever|yet|but|only)\b", text
+    ):
+        return None
+    match = _DENY.search(text)
+    if match:
+        return f"{text[: match.start()]}{match['aux']} {text[match.end() :].lstrip()}"
+    match = _DID_NOT.search(text)
+    if not match:
+        return None
+    for form, (base, did) in patterns.verb_bases.items():
+        if base == match["base"] and did == match["aux"]:
+            return text[: match.start()] + form + text[match.end() :]
+    return (
+        f"{text[: match.start()]}{match['aux']} {match['base']}{text[match.end() :]}"
+        if match["aux"] == "did"
+        else None
+    )
+
+
+def opposites(text: str, patterns: Patterns) -> Iterator[str]:
+    """Yield the statement with one word in its opposite's place."""
+    if patterns.negation.search(text):
+        return
+    for pair in patterns.pairs("opposites"):
+        for old, new in (pair, pair[::-1]):
+            found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
+            if len(found) == 1 and not re.search(rf"\b{re.escape(new)}\b", text):
+                yield text[: found[0].start()] + new + text[found[0].end() :]
+
+
+def compared(
+    text: str, span: Span, passage: str, patterns: Patterns, chance: random.Random
+) -> tuple[str, str] | None:
+    """Return a true and a false comparison with the span's value, or None.
+
+    "Took 35 minutes" gives "took more than 30 minutes" and "took more than 50 minutes"; the
+    direction is drawn. A year gives before and after.
+    """
+    if is_bound(text, span, patterns):
+        return None
+    if span.kind == "year":
+        return _compared_year(text, span, patterns, chance)
+    before = text[: span.start].split()[-1:] or [""]
+    value = as_number(span.number, patterns) if span.number else None
+    if (
+        value is None
+        or value < 3
+        or before[0].lower() in ("a", "an", "the", "its", "his", "her", "their", "of", "all")
+    ):
+        return None
+    low, high = _neighbours(value, span.number, patterns, chance)
+    if high and span.kind == "percent" and value < 100 <= (as_number(high, patterns) or 0):
+        return None
+    if low is None or high is None or low in passage or high in passage:
+        return None
+    more, fewer = (
+        "more than",
+        "fewer than" if span.unit.endswith("s") and span.kind == "quantity" else "less than",
+    )
+    upward = chance.random() < 0.5
+    true, false = (
+        (f"{more} {low}", f"{more} {high}") if upward else (f"{fewer} {high}", f"{fewer} {low}")
+    )
+    place = span.start + span.text.index(span.number)
+    lead = text[span.start : place]
+    head, tail = text[: span.start], text[place + len(span.number) :]
+    return tuple(
+        f"{head}{words.rpartition(' ')[0]} {lead}{words.rpartition(' ')[2]}{tail}"
+        for words in (true, false)
+    )  # type: ignore[return-value]
+
+
+def _neighbours(
+    value: float, model: str, patterns: Patterns, chance: random.Random
+) -> tuple[str | None, str | None]:
+    """Return a number well below and one well above, round ones, written as the model is."""
+    low, high = value * chance.uniform(0.55, 0.8), value * chance.uniform(1.25, 1.7)
+    if value == int(value) and value <= 12:
+        steps = chance.choice((1, 2))
+        low, high = value - steps, value + steps
+        if low < 2:
+            return None, None
+        return like(low, model, patterns), _plain(high, model, patterns)
+    return like(_round(low), model, patterns), like(_round(high), model, patterns)
+
+
+def _plain(value: float, model: str, patterns: Patterns) -> str:
+    return like(value, model if value < len(patterns.number_words) else "1", patterns)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _compared_year(
+    text: str, span: Span, patterns: Patterns, chance: random.Random
+) -> tuple[str, str] | None:
+    head = text[: span.start]
+    if not re.search(r"\b[Ii]n $", head) or text[span.end : span.end + 1] not in (",", ".", " "):
+        return None
+    year, word = int(span.text), chance.choice(("before", "after"))
+    early, late = year - chance.choice((2, 3, 5, 8)), year + chance.choice((2, 3, 5, 8))
+    true, false = (late, early) if word == "before" else (early, late)
+    word = word.capitalize() if head.endswith("In ") else word
+    tail = text[span.end :]
+    return f"{head[:-3]}{word} {true}{tail}", f"{head[:-3]}{word} {false}{tail}"
+
+
+def reworded(text: str, seed: int, patterns: Patterns) -> str:
+    """Return the statement in other words of the same meaning, its small numbers respelt.
+
+    The seed decides alone, so that both twins of a claim are reworded alike.
+    """
+    chance = random.Random(seed)
+    for old, new in patterns.pairs("same"):
+        if chance.random() < 0.6:
+            text = re.sub(rf"\b{re.escape(old)}\b", new, text, count=1)
+    if chance.random() < 0.35:
+        text = _respell(text, patterns)
+    return text
+
+
+def _respell(text: str, patterns: Patterns) -> str:
+    """Write whole numbers of 2 to 12 in words where they are digits, and the other way round."""
+    words = patterns.number_words
+    if re.search(r"(?<![\w.,])(?:[2-9]|1[0-2])(?= [a-z]{3,})", text):
+        return re.sub(
+            r"(?<![\w.,$£€-])(?:[2-9]|1[0-2])(?= [a-z]{3,})",
+            lambda match: words[int(match[0])],
+            text,
+        )
+    plain = "|".join(words[2:])
+    return re.sub(
+        rf"(?<!^)\b(?:{plain})\b(?= [a-z])(?!-)", lambda match: str(words.index(match[0])), text
+    )

@@ -1,0 +1,237 @@
+"""Spans of a statement, and what they can be exchanged for so that the statement is false."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasks.claims.patterns import Patterns
+
+_NAME = re.compile(
+    r"(?:[A-Z][\w'’-]*[a-z][\w'’-]*)"
+    r"(?: (?:[A-Z][\w'’-]*|of|the|de|van|von)(?= [A-Z]))*(?: [A-Z][\w'’-]*)?"
+)
+#: What makes a range, or a bound, of the value before it; the first half of "3 in 100".
+_RANGE = re.compile(r"(?:to|or|and|per|or more|or less|and over)\b|[-–/]")
+_RATIO = re.compile(r"\d (?:in|out of)$")
+_BEFORE_DATE = frozenset(
+    ("between", "from", "and", "to", "by", "until", "since", "about", "before", "after")
+)
+_TRAIL = re.compile(r"(?:'s|’s)$")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a span stands in its text, of which kind it is, and its number's and unit's words."""
+
+    kind: str
+    start: int
+    end: int
+    text: str
+    number: str = ""
+    unit: str = ""
+
+
+def find_spans(text: str, patterns: Patterns) -> list[Span]:
+    """Return what can be exchanged in a text, in order; the first kind wins where spans overlap."""
+    spans: list[Span] = []
+    for kind, pattern in patterns.spans:
+        for match in pattern.finditer(text):
+            if any(match.start() < span.end and span.start < match.end() for span in spans):
+                continue
+            groups = match.groupdict()
+            number, unit = groups.get("number") or "", groups.get("unit") or ""
+            spans.append(Span(kind, match.start(), match.end(), match[0], number, unit))
+    spans += [span for span in _names(text, patterns) if not _overlaps(span, spans)]
+    return sorted(spans, key=lambda span: span.start)
+
+
+def _overlaps(span: Span, spans: list[Span]) -> bool:
+    return any(span.start < other.end and other.start < span.end for other in spans)
+
+
+def _names(text: str, patterns: Patterns) -> Iterator[Span]:
+    """Yield names by their capitals, after ``functional`` words."""
+    for match in _NAME.finditer(text):
+        name = _TRAIL.sub("", match[0])
+        if (
+            match.start()
+            and patterns.functional.search(text[: match.start()])
+            and name not in patterns.months
+        ):
+            yield Span("name", match.start(), match.start() + len(name), name)
+
+
+def all_names(text: str, patterns: Patterns) -> list[str]:
+    """Return every name of a text that begins no sentence, in order."""
+    found = []
+    for match in _NAME.finditer(text):
+        before = text[: match.start()].rstrip()
+        name = _TRAIL.sub("", match[0])
+        plain = name not in patterns.months and name not in patterns.values["weekdays"]
+        if before and before[-1] not in '.!?:"“' and plain and len(name) > 2:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def is_bound(text: str, span: Span, patterns: Patterns) -> bool:
+    """Tell whether a span is a bound, a label or part of a range, which no value contradicts."""
+    head, tail = text[: span.start].rstrip(), text[span.end :].lstrip()
+    word = (head.split() or [""])[-1]
+    if _RANGE.match(tail):
+        return True
+    if span.kind not in ("quantity", "money", "percent"):
+        return word.lower() in _BEFORE_DATE
+    if word.lower().strip(",.()") in patterns.bounds or head.endswith("-") or _RATIO.search(head):
+        return True
+    return span.kind == "quantity" and word[:1].isupper() and " " in head
+
+
+def exchanged(
+    text: str, span: Span, passage: str, pool: list[Span], patterns: Patterns, chance: random.Random
+) -> str | None:
+    """Return the statement with another value of the kind in the span's place, or None.
+
+    ``pool``: the passage's spans. Their values of the same kind and unit are preferred.
+    """
+    value = _from_passage(text, span, passage, pool, patterns, chance) or _made(
+        span, passage, patterns, chance
+    )
+    if not value or value in text:
+        return None
+    return text[: span.start] + value + text[span.end :]
+
+
+def _from_passage(
+    text: str, span: Span, passage: str, pool: list[Span], patterns: Patterns, chance: random.Random
+) -> str | None:
+    if span.kind == "name":
+        names = [name for name in all_names(passage, patterns) if _is_other(name, span.text, text)]
+        alike = [name for name in names if len(name.split()) == len(span.text.split())]
+        return chance.choice(alike) if alike else None
+    values = [_value_of(other, span, text, passage) for other in pool if _alike(other, span)]
+    values = [value for value in dict.fromkeys(values) if value and _differs(span, value, patterns)]
+    return chance.choice(values) if values else None
+
+
+def _alike(other: Span, span: Span) -> bool:
+    return other.kind == span.kind and other.unit.split()[-1:] == span.unit.split()[-1:]
+
+
+def _value_of(other: Span, span: Span, text: str, passage: str) -> str:
+    """Return another span's value in this one's writing; empty where the passage may hold it."""
+    if not span.number:
+        return other.text if other.text not in text else ""
+    value = _with_number(span, other.number)
+    return value if other.number != span.number and value not in passage else ""
+
+
+def _is_other(name: str, old: str, text: str) -> bool:
+    return (
+        name not in text
+        and old not in name
+        and not set(name.split()) & set(text.replace(".", "").split())
+    )
+
+
+def _with_number(span: Span, number: str) -> str:
+    return span.text.replace(span.number, number, 1)
+
+
+def _differs(span: Span, value: str, patterns: Patterns) -> bool:
+    if not span.number:
+        return value != span.text
+    old, new = as_number(span.number, patterns), as_number(_leading(value, patterns), patterns)
+    return old is not None and new is not None and abs(new - old) > 0.1 * abs(old)
+
+
+def _leading(value: str, patterns: Patterns) -> str:
+    match = re.search(r"\d[\d,.]*|\b(?:" + "|".join(patterns.number_words) + r")\b", value)
+    return match[0] if match else ""
+
+
+def as_number(text: str, patterns: Patterns) -> float | None:
+    """Return the value of a number in digits or words."""
+    if text.lower() in patterns.number_words:
+        return float(patterns.number_words.index(text.lower()))
+    try:
+        return float(text.replace(",", "").rstrip("."))
+    except ValueError:
+        return None
+
+
+def like(value: float, model: str, patterns: Patterns) -> str:
+    """Return a number written as the model is: in words, with as many decimals, with commas."""
+    if model.lower() in patterns.number_words and 0 <= value < len(patterns.number_words):
+        return patterns.number_words[round(value)]
+    decimals = len(model.partition(".")[2])
+    return (
+        f"{value:,.{decimals}f}"
+        if "," in model or (value >= 10000 and "," in model)
+        else f"{value:.{decimals}f}"
+    )
+
+
+def _made(span: Span, passage: str, patterns: Patterns, chance: random.Random) -> str | None:
+    """Return a value that the passage does not hold, near the true one."""
+    makers = {"year": _year, "date": _date, "month": _month, "weekday": _weekday}
+    if span.kind in makers:
+        options = [value for value in makers[span.kind](span, patterns) if value not in passage]
+        return chance.choice(options) if options else None
+    if not span.number:
+        return None
+    numbers = other_numbers(span.number, patterns, chance)
+    if span.kind == "percent":
+        numbers = [number for number in numbers if (as_number(number, patterns) or 0) <= 100]
+    values = [_with_number(span, number) for number in numbers]
+    return next((value for value in values if value not in passage), None)
+
+
+def other_numbers(number: str, patterns: Patterns, chance: random.Random) -> list[str]:
+    """Return numbers of the same size and writing in a seeded order, none near the given one."""
+    value = as_number(number, patterns)
+    if value is None:
+        return []
+    if value == int(value) and value <= 12:
+        options = [float(n) for n in range(2, 13) if n != value and abs(n - value) <= 4]
+    else:
+        options = [
+            _round_like(value * factor, value)
+            for factor in (0.4, 0.5, 0.6, 0.75, 1.3, 1.5, 1.8, 2.5)
+        ]
+    chance.shuffle(options)
+    return [like(option, number, patterns) for option in options if option and option != value]
+
+
+def _round_like(value: float, model: float) -> float:
+    """Return ``value`` rounded to as many significant digits as the model has, at least one."""
+    digits = len(f"{model:.6f}".rstrip("0").rstrip(".").replace(".", "").strip("0")) or 1
+    return float(f"{value:.{digits}g}")
+
+
+def _year(span: Span, patterns: Patterns) -> list[str]:
+    return [
+        str(int(span.text) + step)
+        for step in (-12, -8, -5, -3, -2, 2, 3, 5, 8, 12)
+        if int(span.text) + step <= 2026
+    ]
+
+
+def _date(span: Span, patterns: Patterns) -> list[str]:
+    day = next(iter(re.findall(r"\d+", span.text)))
+    month = next(name for name in patterns.months if name in span.text)
+    others = [name for name in patterns.months if name != month]
+    days = [str(other) for other in (3, 7, 9, 12, 16, 19, 21, 24, 27) if abs(other - int(day)) > 1]
+    return [span.text.replace(month, name) for name in others] + [
+        span.text.replace(day, other, 1) for other in days
+    ]
+
+
+def _month(span: Span, patterns: Patterns) -> list[str]:
+    return [name for name in patterns.months if name != span.text]
+
+
+def _weekday(span: Span, patterns: Patterns) -> list[str]:
+    return [name for name in patterns.values["weekdays"] if name != span.text]

@@ -1,0 +1,178 @@
+"""Statements from the text of a passage: plain sentences that can be judged, whole or cut."""
+
+from __future__ import annotations
+
+import re
+
+from tasks.claims.patterns import Patterns
+
+WORD = re.compile(r"[A-Za-z][\w'’-]*|\d(?:[\w.,%-]*[\w%])?")
+_END = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+(?=[\"“(\[]?[A-Z0-9])")
+_TIDY = (
+    (re.compile(r"\s+([,.;:%)\]])"), r"\1"),
+    (re.compile(r"\s+"), " "),
+    (re.compile(r"([(\[])\s+"), r"\1"),
+)
+_NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
+_MARKS = re.compile(r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\.")
+_RELATIVE = re.compile(r"^(?P<main>[^,]{20,}), (?:which|who|whose|where)\b[^,]*\.$")
+_PARTICIPLE = re.compile(r"^(?P<main>[^,]{25,}), [a-z]{3,}ing\b[^,]*\.$")
+_COORDINATE = re.compile(r"^(?P<main>[^,]{25,}), (?:and|but) (?P<next>\w+) [^,]*\.$")
+_APPOSITION = re.compile(
+    r"^(?P<head>[A-Z][^,]{2,40}), (?:an?|the|who|which) [^,]{3,60}, (?P<tail>[a-z][^,]*\.)$"
+)
+_OTHERS = re.compile(
+    r"^The (?:(?:first|second|third|fourth|last|two|three|four|same|others?)\b"
+    r"|(?:rest|remaining|one|new)\b"
+    r"|\w+ (?:one|ones)\b)"
+)
+_NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
+_LEAST, _MOST = 5, 30
+
+
+def split_sentences(text: str, patterns: Patterns) -> list[str]:
+    """Return the sentences of a text in order, without headings and list marks."""
+    sentences: list[str] = []
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*•#|>]|\d+[.)])\s)", text):
+        lines = [line for line in block.split("\n") if not line.lstrip().startswith(("#", "|"))]
+        sentences += _split(re.sub(r"^\s*(?:[-*•>]|\d+[.)])\s+", "", " ".join(lines)), patterns)
+    return sentences
+
+
+def _split(block: str, patterns: Patterns) -> list[str]:
+    parts: list[str] = []
+    for part in _END.split(block.strip()):
+        if parts and _goes_on(parts[-1], patterns):
+            parts[-1] += " " + part
+        else:
+            parts.append(part)
+    return [tidy(part) for part in parts if part.strip()]
+
+
+def _goes_on(before: str, patterns: Patterns) -> bool:
+    last = before.rstrip('"”’)]').split()[-1:] or [""]
+    word = last[0].rstrip(".").lower()
+    initial = last[0].endswith(".") and (len(word) == 1 and word.isalpha())
+    return last[0].endswith(".") and (initial or word in patterns.words("abbreviations"))
+
+
+def tidy(text: str) -> str:
+    """Return a text without spaces before its marks (as tokenised data sets have them)."""
+    for pattern, by in _TIDY:
+        text = pattern.sub(by, text)
+    return re.sub(r"(\w) ('s|n't)\b", r"\1\2", text).strip()
+
+
+def statements(text: str, patterns: Patterns) -> list[tuple[str, str]]:
+    """Return (sentence, statement) of the passage: plain statements and their cuts."""
+    found: list[tuple[str, str]] = []
+    for sentence in split_sentences(text, patterns):
+        plain = _NUMBERED.sub("", _NOTES.sub("", sentence))
+        forms = list(dict.fromkeys([plain, *_cuts(plain, patterns)]))
+        found += [(sentence, form) for form in forms if is_statement(form, patterns)]
+    return list(dict.fromkeys(found))
+
+
+def _cuts(sentence: str, patterns: Patterns) -> list[str]:
+    """Return the sentence without an introduction, a relative or a second clause."""
+    cuts: list[str] = []
+    for pattern in (_RELATIVE, _PARTICIPLE, _COORDINATE):
+        match = pattern.match(sentence)
+        if match and (pattern is not _COORDINATE or _starts_clause(match["next"], patterns)):
+            cuts.append(match["main"].rstrip(",") + ".")
+    match = _APPOSITION.match(sentence)
+    if match and not re.match(r"(?:and|or|but|which|who|as|in|on|at)\b", match["tail"]):
+        cuts.append(f"{match['head']} {match['tail']}")
+    for form in [sentence, *cuts]:
+        match = patterns.introduction.match(form)
+        if match and not _lower_words(match["rest"]) & patterns.words("conditions"):
+            main = match["main"]
+            cuts += [main[0].upper() + main[1:]] if main[0].isalpha() else []
+    return cuts
+
+
+def _starts_clause(word: str, patterns: Patterns) -> bool:
+    """Tell whether a word after "and" begins a clause of its own, which the rest does not need."""
+    return word.lower() in (
+        "the",
+        "a",
+        "an",
+        "he",
+        "she",
+        "they",
+        "it",
+        "its",
+        "his",
+        "her",
+        "their",
+    )
+
+
+def is_statement(sentence: str, patterns: Patterns) -> bool:
+    """Tell whether a sentence can be judged alone: complete, plain, of no other sentence."""
+    words = WORD.findall(sentence)
+    if not (_LEAST <= len(words) <= _MOST and sentence.endswith(".")):
+        return False
+    if not (sentence[0].isupper() or sentence[0].isdigit()) or _MARKS.search(sentence):
+        return False
+    lower = [word.lower() for word in words]
+    if lower[0] in patterns.openers or set(lower) & patterns.unsure or _OTHERS.match(sentence):
+        return False
+    if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
+        return False
+    if {"he", "she", "they", "it", "we"} & set(lower[:4]):
+        return False
+    return finite_verb(sentence, patterns) is not None
+
+
+def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
+    """Return the main clause's verb: the first known one after a plain subject, or None.
+
+    A subject is plain when nothing in it can begin another clause. An introduction is passed over.
+    """
+    auxiliaries, breaks = patterns.words("auxiliaries"), patterns.words("breaks")
+    for place, match in enumerate(WORD.finditer(sentence, main_clause(sentence, patterns))):
+        word = match[0].lower()
+        if place and (word in auxiliaries or _is_verb(match[0], sentence[match.end() :], patterns)):
+            return match
+        if (place and (word in breaks and word not in ("and", "or"))) or place > 11:
+            return None
+        if sentence[match.end() : match.end() + 1] in (",", ";"):
+            return None
+    return None
+
+
+def main_clause(sentence: str, patterns: Patterns) -> int:
+    """Return where the main clause begins: behind an introduction such as "In 2011, "; else 0."""
+    match = patterns.introduction.match(sentence)
+    return match.start("main") if match else 0
+
+
+def _is_verb(word: str, rest: str, patterns: Patterns) -> bool:
+    """Tell whether a word is a known finite verb here; a form before "by" is a participle."""
+    known = word in patterns.verb_bases and not re.match(
+        r"\s+(?:by|is|are|was|were|has|had|will|shall)\b", rest
+    )
+    if (
+        known and patterns.verb_bases[word][1] == "does"
+    ):  # "the reports", "the records": a noun more often
+        return bool(re.match(r"\s+(?:the|an?|its|his|her|their|all|no|any|\d|[A-Z])", rest))
+    return known
+
+
+def _lower_words(text: str) -> set[str]:
+    return {word.lower() for word in WORD.findall(text)}
+
+
+def content_words(text: str, patterns: Patterns) -> frozenset[str]:
+    """Return the words that carry what a text says, crudely stemmed; numbers as they are."""
+    return frozenset(stem(word) for word in _lower_words(text) if word not in patterns.stopwords)
+
+
+def stem(word: str) -> str:
+    """Return a word without the commonest endings, so that forms of one word meet."""
+    word = word.rstrip(".,%'’-").removesuffix("'s").removesuffix("’s")
+    for ending in ("ing", "ies", "ed", "es", "s", "ly", "e"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
