@@ -10,11 +10,12 @@ import pytest
 
 from tests.conftest import ROOT
 
-_SHARED = {"tasks.core", "tasks.lm", "tasks.scoring", "tasks.tracking"}
+_SHARED = {"tasks.claims", "tasks.core", "tasks.lm", "tasks.scoring", "tasks.tracking"}
 _STAGES = {path.parent.name for path in (ROOT / "tasks").glob("*/stage.py")} - {"core"}
 #: Package -> packages it may import besides itself.
 ARROWS: dict[str, set[str]] = {
     "tasks.core": set(),
+    "tasks.claims": {"tasks.core", "tasks.lm"},
     "tasks.lm": {"tasks.core"},
     "tasks.scoring": {"tasks.core", "tasks.lm"},
     "tasks.tracking": {"tasks.core", "tasks.lm"},
@@ -27,6 +28,8 @@ ARROWS: dict[str, set[str]] = {
     "bonito.templating": {"bonito", "tasks.core"},
     "bonito.remix": {"bonito", "bonito.templating", "tasks.core"},
     "bonito.doctor": {"bonito", "bonito.templating", "tasks.core"},
+    "bonito.answering": {"bonito", "bonito.finetune", "tasks.claims", "tasks.core", "tasks.lm"},
+    "bonito.train_answering": {"bonito.answering", "tasks.finetune", "tasks.core", "tasks.lm"},
     "bonito.finetune": {"bonito", "tasks.core", "tasks.lm"},
     "bonito.evaluate": {"bonito", "tasks.validate", *_SHARED},
 }

@@ -22,8 +22,9 @@ from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.errors import PipelineError
-from tasks.core.files import fingerprint, read_table, row_seed, write_table
+from tasks.core.files import fingerprint, row_seed
 from tasks.core.params import Finetune, Positive, Section, Seed
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
@@ -72,7 +73,7 @@ class Answering(Section):
 
 
 class Params(Section):
-    """A file such as ``bonito/answering.yaml``."""
+    """A file such as ``bonito/answering/params.yaml``."""
 
     answering: Answering
     finetune: Finetune

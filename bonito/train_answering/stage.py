@@ -12,7 +12,8 @@ from typing import cast
 
 from bonito.answering.stage import Params
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, read_table, sha256_folder, write_json, write_text
+from tasks.core.files import read_json, sha256_folder, write_json, write_text
+from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.stage import build_examples, provenance, tokens_trained, trained_form

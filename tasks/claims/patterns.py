@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.params import read_yaml
+from tasks.core.yaml_file import read_yaml
 
 PATTERNS = Path(__file__).parent / "patterns.yaml"
 _LISTS = frozenset(

@@ -253,10 +253,11 @@ class Validate(Section):
 class Supervise(Section):
     """Which rows the target model is trained on: the paper's supervision sources."""
 
-    source: Literal["bonito", "prompted", "tapt", "p3", "labelled", "none"] = Field(
+    source: Literal["bonito", "prompted", "tapt", "p3", "labelled", "constructed", "none"] = Field(
         description=(
             "bonito, prompted: what generate wrote; tapt: the raw passages, next-word; p3, "
-            "labelled: supervise.rows; none: no training (zero-shot)"
+            "labelled: supervise.rows; constructed: claims made from the passages by rules; "
+            "none: no training (zero-shot)"
         )
     )
     rows: str = Field(

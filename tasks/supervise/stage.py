@@ -3,7 +3,8 @@ sources. Everything behind it is the same for all.
 
 Instructions that a generator wrote (``bonito``, ``prompted``), the raw passages (``tapt``),
 prompted rows of annotated datasets (``p3``), labelled items of the target task itself
-(``labelled``: the ceiling), or nothing (``none``).
+(``labelled``: the ceiling), claims with labels by construction (``constructed``), or nothing
+(``none``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
 from tasks.scoring.datasets import load_dataset, load_items, render
+from tasks.supervise.constructed import construct_rows
 
 log = logging.getLogger(__name__)
 MAX_ROWS = "max_rows"
@@ -92,6 +94,16 @@ def _passages(stage: Stage) -> Made:
     )
 
 
+def _constructed(stage: Stage) -> Made:
+    """Claims with labels by construction, on the passages that a generator would be given."""
+    path, generate = stage.path("passages"), stage.params.generate
+    table = require(read_table(path), PASSAGES, path)
+    chosen = choose(
+        table["passage_id"].to_pylist(), generate.max_passages, generate.seed, "passage"
+    )
+    return construct_rows(table.take(chosen), generate.task_types, stage.params.supervise.seed)
+
+
 def _prompted_rows(stage: Stage) -> Made:
     """General instruction tuning: the annotated datasets' own prompted rows, the passage put back
     into its place.
@@ -154,6 +166,7 @@ _SOURCES: dict[str, Callable[[Stage], Made]] = {
     "tapt": _passages,
     "p3": _prompted_rows,
     "labelled": _labelled,
+    "constructed": _constructed,
 }
 
 

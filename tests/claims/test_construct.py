@@ -17,7 +17,8 @@ from tasks.claims.probe import Probed, balanced, probe
 from tasks.claims.wordings import WORDINGS, load_wordings
 from tasks.core.errors import PipelineError
 from tasks.core.rows import INSTRUCTIONS
-from tasks.validate.labels import KNOWN, offered
+from tasks.core.task_types import TASK_TYPES
+from tasks.validate.labels import offered
 
 P = load_patterns()
 PLACES = [
@@ -145,7 +146,7 @@ def test_every_wording_offers_what_it_is_answered_with() -> None:
         for family, wording in load_wordings().of(task_type):
             question = wording.replace("{{context}}", "").replace("{{claim}}", "X is Y.").lower()
             for answer in family.labels.values():
-                assert answer.lower() in (offered(question) or KNOWN[task_type]), (
+                assert answer.lower() in (offered(question) or TASK_TYPES[task_type].labels), (
                     task_type,
                     wording,
                 )

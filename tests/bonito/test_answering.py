@@ -39,7 +39,7 @@ def remixed() -> pa.Table:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "bonito/answering.yaml").read_text().split("finetune:")[1]
+    text = (ROOT / "bonito/answering/params.yaml").read_text().split("finetune:")[1]
     (tmp_path / "params.yaml").write_text(
         "answering:\n  mixture: {exqa: 20, ynqa: 20}\n  balance: [ynqa]\n  claims: 40\n"
         "  claim_sources: [squad]\n  max_passage_chars: 120\n  seed: 1\nfinetune:" + text
@@ -79,7 +79,7 @@ def test_a_passage_is_cut_around_its_answer() -> None:
 
 
 def test_the_shipped_settings_can_be_read() -> None:
-    params = load_params(ROOT / "bonito/answering.yaml", Params)
+    params = load_params(ROOT / "bonito/answering/params.yaml", Params)
     assert params.finetune.lora_rank == params.finetune.lora_alpha == 16
     assert {"exqa/squad", "nli", "ynqa"} <= set(params.answering.mixture)
 

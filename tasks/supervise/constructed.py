@@ -1,0 +1,45 @@
+"""Source ``constructed``: claims with labels by construction, from the corpus itself."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import pyarrow as pa
+
+from tasks.claims.construct import SHARES, construct
+from tasks.claims.passages import passages_of
+from tasks.core.errors import PipelineError
+
+log = logging.getLogger(__name__)
+#: Pairs of claims that one passage gives at most.
+_PER_PASSAGE = 2
+
+
+def construct_rows(
+    passages: pa.Table, task_types: tuple[str, ...], seed: int
+) -> tuple[pa.Table, Counter[str]]:
+    """Return training rows (rows.INSTRUCTIONS) and the rows left out by reason.
+
+    ``passages`` is a table of rows.PASSAGES. No generator and no person wrote the labels: rules
+    edit sentences of the passages, so that each label is known (:mod:`tasks.claims`).
+
+    Raises :class:`PipelineError` where no task type is one that claims are made for, where no
+    sentence can be made a claim, and where the labels show without the passage.
+    """
+    shares = {kind: SHARES[kind] for kind in task_types if kind in SHARES}
+    if not shares:
+        raise PipelineError(
+            f"supervise.source constructed makes rows of {', '.join(SHARES)}; "
+            f"generate.task_types names {', '.join(task_types)}"
+        )
+    whole = sum(shares.values())
+    constructed = construct(
+        passages_of(passages),
+        seed,
+        _PER_PASSAGE,
+        shares={kind: share / whole for kind, share in shares.items()},
+    )
+    for kind, figures in constructed.probes.items():
+        log.info("labels without the passage, %s: %s", kind, figures)
+    return constructed.table, constructed.dropped
