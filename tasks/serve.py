@@ -28,7 +28,7 @@ from tasks.core.stage import one_line_errors
 from tasks.lm.engine import serve_command
 from tasks.lm.models import load_tokenizer, merged_folder
 from tasks.lm.prompts import Prompter
-from tasks.tracking.ledger import fetch_model
+from tasks.tracking.fetch_model import fetch_model
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from tasks.core.parquet import read_table
 from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
-from tasks.tracking.ledger import parse_model_uri
+from tasks.tracking.fetch_model import parse_model_uri
 from tests.conftest import ROOT
 from tests.evaluate import test_evaluate
 

@@ -39,7 +39,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import EXTRACTION, TASK_TYPES
 from tasks.lm.prompts import parse_prediction
-from tasks.tracking.ledger import Ledger
+from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
 #: The module that asks the models: its code is part of the key of all that is kept.

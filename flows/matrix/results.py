@@ -24,7 +24,7 @@ from tasks.core.parquet import read_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.scoring.f1 import Scored, scored_of
-from tasks.tracking.ledger import tapt_metrics
+from tasks.tracking.registry import tapt_metrics
 
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")

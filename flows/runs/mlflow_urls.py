@@ -42,7 +42,7 @@ def ask_experiment(checkout: Path) -> str:
 def main() -> int:
     """Print the id."""
     from tasks.core.params import load_params
-    from tasks.tracking.ledger import open_experiment
+    from tasks.tracking.mlflow_store import open_experiment
 
     print(open_experiment(load_params(Path("params.yaml")).register.experiment))
     return 0

@@ -30,7 +30,7 @@ from tasks.core.store import keyed_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.lm.training import Example, Trained, start_adapter, train, training_key, training_order
-from tasks.tracking.ledger import open_training_run
+from tasks.tracking.training_run import open_training_run
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
 from tasks.register.stage import Verdict, default_name, flatten
-from tasks.tracking.ledger import TRAINING_KEY
+from tasks.tracking.mlflow_store import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked
 
 NONE = ROOT / "supervision/none"
@@ -208,7 +208,7 @@ def test_a_change_of_the_scoring_code_scores_again(
 
     params = _finetune(make_params, tiny_model, instructions, "privacy")
     first, models = kept(), merged()
-    edited_code.edit("tasks.tracking.ledger", "from __future__", "# A comment.\nfrom __future__")
+    edited_code.edit("tasks.tracking.registry", "from __future__", "# A comment.\nfrom __future__")
     edited_code.edit("tasks.register.plots", "from __future__", "# A comment.\nfrom __future__")
     assert kept() == first and merged() == models
     edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")

@@ -59,7 +59,7 @@ import sys
 from tasks.core.files import fingerprint, read_json, write_json
 from tasks.register.stage import metric_table
 from tasks.core.stage import Stage, run_stage
-from tasks.tracking.ledger import Ledger
+from tasks.tracking.registry import Ledger
 
 def work(stage: Stage) -> None:
     metrics, seed = read_json(stage.path("source") / "scores.json"), stage.params.generate.seed

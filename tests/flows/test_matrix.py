@@ -35,7 +35,7 @@ from tasks.core.rows import EVALUATIONS
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1
-from tasks.tracking import ledger as tracking
+from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.conftest import ROOT
 from tests.pages import check_page
 from tests.toy import environment, make_toy, write_stage
@@ -505,8 +505,8 @@ def test_every_cells_run_shows_its_gain_over_tapt_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     matrix, results = finished
-    client = tracking._client()
-    experiment = tracking.experiment_id(client, "toy")
+    client = connect()
+    experiment = experiment_id(client, "toy")
     runs = {
         result.cell.name: client.create_run(experiment, run_name=result.cell.name).info.run_id
         for result in results
