@@ -103,7 +103,8 @@ def test_the_training_instance_is_never_put_into_evaluation(
     import bitsandbytes
     import torch
 
-    from tasks.lm.training import Example, train
+    from tasks.lm.examples import Example
+    from tasks.lm.training import train
 
     told: list[bool] = []
     real = torch.nn.Module.train

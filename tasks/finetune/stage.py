@@ -27,9 +27,10 @@ from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
+from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
-from tasks.lm.training import Example, Trained, start_adapter, train, training_key, training_order
+from tasks.lm.training import Trained, start_adapter, train, training_key
 from tasks.tracking.training_run import open_training_run
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.models import load_model
 from tasks.lm.prompts import bonito_output
-from tasks.lm.training import response_loss
+from tasks.lm.response_trainer import response_loss
 from tests.conftest import Code
 
 PASSAGE = (

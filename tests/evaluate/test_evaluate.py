@@ -193,7 +193,7 @@ def test_a_change_of_the_training_loop_starts_afresh_and_a_comment_does_not(
     _finetune(make_params, tiny_model, instructions, "incidents")
     capsys.readouterr()
     assert continues("tasks.core.lock", "patience: float = 4.0", "patience: float = 5.0")
-    assert not continues("tasks.lm.training", 'reduction="sum"', 'reduction="mean"')
+    assert not continues("tasks.lm.response_trainer", 'reduction="sum"', 'reduction="mean"')
 
 
 def test_a_change_of_the_scoring_code_scores_again(
