@@ -21,7 +21,8 @@ from tasks.core.parquet import write_table
 from tasks.core.rows import PASSAGES
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
-from tasks.lm.models import EMBEDDED, load_tokenizer, merged_folder, resolve
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import EMBEDDED, load_tokenizer, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 NAMES = ("generate", "generate-fp8")

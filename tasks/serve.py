@@ -26,7 +26,8 @@ from tasks.core.log_lines import set_up_logging
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import one_line_errors
 from tasks.lm.engine import serve_command
-from tasks.lm.models import load_tokenizer, merged_folder
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
 from tasks.tracking.fetch_model import fetch_model
 

@@ -22,11 +22,11 @@ from bonito.params import Evaluate
 from tasks.core.files import row_seed
 from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.merged import merged_folder
 from tasks.lm.models import (
     base_path,
     load_model,
     load_tokenizer,
-    merged_folder,
     resolve,
     vocabulary_logits,
 )

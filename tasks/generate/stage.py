@@ -39,7 +39,8 @@ from tasks.core.store import Store, work_key
 from tasks.generate.prompted import AddressEngine, read_prompts
 from tasks.generate.report import Tally
 from tasks.lm.engine import Completion, Engine, Sampling, open_engine
-from tasks.lm.models import base_path, load_tokenizer, merged_folder, resolve
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import base_path, load_tokenizer, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.models import merged_folder
+from tasks.lm.merged import merged_folder
 from tasks.register.parity import check_parity
 from tasks.register.plots import plot_f1, plot_loss
 from tasks.scoring.datasets import load_dataset, load_items

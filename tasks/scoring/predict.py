@@ -2,7 +2,7 @@
 and evaluate, which differ in the model alone.
 
 Both models are scored in the same precision (the NF4-rounded base weights the adapter was trained
-on; see tasks.lm.models.merged_folder), so the adapter is the only difference. Classification:
+on; see tasks.lm.merged), so the adapter is the only difference. Classification:
 ranked choices. Extraction and general tasks: greedy answers.
 """
 
@@ -25,7 +25,8 @@ from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import Store, work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
-from tasks.lm.models import load_model, load_tokenizer, merged_folder
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, fill
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.scoring.f1 import squad_f1

@@ -213,7 +213,7 @@ def test_a_change_of_the_scoring_code_scores_again(
     assert kept() == first and merged() == models
     edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")
     assert len(kept() - first) == 2 and merged() == models
-    edited_code.edit("tasks.lm.models", 'endswith("lm_head")', 'endswith("head")')
+    edited_code.edit("tasks.lm.merged", 'endswith("lm_head")', 'endswith("head")')
     assert _evaluate(params) == 0 and len(merged() - models) == 2
 
 
