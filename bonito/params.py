@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from tasks.core.errors import PipelineError
-from tasks.core.params import Finetune as TargetFinetune
-from tasks.core.params import Fraction, Positive, Precision, Section, Seed
+from tasks.core.model_params import Finetune as TargetFinetune
+from tasks.core.section import Fraction, Positive, Precision, Section, Seed
 from tasks.core.task_types import task_type
 
 

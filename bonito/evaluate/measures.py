@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from bonito.evaluate.adherence import adheres
-from tasks.core.params import Validate
+from tasks.core.data_params import Validate
 from tasks.core.task_types import CLASSIFICATION, EXTRACTION, LABEL_FAMILIES, TASK_TYPES
 from tasks.validate.checks import measure
 from tasks.validate.expectations import checks

@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.overlay import DEFAULT
-from tasks.core.params import Section, Seed, load_params
+from tasks.core.params import load_params
+from tasks.core.section import Section, Seed
 
 SOURCES = ("none", "tapt", "bonito", "prompted", "p3", "labelled")
 #: A source that goes on from the adapter of another one.

@@ -21,7 +21,7 @@ from tasks.core.files import (
     write_json,
     write_text,
 )
-from tasks.core.params import Finetune
+from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require

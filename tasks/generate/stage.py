@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
+from tasks.core.data_params import Generate
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     choose,
@@ -29,7 +30,6 @@ from tasks.core.files import (
     sha256_folder,
     write_json,
 )
-from tasks.core.params import Generate
 from tasks.core.parquet import Batches, write_batches
 from tasks.core.progress import Progress
 from tasks.core.ray_workers import spread

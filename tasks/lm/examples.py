@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tasks.core.params import Finetune
+from tasks.core.model_params import Finetune
 
 #: Batches that are sorted by length and shuffled together.
 _STRETCH = 50

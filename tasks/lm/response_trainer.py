@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from tasks.core.params import Finetune
+from tasks.core.model_params import Finetune
 from tasks.core.process import world_size
 from tasks.lm.checkpoints import SealCheckpoint
 from tasks.lm.examples import Example

@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
-from tasks.core.params import Finetune
+from tasks.core.model_params import Finetune
 from tasks.core.process import rank, world_size
 from tasks.core.store import work_key
 from tasks.lm.checkpoints import agree_on_checkpoint

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
-from tasks.core.params import Section, TypeName, load_params
+from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
+from tasks.core.section import Section, TypeName
 from tasks.core.task_types import task_type
 
 

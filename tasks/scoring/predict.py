@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed, sha256_folder
-from tasks.core.params import Baseline, Evaluate
+from tasks.core.model_params import Baseline, Evaluate
 from tasks.core.parquet import read_table
 from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS

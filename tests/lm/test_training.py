@@ -11,7 +11,8 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
-from tasks.core.params import Finetune, Params
+from tasks.core.model_params import Finetune
+from tasks.core.params import Params
 from tasks.core.store import MANIFEST
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
