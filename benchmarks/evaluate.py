@@ -12,7 +12,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
+from benchmarks.harness import (
+    PASSED,
+    BenchOptions,
+    Contender,
+    ContenderResult,
+    ResultRow,
+    compare,
+    race,
+)
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
@@ -29,7 +37,7 @@ BATCH_ROWS = 16
 Scores = list[list[float]]
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return a row for each peer."""
     folder, work = model_folder(options), options.work / "evaluate"
     asked = [question for name in DATASETS for question in questions(name, 1)]
@@ -59,13 +67,13 @@ def run(options: Options) -> list[Row]:
 
 
 def _row(
-    ours: Outcome,
-    theirs: Outcome,
+    ours: ContenderResult,
+    theirs: ContenderResult,
     reference: Scores,
-    options: Options,
+    options: BenchOptions,
     target: float,
     extra: dict[str, Any],
-) -> Row:
+) -> ResultRow:
     gate, note = PASSED, ""
     if not ours.failure and not theirs.failure:
         own, other = ours.read(), theirs.read()
@@ -118,7 +126,9 @@ def parted(reference: Scores, scores: Scores) -> list[int]:
     ]
 
 
-def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Options) -> Scores:
+def _reference(
+    folder: str, asked: list[dict[str, Any]], form: str, options: BenchOptions
+) -> Scores:
     """Return float32 scores, one sequence at a time without padding; kept beside the outputs, as
     they take longer than the race.
     """
@@ -130,7 +140,7 @@ def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Opt
     return scores
 
 
-def _compute(folder: str, asked: list[dict[str, Any]], options: Options) -> Scores:
+def _compute(folder: str, asked: list[dict[str, Any]], options: BenchOptions) -> Scores:
     import torch
 
     from tasks.lm.models import load_model

@@ -29,7 +29,7 @@ PASSED = "passed"
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What the command line says.
 
     ``quick``: a tiny model and few rows, to see that everything runs; its figures mean nothing.
@@ -65,7 +65,7 @@ class Contender:
 
 
 @dataclass
-class Outcome:
+class ContenderResult:
     """What one contender did.
 
     ``load`` runs from the start of its process, imports included; the first round is the warm-up,
@@ -103,7 +103,7 @@ class Outcome:
 
 
 @dataclass
-class Row:
+class ResultRow:
     """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios;
     ``low`` and ``high``: the least and the greatest.
 
@@ -142,14 +142,16 @@ class Row:
         return self.ratio >= self.target if self.better == "more" else self.ratio <= self.target
 
 
-def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+def race(
+    contenders: Sequence[Contender], options: BenchOptions, folder: Path
+) -> dict[str, ContenderResult]:
     """Run the contenders against each other and return their outcomes by name.
 
     One that fails is out; the others go on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {
-        one.name: Outcome(one.name, one.missing, outputs=folder / f"{one.name}.json")
+        one.name: ContenderResult(one.name, one.missing, outputs=folder / f"{one.name}.json")
         for one in contenders
     }
     with ExitStack() as stack:
@@ -157,7 +159,7 @@ def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dic
         for one in contenders:
             if not one.missing:
                 worker = stack.enter_context(
-                    _Worker(one, outcomes[one.name], options.threads, folder)
+                    _ContenderProcess(one, outcomes[one.name], options.threads, folder)
                 )
                 if worker.load():
                     running.append(worker)
@@ -175,21 +177,21 @@ def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dic
 
 def compare(
     bench: str,
-    ours: Outcome,
-    theirs: Outcome,
+    ours: ContenderResult,
+    theirs: ContenderResult,
     gate: str,
-    options: Options,
+    options: BenchOptions,
     *,
     unit: str,
     target: float | None = None,
     peak: bool = False,
     note: str = "",
     extra: dict[str, Any] | None = None,
-) -> Row:
+) -> ResultRow:
     """Return the row of ours against theirs: of units a second, or with ``peak`` of the most memory
     held (less is better).
     """
-    row = Row(
+    row = ResultRow(
         bench,
         theirs.name,
         None,
@@ -236,7 +238,7 @@ def compare(
     return row
 
 
-def _rounded(outcome: Outcome) -> dict[str, Any]:
+def _rounded(outcome: ContenderResult) -> dict[str, Any]:
     return {
         "load": round(outcome.load, 2),
         "warm_up": round(outcome.warm_up, 2),
@@ -244,7 +246,7 @@ def _rounded(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _verdict(ours: Outcome, theirs: Outcome, gate: str) -> str:
+def _verdict(ours: ContenderResult, theirs: ContenderResult, gate: str) -> str:
     if ours.failure:
         return f"failed: ours: {ours.failure}"
     if theirs.failure:
@@ -256,7 +258,7 @@ class WorkerError(Exception):
     """A contender died, hung or raised."""
 
 
-class _Worker:
+class _ContenderProcess:
     """A contender's process and the conversation with it; stderr goes to a log beside its
     outputs.
     """
@@ -264,7 +266,9 @@ class _Worker:
     #: A round or a load that takes longer hangs, for all we know.
     MOST_SECONDS = 3600.0
 
-    def __init__(self, contender: Contender, outcome: Outcome, threads: int, folder: Path) -> None:
+    def __init__(
+        self, contender: Contender, outcome: ContenderResult, threads: int, folder: Path
+    ) -> None:
         self.contender, self.outcome, self.log = (
             contender,
             outcome,
@@ -272,7 +276,7 @@ class _Worker:
         )
         self._environment = {**environment(threads), **contender.environment}
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> _ContenderProcess:
         self._started = time.perf_counter()
         with self.log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
@@ -381,4 +385,4 @@ def environment(number: int) -> dict[str, str]:
     }
 
 
-Bench = Callable[[Options], list[Row]]
+Bench = Callable[[BenchOptions], list[ResultRow]]

@@ -7,8 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from tasks.core.errors import PipelineError
-from tasks.core.params import Finetune as TargetFinetune
-from tasks.core.params import Fraction, Positive, Precision, Section, Seed
+from tasks.core.params import Finetune, Fraction, Positive, Precision, Section, Seed
 from tasks.core.task_types import task_type
 
 
@@ -72,7 +71,7 @@ class Remix(Section):
             raise ValueError(str(error)) from error
 
 
-class Finetune(TargetFinetune):
+class GeneratorFinetune(Finetune):
     """The generator's own training: the target models' settings, and the mixture of rows."""
 
     start: str = Field("", description="adapter folder to go on from; empty: a fresh adapter")
@@ -101,7 +100,7 @@ class Finetune(TargetFinetune):
             raise ValueError(str(error)) from error
 
 
-class Evaluate(Section):
+class GeneratorEvaluate(Section):
     """The generator itself, on passages it was not trained on."""
 
     generator: str = Field(
@@ -142,11 +141,12 @@ class Evaluate(Section):
     seed: Seed = 1
 
 
-class Params(Section):
+class GeneratorParams(Section):
     """The whole file."""
 
     remix: Remix
-    finetune: Finetune | None = Field(None, description="needed to train, not to remix")
-    evaluate: Evaluate = Field(
-        default_factory=lambda: Evaluate.model_validate({}), description="needed to evaluate"
+    finetune: GeneratorFinetune | None = Field(None, description="needed to train, not to remix")
+    evaluate: GeneratorEvaluate = Field(
+        default_factory=lambda: GeneratorEvaluate.model_validate({}),
+        description="needed to evaluate",
     )

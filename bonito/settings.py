@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from bonito.params import Params
+from bonito.params import GeneratorParams
 from tasks.core.files import write_text
 from tasks.core.overlay import profile_files, read_layers
 from tasks.core.params import parse_params
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
-        write_settings(merged(arguments.profile, arguments.settings), arguments.out)
+        write_settings(merge_settings(arguments.profile, arguments.settings), arguments.out)
         print(f"wrote {arguments.out}")
         return 0
     return 2
@@ -60,14 +60,14 @@ def write_settings(values: dict[str, Any], path: Path) -> None:
             write_text(file, text)
 
 
-def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
+def merge_settings(profile: str, settings: Sequence[str]) -> dict[str, Any]:
     """Return the values of ``params.yaml`` under a profile and single settings (``section.key=YAML
     value``), checked.
     """
     is_file = profile.endswith((".yaml", ".yml"))
     files = [Path(profile)] if is_file else profile_files(_PROFILES, profile)
     values, layers = read_layers(_FOLDER / "params.yaml", files, settings)
-    parse_params(values, layers, Params)
+    parse_params(values, layers, GeneratorParams)
     return values
 
 

@@ -17,7 +17,7 @@ from tasks.core.params import Section, load_params
 from tasks.core.row_reader import Row, holds_rows, read_hub_rows, read_rows
 
 
-class Dataset(Section):
+class AnnotatedDataset(Section):
     """What the remix has to know of a dataset configuration."""
 
     dataset: str
@@ -37,13 +37,13 @@ class Dataset(Section):
         return self.dataset, self.config
 
 
-class Datasets(Section):
+class DatasetsFile(Section):
     """A file such as ``bonito/datasets.yaml``."""
 
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[AnnotatedDataset, ...]
 
 
-class Source(Section):
+class RowSource(Section):
     """Rows of one dataset configuration, in a file, a folder, or on the hub.
 
     Columns are called as the templates call them, or renamed here.
@@ -83,28 +83,28 @@ class Source(Section):
         return self.dataset, self.config
 
 
-class Sources(Section):
+class SourcesFile(Section):
     """A sources file."""
 
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[RowSource, ...] = Field(min_length=1)
 
 
-def load_datasets(paths: Sequence[Path]) -> dict[tuple[str, str], Dataset]:
+def load_datasets(paths: Sequence[Path]) -> dict[tuple[str, str], AnnotatedDataset]:
     """Read dataset files; a dataset in a later file takes the place of an earlier one's."""
-    files: list[Datasets] = [load_params(path, Datasets) for path in paths]
+    files: list[DatasetsFile] = [load_params(path, DatasetsFile) for path in paths]
     return {
         dataset.key: dataset for dataset in chain.from_iterable(file.datasets for file in files)
     }
 
 
 def load_sources(
-    path: Path, datasets: dict[tuple[str, str], Dataset]
-) -> dict[tuple[str, str], list[Source]]:
+    path: Path, datasets: dict[tuple[str, str], AnnotatedDataset]
+) -> dict[tuple[str, str], list[RowSource]]:
     """Read a sources file, grouped by dataset configuration in the file's order; one that no
     datasets file knows is an error.
     """
-    grouped: dict[tuple[str, str], list[Source]] = {}
-    for source in load_params(path, Sources).sources:
+    grouped: dict[tuple[str, str], list[RowSource]] = {}
+    for source in load_params(path, SourcesFile).sources:
         if source.key not in datasets:
             name = source_name(*source.key)
             raise PipelineError(
@@ -118,19 +118,21 @@ def load_sources(
     return grouped
 
 
-def read_sources(sources: Sequence[Source], root: Path, dataset: Dataset) -> Iterator[Row]:
+def read_sources(
+    sources: Sequence[RowSource], root: Path, dataset: AnnotatedDataset
+) -> Iterator[Row]:
     """Yield the rows of one dataset configuration, their columns called as its templates call them.
 
     ``root``: where relative paths begin.
     """
     for source in sources:
         for number, row in enumerate(
-            _hub_rows(source, dataset) if source.hub else _file_rows(root / source.path), start=1
+            _read_hub(source, dataset) if source.hub else _read_files(root / source.path), start=1
         ):
-            yield _mapped(row, source, number)
+            yield _map_columns(row, source, number)
 
 
-def _mapped(row: Row, source: Source, number: int) -> Row:
+def _map_columns(row: Row, source: RowSource, number: int) -> Row:
     where = f"row {number} of {source.path or source.hub} ({source_name(*source.key)})"
     row = {**source.constants, **row}
     for wanted, given in source.columns.items():
@@ -150,7 +152,7 @@ def _mapped(row: Row, source: Source, number: int) -> Row:
     return row
 
 
-def _hub_rows(source: Source, dataset: Dataset) -> Iterator[Row]:
+def _read_hub(source: RowSource, dataset: AnnotatedDataset) -> Iterator[Row]:
     config, split = source.hub_config or source.config, source.split or dataset.split
     try:
         yield from read_hub_rows(source.hub, config, split, source.revision)
@@ -158,7 +160,7 @@ def _hub_rows(source: Source, dataset: Dataset) -> Iterator[Row]:
         raise PipelineError(f"{source_name(*source.key)}: {error}") from error
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def _read_files(path: Path) -> Iterator[Row]:
     """Yield the rows of a file, of a folder's files, or of the files a glob matches, in the order
     of their names.
     """

@@ -8,7 +8,6 @@ Annotations are not postponed in this module: a deployment loads it by file name
 cannot look up their names.
 """
 
-import logging
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,16 +21,15 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import remote_stage as elsewhere
-from flows.progress import Watcher
-from flows.reconcile import end_dead_runs, sign
-from flows.runs import request, summary
-from flows.runs import worktree as checkout
+from flows import remote_stage
+from flows.progress import FlowLogger, Watcher, drop_failure_records
+from flows.reconcile import end_dead_runs, tag_with_host
+from flows.runs import request, summary, worktree
 from flows.runs.board import begin_board, mark
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, read_graph
-from flows.runs.dvc_repro import Outcome, reproduce, stop_children
-from flows.server import settle
+from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_names
 from tasks.core.task_types import TASK_TYPES
@@ -43,13 +41,13 @@ Profile = Annotated[
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
 Text = Annotated[str, Field(max_length=1000)]
-Rows = Annotated[int, Field(ge=0, le=10_000_000)]
+RowLimit = Annotated[int, Field(ge=0, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def _run_name() -> str:
     """Name the flow run as its checkout and its DVC experiment are named."""
-    return request.asked_name(flow_run.parameters)
+    return request.name_run(flow_run.parameters)
 
 
 #: Each stage needs the whole machine, and DVC holds the checkout while one runs.
@@ -63,7 +61,7 @@ def adapt(
     task_types: list[TypeName] = [],  # noqa: B006  Prefect copies it
     generator: Text = "",
     model: Text = "",
-    rows: Rows = 0,
+    rows: RowLimit = 0,
     seed: Seed = 0,
     overrides: list[Override] = [],  # noqa: B006
     name: Name = "",
@@ -87,8 +85,8 @@ def adapt(
             settings.
     """
     log = get_run_logger()
-    logging.getLogger("prefect.task_runs").addFilter(_once)
-    settle(CODE)
+    drop_failure_records()
+    set_prefect_environment(CODE)
     try:
         fields = {
             "corpus": corpus,
@@ -99,21 +97,21 @@ def adapt(
             "seed": seed,
         }
         run = request.plan(
-            CODE, profile, request.settings({**fields, "overrides": overrides}), name
+            CODE, profile, request.read_settings({**fields, "overrides": overrides}), name
         )
-        with checkout.hold(run):
-            sign()
+        with worktree.hold(run):
+            tag_with_host()
             end_dead_runs(run.name, log.info)
-            checkout.prepare(run, log.info)
+            worktree.prepare(run, log.info)
             log.info("run %r in %s", run.name, run.path)
             return _run_graph(run, log)
     except PipelineError as error:
         return Failed(message=str(error))
 
 
-def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[Any]) -> State[Any]:
+def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     nodes = read_graph(run.path)
-    pools = elsewhere.pools([node.name for node in nodes])
+    pools = remote_stage.read_pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
     begin_board(run.path, [node.name for node in nodes])
     for node in nodes:
@@ -132,7 +130,7 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
     # does not
     except BaseException:
         stop_children()
-        elsewhere.stop()
+        remote_stage.stop_requests()
         raise
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
@@ -145,7 +143,7 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
     if failed:
         return Failed(message=f"{failed.stage}: {failed.error}")
     if run.own_checkout:
-        log.info("%s", checkout.record(run))
+        log.info("%s", worktree.record(run))
     return Completed(
         message=(
             f"{sum(o.status == 'ran' for o in outcomes)} of {len(outcomes)} stages ran, the "
@@ -164,7 +162,7 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
     own = str(flow_run.id or "")
     mark(Path(folder), stage, "running")
     if pool:
-        outcome = elsewhere.ask(pool, Path(folder), stage, log, watcher.poll, own)
+        outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, own)
     else:
         outcome = reproduce(Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": own})
     mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
@@ -182,34 +180,27 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
     return Completed(name=name, message=message, data=vars(outcome))
 
 
-def _outcome(node: Node, future: PrefectFuture[Any]) -> Outcome:
+def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:
     future.wait()
     state = future.state
     if state.is_pending():
-        return Outcome(node.name, "not run", 0.0)
+        return StageOutcome(node.name, "not run", 0.0)
     found = state.result(raise_on_failure=False)
     if isinstance(found, dict):
-        return Outcome(**found)
-    return Outcome(
+        return StageOutcome(**found)
+    return StageOutcome(
         node.name, "failed", 0.0, state.message or str(state.name)
     )  # the task itself broke, not the stage
-
-
-def _once(record: logging.LogRecord) -> bool:
-    """Drop Prefect's own account of a failed stage: the state that follows it says the same in one
-    line.
-    """
-    return not record.getMessage().startswith("Task run failed with state")
 
 
 def _show(path: Path) -> None:
     """Leave the two tables and the links that people look for on the run's page."""
     create_markdown_artifact(
-        summary.links(path), key="links", description="model, report, data version"
+        summary.list_links(path), key="links", description="model, report, data version"
     )
     for key, description, rows in (
-        ("rows", "rows in, kept and dropped, by stage", summary.row_table(path)),
-        ("f1", "F1 in points (0-100) with 95 % intervals", summary.f1_table(path)),
+        ("rows", "rows in, kept and dropped, by stage", summary.tabulate_rows(path)),
+        ("f1", "F1 in points (0-100) with 95 % intervals", summary.tabulate_f1(path)),
     ):
         if rows:
             create_table_artifact(rows, key=key, description=description)

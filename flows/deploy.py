@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
-from flows import remote_stage as elsewhere
+from flows import remote_stage
 from flows.reconcile import end_dead_runs
 from flows.runs.die_with_parent import CODE
 from flows.server import await_answer
@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         await_answer(url)
         _make_pool(POOL, runs)
-        for deployment in deployable():
+        for deployment in list_deployments():
             _deploy(deployment)
-        for pool in sorted(set(elsewhere.pools().values())):
+        for pool in sorted(set(remote_stage.read_pools().values())):
             _make_pool(pool)
             _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
         end_dead_runs("", print)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def deployable() -> list[str]:
+def list_deployments() -> list[str]:
     """Return the deployments of ``prefect.yaml`` whose flow this checkout holds."""
     deployments = read_yaml(CODE / "prefect.yaml")["deployments"]
     return [

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.runs import request, summary
-from flows.runs import worktree as checkout
+from flows.runs import request, summary, worktree
 from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
 from flows.runs.live import LiveTable, is_terminal, log_to_file
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("pipeline"):
         # Refused before Prefect starts: a wrong parameter, a run that is going on already.
         run = request.plan(CODE, given.profile, given.set, given.name)
-        with checkout.hold(run, patience=1.0):
+        with worktree.hold(run, patience=1.0):
             clear_board(run.path)
         log = _empty_log(run)
         try:
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _show_flow(run: checkout.Run, given: argparse.Namespace, log: Path) -> _Ending:
+def _show_flow(run: worktree.Run, given: argparse.Namespace, log: Path) -> _Ending:
     if not is_terminal(sys.stdout, os.environ):
         return _run_flow(run, given, log, None)
     with LiveTable(run.path, run.name) as table:
@@ -66,7 +65,7 @@ def _show_flow(run: checkout.Run, given: argparse.Namespace, log: Path) -> _Endi
 
 
 def _run_flow(
-    run: checkout.Run, given: argparse.Namespace, log: Path, table: LiveTable | None
+    run: worktree.Run, given: argparse.Namespace, log: Path, table: LiveTable | None
 ) -> _Ending:
     with log.open("a", encoding="utf-8") as output:
         await_server = open_api(CODE, output if table else None)
@@ -74,7 +73,7 @@ def _run_flow(
 
     log_to_file(log, table)
     await_server()
-    before, notice = summary.last_flow_run(run.path), ""
+    before, notice = summary.read_last_flow_run(run.path), ""
     try:
         state = adapt(
             profile=given.profile, overrides=given.set, name=given.name, return_state=True
@@ -85,9 +84,9 @@ def _run_flow(
     if state is not None and not state.is_crashed():
         return _Ending("" if state.is_completed() else state.message or state.name or "failed")
     # What counts is how the stages went, and that stands in the checkout.
-    last = summary.last_flow_run(run.path)
+    last = summary.read_last_flow_run(run.path)
     failed = (
-        summary.ending(run.path, last)
+        summary.read_ending(run.path, last)
         if last != before
         else "Prefect's server went away before the stages were through"
     )
@@ -95,7 +94,7 @@ def _run_flow(
     return _Ending(failed or "", notice + gone)
 
 
-def _finish(run: checkout.Run, ending: _Ending, log: Path) -> int:
+def _finish(run: worktree.Run, ending: _Ending, log: Path) -> int:
     """Print the closing table and where the log is, and return the exit status."""
     if ending.notice:
         print(ending.notice, file=sys.stderr)
@@ -107,7 +106,7 @@ def _finish(run: checkout.Run, ending: _Ending, log: Path) -> int:
     return 1
 
 
-def _empty_log(run: checkout.Run) -> Path:
+def _empty_log(run: worktree.Run) -> Path:
     log = CODE / ".work" / "logs" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
@@ -127,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        default=request.usual_profile(CODE),
+        default=request.choose_profile(CODE),
         help=(
             "a file of profiles/, without its .yaml; default: params.yaml as it is, the "
             "embedded models (where the GPU pins are installed: mistral-7b)"

@@ -17,6 +17,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+FlowLogger = logging.Logger | logging.LoggerAdapter[Any]
 #: Every version of a Markdown artifact is kept by the server: few of them.
 _SAMPLE_SECONDS = 15.0
 _COUNTS = ("stage", "done", "total", "unit", "rate", "seconds_left")
@@ -28,9 +29,7 @@ class Watcher:
     To be polled from inside the stage's Prefect task; a server that fails costs the display only.
     """
 
-    def __init__(
-        self, checkout: Path, stage: str, log: logging.Logger | logging.LoggerAdapter[Any]
-    ) -> None:
+    def __init__(self, checkout: Path, stage: str, log: FlowLogger) -> None:
         """Watch ``stage`` in ``checkout``; what a killed run left behind is not taken for
         progress.
         """
@@ -95,6 +94,17 @@ class Watcher:
             return self.path.stat().st_mtime_ns
         except OSError:
             return 0
+
+
+def drop_failure_records() -> None:
+    """Keep Prefect from logging a failed task with all its parameters: the state that follows says
+    why in one line.
+    """
+    logging.getLogger("prefect.task_runs").addFilter(_is_no_failure_record)
+
+
+def _is_no_failure_record(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task run failed with state")
 
 
 def describe(progress: dict[str, Any]) -> str:

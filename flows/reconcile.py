@@ -24,8 +24,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import request, summary
-from flows.runs import worktree as checkout
+from flows.runs import request, summary, worktree
 from flows.runs.die_with_parent import CODE
 
 _MESSAGE = "its process was killed; the same run, started again, goes on where it stopped"
@@ -34,7 +33,7 @@ _HOST = "host:"
 _GRACE = datetime.timedelta(minutes=2)
 
 
-def sign() -> None:
+def tag_with_host() -> None:
     """Write this machine's name into the tags of the flow run that is going on: on a shared server
     only it can tell whether the run lives.
     """
@@ -49,7 +48,7 @@ def end_dead_runs(
     name: str,
     log: Callable[[str], None],
     flow: str = "adapt",
-    asked_name: Callable[[dict[str, Any]], str] = request.asked_name,
+    asked_name: Callable[[dict[str, Any]], str] = request.name_run,
 ) -> None:
     """Give every dead run of ``flow`` the state it should have: crashed, or how it went if it could
     not tell the server any more.
@@ -69,7 +68,7 @@ def end_dead_runs(
             own = asked_name(run.parameters)
             if (
                 str(run.id) == str(flow_run.id)
-                or _elsewhere(run)
+                or _is_of_another_machine(run)
                 or (own != name and _may_live(run, own))
             ):
                 continue
@@ -81,7 +80,7 @@ def end_dead_runs(
             )
 
 
-def _elsewhere(run: FlowRun) -> bool:
+def _is_of_another_machine(run: FlowRun) -> bool:
     hosts = [tag for tag in run.tags if tag.startswith(_HOST)]
     return bool(hosts) and _HOST + socket.gethostname() not in hosts
 
@@ -89,12 +88,12 @@ def _elsewhere(run: FlowRun) -> bool:
 def _may_live(run: FlowRun, name: str) -> bool:
     if run.start_time is None or datetime.datetime.now(datetime.UTC) - run.start_time < _GRACE:
         return True
-    return checkout.is_held(CODE, name)
+    return worktree.is_held(CODE, name)
 
 
 def _state(name: str, flow_run_id: str) -> State[Any]:
     """Return what became of a run: the server may have died before the run's end reached it."""
-    failed = summary.ending(checkout.folder_of(CODE, name), flow_run_id)
+    failed = summary.read_ending(worktree.folder_of(CODE, name), flow_run_id)
     if failed is None:
         return Crashed(message=_MESSAGE)
     return (

@@ -12,13 +12,13 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import remote_stage as elsewhere
+from flows import remote_stage
 from flows.runs.die_with_parent import CODE
-from flows.server import settle
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 
 
-@flow(name=elsewhere.FLOW, persist_result=False)
+@flow(name=remote_stage.FLOW, persist_result=False)
 def stage(folder: str, stage: str, ticket: str, parent: str = "") -> State[Any]:
     """Bring one stage of a run's checkout up to date, for the run that asked for it.
 
@@ -29,9 +29,9 @@ def stage(folder: str, stage: str, ticket: str, parent: str = "") -> State[Any]:
         parent: The flow run that asked.
     """
     log = get_run_logger()
-    settle(CODE)
+    set_prefect_environment(CODE)
     try:
-        outcome = elsewhere.serve(Path(folder), stage, ticket, log, parent)
+        outcome = remote_stage.serve_stage(Path(folder), stage, ticket, log, parent)
     except PipelineError as error:
         return Failed(message=str(error))
     return (

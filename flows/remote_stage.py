@@ -9,7 +9,6 @@ is. How the stage went comes back the same way, also while Prefect's server is a
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import socket
@@ -27,7 +26,8 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from flows.runs.dvc_repro import STOPPED, Outcome, reproduce
+from flows.progress import FlowLogger
+from flows.runs.dvc_repro import STOPPED, StageOutcome, reproduce
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import read_json, write_json
 
@@ -37,11 +37,10 @@ FLOW = "stage"
 _BEAT_SECONDS = 2.0
 #: So long one side may say nothing: a shared file system may hang for a while.
 _SILENCE_SECONDS = 180.0
-Log = logging.Logger | logging.LoggerAdapter[Any]
-_asked: dict[str, Path] = {}
+_requests: dict[str, Path] = {}
 
 
-def pools(stages: Collection[str] | None = None) -> dict[str, str]:
+def read_pools(stages: Collection[str] | None = None) -> dict[str, str]:
     """Return stage -> work pool as ``PIPELINE_POOLS="generate=gpu finetune=gpu"`` has it; a name
     that is none of ``stages`` is refused.
     """
@@ -62,7 +61,7 @@ def pools(stages: Collection[str] | None = None) -> dict[str, str]:
 
 
 @dataclass
-class _Voice:
+class _PeerFile:
     """One side's file as the other side hears it: it lives as long as what it says keeps changing,
     whatever its clock shows.
     """
@@ -86,7 +85,7 @@ class _Voice:
         return time.monotonic() - self.changed > _SILENCE_SECONDS
 
 
-class _Beat:
+class _Heartbeat:
     """This side's own file, written anew every two seconds."""
 
     def __init__(self, path: Path, ticket: str) -> None:
@@ -105,37 +104,37 @@ def _files(folder: Path, stage: str) -> tuple[Path, Path]:
     return place / f"{stage}.asked.json", place / f"{stage}.answer.json"
 
 
-def ask(
-    pool: str, folder: Path, stage: str, log: Log, watch: Callable[[], None], parent: str
-) -> Outcome:
+def request_stage(
+    pool: str, folder: Path, stage: str, log: FlowLogger, watch: Callable[[], None], parent: str
+) -> StageOutcome:
     """Have ``stage`` of the checkout in ``folder`` brought up to date in ``pool``, and wait; what
     goes wrong there is a failed outcome.
     """
     started = time.monotonic()
     question, answer = _files(folder, stage)
     ticket = uuid.uuid4().hex
-    beat = _Beat(question, ticket)
+    beat = _Heartbeat(question, ticket)
     beat()
-    _asked[ticket] = question
+    _requests[ticket] = question
     try:
         with _child(
             pool,
             {"folder": str(folder.resolve()), "stage": stage, "ticket": ticket, "parent": parent},
         ) as child:
             log.info("%s: flow run %s waits for a worker of pool %r", stage, child, pool)
-            outcome = _await(child, pool, stage, _Voice(answer), beat, watch, log)
+            outcome = _await(child, pool, stage, _PeerFile(answer), beat, watch, log)
     except ObjectNotFound:
         outcome = (
             f"there is no deployment {FLOW}/{pool} at this server: python -m flows.deploy "
             f"makes it, under the same {VARIABLE}"
         )
     finally:
-        _asked.pop(ticket, None)
+        _requests.pop(ticket, None)
         write_json(question, {"ticket": ticket, "stop": True})  # whoever still works on it need not
     return (
-        Outcome(**outcome)
+        StageOutcome(**outcome)
         if isinstance(outcome, dict)
-        else Outcome(stage, "failed", time.monotonic() - started, outcome)
+        else StageOutcome(stage, "failed", time.monotonic() - started, outcome)
     )
 
 
@@ -148,7 +147,7 @@ def _child(pool: str, parameters: dict[str, str]) -> Iterator[UUID]:
     try:
         yield child.id
     except BaseException:
-        stop()
+        stop_requests()
         _end(child.id, Cancelled(message=STOPPED))
         raise
 
@@ -157,10 +156,10 @@ def _await(
     child: UUID,
     pool: str,
     stage: str,
-    answer: _Voice,
-    beat: _Beat,
+    answer: _PeerFile,
+    beat: _Heartbeat,
     watch: Callable[[], None],
-    log: Log,
+    log: FlowLogger,
 ) -> dict[str, Any] | str:
     """Return the outcome that the other side wrote, or in one line why there is none."""
     ended = 0.0
@@ -170,7 +169,7 @@ def _await(
         watch()
         if said.get("ticket") == beat.ticket and "outcome" in said:
             return dict(said["outcome"])
-        if beat.ticket not in _asked:
+        if beat.ticket not in _requests:
             _end(child, Cancelled(message=STOPPED))
             return STOPPED
         beat()
@@ -211,14 +210,16 @@ def _end(child: UUID, state: State[Any]) -> None:
         client.set_flow_run_state(child, state, force=True)
 
 
-def stop() -> None:
+def stop_requests() -> None:
     """Stop what was asked for, from any thread: each worker sees it in its file within a second."""
-    for ticket, question in list(_asked.items()):
-        _asked.pop(ticket, None)
+    for ticket, question in list(_requests.items()):
+        _requests.pop(ticket, None)
         write_json(question, {"ticket": ticket, "stop": True})
 
 
-def serve(folder: Path, stage: str, ticket: str, log: Log, parent: str) -> Outcome:
+def serve_stage(
+    folder: Path, stage: str, ticket: str, log: FlowLogger, parent: str
+) -> StageOutcome:
     """Do what was asked, on the machine of the pool; stop when whoever asked is gone, has stopped,
     or has asked anew.
     """
@@ -229,7 +230,7 @@ def serve(folder: Path, stage: str, ticket: str, log: Log, parent: str) -> Outco
             "checkout's file system"
         )
     question, answer = _files(folder, stage)
-    asker, beat = _Voice(question), _Beat(answer, ticket)
+    asker, beat = _PeerFile(question), _Heartbeat(answer, ticket)
 
     def watch() -> None:
         said = asker.hear()

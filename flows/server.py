@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import base64
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import IO
 
 from flows.runs.die_with_parent import CODE, start
 from tasks.core.errors import PipelineError
+from tasks.core.ports import find_free_port
 
 #: Start-up takes 4 s, the first one 12 s (it makes the database); a loaded machine takes several
 #: times that.
@@ -29,7 +29,7 @@ _START_SECONDS = 300.0
 _ANSWER_SECONDS = 10.0
 
 
-def settle(main: Path) -> None:
+def set_prefect_environment(main: Path) -> None:
     """Put Prefect's settings into the environment.
 
     To be called before Prefect is imported; the user's own values win.
@@ -64,18 +64,18 @@ def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
     A server started here is stopped when this process exits, after Prefect (imported later) has
     sent it the last log lines.
     """
-    settle(main)
-    url = os.environ.get("PREFECT_API_URL") or started_by_ui(main)
+    set_prefect_environment(main)
+    url = os.environ.get("PREFECT_API_URL") or find_ui_server(main)
     server = None
     if not url:
-        url = f"http://127.0.0.1:{(port := free_port())}/api"
+        url = f"http://127.0.0.1:{(port := find_free_port())}/api"
         server = _start(port, output)
         atexit.register(stop, server)
     os.environ["PREFECT_API_URL"] = url
     return lambda: await_answer(url, server)
 
 
-def started_by_ui(main: Path) -> str:
+def find_ui_server(main: Path) -> str:
     """Return the address of the server that ``make ui`` runs for this checkout, empty where none
     answers.
     """
@@ -122,13 +122,6 @@ def answers(address: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def stop(process: subprocess.Popen[str]) -> None:

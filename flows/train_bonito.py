@@ -14,21 +14,18 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.reconcile import end_dead_runs, sign
-from flows.runs import worktree as checkout
+from flows.reconcile import end_dead_runs, tag_with_host
+from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import follow, line_that_matters
-from flows.server import settle
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
+from tasks.core.overlay import profile_names
 
 _NAME = "train-bonito"
-#: The settings bonito/ ships; `params` is the paper's own, which the others overlay.
-_PROFILES = sorted(
-    path.stem
-    for path in (CODE / "bonito").glob("*.yaml")
-    if path.stem in ("embedded", "mistral-7b", "llama-3.1-8b")
-)
-Profile = Annotated[str, Field(json_schema_extra={"enum": _PROFILES})]
+Profile = Annotated[
+    str, Field(json_schema_extra={"enum": [*profile_names(CODE / "bonito" / "profiles")]})
+]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 
 
@@ -50,13 +47,13 @@ def train_bonito(
             remix.max_rows_per_dataset=1000.
     """
     log = get_run_logger()
-    settle(CODE)
+    set_prefect_environment(CODE)
     try:
         for path in ("local/sources.yaml", "local/templates"):
             if not (CODE / path).exists():
                 raise PipelineError(f"{path} does not exist in {CODE}: see docs/generator.md")
-        with checkout.hold(checkout.Run(_NAME, CODE, CODE, {})):
-            sign()
+        with worktree.hold(worktree.Run(_NAME, CODE, CODE, {})):
+            tag_with_host()
             end_dead_runs(_NAME, log.info, _NAME, _name)
             run_command.with_options(task_run_name="settings")(
                 [

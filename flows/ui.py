@@ -9,7 +9,6 @@ import importlib.util
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +18,10 @@ from pathlib import Path
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
-from flows.server import answers, settle
+from flows.server import answers, set_prefect_environment
 from tasks.core.errors import PipelineError
+from tasks.core.ports import need_free_port
+from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
 
 HOST = "127.0.0.1"
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise PipelineError(
                     "MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf"
                 )
-        _need_free(given.prefect_port, "Prefect", "PREFECT_PORT")
-        _need_free(given.mlflow_port, "MLflow", "MLFLOW_PORT")
+        need_free_port(HOST, given.prefect_port, "PREFECT_PORT")
+        need_free_port(HOST, given.mlflow_port, "MLFLOW_PORT")
         with Servers(CODE) as servers:
             return _serve(servers, given, stop)
     return 2
@@ -146,7 +147,7 @@ def _environment(prefect: str, mlflow: str) -> None:
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
     os.environ["PIPELINE_HOME"] = str(CODE)
-    settle(CODE)
+    set_prefect_environment(CODE)
     (CODE / ".prefect").mkdir(exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", prefect)
@@ -199,18 +200,6 @@ def _hand_passwords() -> None:
     os.environ.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))
 
 
-def _need_free(port: int, what: str, variable: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise PipelineError(
-                f"port {port} is taken, so {what} cannot have it: stop what listens "
-                f"there, or make ui {variable}={port + 1}"
-            ) from error
-
-
 class Servers:
     """Processes of one process group, whose leader ends the group when this process is gone,
     however it went.
@@ -222,16 +211,8 @@ class Servers:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Servers:
-        """Start the leader: it reads a pipe that only this process holds open, and at its end kills
-        the group.
-        """
-        guard = (
-            "import os, signal, sys; signal.signal(2, signal.SIG_IGN); signal.signal(15, "
-            "signal.SIG_IGN); sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
-        )
-        self.leader = subprocess.Popen(
-            [sys.executable, "-S", "-c", guard], stdin=subprocess.PIPE, process_group=0
-        )
+        """Start the leader."""
+        self.leader = start_guard()
         return self
 
     def start(self, name: str, module: list[str]) -> None:
@@ -287,9 +268,7 @@ class Servers:
                 process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 continue
-        assert self.leader.stdin is not None  # noqa: S101 - for the type checker
-        self.leader.stdin.close()
-        self.leader.wait()
+        self.leader.communicate()  # its input ends: it kills what is left
 
 
 if __name__ == "__main__":

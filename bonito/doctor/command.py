@@ -25,12 +25,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bonito.params import Params
-from bonito.sources import Dataset, Source, load_datasets, load_sources, read_sources
-from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
+from bonito.params import GeneratorParams
+from bonito.sources import AnnotatedDataset, RowSource, load_datasets, load_sources, read_sources
+from bonito.templating.diagnosis import LEFT_OUT, Finding, diagnose, find_absent
 from bonito.templating.render import OK
-from bonito.templating.templates import Template, load_task_types, load_templates, source_name
-from bonito.templating.workers import Limits, Renderers
+from bonito.templating.templates import PromptTemplate, load_task_types, load_templates, source_name
+from bonito.templating.workers import Renderers, RenderLimits
 from tasks.core.files import staged_folder, write_json
 from tasks.core.page import Page, Tile, write_page
 from tasks.core.params import load_params
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings = examine(
             arguments.templates,
             arguments.sources,
-            load_params(arguments.params, Params),
+            load_params(arguments.params, GeneratorParams),
             arguments.rows,
         )
         with staged_folder(arguments.out, WORK / "doctor" / "output") as out:
-            write(out, findings)
+            write_findings(out, findings)
         print_table(findings)
         print(f"\nwrote {arguments.out}/templates.json, examples.json and index.html")
         return int(
@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def examine(folder: Path, sources: Path | None, params: Params, rows: int) -> list[Finding]:
+def examine(
+    folder: Path, sources: Path | None, params: GeneratorParams, rows: int
+) -> list[Finding]:
     """Diagnose every template below ``folder`` on at most ``rows`` rows a dataset."""
     settings = params.remix
     datasets = load_datasets([Path(path) for path in settings.datasets])
@@ -94,14 +96,14 @@ def examine(folder: Path, sources: Path | None, params: Params, rows: int) -> li
     with Renderers(
         templates,
         passages,
-        Limits(settings.render_seconds, settings.render_megabytes),
+        RenderLimits(settings.render_seconds, settings.render_megabytes),
         settings.seed,
         settings.workers,
     ) as renderers:
         found = diagnose(templates, datasets, samples, renderers)
     return [
         *found,
-        *absent(templates, types),
+        *find_absent(templates, types),
         *(_broken(path.relative_to(folder), reason) for path, reason in broken.items()),
     ]
 
@@ -111,13 +113,13 @@ def _broken(path: Path, reason: str) -> Finding:
     names yet.
     """
     dataset, config = [*path.parts[:-1][:2], "", ""][:2]
-    return Finding(Template(dataset, config, f"({path.name})", jinja=""), "file", reason)
+    return Finding(PromptTemplate(dataset, config, f"({path.name})", jinja=""), "file", reason)
 
 
 def sample_rows(
     folder: Path,
     sources: Path | None,
-    datasets: Mapping[tuple[str, str], Dataset],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
     wanted: Iterable[tuple[str, str]],
     most: int,
 ) -> dict[tuple[str, str], list[Row]]:
@@ -138,7 +140,7 @@ def sample_rows(
             found[key] = list(
                 islice(
                     read_sources(
-                        [Source(dataset=key[0], config=key[1], path=beside.name)],
+                        [RowSource(dataset=key[0], config=key[1], path=beside.name)],
                         beside.parent,
                         datasets[key],
                     ),
@@ -150,7 +152,7 @@ def sample_rows(
     return found
 
 
-def write(out: Path, findings: Sequence[Finding]) -> None:
+def write_findings(out: Path, findings: Sequence[Finding]) -> None:
     """Write the doctor's three files into the folder ``out``."""
     write_json(out / "templates.json", [_entry(finding) for finding in findings])
     write_json(out / "examples.json", [_entry(finding) | _details(finding) for finding in findings])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bonito.evaluate.scores_table import COLUMNS, cell
+from bonito.evaluate.scores_table import COLUMNS, format_cell
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_text
 from tasks.core.markdown import table
@@ -55,7 +55,7 @@ def compare(paths: Sequence[Path]) -> str:
     names = [f"{number}: {own['generator']}" for number, own in enumerate(facts, start=1)]
     overall = [own["generated"]["overall"] for own in facts]
     lines = [
-        [label, *(cell(own.get(name), form) for own in overall)]
+        [label, *(format_cell(own.get(name), form) for own in overall)]
         for name, (label, form) in COLUMNS.items()
     ]
     parts = ["# Generators side by side", table(["measure", *names], lines)]
@@ -77,7 +77,10 @@ def compare(paths: Sequence[Path]) -> str:
             f"## {label}, by task type",
             table(
                 ["task type", *names],
-                [[kind, *(cell(_value(own, kind, name), form) for own in facts)] for kind in kinds],
+                [
+                    [kind, *(format_cell(_value(own, kind, name), form) for own in facts)]
+                    for kind in kinds
+                ],
             ),
         ]
     return "\n\n".join(parts) + "\n"

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from bonito.evaluate.measures import Written
-from bonito.params import Evaluate
+from bonito.params import GeneratorEvaluate
 from tasks.core.files import row_seed
 from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Sampling, open_engine
@@ -56,7 +56,7 @@ class Opinion:
     chance: float | None = None
 
 
-def checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
+def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
     """Return (folder or hub name, revision) of a plain model; an adapter is merged into its base
     first.
     """
@@ -69,7 +69,7 @@ def checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
 
 
 def write_tasks(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate
+    rows: Sequence[dict[str, Any]], path: str, revision: str, params: GeneratorEvaluate
 ) -> list[tuple[str, bool, int]]:
     """Let the generator write one task a row; return (prediction, whether it came to its end,
     tokens), in order.
@@ -84,12 +84,12 @@ def write_tasks(
         prompts, sampling, [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
     )
     del engine
-    free()
+    free_memory()
     return [(completion.text, completion.finished, completion.tokens) for completion in done]
 
 
-def held_out_losses(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate
+def measure_held_out_losses(
+    rows: Sequence[dict[str, Any]], path: str, revision: str, params: GeneratorEvaluate
 ) -> tuple[list[float], list[int]]:
     """Return for each human-made row the summed cross-entropy (nats) of its output under the
     generator, and the output's tokens.
@@ -114,17 +114,19 @@ def held_out_losses(
         chosen = order[start : start + params.batch_rows]
         for index, loss in zip(
             chosen,
-            response_losses(model, [examples[index] for index in chosen], tokenizer.pad_token_id),
+            measure_response_losses(
+                model, [examples[index] for index in chosen], tokenizer.pad_token_id
+            ),
             strict=True,
         ):
             losses[index] = loss
     del model
-    free()
+    free_memory()
     return losses, [len(output) for _, output in examples]
 
 
 @torch.inference_mode()
-def response_losses(model: Any, examples: Sequence[Example], pad_token: int) -> list[float]:
+def measure_response_losses(model: Any, examples: Sequence[Example], pad_token: int) -> list[float]:
     """Return each example's summed cross-entropy over its output's tokens, in nats: what training's
     loss sums over a batch.
 
@@ -148,7 +150,7 @@ def response_losses(model: Any, examples: Sequence[Example], pad_token: int) -> 
     return [float(value) for value in sums]
 
 
-def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]:
+def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opinion | None]:
     """Return the judge's answer to each task; None where there is none to give: not parsed, a type
     of free answers, or no choices to be read.
 
@@ -156,7 +158,7 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
     (:mod:`tasks.scoring.ranking`), extractive questions answered greedily.
     """
     found: list[Opinion | None] = [None] * len(tasks)
-    ranked = {index: options for index, task in enumerate(tasks) if (options := choices(task))}
+    ranked = {index: options for index, task in enumerate(tasks) if (options := read_choices(task))}
     asked = [
         index
         for index, task in enumerate(tasks)
@@ -164,7 +166,7 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
     ]
     if not ranked and not asked:
         return found
-    path, revision = checkpoint(params.judge, params.judge_revision, params.precision)
+    path, revision = prepare_checkpoint(params.judge, params.judge_revision, params.precision)
     tokenizer = load_tokenizer(path, revision)
     prompter = Prompter(tokenizer, prompt_form(tokenizer, "auto", adapted=False))
     prompts = {
@@ -185,7 +187,7 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
             [params.seed] * len(asked),
         )
         del engine
-        free()
+        free_memory()
         for index, answer in zip(asked, answers, strict=True):
             found[index] = Opinion(
                 answer.text.strip(),
@@ -202,7 +204,7 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
             tokenizer.pad_token_id,
         )
         del model
-        free()
+        free_memory()
         for index, own in zip(ranked, scores, strict=True):
             best = ranked[index][int(np.argmax(own))]
             found[index] = Opinion(
@@ -211,7 +213,7 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
     return found
 
 
-def choices(task: Written) -> list[str]:
+def read_choices(task: Written) -> list[str]:
     """Return what a task's response was chosen from, spelt as the instruction spells it; empty
     where that cannot be told.
     """
@@ -240,7 +242,7 @@ def choices(task: Written) -> list[str]:
     )
 
 
-def free() -> None:
+def free_memory() -> None:
     """Give a dropped model's memory back before the next one is loaded."""
     gc.collect()
     if torch.cuda.is_available():

@@ -48,7 +48,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TaskCheck:
     """What was found of one task; all False and empty for one that could not be parsed.
 
     ``failed``: the expectations that it fails.
@@ -61,9 +61,9 @@ class Verdict:
     family: str = ""
 
 
-def verdicts(tasks: Sequence[Written], suites: Suites) -> list[Verdict]:
+def check_tasks(tasks: Sequence[Written], suites: Suites) -> list[TaskCheck]:
     """Return one verdict a task, in order."""
-    found = [Verdict()] * len(tasks)
+    found = [TaskCheck()] * len(tasks)
     parsed = [index for index, task in enumerate(tasks) if not task.reason]
     if not parsed:
         return found
@@ -75,14 +75,14 @@ def verdicts(tasks: Sequence[Written], suites: Suites) -> list[Verdict]:
     labels, questions = normal_labels(rows.response).to_pylist(), rows.question.to_pylist()
     for place, index in enumerate(parsed):
         label = labels[place] if tasks[index].task_type in CLASSIFICATION else ""
-        family = family_of(questions[place], label) if label else ""
-        found[index] = Verdict(
+        family = name_family(questions[place], label) if label else ""
+        found[index] = TaskCheck(
             fits[place], failed[place], bool(frame["answer_in_passage"].iloc[place]), label, family
         )
     return found
 
 
-def suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -> Suites:
+def make_suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -> Suites:
     """Return the expectations of stage validate, all of them.
 
     Nothing is written to ``scratch`` unless Data Docs are asked for.
@@ -95,7 +95,7 @@ def suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -
     return Suites(checks(limits), scratch)
 
 
-def scores(tasks: Sequence[Written], found: Sequence[Verdict]) -> dict[str, Any]:
+def measure_tasks(tasks: Sequence[Written], found: Sequence[TaskCheck]) -> dict[str, Any]:
     """Return the measures of one group of tasks; None where there is nothing to measure (no
     extraction, no labels, no parsed row).
     """
@@ -116,12 +116,14 @@ def scores(tasks: Sequence[Written], found: Sequence[Verdict]) -> dict[str, Any]
             sorted(Counter(name for _, verdict in parsed for name in verdict.failed).items())
         ),
         "answer_in_passage": sum(extracted) / len(extracted) if extracted else None,
-        **balance([(verdict.family, verdict.label) for _, verdict in parsed if verdict.label]),
-        **diversity([task for task, _ in parsed]),
+        **measure_balance(
+            [(verdict.family, verdict.label) for _, verdict in parsed if verdict.label]
+        ),
+        **measure_diversity([task for task, _ in parsed]),
     }
 
 
-def balance(labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def measure_balance(labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return ``labels`` (family -> label -> rows), and over all rows the mean of their family's
     largest share and of its entropy.
 
@@ -144,7 +146,7 @@ def balance(labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def family_of(question: str, label: str) -> str:
+def name_family(question: str, label: str) -> str:
     """Return the name of the label family that a lower-case question offers, else of the first one
     that has the label; "other" where none has.
     """
@@ -155,7 +157,7 @@ def family_of(question: str, label: str) -> str:
     return "/".join(next((family[:2] for family in LABEL_FAMILIES if label in family), ("other",)))
 
 
-def form_check(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:
+def check_forms(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:
     """Return how the rules of adherence do on tasks whose types are right, for each type that
     occurs.
 
@@ -179,7 +181,7 @@ def form_check(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def diversity(tasks: Sequence[Written]) -> dict[str, Any]:
+def measure_diversity(tasks: Sequence[Written]) -> dict[str, Any]:
     """Return the shares of distinct words and word pairs of the instructions, and of
     near-duplicates, the passage left out.
 

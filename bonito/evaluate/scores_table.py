@@ -27,7 +27,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-def markdown(facts: Mapping[str, Any]) -> str:
+def render_scores(facts: Mapping[str, Any]) -> str:
     """Return ``scores.md``: the generator's and the human-made tasks by type, and how the check of
     forms does on the latter.
     """
@@ -35,8 +35,8 @@ def markdown(facts: Mapping[str, Any]) -> str:
     check = [
         (
             kind,
-            cell(own["own"], "{:.0%}"),
-            cell(own["others"], "{:.0%}"),
+            format_cell(own["own"], "{:.0%}"),
+            format_cell(own["others"], "{:.0%}"),
             f"{own['worst']:.0%} of {own['worst_type']}",
         )
         for kind, own in facts["form_check"].items()
@@ -65,7 +65,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def cell(value: float | None, form: str) -> str:
+def format_cell(value: float | None, form: str) -> str:
     """Return a number as it is written, nothing for None."""
     return "" if value is None else form.format(value)
 
@@ -76,5 +76,5 @@ def _lines(groups: Mapping[str, Any]) -> Iterable[list[str]]:
             yield [
                 kind,
                 str(groups[kind]["rows"]),
-                *(cell(groups[kind].get(name), form) for name, (_, form) in COLUMNS.items()),
+                *(format_cell(groups[kind].get(name), form) for name, (_, form) in COLUMNS.items()),
             ]

@@ -21,10 +21,23 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from bonito.evaluate.judging import Opinion, checkpoint, held_out_losses, opinions, write_tasks
-from bonito.evaluate.measures import Verdict, Written, form_check, scores, suites, verdicts
-from bonito.evaluate.scores_table import markdown
-from bonito.params import Evaluate, Params
+from bonito.evaluate.judging import (
+    Opinion,
+    judge_tasks,
+    measure_held_out_losses,
+    prepare_checkpoint,
+    write_tasks,
+)
+from bonito.evaluate.measures import (
+    TaskCheck,
+    Written,
+    check_forms,
+    check_tasks,
+    make_suites,
+    measure_tasks,
+)
+from bonito.evaluate.scores_table import render_scores
+from bonito.params import GeneratorEvaluate, GeneratorParams
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
@@ -100,21 +113,21 @@ def evaluate(stage: Stage, given: str | None) -> None:
     """Write ``scores.json``, ``scores.md``, ``predictions.parquet`` (:data:`SCORED`) and
     ``summary.json``, and log them to MLflow.
     """
-    params = cast(Params, stage.params).evaluate
+    params = cast(GeneratorParams, stage.params).evaluate
     params = params.model_copy(update={"generator": given or params.generator})
     if not params.generator:
         raise PipelineError(
             "there is no generator to evaluate: give --generator, or evaluate.generator"
         )
     table = read_table(stage.path("rows"), _COLUMNS)
-    rows = sample(table.to_pylist(), params)
+    rows = draw_rows(table.to_pylist(), params)
     if not rows:
         raise PipelineError(
             f"{stage.path('rows')} holds no passage of at most evaluate.max_context_chars "
             f"= {params.max_context_chars} characters"
         )
     progress = stage.progress(5, "steps")
-    path, revision = checkpoint(params.generator, params.revision, params.precision)
+    path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
     identity = (
         f"sha256:{sha256_folder(Path(params.generator))}"
         if Path(params.generator).is_dir()
@@ -144,12 +157,16 @@ def evaluate(stage: Stage, given: str | None) -> None:
         now="held-out loss",
         parse_yield=round(float(np.mean([not task.reason for task in written])), 3),
     )
-    losses, tokens = store.remember("losses", lambda: held_out_losses(rows, path, revision, params))
+    losses, tokens = store.remember(
+        "losses", lambda: measure_held_out_losses(rows, path, revision, params)
+    )
     progress.advance(1, now="second model")
     thought, thought_of_human = _opinions(stage.work / "journal", written, human, params)
     progress.advance(1, now="expectations")
-    expected = suites(params.max_instruction_chars, params.max_response_chars, stage.work / "docs")
-    found, found_of_human = verdicts(written, expected), verdicts(human, expected)
+    expected = make_suites(
+        params.max_instruction_chars, params.max_response_chars, stage.work / "docs"
+    )
+    found, found_of_human = check_tasks(written, expected), check_tasks(human, expected)
     facts: dict[str, Any] = {
         "generator": params.generator,
         "identity": identity,
@@ -158,10 +175,10 @@ def evaluate(stage: Stage, given: str | None) -> None:
         "settings": params.model_dump(mode="json"),
         "generated": _by_type(written, found, thought, losses, tokens),
         "human": _by_type(human, found_of_human, thought_of_human),
-        "form_check": form_check(human),
+        "form_check": check_forms(human),
     }
     write_json(stage.out / "scores.json", _rounded(facts))
-    write_text(stage.out / "scores.md", markdown(_rounded(facts)))
+    write_text(stage.out / "scores.md", render_scores(_rounded(facts)))
     write_table(
         stage.out / "predictions.parquet",
         _predictions(rows, completions, written, found, thought, found_of_human, losses, tokens),
@@ -178,7 +195,7 @@ def evaluate(stage: Stage, given: str | None) -> None:
     progress.advance(1, now="done")
 
 
-def sample(rows: list[dict[str, Any]], params: Evaluate) -> list[dict[str, Any]]:
+def draw_rows(rows: list[dict[str, Any]], params: GeneratorEvaluate) -> list[dict[str, Any]]:
     """Return ``rows_per_type`` rows of each task type, by hash, no passage twice within a type;
     ordered by type and hash.
     """
@@ -205,7 +222,7 @@ def sample(rows: list[dict[str, Any]], params: Evaluate) -> list[dict[str, Any]]
 
 
 def _opinions(
-    journal: Path, written: list[Written], human: list[Written], params: Evaluate
+    journal: Path, written: list[Written], human: list[Written], params: GeneratorEvaluate
 ) -> list[list[Opinion | None]]:
     """Return the judge's answers to the generated and to the human-made tasks.
 
@@ -226,7 +243,7 @@ def _opinions(
         for store, tasks in zip(stores, (written, human), strict=True)
         if not store.has("opinions")
     ]
-    answers = iter(opinions([task for _, tasks in todo for task in tasks], params))
+    answers = iter(judge_tasks([task for _, tasks in todo for task in tasks], params))
     for store, tasks in todo:
         kept = [opinion and asdict(opinion) for opinion in islice(answers, len(tasks))]
         store.put("opinions", kept)
@@ -250,7 +267,7 @@ def _parsed(row: dict[str, Any], prediction: str, finished: bool) -> Written:
 
 def _by_type(
     tasks: list[Written],
-    found: list[Verdict],
+    found: list[TaskCheck],
     thought: list[Opinion | None],
     losses: Sequence[float] = (),
     tokens: Sequence[int] = (),
@@ -262,7 +279,7 @@ def _by_type(
         if (places := [place for place, task in enumerate(tasks) if task.task_type == kind])
     }
     return {
-        name: scores([tasks[place] for place in places], [found[place] for place in places])
+        name: measure_tasks([tasks[place] for place in places], [found[place] for place in places])
         | _agreement([(tasks[place].task_type, thought[place]) for place in places])
         | (
             {
@@ -298,9 +315,9 @@ def _predictions(
     rows: list[dict[str, Any]],
     completions: list[Any],
     written: list[Written],
-    found: list[Verdict],
+    found: list[TaskCheck],
     thought: list[Opinion | None],
-    human: list[Verdict],
+    human: list[TaskCheck],
     losses: list[float],
     tokens: list[int],
 ) -> pa.Table:
@@ -345,7 +362,7 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _log(stage: Stage, params: Evaluate, key: str, facts: dict[str, Any]) -> None:
+def _log(stage: Stage, params: GeneratorEvaluate, key: str, facts: dict[str, Any]) -> None:
     """Make, or go on with, one MLflow run for this generator and these rows."""
     ledger = Ledger.open(params.experiment, key, key, f"evaluate-{Path(params.generator).name}")
     ledger.tags(
@@ -374,6 +391,6 @@ def main(argv: list[str] | None = None) -> int:
         lambda stage: evaluate(stage, known.generator),
         ("rows",),
         rest,
-        model=Params,
+        model=GeneratorParams,
         package="bonito",
     )

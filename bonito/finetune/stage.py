@@ -10,11 +10,12 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from bonito.params import Finetune, Params
+from bonito.params import GeneratorFinetune, GeneratorParams
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
+from tasks.core.store import keyed_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import Example, start_adapter, train, training_key
@@ -24,7 +25,7 @@ _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instructio
 
 def finetune(stage: Stage) -> None:
     """Write the generator's adapter, ``provenance.json``, ``loss.csv`` and ``summary.json``."""
-    params, path = cast(Params, stage.params).finetune, stage.path("rows")
+    params, path = cast(GeneratorParams, stage.params).finetune, stage.path("rows")
     if params is None:
         raise PipelineError("the parameters have no finetune section: see bonito/params.yaml")
     table = read_table(path, _COLUMNS)
@@ -46,7 +47,7 @@ def finetune(stage: Stage) -> None:
         params,
         tokenizer.pad_token_id,
         stage.out,
-        stage.work / "checkpoints" / key[:24],
+        keyed_folder(stage.work / "checkpoints", key, keep=1),  # others can be gigabytes
         on_step,
         start,
     )
@@ -70,7 +71,7 @@ def finetune(stage: Stage) -> None:
     stage.summary(len(table), len(examples), dict(dropped + too_long), steps=trained.steps)
 
 
-def mix(table: pa.Table, params: Finetune) -> tuple[list[dict[str, Any]], Counter[str]]:
+def mix(table: pa.Table, params: GeneratorFinetune) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Draw the mixture from the remixed rows, by hash, and shuffle it by hash; everything else is
     counted as ``not_in_mixture``.
 
@@ -145,4 +146,4 @@ def build_examples(
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("finetune", finetune, ("rows",), argv, model=Params, package="bonito")
+    return run_stage("finetune", finetune, ("rows",), argv, model=GeneratorParams, package="bonito")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bonito.sources import Dataset
+from bonito.sources import AnnotatedDataset
 from bonito.templating.templates import source_name
 from tasks.core.files import write_text
 from tasks.core.markdown import table
@@ -21,7 +21,7 @@ def write_card(
     facts: Mapping[str, Any],
     rows_in: int,
     dropped: Mapping[str, int],
-    datasets: Mapping[tuple[str, str], Dataset],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
 ) -> None:
     """Write ``CARD.md``. ``facts["counts"]`` holds (dataset, config, task type, rows)."""
     by_dataset: Counter[tuple[str, str]] = Counter()

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from bonito.params import Remix
-from bonito.templating.render import Outcome
-from bonito.templating.templates import Template
+from bonito.templating.render import Rendering
+from bonito.templating.templates import PromptTemplate
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.parquet import Batches, TableWriter
 
@@ -85,7 +85,7 @@ class Output:
         for path in (self._rows_path, self._rejects_path):
             path.unlink(missing_ok=True)
 
-    def row(self, row_id: str, template: Template, outcome: Outcome) -> None:
+    def row(self, row_id: str, template: PromptTemplate, outcome: Rendering) -> None:
         """Collect one remixed row."""
         self._rows.add(
             _named(row_id, template)
@@ -101,7 +101,7 @@ class Output:
             (heapq.heappush if len(lots) < most else heapq.heappushpop)(lots, -self._number(row_id))
 
     def reject(
-        self, row_id: str, template: Template, reason: str, detail: str, outcome: Outcome
+        self, row_id: str, template: PromptTemplate, reason: str, detail: str, outcome: Rendering
     ) -> None:
         """Collect one row that gave no example, with its reason."""
         texts = {
@@ -156,7 +156,7 @@ class Output:
         )
 
 
-def _named(row_id: str, template: Template) -> dict[str, str]:
+def _named(row_id: str, template: PromptTemplate) -> dict[str, str]:
     return {
         "row_id": row_id,
         "dataset": template.dataset,

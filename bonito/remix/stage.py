@@ -16,15 +16,15 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import cast
 
-from bonito.params import Params, Remix
+from bonito.params import GeneratorParams, Remix
 from bonito.remix.card import write_card
 from bonito.remix.draw import Draw
 from bonito.remix.output import Output
-from bonito.sources import Dataset, load_datasets, load_sources, read_sources
-from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
-from bonito.templating.render import FAULTS, OK, Outcome
-from bonito.templating.templates import Template, load_task_types, load_templates, source_name
-from bonito.templating.workers import Job, Limits, Renderers
+from bonito.sources import AnnotatedDataset, load_datasets, load_sources, read_sources
+from bonito.templating.diagnosis import LEFT_OUT, Finding, diagnose, find_absent
+from bonito.templating.render import FAULTS, OK, Rendering
+from bonito.templating.templates import PromptTemplate, load_task_types, load_templates, source_name
+from bonito.templating.workers import Renderers, RenderJob, RenderLimits
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, sha256_folder
 from tasks.core.stage import Stage, run_stage
@@ -34,7 +34,7 @@ _BATCH = 64
 
 
 @dataclass
-class Tally:
+class RemixCounts:
     """What is counted on the way: rows read, rows dropped by reason, and the templates that were
     not used or failed on rows.
     """
@@ -45,11 +45,11 @@ class Tally:
     faults: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def work(stage: Stage) -> None:
+def remix_datasets(stage: Stage) -> None:
     """Write ``train.parquet``, ``heldout.parquet``, ``rejects.parquet``, ``summary.json`` and
     ``CARD.md``.
     """
-    params = cast(Params, stage.params).remix
+    params = cast(GeneratorParams, stage.params).remix
     datasets = load_datasets([Path(path) for path in params.datasets])
     sources = load_sources(stage.path("sources"), datasets)
     types = load_task_types([Path(path) for path in params.task_types])
@@ -59,8 +59,8 @@ def work(stage: Stage) -> None:
         if template.key[:2] in sources
     ]
     passages = {key: dataset.passage for key, dataset in datasets.items()}
-    limits = Limits(params.render_seconds, params.render_megabytes)
-    tally = Tally(left_out=absent(templates, types))
+    limits = RenderLimits(params.render_seconds, params.render_megabytes)
+    tally = RemixCounts(left_out=find_absent(templates, types))
     progress = stage.progress(0, "rows")
     with (
         Renderers(templates, passages, limits, params.seed, params.workers) as renderers,
@@ -104,12 +104,12 @@ class Remixer:
     """Takes one dataset after the other through its templates."""
 
     params: Remix
-    templates: list[Template]
+    templates: list[PromptTemplate]
     renderers: Renderers
     output: Output
-    tally: Tally
+    tally: RemixCounts
 
-    def remix(self, dataset: Dataset, draw: Draw) -> Iterator[int]:
+    def remix(self, dataset: AnnotatedDataset, draw: Draw) -> Iterator[int]:
         """Render a dataset's drawn rows into the output; yield how many are done after each
         batch.
         """
@@ -119,14 +119,14 @@ class Remixer:
         if not usable:
             self.tally.dropped["no_usable_template"] += len(draw)
             return
-        sent: list[list[Job]] = []
+        sent: list[list[RenderJob]] = []
         for outcomes in self.renderers.map(self.batches(draw, usable, sent)):
             jobs = sent.pop(0)
             for job, outcome in zip(jobs, outcomes, strict=True):
                 self.keep(job, outcome)
             yield len(jobs)
 
-    def usable(self, dataset: Dataset, draw: Draw) -> list[int]:
+    def usable(self, dataset: AnnotatedDataset, draw: Draw) -> list[int]:
         """Try the dataset's templates on its first rows; return the indices of those that serve, or
         stop at one that is at fault.
         """
@@ -169,7 +169,9 @@ class Remixer:
             )
         return usable
 
-    def batches(self, draw: Draw, usable: list[int], sent: list[list[Job]]) -> Iterator[list[Job]]:
+    def batches(
+        self, draw: Draw, usable: list[int], sent: list[list[RenderJob]]
+    ) -> Iterator[list[RenderJob]]:
         """Yield the rows with the template each one draws, and note in ``sent`` what was
         yielded.
         """
@@ -180,7 +182,7 @@ class Remixer:
         )
         rows = iter(draw)
         while batch := [
-            Job(usable[self.lot(row_id, shares)], row_id, row)
+            RenderJob(usable[self.lot(row_id, shares)], row_id, row)
             for row_id, row in islice(rows, _BATCH)
         ]:
             sent.append(batch)
@@ -197,7 +199,7 @@ class Remixer:
             len(shares) - 1,
         )
 
-    def keep(self, job: Job, outcome: Outcome) -> None:
+    def keep(self, job: RenderJob, outcome: Rendering) -> None:
         """Write a row, or reject it with its reason; a fault of the template stops the run unless
         it was told to go on.
         """
@@ -217,7 +219,7 @@ class Remixer:
             self.tally.dropped[status] += 1
             self.output.reject(job.row_id, template, status, detail, outcome)
 
-    def too_long(self, outcome: Outcome) -> tuple[str, str]:
+    def too_long(self, outcome: Rendering) -> tuple[str, str]:
         """Return the status of a good outcome after the limits on length."""
         for name, text, most in (
             ("context_too_long", outcome.context, self.params.max_context_chars),
@@ -236,4 +238,5 @@ _GO_ON = "To go on without it, set remix.unusable_templates to skip; the card th
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("remix", work, ("templates", "sources"), argv, model=Params, package="bonito")
+    inputs = ("templates", "sources")
+    return run_stage("remix", remix_datasets, inputs, argv, model=GeneratorParams, package="bonito")

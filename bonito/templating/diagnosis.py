@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bonito.sources import Dataset
-from bonito.templating.render import OK, Outcome
-from bonito.templating.templates import Key, Template, source_name
-from bonito.templating.workers import Job, Renderers
+from bonito.sources import AnnotatedDataset
+from bonito.templating.render import OK, Rendering
+from bonito.templating.templates import PromptTemplate, TemplateKey, source_name
+from bonito.templating.workers import Renderers, RenderJob
 from tasks.core.files import fingerprint
 
 #: Statuses that are no fault: the template simply is not part of the remix.
@@ -27,13 +27,13 @@ class Finding:
     it cannot be told.
     """
 
-    template: Template
+    template: PromptTemplate
     status: str
     reason: str = ""
     rows: int = 0
     good: int = 0
     derivable: float | None = None
-    example: Outcome | None = None
+    example: Rendering | None = None
 
     @property
     def rate(self) -> float | None:
@@ -42,8 +42,8 @@ class Finding:
 
 
 def diagnose(
-    templates: Sequence[Template],
-    datasets: Mapping[tuple[str, str], Dataset],
+    templates: Sequence[PromptTemplate],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
     rows: Mapping[tuple[str, str], list[dict[str, Any]]],
     renderers: Renderers,
 ) -> list[Finding]:
@@ -51,12 +51,12 @@ def diagnose(
 
     ``renderers`` holds the same templates; ``rows`` are samples by dataset configuration.
     """
-    outcomes: dict[int, list[Outcome]] = {}
+    outcomes: dict[int, list[Rendering]] = {}
     # One row of each first: a template that hangs would otherwise cost its time limit on every row.
     first = [
         job
         for index, own in _rows(templates, datasets, rows)
-        for job in (Job(index), *(Job(index, *row) for row in own[:1]))
+        for job in (RenderJob(index), *(RenderJob(index, *row) for row in own[:1]))
     ]
     _render(first, renderers, outcomes)
     condemned = {
@@ -64,7 +64,7 @@ def diagnose(
     }
     _render(
         [
-            Job(index, *row)
+            RenderJob(index, *row)
             for index, own in _rows(templates, datasets, rows)
             if index not in condemned
             for row in own[1:]
@@ -78,7 +78,9 @@ def diagnose(
     ]
 
 
-def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Finding]:
+def find_absent(
+    templates: Sequence[PromptTemplate], types: Mapping[TemplateKey, str]
+) -> list[Finding]:
     """Return a finding for each typed template of the templates' datasets that is not among them: a
     renamed or an older file.
     """
@@ -87,7 +89,7 @@ def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Find
     missing = [key for key in sorted(types) if key[:2] in known and key not in present]
     return [
         Finding(
-            Template(*key, jinja="", task_type=types[key]),
+            PromptTemplate(*key, jinja="", task_type=types[key]),
             "absent",
             "it has a task type, but is not in the templates folder",
         )
@@ -96,8 +98,8 @@ def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Find
 
 
 def _rows(
-    templates: Sequence[Template],
-    datasets: Mapping[tuple[str, str], Dataset],
+    templates: Sequence[PromptTemplate],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
     rows: Mapping[tuple[str, str], list[dict[str, Any]]],
 ) -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
     """Yield (index of a template whose dataset is known, its sample rows with their ids)."""
@@ -106,7 +108,9 @@ def _rows(
             yield index, [(fingerprint(row)[:20], row) for row in rows.get(template.key[:2], [])]
 
 
-def _render(jobs: list[Job], renderers: Renderers, outcomes: dict[int, list[Outcome]]) -> None:
+def _render(
+    jobs: list[RenderJob], renderers: Renderers, outcomes: dict[int, list[Rendering]]
+) -> None:
     received = (
         outcome
         for batch in renderers.map(jobs[start : start + 64] for start in range(0, len(jobs), 64))
@@ -116,7 +120,9 @@ def _render(jobs: list[Job], renderers: Renderers, outcomes: dict[int, list[Outc
         outcomes.setdefault(job.template, []).append(outcome)
 
 
-def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome]) -> Finding:
+def _finding(
+    template: PromptTemplate, dataset: AnnotatedDataset | None, outcomes: list[Rendering]
+) -> Finding:
     if dataset is None:
         return Finding(
             template,
@@ -163,7 +169,7 @@ def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome
 
 
 def _verdict(
-    counts: Counter[str], rendered: list[Outcome], derivable: float | None
+    counts: Counter[str], rendered: list[Rendering], derivable: float | None
 ) -> tuple[str, str]:
     """Weigh a template's rows: one hang condemns it; else it is good if it gives examples, leaks
     less than half the time and can be answered.

@@ -35,7 +35,7 @@ _PIECES_METHODS = frozenset({"split", "splitlines"})
 _MEASURES = frozenset({"count", "length", "wordcount"})
 
 
-class Passage:
+class PassageExpression:
     """The expression that is a dataset's passage, and the variables of one template that hold
     it.
     """
@@ -144,7 +144,7 @@ class Passage:
 _TAIL = nodes.Slice(nodes.Const(1), None, None)
 
 
-def printed_by(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
+def find_printed(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
     """Return the places (holder, field) of the operands whose text an expression prints as it is or
     formatted.
 
@@ -175,7 +175,7 @@ def printed_by(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
     return []
 
 
-def printed_alone(loop: nodes.For) -> bool:
+def is_printed_alone(loop: nodes.For) -> bool:
     """Whether a loop prints each of the things it runs over and nothing else but fixed text and its
     counter.
     """

@@ -13,9 +13,9 @@ from jinja2 import Template as Compiled
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
 
-from bonito.templating.expressions import Passage, printed_alone, printed_by, step
+from bonito.templating.expressions import PassageExpression, find_printed, is_printed_alone, step
 from bonito.templating.sandbox import Sandbox
-from bonito.templating.templates import Template
+from bonito.templating.templates import PromptTemplate
 from tasks.core.errors import did_you_mean
 
 #: What stands for the passage in a meta-template.
@@ -41,12 +41,12 @@ class MetaTemplate:
     renders its answer choices.
     """
 
-    template: Template
+    template: PromptTemplate
     body: Compiled
     choices: Compiled | None
 
 
-def convert(template: Template, passage: str, sandbox: Sandbox) -> MetaTemplate:
+def convert(template: PromptTemplate, passage: str, sandbox: Sandbox) -> MetaTemplate:
     """Replace every expression that inserts the passage, which is Jinja text such as ``{{ article
     }}``.
 
@@ -58,7 +58,7 @@ def convert(template: Template, passage: str, sandbox: Sandbox) -> MetaTemplate:
         tree = sandbox.parse(template.jinja)
         _refuse_insides(tree)
         _refuse_unknown(tree, sandbox)
-        _Rewriter(Passage(sandbox.parse(passage))).run(tree)
+        _Rewriter(PassageExpression(sandbox.parse(passage))).run(tree)
         body = Compiled.from_code(sandbox, sandbox.compile(tree), sandbox.make_globals(None))
         return MetaTemplate(
             template,
@@ -102,7 +102,7 @@ class _Rewriter:
     and counts what it met.
     """
 
-    def __init__(self, passage: Passage) -> None:
+    def __init__(self, passage: PassageExpression) -> None:
         self.passage = passage
         self.replaced = 0
         self.parts = 0
@@ -130,7 +130,7 @@ class _Rewriter:
             node.nodes = self.printed(node.nodes)
             return node
         if isinstance(node, nodes.For):
-            if self.passage.is_pieces(node.iter) and printed_alone(node):
+            if self.passage.is_pieces(node.iter) and is_printed_alone(node):
                 return nodes.Output([self.mark()], lineno=node.lineno)
             self.passage.remember_part(node.target, node.iter)
         elif isinstance(node, nodes.Assign):
@@ -160,7 +160,7 @@ class _Rewriter:
         """
         if self.passage.is_whole(node):
             return self.mark()
-        inside = printed_by(node)
+        inside = find_printed(node)
         if not inside:
             self.parts += self.passage.reaches_text(node)
         for holder, name in inside:

@@ -38,7 +38,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Rendering:
     """What came of a row. ``detail`` explains a status other than ``ok``.
 
     ``derivable`` tells whether the response can be had from what the reader sees, where the task
@@ -56,12 +56,12 @@ class Outcome:
 
 def render(
     meta: MetaTemplate, passage: Compiled, sandbox: Sandbox, row: dict[str, Any], seed: int
-) -> Outcome:
+) -> Rendering:
     """Render one row; every failure of the template is an :class:`Outcome`, except running out of
     memory or time.
     """
     if "answer_choices" in row:
-        return Outcome(
+        return Rendering(
             "error",
             (
                 "the row has a column 'answer_choices', a name that templates keep for their "
@@ -77,21 +77,23 @@ def render(
             values["answer_choices"] = choices
         parts = split(meta.body.render(values))
     except SecurityError as error:
-        return Outcome("refused", str(error))
+        return Rendering("refused", str(error))
     except UndefinedError as error:
-        return Outcome("missing_column", f"it names what the row does not have: {error}")
+        return Rendering("missing_column", f"it names what the row does not have: {error}")
     except BadLabel as error:
-        return Outcome("bad_label", str(error))
+        return Rendering("bad_label", str(error))
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # noqa: BLE001 - a template is a stranger's program: whatever it raises is a finding about it, not a bug of ours
-        return Outcome("error", f"{type(error).__name__}: {error}")
+        return Rendering("error", f"{type(error).__name__}: {error}")
     return _judge(meta, context, parts, choices)
 
 
-def _judge(meta: MetaTemplate, context: str, parts: list[str], choices: Choices | None) -> Outcome:
+def _judge(
+    meta: MetaTemplate, context: str, parts: list[str], choices: Choices | None
+) -> Rendering:
     if len(parts) != 2:
-        return Outcome(
+        return Rendering(
             "no_response",
             f"it rendered {len(parts)} parts instead of instruction ||| response",
             context,
@@ -113,7 +115,7 @@ def _judge(meta: MetaTemplate, context: str, parts: list[str], choices: Choices 
     elif leaks(context, whole):
         status = "passage_leak"
     derivable = _derivable(meta.template.task_type, response, f"{context}\n{instruction}", choices)
-    return Outcome(
+    return Rendering(
         status,
         _DETAILS.get(status, ""),
         context,

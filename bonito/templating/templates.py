@@ -18,11 +18,11 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.task_types import task_type
 
-Key = tuple[str, str, str]
+TemplateKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Template:
+class PromptTemplate:
     """One prompt template.
 
     ``config`` is empty where the dataset has none; ``task_type`` is the short form, empty where
@@ -37,7 +37,7 @@ class Template:
     task_type: str = ""
 
     @property
-    def key(self) -> Key:
+    def key(self) -> TemplateKey:
         """What names a template."""
         return self.dataset, self.config, self.name
 
@@ -51,8 +51,8 @@ def source_name(dataset: str, config: str) -> str:
 
 
 def load_templates(
-    folder: Path, types: Mapping[Key, str], broken: dict[Path, str] | None = None
-) -> list[Template]:
+    folder: Path, types: Mapping[TemplateKey, str], broken: dict[Path, str] | None = None
+) -> list[PromptTemplate]:
     """Read every ``templates.yaml`` below ``folder``, with its task types; sorted by dataset,
     config and name.
 
@@ -65,7 +65,7 @@ def load_templates(
         raise PipelineError(
             f"{folder} holds no templates.yaml: expected <dataset>/[<config>/]templates.yaml"
         )
-    found: dict[Key, Template] = {}
+    found: dict[TemplateKey, PromptTemplate] = {}
     for path in paths:
         try:
             for template in _read(path, folder, types):
@@ -81,11 +81,11 @@ def load_templates(
     return [found[key] for key in sorted(found)]
 
 
-def load_task_types(paths: Iterable[Path]) -> dict[Key, str]:
+def load_task_types(paths: Iterable[Path]) -> dict[TemplateKey, str]:
     """Read tables ``dataset_name,dataset_config_name,template_name,task_type`` into short task
     types; a later file wins.
     """
-    types: dict[Key, str] = {}
+    types: dict[TemplateKey, str] = {}
     for path in paths:
         try:
             with path.open(encoding="utf-8", newline="") as handle:
@@ -114,7 +114,7 @@ _Loader.add_constructor("!Template", _mapping)
 _Loader.add_constructor("!TemplateMetadata", _mapping)
 
 
-def _read(path: Path, root: Path, types: Mapping[Key, str]) -> Iterator[Template]:
+def _read(path: Path, root: Path, types: Mapping[TemplateKey, str]) -> Iterator[PromptTemplate]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader with two constructors of our own
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -132,7 +132,9 @@ def _read(path: Path, root: Path, types: Mapping[Key, str]) -> Iterator[Template
                 f"{path}: a template needs 'name' and 'jinja', both text; found {str(entry)[:80]!r}"
             )
         key = (dataset, config, entry["name"])
-        yield Template(*key, entry["jinja"], entry.get("answer_choices") or "", types.get(key, ""))
+        yield PromptTemplate(
+            *key, entry["jinja"], entry.get("answer_choices") or "", types.get(key, "")
+        )
 
 
 def _place(parts: tuple[str, ...], path: Path) -> tuple[str, str]:

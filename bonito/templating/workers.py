@@ -26,15 +26,15 @@ from typing import Any
 from jinja2 import Template as Compiled
 
 from bonito.templating.metatemplate import MetaTemplate, Unconvertible, convert
-from bonito.templating.render import OK, Outcome, render
+from bonito.templating.render import OK, Rendering, render
 from bonito.templating.sandbox import Sandbox
-from bonito.templating.templates import Template
+from bonito.templating.templates import PromptTemplate
 from tasks.core.files import row_seed
 from tasks.core.process import set_death_signal
 
 
 @dataclass(frozen=True)
-class Limits:
+class RenderLimits:
     """What one row may cost: CPU seconds, and megabytes on top of the process itself."""
 
     seconds: float = 2.0
@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     """One row through the template of that index; without a row the template is only converted."""
 
     template: int
@@ -60,9 +60,9 @@ class Renderers:
 
     def __init__(
         self,
-        templates: Sequence[Template],
+        templates: Sequence[PromptTemplate],
         passages: Mapping[tuple[str, str], str],
-        limits: Limits,
+        limits: RenderLimits,
         seed: int,
         workers: int,
     ) -> None:
@@ -82,11 +82,11 @@ class Renderers:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def map(self, batches: Iterable[list[Job]]) -> Iterator[list[Outcome]]:
+    def map(self, batches: Iterable[list[RenderJob]]) -> Iterator[list[Rendering]]:
         """Yield the outcomes of each batch, in the order of the batches; few of them are in memory
         at a time.
         """
-        waiting: deque[tuple[list[Job], Future[list[Outcome]]]] = deque()
+        waiting: deque[tuple[list[RenderJob], Future[list[Rendering]]]] = deque()
         for batch in batches:
             waiting.append((batch, self._pool.submit(_run, batch)))
             if len(waiting) > 2 * self._workers:
@@ -94,7 +94,9 @@ class Renderers:
         while waiting:
             yield self._result(waiting)
 
-    def _result(self, waiting: deque[tuple[list[Job], Future[list[Outcome]]]]) -> list[Outcome]:
+    def _result(
+        self, waiting: deque[tuple[list[RenderJob], Future[list[Rendering]]]]
+    ) -> list[Rendering]:
         batch, future = waiting.popleft()
         try:
             return future.result()
@@ -106,7 +108,7 @@ class Renderers:
             waiting.extend((other, self._pool.submit(_run, other)) for other in later)
             return outcomes
 
-    def _one_by_one(self, batch: list[Job]) -> list[Outcome]:
+    def _one_by_one(self, batch: list[RenderJob]) -> list[Rendering]:
         """Run a batch in which some row killed its process, each row alone, to learn which one it
         was.
         """
@@ -117,7 +119,7 @@ class Renderers:
                 outcomes.extend(pool.submit(_run, [job]).result())
             except BrokenProcessPool:
                 outcomes.append(
-                    Outcome(
+                    Rendering(
                         "timeout",
                         (
                             "its process had to be ended: it ran on after "
@@ -144,19 +146,22 @@ class _TooLong(BaseException):
 class _Child:
     """What a child process keeps between batches."""
 
-    templates: list[Template]
+    templates: list[PromptTemplate]
     passages: dict[tuple[str, str], str]
-    limits: Limits
+    limits: RenderLimits
     seed: int
     sandbox: Sandbox
-    ready: dict[int, tuple[MetaTemplate, Compiled] | Outcome]
+    ready: dict[int, tuple[MetaTemplate, Compiled] | Rendering]
 
 
 _child: _Child
 
 
 def _set_up(
-    templates: list[Template], passages: dict[tuple[str, str], str], limits: Limits, seed: int
+    templates: list[PromptTemplate],
+    passages: dict[tuple[str, str], str],
+    limits: RenderLimits,
+    seed: int,
 ) -> None:
     global _child  # noqa: PLW0603 - an executor's initialiser has no other place to leave what its tasks need
     _child = _Child(templates, passages, limits, seed, Sandbox(), {})
@@ -175,11 +180,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise _TooLong
 
 
-def _run(batch: list[Job]) -> list[Outcome]:
+def _run(batch: list[RenderJob]) -> list[Rendering]:
     return [_limited(job) for job in batch]
 
 
-def _limited(job: Job) -> Outcome:
+def _limited(job: RenderJob) -> Rendering:
     """Do one job under the limits.
 
     The timer ends Python code; the kernel ends the process where one long instruction keeps the
@@ -197,9 +202,9 @@ def _limited(job: Job) -> Outcome:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except _TooLong:
-        return Outcome("timeout", f"it ran for over {limits.seconds:g} s of CPU time")
+        return Rendering("timeout", f"it ran for over {limits.seconds:g} s of CPU time")
     except (MemoryError, RecursionError) as error:
-        return Outcome(
+        return Rendering(
             "memory",
             f"it wanted over {limits.megabytes} MB"
             if isinstance(error, MemoryError)
@@ -207,14 +212,14 @@ def _limited(job: Job) -> Outcome:
         )
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: RenderJob) -> Rendering:
     ready = _child.ready.get(job.template)
     if ready is None:
         ready = _child.ready[job.template] = _convert(_child.templates[job.template])
-    if isinstance(ready, Outcome):
+    if isinstance(ready, Rendering):
         return ready
     if job.row is None:
-        return Outcome(OK)
+        return Rendering(OK)
     meta, passage = ready
     outcome = render(
         meta,
@@ -232,9 +237,9 @@ def _work(job: Job) -> Outcome:
     )
 
 
-def _convert(template: Template) -> tuple[MetaTemplate, Compiled] | Outcome:
+def _convert(template: PromptTemplate) -> tuple[MetaTemplate, Compiled] | Rendering:
     passage = _child.passages[template.dataset, template.config]
     try:
         return convert(template, passage, _child.sandbox), _child.sandbox.from_string(passage)
     except Unconvertible as error:
-        return Outcome(error.status, str(error))
+        return Rendering(error.status, str(error))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.scoring.datasets import Item
-from tasks.scoring.f1 import Scored, interval, majority_f1, resample
+from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,15 @@ def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
     by_template = np.array([run.f1()[0] for run in runs])  # [seeds, templates]
     low, high = interval(draws.f1(runs))
     return {
-        "f1": _points(by_template.mean()),
-        "f1_low": _points(low),
-        "f1_high": _points(high),
-        "template_spread": _points(by_template.mean(axis=0).std(ddof=1))
+        "f1": round_points(by_template.mean()),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
+        "template_spread": round_points(by_template.mean(axis=0).std(ddof=1))
         if by_template.shape[1] > 1
         else None,
-        "seed_spread": _points(by_template.mean(axis=1).std(ddof=1)) if len(runs) > 1 else None,
+        "seed_spread": round_points(by_template.mean(axis=1).std(ddof=1))
+        if len(runs) > 1
+        else None,
         "seeds": len(runs),
         "one_class_templates": int(
             sum(len(set(row)) == 1 for run in runs for row in run.values.tolist())
@@ -68,25 +70,27 @@ def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
     }
 
 
-def difference(runs: Sequence[Scored], others: Sequence[Scored], draws: Draws) -> dict[str, float]:
+def measure_difference(
+    runs: Sequence[Scored], others: Sequence[Scored], draws: Draws
+) -> dict[str, float]:
     """Return how much better the first group is, with its paired 95 % interval."""
     low, high = interval(draws.f1(runs) - draws.f1(others))
     own, other = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
-    return {"f1": _points(own - other), "f1_low": _points(low), "f1_high": _points(high)}
+    return {
+        "f1": round_points(own - other),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
+    }
 
 
-def majority(runs: Sequence[Scored]) -> float | None:
+def majority_baseline(runs: Sequence[Scored]) -> float | None:
     """Return the macro F1 of always answering the commonest label; None for extraction."""
     golds = runs[0].golds
-    return None if golds is None else _points(majority_f1(golds.tolist(), runs[0].classes))
+    return None if golds is None else round_points(majority_f1(golds.tolist(), runs[0].classes))
 
 
-def verdict(change: dict[str, float]) -> str:
+def judge_change(change: dict[str, float]) -> str:
     """Return ``better``, ``worse``, or ``undecided`` where the interval holds 0."""
     if change["f1_low"] > 0:
         return "better"
     return "worse" if change["f1_high"] < 0 else "undecided"
-
-
-def _points(value: Any) -> float:
-    return round(float(value), 2)

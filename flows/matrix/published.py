@@ -72,7 +72,7 @@ def _why_not_run(
     return "not asked for by this matrix"
 
 
-def claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def judge_claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the paper's three claims for each model and dataset of the matrix, at its largest
     number of rows.
 

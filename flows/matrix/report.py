@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.matrix import results as found
 from flows.matrix.matrix_file import Matrix
-from flows.matrix.published import claims, compare_published
-from flows.matrix.results import Result
-from flows.matrix.samples import written_samples
-from flows.matrix.table import markdown
+from flows.matrix.published import compare_published, judge_claims
+from flows.matrix.results import (
+    Result,
+    compare_groups,
+    measure_gains_over_tapt,
+    read_scores,
+    tabulate_cells,
+)
+from flows.matrix.samples import pick_samples
+from flows.matrix.table import render_tables
 from flows.matrix.words import PRIOR_CORRECTED, budget, change, colour, label, short, spread
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
@@ -34,21 +39,21 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
     """Write ``report.html``, ``table.md`` and ``groups.json`` to ``folder``, and put the cells'
     MLflow runs under one parent that holds them.
     """
-    scored = found.read_scores(results, main)
-    groups = found.groups(results, main, scored)
+    scored = read_scores(results, main)
+    groups = compare_groups(results, main, scored)
     published = compare_published(
         read_yaml(main / "matrices" / "published.yaml"), groups, results, matrix
     )
     write_json(folder / "groups.json", groups)
-    write_text(folder / "table.md", markdown(matrix, groups, published, results))
-    runs = mlflow_runs(results, main)
+    write_text(folder / "table.md", render_tables(matrix, groups, published, results))
+    runs = read_mlflow_runs(results, main)
     experiment, parent = "", ""
     page = folder / "report.html"
     facts = {
         "groups": groups,
         "published": published,
-        "samples": written_samples(results, main),
-        "claims": claims(groups),
+        "samples": pick_samples(results, main),
+        "claims": judge_claims(groups),
     }
     if runs:
         first = next(iter(runs.values()))
@@ -59,7 +64,7 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
         }
         ids, gains = (
             {name: run["run_id"] for name, run in runs.items()},
-            found.gains_over_tapt(results, main, scored),
+            measure_gains_over_tapt(results, main, scored),
         )
         # Once for the ids that the page links to, once more for the page itself.
         experiment, parent = group_runs(first["experiment"], matrix.name, ids, own, [], gains)
@@ -74,7 +79,7 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
         )
 
 
-def mlflow_runs(results: Sequence[Result], main: Path) -> dict[str, dict[str, Any]]:
+def read_mlflow_runs(results: Sequence[Result], main: Path) -> dict[str, dict[str, Any]]:
     """Return cell name -> what its register stage wrote."""
     paths = {
         result.cell.name: result.artifacts(main) / "register" / "registration.json"
@@ -104,10 +109,10 @@ def write_matrix_page(
         _TEMPLATE,
         _head(matrix, results, links),
         prior_corrected=PRIOR_CORRECTED,
-        rows=found.cell_rows(results, main),
+        rows=tabulate_cells(results, main),
         one_model=len(matrix.models) == 1,
         panels=panels,
-        curves=curves(facts["groups"]),
+        curves=draw_curves(facts["groups"]),
         links={name: run_page(_MLFLOW, experiment, run["run_id"]) for name, run in runs.items()},
         source=read_yaml(main / "matrices" / "published.yaml")["source"],
         **_WORDS,
@@ -131,7 +136,7 @@ def _head(matrix: Matrix, results: Sequence[Result], links: Sequence[tuple[str, 
     )
 
 
-def curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def draw_curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one picture a model and dataset with several numbers of rows: lines of points in a
     field of 300 x 160.
     """

@@ -17,7 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.matrix.cells import Cell
-from flows.matrix.compare import Draws, difference, majority, summarise, verdict
+from flows.matrix.compare import (
+    Draws,
+    judge_change,
+    majority_baseline,
+    measure_difference,
+    summarise,
+)
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
@@ -48,7 +54,7 @@ class Result:
         return main / ".runs" / self.cell.name / "artifacts"
 
 
-def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+def tabulate_cells(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return the rows of cells.json: identity, F1 with its interval (as the run itself measured
     it), status, reason, and what it cost.
     """
@@ -68,13 +74,13 @@ def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
                 "status": result.status,
                 "reason": result.reason,
                 "cell": result.cell.name,
-                **cost(result, main),
+                **measure_cost(result, main),
             }
         )
     return rows
 
 
-def cost(result: Result, main: Path) -> dict[str, Any]:
+def measure_cost(result: Result, main: Path) -> dict[str, Any]:
     """Return training rows and tokens, and wall and GPU seconds of a cell's stages, those it shared
     with other cells included.
     """
@@ -106,7 +112,7 @@ class Scores:
     draws: Draws
 
 
-def groups(
+def compare_groups(
     results: Sequence[Result], main: Path, scored: dict[str, Scores]
 ) -> list[dict[str, Any]]:
     """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and
@@ -115,7 +121,7 @@ def groups(
     ``scored`` is what :func:`read_scores` returns.
     """
     found = []
-    done = _grouped([result for result in results if result.cell.name in scored])
+    done = _group_results([result for result in results if result.cell.name in scored])
     datasets = list(dict.fromkeys(key[:2] for key in done))
     for key, own in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
         model, dataset, supervision, rows, variant = key
@@ -130,18 +136,20 @@ def groups(
             "variant": variant,
         }
         entry |= summarise(runs, draws) | {
-            "majority": majority(runs),
+            "majority": majority_baseline(runs),
             "cells": [result.cell.name for result in own],
         }
         entry["prior_corrected"] = (
             summarise(corrected, draws) if len(corrected) == len(runs) else None
         )
-        entry |= {"vs_none": None, "vs_tapt": None} | _means([cost(result, main) for result in own])
+        entry |= {"vs_none": None, "vs_tapt": None} | _mean_costs(
+            [measure_cost(result, main) for result in own]
+        )
         for name in ("none", "tapt"):
-            others = _opponents(own[0].cell, results, scored, name)
+            others = _find_opponents(own[0].cell, results, scored, name)
             if others and supervision != name:
-                change = difference(runs, others, draws)
-                entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
+                change = measure_difference(runs, others, draws)
+                entry[f"vs_{name}"] = change | {"verdict": judge_change(change)}
         general = [
             read_json(result.artifacts(main) / "evaluate" / "scores.json").get("general")
             for result in own
@@ -151,7 +159,7 @@ def groups(
     return found
 
 
-def gains_over_tapt(
+def measure_gains_over_tapt(
     results: Sequence[Result], main: Path, scored: dict[str, Scores]
 ) -> dict[str, dict[str, float]]:
     """Return cell name -> what MLflow shows of its gain over TAPT, in points with the paired 95 %
@@ -166,11 +174,11 @@ def gains_over_tapt(
         for result in results
         if result.cell.name in scored and result.cell.supervision != "tapt"
     ):
-        others = _opponents(cell, results, scored, "tapt")
+        others = _find_opponents(cell, results, scored, "tapt")
         if not others:
             continue
         own = scored[cell.name]
-        change = difference([own.scored], others, own.draws)
+        change = measure_difference([own.scored], others, own.draws)
         dataset = load_dataset(
             main / cell.params["evaluate"]["dataset"]
         ).name  # as register calls it: the other keys of the run end with it
@@ -188,7 +196,7 @@ def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
     for result in results:
         if result.status != "done":
             continue
-        evaluate, key = result.cell.params["evaluate"], _asked(result.cell)
+        evaluate, key = result.cell.params["evaluate"], _questions_key(result.cell)
         if key not in asked:
             dataset = load_dataset(main / key[0])
             items = load_items(dataset, main / key[1], key[2], evaluate["seed"])
@@ -200,7 +208,7 @@ def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
                 Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"]),
             )
         dataset, templates, items, draws = asked[key]
-        answers = adapted_answers(result, main)
+        answers = read_adapted_answers(result, main)
         corrects = dataset.classifies and evaluate.get("prior_correction", True)
         corrected = (
             scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
@@ -211,7 +219,7 @@ def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
     return found
 
 
-def _asked(cell: Cell) -> tuple[str, str, int, int, int]:
+def _questions_key(cell: Cell) -> tuple[str, str, int, int, int]:
     """Return what settles which questions a cell was asked."""
     evaluate = cell.params["evaluate"]
     return (
@@ -223,7 +231,7 @@ def _asked(cell: Cell) -> tuple[str, str, int, int, int]:
     )
 
 
-def adapted_answers(result: Result, main: Path) -> pa.Table:
+def read_adapted_answers(result: Result, main: Path) -> pa.Table:
     """Return the answers of a cell's adapted model (rows.EVALUATIONS)."""
     path = result.artifacts(main) / "evaluate" / "predictions.parquet"
     table = require(read_table(path), EVALUATIONS, path)
@@ -233,21 +241,21 @@ def adapted_answers(result: Result, main: Path) -> pa.Table:
     return own
 
 
-Key = tuple[str, str, str, int, str]
+GroupKey = tuple[str, str, str, int, str]
 
 
-def _key(cell: Cell) -> Key:
+def _group_key(cell: Cell) -> GroupKey:
     return cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant
 
 
-def _grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
-    groups: dict[Key, list[Result]] = defaultdict(list)
+def _group_results(results: Sequence[Result]) -> dict[GroupKey, list[Result]]:
+    groups: dict[GroupKey, list[Result]] = defaultdict(list)
     for result in results:
-        groups[_key(result.cell)].append(result)
+        groups[_group_key(result.cell)].append(result)
     return groups
 
 
-def _opponents(
+def _find_opponents(
     cell: Cell, results: Sequence[Result], scored: dict[str, Scores], name: str
 ) -> list[Scored]:
     """Return the scores to compare a cell's with: same model and dataset, as many rows (zero-shot
@@ -257,12 +265,16 @@ def _opponents(
     others = (
         result.cell
         for result in results
-        if _key(result.cell) == wanted and result.cell.name in scored
+        if _group_key(result.cell) == wanted and result.cell.name in scored
     )
-    return [scored[other.name].scored for other in others if _asked(other) == _asked(cell)]
+    return [
+        scored[other.name].scored
+        for other in others
+        if _questions_key(other) == _questions_key(cell)
+    ]
 
 
-def _means(costs: list[dict[str, Any]]) -> dict[str, Any]:
+def _mean_costs(costs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean of each cost over a group's cells; None where one of them is not known."""
     return {
         name: None

@@ -15,8 +15,8 @@ import yaml
 from flows.matrix.cells import Cell
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.report import write_report
-from flows.matrix.results import Result, adapted_answers, cell_rows
-from flows.runs import worktree as checkout
+from flows.matrix.results import Result, read_adapted_answers, tabulate_cells
+from flows.runs import worktree
 from flows.runs.dvc_graph import read_graph
 from flows.runs.dvc_repro import reproduce
 from tasks.core.errors import PipelineError
@@ -42,22 +42,22 @@ def bring_up_to_date(
     """Run what is not up to date in a cell, in ``main/.runs/<cell>``; a failure is a result that
     says why.
     """
-    run = checkout.Run(cell.name, main, main / checkout.RUNS / cell.name, cell.params)
+    run = worktree.Run(cell.name, main, main / worktree.RUNS / cell.name, cell.params)
     try:
-        with checkout.hold(run):
+        with worktree.hold(run):
             with _git:
-                checkout.prepare(run, log)
+                worktree.prepare(run, log)
             result = _run_stages(cell, run, environment, gpus, log, watch)
             if result.status == "done":
                 with _git:
-                    log(checkout.record(run))
+                    log(worktree.record(run))
             return result
     except PipelineError as error:
         return Result(cell, "failed", str(error))
 
 
 def _run_stages(
-    cell: Cell, run: checkout.Run, environment: dict[str, str], gpus: int, log: Log, watch: Watch
+    cell: Cell, run: worktree.Run, environment: dict[str, str], gpus: int, log: Log, watch: Watch
 ) -> Result:
     stages: list[dict[str, Any]] = []
     for node in read_graph(run.path):
@@ -72,7 +72,7 @@ def _run_stages(
     return Result(cell, "done", "", stages, gpus)
 
 
-def _remember_seconds(run: checkout.Run, stage: str, seconds: float | None) -> float | None:
+def _remember_seconds(run: worktree.Run, stage: str, seconds: float | None) -> float | None:
     """Return how long this very work took when it was done, here or in the cell that did it: a
     stage from the cache has no time of its own.
     """
@@ -95,7 +95,7 @@ def write_results(asked: Matrix, results: list[Result], main: Path, final: bool)
     last = results[-1]
     if last.status == "done":
         keep_predictions(last, main, folder / asked.name / "predictions")
-    rows = cell_rows(results, main)
+    rows = tabulate_cells(results, main)
     write_json(folder / "cells.json", rows)
     write_json(folder / asked.name / "cells.json", rows)
     if final:
@@ -106,5 +106,5 @@ def keep_predictions(result: Result, main: Path, folder: Path) -> None:
     """Write a cell's own answers (item id, template, prediction, golds)."""
     write_table(
         folder / f"{result.cell.name}.parquet",
-        adapted_answers(result, main).select(PREDICTED),
+        read_adapted_answers(result, main).select(PREDICTED),
     )

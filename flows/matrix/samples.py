@@ -14,7 +14,7 @@ from tasks.core.parquet import read_table
 _SAMPLES = 3
 
 
-def written_samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+def pick_samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return a few tasks that each generator wrote for each dataset, and what became of them."""
     shown, seen = [], set()
     for result in results:

@@ -61,7 +61,7 @@ def read_graph(root: Path) -> list[Node]:
         raise PipelineError(f"dvc.yaml: {error}") from error
 
 
-def changed_inputs(root: Path) -> list[str]:
+def list_changed_inputs(root: Path) -> list[str]:
     """Return what ``dvc.lock`` records otherwise than the tree has it: commands, code, data and
     parameters, one line each. What the stages themselves write is not looked at.
     """

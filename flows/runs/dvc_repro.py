@@ -42,7 +42,7 @@ _children: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutcome:
     """How a stage went. ``error`` is the one line that matters, empty unless it failed."""
 
     stage: str
@@ -57,7 +57,7 @@ def reproduce(
     log: Callable[[str], None],
     watch: Callable[[], None],
     environment: dict[str, str] | None = None,
-) -> Outcome:
+) -> StageOutcome:
     """Run ``stage`` in ``checkout``; hand every line it prints to ``log`` and call ``watch`` about
     once a second meanwhile.
     """
@@ -71,13 +71,13 @@ def reproduce(
     )
     seconds = time.monotonic() - started
     if code:
-        return Outcome(
+        return StageOutcome(
             stage, "failed", seconds, line_that_matters(lines, code).removeprefix(f"{stage}: ")
         )
     status = _status(stage, lines)
     if status == "restored" and (damage := _damage(checkout / "artifacts" / stage)):
-        return Outcome(stage, "failed", seconds, damage)
-    return Outcome(stage, status, seconds)
+        return StageOutcome(stage, "failed", seconds, damage)
+    return StageOutcome(stage, status, seconds)
 
 
 def _damage(output: Path) -> str:

@@ -15,7 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 
 
-def damaged(cache: Path) -> list[Path]:
+def find_damaged(cache: Path) -> list[Path]:
     """Return the objects of a DVC cache whose content is not what their name says."""
     objects = [
         path
@@ -49,7 +49,7 @@ def main() -> int:
             raise PipelineError(
                 f"DVC does not say where its cache is: {done.stderr.strip().splitlines()[-1:]}"
             )
-        found = damaged(CODE / done.stdout.strip())
+        found = find_damaged(CODE / done.stdout.strip())
         for path in found:
             print(f"damaged, removed: {path}")
             path.chmod(0o644)

@@ -45,11 +45,11 @@ def plan(
     parse_params(params, layers)
     if not files and not settings and not name:
         return Run(DEFAULT, main, main, params)
-    name = check_name(name or default_name(profile, settings))
+    name = check_name(name or derive_name(profile, settings))
     return Run(name, main, folder_of(main, name), params)
 
 
-def usual_profile(main: Path) -> str:
+def choose_profile(main: Path) -> str:
     """Return the profile of a run that names none: the paper's where set-up installed the GPU pins,
     else the embedded default.
     """
@@ -58,15 +58,15 @@ def usual_profile(main: Path) -> str:
     return _GPU_PROFILE if gpu and _GPU_PROFILE in profile_names(main / "profiles") else DEFAULT
 
 
-def asked_name(parameters: dict[str, Any]) -> str:
+def name_run(parameters: dict[str, Any]) -> str:
     """Return the name of the run that a flow run's parameters ask for."""
     return str(
         parameters.get("name")
-        or default_name(parameters.get("profile") or DEFAULT, settings(parameters))
+        or derive_name(parameters.get("profile") or DEFAULT, read_settings(parameters))
     )
 
 
-def settings(parameters: dict[str, Any]) -> list[str]:
+def read_settings(parameters: dict[str, Any]) -> list[str]:
     """Return a form's fields as ``section.key=value`` settings, the form's own ``overrides`` last;
     an empty field asks for nothing.
     """
@@ -83,7 +83,7 @@ def settings(parameters: dict[str, Any]) -> list[str]:
     return asked + list(parameters.get("overrides") or [])
 
 
-def default_name(profile: str, overrides: list[str]) -> str:
+def derive_name(profile: str, overrides: list[str]) -> str:
     """Return a readable name that is the same for the same request and for no other."""
     names = [name.strip() for name in profile.split(",")]
     if len(names) == 1 and not overrides:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.runs.dvc_repro import Outcome
+from flows.runs.dvc_repro import StageOutcome
 from flows.runs.mlflow_urls import run_page
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
@@ -31,7 +31,7 @@ _STATUS = {
 
 
 def write_outcomes(
-    checkout: Path, name: str, outcomes: Iterable[Outcome], flow_run: str = ""
+    checkout: Path, name: str, outcomes: Iterable[StageOutcome], flow_run: str = ""
 ) -> None:
     """Keep how the last run went, for :func:`render` and :func:`ending`."""
     write_json(
@@ -40,12 +40,12 @@ def write_outcomes(
     )
 
 
-def last_flow_run(checkout: Path) -> str:
+def read_last_flow_run(checkout: Path) -> str:
     """Return the id of the flow run that last came to its end here."""
     return str((_optional(checkout / _LAST) or {}).get("flow_run", ""))
 
 
-def ending(checkout: Path, flow_run: str) -> str | None:
+def read_ending(checkout: Path, flow_run: str) -> str | None:
     """Return how a flow run ended: empty if every stage was done, else the line that says what
     failed; None if it did not get to its end.
     """
@@ -84,7 +84,7 @@ def render(checkout: Path, main: Path) -> str:
     return "\n".join(["", *parts, ""])
 
 
-def row_table(checkout: Path) -> list[dict[str, Any]]:
+def tabulate_rows(checkout: Path) -> list[dict[str, Any]]:
     """Return one row a stage: rows in, kept, dropped by reason."""
     rows = []
     for path in sorted(
@@ -102,7 +102,7 @@ def row_table(checkout: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def f1_table(checkout: Path) -> list[dict[str, Any]]:
+def tabulate_f1(checkout: Path) -> list[dict[str, Any]]:
     """Return one row a model, with the gain last: F1 in points, its interval, the majority-class
     baseline where there is one.
     """
@@ -128,7 +128,7 @@ def f1_table(checkout: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def links(checkout: Path) -> str:
+def list_links(checkout: Path) -> str:
     """Return Markdown that leads from a run to its MLflow run, its reports and its data version."""
     lines = []
     found = _optional(checkout / "artifacts" / "register" / "registration.json")
@@ -190,7 +190,7 @@ def _reasons(dropped: dict[str, int]) -> str:
 
 
 def _scores(checkout: Path, done: set[str]) -> list[str]:
-    rows = f1_table(checkout) if "evaluate" in done else []
+    rows = tabulate_f1(checkout) if "evaluate" in done else []
     if not rows:
         return []
     lines = ["", _heading("F1 (points, 0-100)")]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from bonito.finetune.stage import build_examples, main, mix
-from bonito.params import Finetune, Params
-from bonito.settings import merged
+from bonito.params import GeneratorFinetune, GeneratorParams
+from bonito.settings import merge_settings
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
 from tasks.core.overlay import overlay
@@ -26,11 +26,13 @@ from tasks.lm.prompts import generator_prompt
 from tests.conftest import ROOT
 
 
-def _settings(**changes: Any) -> Finetune:
+def _settings(**changes: Any) -> GeneratorFinetune:
     values = overlay(
         read_yaml(ROOT / "bonito/params.yaml"), read_yaml(ROOT / "bonito/profiles/embedded.yaml")
     )
-    params: Params = parse_params(overlay(values, {"finetune": {**changes}}), "bonito", Params)
+    params: GeneratorParams = parse_params(
+        overlay(values, {"finetune": {**changes}}), "bonito", GeneratorParams
+    )
     assert params.finetune is not None
     return params.finetune.model_copy(update=changes)
 
@@ -142,11 +144,15 @@ def test_a_generator_goes_on_from_another(
             "finetune.max_prompt_tokens=800",
             *more,
         ]
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merged("embedded", settings)))
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merge_settings("embedded", settings)))
         return main(["--params", f"{name}.yaml", "--rows", "rows.parquet", "--out", f"out/{name}"])
 
     assert trained("first") == 0
+    checkpoints = tmp_path / ".work/bonito/finetune/checkpoints"
+    (first_checkpoints,) = checkpoints.iterdir()
     assert trained("second", "finetune.start=out/first") == 0
+    (second_checkpoints,) = checkpoints.iterdir()
+    assert first_checkpoints != second_checkpoints, "the first training's checkpoints are gone"
     losses = {
         name: [
             float(line.split(",")[1])
