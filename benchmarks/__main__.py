@@ -12,9 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, BenchOptions, ResultRow
+from benchmarks.harness import ROOT, BenchOptions
 from benchmarks.machine import describe
 from benchmarks.report import merge, plot, render
+from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.privacy import silence
 from tasks.lm.models import EMBEDDED

@@ -12,18 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import (
-    PASSED,
-    BenchOptions,
-    Contender,
-    ContenderResult,
-    ResultRow,
-    compare,
-    race,
-)
+from benchmarks.harness import PASSED, BenchOptions, Contender, ContenderResult, race
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
+from benchmarks.rows import ResultRow, compare
 from tasks.core.files import fingerprint, sha256_file, write_text
 from tasks.scoring.ranking import margin
 

@@ -12,19 +12,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.harness import (
-    PASSED,
-    ROOT,
-    BenchOptions,
-    Contender,
-    ContenderResult,
-    ResultRow,
-    compare,
-    race,
-)
+from benchmarks.harness import PASSED, ROOT, BenchOptions, Contender, ContenderResult, race
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
+from benchmarks.rows import ResultRow, compare
 from tasks.core.files import write_text
 from tasks.core.params import load_params
 from tasks.lm.models import dtype

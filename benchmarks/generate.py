@@ -13,19 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks import made
-from benchmarks.harness import (
-    PASSED,
-    ROOT,
-    BenchOptions,
-    Contender,
-    ContenderResult,
-    ResultRow,
-    compare,
-    race,
-)
+from benchmarks.harness import PASSED, ROOT, BenchOptions, Contender, ContenderResult, race
 from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
 from benchmarks.roofline import Need, roofline
+from benchmarks.rows import ResultRow, compare
 from tasks.core.parquet import write_table
 from tasks.core.rows import PASSAGES
 from tasks.core.task_types import TASK_TYPES

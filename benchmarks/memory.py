@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from benchmarks import made
-from benchmarks.harness import PASSED, ROOT, BenchOptions, ResultRow, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
+from benchmarks.rows import ResultRow
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
 from tasks.core.yaml_file import read_yaml

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.harness import PASSED, ROOT, BenchOptions, ResultRow
+from benchmarks.harness import PASSED, ROOT, BenchOptions
+from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError
 from tasks.core.privacy import SILENT
 

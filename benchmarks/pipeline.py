@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from benchmarks import chain, generate
-from benchmarks.harness import PASSED, ROOT, BenchOptions, ResultRow, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
+from benchmarks.rows import ResultRow
 from flows.runs.dvc_graph import read_graph
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay

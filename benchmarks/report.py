@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ResultRow
+from benchmarks.rows import ResultRow
 from tasks.core.files import atomic_path, read_json, write_json
 from tasks.core.markdown import table
 

@@ -8,15 +8,8 @@ import sys
 from dataclasses import replace
 
 from benchmarks import made, peers
-from benchmarks.harness import (
-    PASSED,
-    BenchOptions,
-    Contender,
-    ContenderResult,
-    ResultRow,
-    compare,
-    race,
-)
+from benchmarks.harness import PASSED, BenchOptions, Contender, ContenderResult, race
+from benchmarks.rows import ResultRow, compare
 
 #: ``parse``: ours without its judging, which does just what the authors' package does.
 NAMES = ("validate", "parse")

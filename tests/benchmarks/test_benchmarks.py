@@ -17,17 +17,10 @@ from safetensors.numpy import save_file
 
 from benchmarks import __main__ as command
 from benchmarks import evaluate, finetune, peers
-from benchmarks.harness import (
-    PASSED,
-    BenchOptions,
-    Contender,
-    ContenderResult,
-    ResultRow,
-    compare,
-    race,
-)
+from benchmarks.harness import PASSED, BenchOptions, Contender, ContenderResult, race
 from benchmarks.report import merge, render
 from benchmarks.roofline import Need, Weights, read_weights
+from benchmarks.rows import ResultRow, compare
 
 TOY = "tests.toy_contender"
 
