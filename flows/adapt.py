@@ -1,11 +1,10 @@
-"""The Prefect flow: one task run a stage of ``dvc.yaml``, each a ``dvc repro --single-item STAGE``
-in a process of its own.
+"""The Prefect flow: one task run for each stage of ``dvc.yaml``.
 
-The order is DVC's; nothing here repeats it. What ``dvc repro`` has done this flow skips, and the
-other way round.
+Each runs ``dvc repro --single-item STAGE`` in its own process. The order comes from DVC. The flow
+skips what ``dvc repro`` has already done, and the other way round.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
-cannot look up their names.
+Annotations are not postponed here: a deployment loads this module by file name, and Prefect then
+cannot resolve postponed names.
 """
 
 from enum import Enum
@@ -46,11 +45,11 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def _run_name() -> str:
-    """Name the flow run as its checkout and its DVC experiment are named."""
+    """Return the name of the run's checkout and DVC experiment."""
     return request.name_run(flow_run.parameters)
 
 
-#: Each stage needs the whole machine, and DVC holds the checkout while one runs.
+#: A stage needs the whole machine, and DVC locks the checkout while one runs.
 _ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
@@ -66,23 +65,22 @@ def adapt(
     overrides: list[Override] = [],  # noqa: B006
     name: Name = "",
 ) -> State[Any]:
-    """Adapt a language model to unlabelled text: every stage of the graph that is not up to date,
-    in order.
+    """Adapt a language model to unlabelled text: run every stage that is not up to date, in order.
 
     Args:
-        profile: A file of profiles/ laid over params.yaml. default: params.yaml as it is, in the
-            checkout itself.
+        profile: A file of profiles/ that overlays params.yaml. default: params.yaml alone, in
+            the main checkout.
         corpus: Folder or file of documents, on the machine that runs this. Empty: the profile's.
         task_types: What kinds of tasks to generate. None: the profile's.
         generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty:
             the profile's.
         model: The target model to adapt: a path or a hub name. Empty: the profile's.
-        rows: Training rows at most, a seeded choice. 0: as the profile says.
-        seed: Seed of generation, choice and training. 0: the profile's.
-        overrides: Settings of this run alone, each section.key=value, such as
+        rows: Most training rows, drawn with the seed. 0: the profile's.
+        seed: Seed of generation, selection and training. 0: the profile's.
+        overrides: Settings for this run only, each section.key=value, such as
             generate.temperature=0.7.
-        name: Name of the run's worktree and DVC experiment. Empty: made from the profile and the
-            settings.
+        name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
+            the settings.
     """
     log = get_run_logger()
     drop_failure_records()
@@ -126,8 +124,8 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         )
     try:
         outcomes = [_outcome(node, futures[node.name]) for node in nodes]
-    # Ctrl-C, or cancelled from the UI: this thread learns of it, the one that waits for the stage
-    # does not
+    # Ctrl-C, or cancelled in the UI. Only this thread learns of it, not the one that waits for the
+    # stage.
     except BaseException:
         stop_children()
         remote_stage.stop_requests()
@@ -137,34 +135,30 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
     try:
         _show(run.path)
-    except Exception as error:  # noqa: BLE001 - the server may be gone, and the run is done
-        log.warning("the tables cannot be shown in Prefect (%s)", type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
+        log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
     failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
     if failed:
         return Failed(message=f"{failed.stage}: {failed.error}")
     if run.own_checkout:
         log.info("%s", worktree.record(run))
-    return Completed(
-        message=(
-            f"{sum(o.status == 'ran' for o in outcomes)} of {len(outcomes)} stages ran, the "
-            "others were up to date"
-        )
-    )
+    ran = sum(outcome.status == "ran" for outcome in outcomes)
+    return Completed(message=f"{ran} of {len(outcomes)} stages ran, the others were up to date")
 
 
 @task(persist_result=False)
 def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
-    """Bring one stage of the checkout in ``folder`` up to date: here, or on a machine of another
-    work pool.
-    """
+    """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool."""
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
-    own = str(flow_run.id or "")
+    run_id = str(flow_run.id or "")
     mark(Path(folder), stage, "running")
     if pool:
-        outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, own)
+        outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, run_id)
     else:
-        outcome = reproduce(Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": own})
+        outcome = reproduce(
+            Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": run_id}
+        )
     mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
     if outcome.status == "failed":
         return Failed(message=outcome.error, data=vars(outcome))
@@ -173,7 +167,7 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
         "unchanged": ("Unchanged", "unchanged, skipped"),
         "restored": (
             "Unchanged",
-            "an earlier run did the same work: taken from the cache, skipped",
+            "restored from the cache: an earlier run did the same work",
         ),
     }[outcome.status]
     log.info("%s: %s", stage, message)
@@ -185,16 +179,15 @@ def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:
     state = future.state
     if state.is_pending():
         return StageOutcome(node.name, "not run", 0.0)
-    found = state.result(raise_on_failure=False)
-    if isinstance(found, dict):
-        return StageOutcome(**found)
-    return StageOutcome(
-        node.name, "failed", 0.0, state.message or str(state.name)
-    )  # the task itself broke, not the stage
+    fields = state.result(raise_on_failure=False)
+    if isinstance(fields, dict):
+        return StageOutcome(**fields)
+    # The task itself broke, not the stage.
+    return StageOutcome(node.name, "failed", 0.0, state.message or str(state.name))
 
 
 def _show(path: Path) -> None:
-    """Leave the two tables and the links that people look for on the run's page."""
+    """Put the two tables and the links on the run's page."""
     create_markdown_artifact(
         summary.list_links(path), key="links", description="model, report, data version"
     )

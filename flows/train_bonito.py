@@ -1,8 +1,7 @@
-"""The generator's own training as a Prefect flow: ``bonito/dvc.yaml``, with the settings of a
-profile of ``bonito/``.
+"""The generator's training as a Prefect flow: ``bonito/dvc.yaml`` with a profile of ``bonito/``.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
-cannot look up their names.
+Annotations are not postponed here: a deployment loads this module by file name, and Prefect then
+cannot resolve postponed names.
 """
 
 import sys
@@ -38,12 +37,11 @@ def train_bonito(
     profile: Profile = "embedded",
     overrides: list[Override] = [],  # noqa: B006  Prefect copies it
 ) -> State[Any]:
-    """Make a Bonito generator from annotated datasets: the CTGA remix of their templates, training,
-    and the generator's own evaluation.
+    """Make a Bonito generator from annotated datasets: CTGA remix, training and evaluation.
 
     Args:
         profile: Settings of bonito/ for a base model and a machine.
-        overrides: Settings of this run alone, each section.key=value, such as
+        overrides: Settings for this run only, each section.key=value, such as
             remix.max_rows_per_dataset=1000.
     """
     log = get_run_logger()
@@ -55,13 +53,9 @@ def train_bonito(
         with worktree.hold(worktree.Run(_NAME, CODE, CODE, {})):
             tag_with_host()
             end_dead_runs(_NAME, log.info, _NAME, _name)
+            changes = ["--set", *overrides] if overrides else []
             run_command.with_options(task_run_name="settings")(
-                [
-                    "bonito.settings",
-                    "--profile",
-                    profile,
-                    *(["--set", *overrides] if overrides else []),
-                ]
+                ["bonito.settings", "--profile", profile, *changes]
             )
             run_command.with_options(task_run_name="bonito")(["dvc", "repro", "bonito/dvc.yaml"])
     except PipelineError as error:
@@ -71,9 +65,7 @@ def train_bonito(
 
 @task(persist_result=False)
 def run_command(module: list[str]) -> None:
-    """Run ``python -m MODULE ...`` in the checkout; a killed one goes on where it stopped when it
-    is run again.
-    """
+    """Run ``python -m MODULE ...`` in the checkout; after a kill, a rerun continues the work."""
     lines, code = follow(
         [sys.executable, "-m", *module],
         CODE,

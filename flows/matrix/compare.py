@@ -1,8 +1,7 @@
-"""Comparing runs on one dataset: means and spreads over templates and seeds, and paired bootstrap
+"""Compare runs on one dataset: means and spreads over templates and seeds, and paired bootstrap
 differences over items x templates.
 
-A *group* is what a report shows as one line: the runs that differ in their seed alone. All scores
-are F1 in points.
+A *group* is one line of a report: the runs that differ only in their seed. Scores are F1 in points.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_poin
 
 @dataclass(frozen=True)
 class Draws:
-    """Resamples that all groups on a dataset share, which is what makes differences paired.
+    """Resamples that all groups on a dataset share, which makes their differences paired.
 
-    ``items`` [resamples, items] draws whole passages, as questions on one passage rise and fall
-    together; ``templates`` [resamples, templates] sums to one in each row: the templates are a
-    sample too, of the ways to ask.
+    ``items`` [resamples, items] draws whole passages, as scores of questions on one passage are
+    correlated. ``templates`` [resamples, templates] sums to one in each row: the templates are a
+    sample of the ways to ask.
     """
 
     items: NDArray[np.float64]
@@ -45,8 +44,9 @@ class Draws:
 
 
 def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
-    """Return a group's F1, its 95 % interval over items x templates, and its spreads (standard
-    deviations; None with one run or template).
+    """Return a group's F1, its 95 % interval over items x templates, and its spreads.
+
+    Spreads are standard deviations; None with one run or template.
     """
     by_template = np.array([run.f1()[0] for run in runs])  # [seeds, templates]
     low, high = interval(draws.f1(runs))
@@ -73,11 +73,11 @@ def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
 def measure_difference(
     runs: Sequence[Scored], others: Sequence[Scored], draws: Draws
 ) -> dict[str, float]:
-    """Return how much better the first group is, with its paired 95 % interval."""
+    """Return the first group's F1 less the second's, with its paired 95 % interval."""
     low, high = interval(draws.f1(runs) - draws.f1(others))
-    own, other = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
+    first, second = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
     return {
-        "f1": round_points(own - other),
+        "f1": round_points(first - second),
         "f1_low": round_points(low),
         "f1_high": round_points(high),
     }

@@ -82,12 +82,12 @@ def test_one_side_lives_as_long_as_it_says_something_new(
     )
     for _ in range(4):
         beat()
-        voice.hear()
-        assert not voice.silent()
+        voice.read()
+        assert not voice.is_silent()
         time.sleep(0.1)
     time.sleep(0.2)
-    voice.hear()
-    assert voice.silent()
+    voice.read()
+    assert voice.is_silent()
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,6 @@ def test_a_machine_that_dies_is_told_of(
     _, err = running.communicate(timeout=120)
     assert running.returncode == 1
     assert (
-        err.splitlines()[-1]
-        == "error: validate: pool big: nothing was heard of its worker for 20 s"
+        err.splitlines()[-1] == "error: validate: pool big: its worker sent no heartbeat for 20 s"
     )
     await_no_process_in(own, patience=20)
