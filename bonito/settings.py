@@ -1,9 +1,10 @@
-"""Write the parameters of a generator's making: ``python -m bonito.settings --profile embedded
-[--set finetune.seed=2 ...] [--out FILE]``.
+"""Write the parameters of a generator's training.
 
-``bonito/params.yaml`` (the paper's), a profile of ``bonito/`` over it, then the settings that are
-named. Profiles: ``embedded`` (two CPU cores), ``mistral-7b`` and ``llama-3.1-8b`` (GPUs). The
-result is checked whole; a file that says the same is left untouched.
+``python -m bonito.settings --profile embedded [--set finetune.seed=2 ...] [--out FILE]``
+
+A profile overlays ``bonito/params.yaml`` (the paper's settings), single settings overlay both.
+Profiles: ``embedded`` (two CPU cores), ``mistral-7b`` and ``llama-3.1-8b`` (GPUs). The result is
+checked as a whole; a file whose content would not change is not written.
 """
 
 from __future__ import annotations
@@ -26,16 +27,14 @@ _PROFILES = _FOLDER / "profiles"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the merged file; return 0, or 2 for a profile or a setting that is not known."""
+    """Write the merged file; return 0, or 2 for an unknown profile or setting."""
     parser = argparse.ArgumentParser(
         prog="python -m bonito.settings", allow_abbrev=False, description=__doc__.split("\n")[0]
     )
     parser.add_argument(
         "--profile",
         default="",
-        help=(
-            "a name such as embedded, or a YAML file of your own; without it, the paper's settings"
-        ),
+        help="a name such as embedded, or your own YAML file; default: the paper's settings",
     )
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", dest="settings"
@@ -50,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_settings(values: dict[str, Any], path: Path) -> None:
-    """Write the values into a file and, for DVC, each section into one of its own beside it: a
-    stage is run again when its own section changes.
+    """Write the values to a file, and each section to a file of its own beside it.
+
+    DVC runs a stage again when the file of its section changes.
     """
     sections = {path.with_suffix("") / f"{name}.yaml": values[name] for name in values}
     for file, part in {path: values, **sections}.items():
@@ -61,8 +61,8 @@ def write_settings(values: dict[str, Any], path: Path) -> None:
 
 
 def merge_settings(profile: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Return the values of ``params.yaml`` under a profile and single settings (``section.key=YAML
-    value``), checked.
+    """Return the checked values of ``params.yaml`` under a profile and ``section.key=value``
+    settings.
     """
     is_file = profile.endswith((".yaml", ".yml"))
     files = [Path(profile)] if is_file else profile_files(_PROFILES, profile)

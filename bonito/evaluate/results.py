@@ -1,4 +1,4 @@
-"""What an evaluation writes of the measures: scores by task type, and one row a passage."""
+"""The files of an evaluation: scores by task type, and one row for each passage."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ SCORED = pa.schema(
 
 def score_by_type(
     tasks: list[Written],
-    found: list[TaskCheck],
-    thought: list[Opinion | None],
+    checks: list[TaskCheck],
+    opinions: list[Opinion | None],
     losses: Sequence[float] = (),
     tokens: Sequence[int] = (),
 ) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def score_by_type(
         if (places := [place for place, task in enumerate(tasks) if task.task_type == kind])
     }
     return {
-        name: measure_tasks([tasks[place] for place in places], [found[place] for place in places])
-        | _agreement([(tasks[place].task_type, thought[place]) for place in places])
+        name: measure_tasks([tasks[place] for place in places], [checks[place] for place in places])
+        | _agreement([(tasks[place].task_type, opinions[place]) for place in places])
         | (
             {
                 "held_out_loss": sum(losses[place] for place in places)
@@ -75,11 +75,11 @@ def score_by_type(
     }
 
 
-def _agreement(thought: list[tuple[str, Opinion | None]]) -> dict[str, Any]:
-    """Return the judge's agreement on choices beside what guessing would give, and the mean F1 of
-    its extracted answers; None without any.
+def _agreement(opinions: list[tuple[str, Opinion | None]]) -> dict[str, Any]:
+    """Return the judge's agreement on choices with that of guessing, and its answers' mean F1; None
+    without any.
     """
-    answered = [(kind, opinion) for kind, opinion in thought if opinion is not None]
+    answered = [(kind, opinion) for kind, opinion in opinions if opinion is not None]
     chosen = [opinion for kind, opinion in answered if kind not in EXTRACTION]
     extracted = [opinion.agreement for kind, opinion in answered if kind in EXTRACTION]
     return {
@@ -97,15 +97,15 @@ def tabulate_predictions(
     rows: list[dict[str, Any]],
     completions: list[Any],
     written: list[Written],
-    found: list[TaskCheck],
-    thought: list[Opinion | None],
-    human: list[TaskCheck],
+    checks: list[TaskCheck],
+    opinions: list[Opinion | None],
+    human_checks: list[TaskCheck],
     losses: list[float],
     tokens: list[int],
 ) -> pa.Table:
     lines = []
     for row, completion, task, verdict, opinion, reference, loss, count in zip(
-        rows, completions, written, found, thought, human, losses, tokens, strict=True
+        rows, completions, written, checks, opinions, human_checks, losses, tokens, strict=True
     ):
         judged = (
             {"answer": opinion.answer, "agreement": opinion.agreement, "chance": opinion.chance}

@@ -1,11 +1,11 @@
-"""evaluate: is the generator any good? It writes tasks for passages it was not trained on; their
-form, validity and answers are measured, a type at a time.
+"""evaluate: how good is a generator? It writes tasks for passages it was not trained on; form,
+validity and answers of the tasks are measured by task type.
 
-``python -m bonito.evaluate --params FILE --rows heldout.parquet --generator NAME --out FOLDER``:
-NAME is an adapter's folder, a model's folder or a hub name such as BatsResearch/bonito-v1; without
-it, ``evaluate.generator`` of the parameters. The same rows and parameters give every generator the
-same passages, so that ``python -m bonito.evaluate.compare A/scores.json B/scores.json`` may pair
-them.
+``python -m bonito.evaluate --params FILE --rows heldout.parquet --generator NAME --out FOLDER``
+
+NAME is an adapter folder, a model folder or a hub name such as BatsResearch/bonito-v1; default:
+``evaluate.generator`` of the parameters. The same rows and parameters give every generator the same
+passages, so that ``python -m bonito.evaluate.compare A/scores.json B/scores.json`` can pair them.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from tasks.lm.prompts import parse_prediction
 from tasks.tracking.ledger import Ledger
 
 log = logging.getLogger(__name__)
-#: The module that asks the models: its code is part of the key of all that is kept.
+#: The module that runs the models: its code is part of every key.
 _JUDGING = "bonito.evaluate.judging"
-#: Keys whose answers stay for the next run.
+#: Keys whose results are kept for later runs.
 _KEEP = 16
 _COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
-#: Overall measures that MLflow gets; everything else is in the files it keeps.
+#: Overall measures that are logged to MLflow; the rest is in the logged files.
 METRICS = (
     "parse_yield",
     "adherence",
@@ -72,15 +72,15 @@ METRICS = (
 )
 
 
-def evaluate(stage: Stage, given: str | None) -> None:
+def evaluate(stage: Stage, generator: str | None) -> None:
     """Write ``scores.json``, ``scores.md``, ``predictions.parquet`` (:data:`SCORED`) and
     ``summary.json``, and log them to MLflow.
     """
     params = cast(GeneratorParams, stage.params).evaluate
-    params = params.model_copy(update={"generator": given or params.generator})
+    params = params.model_copy(update={"generator": generator or params.generator})
     if not params.generator:
         raise PipelineError(
-            "there is no generator to evaluate: give --generator, or evaluate.generator"
+            "there is no generator to evaluate: set --generator or evaluate.generator"
         )
     table = read_table(stage.path("rows"), _COLUMNS)
     rows = draw_rows(table.to_pylist(), params)
@@ -124,20 +124,20 @@ def evaluate(stage: Stage, given: str | None) -> None:
         "losses", lambda: measure_held_out_losses(rows, path, revision, params)
     )
     progress.advance(1, now="second model")
-    thought, thought_of_human = _opinions(stage.work / "journal", written, human, params)
+    opinions, human_opinions = _opinions(stage.work / "journal", written, human, params)
     progress.advance(1, now="expectations")
     expected = make_suites(
         params.max_instruction_chars, params.max_response_chars, stage.work / "docs"
     )
-    found, found_of_human = check_tasks(written, expected), check_tasks(human, expected)
+    checks, human_checks = check_tasks(written, expected), check_tasks(human, expected)
     facts: dict[str, Any] = {
         "generator": params.generator,
         "identity": identity,
         "rows_sha256": sha256_file(stage.path("rows")),
         "rows_key": fingerprint([row["row_id"] for row in rows]),
         "settings": params.model_dump(mode="json"),
-        "generated": score_by_type(written, found, thought, losses, tokens),
-        "human": score_by_type(human, found_of_human, thought_of_human),
+        "generated": score_by_type(written, checks, opinions, losses, tokens),
+        "human": score_by_type(human, human_checks, human_opinions),
         "form_check": check_forms(human),
     }
     write_json(stage.out / "scores.json", round_numbers(facts))
@@ -145,7 +145,7 @@ def evaluate(stage: Stage, given: str | None) -> None:
     write_table(
         stage.out / "predictions.parquet",
         tabulate_predictions(
-            rows, completions, written, found, thought, found_of_human, losses, tokens
+            rows, completions, written, checks, opinions, human_checks, losses, tokens
         ),
     )
     reasons = facts["generated"]["overall"]["unparsed"]
@@ -161,28 +161,28 @@ def evaluate(stage: Stage, given: str | None) -> None:
 
 
 def draw_rows(rows: list[dict[str, Any]], params: GeneratorEvaluate) -> list[dict[str, Any]]:
-    """Return ``rows_per_type`` rows of each task type, by hash, no passage twice within a type;
+    """Return ``rows_per_type`` rows of each task type, drawn by hash, no passage twice in a type;
     ordered by type and hash.
     """
     chosen: list[dict[str, Any]] = []
     for kind in TASK_TYPES:
-        own: dict[str, dict[str, Any]] = {}
+        drawn: dict[str, dict[str, Any]] = {}
         for row in sorted(
             (row for row in rows if row["task_type"] == kind),
             key=lambda row: (row_seed(params.seed, kind, row["row_id"]), row["row_id"]),
         ):
-            if len(own) < params.rows_per_type and not 0 < params.max_context_chars < len(
+            if len(drawn) < params.rows_per_type and not 0 < params.max_context_chars < len(
                 row["context"]
             ):
-                own.setdefault(row["context"], row)
-        if len(own) < params.rows_per_type:
+                drawn.setdefault(row["context"], row)
+        if len(drawn) < params.rows_per_type:
             log.warning(
-                "%s: %d held-out passages for %d that are wanted",
+                "%s: %d held-out passages instead of %d",
                 kind,
-                len(own),
+                len(drawn),
                 params.rows_per_type,
             )
-        chosen += own.values()
+        chosen += drawn.values()
     return chosen
 
 
@@ -191,7 +191,7 @@ def _opinions(
 ) -> list[list[Opinion | None]]:
     """Return the judge's answers to the generated and to the human-made tasks.
 
-    The latter are the same for the next generator, and kept for it.
+    The latter are kept: they are the same for the next generator.
     """
     if not params.judge:
         return [[None] * len(written), [None] * len(human)]
@@ -231,7 +231,7 @@ def _parsed(row: dict[str, Any], prediction: str, finished: bool) -> Written:
 
 
 def _log(stage: Stage, params: GeneratorEvaluate, key: str, facts: dict[str, Any]) -> None:
-    """Make, or go on with, one MLflow run for this generator and these rows."""
+    """Log to the MLflow run of this generator and these rows; create it if it is missing."""
     ledger = Ledger.open(params.experiment, key, key, f"evaluate-{Path(params.generator).name}")
     ledger.tags(
         {
@@ -248,9 +248,7 @@ def _log(stage: Stage, params: GeneratorEvaluate, key: str, facts: dict[str, Any
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of the stage; ``--generator`` is a name, not an input that must exist as a
-    file.
-    """
+    """Command line of the stage; ``--generator`` is a name, not an input that must exist."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--generator")
     known, rest = parser.parse_known_args(argv)

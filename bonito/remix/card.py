@@ -1,6 +1,4 @@
-"""The dataset card that lies beside a remix: what is in it, under which licences, and what is not
-in it and why.
-"""
+"""The dataset card of a remix: its rows, their licences, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -34,11 +32,10 @@ def write_card(
     total = facts["train_rows"] + facts["held_out_rows"]
     sections = [
         "# Remixed training rows for a task generator",
-        f"{total:,} rows ({facts['train_rows']:,} in train.parquet, "
-        f"{facts['held_out_rows']:,} in heldout.parquet) from {rows_in:,} annotated rows. "
-        "Each pairs a passage with one task over it; the literal `{{context}}` stands for "
-        "the passage. "
-        "Made as in arXiv 2402.18334 by `python -m bonito.remix`.",
+        f"{total:,} rows ({facts['train_rows']:,} in train.parquet, {facts['held_out_rows']:,} in "
+        f"heldout.parquet) from {rows_in:,} annotated rows. Each pairs a passage with one task over"
+        " it; the literal `{{context}}` stands for the passage. Made as in arXiv 2402.18334 by "
+        "`python -m bonito.remix`.",
         "## Rows by dataset",
         _table(
             ("dataset", "rows", "licence"),

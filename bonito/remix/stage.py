@@ -1,9 +1,9 @@
-"""Remix: annotated rows and meta-templates into the generator's training rows, passage ->
+"""Remix annotated rows and meta-templates into the generator's training rows: passage ->
 instruction and response.
 
-Rows stream through: each dataset's draw, one template a row chosen by the row's own content, then
-``train.parquet`` and ``heldout.parquet``. The result depends on the rows, templates and parameters
-alone, not on the number of workers.
+Rows are streamed: each dataset's draw, one template for each row chosen by the row's content, then
+``train.parquet`` and ``heldout.parquet``. The result depends only on rows, templates and
+parameters, not on the number of workers.
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, sha256_folder
 from tasks.core.stage import Stage, run_stage
 
-#: Rows that go to a worker together. The result does not depend on it.
+#: Rows that are sent to a worker together. The result does not depend on it.
 _BATCH = 64
 
 
 @dataclass
 class RemixCounts:
-    """What is counted on the way: rows read, rows dropped by reason, and the templates that were
-    not used or failed on rows.
-    """
+    """Rows read, rows dropped by reason, unused templates, and templates that failed on rows."""
 
     rows_in: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -101,7 +99,7 @@ def remix_datasets(stage: Stage) -> None:
 
 @dataclass
 class Remixer:
-    """Takes one dataset after the other through its templates."""
+    """Renders one dataset after the other through its templates."""
 
     params: Remix
     templates: list[PromptTemplate]
@@ -110,9 +108,7 @@ class Remixer:
     tally: RemixCounts
 
     def remix(self, dataset: AnnotatedDataset, draw: Draw) -> Iterator[int]:
-        """Render a dataset's drawn rows into the output; yield how many are done after each
-        batch.
-        """
+        """Render a dataset's drawn rows into the output; yield the number of rows of each batch."""
         self.tally.rows_in += draw.seen
         self.tally.dropped.update(draw.dropped)
         usable = self.usable(dataset, draw)
@@ -127,8 +123,9 @@ class Remixer:
             yield len(jobs)
 
     def usable(self, dataset: AnnotatedDataset, draw: Draw) -> list[int]:
-        """Try the dataset's templates on its first rows; return the indices of those that serve, or
-        stop at one that is at fault.
+        """Try the dataset's templates on its first rows; return the indices of the usable ones.
+
+        Raises :class:`PipelineError` at a faulty template, unless those are to be skipped.
         """
         trial = [row for _, row in islice(draw, self.params.trial_rows)]
         mine = [
@@ -164,22 +161,17 @@ class Remixer:
         ]
         if trial and not usable and self.params.unusable_templates == "stop":
             raise PipelineError(
-                f"{source_name(*dataset.key)} has no usable template: look at it with the "
-                f"template doctor, or take it out of the sources. {_GO_ON}"
+                f"{source_name(*dataset.key)} has no usable template: see the template doctor, or "
+                f"remove it from the sources. {_GO_ON}"
             )
         return usable
 
     def batches(
         self, draw: Draw, usable: list[int], sent: list[list[RenderJob]]
     ) -> Iterator[list[RenderJob]]:
-        """Yield the rows with the template each one draws, and note in ``sent`` what was
-        yielded.
-        """
-        shares = list(
-            accumulate(
-                self.params.weights.get(self.templates[index].task_type, 1.0) for index in usable
-            )
-        )
+        """Yield batches of rows, each with the template it draws; append each batch to ``sent``."""
+        types = (self.templates[index].task_type for index in usable)
+        shares = list(accumulate(self.params.weights.get(name, 1.0) for name in types))
         rows = iter(draw)
         while batch := [
             RenderJob(usable[self.lot(row_id, shares)], row_id, row)
@@ -189,19 +181,15 @@ class Remixer:
             yield batch
 
     def lot(self, row_id: str, shares: list[float]) -> int:
-        """Return which template a row draws: by its own content and the seed, in proportion to the
-        weights.
+        """Return the place of the template that a row draws, by its content and the seed, in
+        proportion to the weights.
         """
-        return min(
-            bisect.bisect_right(
-                shares, row_seed(self.params.seed, row_id, "template") / 2**31 * shares[-1]
-            ),
-            len(shares) - 1,
-        )
+        number = row_seed(self.params.seed, row_id, "template") / 2**31 * shares[-1]
+        return min(bisect.bisect_right(shares, number), len(shares) - 1)
 
     def keep(self, job: RenderJob, outcome: Rendering) -> None:
-        """Write a row, or reject it with its reason; a fault of the template stops the run unless
-        it was told to go on.
+        """Write a row, or reject it with its reason; a template's fault stops the run unless faulty
+        templates are skipped.
         """
         template = self.templates[job.template]
         status, detail = (
@@ -220,7 +208,7 @@ class Remixer:
             self.output.reject(job.row_id, template, status, detail, outcome)
 
     def too_long(self, outcome: Rendering) -> tuple[str, str]:
-        """Return the status of a good outcome after the limits on length."""
+        """Return the status of a good rendering under the length limits."""
         for name, text, most in (
             ("context_too_long", outcome.context, self.params.max_context_chars),
             ("response_too_long", outcome.response, self.params.max_response_chars),
@@ -230,10 +218,10 @@ class Remixer:
         return OK, ""
 
 
-#: Templates that are used. Where free answers are the data's own habit, "not derivable" is worth a
-#: line in the card and no more.
+#: Statuses of usable templates. Some datasets have free answers: "not derivable" only goes to the
+#: card.
 _USED = (OK, "not_derivable")
-_GO_ON = "To go on without it, set remix.unusable_templates to skip; the card then says so"
+_GO_ON = "To skip it, set remix.unusable_templates to skip; the card then says so"
 
 
 def main(argv: list[str] | None = None) -> int:
