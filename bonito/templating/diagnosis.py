@@ -1,4 +1,4 @@
-"""What is the matter with each template: converted or why not, and what its rows came to."""
+"""Diagnose each template: was it converted, and what did its sample rows give?"""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bonito.templating.templates import PromptTemplate, TemplateKey, source_name
 from bonito.templating.workers import Renderers, RenderJob
 from tasks.core.files import fingerprint
 
-#: Statuses that are no fault: the template simply is not part of the remix.
+#: Statuses that are no fault: the template is not part of the remix.
 LEFT_OUT = ("no_passage", "left_out")
-#: One row with such an outcome is enough to condemn a template.
+#: Statuses of which one row condemns a template.
 _FATAL = ("refused", "timeout", "memory")
 
 
@@ -23,8 +23,8 @@ _FATAL = ("refused", "timeout", "memory")
 class Finding:
     """One template's diagnosis.
 
-    ``rows`` were rendered, ``good`` of them gave an example; ``derivable`` is a share, None where
-    it cannot be told.
+    ``rows`` were rendered and ``good`` of them gave an example; ``derivable`` is a share, None if
+    unknown.
     """
 
     template: PromptTemplate
@@ -52,22 +52,24 @@ def diagnose(
     ``renderers`` holds the same templates; ``rows`` are samples by dataset configuration.
     """
     outcomes: dict[int, list[Rendering]] = {}
-    # One row of each first: a template that hangs would otherwise cost its time limit on every row.
+    # One row of each first: a template that hangs would cost its time limit on every row.
     first = [
         job
-        for index, own in _rows(templates, datasets, rows)
-        for job in (RenderJob(index), *(RenderJob(index, *row) for row in own[:1]))
+        for index, samples in _rows(templates, datasets, rows)
+        for job in (RenderJob(index), *(RenderJob(index, *row) for row in samples[:1]))
     ]
     _render(first, renderers, outcomes)
     condemned = {
-        index for index, own in outcomes.items() if any(outcome.status in _FATAL for outcome in own)
+        index
+        for index, results in outcomes.items()
+        if any(outcome.status in _FATAL for outcome in results)
     }
     _render(
         [
             RenderJob(index, *row)
-            for index, own in _rows(templates, datasets, rows)
+            for index, samples in _rows(templates, datasets, rows)
             if index not in condemned
-            for row in own[1:]
+            for row in samples[1:]
         ],
         renderers,
         outcomes,
@@ -81,8 +83,8 @@ def diagnose(
 def find_absent(
     templates: Sequence[PromptTemplate], types: Mapping[TemplateKey, str]
 ) -> list[Finding]:
-    """Return a finding for each typed template of the templates' datasets that is not among them: a
-    renamed or an older file.
+    """Return a finding for each typed template that the templates' datasets lack, as in a renamed
+    or older file.
     """
     present = {template.key for template in templates}
     known = {key[:2] for key in present}
@@ -142,10 +144,7 @@ def _finding(
         return Finding(
             template,
             "untyped",
-            (
-                "it has no task type: add a line for it to a task types file, or leave it out "
-                "in the datasets file"
-            ),
+            "it has no task type: add it to a task types file, or to leave_out of its dataset",
         )
     counts = Counter(outcome.status for outcome in rendered)
     judged = [
@@ -171,37 +170,27 @@ def _finding(
 def _verdict(
     counts: Counter[str], rendered: list[Rendering], derivable: float | None
 ) -> tuple[str, str]:
-    """Weigh a template's rows: one hang condemns it; else it is good if it gives examples, leaks
-    less than half the time and can be answered.
+    """Return status and reason of a template from its rows.
+
+    One hang condemns it. Else it is good if it gives examples, leaks less than half the time and
+    can be answered.
     """
     details = {outcome.status: outcome.detail for outcome in reversed(rendered)}
     for status in _FATAL:
         if counts[status]:
             return status, details[status]
     if counts["passage_leak"] and 2 * counts["passage_leak"] >= len(rendered):
-        return (
-            "passage_leak",
-            f"{counts['passage_leak']} of {len(rendered)} rows: {details['passage_leak']}",
-        )
+        reason = f"{counts['passage_leak']} of {len(rendered)} rows: {details['passage_leak']}"
+        return "passage_leak", reason
     if rendered and not counts[OK]:
         status, number = max(counts.items(), key=lambda item: (item[1], item[0]))
         return status, f"{number} of {len(rendered)} rows: {details[status]}"
     if derivable is not None and derivable < 0.5:
-        return (
-            "not_derivable",
-            (
-                f"of the responses, {derivable:.0%} stand in the passage, the instruction or "
-                "the answer choices"
-            ),
-        )
+        where = "the passage, the instruction or the answer choices"
+        return "not_derivable", f"{derivable:.0%} of the responses are in {where}"
     others = ", ".join(
         f"{number} {status}" for status, number in sorted(counts.items()) if status != OK
     )
-    return (
-        OK,
-        f"of {len(rendered)} rows: {others}"
-        if others
-        else ""
-        if rendered
-        else "converted; no sample rows to render",
-    )
+    if not rendered:
+        return OK, "converted; no sample rows to render"
+    return OK, f"of {len(rendered)} rows: {others}" if others else ""

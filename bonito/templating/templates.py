@@ -1,8 +1,8 @@
 """promptsource templates, read from a folder of YAML files.
 
-The folder is laid out as promptsource's own, ``<dataset>/[<config>/]templates.yaml``; one's own
-templates in the same format work too. A template is Jinja over one row's columns, ``instruction |||
-response``; its answer choices are a second, ``|||``-separated template.
+The layout is promptsource's, ``<dataset>/[<config>/]templates.yaml``; your own templates in this
+format work too. A template is Jinja over one row's columns, ``instruction ||| response``; its
+answer choices are a second template, separated by ``|||``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ TemplateKey = tuple[str, str, str]
 class PromptTemplate:
     """One prompt template.
 
-    ``config`` is empty where the dataset has none; ``task_type`` is the short form, empty where
-    none is known.
+    ``config`` is empty where the dataset has none; ``task_type`` is the short form, or empty.
     """
 
     dataset: str
@@ -38,7 +37,7 @@ class PromptTemplate:
 
     @property
     def key(self) -> TemplateKey:
-        """What names a template."""
+        """Dataset, configuration and name."""
         return self.dataset, self.config, self.name
 
     def __str__(self) -> str:
@@ -46,39 +45,38 @@ class PromptTemplate:
 
 
 def source_name(dataset: str, config: str) -> str:
-    """Return ``dataset/config``, or ``dataset`` where there is one configuration only."""
+    """Return ``dataset/config``, or ``dataset`` without a configuration."""
     return f"{dataset}/{config}" if config else dataset
 
 
 def load_templates(
     folder: Path, types: Mapping[TemplateKey, str], broken: dict[Path, str] | None = None
 ) -> list[PromptTemplate]:
-    """Read every ``templates.yaml`` below ``folder``, with its task types; sorted by dataset,
-    config and name.
+    """Read every ``templates.yaml`` below ``folder`` with its task types; sorted by key.
 
-    Raises :class:`PipelineError` for a folder without templates, a file that is not promptsource's
-    format, and a name that occurs twice. Where ``broken`` is given, the last two are noted in it,
-    by file, and the other files are read.
+    Raises :class:`PipelineError` for a folder without templates, a file that is not in
+    promptsource's format, and a repeated name. With ``broken``, the last two are recorded there by
+    file instead, and the other files are read.
     """
     paths = sorted(folder.rglob("templates.yaml"))
     if not paths:
         raise PipelineError(
             f"{folder} holds no templates.yaml: expected <dataset>/[<config>/]templates.yaml"
         )
-    found: dict[TemplateKey, PromptTemplate] = {}
+    templates: dict[TemplateKey, PromptTemplate] = {}
     for path in paths:
         try:
             for template in _read(path, folder, types):
-                if template.key in found:
+                if template.key in templates:
                     raise PipelineError(
                         f"{path}: two templates are called {template.name!r}: rename one"
                     )
-                found[template.key] = template
+                templates[template.key] = template
         except PipelineError as error:
             if broken is None:
                 raise
             broken[path] = str(error)
-    return [found[key] for key in sorted(found)]
+    return [templates[key] for key in sorted(templates)]
 
 
 def load_task_types(paths: Iterable[Path]) -> dict[TemplateKey, str]:

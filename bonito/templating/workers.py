@@ -1,9 +1,8 @@
-"""Renders templates in child processes that are limited in time and memory, in order, whatever
-their number.
+"""Render templates in child processes with limited time and memory; results come in order.
 
-A template is a stranger's program. The sandbox keeps it from reaching anything; here it is kept
-from using everything: a child is interrupted after so many CPU seconds a row, refused more memory
-than its share, and replaced when even that does not stop it.
+A template is untrusted code. The sandbox limits what it can access; this module limits what it can
+use: a child is interrupted after a number of CPU seconds for a row, gets no more memory than its
+share, and is replaced when nothing else stops it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tasks.core.process import set_death_signal
 
 @dataclass(frozen=True)
 class RenderLimits:
-    """What one row may cost: CPU seconds, and megabytes on top of the process itself."""
+    """Limits of one row: CPU seconds, and megabytes in addition to the process."""
 
     seconds: float = 2.0
     megabytes: int = 512
@@ -43,7 +42,7 @@ class RenderLimits:
 
 @dataclass(frozen=True)
 class RenderJob:
-    """One row through the template of that index; without a row the template is only converted."""
+    """One row for the template of that index; without a row the template is only converted."""
 
     template: int
     row_id: str = ""
@@ -53,9 +52,8 @@ class RenderJob:
 class Renderers:
     """A pool of limited processes that hold ``templates`` compiled.
 
-    ``passages`` maps (dataset, config) to the Jinja text of the passage. Results depend on the job
-    and ``seed`` alone; only a template within a hair of its time limit could come out differently
-    on a slower machine.
+    ``passages`` maps (dataset, config) to the Jinja text of the passage. Results depend only on the
+    job and ``seed``, except for a template that just meets its time limit.
     """
 
     def __init__(
@@ -83,9 +81,7 @@ class Renderers:
         self._pool.shutdown(cancel_futures=True)
 
     def map(self, batches: Iterable[list[RenderJob]]) -> Iterator[list[Rendering]]:
-        """Yield the outcomes of each batch, in the order of the batches; few of them are in memory
-        at a time.
-        """
+        """Yield the results of each batch in order; few batches are in memory at a time."""
         waiting: deque[tuple[list[RenderJob], Future[list[Rendering]]]] = deque()
         for batch in batches:
             waiting.append((batch, self._pool.submit(_run, batch)))
@@ -109,24 +105,16 @@ class Renderers:
             return outcomes
 
     def _one_by_one(self, batch: list[RenderJob]) -> list[Rendering]:
-        """Run a batch in which some row killed its process, each row alone, to learn which one it
-        was.
-        """
+        """Run the rows of a batch alone, to find the row that killed its process."""
         outcomes = []
         pool = self._start(1)
         for job in batch:
             try:
                 outcomes.extend(pool.submit(_run, [job]).result())
             except BrokenProcessPool:
-                outcomes.append(
-                    Rendering(
-                        "timeout",
-                        (
-                            "its process had to be ended: it ran on after "
-                            f"{self._limits.seconds:g} s of CPU time"
-                        ),
-                    )
-                )
+                limit = f"{self._limits.seconds:g} s of CPU time"
+                detail = f"its process was killed: it ran on after {limit}"
+                outcomes.append(Rendering("timeout", detail))
                 pool = self._start(1)
         pool.shutdown()
         return outcomes
@@ -163,10 +151,10 @@ def _set_up(
     limits: RenderLimits,
     seed: int,
 ) -> None:
-    global _child  # noqa: PLW0603 - an executor's initialiser has no other place to leave what its tasks need
+    global _child  # noqa: PLW0603 - an executor's initialiser can only hand on globals
     _child = _Child(templates, passages, limits, seed, Sandbox(), {})
     set_death_signal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGPROF, _interrupt)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
@@ -187,8 +175,8 @@ def _run(batch: list[RenderJob]) -> list[Rendering]:
 def _limited(job: RenderJob) -> Rendering:
     """Do one job under the limits.
 
-    The timer ends Python code; the kernel ends the process where one long instruction keeps the
-    timer out.
+    The timer interrupts Python code; the kernel kills the process if one long instruction blocks
+    the timer.
     """
     limits = _child.limits
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -206,9 +194,9 @@ def _limited(job: RenderJob) -> Rendering:
     except (MemoryError, RecursionError) as error:
         return Rendering(
             "memory",
-            f"it wanted over {limits.megabytes} MB"
+            f"it needs over {limits.megabytes} MB"
             if isinstance(error, MemoryError)
-            else "it calls itself without end",
+            else "it recurses without end",
         )
 
 
@@ -228,13 +216,9 @@ def _work(job: RenderJob) -> Rendering:
         job.row,
         row_seed(_child.seed, job.row_id, *meta.template.key),
     )
-    return (
-        outcome
-        if outcome.status == OK
-        else replace(
-            outcome, context=outcome.context[:2000], instruction=outcome.instruction[:2000]
-        )
-    )
+    if outcome.status == OK:
+        return outcome
+    return replace(outcome, context=outcome.context[:2000], instruction=outcome.instruction[:2000])
 
 
 def _convert(template: PromptTemplate) -> tuple[MetaTemplate, Compiled] | Rendering:

@@ -225,7 +225,7 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
             "",
             "question generation",
             (
-                "missing_column: 5 of 5 rows: it names what the row does not have: 'answr' is "
+                "missing_column: 5 of 5 rows: it names a column that the row lacks: 'answr' is "
                 "undefined; first on sample row 1"
             ),
         ),
@@ -234,7 +234,7 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
             "{{ text }}{{ text.__class__ }} ||| x",
             "",
             "sentiment",
-            "refused: it reaches for the attribute '__class__'",
+            "refused: it reads the attribute '__class__'",
         ),
         (
             (
