@@ -29,7 +29,7 @@ USE = """
 from pathlib import Path
 from bonito.evaluate.adherence import adheres
 from bonito.evaluate.measures import Written, scores, suites, verdicts
-from bonito.params import Params as BonitoParams
+from bonito.params import GeneratorParams
 from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
