@@ -120,7 +120,7 @@ def find_python() -> str:
 
 
 def version_of(interpreter: str) -> str:
-    """Return an interpreter's version such as ``3.11``; empty if it does not run, as a dead shim."""
+    """Return an interpreter's version such as ``3.11``; empty if it cannot run (a dead shim)."""
     ask = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
     try:
         done = subprocess.run(
