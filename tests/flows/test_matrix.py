@@ -112,7 +112,7 @@ def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
         ({"supervision": ["labelled"]}, "needs the training rows of notices"),
         ({"seeds": [1, 1]}, "1 is given twice"),
         ({"tokens_per_row": 5}, "either tokens or tokens_per_row"),
-        ({"tokens": 0, "tokens_per_row": 5}, "tokens_per_row needs rows"),
+        ({"tokens": 0, "tokens_per_row": 5}, "tokens_per_row needs numbers of rows"),
         (
             {"set": {"finetune": {"epoch": 1}}},
             r"cell .*unknown key 'finetune.epoch' \(did you mean 'epochs'\?\)",
@@ -128,9 +128,9 @@ def test_a_bad_file_is_one_line_before_anything_runs(
 
 
 def test_items_that_are_not_here_are_one_line_that_says_how_to_get_them(tmp_path: Path) -> None:
-    cells = expand(read_matrix(ROOT / "matrices" / "embedded.yaml"), ROOT)
-    with pytest.raises(PipelineError, match=r"is missing: docs/real-input\.md says how") as refused:
-        check_inputs(cells, tmp_path)
+    matrix = read_matrix(ROOT / "matrices" / "targets.yaml")
+    with pytest.raises(PipelineError, match=r"made by: python scripts/real_input\.py") as refused:
+        check_inputs(matrix, expand(matrix, ROOT), tmp_path)
     assert "\n" not in str(refused.value)
 
 
