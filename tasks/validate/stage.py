@@ -33,6 +33,11 @@ from tasks.validate.texts import Rows, content_keys, filled, unspaced
 from tasks.validate.verdicts import MAX_ROWS, Codes, Verdicts
 
 log = logging.getLogger(__name__)
+#: Name and address of the pages that the graph leaves beside the report.
+_NEIGHBOURS = (
+    ("Ingest", "../ingest/report.html"),
+    ("Great Expectations", "data_docs/index.html"),
+)
 
 #: Batches that Great Expectations judges at once (their measures alone).
 _BATCHES_A_CHUNK = 8
@@ -67,7 +72,7 @@ def validate(stage: Stage) -> None:
     good = share >= params.min_yield
     folder = stage.out if good else stage.work
     samples = write_rows(predictions, verdicts, folder)
-    links = neighbours(predictions) if good else ()
+    links = _NEIGHBOURS if good else ()
     write_report(
         folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield, links
     )
@@ -91,15 +96,6 @@ def nothing_to_judge(stage: Stage) -> None:
     write_page(stage.out / "report.html", BASE, page)
     write_json(stage.out / "metrics.json", {"yield": None})
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})
-
-
-def neighbours(predictions: Path) -> list[tuple[str, str]]:
-    """Return (name, relative address) of the pages beside the report: ingest's where the stages'
-    folders lie side by side, and Great Expectations'.
-    """
-    ingest = predictions.parent.parent / "ingest" / "report.html"
-    beside = [("Ingest", "../ingest/report.html")] if ingest.is_file() else []
-    return [*beside, ("Great Expectations", "data_docs/index.html")]
 
 
 def judge(predictions: Path, suites: Suites, params: Validate, stage: Stage) -> Verdicts:
