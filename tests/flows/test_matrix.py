@@ -129,7 +129,9 @@ def test_a_bad_file_is_one_line_before_anything_runs(
 
 def test_files_that_are_not_here_are_one_line_that_says_how_to_get_them(tmp_path: Path) -> None:
     matrix = read_matrix(ROOT / "matrices" / "targets.yaml")
-    with pytest.raises(PipelineError, match=r"is made by: python scripts/real_input\.py") as refused:
+    with pytest.raises(
+        PipelineError, match=r"is made by: python scripts/real_input\.py"
+    ) as refused:
         check_inputs(matrix, expand(matrix, ROOT), tmp_path)
     assert "\n" not in str(refused.value)
 
