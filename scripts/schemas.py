@@ -1,7 +1,7 @@
 """Write the JSON schemas of the YAML files that people edit: ``make schemas``.
 
-An editor with a YAML language server reads the first line of such a file, completes its keys and
-marks a wrong value. The schemas come from the typed models that the pipeline parses with.
+An editor with a YAML language server reads the first line of such a file, completes keys and marks
+wrong values. The schemas come from the typed models that parse the files.
 """
 
 from __future__ import annotations

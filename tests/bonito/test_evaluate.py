@@ -27,6 +27,7 @@ from bonito.evaluate.measures import (
     measure_diversity,
     measure_tasks,
 )
+from bonito.evaluate.results import SCORED
 from bonito.params import GeneratorEvaluate
 from bonito.remix.output import REMIXED
 from tasks.core.files import read_json, write_json
@@ -427,7 +428,7 @@ def _scores(folder: Path, generator: str, unparsed: int, key: str = "k") -> Path
         }
         for n in range(60)
     ]
-    write_table(folder / "predictions.parquet", pa.Table.from_pylist(rows, evaluate.SCORED))
+    write_table(folder / "predictions.parquet", pa.Table.from_pylist(rows, SCORED))
     group = {"rows": 60, "parse_yield": 1 - unparsed / 60, "held_out_loss": 2.0}
     write_json(
         folder / "scores.json",

@@ -513,19 +513,19 @@ def test_a_corpus_of_the_users_own_is_found_from_the_worktree(toy: Path) -> None
         (
             ["12/40 rows", "ERROR: failed to reproduce 'x': failed to run: x, exited with -9"],
             255,
-            "killed by signal 9, stopped: the same command goes on",
+            "killed by signal 9, stopped: run the same command again",
         ),
         (
             ["12/40 rows", "ERROR: failed to reproduce 'x': failed to run: x, exited with 137"],
             255,
-            "killed by signal 9, stopped: the same command goes on",
+            "killed by signal 9, stopped: run the same command again",
         ),
         (
             ["ERROR: failed to reproduce 'x': missing data 'source': y"],
             255,
             "failed to reproduce 'x': missing data 'source': y",
         ),
-        (["12/40 rows"], -9, "stopped: the same command goes on"),
+        (["12/40 rows"], -9, "stopped: run the same command again"),
         ([], 1, "printed nothing"),
     ],
 )

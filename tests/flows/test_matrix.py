@@ -112,7 +112,7 @@ def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
         ({"supervision": ["labelled"]}, "needs the training rows of notices"),
         ({"seeds": [1, 1]}, "1 is given twice"),
         ({"tokens_per_row": 5}, "either tokens or tokens_per_row"),
-        ({"tokens": 0, "tokens_per_row": 5}, "tokens_per_row needs rows"),
+        ({"tokens": 0, "tokens_per_row": 5}, "tokens_per_row needs numbers of rows"),
         (
             {"set": {"finetune": {"epoch": 1}}},
             r"cell .*unknown key 'finetune.epoch' \(did you mean 'epochs'\?\)",
