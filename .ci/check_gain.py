@@ -1,5 +1,6 @@
-"""Fail unless the adapted model's F1 is above the unadapted model's: ``python .ci/check_gain.py
-METRICS_JSON``.
+"""Fail unless the adapted model's F1 is above the unadapted model's.
+
+``python .ci/check_gain.py METRICS_JSON``
 """
 
 import json

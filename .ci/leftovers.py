@@ -1,8 +1,7 @@
-"""Fail if a command left something outside the checkout: ``python3 .ci/leftovers.py FOLDER
-COMMAND``.
+"""Fail if a command left something outside the checkout.
 
-FOLDER was empty before, and held the temporary folders, HOME (as ``home``) and all caches: see
-``.ci/bare``.
+``python3 .ci/leftovers.py FOLDER COMMAND``: FOLDER was empty before, and had the temporary folders,
+HOME (as ``home``) and all caches: see ``.ci/bare``.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ ALLOWED = {
 }
 
 
-def left(folder: Path, allowed: list[str]) -> Iterator[Path]:
+def find_leftovers(folder: Path, allowed: list[str]) -> Iterator[Path]:
     """Yield the topmost paths in the folder that no pattern allows."""
     for path in sorted(folder.iterdir()):
         if any(fnmatchcase(str(path), pattern) for pattern in allowed):
             continue
         if path.is_dir() and any(pattern.startswith(f"{path}/") for pattern in allowed):
-            yield from left(path, allowed)
+            yield from find_leftovers(path, allowed)
         else:
             yield path
 
@@ -37,15 +36,15 @@ def main() -> int:
     folder, command = Path(sys.argv[1]), sys.argv[2]
     # The checkout may itself lie in a temporary folder.
     allowed = [str(Path.cwd()), *(str(folder / pattern) for pattern in ALLOWED)]
-    found = [str(path.relative_to(folder)) for path in left(folder, allowed)]
-    if found:
+    leftovers = [str(path.relative_to(folder)) for path in find_leftovers(folder, allowed)]
+    if leftovers:
         print(
-            f"error: {command!r} left in {folder}, outside the checkout: {', '.join(found)}"
+            f"error: {command!r} left in {folder}, outside the checkout: {', '.join(leftovers)}"
             " (put it into tasks.core.privacy.cache_folder(), remove it, or allow it in "
             ".ci/leftovers.py)",
             file=sys.stderr,
         )
-    return int(bool(found))
+    return int(bool(leftovers))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Ingest alone, on any corpus, without labelled items: ``make ingest CORPUS=folder``.
+"""Run only ingest, on any corpus, without labelled items: ``make ingest CORPUS=folder``.
 
     python scripts/ingest.py --corpus FOLDER [--profile NAME] [--evaluation ITEMS]
         [--set ingest.languages=[en]]
 
-It leaves what the stage leaves, in artifacts/preview: the pipeline's own artifacts stay as they
-are.
+The output is that of the stage, in artifacts/preview: the pipeline's artifacts do not change.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ OUT = Path("artifacts") / "preview"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the parameters that were asked for, and run the stage with them."""
+    """Write the parameters and run the stage with them."""
     parser = argparse.ArgumentParser(prog="make ingest", allow_abbrev=False)
     parser.add_argument("--corpus", default="")
     parser.add_argument("--profile", default=DEFAULT)
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
                 "no corpus: make ingest CORPUS=folder (a file, s3://bucket/folder or "
                 "hf://owner/dataset will do too)"
             )
-        # The items of params.yaml are of another corpus: only those asked for are compared with.
+        # The items of params.yaml belong to another corpus: only requested items are compared.
         items = params.evaluate.items if profiles or "evaluate.items=" in chosen else ""
         corpus, evaluation = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

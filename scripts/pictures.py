@@ -1,7 +1,6 @@
 """Make README's pictures from the screenshots of the browser tests: ``make pictures``.
 
-Each is cropped to what matters, reduced to the width of README on a page, and saved with few
-colours.
+Each is cropped, scaled to README's width on a page, and saved with few colours.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Part:
     box: tuple[int, int, int, int]
 
 
-#: Picture -> the parts that it shows, one below the other.
+#: Picture -> its parts, from top to bottom.
 _ALL = {
     "form": (Part("1-form.png", (262, 0, 1490, 735)),),
     "run": (
@@ -40,7 +39,7 @@ _ALL = {
 
 
 def make_picture(parts: tuple[Part, ...]) -> Image.Image:
-    """Return the parts below each other, ``WIDTH`` pixels wide, in few colours."""
+    """Return the parts stacked, ``WIDTH`` pixels wide, in few colours."""
     images = [cut(part) for part in parts]
     picture = Image.new("RGB", (WIDTH, sum(image.height for image in images)))
     top = 0

@@ -1,5 +1,5 @@
-"""Cut small, seeded samples of published datasets into ``local/``, for the profiles and matrices
-that run on real input.
+"""Write small seeded samples of published datasets to ``local/``, for profiles and matrices on real
+input.
 
     python scripts/real_input.py squadshifts-amazon --items amazon_reviews.jsonl.gz
     python scripts/real_input.py pubmedqa --items pubmedqa_test.jsonl.gz
@@ -8,8 +8,8 @@ that run on real input.
     python scripts/real_input.py vitaminc --items hub:tals/vitaminc@test
 
 A source is a file of the dataset as published (JSONL in Hugging Face columns; SQuADShifts and
-ContractNLI also as their authors' JSON; .gz or not), or ``hub:NAME[/CONFIG]@SPLIT``. Files are read
-where they lie and never leave the machine.
+ContractNLI also as their authors' JSON; .gz or not), or ``hub:NAME[/CONFIG]@SPLIT``. Files never
+leave the machine.
 """
 
 from __future__ import annotations
@@ -31,81 +31,82 @@ from tasks.core.row_reader import read_hub_rows, read_lines, read_rows
 from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import load_dataset, load_items
 
-Rows = list[dict[str, Any]]
-Given = argparse.Namespace
-#: A contract's windows are no shorter than this, so that an item has something to read.
+RowList = list[dict[str, Any]]
+#: Least characters of a contract's window, so that an item has enough text.
 _WINDOW = 900
 
 
-def on_own_passages(given: Given, chance: random.Random, column: str) -> tuple[Rows, Rows]:
-    """Passages of the items as the corpus, questions on them as the evaluation set: as in the
-    paper, the text is the target's own.
+def on_own_passages(
+    arguments: argparse.Namespace, chance: random.Random, column: str
+) -> tuple[RowList, RowList]:
+    """Return the items' passages as the corpus and their questions as the evaluation set, as in the
+    paper.
     """
-    rows = [_with_id(row) for row in read(given.items)]
+    rows = [_with_id(row) for row in read(arguments.items)]
     passages = sorted({row[column] for row in rows})
-    chosen = chance.sample(passages, min(given.passages, len(passages)))
+    chosen = chance.sample(passages, min(arguments.passages, len(passages)))
     items = [row for row in rows if row[column] in set(chosen)]
-    kind = given.dataset.removeprefix("squadshifts-").replace("amazon", "review")
+    kind = arguments.dataset.removeprefix("squadshifts-").replace("amazon", "review")
     documents = [{"id": f"{kind}-{number:04d}", "text": text} for number, text in enumerate(chosen)]
-    return documents, chance.sample(items, min(given.questions, len(items)))
+    return documents, chance.sample(items, min(arguments.questions, len(items)))
 
 
-def pubmedqa(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
-    """Unlabelled abstracts as the corpus (without ``--abstracts`` those that are asked about),
-    labelled questions as the evaluation set.
+def pubmedqa(arguments: argparse.Namespace, chance: random.Random) -> tuple[RowList, RowList]:
+    """Return unlabelled abstracts as the corpus (default: those of the questions) and labelled
+    questions as the evaluation set.
     """
-    if given.abstracts:
+    if arguments.abstracts:
         abstracts = [
             {"id": str(row["pmid"]), "text": f"{row['title']}\n\n{row['abstract']}"}
-            for row in read(given.abstracts)
+            for row in read(arguments.abstracts)
         ]
-        documents = chance.sample(abstracts, min(given.passages, len(abstracts)))
-        rows = list(read(given.items))
-        return documents, chance.sample(rows, min(given.questions, len(rows)))
-    rows = list(read(given.items))
-    items = chance.sample(rows, min(given.questions, len(rows)))
+        documents = chance.sample(abstracts, min(arguments.passages, len(abstracts)))
+        rows = list(read(arguments.items))
+        return documents, chance.sample(rows, min(arguments.questions, len(rows)))
+    rows = list(read(arguments.items))
+    items = chance.sample(rows, min(arguments.questions, len(rows)))
     texts = [
         {"id": str(row["pubid"]), "text": "\n\n".join(row["context"]["contexts"])} for row in items
     ]
-    return texts[: given.passages], items
+    return texts[: arguments.passages], items
 
 
-def contractnli(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
-    """Whole agreements as the corpus; statements with a window of their agreement as the evaluation
-    set (see :func:`contract_pairs`).
+def contractnli(arguments: argparse.Namespace, chance: random.Random) -> tuple[RowList, RowList]:
+    """Return whole agreements as the corpus, and statements with a window of their agreement as the
+    evaluation set (see :func:`contract_pairs`).
     """
-    agreements = _agreements(given.items)["documents"]
+    agreements = _agreements(arguments.items)["documents"]
     documents = [
         {"id": f"nda-{agreement['id']}", "text": agreement["text"]} for agreement in agreements
     ]
-    pairs = contract_pairs(given.items, chance)
-    return chance.sample(documents, min(given.passages, len(documents))), chance.sample(
-        pairs, min(given.questions, len(pairs))
+    pairs = contract_pairs(arguments.items, chance)
+    return chance.sample(documents, min(arguments.passages, len(documents))), chance.sample(
+        pairs, min(arguments.questions, len(pairs))
     )
 
 
-def contract_pairs(source: str, chance: random.Random) -> Rows:
+def contract_pairs(source: str, chance: random.Random) -> RowList:
     """Return (premise, hypothesis, choice) rows. A premise is a window of the agreement: small
     models cannot read all of it.
 
-    The window of an entailed or contradicted statement holds all its evidence (pairs whose evidence
-    lies too far apart are left out). A statement that an agreement does not mention is not
-    mentioned in any window of it, so a random one is as true.
+    The window of an entailed or contradicted statement holds all its evidence; pairs whose evidence
+    is too far apart are left out. A statement that the agreement does not mention gets a random
+    window.
     """
-    found = _agreements(source)
+    published = _agreements(source)
     rows = []
-    for agreement in found["documents"]:
-        for key, own in agreement["annotation_sets"][0]["annotations"].items():
-            spans = [agreement["spans"][number] for number in own["spans"]]
+    for agreement in published["documents"]:
+        for key, annotation in agreement["annotation_sets"][0]["annotations"].items():
+            spans = [agreement["spans"][number] for number in annotation["spans"]]
             premise = _window(agreement["text"], agreement["spans"], spans, chance)
             if premise:
-                hypothesis = found["labels"][key]["hypothesis"]
+                hypothesis = published["labels"][key]["hypothesis"]
                 rows.append(
                     {
                         "id": f"{agreement['id']}-{key}",
                         "premise": premise,
                         "hypothesis": hypothesis,
-                        "choice": own["choice"],
+                        "choice": annotation["choice"],
                     }
                 )
     return rows
@@ -131,40 +132,42 @@ def _window(
 
 
 def _agreements(source: str) -> dict[str, Any]:
-    found = _json(Path(source))
-    if not isinstance(found, dict) or not {"documents", "labels"} <= set(found):
+    published = _json(Path(source))
+    if not isinstance(published, dict) or not {"documents", "labels"} <= set(published):
         raise PipelineError(
             f"{source} is not ContractNLI as published: a JSON object with documents and labels"
         )
-    return found
+    return published
 
 
-_MAKERS: dict[str, Callable[[Given, random.Random], tuple[Rows, Rows]]] = {
+_MAKERS: dict[str, Callable[[argparse.Namespace, random.Random], tuple[RowList, RowList]]] = {
     **{
-        f"squadshifts-{name}": lambda given, chance: on_own_passages(given, chance, "context")
+        f"squadshifts-{name}": lambda arguments, chance: on_own_passages(
+            arguments, chance, "context"
+        )
         for name in ("amazon", "nyt", "reddit")
     },
     "pubmedqa": pubmedqa,
-    "privacyqa": lambda given, chance: on_own_passages(given, chance, "text"),
+    "privacyqa": lambda arguments, chance: on_own_passages(arguments, chance, "text"),
     "contractnli": contractnli,
-    "vitaminc": lambda given, chance: on_own_passages(given, chance, "evidence"),
+    "vitaminc": lambda arguments, chance: on_own_passages(arguments, chance, "evidence"),
 }
 
 
-def training_rows(given: Given, items: Rows, chance: random.Random) -> Rows:
-    """Return labelled rows for ``supervise.source: labelled``: of ``--train``, else of ``--items``,
-    on other passages than the evaluation set's.
+def training_rows(arguments: argparse.Namespace, items: RowList, chance: random.Random) -> RowList:
+    """Return labelled rows for ``supervise.source: labelled`` from ``--train``, else ``--items``,
+    on passages that are not in the evaluation set.
     """
-    dataset = load_dataset(Path("datasets") / f"{given.dataset}.yaml")
-    source = given.train or given.items
+    dataset = load_dataset(Path("datasets") / f"{arguments.dataset}.yaml")
+    source = arguments.train or arguments.items
     rows = (
         contract_pairs(source, chance)
-        if given.dataset == "contractnli"
+        if arguments.dataset == "contractnli"
         else [_with_id(row) for row in read(source)]
     )
     held = {str(_at(row, dataset.context)) for row in items}
     rows = [row for row in rows if str(_at(row, dataset.context)) not in held]
-    return chance.sample(rows, min(given.training_rows, len(rows)))
+    return chance.sample(rows, min(arguments.training_rows, len(rows)))
 
 
 def read(source: str) -> Iterator[dict[str, Any]]:
@@ -229,8 +232,8 @@ def _at(row: dict[str, Any], column: str) -> Any:
 
 
 def main() -> int:
-    """Write ``local/<dataset>/documents.jsonl``, ``evaluation.jsonl`` and, where asked for,
-    ``training.jsonl``; all are checked as the stages do.
+    """Write and check ``local/<dataset>/documents.jsonl``, ``evaluation.jsonl`` and, if requested,
+    ``training.jsonl``.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -245,30 +248,27 @@ def main() -> int:
     parser.add_argument(
         "--train",
         default="",
-        help=(
-            "labelled rows to train on, as published (default: the rest of --items, on other "
-            "passages)"
-        ),
+        help="labelled training rows as published (default: --items on other passages)",
     )
     parser.add_argument("--passages", type=int, default=240, help="documents of the corpus")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--training-rows", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("local"))
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with one_line_errors("real_input"):
-        chance = random.Random(given.seed)
-        documents, items = _MAKERS[given.dataset](given, chance)
+        chance = random.Random(arguments.seed)
+        documents, items = _MAKERS[arguments.dataset](arguments, chance)
         files = {"documents": documents, "evaluation": items}
-        if given.training_rows:
-            files["training"] = training_rows(given, items, chance)
-        folder = given.out / given.dataset
+        if arguments.training_rows:
+            files["training"] = training_rows(arguments, items, chance)
+        folder = arguments.out / arguments.dataset
         for name, rows in files.items():
             _write(folder / f"{name}.jsonl", rows)
         for name in files.keys() - {"documents"}:
             load_items(
                 load_dataset(
-                    Path(__file__).resolve().parents[1] / "datasets" / f"{given.dataset}.yaml"
+                    Path(__file__).resolve().parents[1] / "datasets" / f"{arguments.dataset}.yaml"
                 ),
                 folder / f"{name}.jsonl",
             )

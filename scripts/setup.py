@@ -1,9 +1,8 @@
-"""Make ``.venv`` from the pins: ``python3 scripts/setup.py``. A second call finds nothing to do and
-returns at once.
+"""Make ``.venv`` from the pins: ``python3 scripts/setup.py``. A second call returns at once.
 
-Standard library alone; starts under any Python 3.9 or newer and looks for a 3.11 or 3.12 to make
-the environment with. DEVICE=cpu or DEVICE=gpu chooses the pins, otherwise the NVIDIA driver's
-answer does.
+Uses only the standard library. Starts under Python 3.9 or newer and looks for a 3.11 or 3.12 to
+make the environment with. DEVICE=cpu or DEVICE=gpu chooses the pins; by default the GPU's, where an
+NVIDIA driver answers.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
-#: Written last: what the finished environment was made from.
+#: Written last: the pins of the finished environment.
 STAMP = VENV / "pins.sha256"
-#: There while packages are being installed: an environment that has it was cut off half-way.
+#: Exists while packages are installed: an environment that has it is incomplete.
 UNFINISHED = VENV / "unfinished"
 SUPPORTED = ("3.11", "3.12")
-#: Where Linux finds CPU builds of torch; the public registry's is the CUDA build, which does not
-#: import without CUDA's libraries.
+#: Index of torch's CPU builds for Linux: the public registry has the CUDA build, which cannot be
+#: imported without CUDA's libraries.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-#: All that pip says. It warns of every package that a configured index lacks, hundreds of times.
+#: pip's whole output. It warns hundreds of times of packages that a configured index lacks.
 PIP_LOG = ROOT / ".work" / "setup.log"
 _NOISE = "WARNING: Location "
-#: Seconds between two looks at pip, and between two lines where there is no terminal.
+#: Seconds between polls of pip, and between lines where there is no terminal.
 _LOOK, _LINE = 0.25, 20.0
 
 
 class SetupError(Exception):
-    """Something the user can mend."""
+    """An error that the user can fix."""
 
 
 def main() -> int:
-    """Set up, or explain in one line why not."""
+    """Set up, or print a one-line error."""
     try:
         (ROOT / ".work").mkdir(exist_ok=True)
         with (ROOT / ".work" / "setup.lock").open("w") as lock:
@@ -50,15 +49,13 @@ def main() -> int:
         print(f"error: setup: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command begins again", file=sys.stderr)
+        print("interrupted: run the same command to start again", file=sys.stderr)
         return 130
     return 0
 
 
 def set_up(device: str) -> None:
-    """Bring ``.venv`` to the state that the pins of ``device`` name; what an earlier, undisturbed
-    call installed is kept.
-    """
+    """Make ``.venv`` match the pins of ``device``; packages of a complete earlier call are kept."""
     pins = ROOT / "requirements" / f"{device}.txt"
     if not pins.is_file():
         raise SetupError(f"{pins} does not exist: is this a whole clone?")
@@ -80,14 +77,12 @@ def set_up(device: str) -> None:
 
 
 def choose_device() -> str:
-    """Return ``gpu`` where an NVIDIA driver answers, else ``cpu``; the variable DEVICE overrules
-    it.
-    """
-    given = os.environ.get("DEVICE", "")
-    if given in ("cpu", "gpu"):
-        return given
-    if given:
-        raise SetupError(f"DEVICE={given!r} is unknown: cpu or gpu")
+    """Return ``gpu`` where an NVIDIA driver answers, else ``cpu``; DEVICE overrides it."""
+    device = os.environ.get("DEVICE", "")
+    if device in ("cpu", "gpu"):
+        return device
+    if device:
+        raise SetupError(f"DEVICE={device!r} is unknown: cpu or gpu")
     if shutil.which("nvidia-smi") is None:
         return "cpu"
     seen = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -95,9 +90,7 @@ def choose_device() -> str:
 
 
 def make_environment() -> None:
-    """Make ``.venv`` unless a sound one is there: of a supported Python, and not cut off while
-    packages were being written.
-    """
+    """Make ``.venv`` unless there is a complete one of a supported Python."""
     if version_of(str(python())) in SUPPORTED and not UNFINISHED.exists():
         return
     made = subprocess.run(
@@ -107,15 +100,15 @@ def make_environment() -> None:
         check=False,
     )
     if made.returncode:
-        said = " ".join((made.stdout + made.stderr).split())[:300]
+        output = " ".join((made.stdout + made.stderr).split())[:300]
         raise SetupError(
             "no virtual environment can be made (on Debian and Ubuntu: apt install "
-            f"python3-venv): {said}"
+            f"python3-venv): {output}"
         )
 
 
 def find_python() -> str:
-    """Return a Python 3.11 or 3.12: the one this runs under, else one on PATH."""
+    """Return a Python 3.11 or 3.12: the current one, else one on PATH."""
     for candidate in (sys.executable, *(shutil.which(f"python{version}") for version in SUPPORTED)):
         if candidate and version_of(candidate) in SUPPORTED:
             return candidate
@@ -127,23 +120,20 @@ def find_python() -> str:
 
 
 def version_of(interpreter: str) -> str:
-    """Return ``3.11`` and the like by asking the interpreter (a name on PATH may be a shim of
-    nothing); empty if it does not answer.
-    """
+    """Return an interpreter's version such as ``3.11``; empty if it cannot run (a dead shim)."""
     ask = "import sys; print('.'.join(map(str, sys.version_info[:2])))"
     try:
-        asked = subprocess.run(
+        done = subprocess.run(
             [interpreter, "-c", ask], capture_output=True, text=True, check=False, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return asked.stdout.strip() if asked.returncode == 0 else ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def install(pins: Path, device: str) -> None:
-    """Install exactly the pins.
-
-    The lists are complete; resolving them would pull in what requirements/*.excludes keeps out.
+    """Install exactly the pins, without resolving: that would add what requirements/*.excludes
+    leaves out.
     """
     if device == "cpu" and sys.platform == "linux":
         torch = f"torch=={pinned_torch(pins)}+cpu"
@@ -151,14 +141,11 @@ def install(pins: Path, device: str) -> None:
             "--no-deps", "--index-url", TORCH_CPU_INDEX, torch
         ):
             fail(
-                f"the CPU build of torch ({torch}) cannot be had, neither as pip is "
-                f"configured nor from {TORCH_CPU_INDEX}"
+                f"the CPU build of torch ({torch}) is neither in pip's configured index nor at "
+                f"{TORCH_CPU_INDEX}"
             )
     if pip("--no-deps", "--requirement", str(pins)):
-        fail(
-            "pip failed, its own message stands above; the same command goes on where "
-            "this one stopped"
-        )
+        fail("pip failed, its message is above; run the same command again to continue")
 
 
 def pinned_torch(pins: Path) -> str:
@@ -170,8 +157,9 @@ def pinned_torch(pins: Path) -> str:
 
 
 def pip(*arguments: str, quiet: bool = False) -> int:
-    """Run the environment's ``pip install``, show how far it is, and return its exit status; where
-    it fails its last lines are printed, unless ``quiet``.
+    """Run the environment's ``pip install``, show its progress, and return its exit status.
+
+    On failure its last lines are printed, unless ``quiet``.
     """
     options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     command = [str(python()), "-m", "pip", "install", *options, *arguments]
@@ -186,13 +174,14 @@ def pip(*arguments: str, quiet: bool = False) -> int:
         watch(process, before)
     if process.returncode and not quiet:
         print(*last_lines(PIP_LOG.read_text(encoding="utf-8")), sep="\n", file=sys.stderr)
-        print(f"(all of it: {PIP_LOG})", file=sys.stderr)
+        print(f"(whole log: {PIP_LOG})", file=sys.stderr)
     return process.returncode
 
 
 def watch(process: subprocess.Popen[bytes], before: int) -> None:
-    """Show pip's progress until it ends: one line that is drawn over itself in a terminal, else a
-    line now and then. ``before`` packages were there when it started.
+    """Show pip's progress until it ends: a redrawn line in a terminal, else a line every 20 s.
+
+    ``before`` is the number of packages at its start.
     """
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     started = shown = time.monotonic()
@@ -215,17 +204,19 @@ def watch(process: subprocess.Popen[bytes], before: int) -> None:
 
 
 def describe(log: str, new: int) -> str:
-    """Return what pip is at, by its log: packages found of those asked for, or installed of those
-    it found, of which ``new`` are there.
-    """
-    together = re.search(r"^Installing collected packages: (.*)", log, re.MULTILINE)
-    if together:
-        total = len(together[1].split(", "))
+    """Return pip's progress from its log: packages fetched, then installed (``new``)."""
+    installing = re.search(r"^Installing collected packages: (.*)", log, re.MULTILINE)
+    if installing:
+        total = len(installing[1].split(", "))
         return f"{min(new, total)} of {total} packages installed"
-    found = re.findall(
+    fetched = re.findall(
         r"^(?:Collecting|Requirement already satisfied:) ([^\s=;]+)", log, re.MULTILINE
     )
-    return f"{len(found)} packages fetched: {found[-1]}" if found else "reading the package index"
+    return (
+        f"{len(fetched)} packages fetched: {fetched[-1]}"
+        if fetched
+        else "reading the package index"
+    )
 
 
 def last_lines(log: str, count: int = 12) -> list[str]:
@@ -245,20 +236,20 @@ def duration(seconds: float) -> str:
 
 
 def fail(message: str) -> None:
-    """Give up in good order: pip itself has stopped, so what it installed is whole and is kept."""
+    """Stop with an error; pip has ended, so what it installed is complete and is kept."""
     UNFINISHED.unlink(missing_ok=True)
     raise SetupError(message)
 
 
 def prove() -> None:
-    """Import the package whose wrong build is the usual accident."""
+    """Import torch, of which a wrong build is the usual fault."""
     done = subprocess.run(
         [str(python()), "-c", "import torch"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        output = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise SetupError(
-            f"torch is installed but does not import ({said}): remove .venv and try "
+            f"torch is installed but does not import ({output}): remove .venv and try "
             "again, or choose DEVICE=cpu"
         )
 

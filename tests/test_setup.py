@@ -110,8 +110,7 @@ def test_a_failed_pip_is_told_and_tried_again(
     asked = record_pip(setup, monkeypatch, [0, 1] if sys.platform == "linux" else [1])
     assert setup.main() == 2
     assert capsys.readouterr().err == (
-        "error: setup: pip failed, its own message stands above; the same command goes on "
-        "where this one stopped\n"
+        "error: setup: pip failed, its message is above; run the same command again to continue\n"
     )
     before = len(asked)
     assert setup.main() == 0
@@ -226,7 +225,7 @@ def test_a_failure_shows_the_end_of_pips_log(
     fake_pip(setup, f"cat <<'END'\n{_FETCHED}ERROR: No matching distribution\nEND\nexit 1")
     assert setup.pip("six") == 1
     err = capsys.readouterr().err.splitlines()
-    assert err[-2:] == ["ERROR: No matching distribution", f"(all of it: {setup.PIP_LOG})"]
+    assert err[-2:] == ["ERROR: No matching distribution", f"(whole log: {setup.PIP_LOG})"]
     assert not [line for line in err if "Location" in line]
     assert setup.pip("six", quiet=True) == 1
     assert capsys.readouterr().err == ""

@@ -15,7 +15,6 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from bonito.finetune.stage import mix
-from bonito.params import Finetune as GeneratorFinetune
 from tasks.claims.claims import Passage
 from tasks.claims.construct import construct
 from tasks.claims.patterns import load_patterns
@@ -23,9 +22,12 @@ from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
-from tasks.core.params import Finetune, Positive, Section, Seed
+from tasks.core.model_params import Finetune
+from tasks.core.model_params import Finetune as GeneratorFinetune
+from tasks.core.params import Seed
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
+from tasks.core.section import Positive, Section
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
 

@@ -12,7 +12,8 @@ from tasks.claims.claims import ENTAILED, UNDECIDED
 from tasks.claims.patterns import Patterns
 from tasks.claims.questions import uncapitalised, yes_no_question
 from tasks.core.errors import PipelineError
-from tasks.core.params import Section, load_params
+from tasks.core.params import load_params
+from tasks.core.section import Section
 from tasks.lm.prompts import PLACEHOLDER, fill
 
 WORDINGS = Path(__file__).parent / "wordings.yaml"

@@ -1,11 +1,11 @@
-"""Processes that do not outlive who started them, and processes that train together.
+"""Processes that die with their parent, and processes that train together.
 
-A SIGKILL of ``dvc repro`` leaves its stage running; the orphan would overwrite the output of the
+A SIGKILL of ``dvc repro`` leaves its stage running; the orphan would overwrite the output of a
 rerun seconds later. So a stage watches the processes above it and dies at once when one of them
 does.
 
-Several processes train together where ``accelerate launch`` started them: each knows its rank and
-their number from the environment. That of rank 0 leads, which means that it alone writes.
+``accelerate launch`` starts processes that train together: each reads its rank and their number
+from the environment. Only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import logging
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
@@ -25,8 +26,27 @@ from tasks.core.errors import PipelineError
 _PR_SET_PDEATHSIG = 1
 _REAPERS = {"systemd", "init", "tini", "dumb-init", "catatonit", "docker-init"}
 _SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
-#: Set for the processes that :func:`launch` starts: the number of the process that did.
+#: Set for the processes that :func:`launch` starts: the number of the process that called it.
 _LAUNCHER = "STAGE_LAUNCHER"
+#: Reads process numbers until the end of its input, then kills those processes and its own process
+#: group. A handle stays with its process when the number goes to another one.
+_GUARD = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+handles = []
+for line in sys.stdin:
+    try:
+        handles.append(os.pidfd_open(int(line)))
+    except ProcessLookupError:
+        pass
+for handle in handles:
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+os.killpg(0, signal.SIGKILL)
+"""
 
 
 def set_death_signal() -> None:
@@ -59,14 +79,11 @@ def _started_by_dvc() -> bool:
 
 
 def _die_if_orphaned(parent: int) -> None:
-    """Die if ``parent`` is what takes in orphans: then DVC was killed before the death signal could
-    be asked for.
-    """
+    """Die if ``parent`` adopts orphans: DVC was killed before the death signal could be set."""
     if parent == 1 or _name(parent) in _REAPERS:
         try:
-            adopted = (
-                b"dvc" not in Path(f"/proc/{parent}/cmdline").read_bytes()
-            )  # in a container DVC itself may be process 1
+            # In a container DVC itself may be process 1.
+            adopted = b"dvc" not in Path(f"/proc/{parent}/cmdline").read_bytes()
         except OSError:
             adopted = True
         if adopted:
@@ -74,16 +91,14 @@ def _die_if_orphaned(parent: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Die with the parent, and with the grandparent where only a shell stands between (DVC runs
-    commands through one).
-    """
+    """Die with the parent, and with the grandparent if the parent is a shell, as under DVC."""
     launcher = os.environ.get(_LAUNCHER)
     if not _started_by_dvc() and (sys.platform != "linux" or not launcher):
         return
     parent = os.getppid()
     set_death_signal()
     _die_if_orphaned(parent)
-    if launcher and parent != int(launcher):  # it died before the death signal could be asked for
+    if launcher and parent != int(launcher):  # it died before the death signal was set
         os.kill(os.getpid(), signal.SIGKILL)
     watched = [parent]
     if _name(parent) in _SHELLS:
@@ -102,18 +117,26 @@ def die_with_parent() -> None:
         ).start()
 
 
-def process_mark(pid: int | None = None) -> str:
-    """Return ``PID:START``, which names one process for ever: the number alone is given to another
-    one some day.
+def start_guard(pids: Iterable[int] = ()) -> subprocess.Popen[str]:
+    """Start the leader of a process group that kills ``pids`` and its group when its input ends:
+    when this process ends, however it does, or closes the pipe.
     """
+    command = [sys.executable, "-S", "-c", _GUARD]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, process_group=0)
+    assert guard.stdin is not None  # noqa: S101 - for the type checker
+    guard.stdin.writelines(f"{pid}\n" for pid in pids)
+    guard.stdin.flush()
+    return guard
+
+
+def process_mark(pid: int | None = None) -> str:
+    """Return ``PID:START``, which identifies a process; the number alone is used again."""
     pid = os.getpid() if pid is None else pid
     return f"{pid}:{_stat(pid)[19] if _stat(pid) else ''}"
 
 
 def is_alive(mark: str) -> bool:
-    """Tell whether the process of a :func:`process_mark` (or of a bare number) still runs on this
-    machine.
-    """
+    """Tell whether the process of a :func:`process_mark`, or of a number, runs on this machine."""
     pid, _, start = mark.partition(":")
     if not pid.isdigit():
         return False
@@ -150,9 +173,7 @@ def _parent(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on; empty where there is no such process
-    or no /proc.
-    """
+    """Return the fields of /proc/PID/stat from the state on; empty without process or /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -160,12 +181,12 @@ def _stat(pid: int) -> list[str]:
 
 
 def rank() -> int:
-    """Return this process's place among those that train together, from 0; 0 where it is alone."""
+    """Return this process's rank among those that train together; 0 if it is alone."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes train together; 1 where this one is alone."""
+    """Return the number of processes that train together; 1 if this one is alone."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -175,11 +196,11 @@ def is_launched() -> bool:
 
 
 def launch(module: str, arguments: Sequence[str], processes: int) -> int:
-    """Run ``python -m module arguments`` in ``processes`` processes by accelerate's launcher;
-    return the status of the first that failed, or 0.
+    """Run ``python -m module arguments`` in several processes through accelerate's launcher.
 
-    When one fails the others are ended; when this process dies they die with it. No configuration
-    file of accelerate's is read. A process that was killed is a :class:`PipelineError`.
+    Return the status of the first that failed, or 0. When one fails the others are ended; when this
+    process dies they die too. accelerate's configuration file is not read. A process that was
+    killed is a :class:`PipelineError`.
     """
     from accelerate.commands.launch import launch_command_parser, multi_gpu_launcher
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -196,10 +217,10 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> int:
         if threads.isdigit()
         else max(1, (os.cpu_count() or 1) // processes),
     }
-    # Called below the command `accelerate launch`, which would fill in what is not given from the
-    # user's configuration file. --multi_gpu also means several CPU processes: under --cpu
-    # accelerate starts one only, unless MPI is there. Each process finds its device itself.
-    given = launch_command_parser().parse_args(
+    # The command `accelerate launch` would read missing options from the user's configuration file,
+    # so its launcher is called. --multi_gpu also starts several CPU processes: under --cpu
+    # accelerate starts only one, except with MPI. Each process finds its device itself.
+    launch_arguments = launch_command_parser().parse_args(
         [
             "--multi_gpu",
             *(f"--{name}={value}" for name, value in options.items()),
@@ -211,9 +232,9 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> int:
     os.environ[_LAUNCHER] = str(os.getpid())
     # Without SIGHUP, which torch would catch even where nohup had it ignored.
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
-    logging.disable(logging.ERROR)  # torch's report of a failure: the process itself has said more
+    logging.disable(logging.ERROR)  # torch's report of a failure: the process has logged more
     try:
-        multi_gpu_launcher(given)
+        multi_gpu_launcher(launch_arguments)
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:
@@ -222,7 +243,7 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> int:
             raise PipelineError(
                 f"process {number} of {processes} was killed by signal "
                 f"{-failure.exitcode} (9: often too little memory); "
-                "the same command goes on from the last checkpoint"
+                "the same command continues from the last checkpoint"
             ) from failed
         return int(failure.exitcode)
     finally:

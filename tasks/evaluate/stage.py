@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.files import read_json, write_json, write_text
-from tasks.core.params import Evaluate
+from tasks.core.model_params import Evaluate
 from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage

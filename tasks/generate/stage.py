@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
+from tasks.core.data_params import Generate
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     choose,
@@ -29,7 +30,6 @@ from tasks.core.files import (
     sha256_folder,
     write_json,
 )
-from tasks.core.params import Generate
 from tasks.core.parquet import Batches, write_batches
 from tasks.core.progress import Progress
 from tasks.core.ray_workers import spread
@@ -39,7 +39,8 @@ from tasks.core.store import Store, work_key
 from tasks.generate.prompted import AddressEngine, read_prompts
 from tasks.generate.report import Tally
 from tasks.lm.engine import Completion, Engine, Sampling, open_engine
-from tasks.lm.models import base_path, load_tokenizer, merged_folder, resolve
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import base_path, load_tokenizer, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 log = logging.getLogger(__name__)

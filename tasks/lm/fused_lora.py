@@ -1,10 +1,9 @@
-"""LoRA linear layers computed in one piece: the adapter's product is added into the base product by
-the matrix multiplication itself.
+"""Fused LoRA layers: one matrix multiplication adds the adapter's product to the base product.
 
 peft computes ``base(x) + lora_B(lora_A(x)) * scaling`` as separate passes over the layer's whole
-output, forward and backward; for a small model those passes, not the multiplications, are most of
-the time. A frozen 4-bit weight is dequantised once, to the very values that bitsandbytes computes
-with at every pass, and kept in the compute dtype where ``resident`` asks for it.
+output, forward and backward. For a small model those passes, not the multiplications, take most of
+the time. With ``resident`` dequantized, a frozen 4-bit weight is dequantised once, to the values
+that bitsandbytes computes with at every pass, and kept in the compute dtype.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ import torch
 
 
 class Frozen:
-    """A layer's frozen weight in the compute dtype: held, or dequantised anew whenever it is asked
-    for (``resident`` is nf4).
+    """A layer's frozen weight in the compute dtype: kept, or (``resident`` nf4) dequantised for
+    every use.
     """
 
     def __init__(self, base: Any, compute: torch.dtype, resident: str) -> None:
         self._base, self._compute = base, compute
-        self._held = None if resident == "nf4" else self._computed()
+        self._kept = None if resident == "nf4" else self._compute_weight()
 
     def weight(self) -> torch.Tensor:
         """Return the weight, [out, in]."""
-        return self._computed() if self._held is None else self._held
+        return self._compute_weight() if self._kept is None else self._kept
 
-    def _computed(self) -> torch.Tensor:
+    def _compute_weight(self) -> torch.Tensor:
         weight: torch.Tensor = self._base.weight.data
         state = getattr(self._base.weight, "quant_state", None)
         if state is not None:
@@ -60,19 +59,19 @@ class _LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """Return the gradients of x (where it needs one), A and B, the latter two in float32 as the
-        adapter's weights are.
+        """Return the gradients of x (if it needs one), A and B; the last two in float32, as are the
+        adapter's weights.
         """
         rows, a, b, low = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, b.shape[0])
         down = (gradient @ b).mul_(ctx.scaling)
-        own = None
+        gradient_x = None
         if ctx.needs_input_grad[0]:
-            own = gradient @ ctx.frozen.weight()
-            own.addmm_(down, a)
-            own = own.view(ctx.shape).to(ctx.dtype)
+            gradient_x = gradient @ ctx.frozen.weight()
+            gradient_x.addmm_(down, a)
+            gradient_x = gradient_x.view(ctx.shape).to(ctx.dtype)
         return (
-            own,
+            gradient_x,
             None,
             (down.T @ rows).float(),
             (gradient.T @ low).float().mul_(ctx.scaling),
@@ -81,10 +80,9 @@ class _LoraProduct(torch.autograd.Function):
 
 
 def fuse_lora(model: torch.nn.Module, compute: torch.dtype, resident: str = "dequantized") -> int:
-    """Make every LoRA layer of ``model`` that can be computed in one piece do so; return how many
-    there are.
+    """Fuse every plain LoRA layer of ``model``; return their number.
 
-    Left as they are: layers with a bias, dropout, several adapters, or a variant such as DoRA.
+    Layers with a bias, dropout, several adapters, or a variant such as DoRA stay unchanged.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -1,8 +1,7 @@
-"""The text formats (arXiv 2402.18334): Bonito's input and output, and the prompts of the models
-that are adapted and scored.
+"""The text formats (arXiv 2402.18334) of Bonito and of the models that are adapted and scored.
 
-Prompts are built as token ids here and nowhere else, so that training, evaluation and serving agree
-to the token.
+Prompts become token ids here and nowhere else, so that training, evaluation and serving agree to
+the token.
 """
 
 from __future__ import annotations
@@ -38,9 +37,7 @@ def bonito_output(instruction: str, response: str) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """A parsed prediction; ``reason`` is empty, or tells why there is no usable instruction and
-    response.
-    """
+    """A parsed prediction; ``reason`` says why it is unusable, or is empty."""
 
     instruction: str = ""
     response: str = ""
@@ -67,18 +64,17 @@ def parse_prediction(prediction: str, finished: bool = True) -> Task:
 
 
 def fill(text: str, context: str) -> str:
-    """Put the passage where the placeholder stands, however it is spaced."""
+    """Replace the placeholder, however it is spaced, by the passage."""
     return _SPACED_PLACEHOLDER.sub(lambda _: context, text)
 
 
 @dataclass(frozen=True)
 class Prompter:
-    """Turns instructions into prompt tokens, and responses into response tokens, for one model and
-    one prompt form.
+    """Turns instructions and responses into tokens, for one model and one prompt form.
 
     Forms: ``bonito`` (``<|input|>``/``<|output|>``, adapted pretrained models), ``chat`` (the
     tokenizer's chat template, for chat models before and after adaptation), ``pretrained``
-    (``Instruct:``/``Answer:``, pretrained models as they come), ``plain`` (as is).
+    (``Instruct:``/``Answer:``, unadapted pretrained models), ``plain`` (the instruction alone).
     """
 
     tokenizer: Any
@@ -87,8 +83,8 @@ class Prompter:
     def prompt(self, instruction: str, max_tokens: int | None = None) -> list[int]:
         """Return the prompt's token ids, BOS first where the tokenizer has one.
 
-        Over ``max_tokens`` the middle of the instruction is cut out, never the prompt's own marks:
-        the question stands at either end.
+        Over ``max_tokens`` the middle of the instruction is removed, never the prompt's own marks:
+        the question is at the beginning or the end.
         """
         ids = self._ids(instruction)
         if max_tokens is None or len(ids) <= max_tokens:
@@ -107,9 +103,7 @@ class Prompter:
         }.get(self.form) or str(self._chat(instruction, tokenize=False))
 
     def response(self, response: str) -> list[int]:
-        """Return the response's token ids, the end mark last. Training and ranking both use
-        these.
-        """
+        """Return the response's token ids, end mark last, for training and for ranking."""
         lead = " " if self.form == "pretrained" else ""
         return [
             *self.tokenizer.encode(lead + response.strip(), add_special_tokens=False),
@@ -135,9 +129,10 @@ class Prompter:
 
 
 def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:
-    """Return the form for a model. ``asked`` is the form of adaptation; a model that has seen no
-    instructions of ours is asked as it came: by its chat template where it has one, else as a
-    pretrained model.
+    """Return a model's prompt form. ``asked`` is the form of adaptation.
+
+    A model that was not trained on our instructions gets its chat template if it has one, else the
+    pretrained form.
     """
     if asked == "chat" or (tokenizer.chat_template and (asked == "auto" or not adapted)):
         return "chat"

@@ -24,12 +24,13 @@ from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.models import merged_folder
+from tasks.lm.merged import merged_folder
 from tasks.register.parity import check_parity
 from tasks.register.plots import plot_f1, plot_loss
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.scoring.f1 import interval, resample, scored_of
-from tasks.tracking.ledger import Ledger, shown_uri, store_errors, tapt_metrics
+from tasks.tracking.mlflow_store import shown_uri, store_errors
+from tasks.tracking.registry import Ledger, tapt_metrics
 
 log = logging.getLogger(__name__)
 #: What it takes to load the model with MLflow alone; the versions are those it was made with.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.params import Validate
 from tasks.core.task_types import TASK_TYPES
 
 #: What a type's labels are checked for once the rows are chosen; no expectation on rows.

@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.page import BASE, Page, write_page
-from tasks.core.params import Validate
 from tasks.core.parquet import Batches, TableWriter, write_batches
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE, WRITTEN
 from tasks.core.stage import Stage, run_stage

@@ -19,8 +19,9 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import WRITTEN
 from tasks.finetune.stage import text_examples, tokens_trained, trained_form
 from tasks.generate import stage as generate
+from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
-from tasks.lm.training import Example, start_adapter, train, training_order
+from tasks.lm.training import start_adapter, train
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, instruction_table, passage_table
