@@ -14,7 +14,8 @@ from typing import Any, cast
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from bonito.finetune.stage import mix
+from bonito.finetune.stage import draw_mixture
+from bonito.params import GeneratorFinetune
 from tasks.claims.claims import Passage
 from tasks.claims.construct import construct
 from tasks.claims.patterns import load_patterns
@@ -23,11 +24,9 @@ from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.model_params import Finetune
-from tasks.core.model_params import Finetune as GeneratorFinetune
-from tasks.core.params import Seed
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
-from tasks.core.section import Positive, Section
+from tasks.core.section import Positive, Section, Seed
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
 
@@ -85,7 +84,7 @@ def answering(stage: Stage) -> None:
     """Write ``instructions.parquet`` (rows.INSTRUCTIONS) and ``summary.json``."""
     params = cast(Params, stage.params).answering
     table = read_table(stage.path("rows"), _COLUMNS)
-    chosen, dropped = mix(table, cast(GeneratorFinetune, params))
+    chosen, dropped = draw_mixture(table, cast(GeneratorFinetune, params))
     people = [row for row in (_answering_row(row, params) for row in chosen) if row is not None]
     dropped["too_long"] = len(chosen) - len(people)
     claims, counts = _claims(table, params) if params.claims else ([], {})
