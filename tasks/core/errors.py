@@ -13,8 +13,8 @@ class PipelineError(Exception):
     """
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``' (did you mean X?)'`` for a near miss, else the list of known names."""
     known = sorted(known)
-    close = difflib.get_close_matches(given, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
