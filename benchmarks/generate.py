@@ -1,6 +1,4 @@
-"""generate: passages a second, from passages to predictions, against the authors' package on the
-same vLLM and against transformers.
-"""
+"""generate: passages a second, against the authors' package on the same vLLM and transformers."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ def quality_gate(ours: ContenderResult, rounded: ContenderResult) -> tuple[str, 
     usable, whatever they say.
     """
     if ours.failure or rounded.failure:
-        return PASSED, ""  # the failure itself is told
+        return PASSED, ""  # the failure is reported
     usable, left = (sum(not task.reason for task in _parsed(one.read())) for one in (ours, rounded))
     found = f"{left} rows usable, {usable} with bfloat16 weights"
     return (PASSED if left >= (1 - _LOST) * usable else f"only {found}"), found
@@ -264,17 +262,14 @@ def with_bos(weights: Path, folder: Path) -> Path:
         return folder
     described = json.loads((weights / "tokenizer.json").read_text(encoding="utf-8"))
     bos, number = tokenizer.bos_token, tokenizer.bos_token_id
+    single = [
+        {"SpecialToken": {"id": bos, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
     described["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": bos, "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "pair": [
-            {"SpecialToken": {"id": bos, "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"Sequence": {"id": "B", "type_id": 1}},
-        ],
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
     }
     (folder / "tokenizer.json").unlink()
@@ -283,11 +278,9 @@ def with_bos(weights: Path, folder: Path) -> Path:
 
 
 def _gate(ours: ContenderResult, theirs: ContenderResult) -> tuple[str, str]:
-    """Return the gate, and what was found: prompts must be equal byte for byte, parsed rows alike
-    for nearly all.
-    """
+    """Return the gate and a note: prompts must be equal, and nearly all parsed rows alike."""
     if ours.failure or theirs.failure:
-        return PASSED, ""  # the failure itself is told
+        return PASSED, ""  # the failure is reported
     mine, other = ours.read(), theirs.read()
     if mine["prompts"] != other["prompts"]:
         return "the prompts are not the same", ""

@@ -1,9 +1,8 @@
-"""The race: contenders in processes of their own, on the same threads, their rounds interleaved,
-and the ratios paired round by round.
+"""The race: contenders in their own processes, on the same threads, with interleaved rounds.
 
-A is measured beside B and not after it: what else the machine does meanwhile slows both. The order
-turns by one with each round. A waiting contender burns nothing (its OpenMP threads sleep, it blocks
-on a pipe).
+Contenders are measured side by side, so that other load on the machine slows all of them. The order
+rotates by one with each round. A waiting contender uses no CPU: its OpenMP threads sleep and it
+blocks on a pipe.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line says.
+    """The options of the command line.
 
-    ``quick``: a tiny model and few rows, to see that everything runs; its figures mean nothing.
+    ``quick``: a tiny model and few rows, to test that everything runs; its figures mean nothing.
     """
 
     rounds: int = 5
@@ -40,19 +39,17 @@ class BenchOptions:
     threads: int = 2
     work: Path = ROOT / ".work" / "bench"
     machine: str = ""
-    #: Without peers that must be installed first: their rows say ``not run``.
+    #: False: peers that must be installed first are ``not run``.
     install: bool = True
-    #: With what takes an hour as well: a million rows.
+    #: Also what takes an hour: a million rows.
     whole: bool = False
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A module that calls :func:`benchmarks.worker.serve`, what it is told at the start, and the
-    interpreter that runs it.
+    """A module that calls :func:`benchmarks.worker.serve`, its configuration and interpreter.
 
-    ``missing`` says why it cannot run at all (its packages cannot be installed); then it is not
-    started.
+    ``missing`` says why it cannot run (its packages cannot be installed); then it is not started.
     """
 
     name: str
@@ -65,9 +62,9 @@ class Contender:
 
 @dataclass
 class ContenderResult:
-    """What one contender did.
+    """The measurements of one contender.
 
-    ``load`` runs from the start of its process, imports included; the first round is the warm-up,
+    ``load`` counts from the start of its process, with imports; the first round is the warm-up and
     not in ``seconds``.
     """
 
@@ -89,9 +86,7 @@ class ContenderResult:
 
     @property
     def end_to_end(self) -> float:
-        """Seconds from nothing to the end of the first measured round: start, imports, load,
-        warm-up, round.
-        """
+        """Seconds from the start to the end of the first measured round: load, warm-up, round."""
         return self.load + self.warm_up + self.seconds[0]
 
     def read(self) -> Any:
@@ -104,9 +99,9 @@ class ContenderResult:
 def race(
     contenders: Sequence[Contender], options: BenchOptions, folder: Path
 ) -> dict[str, ContenderResult]:
-    """Run the contenders against each other and return their outcomes by name.
+    """Run the contenders against each other and return their results by name.
 
-    One that fails is out; the others go on.
+    One that fails is out; the others continue.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {
@@ -139,11 +134,9 @@ class WorkerError(Exception):
 
 
 class _ContenderProcess:
-    """A contender's process and the conversation with it; stderr goes to a log beside its
-    outputs.
-    """
+    """A contender's process and its pipes; stderr goes to a log beside its outputs."""
 
-    #: A round or a load that takes longer hangs, for all we know.
+    #: A round or a load that takes longer counts as hanging.
     MOST_SECONDS = 3600.0
 
     def __init__(
@@ -178,7 +171,7 @@ class _ContenderProcess:
             self._process.wait()
 
     def load(self) -> bool:
-        """Load, and tell whether that worked."""
+        """Load; tell whether it worked."""
         outputs = str(self.outcome.outputs.resolve()) if self.outcome.outputs else ""
         answer = self._ask({**self.contender.config, "do": "load", "outputs": outputs})
         self.outcome.load = time.perf_counter() - self._started
@@ -215,8 +208,7 @@ class _ContenderProcess:
             questions.flush()
         except BrokenPipeError:
             raise WorkerError(self._last_words()) from None
-        # One answer a question: nothing can be waiting in the text buffer when select looks at the
-        # pipe.
+        # One answer for each message: the text buffer is empty when select polls the pipe.
         if not select.select([answers], [], [], self.MOST_SECONDS)[0]:
             raise WorkerError(f"no answer within {self.MOST_SECONDS:.0f} s")
         line = answers.readline()
@@ -241,8 +233,8 @@ class _ContenderProcess:
 
 
 def environment(number: int) -> dict[str, str]:
-    """Return the environment of every process that is measured, with so many OpenMP threads:
-    silent, offline, this checkout on the path.
+    """Return the environment of measured processes with ``number`` OpenMP threads: silent, offline,
+    this checkout on the path.
     """
     counts = {
         name: str(number)
@@ -253,7 +245,7 @@ def environment(number: int) -> dict[str, str]:
             "RAYON_NUM_THREADS",
         )
     }
-    # libgomp's and Intel's way to say that threads which wait shall sleep.
+    # Settings of libgomp and Intel: waiting threads sleep.
     passive = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
     return {
         **os.environ,

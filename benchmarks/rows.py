@@ -14,7 +14,7 @@ from tasks.lm.models import EMBEDDED
 @dataclass
 class ResultRow:
     """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios;
-    ``low`` and ``high``: the least and the greatest.
+    ``low`` and ``high``: the least and the greatest of them.
 
     ``gate`` is ``passed``, ``failed: why`` or ``not run: why``; without a pass there is no ratio.
     ``unit`` is what ours and theirs count.
@@ -64,8 +64,8 @@ def compare(
     note: str = "",
     extra: dict[str, Any] | None = None,
 ) -> ResultRow:
-    """Return the row of ours against theirs: of units a second, or with ``peak`` of the most memory
-    held (less is better).
+    """Return the row of ours against theirs: units a second, or with ``peak`` the most memory (less
+    is better).
     """
     row = ResultRow(
         bench,
@@ -104,8 +104,7 @@ def compare(
         round(statistics.median(ours.speeds), 3),
         round(statistics.median(theirs.speeds), 3),
     )
-    # Each has done two rounds by then; a contender with fewer units a round is asked for as many as
-    # the other has done.
+    # Each has done two rounds by then. Per unit, as contenders may do fewer units in a round.
     row.end_to_end_ratio = round(
         theirs.end_to_end / theirs.units[0] / (ours.end_to_end / ours.units[0]), 3
     )
