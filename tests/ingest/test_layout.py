@@ -214,6 +214,23 @@ def test_running_heads_go_and_headings_stay(tmp_path: Path) -> None:
     assert text.count("says what happened there") == 80
 
 
+def test_text_and_signatures_at_a_pages_edge_stay(tmp_path: Path) -> None:
+    """The last line of a paragraph, a blank line below it, at a page's top; a line to sign on at
+    one page's foot and at the next one's top.
+    """
+
+    body = [(72, y, f"Clause {y} binds both parties", 10) for y in range(700, 90, -11)]
+    sign = "Per: ______________"
+    pages = [
+        [*body, (72, 84, "Each party keeps the matters under its", 10)],
+        [(72, 745, "control.", 10), (72, 723, "They agree.", 10), *body, (185, 60, sign, 10)],
+        [(185, 735, sign, 10), *body],
+    ]
+    text = text_of(tmp_path / "a.pdf", pdf(pages))
+    assert "under its control." in text
+    assert text.count(sign) == 2
+
+
 # --- scans
 
 

@@ -14,6 +14,9 @@ from statistics import median
 _MARGIN = 0.1
 #: In this narrower band a line that stands apart from the body is furniture even on a single page.
 _EDGE = 0.065
+#: Distance to the body in font sizes from which a line stands apart: more than a blank line of
+#: single-spaced text (2 x 1.2), which may follow the last line of a paragraph.
+_APART = 2.5
 _PAGE_NUMBER = re.compile(
     r"(?:page\s*)?[-\u2013(]*\s*(?:\d{1,4}|[ivxlc]{1,7})\s*[-\u2013)]*(?:\s*(?:of|/)\s*\d{1,4})?",
     re.IGNORECASE,
@@ -137,7 +140,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
     repeated = Counter(
         key
         for page in pages
-        for key in {_key(line) for line in page.lines if _near_edge(line, page, _MARGIN)}
+        for key in {_key(line, page) for line in page.lines if _near_edge(line, page, _MARGIN)}
     )
     running = Counter(
         head
@@ -156,7 +159,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
         if not _near_edge(line, page, _MARGIN):
             return False
         return (
-            repeated[_key(line)] >= least
+            repeated[_key(line, page)] >= least
             or bool(_PAGE_NUMBER.fullmatch(line.text))
             or _apart(line, page)
         )
@@ -202,8 +205,11 @@ def _set_off(line: Line, page: Page) -> bool:
     )
 
 
-def _key(line: Line) -> str:
-    return re.sub(r"\d+", "#", line.text.casefold())
+def _key(line: Line, page: Page) -> tuple[str, bool]:
+    """Return the text without its numbers, and whether it is in the page's upper half: furniture
+    repeats at the same edge, a signature line may repeat at the other one.
+    """
+    return re.sub(r"\d+", "#", line.text.casefold()), 2 * line.bottom > page.height
 
 
 def _near_edge(line: Line, page: Page, share: float) -> bool:
@@ -217,4 +223,5 @@ def _apart(line: Line, page: Page) -> bool:
     if not _near_edge(line, page, _EDGE) or not others or len(line.text) > 120:
         return False
     middle = (line.top + line.bottom) / 2
-    return min(abs((other.top + other.bottom) / 2 - middle) for other in others) > 2 * line.size
+    nearest = min(abs((other.top + other.bottom) / 2 - middle) for other in others)
+    return nearest > _APART * line.size
