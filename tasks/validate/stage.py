@@ -26,7 +26,11 @@ from tasks.validate.suites import Suites
 from tasks.validate.verdicts import MAX_ROWS, Verdicts
 
 log = logging.getLogger(__name__)
-
+#: Name and address of the pages that the graph leaves beside the report.
+_NEIGHBOURS = (
+    ("Ingest", "../ingest/report.html"),
+    ("Great Expectations", "data_docs/index.html"),
+)
 _OUTPUTS = ("instructions.parquet", "quarantine.parquet", "report.html")
 
 
@@ -49,7 +53,7 @@ def validate(stage: Stage) -> None:
     good = share >= params.min_yield
     folder = stage.out if good else stage.work
     samples = write_rows(predictions, verdicts, folder)
-    links = _report_links(predictions) if good else ()
+    links = _NEIGHBOURS if good else ()
     write_report(
         folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield, links
     )
@@ -101,15 +105,6 @@ def _count_labels(verdicts: Verdicts) -> dict[str, dict[str, int]]:
 def usable_share(verdicts: Verdicts) -> float:
     """Return the yield in 0-1; rows that only ``max_rows`` leaves out count as good."""
     return (int(verdicts.kept().sum()) + verdicts.count_reasons()[MAX_ROWS]) / len(verdicts)
-
-
-def _report_links(predictions: Path) -> list[tuple[str, str]]:
-    """Return name and relative address of Great Expectations' pages, and of ingest's page where the
-    stages' folders lie side by side.
-    """
-    ingest = predictions.parent.parent / "ingest" / "report.html"
-    links = [("Ingest", "../ingest/report.html")] if ingest.is_file() else []
-    return [*links, ("Great Expectations", "data_docs/index.html")]
 
 
 def _describe_low_yield(verdicts: Verdicts, share: float, floor: float, folder: Path) -> str:

@@ -30,7 +30,9 @@ from pathlib import Path
 from bonito.evaluate.adherence import adheres
 from bonito.evaluate.measures import Written, scores, suites, verdicts
 from bonito.params import Params as BonitoParams
-from tasks.core.params import load_params, overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import load_params, parse_params
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.prompts import bonito_input
 from tasks.validate.labels import offered
 
