@@ -17,7 +17,7 @@ from tasks.core.files import read_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import WRITTEN
-from tasks.finetune.stage import text_examples, tokens_trained, trained_form
+from tasks.finetune.stage import choose_form, text_examples, tokens_trained
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
@@ -254,17 +254,17 @@ def test_prompt_forms_follow_what_the_model_has_seen(
     tokenizer, settings = load_tokenizer(str(tiny_model)), params.finetune
     text, task = [{"instruction": ""}], [{"instruction": "Why?"}]
     assert (
-        trained_form(tokenizer, settings, text, None)
-        == trained_form(tokenizer, settings, task, None)
+        choose_form(tokenizer, settings, text, None)
+        == choose_form(tokenizer, settings, task, None)
         == "chat"
     )
     tokenizer.chat_template = None
-    assert trained_form(tokenizer, settings, text, None) == "pretrained", (
+    assert choose_form(tokenizer, settings, text, None) == "pretrained", (
         "TAPT on a pretrained model is asked as the model was before"
     )
-    assert trained_form(tokenizer, settings, task, None) == "bonito"
+    assert choose_form(tokenizer, settings, task, None) == "bonito"
     (tmp_path / "provenance.json").write_text('{"prompt": "bonito"}')
-    assert trained_form(tokenizer, settings, text, tmp_path) == "bonito", (
+    assert choose_form(tokenizer, settings, text, tmp_path) == "bonito", (
         "P3, then TAPT: it has learnt the form"
     )
 
