@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers.document import Item, Options, Reject, Unreadable
+from tasks.ingest.readers.document import ReaderItem, ReadOptions, Reject, Unreadable
 
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -42,7 +42,7 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
 Member = tuple[str, str, Callable[[], IO[bytes]]]
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the documents of every member; a bad member is a reject, a bad archive raises
     :class:`Unreadable`.
     """
@@ -128,7 +128,7 @@ def _refused(reason: str, detail: str) -> Callable[[], IO[bytes]]:
 
 
 def _member(
-    place: str, name: str, opened: Callable[[], IO[bytes]], options: Options, limit: int
+    place: str, name: str, opened: Callable[[], IO[bytes]], options: ReadOptions, limit: int
 ) -> Any:
     """Yield what one member holds and return how many bytes it was unpacked to."""
     size = 0
@@ -146,7 +146,7 @@ def _member(
                         raise Unreadable("too_large", f"unpacks to more than {limit >> 20} MiB")
                     sink.write(block)
             for item in formats.read(target, options):
-                yield formats.renamed(item, place)
+                yield formats.prefix_member(item, place)
         except Unreadable as problem:
             yield Reject(place, problem.reason, problem.detail)
         except (

@@ -10,7 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tasks.ingest.readers.document import Document, Item, Options, Reader, Reject, Unreadable
+from tasks.ingest.readers.document import (
+    Document,
+    Reader,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
 
 #: Suffix -> the module beside this one that reads it.
 SUFFIXES = {
@@ -42,7 +49,7 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIPPED = ("docx", "epub", "archives")
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the documents of one file and the parts that could not be used.
 
     Raises :class:`Unreadable` where the whole file cannot be.
@@ -107,6 +114,6 @@ def _zipped(suffix: str) -> str:
     return "archives"
 
 
-def renamed(item: Item, prefix: str) -> Item:
+def prefix_member(item: ReaderItem, prefix: str) -> ReaderItem:
     """Return ``item`` with ``prefix`` before its place inside the file."""
     return replace(item, member=prefix + item.member)

@@ -70,7 +70,7 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class Options:
+class ReadOptions:
     """What readers need to know."""
 
     #: Column that holds the text in tables; a dotted path reaches into nested objects. Empty:
@@ -97,7 +97,7 @@ class Alive:
 
 
 #: What a reader yields.
-Item = Document | Reject | Alive
+ReaderItem = Document | Reject | Alive
 
 
 class Reader(Protocol):
@@ -105,7 +105,7 @@ class Reader(Protocol):
     :class:`Unreadable`.
     """
 
-    def __call__(self, path: Path, options: Options) -> Iterator[Item]: ...
+    def __call__(self, path: Path, options: ReadOptions) -> Iterator[ReaderItem]: ...
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
@@ -23,7 +23,7 @@ _BREAKS = {f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}tab": " ", f"{_W}noBreakHyphe
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document."""
     import docx
 
@@ -38,7 +38,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
     yield builder.document("docx")
 
 
-def refuse_bomb(path: Path, options: Options) -> None:
+def refuse_bomb(path: Path, options: ReadOptions) -> None:
     """Raise :class:`Unreadable` where a zipped format says it unpacks to more than a file may have,
     or cannot be opened.
     """

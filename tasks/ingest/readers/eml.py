@@ -12,10 +12,17 @@ from pathlib import Path, PurePosixPath
 from tasks.ingest.readers import detect as formats
 from tasks.ingest.readers import html
 from tasks.ingest.readers.decoding import decode, tidy
-from tasks.ingest.readers.document import Builder, Document, Item, Options, Reject, Unreadable
+from tasks.ingest.readers.document import (
+    Builder,
+    Document,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the message, then what is attached to it."""
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
@@ -47,7 +54,7 @@ def _content(part: MIMEPart) -> str:
         return decode(data)[0]
 
 
-def _attachment(part: MIMEPart, number: int, options: Options) -> Iterator[Item]:
+def _attachment(part: MIMEPart, number: int, options: ReadOptions) -> Iterator[ReaderItem]:
     inner = part.get_content_type() == "message/rfc822"
     name = (
         PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
@@ -64,6 +71,6 @@ def _attachment(part: MIMEPart, number: int, options: Options) -> Iterator[Item]
         target.write_bytes(payload if isinstance(payload, bytes) else b"")
         try:
             for item in formats.read(target, replace(options, max_depth=options.max_depth - 1)):
-                yield formats.renamed(item, f"!{name}")
+                yield formats.prefix_member(item, f"!{name}")
         except Unreadable as problem:
             yield Reject(f"!{name}", problem.reason, problem.detail)

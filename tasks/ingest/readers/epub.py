@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from tasks.ingest.readers import html
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 from tasks.ingest.readers.docx import refuse_bomb
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the book as one document."""
     refuse_bomb(path, options)
     builder = Builder()

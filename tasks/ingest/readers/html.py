@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers.decoding import detect, tidy
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 _DECLARED = re.compile(
     rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?([\w-]{3,20})", re.IGNORECASE
@@ -36,7 +36,7 @@ _LISTS = ("ul", "ol", "list")
 _BREAK = "\u2028"
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the page as one document."""
     source, encoding = decode_page(path.read_bytes())
     builder = Builder()

@@ -12,7 +12,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from tasks.ingest.readers.decoding import decode
-from tasks.ingest.readers.document import Document, Heading, Item, Options
+from tasks.ingest.readers.document import Document, Heading, ReaderItem, ReadOptions
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
@@ -28,13 +28,13 @@ _PARSER = (
 )
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document."""
     text, encoding = decode(path.read_bytes())
-    yield Document(text, "markdown", headings=headings(text), encoding=encoding)
+    yield Document(text, "markdown", headings=find_headings(text), encoding=encoding)
 
 
-def headings(text: str) -> tuple[Heading, ...]:
+def find_headings(text: str) -> tuple[Heading, ...]:
     """Return the headings of Markdown source, those inside code, quotations and lists left out.
 
     Front matter counts as a heading with its title, so that it starts no passage.

@@ -22,7 +22,7 @@ _PIXELS = 40_000_000
 _PAGE_SECONDS = 100.0
 
 
-def checked(languages: str) -> str:
+def check_languages(languages: str) -> str:
     """Return ``languages`` ("eng+deu").
 
     Raises :class:`PipelineError` where tesseract, or its data for one of them, is not installed.
@@ -70,10 +70,10 @@ def paragraphs(page: Any, languages: str) -> list[str]:
     if done.returncode:
         raise Unreadable("ocr_failed", done.stderr.decode(errors="replace").strip()[:300])
     text = tidy(done.stdout.decode("utf-8", errors="replace"))
-    return [joined for block in text.split("\n\n") if (joined := _joined(block.split("\n")))]
+    return [joined for block in text.split("\n\n") if (joined := _join_lines(block.split("\n")))]
 
 
-def _joined(lines: list[str]) -> str:
+def _join_lines(lines: list[str]) -> str:
     text = ""
     for line in (line.strip() for line in lines):
         if text.endswith("-") and line[:1].islower():

@@ -53,7 +53,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Page:
+class PdfPage:
     """A page's lines in reading order, its height in points, and whether it shows images."""
 
     lines: tuple[Line, ...]
@@ -61,7 +61,7 @@ class Page:
     images: bool
 
 
-def joined(lines: list[Line]) -> list[Line]:
+def join_rows(lines: list[Line]) -> list[Line]:
     """Join what stands in one row: raised marks and index figures to their word, the cells of a
     table by " | ".
     """
@@ -96,7 +96,7 @@ def _same_row(row: Line, line: Line) -> bool:
     )
 
 
-def in_columns(lines: list[Line]) -> list[Line]:
+def order_columns(lines: list[Line]) -> list[Line]:
     """Return lines in the order of reading where a page of columns was set row by row across them;
     all others as they are.
 
@@ -128,14 +128,14 @@ def in_columns(lines: list[Line]) -> list[Line]:
     for line in lines:
         if line.left < edge - 3 and line.right > edge:
             # A line across both, such as a title, ends the columns above it.
-            ordered += [*left_column, *in_columns(right_column), line]
+            ordered += [*left_column, *order_columns(right_column), line]
             left_column, right_column = [], []
         else:
             (right_column if line.left >= edge - 3 else left_column).append(line)
-    return [*ordered, *left_column, *in_columns(right_column)]
+    return [*ordered, *left_column, *order_columns(right_column)]
 
 
-def without_furniture(pages: list[Page]) -> list[Page]:
+def remove_furniture(pages: list[PdfPage]) -> list[PdfPage]:
     """Leave out running headers, footers and page numbers."""
     repeated = Counter(
         key
@@ -150,7 +150,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
     )
     least = max(2, len(pages) // 3) if len(pages) > 2 else 3
 
-    def furniture(page: Page, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
+    def furniture(page: PdfPage, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
         head = _head(line, number) if line in ends else None
         if head and (running[head] >= least or (head[1] == 0 and _set_off(line, page))):
             return True
@@ -168,7 +168,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
     for number, page in enumerate(pages, 1):
         ends = _ends_of(page)
         cleaned.append(
-            Page(
+            PdfPage(
                 tuple(line for line in page.lines if not furniture(page, line, number, ends)),
                 page.height,
                 page.images,
@@ -178,7 +178,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
     return cleaned if any(page.lines for page in cleaned) else pages
 
 
-def _ends_of(page: Page) -> tuple[Line, ...]:
+def _ends_of(page: PdfPage) -> tuple[Line, ...]:
     """Return the highest and the lowest line of a page."""
     by_height = sorted(page.lines, key=lambda line: line.bottom)
     return (by_height[0], by_height[-1]) if len(by_height) > 2 else ()
@@ -194,7 +194,7 @@ def _head(line: Line, page: int) -> tuple[str, int] | None:
     return (match[2] or match[3]).casefold(), int(match[1] or match[4]) - page
 
 
-def _set_off(line: Line, page: Page) -> bool:
+def _set_off(line: Line, page: PdfPage) -> bool:
     """Tell whether a line at a page's end stands further from the next than lines do, in letters no
     larger.
     """
@@ -205,18 +205,18 @@ def _set_off(line: Line, page: Page) -> bool:
     )
 
 
-def _key(line: Line, page: Page) -> tuple[str, bool]:
+def _key(line: Line, page: PdfPage) -> tuple[str, bool]:
     """Return the text without its numbers, and whether it is in the page's upper half: furniture
     repeats at the same edge, a signature line may repeat at the other one.
     """
     return re.sub(r"\d+", "#", line.text.casefold()), 2 * line.bottom > page.height
 
 
-def _near_edge(line: Line, page: Page, share: float) -> bool:
+def _near_edge(line: Line, page: PdfPage, share: float) -> bool:
     return line.bottom > (1 - share) * page.height or line.top < share * page.height
 
 
-def _apart(line: Line, page: Page) -> bool:
+def _apart(line: Line, page: PdfPage) -> bool:
     others = [
         other for other in page.lines if other is not line and not _near_edge(other, page, _EDGE)
     ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from tasks.ingest.readers.document import Builder, Document
-from tasks.ingest.readers.page import Line, Page
+from tasks.ingest.readers.page import Line, PdfPage
 
 _ENDS = re.compile(r"[.!?:;\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
 _BULLET = re.compile(r"^(?:[\u2022\u25cf\u25aa\u2013*-]|\(?[0-9a-zA-Z]{1,3}[.)])\s")
@@ -19,7 +19,7 @@ SOFT_HYPHEN = "\ufffe"
 _DIVIDED = re.compile(rf"([^\W\d_]+){SOFT_HYPHEN}([^\W\d_A-Z][^\W\d_]*)")
 
 
-def document(pages: list[Page], recognised: dict[int, list[str]]) -> Document:
+def build_document(pages: list[PdfPage], recognised: dict[int, list[str]]) -> Document:
     """Put lines together to paragraphs, words divided at a line's end to whole ones; recognised
     pages come as paragraphs already.
     """
@@ -67,7 +67,7 @@ def _add_recognised(builder: Builder, number: int, paragraphs: list[str]) -> Non
         builder.paragraph(paragraph)
 
 
-def _paragraphs(pages: list[Page]) -> Iterator[list[tuple[int, Line]]]:
+def _paragraphs(pages: list[PdfPage]) -> Iterator[list[tuple[int, Line]]]:
     """Yield the lines of each paragraph with the number of their page."""
     pitch = _pitch(pages)
     block: list[tuple[int, Line]] = []
@@ -103,7 +103,7 @@ def _begins(line: Line, block: list[Line], pitch: float, same_page: bool) -> boo
     return ended and (short or indented)
 
 
-def _pitch(pages: list[Page]) -> float:
+def _pitch(pages: list[PdfPage]) -> float:
     """Return the usual distance from line to line, in points."""
     steps = [
         above.bottom - line.first

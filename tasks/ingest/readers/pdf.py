@@ -13,9 +13,9 @@ from typing import Any
 
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Alive, Item, Options, Reject, Unreadable
-from tasks.ingest.readers.page import Line, Page, in_columns, joined, without_furniture
-from tasks.ingest.readers.paragraphs import SOFT_HYPHEN, document
+from tasks.ingest.readers.document import Alive, ReaderItem, ReadOptions, Reject, Unreadable
+from tasks.ingest.readers.page import Line, PdfPage, join_rows, order_columns, remove_furniture
+from tasks.ingest.readers.paragraphs import SOFT_HYPHEN, build_document
 
 #: A gap within a line, in heights of its letters, that divides columns or cells.
 _GAP = 1.1
@@ -25,11 +25,11 @@ _ARROW = re.compile(r"(?<=[^\W\d_])\u21b5(?=[^\W\d_])")
 _UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff]")
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document, and a reject for pages that are images without text (and are
     not to be recognised).
     """
-    pages: list[Page] = []
+    pages: list[PdfPage] = []
     recognised: dict[int, list[str]] = {}
     for number, page, handle in _pages(path):
         pages.append(page)
@@ -49,7 +49,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
             "unknown_encoding",
             "its fonts do not say which characters they show: recognise it anew (OCR)",
         )
-    yield document(without_furniture(pages), recognised)
+    yield build_document(remove_furniture(pages), recognised)
     blank = [
         str(number)
         for number, page in enumerate(pages, 1)
@@ -63,7 +63,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
         )
 
 
-def _pages(path: Path) -> Iterator[tuple[int, Page, Any]]:
+def _pages(path: Path) -> Iterator[tuple[int, PdfPage, Any]]:
     """Yield number, lines and pdfium's own page, open until the next is asked for."""
     import pypdfium2
 
@@ -83,16 +83,16 @@ def _pages(path: Path) -> Iterator[tuple[int, Page, Any]]:
             raise Unreadable("damaged", f"a page cannot be read: {error}") from error
 
 
-def _page(page: Any) -> Page:
+def _page(page: Any) -> PdfPage:
     import pypdfium2.raw as pdfium
 
     text = page.get_textpage()
     try:
-        lines = joined(in_columns(_upright(list(_lines(text)))))
+        lines = join_rows(order_columns(_upright(list(_lines(text)))))
         images = not lines and any(
             True for _ in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3)
         )
-        return Page(tuple(lines), page.get_height(), images)
+        return PdfPage(tuple(lines), page.get_height(), images)
     finally:
         text.close()
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document; a line of the source is a paragraph."""
     from striprtf.striprtf import rtf_to_text
 

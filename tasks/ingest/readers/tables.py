@@ -15,17 +15,24 @@ import pyarrow.parquet as pq
 
 from tasks.core.row_reader import read_arrow_batches
 from tasks.ingest.readers.decoding import decode, detect, tidy
-from tasks.ingest.readers.document import Builder, Document, Item, Options, Reject, Unreadable
-from tasks.ingest.readers.markdown import headings
+from tasks.ingest.readers.document import (
+    Builder,
+    Document,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
+from tasks.ingest.readers.markdown import find_headings
 
 #: Characters of one document made of a whole table's rows.
 _TABLE_CHARS = 1 << 20
 
 #: A row's place in its file, from 1, and its values by column; or the reason why it has none.
-Row = tuple[int, dict[str, Any] | Unreadable]
+TableRow = tuple[int, dict[str, Any] | Unreadable]
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield one document a row from ``options.text_column``; the column missing from the first row
     refuses the whole file.
 
@@ -34,7 +41,7 @@ def read(path: Path, options: Options) -> Iterator[Item]:
     """
     name = _format(path)
     column = options.text_column or "text"
-    for place, row in rows(path, options):
+    for place, row in read_rows(path, options):
         member = f"#{place}"
         if isinstance(row, Unreadable):
             yield Reject(member, row.reason, row.detail)
@@ -43,14 +50,14 @@ def read(path: Path, options: Options) -> Iterator[Item]:
             yield from _whole_table(path, name, options)
             return
         try:
-            text = tidy(cell(row, column))
+            text = tidy(get_text(row, column))
         except Unreadable as problem:
             if place == 1:
                 raise
             yield Reject(member, problem.reason, problem.detail)
             continue
         if text.strip():
-            yield Document(text, name, member, headings(text))
+            yield Document(text, name, member, find_headings(text))
         else:
             yield Reject(member, "empty", f"nothing in column {column!r}")
 
@@ -60,12 +67,12 @@ def _format(path: Path) -> str:
     return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
 
 
-def _whole_table(path: Path, name: str, options: Options) -> Iterator[Item]:
+def _whole_table(path: Path, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield a table as documents of some length, a row a line, each cell with its column's name: a
     passage cut from it reads by itself.
     """
     builder, first, last = Builder(separator="\n"), 1, 0
-    for place, row in rows(path, options):
+    for place, row in read_rows(path, options):
         if isinstance(row, Unreadable):
             yield Reject(f"#{place}", row.reason, row.detail)
             continue
@@ -92,7 +99,7 @@ def _one_line(value: Any) -> str:
     )
 
 
-def rows(path: Path, options: Options) -> Iterator[Row]:
+def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     """Yield the rows of a table file, whose suffix says what it is.
 
     Raises :class:`Unreadable` where it cannot be read at all.
@@ -111,7 +118,7 @@ def rows(path: Path, options: Options) -> Iterator[Row]:
     return _json(path, options) if suffix == ".json" else _jsonl(path, options)
 
 
-def cell(row: dict[str, Any], column: str) -> str:
+def get_text(row: dict[str, Any], column: str) -> str:
     """Return the text in ``column`` of a row; a dotted name reaches into nested objects, and a list
     is joined as paragraphs.
 
@@ -131,7 +138,7 @@ def cell(row: dict[str, Any], column: str) -> str:
     return "" if value is None else str(value)
 
 
-def _jsonl(path: Path, options: Options) -> Iterator[Row]:
+def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     with path.open("rb") as stream:
         sample = stream.read(4)
     if detect(sample) not in ("utf-8", "utf-8-sig") and b"\0" in sample:
@@ -182,7 +189,7 @@ def _object(line: bytes | str) -> dict[str, Any] | Unreadable:
     )
 
 
-def _whole(path: Path, options: Options) -> bytes:
+def _whole(path: Path, options: ReadOptions) -> bytes:
     """Return the bytes of a table that cannot be streamed."""
     size = path.stat().st_size
     if size > options.max_bytes:
@@ -196,7 +203,7 @@ def _whole(path: Path, options: Options) -> bytes:
     return path.read_bytes()
 
 
-def _json(path: Path, options: Options) -> Iterator[Row]:
+def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     text, _ = decode(_whole(path, options))
     try:
         value = json.loads(text)
@@ -218,7 +225,7 @@ def _json(path: Path, options: Options) -> Iterator[Row]:
         )
 
 
-def _csv(path: Path, options: Options, delimiter: str) -> Iterator[Row]:
+def _csv(path: Path, options: ReadOptions, delimiter: str) -> Iterator[TableRow]:
     with path.open("rb") as raw:
         sample = raw.read(1 << 20)
     # A sample may end inside a character; only whole lines are judged.
@@ -249,7 +256,7 @@ def _delimiter(sample: bytes, encoding: str) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _arrow(path: Path) -> Iterator[Row]:
+def _arrow(path: Path) -> Iterator[TableRow]:
     """Arrow files and streams: what ``datasets`` saves a dataset in."""
     try:
         with pa.memory_map(str(path)) as source:
@@ -263,7 +270,7 @@ def _arrow(path: Path) -> Iterator[Row]:
         raise Unreadable("damaged", f"not readable as Arrow: {error}") from error
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[TableRow]:
     try:
         place = 0
         with pq.ParquetFile(path) as file:
