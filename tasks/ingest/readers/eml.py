@@ -23,7 +23,7 @@ from tasks.ingest.readers.document import (
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield the message, then what is attached to it."""
+    """Yield the message, then its attachments."""
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Unreadable("damaged", "no headers: not an e-mail message")

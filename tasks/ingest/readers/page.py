@@ -1,5 +1,5 @@
-"""A page as lines in a plane: cells of a row joined, columns in the order of reading, running heads
-and page numbers left out.
+"""A page as lines with boxes: joins the cells of a row, orders columns, removes running heads and
+page numbers.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-#: Share of the page's height at its top and bottom where headers and footers stand.
+#: Share of the page's height at its top and bottom that may hold headers and footers.
 _MARGIN = 0.1
-#: In this narrower band a line that stands apart from the body is furniture even on a single page.
+#: In this narrower band a line apart from the body is furniture even on a single page.
 _EDGE = 0.065
 #: Distance to the body in font sizes from which a line stands apart: more than a blank line of
 #: single-spaced text (2 x 1.2), which may follow the last line of a paragraph.
@@ -21,16 +21,16 @@ _PAGE_NUMBER = re.compile(
     r"(?:page\s*)?[-\u2013(]*\s*(?:\d{1,4}|[ivxlc]{1,7})\s*[-\u2013)]*(?:\s*(?:of|/)\s*\d{1,4})?",
     re.IGNORECASE,
 )
-#: What names a page by the word stands nowhere else; printed text that was paged before has it in
-#: the middle of a page.
+#: A line such as "Page 3 of 9" is furniture anywhere: text that was paged before holds it in the
+#: middle of a page.
 _PAGE_LINE = re.compile(
     r"[-\u2013(\s]*page\s*\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-\u2013)\s]*", re.IGNORECASE
 )
 #: A running title with a page number before or after it.
 _RUNNING = re.compile(r"(\d{1,4})\s+(\D*[^\W\d]\D*)|(\D*[^\W\d]\D*?)\s+(\d{1,4})")
-#: What stands alone before an item of a list: it is no cell.
+#: The marker of a list item: it is not a cell.
 _MARKER = re.compile(r"[\u2022\u25cf\u25aa\u2013*-]|\(?\w{1,5}[.)]|(?:\d+\.)+\d*")
-#: So many rows make columns.
+#: Rows from which two columns are columns.
 _ROWS = 4
 
 
@@ -47,8 +47,8 @@ class Line:
     top: float
     size: float
     upright: bool = True
-    #: ``bottom`` of its first character: pdfium runs a word divided at a line's end on, so that one
-    #: line of its may be two on the page.
+    #: ``bottom`` of its first character: pdfium joins a word divided at a line's end, so one of its
+    #: lines may be two on the page.
     first: float = 0.0
 
 
@@ -62,9 +62,7 @@ class PdfPage:
 
 
 def join_rows(lines: list[Line]) -> list[Line]:
-    """Join what stands in one row: raised marks and index figures to their word, the cells of a
-    table by " | ".
-    """
+    """Join the lines of a row: raised marks and index figures to their word, cells by " | "."""
     rows: list[Line] = []
     for line in lines:
         if rows and _same_row(rows[-1], line):
@@ -97,11 +95,10 @@ def _same_row(row: Line, line: Line) -> bool:
 
 
 def order_columns(lines: list[Line]) -> list[Line]:
-    """Return lines in the order of reading where a page of columns was set row by row across them;
-    all others as they are.
+    """Return the lines of a page in reading order where its columns were set row by row.
 
-    Columns are told from the cells of a table by their running text: lines of several words, most
-    about as long as the longest.
+    Columns differ from the cells of a table by their running text: lines of several words, most of
+    them about as long as the longest.
     """
     pairs = [
         (left, right)
@@ -136,7 +133,7 @@ def order_columns(lines: list[Line]) -> list[Line]:
 
 
 def remove_furniture(pages: list[PdfPage]) -> list[PdfPage]:
-    """Leave out running headers, footers and page numbers."""
+    """Return the pages without running headers, footers and page numbers."""
     repeated = Counter(
         key
         for page in pages
@@ -150,7 +147,7 @@ def remove_furniture(pages: list[PdfPage]) -> list[PdfPage]:
     )
     least = max(2, len(pages) // 3) if len(pages) > 2 else 3
 
-    def furniture(page: PdfPage, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
+    def is_furniture(page: PdfPage, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
         head = _head(line, number) if line in ends else None
         if head and (running[head] >= least or (head[1] == 0 and _set_off(line, page))):
             return True
@@ -169,12 +166,12 @@ def remove_furniture(pages: list[PdfPage]) -> list[PdfPage]:
         ends = _ends_of(page)
         cleaned.append(
             PdfPage(
-                tuple(line for line in page.lines if not furniture(page, line, number, ends)),
+                tuple(line for line in page.lines if not is_furniture(page, line, number, ends)),
                 page.height,
                 page.images,
             )
         )
-    # A page that is nothing but margin is a slide or a label: there the rule is wrong.
+    # A page without a body is a slide or a label: there the rule is wrong.
     return cleaned if any(page.lines for page in cleaned) else pages
 
 
@@ -185,8 +182,8 @@ def _ends_of(page: PdfPage) -> tuple[Line, ...]:
 
 
 def _head(line: Line, page: int) -> tuple[str, int] | None:
-    """Return a running title without the page's number at its begin or end, and that number less
-    ``page``; None where it has none.
+    """Return a running title without its page number, and that number minus ``page``; None where
+    the line has no number at its start or end.
     """
     match = _RUNNING.fullmatch(line.text) if len(line.text) <= 90 else None
     if match is None:
@@ -195,8 +192,8 @@ def _head(line: Line, page: int) -> tuple[str, int] | None:
 
 
 def _set_off(line: Line, page: PdfPage) -> bool:
-    """Tell whether a line at a page's end stands further from the next than lines do, in letters no
-    larger.
+    """Tell whether a line at a page's end is further from the next line than usual, in letters that
+    are not larger.
     """
     others = [other for other in page.lines if other is not line]
     nearest = min(others, key=lambda other: abs(other.bottom - line.bottom))

@@ -14,7 +14,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     from striprtf.striprtf import rtf_to_text
 
     try:
-        # RTF is ASCII with escapes; its own header names the code page of the rest.
+        # RTF is ASCII with escapes; its header names the code page of the rest.
         text = tidy(rtf_to_text(path.read_bytes().decode("latin-1"), errors="strict"))
     except (ValueError, LookupError, IndexError, AttributeError, TypeError) as error:
         raise Unreadable("damaged", f"not readable as RTF: {error}") from error

@@ -25,19 +25,18 @@ from tasks.ingest.readers.document import (
 )
 from tasks.ingest.readers.markdown import find_headings
 
-#: Characters of one document made of a whole table's rows.
+#: Characters of one document of a table that is read as a whole.
 _TABLE_CHARS = 1 << 20
 
-#: A row's place in its file, from 1, and its values by column; or the reason why it has none.
+#: A row's number in its file, from 1, and its values by column, or why it has none.
 TableRow = tuple[int, dict[str, Any] | Unreadable]
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield one document a row from ``options.text_column``; the column missing from the first row
-    refuses the whole file.
+    """Yield one document a row from ``options.text_column``, by default ``text``.
 
-    Without a column's name it is ``text``; a CSV or TSV file that has none is read as what it is, a
-    table, see :func:`_whole_table`.
+    Raises :class:`Unreadable` where the first row lacks the column. By default, a CSV or TSV file
+    without it is read as a table (:func:`_read_table`).
     """
     name = _format(path)
     column = options.text_column or "text"
@@ -47,7 +46,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
             yield Reject(member, row.reason, row.detail)
             continue
         if place == 1 and not options.text_column and name in ("csv", "tsv") and "text" not in row:
-            yield from _whole_table(path, name, options)
+            yield from _read_table(path, name, options)
             return
         try:
             text = tidy(get_text(row, column))
@@ -67,9 +66,9 @@ def _format(path: Path) -> str:
     return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
 
 
-def _whole_table(path: Path, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield a table as documents of some length, a row a line, each cell with its column's name: a
-    passage cut from it reads by itself.
+def _read_table(path: Path, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
+    """Yield a table as documents of about :data:`_TABLE_CHARS`: a row a line, each cell with its
+    column's name, so that a passage is clear without the header.
     """
     builder, first, last = Builder(separator="\n"), 1, 0
     for place, row in read_rows(path, options):
@@ -88,21 +87,14 @@ def _whole_table(path: Path, name: str, options: ReadOptions) -> Iterator[Reader
 
 
 def _one_line(value: Any) -> str:
-    return " ".join(
-        tidy(
-            " ".join(str(part) for part in value)
-            if isinstance(value, list)
-            else ""
-            if value is None
-            else str(value)
-        ).split()
-    )
+    parts = value if isinstance(value, list) else [] if value is None else [value]
+    return " ".join(tidy(" ".join(map(str, parts))).split())
 
 
 def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
-    """Yield the rows of a table file, whose suffix says what it is.
+    """Yield the rows of a table file, by its signature and suffix.
 
-    Raises :class:`Unreadable` where it cannot be read at all.
+    Raises :class:`Unreadable` where the whole file cannot be read.
     """
     suffix = path.suffix.lower()
     with path.open("rb") as stream:
@@ -119,10 +111,10 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
 
 
 def get_text(row: dict[str, Any], column: str) -> str:
-    """Return the text in ``column`` of a row; a dotted name reaches into nested objects, and a list
-    is joined as paragraphs.
+    """Return the text in ``column`` of a row: a dotted name reaches into nested objects, and the
+    parts of a list are paragraphs.
 
-    Raises :class:`Unreadable` (``no_text_column``) with the columns there are.
+    Raises :class:`Unreadable` (``no_text_column``) with the row's columns.
     """
     value: Any = row
     for part in [column] if column in row else column.split("."):
@@ -142,9 +134,9 @@ def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     with path.open("rb") as stream:
         sample = stream.read(4)
     if detect(sample) not in ("utf-8", "utf-8-sig") and b"\0" in sample:
-        text, _ = decode(_whole(path, options))
+        text, _ = decode(_read_whole(path, options))
         yield from (
-            (place, _object(line))
+            (place, _parse_object(line))
             for place, line in enumerate(text.splitlines(), 1)
             if line.strip()
         )
@@ -157,13 +149,11 @@ def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
                     Unreadable("too_large", f"a line of more than {options.max_bytes >> 20} MiB"),
                 )
             elif line.strip():
-                yield place, _object(line)
+                yield place, _parse_object(line)
 
 
 def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
-    """Yield lines, None for one that is longer than ``limit`` bytes, of which no more than that is
-    ever held.
-    """
+    """Yield lines, and None for a line of more than ``limit`` bytes, which is never held whole."""
     while line := stream.readline(limit + 1):
         if len(line) <= limit:
             yield line.removeprefix(b"\xef\xbb\xbf")
@@ -173,56 +163,47 @@ def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
         yield None
 
 
-def _object(line: bytes | str) -> dict[str, Any] | Unreadable:
+def _parse_object(line: bytes | str) -> dict[str, Any] | Unreadable:
     try:
         value = json.loads(line)
     except RecursionError:
         return Unreadable("nested_too_deep", "values inside values inside values ...")
     except ValueError as error:
         return Unreadable("damaged", f"not a JSON object: {type(error).__name__} {error}")
-    return (
-        value
-        if isinstance(value, dict)
-        else {"text": value}
-        if isinstance(value, str)
-        else Unreadable("damaged", "not a JSON object")
-    )
+    return _as_row(value)
 
 
-def _whole(path: Path, options: ReadOptions) -> bytes:
+def _as_row(value: Any) -> dict[str, Any] | Unreadable:
+    if isinstance(value, str):
+        return {"text": value}
+    return value if isinstance(value, dict) else Unreadable("damaged", "not a JSON object")
+
+
+def _read_whole(path: Path, options: ReadOptions) -> bytes:
     """Return the bytes of a table that cannot be streamed."""
     size = path.stat().st_size
     if size > options.max_bytes:
         raise Unreadable(
             "too_large",
-            (
-                f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: save it as UTF-8 "
-                "JSON Lines, those are streamed"
-            ),
+            f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: save it as UTF-8 JSON "
+            "Lines, those are streamed",
         )
     return path.read_bytes()
 
 
 def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
-    text, _ = decode(_whole(path, options))
+    text, _ = decode(_read_whole(path, options))
     try:
         value = json.loads(text)
     except ValueError as error:
         # JSON Lines under the wrong name is common.
         lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > 1 and isinstance(_object(lines[0]), dict):
-            yield from ((place, _object(line)) for place, line in enumerate(lines, 1))
+        if len(lines) > 1 and isinstance(_parse_object(lines[0]), dict):
+            yield from ((place, _parse_object(line)) for place, line in enumerate(lines, 1))
             return
         raise Unreadable("damaged", f"not valid JSON: {type(error).__name__} {error}") from error
     for place, row in enumerate(value if isinstance(value, list) else [value], 1):
-        yield (
-            place,
-            row
-            if isinstance(row, dict)
-            else {"text": row}
-            if isinstance(row, str)
-            else Unreadable("damaged", "not a JSON object"),
-        )
+        yield place, _as_row(row)
 
 
 def _csv(path: Path, options: ReadOptions, delimiter: str) -> Iterator[TableRow]:
@@ -257,7 +238,7 @@ def _delimiter(sample: bytes, encoding: str) -> str:
 
 
 def _arrow(path: Path) -> Iterator[TableRow]:
-    """Arrow files and streams: what ``datasets`` saves a dataset in."""
+    """Yield the rows of an Arrow file or stream: the format in which ``datasets`` saves."""
     try:
         with pa.memory_map(str(path)) as source:
             place = 0

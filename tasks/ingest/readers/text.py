@@ -1,4 +1,4 @@
-"""Plain text: what is left when no other format fits."""
+"""Plain text: the format of files that fit no other."""
 
 from __future__ import annotations
 
