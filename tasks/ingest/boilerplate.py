@@ -39,7 +39,7 @@ def find_lines(document: Document, start: int, end: int) -> list[tuple[int, int,
             lambda heading: heading.start < end, islice(document.headings, first, None)
         )
     ]
-    found = []
+    hashed = []
     for match in _LINE.finditer(document.text, start, end):
         if len(_LETTERS.findall(match[0])) < _LEAST_WORDS or any(
             match.start() < last and match.end() > first for first, last in headings
@@ -47,10 +47,10 @@ def find_lines(document: Document, start: int, end: int) -> list[tuple[int, int,
             continue
         line = " ".join(unicodedata.normalize("NFKC", match[0]).casefold().split())
         # 63 bits: SQLite's integers are signed.
-        found.append(
+        hashed.append(
             (match.start(), match.end(), f"{xxhash.xxh3_64_intdigest(line.encode()) >> 1:x}")
         )
-    return found
+    return hashed
 
 
 class Repeated:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.ingest import boilerplate, cleaning
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
-from tasks.ingest.readers import detect as formats
+from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Alive, Document, ReadOptions, Unreadable
 
 #: Characters of text in one part of a file's result: parts bound the memory.
@@ -81,7 +81,7 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
     part: list[dict[str, Any]] = []
     size = 0
     try:
-        for item in formats.read(path, work.options):
+        for item in detect.read(path, work.options):
             if isinstance(item, Alive):
                 yield part
                 part, size = [], 0

@@ -18,8 +18,7 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.ingest import worker
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers import ocr
+from tasks.ingest.readers import detect, ocr
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
 
 STORY = (
@@ -76,7 +75,7 @@ def pdf(pages: list[list[Set]], images: tuple[bytes, int, int] | None = None) ->
 def text_of(path: Path, data: bytes, **options: Any) -> str:
     """Write a file and return the text that is read from it."""
     path.write_bytes(data)
-    (document,) = formats.read(path, ReadOptions(**options))
+    (document,) = detect.read(path, ReadOptions(**options))
     assert isinstance(document, Document)
     return document.text
 
@@ -251,7 +250,7 @@ def test_scans_are_named_and_their_pages_too(tmp_path: Path) -> None:
     ):
         text_of(tmp_path / "a.pdf", pdf([[], []], scan))
     (tmp_path / "b.pdf").write_bytes(pdf([[], [(72, 500, STORY, 10)], []], scan))
-    document, reject = formats.read(tmp_path / "b.pdf", ReadOptions())
+    document, reject = detect.read(tmp_path / "b.pdf", ReadOptions())
     assert (
         isinstance(document, Document)
         and document.text.startswith("The pump")
@@ -270,7 +269,7 @@ def test_scans_are_recognised_on_request(tmp_path: Path) -> None:
     assert ocr.check_languages("eng") == "eng"
     found = [
         item
-        for item in formats.read(tmp_path / "a.pdf", ReadOptions(ocr="eng"))
+        for item in detect.read(tmp_path / "a.pdf", ReadOptions(ocr="eng"))
         if isinstance(item, Document)
     ]
     assert found[0].encoding == "ocr"
@@ -346,7 +345,7 @@ def test_a_long_table_comes_in_documents_of_some_length(
     )
     found = [
         item
-        for item in formats.read(tmp_path / "a.tsv", ReadOptions())
+        for item in detect.read(tmp_path / "a.tsv", ReadOptions())
         if isinstance(item, Document)
     ]
     assert [document.member for document in found] == ["#1-2", "#3-4", "#5-5"]
@@ -362,7 +361,7 @@ def test_arrow_files_and_streams(tmp_path: Path) -> None:
             writer.write_table(table)
         assert [
             item.text
-            for item in formats.read(tmp_path / name, ReadOptions())
+            for item in detect.read(tmp_path / name, ReadOptions())
             if isinstance(item, Document)
         ] == [STORY, "Another."]
 
@@ -446,7 +445,7 @@ def test_spans_lead_back_to_the_text_in_every_format(tmp_path: Path) -> None:
     for path in sorted(tmp_path.iterdir()):
         documents = {
             item.member: item
-            for item in formats.read(path, ReadOptions())
+            for item in detect.read(path, ReadOptions())
             if isinstance(item, Document)
         }
         entries = [

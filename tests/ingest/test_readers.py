@@ -21,7 +21,7 @@ import pytest
 
 from tasks.ingest import cleaning, pool, worker
 from tasks.ingest.passages import Passage, cut
-from tasks.ingest.readers import detect as formats
+from tasks.ingest.readers import detect
 from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
 from tasks.ingest.readers.markdown import find_headings
@@ -41,7 +41,7 @@ def _characters(texts: Any) -> list[int]:
 
 
 def _read(path: Path, **options: Any) -> list[Document | Reject]:
-    return list(formats.read(path, ReadOptions(**options)))
+    return list(detect.read(path, ReadOptions(**options)))
 
 
 def _text(path: Path, **options: Any) -> str:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tasks.ingest.readers import detect as formats
+from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import ReaderItem, ReadOptions, Reject, Unreadable
 
 _DAMAGED = (
@@ -144,8 +144,8 @@ def _member(
                     if size > limit:
                         raise Unreadable("too_large", f"unpacks to more than {limit >> 20} MiB")
                     sink.write(block)
-            for item in formats.read(target, options):
-                yield formats.prefix_member(item, place)
+            for item in detect.read(target, options):
+                yield detect.prefix_member(item, place)
         except Unreadable as problem:
             yield Reject(place, problem.reason, problem.detail)
         except (

@@ -9,8 +9,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 from pathlib import Path, PurePosixPath
 
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers import html
+from tasks.ingest.readers import detect, html
 from tasks.ingest.readers.decoding import decode, tidy
 from tasks.ingest.readers.document import (
     Builder,
@@ -70,7 +69,7 @@ def _attachment(part: MIMEPart, number: int, options: ReadOptions) -> Iterator[R
         target = Path(folder) / f"attachment{PurePosixPath(name).suffix[:16]}"
         target.write_bytes(payload if isinstance(payload, bytes) else b"")
         try:
-            for item in formats.read(target, replace(options, max_depth=options.max_depth - 1)):
-                yield formats.prefix_member(item, f"!{name}")
+            for item in detect.read(target, replace(options, max_depth=options.max_depth - 1)):
+                yield detect.prefix_member(item, f"!{name}")
         except Unreadable as problem:
             yield Reject(f"!{name}", problem.reason, problem.detail)

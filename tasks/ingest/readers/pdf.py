@@ -43,7 +43,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     if len(_UNREADABLE.findall(text)) > 0.1 * len(text):
         raise Unreadable(
             "unknown_encoding",
-            "its fonts do not say which characters they show: recognise it anew (OCR)",
+            "its fonts do not say which characters they show: recognise it again (OCR)",
         )
     yield build_document(remove_furniture(pages), recognised)
     blank = [
