@@ -12,9 +12,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.worker import Done, serve
-from tasks.core.params import Finetune
-from tasks.lm.models import load_model, round_through_nf4
-from tasks.lm.training import lora_model, response_loss
+from tasks.core.model_params import Finetune
+from tasks.lm.merged import round_through_nf4
+from tasks.lm.models import load_model
+from tasks.lm.response_trainer import response_loss
+from tasks.lm.training import lora_model
 
 _ROWS = 4
 

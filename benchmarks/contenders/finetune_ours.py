@@ -9,14 +9,10 @@ from typing import Any
 from transformers import set_seed
 
 from benchmarks.worker import Done, serve
-from tasks.core.params import Finetune
-from tasks.lm.training import (
-    Example,
-    lora_model,
-    response_trainer,
-    training_arguments,
-    training_order,
-)
+from tasks.core.model_params import Finetune
+from tasks.lm.examples import Example, training_order
+from tasks.lm.response_trainer import response_trainer
+from tasks.lm.training import lora_model, training_arguments
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from typing import Any
 #: What loads a model or starts an engine, by the module it stands in; patched before a stage takes
 #: its own name for it.
 _LOADS = {
-    "tasks.lm.models": ("load_model", "load_tokenizer", "merged_folder", "base_path"),
+    "tasks.lm.models": ("load_model", "load_tokenizer", "base_path"),
+    "tasks.lm.merged": ("merged_folder",),
     "tasks.lm.engine": ("open_engine",),
 }
 

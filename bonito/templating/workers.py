@@ -1,9 +1,8 @@
-"""Renders templates in child processes that are limited in time and memory, in order, whatever
-their number.
+"""Render templates in child processes with limited time and memory; results come in order.
 
-A template is a stranger's program. The sandbox keeps it from reaching anything; here it is kept
-from using everything: a child is interrupted after so many CPU seconds a row, refused more memory
-than its share, and replaced when even that does not stop it.
+A template is untrusted code. The sandbox limits what it can access; this module limits what it can
+use: a child is interrupted after a number of CPU seconds for a row, gets no more memory than its
+share, and is replaced when nothing else stops it.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from typing import Any
 from jinja2 import Template as Compiled
 
 from bonito.templating.metatemplate import MetaTemplate, Unconvertible, convert
-from bonito.templating.render import OK, Outcome, render
+from bonito.templating.render import OK, Rendering, render
 from bonito.templating.sandbox import Sandbox
-from bonito.templating.templates import Template
+from bonito.templating.templates import PromptTemplate
 from tasks.core.files import row_seed
 from tasks.core.process import set_death_signal
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one row may cost: CPU seconds, and megabytes on top of the process itself."""
+class RenderLimits:
+    """Limits of one row: CPU seconds, and megabytes in addition to the process."""
 
     seconds: float = 2.0
     megabytes: int = 512
 
 
 @dataclass(frozen=True)
-class Job:
-    """One row through the template of that index; without a row the template is only converted."""
+class RenderJob:
+    """One row for the template of that index; without a row the template is only converted."""
 
     template: int
     row_id: str = ""
@@ -53,16 +52,15 @@ class Job:
 class Renderers:
     """A pool of limited processes that hold ``templates`` compiled.
 
-    ``passages`` maps (dataset, config) to the Jinja text of the passage. Results depend on the job
-    and ``seed`` alone; only a template within a hair of its time limit could come out differently
-    on a slower machine.
+    ``passages`` maps (dataset, config) to the Jinja text of the passage. Results depend only on the
+    job and ``seed``, except for a template that just meets its time limit.
     """
 
     def __init__(
         self,
-        templates: Sequence[Template],
+        templates: Sequence[PromptTemplate],
         passages: Mapping[tuple[str, str], str],
-        limits: Limits,
+        limits: RenderLimits,
         seed: int,
         workers: int,
     ) -> None:
@@ -82,11 +80,9 @@ class Renderers:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def map(self, batches: Iterable[list[Job]]) -> Iterator[list[Outcome]]:
-        """Yield the outcomes of each batch, in the order of the batches; few of them are in memory
-        at a time.
-        """
-        waiting: deque[tuple[list[Job], Future[list[Outcome]]]] = deque()
+    def map(self, batches: Iterable[list[RenderJob]]) -> Iterator[list[Rendering]]:
+        """Yield the results of each batch in order; few batches are in memory at a time."""
+        waiting: deque[tuple[list[RenderJob], Future[list[Rendering]]]] = deque()
         for batch in batches:
             waiting.append((batch, self._pool.submit(_run, batch)))
             if len(waiting) > 2 * self._workers:
@@ -94,7 +90,9 @@ class Renderers:
         while waiting:
             yield self._result(waiting)
 
-    def _result(self, waiting: deque[tuple[list[Job], Future[list[Outcome]]]]) -> list[Outcome]:
+    def _result(
+        self, waiting: deque[tuple[list[RenderJob], Future[list[Rendering]]]]
+    ) -> list[Rendering]:
         batch, future = waiting.popleft()
         try:
             return future.result()
@@ -106,25 +104,17 @@ class Renderers:
             waiting.extend((other, self._pool.submit(_run, other)) for other in later)
             return outcomes
 
-    def _one_by_one(self, batch: list[Job]) -> list[Outcome]:
-        """Run a batch in which some row killed its process, each row alone, to learn which one it
-        was.
-        """
+    def _one_by_one(self, batch: list[RenderJob]) -> list[Rendering]:
+        """Run the rows of a batch alone, to find the row that killed its process."""
         outcomes = []
         pool = self._start(1)
         for job in batch:
             try:
                 outcomes.extend(pool.submit(_run, [job]).result())
             except BrokenProcessPool:
-                outcomes.append(
-                    Outcome(
-                        "timeout",
-                        (
-                            "its process had to be ended: it ran on after "
-                            f"{self._limits.seconds:g} s of CPU time"
-                        ),
-                    )
-                )
+                limit = f"{self._limits.seconds:g} s of CPU time"
+                detail = f"its process was killed: it ran on after {limit}"
+                outcomes.append(Rendering("timeout", detail))
                 pool = self._start(1)
         pool.shutdown()
         return outcomes
@@ -144,24 +134,27 @@ class _TooLong(BaseException):
 class _Child:
     """What a child process keeps between batches."""
 
-    templates: list[Template]
+    templates: list[PromptTemplate]
     passages: dict[tuple[str, str], str]
-    limits: Limits
+    limits: RenderLimits
     seed: int
     sandbox: Sandbox
-    ready: dict[int, tuple[MetaTemplate, Compiled] | Outcome]
+    ready: dict[int, tuple[MetaTemplate, Compiled] | Rendering]
 
 
 _child: _Child
 
 
 def _set_up(
-    templates: list[Template], passages: dict[tuple[str, str], str], limits: Limits, seed: int
+    templates: list[PromptTemplate],
+    passages: dict[tuple[str, str], str],
+    limits: RenderLimits,
+    seed: int,
 ) -> None:
-    global _child  # noqa: PLW0603 - an executor's initialiser has no other place to leave what its tasks need
+    global _child  # noqa: PLW0603 - an executor's initialiser can only hand on globals
     _child = _Child(templates, passages, limits, seed, Sandbox(), {})
     set_death_signal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGPROF, _interrupt)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
@@ -175,15 +168,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise _TooLong
 
 
-def _run(batch: list[Job]) -> list[Outcome]:
+def _run(batch: list[RenderJob]) -> list[Rendering]:
     return [_limited(job) for job in batch]
 
 
-def _limited(job: Job) -> Outcome:
+def _limited(job: RenderJob) -> Rendering:
     """Do one job under the limits.
 
-    The timer ends Python code; the kernel ends the process where one long instruction keeps the
-    timer out.
+    The timer interrupts Python code; the kernel kills the process if one long instruction blocks
+    the timer.
     """
     limits = _child.limits
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -197,24 +190,24 @@ def _limited(job: Job) -> Outcome:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except _TooLong:
-        return Outcome("timeout", f"it ran for over {limits.seconds:g} s of CPU time")
+        return Rendering("timeout", f"it ran for over {limits.seconds:g} s of CPU time")
     except (MemoryError, RecursionError) as error:
-        return Outcome(
+        return Rendering(
             "memory",
-            f"it wanted over {limits.megabytes} MB"
+            f"it needs over {limits.megabytes} MB"
             if isinstance(error, MemoryError)
-            else "it calls itself without end",
+            else "it recurses without end",
         )
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: RenderJob) -> Rendering:
     ready = _child.ready.get(job.template)
     if ready is None:
         ready = _child.ready[job.template] = _convert(_child.templates[job.template])
-    if isinstance(ready, Outcome):
+    if isinstance(ready, Rendering):
         return ready
     if job.row is None:
-        return Outcome(OK)
+        return Rendering(OK)
     meta, passage = ready
     outcome = render(
         meta,
@@ -223,18 +216,14 @@ def _work(job: Job) -> Outcome:
         job.row,
         row_seed(_child.seed, job.row_id, *meta.template.key),
     )
-    return (
-        outcome
-        if outcome.status == OK
-        else replace(
-            outcome, context=outcome.context[:2000], instruction=outcome.instruction[:2000]
-        )
-    )
+    if outcome.status == OK:
+        return outcome
+    return replace(outcome, context=outcome.context[:2000], instruction=outcome.instruction[:2000])
 
 
-def _convert(template: Template) -> tuple[MetaTemplate, Compiled] | Outcome:
+def _convert(template: PromptTemplate) -> tuple[MetaTemplate, Compiled] | Rendering:
     passage = _child.passages[template.dataset, template.config]
     try:
         return convert(template, passage, _child.sandbox), _child.sandbox.from_string(passage)
     except Unconvertible as error:
-        return Outcome(error.status, str(error))
+        return Rendering(error.status, str(error))

@@ -19,9 +19,10 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
 from tasks.core.log_lines import set_up_logging
-from tasks.core.params import Params, Section, load_params
+from tasks.core.params import Params, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
 from tasks.core.progress import Progress
+from tasks.core.section import Section
 from tasks.core.store import seal_folder, verify
 
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.params import Evaluate
+from tasks.core.model_params import Evaluate
 from tasks.scoring.datasets import Dataset, Item, Template
 from tasks.scoring.f1 import Scored, interval, majority_f1, resample, scored_of
 

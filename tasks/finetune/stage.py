@@ -20,16 +20,17 @@ from tasks.core.files import (
     write_json,
     write_text,
 )
-from tasks.core.params import Finetune
+from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
+from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
-from tasks.lm.training import Example, Trained, start_adapter, train, training_key, training_order
-from tasks.tracking.ledger import open_training_run
+from tasks.lm.training import Trained, start_adapter, train, training_key
+from tasks.tracking.training_run import open_training_run
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.core.data_params import Generate
 from tasks.core.files import choose, row_seed
-from tasks.core.params import Generate
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from pydantic import Field
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
-from tasks.core.params import Section, load_params
+from tasks.core.params import load_params
+from tasks.core.section import Section
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.prompts import PLACEHOLDER, Prompter, Task
 

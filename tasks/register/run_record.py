@@ -13,7 +13,7 @@ from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.register.plots import plot_f1, plot_loss
-from tasks.tracking.ledger import Ledger
+from tasks.tracking.registry import Ledger
 
 
 def run_name(params: Params, scores: dict[str, Any]) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.models import merged_folder
+from tasks.lm.merged import merged_folder
 from tasks.register.champion import choose_alias, compare_with_tapt
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
-from tasks.tracking.ledger import Ledger, shown_uri, store_errors, tapt_metrics
+from tasks.tracking.mlflow_store import shown_uri, store_errors
+from tasks.tracking.registry import Ledger, tapt_metrics
 
 log = logging.getLogger(__name__)
 #: Packages that load the model with MLflow alone, recorded at the versions that made it.

@@ -1,5 +1,4 @@
-"""Labelled evaluation sets: a dataset file (task type, columns, labels, prompt templates) and its
-items.
+"""Labelled evaluation sets: a dataset file (task type, columns, labels, templates) and its items.
 
 A user adds a dataset with one YAML file in ``datasets/`` and no code.
 """
@@ -16,15 +15,14 @@ from pydantic import Field
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
-from tasks.core.params import Section, TypeName, load_params
+from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
+from tasks.core.section import Section, TypeName
 from tasks.core.task_types import task_type
 
 
 class Template(Section):
-    """A prompt: ``instruction`` is Jinja over the item's columns; ``choices`` answer in the order
-    of the dataset's ``labels``.
-    """
+    """A prompt: ``instruction`` is Jinja over the item's columns, ``choices`` follow ``labels``."""
 
     name: str
     instruction: str
@@ -45,9 +43,7 @@ class Dataset(Section):
     context: str = "context"
     answers: str = Field("", description="extraction: column of the gold answers")
     label: str = Field("", description="classification: column of the gold label")
-    labels: tuple[str, ...] = Field(
-        (), description="classification: the label values as they stand in the data"
-    )
+    labels: tuple[str, ...] = Field((), description="classification: the label values of the data")
     templates: tuple[Template, ...] = Field(min_length=1)
 
     @property
@@ -96,9 +92,10 @@ def load_dataset(path: Path) -> Dataset:
 
 
 def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> list[Item]:
-    """Read the items in file order; ``most`` > 0 makes a seeded choice. Missing columns, unknown
-    labels, empty golds, and duplicate ids or templates that do not show the passage are errors that
-    name the row.
+    """Read the items in file order; ``most`` > 0 makes a seeded choice.
+
+    Missing columns, unknown labels, empty golds and duplicate ids are errors that name the row.
+    Templates that do not show the passage are errors too.
     """
     items: dict[str, Item] = {}
     for number, row in enumerate(read_rows(path), start=1):
@@ -112,14 +109,11 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
         raise PipelineError(f"{path} has no items")
     chosen = list(items.values())
     if most and len(chosen) > most:
-        kept = {
-            item.id
-            for item in sorted(chosen, key=lambda item: row_seed(seed, "item", item.id))[:most]
-        }
-        chosen = [item for item in chosen if item.id in kept]
-    for item in (
-        chosen
-    ):  # every one: a column that only the last item lacks would end the run after the training
+        shuffled = sorted(chosen, key=lambda item: row_seed(seed, "item", item.id))
+        ids = {item.id for item in shuffled[:most]}
+        chosen = [item for item in chosen if item.id in ids]
+    # All are rendered: a column that only the last item lacks would end the run after the training.
+    for item in chosen:
         for template in dataset.templates:
             if item.context.strip() not in render(template, item):
                 raise PipelineError(
@@ -135,11 +129,8 @@ def render(template: Template, item: Item) -> str:
     A column the item lacks is an error that names the template.
     """
     try:
-        return (
-            _compiled(template.instruction)
-            .render({**item.columns, "context": item.context, "choices": list(template.choices)})
-            .strip()
-        )
+        values = {"context": item.context, "choices": list(template.choices)}
+        return str(_compile(template.instruction).render({**item.columns, **values})).strip()
     except TemplateError as error:
         raise PipelineError(f"template {template.name!r}, item {item.id!r}: {error}") from error
 
@@ -168,34 +159,25 @@ def _item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
 
 def _answers(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
-    return tuple(
-        dict.fromkeys(
-            str(answer) for answer in values if answer is not None and str(answer).strip()
-        )
-    )
+    answers = [str(value) for value in values if value is not None]
+    return tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
 
 
 def _value(row: dict[str, Any], column: str, where: str) -> Any:
     value: Any = row
     for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise PipelineError(
-                f"{where}: no column "
-                f"{column!r}{did_you_mean(part, value if isinstance(value, dict) else [])}"
-            )
+            columns = value if isinstance(value, dict) else []
+            raise PipelineError(f"{where}: no column {column!r}{did_you_mean(part, columns)}")
         value = value[part]
     return value
 
 
 def text_of(value: Any) -> str:
-    """Return a column's value as text; the parts of a list stand on lines of their own."""
+    """Return a column's value as text, a line for each part of a list."""
     return "\n".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
 @lru_cache(maxsize=64)
-def _compiled(instruction: str) -> Any:
-    return _environment().from_string(instruction)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+def _compile(instruction: str) -> Any:
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(instruction)

@@ -1,7 +1,6 @@
-"""F1 as the paper counts it (arXiv 2402.18334, section 5), bootstrap intervals, and the baseline
-beside every score.
+"""F1 as the paper counts it (arXiv 2402.18334, section 5), and bootstrap intervals.
 
-All scores are in points, 0 to 100, except where a name says otherwise.
+All scores are in points, 0 to 100, except where a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,7 @@ _PUNCTUATION = set(string.punctuation)
 
 
 def squad_f1(prediction: str, golds: Sequence[str]) -> float:
-    """Return the best token F1 (0-1) over all gold answers, with SQuAD's normalisation (case,
-    punctuation, articles, spaces).
-    """
+    """Return the best token F1 (0-1) over all gold answers, after SQuAD's normalisation."""
     return max(_token_f1(prediction, gold) for gold in golds)
 
 
@@ -38,17 +36,13 @@ def _token_f1(prediction: str, gold: str) -> float:
 
 
 def normalise_answer(text: str) -> str:
-    """Lower-case, drop punctuation and English articles, collapse white space: SQuAD v1.1's
-    rule.
-    """
+    """Lower-case, drop punctuation and English articles, collapse white space, as SQuAD v1.1."""
     text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def macro_f1(golds: Sequence[int], predictions: Sequence[int], classes: int) -> float:
-    """Return the mean of the classes' F1 over the whole label set; a class nobody predicts and
-    nobody holds counts 0.
-    """
+    """Return the mean F1 of all classes; one that is neither gold nor predicted counts 0."""
     weights = np.ones((1, len(golds)))
     return float(_macro_f1s(np.asarray(golds), np.asarray(predictions), classes, weights)[0])
 
@@ -69,14 +63,14 @@ def _macro_f1s(
     total = np.zeros(len(weights))
     for label in range(classes):
         right = weights @ ((golds == label) & (predictions == label))
-        held, said = weights @ (golds == label), weights @ (predictions == label)
-        total += np.divide(2 * right, held + said, out=np.zeros_like(total), where=held + said > 0)
+        count = weights @ (golds == label) + weights @ (predictions == label)
+        total += np.divide(2 * right, count, out=np.zeros_like(total), where=count > 0)
     return 100 * total / classes
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model's results on one dataset, every template: ``values`` [templates, items].
+    """One model's results on one dataset: ``values`` [templates, items].
 
     Extraction: item F1 in 0-1, ``golds`` None. Classification: the predicted class, with ``golds``
     [items].
@@ -111,8 +105,8 @@ def scored_of(
 ) -> Scored:
     """Return a model's rows as arrays [templates, items]; a missing row is an error.
 
-    ``corrected``: the classes are chosen anew from the choices' scores by :func:`correct_prior`
-    (classification alone).
+    ``corrected`` (classification only): :func:`correct_prior` chooses the classes again, from the
+    choices' scores.
     """
     rows = {
         (row["template"], row["item_id"]): row
@@ -138,17 +132,16 @@ def scored_of(
 
 
 def correct_prior(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the class of each item once the model's liking for some choices, whatever the item, is
-    taken out.
+    """Return each item's class after the model's prior preference for some choices is removed.
 
-    ``scores`` [items, choices] are summed log-probabilities under one template. The liking is the
-    mean probability a choice has over the items, whose labels are not looked at (batch calibration,
-    Zhou et al. 2024, arXiv 2309.17249). It makes use of all items at once, so it is no figure for a
-    model that answers one question at a time.
+    ``scores`` [items, choices] are summed log-probabilities under one template. The prior is a
+    choice's mean probability over the items; labels are not used (batch calibration, Zhou et al.
+    2024, arXiv 2309.17249). It needs all items at once, so it does not describe a model that
+    answers one question at a time.
     """
     logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    liking = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
-    best: NDArray[np.int64] = np.argmax(logs - liking, axis=1)
+    prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
+    best: NDArray[np.int64] = np.argmax(logs - prior, axis=1)
     return best
 
 
@@ -165,6 +158,11 @@ def resample(groups: Sequence[str], times: int, seed: int) -> NDArray[np.float64
     draws = random.integers(0, len(names), size=(times, len(names)))
     counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws])
     return counts[:, member].astype(np.float64)
+
+
+def round_points(value: SupportsFloat) -> float:
+    """Return F1 points as they are written: two decimals."""
+    return round(float(value), 2)
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:

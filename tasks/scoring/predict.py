@@ -1,9 +1,9 @@
-"""What a model answers: labelled items under every template, and general tasks. Used by baseline
-and evaluate, which differ in the model alone.
+"""A model's answers to labelled items under every template, and to general tasks.
 
-Both models are scored in the same precision (the NF4-rounded base weights the adapter was trained
-on; see tasks.lm.models.merged_folder), so the adapter is the only difference. Classification:
-ranked choices. Extraction and general tasks: greedy answers.
+baseline and evaluate use it; they differ only in the model. Both models are scored with the same
+weights (the NF4-rounded base weights that the adapter was trained on, see tasks.lm.merged), so the
+adapter is the only difference. Classification: ranked choices. Extraction and general tasks: greedy
+answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed, sha256_folder
-from tasks.core.params import Baseline, Evaluate
+from tasks.core.model_params import Baseline, Evaluate
 from tasks.core.parquet import read_table
 from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import Store, work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
-from tasks.lm.models import load_model, load_tokenizer, merged_folder
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, fill
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.scoring.f1 import squad_f1
@@ -39,9 +40,7 @@ Meter = Callable[[int, str], Progress]
 
 @dataclass(frozen=True)
 class Scoreable:
-    """A model to score: its name in the rows, base weights, adapter (None: as it came) and prompt
-    form.
-    """
+    """A model to score; ``name`` is its name in the rows, ``adapter`` None is the base model."""
 
     name: str
     base: str
@@ -92,8 +91,10 @@ class Questions:
 def answer(
     model: Scoreable, questions: Questions, params: Evaluate, journal: Path, meter: Meter
 ) -> pa.Table:
-    """Return one row (rows.EVALUATIONS) a template and item; a killed run finds the models it had
-    finished in the journal. ``meter`` makes what shows the rows done.
+    """Return one row (rows.EVALUATIONS) per template and item.
+
+    The journal keeps the answers of finished models over a kill. ``meter`` makes the progress
+    meter.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
     settings = params.model_dump(
@@ -136,8 +137,8 @@ def answer_general(
     journal: Path,
     meter: Meter,
 ) -> pa.Table:
-    """Return one row (rows.EVALUATIONS, its template the task type) a general task of the file at
-    ``path``; none where that is ``supervision/none``.
+    """Return one row (rows.EVALUATIONS, its template the task type) per general task of the file at
+    ``path``; none for ``supervision/none``.
     """
     tasks = general_tasks(path, baseline)
     if not tasks:
@@ -155,18 +156,19 @@ def answer_general(
             meter(len(tasks), "general tasks").advance,
         )
         for task, instruction, completion in zip(tasks, instructions, answers, strict=True):
-            gold, said = fill(task["response"], task["context"]).strip(), completion.text.strip()
+            gold = fill(task["response"], task["context"]).strip()
+            prediction = completion.text.strip()
             yield {
                 "model": model.name,
                 "dataset": GENERAL,
                 "template": task["task_type"],
                 "item_id": task["row_id"],
                 "prompt": prompter.text(instruction),
-                "prediction": said,
+                "prediction": prediction,
                 "golds": [gold],
                 "choices": [],
                 "scores": [],
-                "f1": squad_f1(said, [gold]),
+                "f1": squad_f1(prediction, [gold]),
             }
 
     key = work_key(__name__, model.key(), tasks, params.engine, params.max_new_tokens, params.seed)
@@ -174,9 +176,7 @@ def answer_general(
 
 
 def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
-    """Return ``general_rows`` rows of a remix's held-out file: drawn in turns over the task types,
-    so that each has its share.
-    """
+    """Return ``general_rows`` held-out rows of a remix, drawn in turn from each task type."""
     if path.suffix != ".parquet":
         return []
     columns = ["row_id", "task_type", "context", "instruction", "response"]
@@ -184,7 +184,7 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise PipelineError(
-            f"baseline.general: {path} has no column {missing[0]!r}: it takes the "
+            f"baseline.general: {path} has no column {missing[0]!r}: use the "
             "heldout.parquet of bonito.remix.stage"
         )
     turns: dict[str, int] = {}
@@ -208,7 +208,7 @@ def _remember(
 def _complete(
     folder: Path, prompts: list[list[int]], params: Evaluate, on_done: OnDone
 ) -> list[Completion]:
-    """Greedy answers of at most ``max_new_tokens`` tokens."""
+    """Return greedy answers of at most ``max_new_tokens`` tokens."""
     engine = open_engine(
         params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
     )
@@ -226,7 +226,7 @@ def _extract(
     params: Evaluate,
     on_done: OnDone,
 ) -> Iterator[dict[str, Any]]:
-    """Answers, stripped; SQuAD F1 against the best gold."""
+    """Yield rows of greedy answers, with SQuAD F1 against the best gold."""
     completions = _complete(
         folder,
         [prompter.prompt(render(template, item)) for template, item in pairs],
@@ -234,8 +234,8 @@ def _extract(
         on_done,
     )
     for (template, item), completion in zip(pairs, completions, strict=True):
-        said = completion.text.strip()
-        yield _row(model, dataset, template, item, prompter, said, [], squad_f1(said, item.golds))
+        text = completion.text.strip()
+        yield _row(model, dataset, template, item, prompter, text, [], squad_f1(text, item.golds))
 
 
 def _rank_choices(
@@ -247,9 +247,7 @@ def _rank_choices(
     params: Evaluate,
     on_done: OnDone,
 ) -> Iterator[dict[str, Any]]:
-    """The choice with the largest summed log-probability; F1 of an item is 1 if it is the gold
-    label's.
-    """
+    """Yield rows of the likeliest choices; F1 of an item is 1 if it is the gold label's."""
     prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
     choices = [[prompter.response(choice) for choice in template.choices] for template, _ in pairs]
     scores = rank(
@@ -260,18 +258,10 @@ def _rank_choices(
         prompter.tokenizer.pad_token_id,
         on_done,
     )
-    for (template, item), own in zip(pairs, scores, strict=True):
-        best = int(np.argmax(own))
-        yield _row(
-            model,
-            dataset,
-            template,
-            item,
-            prompter,
-            template.choices[best],
-            own,
-            float(best == item.gold),
-        )
+    for (template, item), logs in zip(pairs, scores, strict=True):
+        best = int(np.argmax(logs))
+        choice, f1 = template.choices[best], float(best == item.gold)
+        yield _row(model, dataset, template, item, prompter, choice, logs, f1)
 
 
 def _row(

@@ -1,1 +1,1 @@
-"""The MLflow ledger."""
+"""MLflow: runs, metrics and registered models."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.page import BASE, Page, write_page
-from tasks.core.params import Validate
 from tasks.core.parquet import write_batches
 from tasks.core.rows import INSTRUCTIONS, QUARANTINE, WRITTEN
 from tasks.core.stage import Stage, run_stage

@@ -12,7 +12,7 @@ from flows.runs import request
 from tasks.core.errors import PipelineError
 from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
-from tasks.tracking import ledger as tracking
+from tasks.tracking.mlflow_store import shown_uri
 from tests.conftest import ROOT
 
 _KEYS = [
@@ -59,7 +59,7 @@ def test_names_and_paths_pass(harmless: str) -> None:
 
 def test_the_stores_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    assert tracking.shown_uri() == "http://***@127.0.0.1:9"
+    assert shown_uri() == "http://***@127.0.0.1:9"
 
 
 def test_every_shipped_file_of_parameters_passes() -> None:

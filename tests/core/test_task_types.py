@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bonito.evaluate.adherence import RULES
-from tasks.core.params import Validate
+from tasks.core.data_params import Validate
 from tasks.core.task_types import TASK_TYPES, task_type
 from tasks.validate.expectations import select_checks
 from tests.conftest import ROOT
@@ -29,9 +29,9 @@ USE = """
 from pathlib import Path
 from bonito.evaluate.adherence import adheres
 from bonito.evaluate.measures import Written, scores, suites, verdicts
-from bonito.params import Params as BonitoParams
+from bonito.params import GeneratorParams
 from tasks.core.overlay import overlay
-from tasks.core.params import load_params, parse_params
+from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.prompts import bonito_input
 from tasks.validate.labels import offered

@@ -21,7 +21,7 @@ from tasks.register import stage as register
 from tasks.register.champion import Comparison
 from tasks.register.run_record import flatten
 from tasks.register.stage import default_name
-from tasks.tracking.ledger import TRAINING_KEY
+from tasks.tracking.mlflow_store import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked
 
 NONE = ROOT / "supervision/none"
@@ -195,7 +195,7 @@ def test_a_change_of_the_training_loop_starts_afresh_and_a_comment_does_not(
     _finetune(make_params, tiny_model, instructions, "incidents")
     capsys.readouterr()
     assert continues("tasks.core.lock", "patience: float = 4.0", "patience: float = 5.0")
-    assert not continues("tasks.lm.training", 'reduction="sum"', 'reduction="mean"')
+    assert not continues("tasks.lm.response_trainer", 'reduction="sum"', 'reduction="mean"')
 
 
 def test_a_change_of_the_scoring_code_scores_again(
@@ -210,12 +210,12 @@ def test_a_change_of_the_scoring_code_scores_again(
 
     params = _finetune(make_params, tiny_model, instructions, "privacy")
     first, models = kept(), merged()
-    edited_code.edit("tasks.tracking.ledger", "from __future__", "# A comment.\nfrom __future__")
+    edited_code.edit("tasks.tracking.registry", "from __future__", "# A comment.\nfrom __future__")
     edited_code.edit("tasks.register.plots", "from __future__", "# A comment.\nfrom __future__")
     assert kept() == first and merged() == models
     edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")
     assert len(kept() - first) == 2 and merged() == models
-    edited_code.edit("tasks.lm.models", 'endswith("lm_head")', 'endswith("head")')
+    edited_code.edit("tasks.lm.merged", 'endswith("lm_head")', 'endswith("head")')
     assert _evaluate(params) == 0 and len(merged() - models) == 2
 
 

@@ -82,7 +82,7 @@ def test_fp8_without_a_gpu_is_refused_before_anything_is_loaded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(PipelineError, match="fp8 takes vLLM and an NVIDIA GPU"):
+    with pytest.raises(PipelineError, match="fp8 needs vLLM and an NVIDIA GPU"):
         open_engine(kind, tmp_path / "nothing", precision="fp8")
 
 

@@ -11,10 +11,14 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
-from tasks.core.params import Finetune, Params
+from tasks.core.model_params import Finetune
+from tasks.core.params import Params
 from tasks.core.store import MANIFEST
+from tasks.lm.checkpoints import last_whole_checkpoint
+from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_model
-from tasks.lm.training import Example, last_whole_checkpoint, response_loss, train, training_order
+from tasks.lm.response_trainer import response_loss
+from tasks.lm.training import train
 
 _EXAMPLES = [
     Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(12)

@@ -20,7 +20,7 @@ from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
 from tasks.register.champion import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
-from tasks.tracking.ledger import Ledger
+from tasks.tracking.registry import Ledger
 
 
 class _Store:

@@ -21,8 +21,9 @@ from tasks.finetune.stage import choose_form, text_examples, tokens_trained
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
+from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
-from tasks.lm.training import Example, start_adapter, train, training_order
+from tasks.lm.training import start_adapter, train
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, instruction_table, passage_table

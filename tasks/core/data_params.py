@@ -1,0 +1,222 @@
+"""The sections of ``params.yaml`` whose stages make training rows from documents."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from tasks.core.errors import PipelineError
+from tasks.core.section import Fraction, Positive, Precision, Section, Seed, TypeName
+from tasks.core.task_types import task_type
+
+
+class Ingest(Section):
+    """Documents into passages."""
+
+    corpus: str = Field(
+        description=(
+            "folder or file of documents, an address of fsspec (s3://...), or a hub dataset "
+            "(hf://owner/name)"
+        )
+    )
+    text_column: str = Field(
+        "",
+        description=(
+            "column of tables that holds the text; empty: text, and a CSV file without it is "
+            "read as a whole table"
+        ),
+    )
+    passage_tokens: Positive = Field(
+        description="most tokens a passage may have, counted by the generator's own tokenizer"
+    )
+    tokenizer: str = Field(
+        "",
+        description=(
+            "model whose tokenizer counts them instead, so that all generators get the same "
+            "passages; empty: the generator's"
+        ),
+    )
+    min_tokens: int = Field(ge=0, description="shorter passages are dropped (reason: too_short)")
+    languages: tuple[str, ...] = Field(
+        (), description="ISO 639-1 codes of the languages to keep, such as [en]; empty: all"
+    )
+    boilerplate_share: Fraction = Field(
+        0.3,
+        description=(
+            "remove lines that are in this share of the documents, and in at least five; "
+            "0: keep them"
+        ),
+    )
+    exact_duplicates: bool = Field(
+        True,
+        description="drop passages equal to an earlier one except for case and white space",
+    )
+    near_duplicates: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description=(
+            "drop passages with this similarity to an earlier one or more (Jaccard, by MinHash); "
+            "0: keep them"
+        ),
+    )
+    mask_personal_data: bool = Field(
+        False,
+        description=(
+            "replace such data by [EMAIL], [PHONE], [IBAN], [CARD], [IP], [SSN] before "
+            "anything else"
+        ),
+    )
+    drop_evaluation_overlap: bool = Field(
+        description=(
+            "drop passages that overlap the evaluation set; the paper keeps them; they are "
+            "always counted"
+        )
+    )
+    evaluation_words: Positive = Field(
+        13,
+        description="n-gram length, in words, that counts as overlap with the evaluation set",
+    )
+    ocr: bool = Field(
+        False,
+        description="recognise scanned PDF pages with tesseract, which must be installed",
+    )
+    ocr_languages: str = Field(
+        "eng", description="tesseract's names of the languages, such as eng+deu"
+    )
+    follow_links: bool = Field(
+        False, description="read symbolic links that lead out of the corpus folder"
+    )
+    max_file_mb: Positive = Field(
+        256,
+        description=(
+            "larger files, rows and unpacked archive members are refused (tables and archives "
+            "are streamed)"
+        ),
+    )
+    file_seconds: float = Field(
+        120.0, gt=0.0, description="a file that yields nothing for this long is cut off"
+    )
+    file_memory_mb: int = Field(2048, ge=64, description="a file that takes more memory is cut off")
+    workers: int = Field(
+        0, ge=0, description="processes; 0: one per core. The result does not depend on it"
+    )
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _listed(cls, names: Any) -> Any:
+        return tuple(names) if isinstance(names, list) else names
+
+
+class Generate(Section):
+    """Bonito over passages x task types."""
+
+    generator: str = Field(
+        description="adapter folder or model (path or hub name) that was trained as Bonito"
+    )
+    revision: str = Field("main", description="revision of a hub model")
+    address: str = Field(
+        "",
+        description=(
+            "supervise.source prompted: OpenAI-compatible address that serves the generator, "
+            "such as http://127.0.0.1:8000/v1"
+        ),
+    )
+    task_types: tuple[TypeName, ...] = Field(
+        min_length=1, description="short or full names, see docs/datasets.md"
+    )
+    samples: Positive = Field(description="tasks to write for each passage and task type")
+    max_passages: int = Field(ge=0, description="passages to use, a seeded choice; 0: all")
+    engine: Literal["vllm", "transformers"] = Field(
+        description="vllm, or transformers where vLLM cannot run"
+    )
+    precision: Literal[Precision, "fp8"] = Field(
+        "auto",
+        description="of the weights; fp8: vLLM rounds them as it loads them, on a GPU",
+    )
+    temperature: float = Field(ge=0.0, le=2.0)
+    top_p: float = Field(gt=0.0, le=1.0)
+    max_tokens: Positive
+    shard_rows: Positive = Field(
+        description="rows that are generated and stored together: the unit of resuming"
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description=(
+            "Ray workers, each with the generator and, if there are GPUs, a GPU; 0: this "
+            "process. The rows do not depend on it"
+        ),
+    )
+    ray_address: str = Field(
+        "",
+        description=(
+            "Ray cluster of the workers, such as auto or 10.0.0.5:6379; empty: one on this "
+            "machine that ends with the stage"
+        ),
+    )
+    seed: Seed
+
+    @field_validator("task_types", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        if not isinstance(names, (list, tuple)):
+            raise ValueError("must be a list, such as [exqa]")
+        try:
+            return tuple(task_type(str(name)) for name in names)
+        except PipelineError as error:
+            raise ValueError(str(error)) from error
+
+
+class Validate(Section):
+    """Great Expectations over instruction/response rows."""
+
+    min_yield: Fraction = Field(
+        description="the run fails when a smaller share of the predictions is kept"
+    )
+    max_instruction_chars: Positive
+    max_response_chars: Positive
+    max_label_share: Fraction = Field(
+        description=(
+            "largest share of a label among a classification type's kept rows; the surplus is "
+            "dropped (label_balance)"
+        )
+    )
+    max_rows: int = Field(ge=0, description="rows to keep, a seeded choice; 0: all")
+    labels: tuple[str, ...] = Field(
+        (),
+        description=(
+            "custom label set for the classification types; empty: the family the instruction "
+            "offers"
+        ),
+    )
+    skip: tuple[str, ...] = Field((), description="names of expectations to leave out")
+    seed: Seed
+
+    @field_validator("labels", "skip", mode="before")
+    @classmethod
+    def _tuple(cls, names: Any) -> Any:
+        return tuple(names) if isinstance(names, list) else names
+
+
+class Supervise(Section):
+    """Which rows the target model is trained on: the paper's supervision sources."""
+
+    source: Literal["bonito", "prompted", "tapt", "p3", "labelled", "none"] = Field(
+        description=(
+            "bonito, prompted: what generate wrote; tapt: the raw passages, next-word; p3, "
+            "labelled: supervise.rows; none: no training (zero-shot)"
+        )
+    )
+    rows: str = Field(
+        description=(
+            "p3: prompted rows (a remix's train.parquet); labelled: training items in the "
+            "dataset's columns; others: supervision/none"
+        )
+    )
+    prompts: str = Field(
+        description="prompted: folder of the prompt texts, one YAML file a task type"
+    )
+    max_rows: int = Field(ge=0, description="rows to train on, a seeded choice; 0: all")
+    seed: Seed

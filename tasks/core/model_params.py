@@ -1,0 +1,132 @@
+"""The sections of ``params.yaml`` whose stages train, score and register a model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.core.section import Fraction, Positive, Precision, Section, Seed
+
+
+class Finetune(Section):
+    """Q-LoRA of the target model."""
+
+    model: str = Field(
+        description="target model: embedded:smollm2-135m-instruct, a path, or a hub name"
+    )
+    revision: str = Field("main", description="revision of a hub model")
+    start: str = Field(
+        "supervision/none",
+        description="adapter folder to start from; supervision/none: a new adapter",
+    )
+    prompt: Literal["auto", "bonito", "chat"] = Field(
+        description="auto: the chat template if the model has one, else <|input|>/<|output|>"
+    )
+    quantization: Literal["nf4", "none"] = Field(
+        description="nf4 with double quantisation, or none (LoRA on unquantised weights)"
+    )
+    resident: Literal["nf4", "dequantized"] = Field(
+        "nf4",
+        description=(
+            "4-bit weights in memory: nf4, dequantised at every pass; dequantized, once, to "
+            "the same values: faster, 4 times the memory"
+        ),
+    )
+    precision: Precision = "auto"
+    lora_rank: Positive
+    lora_alpha: Positive
+    lora_dropout: Fraction
+    learning_rate: float = Field(gt=0.0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float = Field(gt=0.0)
+    batch_rows: Positive = Field(description="rows per optimiser step (effective batch)")
+    micro_batch_rows: Positive = Field(description="rows per forward pass; must divide batch_rows")
+    epochs: float = Field(gt=0.0, description="passes over the rows")
+    max_steps: int = Field(ge=0, description="most steps; 0: those of the epochs")
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        description=(
+            "tokens of prompts and responses to train on, in as many epochs as needed; 0: "
+            "those of the epochs"
+        ),
+    )
+    max_prompt_tokens: Positive
+    max_response_tokens: Positive
+    checkpoint_steps: Positive = Field(
+        description="steps between checkpoints: the most that a kill loses"
+    )
+    gradient_checkpointing: bool = False
+    processes: Positive = Field(
+        1,
+        description=(
+            "GPUs that train together, each with a copy of the model; without a GPU, CPU processes"
+        ),
+    )
+    seed: Seed
+
+
+class Baseline(Section):
+    """The unadapted model on the same items, and on general tasks that adaptation may harm."""
+
+    general: str = Field(
+        description=(
+            "held-out prompted rows of general tasks (a remix's heldout.parquet), scored "
+            "before and after; supervision/none: none"
+        )
+    )
+    general_rows: Positive = Field(
+        description="rows of it to score, a seeded choice spread evenly over task types"
+    )
+    seed: Seed
+
+
+class Evaluate(Section):
+    """Base and adapted model over the labelled evaluation set."""
+
+    dataset: str = Field(
+        description="a file of datasets/: task type, columns, label set and prompt templates"
+    )
+    items: str = Field(
+        description="labelled items, JSONL, CSV or Parquet, with the dataset file's columns"
+    )
+    max_items: int = Field(ge=0, description="items to score, a seeded choice; 0: all")
+    templates: int = Field(ge=0, description="prompt templates to use, in file order; 0: all")
+    engine: Literal["vllm", "transformers"] = Field(
+        description="engine of the extractive answers; transformers always scores ranked choices"
+    )
+    max_new_tokens: Positive = Field(description="tokens of an extractive answer")
+    batch_rows: Positive
+    bootstrap: int = Field(ge=100, description="resamples of the 95 % intervals")
+    prior_correction: bool = Field(
+        True,
+        description=(
+            "classification: also report F1 with each template's prior preference for a choice "
+            "removed"
+        ),
+    )
+    seed: Seed
+
+
+class Register(Section):
+    """MLflow: run, metrics, adapter, alias."""
+
+    experiment: str
+    model_name: str = Field("", description="registered model; empty: <target model>-<dataset>")
+    parity_items: int = Field(
+        6,
+        ge=0,
+        description=(
+            "evaluation items that the 4-bit adapter, the merged and the served model all "
+            "answer; 0: no check"
+        ),
+    )
+    parity_floor: Fraction = Field(
+        0.0,
+        description=(
+            "smallest share of them on which all agree; below it nothing is registered; 0: "
+            "report only"
+        ),
+    )

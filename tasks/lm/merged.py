@@ -1,0 +1,83 @@
+"""One plain checkpoint of a base model and its adapter, in the cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.files import fingerprint, sha256_file, sha256_folder, write_json
+from tasks.core.privacy import cache_folder
+from tasks.core.store import is_whole, work_key
+from tasks.lm.model_cache import make_checkpoint
+from tasks.lm.models import base_path, dtype, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    # Its import takes a second, which only a merge needs.
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+def merged_folder(
+    base: str, revision: str, adapter: Path | None, quantization: str, precision: str = "auto"
+) -> Path:
+    """Return a cached folder with one plain checkpoint: the base weights, with ``quantization`` nf4
+    rounded through NF4, and the adapter merged in.
+
+    Rounding through NF4 gives the weights that 4-bit training computed with (bitsandbytes
+    dequantises them to the same values at every forward pass). So the merged model is the one that
+    was trained, up to one rounding of the sum to ``precision``.
+    """
+    made_from = {
+        "base": _identity(base, revision),
+        "adapter": sha256_folder(adapter) if adapter else None,
+        "quantization": quantization,
+        "precision": str(dtype(precision)),
+    }
+
+    def save(out: Path) -> None:
+        model = load_model(base, revision, precision=precision)
+        if quantization == "nf4":
+            round_through_nf4(model)
+        if adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        model.save_pretrained(out)
+        load_tokenizer(base, revision).save_pretrained(out)
+        write_json(out / "made_from.json", made_from)
+
+    folder = cache_folder() / "merged" / work_key(__name__, made_from)[:24]
+    if not is_whole(folder):
+        log.info("merging %s%s", base, f" + {adapter}" if adapter else "")
+        make_checkpoint(folder, 8, save)
+    os.utime(folder)
+    return folder
+
+
+def round_through_nf4(model: torch.nn.Module) -> None:
+    """Replace every linear layer's weight but lm_head's by its NF4 value (block 64, as bitsandbytes
+    rounds it), in place.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head"):
+            rounded, state = quantize_4bit(
+                module.weight.data, quant_type="nf4", compress_statistics=True
+            )
+            module.weight.data = dequantize_4bit(rounded, state).to(module.weight.dtype)
+
+
+def _identity(base: str, revision: str) -> str:
+    """Return what identifies a base model's weights: digests for folders, name and revision for
+    hub models.
+    """
+    path = Path(base_path(base))
+    if not path.is_dir():
+        return f"{base}@{revision}"
+    files = [file for file in sorted(path.glob("*")) if file.suffix in {".safetensors", ".json"}]
+    return fingerprint(*(f"{file.name}:{sha256_file(file)}" for file in files))

@@ -1,0 +1,128 @@
+"""The MLflow store: its address, its experiments and runs, and its errors as one line.
+
+The store is ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` (SQLite) in this folder with its artifacts
+beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.core.process import is_alive, process_mark
+
+#: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
+#: one began.
+TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
+#: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
+#: continues later.
+_HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
+
+
+def tracking_uri() -> str:
+    """Return the address of the MLflow store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def shown_uri() -> str:
+    """Return the store's address without the password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", tracking_uri())
+
+
+def connect() -> Any:
+    """Return a client of the store, which answered; else raise :class:`PipelineError`."""
+    import mlflow
+
+    for name, value in _HTTP_LIMITS.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    mlflow.set_tracking_uri(tracking_uri())
+    try:
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise PipelineError(
+            f"the MLflow store {shown_uri()} does not answer ({first_line(error)}): "
+            "check MLFLOW_TRACKING_URI"
+        ) from error
+    return client
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what MLflow raises when its store fails half-way into one line.
+
+    What the store holds already stays, and the same command continues.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, ConnectionError) as error:
+        raise PipelineError(
+            f"the MLflow store {shown_uri()} failed ({first_line(error)}): run the same "
+            "command again when it answers"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line, without passwords, cut to 160 characters."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"//[^/@\s]*@", "//***@", line)[:160]
+
+
+def owner() -> str:
+    """Return the value of the tag :data:`OWNER` for this process."""
+    return f"{socket.gethostname()}:{process_mark()}"
+
+
+def close_orphans(client: Any, experiment: str) -> None:
+    """End the runs that processes of this machine left RUNNING when they died."""
+    entry = client.get_experiment_by_name(experiment)
+    if entry is None:
+        return
+    for run in client.search_runs([entry.experiment_id], "attributes.status = 'RUNNING'"):
+        host, _, process = run.data.tags.get(OWNER, "").partition(":")
+        if host == socket.gethostname() and process and not is_alive(process):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def find_run(
+    client: Any, experiment: str, tag: str, value: str, unregistered: bool = False
+) -> Any | None:
+    """Return the newest run with a tag's value, or None.
+
+    ``unregistered`` skips runs that register has taken.
+    """
+    runs = client.search_runs(
+        [experiment_id(client, experiment)],
+        f"tags.`{tag}` = '{value}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    return next((run for run in runs if not (unregistered and REGISTER_KEY in run.data.tags)), None)
+
+
+def experiment_id(client: Any, name: str) -> str:
+    """Return the experiment's id; create it if there is none.
+
+    A SQLite store's artifacts are kept beside its file.
+    """
+    entry = client.get_experiment_by_name(name)
+    if entry is not None:
+        return str(entry.experiment_id)
+    uri, location = tracking_uri(), None
+    if uri.startswith("sqlite:///"):
+        location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+
+
+def open_experiment(name: str) -> str:
+    """Return the id of an experiment of the store; create it if there is none."""
+    return experiment_id(connect(), name)

@@ -1,0 +1,259 @@
+"""What register and the matrix write into MLflow: finished runs and registered models."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.lm.models import load_model, load_tokenizer
+from tasks.tracking.mlflow_store import (
+    OWNER,
+    REGISTER_KEY,
+    TRAINING_KEY,
+    close_orphans,
+    connect,
+    experiment_id,
+    find_run,
+    owner,
+)
+
+MATRIX, MATRIX_CELL = "matrix", "matrix.cell"
+
+
+@dataclass
+class Ledger:
+    """One run: its parameters, metrics, artifacts and registered version."""
+
+    client: Any
+    run_id: str
+
+    @classmethod
+    def open(cls, experiment: str, register_key: str, training_key: str, name: str) -> Ledger:
+        """Open the run of a killed registration, or of the training, or else a new one."""
+        client = connect()
+        close_orphans(client, experiment)
+        run = find_run(client, experiment, REGISTER_KEY, register_key) or find_run(
+            client, experiment, TRAINING_KEY, training_key, unregistered=True
+        )
+        if run is None:
+            run = client.create_run(
+                experiment_id(client, experiment), tags={TRAINING_KEY: training_key}
+            )
+        ledger = cls(client, run.info.run_id)
+        client.update_run(ledger.run_id, status="RUNNING", name=name)
+        ledger.tags({REGISTER_KEY: register_key, OWNER: owner()})
+        return ledger
+
+    @property
+    def experiment_id(self) -> str:
+        """Return the id of the run's experiment."""
+        return str(self.client.get_run(self.run_id).info.experiment_id)
+
+    def tags(self, tags: dict[str, str]) -> None:
+        """Set tags on the run."""
+        for name, value in tags.items():
+            self.client.set_tag(self.run_id, name, value)
+
+    def tag(self, name: str) -> str:
+        """Return a tag of the run, or an empty string."""
+        return str(self.client.get_run(self.run_id).data.tags.get(name, ""))
+
+    def params(self, params: dict[str, Any]) -> None:
+        """Log parameters that the run does not hold yet (MLflow refuses to change one)."""
+        logged = self.client.get_run(self.run_id).data.params
+        for name, value in params.items():
+            if name not in logged:
+                self.client.log_param(self.run_id, name, value)
+
+    def metrics(self, metrics: dict[str, float]) -> None:
+        """Log final metrics.
+
+        Those that a killed registration logged are left: a second point would make a curve of them.
+        """
+        logged = self.client.get_run(self.run_id).data.metrics
+        for name, value in metrics.items():
+            if logged.get(name) != value:
+                self.client.log_metric(self.run_id, name, value)
+
+    def curve(self, name: str, points: list[tuple[int, float]]) -> None:
+        """Log the points of a curve that the run lacks."""
+        logged = {point.step for point in self.client.get_metric_history(self.run_id, name)}
+        for step, value in points:
+            if step not in logged:
+                self.client.log_metric(self.run_id, name, value, step=step)
+
+    def files(self, paths: list[Path], folder: str = "") -> None:
+        """Store files with the run."""
+        for path in paths:
+            self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def dataset(self, rows: Any, name: str, source: str, context: str) -> tuple[str, str]:
+        """Log a pandas frame's digest, schema and source as an input of the run, not its rows.
+
+        Returns name and digest.
+        """
+        import mlflow
+
+        logged = mlflow.data.from_pandas(rows, source=source, name=name)
+        with mlflow.start_run(run_id=self.run_id):
+            mlflow.log_input(logged, context=context)
+        return str(logged.name), str(logged.digest)
+
+    def score(self, model_uri: str, metrics: dict[str, float], dataset: tuple[str, str]) -> None:
+        """Tie the scores to the logged model and to the dataset they were measured on.
+
+        MLflow's model pages compare them by that.
+        """
+        ids = (model.model_id for model in self._logged_models() if model.model_uri == model_uri)
+        model_id = next(ids, None)
+        place = {"model_id": model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
+        for name, value in metrics.items() if model_id else ():
+            self.client.log_metric(self.run_id, name, value, **place)
+
+    def newest(self, params: dict[str, str], tags: dict[str, str]) -> str:
+        """Return the id of the newest other finished run of this experiment with these parameters
+        and tags, or an empty string.
+        """
+        conditions = [
+            *(f"params.`{name}` = '{value}'" for name, value in params.items()),
+            *(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
+            "attributes.status = 'FINISHED'",
+            f"attributes.run_id != '{self.run_id}'",
+        ]
+        runs = self.client.search_runs(
+            [self.experiment_id],
+            " and ".join(conditions),
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        return str(runs[0].info.run_id) if runs else ""
+
+    def download(self, run_id: str, name: str, folder: Path) -> Path | None:
+        """Fetch an artifact of a run; return its path, or None if it is gone."""
+        try:
+            return Path(self.client.download_artifacts(run_id, name, str(folder)))
+        except Exception:  # noqa: BLE001 - MLflow raises several kinds for a missing artifact
+            return None
+
+    def model(
+        self,
+        base: Path,
+        adapter: Path,
+        prompt_template: str,
+        example: str,
+        max_new_tokens: int,
+        packages: list[str],
+    ) -> str:
+        """Log the adapter, once a run, as an MLflow transformers model; return its address.
+
+        The base model's weights are not stored with it.
+        """
+        ready = [model for model in self._logged_models() if model.status == "READY"]
+        if ready:
+            return str(ready[0].model_uri)
+        import mlflow
+        from mlflow.models import infer_signature
+
+        inference = dict(max_new_tokens=max_new_tokens, do_sample=False, return_full_text=False)
+        with mlflow.start_run(run_id=self.run_id):
+            logged = mlflow.transformers.log_model(
+                transformers_model=_components(base, adapter),
+                name="adapter",
+                task="text-generation",
+                base_model_path=str(base),
+                prompt_template=prompt_template,
+                signature=infer_signature([example], ["answer"], params=inference),
+                input_example=[example],
+                pip_requirements=packages,
+            )
+        return str(logged.model_uri)
+
+    def _logged_models(self) -> list[Any]:
+        run = self.client.get_run(self.run_id)
+        return list(
+            self.client.search_logged_models(
+                [run.info.experiment_id], filter_string=f"source_run_id = '{self.run_id}'"
+            )
+        )
+
+    def version(self, model_name: str, model_uri: str) -> Any:
+        """Return the registered version of this run's model; register it if it is not."""
+        import mlflow
+
+        for version in self.client.search_model_versions(f"name = '{model_name}'"):
+            if version.run_id == self.run_id:
+                return version
+        with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what our own line says
+            return mlflow.register_model(model_uri, model_name)
+
+    def champion(self, model_name: str) -> Any | None:
+        """Return the version that holds the alias ``champion``, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version_by_alias(model_name, "champion")
+        except MlflowException:
+            return None
+
+    def alias(self, model_name: str, alias: str, version: str) -> None:
+        """Point an alias at a version."""
+        self.client.set_registered_model_alias(model_name, alias, version)
+
+    def finish(self) -> None:
+        """End the run."""
+        self.client.set_terminated(self.run_id, "FINISHED")
+
+
+def group_runs(
+    experiment: str,
+    name: str,
+    cells: dict[str, str],
+    metrics: dict[str, float],
+    files: list[Path],
+    gains: dict[str, dict[str, float]] | None = None,
+) -> tuple[str, str]:
+    """Put runs (cell -> run id) under one parent run called ``name`` with its metrics and files;
+    return the ids of experiment and parent.
+
+    ``gains`` (cell -> metrics) compare a cell with others, so its own run cannot hold them yet. The
+    same matrix again uses the same parent, and logs only what has changed.
+    """
+    client = connect()
+    parent = find_run(client, experiment, MATRIX, name)
+    if parent is None:
+        parent = client.create_run(
+            experiment_id(client, experiment), run_name=name, tags={MATRIX: name, OWNER: owner()}
+        )
+    for cell, run_id in cells.items():
+        client.set_tag(run_id, "mlflow.parentRunId", parent.info.run_id)
+        client.set_tag(run_id, MATRIX_CELL, cell)
+        if gains and cell in gains:
+            Ledger(client, run_id).metrics(gains[cell])
+    ledger = Ledger(client, parent.info.run_id)
+    ledger.metrics(metrics)
+    ledger.files(files)
+    ledger.finish()
+    return str(parent.info.experiment_id), str(parent.info.run_id)
+
+
+def tapt_metrics(dataset: str, f1: float, low: float, high: float) -> dict[str, float]:
+    """Return the metrics of a gain over TAPT, in points with its 95 % interval: the same names for
+    a single run and for a matrix's cell.
+    """
+    return {
+        f"gain_tapt/{dataset}": f1,
+        f"gain_tapt_low/{dataset}": low,
+        f"gain_tapt_high/{dataset}": high,
+    }
+
+
+def _components(base: Path, adapter: Path) -> dict[str, Any]:
+    from peft import PeftModel
+
+    return {
+        "model": PeftModel.from_pretrained(load_model(str(base)), str(adapter)),
+        "tokenizer": load_tokenizer(str(base)),
+    }
