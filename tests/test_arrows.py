@@ -35,7 +35,7 @@ GIANTS = {
     "vllm": {"tasks/lm/engine.py"},
     "great_expectations": {"tasks/validate/suites.py"},
     "mlflow": {"tasks/tracking/"},
-    "ray": {"tasks/core/ray_workers.py"},
+    "ray": {"tasks/core/ray_cluster.py"},
     "dvc": {"flows/runs/dvc_graph.py", "flows/runs/repair.py"},
     "prefect": {"flows/*.py", "flows/matrix/flow.py"},
 }

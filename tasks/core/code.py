@@ -1,4 +1,4 @@
-"""The code that a module depends on, found from its imports: part of the key of all kept work.
+"""The code that a module depends on, derived from its imports: part of the key of finished work.
 
 A comment, a docstring or a line break changes no result, so it does not change the digest.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 #: The folder that holds the first-party packages.
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("tasks", "bonito")
-#: A module that a string names is started with ``python -m`` or imported by name.
+#: A string that names a module: it is started with ``python -m`` or imported by name.
 _NAMED = re.compile(rf"({'|'.join(_PACKAGES)})(\.\w+)+")
 
 
@@ -31,18 +31,18 @@ def code_digest(module: str) -> str:
 def imported_files(module: str) -> set[Path]:
     """Return the first-party Python files that importing ``module`` may run, its own included.
 
-    Imports inside functions count, and so do modules that a string names. Of a package that is the
-    beginning of a name put together at run time (``f"tasks.ingest.readers.{name}"``), all count.
+    Imports inside functions count, and so do modules that a string names. Where a name is built at
+    run time (``f"tasks.ingest.readers.{name}"``), all modules of the package count.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [module]
     while waiting:
         for path in _files(waiting.pop()):
-            if path not in found:
-                found.add(path)
+            if path not in files:
+                files.add(path)
                 tree = ast.parse(path.read_text(encoding="utf-8"))
                 waiting += [name for node in ast.walk(tree) for name in _named_by(node, path)]
-    return found
+    return files
 
 
 def _named_by(node: ast.AST, path: Path) -> Iterator[str]:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class PipelineError(Exception):
-    """Something the user can mend.
+    """An error that the user can fix.
 
     The message says what happened, where, and what to do; it is printed as one line.
     """
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return ``' (did you mean X?)'`` for a near miss, else the list of what is known."""
+    """Return ``' (did you mean X?)'`` for a near miss, else the list of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(given, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"

@@ -24,8 +24,9 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is fsynced and renamed over it, on
-    failure removed.
+    """Yield a temporary path that replaces ``path`` on success and is removed on failure.
+
+    The file is fsynced before it is renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -65,10 +66,9 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def staged_folder(final: Path, scratch: Path) -> Iterator[Path]:
-    """Yield an empty folder under ``scratch``; on success it takes the place of ``final`` in one
-    step, also where there is one already.
+    """Yield the empty folder ``scratch``; on success it replaces ``final`` in one step.
 
-    ``scratch`` must lie on the same file system. On failure ``final`` is as it was.
+    ``scratch`` must be on the same file system. On failure ``final`` is unchanged.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -87,9 +87,7 @@ def staged_folder(final: Path, scratch: Path) -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change places in one step, so that a kill leaves the old or the new one,
-    never neither.
-    """
+    """Swap two folders in one step, so that a kill leaves the old or the new one, never neither."""
     if sys.platform == "linux":
         done = ctypes.CDLL(None, use_errno=True).renameat2(
             _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
@@ -98,17 +96,14 @@ def _exchange(one: Path, other: Path) -> None:
             return
         if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(number, os.strerror(number), str(other))
-    # Two steps where the file system knows no exchange: a kill between them loses the old folder,
-    # which its stage makes again.
+    # Two steps if the file system cannot swap: a kill between them loses the old folder, which its
+    # stage makes again.
     shutil.rmtree(other)
     os.replace(one, other)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left half-written below ``folder``.
-
-    Only for who holds the lock on it.
-    """
+    """Remove the partial files of killed writers below ``folder``, whose lock the caller holds."""
     for partial in folder.rglob(".*.partial"):
         partial.unlink(missing_ok=True)
 
@@ -124,19 +119,12 @@ def sha256_file(path: Path) -> str:
 
 def sha256_folder(path: Path) -> str:
     """Return one SHA-256 over the relative names and bytes of every file below ``path``."""
-    return fingerprint(
-        *(
-            f"{p.relative_to(path).as_posix()}:{sha256_file(p)}"
-            for p in sorted(path.rglob("*"))
-            if p.is_file()
-        )
-    )
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return fingerprint(*(f"{f.relative_to(path).as_posix()}:{sha256_file(f)}" for f in files))
 
 
 def fingerprint(*parts: object) -> str:
-    """Return 64 hex digits that depend on the parts' values and order, not on hash seeds or
-    platforms.
-    """
+    """Return 64 hex digits of the parts' values and order, equal on every platform."""
     digest = hashlib.sha256()
     for part in parts:
         text = part if isinstance(part, str) else json.dumps(part, sort_keys=True, default=str)
@@ -145,15 +133,14 @@ def fingerprint(*parts: object) -> str:
 
 
 def row_seed(seed: int, *key: object) -> int:
-    """Return a seed in [0, 2**31) that depends on the run's seed and the row's key, never on its
-    position.
-    """
+    """Return a seed in [0, 2**31) of the run's seed and the row's key, not its position."""
     return int(fingerprint(seed, *key)[:8], 16) & 0x7FFFFFFF
 
 
 def choose(keys: Iterable[str], most: int, seed: int, kind: str) -> pa.Array:
-    """Return the positions (int64, ascending) of a seeded choice of at most ``most`` of ``keys``;
-    0: all. It depends on the keys, not on their order.
+    """Return the positions (int64, ascending) of a seeded choice of ``most`` keys; 0: all.
+
+    The choice depends on the keys, not on their order.
     """
     if not most:
         return pa.array(range(sum(1 for _ in keys)), pa.int64())

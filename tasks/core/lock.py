@@ -1,4 +1,4 @@
-"""One lock for all that only one process at a time may do."""
+"""The lock on work that only one process at a time may do."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LockedError(PipelineError):
 
 @contextlib.contextmanager
 def hold_lock(path: Path, name: str, patience: float = 4.0) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path`` for ``name``; after ``patience`` seconds of
-    waiting, :class:`LockedError` says who holds it.
+    """Hold an exclusive lock on the file ``path`` for ``name``.
 
-    The kernel drops the lock when its holder dies, however it dies.
+    After ``patience`` seconds :class:`LockedError` names the holder. The kernel drops the lock when
+    its holder dies, however it dies.
     """
     with path.open("a+", encoding="utf-8") as handle:
         deadline = time.monotonic() + patience

@@ -1,4 +1,4 @@
-"""What a stage prints: our own lines, and of the libraries only what is wrong."""
+"""What a stage prints: our own lines, and errors of libraries."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import warnings
 
 from tasks.core.process import rank
 
-#: Set where the parent stamps and names every line itself, as Prefect does: "1" leaves our own
-#: stamp out.
+#: "1" leaves out our time and name: for a parent that adds both to every line, as Prefect does.
 BARE = "STAGE_BARE_LINES"
 #: Loggers of which only errors are shown. bitsandbytes advises to install a package that would
-#: fetch compiled code from a hub; the others report what they are doing, which our lines say.
+#: fetch compiled code from a hub; the others report progress, as our own lines do.
 _LOGGERS = (
     "alembic",
     "bitsandbytes",
@@ -25,24 +24,24 @@ _LOGGERS = (
     "transformers",
     "vllm",
 )
-#: Libraries that warn of their own calls into others, which nobody here can change. MLflow also
-#: warns that a data set's local path matches two of its classes, which are the same class twice.
+#: Libraries that warn of their own calls into others, which we cannot change. MLflow also warns
+#: that a dataset's local path matches two of its classes, which are the same class twice.
 _WARNERS = ("peft", "vllm", "mlflow")
 _VARIABLES = {
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    # torch reads it once, when it is loaded: without it every engine start prints a warning about
-    # memory binding.
+    # torch reads it once, at its import: unset, every engine start prints a warning about memory
+    # binding.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 
 def quiet_libraries() -> None:
-    """Leave out what libraries say below an error.
+    """Hide the messages of libraries below an error.
 
-    Called when ``tasks`` is imported: bitsandbytes and torch speak while they are being imported,
-    before a stage's ``main`` can set up logging.
+    Called when ``tasks`` is imported: bitsandbytes and torch log during their import, before a
+    stage's ``main`` can set up logging.
     """
     for logger in _LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -53,9 +52,7 @@ def quiet_libraries() -> None:
 
 
 def set_up_logging(name: str) -> None:
-    """Print our own lines on standard error, with the time and the stage's ``name`` in front unless
-    the parent process adds both (:data:`BARE`).
-    """
+    """Print our lines on standard error, after the time and ``name`` unless :data:`BARE` is set."""
     bare = os.environ.get(BARE) == "1"
     logging.basicConfig(
         level=logging.INFO if rank() == 0 else logging.WARNING,
@@ -64,4 +61,4 @@ def set_up_logging(name: str) -> None:
         stream=sys.stderr,
         force=True,
     )
-    quiet_libraries()  # again: a library that is imported by now has set its own level
+    quiet_libraries()  # again: a library imported since then has set its own level

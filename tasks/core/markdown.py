@@ -1,4 +1,4 @@
-"""Markdown tables: the one way in which tables are written for people."""
+"""Markdown tables, for people."""
 
 from __future__ import annotations
 

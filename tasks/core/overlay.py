@@ -1,6 +1,6 @@
-"""Settings laid over one another: a file, profiles in a row over it, then single settings.
+"""Settings in layers: a file, then profiles in order, then single settings.
 
-omegaconf was tried (docs/choices.md). It also fails on `${...}` in a text, which it takes for a
+omegaconf was tried (docs/choices.md). It also fails on `${...}` in a text, which it reads as a
 reference, and on a file whose alias names itself.
 """
 
@@ -19,7 +19,7 @@ DEFAULT = "default"
 
 
 def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``over``'s values in place of its own, section by section."""
+    """Return ``base`` with its values replaced by those of ``over``, section by section."""
     merged = dict(base)
     for key, value in over.items():
         merged[key] = (
@@ -33,20 +33,21 @@ def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def read_layers(
     base: Path, profiles: Sequence[Path] = (), settings: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
-    """Return the values of a file under profiles and ``section.key=value`` settings, the last one
-    strongest, and where they come from, for errors. What they mean is not checked here.
+    """Return the values of a file, its profiles and ``section.key=value`` settings, unchecked, and
+    their source for error messages. Later layers win.
     """
     values = read_yaml(base)
     for profile in profiles:
         values = overlay(values, read_yaml(profile))
     for text in settings:
-        values = _replaced(values, *parse_setting(text))
+        values = _replace(values, *parse_setting(text))
     return values, " + ".join([str(base), *map(str, profiles), *settings])
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:
-    """Return the path and the value of ``generate.temperature=0.7``; the value is YAML:
-    ``generate.task_types=[ynqa,nli]``, nothing behind the sign is an empty text.
+    """Return the path and the value of ``generate.temperature=0.7``.
+
+    The value is YAML, as in ``generate.task_types=[ynqa,nli]``; no value is an empty text.
     """
     match = re.fullmatch(r"([a-z_]+(?:\.[a-z0-9_]+)+)=(.*)", text.strip(), re.DOTALL)
     if match is None:
@@ -56,15 +57,13 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
     return match[1].split("."), parse_yaml(match[2], f"the value of {text!r}") if match[2] else ""
 
 
-def _replaced(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """Return ``values`` with one value replaced whole: ``finetune.mixture={}`` empties a
-    profile's.
-    """
+def _replace(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return ``values`` with one value replaced: ``finetune.mixture={}`` empties a profile's."""
     key, *rest = path
     if not rest:
         return {**values, key: value}
     inner = values.get(key)
-    return {**values, key: _replaced(inner if isinstance(inner, dict) else {}, rest, value)}
+    return {**values, key: _replace(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
 def profile_names(folder: Path) -> list[str]:
@@ -73,9 +72,7 @@ def profile_names(folder: Path) -> list[str]:
 
 
 def profile_files(folder: Path, names: str) -> list[Path]:
-    """Return the files of profiles that are named in a row, such as ``mistral-7b,mine``;
-    ``default`` adds none.
-    """
+    """Return the files of profiles named like ``mistral-7b,mine``; ``default`` adds none."""
     known = profile_names(folder)
     wanted = [name for part in names.split(",") if (name := part.strip()) not in ("", DEFAULT)]
     for name in wanted:

@@ -1,7 +1,7 @@
 """The base of every page: one header, one style sheet, light and dark, no script, no network.
 
 A page is a template that extends ``base.html`` (``tasks/core/templates``) and fills its blocks.
-Everything that is put into it is escaped, and a name that it does not know is an error.
+All values are escaped, and an unknown name is an error.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from typing import Any
 from tasks.core.files import atomic_path
 
 _TEMPLATES = Path(__file__).parent / "templates"
-#: A page that has a head alone.
+#: A page with a head only.
 BASE = _TEMPLATES / "base.html"
 PRODUCT = "bonito-pipeline"
-#: Pieces of a template that are written together.
+#: Pieces of a template per write.
 _BUFFERED = 256
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A key figure at the head of a page; ``tone`` is a class of the style sheet: good, bad, warn
-    or none.
-    """
+    """A key figure at the head of a page; ``tone`` is good, bad, warn or empty (style.css)."""
 
     name: str
     value: str
@@ -36,9 +34,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """What the head of a page shows: ``facts`` are (name, value), ``links`` (name, relative
-    address) of neighbouring pages.
-    """
+    """The head of a page: ``facts`` are (name, value), ``links`` (name, relative address)."""
 
     title: str
     lead: str = ""
@@ -48,12 +44,12 @@ class Page:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share in 0-1 as a percentage, empty where there is none."""
+    """Return a share in 0-1 as a percentage, empty for None."""
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with thousands marked, empty where there is none."""
+    """Return a number with thousands marked, empty for None."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 

@@ -1,6 +1,4 @@
-"""Parquet tables of every stage: one writer, with checksums in every page, and readers that verify
-them.
-"""
+"""Parquet tables of every stage, written with page checksums that readers verify."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ class TableWriter:
         self._take(table)
 
     def close(self) -> None:
-        """Write what waits and put the file in its place; a second call does nothing."""
+        """Write the waiting rows and rename the file; a second call does nothing."""
         if not self._file.is_open:
             return
         with self._stack:
@@ -130,17 +128,16 @@ def _with_arrow_names(schema: pa.Schema) -> pa.Schema:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file, its checksums verified; a missing or damaged one is a
-    :class:`PipelineError` that names it.
-    """
+    """Read a Parquet file; a :class:`PipelineError` names a missing or damaged one."""
     with readable(path):
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A file's rows as tables of ``schema``, at most 4096 rows each; every iteration reads the file
-    again. Checksums are verified.
+    """A file's rows as tables of ``schema``, at most 4096 rows each.
+
+    Every iteration reads the file again and verifies its checksums.
     """
 
     path: Path
@@ -165,9 +162,7 @@ class Batches:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what reading a missing or damaged Parquet file raises into a :class:`PipelineError` that
-    names it.
-    """
+    """Turn errors of a missing or damaged Parquet file into a :class:`PipelineError` naming it."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,8 +1,7 @@
-"""Switch off every library's telemetry, update check and remote code, and put their caches into
-ours, before any of them is imported.
+"""Switch off the libraries' telemetry, update checks and remote code, and move their caches.
 
 No single switch silences all of them (``DO_NOT_TRACK=1`` leaves MLflow talking, ``true`` leaves
-vLLM talking), so each has its own.
+vLLM talking), so each has its own. They are set before any library is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: What must hold for nothing to leave the machine: variable -> value.
+#: Variable -> value that keeps data on this machine.
 SILENT: dict[str, str] = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -30,8 +29,8 @@ SILENT: dict[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 #: Caches that libraries would keep in HOME or in a temporary folder: variable -> their folder in
-#: :func:`cache_folder`. DVC's would be /var/tmp/dvc, which everybody can write to; torch's has a
-#: name that can be guessed in /tmp.
+#: :func:`cache_folder`. DVC's would be /var/tmp/dvc, which everybody can write to; torch's would
+#: have a name in /tmp that can be guessed.
 CACHES: dict[str, str] = {
     "DVC_SITE_CACHE_DIR": "dvc",
     "MPLCONFIGDIR": "matplotlib",
@@ -41,10 +40,9 @@ CACHES: dict[str, str] = {
 
 
 def silence() -> None:
-    """Put :data:`SILENT` and :data:`CACHES` into this process's environment, and so into its
-    children's.
+    """Set :data:`SILENT` and :data:`CACHES` for this process and its children.
 
-    A cache that the user has put somewhere stays there.
+    A cache folder that the user has chosen stays.
     """
     os.environ.update(SILENT)
     for variable, name in CACHES.items():
@@ -57,9 +55,6 @@ def cache_folder() -> Path:
     It is ``$BONITO_CACHE``, else ``bonito-pipeline`` in the user's cache folder. Nothing else
     outside the checkout is written.
     """
-    given = os.environ.get("BONITO_CACHE")
-    return (
-        Path(given)
-        if given
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonito-pipeline"
-    )
+    if folder := os.environ.get("BONITO_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bonito-pipeline"

@@ -1,4 +1,4 @@
-"""How far a stage is: a line in its log, and a file for whoever watches."""
+"""The progress of a stage: lines in its log, and a file for its watchers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Rows done, rows/s and time left: in the file at every advance, in the log at most once in
-    five seconds.
-    """
+    """Rows done, rows/s and seconds left: in the file always, in the log every five seconds."""
 
     path: Path
     stage: str
@@ -29,13 +27,14 @@ class Progress:
     _logged: float = 0.0
 
     def skip(self, rows: int) -> None:
-        """Count rows that an earlier, killed run already did."""
+        """Count rows that an earlier, killed run did."""
         self.done += rows
         self.skipped += rows
 
     def step(self, step: int, last: int, **facts: Any) -> None:
-        """Count one training step of ``last``; those before the first one that is seen here were
-        done by an earlier, killed run.
+        """Count one training step of ``last``.
+
+        The steps before the first that is counted here were done by an earlier, killed run.
         """
         if not self.total:
             self.total = last
@@ -46,10 +45,9 @@ class Progress:
         """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
         self.done += rows
         now = time.monotonic()
-        # Not told (0) in a meter's first second, but at the end: what came first was at hand
-        # already, and its rate is absurd.
-        told = now - self.started >= 1 or self.done >= self.total
-        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if told else 0.0
+        # Rate is 0 in the first second: cached rows would make it absurd. The end always has one.
+        rated = now - self.started >= 1 or self.done >= self.total
+        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if rated else 0.0
         left = (self.total - self.done) / rate if rate else 0.0
         write_json(
             self.path,
@@ -66,7 +64,5 @@ class Progress:
         if now - self._logged >= 5 or self.done >= self.total:
             self._logged = now
             speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
-            shown = [
-                f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)
-            ]
-            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *shown]))
+            more = [f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict)]
+            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *more]))

@@ -21,14 +21,14 @@ from tasks.core.errors import PipelineError
 
 Row = dict[str, Any]
 
-#: Formats that are read as text, also where .gz is added to the name; formats that are not.
+#: Text formats, which may also end in .gz, and binary formats.
 _TEXT, _BINARY = (".jsonl", ".ndjson", ".csv", ".tsv"), (".parquet", ".arrow")
 #: Bytes of a CSV file that are parsed at once: no row may be longer.
 _BLOCK = 1 << 24
 
 
 def holds_rows(path: Path) -> bool:
-    """Tell by its name whether :func:`read_rows` reads a file."""
+    """Tell from a file's name whether :func:`read_rows` reads it."""
     return path.name.endswith(_BINARY) or path.name.removesuffix(".gz").endswith(_TEXT)
 
 
@@ -77,9 +77,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_hub_rows(
     name: str, config: str, split: str, revision: str = "", label_names: bool = False
 ) -> Iterator[Row]:
-    """Stream the rows of a dataset on the hub; ``label_names`` gives labels as names, not
-    numbers.
-    """
+    """Stream the rows of a dataset on the hub; ``label_names`` replaces label numbers by names."""
     from datasets import ClassLabel, load_dataset  # type: ignore[attr-defined]
 
     try:
@@ -149,8 +147,9 @@ def _read_csv(path: Path, delimiter: str, infer_types: bool) -> Iterator[pa.Reco
 
 
 def _find_broken_line(path: Path, delimiter: str, columns: int) -> None:
-    """Raise an error for the first line of a CSV file that cannot be read or has too many or
-    too few cells: Arrow does not say where it is.
+    """Raise an error that names the first broken line of a CSV file: Arrow does not name it.
+
+    A line is broken if it cannot be read or has another number of cells than the header.
     """
     for number, cells in _split_lines(path, delimiter):
         if cells and len(cells) != columns:

@@ -1,6 +1,6 @@
-"""The row types stages meet in: one Arrow schema a file.
+"""The row types of the stages' files: one Arrow schema a file.
 
-A stage never imports another stage; it reads the file the other wrote, whose columns stand here.
+A stage never imports another stage. It reads the file that the other wrote, with these columns.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 
-#: Supervision sources whose rows a generator writes; for the others generate and validate have
-#: nothing to do.
+#: Supervision sources whose rows a generator writes. For the others generate and validate do
+#: nothing.
 WRITTEN = ("bonito", "prompted")
 
 #: artifacts/ingest/passages.parquet. ``start`` and ``end`` are character offsets into the
@@ -44,8 +44,8 @@ REJECTS = pa.schema(
 )
 
 #: artifacts/generate/predictions.parquet: everything the generator wrote, parsable or not.
-#: ``instruction`` still holds the ``{{context}}`` placeholder; ``reason`` is empty for a parsed
-#: row, else why it is unusable.
+#: ``instruction`` still holds the ``{{context}}`` placeholder. ``reason`` says why a row is
+#: unusable; it is empty for a parsed row.
 PREDICTIONS = pa.schema(
     [
         ("row_id", pa.string()),
@@ -70,9 +70,9 @@ PREDICTIONS = pa.schema(
     ]
 )
 
-#: artifacts/validate/instructions.parquet, and artifacts/supervise/instructions.parquet, what is
-#: trained on. The passage stands in the instruction now. A row without an instruction is raw text:
-#: its response is trained on word by word (TAPT).
+#: artifacts/validate/instructions.parquet, and artifacts/supervise/instructions.parquet, the
+#: training rows. The instruction holds the passage. A row without an instruction is raw text: its
+#: response is trained on by next-word prediction (TAPT).
 INSTRUCTIONS = pa.schema(
     [
         ("row_id", pa.string()),
@@ -91,7 +91,7 @@ QUARANTINE = pa.schema([*INSTRUCTIONS, ("reasons", pa.list_(pa.string()))])
 
 #: artifacts/evaluate/predictions.parquet: one row per model x template x item. ``scores`` are the
 #: choices' summed log-probabilities in ``choices`` order (empty for extraction); ``f1`` is the
-#: item's own SQuAD F1 in 0-1 (classification: 1 if right).
+#: item's SQuAD F1 in 0-1 (classification: 1 if right).
 EVALUATIONS = pa.schema(
     [
         ("model", pa.string()),
@@ -109,9 +109,7 @@ EVALUATIONS = pa.schema(
 
 
 def require(table: pa.Table, schema: pa.Schema, where: object) -> pa.Table:
-    """Return ``table`` with the schema's columns in its order; a missing column is an error that
-    names it and the file.
-    """
+    """Return ``table`` with the schema's columns in its order; an error names a missing column."""
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise PipelineError(

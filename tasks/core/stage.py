@@ -1,6 +1,4 @@
-"""What every stage shares around its work: arguments, lock, death with its parent, staged output,
-progress, one-line errors.
-"""
+"""The frame of every stage: arguments, lock, death with its parent, staged output, errors."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from tasks.core.store import seal_folder, verify
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those
 #: before it runs a stage).
 WORK = Path(".work")
-#: How the kernel, SQLite and PyTorch say that the disk is full.
+#: Messages of the kernel, SQLite and PyTorch for a full disk.
 _FULL = (
     "No space left on device",
     "Disk quota exceeded",
@@ -39,7 +37,7 @@ _FULL = (
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage's function is given: its parsed parameters, its paths, and where to write."""
+    """The argument of a stage's function: parameters, input paths, and folders to write into."""
 
     name: str
     params: Params
@@ -47,9 +45,9 @@ class Stage:
     #: Staged output folder: it becomes ``artifacts/<stage>`` in one rename when the function
     #: returns.
     out: Path
-    #: Folder for what must outlive a kill (journal, checkpoints); never part of the output.
+    #: Folder for files that must outlive a kill (journal, checkpoints); not part of the output.
     work: Path
-    #: Inputs that may lie elsewhere than on this machine (``s3://...``), as they were given.
+    #: Inputs that may be on another machine (``s3://...``), unresolved.
     addresses: dict[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
@@ -57,9 +55,7 @@ class Stage:
         return self.inputs[name]
 
     def progress(self, total: int, unit: str) -> Progress:
-        """Return a progress meter that logs and writes ``.work/<stage>/progress.json`` for whoever
-        watches.
-        """
+        """Return a progress meter that logs and writes ``.work/<stage>/progress.json``."""
         return Progress(self.work / "progress.json", self.name, total, unit)
 
     def summary(
@@ -95,28 +91,26 @@ def run_stage(
     settings: Mapping[str, str] | None = None,
     addresses: Mapping[str, str] | None = None,
 ) -> int:
-    """Parse the command line of a stage, run it, and return its exit status (0 done, 2 an error the
-    user can mend).
+    """Parse a stage's command line and run it; return 0, or 2 after an error the user can fix.
 
     Every stage takes ``--params params.yaml --out artifacts/<stage>`` and one ``--<input> PATH``
-    for each of its inputs. ``model`` is what the parameter file is parsed into; ``bonito/`` has one
-    of its own. ``optional`` names inputs that may be left out. ``settings`` are inputs whose path
-    the parameter file holds, under the setting named beside them, unless the command line gives
-    another; an empty one leaves the input out. ``addresses`` are of that kind too, and the stage
-    itself resolves them, as they need not be paths.
+    for each of its inputs. The parameter file is parsed into ``model``; ``bonito/`` has its own.
+    ``optional`` names inputs that may be missing. ``settings`` (input -> setting) are inputs whose
+    path is in the parameter file unless the command line names another; an empty path means no
+    input. ``addresses`` are like ``settings``, but need not be paths: the stage resolves them.
 
     A stage whose section asks for several ``processes`` starts itself again through accelerate's
-    launcher. Then rank 0 does what is said above; the others hold no lock and write into a folder
-    of their own that is thrown away.
+    launcher. Then rank 0 does the above; each other rank locks and writes a folder of its own that
+    is removed.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}.{name}", allow_abbrev=False)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--out", type=Path, required=True)
-    for given in (*inputs, *optional):
-        parser.add_argument(f"--{given}", type=Path, required=given in inputs)
+    for option in (*inputs, *optional):
+        parser.add_argument(f"--{option}", type=Path, required=option in inputs)
     settings, addresses = settings or {}, addresses or {}
-    for given in (*settings, *addresses):
-        parser.add_argument(f"--{given}")
+    for option in (*settings, *addresses):
+        parser.add_argument(f"--{option}")
     arguments = parser.parse_args(argv)
     set_up_logging(name)
     die_with_parent()
@@ -136,18 +130,18 @@ def run_stage(
             sweep(folder)
             values = vars(arguments)
             paths = {
-                given: values[given.replace("-", "_")]
-                for given in (*inputs, *optional)
-                if values[given.replace("-", "_")] is not None
+                option: values[option.replace("-", "_")]
+                for option in (*inputs, *optional)
+                if values[option.replace("-", "_")] is not None
             }
             paths |= {
                 name: Path(path)
                 for name, key in settings.items()
                 if (path := _chosen(values[name], params, key))
             }
-            for given, path in paths.items():
+            for option, path in paths.items():
                 if not path.exists():
-                    raise PipelineError(f"--{given} {path} does not exist")
+                    raise PipelineError(f"--{option} {path} does not exist")
                 verify(path)
             work(
                 Stage(
@@ -168,9 +162,7 @@ def run_stage(
 
 
 def setting(params: Section, key: str) -> str:
-    """Return the value of a setting by its name in the parameter file, such as
-    ``evaluate.items``.
-    """
+    """Return the value of a setting by its name, such as ``evaluate.items``."""
     section, _, name = key.partition(".")
     return str(getattr(getattr(params, section), name))
 
@@ -180,44 +172,36 @@ def _chosen(argument: str | None, params: Section, key: str) -> str:
 
 
 def _processes(name: str, params: Section) -> int:
-    """Return how many processes the stage's section of the parameters asks for; most stages have no
-    such setting.
-    """
+    """Return the processes of the stage's section, 1 for stages without that setting."""
     return getattr(getattr(params, name, None), "processes", 1)
 
 
 @contextlib.contextmanager
 def one_line_errors(name: str) -> Iterator[None]:
-    """Print an error a person can mend as one line on standard error, and swallow it; anything else
-    is a bug and keeps its trace.
+    """Print an error that the user can fix as one line on standard error, and end the block.
+
+    Other errors are bugs and keep their traceback.
     """
     try:
         yield
     except PipelineError as error:
         if rank() > 0:
-            time.sleep(
-                5
-                # rank 0 nearly always finds the same fault, and once it has told it this process is
-                # ended
-            )
+            # Rank 0 nearly always finds the same fault, reports it, and then ends this process.
+            time.sleep(5)
         print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
     except Exception as error:
         if not is_disk_full(error):
             raise
         where = getattr(error, "filename", None) or Path.cwd()
         print(
-            (
-                f"error: {name}: no space left on the device ({where}): free some and run the "
-                "same command again, what is done is kept"
-            ),
+            f"error: {name}: no space left on the device ({where}): free some and run the "
+            "same command again, what is done is kept",
             file=sys.stderr,
         )
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Tell whether a full disk is behind an error: libraries wrap the kernel's answer in exceptions
-    of their own, or only quote it.
-    """
+    """Tell whether a full disk caused an error, also one that libraries wrap or only quote."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True

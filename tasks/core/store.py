@@ -1,8 +1,8 @@
 """Finished work that outlives a killed run, and counts only while it is whole.
 
-A key holds all that a result depends on: inputs, parameters, and the code that makes it. A mark
-holds the SHA-256 of every finished file and is written last. Work without a mark, or with a file
-that differs from it, is done again.
+A key holds everything that a result depends on: inputs, parameters, and the code that makes it. A
+mark holds the SHA-256 of every finished file and is written last. Work without a mark, or with a
+file that differs from it, is done again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ MANIFEST = "manifest.sha256.json"
 
 
 def work_key(module: str, *parts: object) -> str:
-    """Return the key (64 hex digits) of what ``module`` makes from ``parts``, its inputs and
-    parameters. A change of its code, or of first-party code it imports, gives another key.
+    """Return the key (64 hex digits) of the result of ``module`` from its inputs and parameters.
+
+    A change of its code, or of first-party code it imports, gives another key.
     """
     return fingerprint(code_digest(module), *parts)
 
 
 def keyed_folder(parent: Path, key: str, keep: int) -> Path:
-    """Return the folder of a key below ``parent``; of all keys' folders the ``keep`` last used
-    stay.
-    """
+    """Return the folder of a key below ``parent``, where the ``keep`` last used folders stay."""
     folder = parent / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
@@ -97,11 +96,10 @@ def is_whole(folder: Path) -> bool:
 
 
 def verify(path: Path) -> None:
-    """Raise :class:`PipelineError` if a stage's output, or one file of it, is not what the stage
-    wrote. Files of other origin pass.
+    """Raise :class:`PipelineError` if a stage's output, or one file of it, was changed.
 
-    DVC puts back what its cache holds without looking at it, so this is where a damaged cache
-    object is found.
+    Files of other origin pass. DVC restores from its cache without a check, so a damaged cache
+    object is found here.
     """
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST).is_file():
@@ -114,9 +112,7 @@ def verify(path: Path) -> None:
 
 
 def keep_newest(folder: Path, most: int, keep: Path | None = None) -> None:
-    """Remove all but the ``most`` entries of a folder that were changed last, files and folders
-    alike; ``keep`` stays whatever its age.
-    """
+    """Remove all but the ``most`` last changed files and folders of a folder; ``keep`` stays."""
     entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
     for old in entries[: max(0, len(entries) - most)]:
         if old != keep:
@@ -130,8 +126,9 @@ def _seal(mark: Path, files: Iterable[Path]) -> None:
 
 
 def _find_fault(mark: Path, only: Path | None = None) -> str:
-    """Return what is wrong with the first file that is not as it was when ``mark`` was written, or
-    an empty string. ``only`` looks at one file.
+    """Return the fault of the first file that differs from ``mark``, or an empty string.
+
+    ``only`` checks one file.
     """
     try:
         digests = dict(read_json(mark))

@@ -1,7 +1,7 @@
-"""The task types, one entry each: everything that the pipeline knows of a type is said here.
+"""The task types, one entry each with everything that the pipeline knows of a type.
 
 Prompts, parameters, the validation suites, the measure of adherence, the reports and the Prefect
-form read this table. To add a type, add one entry, and rows from which a generator learns it.
+form read this table. To add a type, add one entry, and rows that teach a generator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tasks.core.errors import PipelineError, did_you_mean
 #: of the options that the instruction offers, or free text.
 Family = Literal["extraction", "classification", "choice", "writing"]
 
-#: Expectations on rows that come with a family; those without a type are for every row.
+#: Expectations of a family; those without a type are for every row.
 _OF_FAMILY: dict[Family, tuple[str, ...]] = {
     "extraction": ("answer_in_passage", "answer_not_in_question"),
     "classification": ("label_in_family",),
@@ -23,8 +23,8 @@ _OF_FAMILY: dict[Family, tuple[str, ...]] = {
     "writing": (),
 }
 
-#: Answers that may stand beside each other in one offer. An offer may leave some of its family out.
-#: A family is a set of answers for the same decision; a type's own ones are added behind these.
+#: Label families: sets of answers to the same decision. An instruction may offer only some of a
+#: family. Families of a type are added after these.
 _COMMON_LABELS: tuple[tuple[str, ...], ...] = (
     ("yes", "no", "maybe", "unknown", "unclear", "not sure", "not at all", "definitely"),
     ("true", "false", "inconclusive", "neither", "unknown", "unclear", "undetermined"),
@@ -49,7 +49,7 @@ _OPINIONS = {label for family in _COMMON_LABELS[11:] for label in family}
 _STARS = tuple(f"{count}{unit}" for count in range(1, 6) for unit in ("", " star", " stars"))
 _REVIEW = ("positive review", "negative review", "they loved it", "they didn't like it")
 
-#: Wording by which types of like answers are told from each other.
+#: Wording that distinguishes types with similar answers.
 _WORD_SENSE = r"\bthe word\b|\bsenses?\b|has a similar meaning|in the same way"
 _SAME_TEXT = (
     r"paraphras|equivalent|same (?:thing|meaning)|(?:rewrite|replace)\b.*\bsentence|two "
@@ -74,9 +74,11 @@ _ASK_FOR_QUESTION = r"(?:generate|write|come up with|make)\b.*\bquestion"
 
 @dataclass(frozen=True)
 class Form:
-    """How a task of the type looks: ``asks`` is a pattern that the instruction's own words must
-    hold, ``unless`` one that they must not, ``answers`` the rule for the response (a name of
-    ``RULES`` in :mod:`bonito.evaluate.adherence`). Patterns see lower case.
+    """The form of a type's tasks.
+
+    The instruction, without its passage and in lower case, must match the pattern ``asks`` and not
+    ``unless``. ``answers`` is the rule for the response, a name of ``RULES`` in
+    :mod:`bonito.evaluate.adherence`.
     """
 
     answers: str
@@ -92,16 +94,15 @@ class TaskType:
     full_name: str
     family: Family
     form: Form
-    #: What a response may be where the instruction offers nothing that can be read from it; empty:
-    #: anything.
+    #: Valid responses where the instruction offers none that can be parsed; empty: any.
     labels: frozenset[str] = frozenset()
-    #: Label families of its own, beside the common ones.
+    #: Label families besides the common ones.
     label_families: tuple[tuple[str, ...], ...] = ()
-    #: Expectations of :mod:`tasks.validate.expectations` for this type, beside its family's.
+    #: Expectations of :mod:`tasks.validate.expectations` besides those of the family.
     expects: tuple[str, ...] = ()
-    #: The instruction must hold a question or a request; a claim alone does not do.
+    #: The instruction must hold a question or a request; a claim is not enough.
     asks_outright: bool = False
-    #: The passage is what is to be written, so it may stand in the response.
+    #: The passage is the text to write, so the response may contain it.
     writes_passage: bool = False
 
     @property
@@ -265,9 +266,7 @@ EXTRACTION = tuple(entry.name for entry in _TABLE if entry.family == "extraction
 
 
 def task_type(name: str) -> str:
-    """Return the short form of a task type given in either form; an unknown one is an error that
-    suggests the nearest.
-    """
+    """Return the short name of a task type; an error suggests the nearest to an unknown one."""
     name = _NAMES.get(name, name)
     if name not in TASK_TYPES:
         raise PipelineError(
@@ -277,5 +276,5 @@ def task_type(name: str) -> str:
 
 
 def types_expecting(expectation: str) -> tuple[str, ...]:
-    """Return the names of the types whose rows an expectation is for."""
+    """Return the names of the types that have an expectation."""
     return tuple(entry.name for entry in _TABLE if expectation in entry.expectations)

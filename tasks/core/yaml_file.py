@@ -1,4 +1,4 @@
-"""YAML that a person wrote, read strictly: whatever is wrong with it is one line.
+"""YAML that a person wrote, read strictly; every error is one line.
 
 Beyond PyYAML's safe loader: a key given twice is an error, aliases cannot grow a file without
 bound, and a date is text.
@@ -13,7 +13,7 @@ import yaml
 
 from tasks.core.errors import PipelineError
 
-#: Most values that a file may hold once its aliases are written out.
+#: Most values of a file after its aliases are expanded.
 _MOST_VALUES = 1_000_000
 
 
@@ -45,7 +45,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    #: Without dates: no setting is one, and `2024-13-45` has the form of a date but is none.
+    #: Without dates: no setting is one, and `2024-13-45` looks like a date but is none.
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own declaration
         first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -67,7 +67,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _size(node: Any, sizes: dict[int, int]) -> int:
-    """Return how many values a node holds, those behind aliases counted at every use."""
+    """Return the number of values of a node; those of aliases count at every use."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in sizes:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.core import ray_workers as spread
+from tasks.core import ray_cluster, ray_workers
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import write_table
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes. All its files are in a new folder."""
-    folder = spread._own_folder()
+    folder = ray_cluster.make_folder()
     node = {
         "num_cpus": 1,
         "num_gpus": 0,
@@ -44,7 +44,7 @@ def cluster() -> Iterator[str]:
         # Not temp_dir: Cluster writes ray_current_cluster to Ray's default folder all the same,
         # and fails where that folder is not there. This variable moves the default folder.
         patch.setenv("RAY_TMPDIR", str(folder))
-        spread._ray("")  # on loopback
+        ray_cluster.import_ray("")  # on loopback
         from ray.cluster_utils import Cluster
 
         nodes = Cluster(initialize_head=True, head_node_args=node)
@@ -84,7 +84,7 @@ def test_the_cluster_of_these_tests_is_on_loopback_and_in_its_folder(cluster: st
 
 def _spread(address: str, folder: Path, jobs: list[str], workers: int = 2) -> dict[int, str]:
     return dict(
-        spread.spread(
+        ray_workers.spread(
             "tests.toy_worker:worker", (str(folder),), enumerate(jobs), workers, address, 3
         )
     )
@@ -112,7 +112,7 @@ def test_a_job_that_kills_every_worker_ends_in_one_line(cluster: str, tmp_path: 
         PipelineError, match=r"shard 1 ended its worker 3 times, .*take fewer workers"
     ):
         _spread(cluster, tmp_path, ["a", "die always"], workers=1)
-    assert len(_processes(tmp_path, "die always")) == spread.TRIES
+    assert len(_processes(tmp_path, "die always")) == ray_workers.TRIES
 
 
 def test_what_a_worker_refuses_is_its_own_line(cluster: str, tmp_path: Path) -> None:
@@ -262,5 +262,5 @@ def test_a_cluster_of_its_own_is_on_loopback_and_dies_with_the_stage(
         time.sleep(0.1)
     await_no_process_in(tmp_path)
     (left,) = short.iterdir()
-    spread._own_folder()
+    ray_cluster.make_folder()
     assert not left.exists(), "what a killed stage left stays for ever"

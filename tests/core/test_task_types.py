@@ -28,8 +28,7 @@ ENTRY = """    TaskType(
 USE = """
 from pathlib import Path
 from bonito.evaluate.adherence import adheres
-from bonito.evaluate.measures import Written, scores, suites, verdicts
-from bonito.params import GeneratorParams
+from bonito.evaluate.measures import Written, check_tasks, make_suites, measure_tasks
 from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
@@ -44,15 +43,15 @@ question = "{{context}} What is the stance of the author on piers, in favour or 
 assert offered(question.lower()) == {"in favour", "against"}
 tasks = [Written(str(row), "stance", "The pier must stay: it feeds us all.", question, response)
          for row, response in enumerate(("In favour", "purple"))]
-expected = suites(4000, 2000, Path("docs"))
+expected = make_suites(4000, 2000, Path("docs"))
 names = [check.name for check in expected.of("stance")]
 assert {"question_present", "label_in_family", "answer_not_passage"} <= set(names), names
 assert not {"answer_in_passage", "question_closed"} & set(names), names
-good, bad = verdicts(tasks, expected)
+good, bad = check_tasks(tasks, expected)
 assert good.adheres and not good.failed and good.family == "in favour/against", good
 assert not bad.adheres and bad.failed == ("label_in_family",), bad
 assert adheres("nli", [tasks[0].context], [question], ["In favour"]) == [False]
-labels = scores(tasks, [good, bad])["labels"]
+labels = measure_tasks(tasks, [good, bad])["labels"]
 assert labels == {"in favour/against": {"in favour": 1}, "other": {"purple": 1}}, labels
 
 from flows.adapt import TypeName
