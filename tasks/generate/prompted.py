@@ -44,7 +44,7 @@ class Prompt(Section):
 
     request: str = Field(description="what the chat model is asked")
     marks: tuple[str, ...] = Field(
-        min_length=1, description="names of the parts of its answer, which stand behind 'name:'"
+        min_length=1, description="names of the parts of its answer, each after 'name:'"
     )
     instruction: str = Field(description="the instruction, with {{context}} and {part}")
     response: str = Field(description="the response, with {part}")
@@ -121,9 +121,9 @@ def read_prompts(
     for name in task_types:
         path = folder / f"{name}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+            present = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
             raise PipelineError(
-                f"{path} does not exist: the prompted source has prompt texts for {known}; "
+                f"{path} does not exist: the prompted source has prompt texts for {present}; "
                 f"write one for {name}"
             )
         prompt = _labelled(load_params(path, Prompt), labels)
@@ -147,7 +147,7 @@ def read_prompts(
 
 
 def _labelled(prompt: Prompt, custom: Sequence[str]) -> Prompt:
-    """Put the labels where ``{{labels}}`` stands, as ``a, b or c``."""
+    """Replace ``{{labels}}`` by the labels, as ``a, b or c``."""
     prompt = prompt.with_labels or prompt if custom else prompt
     labels = [*(custom or prompt.labels)]
     named = " or ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)

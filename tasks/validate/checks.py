@@ -132,9 +132,9 @@ def _question_closed(rows: RowTexts) -> np.ndarray:
 
 def _label_in_family(rows: RowTexts) -> np.ndarray:
     fits = np.ones(len(rows.response), bool)
-    asked = np.flatnonzero(rows.of_type(*OFFERING))
-    chosen = pa.array(asked)
-    fits[asked] = in_family(
+    offering = np.flatnonzero(rows.of_type(*OFFERING))
+    chosen = pa.array(offering)
+    fits[offering] = in_family(
         rows.task_type.take(chosen),
         rows.question.take(chosen),
         normal_labels(rows.response.take(chosen)),

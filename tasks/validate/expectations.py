@@ -151,10 +151,10 @@ def select_checks(params: Validate) -> tuple[Check, ...]:
             high=0,
         ),
     )
-    known = {check.name for check in every} | {LABEL_BALANCE}
+    names = {check.name for check in every} | {LABEL_BALANCE}
     for name in params.skip:
-        if name not in known:
+        if name not in names:
             raise PipelineError(
-                f"validate.skip: unknown expectation {name!r}{did_you_mean(name, known)}"
+                f"validate.skip: unknown expectation {name!r}{did_you_mean(name, names)}"
             )
     return tuple(check for check in every if check.name not in params.skip)
