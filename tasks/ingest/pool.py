@@ -1,8 +1,7 @@
-"""Processes that read files, each under a limit of time and memory: a parser that hangs, crashes or
-eats memory costs one file.
+"""Processes that read files under a limit of time and memory: a parser that hangs, crashes or eats
+memory costs one file.
 
-multiprocessing's own pools wait for ever for a worker that was killed; here a lost worker is
-noticed, named and replaced.
+multiprocessing's pools wait for ever for a killed worker; here it is reported and replaced.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from typing import Any
 import psutil
 
 from tasks.core.process import set_death_signal
-from tasks.ingest.worker import Work, counter, process
+from tasks.ingest.passages import TokenCounter
+from tasks.ingest.worker import Work, make_counter, process
 
-#: A spawned process inherits neither threads nor memory: what it may use can be measured.
+#: A spawned process inherits no threads and no memory, so its own use can be limited.
 _CONTEXT = multiprocessing.get_context("spawn")
-#: A worker that has read so many files is replaced, so that what parsers leak stays small.
+#: A worker is replaced after this many files: parsers leak memory.
 _FILES_A_WORKER = 2000
-#: A worker's first file also pays for its start, on a busy machine too.
+#: Added to the limit of a worker's first file, for its start on a busy machine.
 _START_SECONDS = 60.0
-#: How often the clock of a worker that got too little of the processor is set anew.
-_LET_OFF = 4
+#: How often the clock of a worker that got too little CPU is restarted.
+_RESTARTS = 4
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What reading one file may cost.
+class FileLimits:
+    """Limits on reading one file.
 
-    ``seconds`` runs anew with every part of a result, and is longer where the machine is busy with
-    other things.
+    ``seconds`` restarts with every part of a result, and is extended on a busy machine.
     """
 
     seconds: float
@@ -48,10 +47,10 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """News of the job ``key``: a part of its result, or its end.
+class ResultPart:
+    """A part of the result of job ``key``; ``done`` with the last one.
 
-    ``final`` is False where another run may fare better.
+    ``final`` is False where another run may succeed.
     """
 
     key: str
@@ -67,20 +66,19 @@ class _Worker:
     key: str = ""
     deadline: float = field(default=float("inf"))
     files: int = 0
-    #: CPU seconds its process had used when the clock last began to run, and how often it was let
-    #: off since.
+    #: CPU seconds of its process when its clock started, and how often the clock was restarted
+    #: since.
     used: float = 0.0
-    let_off: int = 0
+    restarts: int = 0
 
 
 def run(
-    jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits
-) -> Iterator[Outcome]:
-    """Read the files of ``jobs`` (key, path) and yield what comes, in no order between files, each
-    file's parts in theirs.
+    jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: FileLimits
+) -> Iterator[ResultPart]:
+    """Read the files of ``jobs`` (key, path); yield their parts in any order of files, each file's
+    parts in order.
 
-    Jobs are taken one by one as workers get free: they may be made, or fetched from elsewhere, as
-    they are asked for.
+    Jobs are taken one by one as workers become free, so an iterator may fetch each file on demand.
     """
     waiting = iter(jobs)
     crew: list[_Worker] = []
@@ -94,10 +92,10 @@ def run(
             ready = wait(list(busy), timeout=max(0.0, nearest - time.monotonic()))
             for pipe in ready:
                 worker = busy[pipe]  # type: ignore[index]
-                outcome = _receive(worker, limits)
-                yield outcome
-                if outcome.done:
-                    if not outcome.final or worker.files >= _FILES_A_WORKER:
+                result = _receive(worker, limits)
+                yield result
+                if result.done:
+                    if not result.final or worker.files >= _FILES_A_WORKER:
                         _replace(worker, work, limits)
                     _give_next(worker, waiting, limits)
             for worker in crew:
@@ -105,14 +103,9 @@ def run(
                     worker.key
                     and worker.deadline < time.monotonic()
                     and not worker.pipe.poll()
-                    and not _starved(worker, limits)
+                    and not _is_starved(worker, limits)
                 ):
-                    yield Outcome(
-                        worker.key,
-                        reject("timeout", f"more than {limits.seconds:g} s"),
-                        done=True,
-                        final=False,
-                    )
+                    yield _fail(worker, "timeout", f"more than {limits.seconds:g} s")
                     _replace(worker, work, limits)
                     _give_next(worker, waiting, limits)
     finally:
@@ -120,66 +113,58 @@ def run(
             _stop(worker)
 
 
-def _receive(worker: _Worker, limits: Limits) -> Outcome:
-    """Return the worker's news; a dead one's is that its file crashed it."""
+def _receive(worker: _Worker, limits: FileLimits) -> ResultPart:
+    """Return the worker's next part; a dead worker's file is a reject."""
     try:
         kind, part = json.loads(worker.pipe.recv_bytes())
     except (EOFError, OSError):
         worker.process.join(5)
         code = worker.process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
-        return Outcome(
-            worker.key,
-            reject("crashed", f"the process that read it died: {name}"),
-            done=True,
-            final=False,
-        )
-    _wind_up(worker, limits.seconds)
+        return _fail(worker, "crashed", f"the process that read it died: {name}")
+    _start_clock(worker, limits.seconds)
     if kind == "memory":
-        return Outcome(
-            worker.key,
-            reject("memory", f"more than {limits.memory_mb} MiB"),
-            done=True,
-            final=False,
-        )
-    return Outcome(worker.key, part, done=kind == "done")
+        return _fail(worker, "memory", f"more than {limits.memory_mb} MiB")
+    return ResultPart(worker.key, part, done=kind == "done")
 
 
-def reject(reason: str, detail: str) -> str:
+def _fail(worker: _Worker, reason: str, detail: str) -> ResultPart:
+    return ResultPart(worker.key, format_reject(reason, detail), done=True, final=False)
+
+
+def format_reject(reason: str, detail: str) -> str:
     """Return the whole result of a file that could not be read."""
     return json.dumps([{"member": "", "reason": reason, "detail": detail}])
 
 
-def _give_next(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: Limits) -> None:
-    """Give the worker the next job, or leave it idle where there is none.
-
-    Fetching the job takes none of its time.
-    """
+def _give_next(worker: _Worker, waiting: Iterator[tuple[str, Path]], limits: FileLimits) -> None:
+    """Give the worker the next job, if there is one; its clock starts after the file is fetched."""
     worker.key = ""
     for key, path in islice(waiting, 1):
         _give(worker, key, path, limits)
 
 
-def _give(worker: _Worker, key: str, path: Path, limits: Limits) -> None:
+def _give(worker: _Worker, key: str, path: Path, limits: FileLimits) -> None:
     worker.key = key
     worker.files += 1
-    _wind_up(worker, limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0))
+    _start_clock(worker, limits.seconds + (_START_SECONDS if worker.files == 1 else 0.0))
     with contextlib.suppress(OSError):
         worker.pipe.send_bytes(os.fsencode(path))
 
 
-def _wind_up(worker: _Worker, seconds: float) -> None:
+def _start_clock(worker: _Worker, seconds: float) -> None:
     worker.deadline = time.monotonic() + seconds
-    worker.used, worker.let_off = _cpu_seconds(worker), 0
+    worker.used, worker.restarts = _cpu_seconds(worker), 0
 
 
-def _starved(worker: _Worker, limits: Limits) -> bool:
-    """Tell whether a worker had no chance, on a machine busy with other things, and set its clock
-    anew; a few times at most, as it may hang idly.
+def _is_starved(worker: _Worker, limits: FileLimits) -> bool:
+    """Tell whether a worker got too little CPU on a busy machine, and restart its clock.
+
+    Only a few times: a worker that hangs uses no CPU either.
     """
-    if worker.let_off >= _LET_OFF or _cpu_seconds(worker) - worker.used >= limits.seconds / 2:
+    if worker.restarts >= _RESTARTS or _cpu_seconds(worker) - worker.used >= limits.seconds / 2:
         return False
-    worker.let_off += 1
+    worker.restarts += 1
     worker.deadline = time.monotonic() + limits.seconds
     return True
 
@@ -192,7 +177,7 @@ def _cpu_seconds(worker: _Worker) -> float:
     return float(times.user + times.system)
 
 
-def _start(work: Work, limits: Limits) -> _Worker:
+def _start(work: Work, limits: FileLimits) -> _Worker:
     ours, theirs = _CONTEXT.Pipe()
     started = _CONTEXT.Process(
         target=_serve, args=(theirs, json.dumps(work.to_json()), limits.memory_mb), daemon=True
@@ -202,7 +187,7 @@ def _start(work: Work, limits: Limits) -> _Worker:
     return _Worker(started, ours)
 
 
-def _replace(worker: _Worker, work: Work, limits: Limits) -> None:
+def _replace(worker: _Worker, work: Work, limits: FileLimits) -> None:
     _stop(worker)
     fresh = _start(work, limits)
     worker.process, worker.pipe, worker.files = fresh.process, fresh.pipe, 0
@@ -215,11 +200,11 @@ def _stop(worker: _Worker) -> None:
 
 
 def _serve(pipe: Connection, work_json: str, memory_mb: int) -> None:
-    """A worker's life: take a path, send its parts, until the pipe closes."""
+    """In the worker: receive a path, send its parts, until the pipe closes."""
     set_death_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     work = Work.from_json(json.loads(work_json))
-    count = counter(work.tokenizer)
+    count = make_counter(work.tokenizer)
     _limit_memory(memory_mb)
     while True:
         try:
@@ -227,15 +212,15 @@ def _serve(pipe: Connection, work_json: str, memory_mb: int) -> None:
         except (EOFError, OSError):
             return
         try:
-            parts = [*_sent(pipe, path, work, count)]
-            pipe.send_bytes(json.dumps(["done", parts[-1]]).encode())
+            last = _send_parts(pipe, path, work, count)
+            pipe.send_bytes(json.dumps(["done", last]).encode())
         except MemoryError:
             pipe.send_bytes(json.dumps(["memory", ""]).encode())
             return
 
 
-def _sent(pipe: Connection, path: Path, work: Work, count: Any) -> Iterator[str]:
-    """Send all parts but the last, which is yielded."""
+def _send_parts(pipe: Connection, path: Path, work: Work, count: TokenCounter) -> str:
+    """Send all parts but the last, and return that one."""
     last = "[]"
     try:
         for number, part in enumerate(process(path, work, count)):
@@ -244,24 +229,13 @@ def _sent(pipe: Connection, path: Path, work: Work, count: Any) -> Iterator[str]
             last = json.dumps(part, ensure_ascii=True)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  a parser may raise anything at a damaged file, and that must cost this file alone
-        last = json.dumps(
-            [
-                {
-                    "member": "",
-                    "reason": "damaged",
-                    "detail": f"{type(error).__name__}: {error}"[:500],
-                }
-            ]
-        )
-    yield last
+    except Exception as error:  # noqa: BLE001  a parser may raise anything; it costs this file alone
+        last = format_reject("damaged", f"{type(error).__name__}: {error}"[:500])
+    return last
 
 
 def _limit_memory(memory_mb: int) -> None:
-    """Allow so much address space beyond what the worker has already.
-
-    Linux only: elsewhere the limit is not enforced.
-    """
+    """Limit the address space to ``memory_mb`` more than the worker has now; on Linux only."""
     import resource
 
     try:
