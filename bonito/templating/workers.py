@@ -9,18 +9,13 @@ than its share, and replaced when even that does not stop it.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import resource
 import signal
-import sys
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 from jinja2 import Template as Compiled
@@ -29,8 +24,8 @@ from bonito.templating.metatemplate import MetaTemplate, Unconvertible, convert
 from bonito.templating.render import OK, Outcome, render
 from bonito.templating.sandbox import Sandbox
 from bonito.templating.templates import Template
+from tasks.core import pool
 from tasks.core.files import row_seed
-from tasks.core.process import set_death_signal
 
 
 @dataclass(frozen=True)
@@ -68,76 +63,64 @@ class Renderers:
     ) -> None:
         self._setup = (list(templates), dict(passages), limits, seed)
         self._limits = limits
-        self._workers = workers or os.cpu_count() or 1
-        self._pool = self._start(self._workers)
+        self._pool = self._open_pool(workers or os.cpu_count() or 1)
 
     def __enter__(self) -> Renderers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *error: object) -> None:
+        self._pool.__exit__(*error)
 
     def map(self, batches: Iterable[list[Job]]) -> Iterator[list[Outcome]]:
         """Yield the outcomes of each batch, in the order of the batches; few of them are in memory
         at a time.
         """
-        waiting: deque[tuple[list[Job], Future[list[Outcome]]]] = deque()
-        for batch in batches:
-            waiting.append((batch, self._pool.submit(_run, batch)))
-            if len(waiting) > 2 * self._workers:
-                yield self._result(waiting)
-        while waiting:
-            yield self._result(waiting)
-
-    def _result(self, waiting: deque[tuple[list[Job], Future[list[Outcome]]]]) -> list[Outcome]:
-        batch, future = waiting.popleft()
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            outcomes = self._one_by_one(batch)
-            self._pool = self._start(self._workers)
-            later = [other for other, _ in waiting]
-            waiting.clear()
-            waiting.extend((other, self._pool.submit(_run, other)) for other in later)
-            return outcomes
+        for batch, result in self._pool.map(batches):
+            yield _outcomes(result) or self._one_by_one(batch)
 
     def _one_by_one(self, batch: list[Job]) -> list[Outcome]:
         """Run a batch in which some row killed its process, each row alone, to learn which one it
         was.
         """
-        outcomes = []
-        pool = self._start(1)
-        for job in batch:
-            try:
-                outcomes.extend(pool.submit(_run, [job]).result())
-            except BrokenProcessPool:
-                outcomes.append(
-                    Outcome(
-                        "timeout",
-                        (
-                            "its process had to be ended: it ran on after "
-                            f"{self._limits.seconds:g} s of CPU time"
-                        ),
-                    )
-                )
-                pool = self._start(1)
-        pool.shutdown()
-        return outcomes
-
-    def _start(self, workers: int) -> ProcessPoolExecutor:
-        # Spawned, not forked: a fork of a process with threads (Arrow's) may hang.
-        return ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _set_up, self._setup
+        killed = Outcome(
+            "timeout",
+            f"its process had to be ended: it ran on after {self._limits.seconds:g} s of CPU time",
         )
+        with self._open_pool(1) as alone:
+            return [
+                (_outcomes(result) or [killed])[0]
+                for _, result in alone.map([job] for job in batch)
+            ]
+
+    def _open_pool(self, workers: int) -> pool.Pool:
+        # No limit of wall time: a template cannot wait, and its CPU time is limited.
+        return pool.Pool(
+            _start, self._setup, workers, pool.Limits(math.inf, self._limits.megabytes)
+        )
+
+
+def _outcomes(result: pool.Result) -> list[Outcome]:
+    """Return the outcomes of a batch, none where it cost its process."""
+    if result.failure == "error":
+        raise RuntimeError(f"rendering failed: {result.detail}")
+    return [Outcome(**values) for values in result.value or []]
 
 
 class _TooLong(BaseException):
     """Raised by the timer; no ``except Exception`` of a library swallows it."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise _TooLong
+
+
+def _start(
+    templates: list[Template], passages: dict[tuple[str, str], str], limits: Limits, seed: int
+) -> Callable[[list[Job]], Iterator[list[dict[str, Any]]]]:
+    """Return what renders one batch after the other in a process of the pool."""
+    signal.signal(signal.SIGPROF, _interrupt)
+    child = _Child(templates, passages, limits, seed)
+    return lambda batch: iter([[vars(child.limited(job)) for job in batch]])
 
 
 @dataclass
@@ -148,93 +131,52 @@ class _Child:
     passages: dict[tuple[str, str], str]
     limits: Limits
     seed: int
-    sandbox: Sandbox
-    ready: dict[int, tuple[MetaTemplate, Compiled] | Outcome]
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    ready: dict[int, tuple[MetaTemplate, Compiled] | Outcome] = field(default_factory=dict)
 
+    def limited(self, job: Job) -> Outcome:
+        """Do one job under the limits.
 
-_child: _Child
-
-
-def _set_up(
-    templates: list[Template], passages: dict[tuple[str, str], str], limits: Limits, seed: int
-) -> None:
-    global _child  # noqa: PLW0603 - an executor's initialiser has no other place to leave what its tasks need
-    _child = _Child(templates, passages, limits, seed, Sandbox(), {})
-    set_death_signal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGPROF, _interrupt)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with open("/proc/self/statm", encoding="ascii") as handle:
-            used = int(handle.read().split()[0]) * resource.getpagesize()
-        most = used + limits.megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise _TooLong
-
-
-def _run(batch: list[Job]) -> list[Outcome]:
-    return [_limited(job) for job in batch]
-
-
-def _limited(job: Job) -> Outcome:
-    """Do one job under the limits.
-
-    The timer ends Python code; the kernel ends the process where one long instruction keeps the
-    timer out.
-    """
-    limits = _child.limits
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (math.ceil(time.process_time() + limits.seconds) + 1, hard)
-    )
-    try:
-        signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+        The timer ends Python code; the kernel ends the process where one long instruction keeps
+        the timer out.
+        """
+        seconds = self.limits.seconds
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        most = math.ceil(time.process_time() + seconds) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
         try:
-            return _work(job)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-    except _TooLong:
-        return Outcome("timeout", f"it ran for over {limits.seconds:g} s of CPU time")
-    except (MemoryError, RecursionError) as error:
-        return Outcome(
-            "memory",
-            f"it wanted over {limits.megabytes} MB"
-            if isinstance(error, MemoryError)
-            else "it calls itself without end",
-        )
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            try:
+                return self.work(job)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        except _TooLong:
+            return Outcome("timeout", f"it ran for over {seconds:g} s of CPU time")
+        except MemoryError:
+            return Outcome("memory", f"it wanted over {self.limits.megabytes} MB")
+        except RecursionError:
+            return Outcome("memory", "it calls itself without end")
 
-
-def _work(job: Job) -> Outcome:
-    ready = _child.ready.get(job.template)
-    if ready is None:
-        ready = _child.ready[job.template] = _convert(_child.templates[job.template])
-    if isinstance(ready, Outcome):
-        return ready
-    if job.row is None:
-        return Outcome(OK)
-    meta, passage = ready
-    outcome = render(
-        meta,
-        passage,
-        _child.sandbox,
-        job.row,
-        row_seed(_child.seed, job.row_id, *meta.template.key),
-    )
-    return (
-        outcome
-        if outcome.status == OK
-        else replace(
+    def work(self, job: Job) -> Outcome:
+        if job.template not in self.ready:
+            self.ready[job.template] = self.convert(self.templates[job.template])
+        ready = self.ready[job.template]
+        if isinstance(ready, Outcome):
+            return ready
+        if job.row is None:
+            return Outcome(OK)
+        meta, passage = ready
+        seed = row_seed(self.seed, job.row_id, *meta.template.key)
+        outcome = render(meta, passage, self.sandbox, job.row, seed)
+        if outcome.status == OK:
+            return outcome
+        return replace(
             outcome, context=outcome.context[:2000], instruction=outcome.instruction[:2000]
         )
-    )
 
-
-def _convert(template: Template) -> tuple[MetaTemplate, Compiled] | Outcome:
-    passage = _child.passages[template.dataset, template.config]
-    try:
-        return convert(template, passage, _child.sandbox), _child.sandbox.from_string(passage)
-    except Unconvertible as error:
-        return Outcome(error.status, str(error))
+    def convert(self, template: Template) -> tuple[MetaTemplate, Compiled] | Outcome:
+        passage = self.passages[template.dataset, template.config]
+        try:
+            return convert(template, passage, self.sandbox), self.sandbox.from_string(passage)
+        except Unconvertible as error:
+            return Outcome(error.status, str(error))

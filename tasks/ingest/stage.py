@@ -27,9 +27,9 @@ from pathlib import Path, PurePath
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import Ingest
+from tasks.core.pool import Limits
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
-from tasks.ingest import pool
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import Found
@@ -37,7 +37,7 @@ from tasks.ingest.journal import Journal
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import Options, Unreadable
 from tasks.ingest.sources import Source, open_source
-from tasks.ingest.worker import Work
+from tasks.ingest.worker import Work, read_files, reject
 from tasks.scoring.datasets import load_dataset, load_items
 
 log = logging.getLogger(__name__)
@@ -183,18 +183,19 @@ def _read_new(stage: Stage, source: Source, journal: Journal, work: Work) -> Non
     numbers: Counter[str] = Counter()
     finished, shown = 0, time.monotonic()
     fetched = _Fetched(source, journal)
-    for outcome in pool.run(
+    for result in read_files(
         fetched.jobs(),
         work,
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
-        pool.Limits(params.file_seconds, params.file_memory_mb),
+        Limits(params.file_seconds, params.file_memory_mb),
     ):
-        journal.add(outcome.key, numbers[outcome.key], outcome.part)
-        numbers[outcome.key] += 1
-        if outcome.done:
-            journal.finish(outcome.key, outcome.final)
-            del numbers[outcome.key]
-            finished += fetched.release(outcome.key)
+        journal.add(result.key, numbers[result.key], result.value)
+        numbers[result.key] += 1
+        if result.done:
+            # After the other failures another run may fare better.
+            journal.finish(result.key, final=result.failure in ("", "error"))
+            del numbers[result.key]
+            finished += fetched.release(result.key)
             # Showing progress costs a write to the disk; small files go by faster than that.
             if time.monotonic() - shown > 1:
                 progress.advance(finished)
@@ -231,7 +232,7 @@ class _Fetched:
             path = fetched.result()
         except Exception as error:  # noqa: BLE001  stores have errors of their own, and one file is no reason to stop
             self._journal.add(
-                key, 0, pool.reject("unreadable", f"{type(error).__name__}: {error}"[:300])
+                key, 0, reject("unreadable", f"{type(error).__name__}: {error}"[:300])
             )
             self._journal.finish(key, final=False)
             self.failed += files

@@ -6,12 +6,14 @@ Yields plain values that travel and are kept as JSON.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter as Totals
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.core.pool import Limits, Pool, Result
 from tasks.ingest import boilerplate, cleaning
 from tasks.ingest.passages import Counter, Passage, cut, heading_paths, places
 from tasks.ingest.readers import detect as formats
@@ -39,19 +41,37 @@ class Work:
     lines: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for the key of a result and for the way to another process."""
+        """Return plain values, for the key of a result."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Work:
-        """Undo :meth:`to_json`."""
-        return cls(
-            **{
-                **values,
-                "options": Options(**values["options"]),
-                "languages": tuple(values["languages"]),
-            }
-        )
+
+def read_files(
+    jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits
+) -> Iterator[Result]:
+    """Read the files of ``jobs`` (key, path) in processes of their own, and yield their results'
+    parts as JSON text, as :meth:`Pool.run` does; the last part of a file that failed is its reject.
+    """
+    with Pool(_start, (work,), workers, limits) as pool:
+        for result in pool.run(jobs):
+            yield replace(result, value=_reject_failed(result)) if result.failure else result
+
+
+def _start(work: Work) -> Callable[[Path], Iterator[str]]:
+    count = counter(work.tokenizer)
+    return lambda path: (json.dumps(part, ensure_ascii=True) for part in process(path, work, count))
+
+
+def _reject_failed(result: Result) -> str:
+    if result.failure == "error":
+        return reject("damaged", result.detail)
+    if result.failure == "crashed":
+        return reject("crashed", f"the process that read it died: {result.detail}")
+    return reject(result.failure, result.detail)
+
+
+def reject(reason: str, detail: str) -> str:
+    """Return the whole result of a file that could not be read."""
+    return json.dumps([{"member": "", "reason": reason, "detail": detail}])
 
 
 def counter(tokenizer: str) -> Counter:

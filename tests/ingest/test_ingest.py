@@ -267,14 +267,14 @@ def test_only_new_files_are_read_again(
         (corner / "corpus" / f"{number}.txt").write_text(SENTENCES[number])
     assert _run() == 0
     read: list[int] = []
-    original = ingest.pool.run
+    original = ingest.read_files
 
     def counting(jobs: Any, *rest: Any) -> Any:
         taken = list(jobs)
         read.append(len(taken))
         return original(taken, *rest)
 
-    monkeypatch.setattr(ingest.pool, "run", counting)
+    monkeypatch.setattr(ingest, "read_files", counting)
     assert _run() == 0
     (corner / "corpus" / "5.txt").write_text(SENTENCES[5])
     (corner / "corpus" / "0.txt").write_text(SENTENCES[50])

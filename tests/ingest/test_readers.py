@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.ingest import cleaning, pool, worker
+from tasks.core import pool
+from tasks.ingest import cleaning, worker
 from tasks.ingest.passages import Passage, cut
 from tasks.ingest.readers import detect as formats
 from tasks.ingest.readers.decoding import decode
@@ -386,7 +387,7 @@ def test_a_parser_that_misbehaves_costs_one_file(
     monkeypatch.syspath_prepend(str(tmp_path / "libraries"))
     (tmp_path / "bad.rtf").write_bytes(rb"{\rtf1 x}")
     (tmp_path / "good.txt").write_text(STORY)
-    monkeypatch.setattr(pool, "_LET_OFF", 1)
+    monkeypatch.setattr(pool, "_RESTARTS", 1)
     work = worker.Work("", Options(), 50, 1)
     # The first file pays for the worker's start, so that the bad one's second is its own, and the
     # last shows that it was replaced.
@@ -395,14 +396,15 @@ def test_a_parser_that_misbehaves_costs_one_file(
         ("bad", tmp_path / "bad.rtf"),
         ("good", tmp_path / "good.txt"),
     ]
-    outcomes = list(pool.run(jobs, work, 1, pool.Limits(1.0 if name == "hang" else 60.0, 512)))
+    limits = pool.Limits(1.0 if name == "hang" else 60.0, 512)
+    outcomes = list(worker.read_files(jobs, work, 1, limits))
     results = {
-        outcome.key: (json.loads(outcome.part), outcome.final)
+        outcome.key: (json.loads(outcome.value), outcome.failure)
         for outcome in outcomes
         if outcome.done
     }
     assert results["bad"][0][0]["reason"] == reason
-    assert not results["bad"][1]
+    assert results["bad"][1] == reason
     assert [results[key][0][0]["passages"][0]["text"] for key in ("first", "good")] == [
         STORY,
         STORY,
