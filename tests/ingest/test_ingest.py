@@ -285,6 +285,30 @@ def test_only_new_files_are_read_again(
     assert len(_rows("passages")) == 6
 
 
+@pytest.mark.parametrize(("fault", "files"), [("os.abort()", [2, 1]), ("raise ValueError", [2, 0])])
+def test_a_file_that_cost_its_process_is_read_again_a_damaged_one_is_not(
+    corner: Path, monkeypatch: pytest.MonkeyPatch, fault: str, files: list[int]
+) -> None:
+    package = corner / "libraries" / "striprtf"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "striprtf.py").write_text(f"import os\ndef rtf_to_text(*a, **k): {fault}")
+    monkeypatch.syspath_prepend(str(corner / "libraries"))
+    (corner / "corpus" / "bad.rtf").write_bytes(rb"{\rtf1 x}")
+    (corner / "corpus" / "good.txt").write_text(SENTENCES[0])
+    read: list[int] = []
+    original = ingest.read_files
+
+    def count(jobs: Any, *rest: Any) -> Any:
+        taken = list(jobs)
+        read.append(len(taken))
+        return original(taken, *rest)
+
+    monkeypatch.setattr(ingest, "read_files", count)
+    assert _run() == 0 == _run()
+    assert read == files
+
+
 def test_a_killed_run_continues_and_gives_the_same_bytes(corner: Path) -> None:
     for number in range(150):
         (corner / "corpus" / f"{number:03}.md").write_text(
