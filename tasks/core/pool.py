@@ -1,7 +1,8 @@
 """Processes that do jobs under limits: a job that hangs, crashes or eats memory costs itself alone.
 
-multiprocessing's own pools wait for ever for a worker that was killed, and lose the jobs of all
-workers with it. Here a lost worker is noticed, its job named, and another worker started.
+multiprocessing.Pool waits for ever for a worker that was killed, and an executor of
+concurrent.futures loses the jobs of all its workers. Here a dead worker costs the job that it had,
+and another one takes its place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -24,7 +25,7 @@ import psutil
 
 from tasks.core.process import set_death_signal
 
-#: Called in a worker with a pool's ``setup``, returns what does a job: yields its result's parts.
+#: What a worker calls once: it returns the function that does the jobs.
 Start = Callable[..., Callable[[Any], Iterator[Any]]]
 #: Spawned, not forked: a fork of a process with threads (Arrow's) may hang, and a worker that
 #: inherits no memory can be measured.
@@ -71,17 +72,11 @@ class Pool:
     """At most ``workers`` processes, started when there is a job for them.
 
     Each calls ``start(*setup)`` once, which returns the function that does the jobs: it takes a
-    job and yields the parts of its result, which JSON can hold. ``start`` is a function of a
-    module; ``setup`` and the jobs are pickled. The processes die with this one.
+    job and yields the parts of its result, values that JSON can hold. ``start`` is found by its
+    module and name; ``setup`` and the jobs are pickled. The processes die with this one.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        setup: tuple[Any, ...],
-        workers: int,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, start: Start, setup: tuple[Any, ...], workers: int, limits: Limits) -> None:
         self._start, self._setup, self._workers, self._limits = start, setup, workers, limits
         self._busy: dict[Connection, _Worker] = {}
         self._idle: list[_Worker] = []
@@ -160,8 +155,8 @@ class Pool:
 
     def _receive(self, worker: _Worker) -> Result:
         try:
-            # Not unpickled: a pickle of a process that a stranger's file has taken over could run
-            # anything here.
+            # JSON, not pickle: a pickle could run code here, and a stranger's file may have taken
+            # over the worker.
             kind, value = json.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
             worker.process.join(5)  # it closes its pipe before it has ended
@@ -204,7 +199,7 @@ class _Worker:
     pipe: Connection
     key: Any = None
     jobs: int = 0
-    deadline: float = field(default=math.inf)
+    deadline: float = math.inf
     #: CPU seconds its process had used when the clock last started.
     used: float = 0.0
     restarts: int = 0
@@ -221,8 +216,8 @@ class _Worker:
         self.used, self.restarts = self.cpu_seconds(), 0
 
     def is_overdue(self, seconds: float) -> bool:
-        """Tell whether its time is over; restart the clock of one that had no chance, on a machine
-        busy with other things: a few times at most, as it may hang idly.
+        """Tell whether its time is over. The clock restarts where the machine gave it too little of
+        the processor: a few times at most, as it may hang idly.
         """
         if self.deadline >= time.monotonic() or self.pipe.poll():
             return False
@@ -250,12 +245,7 @@ class _Worker:
         self.process.join()
 
 
-def _serve(
-    pipe: Connection,
-    start: Start,
-    setup: tuple[Any, ...],
-    memory_mb: int,
-) -> None:
+def _serve(pipe: Connection, start: Start, setup: tuple[Any, ...], memory_mb: int) -> None:
     """Do jobs until the pipe closes: the life of a worker."""
     set_death_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
