@@ -13,6 +13,7 @@ from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
 from tasks.core.parquet import read_table
 from tasks.core.yaml_file import read_yaml
+from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import bonito_input
@@ -23,9 +24,11 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     params = parse_params(
         overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml"
     )
-    engine = generate._open(params.generate, config["longest"])
+    engine = shards.open_generator_engine(params.generate, config["longest"])
     tokenizer = load_tokenizer(params.generate.generator)
-    vars(generate).update(_open=lambda *_: engine, load_tokenizer=lambda *_: tokenizer)
+    vars(shards).update(
+        open_generator_engine=lambda *_: engine, load_tokenizer=lambda *_: tokenizer
+    )
     return {**config, "params": params, "folder": Path(config["folder"])}
 
 

@@ -22,7 +22,8 @@ from tasks.core.rows import PREDICTIONS
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.prompts import parse_prediction
 from tasks.validate import stage as validate
-from tasks.validate.texts import filled
+from tasks.validate.predictions import COLUMNS, clean_batch, fill_passages
+from tasks.validate.texts import fill_all
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:
@@ -38,9 +39,7 @@ def play(state: dict[str, Any]) -> Done:
     folder = empty(state["folder"])
     parsed = _parsed(Path(state["predictions"]))
     if not state["judge"]:
-        rows = validate.with_passages(
-            validate.cleaned(parsed.filter(parsed["parsed"]).select(validate._READ.names))
-        )
+        rows = fill_passages(clean_batch(parsed.filter(parsed["parsed"]).select(COLUMNS.names)))
         write_table(folder / "instructions.parquet", rows)
         return Done(
             len(parsed),
@@ -80,7 +79,7 @@ def _outputs(parsed: pa.Table, out: Path) -> dict[str, Any]:
     """Return what the gate compares: every parsed pair before validation, and the rows that were
     kept.
     """
-    instructions = filled(
+    instructions = fill_all(
         parsed["instruction"].combine_chunks(), parsed["context"].combine_chunks()
     ).to_pylist()
     pairs = digests(zip(instructions, parsed["response"].to_pylist(), strict=True))

@@ -24,7 +24,7 @@ from tasks.core.task_types import TASK_TYPES
 from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.checks import COLUMNS
 from tasks.validate.labels import offered
-from tasks.validate.texts import Rows, normal, spans
+from tasks.validate.texts import RowTexts, normal, spans
 
 _YES_NO = frozenset(("yes", "no", "true", "false", "maybe", "unknown", "unclear"))
 #: Labels that stand for a decision; as options of its own a multiple-choice question offers
@@ -188,7 +188,7 @@ def _answers(
     task_type: str, contexts: Sequence[str], instructions: Sequence[str], responses: Sequence[str]
 ) -> list[Answer]:
     texts = [pa.array(column, pa.string()) for column in (contexts, instructions, responses)]
-    rows = Rows(pa.array([task_type] * len(contexts), pa.string()), *texts)
+    rows = RowTexts(pa.array([task_type] * len(contexts), pa.string()), *texts)
     own = pc.utf8_trim(
         normal(pc.replace_substring(rows.response, PLACEHOLDER, " ")), " .,;:!?\"'“”‘’\n"
     )
@@ -211,7 +211,7 @@ def _answers(
             rows.context_text[row].as_py(),
             offered(rows.question[row].as_py()),
             bool(columns["label_in_family"][row]),
-            bool(rows.stands_in_passage[row]),
+            bool(rows.is_in_passage[row]),
             bool(in_question[row]),
             bool(holds[row]),
             bool(columns["question_present"][row]),

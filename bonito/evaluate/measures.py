@@ -23,10 +23,10 @@ from bonito.evaluate.adherence import adheres
 from tasks.core.params import Validate
 from tasks.core.task_types import CLASSIFICATION, EXTRACTION, LABEL_FAMILIES, TASK_TYPES
 from tasks.validate.checks import measure
-from tasks.validate.expectations import checks
+from tasks.validate.expectations import select_checks
 from tasks.validate.labels import normal_labels, offered
 from tasks.validate.suites import Suites
-from tasks.validate.texts import Rows, content_keys, unspaced
+from tasks.validate.texts import RowTexts, content_keys, unspace
 
 #: Instructions whose word trigrams overlap so much with an earlier one's of their type (Jaccard)
 #: are near-duplicates.
@@ -92,7 +92,7 @@ def suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -
         values
         | {"max_instruction_chars": max_instruction_chars, "max_response_chars": max_response_chars}
     )
-    return Suites(checks(limits), scratch)
+    return Suites(select_checks(limits), scratch)
 
 
 def scores(tasks: Sequence[Written], found: Sequence[Verdict]) -> dict[str, Any]:
@@ -203,12 +203,14 @@ def diversity(tasks: Sequence[Written]) -> dict[str, Any]:
     }
 
 
-def _rows(tasks: Sequence[Written]) -> Rows:
+def _rows(tasks: Sequence[Written]) -> RowTexts:
     columns = {
         name: pa.array([getattr(task, name) for task in tasks], pa.string())
         for name in ("task_type", "context", "instruction", "response")
     }
-    return Rows(**columns | {name: unspaced(columns[name]) for name in ("instruction", "response")})
+    return RowTexts(
+        **columns | {name: unspace(columns[name]) for name in ("instruction", "response")}
+    )
 
 
 def _texts(tasks: Sequence[Written]) -> tuple[list[str], list[str], list[str]]:
@@ -219,7 +221,7 @@ def _texts(tasks: Sequence[Written]) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def _fits(rows: Rows) -> list[bool]:
+def _fits(rows: RowTexts) -> list[bool]:
     """Return one bool a row: has it the form of its type?"""
     types = rows.task_type.to_pylist()
     fits = [False] * len(types)
@@ -234,7 +236,7 @@ def _fits(rows: Rows) -> list[bool]:
     return fits
 
 
-def _failed(rows: Rows, frame: pd.DataFrame, expected: Suites) -> list[tuple[str, ...]]:
+def _failed(rows: RowTexts, frame: pd.DataFrame, expected: Suites) -> list[tuple[str, ...]]:
     failed: list[list[str]] = [[] for _ in range(len(frame))]
     types = np.array(rows.task_type.to_pylist())
     for kind in sorted(set(types)):

@@ -1,7 +1,7 @@
-"""baseline: the target model as it came, on the labelled items (zero-shot) and on general tasks:
-what adaptation is measured against.
+"""baseline: the unadapted target model on the labelled items (zero-shot) and on general tasks.
 
-A stage of its own, because every run on the same model and items shares it.
+Adaptation is measured against it. It is a stage of its own because every run on the same model and
+items shares it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""finetune: adapt the target model to the validated rows by Q-LoRA (arXiv 2305.14314, settings of
-arXiv 2402.18334).
+"""finetune: adapt the target model to the supervision rows by Q-LoRA (arXiv 2305.14314).
 
-Instruction rows in, an adapter out; beside the adapter stands everything needed to say what it is
-and to make it again.
+The settings follow arXiv 2402.18334. Instruction rows in, an adapter out; ``provenance.json``
+beside the adapter holds all that is needed to identify it and to make it again.
 """
 
 from __future__ import annotations
@@ -39,39 +38,31 @@ def finetune(stage: Stage) -> None:
     """Write the adapter (``adapter_model.safetensors``, ``adapter_config.json``),
     ``provenance.json``, ``loss.csv`` and ``summary.json``.
 
-    With ``supervise.source`` none there is no adapter: provenance.json says so, and the model is
-    scored as it came.
+    With ``supervise.source`` none there is no adapter: provenance.json says so, and the unadapted
+    model is scored.
     """
-    params, path, source = (
-        stage.params.finetune,
-        stage.path("instructions"),
-        stage.params.supervise.source,
-    )
+    params, source = stage.params.finetune, stage.params.supervise.source
+    path = stage.path("instructions")
     rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, stage.path("start"))
     if source == "none":
-        return _leave(
-            stage,
-            params,
-            Prompter(tokenizer, prompt_form(tokenizer, params.prompt, adapted=False)),
-            path,
-            start,
-        )
-    prompter = Prompter(tokenizer, trained_form(tokenizer, params, rows, start))
+        form = prompt_form(tokenizer, params.prompt, adapted=False)
+        return _write_no_adapter(stage, Prompter(tokenizer, form), path, start)
+    prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
     examples, dropped = build_examples(rows, prompter, params)
     if not examples:
         raise PipelineError(
             f"no row of {path} can be trained on ({dict(dropped)}): look at its "
             "quarantine, or raise finetune.max_response_tokens"
         )
-    began = sha256_folder(start) if start else ""
-    key = training_key(params, examples, began)
+    start_digest = sha256_folder(start) if start else ""
+    key = training_key(params, examples, start_digest)
     trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
     write_text(stage.out / "loss.csv", trained.csv())
     facts = {
         "supervision": source,
-        "start": began,
+        "start": start_digest,
         "tokens": tokens_trained(examples, params, trained.steps),
         "adapter": True,
     }
@@ -89,12 +80,12 @@ def finetune(stage: Stage) -> None:
     )
 
 
-def trained_form(
+def choose_form(
     tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None
 ) -> str:
     """Return the prompt form of training and scoring.
 
-    A model that only ever saw raw text is asked as it was before.
+    A model that is trained on raw text alone keeps the form it had before.
     """
     instructed = any(row["instruction"] for row in rows)
     if start and not instructed and (start / "provenance.json").is_file():
@@ -105,21 +96,18 @@ def trained_form(
 def build_examples(
     rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
 ) -> tuple[list[Example], Counter[str]]:
-    """Return the examples in row order (one a row, raw text in as many pieces as it takes), and the
-    rows left out by reason.
+    """Return the examples in row order (one a row, several for long raw text), and how many rows
+    are left out by reason.
 
-    A long instruction loses its middle, so that the question stays; a response that is too long is
-    left out, since half an answer is a wrong one.
+    A long instruction loses its middle, so that the question is kept. A row whose response is too
+    long is left out: half an answer is a wrong answer.
     """
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for row in rows:
         if not row["instruction"]:
-            pieces = text_examples(
-                prompter.tokenizer,
-                row["response"],
-                params.max_prompt_tokens + params.max_response_tokens,
-            )
+            longest = params.max_prompt_tokens + params.max_response_tokens
+            pieces = text_examples(prompter.tokenizer, row["response"], longest)
             examples += pieces
             dropped["too_short"] += not pieces
             continue
@@ -127,39 +115,32 @@ def build_examples(
         if len(response) > params.max_response_tokens:
             dropped["response_too_long"] += 1
         else:
-            examples.append(
-                Example(prompter.prompt(row["instruction"], params.max_prompt_tokens), response)
-            )
+            prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
+            examples.append(Example(prompt, response))
     return examples, dropped
 
 
 def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
-    """Return raw text as next-word examples of at most ``most`` tokens: the first token is given,
-    the loss falls on all others.
+    """Return raw text as next-token examples of at most ``most`` tokens; the loss covers all but
+    the first token.
     """
     ids = tokenizer.encode(text.strip(), add_special_tokens=False)
-    lead = (
-        [tokenizer.bos_token_id]
-        if tokenizer.bos_token_id is not None and not tokenizer.chat_template
-        else []
-    )
-    pieces = [lead + ids[at : at + most - len(lead)] for at in range(0, len(ids), most - len(lead))]
+    has_start = tokenizer.bos_token_id is not None and not tokenizer.chat_template
+    start = [tokenizer.bos_token_id] if has_start else []
+    step = most - len(start)
+    pieces = [start + ids[place : place + step] for place in range(0, len(ids), step)]
     return [Example(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
 
 
 def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
-    """Return the tokens, prompts and responses, that went through the model in ``steps`` steps;
-    padding is not counted.
-    """
+    """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
     lengths = [len(example.prompt) + len(example.response) for example in examples]
-    return sum(
-        lengths[index] for index in training_order(lengths, params)[: steps * params.batch_rows]
-    )
+    order = training_order(lengths, params)
+    return sum(lengths[index] for index in order[: steps * params.batch_rows])
 
 
-def _leave(
-    stage: Stage, params: Finetune, prompter: Prompter, path: Path, start: Path | None
-) -> None:
+def _write_no_adapter(stage: Stage, prompter: Prompter, path: Path, start: Path | None) -> None:
+    params = stage.params.finetune
     if start:
         raise PipelineError(
             "supervise.source none trains nothing, so it cannot go on from "
@@ -183,13 +164,11 @@ def _train(
     key: str,
     start: Path | None,
 ) -> Trained:
-    """Train in a checkpoint folder that belongs to this key, with the loss live in MLflow and in
-    the progress file.
-    """
+    """Train in the checkpoint folder of this key; MLflow and the progress file show the loss."""
     folder = stage.work / "checkpoints"
     if rank() > 0:
         return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)
-    checkpoints = keyed_folder(folder, key, keep=1)  # others go: they can be gigabytes
+    checkpoints = keyed_folder(folder, key, keep=1)  # the others are deleted: they can be gigabytes
     with open_training_run(
         stage.params.register.experiment, key, params.model_dump(mode="json")
     ) as run:
@@ -205,9 +184,7 @@ def _train(
 def provenance(
     params: Finetune, prompter: Prompter, rows: Path, key: str, examples: int, trained: Trained
 ) -> dict[str, Any]:
-    """Return what tells this adapter from any other: base, prompt form with a rendered example,
-    data hash, settings.
-    """
+    """Return what identifies the adapter: base, prompt form, data hash, settings."""
     return {
         "base": params.model,
         "revision": params.revision,

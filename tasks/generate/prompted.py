@@ -1,5 +1,4 @@
-"""A chat model as the generator: it is asked to write a task about a passage, and its answer is
-read by the marks it was asked to use.
+"""A chat model as the generator: it writes a task about a passage in parts that begin with marks.
 
 The prompt texts are files, one a task type, in ``supervise.prompts``. The model is a local one,
 through the engine, or one behind an OpenAI-compatible address.
@@ -50,10 +49,8 @@ class Prompt(Section):
     response: str = Field(description="the response, with {part}")
     labels: tuple[str, ...] = Field(
         (),
-        description=(
-            "what {{labels}} stands for in request and instruction, unless validate.labels "
-            "says otherwise"
-        ),
+        description="what {{labels}} stands for in request and instruction, unless "
+        "validate.labels says otherwise",
     )
     with_labels: Prompt | None = Field(
         None, description="the texts to use instead where validate.labels gives labels"
@@ -62,7 +59,7 @@ class Prompt(Section):
 
 @dataclass(frozen=True)
 class PromptedForm:
-    """A :class:`tasks.generate.stage.Form` over the prompt files."""
+    """A :class:`tasks.generate.shards.GeneratorForm` over the prompt files."""
 
     prompts: dict[str, Prompt]
 
@@ -85,23 +82,22 @@ class PromptedForm:
     def parse(self, text: str, finished: bool, task_type: str) -> Task:
         """Return the task. Reasons: ``truncated``, ``no_<part>``, ``empty_<part>``."""
         prompt = self.prompts[task_type]
-        places = [
+        matches = [
             re.search(rf"^\W*{re.escape(mark)}\W*:[ \t*_]*", text, re.MULTILINE | re.IGNORECASE)
             for mark in prompt.marks
         ]
-        if None in places:
-            return Task(
-                reason=f"no_{prompt.marks[places.index(None)]}" if finished else "truncated"
-            )
-        found = [place for place in places if place]
-        if [place.start() for place in found] != sorted(place.start() for place in found):
+        found = [match for match in matches if match]
+        if len(found) < len(matches):
+            missing = prompt.marks[matches.index(None)]
+            return Task(reason=f"no_{missing}" if finished else "truncated")
+        starts = [match.start() for match in found]
+        if starts != sorted(starts):
             return Task(reason="parts_out_of_order")
         if not finished:
             return Task(reason="truncated")
-        ends = [*(place.start() for place in found[1:]), len(text)]
         parts = {
-            mark: text[place.end() : end].strip()
-            for mark, place, end in zip(prompt.marks, found, ends, strict=True)
+            mark: text[match.end() : end].strip()
+            for mark, match, end in zip(prompt.marks, found, [*starts[1:], len(text)], strict=True)
         }
         # Chat models add remarks behind the last part: it ends with its paragraph.
         parts[prompt.marks[-1]] = parts[prompt.marks[-1]].split("\n\n")[0].strip()
@@ -126,8 +122,8 @@ def read_prompts(
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
             raise PipelineError(
-                f"{path} does not exist: the prompted source has prompt texts for "
-                f"{known}; write one for {name}"
+                f"{path} does not exist: the prompted source has prompt texts for {known}; "
+                f"write one for {name}"
             )
         prompt = _labelled(load_params(path, Prompt), labels)
         if PLACEHOLDER not in prompt.request or PLACEHOLDER not in prompt.instruction:
@@ -207,9 +203,7 @@ class AddressEngine:
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]:
-        """Complete every message, in order; what the address refuses is one
-        :class:`PipelineError`.
-        """
+        """Complete every message, in order; a refused request is a :class:`PipelineError`."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(
                 pool.map(

@@ -1,4 +1,4 @@
-"""What is counted of the rows that generate writes, and the page of samples."""
+"""Counts of the rows that generate writes, and the page of samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 
 
-class Tally:
-    """Counts of the rows that went by, and the first of them to show."""
+class PredictionTally:
+    """Counts of the rows counted so far, and the first of them to show."""
 
     _SHOWN = 20
 
@@ -25,7 +25,7 @@ class Tally:
         self.tokens = {"prompt_tokens": 0, "output_tokens": 0}
         self.first: list[dict[str, Any]] = []
 
-    def counted(self, table: pa.Table) -> pa.Table:
+    def count(self, table: pa.Table) -> pa.Table:
         """Count a shard's rows and return it."""
         kinds, reasons = table["task_type"].to_pylist(), table["reason"].to_pylist()
         self.reasons.update(reason for reason in reasons if reason)
@@ -57,8 +57,7 @@ class Tally:
 def _write_samples(path: Path, rows: list[dict[str, Any]], total: int) -> None:
     """Write predictions for people to read (DVC and MLflow show the file as it is)."""
     parts = [
-        f"## {row['row_id']} "
-        f"({TASK_TYPES[row['task_type']].full_name})"
+        f"## {row['row_id']} ({TASK_TYPES[row['task_type']].full_name})"
         f"{'' if row['parsed'] else ' - unusable: ' + row['reason']}\n\n"
         f"> {' '.join(row['context'].split())}\n\n```\n{row['prediction'].strip()}\n```\n"
         for row in rows

@@ -1,9 +1,7 @@
-"""Lines that stand word for word in many documents of a corpus (disclaimers, signatures, cookie
-notices): found by counting, then cut out.
+"""Boilerplate: lines that many documents repeat word for word, such as disclaimers and notices.
 
-A process that reads one file cannot know them. It notes the lines of its passages; when all files
-are read the lines are counted, and a passage that holds frequent ones is taken apart into what
-stands between them.
+A process that reads one file cannot know them. It records the lines of its passages; when all files
+are read, the lines are counted, and frequent ones are cut out of the passages.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from tasks.ingest.readers.document import Document
 _LEAST_WORDS = 4
 _LINE = re.compile(r"[^\n]+")
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
-#: In fewer documents nothing counts as repeated, whatever the share.
+#: A line in fewer documents is no boilerplate, whatever the share.
 LEAST_DOCUMENTS = 5
 
 
-def lines(document: Document, start: int, end: int) -> list[tuple[int, int, str]]:
+def find_lines(document: Document, start: int, end: int) -> list[tuple[int, int, str]]:
     """Return (start, end, hash) of the lines of ``document.text[start:end]`` that may be
     boilerplate. Headings never are.
     """
@@ -41,7 +39,7 @@ def lines(document: Document, start: int, end: int) -> list[tuple[int, int, str]
             lambda heading: heading.start < end, islice(document.headings, first, None)
         )
     ]
-    found = []
+    hashed = []
     for match in _LINE.finditer(document.text, start, end):
         if len(_LETTERS.findall(match[0])) < _LEAST_WORDS or any(
             match.start() < last and match.end() > first for first, last in headings
@@ -49,16 +47,16 @@ def lines(document: Document, start: int, end: int) -> list[tuple[int, int, str]
             continue
         line = " ".join(unicodedata.normalize("NFKC", match[0]).casefold().split())
         # 63 bits: SQLite's integers are signed.
-        found.append(
+        hashed.append(
             (match.start(), match.end(), f"{xxhash.xxh3_64_intdigest(line.encode()) >> 1:x}")
         )
-    return found
+    return hashed
 
 
 class Repeated:
-    """In how many documents each line stands, on disk.
+    """Counts the documents of each line, on disk.
 
-    Copies of a whole document count once: those are duplicates, not boilerplate.
+    Copies of a whole document count once: they are duplicates, not boilerplate.
     """
 
     def __init__(self, path: Path, share: float) -> None:
@@ -75,9 +73,7 @@ class Repeated:
         self._frequent: dict[int, int] = {}
 
     def count(self, entry: dict[str, Any]) -> None:
-        """Count the lines of a document's entry; a long document comes in several, the first
-        marked.
-        """
+        """Count the lines of a document's entry; the first of several entries is marked."""
         if entry["first"]:
             content = xxhash.xxh3_128_digest(
                 "".join(passage["same"] for passage in entry["passages"]).encode()
@@ -100,7 +96,7 @@ class Repeated:
             )
 
     def finish(self) -> None:
-        """Settle which lines are boilerplate."""
+        """Decide which lines are boilerplate."""
         rows = self._base.execute(
             "SELECT hash, documents FROM line WHERE documents >= ?", (self.threshold,)
         )
@@ -112,16 +108,14 @@ class Repeated:
         return max(LEAST_DOCUMENTS, math.ceil(self._share * self.documents))
 
     def spans(self, passage: dict[str, Any]) -> list[tuple[int, int, int]]:
-        """Return (start, end, documents it stands in) of the boilerplate in a passage, in order."""
-        marked = (
-            (
-                (start, end, self._frequent.get(int(line, 16), 0))
-                for start, end, line in passage["lines"]
-            )
-            if self._frequent
-            else iter(())
+        """Return (start, end, documents with it) of the boilerplate in a passage, in order."""
+        if not self._frequent:
+            return []
+        counted = (
+            (start, end, self._frequent.get(int(line, 16), 0))
+            for start, end, line in passage["lines"]
         )
-        return [span for span in marked if span[2]]
+        return [span for span in counted if span[2]]
 
     def close(self) -> None:
         """Delete the file."""
@@ -129,9 +123,11 @@ class Repeated:
         self._path.unlink(missing_ok=True)
 
 
-def rest(passage: dict[str, Any], spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield (start, end), in characters of the document, of what stands between ``spans``; nothing
-    where that is only space.
+def split_around(
+    passage: dict[str, Any], spans: list[tuple[int, int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield (start, end), in characters of the document, of the text between ``spans``, without
+    blank parts.
     """
     text, offset = passage["text"], passage["start"]
     position = offset

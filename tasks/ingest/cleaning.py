@@ -1,8 +1,6 @@
-"""Which passages stay: duplicates, near duplicates, language, personal data, overlap with the
-evaluation set.
+"""Rules on passages: duplicates, near duplicates, language, personal data, evaluation overlap.
 
-Every rule answers with a reason (``""``: keep it) and changes nothing by itself;
-``tasks.ingest.stage`` counts and writes them.
+The rules only judge; :mod:`tasks.ingest.collect` counts and writes.
 """
 
 from __future__ import annotations
@@ -17,13 +15,14 @@ from pathlib import Path
 
 import xxhash
 
-#: Words of any script: Chinese, Japanese and Thai write none apart, so there each character is one.
+#: Words of any script: Chinese, Japanese and Thai have no spaces, so each character is a word.
 _WORD = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+    "|[^\\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
 )
 _PERMUTATIONS = 128
 _SHINGLE = 5
-#: Texts of fewer words stand in everything: they are evidence of nothing.
+#: Shorter texts occur everywhere: they are no evidence of overlap.
 _LEAST_WORDS = 5
 
 _MASKS = (
@@ -33,36 +32,37 @@ _MASKS = (
     (
         "IP",
         re.compile(
-            r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)|(?<![\w:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
+            r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
+            r"|(?<![\w:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
         ),
     ),
     ("SSN", re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")),
     (
         "PHONE",
         re.compile(
-            r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)[ .-]?)?\d{2,5}(?:[ "
-            r".-]\d{2,5}){1,4}(?![\w.])|(?<![\w.])\+\d{9,14}(?![\w.])"
+            r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)[ .-]?)?"
+            r"\d{2,5}(?:[ .-]\d{2,5}){1,4}(?![\w.])"
+            r"|(?<![\w.])\+\d{9,14}(?![\w.])"
         ),
     ),
 )
 _PHONE_DIGITS = range(9, 16)
 
 
-def normalised(text: str) -> str:
-    """Return ``text`` in NFKC, without case, its white space collapsed: what "the same text" means
-    here.
-    """
+def normalise(text: str) -> str:
+    """Return ``text`` in NFKC, case-folded, with single spaces: equal texts are the same text."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of ``text``, normalised."""
-    return _WORD.findall(normalised(text))
+    return _WORD.findall(normalise(text))
 
 
 class EvaluationOverlap:
-    """Knows whether a passage stands, wholly or for ``length`` words in a row, in the evaluation
-    set's passages, or holds one of them.
+    """``text in overlap``: does it share ``length`` words in a row with an evaluation passage?
+
+    A shorter text overlaps if an evaluation passage contains it, or it contains one.
     """
 
     def __init__(self, passages: Iterable[str], length: int) -> None:
@@ -70,56 +70,50 @@ class EvaluationOverlap:
         #: Length in words -> hashes of the sequences of that length. Passages shorter than
         #: ``length`` count by all their words.
         self._sequences: dict[int, set[int]] = {}
-        # The texts with a space around every word: where a passage too short for a sequence is
-        # looked for.
+        # The texts with a space around every word: passages shorter than a sequence are searched
+        # for in them.
         self._texts: list[str] = []
         for text in dict.fromkeys(passages):
-            found = words(text)
-            if len(found) >= min(_LEAST_WORDS, length):
-                size = min(length, len(found))
-                self._sequences.setdefault(size, set()).update(_sequences(found, size))
-                self._texts.append(f" {' '.join(found)} ")
+            words = split_words(text)
+            if len(words) >= min(_LEAST_WORDS, length):
+                size = min(length, len(words))
+                self._sequences.setdefault(size, set()).update(_hash_sequences(words, size))
+                self._texts.append(f" {' '.join(words)} ")
 
     def __contains__(self, text: str) -> bool:
-        found = words(text)
-        if min(_LEAST_WORDS, self.length) <= len(found) < self.length and any(
-            f" {' '.join(found)} " in known for known in self._texts
+        words = split_words(text)
+        if min(_LEAST_WORDS, self.length) <= len(words) < self.length and any(
+            f" {' '.join(words)} " in evaluation for evaluation in self._texts
         ):
             return True
         return any(
-            not known.isdisjoint(_sequences(found, size)) for size, known in self._sequences.items()
+            not hashes.isdisjoint(_hash_sequences(words, size))
+            for size, hashes in self._sequences.items()
         )
 
 
-def _sequences(found: list[str], size: int) -> Iterator[int]:
+def _hash_sequences(words: list[str], size: int) -> Iterator[int]:
     return (
-        xxhash.xxh3_64_intdigest(" ".join(found[place : place + size]).encode())
-        for place in range(len(found) - size + 1)
+        xxhash.xxh3_64_intdigest(" ".join(words[place : place + size]).encode())
+        for place in range(len(words) - size + 1)
     )
 
 
-def signature(text: str) -> bytes:
+def make_signature(text: str) -> bytes:
     """Return the MinHash signature of the 5-word sequences of ``text``: 128 unsigned 32-bit
     integers, the same on every machine.
     """
     from rensa import RMinHash
 
-    found = words(text)
+    words = split_words(text)
+    places = range(max(len(words) - _SHINGLE + 1, 1))
     sketch = RMinHash(num_perm=_PERMUTATIONS, seed=1)
-    sketch.update(
-        [
-            " ".join(found[place : place + _SHINGLE])
-            for place in range(max(len(found) - _SHINGLE + 1, 1))
-        ]
-    )
+    sketch.update([" ".join(words[place : place + _SHINGLE]) for place in places])
     return b"".join(value.to_bytes(4, "little") for value in sketch.digest())
 
 
 class Seen:
-    """Passages met so far, on disk, so that memory does not grow with the corpus.
-
-    The first to come wins.
-    """
+    """The passages so far, on disk, so that memory is bounded. The first copy is kept."""
 
     def __init__(self, path: Path, similarity: float) -> None:
         path.unlink(missing_ok=True)
@@ -127,7 +121,7 @@ class Seen:
         self._similarity = similarity
         self._rows = _rows_a_band(similarity) if similarity else 0
         self._base = sqlite3.connect(path, isolation_level=None)
-        # Rebuilt by every run: nothing of it has to survive a crash.
+        # Rebuilt by every run: it need not survive a crash.
         self._base.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; BEGIN;"
             "CREATE TABLE exact (hash BLOB PRIMARY KEY, passage TEXT) WITHOUT ROWID;"
@@ -137,17 +131,19 @@ class Seen:
         )
 
     def duplicate(self, digest: bytes, passage: str) -> str:
-        """Return which earlier passage has the same normalised text; remember this one where none
-        has.
+        """Return the earlier passage with the same normalised text; remember this one if there is
+        none.
         """
-        known = self._base.execute("SELECT passage FROM exact WHERE hash = ?", (digest,)).fetchone()
-        if known is None:
+        earlier = self._base.execute(
+            "SELECT passage FROM exact WHERE hash = ?", (digest,)
+        ).fetchone()
+        if earlier is None:
             self._base.execute("INSERT INTO exact VALUES (?, ?)", (digest, passage))
-        return str(known[0]) if known else ""
+        return str(earlier[0]) if earlier else ""
 
     def near_duplicate(self, sketch: bytes, passage: str) -> tuple[str, float]:
-        """Return the first earlier passage that is similar enough and the estimated Jaccard
-        similarity; remember this one where none is.
+        """Return the first earlier passage that is similar enough, and the estimated Jaccard
+        similarity; remember this one if there is none.
         """
         bands = [
             xxhash.xxh3_64_intdigest(sketch[place : place + 4 * self._rows], seed=place) >> 1
@@ -182,7 +178,7 @@ class Seen:
 
 
 def _rows_a_band(similarity: float) -> int:
-    """Return the longest band that still brings 99 of 100 pairs of this similarity together."""
+    """Return the longest band that finds 99 of 100 pairs of this similarity."""
     return next(
         (
             rows
@@ -193,52 +189,51 @@ def _rows_a_band(similarity: float) -> int:
     )
 
 
-def language(text: str) -> str:
+def detect_language(text: str) -> str:
     """Return the ISO 639-1 code of the language ``text`` is most likely in."""
     from py3langid.langid import classify
 
     return str(classify(text)[0])
 
 
-def masked(text: str) -> tuple[str, dict[str, int]]:
+def mask(text: str) -> tuple[str, dict[str, int]]:
     """Return ``text`` with personal data as ``[EMAIL]``, ``[IBAN]``, ``[CARD]``, ``[IP]``,
     ``[SSN]`` and ``[PHONE]``, and how many of each there were.
 
-    IBANs and card numbers must have right check digits, addresses of machines must be ones;
-    telephone numbers are known by their form alone.
+    IBANs and card numbers must have valid check digits, IP addresses must be valid; telephone
+    numbers are recognised by their form alone.
     """
     counts: Counter[str] = Counter()
     for name, pattern in _MASKS:
 
-        def mask(match: re.Match[str], name: str = name) -> str:
-            found = match[0]
+        def replace(match: re.Match[str], name: str = name) -> str:
+            value = match[0]
             # Capitals that follow an IBAN look like more of it.
-            while name == "IBAN" and " " in found and not _plausible(name, found):
-                found = found.rpartition(" ")[0]
-            if not _plausible(name, found):
+            while name == "IBAN" and " " in value and not _is_plausible(name, value):
+                value = value.rpartition(" ")[0]
+            if not _is_plausible(name, value):
                 return match[0]
             counts[name] += 1
-            return f"[{name}]{match[0][len(found) :]}"
+            return f"[{name}]{match[0][len(value) :]}"
 
-        text = pattern.sub(mask, text)
+        text = pattern.sub(replace, text)
     return text, dict(counts)
 
 
-def _plausible(name: str, found: str) -> bool:
-    digits = [int(character) for character in found if character.isdigit()]
+def _is_plausible(name: str, value: str) -> bool:
+    digits = [int(character) for character in value if character.isdigit()]
     if name == "IP":
         try:
-            # Two colons alone, or times such as 12:30:45, are parsed by no one as an address worth
-            # hiding.
-            return bool(ipaddress.ip_address(found)) and (
-                "." in found or sum(character.isalnum() for character in found) > 3
+            # "::" and the like are valid addresses, and not worth hiding.
+            return bool(ipaddress.ip_address(value)) and (
+                "." in value or sum(character.isalnum() for character in value) > 3
             )
         except ValueError:
             return False
     if name == "PHONE":
         # Dates and amounts are shorter, and come without a country code.
         return len(digits) in _PHONE_DIGITS and not re.fullmatch(
-            r"\d{4}[ .-]\d{2}[ .-]\d{2}.*|\d{2}[ .-]\d{2}[ .-]\d{4}.*", found
+            r"\d{4}[ .-]\d{2}[ .-]\d{2}.*|\d{2}[ .-]\d{2}[ .-]\d{4}.*", value
         )
     if name == "CARD":
         doubled = [
@@ -247,9 +242,9 @@ def _plausible(name: str, found: str) -> bool:
         ]
         return sum(doubled) % 10 == 0 and any(digits)
     if name == "IBAN":
-        # ISO 13616: the country and check digits go to the end, letters count from 10, and the
-        # whole leaves 1 when divided by 97.
-        bare = found.replace(" ", "")
+        # ISO 13616: move the first four characters to the end, letters count from 10; the number
+        # modulo 97 must be 1.
+        bare = value.replace(" ", "")
         return (
             15 <= len(bare) <= 34
             and int("".join(str(int(character, 36)) for character in bare[4:] + bare[:4])) % 97 == 1

@@ -1,6 +1,4 @@
-"""The last pass: every passage goes by, in the order of the files' names, past the rules that look
-at more than one document.
-"""
+"""The last pass over all passages: the rules that compare documents, in the order of file names."""
 
 from __future__ import annotations
 
@@ -13,23 +11,23 @@ from tasks.core.files import fingerprint
 from tasks.core.parquet import TableWriter
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.core.stage import Stage
-from tasks.ingest.boilerplate import Repeated, rest
+from tasks.ingest.boilerplate import Repeated, split_around
 from tasks.ingest.cleaning import EvaluationOverlap, Seen
-from tasks.ingest.discovery import Found
+from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers.document import Unreadable
 from tasks.ingest.report import Report
-from tasks.ingest.worker import Work, counter, shortened
+from tasks.ingest.worker import Work, make_counter, shorten_passage
 
 
 class Collector:
-    """Writes what is kept and what is not, in bounded memory."""
+    """Writes passages and rejects, in bounded memory."""
 
     def __init__(self, stage: Stage, work: Work, overlap: EvaluationOverlap) -> None:
         self._stage, self._work, self._overlap = stage, work, overlap
         self._params = stage.params.ingest
         self._report = Report(stage.work / "report", compared="evaluation" in stage.inputs)
-        self._count = counter(work.tokenizer)
+        self._count = make_counter(work.tokenizer)
 
     def run(self, journal: Journal) -> None:
         """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``
@@ -62,31 +60,26 @@ class Collector:
             self._report.write(self._stage)
 
     def _passage(self, document: str, passage: dict[str, Any]) -> None:
-        """Cut the boilerplate out of a passage, and judge what is left of it."""
+        """Cut the boilerplate out of a passage, and add the rest."""
         spans = self._repeated.spans(passage) if self._params.boilerplate_share else []
         if not spans:
-            self._judged(document, passage)
+            self._add(document, passage)
             return
-        left = list(rest(passage, spans))
+        parts = list(split_around(passage, spans))
         detail = f"of {self._repeated.documents} documents it stands in {{}}"
-        if not left:
-            self._judged(
-                document,
-                {
-                    **passage,
-                    "reason": "boilerplate",
-                    "detail": detail.format(max(found for *_, found in spans)),
-                },
-            )
+        if not parts:
+            most = max(documents for *_, documents in spans)
+            fault = {"reason": "boilerplate", "detail": detail.format(most)}
+            self._add(document, passage | fault)
             return
-        for start, end, found in spans:
+        for start, end, documents in spans:
             text = passage["text"][start - passage["start"] : end - passage["start"]]
             self._report.removed(len(text))
-            self._reject(document, "boilerplate", detail.format(found), start, end, text)
-        for start, end in left:
-            self._judged(document, shortened(passage, start, end, self._work, self._count))
+            self._reject(document, "boilerplate", detail.format(documents), start, end, text)
+        for start, end in parts:
+            self._add(document, shorten_passage(passage, start, end, self._work, self._count))
 
-    def _judged(self, document: str, passage: dict[str, Any]) -> None:
+    def _add(self, document: str, passage: dict[str, Any]) -> None:
         row = self._row(document, passage)
         reason, detail = self._judge(row, passage)
         self._report.passage(row, reason)
@@ -125,17 +118,14 @@ class Collector:
         }
 
     def _judge(self, row: dict[str, Any], passage: dict[str, Any]) -> tuple[str, str]:
-        """Return why a passage is not kept and the particulars, or two empty strings."""
+        """Return why a passage is not kept, and the detail; two empty strings if it is kept."""
         params = self._params
         if passage["reason"]:
             return passage["reason"], passage["detail"]
         if params.drop_evaluation_overlap and row["in_evaluation"]:
-            return (
-                "in_evaluation",
-                (
-                    f"shares {params.evaluation_words} words in a row, or all of a shorter "
-                    "passage, with the evaluation set"
-                ),
+            return "in_evaluation", (
+                f"shares {params.evaluation_words} words in a row, or all of a shorter passage, "
+                "with the evaluation set"
             )
         if params.exact_duplicates and (
             earlier := self._seen.duplicate(bytes.fromhex(passage["same"]), row["passage_id"])
@@ -151,12 +141,12 @@ class Collector:
 
 
 def _entries(journal: Journal) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (document's name, entry) of everything, by the files' names."""
+    """Yield (name of the document, entry) in the order of the files' names."""
     for file, key in journal.files():
         for entry in journal.entries(key) if key else [_problem_entry(file)]:
             yield file.document(entry["member"]), entry
 
 
-def _problem_entry(file: Found) -> dict[str, Any]:
+def _problem_entry(file: CorpusFile) -> dict[str, Any]:
     problem = file.problem or Unreadable("unreadable", "")
     return {"member": "", "reason": problem.reason, "detail": problem.detail}

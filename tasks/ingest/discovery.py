@@ -1,6 +1,4 @@
-"""Finds the files of a folder on this machine; their order is the journal's business, no file
-system changes it.
-"""
+"""Finds the files of a folder on this machine, in any order: the journal sorts them."""
 
 from __future__ import annotations
 
@@ -15,20 +13,19 @@ from tasks.ingest.readers.document import Unreadable
 
 
 @dataclass(frozen=True)
-class Found:
+class CorpusFile:
     """A file of the corpus, or why it is not read.
 
-    ``name`` is its path inside the corpus, with ``/``, valid Unicode.
+    ``name`` is its path inside the corpus, with ``/``, in valid Unicode.
     """
 
     name: str
-    #: What its source fetches it by: a path of this machine, or one of a store.
+    #: Where the corpus fetches it: a path of this machine, or of a remote file system.
     place: str
     problem: Unreadable | None = None
-    #: Changes when the content does, as the store promises; empty: only the content itself tells.
+    #: Changes with the content, as the remote file system promises; empty: unknown.
     version: str = ""
-    #: Rows of a dataset before this piece of it, so that ``#17`` of the piece is named by its
-    #: number in the whole.
+    #: Rows of the dataset before this piece: row ``#17`` is named by its number in the dataset.
     rows_before: int = 0
 
     def document(self, member: str) -> str:
@@ -38,12 +35,12 @@ class Found:
         return self.name + member
 
 
-def discover(corpus: Path, follow_links: bool = False) -> Iterator[Found]:
-    """Yield every file below ``corpus`` (or the file it is); folders that are links are not
+def discover(corpus: Path, follow_links: bool = False) -> Iterator[CorpusFile]:
+    """Yield every file below the folder ``corpus``, or the file itself; linked folders are not
     entered.
     """
     if corpus.is_file():
-        yield Found(_name(corpus.name), str(corpus))
+        yield CorpusFile(_name(corpus.name), str(corpus))
     elif corpus.is_dir():
         yield from _walk(corpus, corpus.resolve(), follow_links)
     else:
@@ -53,40 +50,39 @@ def discover(corpus: Path, follow_links: bool = False) -> Iterator[Found]:
         )
 
 
-def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[Found]:
-    closed: list[OSError] = []
-    for folder, folders, files in os.walk(corpus, onerror=closed.append):
-        # Hidden folders (.git, .cache) hold no documents; saying so for each of their files would
-        # bury what matters.
+def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[CorpusFile]:
+    errors: list[OSError] = []
+    for folder, folders, files in os.walk(corpus, onerror=errors.append):
+        # Hidden folders (.git, .cache) hold no documents: one reject each, not one a file.
         hidden = [name for name in folders if name.startswith(".")]
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         folders[:] = [name for name in folders if name not in (*hidden, *links)]
         for name in (*files, *hidden, *links):
             path = Path(folder) / name
-            yield Found(
+            yield CorpusFile(
                 _name(path.relative_to(corpus).as_posix()),
                 str(path),
-                _problem(path, root, follow_links),
+                _find_problem(path, root, follow_links),
             )
-    for error in closed:
+    for error in errors:
         path = Path(error.filename)
         if path == corpus:
             raise PipelineError(
                 f"the corpus folder {corpus} cannot be opened: {error.strerror}"
             ) from error
-        yield Found(
+        yield CorpusFile(
             _name(path.relative_to(corpus).as_posix()),
             str(path),
             Unreadable("unreadable", f"a folder that cannot be opened: {error.strerror}"),
         )
 
 
-def _problem(path: Path, root: Path, follow_links: bool) -> Unreadable | None:
+def _find_problem(path: Path, root: Path, follow_links: bool) -> Unreadable | None:
     if path.name.startswith("."):
         return Unreadable("hidden", "its name begins with a dot")
     try:
         if path.is_symlink() and (
-            problem := _link_problem(path.resolve(strict=True), root, follow_links)
+            problem := _find_link_problem(path.resolve(strict=True), root, follow_links)
         ):
             return problem
         return (
@@ -102,7 +98,7 @@ def _problem(path: Path, root: Path, follow_links: bool) -> Unreadable | None:
         )
 
 
-def _link_problem(target: Path, root: Path, follow_links: bool) -> Unreadable | None:
+def _find_link_problem(target: Path, root: Path, follow_links: bool) -> Unreadable | None:
     if not follow_links and not target.is_relative_to(root):
         return Unreadable(
             "link_outside",
@@ -116,7 +112,7 @@ def _link_problem(target: Path, root: Path, follow_links: bool) -> Unreadable | 
 
 
 def _name(name: str) -> str:
-    """Names are bytes to Linux; what is not UTF-8 in them is shown escaped, so that two such names
-    stay different.
+    """Return a file name as valid Unicode; bytes that are not UTF-8 are escaped, so that names stay
+    different.
     """
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")

@@ -1,9 +1,8 @@
-"""What has been done to which file, kept across runs: a killed run continues, and ten new documents
-cost ten.
+"""The results of files, kept across runs: a killed run continues, and only new files are read.
 
-A SQLite file; every entry is a part of one file's result under a key made of the file's content and
-everything else the result depends on. The list of the corpus's files lies in it too, so that memory
-does not grow with the corpus.
+A SQLite file. Each entry is a part of one file's result, under a key of the file's content and all
+else that the result depends on. The list of the corpus's files is in it too, so that memory does
+not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.discovery import Found
+from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.readers.document import Unreadable
 
 log = logging.getLogger(__name__)
@@ -28,22 +27,22 @@ _PAGE = 500
 class Journal:
     """Results by key, whole or absent.
 
-    A damaged journal is begun anew: it saves time and holds nothing that cannot be made again.
+    A damaged journal is replaced by an empty one: its results can be made again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._base = _opened(path)
+            self._base = _open_database(path)
             self._check()
         except sqlite3.OperationalError:  # a full disk, a lock: nothing is damaged
             raise
         except (sqlite3.DatabaseError, ValueError, TypeError):
-            self._begin_anew()
+            self._start_over()
 
     def _check(self) -> None:
-        """Take out what is unfinished and what is damaged."""
-        # Parts without an end are of a killed run; results that another run may better (a timeout)
+        """Delete unfinished and damaged results."""
+        # Parts without an end are of a killed run. Results that are not final, such as a timeout,
         # are tried again.
         with self._base:
             self._base.execute("DELETE FROM done WHERE final = 0")
@@ -64,9 +63,7 @@ class Journal:
                     self._base.executemany(statement, ((key,) for key in damaged))
 
     def _digest(self, key: str) -> bytes:
-        """Return a digest of all that is kept under ``key``: SQLite itself checks its structure,
-        not its content.
-        """
+        """Return a digest of the result under ``key``: SQLite checks structure, not content."""
         digest = hashlib.sha256(str(key).encode(errors="replace"))
         for number, content in self._base.execute(
             "SELECT number, content FROM part WHERE key = ? ORDER BY number", (key,)
@@ -74,18 +71,16 @@ class Journal:
             digest.update(f"{number}:{len(content)};".encode() + content)
         return digest.digest()
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         log.warning("%s is damaged: every file is read again", self._path)
         if hasattr(self, "_base"):
             self._base.close()
         for leftover in self._path.parent.glob(self._path.name + "*"):
             leftover.unlink()
-        self._base = _opened(self._path)
+        self._base = _open_database(self._path)
 
-    def list(self, files: Iterable[tuple[Found, str]]) -> None:
-        """Note files of the corpus with the keys of their results; a file that cannot be read has a
-        problem and no key.
-        """
+    def list(self, files: Iterable[tuple[CorpusFile, str]]) -> None:
+        """Record files with the keys of their results; a file with a problem has no key."""
         rows = [
             (
                 file.name,
@@ -101,20 +96,19 @@ class Journal:
             self._base.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def plan(self) -> tuple[int, int]:
-        """Return how many files there are and how many of them are still to be read. What no file
-        needs any more is forgotten.
+        """Return how many files there are, and how many are still to be read.
 
-        Forgetting keeps the journal from growing with every change of the parameters.
+        Results that no file needs are deleted, so that changed parameters do not grow the journal.
         """
         with self._base:
             for table in ("part", "done"):
                 self._base.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM file)")  # noqa: S608 - our own table names
             self._base.execute("DROP TABLE IF EXISTS todo")
             self._base.execute(
-                "CREATE TEMP TABLE todo AS SELECT key, min(place) AS place, count(*) AS "
-                "files FROM file "
-                "WHERE key <> '' AND key NOT IN (SELECT key FROM done) GROUP BY key ORDER "
-                "BY min(name), min(rows_before)"
+                "CREATE TEMP TABLE todo AS "
+                "SELECT key, min(place) AS place, count(*) AS files FROM file "
+                "WHERE key <> '' AND key NOT IN (SELECT key FROM done) "
+                "GROUP BY key ORDER BY min(name), min(rows_before)"
             )
         files = self._base.execute("SELECT count(*) FROM file").fetchone()[0]
         return int(files), int(
@@ -122,8 +116,8 @@ class Journal:
         )
 
     def todo(self) -> Iterator[tuple[str, str, int]]:
-        """Yield (key, place, how many files of this content there are) of what :meth:`plan` found
-        to be read.
+        """Yield (key, place, how many files have this content) of the files to read, after
+        :meth:`plan`.
         """
         last = 0
         while rows := self._base.execute(
@@ -134,7 +128,7 @@ class Journal:
                 yield key, os.fsdecode(place), files
             last = rows[-1][0]
 
-    def files(self) -> Iterator[tuple[Found, str]]:
+    def files(self) -> Iterator[tuple[CorpusFile, str]]:
         """Yield every file and the key of its result, by name."""
         query = (
             "SELECT name, rows_before, place, key, reason, detail FROM file ORDER BY name, "
@@ -142,10 +136,10 @@ class Journal:
         )
         for name, rows_before, place, key, reason, detail in self._base.execute(query):
             problem = Unreadable(reason, detail) if reason else None
-            yield Found(name, os.fsdecode(place), problem, rows_before=rows_before), key
+            yield CorpusFile(name, os.fsdecode(place), problem, rows_before=rows_before), key
 
     def add(self, key: str, number: int, part: str) -> None:
-        """Keep one part; it does not count before :meth:`finish`."""
+        """Store one part; it does not count before :meth:`finish`."""
         self._base.execute(
             "INSERT OR REPLACE INTO part VALUES (?, ?, ?)",
             (key, number, zlib.compress(part.encode(), 1)),
@@ -170,27 +164,25 @@ class Journal:
         self._base.close()
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path) -> sqlite3.Connection:
     base = sqlite3.connect(path)
     base.execute("PRAGMA journal_mode=WAL")
     base.execute("PRAGMA synchronous=NORMAL")
     base.execute(
-        "CREATE TABLE IF NOT EXISTS part (key TEXT, number INTEGER, content BLOB, PRIMARY "
-        "KEY (key, number)) WITHOUT ROWID"
+        "CREATE TABLE IF NOT EXISTS part (key TEXT, number INTEGER, content BLOB, "
+        "PRIMARY KEY (key, number)) WITHOUT ROWID"
     )
     base.execute(
-        "CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, final INTEGER, digest "
-        "BLOB) WITHOUT ROWID"
+        "CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, final INTEGER, digest BLOB) "
+        "WITHOUT ROWID"
     )
     base.execute(
-        "CREATE TABLE IF NOT EXISTS file (name TEXT, rows_before INTEGER, place BLOB, key "
-        "TEXT, reason TEXT, detail TEXT, "
-        "PRIMARY KEY (name, rows_before)) WITHOUT ROWID"
+        "CREATE TABLE IF NOT EXISTS file (name TEXT, rows_before INTEGER, place BLOB, key TEXT, "
+        "reason TEXT, detail TEXT, PRIMARY KEY (name, rows_before)) WITHOUT ROWID"
     )
     base.execute("CREATE INDEX IF NOT EXISTS file_key ON file (key)")
-    if "digest" not in [
-        column[1] for column in base.execute("PRAGMA table_info(done)")
-    ]:  # of an earlier version
+    columns = [column[1] for column in base.execute("PRAGMA table_info(done)")]
+    if "digest" not in columns:  # of an earlier version
         raise sqlite3.DatabaseError("it has another form")
     base.commit()
     return base

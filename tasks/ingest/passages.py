@@ -1,11 +1,10 @@
-"""Cuts a document into passages of at most so many tokens, at headings, paragraphs and sentences,
-in any script.
+"""Cuts a document into passages within a token budget, at headings, paragraphs and sentences.
 
-The text is first taken apart into atoms: sentences, or pieces of those too long for a passage.
-Every way of joining neighbouring atoms into passages has a cost: half-empty and too short passages
+The text is first split into atoms: sentences, or pieces of those that are too long for a passage.
+Each way of joining neighbouring atoms into passages has a cost: half-empty and too short passages
 cost, cutting inside a paragraph costs more than between two, and so does reaching across a main
-heading. The cheapest way is found exactly, by dynamic programming, so passages come out full, even
-and at natural places.
+heading. Dynamic programming finds the cheapest way, so passages are full, even, and cut at natural
+places. It works in any script.
 """
 
 from __future__ import annotations
@@ -18,21 +17,20 @@ from itertools import accumulate, pairwise
 
 from tasks.ingest.readers.document import Document, Heading
 
-#: Tokens in each of several texts, without special tokens.
-Counter = Callable[[Sequence[str]], list[int]]
+#: Counts the tokens of each text, without special tokens.
+TokenCounter = Callable[[Sequence[str]], list[int]]
 
 #: Offset and heading path of every heading, in order.
 Sections = list[tuple[int, str]]
 
-#: What stands in front of an atom, with the cost of starting a passage there.
+#: What an atom follows, and the cost of starting a passage there.
 HEADING, PARAGRAPH, LINE, SENTENCE, PIECE = "heading", "paragraph", "line", "sentence", "piece"
 _CUT = {HEADING: 0.0, PARAGRAPH: 0.15, LINE: 0.5, SENTENCE: 1.0, PIECE: 1.5}
 #: A passage that reaches across a heading of level 1-2, or a lower one; that has fewer tokens than
 #: the least.
 _ACROSS_MAIN, _ACROSS_LOWER, _TOO_SHORT = 1.5, 0.1, 4.0
 _MAIN_LEVEL = 2
-#: Atoms that are counted and cut at a time: bounds memory and time on a document of millions of
-#: sentences.
+#: Atoms that are counted and joined at a time: bounds memory and time on very long documents.
 _WINDOW = 20_000
 
 _BLANK_LINE = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
@@ -67,14 +65,14 @@ class _Atom:
     across: float
 
 
-def cut(document: Document, count: Counter, budget: int, least: int) -> Iterator[Passage]:
-    """Yield the passages of ``document`` in order, each of at most ``budget`` tokens; short of
-    ``least`` only where nothing joins.
+def cut(document: Document, count: TokenCounter, budget: int, least: int) -> Iterator[Passage]:
+    """Yield the passages of ``document`` in order, each of at most ``budget`` tokens, and of fewer
+    than ``least`` only where nothing can be joined.
     """
     sections = heading_paths(document.headings)
     atoms: list[_Atom] = []
     for atom in _atoms(document, count, budget):
-        # A window ends only where a passage would end anyway.
+        # A window ends only at a natural end of a passage.
         if len(atoms) >= _WINDOW and atom.before in (HEADING, PARAGRAPH):
             yield from _join(document, sections, atoms, count, budget, least)
             atoms = []
@@ -86,31 +84,32 @@ def _join(
     document: Document,
     sections: Sections,
     atoms: list[_Atom],
-    count: Counter,
+    count: TokenCounter,
     budget: int,
     least: int,
 ) -> Iterator[Passage]:
     sizes = count([document.text[atom.start : atom.end] for atom in atoms])
-    # Joining adds what stands between two atoms: at least a space, at most a heading.
+    # Joining adds the text between two atoms: at least a space, at most a heading.
     gaps = (
         count([document.text[left.end : right.start] for left, right in pairwise(atoms)])
         if len(atoms) > 1
         else []
     )
     for first, last in _cheapest(atoms, sizes, [0, *gaps], budget, least):
-        yield from _checked(document, sections, atoms[first : last + 1], count, budget, least)
+        yield from _split_if_over(document, sections, atoms[first : last + 1], count, budget, least)
 
 
-def _checked(
+def _split_if_over(
     document: Document,
     sections: Sections,
     atoms: list[_Atom],
-    count: Counter,
+    count: TokenCounter,
     budget: int,
     least: int,
 ) -> Iterator[Passage]:
-    """Count the joined text itself; tokens of the parts can sum to slightly less, and then the
-    passage is cut once more.
+    """Count the tokens of the joined text; where it is over the budget, cut it once more.
+
+    Joined text can have slightly more tokens than its parts.
     """
     start, end = atoms[0].start, atoms[-1].end
     text = document.text[start:end]
@@ -122,8 +121,8 @@ def _checked(
         range(1, len(atoms)),
         key=lambda place: (_CUT[atoms[place].before], abs(place - len(atoms) / 2)),
     )
-    yield from _checked(document, sections, atoms[:half], count, budget, least)
-    yield from _checked(document, sections, atoms[half:], count, budget, least)
+    yield from _split_if_over(document, sections, atoms[:half], count, budget, least)
+    yield from _split_if_over(document, sections, atoms[half:], count, budget, least)
 
 
 def _cheapest(
@@ -159,7 +158,7 @@ def _cheapest(
     return spans[::-1]
 
 
-def _atoms(document: Document, count: Counter, budget: int) -> Iterator[_Atom]:
+def _atoms(document: Document, count: TokenCounter, budget: int) -> Iterator[_Atom]:
     text, position, across = document.text, 0, 0.0
     pending: list[tuple[int, int, str, float]] = []
     for heading in [*document.headings, Heading(len(text), len(text), 0, "")]:
@@ -170,14 +169,14 @@ def _atoms(document: Document, count: Counter, budget: int) -> Iterator[_Atom]:
         position = heading.end
         across = max(across, _ACROSS_MAIN if heading.level <= _MAIN_LEVEL else _ACROSS_LOWER)
         if len(pending) > 1000 or heading.level == 0:
-            yield from _fitting(text, pending, count, budget)
+            yield from _make_atoms(text, pending, count, budget)
             pending = []
 
 
-def _fitting(
-    text: str, spans: list[tuple[int, int, str, float]], count: Counter, budget: int
+def _make_atoms(
+    text: str, spans: list[tuple[int, int, str, float]], count: TokenCounter, budget: int
 ) -> Iterator[_Atom]:
-    """Turn spans into atoms, one that is longer than a passage into pieces of it."""
+    """Turn spans into atoms; split a span that is longer than a passage."""
     for (start, end, before, across), tokens in zip(
         spans, count([text[start:end] for start, end, *_ in spans]) if spans else [], strict=False
     ):
@@ -189,10 +188,8 @@ def _fitting(
             before, across = PIECE, 0.0
 
 
-def _pieces(text: str, count: Counter, budget: int) -> list[tuple[int, int]]:
-    """Split one overlong sentence at the best places inside it: clauses, words, at last
-    characters.
-    """
+def _pieces(text: str, count: TokenCounter, budget: int) -> list[tuple[int, int]]:
+    """Split a sentence that is too long between clauses, else words, else characters."""
     import semchunk
 
     chunker = semchunk.chunkerify(lambda part: count([part])[0], budget, memoize=False)
@@ -201,7 +198,7 @@ def _pieces(text: str, count: Counter, budget: int) -> list[tuple[int, int]]:
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
-    """Yield (start, end, what stands before) of every sentence in ``text[start:end]``, without the
+    """Yield (start, end, what it follows) of every sentence in ``text[start:end]``, without the
     space around it.
     """
     for paragraph_start, paragraph_end in _split(text, start, end, _BLANK_LINE):
@@ -209,14 +206,14 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]
         for line_start, line_end in _split(text, paragraph_start, paragraph_end, _LINE_START):
             position = line_start
             for match in _SENTENCE_END.finditer(text, line_start, line_end):
-                if _ends_here(text, position, match.end(), line_end):
-                    yield from _trimmed(text, position, match.end(), kind)
+                if _is_end(text, position, match.end(), line_end):
+                    yield from _trim(text, position, match.end(), kind)
                     position, kind = match.end(), SENTENCE
-            yield from _trimmed(text, position, line_end, kind)
+            yield from _trim(text, position, line_end, kind)
             kind = LINE
 
 
-def _ends_here(text: str, start: int, end: int, limit: int) -> bool:
+def _is_end(text: str, start: int, end: int, limit: int) -> bool:
     following = text[end : min(end + 40, limit)].lstrip()[:1]
     if not following or following.islower():
         return False
@@ -233,7 +230,7 @@ def _split(
     yield position, end
 
 
-def _trimmed(text: str, start: int, end: int, kind: str) -> Iterator[tuple[int, int, str]]:
+def _trim(text: str, start: int, end: int, kind: str) -> Iterator[tuple[int, int, str]]:
     part = text[start:end]
     bare = part.strip()
     if bare:
@@ -241,7 +238,7 @@ def _trimmed(text: str, start: int, end: int, kind: str) -> Iterator[tuple[int, 
         yield start, start + len(bare), kind
 
 
-def places(
+def find_places(
     document: Document, sections: Sections, start: int, end: int
 ) -> list[tuple[int, int, str]]:
     """Return (offset, page, section) of every place inside ``text[start:end]`` where another page

@@ -1,5 +1,5 @@
-"""What a person sees of an ingestion: the closing lines, ``summary.json``, and a page of samples
-and rejects that needs nothing from elsewhere.
+"""The report of an ingestion: the closing log lines, ``summary.json``, and a page of samples and
+rejects.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from tasks.ingest.reasons import REASONS
 
 log = logging.getLogger(__name__)
 
-#: What the page shows: sample passages, rejects of one reason, characters of a reject. The Parquet
-#: files hold everything.
+#: Most sample passages, rejects of one reason and characters of a reject on the page. The Parquet
+#: files hold all.
 _SAMPLES, _SHOWN, _SHOWN_CHARS = 24, 5000, 400
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
 class Report:
-    """Counts while the passages go by, and keeps what the page shows: samples in memory, rejects in
-    files by reason.
+    """Counts the passages, and keeps what the page shows: samples in memory, rejects in files by
+    reason.
     """
 
     def __init__(self, folder: Path, compared: bool) -> None:
-        """``compared``: there is an evaluation set, and passages are looked for in it."""
+        """``compared``: there is an evaluation set to find passages in."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._folder, self._compared = folder, compared
@@ -49,7 +49,7 @@ class Report:
         self._samples: list[tuple[str, dict[str, Any]]] = []
 
     def document(self, entry: dict[str, Any]) -> None:
-        """Count a document; a long one comes in several entries, the first marked."""
+        """Count a document; the first of several entries is marked."""
         self.masked.update(entry["masked"])
         if entry["first"]:
             self.formats[entry["format"]] += 1
@@ -57,29 +57,28 @@ class Report:
                 self.encodings[entry["encoding"]] += 1
 
     def removed(self, characters: int) -> None:
-        """Count a line cut out of a passage that is kept, or judged by what is left of it."""
+        """Count a line that was cut out of a passage."""
         self.lines["lines"] += 1
         self.lines["characters"] += characters
 
     def passage(self, row: dict[str, Any], reason: str) -> None:
         """Count a passage and why it is dropped (``""``: it is kept)."""
         self.cut += 1
-        # Those dropped for another reason are left out: the count is that of the rows that have
-        # the flag, kept or dropped for it.
+        # Passages dropped for another reason do not count: only those kept, or dropped for it.
         self.in_evaluation += row["in_evaluation"] and reason in ("", "in_evaluation")
         if reason:
             self.dropped[reason] += 1
             return
         self.kept += 1
         self.tokens += row["tokens"]
-        # The passages with the smallest hashes: a sample of the whole that is the same in every
-        # run, kept without holding the rest.
+        # The passages with the smallest hashes: the same random sample in every run, without
+        # keeping all passages.
         self._samples.append((row["sha256"], row))
         if len(self._samples) > 50 * _SAMPLES:
             self._trim()
 
     def unused(self, row: dict[str, Any]) -> None:
-        """Note a reject: a file or part that was not read, a dropped passage, or a line cut out."""
+        """Count a reject: a file or part not read, a dropped passage, or a line cut out."""
         reason = row["reason"]
         if not row["end"]:
             self.unread[reason] += 1
@@ -91,9 +90,7 @@ class Report:
             self._files[reason].write(json.dumps(_reject(row)) + "\n")
 
     def check(self, corpus: str, text_column: str) -> None:
-        """Raise :class:`PipelineError` where nothing is left to work with, saying what became of
-        everything.
-        """
+        """Raise :class:`PipelineError` with all counts where no passage is kept."""
         if self.kept:
             return
         first = self._first
@@ -110,10 +107,10 @@ class Report:
             )
             raise PipelineError(
                 f"no readable document in {corpus}: "
-                f"{_counted(self.unread) or 'no text'}{example}{hint}"
+                f"{_format_counts(self.unread) or 'no text'}{example}{hint}"
             )
         raise PipelineError(
-            f"no passage of {corpus} is kept: {_counted(self.dropped)}{example}; see the "
+            f"no passage of {corpus} is kept: {_format_counts(self.dropped)}{example}; see the "
             "ingest section of the parameters"
         )
 
@@ -143,11 +140,11 @@ class Report:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        yield "documents", f"{sum(self.formats.values()):,}: {_counted(self.formats)}"
-        yield "encodings", _counted(self.encodings) or "set by the formats"
+        yield "documents", f"{sum(self.formats.values()):,}: {_format_counts(self.formats)}"
+        yield "encodings", _format_counts(self.encodings) or "set by the formats"
         yield "passages", f"{self.kept:,} kept of {self.cut:,}, {self.tokens:,} tokens"
-        yield "passages dropped", _counted(self.dropped) or "none"
-        yield "not read", _counted(self.unread) or "none"
+        yield "passages dropped", _format_counts(self.dropped) or "none"
+        yield "not read", _format_counts(self.unread) or "none"
         yield (
             "boilerplate cut out",
             f"{self.lines['lines']:,} lines, {self.lines['characters']:,} characters"
@@ -156,10 +153,10 @@ class Report:
         )
         yield "in the evaluation", self._overlap()
         if self.masked:
-            yield "masked", _counted(self.masked)
+            yield "masked", _format_counts(self.masked)
 
     def _overlap(self) -> str:
-        """Say how many of the passages that are kept are also in the evaluation set."""
+        """Return how many passages are also in the evaluation set, in words."""
         if not self._compared:
             return "not checked"
         return f"{self.in_evaluation:,} passages" if self.in_evaluation else "none"
@@ -205,17 +202,17 @@ class Report:
         return self._folder / f"{reason}.jsonl"
 
     def _rows(self, reason: str) -> Iterator[dict[str, str]]:
-        """Yield the rejects that the page shows, from their file: they may fill the memory."""
+        """Yield the rejects of the page from their file, as they may be many."""
         with self._spool(reason).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
 
 def without_password(address: str) -> str:
-    """Return an address without the user and password it may hold: the page goes to MLflow."""
+    """Return an address without user and password: the page is logged to MLflow."""
     return re.sub(r"(?<=://)[^/@]*@", "", address)
 
 
-def _counted(counts: Counter[str]) -> str:
+def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in _most_frequent(counts))
 
 

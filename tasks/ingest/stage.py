@@ -1,12 +1,13 @@
-"""ingest: documents into passages of a token budget, each with its place in its document, every
-unused one with its reason.
+"""ingest: documents into passages of a token budget, each with its place in its document.
+
+Files, parts of files and passages that are not used are kept with a reason.
 
     python -m tasks.ingest --params params.yaml [--corpus FOLDER] [--evaluation ITEMS]
         --out artifacts/ingest
 
-Files are read and cut in processes of their own (``tasks.documents``) whose results are kept in a
-journal; then the passages go by once, in the order of the files' names, past the rules that look at
-more than one document. Nothing here depends on which process did what, or when.
+Worker processes read and cut the files, and a journal keeps their results. Then one pass over the
+passages, in the order of the files' names, applies the rules that compare documents. The output
+does not depend on which process did what, or when.
 """
 
 from __future__ import annotations
@@ -32,18 +33,17 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
-from tasks.ingest.discovery import Found
+from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers import ocr
-from tasks.ingest.readers.document import Options, Unreadable
-from tasks.ingest.sources import Source, open_source
-from tasks.ingest.worker import Work, read_files, reject
+from tasks.ingest.readers.document import ReadOptions, Unreadable
+from tasks.ingest.sources import Corpus, open_corpus
+from tasks.ingest.worker import Work, format_reject, read_files
 from tasks.scoring.datasets import load_dataset, load_items
 
 log = logging.getLogger(__name__)
 
-#: Libraries whose version changes what is extracted: part of the key under which a file's result is
-#: kept.
+#: Libraries whose version changes the extracted text: part of the key of a file's result.
 _LIBRARIES = (
     "charset-normalizer",
     "lxml",
@@ -56,7 +56,7 @@ _LIBRARIES = (
     "tokenizers",
     "trafilatura",
 )
-#: Files that are listed, or fetched ahead of the processes that read them, at a time.
+#: Files that are listed at a time, and files that are fetched ahead of their readers.
 _LISTED, _AHEAD = 2000, 8
 
 
@@ -64,24 +64,24 @@ def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
     overlap = EvaluationOverlap(_evaluation_passages(stage), params.evaluation_words)
-    work = _work(params, _tokenizer(*tokenizer_name(stage)))
-    source = open_source(
+    work = _make_work(params, _read_tokenizer(*tokenizer_name(stage)))
+    corpus = open_corpus(
         stage.addresses["corpus"], staging, params.text_column or "text", params.follow_links
     )
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
-            _list(source, journal, work)
-            _read_new(stage, source, journal, work)
+            _list_files(corpus, journal, work)
+            _read_new(stage, corpus, journal, work)
             Collector(stage, work, overlap).run(journal)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _work(params: Ingest, tokenizer: str) -> Work:
-    options = Options(
+def _make_work(params: Ingest, tokenizer: str) -> Work:
+    options = ReadOptions(
         text_column=params.text_column,
         max_bytes=params.max_file_mb << 20,
-        ocr=ocr.checked(params.ocr_languages) if params.ocr else "",
+        ocr=ocr.check_languages(params.ocr_languages) if params.ocr else "",
     )
     return Work(
         tokenizer,
@@ -97,14 +97,12 @@ def _work(params: Ingest, tokenizer: str) -> Work:
 
 def tokenizer_name(stage: Stage) -> tuple[str, str]:
     """Return name and revision of the model whose tokenizer counts a passage's tokens."""
-    own, generate = stage.params.ingest.tokenizer, stage.params.generate
-    return (own, "main") if own else (generate.generator, generate.revision)
+    tokenizer, generate = stage.params.ingest.tokenizer, stage.params.generate
+    return (tokenizer, "main") if tokenizer else (generate.generator, generate.revision)
 
 
-def _tokenizer(generator: str, revision: str) -> str:
-    """Return the generator's own tokenizer as JSON: what the reading processes need, without the
-    model library around it.
-    """
+def _read_tokenizer(generator: str, revision: str) -> str:
+    """Return the tokenizer as JSON: worker processes load it without the model library."""
     from tasks.lm.models import tokenizer_json
 
     tokenizer = tokenizer_json(generator, revision)
@@ -119,15 +117,11 @@ def _tokenizer(generator: str, revision: str) -> str:
 def _evaluation_passages(stage: Stage) -> Iterator[str]:
     """Yield the passages of the labelled items.
 
-    They are read as evaluate will read them, so that a bad one is told of before any work is done.
+    They are read as evaluate reads them, so that a bad item is an error before any work is done.
     """
     if "evaluation" in stage.inputs:
-        yield from (
-            item.context
-            for item in load_items(
-                load_dataset(Path(stage.params.evaluate.dataset)), stage.path("evaluation")
-            )
-        )
+        dataset = load_dataset(Path(stage.params.evaluate.dataset))
+        yield from (item.context for item in load_items(dataset, stage.path("evaluation")))
     elif stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(
             "ingest.drop_evaluation_overlap is set, and there are no items to compare "
@@ -135,40 +129,33 @@ def _evaluation_passages(stage: Stage) -> Iterator[str]:
         )
 
 
-def _list(source: Source, journal: Journal, work: Work) -> None:
-    """Note every file with the key of its result: content, kind, parameters and code.
+def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
+    """List every file in the journal with the key of its result: content, suffix, parameters, code.
 
-    A file that cannot be opened gets its problem.
+    A file that cannot be opened is listed with its problem.
     """
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
     basis = work_key("tasks.ingest.worker", work.to_json(), libraries, sys.version_info[:2])
 
-    def keyed(file: Found) -> tuple[Found, str]:
+    def add_key(file: CorpusFile) -> tuple[CorpusFile, str]:
         if file.problem:
             return file, ""
         try:
-            kind = (
-                "".join(PurePath(file.place).suffixes[-2:])
-                .lower()
-                .encode(errors="backslashreplace")
-                .decode()
-            )
-            return file, fingerprint(source.version(file), kind, basis)
-        except Exception as error:  # noqa: BLE001  stores have errors of their own, and one file is no reason to stop
-            return Found(
-                file.name,
-                file.place,
-                Unreadable("unreadable", f"{type(error).__name__}: {error}"[:300]),
-            ), ""
+            suffixes = "".join(PurePath(file.place).suffixes[-2:]).lower()
+            kind = suffixes.encode(errors="backslashreplace").decode()
+            return file, fingerprint(corpus.version(file), kind, basis)
+        except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
+            problem = Unreadable("unreadable", f"{type(error).__name__}: {error}"[:300])
+            return CorpusFile(file.name, file.place, problem), ""
 
-    files = source.files()
+    files = corpus.files()
     with ThreadPoolExecutor(max_workers=4) as threads:
         while batch := list(islice(files, _LISTED)):
-            journal.list(threads.map(keyed, batch))
+            journal.list(threads.map(add_key, batch))
 
 
-def _read_new(stage: Stage, source: Source, journal: Journal, work: Work) -> None:
-    """Read the files that the journal does not know."""
+def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> None:
+    """Read the files without a result in the journal."""
     params = stage.params.ingest
     total, left = journal.plan()
     if not total:
@@ -180,70 +167,65 @@ def _read_new(stage: Stage, source: Source, journal: Journal, work: Work) -> Non
     progress.skip(total - left)
     if left < total:
         log.info("%d of %d files need no reading", total - left, total)
-    numbers: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
     finished, shown = 0, time.monotonic()
-    fetched = _Fetched(source, journal)
+    fetcher = _Fetcher(corpus, journal)
     for result in read_files(
-        fetched.jobs(),
+        fetcher.jobs(),
         work,
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
         Limits(params.file_seconds, params.file_memory_mb),
     ):
-        journal.add(result.key, numbers[result.key], result.value)
-        numbers[result.key] += 1
+        journal.add(result.key, parts[result.key], result.value)
+        parts[result.key] += 1
         if result.done:
-            # After the other failures another run may fare better.
+            # After any other failure another run may succeed.
             journal.finish(result.key, final=result.failure in ("", "error"))
-            del numbers[result.key]
-            finished += fetched.release(result.key)
-            # Showing progress costs a write to the disk; small files go by faster than that.
+            del parts[result.key]
+            finished += fetcher.release(result.key)
+            # Progress is a write to the disk, which takes longer than a small file.
             if time.monotonic() - shown > 1:
                 progress.advance(finished)
                 finished, shown = 0, time.monotonic()
-    if finished or fetched.failed:
-        progress.advance(finished + fetched.failed)
+    if finished or fetcher.failed:
+        progress.advance(finished + fetcher.failed)
 
 
-class _Fetched:
-    """Fetches the files to be read a few ahead of the processes that read them, and lets go of them
-    afterwards.
-    """
+class _Fetcher:
+    """Fetches files a few ahead of the processes that read them, and releases them afterwards."""
 
-    def __init__(self, source: Source, journal: Journal) -> None:
-        self._source, self._journal = source, journal
-        self._held: dict[str, tuple[Path, int]] = {}
+    def __init__(self, corpus: Corpus, journal: Journal) -> None:
+        self._corpus, self._journal = corpus, journal
+        self._in_use: dict[str, tuple[Path, int]] = {}
         self.failed = 0
 
     def jobs(self) -> Iterator[tuple[str, Path]]:
-        """Yield key and path; a file that cannot be fetched is a reject, and is tried again by the
-        next run.
-        """
+        """Yield key and path; a file that cannot be fetched is a reject until the next run."""
         queue: deque[tuple[str, int, Future[Path]]] = deque()
         with ThreadPoolExecutor(max_workers=_AHEAD) as threads:
             for key, place, files in self._journal.todo():
-                queue.append((key, files, threads.submit(self._source.fetch, place)))
+                queue.append((key, files, threads.submit(self._corpus.fetch, place)))
                 if len(queue) > _AHEAD:
-                    yield from self._arrived(*queue.popleft())
+                    yield from self._wait_for(*queue.popleft())
             while queue:
-                yield from self._arrived(*queue.popleft())
+                yield from self._wait_for(*queue.popleft())
 
-    def _arrived(self, key: str, files: int, fetched: Future[Path]) -> Iterator[tuple[str, Path]]:
+    def _wait_for(self, key: str, files: int, future: Future[Path]) -> Iterator[tuple[str, Path]]:
         try:
-            path = fetched.result()
-        except Exception as error:  # noqa: BLE001  stores have errors of their own, and one file is no reason to stop
-            self._journal.add(
-                key, 0, reject("unreadable", f"{type(error).__name__}: {error}"[:300])
-            )
+            path = future.result()
+        except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
+            detail = f"{type(error).__name__}: {error}"[:300]
+            self._journal.add(key, 0, format_reject("unreadable", detail))
             self._journal.finish(key, final=False)
             self.failed += files
             return
-        self._held[key] = path, files
+        self._in_use[key] = path, files
         yield key, path
 
     def release(self, key: str) -> int:
-        """Let go of a file that has been read; return how many files of the corpus it stood for."""
-        path, files = self._held.pop(key)
-        self._source.release(path)
+        """Release a file that has been read; return how many files have its content."""
+        path, files = self._in_use.pop(key)
+        self._corpus.release(path)
         return files
 
 

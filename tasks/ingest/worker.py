@@ -1,13 +1,13 @@
-"""What happens to one file, in a process of its own: read, mask, cut, measure.
+"""One file in a worker process: read it, mask it, cut it into passages, check each passage.
 
-Yields plain values that travel and are kept as JSON.
+The results are plain values, which are sent and kept as JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter as Totals
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,29 +15,29 @@ from typing import Any
 
 from tasks.core.pool import Limits, Pool, Result
 from tasks.ingest import boilerplate, cleaning
-from tasks.ingest.passages import Counter, Passage, cut, heading_paths, places
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers.document import Alive, Document, Options, Unreadable
+from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
+from tasks.ingest.readers import detect
+from tasks.ingest.readers.document import Alive, Document, ReadOptions, Unreadable
 
-#: Characters of text in one part of a file's result: what is held, sent and kept at a time.
+#: Characters of text in one part of a file's result: parts bound the memory.
 _PART = 1 << 20
 
 
 @dataclass(frozen=True)
 class Work:
-    """Everything a file's result depends on besides the file.
+    """All that a file's result depends on besides the file.
 
-    ``tokenizer`` is a tokenizers JSON; empty counts words.
+    ``tokenizer`` is the JSON of a tokenizer; empty: words are counted.
     """
 
     tokenizer: str
-    options: Options
+    options: ReadOptions
     budget: int
     least: int
     near_duplicates: bool = False
     languages: tuple[str, ...] = ()
     mask: bool = False
-    #: Whether lines are noted for counting (``tasks.ingest.boilerplate``).
+    #: Whether the lines are recorded to be counted (``tasks.ingest.boilerplate``).
     lines: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -53,31 +53,29 @@ def read_files(
     """
     with Pool(_start, (work,), workers, limits) as pool:
         for result in pool.run(jobs):
-            yield replace(result, value=_reject_failed(result)) if result.failure else result
+            yield replace(result, value=_format_failure(result)) if result.failure else result
 
 
 def _start(work: Work) -> Callable[[Path], Iterator[str]]:
-    count = counter(work.tokenizer)
+    count = make_counter(work.tokenizer)
     return lambda path: (json.dumps(part, ensure_ascii=True) for part in process(path, work, count))
 
 
-def _reject_failed(result: Result) -> str:
+def _format_failure(result: Result) -> str:
     if result.failure == "error":
-        return reject("damaged", result.detail)
+        return format_reject("damaged", result.detail)
     if result.failure == "crashed":
-        return reject("crashed", f"the process that read it died: {result.detail}")
-    return reject(result.failure, result.detail)
+        return format_reject("crashed", f"the process that read it died: {result.detail}")
+    return format_reject(result.failure, result.detail)
 
 
-def reject(reason: str, detail: str) -> str:
+def format_reject(reason: str, detail: str) -> str:
     """Return the whole result of a file that could not be read."""
     return json.dumps([{"member": "", "reason": reason, "detail": detail}])
 
 
-def counter(tokenizer: str) -> Counter:
-    """Return who counts tokens: a tokenizer given as tokenizers JSON, or words where it is
-    empty.
-    """
+def make_counter(tokenizer: str) -> TokenCounter:
+    """Return a function that counts tokens; words where ``tokenizer`` is empty."""
     if not tokenizer:
         return lambda texts: [len(text.split()) for text in texts]
     from tokenizers import Tokenizer
@@ -95,7 +93,7 @@ def counter(tokenizer: str) -> Counter:
     return count
 
 
-def process(path: Path, work: Work, count: Counter) -> Iterator[list[dict[str, Any]]]:
+def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[str, Any]]]:
     """Yield the result of a file in parts: lists of documents (with passages) and rejects.
 
     A file that cannot be read is one reject.
@@ -103,7 +101,7 @@ def process(path: Path, work: Work, count: Counter) -> Iterator[list[dict[str, A
     part: list[dict[str, Any]] = []
     size = 0
     try:
-        for item in formats.read(path, work.options):
+        for item in detect.read(path, work.options):
             if isinstance(item, Alive):
                 yield part
                 part, size = [], 0
@@ -122,11 +120,11 @@ def process(path: Path, work: Work, count: Counter) -> Iterator[list[dict[str, A
     yield part
 
 
-def _documents(document: Document, work: Work, count: Counter) -> Iterator[dict[str, Any]]:
-    """Yield a document's entry, a very long one in several."""
+def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[dict[str, Any]]:
+    """Yield a document's entry; a very long document has several."""
     masked: dict[str, int] = {}
     if work.mask:
-        document, masked = _masked(document)
+        document, masked = _mask_document(document)
     entry: dict[str, Any] = {
         "member": document.member,
         "format": document.format,
@@ -138,11 +136,13 @@ def _documents(document: Document, work: Work, count: Counter) -> Iterator[dict[
     size = 0
     sections = heading_paths(document.headings) if work.lines else []
     for passage in cut(document, count, work.budget, work.least):
-        values = judged(passage, work)
+        values = judge_passage(passage, work)
         if work.lines:
-            values["lines"] = boilerplate.lines(document, passage.start, passage.end)
+            values["lines"] = boilerplate.find_lines(document, passage.start, passage.end)
             values["places"] = (
-                places(document, sections, passage.start, passage.end) if values["lines"] else []
+                find_places(document, sections, passage.start, passage.end)
+                if values["lines"]
+                else []
             )
         entry["passages"].append(values)
         size += len(passage.text)
@@ -152,50 +152,44 @@ def _documents(document: Document, work: Work, count: Counter) -> Iterator[dict[
     yield entry
 
 
-def judged(passage: Passage, work: Work) -> dict[str, Any]:
-    """Return a passage's values with why it is not kept (``reason`` empty: it is), and what
-    duplicates are found by.
+def judge_passage(passage: Passage, work: Work) -> dict[str, Any]:
+    """Return a passage's values, why it is not kept (``reason``; empty: it is kept), and the keys
+    of duplicates.
     """
     values = asdict(passage)
-    values["reason"], values["detail"] = "", ""
-    if passage.tokens > work.budget:
-        values["reason"], values["detail"] = (
-            "too_long",
-            f"{passage.tokens} tokens and no place to cut",
-        )
-    elif passage.tokens < work.least:
-        values["reason"], values["detail"] = (
-            "too_short",
-            f"{passage.tokens} tokens, the least is {work.least}",
-        )
-    elif work.languages and (found := cleaning.language(passage.text)) not in work.languages:
-        values["reason"], values["detail"] = (
-            "language",
-            f"{found}, wanted: {', '.join(work.languages)}",
-        )
-    values["same"] = hashlib.sha256(cleaning.normalised(passage.text).encode()).hexdigest()[:32]
+    values["reason"], values["detail"] = _find_fault(passage, work)
+    values["same"] = hashlib.sha256(cleaning.normalise(passage.text).encode()).hexdigest()[:32]
     if work.near_duplicates and not values["reason"]:
-        values["signature"] = cleaning.signature(passage.text).hex()
+        values["signature"] = cleaning.make_signature(passage.text).hex()
     return values
 
 
-def shortened(
-    values: dict[str, Any], start: int, end: int, work: Work, count: Counter
+def _find_fault(passage: Passage, work: Work) -> tuple[str, str]:
+    """Return why a passage is not kept, and the detail; two empty strings if it is kept."""
+    if passage.tokens > work.budget:
+        return "too_long", f"{passage.tokens} tokens and no place to cut"
+    if passage.tokens < work.least:
+        return "too_short", f"{passage.tokens} tokens, the least is {work.least}"
+    if work.languages and (code := cleaning.detect_language(passage.text)) not in work.languages:
+        return "language", f"{code}, wanted: {', '.join(work.languages)}"
+    return "", ""
+
+
+def shorten_passage(
+    values: dict[str, Any], start: int, end: int, work: Work, count: TokenCounter
 ) -> dict[str, Any]:
-    """Return the values of the part of a passage that is left at ``start:end`` (characters of the
-    document), counted and judged anew.
-    """
+    """Return the values of a passage cut down to ``start:end`` (characters of the document)."""
     text = values["text"][start - values["start"] : end - values["start"]]
     page, section = values["page"], values["section"]
-    for place, its_page, its_section in values["places"]:
+    for place, next_page, next_section in values["places"]:
         if place <= start:
-            page, section = its_page, its_section
-    return judged(Passage(text, start, end, count([text])[0], page, section), work)
+            page, section = next_page, next_section
+    return judge_passage(Passage(text, start, end, count([text])[0], page, section), work)
 
 
-def _masked(document: Document) -> tuple[Document, dict[str, int]]:
-    """Mask each stretch between headings and pages on its own, so that their offsets can be moved
-    along.
+def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
+    """Mask the text between the edges of headings and pages piece by piece, so that their offsets
+    can be moved.
     """
     edges = sorted(
         {
@@ -206,19 +200,19 @@ def _masked(document: Document) -> tuple[Document, dict[str, int]]:
         }
     )
     moved, parts, length = {}, [], 0
-    total: Totals[str] = Totals()
+    total: Counter[str] = Counter()
     for start, end in zip(edges, [*edges[1:], len(document.text)], strict=False):
         moved[start] = length
-        text, found = cleaning.masked(document.text[start:end])
+        text, counts = cleaning.mask(document.text[start:end])
         parts.append(text)
         length += len(text)
-        total.update(found)
+        total.update(counts)
     headings = tuple(
         replace(
             heading,
             start=moved[heading.start],
             end=moved[heading.end],
-            title=cleaning.masked(heading.title)[0],
+            title=cleaning.mask(heading.title)[0],
         )
         for heading in document.headings
     )

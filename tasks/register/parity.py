@@ -1,9 +1,8 @@
-"""Do the adapter as it was trained, the merged model and the served one say the same? Asked of some
-evaluation items before registration.
+"""Before registration: do the trained, the merged and the served model give the same answers?
 
 The adapter is trained over 4-bit weights, scored merged, and served by another engine: three
-computations that round differently. Where their answers part on many items, the F1 that was
-measured is not the F1 of what people will use.
+computations that round differently. Where their answers differ on many items, the measured F1 is
+not the F1 of the model that people will use.
 """
 
 from __future__ import annotations
@@ -44,11 +43,10 @@ class Parity:
         """Return the counts as a sentence."""
         if not self.items:
             return "not checked"
-        shared = (
-            f"the 4-bit adapter agrees with the merged model on {self.trained}, the served "
-            f"one on {self.served}"
+        return (
+            f"of {self.items} items the 4-bit adapter agrees with the merged model on "
+            f"{self.trained}, the served one on {self.served}, all three on {self.all_three}"
         )
-        return f"of {self.items} items {shared}, all three on {self.all_three}"
 
 
 def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
@@ -64,9 +62,8 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
         stage.params.evaluate.max_items,
         stage.params.evaluate.seed,
     )
-    items = sorted(items, key=lambda item: row_seed(stage.params.evaluate.seed, "parity", item.id))[
-        : settings.parity_items
-    ]
+    items.sort(key=lambda item: row_seed(stage.params.evaluate.seed, "parity", item.id))
+    items = items[: settings.parity_items]
     if not items:
         return Parity(0, 0, 0, 0)
     answers = _answers(stage, dataset, items, adapter, evaluation, provenance)
@@ -94,38 +91,48 @@ def _answers(
     evaluation: Path,
     provenance: dict[str, Any],
 ) -> dict[str, list[str]]:
-    """Return each model's answers: the largest-scored choice, or greedy text.
+    """Return each model's answers: the choice that scores highest, or greedy text.
 
-    The served model's are those that evaluate kept, from the same engine.
+    The served model's texts are those that evaluate kept: they come from the same engine.
     """
     template = dataset.templates[0]
     base = (provenance["base"], provenance["revision"])
-    folder = merged_folder(*base, adapter, provenance["quantization"], provenance["precision"])
+    rounding = (provenance["quantization"], provenance["precision"])
+    folder = merged_folder(*base, adapter, *rounding)
     tokenizer = load_tokenizer(str(folder))
     prompter = Prompter(tokenizer, prompt_form(tokenizer, provenance["prompt"], adapted=True))
-    answer = _Answer(stage, dataset, template, items, prompter)
-    trained = answer.by(
-        _with_adapter(adapter, *base, provenance["quantization"], provenance["precision"])
-    )
-    merged = answer.by(load_model(str(folder), precision=provenance["precision"]).eval())
-    kept = read_table(
+    questioner = _Questioner(stage, dataset, template, items, prompter)
+    trained = questioner.choose(_with_adapter(adapter, *base, *rounding))
+    merged = questioner.choose(_load_merged(folder, rounding[1]))
+    if not dataset.classifies:
+        predictions = _read_predictions(evaluation, template.name)
+        served = [predictions[item.id] for item in items]
+        return {"trained": trained, "merged": merged, "served": served}
+    # The engine writes, it does not rank. Its answer counts as the merged model's choice where the
+    # merged model writes the same text.
+    texts = questioner.write_with_engine(folder)
+    merged_texts = questioner.write(_load_merged(folder, rounding[1]))
+    served = [
+        choice if merged_text == text else text
+        for choice, merged_text, text in zip(merged, merged_texts, texts, strict=True)
+    ]
+    return {"trained": trained, "merged": merged, "served": served}
+
+
+def _read_predictions(evaluation: Path, template: str) -> dict[str, str]:
+    """Return item id -> the adapted model's prediction under one template."""
+    rows = read_table(
         evaluation / "predictions.parquet", ["model", "template", "item_id", "prediction"]
     ).to_pylist()
-    said = {
+    return {
         row["item_id"]: row["prediction"]
-        for row in kept
-        if row["model"] == "adapted" and row["template"] == template.name
+        for row in rows
+        if row["model"] == "adapted" and row["template"] == template
     }
-    served = answer.by_engine(folder) if dataset.classifies else [said[item.id] for item in items]
-    # the engine writes, it does not rank: its answer counts where it is the choice that the merged
-    # model writes too
-    if dataset.classifies:
-        written = answer.written(load_model(str(folder), precision=provenance["precision"]).eval())
-        served = [
-            choice if own == theirs else theirs
-            for choice, own, theirs in zip(merged, written, served, strict=True)
-        ]
-    return {"trained": trained, "merged": merged, "served": served}
+
+
+def _load_merged(folder: Path, precision: str) -> Any:
+    return load_model(str(folder), precision=precision).eval()
 
 
 def _with_adapter(
@@ -143,8 +150,8 @@ def _with_adapter(
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """Puts one template's question about each item to a model."""
+class _Questioner:
+    """Asks a model one template's question about each item."""
 
     stage: Stage
     dataset: Dataset
@@ -155,10 +162,10 @@ class _Answer:
     def prompts(self) -> list[list[int]]:
         return [self.prompter.prompt(render(self.template, item)) for item in self.items]
 
-    def by(self, model: Any) -> list[str]:
-        """Return the answers of a loaded model, and let go of it."""
+    def choose(self, model: Any) -> list[str]:
+        """Return the choices of a loaded model; its greedy answers where there are no choices."""
         if not self.dataset.classifies:
-            return self.written(model)
+            return self.write(model)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         choices = [
             [self.prompter.response(choice) for choice in self.template.choices] for _ in self.items
@@ -170,17 +177,17 @@ class _Answer:
             self.stage.params.evaluate.batch_rows,
             self.prompter.tokenizer.pad_token_id,
         )
-        return [self.template.choices[own.index(max(own))] for own in scores]
+        return [self.template.choices[row.index(max(row))] for row in scores]
 
     @torch.inference_mode()
-    def written(self, model: Any) -> list[str]:
+    def write(self, model: Any) -> list[str]:
         """Return greedy answers, one prompt at a time."""
         tokenizer = self.prompter.tokenizer
         texts = []
         for prompt in self.prompts():
             ids = torch.tensor([prompt], device=model.device)
             limit = self.stage.params.evaluate.max_new_tokens
-            out = model.generate(
+            output = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=limit,
@@ -188,18 +195,20 @@ class _Answer:
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )
-            texts.append(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True).strip())
+            texts.append(
+                tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True).strip()
+            )
         return texts
 
-    def by_engine(self, folder: Path) -> list[str]:
+    def write_with_engine(self, folder: Path) -> list[str]:
         """Return the greedy answers of the engine that serves."""
         params, prompts = self.stage.params.evaluate, self.prompts()
         engine = open_engine(
             params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
         )
-        done = engine.generate(
+        completions = engine.generate(
             prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
         )
         del engine
         gc.collect()
-        return [completion.text.strip() for completion in done]
+        return [completion.text.strip() for completion in completions]

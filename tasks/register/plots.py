@@ -1,7 +1,4 @@
-"""The pictures that go with a registered model.
-
-Drawn without a display; the same numbers give the same picture.
-"""
+"""The plots of a registered model, drawn without a display: same numbers, same picture."""
 
 from __future__ import annotations
 
@@ -30,13 +27,14 @@ def plot_loss(path: Path, points: list[tuple[int, float]]) -> None:
 
 
 def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
-    """Draw F1 by template and overall, zero-shot beside adapted, with 95 % intervals and the
-    majority class where there is one.
+    """Draw zero-shot and adapted F1 by template and overall, with 95 % intervals.
+
+    A line shows the F1 of the majority class where there is one.
     """
-    own = {model: metrics[model]["by_dataset"][metrics["dataset"]] for model in _COLOURS}
-    names = ["all templates", *own["adapted"]["by_template"]]
+    scores = {model: metrics[model]["by_dataset"][metrics["dataset"]] for model in _COLOURS}
+    names = ["all templates", *scores["adapted"]["by_template"]]
     figure, axes = _figure(7.6, 0.62 * len(names) + 1.4)
-    for shift, (model, values) in zip((0.19, -0.19), own.items(), strict=True):
+    for shift, (model, values) in zip((0.19, -0.19), scores.items(), strict=True):
         rows = [values, *values["by_template"].values()]
         heights = [len(names) - 1 - index + shift for index in range(len(names))]
         errors = [
@@ -52,9 +50,9 @@ def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
             label=model.replace("_", "-"),
             error_kw={"lw": 1, "capsize": 2},
         )
-    if "majority" in own["adapted"]:
+    if "majority" in scores["adapted"]:
         axes.axvline(
-            own["adapted"]["majority"],
+            scores["adapted"]["majority"],
             color="#b04a3a",
             linewidth=1,
             linestyle="--",

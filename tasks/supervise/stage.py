@@ -1,5 +1,6 @@
-"""supervise: the rows that the target model is trained on, from one of the paper's supervision
-sources. Everything behind it is the same for all.
+"""supervise: the training rows of the target model, from one of the paper's supervision sources.
+
+The stages after it are the same for all sources.
 
 Instructions that a generator wrote (``bonito``, ``prompted``), the raw passages (``tapt``),
 prompted rows of annotated datasets (``p3``), labelled items of the target task itself
@@ -28,8 +29,8 @@ from tasks.scoring.datasets import load_dataset, load_items, render
 log = logging.getLogger(__name__)
 MAX_ROWS = "max_rows"
 _P3_COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
-#: The table, and the rows left out by reason.
-Made = tuple[pa.Table, Counter[str]]
+#: rows.INSTRUCTIONS, and how many rows are left out by reason.
+Supervision = tuple[pa.Table, Counter[str]]
 
 
 def supervise(stage: Stage) -> None:
@@ -56,19 +57,19 @@ def supervise(stage: Stage) -> None:
     log.info("%s: %d rows", params.source, len(rows))
 
 
-def _written(stage: Stage) -> Made:
-    """What a generator wrote and validate kept."""
+def _read_instructions(stage: Stage) -> Supervision:
+    """The rows that a generator wrote and validate kept."""
     path = stage.path("instructions")
     return require(read_table(path), INSTRUCTIONS, path), Counter()
 
 
-def _nothing(stage: Stage) -> Made:
+def _make_nothing(stage: Stage) -> Supervision:
     return INSTRUCTIONS.empty_table(), Counter()
 
 
-def _passages(stage: Stage) -> Made:
-    """The raw text of the very passages that a generator is given: ``generate.max_passages`` and
-    its seed choose them.
+def _read_passages(stage: Stage) -> Supervision:
+    """The raw text of the passages that a generator would get: ``generate.max_passages`` and its
+    seed choose them.
     """
     path, generate = stage.path("passages"), stage.params.generate
     table = require(read_table(path), PASSAGES, path)
@@ -92,17 +93,14 @@ def _passages(stage: Stage) -> Made:
     )
 
 
-def _prompted_rows(stage: Stage) -> Made:
-    """General instruction tuning: the annotated datasets' own prompted rows, the passage put back
-    into its place.
-    """
+def _read_p3(stage: Stage) -> Supervision:
+    """General instruction tuning: prompted rows of the annotated datasets, with their passages."""
     path = stage.path("rows")
-    _need_columns(path, _P3_COLUMNS)
+    _require_columns(path, _P3_COLUMNS)
     kept, dropped = [], Counter[str]()
     for row in read_table(path, _P3_COLUMNS).to_pylist():
         instruction, response = (
-            fill(row["instruction"], row["context"]).strip(),
-            fill(row["response"], row["context"]).strip(),
+            fill(row[name], row["context"]).strip() for name in ("instruction", "response")
         )
         if not instruction or not response:
             dropped["empty"] += 1
@@ -117,55 +115,56 @@ def _prompted_rows(stage: Stage) -> Made:
     return pa.Table.from_pylist(kept, schema=INSTRUCTIONS), dropped
 
 
-def _labelled(stage: Stage) -> Made:
-    """Labelled items of the target task under its own templates, one a row, drawn by its id.
+def _render_labelled(stage: Stage) -> Supervision:
+    """Labelled items of the target task, each under one of its templates, drawn by the item's id.
 
-    Items that are evaluated on are left out.
+    Items of the evaluation set are left out.
     """
     evaluate, path = stage.params.evaluate, stage.path("rows")
     dataset = load_dataset(Path(evaluate.dataset))
     templates = dataset.templates[: evaluate.templates or None]
     evaluated = {render(templates[0], item) for item in load_items(dataset, stage.path("items"))}
-    kept, dropped = [], Counter[str]()
+    seed = stage.params.supervise.seed
+    kept: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
     for item in load_items(dataset, path):
         if render(templates[0], item) in evaluated:
             dropped["in_evaluation"] += 1
             continue
-        template = templates[
-            row_seed(stage.params.supervise.seed, "template", item.id) % len(templates)
-        ]
-        row: dict[str, Any] = {
-            "row_id": item.id,
-            "passage_id": item.id,
-            "document": path.name,
-            "task_type": dataset.task_type,
-            "context": item.context,
-            "instruction": render(template, item),
-            "response": template.choices[item.gold] if dataset.classifies else item.golds[0],
-        }
-        kept.append(row)
+        template = templates[row_seed(seed, "template", item.id) % len(templates)]
+        kept.append(
+            {
+                "row_id": item.id,
+                "passage_id": item.id,
+                "document": path.name,
+                "task_type": dataset.task_type,
+                "context": item.context,
+                "instruction": render(template, item),
+                "response": template.choices[item.gold] if dataset.classifies else item.golds[0],
+            }
+        )
     return pa.Table.from_pylist(kept, schema=INSTRUCTIONS), dropped
 
 
-_SOURCES: dict[str, Callable[[Stage], Made]] = {
-    "bonito": _written,
-    "prompted": _written,
-    "none": _nothing,
-    "tapt": _passages,
-    "p3": _prompted_rows,
-    "labelled": _labelled,
+_SOURCES: dict[str, Callable[[Stage], Supervision]] = {
+    "bonito": _read_instructions,
+    "prompted": _read_instructions,
+    "none": _make_nothing,
+    "tapt": _read_passages,
+    "p3": _read_p3,
+    "labelled": _render_labelled,
 }
 
 
-def _need_columns(path: Path, columns: list[str]) -> None:
+def _require_columns(path: Path, columns: list[str]) -> None:
     try:
-        held = pq.read_schema(path).names
+        present = pq.read_schema(path).names
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(
             f"supervise.rows: {path} cannot be read as Parquet: source p3 takes the "
             "train.parquet of bonito.remix.stage"
         ) from error
-    missing = [name for name in columns if name not in held]
+    missing = [name for name in columns if name not in present]
     if missing:
         raise PipelineError(
             f"supervise.rows: {path} has no column {missing[0]!r}: source p3 takes the "

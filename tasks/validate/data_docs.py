@@ -1,6 +1,4 @@
-"""Great Expectations' pages in our base: no script, nothing from the network, and the same bytes
-for the same rows.
-"""
+"""Great Expectations' pages in our page base: no scripts, no network, same rows same bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from markupsafe import Markup
 from tasks.core.page import Page, write_page
 
 _TEMPLATES = Path(__file__).parent / "templates"
-#: What is left out of Great Expectations' body: scripts, pictures and styles from elsewhere, its
-#: own header and advertising footer, and the switches that need scripts.
+#: Parts of Great Expectations' body that are removed: scripts, pictures and styles from other
+#: sites, its header and advertising footer, and the switches that need scripts.
 _FOREIGN = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer>.*?</footer>"
     r"|<nav class=\"navbar navbar-expand-md.*?</nav>\s*</div>\s*</nav>"
@@ -30,15 +28,16 @@ _RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{
 
 
 def restyle(docs: Path, time: datetime.datetime) -> None:
-    """Rewrite the pages below ``docs`` in our base, with ``time`` for every time in them, and add
-    ``index.html``.
+    """Rewrite the pages below ``docs`` in our base and add ``index.html``.
+
+    ``time`` replaces every time in them.
     """
     paths = sorted(docs.rglob("*.html"))
     if not paths:
         raise RuntimeError(f"Great Expectations built no Data Docs in {docs}")
     shutil.rmtree(docs / "static", ignore_errors=True)  # its fonts, pictures and style sheets
     for path in paths:
-        text = _forget_when(path.read_text(encoding="utf-8"), time)
+        text = _fix_stamps(path.read_text(encoding="utf-8"), time)
         up = "../" * (len(path.relative_to(docs).parts) - 1)
         links = (("Validation", f"{up}../report.html"), ("Great Expectations", f"{up}index.html"))
         page = Page(_name(path.relative_to(docs)), _kind(path.relative_to(docs)), links=links)
@@ -47,7 +46,7 @@ def restyle(docs: Path, time: datetime.datetime) -> None:
 
 
 def _write_index(docs: Path, paths: list[Path]) -> None:
-    """Write the first page: Great Expectations' own builds its tables by script."""
+    """Write the index page: Great Expectations' own builds its tables by script."""
     pages = [path.relative_to(docs) for path in paths]
     page = Page(
         "Great Expectations",
@@ -63,22 +62,22 @@ def _kind(path: Path) -> str:
 
 
 def _name(path: Path) -> str:
-    """Return the suite, and for a result the chunk of rows that it is of."""
+    """Return the suite; for a result also the chunk of rows."""
     return f"{path.parts[1]} / {path.stem}" if len(path.parts) > 2 else path.stem
 
 
 def _body(text: str, path: Path) -> Markup:
-    """Return what a page of Great Expectations shows; it has escaped its values itself."""
+    """Return the content of a page; Great Expectations has escaped its values."""
     body = _BODY.search(text)
     if not body:
-        raise RuntimeError(f"{path} is no page of Great Expectations as we know it")
+        raise RuntimeError(
+            f"{path} is not a page of Great Expectations in the form of its pinned version"
+        )
     return Markup(_FOREIGN.sub("", body[1]))  # noqa: S704
 
 
-def _forget_when(text: str, time: datetime.datetime) -> str:
-    """Return a page with numbers, in order of appearance, in place of its random ids, and one time
-    in place of all.
-    """
+def _fix_stamps(text: str, time: datetime.datetime) -> str:
+    """Replace random ids by numbers in order of appearance, and all times by one time."""
     numbers = {
         random_id: f"id-{number:06d}"
         for number, random_id in enumerate(dict.fromkeys(_RANDOM_ID.findall(text)))

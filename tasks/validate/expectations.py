@@ -8,15 +8,13 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.params import Validate
 from tasks.core.task_types import TASK_TYPES
 
-#: What a type's labels are checked for once the rows are chosen; no expectation on rows.
+#: Checked on the labels of the selected rows; no expectation on single rows.
 LABEL_BALANCE = "label_balance"
 
 
 @dataclass(frozen=True)
 class Check:
-    """An expectation on one column: its value lies in ``low``..``high`` (either may be open), or is
-    ``value``.
-    """
+    """An expectation on one column: a value from ``low`` to ``high`` (None: open), or ``value``."""
 
     name: str
     column: str
@@ -32,14 +30,15 @@ class Check:
         return not self.of_types or self.name in TASK_TYPES[task_type].expectations
 
 
-def checks(params: Validate) -> tuple[Check, ...]:
-    """Return the expectations on rows that ``params`` leaves in, in the order in which reasons are
-    given.
-    """
+def select_checks(params: Validate) -> tuple[Check, ...]:
+    """Return the expectations on rows that ``validate.skip`` leaves, in the order of reasons."""
     longest, longest_response = params.max_instruction_chars, params.max_response_chars
     every = (
         Check(
-            "instruction_present", "instruction_present", "the instruction holds words", value=True
+            "instruction_present",
+            "instruction_present",
+            "the instruction holds words",
+            value=True,
         ),
         Check(
             "response_present",

@@ -1,9 +1,7 @@
-"""Label families of the classification types: which answers an instruction offers, and how labels
-are balanced.
+"""Labels of the classification types: which ones an instruction offers, and how they are balanced.
 
-A family is a set of answers that stand for the same decision, such as yes / no / maybe. What an
-instruction offers is read from its own text; the passage is not looked at, since any passage may
-hold "yes or no".
+A family is a set of labels for the same decision, such as yes / no / maybe. The offered labels are
+read from the instruction without its passage, since any passage may contain "yes or no".
 """
 
 from __future__ import annotations
@@ -16,28 +14,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.task_types import (
-    CLASSIFICATION,
-    LABEL_FAMILIES,
-    TASK_TYPES,
-    types_expecting,
-)
+from tasks.core.task_types import CLASSIFICATION, LABEL_FAMILIES, TASK_TYPES, types_expecting
 
 #: Types whose response is checked against what the instruction offers.
 OFFERING = types_expecting("label_in_family")
 
-#: Answers that deny a claim, or leave it open: never right for a claim that stands in the passage
-#: word for word.
+#: Labels that deny a claim, or leave it open: never right for a claim that the passage holds word
+#: for word.
 DENIALS = ("no", "false", "never", "impossible", "incorrect", "contradiction", "refuted")
 OPEN = ("maybe", "inconclusive", "neither", "sometimes", "possible", "neutral")
 
-#: What may surround a label without being part of it.
+#: Characters around a label that are not part of it.
 _AROUND = " \t\r\n.,;:!?\"'“”‘’()[]*`"
 _SEPARATOR = r"""["'“”‘’)\]]*\s*(?:[,;/|]\s*(?:or\b|and\b)?|\bor\b|\n\s*[-*•]?)\s*["'“‘(\[]*"""
 _OPTION = re.compile(r"^[ \t]*(?:[-*•][ \t]*|\(?([a-z]|\d{1,2})[.):][ \t]*)(\S.*)$", re.MULTILINE)
 _OPTIONS_LINE = re.compile(
-    r"\b(?:options|choices|categories|labels|possible answers)\b(?:[ \t]+are\b)?[ "
-    r"\t]*[:\-–]?[ \t]*([^\n.?]+)"
+    r"\b(?:options|choices|categories|labels|possible answers)\b(?:[ \t]+are\b)?"
+    r"[ \t]*[:\-–]?[ \t]*([^\n.?]+)"
 )
 
 
@@ -53,12 +46,12 @@ def normal_labels(responses: pa.Array) -> pa.Array:
 def in_family(
     task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()
 ) -> np.ndarray:
-    """Return one bool a row: is the label one that the question offers, else one that its task type
-    is known to have?
+    """Return one bool a row: does the question offer the label? If it offers none: is the label one
+    of its task type's?
 
     ``questions`` are lower-case instructions without their passage, ``labels`` are normal
-    (:func:`normal_labels`). With ``custom`` labels, the classification types must answer with one
-    of those, and still with one of the offered ones where the question offers any.
+    (:func:`normal_labels`). With ``custom`` labels, classification types must answer with one of
+    them, and with an offered one where the question offers any.
     """
     allowed = frozenset[str](normal_labels(pa.array(custom, pa.string())).to_pylist())
     rows = zip(task_types.to_pylist(), questions.to_pylist(), labels.to_pylist(), strict=True)
@@ -67,7 +60,7 @@ def in_family(
     )
 
 
-@lru_cache(maxsize=8192)  # a row is asked about twice: for its family, and whether its label fits
+@lru_cache(maxsize=8192)  # called twice a row: for its family, and for whether its label fits
 def offered(question: str, custom: frozenset[str] = frozenset()) -> frozenset[str]:
     """Return the labels that a lower-case question offers: an explicit list of options, or members
     of one family side by side.
@@ -78,11 +71,11 @@ def offered(question: str, custom: frozenset[str] = frozenset()) -> frozenset[st
 def families(
     task_types: pa.Array, questions: pa.Array, labels: pa.Array, custom: Sequence[str] = ()
 ) -> np.ndarray:
-    """Return one int a row: its family's place in :data:`LABEL_FAMILIES`, one past them for other
-    labels, -1 for types that are no classification.
+    """Return one int a row: its family's index in :data:`LABEL_FAMILIES`, their number for other
+    labels, -1 for types that are not classification.
 
-    Labels are balanced within a family: a set of 300 true and false with 40 yes is balanced over
-    all, and teaches yes to every yes-no question.
+    Labels are balanced within a family. A set of 300 true and false with 40 yes is balanced as a
+    whole, and still teaches yes to every yes-no question.
     """
     rows = zip(task_types.to_pylist(), questions.to_pylist(), labels.to_pylist(), strict=True)
     allowed = frozenset[str](normal_labels(pa.array(custom, pa.string())).to_pylist())
@@ -105,11 +98,11 @@ def _family(question: str, label: str, custom: frozenset[str]) -> int:
 def unbalanced(
     family: np.ndarray, labels: np.ndarray, order: np.ndarray, share: float
 ) -> np.ndarray:
-    """Return one bool a row: must it go, so that no label makes up more than ``share`` (0-1) of its
-    family's rows that stay?
+    """Return one bool a row: drop it, so that no label has more than ``share`` (0-1) of the rest of
+    its family?
 
-    A family of one label alone teaches that answer whatever is asked: it goes too, where another
-    family has two.
+    A family with a single label teaches that answer to every question: it is dropped too where
+    another family has several labels.
     """
     drop = np.zeros(len(labels), bool)
     rows_of = [np.flatnonzero(family == code) for code in np.unique(family)]
@@ -123,12 +116,11 @@ def unbalanced(
 
 
 def surplus(labels: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
-    """Return one bool a row: must it go, so that no label makes up more than ``share`` (0-1) of
-    what stays?
+    """Return one bool a row: drop it, so that no label has more than ``share`` (0-1) of the rest?
 
-    ``labels`` are class codes; rows of a class that is too large go in descending ``order`` (a key
-    of the row, not its position). Where the share cannot be reached (two classes at 0.4), classes
-    are cut to the smallest one; a single class stays whole.
+    ``labels`` are class codes; rows of a class that is too large are dropped in descending
+    ``order`` (a key of the row, not its position). Where the share cannot be reached (two classes
+    at 0.4), classes are cut to the smallest one; a single class is kept whole.
     """
     codes, counts = np.unique(labels, return_counts=True)
     drop = np.zeros(len(labels), bool)
@@ -142,9 +134,7 @@ def surplus(labels: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
 
 
 def _largest_class(counts: np.ndarray, share: float) -> int:
-    """Return the largest class size n that n <= share * (rows left when every class is cut to n)
-    allows.
-    """
+    """Return the largest n with n <= share * (rows left when every class is cut to n)."""
     low, high = 0, int(counts.max())
     while low < high:
         middle = (low + high + 1) // 2
@@ -165,14 +155,15 @@ def _fits(kind: str, question: str, label: str, custom: frozenset[str]) -> bool:
 
 
 def _options(question: str) -> frozenset[str]:
-    """Return what a list of bullets, lettered lines or an ``options:`` line offers; a lettered
-    option answers to its letter and to its text.
+    """Return the labels of a list of bullets, of lettered lines or of an ``options:`` line.
+
+    The label of a lettered option is its letter or its text.
     """
-    found: list[tuple[str, str]] = _OPTION.findall(question)
-    marks = [mark for mark, _ in found]
-    if len(found) >= 2 and (not any(marks) or marks == _first_marks(marks[0], len(marks))):
+    options: list[tuple[str, str]] = _OPTION.findall(question)
+    marks = [mark for mark, _ in options]
+    if len(options) >= 2 and (not any(marks) or marks == _first_marks(marks[0], len(marks))):
         return _normal(
-            text for mark, option in found for text in (option, mark, f"{mark}. {option}") if text
+            text for mark, option in options for text in (option, mark, f"{mark}. {option}") if text
         )
     line = _OPTIONS_LINE.search(question)
     items = re.split(r"[,;/|]|\bor\b", line[1]) if line else []
@@ -180,10 +171,7 @@ def _options(question: str) -> frozenset[str]:
 
 
 def _first_marks(first: str, count: int) -> list[str]:
-    """Return a, b, c... or 1, 2, 3...: only such marks are a list of options ("Q: ...
-
-    A: ..." is none).
-    """
+    """Return a, b, c... or 1, 2, 3...: other marks, such as Q and A, are not a list of options."""
     return [str(1 + place) if first.isdigit() else chr(ord("a") + place) for place in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""The page a person reads after validation; its template is templates/report.html."""
+"""The report page of validation; its template is templates/report.html."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _KEPT_SHOWN, _FAILING_SHOWN = 4, 3
 
 
 class Samples:
-    """The few rows that the report shows, picked evenly over the file before it is read again."""
+    """The few rows that the report shows, spread evenly over the file and picked before its second
+    pass.
+    """
 
     def __init__(self, verdicts: Verdicts) -> None:
         """Choose the rows: some kept ones a type, some failing ones a type and expectation."""
@@ -31,27 +33,24 @@ class Samples:
         self._failing: dict[tuple[str, str], list[int]] = {}
         kept = verdicts.kept()
         for name in verdicts.types.names:
-            own = verdicts.of_type(name)
-            self._kept[name] = _spread(own & kept, _KEPT_SHOWN)
+            is_type = verdicts.of_type(name)
+            self._kept[name] = _spread(is_type & kept, _KEPT_SHOWN)
             for expectation in verdicts.expectations:
                 self._failing[name, expectation] = _spread(
-                    own & verdicts.failing(expectation), _FAILING_SHOWN
+                    is_type & verdicts.failing(expectation), _FAILING_SHOWN
                 )
-            self._failing[name, "parsed"] = _spread(own & (verdicts.unparsed >= 0), _FAILING_SHOWN)
-        self._wanted = np.unique(
+            self._failing[name, "parsed"] = _spread(
+                is_type & (verdicts.unparsed >= 0), _FAILING_SHOWN
+            )
+        self._picked = np.unique(
             [row for rows in (*self._kept.values(), *self._failing.values()) for row in rows]
         ).astype(np.int64)
 
     def take(self, batch: pa.Table, start: int) -> None:
-        """Remember the chosen rows of a batch of predictions that begins at position ``start``."""
-        first, last = np.searchsorted(self._wanted, [start, start + len(batch)])
-        for row in self._wanted[first:last].tolist():
-            fields = {
-                name: column[0].as_py()
-                for name, column in zip(
-                    batch.column_names, batch.slice(row - start, 1).columns, strict=True
-                )
-            }
+        """Keep the picked rows of a batch of predictions that begins at position ``start``."""
+        first, last = np.searchsorted(self._picked, [start, start + len(batch)])
+        for row in self._picked[first:last].tolist():
+            fields = batch.slice(row - start, 1).to_pylist()[0]
             text = fields["instruction"] if fields["parsed"] else fields["prediction"]
             self._rows[row] = {
                 **fields,
@@ -64,9 +63,7 @@ class Samples:
         return [self._rows[row] for row in self._kept[task_type]]
 
     def failing(self, task_type: str, expectation: str) -> list[dict[str, Any]]:
-        """Return sample rows of a task type that failed an expectation (``parsed``: that could not
-        be parsed).
-        """
+        """Return sample rows of a task type that failed an expectation (``parsed``: unparsable)."""
         return [self._rows[row] for row in self._failing[task_type, expectation]]
 
 
@@ -80,8 +77,10 @@ def write_report(
     floor: float,
     links: Sequence[tuple[str, str]],
 ) -> None:
-    """Write the report; ``balanced`` tells of each classification type whether its labels are,
-    ``share`` and ``floor`` are yields in 0-1, ``links`` lead to neighbouring pages.
+    """Write the report.
+
+    ``balanced`` is classification type -> whether its labels are balanced, ``share`` and ``floor``
+    are yields in 0-1, ``links`` are (name, relative address) of other pages.
     """
     dropped = verdicts.count_reasons(first_only=True)
     write_page(
@@ -111,14 +110,14 @@ def _head(verdicts: Verdicts, share: float, floor: float, links: Sequence[tuple[
 def _section(
     name: str, verdicts: Verdicts, suites: Suites, samples: Samples, balanced: dict[str, bool]
 ) -> dict[str, Any]:
-    own = verdicts.of_type(name)
-    predictions, parsed = int(own.sum()), int((own & (verdicts.unparsed < 0)).sum())
+    is_type = verdicts.of_type(name)
+    predictions, parsed = int(is_type.sum()), int((is_type & (verdicts.unparsed < 0)).sum())
     says = "the prediction splits into an instruction and a response"
     rows = [
         _line("parsed", says, predictions, predictions - parsed, samples.failing(name, "parsed"))
     ]
     for check in suites.of(name):
-        failed = int((own & verdicts.failing(check.name)).sum())
+        failed = int((is_type & verdicts.failing(check.name)).sum())
         rows.append(
             _line(check.name, check.says, parsed, failed, samples.failing(name, check.name))
         )
@@ -127,7 +126,7 @@ def _section(
         "name": name,
         "title": TASK_TYPES[name].full_name,
         "predictions": predictions,
-        "kept": int((own & verdicts.kept()).sum()),
+        "kept": int((is_type & verdicts.kept()).sum()),
         "expectations": rows,
         "labels": [
             {"name": label, "rows": count, "share": count / sum(counts.values())}
@@ -152,10 +151,6 @@ def _line(
 
 
 def _spread(chosen: np.ndarray, count: int) -> list[int]:
-    """Return at most ``count`` positions, evenly over those that are chosen."""
+    """Return at most ``count`` positions, spread evenly over the chosen ones."""
     rows = np.flatnonzero(chosen)
-    return (
-        rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)].tolist()
-        if len(rows)
-        else []
-    )
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)].tolist()

@@ -1,8 +1,7 @@
-"""Great Expectations: one suite a task type, declared on the columns of
-:mod:`tasks.validate.checks`. The only module that imports it.
+"""Great Expectations, which only this module imports: one suite a task type.
 
-Great Expectations decides which rows fail; this module hands it bounded chunks and takes the
-failing rows back by their index.
+The suites are declared on the columns of :mod:`tasks.validate.checks`. Great Expectations decides
+which rows fail; this module passes it bounded chunks and gets the failing rows back by their index.
 """
 
 from __future__ import annotations
@@ -25,15 +24,14 @@ from tasks.validate.expectations import LABEL_BALANCE, Check
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
 
-#: Name of the frame's index: Great Expectations answers with it, as a list a failing expectation.
+#: Name of the frame's index: Great Expectations returns it for the rows that fail.
 _ROW = "row"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
-#: What Great Expectations imports at its start for expectations that no suite here has: half its
+#: Modules that Great Expectations imports for expectations that no suite here has: half of its
 #: import time.
 _SELDOM_USED = ("altair", "scipy.stats")
-#: Great Expectations stamps its pages with the time and with random ids: the same rows are to give
-#: the same bytes.
+#: One time for all pages: the same rows must give the same bytes.
 _RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -79,9 +77,10 @@ class Suites:
         self._keep(result, task_type)
         return failing
 
-    def balanced(self, task_type: str, counts: dict[str, int], most: float) -> bool:
-        """Record whether no label has more than the share ``most`` of a type's chosen rows;
-        ``counts`` is label -> rows.
+    def record_balance(self, task_type: str, counts: dict[str, int], most: float) -> bool:
+        """Record and return whether no label has more than the share ``most`` of a type's rows.
+
+        ``counts`` is label -> kept rows.
         """
         shares = pd.DataFrame(
             {"share": [count / sum(counts.values()) for count in counts.values()]},
@@ -112,9 +111,9 @@ class Suites:
             self._suites[name] = self._context.suites.add(
                 ExpectationSuite(name, expectations=[_expectation(check) for check in declared])
             )
-        # Values left out, index named: with both, failing rows come back as one list; otherwise
-        # they are looked up one by one, 20 times slower.
-        form = {
+        # With a named index and without values, failing rows come back as one list. Otherwise Great
+        # Expectations looks them up one by one, 20 times slower.
+        result_format = {
             "result_format": "COMPLETE",
             "unexpected_index_column_names": [_ROW],
             "exclude_unexpected_values": True,
@@ -122,11 +121,11 @@ class Suites:
         }
         result: ExpectationSuiteValidationResult = self._batch.get_batch(
             batch_parameters={"dataframe": frame}
-        ).validate(self._suites[name], result_format=form)
+        ).validate(self._suites[name], result_format=result_format)
         return result
 
     def _keep(self, result: ExpectationSuiteValidationResult, name: str) -> None:
-        """Put a result where the Data Docs are built from, one page a chunk."""
+        """Store a result for the Data Docs, one page a chunk."""
         from great_expectations.core.run_identifier import RunIdentifier
         from great_expectations.data_context.types.resource_identifiers import (
             ExpectationSuiteIdentifier,
@@ -174,8 +173,9 @@ def _context(docs: Path) -> Any:
 
 @contextlib.contextmanager
 def imported_on_use(*names: str) -> Iterator[None]:
-    """Let an ``import`` of these modules within the block bring one that is loaded when it is first
-    used. Modules loaded before stay as they are.
+    """Delay an ``import`` of these modules within the block until their first use.
+
+    Modules loaded before are not touched.
     """
     later = {name: _Later(name) for name in names if name not in sys.modules}
     sys.modules.update(later)
@@ -188,10 +188,10 @@ def imported_on_use(*names: str) -> Iterator[None]:
 
 
 class _Later(ModuleType):
-    """Stands for a module until an attribute of it is asked for."""
+    """A module that is imported when one of its attributes is read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import machinery looks at a module's own marks
+        if name.startswith("__"):  # read by the import machinery
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
@@ -217,8 +217,8 @@ def _expectation(check: Check) -> Any:
 
 
 def _shown(result: dict[str, Any], frame: pd.DataFrame, rows: Sequence[int]) -> dict[str, Any]:
-    """Return a result with some failing rows of ``frame`` (row_id and value) in place of the list
-    of all: that one may hold the whole corpus.
+    """Return a result with some failing rows of ``frame`` (row_id and value) instead of all: they
+    may be the whole corpus.
     """
     kept = {
         key: value

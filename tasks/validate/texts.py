@@ -1,4 +1,4 @@
-"""A batch of written rows as Arrow columns: their texts in the forms in which they are compared.
+"""The texts of a batch of rows, as Arrow columns in the forms that are compared.
 
 Text is compared in a normal form: lower case, runs of white space as one space. All functions are
 pure: a row's values depend on that row alone.
@@ -18,26 +18,27 @@ from tasks.core.task_types import CLASSIFICATION
 from tasks.lm.prompts import PLACEHOLDER, fill
 from tasks.validate.labels import families, normal_labels
 
-#: Stands where the passage stood in a question: a control character that neither counts as a word
-#: nor as white space.
+#: Replaces the passage in a question: a control character, neither a word nor white space.
 GAP = "\x1f"
 
 EDGES = " \t\r\n.,;:!?\"'“”‘’"
-#: How instructions call the passage.
+#: Names of the passage in instructions.
 PASSAGE_WORDS = "passage|text|context|document|paragraph|article|information|report|excerpt"
-#: Wording around a question that is no question itself: "answer the following question:", "based on
-#: the passage,".
+#: Wording around a question that is not part of it: "answer the following question:", "based on the
+#: passage,".
 _STOCK = (
-    r"(?i)[^.?!:\n]*\bquestions?\b(?:\s+(?:below|above|about|from|based|using|in|with|that|by|given|according|regarding|related)\b[^.?!:\n]*)?\s*(?:[.:!\n]|$)",
-    r"(?i)\b(?:read|refer to|look at|consider|use|using|given|based on|according to|with "
-    rf"reference to|having read|after reading|from)\b[^.?!:\n,{GAP}]*"
+    r"(?i)[^.?!:\n]*\bquestions?\b(?:\s+(?:below|above|about|from|based|using|in|with|that|by|given"
+    r"|according|regarding|related)\b[^.?!:\n]*)?\s*(?:[.:!\n]|$)",
+    r"(?i)\b(?:read|refer to|look at|consider|use|using|given|based on|according to"
+    rf"|with reference to|having read|after reading|from)\b[^.?!:\n,{GAP}]*"
     rf"\b(?:{PASSAGE_WORDS}|above|below|following)\b(?:\s+(?:above|below))?\s*(?:[.:!,\n]|$)",
-    rf"(?i)(?:^|[\n{GAP}])\s*(?:{PASSAGE_WORDS}|title|question|q|answer|a|hint|background|note|exercise|exam)\s*:",
+    rf"(?i)(?:^|[\n{GAP}])\s*(?:{PASSAGE_WORDS}|title|question|q|answer|a|hint|background|note"
+    r"|exercise|exam)\s*:",
 )
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTexts:
     """A batch of parsed predictions as Arrow string arrays of one length, none null;
     ``instruction`` and ``response`` hold the placeholder, unspaced.
     """
@@ -51,7 +52,7 @@ class Rows:
 
     @cached_property
     def question(self) -> pa.Array:
-        """The instruction in lower case, a gap where the passage stood."""
+        """The instruction in lower case, with :data:`GAP` instead of the passage."""
         return pc.utf8_lower(pc.replace_substring(self.instruction, PLACEHOLDER, GAP))
 
     @cached_property
@@ -69,25 +70,23 @@ class Rows:
 
     @cached_property
     def asked_text(self) -> pa.Array:
-        """What is asked, in normal form."""
+        """The question without stock wording, in normal form."""
         return pc.utf8_trim(normal(pc.replace_substring(self.asked, GAP, " ")), EDGES)
 
     @cached_property
     def context_text(self) -> pa.Array:
-        """The passage in normal form; a passage of several rows is worked on once."""
+        """The passage in normal form, computed once for all of its rows."""
         passages = self.context.dictionary_encode()
         return normal(passages.dictionary).take(passages.indices)
 
     @cached_property
     def response_text(self) -> pa.Array:
-        """The response (its passage filled in) in normal form, without quotes and punctuation
-        around it.
-        """
-        return pc.utf8_trim(normal(filled(self.response, self.context)), EDGES)
+        """The response with its passage, in normal form, without quotes or punctuation around."""
+        return pc.utf8_trim(normal(fill_all(self.response, self.context)), EDGES)
 
     @cached_property
     def label(self) -> pa.Array:
-        """The response as a label; null for types that are no classification."""
+        """The response as a label; null for types that are not classification."""
         return pc.if_else(
             pc.is_in(self.task_type, pa.array(CLASSIFICATION)), normal_labels(self.response), None
         )
@@ -98,8 +97,8 @@ class Rows:
         return families(self.task_type, self.question, pc.fill_null(self.label, ""), self.labels)
 
     @cached_property
-    def stands_in_passage(self) -> np.ndarray:
-        """Does the response stand in the passage, on word boundaries?"""
+    def is_in_passage(self) -> np.ndarray:
+        """Is the response in the passage, on word boundaries?"""
         return spans(self.response_text, self.context_text)
 
     def of_type(self, *names: str) -> np.ndarray:
@@ -114,15 +113,15 @@ def normal(texts: pa.Array) -> pa.Array:
     )
 
 
-def unspaced(templates: pa.Array) -> pa.Array:
-    """Return templates with ``{{ context }}``, however it is spaced, as the placeholder."""
+def unspace(templates: pa.Array) -> pa.Array:
+    """Return templates with ``{{ context }}``, in any spacing, as the placeholder."""
     return pc.replace_substring_regex(templates, r"\{\{\s*context\s*\}\}", PLACEHOLDER)
 
 
-def filled(templates: pa.Array, contexts: pa.Array) -> pa.Array:
-    """Return templates with every placeholder replaced by the row's passage.
+def fill_all(templates: pa.Array, contexts: pa.Array) -> pa.Array:
+    """Return templates with the row's passage in every placeholder.
 
-    What a passage itself holds is not replaced again.
+    A placeholder inside a passage is not replaced.
     """
     if not pc.any(pc.match_substring(templates, PLACEHOLDER), min_count=0).as_py():
         return templates
@@ -131,17 +130,13 @@ def filled(templates: pa.Array, contexts: pa.Array) -> pa.Array:
 
 
 def spans(needles: pa.Array, texts: pa.Array) -> np.ndarray:
-    """Return one bool a row: does the needle stand in the text, not starting or ending inside a
-    word? An empty needle does not.
-    """
+    """Return one bool a row: is the needle in the text, on word boundaries? An empty one is not."""
     pairs = zip(needles.to_pylist(), texts.to_pylist(), strict=True)
-    return np.fromiter((_stands(needle, text) for needle, text in pairs), bool, len(needles))
+    return np.fromiter((_contains(needle, text) for needle, text in pairs), bool, len(needles))
 
 
 def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
-    """Return how often each text's most frequent run of ``size`` words occurs in it; 0 for a
-    shorter text.
-    """
+    """Return how often each text's most frequent run of ``size`` words occurs; 0 if it has none."""
     words = pc.utf8_split_whitespace(texts)
     row = to_numpy(pc.list_parent_indices(words))
     most = np.zeros(len(texts), np.int32)
@@ -161,9 +156,10 @@ def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
     return most
 
 
-def content_keys(rows: Rows) -> np.ndarray:
-    """Return a 64-bit key of each row's instruction, passage and response in normal form: equal
-    texts, equal keys, on every machine.
+def content_keys(rows: RowTexts) -> np.ndarray:
+    """Return a 64-bit key of each row's instruction, passage and response in normal form.
+
+    Equal texts have equal keys on every machine.
     """
     key = np.zeros(len(rows.response), np.uint64)
     for column in (rows.context_text, normal(rows.instruction), rows.response_text):
@@ -173,7 +169,7 @@ def content_keys(rows: Rows) -> np.ndarray:
     return key
 
 
-def _stands(needle: str, text: str) -> bool:
+def _contains(needle: str, text: str) -> bool:
     start = text.find(needle) if needle else -1
     while start >= 0:
         end = start + len(needle)

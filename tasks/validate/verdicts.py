@@ -1,8 +1,7 @@
-"""What validation has found of every prediction, in some 30 bytes a row: the texts stay in their
-file.
+"""The verdict on every prediction, in about 30 bytes a row: the texts stay in their file.
 
 Rows are dropped for three kinds of reason: the prediction could not be parsed, expectations failed,
-or the row is one too many.
+or the row is one too many of its kind.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from tasks.validate.labels import unbalanced
 
 MAX_ROWS = "max_rows"
 UNIQUE = "unique"
-#: Why a row that met every expectation is still not kept; 0 stands for none.
+#: Why a row that meets every expectation is still not kept; index 0 means that it is kept.
 SURPLUS = ("", LABEL_BALANCE, MAX_ROWS)
 
 
 @dataclass
 class Codes:
-    """Strings numbered in the order in which they first come."""
+    """Numbers strings in the order of their first occurrence."""
 
     names: list[str] = field(default_factory=list)
     _numbers: dict[str, int] = field(default_factory=dict)
 
-    def of(self, column: pa.Array) -> np.ndarray:
+    def number(self, column: pa.Array) -> np.ndarray:
         """Return the numbers of a column's strings; -1 for null."""
         encoded = column.dictionary_encode()
-        numbers = [self._number(name) for name in encoded.dictionary.to_pylist()]
+        numbers = [self._number_of(name) for name in encoded.dictionary.to_pylist()]
         codes: np.ndarray = np.array([*numbers, -1], np.int32)[
             encoded.indices.fill_null(len(numbers)).to_numpy()
         ]
         return codes
 
-    def _number(self, name: str) -> int:
+    def _number_of(self, name: str) -> int:
         if name not in self._numbers:
             self._numbers[name] = len(self.names)
             self.names.append(name)
@@ -87,8 +86,8 @@ class Verdicts:
         """Return one bool a row: is it of this task type?"""
         return np.equal(self.task_type, self.types.names.index(name))
 
-    def settle(self, skip: tuple[str, ...], max_label_share: float, max_rows: int) -> None:
-        """Choose among the rows that met every expectation: no two alike, labels in balance within
+    def select_rows(self, skip: tuple[str, ...], max_label_share: float, max_rows: int) -> None:
+        """Select among the rows that meet every expectation: no copies, labels balanced within
         their families, at most ``max_rows`` (0: all).
         """
         if UNIQUE not in skip:
@@ -102,14 +101,11 @@ class Verdicts:
                 self.surplus[rows[drop]] = SURPLUS.index(LABEL_BALANCE)
         rows = np.flatnonzero(self.kept())
         if max_rows and len(rows) > max_rows:
-            self.surplus[rows[np.argsort(self.order[rows], kind="stable")[max_rows:]]] = (
-                SURPLUS.index(MAX_ROWS)
-            )
+            drop = np.argsort(self.order[rows], kind="stable")[max_rows:]
+            self.surplus[rows[drop]] = SURPLUS.index(MAX_ROWS)
 
     def reasons(self, row: int) -> list[str]:
-        """Return every reason why a row is not kept, in the expectations' order; none for a kept
-        row.
-        """
+        """Return every reason why a row is not kept, in the expectations' order."""
         if self.unparsed[row] >= 0:
             return [f"parsed:{self.parse_reasons.names[self.unparsed[row]]}"]
         failed = [name for bit, name in enumerate(self.expectations) if self.failed[row] >> bit & 1]
@@ -136,8 +132,9 @@ class Verdicts:
         return dict(sorted(named.items(), key=lambda item: (-item[1], item[0])))
 
     def _drop_copies_across_types(self) -> None:
-        """Fail ``unique`` for rows whose text another task type's kept row has: the suites see one
-        type at a time.
+        """Fail ``unique`` for rows with the texts of another type's kept row.
+
+        The suites see one type at a time.
         """
         rows = np.flatnonzero(self.kept())
         _, first = np.unique(self.content[rows], return_index=True)

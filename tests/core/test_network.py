@@ -35,9 +35,9 @@ client.set_terminated(run.info.run_id)""",
     "great_expectations": """
 from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
-from tasks.validate.expectations import checks
+from tasks.validate.expectations import select_checks
 from tasks.validate.suites import Suites
-Suites(checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate), folder / 'docs')""",
+Suites(select_checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate), folder / 'docs')""",
     "transformers": (
         "from tasks.lm.models import load_model, "
         "load_tokenizer\nload_model(model)\nload_tokenizer(model)"

@@ -164,7 +164,9 @@ def test_workers_go_on_where_a_dead_run_stopped_and_give_the_same_bytes(
             path.unlink()
     shutil.rmtree("artifacts")
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "open_engine", None)  # of this process: the workers open their own
+        patch.setattr(
+            "tasks.generate.shards.open_engine", None
+        )  # of this process: the workers open their own
         assert run(workers=2, ray_address=cluster) == (0, alone)
     assert _shards() == shards, "another journal, as if other rows were asked for"
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())

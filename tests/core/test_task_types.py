@@ -10,7 +10,7 @@ from pathlib import Path
 from bonito.evaluate.adherence import RULES
 from tasks.core.params import Validate
 from tasks.core.task_types import TASK_TYPES, task_type
-from tasks.validate.expectations import checks
+from tasks.validate.expectations import select_checks
 from tests.conftest import ROOT
 
 #: The one entry, as a user would write it into the table.
@@ -30,7 +30,9 @@ from pathlib import Path
 from bonito.evaluate.adherence import adheres
 from bonito.evaluate.measures import Written, scores, suites, verdicts
 from bonito.params import Params as BonitoParams
-from tasks.core.params import load_params, overlay, parse_params, read_yaml
+from tasks.core.overlay import overlay
+from tasks.core.params import load_params, parse_params
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.prompts import bonito_input
 from tasks.validate.labels import offered
 
@@ -79,7 +81,9 @@ def test_one_entry_makes_a_task_type(tmp_path: Path) -> None:
 
 def test_every_entry_names_rules_and_expectations_that_exist() -> None:
     limits = {"max_instruction_chars": 1, "max_response_chars": 1, "max_label_share": 1.0}
-    every = checks(Validate.model_validate(limits | {"min_yield": 0.0, "max_rows": 0, "seed": 0}))
+    every = select_checks(
+        Validate.model_validate(limits | {"min_yield": 0.0, "max_rows": 0, "seed": 0})
+    )
     of_types = {check.name for check in every if check.of_types}
     assert of_types == {name for kind in TASK_TYPES.values() for name in kind.expectations}
     assert set(RULES) == {kind.form.answers for kind in TASK_TYPES.values()}

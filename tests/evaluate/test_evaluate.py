@@ -18,7 +18,9 @@ from tasks.core.parquet import read_table
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
-from tasks.register.stage import Verdict, default_name, flatten
+from tasks.register.champion import Comparison
+from tasks.register.run_record import flatten
+from tasks.register.stage import default_name
 from tasks.tracking.ledger import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked
 
@@ -298,8 +300,8 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
 
 def test_the_alias_follows_the_interval() -> None:
     assert (
-        Verdict("x", 3.0, 0.1, 6.0).alias == "champion"
-        and Verdict("x", 3.0, 0.0, 6.0).alias == "challenger"
+        Comparison("x", 3.0, 0.1, 6.0).alias == "champion"
+        and Comparison("x", 3.0, 0.0, 6.0).alias == "challenger"
     )
 
 

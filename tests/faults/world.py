@@ -242,9 +242,9 @@ def start(
     """
 
     def work() -> int:
-        import tasks.generate.stage
+        import tasks.generate.shards
 
-        tasks.generate.stage.open_engine = rule_engine  # type: ignore[assignment]
+        tasks.generate.shards.open_engine = rule_engine  # type: ignore[assignment]
         if before:
             before()
         module = sys.modules[f"tasks.{stage}.stage"]

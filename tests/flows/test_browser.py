@@ -57,7 +57,7 @@ if __name__ == "__main__":
 _REGISTER = """
 import sys
 from tasks.core.files import fingerprint, read_json, write_json
-from tasks.register.stage import metric_table
+from tasks.register.run_record import metric_table
 from tasks.core.stage import Stage, run_stage
 from tasks.tracking.ledger import Ledger
 

@@ -12,8 +12,9 @@ import pytest
 from tasks.core.files import read_json, sha256_file
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
+from tasks.generate import shards
 from tasks.generate import stage as module
-from tasks.generate.stage import plan
+from tasks.generate.plan import plan
 from tests.conftest import Code, assert_pages_are_checked, passage_table
 from tests.fakes import FakeEngine
 
@@ -30,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         (tmp_path / folder).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / folder)
         engine = engine or FakeEngine()
-        monkeypatch.setattr(module, "open_engine", lambda *_, **__: engine)
+        monkeypatch.setattr(shards, "open_engine", lambda *_, **__: engine)
         write_table(Path("passages.parquet"), passage_table(count))
         path = make_params(
             generate={
@@ -148,6 +149,6 @@ def test_a_mended_parser_changes_the_rows(
         "return Task(instruction, response) if",
         "return Task(instruction, response + '.') if",
     )
-    monkeypatch.setattr(module, "parse_prediction", edited.parse_prediction)
+    monkeypatch.setattr(shards, "parse_prediction", edited.parse_prediction)
     assert len(run()[1].batches) == 5
     assert {row["response"] for row in _rows() if row["parsed"]} == {"its seal broke."}

@@ -15,6 +15,7 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.parquet import read_table, write_table
+from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.prompted import AddressEngine, read_prompts
 from tasks.lm.engine import Completion, Sampling
@@ -63,7 +64,7 @@ def test_custom_labels_reach_the_request_the_instruction_and_what_is_kept(
                 for _, answer in zip(prompts, answers, strict=False)
             ]
 
-    monkeypatch.setattr(generate, "open_engine", lambda *_, **__: Engine())
+    monkeypatch.setattr(shards, "open_engine", lambda *_, **__: Engine())
     write_table(Path("passages.parquet"), passage_table(9))
     path = make_params(
         supervise={"source": "prompted", "prompts": str(_PROMPTS)},
@@ -235,7 +236,7 @@ def test_a_local_model_is_asked_by_its_chat_template(
             seen.extend(prompts)
             return [Completion("Question: Why?\nAnswer: its seal broke", 9, True)] * len(prompts)
 
-    monkeypatch.setattr(generate, "open_engine", lambda *_, **__: Engine())
+    monkeypatch.setattr(shards, "open_engine", lambda *_, **__: Engine())
     write_table(Path("passages.parquet"), passage_table(2))
     path = make_params(
         supervise={"source": "prompted", "prompts": str(_PROMPTS)},

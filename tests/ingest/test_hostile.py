@@ -18,8 +18,8 @@ import pytest
 from tasks.core.pool import Limits
 from tasks.ingest import worker
 from tasks.ingest.discovery import discover
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers.document import Document, Options, Reject, Unreadable
+from tasks.ingest.readers import detect
+from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
 from tasks.ingest.reasons import REASONS
 
 STORY = (
@@ -32,7 +32,7 @@ def reasons(path: Path, **options: Any) -> list[tuple[str, str]]:
     """Return (place inside the file, reason) of everything in a file that cannot be used."""
     found = []
     try:
-        for item in formats.read(path, Options(**options)):
+        for item in detect.read(path, ReadOptions(**options)):
             if isinstance(item, Reject):
                 found.append((item.member, item.reason))
     except Unreadable as problem:
@@ -101,7 +101,7 @@ def test_zip_and_docx_with_a_password(tmp_path: Path) -> None:
 )
 def test_files_cut_short_are_rejects(tmp_path: Path, name: str, share: float) -> None:
     whole = _whole_file(tmp_path, name)
-    assert any(isinstance(item, Document) for item in formats.read(whole, Options()))
+    assert any(isinstance(item, Document) for item in detect.read(whole, ReadOptions()))
     damaged = tmp_path / f"cut-{name}"
     damaged.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
     found = reasons(damaged)
@@ -201,7 +201,7 @@ def test_elements_inside_elements(tmp_path: Path, depth: int) -> None:
         f"<html><body><p>{STORY}</p>{'<div>' * depth}deep{'</div>' * depth}</body></html>"
     )
     found = (
-        list(formats.read(tmp_path / "a.html", Options()))
+        list(detect.read(tmp_path / "a.html", ReadOptions()))
         if not reasons(tmp_path / "a.html")
         else []
     )
@@ -298,7 +298,7 @@ def test_a_long_line_of_real_text_is_refused_and_the_rest_read(tmp_path: Path, n
         assert (
             sum(
                 isinstance(item, Document)
-                for item in formats.read(tmp_path / name, Options(max_bytes=1 << 20))
+                for item in detect.read(tmp_path / name, ReadOptions(max_bytes=1 << 20))
             )
             == 2
         )
@@ -308,7 +308,7 @@ def test_a_file_that_eats_memory_is_cut_off(tmp_path: Path) -> None:
     """Not a made-up parser: a real text too large for what its process may use."""
     (tmp_path / "big.txt").write_text((STORY + "\n") * 1_200_000)
     (tmp_path / "good.txt").write_text(STORY)
-    work = worker.Work("", Options(), 50, 1)
+    work = worker.Work("", ReadOptions(), 50, 1)
     outcomes = list(
         worker.read_files(
             [("big", tmp_path / "big.txt"), ("good", tmp_path / "good.txt")],

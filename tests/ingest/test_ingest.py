@@ -445,7 +445,7 @@ def test_copies_of_a_document_are_duplicates_and_no_boilerplate(corner: Path) ->
 
 
 def test_spans_lead_to_the_masked_text(corner: Path) -> None:
-    from tasks.ingest.cleaning import masked
+    from tasks.ingest.cleaning import mask
 
     source = (
         f"# About jane.doe@example.org\n\n{SENTENCES[0]} Write to jane.doe@example.org.\n\n## "
@@ -454,7 +454,7 @@ def test_spans_lead_to_the_masked_text(corner: Path) -> None:
     (corner / "corpus" / "a.md").write_text(source)
     _params(corner, mask_personal_data=True)
     assert _run() == 0
-    text = masked(source)[0]
+    text = mask(source)[0]
     rows = _rows("passages")
     assert all(text[row["start"] : row["end"]] == row["text"] for row in rows)
     assert rows[0]["section"] == "About [EMAIL]"

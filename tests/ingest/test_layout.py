@@ -18,9 +18,8 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.ingest import worker
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers import ocr
-from tasks.ingest.readers.document import Document, Options, Reject, Unreadable
+from tasks.ingest.readers import detect, ocr
+from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
 
 STORY = (
     "The pump was stopped at noon. Its bearing had run hot since Monday. A fitter changed it "
@@ -76,7 +75,7 @@ def pdf(pages: list[list[Set]], images: tuple[bytes, int, int] | None = None) ->
 def text_of(path: Path, data: bytes, **options: Any) -> str:
     """Write a file and return the text that is read from it."""
     path.write_bytes(data)
-    (document,) = formats.read(path, Options(**options))
+    (document,) = detect.read(path, ReadOptions(**options))
     assert isinstance(document, Document)
     return document.text
 
@@ -214,6 +213,23 @@ def test_running_heads_go_and_headings_stay(tmp_path: Path) -> None:
     assert text.count("says what happened there") == 80
 
 
+def test_text_and_signatures_at_a_pages_edge_stay(tmp_path: Path) -> None:
+    """The last line of a paragraph, a blank line below it, at a page's top; a line to sign on at
+    one page's foot and at the next one's top.
+    """
+
+    body = [(72, y, f"Clause {y} binds both parties", 10) for y in range(700, 90, -11)]
+    sign = "Per: ______________"
+    pages = [
+        [*body, (72, 84, "Each party keeps the matters under its", 10)],
+        [(72, 745, "control.", 10), (72, 723, "They agree.", 10), *body, (185, 60, sign, 10)],
+        [(185, 735, sign, 10), *body],
+    ]
+    text = text_of(tmp_path / "a.pdf", pdf(pages))
+    assert "under its control." in text
+    assert text.count(sign) == 2
+
+
 # --- scans
 
 
@@ -234,7 +250,7 @@ def test_scans_are_named_and_their_pages_too(tmp_path: Path) -> None:
     ):
         text_of(tmp_path / "a.pdf", pdf([[], []], scan))
     (tmp_path / "b.pdf").write_bytes(pdf([[], [(72, 500, STORY, 10)], []], scan))
-    document, reject = formats.read(tmp_path / "b.pdf", Options())
+    document, reject = detect.read(tmp_path / "b.pdf", ReadOptions())
     assert (
         isinstance(document, Document)
         and document.text.startswith("The pump")
@@ -250,10 +266,10 @@ def test_scans_are_named_and_their_pages_too(tmp_path: Path) -> None:
 def test_scans_are_recognised_on_request(tmp_path: Path) -> None:
     lines = ["The pump was stopped at noon because", "its bearing had run hot since Monday."]
     (tmp_path / "a.pdf").write_bytes(pdf([[], [(72, 500, STORY, 10)]], _scan(lines)))
-    assert ocr.checked("eng") == "eng"
+    assert ocr.check_languages("eng") == "eng"
     found = [
         item
-        for item in formats.read(tmp_path / "a.pdf", Options(ocr="eng"))
+        for item in detect.read(tmp_path / "a.pdf", ReadOptions(ocr="eng"))
         if isinstance(item, Document)
     ]
     assert found[0].encoding == "ocr"
@@ -262,7 +278,7 @@ def test_scans_are_recognised_on_request(tmp_path: Path) -> None:
     with pytest.raises(
         PipelineError, match="ingest.ocr_languages names 'xyz', and tesseract has data for: .*eng"
     ):
-        ocr.checked("xyz")
+        ocr.check_languages("xyz")
 
 
 def test_recognition_without_tesseract_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +286,7 @@ def test_recognition_without_tesseract_is_one_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         PipelineError, match="ingest.ocr is set, and there is no program tesseract here"
     ):
-        ocr.checked("eng")
+        ocr.check_languages("eng")
 
 
 # --- HTML and DOCX
@@ -328,7 +344,9 @@ def test_a_long_table_comes_in_documents_of_some_length(
         "pump\tstate\n" + "".join(f"P-{number}\trunning well\n" for number in range(1, 6))
     )
     found = [
-        item for item in formats.read(tmp_path / "a.tsv", Options()) if isinstance(item, Document)
+        item
+        for item in detect.read(tmp_path / "a.tsv", ReadOptions())
+        if isinstance(item, Document)
     ]
     assert [document.member for document in found] == ["#1-2", "#3-4", "#5-5"]
     assert "".join(document.text for document in found) == "".join(
@@ -343,7 +361,7 @@ def test_arrow_files_and_streams(tmp_path: Path) -> None:
             writer.write_table(table)
         assert [
             item.text
-            for item in formats.read(tmp_path / name, Options())
+            for item in detect.read(tmp_path / name, ReadOptions())
             if isinstance(item, Document)
         ] == [STORY, "Another."]
 
@@ -422,16 +440,16 @@ def test_spans_lead_back_to_the_text_in_every_format(tmp_path: Path) -> None:
     are lost but headings.
     """
     _every_format(tmp_path)
-    work = worker.Work("", Options(), 60, 1, lines=True)
+    work = worker.Work("", ReadOptions(), 60, 1, lines=True)
     seen = set()
     for path in sorted(tmp_path.iterdir()):
         documents = {
             item.member: item
-            for item in formats.read(path, Options())
+            for item in detect.read(path, ReadOptions())
             if isinstance(item, Document)
         }
         entries = [
-            entry for part in worker.process(path, work, worker.counter("")) for entry in part
+            entry for part in worker.process(path, work, worker.make_counter("")) for entry in part
         ]
         assert [entry["member"] for entry in entries] == list(documents), path.name
         for entry in entries:

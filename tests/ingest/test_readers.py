@@ -22,10 +22,10 @@ import pytest
 from tasks.core import pool
 from tasks.ingest import cleaning, worker
 from tasks.ingest.passages import Passage, cut
-from tasks.ingest.readers import detect as formats
+from tasks.ingest.readers import detect
 from tasks.ingest.readers.decoding import decode
-from tasks.ingest.readers.document import Document, Options, Reject, Unreadable
-from tasks.ingest.readers.markdown import headings
+from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
+from tasks.ingest.readers.markdown import find_headings
 
 STORY = (
     "The pump was stopped at noon. Its bearing had run hot since Monday. A fitter changed it "
@@ -42,7 +42,7 @@ def _characters(texts: Any) -> list[int]:
 
 
 def _read(path: Path, **options: Any) -> list[Document | Reject]:
-    return list(formats.read(path, Options(**options)))
+    return list(detect.read(path, ReadOptions(**options)))
 
 
 def _text(path: Path, **options: Any) -> str:
@@ -95,7 +95,7 @@ def test_markdown_headings_outside_code() -> None:
         "---\ntitle: Guide\n---\n# One #\n\ntext\n\n```sh\n# no "
         "heading\n```\n\nTwo\n---\n\nline\nline\n---\n"
     )
-    found = headings(source)
+    found = find_headings(source)
     assert [(heading.level, heading.title) for heading in found] == [
         (1, "Guide"),
         (1, "One"),
@@ -110,7 +110,7 @@ def test_code_in_a_list_hides_no_headings() -> None:
         "1. Run\n\n     ```sh\n     # no heading\n     ```\n\n# C#\n\n> # quoted\n\n---\nTwo\n---\n"
     )
     assert [
-        (heading.title, source[heading.start : heading.end]) for heading in headings(source)
+        (heading.title, source[heading.start : heading.end]) for heading in find_headings(source)
     ] == [("C#", "# C#"), ("Two", "Two\n---")]
 
 
@@ -118,7 +118,7 @@ def test_a_long_paragraph_takes_time_in_proportion() -> None:
     def seconds(lines: int) -> float:
         source = "# One\n\n" + "a line of it\n" * lines
         begun = time.process_time()
-        assert len(headings(source)) == 1
+        assert len(find_headings(source)) == 1
         return time.process_time() - begun
 
     assert min(seconds(80_000) for _ in range(2)) < 9 * min(seconds(20_000) for _ in range(3)), (
@@ -388,7 +388,7 @@ def test_a_parser_that_misbehaves_costs_one_file(
     (tmp_path / "bad.rtf").write_bytes(rb"{\rtf1 x}")
     (tmp_path / "good.txt").write_text(STORY)
     monkeypatch.setattr(pool, "_RESTARTS", 1)
-    work = worker.Work("", Options(), 50, 1)
+    work = worker.Work("", ReadOptions(), 50, 1)
     # The first file pays for the worker's start, so that the bad one's second is its own, and the
     # last shows that it was replaced.
     jobs = [
@@ -415,7 +415,9 @@ def test_a_parser_that_misbehaves_costs_one_file(
 
 
 def _cut(text: str, budget: int, least: int, count: Any = _words) -> list[Passage]:
-    found = list(cut(Document(text, "markdown", headings=headings(text)), count, budget, least))
+    found = list(
+        cut(Document(text, "markdown", headings=find_headings(text)), count, budget, least)
+    )
     assert all(text[passage.start : passage.end] == passage.text for passage in found)
     assert all(passage.tokens <= budget for passage in found)
     assert [passage.start for passage in found] == sorted(passage.start for passage in found)
@@ -494,10 +496,10 @@ def test_near_duplicates_agree_with_the_exact_similarity(tmp_path: Path) -> None
         [*base[:100], *(f"new{number}" for number in range(100))],
     )
     seen = cleaning.Seen(tmp_path / "seen.sqlite", 0.8)
-    assert seen.near_duplicate(cleaning.signature(" ".join(base)), "first") == ("", 0.0)
-    name, alike = seen.near_duplicate(cleaning.signature(" ".join(close)), "second")
+    assert seen.near_duplicate(cleaning.make_signature(" ".join(base)), "first") == ("", 0.0)
+    name, alike = seen.near_duplicate(cleaning.make_signature(" ".join(close)), "second")
     assert (name, alike) == ("first", pytest.approx(194 / 198, abs=0.05))
-    assert seen.near_duplicate(cleaning.signature(" ".join(far)), "third")[0] == ""
+    assert seen.near_duplicate(cleaning.make_signature(" ".join(far)), "third")[0] == ""
     seen.close()
 
 
@@ -506,7 +508,7 @@ def test_masks_leave_dates_and_amounts_alone() -> None:
         "Mail bob@example.org, call +49 (30) 1234 5678, card 4111 1111 1111 1111, host "
         "10.0.0.1; on 2019-11-29 at 16:44 it was 1,260 of 41 870."
     )
-    changed, counts = cleaning.masked(text)
+    changed, counts = cleaning.mask(text)
     assert re.findall(r"\[\w+\]", changed) == ["[EMAIL]", "[PHONE]", "[CARD]", "[IP]"]
     assert counts == {"EMAIL": 1, "PHONE": 1, "CARD": 1, "IP": 1}
     assert "2019-11-29 at 16:44 it was 1,260 of 41 870" in changed
@@ -529,4 +531,4 @@ def test_masks_leave_dates_and_amounts_alone() -> None:
     ],
 )
 def test_check_digits_and_forms_tell_personal_data(text: str, expected: str | None) -> None:
-    assert cleaning.masked(text)[0] == (text if expected is None else expected)
+    assert cleaning.mask(text)[0] == (text if expected is None else expected)

@@ -17,8 +17,8 @@ from tasks.core.files import sha256_file
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
-from tasks.register import stage as register
-from tasks.register.stage import Verdict
+from tasks.register import champion
+from tasks.register.champion import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.tracking.ledger import Ledger
 
@@ -37,9 +37,9 @@ class _Store:
             for ledger in self.ledgers
         ]
 
-    def settle(self, number: int) -> tuple[str, str]:
-        return register._settle_alias(
-            SimpleNamespace(), self.ledgers[number], "m", self.versions[number], {}
+    def choose_alias(self, number: int) -> tuple[str, str]:
+        return champion.choose_alias(
+            SimpleNamespace(), self.ledgers[number], "m", self.versions[number]
         )  # type: ignore[arg-type]
 
 
@@ -58,16 +58,12 @@ def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Stor
     shutil.copy(empty, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
-    def judged(stage: Any, ledger: Ledger, name: str, version: Any, metrics: Any) -> Verdict:
-        champion = ledger.champion(name)
-        return Verdict(
-            f"champion version {champion.version}" if champion else "the unadapted model",
-            9.0,
-            4.0,
-            12.0,
-        )
+    def judge(stage: Any, ledger: Ledger, name: str, version: Any) -> Comparison:
+        holder = ledger.champion(name)
+        opponent = f"champion version {holder.version}" if holder else "the unadapted model"
+        return Comparison(opponent, 9.0, 4.0, 12.0)
 
-    monkeypatch.setattr(register, "judge", judged)
+    monkeypatch.setattr(champion, "judge", judge)
     return _Store()
 
 
@@ -80,7 +76,7 @@ def test_killed_around_the_alias_and_started_again(
     store: _Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """The verdict names who was beaten, although by the second time the alias has moved from it."""
-    store.settle(0)
+    store.choose_alias(0)
     client = store.ledgers[0].client
 
     def die(*_: Any) -> None:
@@ -89,12 +85,12 @@ def test_killed_around_the_alias_and_started_again(
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, call, die)
         if call == "finish":
-            store.settle(1)
+            store.choose_alias(1)
         else:
             with pytest.raises(_Killed):
-                store.settle(1)
+                store.choose_alias(1)
             assert str(client.get_model_version_by_alias("m", "champion").version) == "1"
-    assert store.settle(1) == ("champion", "+9.0 F1 [+4.0, +12.0] against champion version 1")
+    assert store.choose_alias(1) == ("champion", "+9.0 F1 [+4.0, +12.0] against champion version 1")
     assert str(client.get_model_version_by_alias("m", "champion").version) == "2"
     assert store.ledgers[1].tag("verdict") == "+9.0 F1 [+4.0, +12.0] against champion version 1"
 
@@ -141,18 +137,21 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
     tapt.tags({"data.items_sha256": sha256_file(Path(params.evaluate.items))})
     tapt.files([folders[0] / "predictions.parquet"], "evaluation")
     stage: Any = SimpleNamespace(params=params, work=tmp_path, path=lambda _: folders[1])
-    assert register.gain_over_tapt(stage, ours) is None, "that run is not finished yet"
+    assert champion.compare_with_tapt(stage, ours) is None, "that run is not finished yet"
     tapt.finish()
-    found = register.gain_over_tapt(stage, ours)
+    comparison = champion.compare_with_tapt(stage, ours)
     if asked_alike:
-        assert found is not None and (found.f1, found.low, found.high) == (50.0, 50.0, 50.0)
+        assert comparison is not None and (comparison.f1, comparison.low, comparison.high) == (
+            50.0,
+            50.0,
+            50.0,
+        )
         assert (
-            register.describe(found)
-            == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
+            comparison.describe() == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
         )
     else:
-        assert found is None
-    assert register.gain_over_tapt(stage, tapt) is None, "not with itself"
+        assert comparison is None
+    assert champion.compare_with_tapt(stage, tapt) is None, "not with itself"
 
 
 def _answers(params: Params, f1: float, templates: int) -> pa.Table:
@@ -182,11 +181,13 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
     """However far the new version is above the unadapted model: it was never compared with the
     champion.
     """
-    monkeypatch.setattr(register, "read_table", lambda _: None)
-    monkeypatch.setattr(register, "_of_model", lambda *_: None)
-    monkeypatch.setattr(register, "_asked_alike", lambda *_: None)
+    monkeypatch.setattr(champion, "read_table", lambda _: None)
+    monkeypatch.setattr(champion, "_of_model", lambda *_: None)
+    monkeypatch.setattr(champion, "_same_questions_answers", lambda *_: None)
     monkeypatch.setattr(
-        register, "_compare", lambda stage, new, old, opponent: Verdict(opponent, 42.1, 34.2, 49.9)
+        champion,
+        "_compare",
+        lambda stage, new, old, opponent: Comparison(opponent, 42.1, 34.2, 49.9),
     )
     stage = SimpleNamespace(path=lambda _: Path("nowhere"))
     judged = {}
@@ -196,9 +197,11 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
                 number and SimpleNamespace(version=number, run_id="theirs")
             )
         )
-        judged[number] = register.judge(stage, ledger, "m", SimpleNamespace(version="2"), {})  # type: ignore[arg-type]
-        assert register.describe(judged[number]).startswith(
-            "+42.1 F1 [+34.2, +49.9] against the unadapted model"
+        judged[number] = champion.judge(stage, ledger, "m", SimpleNamespace(version="2"))  # type: ignore[arg-type]
+        assert (
+            judged[number]
+            .describe()
+            .startswith("+42.1 F1 [+34.2, +49.9] against the unadapted model")
         )
     assert [judged[number].alias for number in (None, "1", "2")] == [
         "champion",

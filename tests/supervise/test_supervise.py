@@ -17,8 +17,10 @@ from tasks.core.files import read_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import WRITTEN
-from tasks.finetune.stage import text_examples, tokens_trained, trained_form
+from tasks.finetune.stage import choose_form, text_examples, tokens_trained
+from tasks.generate import shards
 from tasks.generate import stage as generate
+from tasks.generate.plan import plan
 from tasks.lm.models import load_tokenizer
 from tasks.lm.training import Example, start_adapter, train, training_order
 from tasks.supervise import stage as supervise
@@ -111,7 +113,7 @@ def test_rows_are_a_seeded_choice_and_the_others_are_counted(run: Any) -> None:
 def test_tapt_takes_the_very_passages_that_a_generator_is_given(run: Any, params: Params) -> None:
     assert run("tapt", generate={"max_passages": 4}) == 0
     rows, summary = _made()
-    asked = generate.plan(
+    asked = plan(
         [passage_table(9)], params.generate.model_copy(update={"max_passages": 4, "samples": 1})
     )
     assert [row["passage_id"] for row in rows] == [
@@ -193,7 +195,7 @@ def test_without_a_generator_generate_and_validate_have_nothing_to_do(
     tmp_path: Path, monkeypatch: Any, make_params: Any, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(generate, "open_engine", None)
+    monkeypatch.setattr(shards, "open_engine", None)
     write_table(Path("passages.parquet"), passage_table(2))
     path = str(make_params(supervise={"source": source}))
     assert (
@@ -252,17 +254,17 @@ def test_prompt_forms_follow_what_the_model_has_seen(
     tokenizer, settings = load_tokenizer(str(tiny_model)), params.finetune
     text, task = [{"instruction": ""}], [{"instruction": "Why?"}]
     assert (
-        trained_form(tokenizer, settings, text, None)
-        == trained_form(tokenizer, settings, task, None)
+        choose_form(tokenizer, settings, text, None)
+        == choose_form(tokenizer, settings, task, None)
         == "chat"
     )
     tokenizer.chat_template = None
-    assert trained_form(tokenizer, settings, text, None) == "pretrained", (
+    assert choose_form(tokenizer, settings, text, None) == "pretrained", (
         "TAPT on a pretrained model is asked as the model was before"
     )
-    assert trained_form(tokenizer, settings, task, None) == "bonito"
+    assert choose_form(tokenizer, settings, task, None) == "bonito"
     (tmp_path / "provenance.json").write_text('{"prompt": "bonito"}')
-    assert trained_form(tokenizer, settings, text, tmp_path) == "bonito", (
+    assert choose_form(tokenizer, settings, text, tmp_path) == "bonito", (
         "P3, then TAPT: it has learnt the form"
     )
 

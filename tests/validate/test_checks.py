@@ -22,12 +22,12 @@ def rows(
     response: str,
     context: str = PASSAGE,
     labels: tuple[str, ...] = (),
-) -> texts.Rows:
+) -> texts.RowTexts:
     """One row as a batch."""
     kind, passage, asked, answer = (
         pa.array([text], pa.string()) for text in (task_type, context, instruction, response)
     )
-    return texts.Rows(kind, passage, asked, answer, labels)
+    return texts.RowTexts(kind, passage, asked, answer, labels)
 
 
 def column(name: str, *row: str, **more: object) -> object:
@@ -67,12 +67,12 @@ def test_filled_replaces_every_placeholder_once() -> None:
         pa.array(["{{context}} and {{context}}", "none", ""]),
         pa.array(["a {{context}} b", "x", "x"]),
     )
-    assert texts.filled(templates, contexts).to_pylist() == [
+    assert texts.fill_all(templates, contexts).to_pylist() == [
         "a {{context}} b and a {{context}} b",
         "none",
         "",
     ]
-    assert texts.unspaced(pa.array(["{{ context }} {{context}} {{other}}"])).to_pylist() == [
+    assert texts.unspace(pa.array(["{{ context }} {{context}} {{other}}"])).to_pylist() == [
         "{{context}} {{context}} {{other}}"
     ]
 
@@ -81,10 +81,10 @@ def test_lengths_are_those_of_the_final_text() -> None:
     batch = rows("qa", "{{context}}: what? {{context}}", "it is {{context}}")
     measured = checks.measure(batch)
     assert measured["instruction_chars"].item() == len(
-        texts.filled(batch.instruction, batch.context)[0].as_py()
+        texts.fill_all(batch.instruction, batch.context)[0].as_py()
     )
     assert measured["response_chars"].item() == len(
-        texts.filled(batch.response, batch.context)[0].as_py()
+        texts.fill_all(batch.response, batch.context)[0].as_py()
     )
 
 
@@ -230,7 +230,7 @@ def test_measures_do_not_depend_on_the_batch() -> None:
     ]
     columns = list(zip(*pairs, strict=True))
     types, instructions, responses = (pa.array(texts, pa.string()) for texts in columns)
-    whole = texts.Rows(types, pa.array([PASSAGE] * 3), instructions, responses)
+    whole = texts.RowTexts(types, pa.array([PASSAGE] * 3), instructions, responses)
     measured, keys = checks.measure(whole), texts.content_keys(whole)
     for place, pair in enumerate(pairs):
         alone = rows(*pair)

@@ -24,8 +24,9 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.store import MANIFEST
 from tasks.core.task_types import TASK_TYPES
+from tasks.validate import judging
 from tasks.validate import stage as validate
-from tasks.validate.expectations import checks
+from tasks.validate.expectations import select_checks
 from tests.conftest import assert_pages_are_checked
 from tests.pages import check_page
 
@@ -139,7 +140,7 @@ def quarantine(out: Path) -> list[dict[str, Any]]:
 
 
 def test_every_expectation_has_a_row_that_fails_it(run: Any, params: Any) -> None:
-    assert list(FAILING) == [check.name for check in checks(params.validate)]
+    assert list(FAILING) == [check.name for check in select_checks(params.validate)]
 
 
 def test_every_expectation_passes_good_rows_and_fails_its_own(run: Any) -> None:
@@ -243,7 +244,7 @@ def test_copies_are_found_across_batches_and_chunks(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "GROUP", 2)
-    monkeypatch.setattr(validate, "_BATCHES_A_CHUNK", 2)
+    monkeypatch.setattr(judging, "_BATCHES_A_CHUNK", 2)
     status, out = run(
         [
             GOOD,
@@ -415,7 +416,7 @@ def test_an_unknown_name_in_skip_suggests_the_right_one(
 
 
 def test_each_task_type_has_a_suite_with_the_general_expectations(params: Any) -> None:
-    every = checks(params.validate)
+    every = select_checks(params.validate)
     for name in TASK_TYPES:
         assert sum(check.is_for(name) for check in every) >= 10
     assert {check.column for check in every if check.of_types and check.is_for("exqa")} == {
@@ -478,8 +479,8 @@ def test_data_docs_fetch_nothing_and_run_nothing(run: Any) -> None:
 _SCRIPT = """
 import sys
 from tasks.core import parquet
-from tasks.validate import stage as validate
-parquet.GROUP, validate._BATCHES_A_CHUNK = 8, int(sys.argv[1])
+from tasks.validate import judging, stage as validate
+parquet.GROUP, judging._BATCHES_A_CHUNK = 8, int(sys.argv[1])
 sys.exit(validate.main(sys.argv[2:]))
 """
 
@@ -578,7 +579,7 @@ def test_limits_come_from_params() -> None:
         "max_response_chars": 5,
     }
     params = Validate.model_validate(given)
-    limits = {check.name: check.high for check in checks(params)}
+    limits = {check.name: check.high for check in select_checks(params)}
     assert (limits["instruction_length"], limits["response_length"]) == (7, 5)
 
 

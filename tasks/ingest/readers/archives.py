@@ -1,5 +1,5 @@
 """ZIP and TAR archives and compressed single files: each member is read like a file, within limits
-that no bomb gets past.
+that stop bombs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers.document import Item, Options, Reject, Unreadable
+from tasks.ingest.readers import detect
+from tasks.ingest.readers.document import ReaderItem, ReadOptions, Reject, Unreadable
 
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -37,12 +37,12 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ\0": lzma.open,
 }
 
-#: A member's place in the archive as documents are named ("" for a compressed single file), its
-#: file name, and how to open it.
+#: The member's place in a document's name ("" for a compressed single file), its file name, and a
+#: function that opens it.
 Member = tuple[str, str, Callable[[], IO[bytes]]]
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the documents of every member; a bad member is a reject, a bad archive raises
     :class:`Unreadable`.
     """
@@ -51,13 +51,13 @@ def read(path: Path, options: Options) -> Iterator[Item]:
     inner = replace(options, max_depth=options.max_depth - 1)
     try:
         with closing(_members(path)) as members:
-            # The budget is for all members together: many small bombs are a bomb.
+            # One budget for all members: many small bombs are a bomb.
             budget = options.max_bytes * 4
-            for number, (place, name, opened) in enumerate(members):
+            for number, (place, name, open_member) in enumerate(members):
                 if number >= options.max_members:
                     raise Unreadable("too_large", f"more than {options.max_members} members")
                 spent = yield from _member(
-                    place, name, opened, inner, min(options.max_bytes, budget)
+                    place, name, open_member, inner, min(options.max_bytes, budget)
                 )
                 budget -= spent
     except _DAMAGED as error:
@@ -70,16 +70,16 @@ def _members(path: Path) -> Generator[Member, None, None]:
     if head.startswith(b"PK"):
         yield from _zip(path)
     elif _is_tar(path):
-        # A stream is read once and in order: no member is looked for twice, and links lead nowhere.
+        # A stream is read once and in order, so links cannot lead anywhere.
         with tarfile.open(path, "r|*") as archive:
             for entry in archive:
                 if entry.isfile():
-                    yield f"!{entry.name}", entry.name, partial(_extracted, archive, entry)
+                    yield f"!{entry.name}", entry.name, partial(_extract, archive, entry)
                 elif not entry.isdir():
                     yield (
                         f"!{entry.name}",
                         entry.name,
-                        _refused("link", "a link or a device in an archive is not followed"),
+                        _refuse("link", "a link or a device in an archive is not followed"),
                     )
     else:
         opener = next(
@@ -94,7 +94,7 @@ def _is_tar(path: Path) -> bool:
     try:
         with tarfile.open(path, "r|*") as archive:
             return archive.next() is not None or True
-    except (*_DAMAGED,):
+    except _DAMAGED:
         return False
 
 
@@ -107,46 +107,45 @@ def _zip(path: Path) -> Generator[Member, None, None]:
                 yield (
                     f"!{entry.filename}",
                     entry.filename,
-                    _refused("encrypted", "a password protects it"),
+                    _refuse("encrypted", "a password protects it"),
                 )
             else:
                 yield f"!{entry.filename}", entry.filename, partial(archive.open, entry)
 
 
-def _extracted(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+def _extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     stream = archive.extractfile(entry)
     if stream is None:
         raise Unreadable("damaged", "no data for this member")
     return stream
 
 
-def _refused(reason: str, detail: str) -> Callable[[], IO[bytes]]:
-    def opened() -> IO[bytes]:
+def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
+    def raise_unreadable() -> IO[bytes]:
         raise Unreadable(reason, detail)
 
-    return opened
+    return raise_unreadable
 
 
 def _member(
-    place: str, name: str, opened: Callable[[], IO[bytes]], options: Options, limit: int
+    place: str, name: str, open_member: Callable[[], IO[bytes]], options: ReadOptions, limit: int
 ) -> Any:
-    """Yield what one member holds and return how many bytes it was unpacked to."""
+    """Yield the documents of one member; return its unpacked size in bytes."""
     size = 0
     if PurePosixPath(name).name.startswith((".", "__MACOSX")):
         return 0
     with tempfile.TemporaryDirectory(prefix="member-") as folder:
-        # Only the name's end is used: "../../etc/x" writes nowhere else. The suffix is kept, it
-        # says the format.
+        # Of the name only the suffix is used, for the format: "../../etc/x" writes nowhere else.
         target = Path(folder) / ("member" + "".join(PurePosixPath(name).suffixes[-1:])[:16])
         try:
-            with opened() as source, target.open("wb") as sink:
+            with open_member() as source, target.open("wb") as sink:
                 while block := source.read(1 << 20):
                     size += len(block)
                     if size > limit:
                         raise Unreadable("too_large", f"unpacks to more than {limit >> 20} MiB")
                     sink.write(block)
-            for item in formats.read(target, options):
-                yield formats.renamed(item, place)
+            for item in detect.read(target, options):
+                yield detect.prefix_member(item, place)
         except Unreadable as problem:
             yield Reject(place, problem.reason, problem.detail)
         except (

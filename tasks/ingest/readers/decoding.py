@@ -1,6 +1,4 @@
-"""Bytes to text, never mojibake in silence: what cannot be decoded with confidence is refused by
-name.
-"""
+"""Bytes to text, never silent mojibake: what cannot be decoded with confidence is an error."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Encodings that exports are really found in. Fewer candidates make fewer wrong guesses on short
-#: files.
+#: Encodings of real exports. Fewer candidates make fewer wrong guesses on short files.
 _CANDIDATES = [
     "cp932",
     "euc_jp",
@@ -36,20 +33,18 @@ _CANDIDATES = [
 ]
 _SAMPLE = 1 << 16
 _TWO_ALPHABETS = re.compile("[A-Za-z][\u0370-\u07ff]|[\u0370-\u07ff][A-Za-z]")
-# Tabs and newlines are text; other control characters are traces of a binary format or of old
-# printers. UTF-8 that was once taken for Latin-1 and saved so shows itself by control characters
-# that no text has.
+# UTF-8 that was saved as if it were Latin-1 holds control characters that no text has.
 _C1 = re.compile("[\x80-\x9f]")
 _DECODED_TWICE = re.compile("[\xc2-\xf4][\x80-\xbf]{1,3}")
+# Tabs and newlines are text; other control characters are traces of binary formats or old printers.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff\ud800-\udfff]")
 
 
 def decode(data: bytes) -> tuple[str, str]:
     """Return the tidied text of ``data`` and the encoding it was in.
 
-    A byte-order mark decides; else UTF-16 and UTF-32 are known by their zero bytes; else UTF-8 if
-    it is valid; else a detector chooses. Raises :class:`Unreadable` (``binary`` or
-    ``unknown_encoding``) where none fits.
+    In this order: a byte-order mark; zero bytes of UTF-16 and UTF-32; valid UTF-8; a detector.
+    Raises :class:`Unreadable` (``binary`` or ``unknown_encoding``) where none fits.
     """
     encoding = detect(data)
     try:
@@ -80,14 +75,14 @@ def tidy(text: str) -> str:
     characters.
     """
     if _C1.search(text):
-        text = _DECODED_TWICE.sub(_decoded_once, text)
+        text = _DECODED_TWICE.sub(_decode_once, text)
     text = (
         text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n").replace("\u00a0", " ")
     )
     return _CONTROL.sub("", text)
 
 
-def _decoded_once(match: re.Match[str]) -> str:
+def _decode_once(match: re.Match[str]) -> str:
     try:
         return match[0].encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
@@ -97,8 +92,7 @@ def _decoded_once(match: re.Match[str]) -> str:
 def _wide(data: bytes) -> str:
     data = data[: len(data) // 4 * 4]
     zeros = [data[place::4].count(0) * 4 / max(len(data), 1) for place in range(4)]
-    # Where zeros must stand in each group of four bytes. UTF-32 first: its text has all the zeros
-    # of UTF-16 and more.
+    # Which bytes of each four must be zero. UTF-32 first: its text has all the zeros of UTF-16.
     for encoding, high in (
         ("utf-32-le", (2, 3)),
         ("utf-32-be", (0, 1)),
@@ -117,25 +111,24 @@ def _wide(data: bytes) -> str:
 def _guess(data: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    found = {
+    matches = {
         match.encoding: match
         for match in from_bytes(data[: 1 << 20], cp_isolation=_CANDIDATES, enable_fallback=False)
     }
-    if not found:
+    if not matches:
         raise Unreadable(
             "unknown_encoding", "neither Unicode nor a known legacy encoding: save it as UTF-8"
         )
-    best = min(found.values(), key=_implausibility)
+    best = min(matches.values(), key=_implausibility)
     return (
         "cp1252"
-        if best.encoding != "cp1252" and _western(data, found.get("cp1252"), best)
+        if best.encoding != "cp1252" and _is_western(data, matches.get("cp1252"), best)
         else str(best.encoding)
     )
 
 
 def _implausibility(match: Any) -> tuple[float, ...]:
-    # No one writes two alphabets within a word: "k\u0446nnen" is "k\u00f6nnen" read by the wrong
-    # table.
+    # No word has two alphabets: "k\u0446nnen" is "k\u00f6nnen" in the wrong encoding.
     mixed = len(_TWO_ALPHABETS.findall(str(match)))
     return (
         mixed,
@@ -145,10 +138,8 @@ def _implausibility(match: Any) -> tuple[float, ...]:
     )
 
 
-def _western(data: bytes, western: Any, best: Any) -> bool:
-    """Tell whether Windows-1252, by far the most frequent of all, is as likely as the encoding that
-    was found.
-    """
+def _is_western(data: bytes, western: Any, best: Any) -> bool:
+    """Tell whether Windows-1252, the most frequent encoding, is as likely as the best match."""
     try:
         text = data.decode("cp1252")
     except UnicodeDecodeError:

@@ -1,6 +1,4 @@
-"""Decides what a file is and reads it: by its content where that has a signature, else by its
-suffix.
-"""
+"""Chooses a file's reader by its signature, else by its suffix, and reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tasks.ingest.readers.document import Document, Item, Options, Reader, Reject, Unreadable
+from tasks.ingest.readers.document import (
+    Document,
+    Reader,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
 
 #: Suffix -> the module beside this one that reads it.
 SUFFIXES = {
@@ -28,7 +33,7 @@ SUFFIXES = {
     ".epub": "epub",
     ".eml": "eml",
 }
-#: First bytes that say more than a name.
+#: First bytes that decide before the suffix.
 _SIGNATURES = (
     (b"%PDF-", "pdf"),
     (b"{\\rtf", "rtf"),
@@ -42,39 +47,40 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIPPED = ("docx", "epub", "archives")
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
-    """Yield the documents of one file and the parts that could not be used.
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
+    """Yield the documents of one file, and rejects for parts that cannot be read.
 
-    Raises :class:`Unreadable` where the whole file cannot be.
+    Raises :class:`Unreadable` where the whole file cannot be read.
     """
     size = path.stat().st_size
     if size == 0:
         raise Unreadable("empty", "zero bytes")
     name = reader_name(path)
-    # Tables and archives are streamed; every other format is held in memory whole.
+    # Tables and archives are streamed; the other formats are held in memory.
     if name not in ("tables", "archives") and size > options.max_bytes:
         raise Unreadable(
             "too_large", f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: split it"
         )
     reader = cast(Reader, importlib.import_module(f"tasks.ingest.readers.{name}").read)
-    found = False
+    is_empty = True
     try:
         for item in reader(path, options):
             if isinstance(item, Document) and not item.text.strip():
                 item = Reject(item.member, "empty", "no text in it")
-            found = True
+            is_empty = False
             yield item
     except RecursionError as error:
         raise Unreadable(
             "nested_too_deep", "elements inside elements inside elements ..."
         ) from error
-    if not found:
+    if is_empty:
         raise Unreadable("empty", "nothing in it")
 
 
 def reader_name(path: Path) -> str:
-    """Return the name of the module that reads ``path``; raises :class:`Unreadable`
-    (``unsupported_format``) with what could be done.
+    """Return the name of the module that reads ``path``.
+
+    Raises :class:`Unreadable` (``unsupported_format``) with a remedy.
     """
     with path.open("rb") as stream:
         head = stream.read(4096)
@@ -83,7 +89,7 @@ def reader_name(path: Path) -> str:
             return name
     suffix = path.suffix.lower()
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _zipped(suffix)
+        return _choose_zipped(suffix)
     if head.startswith(_OLE):
         if suffix == ".docx":
             raise Unreadable("encrypted", "a password protects it: save it without one")
@@ -99,7 +105,7 @@ def reader_name(path: Path) -> str:
     return "text"
 
 
-def _zipped(suffix: str) -> str:
+def _choose_zipped(suffix: str) -> str:
     if suffix in (".docx", ".epub", ".zip"):
         return SUFFIXES[suffix]
     if suffix in (".xlsx", ".pptx", ".odt", ".ods", ".odp", ".jar", ".apk", ".xlsm", ".docm"):
@@ -107,6 +113,6 @@ def _zipped(suffix: str) -> str:
     return "archives"
 
 
-def renamed(item: Item, prefix: str) -> Item:
-    """Return ``item`` with ``prefix`` before its place inside the file."""
+def prefix_member(item: ReaderItem, prefix: str) -> ReaderItem:
+    """Return ``item`` with ``prefix`` before its place in the file."""
     return replace(item, member=prefix + item.member)

@@ -1,6 +1,4 @@
-"""What a reader gives: the extracted text of one document, where its headings and pages are, or the
-reason why there is none.
-"""
+"""What readers yield: documents with text, headings and pages, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -12,9 +10,9 @@ from typing import Protocol
 
 
 class Unreadable(Exception):
-    """A file, or a part of one, that cannot be used.
+    """A file, or a part of one, that cannot be read.
 
-    ``reason`` is a short name to count by, ``detail`` says what was found.
+    ``reason`` is a key of :data:`tasks.ingest.reasons.REASONS`, ``detail`` describes the fault.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -25,10 +23,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading at ``text[start:end]``.
-
-    It names the section below it and is not itself part of a passage's beginning.
-    """
+    """A heading at ``text[start:end]``: it names a section, and no passage starts with it."""
 
     start: int
     end: int
@@ -42,7 +37,7 @@ class Document:
 
     text: str
     format: str
-    #: Place inside the file: ``""`` the whole file, ``"#17"`` row 17 of a table, ``"!a/b.txt"`` a
+    #: Place in the file: ``""`` the whole file, ``"#17"`` row 17 of a table, ``"!a/b.txt"`` a
     #: member of an archive.
     member: str = ""
     headings: tuple[Heading, ...] = ()
@@ -52,17 +47,13 @@ class Document:
     encoding: str = ""
 
     def page(self, offset: int) -> int:
-        """Return the number of the page that holds ``offset``, from 1; 0 where there are no
-        pages.
-        """
+        """Return the number of the page with ``offset``, from 1; 0 where there are no pages."""
         return bisect_right(self.pages, offset)
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A part of a file (a row, a member of an archive) that could not be used while the rest
-    could.
-    """
+    """A part of a file (a row, a member of an archive) that cannot be read, unlike the rest."""
 
     member: str
     reason: str
@@ -70,49 +61,45 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What readers need to know."""
+class ReadOptions:
+    """Settings of the readers."""
 
     #: Column that holds the text in tables; a dotted path reaches into nested objects. Empty:
     #: "text", and CSV files without it are read whole.
     text_column: str = ""
     #: Largest file, row or unpacked archive member, in bytes.
     max_bytes: int = 256 << 20
-    #: Archives inside archives, and messages inside messages, are followed so far.
+    #: Most levels of archives inside archives and messages inside messages.
     max_depth: int = 3
-    #: Members of one archive.
+    #: Most members of one archive.
     max_members: int = 100_000
-    #: Languages, in tesseract's names ("eng+deu"), that pages without text are recognised in;
-    #: empty: they are not.
+    #: Languages, in tesseract's names ("eng+deu"), of the recognition of pages without text; empty:
+    #: no recognition.
     ocr: str = ""
 
 
 @dataclass(frozen=True)
 class Alive:
-    """A reader's sign that it is still at work on something long: the clock runs anew, and nothing
-    is counted.
-    """
+    """A reader's sign during long work: it restarts the time limit, and is not counted."""
 
     member: str = ""
 
 
 #: What a reader yields.
-Item = Document | Reject | Alive
+ReaderItem = Document | Reject | Alive
 
 
 class Reader(Protocol):
-    """Every format's entry point: ``read(path, options)`` yields documents and rejects, or raises
+    """A format's ``read(path, options)``: yields documents and rejects, or raises
     :class:`Unreadable`.
     """
 
-    def __call__(self, path: Path, options: Options) -> Iterator[Item]: ...
+    def __call__(self, path: Path, options: ReadOptions) -> Iterator[ReaderItem]: ...
 
 
 @dataclass
 class Builder:
-    """Puts a document together from blocks, with a blank line (or another ``separator``) between
-    them.
-    """
+    """Builds a document from blocks, with ``separator`` after each."""
 
     parts: list[str] = field(default_factory=list)
     headings: list[Heading] = field(default_factory=list)
@@ -121,7 +108,7 @@ class Builder:
     separator: str = "\n\n"
 
     def paragraph(self, text: str) -> None:
-        """Add a block of text; blank ones are left out."""
+        """Add a block of text, unless it is blank."""
         text = text.strip()
         if text:
             self.parts.append(text + self.separator)
@@ -139,7 +126,7 @@ class Builder:
         self.pages.append(self.length)
 
     def document(self, format: str, encoding: str = "", member: str = "") -> Document:
-        """Return what was put together."""
+        """Return the document of all blocks so far."""
         return Document(
             "".join(self.parts),
             format,

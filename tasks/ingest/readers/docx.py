@@ -1,5 +1,5 @@
-"""Word documents: paragraphs, headings and tables in reading order through python-docx; deleted
-text, comments, headers and footers left out.
+"""Word documents through python-docx: paragraphs, headings and tables in reading order, without
+deleted text, comments, headers and footers.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _TEXT = {f"{_W}t", f"{_M}t"}
-#: Parts of a formula that a line cannot show: how they are written instead.
+#: How the parts of a formula are written in a line.
 _MATHS = {f"{_M}num": "", f"{_M}den": "/", f"{_M}sup": "^", f"{_M}sub": "_", f"{_M}rad": "\u221a"}
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _BREAKS = {f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}tab": " ", f"{_W}noBreakHyphen": "-"}
+_ONE_TERM = re.compile(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)")
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document."""
     import docx
 
@@ -38,9 +39,9 @@ def read(path: Path, options: Options) -> Iterator[Item]:
     yield builder.document("docx")
 
 
-def refuse_bomb(path: Path, options: Options) -> None:
-    """Raise :class:`Unreadable` where a zipped format says it unpacks to more than a file may have,
-    or cannot be opened.
+def refuse_bomb(path: Path, options: ReadOptions) -> None:
+    """Raise :class:`Unreadable` where a ZIP file cannot be opened, or declares that it unpacks to
+    more than ``max_bytes``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -83,7 +84,7 @@ def _add(parent: Any, styles: dict[str, int], builder: Builder) -> None:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    """Yield a table's rows as lines, cells divided by " | ", a table inside a cell run on."""
+    """Yield a table's rows as lines, cells divided by " | ", tables inside a cell in its line."""
     for row in table.iter(f"{_W}tr"):
         cells = (
             " ".join(" ".join(_text(paragraph) for paragraph in cell.iter(f"{_W}p")).split())
@@ -97,7 +98,7 @@ def _rows(table: Any) -> Iterator[str]:
 def _text(element: Any) -> str:
     """Return an element's text.
 
-    Deleted text has a tag of its own; a fallback repeats the shape it stands in for.
+    Deleted text has its own tag; a fallback repeats the text of its shape.
     """
     parts: list[str] = []
     for child in element:
@@ -107,18 +108,11 @@ def _text(element: Any) -> str:
             parts.append(_BREAKS[child.tag])
         elif child.tag in _MATHS:
             inner, sign = _text(child), _MATHS[child.tag]
-            # What is more than one number or name needs brackets to stay together.
-            parts.append(
-                sign
-                + (
-                    inner
-                    if re.fullmatch(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)", inner)
-                    else f"({inner})"
-                )
-                if inner
-                else ""
-            )
+            # More than one number or name needs brackets to stay together.
+            if inner and not _ONE_TERM.fullmatch(inner):
+                inner = f"({inner})"
+            parts.append(sign + inner if inner else "")
         elif child.tag not in (_FALLBACK, f"{_W}del", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText"):
             parts.append(_text(child))
-    # The sign between a function and its argument is invisible.
+    # U+2061, between a function and its argument, is invisible.
     return tidy("".join(parts).replace("\u2061", " "))

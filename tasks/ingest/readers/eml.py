@@ -9,14 +9,20 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 from pathlib import Path, PurePosixPath
 
-from tasks.ingest.readers import detect as formats
-from tasks.ingest.readers import html
+from tasks.ingest.readers import detect, html
 from tasks.ingest.readers.decoding import decode, tidy
-from tasks.ingest.readers.document import Builder, Document, Item, Options, Reject, Unreadable
+from tasks.ingest.readers.document import (
+    Builder,
+    Document,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
-    """Yield the message, then what is attached to it."""
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
+    """Yield the message, then its attachments."""
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Unreadable("damaged", "no headers: not an e-mail message")
@@ -47,7 +53,7 @@ def _content(part: MIMEPart) -> str:
         return decode(data)[0]
 
 
-def _attachment(part: MIMEPart, number: int, options: Options) -> Iterator[Item]:
+def _attachment(part: MIMEPart, number: int, options: ReadOptions) -> Iterator[ReaderItem]:
     inner = part.get_content_type() == "message/rfc822"
     name = (
         PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
@@ -63,7 +69,7 @@ def _attachment(part: MIMEPart, number: int, options: Options) -> Iterator[Item]
         target = Path(folder) / f"attachment{PurePosixPath(name).suffix[:16]}"
         target.write_bytes(payload if isinstance(payload, bytes) else b"")
         try:
-            for item in formats.read(target, replace(options, max_depth=options.max_depth - 1)):
-                yield formats.renamed(item, f"!{name}")
+            for item in detect.read(target, replace(options, max_depth=options.max_depth - 1)):
+                yield detect.prefix_member(item, f"!{name}")
         except Unreadable as problem:
             yield Reject(f"!{name}", problem.reason, problem.detail)

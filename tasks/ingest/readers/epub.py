@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from tasks.ingest.readers import html
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 from tasks.ingest.readers.docx import refuse_bomb
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the book as one document."""
     refuse_bomb(path, options)
     builder = Builder()
@@ -32,12 +32,12 @@ def read(path: Path, options: Options) -> Iterator[Item]:
 
 
 def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
-    roots = _parsed(archive.read("META-INF/container.xml")).xpath(
+    roots = _parse(archive.read("META-INF/container.xml")).xpath(
         "//*[local-name()='rootfile']/@full-path"
     )
     if not roots:
         raise ValueError("container.xml names no book")
-    package = _parsed(archive.read(roots[0]))
+    package = _parse(archive.read(roots[0]))
     pages = {
         item.get("id"): item.get("href")
         for item in package.xpath("//*[local-name()='item']")
@@ -51,17 +51,16 @@ def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
 
 
 def _refuse_locked(archive: zipfile.ZipFile, chapters: list[str]) -> None:
-    # Fonts are often scrambled in books that anyone may read; chapters only under digital rights
-    # management.
+    # Free books often scramble their fonts; only digital rights management locks chapters.
     if "META-INF/encryption.xml" in archive.namelist():
-        locked = _parsed(archive.read("META-INF/encryption.xml")).xpath(
+        locked = _parse(archive.read("META-INF/encryption.xml")).xpath(
             "//*[local-name()='CipherReference']/@URI"
         )
         if set(locked) & set(chapters):
             raise Unreadable("encrypted", "digital rights management locks its chapters")
 
 
-def _parsed(data: bytes) -> Any:
+def _parse(data: bytes) -> Any:
     from lxml import etree
 
     return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True))

@@ -1,5 +1,5 @@
-"""HTML: the main text of a page through trafilatura, without navigation, scripts and footers;
-tables as lines of cells.
+"""HTML through trafilatura: the main text of a page without navigation, scripts and footers; tables
+as lines of cells.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers.decoding import detect, tidy
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 _DECLARED = re.compile(
     rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?([\w-]{3,20})", re.IGNORECASE
 )
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
-#: Where the main part has less than this share of the page's text it was cut too hard: a short page
-#: has no "main" part.
+#: A main part with less than this share of the page's text is too small: short pages have no main
+#: part.
 _LEAST_SHARE = 0.2
-#: Characters of a page so short that its markup says more than any guess at what is main.
+#: Characters up to which a page's headings are a better guide than its main part.
 _SHORT = 1500
 _FURNITURE = (
     "//script|//style|//noscript|//template|//nav|//svg|//iframe|//select|//button|//head"
     "|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
 )
-#: Tags that begin a block of their own, in HTML and in what trafilatura makes of it. All others run
-#: on in the line.
+#: Tags of blocks, in HTML and in trafilatura's output. All others are inline.
 _BLOCKS = re.compile(
-    "address|article|aside|blockquote|body|center|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6r]|header|html|li|main|ol|p|pre|section|summary"
+    "address|article|aside|blockquote|body|center|dd|details|div|dl|dt|fieldset|figcaption|figure"
+    "|footer|form|h[1-6r]|header|html|li|main|ol|p|pre|section|summary"
     "|table|tbody|td|tfoot|th|thead|tr|ul|doc|head|list|item|quote|row|cell"
 )
 _LISTS = ("ul", "ol", "list")
 _BREAK = "\u2028"
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the page as one document."""
     source, encoding = decode_page(path.read_bytes())
     builder = Builder()
@@ -45,12 +45,10 @@ def read(path: Path, options: Options) -> Iterator[Item]:
 
 
 def decode_page(data: bytes) -> tuple[str, str]:
-    """Return a page's source and encoding: the one it declares where that fits, else the one that
-    is detected.
-    """
+    """Return a page's source and encoding: the declared one if it fits, else the detected one."""
     declared = _DECLARED.search(data[:4096])
     if declared:
-        # Browsers, and so authors, take Latin-1 for Windows-1252.
+        # Browsers read Latin-1 as Windows-1252, and so authors write it.
         encoding = declared[1].decode("ascii").lower()
         encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1", "latin1") else encoding
         try:
@@ -68,21 +66,21 @@ def decode_page(data: bytes) -> tuple[str, str]:
 
 
 def build(source: str, builder: Builder, whole: bool = False) -> None:
-    """Add a page's blocks to ``builder``: those of its main part, or with ``whole`` (chapters,
-    messages) all but the furniture.
+    """Add the blocks of a page's main part to ``builder``; with ``whole`` (chapters, messages) all
+    but the furniture.
     """
     import trafilatura
 
     page = trafilatura.load_html(_DECLARATION.sub("", source))
     if page is None:
         raise Unreadable("damaged", "not readable as HTML")
-    blocks = list(_blocks(_without_furniture(page)))
+    blocks = list(_blocks(_remove_furniture(page)))
     if not whole:
         main = list(_main(page))
         if (
             main
             and _length(main) >= _LEAST_SHARE * _length(blocks)
-            and not _flattened(main, blocks)
+            and not _lost_headings(main, blocks)
         ):
             blocks = main
     for level, text in blocks:
@@ -95,7 +93,7 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
 def _main(page: Any) -> Iterator[tuple[int, str]]:
     import trafilatura
 
-    found = trafilatura.bare_extraction(
+    extracted = trafilatura.bare_extraction(
         page,
         include_tables=True,
         include_comments=False,
@@ -103,12 +101,12 @@ def _main(page: Any) -> Iterator[tuple[int, str]]:
         favor_recall=True,
         with_metadata=False,
     )
-    body = getattr(found, "body", None)
+    body = getattr(extracted, "body", None)
     if body is not None:
         yield from _blocks(body)
 
 
-def _without_furniture(page: Any) -> Any:
+def _remove_furniture(page: Any) -> Any:
     page = deepcopy(page)
     for element in page.xpath(_FURNITURE):
         if element.getparent() is not None:
@@ -120,9 +118,9 @@ def _length(blocks: list[tuple[int, str]]) -> int:
     return sum(len(text) for _, text in blocks)
 
 
-def _flattened(main: list[tuple[int, str]], blocks: list[tuple[int, str]]) -> bool:
-    """Tell whether a short page's main part has lost the page's headings: trafilatura runs together
-    what is too little to choose from.
+def _lost_headings(main: list[tuple[int, str]], blocks: list[tuple[int, str]]) -> bool:
+    """Tell whether a short page's main part lacks headings of the page: trafilatura joins blocks
+    where there are few.
     """
     kept = {text for level, text in main if level}
     return _length(blocks) < _SHORT and any(level and text not in kept for level, text in blocks)
@@ -134,19 +132,19 @@ def _blocks(node: Any) -> Iterator[tuple[int, str]]:
     for child in node:
         if isinstance(child.tag, str):
             if _is_block(child):
-                yield 0, _squeezed(run)
+                yield 0, _squeeze(run)
                 run = []
                 yield from _block(child)
             else:
                 run.append(_inline(child))
         run.append(child.tail or "")
-    yield 0, _squeezed(run)
+    yield 0, _squeeze(run)
 
 
 def _block(node: Any) -> Iterator[tuple[int, str]]:
     level = _heading_level(node)
     if level:
-        yield level, _squeezed([_inline(node)])
+        yield level, _squeeze([_inline(node)])
     elif node.tag == "table":
         yield 0, _table(node)
     elif node.tag in _LISTS:
@@ -168,7 +166,7 @@ def _is_block(node: Any) -> bool:
 
 
 def _inline(node: Any) -> str:
-    """Return the text of an element that runs on in a line, its line breaks marked."""
+    """Return the text of an inline element, with marked line breaks."""
     if node.tag in ("br", "lb"):
         return _BREAK
     parts = [node.text or ""]
@@ -177,8 +175,8 @@ def _inline(node: Any) -> str:
     return "".join(parts)
 
 
-def _squeezed(parts: list[str]) -> str:
-    """Join parts; a line end in the source is a space, only a marked break ends a line."""
+def _squeeze(parts: list[str]) -> str:
+    """Join parts: line ends of the source are spaces, marked breaks are line ends."""
     return "\n".join(
         line for line in (" ".join(part.split()) for part in "".join(parts).split(_BREAK)) if line
     )
@@ -196,12 +194,12 @@ def _table(node: Any) -> str:
 
 
 def _list(node: Any, indent: str = "") -> Iterator[str]:
-    """Yield a list's items as lines, those of lists inside it indented."""
+    """Yield a list's items as lines, with nested lists indented."""
     for item in node:
         if not isinstance(item.tag, str):
             continue
         inner = [child for child in item if child.tag in _LISTS]
-        own = [
+        parts = [
             item.text or "",
             *(
                 part
@@ -212,7 +210,7 @@ def _list(node: Any, indent: str = "") -> Iterator[str]:
                 )
             ),
         ]
-        text = " ".join("".join(own).replace(_BREAK, " ").split())
+        text = " ".join("".join(parts).replace(_BREAK, " ").split())
         if text:
             yield f"{indent}- {text}"
         for child in inner:

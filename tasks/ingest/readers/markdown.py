@@ -1,6 +1,4 @@
-"""Markdown: the source is kept as it is written, so that spans lead to it; headings and front
-matter are found in it.
-"""
+"""Markdown: the text is the unchanged source, so that spans lead to it, with its headings."""
 
 from __future__ import annotations
 
@@ -12,15 +10,13 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from tasks.ingest.readers.decoding import decode
-from tasks.ingest.readers.document import Document, Heading, Item, Options
+from tasks.ingest.readers.document import Document, Heading, ReaderItem, ReadOptions
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
-#: Without such a line there is no heading, and nothing to parse: most rows of a table are plain
-#: text.
+#: Without such a line there is no heading to parse: most rows of a table are plain text.
 _LIKELY = re.compile(r"^ {0,3}(?:#{1,6}(?:[ \t]|$)|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
-#: CommonMark's blocks that a heading can stand in or be mistaken for; what is inside a line is not
-#: parsed.
+#: CommonMark's blocks that can hold a heading or look like one; inline syntax is not parsed.
 _PARSER = (
     MarkdownIt("zero")
     .enable(["blockquote", "code", "fence", "heading", "hr", "lheading", "list"])
@@ -28,31 +24,31 @@ _PARSER = (
 )
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document."""
     text, encoding = decode(path.read_bytes())
-    yield Document(text, "markdown", headings=headings(text), encoding=encoding)
+    yield Document(text, "markdown", headings=find_headings(text), encoding=encoding)
 
 
-def headings(text: str) -> tuple[Heading, ...]:
-    """Return the headings of Markdown source, those inside code, quotations and lists left out.
+def find_headings(text: str) -> tuple[Heading, ...]:
+    """Return the headings of Markdown source, except those in code, quotations and lists.
 
-    Front matter counts as a heading with its title, so that it starts no passage.
+    Front matter counts as a heading with its title, so that no passage starts with it.
     """
-    found = list(_front_matter(text))
-    offset = found[0].end if found else 0
+    headings = list(_front_matter(text))
+    offset = headings[0].end if headings else 0
     if not _LIKELY.search(text, offset):
-        return tuple(found)
+        return tuple(headings)
     lines = text[offset:].split("\n")
     starts = list(accumulate((len(line) + 1 for line in lines), initial=offset))
     for opening, inline in pairwise(_PARSER.parse(text[offset:])):
         if opening.type != "heading_open" or opening.level or not inline.content:
             continue
         first, end = opening.map or (0, 0)
-        # Only a paragraph of one line becomes a heading by an underline: below longer ones it is
-        # far more often a rule.
+        # An underline makes a heading of one line only: below longer paragraphs it is most often a
+        # rule.
         if end - first <= 2:
-            found.append(
+            headings.append(
                 Heading(
                     starts[first],
                     starts[end - 1] + len(lines[end - 1].rstrip()),
@@ -60,7 +56,7 @@ def headings(text: str) -> tuple[Heading, ...]:
                     inline.content,
                 )
             )
-    return tuple(found)
+    return tuple(headings)
 
 
 def _front_matter(text: str) -> Iterator[Heading]:

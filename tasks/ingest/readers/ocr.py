@@ -1,6 +1,4 @@
-"""Text recognition of scanned pages through the tesseract program, where it is installed and asked
-for (``ingest.ocr``).
-"""
+"""Text recognition of scanned pages by the tesseract program, with ``ingest.ocr``."""
 
 from __future__ import annotations
 
@@ -14,15 +12,14 @@ from tasks.core.errors import PipelineError
 from tasks.ingest.readers.decoding import tidy
 from tasks.ingest.readers.document import Unreadable
 
-#: Dots an inch at which pages are drawn for recognition; tesseract is trained on print at about
-#: this size.
+#: Dots an inch of drawn pages; tesseract is trained on print of about this size.
 _DPI = 300
-#: Most pixels of a drawn page: a poster is recognised at fewer dots an inch.
+#: Most pixels of a drawn page: a poster is drawn at fewer dots an inch.
 _PIXELS = 40_000_000
 _PAGE_SECONDS = 100.0
 
 
-def checked(languages: str) -> str:
+def check_languages(languages: str) -> str:
     """Return ``languages`` ("eng+deu").
 
     Raises :class:`PipelineError` where tesseract, or its data for one of them, is not installed.
@@ -36,28 +33,28 @@ def checked(languages: str) -> str:
     listed = subprocess.run(
         [program, "--list-langs"], capture_output=True, text=True, check=False, timeout=60
     )
-    there = [line.strip() for line in (listed.stdout + listed.stderr).splitlines()[1:]]
+    installed = [line.strip() for line in (listed.stdout + listed.stderr).splitlines()[1:]]
     for language in languages.split("+"):
-        if language not in there:
+        if language not in installed:
             raise PipelineError(
                 f"ingest.ocr_languages names {language!r}, and tesseract has data for: "
-                f"{', '.join(there)}"
-                f" (Debian: apt-get install tesseract-ocr-{language.replace('_', '-')})"
+                f"{', '.join(installed)} "
+                f"(Debian: apt-get install tesseract-ocr-{language.replace('_', '-')})"
             )
     return languages
 
 
 def paragraphs(page: Any, languages: str) -> list[str]:
-    """Return the paragraphs that tesseract reads on a page of pypdfium2; its own lines are joined,
-    words divided at their ends made whole.
+    """Return the paragraphs that tesseract reads on a page of pypdfium2, with joined lines and
+    words.
     """
     width, height = page.get_size()
     scale = min(_DPI / 72, (_PIXELS / max(width * height, 1.0)) ** 0.5)
     picture = io.BytesIO()
     page.render(scale=scale, grayscale=True).to_pil().save(picture, format="PNG")
     try:
-        # One thread: the processes that read files are as many as the machine has cores.
-        done = subprocess.run(
+        # One thread: there is a reading process for each core.
+        process = subprocess.run(
             ["tesseract", "stdin", "stdout", "-l", languages],
             input=picture.getvalue(),
             capture_output=True,
@@ -67,13 +64,13 @@ def paragraphs(page: Any, languages: str) -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unreadable("ocr_failed", f"{error}") from error
-    if done.returncode:
-        raise Unreadable("ocr_failed", done.stderr.decode(errors="replace").strip()[:300])
-    text = tidy(done.stdout.decode("utf-8", errors="replace"))
-    return [joined for block in text.split("\n\n") if (joined := _joined(block.split("\n")))]
+    if process.returncode:
+        raise Unreadable("ocr_failed", process.stderr.decode(errors="replace").strip()[:300])
+    text = tidy(process.stdout.decode("utf-8", errors="replace"))
+    return [joined for block in text.split("\n\n") if (joined := _join_lines(block.split("\n")))]
 
 
-def _joined(lines: list[str]) -> str:
+def _join_lines(lines: list[str]) -> str:
     text = ""
     for line in (line.strip() for line in lines):
         if text.endswith("-") and line[:1].islower():

@@ -1,5 +1,5 @@
-"""A page as lines in a plane: cells of a row joined, columns in the order of reading, running heads
-and page numbers left out.
+"""A page as lines with boxes: joins the cells of a row, orders columns, removes running heads and
+page numbers.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-#: Share of the page's height at its top and bottom where headers and footers stand.
+#: Share of the page's height at its top and bottom that may hold headers and footers.
 _MARGIN = 0.1
-#: In this narrower band a line that stands apart from the body is furniture even on a single page.
+#: In this narrower band a line apart from the body is furniture even on a single page.
 _EDGE = 0.065
+#: Distance to the body in font sizes from which a line stands apart: more than a blank line of
+#: single-spaced text (2 x 1.2), which may follow the last line of a paragraph.
+_APART = 2.5
 _PAGE_NUMBER = re.compile(
     r"(?:page\s*)?[-\u2013(]*\s*(?:\d{1,4}|[ivxlc]{1,7})\s*[-\u2013)]*(?:\s*(?:of|/)\s*\d{1,4})?",
     re.IGNORECASE,
 )
-#: What names a page by the word stands nowhere else; printed text that was paged before has it in
-#: the middle of a page.
+#: A line such as "Page 3 of 9" is furniture anywhere: text that was paged before holds it in the
+#: middle of a page.
 _PAGE_LINE = re.compile(
     r"[-\u2013(\s]*page\s*\d{1,4}(?:\s*(?:of|/)\s*\d{1,4})?[-\u2013)\s]*", re.IGNORECASE
 )
 #: A running title with a page number before or after it.
 _RUNNING = re.compile(r"(\d{1,4})\s+(\D*[^\W\d]\D*)|(\D*[^\W\d]\D*?)\s+(\d{1,4})")
-#: What stands alone before an item of a list: it is no cell.
+#: The marker of a list item: it is not a cell.
 _MARKER = re.compile(r"[\u2022\u25cf\u25aa\u2013*-]|\(?\w{1,5}[.)]|(?:\d+\.)+\d*")
-#: So many rows make columns.
+#: Rows from which two columns are columns.
 _ROWS = 4
 
 
@@ -44,13 +47,13 @@ class Line:
     top: float
     size: float
     upright: bool = True
-    #: ``bottom`` of its first character: pdfium runs a word divided at a line's end on, so that one
-    #: line of its may be two on the page.
+    #: ``bottom`` of its first character: pdfium joins a word divided at a line's end, so one of its
+    #: lines may be two on the page.
     first: float = 0.0
 
 
 @dataclass(frozen=True)
-class Page:
+class PdfPage:
     """A page's lines in reading order, its height in points, and whether it shows images."""
 
     lines: tuple[Line, ...]
@@ -58,10 +61,8 @@ class Page:
     images: bool
 
 
-def joined(lines: list[Line]) -> list[Line]:
-    """Join what stands in one row: raised marks and index figures to their word, the cells of a
-    table by " | ".
-    """
+def join_rows(lines: list[Line]) -> list[Line]:
+    """Join the lines of a row: raised marks and index figures to their word, cells by " | "."""
     rows: list[Line] = []
     for line in lines:
         if rows and _same_row(rows[-1], line):
@@ -93,12 +94,11 @@ def _same_row(row: Line, line: Line) -> bool:
     )
 
 
-def in_columns(lines: list[Line]) -> list[Line]:
-    """Return lines in the order of reading where a page of columns was set row by row across them;
-    all others as they are.
+def order_columns(lines: list[Line]) -> list[Line]:
+    """Return the lines of a page in reading order where its columns were set row by row.
 
-    Columns are told from the cells of a table by their running text: lines of several words, most
-    about as long as the longest.
+    Columns differ from the cells of a table by their running text: lines of several words, most of
+    them about as long as the longest.
     """
     pairs = [
         (left, right)
@@ -125,19 +125,19 @@ def in_columns(lines: list[Line]) -> list[Line]:
     for line in lines:
         if line.left < edge - 3 and line.right > edge:
             # A line across both, such as a title, ends the columns above it.
-            ordered += [*left_column, *in_columns(right_column), line]
+            ordered += [*left_column, *order_columns(right_column), line]
             left_column, right_column = [], []
         else:
             (right_column if line.left >= edge - 3 else left_column).append(line)
-    return [*ordered, *left_column, *in_columns(right_column)]
+    return [*ordered, *left_column, *order_columns(right_column)]
 
 
-def without_furniture(pages: list[Page]) -> list[Page]:
-    """Leave out running headers, footers and page numbers."""
+def remove_furniture(pages: list[PdfPage]) -> list[PdfPage]:
+    """Return the pages without running headers, footers and page numbers."""
     repeated = Counter(
         key
         for page in pages
-        for key in {_key(line) for line in page.lines if _near_edge(line, page, _MARGIN)}
+        for key in {_key(line, page) for line in page.lines if _near_edge(line, page, _MARGIN)}
     )
     running = Counter(
         head
@@ -147,7 +147,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
     )
     least = max(2, len(pages) // 3) if len(pages) > 2 else 3
 
-    def furniture(page: Page, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
+    def is_furniture(page: PdfPage, line: Line, number: int, ends: tuple[Line, ...]) -> bool:
         head = _head(line, number) if line in ends else None
         if head and (running[head] >= least or (head[1] == 0 and _set_off(line, page))):
             return True
@@ -156,7 +156,7 @@ def without_furniture(pages: list[Page]) -> list[Page]:
         if not _near_edge(line, page, _MARGIN):
             return False
         return (
-            repeated[_key(line)] >= least
+            repeated[_key(line, page)] >= least
             or bool(_PAGE_NUMBER.fullmatch(line.text))
             or _apart(line, page)
         )
@@ -165,25 +165,25 @@ def without_furniture(pages: list[Page]) -> list[Page]:
     for number, page in enumerate(pages, 1):
         ends = _ends_of(page)
         cleaned.append(
-            Page(
-                tuple(line for line in page.lines if not furniture(page, line, number, ends)),
+            PdfPage(
+                tuple(line for line in page.lines if not is_furniture(page, line, number, ends)),
                 page.height,
                 page.images,
             )
         )
-    # A page that is nothing but margin is a slide or a label: there the rule is wrong.
+    # A page without a body is a slide or a label: there the rule is wrong.
     return cleaned if any(page.lines for page in cleaned) else pages
 
 
-def _ends_of(page: Page) -> tuple[Line, ...]:
+def _ends_of(page: PdfPage) -> tuple[Line, ...]:
     """Return the highest and the lowest line of a page."""
     by_height = sorted(page.lines, key=lambda line: line.bottom)
     return (by_height[0], by_height[-1]) if len(by_height) > 2 else ()
 
 
 def _head(line: Line, page: int) -> tuple[str, int] | None:
-    """Return a running title without the page's number at its begin or end, and that number less
-    ``page``; None where it has none.
+    """Return a running title without its page number, and that number minus ``page``; None where
+    the line has no number at its start or end.
     """
     match = _RUNNING.fullmatch(line.text) if len(line.text) <= 90 else None
     if match is None:
@@ -191,9 +191,9 @@ def _head(line: Line, page: int) -> tuple[str, int] | None:
     return (match[2] or match[3]).casefold(), int(match[1] or match[4]) - page
 
 
-def _set_off(line: Line, page: Page) -> bool:
-    """Tell whether a line at a page's end stands further from the next than lines do, in letters no
-    larger.
+def _set_off(line: Line, page: PdfPage) -> bool:
+    """Tell whether a line at a page's end is further from the next line than usual, in letters that
+    are not larger.
     """
     others = [other for other in page.lines if other is not line]
     nearest = min(others, key=lambda other: abs(other.bottom - line.bottom))
@@ -202,19 +202,23 @@ def _set_off(line: Line, page: Page) -> bool:
     )
 
 
-def _key(line: Line) -> str:
-    return re.sub(r"\d+", "#", line.text.casefold())
+def _key(line: Line, page: PdfPage) -> tuple[str, bool]:
+    """Return the text without its numbers, and whether it is in the page's upper half: furniture
+    repeats at the same edge, a signature line may repeat at the other one.
+    """
+    return re.sub(r"\d+", "#", line.text.casefold()), 2 * line.bottom > page.height
 
 
-def _near_edge(line: Line, page: Page, share: float) -> bool:
+def _near_edge(line: Line, page: PdfPage, share: float) -> bool:
     return line.bottom > (1 - share) * page.height or line.top < share * page.height
 
 
-def _apart(line: Line, page: Page) -> bool:
+def _apart(line: Line, page: PdfPage) -> bool:
     others = [
         other for other in page.lines if other is not line and not _near_edge(other, page, _EDGE)
     ]
     if not _near_edge(line, page, _EDGE) or not others or len(line.text) > 120:
         return False
     middle = (line.top + line.bottom) / 2
-    return min(abs((other.top + other.bottom) / 2 - middle) for other in others) > 2 * line.size
+    nearest = min(abs((other.top + other.bottom) / 2 - middle) for other in others)
+    return nearest > _APART * line.size

@@ -1,6 +1,4 @@
-"""Lines of pages put together to paragraphs and headings, words divided at a line's end made
-whole.
-"""
+"""Builds paragraphs and headings from the lines of pages; joins words divided at a line's end."""
 
 from __future__ import annotations
 
@@ -9,20 +7,17 @@ from collections.abc import Iterator
 from statistics import median
 
 from tasks.ingest.readers.document import Builder, Document
-from tasks.ingest.readers.page import Line, Page
+from tasks.ingest.readers.page import Line, PdfPage
 
 _ENDS = re.compile(r"[.!?:;\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
 _BULLET = re.compile(r"^(?:[\u2022\u25cf\u25aa\u2013*-]|\(?[0-9a-zA-Z]{1,3}[.)])\s")
-#: Stands for a hyphen of line breaking: the soft one of the file, or the one that pdfium marks
-#: where it runs a divided word on.
+#: A hyphen of line breaking: the file's soft hyphen, or pdfium's mark in a divided word.
 SOFT_HYPHEN = "\ufffe"
 _DIVIDED = re.compile(rf"([^\W\d_]+){SOFT_HYPHEN}([^\W\d_A-Z][^\W\d_]*)")
 
 
-def document(pages: list[Page], recognised: dict[int, list[str]]) -> Document:
-    """Put lines together to paragraphs, words divided at a line's end to whole ones; recognised
-    pages come as paragraphs already.
-    """
+def build_document(pages: list[PdfPage], recognised: dict[int, list[str]]) -> Document:
+    """Build a document from lines; recognised pages (number -> paragraphs) are in paragraphs."""
     lines = [line for page in pages for line in page.lines]
     body = (
         median(line.size for line in lines for _ in range(1 + len(line.text) // 20))
@@ -46,11 +41,11 @@ def _add_paragraph(
 ) -> None:
     text = ""
     for number, line in block:
-        text = _appended(text, line.text, vocabulary)
-        # A paragraph may run over the end of a page: the page starts inside it.
+        text = _append(text, line.text, vocabulary)
+        # A paragraph may continue on the next page, which then starts inside it.
         while len(builder.pages) < number:
             builder.pages.append(builder.length + len(text) - len(line.text))
-    text = _DIVIDED.sub(lambda match: _undivided(match[1], match[2], vocabulary), text).replace(
+    text = _DIVIDED.sub(lambda match: _join_word(match[1], match[2], vocabulary), text).replace(
         SOFT_HYPHEN, "-"
     )
     level = _heading_level([line for _, line in block], text, body)
@@ -67,13 +62,13 @@ def _add_recognised(builder: Builder, number: int, paragraphs: list[str]) -> Non
         builder.paragraph(paragraph)
 
 
-def _paragraphs(pages: list[Page]) -> Iterator[list[tuple[int, Line]]]:
+def _paragraphs(pages: list[PdfPage]) -> Iterator[list[tuple[int, Line]]]:
     """Yield the lines of each paragraph with the number of their page."""
     pitch = _pitch(pages)
     block: list[tuple[int, Line]] = []
     for number, page in enumerate(pages, 1):
         for line in page.lines:
-            if block and _begins(
+            if block and _is_start(
                 line, [above for _, above in block], pitch, same_page=block[-1][0] == number
             ):
                 yield block
@@ -83,7 +78,7 @@ def _paragraphs(pages: list[Page]) -> Iterator[list[tuple[int, Line]]]:
         yield block
 
 
-def _begins(line: Line, block: list[Line], pitch: float, same_page: bool) -> bool:
+def _is_start(line: Line, block: list[Line], pitch: float, same_page: bool) -> bool:
     """Tell whether a line begins a paragraph, given the lines of the paragraph so far."""
     above = block[-1]
     if abs(line.size - above.size) > 0.15 * max(line.size, above.size):
@@ -91,7 +86,7 @@ def _begins(line: Line, block: list[Line], pitch: float, same_page: bool) -> boo
     ended = bool(_ENDS.search(above.text))
     below = above.bottom - line.first
     if not same_page or below <= 0:
-        # The next page or column: only a sentence that goes on says that the paragraph does.
+        # The next page or column: the paragraph continues only if its sentence does.
         return ended or not (
             line.text[:1].islower() or above.text.endswith(("-", SOFT_HYPHEN, ","))
         )
@@ -103,7 +98,7 @@ def _begins(line: Line, block: list[Line], pitch: float, same_page: bool) -> boo
     return ended and (short or indented)
 
 
-def _pitch(pages: list[Page]) -> float:
+def _pitch(pages: list[PdfPage]) -> float:
     """Return the usual distance from line to line, in points."""
     steps = [
         above.bottom - line.first
@@ -122,9 +117,9 @@ def _pitch(pages: list[Page]) -> float:
     )
 
 
-def _appended(text: str, line: str, vocabulary: set[str]) -> str:
-    """Return a paragraph's text with its next line: a new line for rows and list items, without a
-    hyphen that only divides a word.
+def _append(text: str, line: str, vocabulary: set[str]) -> str:
+    """Return a paragraph's text with its next line: rows and list items on lines of their own,
+    without hyphens that only divide a word.
     """
     if not text:
         return line
@@ -136,22 +131,20 @@ def _appended(text: str, line: str, vocabulary: set[str]) -> str:
     if first and last and line[0].islower():
         return (
             text[: -len(last[0])]
-            + _undivided(last[1], first[0], vocabulary)
+            + _join_word(last[1], first[0], vocabulary)
             + line[len(first[0]) :]
         )
     return f"{text} {line}"
 
 
-def _undivided(first: str, last: str, vocabulary: set[str]) -> str:
-    """Return a divided word as a whole, with its hyphen where the document has it so elsewhere."""
+def _join_word(first: str, last: str, vocabulary: set[str]) -> str:
+    """Return a divided word in one piece, with the hyphen that the document has elsewhere."""
     whole, divided = first + last, f"{first}-{last}"
     return divided if divided in vocabulary and whole not in vocabulary else whole
 
 
 def _heading_level(lines: list[Line], text: str, body: float) -> int:
-    """Return a paragraph's level as a heading, by the size of its letters or by capitals; 0: it is
-    none.
-    """
+    """Return a paragraph's level as a heading, by size or capitals; 0: it is no heading."""
     size = min(line.size for line in lines)
     if (
         len(text) > 150

@@ -1,6 +1,4 @@
-"""PDF through pdfium: its lines as they were set, which ``page`` orders and ``paragraphs`` puts
-together.
-"""
+"""PDF through pdfium: reads lines, which ``page`` orders and ``paragraphs`` joins."""
 
 from __future__ import annotations
 
@@ -13,23 +11,21 @@ from typing import Any
 
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Alive, Item, Options, Reject, Unreadable
-from tasks.ingest.readers.page import Line, Page, in_columns, joined, without_furniture
-from tasks.ingest.readers.paragraphs import SOFT_HYPHEN, document
+from tasks.ingest.readers.document import Alive, ReaderItem, ReadOptions, Reject, Unreadable
+from tasks.ingest.readers.page import Line, PdfPage, join_rows, order_columns, remove_furniture
+from tasks.ingest.readers.paragraphs import SOFT_HYPHEN, build_document
 
-#: A gap within a line, in heights of its letters, that divides columns or cells.
+#: A gap in a line, in letter heights, that divides columns or cells.
 _GAP = 1.1
 _LIGATURE = re.compile("[\ufb00-\ufb06]")
-#: Some writers map the ligature ff to an arrow, or to nothing that has a name.
+#: Some writers map the ligature ff to an arrow.
 _ARROW = re.compile(r"(?<=[^\W\d_])\u21b5(?=[^\W\d_])")
 _UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff]")
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
-    """Yield the file as one document, and a reject for pages that are images without text (and are
-    not to be recognised).
-    """
-    pages: list[Page] = []
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
+    """Yield the file as one document, and a reject for pages that are images without text."""
+    pages: list[PdfPage] = []
     recognised: dict[int, list[str]] = {}
     for number, page, handle in _pages(path):
         pages.append(page)
@@ -38,18 +34,18 @@ def read(path: Path, options: Options) -> Iterator[Item]:
             yield Alive()
     text = "".join(line.text for page in pages for line in page.lines)
     if not text.strip() and not any(recognised.values()):
-        found = (
+        hint = (
             "tesseract found no text either"
             if options.ocr
             else "set ingest.ocr, or recognise it first (such as with ocrmypdf)"
         )
-        raise Unreadable("no_text_layer", f"{len(pages)} pages of images without text: {found}")
+        raise Unreadable("no_text_layer", f"{len(pages)} pages of images without text: {hint}")
     if len(_UNREADABLE.findall(text)) > 0.1 * len(text):
         raise Unreadable(
             "unknown_encoding",
-            "its fonts do not say which characters they show: recognise it anew (OCR)",
+            "its fonts do not say which characters they show: recognise it again (OCR)",
         )
-    yield document(without_furniture(pages), recognised)
+    yield build_document(remove_furniture(pages), recognised)
     blank = [
         str(number)
         for number, page in enumerate(pages, 1)
@@ -63,8 +59,8 @@ def read(path: Path, options: Options) -> Iterator[Item]:
         )
 
 
-def _pages(path: Path) -> Iterator[tuple[int, Page, Any]]:
-    """Yield number, lines and pdfium's own page, open until the next is asked for."""
+def _pages(path: Path) -> Iterator[tuple[int, PdfPage, Any]]:
+    """Yield number, lines and pdfium's page, which is closed before the next one."""
     import pypdfium2
 
     try:
@@ -83,24 +79,22 @@ def _pages(path: Path) -> Iterator[tuple[int, Page, Any]]:
             raise Unreadable("damaged", f"a page cannot be read: {error}") from error
 
 
-def _page(page: Any) -> Page:
+def _page(page: Any) -> PdfPage:
     import pypdfium2.raw as pdfium
 
     text = page.get_textpage()
     try:
-        lines = joined(in_columns(_upright(list(_lines(text)))))
+        lines = join_rows(order_columns(_keep_upright(list(_lines(text)))))
         images = not lines and any(
             True for _ in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3)
         )
-        return Page(tuple(lines), page.get_height(), images)
+        return PdfPage(tuple(lines), page.get_height(), images)
     finally:
         text.close()
 
 
 def _lines(text: Any) -> Iterator[Line]:
-    """Yield pdfium's own lines, which end wherever the writing position jumps, divided where they
-    jump over a wide gap.
-    """
+    """Yield pdfium's lines, which end where the writing position jumps, divided at wide gaps."""
     import pypdfium2.raw as pdfium
 
     run: list[tuple[int, str]] = []
@@ -110,14 +104,12 @@ def _lines(text: Any) -> Iterator[Line]:
         if character not in "\r\n":
             run.append((place, character))
         elif run:
-            yield from _divided(text, run)
+            yield from _split_run(text, run)
             run = []
 
 
-def _divided(text: Any, run: list[tuple[int, str]]) -> Iterator[Line]:
-    """Yield a run of characters as lines: two where a gap, as between columns or cells, is wider
-    than any space.
-    """
+def _split_run(text: Any, run: list[tuple[int, str]]) -> Iterator[Line]:
+    """Yield a run of characters as lines, divided at gaps between columns or cells."""
     begin = 0
     for place in range(1, len(run) - 1):
         if run[place][1].isspace() and not run[place - 1][1].isspace():
@@ -160,8 +152,8 @@ def _line(text: Any, run: list[tuple[int, str]]) -> Iterator[Line]:
 
 
 def _font(text: Any, place: int) -> tuple[float, bool]:
-    """Return the size a character is shown at, its font's times the scale of its matrix, and
-    whether it stands upright.
+    """Return a character's size on the page, its font's times the matrix's scale, and whether it is
+    upright.
     """
     import pypdfium2.raw as pdfium
 
@@ -169,12 +161,12 @@ def _font(text: Any, place: int) -> tuple[float, bool]:
     size = float(pdfium.FPDFText_GetFontSize(text.raw, place))
     if not pdfium.FPDFText_GetMatrix(text.raw, place, matrix):
         return max(size, 1.0), True
-    # Some writers leave the font at size 1 and put all of the size into the matrix.
+    # Some writers leave the font at size 1 and put the size into the matrix.
     return max(size * math.hypot(matrix.c, matrix.d), 1.0), abs(matrix.b) <= abs(matrix.a)
 
 
-def _upright(lines: list[Line]) -> list[Line]:
-    """Leave out what is set sideways in the margin of an upright page, such as a stamp."""
+def _keep_upright(lines: list[Line]) -> list[Line]:
+    """Remove sideways lines, such as a stamp in the margin, from an upright page."""
     upright = [line for line in lines if line.upright]
     return upright if 2 * len(upright) >= len(lines) else lines
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, Item, Options, Unreadable
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document; a line of the source is a paragraph."""
     from striprtf.striprtf import rtf_to_text
 
     try:
-        # RTF is ASCII with escapes; its own header names the code page of the rest.
+        # RTF is ASCII with escapes; its header names the code page of the rest.
         text = tidy(rtf_to_text(path.read_bytes().decode("latin-1"), errors="strict"))
     except (ValueError, LookupError, IndexError, AttributeError, TypeError) as error:
         raise Unreadable("damaged", f"not readable as RTF: {error}") from error

@@ -15,42 +15,48 @@ import pyarrow.parquet as pq
 
 from tasks.core.row_reader import read_arrow_batches
 from tasks.ingest.readers.decoding import decode, detect, tidy
-from tasks.ingest.readers.document import Builder, Document, Item, Options, Reject, Unreadable
-from tasks.ingest.readers.markdown import headings
+from tasks.ingest.readers.document import (
+    Builder,
+    Document,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
+from tasks.ingest.readers.markdown import find_headings
 
-#: Characters of one document made of a whole table's rows.
+#: Characters of one document of a table that is read as a whole.
 _TABLE_CHARS = 1 << 20
 
-#: A row's place in its file, from 1, and its values by column; or the reason why it has none.
-Row = tuple[int, dict[str, Any] | Unreadable]
+#: A row's number in its file, from 1, and its values by column, or why it has none.
+TableRow = tuple[int, dict[str, Any] | Unreadable]
 
 
-def read(path: Path, options: Options) -> Iterator[Item]:
-    """Yield one document a row from ``options.text_column``; the column missing from the first row
-    refuses the whole file.
+def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
+    """Yield one document a row from ``options.text_column``, by default ``text``.
 
-    Without a column's name it is ``text``; a CSV or TSV file that has none is read as what it is, a
-    table, see :func:`_whole_table`.
+    Raises :class:`Unreadable` where the first row lacks the column. By default, a CSV or TSV file
+    without it is read as a table (:func:`_read_table`).
     """
     name = _format(path)
     column = options.text_column or "text"
-    for place, row in rows(path, options):
+    for place, row in read_rows(path, options):
         member = f"#{place}"
         if isinstance(row, Unreadable):
             yield Reject(member, row.reason, row.detail)
             continue
         if place == 1 and not options.text_column and name in ("csv", "tsv") and "text" not in row:
-            yield from _whole_table(path, name, options)
+            yield from _read_table(path, name, options)
             return
         try:
-            text = tidy(cell(row, column))
+            text = tidy(get_text(row, column))
         except Unreadable as problem:
             if place == 1:
                 raise
             yield Reject(member, problem.reason, problem.detail)
             continue
         if text.strip():
-            yield Document(text, name, member, headings(text))
+            yield Document(text, name, member, find_headings(text))
         else:
             yield Reject(member, "empty", f"nothing in column {column!r}")
 
@@ -60,12 +66,12 @@ def _format(path: Path) -> str:
     return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
 
 
-def _whole_table(path: Path, name: str, options: Options) -> Iterator[Item]:
-    """Yield a table as documents of some length, a row a line, each cell with its column's name: a
-    passage cut from it reads by itself.
+def _read_table(path: Path, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
+    """Yield a table as documents of about :data:`_TABLE_CHARS`: a row a line, each cell with its
+    column's name, so that a passage is clear without the header.
     """
     builder, first, last = Builder(separator="\n"), 1, 0
-    for place, row in rows(path, options):
+    for place, row in read_rows(path, options):
         if isinstance(row, Unreadable):
             yield Reject(f"#{place}", row.reason, row.detail)
             continue
@@ -81,21 +87,14 @@ def _whole_table(path: Path, name: str, options: Options) -> Iterator[Item]:
 
 
 def _one_line(value: Any) -> str:
-    return " ".join(
-        tidy(
-            " ".join(str(part) for part in value)
-            if isinstance(value, list)
-            else ""
-            if value is None
-            else str(value)
-        ).split()
-    )
+    parts = value if isinstance(value, list) else [] if value is None else [value]
+    return " ".join(tidy(" ".join(map(str, parts))).split())
 
 
-def rows(path: Path, options: Options) -> Iterator[Row]:
-    """Yield the rows of a table file, whose suffix says what it is.
+def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
+    """Yield the rows of a table file, by its signature and suffix.
 
-    Raises :class:`Unreadable` where it cannot be read at all.
+    Raises :class:`Unreadable` where the whole file cannot be read.
     """
     suffix = path.suffix.lower()
     with path.open("rb") as stream:
@@ -111,11 +110,11 @@ def rows(path: Path, options: Options) -> Iterator[Row]:
     return _json(path, options) if suffix == ".json" else _jsonl(path, options)
 
 
-def cell(row: dict[str, Any], column: str) -> str:
-    """Return the text in ``column`` of a row; a dotted name reaches into nested objects, and a list
-    is joined as paragraphs.
+def get_text(row: dict[str, Any], column: str) -> str:
+    """Return the text in ``column`` of a row: a dotted name reaches into nested objects, and the
+    parts of a list are paragraphs.
 
-    Raises :class:`Unreadable` (``no_text_column``) with the columns there are.
+    Raises :class:`Unreadable` (``no_text_column``) with the row's columns.
     """
     value: Any = row
     for part in [column] if column in row else column.split("."):
@@ -131,13 +130,13 @@ def cell(row: dict[str, Any], column: str) -> str:
     return "" if value is None else str(value)
 
 
-def _jsonl(path: Path, options: Options) -> Iterator[Row]:
+def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     with path.open("rb") as stream:
         sample = stream.read(4)
     if detect(sample) not in ("utf-8", "utf-8-sig") and b"\0" in sample:
-        text, _ = decode(_whole(path, options))
+        text, _ = decode(_read_whole(path, options))
         yield from (
-            (place, _object(line))
+            (place, _parse_object(line))
             for place, line in enumerate(text.splitlines(), 1)
             if line.strip()
         )
@@ -150,13 +149,11 @@ def _jsonl(path: Path, options: Options) -> Iterator[Row]:
                     Unreadable("too_large", f"a line of more than {options.max_bytes >> 20} MiB"),
                 )
             elif line.strip():
-                yield place, _object(line)
+                yield place, _parse_object(line)
 
 
 def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
-    """Yield lines, None for one that is longer than ``limit`` bytes, of which no more than that is
-    ever held.
-    """
+    """Yield lines, and None for a line of more than ``limit`` bytes, which is never held whole."""
     while line := stream.readline(limit + 1):
         if len(line) <= limit:
             yield line.removeprefix(b"\xef\xbb\xbf")
@@ -166,59 +163,50 @@ def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
         yield None
 
 
-def _object(line: bytes | str) -> dict[str, Any] | Unreadable:
+def _parse_object(line: bytes | str) -> dict[str, Any] | Unreadable:
     try:
         value = json.loads(line)
     except RecursionError:
         return Unreadable("nested_too_deep", "values inside values inside values ...")
     except ValueError as error:
         return Unreadable("damaged", f"not a JSON object: {type(error).__name__} {error}")
-    return (
-        value
-        if isinstance(value, dict)
-        else {"text": value}
-        if isinstance(value, str)
-        else Unreadable("damaged", "not a JSON object")
-    )
+    return _as_row(value)
 
 
-def _whole(path: Path, options: Options) -> bytes:
+def _as_row(value: Any) -> dict[str, Any] | Unreadable:
+    if isinstance(value, str):
+        return {"text": value}
+    return value if isinstance(value, dict) else Unreadable("damaged", "not a JSON object")
+
+
+def _read_whole(path: Path, options: ReadOptions) -> bytes:
     """Return the bytes of a table that cannot be streamed."""
     size = path.stat().st_size
     if size > options.max_bytes:
         raise Unreadable(
             "too_large",
-            (
-                f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: save it as UTF-8 "
-                "JSON Lines, those are streamed"
-            ),
+            f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: save it as UTF-8 JSON "
+            "Lines, those are streamed",
         )
     return path.read_bytes()
 
 
-def _json(path: Path, options: Options) -> Iterator[Row]:
-    text, _ = decode(_whole(path, options))
+def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
+    text, _ = decode(_read_whole(path, options))
     try:
         value = json.loads(text)
     except ValueError as error:
         # JSON Lines under the wrong name is common.
         lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > 1 and isinstance(_object(lines[0]), dict):
-            yield from ((place, _object(line)) for place, line in enumerate(lines, 1))
+        if len(lines) > 1 and isinstance(_parse_object(lines[0]), dict):
+            yield from ((place, _parse_object(line)) for place, line in enumerate(lines, 1))
             return
         raise Unreadable("damaged", f"not valid JSON: {type(error).__name__} {error}") from error
     for place, row in enumerate(value if isinstance(value, list) else [value], 1):
-        yield (
-            place,
-            row
-            if isinstance(row, dict)
-            else {"text": row}
-            if isinstance(row, str)
-            else Unreadable("damaged", "not a JSON object"),
-        )
+        yield place, _as_row(row)
 
 
-def _csv(path: Path, options: Options, delimiter: str) -> Iterator[Row]:
+def _csv(path: Path, options: ReadOptions, delimiter: str) -> Iterator[TableRow]:
     with path.open("rb") as raw:
         sample = raw.read(1 << 20)
     # A sample may end inside a character; only whole lines are judged.
@@ -249,8 +237,8 @@ def _delimiter(sample: bytes, encoding: str) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _arrow(path: Path) -> Iterator[Row]:
-    """Arrow files and streams: what ``datasets`` saves a dataset in."""
+def _arrow(path: Path) -> Iterator[TableRow]:
+    """Yield the rows of an Arrow file or stream: the format in which ``datasets`` saves."""
     try:
         with pa.memory_map(str(path)) as source:
             place = 0
@@ -263,7 +251,7 @@ def _arrow(path: Path) -> Iterator[Row]:
         raise Unreadable("damaged", f"not readable as Arrow: {error}") from error
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[TableRow]:
     try:
         place = 0
         with pq.ParquetFile(path) as file:

@@ -1,0 +1,178 @@
+"""F1 of both models in points, with paired bootstrap intervals, and the gain of one over the other.
+
+Both models are resampled with the same weights, drawing whole passages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.core.params import Evaluate
+from tasks.scoring.datasets import Dataset, Item, Template
+from tasks.scoring.f1 import Scored, interval, majority_f1, resample, scored_of
+
+MODELS = ("zero_shot", "adapted")
+
+
+def measure(
+    dataset: Dataset,
+    templates: tuple[Template, ...],
+    items: list[Item],
+    tables: dict[str, pa.Table],
+    params: Evaluate,
+) -> dict[str, Any]:
+    """Return the gain, and for each model F1 in points with its 95 % interval, its spread over
+    templates and the F1 of the majority class.
+    """
+    weights = resample([item.context for item in items], params.bootstrap, params.seed)
+    scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
+    samples = _samples(scored, weights)
+    result: dict[str, Any] = {
+        "dataset": dataset.name,
+        "task_type": dataset.task_type,
+        "metric": "macro_f1" if dataset.classifies else "squad_f1",
+        "items": len(items),
+        "templates": len(templates),
+    }
+    for model, answers in scored.items():
+        overall = _measure_overall(dataset, items, answers, samples[model])
+        by_template = {
+            template.name: _measure_template(dataset, items, answers, index, weights)
+            for index, template in enumerate(templates)
+        }
+        by_dataset = {dataset.name: {**overall, "by_template": by_template}}
+        result[model] = {**overall, "by_dataset": by_dataset}
+    result["gain"] = _gain(result, samples)
+    if dataset.classifies and params.prior_correction:
+        result["prior_corrected"] = _measure_corrected(dataset, templates, items, tables, weights)
+    return result
+
+
+def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, Any]:
+    """Return token F1 in points on the general tasks, the mean over task types, before and after,
+    and the change with its 95 % interval.
+    """
+    task_types = sorted(set(tables["zero_shot"]["template"].to_pylist()))
+    rows = {
+        name: {
+            row["item_id"]: row for row in table.select(["item_id", "template", "f1"]).to_pylist()
+        }
+        for name, table in tables.items()
+    }
+    ids = sorted(rows["zero_shot"])
+    weights = resample(ids, params.bootstrap, params.seed)
+    member = np.array(
+        [[rows["zero_shot"][id_]["template"] == kind for id_ in ids] for kind in task_types],
+        dtype=np.float64,
+    )
+    samples: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    for name in MODELS:
+        f1 = np.array([rows[name][id_]["f1"] for id_ in ids])
+        samples[name] = _resampled_means(f1, member, weights)
+        by_type = [100 * f1[row > 0].mean() for row in member]
+        low, high = interval(samples[name])
+        result[name] = {
+            "f1": _points(np.mean(by_type)),
+            "f1_low": _points(low),
+            "f1_high": _points(high),
+            "by_task_type": dict(zip(task_types, map(_points, by_type), strict=True)),
+        }
+    return {**result, "change": _gain(result, samples), "tasks": len(ids)}
+
+
+def _resampled_means(f1: np.ndarray, member: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the mean over task types of every resample, in points.
+
+    A type that a resample does not draw does not count in its mean. ``member`` is [types, items],
+    1 where the item is of the type; ``weights`` is [resamples, items].
+    """
+    drawn = weights @ member.T
+    by_type = np.divide(
+        weights @ (member * f1).T, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0
+    )
+    return np.asarray(100 * np.nanmean(by_type, axis=1))
+
+
+def _measure_corrected(
+    dataset: Dataset,
+    templates: tuple[Template, ...],
+    items: list[Item],
+    tables: dict[str, pa.Table],
+    weights: np.ndarray,
+) -> dict[str, Any]:
+    """Return both models' F1 and the gain without each template's preference for a choice: a
+    separate figure, never the main one.
+    """
+    scored = {
+        model: scored_of(dataset, templates, items, table, corrected=True)
+        for model, table in tables.items()
+    }
+    samples = _samples(scored, weights)
+    result = {
+        model: _measure_overall(dataset, items, answers, samples[model])
+        for model, answers in scored.items()
+    }
+    return {**result, "gain": _gain(result, samples)}
+
+
+def _samples(scored: dict[str, Scored], weights: np.ndarray) -> dict[str, Any]:
+    """Return each model's F1, the mean over templates, in every resample."""
+    return {model: answers.f1(weights).mean(axis=1) for model, answers in scored.items()}
+
+
+def _gain(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, float]:
+    """Return adapted minus zero-shot with its paired interval."""
+    low, high = interval(samples["adapted"] - samples["zero_shot"])
+    return {
+        "f1": _points(result["adapted"]["f1"] - result["zero_shot"]["f1"]),
+        "f1_low": _points(low),
+        "f1_high": _points(high),
+    }
+
+
+def _measure_overall(
+    dataset: Dataset, items: list[Item], scored: Scored, samples: Any
+) -> dict[str, Any]:
+    by_template = scored.f1()[0]
+    low, high = interval(samples)
+    overall = {
+        "f1": _points(by_template.mean()),
+        "f1_low": _points(low),
+        "f1_high": _points(high),
+        "template_spread": _points(by_template.std(ddof=1) if len(by_template) > 1 else 0.0),
+    }
+    if dataset.classifies:
+        overall["majority"] = _majority(dataset, items)
+        overall["one_class_templates"] = sum(len(set(row)) == 1 for row in scored.values.tolist())
+    return overall
+
+
+def _measure_template(
+    dataset: Dataset, items: list[Item], scored: Scored, index: int, weights: np.ndarray
+) -> dict[str, Any]:
+    template = Scored(scored.values[index : index + 1], scored.golds, scored.classes)
+    low, high = interval(template.f1(weights)[:, 0])
+    metrics: dict[str, Any] = {
+        "f1": _points(template.f1()[0, 0]),
+        "f1_low": _points(low),
+        "f1_high": _points(high),
+    }
+    if dataset.classifies:
+        predicted = scored.values[index].astype(int).tolist()
+        metrics["majority"] = _majority(dataset, items)
+        metrics["predicted"] = {
+            label: predicted.count(number) for number, label in enumerate(dataset.labels)
+        }
+    return metrics
+
+
+def _majority(dataset: Dataset, items: list[Item]) -> float:
+    return _points(majority_f1([item.gold for item in items], len(dataset.labels)))
+
+
+def _points(value: Any) -> float:
+    return round(float(value), 2)

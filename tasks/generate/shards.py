@@ -1,0 +1,164 @@
+"""A generator, and how it writes a shard of rows: prompts in, parsed predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from tasks.core.files import sha256_folder
+from tasks.core.params import Generate
+from tasks.core.rows import PREDICTIONS
+from tasks.generate.plan import Request, plan
+from tasks.generate.prompted import AddressEngine
+from tasks.lm.engine import Completion, Sampling, open_engine
+from tasks.lm.models import base_path, load_tokenizer, merged_folder, resolve
+from tasks.lm.prompts import Task, generator_prompt, parse_prediction
+
+
+class GeneratorForm(Protocol):
+    """How a generator is prompted, and how its text is parsed."""
+
+    @property
+    def identity(self) -> str:
+        """Distinguishes one form from another."""
+        ...
+
+    def prompt(self, tokenizer: Any, context: str, task_type: str) -> Any:
+        """Return the prompt's token ids; without a tokenizer, the message as text."""
+        ...
+
+    def parse(self, text: str, finished: bool, task_type: str) -> Task:
+        """Return instruction and response, or why there are none."""
+        ...
+
+
+class BonitoForm:
+    """Bonito's own input and output (:mod:`tasks.lm.prompts`)."""
+
+    identity = "bonito"
+
+    def prompt(self, tokenizer: Any, context: str, task_type: str) -> list[int]:
+        """See :class:`GeneratorForm`."""
+        return generator_prompt(tokenizer, context, task_type)
+
+    def parse(self, text: str, finished: bool, task_type: str) -> Task:
+        """See :class:`GeneratorForm`."""
+        return parse_prediction(text, finished)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What writes the rows: settings, form, and the identity that goes into every row."""
+
+    params: Generate
+    form: GeneratorForm
+    identity: str
+
+    def load_tokenizer(self) -> Any:
+        """Return the tokenizer; None for a model behind an address, which takes text."""
+        if self.params.address:
+            return None
+        return load_tokenizer(self.params.generator, self.params.revision)
+
+    def prompt(self, tokenizer: Any, request: Request) -> Any:
+        """Return a row's prompt as token ids; without a tokenizer, as text."""
+        return self.form.prompt(tokenizer, request.passage["text"], request.task_type)
+
+
+def identify_generator(params: Generate) -> str:
+    """Return what distinguishes this generator from any other: the adapter's content hash, or the
+    hub name and revision.
+    """
+    folder = Path(params.generator)
+    if folder.is_dir() and not params.address:
+        return f"sha256:{sha256_folder(folder)}"
+    return f"{params.generator}@{params.address or params.revision}"
+
+
+def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -> int:
+    """Return the length of the longest prompt in tokens (behind an address: in characters)."""
+    tokenizer = generator.load_tokenizer()
+    return max(
+        len(generator.prompt(tokenizer, request))
+        for request in plan(passages, generator.params)
+        if request.sample == 0  # samples share their prompt
+    )
+
+
+def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]], pa.Table]:
+    """Open the engine for prompts of up to ``longest`` tokens; return the function that generates
+    one shard with it.
+    """
+    params, tokenizer = generator.params, generator.load_tokenizer()
+    engine: Any = (
+        AddressEngine(params.address, params.generator)
+        if params.address
+        else open_generator_engine(params, longest + params.max_tokens)
+    )
+    return lambda shard: generate_shard(shard, engine, tokenizer, generator)
+
+
+def open_generator_engine(params: Generate, longest: int) -> Any:
+    """Start the engine on the generator, for ``longest`` tokens of prompt and prediction."""
+    return open_engine(params.engine, *load_weights(params), params.precision, longest)
+
+
+def load_weights(params: Generate) -> tuple[Path | str, str]:
+    """Return what the engine loads, and its revision: a plain model unchanged, an adapter merged
+    into its base.
+    """
+    model = resolve(params.generator, params.revision)
+    if not model.adapter:
+        return base_path(model.base), model.revision
+    merged = merged_folder(model.base, model.revision, model.adapter, "none", params.precision)
+    return merged, "main"
+
+
+def generate_shard(
+    shard: list[Request], engine: Any, tokenizer: Any, generator: Generator
+) -> pa.Table:
+    """Send one shard's rows to the engine together; return rows.PREDICTIONS in the shard's order.
+
+    A shard that is generated again gives the same bytes: its rows always meet the engine together,
+    each with its own seed.
+    """
+    params = generator.params
+    prompts = [generator.prompt(tokenizer, request) for request in shard]
+    sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
+    completions = engine.generate(prompts, sampling, [request.seed for request in shard])
+    rows = [
+        _make_row(request, len(prompt) if tokenizer else 0, completion, generator)
+        for request, prompt, completion in zip(shard, prompts, completions, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=PREDICTIONS)
+
+
+def _make_row(
+    request: Request, prompt_tokens: int, completion: Completion, generator: Generator
+) -> dict[str, Any]:
+    task = generator.form.parse(completion.text, completion.finished, request.task_type)
+    return {
+        "row_id": request.row_id,
+        "passage_id": request.passage["passage_id"],
+        "document": request.passage["document"],
+        "task_type": request.task_type,
+        "sample": request.sample,
+        "seed": request.seed,
+        "context": request.passage["text"],
+        "prediction": completion.text,
+        "parsed": not task.reason,
+        "reason": task.reason,
+        "instruction": task.instruction,
+        "response": task.response,
+        "prompt_tokens": prompt_tokens,
+        "output_tokens": completion.tokens,
+        "generator": generator.params.generator,
+        "revision": generator.identity,
+        "temperature": generator.params.temperature,
+        "top_p": generator.params.top_p,
+        "max_tokens": generator.params.max_tokens,
+    }

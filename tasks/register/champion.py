@@ -1,0 +1,141 @@
+"""Which version of a model is the champion: paired bootstraps over the evaluation items.
+
+A new version becomes ``champion`` only if its F1 is better than the present champion's, or than the
+unadapted model's where there is none. The interval of the difference must lie above 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.core.files import sha256_file
+from tasks.core.parquet import read_table
+from tasks.core.stage import Stage
+from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.f1 import interval, resample, scored_of
+from tasks.tracking.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The F1 difference to an opponent in points, with its 95 % interval."""
+
+    opponent: str
+    f1: float
+    low: float
+    high: float
+    #: There is a champion that answered other questions: it stays, whatever the figures are.
+    champion_stays: bool = False
+
+    @property
+    def alias(self) -> str:
+        """Return the alias that the new version gets."""
+        return "champion" if self.low > 0 and not self.champion_stays else "challenger"
+
+    def describe(self) -> str:
+        """Return the comparison as a sentence."""
+        return f"{self.f1:+.1f} F1 [{self.low:+.1f}, {self.high:+.1f}] against {self.opponent}"
+
+
+def choose_alias(stage: Stage, ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
+    """Judge the version and point its alias at it; return the alias and the verdict as a sentence.
+
+    The verdict is stored before the alias moves. A registration that is killed after the move finds
+    its own version as the champion, and no alias leads to the version that it was compared with.
+    """
+    champion, verdict = ledger.champion(name), ledger.tag("verdict")
+    if verdict and champion is not None and str(champion.version) == str(version.version):
+        return "champion", verdict
+    comparison = judge(stage, ledger, name, version)
+    ledger.tags({"alias": comparison.alias, "verdict": comparison.describe()})
+    ledger.alias(name, comparison.alias, version.version)
+    return comparison.alias, comparison.describe()
+
+
+def judge(stage: Stage, ledger: Ledger, name: str, version: Any) -> Comparison:
+    """Compare with the champion on the same items and templates.
+
+    Without a comparable champion, compare with the unadapted model.
+    """
+    predictions = read_table(stage.path("evaluation") / "predictions.parquet")
+    adapted, zero_shot = (_of_model(predictions, model) for model in ("adapted", "zero_shot"))
+    champion = ledger.champion(name)
+    if champion is None or str(champion.version) == str(version.version):
+        return _compare(stage, adapted, zero_shot, "the unadapted model")
+    answers = _same_questions_answers(stage, ledger, champion.run_id, adapted)
+    if answers is not None:
+        return _compare(stage, adapted, answers, f"champion version {champion.version}")
+    log.warning(
+        "champion version %s was scored on other items or templates: the new version "
+        "is compared with the unadapted model",
+        champion.version,
+    )
+    opponent = "the unadapted model (the champion's evaluation differs)"
+    return replace(_compare(stage, adapted, zero_shot, opponent), champion_stays=True)
+
+
+def compare_with_tapt(stage: Stage, ledger: Ledger) -> Comparison | None:
+    """Compare with the experiment's newest TAPT run of the same target model on the same questions;
+    return None if there is none.
+
+    That run may have trained on another number of tokens: only a matrix compares equal training
+    (``docs/matrix.md``).
+    """
+    params = stage.params
+    if params.supervise.source in ("tapt", "none"):
+        return None
+    same = {
+        "supervise.source": "tapt",
+        "finetune.model": params.finetune.model,
+        "finetune.revision": params.finetune.revision,
+    }
+    run_id = ledger.newest(same, {"data.items_sha256": sha256_file(Path(params.evaluate.items))})
+    if not run_id:
+        return None
+    adapted = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
+    answers = _same_questions_answers(stage, ledger, run_id, adapted)
+    if answers is None:
+        return None
+    return _compare(stage, adapted, answers, f"TAPT, run {run_id[:8]}")
+
+
+def _same_questions_answers(
+    stage: Stage, ledger: Ledger, run_id: str, adapted: pa.Table
+) -> pa.Table | None:
+    """Return the answers of another run's adapted model; None if the run has lost them, or if it
+    answered other questions than ``adapted``.
+    """
+    path = ledger.download(run_id, "evaluation/predictions.parquet", stage.work)
+    answers = _of_model(read_table(path), "adapted") if path else None
+    return answers if answers is not None and _questions(answers) == _questions(adapted) else None
+
+
+def _questions(answers: pa.Table) -> list[tuple[str, str, str]]:
+    return sorted(
+        (row["template"], row["item_id"], str(row["golds"]))
+        for row in answers.select(["template", "item_id", "golds"]).to_pylist()
+    )
+
+
+def _compare(stage: Stage, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:
+    params = stage.params.evaluate
+    dataset = load_dataset(Path(params.dataset))
+    items = load_items(dataset, Path(params.items), params.max_items, params.seed)
+    templates = dataset.templates[: params.templates or None]
+    weights = resample([item.context for item in items], params.bootstrap, params.seed)
+    scored = [scored_of(dataset, templates, items, answers) for answers in (new, old)]
+    low, high = interval(scored[0].f1(weights).mean(axis=1) - scored[1].f1(weights).mean(axis=1))
+    difference = float(np.mean(scored[0].f1()) - np.mean(scored[1].f1()))
+    return Comparison(opponent, round(difference, 2), round(low, 2), round(high, 2))
+
+
+def _of_model(predictions: pa.Table, model: str) -> pa.Table:
+    return predictions.filter(pa.compute.equal(predictions.column("model"), model))

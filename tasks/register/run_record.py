@@ -1,0 +1,134 @@
+"""What an MLflow run shows beside its model: name, parameters, metrics, plots, files, lineage."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import sha256_file
+from tasks.core.params import Params
+from tasks.core.parquet import read_table
+from tasks.core.stage import Stage
+from tasks.register.plots import plot_f1, plot_loss
+from tasks.tracking.ledger import Ledger
+
+
+def run_name(params: Params, scores: dict[str, Any]) -> str:
+    """Name a run by what tells runs apart: dataset, generator, target model, learning rate,
+    epochs.
+    """
+    target = params.finetune.model.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    source = params.supervise.source
+    teacher = Path(params.generate.generator).name if source == "bonito" else source
+    return (
+        f"{scores['dataset']} {teacher} > {target} lr{params.finetune.learning_rate:g} "
+        f"x{params.finetune.epochs:g}"
+    )
+
+
+def log_run(
+    stage: Stage, ledger: Ledger, scores: dict[str, Any], provenance: dict[str, Any]
+) -> tuple[str, str]:
+    """Log everything but the model; return MLflow's name and digest of the evaluation set."""
+    adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
+    losses = _read_losses(adapter / "loss.csv")
+    ledger.params(flatten(stage.params.model_dump(mode="json")))
+    ledger.curve("train_loss", losses)
+    ledger.metrics(
+        metric_table(scores)
+        | {"rows": float(provenance["rows"]), "steps": float(provenance["steps"])}
+    )
+    ledger.files(_draw_plots(stage.work / "plots", losses, scores), "plots")
+    ledger.files([evaluation / "scores.json", evaluation / "predictions.parquet"], "evaluation")
+    ledger.files([stage.path("instructions") / "report.html"], "validation")
+    ledger.files([adapter / "provenance.json"])
+    ledger.tags(lineage(stage, provenance))
+    return _log_datasets(stage, ledger, scores, provenance)
+
+
+def metric_table(scores: dict[str, Any]) -> dict[str, float]:
+    """Return the few, stable metric keys that MLflow compares: F1 in points by dataset, interval,
+    zero-shot, gain.
+    """
+    name, adapted = scores["dataset"], scores["adapted"]
+    table = {
+        f"f1/{name}": adapted["f1"],
+        f"f1_low/{name}": adapted["f1_low"],
+        f"f1_high/{name}": adapted["f1_high"],
+        f"f1_zero_shot/{name}": scores["zero_shot"]["f1"],
+        f"gain/{name}": scores["gain"]["f1"],
+    }
+    return table | ({f"f1_majority/{name}": adapted["majority"]} if "majority" in adapted else {})
+
+
+def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
+    """Return the tags that lead back to commit, data version, instruction rows, prompt form and
+    Prefect run.
+    """
+    data = Path("data.dvc")
+    # DVC writes dvc.lock during the run: that is no edit of the user's.
+    tracked = ("--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    tags = {
+        "git.commit": _git("rev-parse", "HEAD"),
+        "git.dirty": str(bool(_git("status", "--porcelain", *tracked))).lower(),
+        "dvc.data": sha256_file(data) if data.is_file() else "",
+        "data.items_sha256": sha256_file(Path(stage.params.evaluate.items)),
+        "data.instructions_sha256": provenance["instructions_sha256"],
+        "prompt.form": provenance["prompt"],
+        "scored": (
+            f"{provenance['base']} rounded through {provenance['quantization']} + adapter, merged"
+        ),
+        "prefect.flow_run": os.environ.get("PIPELINE_FLOW_RUN", ""),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters as ``section.key`` pairs."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        flat |= flatten(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _read_losses(path: Path) -> list[tuple[int, float]]:
+    with path.open(encoding="utf-8") as stream:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(stream)]
+
+
+def _draw_plots(
+    folder: Path, losses: list[tuple[int, float]], scores: dict[str, Any]
+) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    plot_f1(folder / "f1.png", scores)
+    if not losses:
+        return [folder / "f1.png"]
+    plot_loss(folder / "loss.png", losses)
+    return [folder / "loss.png", folder / "f1.png"]
+
+
+def _log_datasets(
+    stage: Stage, ledger: Ledger, scores: dict[str, Any], provenance: dict[str, Any]
+) -> tuple[str, str]:
+    """Log the training rows and the evaluation questions; return name and digest of the latter."""
+    if provenance["adapter"]:
+        path = stage.path("supervision") / "instructions.parquet"
+        ledger.dataset(read_table(path).to_pandas(), "instructions", str(path), "training")
+    path = stage.path("evaluation") / "predictions.parquet"
+    questions = read_table(path, ["item_id", "template", "prompt"])
+    items = stage.params.evaluate.items
+    return ledger.dataset(questions.to_pandas(), scores["dataset"], items, "evaluation")
+
+
+def _git(*arguments: str) -> str:
+    """Return git's output, or nothing outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
