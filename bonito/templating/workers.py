@@ -99,7 +99,7 @@ class Renderers:
         )
 
 
-def _outcomes(result: pool.Result) -> list[Outcome]:
+def _outcomes(result: pool.ResultPart) -> list[Outcome]:
     """Return the outcomes of a batch, none where it cost its process."""
     if result.failure == "error":
         raise RuntimeError(f"rendering failed: {result.detail}")
