@@ -16,7 +16,7 @@ from tasks.core.files import read_json, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
-from tasks.finetune.stage import build_examples, provenance, tokens_trained, trained_form
+from tasks.finetune.stage import build_examples, choose_form, provenance, tokens_trained
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
 from tasks.lm.training import start_adapter, train, training_key
@@ -29,7 +29,7 @@ def train_answering(stage: Stage) -> None:
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, Path(params.start))
     began = sha256_folder(start) if start else ""
-    prompter = Prompter(tokenizer, trained_form(tokenizer, params, rows, start))
+    prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
     examples, dropped = build_examples(rows, prompter, params)
     if not examples:
         raise PipelineError(f"no row of {path} can be trained on ({dict(dropped)})")

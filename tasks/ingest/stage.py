@@ -28,9 +28,9 @@ from pathlib import Path, PurePath
 from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
+from tasks.core.pool import Limits
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
-from tasks.ingest import pool
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
@@ -38,7 +38,7 @@ from tasks.ingest.journal import Journal
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable
 from tasks.ingest.sources import Corpus, open_corpus
-from tasks.ingest.worker import Work
+from tasks.ingest.worker import Work, format_reject, read_files
 from tasks.scoring.datasets import load_dataset, load_items
 
 log = logging.getLogger(__name__)
@@ -170,16 +170,17 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
     parts: Counter[str] = Counter()
     finished, shown = 0, time.monotonic()
     fetcher = _Fetcher(corpus, journal)
-    for result in pool.run(
+    for result in read_files(
         fetcher.jobs(),
         work,
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
-        pool.FileLimits(params.file_seconds, params.file_memory_mb),
+        Limits(params.file_seconds, params.file_memory_mb),
     ):
-        journal.add(result.key, parts[result.key], result.part)
+        journal.add(result.key, parts[result.key], result.value)
         parts[result.key] += 1
         if result.done:
-            journal.finish(result.key, result.final)
+            # After any other failure another run may succeed.
+            journal.finish(result.key, final=result.failure in ("", "error"))
             del parts[result.key]
             finished += fetcher.release(result.key)
             # Progress is a write to the disk, which takes longer than a small file.
@@ -214,7 +215,7 @@ class _Fetcher:
             path = future.result()
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
             detail = f"{type(error).__name__}: {error}"[:300]
-            self._journal.add(key, 0, pool.format_reject("unreadable", detail))
+            self._journal.add(key, 0, format_reject("unreadable", detail))
             self._journal.finish(key, final=False)
             self.failed += files
             return

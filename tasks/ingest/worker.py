@@ -6,12 +6,14 @@ The results are plain values, which are sent and kept as JSON.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.core.pool import Limits, Pool, ResultPart
 from tasks.ingest import boilerplate, cleaning
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
@@ -39,19 +41,37 @@ class Work:
     lines: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for a result's key and for another process."""
+        """Return plain values, for the key of a result."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Work:
-        """Undo :meth:`to_json`."""
-        return cls(
-            **{
-                **values,
-                "options": ReadOptions(**values["options"]),
-                "languages": tuple(values["languages"]),
-            }
-        )
+
+def read_files(
+    jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits
+) -> Iterator[ResultPart]:
+    """Read the files of ``jobs`` (key, path) in processes of their own, and yield their results'
+    parts as JSON text, as :meth:`Pool.run` does; the last part of a file that failed is its reject.
+    """
+    with Pool(_start, (work,), workers, limits) as pool:
+        for result in pool.run(jobs):
+            yield replace(result, value=_format_failure(result)) if result.failure else result
+
+
+def _start(work: Work) -> Callable[[Path], Iterator[str]]:
+    count = make_counter(work.tokenizer)
+    return lambda path: (json.dumps(part, ensure_ascii=True) for part in process(path, work, count))
+
+
+def _format_failure(result: ResultPart) -> str:
+    if result.failure == "error":
+        return format_reject("damaged", result.detail)
+    if result.failure == "crashed":
+        return format_reject("crashed", f"the process that read it died: {result.detail}")
+    return format_reject(result.failure, result.detail)
+
+
+def format_reject(reason: str, detail: str) -> str:
+    """Return the whole result of a file that could not be read."""
+    return json.dumps([{"member": "", "reason": reason, "detail": detail}])
 
 
 def make_counter(tokenizer: str) -> TokenCounter:

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tasks.ingest import pool, worker
+from tasks.core.pool import Limits
+from tasks.ingest import worker
 from tasks.ingest.discovery import discover
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
@@ -309,14 +310,14 @@ def test_a_file_that_eats_memory_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "good.txt").write_text(STORY)
     work = worker.Work("", ReadOptions(), 50, 1)
     outcomes = list(
-        pool.run(
+        worker.read_files(
             [("big", tmp_path / "big.txt"), ("good", tmp_path / "good.txt")],
             work,
             1,
-            pool.FileLimits(60.0, 200),
+            Limits(60.0, 200),
         )
     )
-    results = {outcome.key: json.loads(outcome.part)[0] for outcome in outcomes if outcome.done}
+    results = {outcome.key: json.loads(outcome.value)[0] for outcome in outcomes if outcome.done}
     assert results["big"]["reason"] == "memory"
     assert results["good"]["passages"][0]["text"] == STORY
 

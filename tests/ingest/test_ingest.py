@@ -267,14 +267,14 @@ def test_only_new_files_are_read_again(
         (corner / "corpus" / f"{number}.txt").write_text(SENTENCES[number])
     assert _run() == 0
     read: list[int] = []
-    original = ingest.pool.run
+    original = ingest.read_files
 
     def counting(jobs: Any, *rest: Any) -> Any:
         taken = list(jobs)
         read.append(len(taken))
         return original(taken, *rest)
 
-    monkeypatch.setattr(ingest.pool, "run", counting)
+    monkeypatch.setattr(ingest, "read_files", counting)
     assert _run() == 0
     (corner / "corpus" / "5.txt").write_text(SENTENCES[5])
     (corner / "corpus" / "0.txt").write_text(SENTENCES[50])
@@ -283,6 +283,30 @@ def test_only_new_files_are_read_again(
     assert _run() == 0
     assert read == [0, 2, 6]
     assert len(_rows("passages")) == 6
+
+
+@pytest.mark.parametrize(("fault", "files"), [("os.abort()", [2, 1]), ("raise ValueError", [2, 0])])
+def test_a_file_that_cost_its_process_is_read_again_a_damaged_one_is_not(
+    corner: Path, monkeypatch: pytest.MonkeyPatch, fault: str, files: list[int]
+) -> None:
+    package = corner / "libraries" / "striprtf"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "striprtf.py").write_text(f"import os\ndef rtf_to_text(*a, **k): {fault}")
+    monkeypatch.syspath_prepend(str(corner / "libraries"))
+    (corner / "corpus" / "bad.rtf").write_bytes(rb"{\rtf1 x}")
+    (corner / "corpus" / "good.txt").write_text(SENTENCES[0])
+    read: list[int] = []
+    original = ingest.read_files
+
+    def count(jobs: Any, *rest: Any) -> Any:
+        taken = list(jobs)
+        read.append(len(taken))
+        return original(taken, *rest)
+
+    monkeypatch.setattr(ingest, "read_files", count)
+    assert _run() == 0 == _run()
+    assert read == files
 
 
 def test_a_killed_run_continues_and_gives_the_same_bytes(corner: Path) -> None:

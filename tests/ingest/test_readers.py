@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.ingest import cleaning, pool, worker
+from tasks.core import pool
+from tasks.ingest import cleaning, worker
 from tasks.ingest.passages import Passage, cut
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.decoding import decode
@@ -395,14 +396,15 @@ def test_a_parser_that_misbehaves_costs_one_file(
         ("bad", tmp_path / "bad.rtf"),
         ("good", tmp_path / "good.txt"),
     ]
-    outcomes = list(pool.run(jobs, work, 1, pool.FileLimits(1.0 if name == "hang" else 60.0, 512)))
+    limits = pool.Limits(1.0 if name == "hang" else 60.0, 512)
+    outcomes = list(worker.read_files(jobs, work, 1, limits))
     results = {
-        outcome.key: (json.loads(outcome.part), outcome.final)
+        outcome.key: (json.loads(outcome.value), outcome.failure)
         for outcome in outcomes
         if outcome.done
     }
     assert results["bad"][0][0]["reason"] == reason
-    assert not results["bad"][1]
+    assert results["bad"][1] == reason
     assert [results[key][0][0]["passages"][0]["text"] for key in ("first", "good")] == [
         STORY,
         STORY,

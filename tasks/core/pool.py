@@ -1,0 +1,287 @@
+"""Processes that do jobs under limits: a job that hangs, crashes or eats memory costs itself alone.
+
+multiprocessing.Pool waits for ever for a worker that was killed, and an executor of
+concurrent.futures loses the jobs of all its workers. Here a dead worker costs the job that it had,
+and another one takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.core.process import set_death_signal
+
+#: What a worker calls once: it returns the function that does the jobs.
+Start = Callable[..., Callable[[Any], Iterator[Any]]]
+#: Spawned, not forked: a fork of a process with threads (Arrow's) may hang, and a worker that
+#: inherits no memory can be measured.
+_CONTEXT = multiprocessing.get_context("spawn")
+#: A worker that has done so many jobs is replaced, so that what libraries leak stays small.
+_JOBS_A_WORKER = 2000
+#: A worker's first job also pays for its start, on a busy machine too.
+_START_SECONDS = 60.0
+#: How often the clock of a worker that got too little of the processor is restarted.
+_RESTARTS = 4
+#: The system counts the milliseconds of one wait in 32 bits.
+_LONGEST_WAIT = 86_400.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one job may cost.
+
+    ``seconds`` of wall time count from one part of a result to the next, and are more where the
+    machine is busy with other things. ``memory_mb`` (MiB) come on top of what a worker needs
+    before its first job; only Linux enforces them.
+    """
+
+    seconds: float
+    memory_mb: int
+
+
+@dataclass(frozen=True)
+class ResultPart:
+    """A part of the result of the job ``key``, the last one where ``done``.
+
+    A job that failed has no last part: ``failure`` is ``error`` (it raised), ``timeout``,
+    ``memory`` or ``crashed`` (its process died), and ``detail`` explains it.
+    """
+
+    key: Any
+    value: Any = None
+    done: bool = False
+    failure: str = ""
+    detail: str = ""
+
+
+class Pool:
+    """At most ``workers`` processes, started when there is a job for them.
+
+    Each calls ``start(*setup)`` once, which returns the function that does the jobs: it takes a
+    job and yields the parts of its result, values that JSON can hold. ``start`` is found by its
+    module and name; ``setup`` and the jobs are pickled. The processes die with this one.
+    """
+
+    def __init__(self, start: Start, setup: tuple[Any, ...], workers: int, limits: Limits) -> None:
+        self._start, self._setup, self._workers, self._limits = start, setup, workers, limits
+        self._busy: dict[Connection, _Worker] = {}
+        self._idle: list[_Worker] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in (*self._busy.values(), *self._idle):
+            worker.stop()
+        self._busy.clear()
+        self._idle.clear()
+
+    def map(self, jobs: Iterable[Any]) -> Iterator[tuple[Any, ResultPart]]:
+        """Yield each job with the end of its result, in the order of the jobs; few of them are in
+        memory at a time.
+        """
+        sent: dict[int, Any] = {}
+        ended: dict[int, ResultPart] = {}
+        turn = 0
+
+        def within_reach() -> Iterator[tuple[int, Any] | None]:
+            for number, job in enumerate(jobs):
+                while number > turn + 2 * self._workers:
+                    yield None
+                sent[number] = job
+                yield number, job
+
+        for result in self.run(within_reach()):
+            if result.done:
+                ended[result.key] = result
+            while turn in ended:
+                yield sent.pop(turn), ended.pop(turn)
+                turn += 1
+
+    def run(self, jobs: Iterable[tuple[Any, Any] | None]) -> Iterator[ResultPart]:
+        """Do ``jobs`` (key, job) and yield their results as they come: in no order between jobs,
+        each job's parts in theirs.
+
+        Jobs are taken one by one as workers get free: they may be made, or fetched from elsewhere,
+        at that moment. None means that the next one has to wait for a result.
+        """
+        waiting = iter(jobs)
+        try:
+            while self._hand_out(waiting):
+                yield from self._receive_some()
+                yield from self._end_overdue()
+        finally:
+            for worker in [*self._busy.values()]:  # of a run that nobody finished
+                self._dismiss(worker)
+
+    def _hand_out(self, waiting: Iterator[tuple[Any, Any] | None]) -> bool:
+        """Give each free worker a job; return whether any is at work."""
+        while len(self._busy) < self._workers and (entry := next(waiting, None)):
+            worker = self._idle.pop() if self._idle else self._start_worker()
+            self._busy[worker.pipe] = worker
+            worker.give(*entry, self._limits.seconds)
+        return bool(self._busy)
+
+    def _start_worker(self) -> _Worker:
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(
+            target=_serve,
+            args=(theirs, self._start, self._setup, self._limits.memory_mb),
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _receive_some(self) -> Iterator[ResultPart]:
+        nearest = min(worker.deadline for worker in self._busy.values())
+        seconds = min(max(0.0, nearest - time.monotonic()), _LONGEST_WAIT)
+        for pipe in wait(list(self._busy), timeout=seconds):
+            yield self._receive(self._busy[pipe])  # type: ignore[index]
+
+    def _receive(self, worker: _Worker) -> ResultPart:
+        try:
+            # JSON, not pickle: a pickle could run code here, and a stranger's file may have taken
+            # over the worker.
+            kind, value = json.loads(worker.pipe.recv_bytes())
+        except (EOFError, OSError):
+            worker.process.join(5)  # it closes its pipe before it has ended
+            self._dismiss(worker)
+            return ResultPart(worker.key, None, True, "crashed", worker.ending())
+        worker.restart_clock(self._limits.seconds)
+        if kind == "part":
+            return ResultPart(worker.key, value)
+        if kind == "memory":
+            self._dismiss(worker)
+            detail = f"more than {self._limits.memory_mb} MiB"
+            return ResultPart(worker.key, None, True, "memory", detail)
+        self._release(worker)
+        if kind == "error":
+            return ResultPart(worker.key, None, True, "error", value)
+        return ResultPart(worker.key, value, True)
+
+    def _end_overdue(self) -> Iterator[ResultPart]:
+        for worker in [*self._busy.values()]:
+            if worker.is_overdue(self._limits.seconds):
+                self._dismiss(worker)
+                detail = f"more than {self._limits.seconds:g} s"
+                yield ResultPart(worker.key, None, True, "timeout", detail)
+
+    def _release(self, worker: _Worker) -> None:
+        """Keep a worker for the next job, unless it has done many."""
+        if worker.jobs >= _JOBS_A_WORKER:
+            self._dismiss(worker)
+        else:
+            self._idle.append(self._busy.pop(worker.pipe))
+
+    def _dismiss(self, worker: _Worker) -> None:
+        del self._busy[worker.pipe]
+        worker.stop()
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    key: Any = None
+    jobs: int = 0
+    deadline: float = math.inf
+    #: CPU seconds its process had used when the clock last started.
+    used: float = 0.0
+    restarts: int = 0
+
+    def give(self, key: Any, job: Any, seconds: float) -> None:
+        self.key = key
+        self.jobs += 1
+        self.restart_clock(seconds + (_START_SECONDS if self.jobs == 1 else 0.0))
+        with contextlib.suppress(OSError):  # it is dead, which the next receiving sees
+            self.pipe.send(job)
+
+    def restart_clock(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
+        self.used, self.restarts = self.cpu_seconds(), 0
+
+    def is_overdue(self, seconds: float) -> bool:
+        """Tell whether its time is over. The clock restarts where the machine gave it too little of
+        the processor: a few times at most, as it may hang idly.
+        """
+        if self.deadline >= time.monotonic() or self.pipe.poll():
+            return False
+        if self.restarts >= _RESTARTS or self.cpu_seconds() - self.used >= seconds / 2:
+            return True
+        self.restarts += 1
+        self.deadline = time.monotonic() + seconds
+        return False
+
+    def cpu_seconds(self) -> float:
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
+    def ending(self) -> str:
+        """Return the signal that a dead process died of, or its status."""
+        code = self.process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection, start: Start, setup: tuple[Any, ...], memory_mb: int) -> None:
+    """Do jobs until the pipe closes: the life of a worker."""
+    set_death_signal()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    do = start(*setup)
+    _limit_memory(memory_mb)
+    try:
+        while True:
+            _send_result(pipe, do, pipe.recv())
+    except MemoryError:
+        _send(pipe, "memory")
+    except (EOFError, OSError):
+        return
+
+
+def _send_result(pipe: Connection, do: Callable[[Any], Iterator[Any]], job: Any) -> None:
+    last: Any = None
+    try:
+        for number, part in enumerate(do(job)):
+            if number:
+                _send(pipe, "part", last)
+            last = part
+        _send(pipe, "done", last)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  a parser may raise anything at a damaged file, and that must cost this job alone
+        _send(pipe, "error", f"{type(error).__name__}: {error}"[:500])
+
+
+def _send(pipe: Connection, kind: str, value: Any = None) -> None:
+    pipe.send_bytes(json.dumps([kind, value]).encode())
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Allow so much address space beyond what this process has already."""
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + (memory_mb << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
