@@ -12,9 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Options, Row
+from benchmarks.harness import ROOT, BenchOptions
 from benchmarks.machine import describe
 from benchmarks.report import merge, plot, render
+from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.privacy import silence
 from tasks.lm.models import EMBEDDED
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_listing())
             return 0
         silence()
-        options = Options(
+        options = BenchOptions(
             arguments.rounds,
             arguments.size == "quick",
             arguments.model,
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def measure(benches: Sequence[Any], options: Options, out: Path) -> int:
+def measure(benches: Sequence[Any], options: BenchOptions, out: Path) -> int:
     """Run bench modules, write the results after each one, print the table."""
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     for bench in benches:
         print(
             f"benchmarks: {', '.join(bench.NAMES)}, {options.rounds} rounds",
@@ -130,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--work",
         type=Path,
-        default=Options.work,
+        default=BenchOptions.work,
         help="the peers' environment, logs and outputs of the contenders",
     )
     parser.add_argument(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.generate import with_bos
-from benchmarks.harness import PASSED, Options, environment
+from benchmarks.harness import PASSED, BenchOptions, environment
 from benchmarks.machine import has_gpu
 from benchmarks.peers import interpreter
 from tasks.core.files import read_json, write_json
@@ -50,7 +50,12 @@ def steps_of(chain: str) -> tuple[str, ...]:
 
 
 def play(
-    folder: Path, ours: Path, params: Params, weights: Path, options: Options, cache: dict[str, str]
+    folder: Path,
+    ours: Path,
+    params: Params,
+    weights: Path,
+    options: BenchOptions,
+    cache: dict[str, str],
 ) -> Round:
     """Run the steps of every chain once in ``folder``, on the passages that ours generated from.
 

@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
+from benchmarks.harness import PASSED, BenchOptions, Contender, ContenderResult, race
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
+from benchmarks.rows import ResultRow, compare
 from tasks.core.files import fingerprint, sha256_file, write_text
 from tasks.scoring.ranking import margin
 
@@ -29,7 +30,7 @@ BATCH_ROWS = 16
 Scores = list[list[float]]
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return a row for each peer."""
     folder, work = model_folder(options), options.work / "evaluate"
     asked = [question for name in DATASETS for question in questions(name, 1)]
@@ -59,13 +60,13 @@ def run(options: Options) -> list[Row]:
 
 
 def _row(
-    ours: Outcome,
-    theirs: Outcome,
+    ours: ContenderResult,
+    theirs: ContenderResult,
     reference: Scores,
-    options: Options,
+    options: BenchOptions,
     target: float,
     extra: dict[str, Any],
-) -> Row:
+) -> ResultRow:
     gate, note = PASSED, ""
     if not ours.failure and not theirs.failure:
         own, other = ours.read(), theirs.read()
@@ -118,7 +119,9 @@ def parted(reference: Scores, scores: Scores) -> list[int]:
     ]
 
 
-def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Options) -> Scores:
+def _reference(
+    folder: str, asked: list[dict[str, Any]], form: str, options: BenchOptions
+) -> Scores:
     """Return float32 scores, one sequence at a time without padding; kept beside the outputs, as
     they take longer than the race.
     """
@@ -130,7 +133,7 @@ def _reference(folder: str, asked: list[dict[str, Any]], form: str, options: Opt
     return scores
 
 
-def _compute(folder: str, asked: list[dict[str, Any]], options: Options) -> Scores:
+def _compute(folder: str, asked: list[dict[str, Any]], options: BenchOptions) -> Scores:
     import torch
 
     from tasks.lm.models import load_model

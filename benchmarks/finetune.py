@@ -12,10 +12,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, compare, race
+from benchmarks.harness import PASSED, ROOT, BenchOptions, Contender, ContenderResult, race
 from benchmarks.inputs import model_folder, prompter_of, questions
 from benchmarks.peers import interpreter
 from benchmarks.roofline import Need, roofline
+from benchmarks.rows import ResultRow, compare
 from tasks.core.files import write_text
 from tasks.core.params import load_params
 from tasks.lm.models import dtype
@@ -30,7 +31,7 @@ BATCH_ROWS = 16
 TOLERANCES = {"torch.bfloat16": (0.01, 0.03), "torch.float32": (1e-4, 1e-3)}
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return a row of speed for each peer, and a row of memory for TRL's."""
     work = options.work / "finetune"
     config = _config(options)
@@ -117,7 +118,7 @@ def loss_gate(
     return PASSED
 
 
-def _gate(config: dict[str, Any], options: Options) -> tuple[str, dict[str, Any]]:
+def _gate(config: dict[str, Any], options: BenchOptions) -> tuple[str, dict[str, Any]]:
     check = Contender("gate", "benchmarks.contenders.finetune_gate", config)
     done = race([check], replace(options, rounds=0), options.work / "finetune")["gate"]
     if done.failure:
@@ -128,7 +129,7 @@ def _gate(config: dict[str, Any], options: Options) -> tuple[str, dict[str, Any]
     }
 
 
-def _config(options: Options) -> dict[str, Any]:
+def _config(options: BenchOptions) -> dict[str, Any]:
     """Return the settings of params.yaml with the peers' rows a step, and token ids of prompts and
     gold answers.
     """
@@ -162,5 +163,5 @@ def _config(options: Options) -> dict[str, Any]:
     }
 
 
-def _note(theirs: Outcome) -> str:
+def _note(theirs: ContenderResult) -> str:
     return ", ".join(f"{key} {value}" for key, value in theirs.facts.items())

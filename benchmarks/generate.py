@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks import made
-from benchmarks.harness import PASSED, ROOT, Contender, Options, Outcome, Row, compare, race
+from benchmarks.harness import PASSED, ROOT, BenchOptions, Contender, ContenderResult, race
 from benchmarks.inputs import model_folder
 from benchmarks.machine import has_gpu
 from benchmarks.roofline import Need, roofline
+from benchmarks.rows import ResultRow, compare
 from tasks.core.parquet import write_table
 from tasks.core.rows import PASSAGES
 from tasks.core.task_types import TASK_TYPES
@@ -38,7 +39,7 @@ _GENERATOR = ROOT / "models" / "bonito-smollm2-135m"
 _ALIKE = 0.95
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row a peer.
 
     A quick run has transformers on both sides: vLLM's start takes longer than the whole test.
@@ -102,7 +103,7 @@ def run(options: Options) -> list[Row]:
     return rows
 
 
-def quality_gate(ours: Outcome, rounded: Outcome) -> tuple[str, str]:
+def quality_gate(ours: ContenderResult, rounded: ContenderResult) -> tuple[str, str]:
     """Return the gate of rounded weights, and what was found: nearly as many of their rows must be
     usable, whatever they say.
     """
@@ -113,7 +114,9 @@ def quality_gate(ours: Outcome, rounded: Outcome) -> tuple[str, str]:
     return (PASSED if left >= (1 - _LOST) * usable else f"only {found}"), found
 
 
-def _raced(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+def _raced(
+    contenders: list[Contender], options: BenchOptions, folder: Path
+) -> dict[str, ContenderResult]:
     """On a GPU one contender after the other, as each engine takes the memory for itself; otherwise
     interleaved.
     """
@@ -127,7 +130,9 @@ def _raced(contenders: list[Contender], options: Options, folder: Path) -> dict[
     }
 
 
-def _in_float32(contenders: list[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+def _in_float32(
+    contenders: list[Contender], options: BenchOptions, folder: Path
+) -> dict[str, ContenderResult]:
     """Return what ours and transformers write in float32, where bfloat16 is raced: in that two sets
     of kernels soon differ by a token, in float32 hardly.
     """
@@ -154,7 +159,7 @@ def _in_float32(contenders: list[Contender], options: Options, folder: Path) -> 
     return _raced([ours, *others], replace(options, rounds=1), folder)
 
 
-def _contenders(options: Options, folder: Path) -> list[Contender]:
+def _contenders(options: BenchOptions, folder: Path) -> list[Contender]:
     weights = _weights(options)
     passages = folder / "passages.parquet"
     write_table(
@@ -223,7 +228,7 @@ def _contenders(options: Options, folder: Path) -> list[Contender]:
     ]
 
 
-def _weights(options: Options) -> Path:
+def _weights(options: BenchOptions) -> Path:
     """Return one plain checkpoint: the embedded generator's adapter merged into its base, or what
     ``--model`` names.
     """
@@ -276,7 +281,7 @@ def with_bos(weights: Path, folder: Path) -> Path:
     return folder
 
 
-def _gate(ours: Outcome, theirs: Outcome) -> tuple[str, str]:
+def _gate(ours: ContenderResult, theirs: ContenderResult) -> tuple[str, str]:
     """Return the gate, and what was found: prompts must be equal byte for byte, parsed rows alike
     for nearly all.
     """

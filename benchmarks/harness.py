@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import select
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ PASSED = "passed"
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What the command line says.
 
     ``quick``: a tiny model and few rows, to see that everything runs; its figures mean nothing.
@@ -65,7 +64,7 @@ class Contender:
 
 
 @dataclass
-class Outcome:
+class ContenderResult:
     """What one contender did.
 
     ``load`` runs from the start of its process, imports included; the first round is the warm-up,
@@ -102,54 +101,16 @@ class Outcome:
         return json.loads(self.outputs.read_text(encoding="utf-8"))
 
 
-@dataclass
-class Row:
-    """A line of the result. ``ratio``: ours over theirs, the median of the rounds' paired ratios;
-    ``low`` and ``high``: the least and the greatest.
-
-    ``gate`` is ``passed``, ``failed: why`` or ``not run: why``; without a pass there is no ratio.
-    ``unit`` is what ours and theirs count.
-    """
-
-    bench: str
-    peer: str
-    ratio: float | None
-    low: float | None
-    high: float | None
-    gate: str
-    machine: str
-    target: float | None = None
-    better: str = "more"
-    unit: str = ""
-    ours: float | None = None
-    theirs: float | None = None
-    end_to_end_ratio: float | None = None
-    rounds: int = 0
-    note: str = ""
-    command: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the row as results.json holds it."""
-        row = asdict(self)
-        return {**{key: value for key, value in row.items() if key != "extra"}, **row["extra"]}
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None where there is none, or no ratio."""
-        if self.target is None or self.ratio is None:
-            return None
-        return self.ratio >= self.target if self.better == "more" else self.ratio <= self.target
-
-
-def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dict[str, Outcome]:
+def race(
+    contenders: Sequence[Contender], options: BenchOptions, folder: Path
+) -> dict[str, ContenderResult]:
     """Run the contenders against each other and return their outcomes by name.
 
     One that fails is out; the others go on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {
-        one.name: Outcome(one.name, one.missing, outputs=folder / f"{one.name}.json")
+        one.name: ContenderResult(one.name, one.missing, outputs=folder / f"{one.name}.json")
         for one in contenders
     }
     with ExitStack() as stack:
@@ -157,7 +118,7 @@ def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dic
         for one in contenders:
             if not one.missing:
                 worker = stack.enter_context(
-                    _Worker(one, outcomes[one.name], options.threads, folder)
+                    _ContenderProcess(one, outcomes[one.name], options.threads, folder)
                 )
                 if worker.load():
                     running.append(worker)
@@ -173,90 +134,11 @@ def race(contenders: Sequence[Contender], options: Options, folder: Path) -> dic
     return outcomes
 
 
-def compare(
-    bench: str,
-    ours: Outcome,
-    theirs: Outcome,
-    gate: str,
-    options: Options,
-    *,
-    unit: str,
-    target: float | None = None,
-    peak: bool = False,
-    note: str = "",
-    extra: dict[str, Any] | None = None,
-) -> Row:
-    """Return the row of ours against theirs: of units a second, or with ``peak`` of the most memory
-    held (less is better).
-    """
-    row = Row(
-        bench,
-        theirs.name,
-        None,
-        None,
-        None,
-        _verdict(ours, theirs, gate),
-        options.machine,
-        target,
-        "less" if peak else "more",
-        unit,
-    )
-    row.note, row.extra = note, dict(extra or {})
-    row.command = f"python -m benchmarks --only {bench} --rounds {options.rounds}" + (
-        f" --model {options.model}" if options.model != EMBEDDED else ""
-    )
-    if row.gate != PASSED:
-        return row
-    if peak:
-        gpu = bool(ours.gpu_peak_bytes and theirs.gpu_peak_bytes)
-        pair = (
-            (ours.gpu_peak_bytes, theirs.gpu_peak_bytes)
-            if gpu
-            else (ours.peak_bytes, theirs.peak_bytes)
-        )
-        row.ours, row.theirs = (round(value / 2**20, 1) for value in pair)
-        row.ratio = row.low = row.high = round(pair[0] / pair[1], 3)
-        row.rounds = len(ours.seconds)
-        return row
-    paired = [mine / other for mine, other in zip(ours.speeds, theirs.speeds, strict=True)]
-    row.ratio, row.low, row.high = (
-        round(value, 3) for value in (statistics.median(paired), min(paired), max(paired))
-    )
-    row.ours, row.theirs = (
-        round(statistics.median(ours.speeds), 3),
-        round(statistics.median(theirs.speeds), 3),
-    )
-    # Each has done two rounds by then; a contender with fewer units a round is asked for as many as
-    # the other has done.
-    row.end_to_end_ratio = round(
-        theirs.end_to_end / theirs.units[0] / (ours.end_to_end / ours.units[0]), 3
-    )
-    row.rounds = len(paired)
-    row.extra |= {"seconds_ours": _rounded(ours), "seconds_theirs": _rounded(theirs)}
-    return row
-
-
-def _rounded(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "load": round(outcome.load, 2),
-        "warm_up": round(outcome.warm_up, 2),
-        "rounds": [round(value, 3) for value in outcome.seconds],
-    }
-
-
-def _verdict(ours: Outcome, theirs: Outcome, gate: str) -> str:
-    if ours.failure:
-        return f"failed: ours: {ours.failure}"
-    if theirs.failure:
-        return f"not run: {theirs.failure}"
-    return gate if gate == PASSED else f"failed: {gate}"
-
-
 class WorkerError(Exception):
     """A contender died, hung or raised."""
 
 
-class _Worker:
+class _ContenderProcess:
     """A contender's process and the conversation with it; stderr goes to a log beside its
     outputs.
     """
@@ -264,7 +146,9 @@ class _Worker:
     #: A round or a load that takes longer hangs, for all we know.
     MOST_SECONDS = 3600.0
 
-    def __init__(self, contender: Contender, outcome: Outcome, threads: int, folder: Path) -> None:
+    def __init__(
+        self, contender: Contender, outcome: ContenderResult, threads: int, folder: Path
+    ) -> None:
         self.contender, self.outcome, self.log = (
             contender,
             outcome,
@@ -272,7 +156,7 @@ class _Worker:
         )
         self._environment = {**environment(threads), **contender.environment}
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> _ContenderProcess:
         self._started = time.perf_counter()
         with self.log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
@@ -379,6 +263,3 @@ def environment(number: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
     }
-
-
-Bench = Callable[[Options], list[Row]]

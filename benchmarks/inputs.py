@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Options
+from benchmarks.harness import ROOT, BenchOptions
 from tasks.core.errors import PipelineError
 from tasks.lm.models import EMBEDDED, base_path, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
@@ -17,7 +17,7 @@ from tasks.scoring.datasets import load_dataset, load_items, render
 SEED = 1
 
 
-def model_folder(options: Options) -> str:
+def model_folder(options: BenchOptions) -> str:
     """Return where the model's weights are: what ``--model`` names; for a quick run without one a
     random model of two layers.
     """

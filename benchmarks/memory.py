@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from benchmarks import made
-from benchmarks.harness import PASSED, ROOT, Options, Row, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
+from benchmarks.rows import ResultRow
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
 from tasks.core.yaml_file import read_yaml
@@ -46,7 +47,7 @@ class _Measured:
     mebibytes: float
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row a stage: its largest peak over its smallest."""
     sizes = _QUICK if options.quick else (*_SIZES, _WHOLE) if options.whole else _SIZES
     rows = []
@@ -57,7 +58,7 @@ def run(options: Options) -> list[Row]:
             )
         except RuntimeError as error:
             rows.append(
-                Row(
+                ResultRow(
                     NAMES[0],
                     stage,
                     None,
@@ -73,10 +74,10 @@ def run(options: Options) -> list[Row]:
     return rows
 
 
-def _row(stage: str, measured: list[_Measured], target: float, options: Options) -> Row:
+def _row(stage: str, measured: list[_Measured], target: float, options: BenchOptions) -> ResultRow:
     peaks = [one.mebibytes for one in measured]
     ratio = round(max(peaks) / min(peaks), 3)
-    row = Row(
+    row = ResultRow(
         NAMES[0],
         stage,
         ratio,
@@ -99,7 +100,7 @@ def _row(stage: str, measured: list[_Measured], target: float, options: Options)
     return row
 
 
-def _measure(stage: str, rows: int, options: Options) -> _Measured:
+def _measure(stage: str, rows: int, options: BenchOptions) -> _Measured:
     """Run a stage over so many rows in a process of its own."""
     folder = options.work / "memory" / f"{stage}-{rows}"
     shutil.rmtree(folder, ignore_errors=True)

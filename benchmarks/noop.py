@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.harness import PASSED, ROOT, Options, Row
+from benchmarks.harness import PASSED, ROOT, BenchOptions
+from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError
 from tasks.core.privacy import SILENT
 
@@ -23,7 +24,7 @@ NAMES = ("noop",)
 TARGETS = {"seconds": 3.0}
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row whose ratio is seconds: the real graph in a copy of the repository, each
     stage's work a file that says its name.
 
@@ -39,7 +40,7 @@ def run(options: Options) -> list[Row]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = [_timed(folder) for _ in range(options.rounds)]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row = Row(
+    row = ResultRow(
         "noop",
         "seconds",
         None,

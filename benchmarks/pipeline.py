@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from benchmarks import chain, generate
-from benchmarks.harness import PASSED, ROOT, Options, Row, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
+from benchmarks.rows import ResultRow
 from flows.runs.dvc_graph import read_graph
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
@@ -62,7 +63,7 @@ _NOTE = (
 Stages = dict[str, dict[str, float]]
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Print the table of stages, and return the row of each chain."""
     ours: list[Stages] = []
     counts: list[dict[str, int]] = []
@@ -100,8 +101,8 @@ def compared(
     ours: list[Stages],
     counts: list[dict[str, int]],
     theirs: list[chain.Round],
-    options: Options,
-) -> Row:
+    options: BenchOptions,
+) -> ResultRow:
     """Return the row of a chain: its seconds over ours, paired within each round, all stages
     counted; ``shared_ratio``: the shared stages alone.
     """
@@ -148,8 +149,8 @@ def compared(
     return row
 
 
-def _row(name: str, gate: str, options: Options) -> Row:
-    row = Row(
+def _row(name: str, gate: str, options: BenchOptions) -> ResultRow:
+    row = ResultRow(
         NAMES[0], name, None, None, None, gate, options.machine, TARGETS[name], "more", "runs/h"
     )
     row.command = f"python -m benchmarks --only {NAMES[0]} --rounds {options.rounds}"
@@ -199,7 +200,7 @@ def _params(folder: Path) -> Params:
     return params
 
 
-def _once(folder: Path, options: Options, cache: dict[str, str]) -> Stages:
+def _once(folder: Path, options: BenchOptions, cache: dict[str, str]) -> Stages:
     """Run the graph's stages one after the other in an empty folder; return what each took."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -216,7 +217,7 @@ def _once(folder: Path, options: Options, cache: dict[str, str]) -> Stages:
 
 
 def _stage(
-    name: str, command: list[str], folder: Path, options: Options, cache: dict[str, str]
+    name: str, command: list[str], folder: Path, options: BenchOptions, cache: dict[str, str]
 ) -> dict[str, float]:
     """Run ``python -m tasks.STAGE ...`` under the clock."""
     if command[:2] != ["python", "-m"]:

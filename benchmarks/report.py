@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Row
+from benchmarks.rows import ResultRow
 from tasks.core.files import atomic_path, read_json, write_json
 from tasks.core.markdown import table
 
 
-def merge(path: Path, rows: Sequence[Row], benches: Sequence[str]) -> list[dict[str, Any]]:
+def merge(path: Path, rows: Sequence[ResultRow], benches: Sequence[str]) -> list[dict[str, Any]]:
     """Put the rows in the place of what ``benches`` wrote before, keep the rows of all others, and
     return the whole list.
     """
@@ -23,7 +23,7 @@ def merge(path: Path, rows: Sequence[Row], benches: Sequence[str]) -> list[dict[
     return whole
 
 
-def render(rows: Sequence[Row]) -> str:
+def render(rows: Sequence[ResultRow]) -> str:
     """Return the rows as a table for people."""
     heads = (
         "bench",
@@ -49,7 +49,7 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join([text, "", foot, *notes])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ResultRow) -> tuple[str, ...]:
     sign = (
         ""
         if row.target is None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Contender, Options, Outcome, race
+from benchmarks.harness import BenchOptions, Contender, ContenderResult, race
 from benchmarks.machine import has_gpu
 
 #: Side of the square matrices whose product is timed.
@@ -83,7 +83,9 @@ def read_weights(folder: str) -> Weights:
     )
 
 
-def roofline(outcome: Outcome, need: Need, folder: str, options: Options) -> dict[str, Any]:
+def roofline(
+    outcome: ContenderResult, need: Need, folder: str, options: BenchOptions
+) -> dict[str, Any]:
     """Return the extra key ``roofline`` of a row: achieved and measured rates (a second) and their
     ratio; nothing where the contender failed.
     """
@@ -103,7 +105,7 @@ def roofline(outcome: Outcome, need: Need, folder: str, options: Options) -> dic
     return {"roofline": shown}
 
 
-def _ceiling(options: Options) -> Outcome:
+def _ceiling(options: BenchOptions) -> ContenderResult:
     side = _QUICK_SIDE if options.quick else _GPU_SIDE if has_gpu() else _SIDE
     check = Contender(
         "ceiling", "benchmarks.contenders.ceiling", {"side": side, "threads": options.threads}

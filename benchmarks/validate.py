@@ -8,7 +8,8 @@ import sys
 from dataclasses import replace
 
 from benchmarks import made, peers
-from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
+from benchmarks.harness import PASSED, BenchOptions, Contender, ContenderResult, race
+from benchmarks.rows import ResultRow, compare
 
 #: ``parse``: ours without its judging, which does just what the authors' package does.
 NAMES = ("validate", "parse")
@@ -19,7 +20,7 @@ _ROWS, _QUICK_ROWS = 20_000, 400
 _OTHER_BATCH = 1000
 
 
-def run(options: Options) -> list[Row]:
+def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row a peer."""
     folder = options.work / "validate"
     count = _QUICK_ROWS if options.quick else _ROWS
@@ -60,7 +61,7 @@ def run(options: Options) -> list[Row]:
     return rows
 
 
-def _contenders(options: Options, given: dict[str, str], folder: str) -> list[Contender]:
+def _contenders(options: BenchOptions, given: dict[str, str], folder: str) -> list[Contender]:
     python, why = peers.interpreter(options.work, options.install)
     authors = "benchmarks.contenders.validate_bonito_llm"
     return [
@@ -96,7 +97,7 @@ def _contenders(options: Options, given: dict[str, str], folder: str) -> list[Co
     ]
 
 
-def _gate(ours: Outcome, theirs: Outcome, other: Outcome) -> str:
+def _gate(ours: ContenderResult, theirs: ContenderResult, other: ContenderResult) -> str:
     """Return ``passed`` if both made the same pairs of what is well-formed, and ours kept the same
     rows in batches of another size.
     """
@@ -110,7 +111,7 @@ def _gate(ours: Outcome, theirs: Outcome, other: Outcome) -> str:
     return _same_pairs(ours, theirs) if kept else "ours keeps no rows at all"
 
 
-def _same_pairs(ours: Outcome, theirs: Outcome) -> str:
+def _same_pairs(ours: ContenderResult, theirs: ContenderResult) -> str:
     if ours.failure or theirs.failure:
         return PASSED
     mine, wanted = ours.read()["pairs"], theirs.read()["pairs"]

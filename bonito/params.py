@@ -7,8 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from tasks.core.errors import PipelineError
-from tasks.core.params import Finetune as TargetFinetune
-from tasks.core.params import Fraction, Positive, Precision, Section, Seed
+from tasks.core.params import Finetune, Fraction, Positive, Precision, Section, Seed
 from tasks.core.task_types import task_type
 
 
@@ -17,10 +16,10 @@ class Remix(Section):
 
     datasets: tuple[str, ...] = Field(
         min_length=1,
-        description="files that give each dataset's passage and licence; a later file wins",
+        description="files with each dataset's passage and licence; a later file wins",
     )
     task_types: tuple[str, ...] = Field(
-        min_length=1, description="tables that give each template its task type; a later file wins"
+        min_length=1, description="tables with each template's task type; a later file wins"
     )
     max_rows_per_dataset: int = Field(
         100_000,
@@ -29,12 +28,10 @@ class Remix(Section):
     )
     weights: dict[str, float] = Field(
         default_factory=dict,
-        description=(
-            "task type -> weight of its templates when a row draws one; 1 where not named, 0: never"
-        ),
+        description="task type -> weight of its templates in a row's draw; default 1, 0: never",
     )
     caps: dict[str, int] = Field(
-        default_factory=dict, description="task type -> rows kept at most, drawn by hash"
+        default_factory=dict, description="task type -> most rows kept, drawn by hash"
     )
     max_context_chars: int = Field(0, ge=0, description="longer passages are dropped; 0: no limit")
     max_response_chars: int = Field(
@@ -45,19 +42,19 @@ class Remix(Section):
     )
     unusable_templates: Literal["stop", "skip"] = Field(
         "stop",
-        description="what to do about a template that fails: stop and name it, or go on without it",
+        description="what to do about a template that fails: stop and name it, or skip it",
     )
     trial_rows: Positive = Field(
-        20, description="rows a dataset's templates are tried on before its remix begins"
+        20, description="rows on which a dataset's templates are tried before its remix"
     )
     render_seconds: float = Field(
-        2.0, gt=0.0, description="CPU seconds that a row may take in a template"
+        2.0, gt=0.0, description="most CPU seconds for a row in a template"
     )
-    render_megabytes: Positive = Field(512, description="memory that a row may take in a template")
+    render_megabytes: Positive = Field(512, description="most memory for a row in a template")
     workers: int = Field(
         0,
         ge=0,
-        description="processes that render; 0: one a core. The result does not depend on it",
+        description="processes that render; 0: one for each core. The result is the same",
     )
     seed: Seed
 
@@ -72,15 +69,13 @@ class Remix(Section):
             raise ValueError(str(error)) from error
 
 
-class Finetune(TargetFinetune):
-    """The generator's own training: the target models' settings, and the mixture of rows."""
+class GeneratorFinetune(Finetune):
+    """The generator's training: the target models' settings, and the mixture of rows."""
 
-    start: str = Field("", description="adapter folder to go on from; empty: a fresh adapter")
+    start: str = Field("", description="adapter folder to continue from; empty: a fresh adapter")
     mixture: dict[str, int] = Field(
         default_factory=dict,
-        description=(
-            "rows by task type or by task type/dataset, drawn by hash; empty: all rows (the paper)"
-        ),
+        description="rows by task type or task type/dataset, drawn by hash; empty: all (the paper)",
     )
     balance: tuple[str, ...] = Field(
         (), description="task types whose rows are drawn in turns over their responses"
@@ -101,15 +96,12 @@ class Finetune(TargetFinetune):
             raise ValueError(str(error)) from error
 
 
-class Evaluate(Section):
-    """The generator itself, on passages it was not trained on."""
+class GeneratorEvaluate(Section):
+    """Evaluation of the generator on passages it was not trained on."""
 
     generator: str = Field(
         "",
-        description=(
-            "adapter folder, model folder or hub name; the command line's --generator comes "
-            "before it"
-        ),
+        description="adapter folder, model folder or hub name; --generator overrides it",
     )
     revision: str = Field("main", description="revision of a hub model")
     rows_per_type: Positive = Field(
@@ -134,7 +126,7 @@ class Evaluate(Section):
         32, description="tokens of the judge's answer to an extractive question"
     )
     batch_rows: Positive = Field(
-        8, description="rows a forward pass of the held-out loss and of the judge's ranking"
+        8, description="rows in a forward pass of the held-out loss and the judge's ranking"
     )
     max_instruction_chars: Positive = Field(10000, description="as in stage validate")
     max_response_chars: Positive = Field(4000, description="as in stage validate")
@@ -142,11 +134,12 @@ class Evaluate(Section):
     seed: Seed = 1
 
 
-class Params(Section):
+class GeneratorParams(Section):
     """The whole file."""
 
     remix: Remix
-    finetune: Finetune | None = Field(None, description="needed to train, not to remix")
-    evaluate: Evaluate = Field(
-        default_factory=lambda: Evaluate.model_validate({}), description="needed to evaluate"
+    finetune: GeneratorFinetune | None = Field(None, description="needed to train, not to remix")
+    evaluate: GeneratorEvaluate = Field(
+        default_factory=lambda: GeneratorEvaluate.model_validate({}),
+        description="needed to evaluate",
     )

@@ -1,9 +1,10 @@
-"""Write the parameters of a generator's making: ``python -m bonito.settings --profile embedded
-[--set finetune.seed=2 ...] [--out FILE]``.
+"""Write the parameters of a generator's training.
 
-``bonito/params.yaml`` (the paper's), a profile of ``bonito/`` over it, then the settings that are
-named. Profiles: ``embedded`` (two CPU cores), ``mistral-7b`` and ``llama-3.1-8b`` (GPUs). The
-result is checked whole; a file that says the same is left untouched.
+``python -m bonito.settings --profile embedded [--set finetune.seed=2 ...] [--out FILE]``
+
+A profile overlays ``bonito/params.yaml`` (the paper's settings), single settings overlay both.
+Profiles: ``embedded`` (two CPU cores), ``mistral-7b`` and ``llama-3.1-8b`` (GPUs). The result is
+checked as a whole; a file whose content would not change is not written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from bonito.params import Params
+from bonito.params import GeneratorParams
 from tasks.core.files import write_text
 from tasks.core.overlay import profile_files, read_layers
 from tasks.core.params import parse_params
@@ -26,16 +27,14 @@ _PROFILES = _FOLDER / "profiles"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the merged file; return 0, or 2 for a profile or a setting that is not known."""
+    """Write the merged file; return 0, or 2 for an unknown profile or setting."""
     parser = argparse.ArgumentParser(
         prog="python -m bonito.settings", allow_abbrev=False, description=__doc__.split("\n")[0]
     )
     parser.add_argument(
         "--profile",
         default="",
-        help=(
-            "a name such as embedded, or a YAML file of your own; without it, the paper's settings"
-        ),
+        help="a name such as embedded, or your own YAML file; default: the paper's settings",
     )
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", dest="settings"
@@ -43,15 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
-        write_settings(merged(arguments.profile, arguments.settings), arguments.out)
+        write_settings(merge_settings(arguments.profile, arguments.settings), arguments.out)
         print(f"wrote {arguments.out}")
         return 0
     return 2
 
 
 def write_settings(values: dict[str, Any], path: Path) -> None:
-    """Write the values into a file and, for DVC, each section into one of its own beside it: a
-    stage is run again when its own section changes.
+    """Write the values to a file, and each section to a file of its own beside it.
+
+    DVC runs a stage again when the file of its section changes.
     """
     sections = {path.with_suffix("") / f"{name}.yaml": values[name] for name in values}
     for file, part in {path: values, **sections}.items():
@@ -60,14 +60,14 @@ def write_settings(values: dict[str, Any], path: Path) -> None:
             write_text(file, text)
 
 
-def merged(profile: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Return the values of ``params.yaml`` under a profile and single settings (``section.key=YAML
-    value``), checked.
+def merge_settings(profile: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Return the checked values of ``params.yaml`` under a profile and ``section.key=value``
+    settings.
     """
     is_file = profile.endswith((".yaml", ".yml"))
     files = [Path(profile)] if is_file else profile_files(_PROFILES, profile)
     values, layers = read_layers(_FOLDER / "params.yaml", files, settings)
-    parse_params(values, layers, Params)
+    parse_params(values, layers, GeneratorParams)
     return values
 
 

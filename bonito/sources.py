@@ -1,6 +1,4 @@
-"""Where annotated rows come from: local files, hub datasets, or any mix of them, read one row at a
-time.
-"""
+"""Sources of annotated rows: local files, hub datasets or a mix of them, read row by row."""
 
 from __future__ import annotations
 
@@ -17,50 +15,46 @@ from tasks.core.params import Section, load_params
 from tasks.core.row_reader import Row, holds_rows, read_hub_rows, read_rows
 
 
-class Dataset(Section):
-    """What the remix has to know of a dataset configuration."""
+class AnnotatedDataset(Section):
+    """Passage, licence and split of a dataset configuration."""
 
     dataset: str
     config: str = ""
-    passage: str = Field(
-        description="the expression that is the passage, Jinja over a row's columns"
-    )
+    passage: str = Field(description="Jinja expression over a row's columns that gives the passage")
     licence: str = "not stated"
     split: str = Field(default="train", description="the split the paper used")
     leave_out: tuple[str, ...] = Field(
-        default=(), description="templates without a task type that are known and not wanted"
+        default=(), description="known templates without a task type, to leave out"
     )
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names a dataset configuration."""
+        """Dataset and configuration."""
         return self.dataset, self.config
 
 
-class Datasets(Section):
+class DatasetsFile(Section):
     """A file such as ``bonito/datasets.yaml``."""
 
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[AnnotatedDataset, ...]
 
 
-class Source(Section):
-    """Rows of one dataset configuration, in a file, a folder, or on the hub.
+class RowSource(Section):
+    """Rows of one dataset configuration: in a file, in a folder, or on the hub.
 
-    Columns are called as the templates call them, or renamed here.
+    ``columns`` renames columns that the templates call otherwise.
     """
 
     dataset: str
     config: str = ""
     path: str = Field(
         default="",
-        description=(
-            "file, folder or glob of JSONL(.gz), CSV or Parquet; relative to the sources file"
-        ),
+        description="file, folder or glob of JSONL(.gz), CSV or Parquet, relative to this file",
     )
     hub: str = Field(default="", description="dataset on the Hugging Face hub; streamed")
     hub_config: str = Field(
         default="",
-        description="its configuration there, where it is not called as the templates call it",
+        description="its configuration there, if the templates call it otherwise",
     )
     split: str = Field(default="", description="hub split; empty: the dataset's own")
     revision: str = Field(
@@ -71,46 +65,46 @@ class Source(Section):
     )
     labels: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
-        description="column that holds label names -> the names in the order of their numbers",
+        description="column with label names -> the names in the order of their numbers",
     )
     constants: dict[str, Any] = Field(
-        default_factory=dict, description="columns that every row lacks and their value"
+        default_factory=dict, description="columns to add to every row, with their value"
     )
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names a dataset configuration."""
+        """Dataset and configuration."""
         return self.dataset, self.config
 
 
-class Sources(Section):
+class SourcesFile(Section):
     """A sources file."""
 
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[RowSource, ...] = Field(min_length=1)
 
 
-def load_datasets(paths: Sequence[Path]) -> dict[tuple[str, str], Dataset]:
-    """Read dataset files; a dataset in a later file takes the place of an earlier one's."""
-    files: list[Datasets] = [load_params(path, Datasets) for path in paths]
+def load_datasets(paths: Sequence[Path]) -> dict[tuple[str, str], AnnotatedDataset]:
+    """Read dataset files; a dataset in a later file replaces that of an earlier one."""
+    files: list[DatasetsFile] = [load_params(path, DatasetsFile) for path in paths]
     return {
         dataset.key: dataset for dataset in chain.from_iterable(file.datasets for file in files)
     }
 
 
 def load_sources(
-    path: Path, datasets: dict[tuple[str, str], Dataset]
-) -> dict[tuple[str, str], list[Source]]:
-    """Read a sources file, grouped by dataset configuration in the file's order; one that no
-    datasets file knows is an error.
+    path: Path, datasets: dict[tuple[str, str], AnnotatedDataset]
+) -> dict[tuple[str, str], list[RowSource]]:
+    """Read a sources file, grouped by dataset configuration in the file's order.
+
+    A configuration that no datasets file has is an error.
     """
-    grouped: dict[tuple[str, str], list[Source]] = {}
-    for source in load_params(path, Sources).sources:
+    grouped: dict[tuple[str, str], list[RowSource]] = {}
+    for source in load_params(path, SourcesFile).sources:
         if source.key not in datasets:
             name = source_name(*source.key)
+            hint = did_you_mean(name, [source_name(*key) for key in datasets])
             raise PipelineError(
-                f"{path}: no passage is known for "
-                f"{name!r}{did_you_mean(name, [source_name(*key) for key in datasets])}: "
-                "add it to a datasets file"
+                f"{path}: no passage is known for {name!r}{hint}: add it to a datasets file"
             )
         if bool(source.path) == bool(source.hub):
             raise PipelineError(f"{path}: {source_name(*source.key)} needs either 'path' or 'hub'")
@@ -118,28 +112,29 @@ def load_sources(
     return grouped
 
 
-def read_sources(sources: Sequence[Source], root: Path, dataset: Dataset) -> Iterator[Row]:
-    """Yield the rows of one dataset configuration, their columns called as its templates call them.
+def read_sources(
+    sources: Sequence[RowSource], root: Path, dataset: AnnotatedDataset
+) -> Iterator[Row]:
+    """Yield the rows of one dataset configuration, with the column names of its templates.
 
-    ``root``: where relative paths begin.
+    Relative paths start at ``root``.
     """
     for source in sources:
-        for number, row in enumerate(
-            _hub_rows(source, dataset) if source.hub else _file_rows(root / source.path), start=1
-        ):
-            yield _mapped(row, source, number)
+        rows = _read_hub(source, dataset) if source.hub else _read_files(root / source.path)
+        for number, row in enumerate(rows, start=1):
+            yield _map_columns(row, source, number)
 
 
-def _mapped(row: Row, source: Source, number: int) -> Row:
+def _map_columns(row: Row, source: RowSource, number: int) -> Row:
     where = f"row {number} of {source.path or source.hub} ({source_name(*source.key)})"
     row = {**source.constants, **row}
-    for wanted, given in source.columns.items():
-        if given not in row:
+    for wanted, column in source.columns.items():
+        if column not in row:
             raise PipelineError(
-                f"{where} lacks the column {given!r}, which 'columns' "
-                f"names{did_you_mean(given, row)}"
+                f"{where} lacks the column {column!r}, which 'columns' names"
+                f"{did_you_mean(column, row)}"
             )
-        row[wanted] = row[given]
+        row[wanted] = row[column]
     for column, names in source.labels.items():
         if row.get(column) not in names:
             raise PipelineError(
@@ -150,7 +145,7 @@ def _mapped(row: Row, source: Source, number: int) -> Row:
     return row
 
 
-def _hub_rows(source: Source, dataset: Dataset) -> Iterator[Row]:
+def _read_hub(source: RowSource, dataset: AnnotatedDataset) -> Iterator[Row]:
     config, split = source.hub_config or source.config, source.split or dataset.split
     try:
         yield from read_hub_rows(source.hub, config, split, source.revision)
@@ -158,25 +153,20 @@ def _hub_rows(source: Source, dataset: Dataset) -> Iterator[Row]:
         raise PipelineError(f"{source_name(*source.key)}: {error}") from error
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file, of a folder's files, or of the files a glob matches, in the order
-    of their names.
-    """
+def _read_files(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file, of a folder's files or of a glob's files, in the order of names."""
     if path.is_dir():
         files = sorted(inner for inner in path.rglob("*") if inner.is_file() and holds_rows(inner))
     elif path.is_file():
         files = [path]
     else:
-        files = sorted(
-            Path(path.anchor or ".").glob(
-                str(path.relative_to(path.anchor) if path.anchor else path)
-            )
-        )
+        pattern = str(path.relative_to(path.anchor) if path.anchor else path)
+        files = sorted(Path(path.anchor or ".").glob(pattern))
     if not files:
         raise PipelineError(
             f"no rows at {path}: expected a file, a folder or a glob of .jsonl, .csv, .tsv (.gz "
             "too), .parquet or .arrow"
         )
     for file in files:
-        # Labels index the answer choices, so that they must be numbers in a CSV file too.
+        # Labels index the answer choices, so they must be numbers in a CSV file too.
         yield from read_rows(file, infer_types=True)

@@ -1,14 +1,12 @@
-"""The Prefect flow: one task run a stage of ``dvc.yaml``, each a ``dvc repro --single-item STAGE``
-in a process of its own.
+"""The Prefect flow: one task run for each stage of ``dvc.yaml``.
 
-The order is DVC's; nothing here repeats it. What ``dvc repro`` has done this flow skips, and the
-other way round.
+Each runs ``dvc repro --single-item STAGE`` in its own process. The order comes from DVC. The flow
+skips what ``dvc repro`` has already done, and the other way round.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
-cannot look up their names.
+Annotations are not postponed here: a deployment loads this module by file name, and Prefect then
+cannot resolve postponed names.
 """
 
-import logging
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,16 +20,15 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import remote_stage as elsewhere
-from flows.progress import Watcher
-from flows.reconcile import end_dead_runs, sign
-from flows.runs import request, summary
-from flows.runs import worktree as checkout
+from flows import remote_stage
+from flows.progress import FlowLogger, Watcher, drop_failure_records
+from flows.reconcile import end_dead_runs, tag_with_host
+from flows.runs import request, summary, worktree
 from flows.runs.board import begin_board, mark
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, read_graph
-from flows.runs.dvc_repro import Outcome, reproduce, stop_children
-from flows.server import settle
+from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_names
 from tasks.core.task_types import TASK_TYPES
@@ -43,16 +40,16 @@ Profile = Annotated[
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
 Text = Annotated[str, Field(max_length=1000)]
-Rows = Annotated[int, Field(ge=0, le=10_000_000)]
+RowLimit = Annotated[int, Field(ge=0, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 def _run_name() -> str:
-    """Name the flow run as its checkout and its DVC experiment are named."""
-    return request.asked_name(flow_run.parameters)
+    """Return the name of the run's checkout and DVC experiment."""
+    return request.name_run(flow_run.parameters)
 
 
-#: Each stage needs the whole machine, and DVC holds the checkout while one runs.
+#: A stage needs the whole machine, and DVC locks the checkout while one runs.
 _ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
@@ -63,32 +60,31 @@ def adapt(
     task_types: list[TypeName] = [],  # noqa: B006  Prefect copies it
     generator: Text = "",
     model: Text = "",
-    rows: Rows = 0,
+    rows: RowLimit = 0,
     seed: Seed = 0,
     overrides: list[Override] = [],  # noqa: B006
     name: Name = "",
 ) -> State[Any]:
-    """Adapt a language model to unlabelled text: every stage of the graph that is not up to date,
-    in order.
+    """Adapt a language model to unlabelled text: run every stage that is not up to date, in order.
 
     Args:
-        profile: A file of profiles/ laid over params.yaml. default: params.yaml as it is, in the
-            checkout itself.
+        profile: A file of profiles/ that overlays params.yaml. default: params.yaml alone, in
+            the main checkout.
         corpus: Folder or file of documents, on the machine that runs this. Empty: the profile's.
         task_types: What kinds of tasks to generate. None: the profile's.
         generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty:
             the profile's.
         model: The target model to adapt: a path or a hub name. Empty: the profile's.
-        rows: Training rows at most, a seeded choice. 0: as the profile says.
-        seed: Seed of generation, choice and training. 0: the profile's.
-        overrides: Settings of this run alone, each section.key=value, such as
+        rows: Most training rows, drawn with the seed. 0: the profile's.
+        seed: Seed of generation, selection and training. 0: the profile's.
+        overrides: Settings for this run only, each section.key=value, such as
             generate.temperature=0.7.
-        name: Name of the run's worktree and DVC experiment. Empty: made from the profile and the
-            settings.
+        name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
+            the settings.
     """
     log = get_run_logger()
-    logging.getLogger("prefect.task_runs").addFilter(_once)
-    settle(CODE)
+    drop_failure_records()
+    set_prefect_environment(CODE)
     try:
         fields = {
             "corpus": corpus,
@@ -99,21 +95,21 @@ def adapt(
             "seed": seed,
         }
         run = request.plan(
-            CODE, profile, request.settings({**fields, "overrides": overrides}), name
+            CODE, profile, request.read_settings({**fields, "overrides": overrides}), name
         )
-        with checkout.hold(run):
-            sign()
+        with worktree.hold(run):
+            tag_with_host()
             end_dead_runs(run.name, log.info)
-            checkout.prepare(run, log.info)
+            worktree.prepare(run, log.info)
             log.info("run %r in %s", run.name, run.path)
             return _run_graph(run, log)
     except PipelineError as error:
         return Failed(message=str(error))
 
 
-def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[Any]) -> State[Any]:
+def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     nodes = read_graph(run.path)
-    pools = elsewhere.pools([node.name for node in nodes])
+    pools = remote_stage.read_pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
     begin_board(run.path, [node.name for node in nodes])
     for node in nodes:
@@ -128,45 +124,41 @@ def _run_graph(run: checkout.Run, log: logging.Logger | logging.LoggerAdapter[An
         )
     try:
         outcomes = [_outcome(node, futures[node.name]) for node in nodes]
-    # Ctrl-C, or cancelled from the UI: this thread learns of it, the one that waits for the stage
-    # does not
+    # Ctrl-C, or cancelled in the UI. Only this thread learns of it, not the one that waits for the
+    # stage.
     except BaseException:
         stop_children()
-        elsewhere.stop()
+        remote_stage.stop_requests()
         raise
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
     summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
     try:
         _show(run.path)
-    except Exception as error:  # noqa: BLE001 - the server may be gone, and the run is done
-        log.warning("the tables cannot be shown in Prefect (%s)", type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
+        log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
     failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
     if failed:
         return Failed(message=f"{failed.stage}: {failed.error}")
     if run.own_checkout:
-        log.info("%s", checkout.record(run))
-    return Completed(
-        message=(
-            f"{sum(o.status == 'ran' for o in outcomes)} of {len(outcomes)} stages ran, the "
-            "others were up to date"
-        )
-    )
+        log.info("%s", worktree.record(run))
+    ran = sum(outcome.status == "ran" for outcome in outcomes)
+    return Completed(message=f"{ran} of {len(outcomes)} stages ran, the others were up to date")
 
 
 @task(persist_result=False)
 def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
-    """Bring one stage of the checkout in ``folder`` up to date: here, or on a machine of another
-    work pool.
-    """
+    """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool."""
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
-    own = str(flow_run.id or "")
+    run_id = str(flow_run.id or "")
     mark(Path(folder), stage, "running")
     if pool:
-        outcome = elsewhere.ask(pool, Path(folder), stage, log, watcher.poll, own)
+        outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, run_id)
     else:
-        outcome = reproduce(Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": own})
+        outcome = reproduce(
+            Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": run_id}
+        )
     mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
     if outcome.status == "failed":
         return Failed(message=outcome.error, data=vars(outcome))
@@ -175,41 +167,33 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
         "unchanged": ("Unchanged", "unchanged, skipped"),
         "restored": (
             "Unchanged",
-            "an earlier run did the same work: taken from the cache, skipped",
+            "restored from the cache: an earlier run did the same work",
         ),
     }[outcome.status]
     log.info("%s: %s", stage, message)
     return Completed(name=name, message=message, data=vars(outcome))
 
 
-def _outcome(node: Node, future: PrefectFuture[Any]) -> Outcome:
+def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:
     future.wait()
     state = future.state
     if state.is_pending():
-        return Outcome(node.name, "not run", 0.0)
-    found = state.result(raise_on_failure=False)
-    if isinstance(found, dict):
-        return Outcome(**found)
-    return Outcome(
-        node.name, "failed", 0.0, state.message or str(state.name)
-    )  # the task itself broke, not the stage
-
-
-def _once(record: logging.LogRecord) -> bool:
-    """Drop Prefect's own account of a failed stage: the state that follows it says the same in one
-    line.
-    """
-    return not record.getMessage().startswith("Task run failed with state")
+        return StageOutcome(node.name, "not run", 0.0)
+    fields = state.result(raise_on_failure=False)
+    if isinstance(fields, dict):
+        return StageOutcome(**fields)
+    # The task itself broke, not the stage.
+    return StageOutcome(node.name, "failed", 0.0, state.message or str(state.name))
 
 
 def _show(path: Path) -> None:
-    """Leave the two tables and the links that people look for on the run's page."""
+    """Put the two tables and the links on the run's page."""
     create_markdown_artifact(
-        summary.links(path), key="links", description="model, report, data version"
+        summary.list_links(path), key="links", description="model, report, data version"
     )
     for key, description, rows in (
-        ("rows", "rows in, kept and dropped, by stage", summary.row_table(path)),
-        ("f1", "F1 in points (0-100) with 95 % intervals", summary.f1_table(path)),
+        ("rows", "rows in, kept and dropped, by stage", summary.tabulate_rows(path)),
+        ("f1", "F1 in points (0-100) with 95 % intervals", summary.tabulate_f1(path)),
     ):
         if rows:
             create_table_artifact(rows, key=key, description=description)

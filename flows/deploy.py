@@ -1,8 +1,7 @@
-"""Make the work pools and the deployments, and put right what a crash left. Started by ``make ui``:
-``python -m flows.deploy``.
+"""Create the work pools and deployments, and end the runs that a crash left unfinished.
 
-``prefect.yaml`` says what people can start; for each further pool of ``PIPELINE_POOLS`` there is
-the flow that does one stage.
+``make ui`` runs it as ``python -m flows.deploy``. ``prefect.yaml`` lists what people can start.
+Each further pool of ``PIPELINE_POOLS`` gets the flow that runs one stage.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
-from flows import remote_stage as elsewhere
+from flows import remote_stage
 from flows.reconcile import end_dead_runs
 from flows.runs.die_with_parent import CODE
 from flows.server import await_answer
@@ -30,20 +29,18 @@ POOL = "pipeline"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Deploy for a pool that runs so many at once; return 0, or 2 with one line that says what is
-    wrong.
-    """
+    """Deploy for a pool of ``argv[0]`` concurrent runs; return 0, or 2 after a one-line error."""
     runs = int((argv or sys.argv[1:] or ["1"])[0])
     with one_line_errors("deploy"):
         if not (url := PREFECT_API_URL.value()):
             raise PipelineError(
-                "PREFECT_API_URL names no Prefect server: set it, or run make ui, which deploys too"
+                "PREFECT_API_URL is not set: name a Prefect server, or run make ui, which deploys"
             )
         await_answer(url)
         _make_pool(POOL, runs)
-        for deployment in deployable():
+        for deployment in list_deployments():
             _deploy(deployment)
-        for pool in sorted(set(elsewhere.pools().values())):
+        for pool in sorted(set(remote_stage.read_pools().values())):
             _make_pool(pool)
             _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
         end_dead_runs("", print)
@@ -51,17 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def deployable() -> list[str]:
+def list_deployments() -> list[str]:
     """Return the deployments of ``prefect.yaml`` whose flow this checkout holds."""
     deployments = read_yaml(CODE / "prefect.yaml")["deployments"]
     return [
-        own["name"] for own in deployments if (CODE / own["entrypoint"].partition(":")[0]).is_file()
+        deployment["name"]
+        for deployment in deployments
+        if (CODE / deployment["entrypoint"].partition(":")[0]).is_file()
     ]
 
 
 def _make_pool(name: str, runs: int | None = None) -> None:
-    """One limit for all runs of this machine, whichever flow they are of: each needs the processor
-    or the GPU. A pool of no limit stays as it is.
+    """Create a pool, or update its limit; without ``runs`` an existing pool is left alone.
+
+    The limit counts runs of all flows: each needs the whole CPU or GPU.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -79,20 +79,9 @@ def _make_pool(name: str, runs: int | None = None) -> None:
 
 
 def _deploy(name: str, *more: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "--no-prompt",
-        "deploy",
-        "--prefect-file",
-        "prefect.yaml",
-        "-n",
-        name,
-        *more,
-    ]
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
     done = subprocess.run(
-        command,
+        [*prefect, "deploy", "--prefect-file", "prefect.yaml", "-n", name, *more],
         cwd=CODE,
         env={**os.environ, "PIPELINE_HOME": str(CODE)},
         capture_output=True,
@@ -100,9 +89,8 @@ def _deploy(name: str, *more: str) -> None:
         check=False,
     )
     if done.returncode:
-        raise PipelineError(
-            f"{name} cannot be deployed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}"
-        )
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise PipelineError(f"{name} cannot be deployed: {reason}")
 
 
 if __name__ == "__main__":

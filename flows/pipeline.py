@@ -1,5 +1,6 @@
-"""Run the whole graph: ``python -m flows.pipeline [--profile NAME] [--set section.key=value ...]
-[--name NAME]``.
+"""Run the whole graph.
+
+``python -m flows.pipeline [--profile NAME] [--set section.key=value ...] [--name NAME]``
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.runs import request, summary
-from flows.runs import worktree as checkout
+from flows.runs import request, summary, worktree
 from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
 from flows.runs.live import LiveTable, is_terminal, log_to_file
@@ -23,9 +23,7 @@ from tasks.core.stage import one_line_errors
 
 @dataclass(frozen=True)
 class _Ending:
-    """How the flow ended: ``error`` is empty if every stage was done, ``notice`` says what else a
-    person should know.
-    """
+    """How the flow ended: ``error`` is empty if every stage is done, ``notice`` is for the user."""
 
     error: str
     notice: str = ""
@@ -36,37 +34,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns 0 (done), 1 (a stage failed) or 2 (the request itself is wrong).
     """
-    given = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
-        # Refused before Prefect starts: a wrong parameter, a run that is going on already.
-        run = request.plan(CODE, given.profile, given.set, given.name)
-        with checkout.hold(run, patience=1.0):
+        # A wrong parameter, or a run that is in progress, is refused before Prefect starts.
+        run = request.plan(CODE, arguments.profile, arguments.set, arguments.name)
+        with worktree.hold(run, patience=1.0):
             clear_board(run.path)
         log = _empty_log(run)
         try:
-            ending = _show_flow(run, given, log)
+            ending = _show_flow(run, arguments, log)
         except PipelineError:
             print(f"log       {_short(log)}", flush=True)
             raise
         except KeyboardInterrupt:
             print(f"log       {_short(log)}", flush=True)
-            print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+            print("interrupted: run the same command again to continue", file=sys.stderr)
             return 130
         return _finish(run, ending, log)
     return 2
 
 
-def _show_flow(run: checkout.Run, given: argparse.Namespace, log: Path) -> _Ending:
+def _show_flow(run: worktree.Run, arguments: argparse.Namespace, log: Path) -> _Ending:
     if not is_terminal(sys.stdout, os.environ):
-        return _run_flow(run, given, log, None)
+        return _run_flow(run, arguments, log, None)
     with LiveTable(run.path, run.name) as table:
-        ending = _run_flow(run, given, log, table)
+        ending = _run_flow(run, arguments, log, table)
         table.vanish()
         return ending
 
 
 def _run_flow(
-    run: checkout.Run, given: argparse.Namespace, log: Path, table: LiveTable | None
+    run: worktree.Run, arguments: argparse.Namespace, log: Path, table: LiveTable | None
 ) -> _Ending:
     with log.open("a", encoding="utf-8") as output:
         await_server = open_api(CODE, output if table else None)
@@ -74,29 +72,32 @@ def _run_flow(
 
     log_to_file(log, table)
     await_server()
-    before, notice = summary.last_flow_run(run.path), ""
+    before, notice = summary.read_last_flow_run(run.path), ""
     try:
         state = adapt(
-            profile=given.profile, overrides=given.set, name=given.name, return_state=True
+            profile=arguments.profile,
+            overrides=arguments.set,
+            name=arguments.name,
+            return_state=True,
         )
-    except Exception as error:  # noqa: BLE001 - whatever its client throws: Prefect could not tell its server how the run ended
+    except Exception as error:  # noqa: BLE001 - Prefect's client could not report the run's end
         notice = f"{type(error).__name__}: {str(error).splitlines()[:1]}\n"
         state = None
     if state is not None and not state.is_crashed():
         return _Ending("" if state.is_completed() else state.message or state.name or "failed")
-    # What counts is how the stages went, and that stands in the checkout.
-    last = summary.last_flow_run(run.path)
+    # What counts is the state of the stages, which is in the checkout.
+    last = summary.read_last_flow_run(run.path)
     failed = (
-        summary.ending(run.path, last)
+        summary.read_ending(run.path, last)
         if last != before
-        else "Prefect's server went away before the stages were through"
+        else "Prefect's server stopped before the stages were done"
     )
-    gone = "Prefect's server is gone: its page will be put right at the next start"
+    gone = "Prefect's server stopped: its page is corrected at the next start"
     return _Ending(failed or "", notice + gone)
 
 
-def _finish(run: checkout.Run, ending: _Ending, log: Path) -> int:
-    """Print the closing table and where the log is, and return the exit status."""
+def _finish(run: worktree.Run, ending: _Ending, log: Path) -> int:
+    """Print the closing table and the log's place; return the exit status."""
     if ending.notice:
         print(ending.notice, file=sys.stderr)
     print(summary.render(run.path, CODE))
@@ -107,7 +108,7 @@ def _finish(run: checkout.Run, ending: _Ending, log: Path) -> int:
     return 1
 
 
-def _empty_log(run: checkout.Run) -> Path:
+def _empty_log(run: worktree.Run) -> Path:
     log = CODE / ".work" / "logs" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
@@ -127,11 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        default=request.usual_profile(CODE),
-        help=(
-            "a file of profiles/, without its .yaml; default: params.yaml as it is, the "
-            "embedded models (where the GPU pins are installed: mistral-7b)"
-        ),
+        default=request.choose_profile(CODE),
+        help="a file of profiles/ without .yaml; default: params.yaml, the embedded models"
+        " (mistral-7b where the GPU pins are installed)",
     )
     parser.add_argument(
         "--set",
@@ -139,15 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="a setting of this run alone",
+        help="a setting for this run only",
     )
     parser.add_argument(
         "--name",
         default="",
-        help=(
-            "name of the run's worktree and experiment (default: made from the profile and "
-            "the settings)"
-        ),
+        help="the run's worktree and experiment (default: derived from profile and settings)",
     )
     return parser
 

@@ -1,6 +1,4 @@
-"""What a running stage says of itself (``.work/<stage>/progress.json``), shown in Prefect's UI as
-artifacts.
-"""
+"""Progress of a running stage (``.work/<stage>/progress.json``) as artifacts in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -17,23 +15,20 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-#: Every version of a Markdown artifact is kept by the server: few of them.
+FlowLogger = logging.Logger | logging.LoggerAdapter[Any]
+#: The server keeps every version of a Markdown artifact, so few are made.
 _SAMPLE_SECONDS = 15.0
 _COUNTS = ("stage", "done", "total", "unit", "rate", "seconds_left")
 
 
 class Watcher:
-    """Shows one stage's progress.
+    """Shows one stage's progress; poll it inside the stage's Prefect task.
 
-    To be polled from inside the stage's Prefect task; a server that fails costs the display only.
+    A failing server stops the display, never the stage.
     """
 
-    def __init__(
-        self, checkout: Path, stage: str, log: logging.Logger | logging.LoggerAdapter[Any]
-    ) -> None:
-        """Watch ``stage`` in ``checkout``; what a killed run left behind is not taken for
-        progress.
-        """
+    def __init__(self, checkout: Path, stage: str, log: FlowLogger) -> None:
+        """Watch ``stage`` in ``checkout``; a file that a killed run left is not shown."""
         self.path = checkout / ".work" / stage / "progress.json"
         self.stage = stage
         self.log = log
@@ -53,19 +48,15 @@ class Watcher:
         if progress is None and (stamp or self._artifact is None):
             return
         try:
-            if (
-                progress is None
-            ):  # a stage takes the file away once it is done; one that fails leaves it
+            if progress is None:  # the stage is done: a finished stage removes the file
                 update_progress_artifact(
                     cast(UUID, self._artifact), 100.0, description=f"done · last seen: {self._text}"
                 )
             else:
                 self._show(progress)
-        except Exception as error:  # noqa: BLE001 - whatever the client raises: the stage goes on, and its log is complete without this
+        except Exception as error:  # noqa: BLE001 - display only: the stage continues, its log is complete
             self._silent_until = time.monotonic() + 30
-            self.log.warning(
-                "progress cannot be shown in Prefect just now (%s)", type(error).__name__
-            )
+            self.log.warning("Prefect cannot show the progress now (%s)", type(error).__name__)
 
     def _show(self, progress: dict[str, Any]) -> None:
         percent = 100.0 * progress["done"] / progress["total"] if progress["total"] else 0.0
@@ -97,10 +88,19 @@ class Watcher:
             return 0
 
 
-def describe(progress: dict[str, Any]) -> str:
-    """Return one line: rows done, rate and time left (once they are known), and the stage's own
-    figures (loss, yield, ...).
+def drop_failure_records() -> None:
+    """Keep Prefect from logging a failed task with all its parameters: the state that follows says
+    why in one line.
     """
+    logging.getLogger("prefect.task_runs").addFilter(_is_no_failure_record)
+
+
+def _is_no_failure_record(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task run failed with state")
+
+
+def describe(progress: dict[str, Any]) -> str:
+    """Return one line: rows done, rate and time left once known, then figures such as loss."""
     unit = progress["unit"]
     parts = [f"{progress['done']}/{progress['total']} {unit}"]
     parts += (
@@ -117,7 +117,7 @@ def describe(progress: dict[str, Any]) -> str:
 
 
 def _markdown(sample: dict[str, dict[str, Any]]) -> str:
-    """Render the samples as quoted code: what a model wrote is never taken for Markdown or HTML."""
+    """Render the samples as code blocks, so that no model output is read as Markdown or HTML."""
     blocks = []
     for name, fields in sample.items():
         blocks.append(f"## {name.replace('_', ' ')}")
@@ -130,6 +130,6 @@ def _markdown(sample: dict[str, dict[str, Any]]) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # gone again: the stage has ended
+    except (OSError, ValueError):  # removed meanwhile: the stage has ended
         return None
     return value if isinstance(value, dict) and all(key in value for key in _COUNTS) else None

@@ -1,7 +1,6 @@
-"""Put right what a crash left behind in Prefect: a flow run whose process was killed says RUNNING
-for ever.
+"""End the flow runs in Prefect whose process was killed: they would say RUNNING for ever.
 
-A run is dead when nobody holds its checkout, on the machine that it names in its tags.
+A run is dead when no process holds its checkout on the machine that its tags name.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import request, summary
-from flows.runs import worktree as checkout
+from flows.runs import request, summary, worktree
 from flows.runs.die_with_parent import CODE
 
-_MESSAGE = "its process was killed; the same run, started again, goes on where it stopped"
+_MESSAGE = "its process was killed; start the same run again to continue it"
 _HOST = "host:"
-#: A run that has just started may not hold its checkout yet.
+#: A run that just started may not hold its checkout yet.
 _GRACE = datetime.timedelta(minutes=2)
 
 
-def sign() -> None:
-    """Write this machine's name into the tags of the flow run that is going on: on a shared server
-    only it can tell whether the run lives.
+def tag_with_host() -> None:
+    """Add this machine's name to the tags of the current flow run.
+
+    On a shared server only this machine can tell whether the run is alive.
     """
     if flow_run.id:
         with get_client(sync_client=True) as client:
@@ -49,13 +48,12 @@ def end_dead_runs(
     name: str,
     log: Callable[[str], None],
     flow: str = "adapt",
-    asked_name: Callable[[dict[str, Any]], str] = request.asked_name,
+    run_name: Callable[[dict[str, Any]], str] = request.name_run,
 ) -> None:
-    """Give every dead run of ``flow`` the state it should have: crashed, or how it went if it could
-    not tell the server any more.
+    """Set the state of every dead run of ``flow``: crashed, or its outcome if the server missed it.
 
-    To be called by the run that holds the checkout of ``name`` (an empty name: by none). Runs of
-    other machines are left alone.
+    The caller holds the checkout of ``name`` (empty: no checkout). Runs of other machines are left
+    alone. ``run_name`` derives a run's name from its parameters.
     """
     unfinished = FlowRunFilter(
         state=FlowRunFilterState(
@@ -66,22 +64,22 @@ def end_dead_runs(
         for run in client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), flow_run_filter=unfinished
         ):
-            own = asked_name(run.parameters)
+            other = run_name(run.parameters)
             if (
                 str(run.id) == str(flow_run.id)
-                or _elsewhere(run)
-                or (own != name and _may_live(run, own))
+                or _is_of_another_machine(run)
+                or (other != name and _may_live(run, other))
             ):
                 continue
-            state = _state(own, str(run.id))
+            state = _state(other, str(run.id))
             client.set_flow_run_state(run.id, state, force=True)
             log(
-                f"run {own!r} of {run.start_time:%Y-%m-%d %H:%M} was killed: marked as "
+                f"run {other!r} of {run.start_time:%Y-%m-%d %H:%M} was killed: marked as "
                 f"{state.name.lower()}"
             )
 
 
-def _elsewhere(run: FlowRun) -> bool:
+def _is_of_another_machine(run: FlowRun) -> bool:
     hosts = [tag for tag in run.tags if tag.startswith(_HOST)]
     return bool(hosts) and _HOST + socket.gethostname() not in hosts
 
@@ -89,16 +87,14 @@ def _elsewhere(run: FlowRun) -> bool:
 def _may_live(run: FlowRun, name: str) -> bool:
     if run.start_time is None or datetime.datetime.now(datetime.UTC) - run.start_time < _GRACE:
         return True
-    return checkout.is_held(CODE, name)
+    return worktree.is_held(CODE, name)
 
 
 def _state(name: str, flow_run_id: str) -> State[Any]:
-    """Return what became of a run: the server may have died before the run's end reached it."""
-    failed = summary.ending(checkout.folder_of(CODE, name), flow_run_id)
+    """Return a dead run's state: the server may have died before it learnt how the run ended."""
+    failed = summary.read_ending(worktree.folder_of(CODE, name), flow_run_id)
     if failed is None:
         return Crashed(message=_MESSAGE)
-    return (
-        Failed(message=failed)
-        if failed
-        else Completed(message="all stages were done; the server was not there to be told")
-    )
+    if failed:
+        return Failed(message=failed)
+    return Completed(message="all stages are done; the server did not run when they ended")

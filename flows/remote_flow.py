@@ -1,8 +1,7 @@
-"""One stage of somebody else's run, in the pool this flow is deployed to. Started by
-:mod:`flows.remote_stage`, not by people.
+"""The flow of a work pool that runs one stage for another run; :mod:`flows.remote_stage` starts it.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
-cannot look up their names.
+Annotations are not postponed here: a deployment loads this module by file name, and Prefect then
+cannot resolve postponed names.
 """
 
 from pathlib import Path
@@ -12,26 +11,26 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import remote_stage as elsewhere
+from flows import remote_stage
 from flows.runs.die_with_parent import CODE
-from flows.server import settle
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 
 
-@flow(name=elsewhere.FLOW, persist_result=False)
+@flow(name=remote_stage.FLOW, persist_result=False)
 def stage(folder: str, stage: str, ticket: str, parent: str = "") -> State[Any]:
-    """Bring one stage of a run's checkout up to date, for the run that asked for it.
+    """Bring one stage of a run's checkout up to date for the run that requested it.
 
     Args:
         folder: The run's checkout, on a file system that both machines share.
         stage: The stage's name in dvc.yaml.
-        ticket: What tells this request from an earlier one.
-        parent: The flow run that asked.
+        ticket: Identifies this request.
+        parent: The flow run that requested it.
     """
     log = get_run_logger()
-    settle(CODE)
+    set_prefect_environment(CODE)
     try:
-        outcome = elsewhere.serve(Path(folder), stage, ticket, log, parent)
+        outcome = remote_stage.serve_stage(Path(folder), stage, ticket, log, parent)
     except PipelineError as error:
         return Failed(message=str(error))
     return (

@@ -1,15 +1,13 @@
-"""A stage on another work pool: a small flow run there, on a machine that shares this checkout's
-file system. ``PIPELINE_POOLS`` says which stages.
+"""Run a stage in another work pool, on a machine that shares this checkout's file system.
 
-Whoever asks and whoever works tell each other through two files beside the stage's journal that
-they live: a stage must not go on when its run is gone, nor a run wait for ever for a machine that
-is. How the stage went comes back the same way, also while Prefect's server is away.
+``PIPELINE_POOLS`` says which stages. Requester and worker exchange heartbeats through two files: a
+stage must stop when its run is gone, and a run must not wait for ever for a machine that is. The
+outcome comes back through the same files, so that Prefect's server may fail meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import socket
@@ -27,25 +25,25 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from flows.runs.dvc_repro import STOPPED, Outcome, reproduce
+from flows.progress import FlowLogger
+from flows.runs.dvc_repro import STOPPED, StageOutcome, reproduce
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import read_json, write_json
 
 VARIABLE = "PIPELINE_POOLS"
-#: The flow that does one stage, deployed once for each pool, under the pool's name.
+#: The flow that runs one stage. Each pool has a deployment of it, under the pool's name.
 FLOW = "stage"
 _BEAT_SECONDS = 2.0
-#: So long one side may say nothing: a shared file system may hang for a while.
+#: Time without a heartbeat after which a side counts as gone: a shared file system may hang.
 _SILENCE_SECONDS = 180.0
-Log = logging.Logger | logging.LoggerAdapter[Any]
-_asked: dict[str, Path] = {}
+_requests: dict[str, Path] = {}
 
 
-def pools(stages: Collection[str] | None = None) -> dict[str, str]:
-    """Return stage -> work pool as ``PIPELINE_POOLS="generate=gpu finetune=gpu"`` has it; a name
-    that is none of ``stages`` is refused.
+def read_pools(stages: Collection[str] | None = None) -> dict[str, str]:
+    """Return stage -> work pool from ``PIPELINE_POOLS="generate=gpu finetune=gpu"``; a name that is
+    not in ``stages`` is an error.
     """
-    found: dict[str, str] = {}
+    pools: dict[str, str] = {}
     for part in re.split(r"[\s,]+", os.environ.get(VARIABLE, "")):
         stage, _, pool = part.partition("=")
         if part and not (re.fullmatch(r"\w+", stage) and re.fullmatch(r"[\w.-]+", pool)):
@@ -57,37 +55,35 @@ def pools(stages: Collection[str] | None = None) -> dict[str, str]:
                 f"{VARIABLE}: there is no stage {stage!r}{did_you_mean(stage, stages)}"
             )
         if part:
-            found[stage] = pool
-    return found
+            pools[stage] = pool
+    return pools
 
 
 @dataclass
-class _Voice:
-    """One side's file as the other side hears it: it lives as long as what it says keeps changing,
-    whatever its clock shows.
-    """
+class _PeerFile:
+    """The other side's file. That side is alive while the content changes, whatever its clock."""
 
     path: Path
-    said: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict)
     changed: float = field(default_factory=time.monotonic)
 
-    def hear(self) -> dict[str, Any]:
-        """Return what it says now; empty where it says nothing that can be read."""
+    def read(self) -> dict[str, Any]:
+        """Return the content; empty where it cannot be read."""
         try:
-            said: dict[str, Any] = read_json(self.path)
+            content: dict[str, Any] = read_json(self.path)
         except (OSError, PipelineError, ValueError):
-            said = {}
-        if said != self.said:
-            self.said, self.changed = said, time.monotonic()
-        return said
+            content = {}
+        if content != self.content:
+            self.content, self.changed = content, time.monotonic()
+        return content
 
-    def silent(self) -> bool:
-        """Tell whether it has said nothing new for too long."""
+    def is_silent(self) -> bool:
+        """Tell whether the content has not changed for too long."""
         return time.monotonic() - self.changed > _SILENCE_SECONDS
 
 
-class _Beat:
-    """This side's own file, written anew every two seconds."""
+class _Heartbeat:
+    """This side's file, rewritten every two seconds."""
 
     def __init__(self, path: Path, ticket: str) -> None:
         self.path, self.ticket = path, ticket
@@ -105,50 +101,51 @@ def _files(folder: Path, stage: str) -> tuple[Path, Path]:
     return place / f"{stage}.asked.json", place / f"{stage}.answer.json"
 
 
-def ask(
-    pool: str, folder: Path, stage: str, log: Log, watch: Callable[[], None], parent: str
-) -> Outcome:
-    """Have ``stage`` of the checkout in ``folder`` brought up to date in ``pool``, and wait; what
-    goes wrong there is a failed outcome.
+def request_stage(
+    pool: str, folder: Path, stage: str, log: FlowLogger, watch: Callable[[], None], parent: str
+) -> StageOutcome:
+    """Bring ``stage`` of the checkout in ``folder`` up to date in ``pool``, and wait.
+
+    An error there is a failed outcome.
     """
     started = time.monotonic()
     question, answer = _files(folder, stage)
     ticket = uuid.uuid4().hex
-    beat = _Beat(question, ticket)
+    beat = _Heartbeat(question, ticket)
     beat()
-    _asked[ticket] = question
+    _requests[ticket] = question
     try:
         with _child(
             pool,
             {"folder": str(folder.resolve()), "stage": stage, "ticket": ticket, "parent": parent},
         ) as child:
             log.info("%s: flow run %s waits for a worker of pool %r", stage, child, pool)
-            outcome = _await(child, pool, stage, _Voice(answer), beat, watch, log)
+            outcome = _await(child, pool, stage, _PeerFile(answer), beat, watch, log)
     except ObjectNotFound:
         outcome = (
-            f"there is no deployment {FLOW}/{pool} at this server: python -m flows.deploy "
-            f"makes it, under the same {VARIABLE}"
+            f"this server has no deployment {FLOW}/{pool}: python -m flows.deploy creates it, with "
+            f"the same {VARIABLE}"
         )
     finally:
-        _asked.pop(ticket, None)
-        write_json(question, {"ticket": ticket, "stop": True})  # whoever still works on it need not
+        _requests.pop(ticket, None)
+        write_json(question, {"ticket": ticket, "stop": True})  # a worker that still runs it stops
     return (
-        Outcome(**outcome)
+        StageOutcome(**outcome)
         if isinstance(outcome, dict)
-        else Outcome(stage, "failed", time.monotonic() - started, outcome)
+        else StageOutcome(stage, "failed", time.monotonic() - started, outcome)
     )
 
 
 @contextlib.contextmanager
 def _child(pool: str, parameters: dict[str, str]) -> Iterator[UUID]:
-    """Ask for the flow run; where this block is left by force, no worker takes it any more."""
+    """Create the flow run; cancel it if the block ends by an exception."""
     child = run_deployment(
         f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=parameters["stage"]
     )
     try:
         yield child.id
     except BaseException:
-        stop()
+        stop_requests()
         _end(child.id, Cancelled(message=STOPPED))
         raise
 
@@ -157,20 +154,20 @@ def _await(
     child: UUID,
     pool: str,
     stage: str,
-    answer: _Voice,
-    beat: _Beat,
+    answer: _PeerFile,
+    beat: _Heartbeat,
     watch: Callable[[], None],
-    log: Log,
+    log: FlowLogger,
 ) -> dict[str, Any] | str:
-    """Return the outcome that the other side wrote, or in one line why there is none."""
+    """Return the outcome that the worker wrote, or one line that says why there is none."""
     ended = 0.0
-    told = time.monotonic()
+    warned = time.monotonic()
     while True:
-        said = answer.hear()
+        content = answer.read()
         watch()
-        if said.get("ticket") == beat.ticket and "outcome" in said:
-            return dict(said["outcome"])
-        if beat.ticket not in _asked:
+        if content.get("ticket") == beat.ticket and "outcome" in content:
+            return dict(content["outcome"])
+        if beat.ticket not in _requests:
             _end(child, Cancelled(message=STOPPED))
             return STOPPED
         beat()
@@ -181,17 +178,17 @@ def _await(
                 return f"pool {pool}: {state.message or state.name}"
             if time.monotonic() - ended > 15:  # a shared file system shows a new file late
                 return (
-                    f"pool {pool}: the stage was done, but not in {answer.path.parents[2]}: "
-                    "the pool's machines must share this file system"
+                    f"pool {pool}: the stage is done, but not in {answer.path.parents[2]}: the "
+                    "pool's machines must share this file system"
                 )
-        elif state and state.is_running() and answer.silent():
-            reason = f"pool {pool}: nothing was heard of its worker for {_SILENCE_SECONDS:.0f} s"
+        elif state and state.is_running() and answer.is_silent():
+            reason = f"pool {pool}: its worker sent no heartbeat for {_SILENCE_SECONDS:.0f} s"
             _end(child, Crashed(message=reason))
             return reason
         elif not (state and state.is_running()):
             answer.changed = time.monotonic()
-            if state and time.monotonic() - told > 60:
-                told = time.monotonic()
+            if state and time.monotonic() - warned > 60:
+                warned = time.monotonic()
                 log.warning(
                     "%s still waits for a worker: prefect worker start --pool %s", stage, pool
                 )
@@ -202,7 +199,7 @@ def _state(child: UUID) -> State[Any] | None:
     try:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(child).state
-    except Exception:  # noqa: BLE001 - the server may be away: the files go on telling
+    except Exception:  # noqa: BLE001 - the server may fail: the files still have the state
         return None
 
 
@@ -211,34 +208,36 @@ def _end(child: UUID, state: State[Any]) -> None:
         client.set_flow_run_state(child, state, force=True)
 
 
-def stop() -> None:
-    """Stop what was asked for, from any thread: each worker sees it in its file within a second."""
-    for ticket, question in list(_asked.items()):
-        _asked.pop(ticket, None)
+def stop_requests() -> None:
+    """Stop all requests, from any thread: each worker sees it in its file within a second."""
+    for ticket, question in list(_requests.items()):
+        _requests.pop(ticket, None)
         write_json(question, {"ticket": ticket, "stop": True})
 
 
-def serve(folder: Path, stage: str, ticket: str, log: Log, parent: str) -> Outcome:
-    """Do what was asked, on the machine of the pool; stop when whoever asked is gone, has stopped,
-    or has asked anew.
+def serve_stage(
+    folder: Path, stage: str, ticket: str, log: FlowLogger, parent: str
+) -> StageOutcome:
+    """Run a requested stage on the pool's machine.
+
+    Stops when the requester is gone, has stopped, or has sent another request.
     """
     here = socket.gethostname()
     if not folder.is_dir():
         raise PipelineError(
-            f"{folder} does not exist on {here}: the pool's machines must share the "
-            "checkout's file system"
+            f"{folder} does not exist on {here}: the pool's machines must share the checkout's "
+            "file system"
         )
     question, answer = _files(folder, stage)
-    asker, beat = _Voice(question), _Beat(answer, ticket)
+    requester, beat = _PeerFile(question), _Heartbeat(answer, ticket)
 
     def watch() -> None:
-        said = asker.hear()
-        if said.get("ticket") != ticket or said.get("stop"):
+        content = requester.read()
+        if content.get("ticket") != ticket or content.get("stop"):
             raise PipelineError(STOPPED)
-        if asker.silent():
+        if requester.is_silent():
             raise PipelineError(
-                "nothing was heard of the run that asked for this for "
-                f"{_SILENCE_SECONDS:.0f} s: {STOPPED}"
+                f"the requesting run sent no heartbeat for {_SILENCE_SECONDS:.0f} s: {STOPPED}"
             )
         beat()
 

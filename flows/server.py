@@ -1,8 +1,7 @@
-"""Prefect's API for one run: the user's server, the one that ``make ui`` started, or a temporary
-one that ends with the run.
+"""Prefect's API for one run: the user's server, that of ``make ui``, or a temporary one.
 
-The temporary server is the one Prefect itself would start, started a little earlier (it comes up
-while Prefect is imported) and tied to this process: Prefect's own outlives a killed run.
+The temporary server is the one that Prefect itself would start. Here it starts while Prefect is
+still being imported, and dies with this process: Prefect's own outlives a killed run.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import atexit
 import base64
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,17 +20,18 @@ from typing import IO
 
 from flows.runs.die_with_parent import CODE, start
 from tasks.core.errors import PipelineError
+from tasks.core.ports import find_free_port
 
-#: Start-up takes 4 s, the first one 12 s (it makes the database); a loaded machine takes several
-#: times that.
+#: Start-up takes 4 s, the first one 12 s (it creates the database), and several times that on a
+#: loaded machine.
 _START_SECONDS = 300.0
 _ANSWER_SECONDS = 10.0
 
 
-def settle(main: Path) -> None:
-    """Put Prefect's settings into the environment.
+def set_prefect_environment(main: Path) -> None:
+    """Put Prefect's settings into the environment; the user's values win.
 
-    To be called before Prefect is imported; the user's own values win.
+    Call it before Prefect is imported.
     """
     home = main / ".prefect"
     for variable, value in {
@@ -41,11 +40,10 @@ def settle(main: Path) -> None:
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_LOGGING_COLORS": "false",
-        # Of a server that is gone Prefect would learn only after five ever longer waits for every
-        # request: minutes at the end of a run.
+        # With Prefect's default of five retries, each request to a stopped server takes minutes.
         "PREFECT_CLIENT_MAX_RETRIES": "2",
-        # How long a new connection to SQLite waits for a lock before "database is locked";
-        # Prefect's 60 s hold only once it is set up.
+        # Seconds that a new SQLite connection waits for a lock before "database is locked".
+        # Prefect's own 60 s apply only after the set-up.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -58,27 +56,24 @@ def settle(main: Path) -> None:
 
 
 def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
-    """Point ``PREFECT_API_URL`` at a server, starting one where there is none; return a function
-    that waits until it answers. What the server prints goes to ``output``, by default the terminal.
+    """Point ``PREFECT_API_URL`` at a server; return a function that waits until it answers.
 
-    A server started here is stopped when this process exits, after Prefect (imported later) has
-    sent it the last log lines.
+    Where there is no server one is started; it prints to ``output``, by default the terminal. It
+    stops when this process exits, after Prefect (imported later) has sent the last log lines.
     """
-    settle(main)
-    url = os.environ.get("PREFECT_API_URL") or started_by_ui(main)
+    set_prefect_environment(main)
+    url = os.environ.get("PREFECT_API_URL") or find_ui_server(main)
     server = None
     if not url:
-        url = f"http://127.0.0.1:{(port := free_port())}/api"
+        url = f"http://127.0.0.1:{(port := find_free_port())}/api"
         server = _start(port, output)
         atexit.register(stop, server)
     os.environ["PREFECT_API_URL"] = url
     return lambda: await_answer(url, server)
 
 
-def started_by_ui(main: Path) -> str:
-    """Return the address of the server that ``make ui`` runs for this checkout, empty where none
-    answers.
-    """
+def find_ui_server(main: Path) -> str:
+    """Return the address of this checkout's ``make ui`` server; empty where none answers."""
     try:
         url = (main / ".prefect" / "ui.url").read_text(encoding="utf-8").strip()
     except OSError:
@@ -89,25 +84,24 @@ def started_by_ui(main: Path) -> str:
 def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:
     """Return when the API answers; raise :class:`PipelineError` when it does not.
 
-    ``server`` is the process that was started for it here: that one is given minutes, a server that
-    should be up already is not.
+    A ``server`` that was just started gets minutes; one that should be up already gets seconds.
     """
     deadline = time.monotonic() + (_START_SECONDS if server else _ANSWER_SECONDS)
     while not answers(f"{url}/health"):
         if server and server.poll() is not None:
             raise PipelineError(
-                f"Prefect's temporary server ended with status {server.returncode}: the log, or "
-                "the lines above, say why"
+                f"Prefect's temporary server ended with status {server.returncode}: the reason is "
+                "in the log or in the lines above"
             )
         if time.monotonic() > deadline and server:
             raise PipelineError(
-                f"Prefect's temporary server is not up after {_START_SECONDS:.0f} s: is "
-                "the machine overloaded?"
+                f"Prefect's temporary server is not up after {_START_SECONDS:.0f} s: is the "
+                "machine overloaded?"
             )
         if time.monotonic() > deadline:
             raise PipelineError(
-                f"no Prefect server answers at {url}: start it, or unset PREFECT_API_URL "
-                "to run without one"
+                f"no Prefect server answers at {url}: start it, or unset PREFECT_API_URL to run "
+                "without one"
             )
         time.sleep(0.1)
 
@@ -124,15 +118,8 @@ def answers(address: str) -> bool:
         return False
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def stop(process: subprocess.Popen[str]) -> None:
-    """End a process: asked first, made to after five seconds."""
+    """Terminate a process; kill it after five seconds."""
     process.terminate()
     try:
         process.wait(5)
@@ -146,15 +133,7 @@ def _start(port: int, output: IO[str] | None = None) -> subprocess.Popen[str]:
         PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1"
     )
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--log-level",
-        "error",
-        "--lifespan",
-        "on",
-    ]
-    # A session of its own: Ctrl-C ends the run, which still has to tell the server so.
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    command += ["--lifespan", "on"]
+    # In its own session: Ctrl-C must reach the run alone, which then reports its end to the server.
     return start(command, CODE, environment, start_new_session=True, stdout=output, stderr=output)

@@ -1,8 +1,7 @@
-"""The generator's own training as a Prefect flow: ``bonito/dvc.yaml``, with the settings of a
-profile of ``bonito/``.
+"""The generator's training as a Prefect flow: ``bonito/dvc.yaml`` with a profile of ``bonito/``.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
-cannot look up their names.
+Annotations are not postponed here: a deployment loads this module by file name, and Prefect then
+cannot resolve postponed names.
 """
 
 import sys
@@ -14,21 +13,18 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.reconcile import end_dead_runs, sign
-from flows.runs import worktree as checkout
+from flows.reconcile import end_dead_runs, tag_with_host
+from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import follow, line_that_matters
-from flows.server import settle
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
+from tasks.core.overlay import profile_names
 
 _NAME = "train-bonito"
-#: The settings bonito/ ships; `params` is the paper's own, which the others overlay.
-_PROFILES = sorted(
-    path.stem
-    for path in (CODE / "bonito").glob("*.yaml")
-    if path.stem in ("embedded", "mistral-7b", "llama-3.1-8b")
-)
-Profile = Annotated[str, Field(json_schema_extra={"enum": _PROFILES})]
+Profile = Annotated[
+    str, Field(json_schema_extra={"enum": [*profile_names(CODE / "bonito" / "profiles")]})
+]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 
 
@@ -41,30 +37,25 @@ def train_bonito(
     profile: Profile = "embedded",
     overrides: list[Override] = [],  # noqa: B006  Prefect copies it
 ) -> State[Any]:
-    """Make a Bonito generator from annotated datasets: the CTGA remix of their templates, training,
-    and the generator's own evaluation.
+    """Make a Bonito generator from annotated datasets: CTGA remix, training and evaluation.
 
     Args:
         profile: Settings of bonito/ for a base model and a machine.
-        overrides: Settings of this run alone, each section.key=value, such as
+        overrides: Settings for this run only, each section.key=value, such as
             remix.max_rows_per_dataset=1000.
     """
     log = get_run_logger()
-    settle(CODE)
+    set_prefect_environment(CODE)
     try:
         for path in ("local/sources.yaml", "local/templates"):
             if not (CODE / path).exists():
                 raise PipelineError(f"{path} does not exist in {CODE}: see docs/generator.md")
-        with checkout.hold(checkout.Run(_NAME, CODE, CODE, {})):
-            sign()
+        with worktree.hold(worktree.Run(_NAME, CODE, CODE, {})):
+            tag_with_host()
             end_dead_runs(_NAME, log.info, _NAME, _name)
+            changes = ["--set", *overrides] if overrides else []
             run_command.with_options(task_run_name="settings")(
-                [
-                    "bonito.settings",
-                    "--profile",
-                    profile,
-                    *(["--set", *overrides] if overrides else []),
-                ]
+                ["bonito.settings", "--profile", profile, *changes]
             )
             run_command.with_options(task_run_name="bonito")(["dvc", "repro", "bonito/dvc.yaml"])
     except PipelineError as error:
@@ -74,9 +65,7 @@ def train_bonito(
 
 @task(persist_result=False)
 def run_command(module: list[str]) -> None:
-    """Run ``python -m MODULE ...`` in the checkout; a killed one goes on where it stopped when it
-    is run again.
-    """
+    """Run ``python -m MODULE ...`` in the checkout; after a kill, a rerun continues the work."""
     lines, code = follow(
         [sys.executable, "-m", *module],
         CODE,

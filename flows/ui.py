@@ -1,5 +1,6 @@
-"""``make ui``: Prefect's server, a work pool with a worker and deployments, and MLflow's pages, all
-on loopback, ended together.
+"""``make ui``: Prefect's server with a worker and deployments, and MLflow's server, on loopback.
+
+All end together.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import importlib.util
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,19 +19,21 @@ from pathlib import Path
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
-from flows.server import answers, settle
+from flows.server import answers, set_prefect_environment
 from tasks.core.errors import PipelineError
+from tasks.core.ports import need_free_port
+from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 180.0
-_PASSWORD = 12
+_PASSWORD_CHARACTERS = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start everything, say where it is, and wait for Ctrl-C or SIGTERM.
+    """Start everything, print the addresses, and wait for Ctrl-C or SIGTERM.
 
-    Returns 0 after those, 1 if a server ended by itself, 2 if none was started.
+    Returns 0 after those, 2 if a server ended by itself or none was started.
     """
     parser = argparse.ArgumentParser(
         prog="python -m flows.ui",
@@ -44,45 +46,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--runs",
         type=int,
         default=1,
-        help="runs at once; each has a checkout of its own and takes the processor or the GPU",
+        help="concurrent runs; each has its own checkout and uses the whole CPU or GPU",
     )
     parser.add_argument(
         "--team",
         action="store_true",
-        help="refuse to start without passwords; for use behind a proxy, see docs/operations.md",
+        help="refuse to start without passwords (behind a proxy: docs/operations.md)",
     )
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     stop = threading.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda _number, _frame: stop.set())
     with one_line_errors("ui"):
-        if given.team:
+        if arguments.team:
             need_passwords(os.environ)
             if importlib.util.find_spec("flask_wtf") is None:
                 raise PipelineError(
                     "MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf"
                 )
-        _need_free(given.prefect_port, "Prefect", "PREFECT_PORT")
-        _need_free(given.mlflow_port, "MLflow", "MLFLOW_PORT")
+        need_free_port(HOST, arguments.prefect_port, "PREFECT_PORT")
+        need_free_port(HOST, arguments.mlflow_port, "MLFLOW_PORT")
         with Servers(CODE) as servers:
-            return _serve(servers, given, stop)
+            return _serve(servers, arguments, stop)
     return 2
 
 
 def need_passwords(environment: Mapping[str, str]) -> None:
-    """Raise :class:`PipelineError` unless both servers are given a password of at least twelve
+    """Raise :class:`PipelineError` unless both servers have a password of at least twelve
     characters that is not MLflow's published one.
     """
     user, _, prefect = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
     mlflow = environment.get("MLFLOW_TRACKING_PASSWORD", "")
     for what, variable, password in (
         ("Prefect", "PREFECT_SERVER_API_AUTH_STRING=user:password", prefect if user else ""),
-        ("MLflow", ("MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"), mlflow),
+        ("MLflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD", mlflow),
     ):
-        if len(password) < _PASSWORD or password.startswith("password"):
+        if len(password) < _PASSWORD_CHARACTERS or password.startswith("password"):
             raise PipelineError(
-                f"{what} for a team needs a password of at least {_PASSWORD} characters: "
-                f"set {variable} in the environment"
+                f"{what} for a team needs a password of at least {_PASSWORD_CHARACTERS} "
+                f"characters: set {variable} in the environment"
             )
     if not environment.get("MLFLOW_TRACKING_USERNAME"):
         raise PipelineError(
@@ -90,34 +92,24 @@ def need_passwords(environment: Mapping[str, str]) -> None:
         )
 
 
-def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -> int:
-    prefect, mlflow = f"http://{HOST}:{given.prefect_port}", f"http://{HOST}:{given.mlflow_port}"
-    _environment(prefect, mlflow)
-    if given.team:
-        _hand_passwords()
-    servers.start(
-        "Prefect", ["prefect", "server", "start", "--host", HOST, "--port", str(given.prefect_port)]
+def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Event) -> int:
+    prefect, mlflow = (
+        f"http://{HOST}:{arguments.prefect_port}",
+        f"http://{HOST}:{arguments.mlflow_port}",
     )
-    servers.start("MLflow", _mlflow_command(given.mlflow_port, given.team))
+    _set_environment(prefect, mlflow)
+    if arguments.team:
+        _set_mlflow_passwords()
+    servers.start(
+        "Prefect",
+        ["prefect", "server", "start", "--host", HOST, "--port", str(arguments.prefect_port)],
+    )
+    servers.start("MLflow", _mlflow_command(arguments.mlflow_port, arguments.team))
     servers.wait_for(f"{prefect}/api/health", stop)
     if not stop.is_set():
-        servers.run("deployments", ["flows.deploy", str(given.runs)])
-        servers.start(
-            "worker",
-            [
-                "prefect",
-                "worker",
-                "start",
-                "--pool",
-                "pipeline",
-                "--type",
-                "process",
-                "--name",
-                "here",
-                "--limit",
-                str(given.runs),
-            ],
-        )
+        servers.run("deployments", ["flows.deploy", str(arguments.runs)])
+        worker = ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process"]
+        servers.start("worker", [*worker, "--name", "here", "--limit", str(arguments.runs)])
     servers.wait_for(f"{mlflow}/health", stop)
     experiment = "" if stop.is_set() else ask_experiment(CODE)
     address = CODE / ".prefect" / "ui.url"
@@ -138,54 +130,36 @@ def _serve(servers: Servers, given: argparse.Namespace, stop: threading.Event) -
     return 0
 
 
-def _environment(prefect: str, mlflow: str) -> None:
-    """Settle what both servers and the worker read.
-
-    Only pages of these very addresses may send Prefect anything.
-    """
+def _set_environment(prefect: str, mlflow: str) -> None:
+    """Set what both servers and the worker read. Only Prefect's own pages may send it requests."""
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
     os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
     os.environ["PIPELINE_HOME"] = str(CODE)
-    settle(CODE)
+    set_prefect_environment(CODE)
     (CODE / ".prefect").mkdir(exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", prefect)
-    # A worker asks for work often, and asks again after every finished run: people wait for both.
+    # The worker polls often: people wait for a run to start.
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "3")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
 
 def _mlflow_command(port: int, team: bool) -> list[str]:
-    hosts = ",".join(f"{name}:{port}" for name in (HOST, "localhost"))
-    store = os.environ["MLFLOW_TRACKING_URI"]
-    hosts = os.environ.get("PIPELINE_MLFLOW_HOSTS", hosts)
-    command = [
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        store,
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--allowed-hosts",
-        hosts,
-    ]
+    store, usual_hosts = os.environ["MLFLOW_TRACKING_URI"], f"{HOST}:{port},localhost:{port}"
+    hosts = os.environ.get("PIPELINE_MLFLOW_HOSTS", usual_hosts)
+    command = ["mlflow", "server", "--backend-store-uri", store, "--host", HOST]
+    command += ["--port", str(port), "--workers", "1", "--allowed-hosts", hosts]
     return [*command, "--app-name", "basic-auth"] if team else command
 
 
-def _hand_passwords() -> None:
-    """Give MLflow's basic authentication its first administrator, through the environment: a
-    password in a file would outlive the server.
+def _set_mlflow_passwords() -> None:
+    """Set the administrator of MLflow's basic authentication through the environment: a password
+    in a file would outlive the server.
     """
     file = CODE / ".prefect" / "mlflow-auth.ini"
     settings = {
         "default_permission": "READ",
         "database_uri": f"sqlite:///{CODE / '.prefect' / 'mlflow-auth.db'}",
-    }
-    settings |= {
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
         "grant_default_workspace_access": "false",
     }
@@ -199,22 +173,8 @@ def _hand_passwords() -> None:
     os.environ.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))
 
 
-def _need_free(port: int, what: str, variable: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise PipelineError(
-                f"port {port} is taken, so {what} cannot have it: stop what listens "
-                f"there, or make ui {variable}={port + 1}"
-            ) from error
-
-
 class Servers:
-    """Processes of one process group, whose leader ends the group when this process is gone,
-    however it went.
-    """
+    """Processes of one process group, whose leader kills the group when this process ends."""
 
     def __init__(self, folder: Path) -> None:
         """Everything runs in ``folder``."""
@@ -222,16 +182,8 @@ class Servers:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Servers:
-        """Start the leader: it reads a pipe that only this process holds open, and at its end kills
-        the group.
-        """
-        guard = (
-            "import os, signal, sys; signal.signal(2, signal.SIG_IGN); signal.signal(15, "
-            "signal.SIG_IGN); sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
-        )
-        self.leader = subprocess.Popen(
-            [sys.executable, "-S", "-c", guard], stdin=subprocess.PIPE, process_group=0
-        )
+        """Start the leader."""
+        self.leader = start_guard()
         return self
 
     def start(self, name: str, module: list[str]) -> None:
@@ -254,13 +206,12 @@ class Servers:
             check=False,
         )
         if done.returncode:
-            raise PipelineError(
-                f"{name}: ended with status {done.returncode}; its own message stands above"
-            )
+            raise PipelineError(f"{name} ended with status {done.returncode}; its message is above")
 
     def wait_for(self, address: str, stop: threading.Event) -> None:
-        """Return when ``address`` answers or ``stop`` is set; raise when a server has ended or
-        nothing answers in three minutes.
+        """Return when ``address`` answers or ``stop`` is set.
+
+        Raises :class:`PipelineError` when a server has ended, or after three minutes.
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not stop.is_set() and not answers(address):
@@ -270,16 +221,15 @@ class Servers:
             stop.wait(0.3)
 
     def check(self) -> None:
-        """Raise if one of them has ended: the others are of little use then."""
+        """Raise :class:`PipelineError` if a process has ended: the others are useless then."""
         for name, process in self.running.items():
             if process.poll() is not None:
                 raise PipelineError(
-                    f"{name} ended by itself with status {process.returncode}; its own "
-                    "message stands above"
+                    f"{name} ended by itself with status {process.returncode}; its message is above"
                 )
 
     def __exit__(self, *_: object) -> None:
-        """Ask the group to end, wait ten seconds, then kill what is left of it."""
+        """Terminate the group, wait ten seconds, then kill what is left of it."""
         os.killpg(self.leader.pid, signal.SIGTERM)
         deadline = time.monotonic() + 10
         for process in self.running.values():
@@ -287,9 +237,7 @@ class Servers:
                 process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 continue
-        assert self.leader.stdin is not None  # noqa: S101 - for the type checker
-        self.leader.stdin.close()
-        self.leader.wait()
+        self.leader.communicate()  # its input ends: it kills what is left
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    return report(packages)
+    return report_flaws(packages)
 
 
-def report(packages: list[dict[str, Any]]) -> int:
+def report_flaws(packages: list[dict[str, Any]]) -> int:
     """Print what was found among pip-audit's ``dependencies``; return the exit status."""
     found = [
         (package["name"], flaw["id"]) for package in packages for flaw in package.get("vulns", [])

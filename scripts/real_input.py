@@ -31,13 +31,13 @@ from tasks.core.row_reader import read_hub_rows, read_lines, read_rows
 from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import load_dataset, load_items
 
-Rows = list[dict[str, Any]]
+RowList = list[dict[str, Any]]
 Given = argparse.Namespace
 #: A contract's windows are no shorter than this, so that an item has something to read.
 _WINDOW = 900
 
 
-def on_own_passages(given: Given, chance: random.Random, column: str) -> tuple[Rows, Rows]:
+def on_own_passages(given: Given, chance: random.Random, column: str) -> tuple[RowList, RowList]:
     """Passages of the items as the corpus, questions on them as the evaluation set: as in the
     paper, the text is the target's own.
     """
@@ -50,7 +50,7 @@ def on_own_passages(given: Given, chance: random.Random, column: str) -> tuple[R
     return documents, chance.sample(items, min(given.questions, len(items)))
 
 
-def pubmedqa(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
+def pubmedqa(given: Given, chance: random.Random) -> tuple[RowList, RowList]:
     """Unlabelled abstracts as the corpus (without ``--abstracts`` those that are asked about),
     labelled questions as the evaluation set.
     """
@@ -70,7 +70,7 @@ def pubmedqa(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
     return texts[: given.passages], items
 
 
-def contractnli(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
+def contractnli(given: Given, chance: random.Random) -> tuple[RowList, RowList]:
     """Whole agreements as the corpus; statements with a window of their agreement as the evaluation
     set (see :func:`contract_pairs`).
     """
@@ -84,7 +84,7 @@ def contractnli(given: Given, chance: random.Random) -> tuple[Rows, Rows]:
     )
 
 
-def contract_pairs(source: str, chance: random.Random) -> Rows:
+def contract_pairs(source: str, chance: random.Random) -> RowList:
     """Return (premise, hypothesis, choice) rows. A premise is a window of the agreement: small
     models cannot read all of it.
 
@@ -139,7 +139,7 @@ def _agreements(source: str) -> dict[str, Any]:
     return found
 
 
-_MAKERS: dict[str, Callable[[Given, random.Random], tuple[Rows, Rows]]] = {
+_MAKERS: dict[str, Callable[[Given, random.Random], tuple[RowList, RowList]]] = {
     **{
         f"squadshifts-{name}": lambda given, chance: on_own_passages(given, chance, "context")
         for name in ("amazon", "nyt", "reddit")
@@ -151,7 +151,7 @@ _MAKERS: dict[str, Callable[[Given, random.Random], tuple[Rows, Rows]]] = {
 }
 
 
-def training_rows(given: Given, items: Rows, chance: random.Random) -> Rows:
+def training_rows(given: Given, items: RowList, chance: random.Random) -> RowList:
     """Return labelled rows for ``supervise.source: labelled``: of ``--train``, else of ``--items``,
     on other passages than the evaluation set's.
     """

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pydantic import BaseModel
 
-from bonito.params import Params as BonitoParams
+from bonito.params import GeneratorParams
 from flows.matrix.matrix_file import Matrix
 from tasks.core.files import write_text
 from tasks.core.params import Params
@@ -31,8 +31,8 @@ def make_schemas() -> dict[str, dict[str, Any]]:
         "profile.json": make_partial(schema_of(Params)),
         "dataset.json": schema_of(Dataset),
         "matrix.json": schema_of(Matrix),
-        "bonito-params.json": schema_of(BonitoParams),
-        "bonito-profile.json": make_partial(schema_of(BonitoParams)),
+        "bonito-params.json": schema_of(GeneratorParams),
+        "bonito-profile.json": make_partial(schema_of(GeneratorParams)),
     }
 
 

@@ -12,7 +12,6 @@ import argparse
 import json
 import logging
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any
 
 import torch
 
-from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.log_lines import set_up_logging
+from tasks.core.ports import need_free_port
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import one_line_errors
 from tasks.lm.engine import serve_command
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(model: str, host: str, port: int, max_length: int) -> tuple[list[str], dict[str, str]]:
     """Return the server's command line and what its environment needs."""
-    _need_free(host, port)
+    need_free_port(host, port, "SERVE_PORT")
     name, version, adapter, provenance = fetch_model(model, cache_folder() / "served")
     gpu = torch.cuda.is_available()
     merged = None if gpu else adapter
@@ -107,21 +106,6 @@ def question(
         "max_tokens": max_tokens,
         "temperature": 0,
     }
-
-
-def _need_free(host: str, port: int) -> None:
-    """Raise :class:`PipelineError` where the server could not listen, before a minute is spent on
-    making it ready.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise PipelineError(
-                f"{host}:{port} cannot be listened on ({error}): stop what does, or take "
-                f"another with SERVE_PORT={port + 1}"
-            ) from error
 
 
 def _rank(adapter: Path) -> int:

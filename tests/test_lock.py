@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.runs.dvc_graph import changed_inputs
+from flows.runs.dvc_graph import list_changed_inputs
 from tests.conftest import ROOT
 from tests.toy import dvc, make_toy
 
 
 def test_the_lock_agrees_with_code_parameters_and_data() -> None:
     """After a change to any of them: make run, make publish, and commit what they leave."""
-    assert changed_inputs(ROOT) == []
+    assert list_changed_inputs(ROOT) == []
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy repository whose graph has been run."""
     root = make_toy(tmp_path_factory.mktemp("locked") / "toy")
     dvc(root, "repro")
-    assert changed_inputs(root) == []
+    assert list_changed_inputs(root) == []
     return root
 
 
@@ -48,10 +48,10 @@ def test_what_differs_from_the_lock_is_named(
     assert before in text
     file.write_text(text.replace(before, after))
     try:
-        assert any(expected in line for line in changed_inputs(locked))
+        assert any(expected in line for line in list_changed_inputs(locked))
     finally:
         file.write_text(text)
-    assert changed_inputs(locked) == []
+    assert list_changed_inputs(locked) == []
 
 
 def test_the_lock_names_every_stage() -> None:

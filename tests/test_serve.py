@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from flows.server import answers, free_port
+from flows.server import answers
 from tasks import serve
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
+from tasks.core.ports import find_free_port
 from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
@@ -89,7 +90,7 @@ def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err.splitlines()
     assert (
         len(said) == 1
-        and said[0].startswith(f"error: serve: 127.0.0.1:{port} cannot be listened on")
+        and said[0].startswith(f"error: serve: cannot listen on 127.0.0.1:{port} (")
         and f"SERVE_PORT={port + 1}" in said[0]
     )
 
@@ -120,7 +121,7 @@ def test_over_http_it_answers_as_it_was_scored(
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     told = _registered(tiny_model, make_params, instructions)
-    uri, port = f"models:/{told['model_name']}@{told['alias']}", free_port()
+    uri, port = f"models:/{told['model_name']}@{told['alias']}", find_free_port()
     with (tmp_path / "server.log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(

@@ -41,8 +41,8 @@ def test_dvc_asks_nobody_and_hashes_what_it_fetches() -> None:
 def test_prefect_stores_json_and_gives_up_on_a_dead_server(tmp_path: Path) -> None:
     code = """
 import pathlib, json
-from flows.server import settle
-settle(pathlib.Path.cwd())
+from flows.server import set_prefect_environment
+set_prefect_environment(pathlib.Path.cwd())
 from prefect.settings import get_current_settings
 found = get_current_settings()
 print(json.dumps([found.results.default_serializer, found.client.max_retries, found.server.analytics_enabled]))

@@ -1,15 +1,14 @@
-"""Template doctor: renders every meta-template on sample rows and says what is the matter with
-each.
+"""Template doctor: render every meta-template on sample rows and report what is wrong with each.
 
 ``python -m bonito.doctor --templates FOLDER [--sources FILE] --out artifacts/doctor`` prints a
 table and writes ``templates.json`` (dataset, config, template, task type, status, reason),
 ``examples.json`` (the same with rates and one rendering each) and ``index.html``.
 
-The rows come from ``--sources`` where it names the dataset, else from a ``rows.jsonl`` beside the
-dataset's ``templates.yaml``, else from the invented ones in ``sample_rows.yaml``.
+The rows come from ``--sources`` if it has the dataset, else from a ``rows.jsonl`` beside the
+dataset's ``templates.yaml``, else from the invented rows of ``sample_rows.yaml``.
 
-A status is ``ok``; ``no_passage`` or ``left_out`` (not part of the remix, no fault); or what is
-wrong: ``file``, ``syntax``, ``part``, ``untyped``, ``absent``, ``no_dataset``, ``refused``,
+A status is ``ok``; ``no_passage`` or ``left_out`` (not part of the remix, no fault); or the fault:
+``file``, ``syntax``, ``part``, ``untyped``, ``absent``, ``no_dataset``, ``refused``,
 ``timeout``, ``memory``, ``missing_column``, ``bad_label``, ``error``, ``passage_leak``,
 ``not_derivable``, or one of the reasons for which rows give no example (``no_response``,
 ``empty_response``...) where that holds for all of them.
@@ -25,12 +24,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bonito.params import Params
-from bonito.sources import Dataset, Source, load_datasets, load_sources, read_sources
-from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
+from bonito.params import GeneratorParams
+from bonito.sources import AnnotatedDataset, RowSource, load_datasets, load_sources, read_sources
+from bonito.templating.diagnosis import LEFT_OUT, Finding, diagnose, find_absent
 from bonito.templating.render import OK
-from bonito.templating.templates import Template, load_task_types, load_templates, source_name
-from bonito.templating.workers import Limits, Renderers
+from bonito.templating.templates import PromptTemplate, load_task_types, load_templates, source_name
+from bonito.templating.workers import Renderers, RenderLimits
 from tasks.core.files import staged_folder, write_json
 from tasks.core.page import Page, Tile, write_page
 from tasks.core.params import load_params
@@ -43,8 +42,8 @@ _TEMPLATE = Path(__file__).parent / "templates" / "index.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examine a folder of templates; return 0, with ``--strict`` 1 where a template is at fault,
-    and 2 for what keeps the doctor from working.
+    """Examine a folder of templates; return 0, 1 with ``--strict`` if a template has a fault, 2 for
+    an error of the request.
     """
     parser = argparse.ArgumentParser(
         prog="python -m bonito.doctor", allow_abbrev=False, description=__doc__.split("\n")[0]
@@ -55,32 +54,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         required=True,
         help="folder laid out <dataset>/[<config>/]templates.yaml",
     )
-    parser.add_argument("--sources", type=Path, help="where real rows are, as for the remix")
+    parser.add_argument("--sources", type=Path, help="sources of real rows, as for the remix")
     parser.add_argument("--out", type=Path, default=Path("artifacts/doctor"))
     parser.add_argument("--params", type=Path, default=Path("bonito/params.yaml"))
     parser.add_argument("--rows", type=int, default=20, help="sample rows a dataset")
     parser.add_argument(
-        "--strict", action="store_true", help="end with status 1 where a template is at fault"
+        "--strict", action="store_true", help="end with status 1 if a template has a fault"
     )
     arguments = parser.parse_args(argv)
     with one_line_errors("doctor"):
-        findings = examine(
-            arguments.templates,
-            arguments.sources,
-            load_params(arguments.params, Params),
-            arguments.rows,
-        )
+        params = load_params(arguments.params, GeneratorParams)
+        findings = examine(arguments.templates, arguments.sources, params, arguments.rows)
         with staged_folder(arguments.out, WORK / "doctor" / "output") as out:
-            write(out, findings)
+            write_findings(out, findings)
         print_table(findings)
         print(f"\nwrote {arguments.out}/templates.json, examples.json and index.html")
-        return int(
-            arguments.strict and any(finding.status not in (OK, *LEFT_OUT) for finding in findings)
-        )
+        return int(arguments.strict and any(_tone(finding) == "bad" for finding in findings))
     return 2
 
 
-def examine(folder: Path, sources: Path | None, params: Params, rows: int) -> list[Finding]:
+def examine(
+    folder: Path, sources: Path | None, params: GeneratorParams, rows: int
+) -> list[Finding]:
     """Diagnose every template below ``folder`` on at most ``rows`` rows a dataset."""
     settings = params.remix
     datasets = load_datasets([Path(path) for path in settings.datasets])
@@ -88,69 +83,52 @@ def examine(folder: Path, sources: Path | None, params: Params, rows: int) -> li
     broken: dict[Path, str] = {}
     templates = load_templates(folder, types, broken)
     passages = {key: dataset.passage for key, dataset in datasets.items()}
-    samples = sample_rows(
-        folder, sources, datasets, {template.key[:2] for template in templates}, rows
-    )
-    with Renderers(
-        templates,
-        passages,
-        Limits(settings.render_seconds, settings.render_megabytes),
-        settings.seed,
-        settings.workers,
-    ) as renderers:
-        found = diagnose(templates, datasets, samples, renderers)
+    keys = {template.key[:2] for template in templates}
+    samples = sample_rows(folder, sources, datasets, keys, rows)
+    limits = RenderLimits(settings.render_seconds, settings.render_megabytes)
+    with Renderers(templates, passages, limits, settings.seed, settings.workers) as renderers:
+        findings = diagnose(templates, datasets, samples, renderers)
     return [
-        *found,
-        *absent(templates, types),
+        *findings,
+        *find_absent(templates, types),
         *(_broken(path.relative_to(folder), reason) for path, reason in broken.items()),
     ]
 
 
 def _broken(path: Path, reason: str) -> Finding:
-    """Return a finding for a file that cannot be read as promptsource's: its templates have no
-    names yet.
-    """
+    """Return a finding for an unreadable file: the names of its templates are unknown."""
     dataset, config = [*path.parts[:-1][:2], "", ""][:2]
-    return Finding(Template(dataset, config, f"({path.name})", jinja=""), "file", reason)
+    return Finding(PromptTemplate(dataset, config, f"({path.name})", jinja=""), "file", reason)
 
 
 def sample_rows(
     folder: Path,
     sources: Path | None,
-    datasets: Mapping[tuple[str, str], Dataset],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
     wanted: Iterable[tuple[str, str]],
     most: int,
 ) -> dict[tuple[str, str], list[Row]]:
-    """Return up to ``most`` rows for each wanted dataset configuration that any are to be had
-    for.
-    """
-    given = load_sources(sources, dict(datasets)) if sources is not None else {}
+    """Return up to ``most`` rows for each wanted dataset configuration."""
+    sourced = load_sources(sources, dict(datasets)) if sources is not None else {}
     invented = {
         (entry["dataset"], entry.get("config", "")): entry["rows"]
         for entry in read_yaml(_SAMPLES)["samples"]
     }
-    found = {}
+    samples = {}
     for key in wanted:
         beside = folder.joinpath(*filter(None, key), "rows.jsonl")
-        if key in given and sources is not None:
-            found[key] = list(islice(read_sources(given[key], sources.parent, datasets[key]), most))
+        if key in sourced and sources is not None:
+            rows = read_sources(sourced[key], sources.parent, datasets[key])
         elif beside.exists() and key in datasets:
-            found[key] = list(
-                islice(
-                    read_sources(
-                        [Source(dataset=key[0], config=key[1], path=beside.name)],
-                        beside.parent,
-                        datasets[key],
-                    ),
-                    most,
-                )
-            )
+            source = RowSource(dataset=key[0], config=key[1], path=beside.name)
+            rows = read_sources([source], beside.parent, datasets[key])
         else:
-            found[key] = invented.get(key, [])[:most]
-    return found
+            rows = iter(invented.get(key, []))
+        samples[key] = list(islice(rows, most))
+    return samples
 
 
-def write(out: Path, findings: Sequence[Finding]) -> None:
+def write_findings(out: Path, findings: Sequence[Finding]) -> None:
     """Write the doctor's three files into the folder ``out``."""
     write_json(out / "templates.json", [_entry(finding) for finding in findings])
     write_json(out / "examples.json", [_entry(finding) | _details(finding) for finding in findings])
@@ -158,9 +136,7 @@ def write(out: Path, findings: Sequence[Finding]) -> None:
 
 
 def print_table(findings: Sequence[Finding]) -> None:
-    """Print one line a template, those at fault last, where they are seen; then how many there are
-    of each status.
-    """
+    """Print one line for each template, faults last, where they are seen; then the counts."""
     width = min(
         max((len(source_name(*finding.template.key[:2])) for finding in findings), default=0), 30
     )
@@ -169,7 +145,7 @@ def print_table(findings: Sequence[Finding]) -> None:
         f"{'rate':>5}  reason"
     )
     for finding in sorted(
-        findings, key=lambda finding: (finding.status not in (OK, *LEFT_OUT), finding.template.key)
+        findings, key=lambda finding: (_tone(finding) == "bad", finding.template.key)
     ):
         source, rate = source_name(*finding.template.key[:2]), _percent(finding.rate)
         print(
@@ -182,11 +158,11 @@ def print_table(findings: Sequence[Finding]) -> None:
 
 
 def write_index(path: Path, findings: Sequence[Finding]) -> None:
-    """Write the findings as a page, templates at fault first."""
+    """Write the findings as a page, faults first."""
     counts = Counter(_tone(finding) for finding in findings)
     page = Page(
         "Template doctor",
-        "Every meta-template on sample rows: what it gives, or what is the matter with it.",
+        "Every meta-template on sample rows: an example, or what is wrong with it.",
         tiles=(
             Tile("Templates", f"{len(findings):,}"),
             Tile("Good", f"{counts['good']:,}", tone="good" if counts["good"] else ""),
@@ -240,21 +216,13 @@ def _entry(finding: Finding) -> dict[str, Any]:
 
 def _details(finding: Finding) -> dict[str, Any]:
     example = finding.example
-    shown = (
-        {
-            "context": example.context,
-            "instruction": example.instruction,
-            "response": example.response,
-        }
-        if example is not None
-        else None
-    )
+    fields = ("context", "instruction", "response")
     return {
         "rows": finding.rows,
         "good_rows": finding.good,
         "rate": finding.rate,
         "derivable": finding.derivable,
-        "example": shown,
+        "example": {name: getattr(example, name) for name in fields} if example else None,
     }
 
 

@@ -1,14 +1,13 @@
-"""Does a written task have the form of the task type that was asked for? Rules on its wording and
-on its response, one form a type.
+"""Does a written task have the form of its task type? Rules on its wording and its response.
 
-A form has two sides: what the instruction must ask for (a pattern on its own words, the passage
-left out) and what the response must look like beside it (a label that is offered, a span of the
-passage, a question...). A task adheres where both fit. Whether the response is *right* is another
-question. The rules are judged themselves: :mod:`bonito.evaluate.stage` applies them to human-made
-rows of every type, under the form of their own type (how many of them fit) and under the forms of
-the others (how many fit wrongly), and puts both beside the generator's share. Types that overlap by
-their nature do so here too: "is it true that..." over a passage is textual entailment and a yes-no
-question.
+A form has two sides: what the instruction must ask for (a pattern on its words without the
+passage) and what the response must be (an offered label, a span of the passage, a question...). A
+task adheres where both fit; whether the response is *right* is another question.
+
+The rules are measured too: :mod:`bonito.evaluate.stage` applies them to human-made rows of every
+type, under the form of their type (how many fit) and under the other forms (how many fit wrongly),
+and reports both beside the generator's share. Some types overlap: "is it true that..." over a
+passage is both textual entailment and a yes-no question.
 """
 
 from __future__ import annotations
@@ -27,16 +26,13 @@ from tasks.validate.labels import offered
 from tasks.validate.texts import Rows, normal, spans
 
 _YES_NO = frozenset(("yes", "no", "true", "false", "maybe", "unknown", "unclear"))
-#: Labels that stand for a decision; as options of its own a multiple-choice question offers
-#: something else beside them.
+#: Labels that are decisions; a multiple-choice question offers other options beside them.
 _DECISIONS = TASK_TYPES["nli"].labels | TASK_TYPES["sentiment"].labels
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a form looks at beside the instruction's wording; texts are in normal form (lower case,
-    single spaces).
-    """
+    """What a form reads besides the instruction's wording; texts are lower case, single-spaced."""
 
     text: str
     label: str
@@ -88,9 +84,7 @@ def _option(answer: Answer) -> bool:
 
 
 def _is_choice(answer: Answer) -> bool:
-    """Whether the response is one of the options offered: of a list, or one side of "later or
-    earlier".
-    """
+    """Tell whether the response is an offered option: in a list, or a side of "this or that"."""
     either = rf"\bor {re.escape(answer.label)}\b|\b{re.escape(answer.label)}\W+or\b"
     listed = re.search(
         r"choices|options|possible answers|choose between|pick one|which one", answer.question
@@ -142,15 +136,15 @@ def _topic(answer: Answer) -> bool:
 
 
 def _reworded(answer: Answer) -> bool:
-    own, given = set(answer.text.split()), set(answer.context.split())
+    words, context_words = set(answer.text.split()), set(answer.context.split())
     return (
-        len(own) >= 4
+        len(words) >= 4
         and answer.text.strip(" .") != answer.context.strip(" .")
-        and len(own & given) >= 0.3 * len(own)
+        and len(words & context_words) >= 0.3 * len(words)
     )
 
 
-#: Name of a rule, as a type's form has it -> what the response must be.
+#: Name of a rule in a type's form -> the rule on the response.
 RULES: dict[str, Rule] = {
     "decided_question": _decides_question,
     "ending": _ending,
@@ -171,8 +165,8 @@ RULES: dict[str, Rule] = {
 def adheres(
     task_type: str, contexts: Sequence[str], instructions: Sequence[str], responses: Sequence[str]
 ) -> list[bool]:
-    """Return one bool a task: has it the form of ``task_type``? Instructions and responses hold the
-    placeholder, unspaced.
+    """Tell for each task whether it has the form of ``task_type``. Instructions and responses hold
+    the placeholder, unspaced.
     """
     form = TASK_TYPES[task_type].form
     fits = RULES[form.answers]
@@ -189,14 +183,12 @@ def _answers(
 ) -> list[Answer]:
     texts = [pa.array(column, pa.string()) for column in (contexts, instructions, responses)]
     rows = Rows(pa.array([task_type] * len(contexts), pa.string()), *texts)
-    own = pc.utf8_trim(
-        normal(pc.replace_substring(rows.response, PLACEHOLDER, " ")), " .,;:!?\"'“”‘’\n"
-    )
-    # The response's own question mark and brackets matter: rows.response_text has lost those at its
-    # edges.
-    bare = normal(pc.replace_substring(rows.response, PLACEHOLDER, " ")).to_pylist()
-    labels = pc.utf8_trim(own, "()[]*` ").to_pylist()
-    in_question = spans(own, rows.question_text)
+    # Question mark and brackets of the response matter: rows.response_text has none at its edges.
+    texts_without_passage = normal(pc.replace_substring(rows.response, PLACEHOLDER, " "))
+    trimmed = pc.utf8_trim(texts_without_passage, " .,;:!?\"'“”‘’\n")
+    bare = texts_without_passage.to_pylist()
+    labels = pc.utf8_trim(trimmed, "()[]*` ").to_pylist()
+    in_question = spans(trimmed, rows.question_text)
     columns = {
         name: COLUMNS[name](rows)
         for name in ("question_present", "question_closed", "label_in_family")

@@ -1,9 +1,10 @@
-"""Generators side by side: ``python -m bonito.evaluate.compare A/scores.json B/scores.json [...]
-[--out FILE]`` prints a Markdown table.
+"""Compare generators in a Markdown table.
 
-The first file is what the others are compared with. Where two evaluations drew the same passages,
-the difference of a share has a 95 % interval: a paired bootstrap over passages, from the
-``predictions.parquet`` beside each file.
+``python -m bonito.evaluate.compare A/scores.json B/scores.json [...] [--out FILE]``
+
+The others are compared with the first file. Where two evaluations drew the same passages, the
+difference has a 95 % interval: a paired bootstrap over passages, from the ``predictions.parquet``
+beside each file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bonito.evaluate.scores_table import COLUMNS, cell
+from bonito.evaluate.scores_table import COLUMNS, format_cell
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_text
 from tasks.core.markdown import table
@@ -29,7 +30,7 @@ _BY_TYPE = ("parse_yield", "adherence", "valid", "held_out_loss")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare scores files; return 0, or 2 where they cannot be compared."""
+    """Compare scores files; return 0, or 2 if they cannot be compared."""
     parser = argparse.ArgumentParser(
         prog="python -m bonito.evaluate.compare",
         allow_abbrev=False,
@@ -52,40 +53,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(paths: Sequence[Path]) -> str:
     """Return the tables: overall with differences to the first, then by task type."""
     facts = [_read(path) for path in paths]
-    names = [f"{number}: {own['generator']}" for number, own in enumerate(facts, start=1)]
-    overall = [own["generated"]["overall"] for own in facts]
+    names = [f"{number}: {scores['generator']}" for number, scores in enumerate(facts, start=1)]
+    overall = [scores["generated"]["overall"] for scores in facts]
     lines = [
-        [label, *(cell(own.get(name), form) for own in overall)]
+        [label, *(format_cell(scores.get(name), form) for scores in overall)]
         for name, (label, form) in COLUMNS.items()
     ]
     parts = ["# Generators side by side", table(["measure", *names], lines)]
-    for path, own, name in list(zip(paths, facts, names, strict=True))[1:]:
+    for path, scores, name in list(zip(paths, facts, names, strict=True))[1:]:
         parts.append(f"## {name} against {names[0]}")
-        if own["rows_key"] != facts[0]["rows_key"]:
+        if scores["rows_key"] != facts[0]["rows_key"]:
             parts.append(
-                "Not the same passages: the differences above are no paired comparison, "
-                "and none is given."
+                "Not the same passages: the differences above are not paired and have no interval."
             )
         else:
             parts.append(
                 table(["measure", "difference", "95 % interval"], _differences(paths[0], path))
             )
-    kinds = [kind for kind in TASK_TYPES if any(kind in own["generated"] for own in facts)]
+    kinds = [kind for kind in TASK_TYPES if any(kind in scores["generated"] for scores in facts)]
     for name in _BY_TYPE:
         label, form = COLUMNS[name]
         parts += [
             f"## {label}, by task type",
             table(
                 ["task type", *names],
-                [[kind, *(cell(_value(own, kind, name), form) for own in facts)] for kind in kinds],
+                [
+                    [kind, *(format_cell(_value(scores, kind, name), form) for scores in facts)]
+                    for kind in kinds
+                ],
             ),
         ]
     return "\n\n".join(parts) + "\n"
 
 
 def _differences(first: Path, second: Path) -> list[list[str]]:
-    """Return (measure, difference, interval) in percentage points, nats for the loss, of two
-    evaluations of the same passages.
+    """Return (measure, difference, interval) of two evaluations of the same passages, in percentage
+    points, for the loss in nats.
     """
     tables = [
         read_table(path.with_name("predictions.parquet")).to_pylist() for path in (first, second)
@@ -98,9 +101,8 @@ def _differences(first: Path, second: Path) -> list[list[str]]:
         low, high = interval(weights @ difference / weights.sum(axis=1))
         lines.append([label, f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"])
     tokens = np.array([float(row["loss_tokens"]) for row in tables[0]])
-    if [
-        row["loss_tokens"] for row in tables[1]
-    ] == tokens.tolist():  # another tokenizer's loss a token is another measure
+    # The loss for a token of another tokenizer is another measure.
+    if [row["loss_tokens"] for row in tables[1]] == tokens.tolist():
         nats = np.array([row["loss"] for row in tables[1]]) - np.array(
             [row["loss"] for row in tables[0]]
         )
@@ -123,8 +125,8 @@ _OUTCOMES: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def _value(facts: dict[str, Any], kind: str, name: str) -> float | None:
-    found: float | None = facts["generated"].get(kind, {}).get(name)
-    return found
+    value: float | None = facts["generated"].get(kind, {}).get(name)
+    return value
 
 
 def _read(path: Path) -> dict[str, Any]:

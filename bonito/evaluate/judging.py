@@ -1,8 +1,8 @@
-"""What needs a model: the tasks that the generator writes, its loss on held-out human-made tasks,
-and a second model's answers to tasks.
+"""The parts that need a model: the generator's tasks, its loss on held-out human-made tasks, and a
+judge's answers to tasks.
 
-A second model that answers a task as the generator did is a sign, not a proof, that the task can be
-answered and the answer is right; its answers to human-made tasks say how good a judge it is.
+A judge that answers like the generator suggests, but does not prove, that the task can be answered
+and the answer is right. Its answers to human-made tasks tell how good a judge it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from bonito.evaluate.measures import Written
-from bonito.params import Evaluate
+from bonito.params import GeneratorEvaluate
 from tasks.core.files import row_seed
 from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Sampling, open_engine
@@ -35,20 +35,20 @@ from tasks.scoring.f1 import squad_f1
 from tasks.scoring.ranking import rank
 from tasks.validate.labels import OFFERING, normal_labels, offered
 
-#: Choices where the instruction names none that can be read from it.
+#: Choices of an instruction that names none.
 _PAIRS = (("yes", "no"), ("true", "false"), ("positive", "negative"))
 _MARK = re.compile(r"(?:[a-z]|\d{1,2})")
 _MARKED = re.compile(r"(?:[a-z]|\d{1,2})\. .*")
-
-
-#: Token ids of a prompt and of the output behind it.
-Example = tuple[list[int], list[int]]
+#: Token ids of a prompt and of its output.
+TokenPair = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """A second model's answer to a task: ``agreement`` 0 or 1 for a choice, with the ``chance`` of
-    a guess; F1 in 0-1 for an extracted answer.
+    """The judge's answer to a task.
+
+    ``agreement`` is 0 or 1 for a choice, with the ``chance`` of a guess, and F1 in 0-1 for an
+    extracted answer.
     """
 
     answer: str
@@ -56,10 +56,8 @@ class Opinion:
     chance: float | None = None
 
 
-def checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
-    """Return (folder or hub name, revision) of a plain model; an adapter is merged into its base
-    first.
-    """
+def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
+    """Return (folder or hub name, revision) of a plain model; an adapter is merged first."""
     model = resolve(name, revision)
     if model.adapter:
         return str(
@@ -69,10 +67,10 @@ def checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
 
 
 def write_tasks(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate
+    rows: Sequence[dict[str, Any]], path: str, revision: str, params: GeneratorEvaluate
 ) -> list[tuple[str, bool, int]]:
-    """Let the generator write one task a row; return (prediction, whether it came to its end,
-    tokens), in order.
+    """Let the generator write one task for each row; return (prediction, finished, tokens), in
+    order.
     """
     tokenizer = load_tokenizer(path, revision)
     prompts = [generator_prompt(tokenizer, row["context"], row["task_type"]) for row in rows]
@@ -84,18 +82,18 @@ def write_tasks(
         prompts, sampling, [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
     )
     del engine
-    free()
+    free_memory()
     return [(completion.text, completion.finished, completion.tokens) for completion in done]
 
 
-def held_out_losses(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: Evaluate
+def measure_held_out_losses(
+    rows: Sequence[dict[str, Any]], path: str, revision: str, params: GeneratorEvaluate
 ) -> tuple[list[float], list[int]]:
-    """Return for each human-made row the summed cross-entropy (nats) of its output under the
-    generator, and the output's tokens.
+    """Return each human-made row's output loss under the generator (summed cross-entropy in nats),
+    and the outputs' token counts.
     """
     tokenizer = load_tokenizer(path, revision)
-    examples: list[Example] = [
+    examples: list[TokenPair] = [
         (
             generator_prompt(tokenizer, row["context"], row["task_type"]),
             [
@@ -114,22 +112,24 @@ def held_out_losses(
         chosen = order[start : start + params.batch_rows]
         for index, loss in zip(
             chosen,
-            response_losses(model, [examples[index] for index in chosen], tokenizer.pad_token_id),
+            measure_response_losses(
+                model, [examples[index] for index in chosen], tokenizer.pad_token_id
+            ),
             strict=True,
         ):
             losses[index] = loss
     del model
-    free()
+    free_memory()
     return losses, [len(output) for _, output in examples]
 
 
 @torch.inference_mode()
-def response_losses(model: Any, examples: Sequence[Example], pad_token: int) -> list[float]:
-    """Return each example's summed cross-entropy over its output's tokens, in nats: what training's
-    loss sums over a batch.
+def measure_response_losses(
+    model: Any, examples: Sequence[TokenPair], pad_token: int
+) -> list[float]:
+    """Return each example's cross-entropy summed over its output's tokens, in nats, as in training.
 
-    Padded on the right, without an attention mask: under causal attention no token sees what stands
-    to its right.
+    Padded on the right without an attention mask: under causal attention no token sees the padding.
     """
     sequences = [[*prompt, *output] for prompt, output in examples]
     ids = torch.full((len(sequences), max(map(len, sequences))), pad_token)
@@ -148,46 +148,46 @@ def response_losses(model: Any, examples: Sequence[Example], pad_token: int) -> 
     return [float(value) for value in sums]
 
 
-def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]:
-    """Return the judge's answer to each task; None where there is none to give: not parsed, a type
-    of free answers, or no choices to be read.
+def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opinion | None]:
+    """Return the judge's answer to each task; None for an unparsed task, a type with free answers,
+    or unreadable choices.
 
     Labels and options are ranked by the summed log-probability of their tokens
     (:mod:`tasks.scoring.ranking`), extractive questions answered greedily.
     """
-    found: list[Opinion | None] = [None] * len(tasks)
-    ranked = {index: options for index, task in enumerate(tasks) if (options := choices(task))}
-    asked = [
+    judged: list[Opinion | None] = [None] * len(tasks)
+    ranked = {index: options for index, task in enumerate(tasks) if (options := read_choices(task))}
+    extracted = [
         index
         for index, task in enumerate(tasks)
         if task.task_type in EXTRACTION and not task.reason
     ]
-    if not ranked and not asked:
-        return found
-    path, revision = checkpoint(params.judge, params.judge_revision, params.precision)
+    if not ranked and not extracted:
+        return judged
+    path, revision = prepare_checkpoint(params.judge, params.judge_revision, params.precision)
     tokenizer = load_tokenizer(path, revision)
     prompter = Prompter(tokenizer, prompt_form(tokenizer, "auto", adapted=False))
     prompts = {
         index: prompter.prompt(fill(tasks[index].instruction, tasks[index].context))
-        for index in (*ranked, *asked)
+        for index in (*ranked, *extracted)
     }
-    if asked:
+    if extracted:
         engine = open_engine(
             params.engine,
             path,
             revision,
             params.precision,
-            max(len(prompts[index]) for index in asked) + params.judge_tokens,
+            max(len(prompts[index]) for index in extracted) + params.judge_tokens,
         )
         answers = engine.generate(
-            [prompts[index] for index in asked],
+            [prompts[index] for index in extracted],
             Sampling(0.0, 1.0, params.judge_tokens),
-            [params.seed] * len(asked),
+            [params.seed] * len(extracted),
         )
         del engine
-        free()
-        for index, answer in zip(asked, answers, strict=True):
-            found[index] = Opinion(
+        free_memory()
+        for index, answer in zip(extracted, answers, strict=True):
+            judged[index] = Opinion(
                 answer.text.strip(),
                 squad_f1(answer.text, [fill(tasks[index].response, tasks[index].context)]),
             )
@@ -202,60 +202,56 @@ def opinions(tasks: Sequence[Written], params: Evaluate) -> list[Opinion | None]
             tokenizer.pad_token_id,
         )
         del model
-        free()
-        for index, own in zip(ranked, scores, strict=True):
-            best = ranked[index][int(np.argmax(own))]
-            found[index] = Opinion(
+        free_memory()
+        for index, values in zip(ranked, scores, strict=True):
+            best = ranked[index][int(np.argmax(values))]
+            judged[index] = Opinion(
                 best, float(_label(best) == _label(tasks[index].response)), 1 / len(ranked[index])
             )
-    return found
+    return judged
 
 
-def choices(task: Written) -> list[str]:
-    """Return what a task's response was chosen from, spelt as the instruction spells it; empty
-    where that cannot be told.
-    """
+def read_choices(task: Written) -> list[str]:
+    """Return the choices of a task's response, in the instruction's spelling; empty if unknown."""
     if task.reason or task.task_type not in OFFERING:
         return []
     question, label = task.instruction.replace("{{context}}", "\x1f"), _label(task.response)
-    found = offered(question.lower())
-    if not found:
-        found = frozenset(next((pair for pair in _PAIRS if label in pair), ()))
-    # A lettered option answers to its letter, its text, or both: the judge chooses among options
-    # written as the generator's answer is.
+    options = offered(question.lower())
+    if not options:
+        options = frozenset(next((pair for pair in _PAIRS if label in pair), ()))
+    # A lettered option may be named by letter, text or both: the judge chooses among options in the
+    # form of the generator's answer.
     for form in (_MARK, _MARKED):
         if form.fullmatch(label):
-            found = frozenset(option for option in found if form.fullmatch(option))
+            options = frozenset(option for option in options if form.fullmatch(option))
             break
     else:
-        found = frozenset(
+        options = frozenset(
             option
-            for option in found
+            for option in options
             if not _MARK.fullmatch(option) and not _MARKED.fullmatch(option)
         )
     return (
-        [_spelt(option, question, task.response) for option in sorted(found)]
-        if label in found and len(found) > 1
+        [_spelt(option, question, task.response) for option in sorted(options)]
+        if label in options and len(options) > 1
         else []
     )
 
 
-def free() -> None:
-    """Give a dropped model's memory back before the next one is loaded."""
+def free_memory() -> None:
+    """Free a dropped model's memory before the next one is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _spelt(option: str, question: str, response: str) -> str:
-    """Return an option as the instruction spells it; one that it does not spell takes the
-    response's capital.
-    """
-    stands = re.search(
+    """Return an option in the instruction's spelling, else with the response's capital."""
+    match = re.search(
         rf"(?<!\w){re.escape(option)}(?!\w)", " ".join(question.split()), re.IGNORECASE
     )
-    if stands and not _MARK.fullmatch(option):
-        return stands[0]
+    if match and not _MARK.fullmatch(option):
+        return match[0]
     return option[:1].upper() + option[1:] if response.strip()[:1].isupper() else option
 
 

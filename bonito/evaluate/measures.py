@@ -1,8 +1,7 @@
-"""What is measured of a set of tasks, generated or human-made: form, validity, label balance,
-diversity. No model is needed for any of it.
+"""Measures of a set of tasks, generated or human-made: form, validity, label balance, diversity.
 
-Shares are in 0-1. Every measure is taken of the human-made tasks for the same passages too: what
-they reach is what a generator can be held to.
+None needs a model. Shares are in 0-1. The human-made tasks for the same passages are measured too:
+their values are what a generator can be expected to reach.
 """
 
 from __future__ import annotations
@@ -28,15 +27,16 @@ from tasks.validate.labels import normal_labels, offered
 from tasks.validate.suites import Suites
 from tasks.validate.texts import Rows, content_keys, unspaced
 
-#: Instructions whose word trigrams overlap so much with an earlier one's of their type (Jaccard)
-#: are near-duplicates.
+#: Jaccard similarity of word trigrams from which an instruction is a near-duplicate of an earlier
+#: one of its type.
 NEAR_DUPLICATE = 0.8
 
 
 @dataclass(frozen=True)
 class Written:
-    """One task. ``reason`` is empty, or says why it could not be parsed; instruction and response
-    hold the placeholder.
+    """One task. ``reason`` says why it could not be parsed, or is empty.
+
+    Instruction and response hold the placeholder.
     """
 
     row_id: str
@@ -48,8 +48,8 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was found of one task; all False and empty for one that could not be parsed.
+class TaskCheck:
+    """Form and validity of one task; all False and empty for one that could not be parsed.
 
     ``failed``: the expectations that it fails.
     """
@@ -61,9 +61,9 @@ class Verdict:
     family: str = ""
 
 
-def verdicts(tasks: Sequence[Written], suites: Suites) -> list[Verdict]:
-    """Return one verdict a task, in order."""
-    found = [Verdict()] * len(tasks)
+def check_tasks(tasks: Sequence[Written], suites: Suites) -> list[TaskCheck]:
+    """Return one check for each task, in order."""
+    found = [TaskCheck()] * len(tasks)
     parsed = [index for index, task in enumerate(tasks) if not task.reason]
     if not parsed:
         return found
@@ -75,18 +75,15 @@ def verdicts(tasks: Sequence[Written], suites: Suites) -> list[Verdict]:
     labels, questions = normal_labels(rows.response).to_pylist(), rows.question.to_pylist()
     for place, index in enumerate(parsed):
         label = labels[place] if tasks[index].task_type in CLASSIFICATION else ""
-        family = family_of(questions[place], label) if label else ""
-        found[index] = Verdict(
+        family = name_family(questions[place], label) if label else ""
+        found[index] = TaskCheck(
             fits[place], failed[place], bool(frame["answer_in_passage"].iloc[place]), label, family
         )
     return found
 
 
-def suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -> Suites:
-    """Return the expectations of stage validate, all of them.
-
-    Nothing is written to ``scratch`` unless Data Docs are asked for.
-    """
+def make_suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -> Suites:
+    """Return all expectations of stage validate; ``scratch`` only gets Data Docs."""
     values = {"min_yield": 0.0, "max_label_share": 1.0, "max_rows": 0, "seed": 0}
     limits = Validate.model_validate(
         values
@@ -95,38 +92,32 @@ def suites(max_instruction_chars: int, max_response_chars: int, scratch: Path) -
     return Suites(checks(limits), scratch)
 
 
-def scores(tasks: Sequence[Written], found: Sequence[Verdict]) -> dict[str, Any]:
-    """Return the measures of one group of tasks; None where there is nothing to measure (no
-    extraction, no labels, no parsed row).
-    """
-    parsed = [
-        (task, verdict) for task, verdict in zip(tasks, found, strict=True) if not task.reason
-    ]
-    extracted = [
-        verdict.answer_in_passage for task, verdict in parsed if task.task_type in EXTRACTION
-    ]
+def measure_tasks(tasks: Sequence[Written], checked: Sequence[TaskCheck]) -> dict[str, Any]:
+    """Return the measures of one group of tasks; None where there is nothing to measure."""
+    parsed = [(task, check) for task, check in zip(tasks, checked, strict=True) if not task.reason]
+    extracted = [check.answer_in_passage for task, check in parsed if task.task_type in EXTRACTION]
     return {
         "rows": len(tasks),
         "parsed": len(parsed),
         "parse_yield": len(parsed) / len(tasks),
         "unparsed": dict(sorted(Counter(task.reason for task in tasks if task.reason).items())),
-        "adherence": sum(verdict.adheres for _, verdict in parsed) / len(tasks),
-        "valid": sum(not verdict.failed for _, verdict in parsed) / len(tasks),
+        "adherence": sum(check.adheres for _, check in parsed) / len(tasks),
+        "valid": sum(not check.failed for _, check in parsed) / len(tasks),
         "failed": dict(
-            sorted(Counter(name for _, verdict in parsed for name in verdict.failed).items())
+            sorted(Counter(name for _, check in parsed for name in check.failed).items())
         ),
         "answer_in_passage": sum(extracted) / len(extracted) if extracted else None,
-        **balance([(verdict.family, verdict.label) for _, verdict in parsed if verdict.label]),
-        **diversity([task for task, _ in parsed]),
+        **measure_balance([(check.family, check.label) for _, check in parsed if check.label]),
+        **measure_diversity([task for task, _ in parsed]),
     }
 
 
-def balance(labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return ``labels`` (family -> label -> rows), and over all rows the mean of their family's
-    largest share and of its entropy.
+def measure_balance(labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return ``labels`` (family -> label -> rows), and the means over all rows of their family's
+    largest share and entropy.
 
-    Entropy is in 0-1: 1 where the labels that occur, or two at least, are equally frequent. One
-    family is weighed by its rows.
+    Entropy is in 0-1: 1 where the occurring labels, at least two, are equally frequent. Families
+    are weighted by their rows.
     """
     families: dict[str, Counter[str]] = defaultdict(Counter)
     for family, label in labels:
@@ -144,9 +135,9 @@ def balance(labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def family_of(question: str, label: str) -> str:
-    """Return the name of the label family that a lower-case question offers, else of the first one
-    that has the label; "other" where none has.
+def name_family(question: str, label: str) -> str:
+    """Return the name of the label family that a lower-case question offers, else of the first
+    family with the label, else "other".
     """
     choices = offered(question)
     for family in LABEL_FAMILIES:
@@ -155,15 +146,14 @@ def family_of(question: str, label: str) -> str:
     return "/".join(next((family[:2] for family in LABEL_FAMILIES if label in family), ("other",)))
 
 
-def form_check(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:
-    """Return how the rules of adherence do on tasks whose types are right, for each type that
-    occurs.
+def check_forms(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:
+    """Return how the rules of adherence perform on tasks whose types are right, by type.
 
     ``own``: share of its tasks that have its form; ``others``: the mean share of another type's
     tasks that have it; ``worst`` and ``worst_type``: the largest such share, and whose.
     """
     groups = {kind: [task for task in tasks if task.task_type == kind] for kind in TASK_TYPES}
-    columns = {kind: _texts(own) for kind, own in groups.items() if own}
+    columns = {kind: _texts(members) for kind, members in groups.items() if members}
     result = {}
     for form in columns:
         shares = {kind: float(np.mean(adheres(form, *texts))) for kind, texts in columns.items()}
@@ -179,26 +169,27 @@ def form_check(tasks: Sequence[Written]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def diversity(tasks: Sequence[Written]) -> dict[str, Any]:
-    """Return the shares of distinct words and word pairs of the instructions, and of
-    near-duplicates, the passage left out.
+def measure_diversity(tasks: Sequence[Written]) -> dict[str, Any]:
+    """Return the shares of distinct words, distinct word pairs and near-duplicates among the
+    instructions, without the passage.
 
-    A near-duplicate repeats an earlier instruction of its own task type. Types whose instruction
-    holds nothing of the passage's ("Is this review positive?") have many of them by their nature.
+    A near-duplicate repeats an earlier instruction of its task type. Types whose instruction quotes
+    nothing of the passage ("Is this review positive?") naturally have many.
     """
     words = [_words(task.instruction) for task in tasks]
     seen: dict[str, list[frozenset[tuple[str, ...]]]] = defaultdict(list)
     repeated = 0
-    for task, own in zip(tasks, words, strict=True):
-        shingles = frozenset(tuple(own[place : place + 3]) for place in range(max(len(own) - 2, 1)))
+    for task, tokens in zip(tasks, words, strict=True):
+        starts = range(max(len(tokens) - 2, 1))
+        shingles = frozenset(tuple(tokens[start : start + 3]) for start in starts)
         repeated += any(
             len(shingles & other) >= NEAR_DUPLICATE * len(shingles | other)
             for other in seen[task.task_type]
         )
         seen[task.task_type].append(shingles)
     return {
-        "distinct_1": _distinct((word,) for own in words for word in own),
-        "distinct_2": _distinct(pair for own in words for pair in pairwise(own)),
+        "distinct_1": _distinct((word,) for tokens in words for word in tokens),
+        "distinct_2": _distinct(pair for tokens in words for pair in pairwise(tokens)),
         "near_duplicates": repeated / len(tasks) if tasks else None,
     }
 
@@ -220,16 +211,16 @@ def _texts(tasks: Sequence[Written]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _fits(rows: Rows) -> list[bool]:
-    """Return one bool a row: has it the form of its type?"""
+    """Tell for each row whether it has the form of its type."""
     types = rows.task_type.to_pylist()
     fits = [False] * len(types)
     for kind in sorted(set(types)):
         places = [place for place, name in enumerate(types) if name == kind]
-        own = (
+        texts = (
             [column[place].as_py() for place in places]
             for column in (rows.context, rows.instruction, rows.response)
         )
-        for place, fit in zip(places, adheres(kind, *own), strict=True):
+        for place, fit in zip(places, adheres(kind, *texts), strict=True):
             fits[place] = fit
     return fits
 

@@ -1,6 +1,4 @@
-"""Scores as Markdown, for people: one generator a type at a time, and several generators side by
-side.
-"""
+"""Scores as Markdown: one generator by task type, and several generators side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import Any
 from tasks.core.markdown import table
 from tasks.core.task_types import TASK_TYPES
 
-#: Measure -> how it is called and written: shares as percent, others as plain numbers.
+#: Measure -> its heading and format: shares as percent, others as plain numbers.
 COLUMNS: dict[str, tuple[str, str]] = {
     "parse_yield": ("parsed", "{:.1%}"),
     "adherence": ("form of the type", "{:.1%}"),
@@ -27,46 +25,43 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-def markdown(facts: Mapping[str, Any]) -> str:
+def render_scores(facts: Mapping[str, Any]) -> str:
     """Return ``scores.md``: the generator's and the human-made tasks by type, and how the check of
-    forms does on the latter.
+    forms performs on the latter.
     """
     heads = ("task type", "rows", *(name for name, _ in COLUMNS.values()))
     check = [
         (
             kind,
-            cell(own["own"], "{:.0%}"),
-            cell(own["others"], "{:.0%}"),
-            f"{own['worst']:.0%} of {own['worst_type']}",
+            format_cell(shares["own"], "{:.0%}"),
+            format_cell(shares["others"], "{:.0%}"),
+            f"{shares['worst']:.0%} of {shares['worst_type']}",
         )
-        for kind, own in facts["form_check"].items()
+        for kind, shares in facts["form_check"].items()
     ]
     settings = facts["settings"]
     parts = [
         f"# Scores of {facts['generator']}",
         f"{facts['generated']['overall']['rows']} held-out passages, "
-        f"{settings['rows_per_type']} a task type at most, temperature "
-        f"{settings['temperature']}, "
-        f"top-p {settings['top_p']}; second model: {settings['judge'] or 'none'}. Shares "
-        "are of all rows, those that could not be parsed included; "
-        "answer in passage is of the parsed extractive rows; the loss is in nats a token "
-        "of the human-made output.",
+        f"at most {settings['rows_per_type']} for a task type, temperature "
+        f"{settings['temperature']}, top-p {settings['top_p']}; judge: "
+        f"{settings['judge'] or 'none'}. Shares are of all rows, including those that could not be "
+        "parsed; answer in passage is of the parsed extractive rows; the loss is in nats for each "
+        "token of the human-made output.",
         "## Generated tasks",
         table(heads, _lines(facts["generated"])),
         "## Human-made tasks for the same passages",
-        (
-            "What the measures say of the datasets' own rows: a ceiling, not a floor. The "
-            "judge's agreement here is what it is worth as a judge."
-        ),
+        "The measures of the datasets' rows: a ceiling, not a floor. The judge's agreement here "
+        "tells how good a judge it is.",
         table(heads, _lines(facts["human"])),
-        "## How the check of forms does on the human-made tasks",
+        "## How the check of forms performs on the human-made tasks",
         table(("form", "its own type fits", "other types fit, on average", "at worst"), check),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def cell(value: float | None, form: str) -> str:
-    """Return a number as it is written, nothing for None."""
+def format_cell(value: float | None, form: str) -> str:
+    """Return a formatted number, empty for None."""
     return "" if value is None else form.format(value)
 
 
@@ -76,5 +71,5 @@ def _lines(groups: Mapping[str, Any]) -> Iterable[list[str]]:
             yield [
                 kind,
                 str(groups[kind]["rows"]),
-                *(cell(groups[kind].get(name), form) for name, (_, form) in COLUMNS.items()),
+                *(format_cell(groups[kind].get(name), form) for name, (_, form) in COLUMNS.items()),
             ]

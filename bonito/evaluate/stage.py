@@ -1,30 +1,40 @@
-"""evaluate: is the generator any good? It writes tasks for passages it was not trained on; their
-form, validity and answers are measured, a type at a time.
+"""evaluate: how good is a generator? It writes tasks for passages it was not trained on; form,
+validity and answers of the tasks are measured by task type.
 
-``python -m bonito.evaluate --params FILE --rows heldout.parquet --generator NAME --out FOLDER``:
-NAME is an adapter's folder, a model's folder or a hub name such as BatsResearch/bonito-v1; without
-it, ``evaluate.generator`` of the parameters. The same rows and parameters give every generator the
-same passages, so that ``python -m bonito.evaluate.compare A/scores.json B/scores.json`` may pair
-them.
+``python -m bonito.evaluate --params FILE --rows heldout.parquet --generator NAME --out FOLDER``
+
+NAME is an adapter folder, a model folder or a hub name such as BatsResearch/bonito-v1; default:
+``evaluate.generator`` of the parameters. The same rows and parameters give every generator the same
+passages, so that ``python -m bonito.evaluate.compare A/scores.json B/scores.json`` can pair them.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 
-from bonito.evaluate.judging import Opinion, checkpoint, held_out_losses, opinions, write_tasks
-from bonito.evaluate.measures import Verdict, Written, form_check, scores, suites, verdicts
-from bonito.evaluate.scores_table import markdown
-from bonito.params import Evaluate, Params
+from bonito.evaluate.judging import (
+    Opinion,
+    judge_tasks,
+    measure_held_out_losses,
+    prepare_checkpoint,
+    write_tasks,
+)
+from bonito.evaluate.measures import (
+    Written,
+    check_forms,
+    check_tasks,
+    make_suites,
+)
+from bonito.evaluate.results import round_numbers, score_by_type, tabulate_predictions
+from bonito.evaluate.scores_table import render_scores
+from bonito.params import GeneratorEvaluate, GeneratorParams
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
@@ -37,17 +47,17 @@ from tasks.core.files import (
 from tasks.core.parquet import read_table, write_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
-from tasks.core.task_types import EXTRACTION, TASK_TYPES
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.prompts import parse_prediction
 from tasks.tracking.ledger import Ledger
 
 log = logging.getLogger(__name__)
-#: The module that asks the models: its code is part of the key of all that is kept.
+#: The module that runs the models: its code is part of every key.
 _JUDGING = "bonito.evaluate.judging"
-#: Keys whose answers stay for the next run.
+#: Keys whose results are kept for later runs.
 _KEEP = 16
 _COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
-#: Overall measures that MLflow gets; everything else is in the files it keeps.
+#: Overall measures that are logged to MLflow; the rest is in the logged files.
 METRICS = (
     "parse_yield",
     "adherence",
@@ -61,60 +71,26 @@ METRICS = (
     "near_duplicates",
 )
 
-#: predictions.parquet: one row a passage, parsable or not. ``reference_*``: the human-made task for
-#: the passage; ``loss``: its output's summed cross-entropy under the generator, in nats, over
-#: ``loss_tokens``; ``judge_*`` are null where there was nothing to judge.
-SCORED = pa.schema(
-    [
-        *(
-            (name, pa.string())
-            for name in (
-                "row_id",
-                "dataset",
-                "task_type",
-                "context",
-                "prediction",
-                "instruction",
-                "response",
-                "reason",
-            )
-        ),
-        ("output_tokens", pa.int32()),
-        ("adheres", pa.bool_()),
-        ("failed", pa.list_(pa.string())),
-        ("answer_in_passage", pa.bool_()),
-        ("label", pa.string()),
-        ("judge_answer", pa.string()),
-        ("judge_agreement", pa.float64()),
-        ("judge_chance", pa.float64()),
-        ("reference_instruction", pa.string()),
-        ("reference_response", pa.string()),
-        ("reference_adheres", pa.bool_()),
-        ("loss", pa.float64()),
-        ("loss_tokens", pa.int32()),
-    ]
-)
 
-
-def evaluate(stage: Stage, given: str | None) -> None:
+def evaluate(stage: Stage, generator: str | None) -> None:
     """Write ``scores.json``, ``scores.md``, ``predictions.parquet`` (:data:`SCORED`) and
     ``summary.json``, and log them to MLflow.
     """
-    params = cast(Params, stage.params).evaluate
-    params = params.model_copy(update={"generator": given or params.generator})
+    params = cast(GeneratorParams, stage.params).evaluate
+    params = params.model_copy(update={"generator": generator or params.generator})
     if not params.generator:
         raise PipelineError(
-            "there is no generator to evaluate: give --generator, or evaluate.generator"
+            "there is no generator to evaluate: set --generator or evaluate.generator"
         )
     table = read_table(stage.path("rows"), _COLUMNS)
-    rows = sample(table.to_pylist(), params)
+    rows = draw_rows(table.to_pylist(), params)
     if not rows:
         raise PipelineError(
             f"{stage.path('rows')} holds no passage of at most evaluate.max_context_chars "
             f"= {params.max_context_chars} characters"
         )
     progress = stage.progress(5, "steps")
-    path, revision = checkpoint(params.generator, params.revision, params.precision)
+    path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
     identity = (
         f"sha256:{sha256_folder(Path(params.generator))}"
         if Path(params.generator).is_dir()
@@ -144,27 +120,33 @@ def evaluate(stage: Stage, given: str | None) -> None:
         now="held-out loss",
         parse_yield=round(float(np.mean([not task.reason for task in written])), 3),
     )
-    losses, tokens = store.remember("losses", lambda: held_out_losses(rows, path, revision, params))
+    losses, tokens = store.remember(
+        "losses", lambda: measure_held_out_losses(rows, path, revision, params)
+    )
     progress.advance(1, now="second model")
-    thought, thought_of_human = _opinions(stage.work / "journal", written, human, params)
+    opinions, human_opinions = _opinions(stage.work / "journal", written, human, params)
     progress.advance(1, now="expectations")
-    expected = suites(params.max_instruction_chars, params.max_response_chars, stage.work / "docs")
-    found, found_of_human = verdicts(written, expected), verdicts(human, expected)
+    expected = make_suites(
+        params.max_instruction_chars, params.max_response_chars, stage.work / "docs"
+    )
+    checks, human_checks = check_tasks(written, expected), check_tasks(human, expected)
     facts: dict[str, Any] = {
         "generator": params.generator,
         "identity": identity,
         "rows_sha256": sha256_file(stage.path("rows")),
         "rows_key": fingerprint([row["row_id"] for row in rows]),
         "settings": params.model_dump(mode="json"),
-        "generated": _by_type(written, found, thought, losses, tokens),
-        "human": _by_type(human, found_of_human, thought_of_human),
-        "form_check": form_check(human),
+        "generated": score_by_type(written, checks, opinions, losses, tokens),
+        "human": score_by_type(human, human_checks, human_opinions),
+        "form_check": check_forms(human),
     }
-    write_json(stage.out / "scores.json", _rounded(facts))
-    write_text(stage.out / "scores.md", markdown(_rounded(facts)))
+    write_json(stage.out / "scores.json", round_numbers(facts))
+    write_text(stage.out / "scores.md", render_scores(round_numbers(facts)))
     write_table(
         stage.out / "predictions.parquet",
-        _predictions(rows, completions, written, found, thought, found_of_human, losses, tokens),
+        tabulate_predictions(
+            rows, completions, written, checks, opinions, human_checks, losses, tokens
+        ),
     )
     reasons = facts["generated"]["overall"]["unparsed"]
     stage.summary(
@@ -178,38 +160,38 @@ def evaluate(stage: Stage, given: str | None) -> None:
     progress.advance(1, now="done")
 
 
-def sample(rows: list[dict[str, Any]], params: Evaluate) -> list[dict[str, Any]]:
-    """Return ``rows_per_type`` rows of each task type, by hash, no passage twice within a type;
+def draw_rows(rows: list[dict[str, Any]], params: GeneratorEvaluate) -> list[dict[str, Any]]:
+    """Return ``rows_per_type`` rows of each task type, drawn by hash, no passage twice in a type;
     ordered by type and hash.
     """
     chosen: list[dict[str, Any]] = []
     for kind in TASK_TYPES:
-        own: dict[str, dict[str, Any]] = {}
+        drawn: dict[str, dict[str, Any]] = {}
         for row in sorted(
             (row for row in rows if row["task_type"] == kind),
             key=lambda row: (row_seed(params.seed, kind, row["row_id"]), row["row_id"]),
         ):
-            if len(own) < params.rows_per_type and not 0 < params.max_context_chars < len(
+            if len(drawn) < params.rows_per_type and not 0 < params.max_context_chars < len(
                 row["context"]
             ):
-                own.setdefault(row["context"], row)
-        if len(own) < params.rows_per_type:
+                drawn.setdefault(row["context"], row)
+        if len(drawn) < params.rows_per_type:
             log.warning(
-                "%s: %d held-out passages for %d that are wanted",
+                "%s: %d held-out passages instead of %d",
                 kind,
-                len(own),
+                len(drawn),
                 params.rows_per_type,
             )
-        chosen += own.values()
+        chosen += drawn.values()
     return chosen
 
 
 def _opinions(
-    journal: Path, written: list[Written], human: list[Written], params: Evaluate
+    journal: Path, written: list[Written], human: list[Written], params: GeneratorEvaluate
 ) -> list[list[Opinion | None]]:
     """Return the judge's answers to the generated and to the human-made tasks.
 
-    The latter are the same for the next generator, and kept for it.
+    The latter are kept: they are the same for the next generator.
     """
     if not params.judge:
         return [[None] * len(written), [None] * len(human)]
@@ -226,7 +208,7 @@ def _opinions(
         for store, tasks in zip(stores, (written, human), strict=True)
         if not store.has("opinions")
     ]
-    answers = iter(opinions([task for _, tasks in todo for task in tasks], params))
+    answers = iter(judge_tasks([task for _, tasks in todo for task in tasks], params))
     for store, tasks in todo:
         kept = [opinion and asdict(opinion) for opinion in islice(answers, len(tasks))]
         store.put("opinions", kept)
@@ -248,105 +230,8 @@ def _parsed(row: dict[str, Any], prediction: str, finished: bool) -> Written:
     )
 
 
-def _by_type(
-    tasks: list[Written],
-    found: list[Verdict],
-    thought: list[Opinion | None],
-    losses: Sequence[float] = (),
-    tokens: Sequence[int] = (),
-) -> dict[str, Any]:
-    """Return the scores of all tasks (``overall``) and of each task type that has any."""
-    groups = {"overall": list(range(len(tasks)))} | {
-        kind: places
-        for kind in TASK_TYPES
-        if (places := [place for place, task in enumerate(tasks) if task.task_type == kind])
-    }
-    return {
-        name: scores([tasks[place] for place in places], [found[place] for place in places])
-        | _agreement([(tasks[place].task_type, thought[place]) for place in places])
-        | (
-            {
-                "held_out_loss": sum(losses[place] for place in places)
-                / sum(tokens[place] for place in places)
-            }
-            if losses
-            else {}
-        )
-        for name, places in groups.items()
-    }
-
-
-def _agreement(thought: list[tuple[str, Opinion | None]]) -> dict[str, Any]:
-    """Return the judge's agreement on choices beside what guessing would give, and the mean F1 of
-    its extracted answers; None without any.
-    """
-    answered = [(kind, opinion) for kind, opinion in thought if opinion is not None]
-    chosen = [opinion for kind, opinion in answered if kind not in EXTRACTION]
-    extracted = [opinion.agreement for kind, opinion in answered if kind in EXTRACTION]
-    return {
-        "judged": len(chosen),
-        "judge_agreement": float(np.mean([opinion.agreement for opinion in chosen]))
-        if chosen
-        else None,
-        "judge_chance": float(np.mean([opinion.chance for opinion in chosen])) if chosen else None,
-        "answered": len(extracted),
-        "answer_f1": float(np.mean(extracted)) if extracted else None,
-    }
-
-
-def _predictions(
-    rows: list[dict[str, Any]],
-    completions: list[Any],
-    written: list[Written],
-    found: list[Verdict],
-    thought: list[Opinion | None],
-    human: list[Verdict],
-    losses: list[float],
-    tokens: list[int],
-) -> pa.Table:
-    lines = []
-    for row, completion, task, verdict, opinion, reference, loss, count in zip(
-        rows, completions, written, found, thought, human, losses, tokens, strict=True
-    ):
-        judged = (
-            {"answer": opinion.answer, "agreement": opinion.agreement, "chance": opinion.chance}
-            if opinion
-            else {}
-        )
-        lines.append(
-            {name: row[name] for name in ("row_id", "dataset", "task_type", "context")}
-            | {
-                "prediction": completion[0],
-                "output_tokens": completion[2],
-                "instruction": task.instruction,
-                "response": task.response,
-                "reason": task.reason,
-            }
-            | {
-                "adheres": verdict.adheres,
-                "failed": list(verdict.failed),
-                "answer_in_passage": verdict.answer_in_passage,
-                "label": verdict.label,
-            }
-            | {f"judge_{name}": value for name, value in judged.items()}
-            | {
-                "reference_instruction": row["instruction"],
-                "reference_response": row["response"],
-                "reference_adheres": reference.adheres,
-            }
-            | {"loss": loss, "loss_tokens": count}
-        )
-    return pa.Table.from_pylist(lines, schema=SCORED)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
-
-
-def _log(stage: Stage, params: Evaluate, key: str, facts: dict[str, Any]) -> None:
-    """Make, or go on with, one MLflow run for this generator and these rows."""
+def _log(stage: Stage, params: GeneratorEvaluate, key: str, facts: dict[str, Any]) -> None:
+    """Log to the MLflow run of this generator and these rows; create it if it is missing."""
     ledger = Ledger.open(params.experiment, key, key, f"evaluate-{Path(params.generator).name}")
     ledger.tags(
         {
@@ -363,9 +248,7 @@ def _log(stage: Stage, params: Evaluate, key: str, facts: dict[str, Any]) -> Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of the stage; ``--generator`` is a name, not an input that must exist as a
-    file.
-    """
+    """Command line of the stage; ``--generator`` is a name, not an input that must exist."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--generator")
     known, rest = parser.parse_known_args(argv)
@@ -374,6 +257,6 @@ def main(argv: list[str] | None = None) -> int:
         lambda stage: evaluate(stage, known.generator),
         ("rows",),
         rest,
-        model=Params,
+        model=GeneratorParams,
         package="bonito",
     )

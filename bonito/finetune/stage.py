@@ -1,5 +1,6 @@
-"""Train the generator: remixed rows, Bonito's input and output format, and the same training code
-as the target models'.
+"""Train the generator on remixed rows, in Bonito's input and output format.
+
+The training code is that of the target models.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from bonito.params import Finetune, Params
+from bonito.params import GeneratorFinetune, GeneratorParams
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
+from tasks.core.store import keyed_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import Example, start_adapter, train, training_key
@@ -24,16 +26,16 @@ _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instructio
 
 def finetune(stage: Stage) -> None:
     """Write the generator's adapter, ``provenance.json``, ``loss.csv`` and ``summary.json``."""
-    params, path = cast(Params, stage.params).finetune, stage.path("rows")
+    params, path = cast(GeneratorParams, stage.params).finetune, stage.path("rows")
     if params is None:
         raise PipelineError("the parameters have no finetune section: see bonito/params.yaml")
     table = read_table(path, _COLUMNS)
-    chosen, dropped = mix(table, params)
+    rows, dropped = draw_mixture(table, params)
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, Path(params.start)) if params.start else None
     began = sha256_folder(start) if start else ""
     examples, too_long = build_examples(
-        chosen, tokenizer, params.max_prompt_tokens, params.max_response_tokens
+        rows, tokenizer, params.max_prompt_tokens, params.max_response_tokens
     )
     key = training_key(params, examples, began)
     progress = stage.progress(0, "steps")
@@ -46,12 +48,12 @@ def finetune(stage: Stage) -> None:
         params,
         tokenizer.pad_token_id,
         stage.out,
-        stage.work / "checkpoints" / key[:24],
+        keyed_folder(stage.work / "checkpoints", key, keep=1),  # others can be gigabytes
         on_step,
         start,
     )
     write_text(stage.out / "loss.csv", trained.csv())
-    counts = Counter((row["task_type"], row["dataset"]) for row in chosen)
+    counts = Counter((row["task_type"], row["dataset"]) for row in rows)
     facts = {
         "base": params.model,
         "start": began,
@@ -70,12 +72,14 @@ def finetune(stage: Stage) -> None:
     stage.summary(len(table), len(examples), dict(dropped + too_long), steps=trained.steps)
 
 
-def mix(table: pa.Table, params: Finetune) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Draw the mixture from the remixed rows, by hash, and shuffle it by hash; everything else is
-    counted as ``not_in_mixture``.
+def draw_mixture(
+    table: pa.Table, params: GeneratorFinetune
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Draw the mixture from the remixed rows and shuffle it, both by hash; the other rows count as
+    ``not_in_mixture``.
 
-    An empty mixture takes all rows. A key is a task type or ``task type/dataset``; the latter is
-    taken out of the type's rows first.
+    An empty mixture takes all rows. A key is a task type or ``task type/dataset``; rows of the
+    latter are not drawn for the type.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in sorted(table.to_pylist(), key=lambda row: row_seed(params.seed, row["row_id"])):
@@ -103,9 +107,8 @@ def mix(table: pa.Table, params: Finetune) -> tuple[list[dict[str, Any]], Counte
 def _draw(rows: list[dict[str, Any]], most: int, balanced: bool) -> list[dict[str, Any]]:
     """Return the first ``most`` rows; balanced: in turns over templates and their responses.
 
-    So no answer is more common than another under the same wording, and no wording more common than
-    another: a generator that samples at a low temperature would write the most common one nearly
-    always.
+    Then no wording, and under a wording no answer, is more common than another: at a low
+    temperature a generator would nearly always write the most common one.
     """
     if not balanced:
         return rows[:most]
@@ -121,10 +124,10 @@ def _draw(rows: list[dict[str, Any]], most: int, balanced: bool) -> list[dict[st
 def build_examples(
     rows: list[dict[str, Any]], tokenizer: Any, max_input_tokens: int, max_output_tokens: int
 ) -> tuple[list[Example], Counter[str]]:
-    """Return training examples in row order, and how many rows were left out by reason.
+    """Return training examples in row order, and the number of dropped rows by reason.
 
-    A row over either length is left out, not cut: half a passage under a whole question would teach
-    invention.
+    A row over either length is dropped, not cut: half a passage under a whole question would teach
+    the generator to invent.
     """
     kept: list[Example] = []
     dropped: Counter[str] = Counter()
@@ -145,4 +148,4 @@ def build_examples(
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("finetune", finetune, ("rows",), argv, model=Params, package="bonito")
+    return run_stage("finetune", finetune, ("rows",), argv, model=GeneratorParams, package="bonito")

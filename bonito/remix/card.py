@@ -1,6 +1,4 @@
-"""The dataset card that lies beside a remix: what is in it, under which licences, and what is not
-in it and why.
-"""
+"""The dataset card of a remix: its rows, their licences, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bonito.sources import Dataset
+from bonito.sources import AnnotatedDataset
 from bonito.templating.templates import source_name
 from tasks.core.files import write_text
 from tasks.core.markdown import table
@@ -21,7 +19,7 @@ def write_card(
     facts: Mapping[str, Any],
     rows_in: int,
     dropped: Mapping[str, int],
-    datasets: Mapping[tuple[str, str], Dataset],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
 ) -> None:
     """Write ``CARD.md``. ``facts["counts"]`` holds (dataset, config, task type, rows)."""
     by_dataset: Counter[tuple[str, str]] = Counter()
@@ -34,11 +32,10 @@ def write_card(
     total = facts["train_rows"] + facts["held_out_rows"]
     sections = [
         "# Remixed training rows for a task generator",
-        f"{total:,} rows ({facts['train_rows']:,} in train.parquet, "
-        f"{facts['held_out_rows']:,} in heldout.parquet) from {rows_in:,} annotated rows. "
-        "Each pairs a passage with one task over it; the literal `{{context}}` stands for "
-        "the passage. "
-        "Made as in arXiv 2402.18334 by `python -m bonito.remix`.",
+        f"{total:,} rows ({facts['train_rows']:,} in train.parquet, {facts['held_out_rows']:,} in "
+        f"heldout.parquet) from {rows_in:,} annotated rows. Each pairs a passage with one task over"
+        " it; the literal `{{context}}` stands for the passage. Made as in arXiv 2402.18334 by "
+        "`python -m bonito.remix`.",
         "## Rows by dataset",
         _table(
             ("dataset", "rows", "licence"),

@@ -1,8 +1,7 @@
-"""A fair draw of so many rows from a stream of any length, in bounded memory, the same whatever the
-order of the stream.
+"""A fair draw of a number of rows from a stream of any length, in bounded memory.
 
-Every row has a number made of its content; the rows with the smallest numbers are drawn. Rows that
-are in the draw so far wait on the disk.
+It does not depend on the order of the stream: every row has a hash of its content, and the rows
+with the smallest hashes are drawn. Rows that are in the draw so far wait on the disk.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ Drawn = tuple[str, dict[str, Any]]
 
 
 class Draw:
-    """Rows drawn from one dataset; iterate for (row id, row) in the order of the stream.
+    """Rows drawn from one dataset; iterates over (row id, row) in the order of the stream.
 
-    ``dropped`` counts the others by reason.
+    ``dropped`` counts the other rows by reason.
     """
 
     def __init__(
@@ -33,9 +32,9 @@ class Draw:
         seed: int,
         spill: Path,
     ) -> None:
-        """Read all ``rows``; ``most`` of them are drawn (0: all).
+        """Read all ``rows`` and draw ``most`` of them (0: all).
 
-        ``spill`` is a file for the rows that wait; it is overwritten.
+        ``spill`` is a file for the waiting rows; it is overwritten.
         """
         self.seen = 0
         self.dropped: Counter[str] = Counter()
@@ -56,9 +55,7 @@ class Draw:
         self, rows: Iterable[dict[str, Any]], key: tuple[str, str], most: int, seed: int
     ) -> set[str]:
         drawn: set[str] = set()
-        largest: list[
-            tuple[int, str]
-        ] = []  # a heap with the drawn row of the largest number on top
+        largest: list[tuple[int, str]] = []  # heap: the drawn row with the largest number on top
         with self._spill.open("w", encoding="utf-8") as waiting:
             for row in rows:
                 self.seen += 1

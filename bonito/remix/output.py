@@ -1,5 +1,5 @@
-"""The remix's files: rows wait in one scratch file until the caps by task type can be drawn, then
-part into train and held-out.
+"""The remix's files: rows wait in a scratch file until the caps by task type can be drawn, and are
+then split into train and held-out.
 """
 
 from __future__ import annotations
@@ -14,52 +14,22 @@ from typing import Any
 import pyarrow as pa
 
 from bonito.params import Remix
-from bonito.templating.render import Outcome
-from bonito.templating.templates import Template
+from bonito.templating.render import Rendering
+from bonito.templating.templates import PromptTemplate
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.parquet import Batches, TableWriter
 
+_ORIGIN = ("row_id", "dataset", "config", "template", "task_type")
+_TEXTS = ("context", "instruction", "response")
 #: train.parquet and heldout.parquet. ``instruction``, and rarely ``response``, hold the literal
 #: ``{{context}}``.
-REMIXED = pa.schema(
-    [
-        (name, pa.string())
-        for name in (
-            "row_id",
-            "dataset",
-            "config",
-            "template",
-            "task_type",
-            "context",
-            "instruction",
-            "response",
-        )
-    ]
-)
-#: rejects.parquet: rows that were drawn but gave no example.
-REJECTED = pa.schema(
-    [
-        (name, pa.string())
-        for name in (
-            "row_id",
-            "dataset",
-            "config",
-            "template",
-            "task_type",
-            "reason",
-            "detail",
-            "context",
-            "instruction",
-            "response",
-        )
-    ]
-)
+REMIXED = pa.schema([(name, pa.string()) for name in (*_ORIGIN, *_TEXTS)])
+#: rejects.parquet: drawn rows that gave no example.
+REJECTED = pa.schema([(name, pa.string()) for name in (*_ORIGIN, "reason", "detail", *_TEXTS)])
 
 
 class Output:
-    """Collects rows and rejects in ``scratch``, a folder of its own, until :meth:`finish` writes
-    the stage's files.
-    """
+    """Collects rows and rejects in the folder ``scratch`` until :meth:`finish` writes the files."""
 
     def __init__(self, scratch: Path, params: Remix) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -68,8 +38,7 @@ class Output:
         self._files = ExitStack()
         self._rows = self._files.enter_context(TableWriter(self._rows_path, REMIXED))
         self._rejects = self._files.enter_context(TableWriter(self._rejects_path, REJECTED))
-        #: task type with a cap -> the numbers of its rows with the smallest numbers, negated, as a
-        #: heap
+        #: Task type with a cap -> heap of its rows' smallest numbers, negated.
         self._lots: dict[str, list[int]] = {name: [] for name in params.caps}
 
     def __enter__(self) -> Output:
@@ -85,35 +54,24 @@ class Output:
         for path in (self._rows_path, self._rejects_path):
             path.unlink(missing_ok=True)
 
-    def row(self, row_id: str, template: Template, outcome: Outcome) -> None:
+    def row(self, row_id: str, template: PromptTemplate, outcome: Rendering) -> None:
         """Collect one remixed row."""
-        self._rows.add(
-            _named(row_id, template)
-            | {
-                "context": outcome.context,
-                "instruction": outcome.instruction,
-                "response": outcome.response,
-            }
-        )
+        self._rows.add(_origin(row_id, template) | _texts(outcome))
         most = self._params.caps.get(template.task_type)
         if most:
             lots = self._lots[template.task_type]
             (heapq.heappush if len(lots) < most else heapq.heappushpop)(lots, -self._number(row_id))
 
     def reject(
-        self, row_id: str, template: Template, reason: str, detail: str, outcome: Outcome
+        self, row_id: str, template: PromptTemplate, reason: str, detail: str, outcome: Rendering
     ) -> None:
         """Collect one row that gave no example, with its reason."""
-        texts = {
-            "context": outcome.context,
-            "instruction": outcome.instruction,
-            "response": outcome.response,
-        }
-        self._rejects.add(_named(row_id, template) | {"reason": reason, "detail": detail} | texts)
+        why = {"reason": reason, "detail": detail}
+        self._rejects.add(_origin(row_id, template) | why | _texts(outcome))
 
     def finish(self, out: Path, dropped: Counter[str]) -> dict[str, Any]:
-        """Write the three Parquet files to ``out``; count what the caps drop in ``dropped``; return
-        the counts of what was kept.
+        """Write the three Parquet files to ``out`` and return the counts of kept rows; rows over a
+        cap are counted in ``dropped``.
         """
         self._rows.close()
         counts: Counter[tuple[str, str, str]] = Counter()
@@ -149,14 +107,18 @@ class Output:
         return int(fingerprint(self._params.seed, row_id, "cap")[:16], 16)
 
     def _is_held_out(self, context: str) -> bool:
-        """By the passage, spaces and letter case aside, so that no passage stands on both sides."""
+        """Tell by the passage, spaces and case aside, so that no passage is on both sides."""
         return (
             row_seed(self._params.seed, " ".join(context.split()).casefold(), "held-out")
             < self._params.held_out * 2**31
         )
 
 
-def _named(row_id: str, template: Template) -> dict[str, str]:
+def _texts(rendering: Rendering) -> dict[str, str]:
+    return {name: getattr(rendering, name) for name in _TEXTS}
+
+
+def _origin(row_id: str, template: PromptTemplate) -> dict[str, str]:
     return {
         "row_id": row_id,
         "dataset": template.dataset,

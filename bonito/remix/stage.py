@@ -1,9 +1,9 @@
-"""Remix: annotated rows and meta-templates into the generator's training rows, passage ->
+"""Remix annotated rows and meta-templates into the generator's training rows: passage ->
 instruction and response.
 
-Rows stream through: each dataset's draw, one template a row chosen by the row's own content, then
-``train.parquet`` and ``heldout.parquet``. The result depends on the rows, templates and parameters
-alone, not on the number of workers.
+Rows are streamed: each dataset's draw, one template for each row chosen by the row's content, then
+``train.parquet`` and ``heldout.parquet``. The result depends only on rows, templates and
+parameters, not on the number of workers.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import cast
 
-from bonito.params import Params, Remix
+from bonito.params import GeneratorParams, Remix
 from bonito.remix.card import write_card
 from bonito.remix.draw import Draw
 from bonito.remix.output import Output
-from bonito.sources import Dataset, load_datasets, load_sources, read_sources
-from bonito.templating.diagnosis import LEFT_OUT, Finding, absent, diagnose
-from bonito.templating.render import FAULTS, OK, Outcome
-from bonito.templating.templates import Template, load_task_types, load_templates, source_name
-from bonito.templating.workers import Job, Limits, Renderers
+from bonito.sources import AnnotatedDataset, load_datasets, load_sources, read_sources
+from bonito.templating.diagnosis import LEFT_OUT, Finding, diagnose, find_absent
+from bonito.templating.render import FAULTS, OK, Rendering
+from bonito.templating.templates import PromptTemplate, load_task_types, load_templates, source_name
+from bonito.templating.workers import Renderers, RenderJob, RenderLimits
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, sha256_folder
 from tasks.core.stage import Stage, run_stage
 
-#: Rows that go to a worker together. The result does not depend on it.
+#: Rows that are sent to a worker together. The result does not depend on it.
 _BATCH = 64
 
 
 @dataclass
-class Tally:
-    """What is counted on the way: rows read, rows dropped by reason, and the templates that were
-    not used or failed on rows.
-    """
+class RemixCounts:
+    """Rows read, rows dropped by reason, unused templates, and templates that failed on rows."""
 
     rows_in: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -45,11 +43,11 @@ class Tally:
     faults: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def work(stage: Stage) -> None:
+def remix_datasets(stage: Stage) -> None:
     """Write ``train.parquet``, ``heldout.parquet``, ``rejects.parquet``, ``summary.json`` and
     ``CARD.md``.
     """
-    params = cast(Params, stage.params).remix
+    params = cast(GeneratorParams, stage.params).remix
     datasets = load_datasets([Path(path) for path in params.datasets])
     sources = load_sources(stage.path("sources"), datasets)
     types = load_task_types([Path(path) for path in params.task_types])
@@ -59,8 +57,8 @@ def work(stage: Stage) -> None:
         if template.key[:2] in sources
     ]
     passages = {key: dataset.passage for key, dataset in datasets.items()}
-    limits = Limits(params.render_seconds, params.render_megabytes)
-    tally = Tally(left_out=absent(templates, types))
+    limits = RenderLimits(params.render_seconds, params.render_megabytes)
+    tally = RemixCounts(left_out=find_absent(templates, types))
     progress = stage.progress(0, "rows")
     with (
         Renderers(templates, passages, limits, params.seed, params.workers) as renderers,
@@ -101,34 +99,33 @@ def work(stage: Stage) -> None:
 
 @dataclass
 class Remixer:
-    """Takes one dataset after the other through its templates."""
+    """Renders one dataset after the other through its templates."""
 
     params: Remix
-    templates: list[Template]
+    templates: list[PromptTemplate]
     renderers: Renderers
     output: Output
-    tally: Tally
+    tally: RemixCounts
 
-    def remix(self, dataset: Dataset, draw: Draw) -> Iterator[int]:
-        """Render a dataset's drawn rows into the output; yield how many are done after each
-        batch.
-        """
+    def remix(self, dataset: AnnotatedDataset, draw: Draw) -> Iterator[int]:
+        """Render a dataset's drawn rows into the output; yield the number of rows of each batch."""
         self.tally.rows_in += draw.seen
         self.tally.dropped.update(draw.dropped)
         usable = self.usable(dataset, draw)
         if not usable:
             self.tally.dropped["no_usable_template"] += len(draw)
             return
-        sent: list[list[Job]] = []
+        sent: list[list[RenderJob]] = []
         for outcomes in self.renderers.map(self.batches(draw, usable, sent)):
             jobs = sent.pop(0)
             for job, outcome in zip(jobs, outcomes, strict=True):
                 self.keep(job, outcome)
             yield len(jobs)
 
-    def usable(self, dataset: Dataset, draw: Draw) -> list[int]:
-        """Try the dataset's templates on its first rows; return the indices of those that serve, or
-        stop at one that is at fault.
+    def usable(self, dataset: AnnotatedDataset, draw: Draw) -> list[int]:
+        """Try the dataset's templates on its first rows; return the indices of the usable ones.
+
+        Raises :class:`PipelineError` at a faulty template, unless those are to be skipped.
         """
         trial = [row for _, row in islice(draw, self.params.trial_rows)]
         mine = [
@@ -164,42 +161,35 @@ class Remixer:
         ]
         if trial and not usable and self.params.unusable_templates == "stop":
             raise PipelineError(
-                f"{source_name(*dataset.key)} has no usable template: look at it with the "
-                f"template doctor, or take it out of the sources. {_GO_ON}"
+                f"{source_name(*dataset.key)} has no usable template: see the template doctor, or "
+                f"remove it from the sources. {_GO_ON}"
             )
         return usable
 
-    def batches(self, draw: Draw, usable: list[int], sent: list[list[Job]]) -> Iterator[list[Job]]:
-        """Yield the rows with the template each one draws, and note in ``sent`` what was
-        yielded.
-        """
-        shares = list(
-            accumulate(
-                self.params.weights.get(self.templates[index].task_type, 1.0) for index in usable
-            )
-        )
+    def batches(
+        self, draw: Draw, usable: list[int], sent: list[list[RenderJob]]
+    ) -> Iterator[list[RenderJob]]:
+        """Yield batches of rows, each with the template it draws; append each batch to ``sent``."""
+        types = (self.templates[index].task_type for index in usable)
+        shares = list(accumulate(self.params.weights.get(name, 1.0) for name in types))
         rows = iter(draw)
         while batch := [
-            Job(usable[self.lot(row_id, shares)], row_id, row)
+            RenderJob(usable[self.lot(row_id, shares)], row_id, row)
             for row_id, row in islice(rows, _BATCH)
         ]:
             sent.append(batch)
             yield batch
 
     def lot(self, row_id: str, shares: list[float]) -> int:
-        """Return which template a row draws: by its own content and the seed, in proportion to the
-        weights.
+        """Return the place of the template that a row draws, by its content and the seed, in
+        proportion to the weights.
         """
-        return min(
-            bisect.bisect_right(
-                shares, row_seed(self.params.seed, row_id, "template") / 2**31 * shares[-1]
-            ),
-            len(shares) - 1,
-        )
+        number = row_seed(self.params.seed, row_id, "template") / 2**31 * shares[-1]
+        return min(bisect.bisect_right(shares, number), len(shares) - 1)
 
-    def keep(self, job: Job, outcome: Outcome) -> None:
-        """Write a row, or reject it with its reason; a fault of the template stops the run unless
-        it was told to go on.
+    def keep(self, job: RenderJob, outcome: Rendering) -> None:
+        """Write a row, or reject it with its reason; a template's fault stops the run unless faulty
+        templates are skipped.
         """
         template = self.templates[job.template]
         status, detail = (
@@ -217,8 +207,8 @@ class Remixer:
             self.tally.dropped[status] += 1
             self.output.reject(job.row_id, template, status, detail, outcome)
 
-    def too_long(self, outcome: Outcome) -> tuple[str, str]:
-        """Return the status of a good outcome after the limits on length."""
+    def too_long(self, outcome: Rendering) -> tuple[str, str]:
+        """Return the status of a good rendering under the length limits."""
         for name, text, most in (
             ("context_too_long", outcome.context, self.params.max_context_chars),
             ("response_too_long", outcome.response, self.params.max_response_chars),
@@ -228,12 +218,13 @@ class Remixer:
         return OK, ""
 
 
-#: Templates that are used. Where free answers are the data's own habit, "not derivable" is worth a
-#: line in the card and no more.
+#: Statuses of usable templates. Some datasets have free answers: "not derivable" only goes to the
+#: card.
 _USED = (OK, "not_derivable")
-_GO_ON = "To go on without it, set remix.unusable_templates to skip; the card then says so"
+_GO_ON = "To skip it, set remix.unusable_templates to skip; the card then says so"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("remix", work, ("templates", "sources"), argv, model=Params, package="bonito")
+    inputs = ("templates", "sources")
+    return run_stage("remix", remix_datasets, inputs, argv, model=GeneratorParams, package="bonito")

@@ -1,4 +1,4 @@
-"""What is the matter with each template: converted or why not, and what its rows came to."""
+"""Diagnose each template: was it converted, and what did its sample rows give?"""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bonito.sources import Dataset
-from bonito.templating.render import OK, Outcome
-from bonito.templating.templates import Key, Template, source_name
-from bonito.templating.workers import Job, Renderers
+from bonito.sources import AnnotatedDataset
+from bonito.templating.render import OK, Rendering
+from bonito.templating.templates import PromptTemplate, TemplateKey, source_name
+from bonito.templating.workers import Renderers, RenderJob
 from tasks.core.files import fingerprint
 
-#: Statuses that are no fault: the template simply is not part of the remix.
+#: Statuses that are no fault: the template is not part of the remix.
 LEFT_OUT = ("no_passage", "left_out")
-#: One row with such an outcome is enough to condemn a template.
+#: Statuses of which one row condemns a template.
 _FATAL = ("refused", "timeout", "memory")
 
 
@@ -23,17 +23,17 @@ _FATAL = ("refused", "timeout", "memory")
 class Finding:
     """One template's diagnosis.
 
-    ``rows`` were rendered, ``good`` of them gave an example; ``derivable`` is a share, None where
-    it cannot be told.
+    ``rows`` were rendered and ``good`` of them gave an example; ``derivable`` is a share, None if
+    unknown.
     """
 
-    template: Template
+    template: PromptTemplate
     status: str
     reason: str = ""
     rows: int = 0
     good: int = 0
     derivable: float | None = None
-    example: Outcome | None = None
+    example: Rendering | None = None
 
     @property
     def rate(self) -> float | None:
@@ -42,8 +42,8 @@ class Finding:
 
 
 def diagnose(
-    templates: Sequence[Template],
-    datasets: Mapping[tuple[str, str], Dataset],
+    templates: Sequence[PromptTemplate],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
     rows: Mapping[tuple[str, str], list[dict[str, Any]]],
     renderers: Renderers,
 ) -> list[Finding]:
@@ -51,23 +51,25 @@ def diagnose(
 
     ``renderers`` holds the same templates; ``rows`` are samples by dataset configuration.
     """
-    outcomes: dict[int, list[Outcome]] = {}
-    # One row of each first: a template that hangs would otherwise cost its time limit on every row.
+    outcomes: dict[int, list[Rendering]] = {}
+    # One row of each first: a template that hangs would cost its time limit on every row.
     first = [
         job
-        for index, own in _rows(templates, datasets, rows)
-        for job in (Job(index), *(Job(index, *row) for row in own[:1]))
+        for index, samples in _rows(templates, datasets, rows)
+        for job in (RenderJob(index), *(RenderJob(index, *row) for row in samples[:1]))
     ]
     _render(first, renderers, outcomes)
     condemned = {
-        index for index, own in outcomes.items() if any(outcome.status in _FATAL for outcome in own)
+        index
+        for index, results in outcomes.items()
+        if any(outcome.status in _FATAL for outcome in results)
     }
     _render(
         [
-            Job(index, *row)
-            for index, own in _rows(templates, datasets, rows)
+            RenderJob(index, *row)
+            for index, samples in _rows(templates, datasets, rows)
             if index not in condemned
-            for row in own[1:]
+            for row in samples[1:]
         ],
         renderers,
         outcomes,
@@ -78,16 +80,18 @@ def diagnose(
     ]
 
 
-def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Finding]:
-    """Return a finding for each typed template of the templates' datasets that is not among them: a
-    renamed or an older file.
+def find_absent(
+    templates: Sequence[PromptTemplate], types: Mapping[TemplateKey, str]
+) -> list[Finding]:
+    """Return a finding for each typed template that the templates' datasets lack, as in a renamed
+    or older file.
     """
     present = {template.key for template in templates}
     known = {key[:2] for key in present}
     missing = [key for key in sorted(types) if key[:2] in known and key not in present]
     return [
         Finding(
-            Template(*key, jinja="", task_type=types[key]),
+            PromptTemplate(*key, jinja="", task_type=types[key]),
             "absent",
             "it has a task type, but is not in the templates folder",
         )
@@ -96,8 +100,8 @@ def absent(templates: Sequence[Template], types: Mapping[Key, str]) -> list[Find
 
 
 def _rows(
-    templates: Sequence[Template],
-    datasets: Mapping[tuple[str, str], Dataset],
+    templates: Sequence[PromptTemplate],
+    datasets: Mapping[tuple[str, str], AnnotatedDataset],
     rows: Mapping[tuple[str, str], list[dict[str, Any]]],
 ) -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
     """Yield (index of a template whose dataset is known, its sample rows with their ids)."""
@@ -106,7 +110,9 @@ def _rows(
             yield index, [(fingerprint(row)[:20], row) for row in rows.get(template.key[:2], [])]
 
 
-def _render(jobs: list[Job], renderers: Renderers, outcomes: dict[int, list[Outcome]]) -> None:
+def _render(
+    jobs: list[RenderJob], renderers: Renderers, outcomes: dict[int, list[Rendering]]
+) -> None:
     received = (
         outcome
         for batch in renderers.map(jobs[start : start + 64] for start in range(0, len(jobs), 64))
@@ -116,7 +122,9 @@ def _render(jobs: list[Job], renderers: Renderers, outcomes: dict[int, list[Outc
         outcomes.setdefault(job.template, []).append(outcome)
 
 
-def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome]) -> Finding:
+def _finding(
+    template: PromptTemplate, dataset: AnnotatedDataset | None, outcomes: list[Rendering]
+) -> Finding:
     if dataset is None:
         return Finding(
             template,
@@ -136,10 +144,7 @@ def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome
         return Finding(
             template,
             "untyped",
-            (
-                "it has no task type: add a line for it to a task types file, or leave it out "
-                "in the datasets file"
-            ),
+            "it has no task type: add it to a task types file, or to leave_out of its dataset",
         )
     counts = Counter(outcome.status for outcome in rendered)
     judged = [
@@ -163,39 +168,29 @@ def _finding(template: Template, dataset: Dataset | None, outcomes: list[Outcome
 
 
 def _verdict(
-    counts: Counter[str], rendered: list[Outcome], derivable: float | None
+    counts: Counter[str], rendered: list[Rendering], derivable: float | None
 ) -> tuple[str, str]:
-    """Weigh a template's rows: one hang condemns it; else it is good if it gives examples, leaks
-    less than half the time and can be answered.
+    """Return status and reason of a template from its rows.
+
+    One hang condemns it. Else it is good if it gives examples, leaks less than half the time and
+    can be answered.
     """
     details = {outcome.status: outcome.detail for outcome in reversed(rendered)}
     for status in _FATAL:
         if counts[status]:
             return status, details[status]
     if counts["passage_leak"] and 2 * counts["passage_leak"] >= len(rendered):
-        return (
-            "passage_leak",
-            f"{counts['passage_leak']} of {len(rendered)} rows: {details['passage_leak']}",
-        )
+        reason = f"{counts['passage_leak']} of {len(rendered)} rows: {details['passage_leak']}"
+        return "passage_leak", reason
     if rendered and not counts[OK]:
         status, number = max(counts.items(), key=lambda item: (item[1], item[0]))
         return status, f"{number} of {len(rendered)} rows: {details[status]}"
     if derivable is not None and derivable < 0.5:
-        return (
-            "not_derivable",
-            (
-                f"of the responses, {derivable:.0%} stand in the passage, the instruction or "
-                "the answer choices"
-            ),
-        )
+        where = "the passage, the instruction or the answer choices"
+        return "not_derivable", f"{derivable:.0%} of the responses are in {where}"
     others = ", ".join(
         f"{number} {status}" for status, number in sorted(counts.items()) if status != OK
     )
-    return (
-        OK,
-        f"of {len(rendered)} rows: {others}"
-        if others
-        else ""
-        if rendered
-        else "converted; no sample rows to render",
-    )
+    if not rendered:
+        return OK, "converted; no sample rows to render"
+    return OK, f"of {len(rendered)} rows: {others}" if others else ""

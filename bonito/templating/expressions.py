@@ -1,4 +1,4 @@
-"""Which Jinja expressions print a passage: all of it, its pieces, or a part of it."""
+"""Find Jinja expressions that print a passage: all of it, its pieces, or a part of it."""
 
 from __future__ import annotations
 
@@ -6,39 +6,23 @@ from typing import Any
 
 from jinja2 import nodes
 
-#: Filters and methods after which a text still is the whole passage, in other letters or with other
-#: spaces.
+#: Filters and methods that keep the whole passage, in another case or with other spaces.
 _WHOLE_FILTERS = frozenset(
-    {
-        "capitalize",
-        "e",
-        "escape",
-        "forceescape",
-        "indent",
-        "join",
-        "lower",
-        "safe",
-        "string",
-        "title",
-        "trim",
-        "upper",
-        "wordwrap",
-    }
+    {"capitalize", "e", "escape", "forceescape", "indent", "join", "lower", "safe", "string"}
+    | {"title", "trim", "upper", "wordwrap"}
 )
 _WHOLE_METHODS = frozenset(
     {"capitalize", "casefold", "lower", "lstrip", "rstrip", "strip", "swapcase", "title", "upper"}
 )
-#: Filters and methods that take a passage into its pieces, or keep nearly all of them.
+#: Filters and methods that split a passage into pieces, or keep nearly all of them.
 _PIECES_FILTERS = frozenset({"list", "map", "reject", "select"})
 _PIECES_METHODS = frozenset({"split", "splitlines"})
-#: What prints no text of its operand.
+#: Filters that print no text of their operand.
 _MEASURES = frozenset({"count", "length", "wordcount"})
 
 
-class Passage:
-    """The expression that is a dataset's passage, and the variables of one template that hold
-    it.
-    """
+class PassageExpression:
+    """The expression of a dataset's passage, and the variables of one template that hold it."""
 
     def __init__(self, passage: nodes.Template) -> None:
         self._sequence = _printed(passage)
@@ -48,9 +32,7 @@ class Passage:
         self._parts: set[str] = set()
 
     def width(self, row: list[nodes.Expr]) -> int:
-        """Return how many of the first expressions of ``row`` together print the passage; 0: it
-        does not begin with the passage.
-        """
+        """Return how many of the first expressions of ``row`` together print the passage, or 0."""
         if self._sequence and row[: len(self._sequence)] == self._sequence:
             return len(self._sequence)
         if (
@@ -62,7 +44,7 @@ class Passage:
         return 1 if self.is_whole(row[0]) else 0
 
     def is_whole(self, node: nodes.Node) -> bool:
-        """Whether the expression is the passage, at most in other letters or with other spaces."""
+        """Tell whether the expression is the passage, case and spaces aside."""
         if isinstance(node, nodes.Name) and node.name in self._whole:
             return True
         if self._root is not None and _path(node) == _path(self._root):
@@ -81,9 +63,7 @@ class Passage:
         return False
 
     def is_pieces(self, node: nodes.Node) -> bool:
-        """Whether the expression is the list of all the passage's pieces, or a passage that is a
-        list.
-        """
+        """Tell whether the expression is the list of all pieces, or a passage that is a list."""
         if isinstance(node, nodes.Name) and node.name in self._pieces:
             return True
         if (
@@ -101,7 +81,7 @@ class Passage:
         return self.is_whole(node)
 
     def reaches_text(self, node: nodes.Node) -> bool:
-        """Whether printing the expression may print text of the passage."""
+        """Tell whether the expression may print text of the passage."""
         if isinstance(node, (nodes.Compare, nodes.Not, nodes.Test)) or (
             isinstance(node, nodes.Filter) and node.name in _MEASURES
         ):
@@ -113,9 +93,7 @@ class Passage:
         return any(self.reaches_text(inner) for inner in node.iter_child_nodes())
 
     def remember(self, target: nodes.Node, value: nodes.Node) -> None:
-        """Note that a variable holds the passage, its pieces or a part of it from here on, or none
-        of them any more.
-        """
+        """Note what a variable holds from here on: the passage, its pieces, a part, or none."""
         if not isinstance(target, nodes.Name):
             self.remember_part(target, value)
             return
@@ -133,7 +111,7 @@ class Passage:
                 return
 
     def remember_part(self, target: nodes.Node, value: nodes.Node) -> None:
-        """Note the variables that are filled from the passage one by one."""
+        """Note variables that hold a part of the passage."""
         if self.reaches_text(value):
             self._parts |= _names(target)
 
@@ -144,22 +122,15 @@ class Passage:
 _TAIL = nodes.Slice(nodes.Const(1), None, None)
 
 
-def printed_by(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
-    """Return the places (holder, field) of the operands whose text an expression prints as it is or
+def find_printed(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
+    """Return the places (holder, field) of the operands whose text an expression prints, plain or
     formatted.
 
-    So of ``(context ~ title) | upper``, of ``a if b else c`` without its condition, of
-    ``"\\n".join([...])`` and of a macro's arguments. Empty for expressions that do something else
-    with their operands.
+    Examples: ``(context ~ title) | upper``, ``a if b else c`` without its condition,
+    ``"\\n".join([...])``, a macro's arguments. Empty for other expressions.
     """
     if isinstance(node, (nodes.Add, nodes.Concat, nodes.List, nodes.Tuple)):
-        return (
-            [(node, "nodes")]
-            if hasattr(node, "nodes")
-            else [(node, "items")]
-            if hasattr(node, "items")
-            else [(node, "left"), (node, "right")]
-        )
+        return [(node, name) for name in ("nodes", "items", "left", "right") if hasattr(node, name)]
     if isinstance(node, nodes.CondExpr):
         return [(node, "expr1"), *([(node, "expr2")] if node.expr2 is not None else [])]
     if isinstance(node, nodes.Filter) and node.node is not None and node.name in _WHOLE_FILTERS:
@@ -175,10 +146,8 @@ def printed_by(node: nodes.Expr) -> list[tuple[nodes.Node, str]]:
     return []
 
 
-def printed_alone(loop: nodes.For) -> bool:
-    """Whether a loop prints each of the things it runs over and nothing else but fixed text and its
-    counter.
-    """
+def is_printed_alone(loop: nodes.For) -> bool:
+    """Tell whether a loop prints each of its items, and besides only fixed text and its counter."""
     targets = _names(loop.target)
     printed = {name for output in loop.find_all(nodes.Output) for name in _names(output)}
     return (
@@ -190,12 +159,12 @@ def printed_alone(loop: nodes.For) -> bool:
 
 
 def _names(node: nodes.Node) -> set[str]:
-    found = {name.name for name in node.find_all(nodes.Name)}
-    return found | {node.name} if isinstance(node, nodes.Name) else found
+    names = {name.name for name in node.find_all(nodes.Name)}
+    return names | {node.name} if isinstance(node, nodes.Name) else names
 
 
 def _printed(passage: nodes.Template) -> list[nodes.Expr]:
-    """Return the expressions a passage prints, where it does nothing but print."""
+    """Return the expressions that a passage prints, if it only prints."""
     return (
         list(passage.body[0].nodes)
         if len(passage.body) == 1 and isinstance(passage.body[0], nodes.Output)
@@ -204,9 +173,7 @@ def _printed(passage: nodes.Template) -> list[nodes.Expr]:
 
 
 def _root(passage: nodes.Template) -> nodes.Node | None:
-    """Return the column a passage is made of, without the filters around it; None where it is made
-    of several.
-    """
+    """Return the column of a passage, without the filters around it; None if it has several."""
     printed = _printed(passage)
     if len(printed) == 1:
         return _unwrap(printed[0])
@@ -235,9 +202,7 @@ def _unwrap(node: nodes.Node) -> nodes.Node:
 
 
 def _path(node: nodes.Node) -> Any:
-    """Return a column's path as a tuple, so that ``a.b`` and ``a['b']`` are one; any other
-    expression as it is.
-    """
+    """Return a column's path as a tuple, equal for ``a.b`` and ``a['b']``; else the expression."""
     if isinstance(node, nodes.Name):
         return (node.name,)
     last = step(node)
@@ -250,9 +215,7 @@ def _path(node: nodes.Node) -> Any:
 
 
 def step(node: nodes.Node) -> Any:
-    """Return the name or number that ``a.name`` or ``a["name"]`` looks up; None for anything
-    else.
-    """
+    """Return the name or number that ``a.name`` or ``a["name"]`` looks up, else None."""
     if isinstance(node, nodes.Getattr):
         return node.attr
     return (
@@ -263,7 +226,5 @@ def step(node: nodes.Node) -> Any:
 
 
 def _replaces_constants(name: str, arguments: list[nodes.Expr]) -> bool:
-    """Whether it is ``replace`` with fixed texts, which formats a passage; with a row's values it
-    would change what the passage says.
-    """
+    """Tell whether it is ``replace`` with fixed texts, which only formats a passage."""
     return name == "replace" and all(isinstance(argument, nodes.Const) for argument in arguments)

@@ -1,8 +1,8 @@
 """Get promptsource's templates: ``python -m bonito.templating.fetch_templates --out FOLDER``.
 
-The public package promptsource 0.2.3 (Apache-2.0) carries them in its source archive, and wants a
-Python older than ours. pip downloads the archive, checked by its SHA-256, and only its YAML files
-are taken; none of its code is run, its ``setup.py`` neither.
+The public package promptsource 0.2.3 (Apache-2.0) has them in its source archive, and needs an
+older Python. pip downloads the archive and checks its SHA-256. Only its YAML files are taken; none
+of its code is run, not even ``setup.py``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tasks.core.stage import one_line_errors
 VERSION = "0.2.3"
 SHA256 = "f106c889778a0fe5590e7183904bf964e1a01691c8a29451e44f3df5ddef05f5"
 
-#: pip asks a source archive's build backend for its metadata before it hands the archive over. This
-#: backend stands in the way of the archive's own and answers for it.
+#: pip asks a source archive's build backend for metadata before it delivers the archive. This
+#: backend shadows the archive's and answers instead.
 _BACKEND = f"""
 import os
 
@@ -46,8 +46,8 @@ __legacy__ = _Answer()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write ``<dataset>/[<config>/]templates.yaml`` for the known datasets; return 0, or 2 where
-    that cannot be done.
+    """Write ``<dataset>/[<config>/]templates.yaml`` for the known datasets; return 0, or 2 after an
+    error.
     """
     parser = argparse.ArgumentParser(
         prog="python -m bonito.templating.fetch_templates",
@@ -58,19 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         required=True,
-        help="folder to write; an existing one is replaced if it holds nothing but templates",
+        help="folder to write; an existing one is replaced if it only holds templates",
     )
     parser.add_argument(
         "--datasets",
         type=Path,
         default=Path("bonito/datasets.yaml"),
-        help="the datasets file that says which configurations to take",
+        help="datasets file with the configurations to take",
     )
     parser.add_argument("--all", action="store_true", help="take every dataset of promptsource")
     parser.add_argument(
         "--archive",
         type=Path,
-        help=f"promptsource-{VERSION}.tar.gz that is already here; nothing is downloaded",
+        help=f"a local promptsource-{VERSION}.tar.gz, instead of a download",
     )
     arguments = parser.parse_args(argv)
     with one_line_errors("fetch_templates"), tempfile.TemporaryDirectory() as scratch:
@@ -87,25 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def download(folder: Path) -> Path:
-    """Let pip download the archive into ``folder``; pip's own settings say from which index."""
+    """Let pip download the archive into ``folder``, from the index of pip's own settings."""
     backend = folder / "backend" / "setuptools"
     backend.mkdir(parents=True)
     (backend / "__init__.py").write_text("", encoding="utf-8")
     (backend / "build_meta.py").write_text(_BACKEND, encoding="utf-8")
     wanted = folder / "wanted.txt"
     wanted.write_text(f"promptsource=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--no-build-isolation",
-        "--ignore-requires-python",
-    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary"]
+    command += [":all:", "--no-build-isolation", "--ignore-requires-python"]
     environment = os.environ | {
         "PYTHONPATH": str(backend.parent),
         "PIP_USE_PEP517": "1",
@@ -123,8 +113,7 @@ def download(folder: Path) -> Path:
         why = done.stderr.strip().splitlines()
         raise PipelineError(
             f"pip could not download promptsource {VERSION}: "
-            f"{why[-1] if why else 'no reason given'}. Offline, pass the archive with "
-            "--archive"
+            f"{why[-1] if why else 'no reason given'}. Offline, pass the archive with --archive"
         )
     return archive
 
@@ -132,15 +121,14 @@ def download(folder: Path) -> Path:
 def extract(
     archive: Path, out: Path, wanted: Collection[tuple[str, str]] | None, sha256: str = SHA256
 ) -> int:
-    """Write the template files of the ``wanted`` (dataset, config), None: of all, below ``out``,
-    whole or not at all; return how many.
+    """Write the template files of the ``wanted`` (dataset, config), None: all, below ``out``, whole
+    or not at all; return their number.
     """
     if not archive.exists():
         raise PipelineError(f"{archive} does not exist")
     if sha256_file(archive) != sha256:
         raise PipelineError(
-            f"{archive} is not the archive that is known (SHA-256 {sha256}): get "
-            f"promptsource {VERSION} anew"
+            f"{archive} has another SHA-256 than {sha256}: download promptsource {VERSION} again"
         )
     number = 0
     with (
@@ -161,8 +149,8 @@ def extract(
 
 
 def _place(name: str) -> tuple[str, str] | None:
-    """Return the (dataset, config) of a member of the archive; None: it is not a template file, or
-    its name leads elsewhere.
+    """Return the (dataset, config) of a member of the archive; None if it is no template file, or
+    its path leaves the templates folder.
     """
     parts = PurePosixPath(name).parts
     if (

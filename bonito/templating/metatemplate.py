@@ -1,6 +1,6 @@
 """Meta-templates: a prompt template whose passage is the placeholder ``{{context}}``.
 
-The template is parsed by Jinja and its syntax tree is changed, so that it does not matter how the
+The template is parsed by Jinja and its syntax tree is changed, so it does not matter how the
 passage is written: with other spaces, through filters (``upper``, ``trim``, ``join``), string
 methods, concatenation, a variable, or a loop over its pieces.
 """
@@ -13,22 +13,20 @@ from jinja2 import Template as Compiled
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
 
-from bonito.templating.expressions import Passage, printed_alone, printed_by, step
+from bonito.templating.expressions import PassageExpression, find_printed, is_printed_alone, step
 from bonito.templating.sandbox import Sandbox
-from bonito.templating.templates import Template
+from bonito.templating.templates import PromptTemplate
 from tasks.core.errors import did_you_mean
 
-#: What stands for the passage in a meta-template.
+#: The passage in a meta-template.
 PLACEHOLDER = "{{context}}"
-#: Stands for the placeholder while a template is rendered: one private-use character, which no
-#: filter for letters or spaces touches.
+#: The placeholder while a template is rendered: one private-use character, which no filter for case
+#: or spaces changes.
 MARK = "\ue0c7"
 
 
 class Unconvertible(Exception):
-    """Why a template has no meta-template: ``status`` is one word for tables, the message a
-    sentence.
-    """
+    """A template has no meta-template; ``status`` is one word for tables."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
@@ -37,28 +35,28 @@ class Unconvertible(Exception):
 
 @dataclass(frozen=True)
 class MetaTemplate:
-    """A compiled meta-template, whose rendering holds :data:`MARK` for the passage; ``choices``
-    renders its answer choices.
+    """A compiled meta-template, which renders :data:`MARK` for the passage; ``choices`` renders its
+    answer choices.
     """
 
-    template: Template
+    template: PromptTemplate
     body: Compiled
     choices: Compiled | None
 
 
-def convert(template: Template, passage: str, sandbox: Sandbox) -> MetaTemplate:
+def convert(template: PromptTemplate, passage: str, sandbox: Sandbox) -> MetaTemplate:
     """Replace every expression that inserts the passage, which is Jinja text such as ``{{ article
     }}``.
 
     Raises :class:`Unconvertible` with the status ``syntax``, ``refused``, ``part`` or
-    ``no_passage``. The only work done on the template's own expressions is compiling; call it under
-    limits all the same, as Jinja folds some constants there.
+    ``no_passage``. The template is only compiled, but call it under limits: Jinja folds some
+    constants there.
     """
     try:
         tree = sandbox.parse(template.jinja)
         _refuse_insides(tree)
         _refuse_unknown(tree, sandbox)
-        _Rewriter(Passage(sandbox.parse(passage))).run(tree)
+        _Rewriter(PassageExpression(sandbox.parse(passage))).run(tree)
         body = Compiled.from_code(sandbox, sandbox.compile(tree), sandbox.make_globals(None))
         return MetaTemplate(
             template,
@@ -70,39 +68,30 @@ def convert(template: Template, passage: str, sandbox: Sandbox) -> MetaTemplate:
 
 
 def _refuse_insides(tree: nodes.Template) -> None:
-    """Name an attempt to reach Python's insides before anything else is said about the template;
-    the sandbox would stop it when rendered.
-    """
+    """Refuse access to Python's internals first; the sandbox would stop it only when rendered."""
     for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
         name = step(node)
         if isinstance(name, str) and name.startswith("_"):
             raise Unconvertible(
-                "refused", f"it reaches for the attribute {name!r}, which templates may not"
+                "refused", f"it reads the attribute {name!r}, which templates may not"
             )
 
 
 def _refuse_unknown(tree: nodes.Template, sandbox: Sandbox) -> None:
-    """Name a filter or test that does not exist; Jinja itself would only say so on the first row
-    that needs it.
-    """
+    """Refuse an unknown filter or test; Jinja reports it only on the first row that needs it."""
     for node in tree.find_all((nodes.Filter, nodes.Test)):
         known = sandbox.filters if isinstance(node, nodes.Filter) else sandbox.tests
         if node.name not in known:
-            raise Unconvertible(
-                "syntax",
-                (
-                    f"there is no {type(node).__name__.lower()} "
-                    f"{node.name!r}{did_you_mean(node.name, known)}"
-                ),
-            )
+            kind, hint = type(node).__name__.lower(), did_you_mean(node.name, known)
+            raise Unconvertible("syntax", f"there is no {kind} {node.name!r}{hint}")
 
 
 class _Rewriter:
-    """Walks a template in the order it renders, puts the placeholder where the passage is printed,
-    and counts what it met.
+    """Walks a template in rendering order, puts the placeholder where the passage is printed, and
+    counts passages and parts of them.
     """
 
-    def __init__(self, passage: Passage) -> None:
+    def __init__(self, passage: PassageExpression) -> None:
         self.passage = passage
         self.replaced = 0
         self.parts = 0
@@ -113,10 +102,7 @@ class _Rewriter:
         if not self.replaced and self.parts:
             raise Unconvertible(
                 "part",
-                (
-                    "it inserts only a part of the passage, or the passage changed: the "
-                    "placeholder stands for all of it"
-                ),
+                "it inserts a part of the passage, or a changed one: the placeholder is all of it",
             )
         if not self.replaced:
             raise Unconvertible("no_passage", "it never inserts the passage")
@@ -125,12 +111,12 @@ class _Rewriter:
         statements[:] = [self.statement(statement) for statement in statements]
 
     def statement(self, node: nodes.Node) -> nodes.Node:
-        """Return what stands in place of one statement, its own statements rewritten."""
+        """Return the replacement of one statement, its inner statements rewritten."""
         if isinstance(node, nodes.Output):
             node.nodes = self.printed(node.nodes)
             return node
         if isinstance(node, nodes.For):
-            if self.passage.is_pieces(node.iter) and printed_alone(node):
+            if self.passage.is_pieces(node.iter) and is_printed_alone(node):
                 return nodes.Output([self.mark()], lineno=node.lineno)
             self.passage.remember_part(node.target, node.iter)
         elif isinstance(node, nodes.Assign):
@@ -144,8 +130,8 @@ class _Rewriter:
         return node
 
     def printed(self, row: list[nodes.Expr]) -> list[nodes.Expr]:
-        """Rewrite expressions printed one after the other; several of them together may be the
-        passage (``{{x[0]|upper}}{{x[1:]}}``).
+        """Rewrite expressions that are printed in a row; several together may be the passage
+        (``{{x[0]|upper}}{{x[1:]}}``).
         """
         result: list[nodes.Expr] = []
         while row:
@@ -155,12 +141,10 @@ class _Rewriter:
         return result
 
     def value(self, node: nodes.Expr) -> nodes.Expr:
-        """Return an expression that is printed with the placeholder for every passage whose text it
-        prints.
-        """
+        """Return a printed expression with the placeholder for every passage that it prints."""
         if self.passage.is_whole(node):
             return self.mark()
-        inside = printed_by(node)
+        inside = find_printed(node)
         if not inside:
             self.parts += self.passage.reaches_text(node)
         for holder, name in inside:

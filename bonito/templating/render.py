@@ -1,5 +1,5 @@
-"""One row through one meta-template: an instruction and a response with the placeholder, or the
-reason why not.
+"""Render one row with one meta-template: instruction and response with the placeholder, or the
+reason for none.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from bonito.templating.sandbox import BadLabel, Choices, Sandbox, protect, split
 from tasks.core.task_types import EXTRACTION
 
 OK = "ok"
-#: Something is wrong with the template, or with the columns it is given: a run stops, unless it is
-#: told to go on without.
+#: Faults of the template or its columns: a run stops, unless faulty templates are skipped.
 FAULTS = ("syntax", "refused", "timeout", "memory", "missing_column", "bad_label", "error")
-#: Nothing is wrong, the row just gives no example with this template.
+#: No fault: the row gives no example with this template.
 EMPTY = (
     "no_response",
     "empty_context",
@@ -31,19 +30,17 @@ EMPTY = (
     "placeholder_in_row",
 )
 
-#: A passage, or a sentence of one, that is shorter may stand in an instruction by chance: "Yes, it
-#: is."
+#: Shorter passages and sentences may be in an instruction by chance: "Yes, it is."
 _LEAST_LEAK = 30
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a row. ``detail`` explains a status other than ``ok``.
+class Rendering:
+    """A rendered row. ``detail`` explains a status other than ``ok``.
 
-    ``derivable`` tells whether the response can be had from what the reader sees, where the task
-    type lets one say so: it stands in the passage or instruction (extraction), or holds one of the
-    answer choices.
+    ``derivable`` tells whether the response is in what the reader sees: in the passage or
+    instruction (extraction), or with one of the answer choices. None for other task types.
     """
 
     status: str
@@ -56,17 +53,14 @@ class Outcome:
 
 def render(
     meta: MetaTemplate, passage: Compiled, sandbox: Sandbox, row: dict[str, Any], seed: int
-) -> Outcome:
-    """Render one row; every failure of the template is an :class:`Outcome`, except running out of
+) -> Rendering:
+    """Render one row; every failure of the template is a :class:`Rendering`, except running out of
     memory or time.
     """
     if "answer_choices" in row:
-        return Outcome(
+        return Rendering(
             "error",
-            (
-                "the row has a column 'answer_choices', a name that templates keep for their "
-                "own choices"
-            ),
+            "the row has a column 'answer_choices', a name that templates use for their choices",
         )
     sandbox.seed(seed)
     values = protect(row)
@@ -77,21 +71,23 @@ def render(
             values["answer_choices"] = choices
         parts = split(meta.body.render(values))
     except SecurityError as error:
-        return Outcome("refused", str(error))
+        return Rendering("refused", str(error))
     except UndefinedError as error:
-        return Outcome("missing_column", f"it names what the row does not have: {error}")
+        return Rendering("missing_column", f"it names a column that the row lacks: {error}")
     except BadLabel as error:
-        return Outcome("bad_label", str(error))
+        return Rendering("bad_label", str(error))
     except (MemoryError, RecursionError):
         raise
-    except Exception as error:  # noqa: BLE001 - a template is a stranger's program: whatever it raises is a finding about it, not a bug of ours
-        return Outcome("error", f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - a template is untrusted code: what it raises is a finding, not our bug
+        return Rendering("error", f"{type(error).__name__}: {error}")
     return _judge(meta, context, parts, choices)
 
 
-def _judge(meta: MetaTemplate, context: str, parts: list[str], choices: Choices | None) -> Outcome:
+def _judge(
+    meta: MetaTemplate, context: str, parts: list[str], choices: Choices | None
+) -> Rendering:
     if len(parts) != 2:
-        return Outcome(
+        return Rendering(
             "no_response",
             f"it rendered {len(parts)} parts instead of instruction ||| response",
             context,
@@ -113,7 +109,7 @@ def _judge(meta: MetaTemplate, context: str, parts: list[str], choices: Choices 
     elif leaks(context, whole):
         status = "passage_leak"
     derivable = _derivable(meta.template.task_type, response, f"{context}\n{instruction}", choices)
-    return Outcome(
+    return Rendering(
         status,
         _DETAILS.get(status, ""),
         context,
@@ -129,23 +125,22 @@ _DETAILS = {
     "no_passage": "for this row it does not insert the passage",
     "empty_instruction": "the instruction is empty",
     "empty_response": "the response is empty",
-    "passage_leak": "the passage's text stands beside its placeholder",
+    "passage_leak": "the passage's text is beside its placeholder",
 }
 
 
 def leaks(context: str, text: str) -> bool:
-    """Whether at least half of the passage stands word for word in ``text``, counting its sentences
-    of over 30 characters.
+    """Tell whether ``text`` holds at least half of the passage, counting sentences of over 30
+    characters.
 
-    A shorter quotation is often the very task: the answer that a question is asked for, the clause
-    a pronoun stands in.
+    A shorter quotation is often the task itself: the answer to a question, the clause of a pronoun.
     """
     text = _plain(text)
     sentences = [_plain(sentence) for sentence in _SENTENCE_END.split(context)]
-    standing = sum(
+    leaked = sum(
         len(sentence) for sentence in sentences if len(sentence) > _LEAST_LEAK and sentence in text
     )
-    return standing > 0 and 2 * standing >= sum(map(len, sentences))
+    return leaked > 0 and 2 * leaked >= sum(map(len, sentences))
 
 
 def _derivable(task_type: str, response: str, seen: str, choices: Choices | None) -> bool | None:

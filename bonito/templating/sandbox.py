@@ -1,8 +1,8 @@
-"""Jinja's sandbox with promptsource's own filters: strict about names, closed to Python's insides,
-and without chance.
+"""Jinja's sandbox with promptsource's filters: strict about names, closed to Python's internals,
+deterministic.
 
-The sandbox bounds what a template can reach, not what it can use up;
-:mod:`bonito.templating.workers` bounds that.
+The sandbox limits what a template can access; :mod:`bonito.templating.workers` limits its time and
+memory.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 #: Splits the instruction from the response, and the answer choices from each other.
 SEPARATOR = "|||"
-#: Hides a ``|||`` inside a row's own values while a template is rendered. The value is
-#: promptsource's: its multi_news templates name it.
+#: Replaces a ``|||`` inside a row's values while a template is rendered. promptsource's value: its
+#: multi_news templates name it.
 PIPE_PROTECTOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
-#: Longest sequence that ``*``, and most bits that ``**``, may build. Both run inside one
-#: interpreter instruction, which no timer interrupts.
+#: Longest sequence from ``*``, and most bits from ``**``. Each is one interpreter instruction,
+#: which no timer interrupts.
 LARGEST_PRODUCT = 1_000_000
 
 
 class BadLabel(Exception):
-    """A label points outside the answer choices."""
+    """A label is outside the answer choices."""
 
 
 class Choices(list[str]):
-    """Answer choices that refuse a label outside them; Python would read -1, the label of
-    unlabelled rows, as the last choice.
+    """Answer choices that refuse a label outside them: -1, the label of unlabelled rows, would be
+    the last choice in Python.
     """
 
     def __getitem__(self, index: Any) -> Any:
@@ -48,7 +48,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})
 
     def __init__(self) -> None:
-        # Unoptimised: constant expressions of a stranger's template are worked out when it is
+        # Not optimised: constant expressions of an untrusted template are evaluated when it is
         # rendered, under the limits.
         super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False)
         self._lots = random.Random(0)
@@ -57,13 +57,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.pop("lipsum", None)
 
     def seed(self, seed: int) -> None:
-        """Fix what the ``choice`` filter draws from here on; without it a row's example would
-        depend on the rows before it.
-        """
+        """Seed the ``choice`` filter, so that a row's example does not depend on earlier rows."""
         self._lots = random.Random(seed)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Refuse a product that would fill the memory, or a power that would take for ever."""
+        """Refuse a product or power that would take too much memory or time."""
         if _size_of_product(operator, left, right) > LARGEST_PRODUCT:
             raise SecurityError(
                 f"the operator {operator} would build a value of more than {LARGEST_PRODUCT} parts"
@@ -104,7 +102,7 @@ def protect(value: Any) -> Any:
 
 
 def unprotect(text: str) -> str:
-    """Return a rendered text with its values' own ``|||`` shown again."""
+    """Return a rendered text with the ``|||`` of its values restored."""
     return text.replace(PIPE_PROTECTOR, SEPARATOR)
 
 

@@ -1,8 +1,8 @@
 """promptsource templates, read from a folder of YAML files.
 
-The folder is laid out as promptsource's own, ``<dataset>/[<config>/]templates.yaml``; one's own
-templates in the same format work too. A template is Jinja over one row's columns, ``instruction |||
-response``; its answer choices are a second, ``|||``-separated template.
+The layout is promptsource's, ``<dataset>/[<config>/]templates.yaml``; your own templates in this
+format work too. A template is Jinja over one row's columns, ``instruction ||| response``; its
+answer choices are a second template, separated by ``|||``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.task_types import task_type
 
-Key = tuple[str, str, str]
+TemplateKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Template:
+class PromptTemplate:
     """One prompt template.
 
-    ``config`` is empty where the dataset has none; ``task_type`` is the short form, empty where
-    none is known.
+    ``config`` is empty where the dataset has none; ``task_type`` is the short form, or empty.
     """
 
     dataset: str
@@ -37,8 +36,8 @@ class Template:
     task_type: str = ""
 
     @property
-    def key(self) -> Key:
-        """What names a template."""
+    def key(self) -> TemplateKey:
+        """Dataset, configuration and name."""
         return self.dataset, self.config, self.name
 
     def __str__(self) -> str:
@@ -46,46 +45,45 @@ class Template:
 
 
 def source_name(dataset: str, config: str) -> str:
-    """Return ``dataset/config``, or ``dataset`` where there is one configuration only."""
+    """Return ``dataset/config``, or ``dataset`` without a configuration."""
     return f"{dataset}/{config}" if config else dataset
 
 
 def load_templates(
-    folder: Path, types: Mapping[Key, str], broken: dict[Path, str] | None = None
-) -> list[Template]:
-    """Read every ``templates.yaml`` below ``folder``, with its task types; sorted by dataset,
-    config and name.
+    folder: Path, types: Mapping[TemplateKey, str], broken: dict[Path, str] | None = None
+) -> list[PromptTemplate]:
+    """Read every ``templates.yaml`` below ``folder`` with its task types; sorted by key.
 
-    Raises :class:`PipelineError` for a folder without templates, a file that is not promptsource's
-    format, and a name that occurs twice. Where ``broken`` is given, the last two are noted in it,
-    by file, and the other files are read.
+    Raises :class:`PipelineError` for a folder without templates, a file that is not in
+    promptsource's format, and a repeated name. With ``broken``, the last two are recorded there by
+    file instead, and the other files are read.
     """
     paths = sorted(folder.rglob("templates.yaml"))
     if not paths:
         raise PipelineError(
             f"{folder} holds no templates.yaml: expected <dataset>/[<config>/]templates.yaml"
         )
-    found: dict[Key, Template] = {}
+    templates: dict[TemplateKey, PromptTemplate] = {}
     for path in paths:
         try:
             for template in _read(path, folder, types):
-                if template.key in found:
+                if template.key in templates:
                     raise PipelineError(
                         f"{path}: two templates are called {template.name!r}: rename one"
                     )
-                found[template.key] = template
+                templates[template.key] = template
         except PipelineError as error:
             if broken is None:
                 raise
             broken[path] = str(error)
-    return [found[key] for key in sorted(found)]
+    return [templates[key] for key in sorted(templates)]
 
 
-def load_task_types(paths: Iterable[Path]) -> dict[Key, str]:
+def load_task_types(paths: Iterable[Path]) -> dict[TemplateKey, str]:
     """Read tables ``dataset_name,dataset_config_name,template_name,task_type`` into short task
     types; a later file wins.
     """
-    types: dict[Key, str] = {}
+    types: dict[TemplateKey, str] = {}
     for path in paths:
         try:
             with path.open(encoding="utf-8", newline="") as handle:
@@ -114,7 +112,7 @@ _Loader.add_constructor("!Template", _mapping)
 _Loader.add_constructor("!TemplateMetadata", _mapping)
 
 
-def _read(path: Path, root: Path, types: Mapping[Key, str]) -> Iterator[Template]:
+def _read(path: Path, root: Path, types: Mapping[TemplateKey, str]) -> Iterator[PromptTemplate]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader with two constructors of our own
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -132,7 +130,9 @@ def _read(path: Path, root: Path, types: Mapping[Key, str]) -> Iterator[Template
                 f"{path}: a template needs 'name' and 'jinja', both text; found {str(entry)[:80]!r}"
             )
         key = (dataset, config, entry["name"])
-        yield Template(*key, entry["jinja"], entry.get("answer_choices") or "", types.get(key, ""))
+        yield PromptTemplate(
+            *key, entry["jinja"], entry.get("answer_choices") or "", types.get(key, "")
+        )
 
 
 def _place(parts: tuple[str, ...], path: Path) -> tuple[str, str]:

@@ -1,9 +1,8 @@
-"""Renders templates in child processes that are limited in time and memory, in order, whatever
-their number.
+"""Render templates in child processes with limited time and memory; results come in order.
 
-A template is a stranger's program. The sandbox keeps it from reaching anything; here it is kept
-from using everything: a child is interrupted after so many CPU seconds a row, refused more memory
-than its share, and replaced when even that does not stop it.
+A template is untrusted code. The sandbox limits what it can access; this module limits what it can
+use: a child is interrupted after a number of CPU seconds for a row, gets no more memory than its
+share, and is replaced when nothing else stops it.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from typing import Any
 from jinja2 import Template as Compiled
 
 from bonito.templating.metatemplate import MetaTemplate, Unconvertible, convert
-from bonito.templating.render import OK, Outcome, render
+from bonito.templating.render import OK, Rendering, render
 from bonito.templating.sandbox import Sandbox
-from bonito.templating.templates import Template
+from bonito.templating.templates import PromptTemplate
 from tasks.core import pool
 from tasks.core.files import row_seed
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one row may cost: CPU seconds, and megabytes on top of the process itself."""
+class RenderLimits:
+    """Limits of one row: CPU seconds, and megabytes in addition to the process."""
 
     seconds: float = 2.0
     megabytes: int = 512
 
 
 @dataclass(frozen=True)
-class Job:
-    """One row through the template of that index; without a row the template is only converted."""
+class RenderJob:
+    """One row for the template of that index; without a row the template is only converted."""
 
     template: int
     row_id: str = ""
@@ -48,16 +47,15 @@ class Job:
 class Renderers:
     """A pool of limited processes that hold ``templates`` compiled.
 
-    ``passages`` maps (dataset, config) to the Jinja text of the passage. Results depend on the job
-    and ``seed`` alone; only a template within a hair of its time limit could come out differently
-    on a slower machine.
+    ``passages`` maps (dataset, config) to the Jinja text of the passage. Results depend only on the
+    job and ``seed``, except for a template that just meets its time limit.
     """
 
     def __init__(
         self,
-        templates: Sequence[Template],
+        templates: Sequence[PromptTemplate],
         passages: Mapping[tuple[str, str], str],
-        limits: Limits,
+        limits: RenderLimits,
         seed: int,
         workers: int,
     ) -> None:
@@ -71,21 +69,15 @@ class Renderers:
     def __exit__(self, *error: object) -> None:
         self._pool.__exit__(*error)
 
-    def map(self, batches: Iterable[list[Job]]) -> Iterator[list[Outcome]]:
-        """Yield the outcomes of each batch, in the order of the batches; few of them are in memory
-        at a time.
-        """
+    def map(self, batches: Iterable[list[RenderJob]]) -> Iterator[list[Rendering]]:
+        """Yield the results of each batch in order; few batches are in memory at a time."""
         for batch, result in self._pool.map(batches):
             yield _outcomes(result) or self._one_by_one(batch)
 
-    def _one_by_one(self, batch: list[Job]) -> list[Outcome]:
-        """Run a batch in which some row killed its process, each row alone, to learn which one it
-        was.
-        """
-        killed = Outcome(
-            "timeout",
-            f"its process had to be ended: it ran on after {self._limits.seconds:g} s of CPU time",
-        )
+    def _one_by_one(self, batch: list[RenderJob]) -> list[Rendering]:
+        """Run the rows of a batch alone, to find the row that killed its process."""
+        limit = f"{self._limits.seconds:g} s of CPU time"
+        killed = Rendering("timeout", f"its process was killed: it ran on after {limit}")
         with self._open_pool(1) as alone:
             return [
                 (_outcomes(result) or [killed])[0]
@@ -99,11 +91,11 @@ class Renderers:
         )
 
 
-def _outcomes(result: pool.Result) -> list[Outcome]:
+def _outcomes(result: pool.Result) -> list[Rendering]:
     """Return the outcomes of a batch, none where it cost its process."""
     if result.failure == "error":
         raise RuntimeError(f"rendering failed: {result.detail}")
-    return [Outcome(**values) for values in result.value or []]
+    return [Rendering(**values) for values in result.value or []]
 
 
 class _TooLong(BaseException):
@@ -115,8 +107,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _start(
-    templates: list[Template], passages: dict[tuple[str, str], str], limits: Limits, seed: int
-) -> Callable[[list[Job]], Iterator[list[dict[str, Any]]]]:
+    templates: list[PromptTemplate],
+    passages: dict[tuple[str, str], str],
+    limits: RenderLimits,
+    seed: int,
+) -> Callable[[list[RenderJob]], Iterator[list[dict[str, Any]]]]:
     """Return what renders one batch after the other in a process of the pool."""
     signal.signal(signal.SIGPROF, _interrupt)
     child = _Child(templates, passages, limits, seed)
@@ -127,18 +122,18 @@ def _start(
 class _Child:
     """What a child process keeps between batches."""
 
-    templates: list[Template]
+    templates: list[PromptTemplate]
     passages: dict[tuple[str, str], str]
-    limits: Limits
+    limits: RenderLimits
     seed: int
     sandbox: Sandbox = field(default_factory=Sandbox)
-    ready: dict[int, tuple[MetaTemplate, Compiled] | Outcome] = field(default_factory=dict)
+    ready: dict[int, tuple[MetaTemplate, Compiled] | Rendering] = field(default_factory=dict)
 
-    def limited(self, job: Job) -> Outcome:
+    def limited(self, job: RenderJob) -> Rendering:
         """Do one job under the limits.
 
-        The timer ends Python code; the kernel ends the process where one long instruction keeps
-        the timer out.
+        The timer interrupts Python code; the kernel kills the process if one long instruction
+        blocks the timer.
         """
         seconds = self.limits.seconds
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -151,20 +146,20 @@ class _Child:
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
         except _TooLong:
-            return Outcome("timeout", f"it ran for over {seconds:g} s of CPU time")
+            return Rendering("timeout", f"it ran for over {seconds:g} s of CPU time")
         except MemoryError:
-            return Outcome("memory", f"it wanted over {self.limits.megabytes} MB")
+            return Rendering("memory", f"it needs over {self.limits.megabytes} MB")
         except RecursionError:
-            return Outcome("memory", "it calls itself without end")
+            return Rendering("memory", "it recurses without end")
 
-    def work(self, job: Job) -> Outcome:
+    def work(self, job: RenderJob) -> Rendering:
         if job.template not in self.ready:
             self.ready[job.template] = self.convert(self.templates[job.template])
         ready = self.ready[job.template]
-        if isinstance(ready, Outcome):
+        if isinstance(ready, Rendering):
             return ready
         if job.row is None:
-            return Outcome(OK)
+            return Rendering(OK)
         meta, passage = ready
         seed = row_seed(self.seed, job.row_id, *meta.template.key)
         outcome = render(meta, passage, self.sandbox, job.row, seed)
@@ -174,9 +169,9 @@ class _Child:
             outcome, context=outcome.context[:2000], instruction=outcome.instruction[:2000]
         )
 
-    def convert(self, template: Template) -> tuple[MetaTemplate, Compiled] | Outcome:
+    def convert(self, template: PromptTemplate) -> tuple[MetaTemplate, Compiled] | Rendering:
         passage = self.passages[template.dataset, template.config]
         try:
             return convert(template, passage, self.sandbox), self.sandbox.from_string(passage)
         except Unconvertible as error:
-            return Outcome(error.status, str(error))
+            return Rendering(error.status, str(error))

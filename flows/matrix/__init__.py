@@ -1,1 +1,1 @@
-"""The matrix: many runs that differ in one thing, compared."""
+"""The matrix: many runs that differ in one setting, compared."""

@@ -1,5 +1,5 @@
-"""The cells that a matrix file asks for: target model x dataset x supervision x rows x seed, each a
-run of the pipeline. Everything is checked before anything runs.
+"""The cells of a matrix file: target model x dataset x supervision x rows x seed, each a run of the
+pipeline. Everything is checked before anything runs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Cell:
     seed: int
     variant: str
     params: dict[str, Any] = field(repr=False)
-    #: Name of the cell whose adapter this one goes on from; empty: a fresh adapter.
+    #: Name of the cell whose adapter this one continues; empty: a fresh adapter.
     start: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """Return what a row of cells.json is known by."""
+        """Return the columns that identify a row of cells.json."""
         return {
             name: getattr(self, name)
             for name in ("model", "dataset", "supervision", "rows", "seed", "variant")
@@ -44,8 +44,9 @@ class Cell:
 
 
 def expand(matrix: Matrix, main: Path) -> list[Cell]:
-    """Return the cells, each once, the zero-shot cells first and every starting point before what
-    goes on from it. All settings are parsed.
+    """Return the cells, each once: zero-shot cells first, a starting point before its continuation.
+
+    All settings are parsed.
     """
     cells: dict[str, Cell] = {}
     for model in matrix.models:
@@ -60,8 +61,8 @@ def expand(matrix: Matrix, main: Path) -> list[Cell]:
 
 
 def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
-    """Look for every file, and read every dataset file and its items once; what is wrong with them
-    is one error before the first cell.
+    """Look for every file and read every dataset file with its items, so that an error comes before
+    the first cell.
     """
     targets = {dataset.name: dataset for dataset in matrix.datasets}
     for section, key in FILES:
@@ -80,14 +81,12 @@ def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
 
 
 def _is_there(value: str, main: Path) -> bool:
-    """Tell whether a path is there, or can only be looked for later: it is of another machine, or
-    a cell makes it.
-    """
+    """Tell whether a path exists, or may exist later: on another machine, or made by a cell."""
     return "://" in value or f"{RUNS}/" in value or (main / value).exists()
 
 
 def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:
-    """Return what makes a missing file, where the matrix or the documentation says so."""
+    """Return how to make a missing file, where the matrix or the documentation says so."""
     if section in ("ingest", "evaluate") or value == target.training:
         return f". Target {target.name} is made by: {target.made_by}" if target.made_by else ""
     return ". Rows of annotated datasets are made as docs/generator.md says"
@@ -96,9 +95,9 @@ def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:
 def _of_source(
     matrix: Matrix, main: Path, model: str, dataset: MatrixDataset, source: str
 ) -> list[Cell]:
-    if source == "none":  # untrained: neither rows nor seeds make a difference
+    if source == "none":  # not trained: rows and seeds make no difference
         return [_cell(matrix, main, model, dataset, source, 0, matrix.seeds[0], None)]
-    found = []
+    cells = []
     for rows in matrix.rows:
         for seed in matrix.seeds:
             start = (
@@ -110,22 +109,13 @@ def _of_source(
                 None,
                 *(variant for variant in matrix.variants if source in variant.supervision),
             ]
-            own = [
-                _cell(
-                    matrix,
-                    main,
-                    model,
-                    dataset,
-                    source,
-                    rows,
-                    seed,
-                    variant,
-                    start[0].name if start else "",
-                )
+            begin = start[0].name if start else ""
+            cells += start
+            cells += [
+                _cell(matrix, main, model, dataset, source, rows, seed, variant, begin)
                 for variant in variants
             ]
-            found += [*start, *own]
-    return found
+    return cells
 
 
 def _cell(
@@ -169,14 +159,14 @@ def _cell(
 def _axes(
     matrix: Matrix, model: str, dataset: MatrixDataset, source: str, rows: int, seed: int
 ) -> dict[str, Any]:
-    """Return what the axes and the budget set.
+    """Return the settings of the axes and the budget.
 
-    Every source gets the same passages: cut by one tokenizer, chosen by one seed.
+    Every source gets the same passages: cut by one tokenizer, drawn with one seed.
     """
-    given = {"p3": matrix.p3_rows, "labelled": dataset.training}.get(source) or NOTHING
+    training = {"p3": matrix.p3_rows, "labelled": dataset.training}.get(source) or NOTHING
     axes: dict[str, Any] = {
         "ingest": {"tokenizer": matrix.models[0]},
-        "supervise": {"source": source, "rows": given, "max_rows": rows, "seed": seed},
+        "supervise": {"source": source, "rows": training, "max_rows": rows, "seed": seed},
         "finetune": {
             "model": model,
             "seed": seed,
@@ -187,12 +177,12 @@ def _axes(
     if matrix.passages:
         axes["generate"] = {"max_passages": matrix.passages}
     if source == "prompted" and matrix.prompted:
-        own = {
+        chat_model = {
             "generator": matrix.prompted.generator,
             "address": matrix.prompted.address,
             **matrix.prompted.set,
         }
-        axes["generate"] = {**axes.get("generate", {}), **own}
+        axes["generate"] = {**axes.get("generate", {}), **chat_model}
     return axes
 
 
@@ -205,9 +195,7 @@ def _name(
     seed: int,
     variant: Variant | None,
 ) -> str:
-    """Return a name that a worktree and a DVC experiment can have: readable, at most 80 characters,
-    the same for the same cell.
-    """
+    """Return a name for worktree and DVC experiment: readable, at most 80 characters, stable."""
     parts = [
         matrix,
         re.split(r"[/:]", model)[-1],
@@ -224,7 +212,7 @@ def _name(
 
 
 def _lists(value: Any) -> Any:
-    """Tuples, which parsed sections have, back to the lists that YAML writes."""
+    """Return a value with the tuples of parsed sections as lists, which YAML can write."""
     if isinstance(value, dict):
         return {key: _lists(inner) for key, inner in value.items()}
     return [_lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -15,9 +15,9 @@ from tasks.core.stage import one_line_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the flow and say where its report is.
+    """Run the flow and print where its report is.
 
-    Returns 0 (every cell is done), 1 (some are not) or 2 (the request itself is wrong).
+    Returns 0 (every cell is done), 1 (some are not) or 2 (the request is wrong).
     """
     parser = argparse.ArgumentParser(
         prog="python -m flows.matrix",
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--list", action="store_true", help="check the file, print its cells and stop"
     )
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     with one_line_errors("matrix"):
-        # Refused before Prefect starts, and before anything is generated or trained.
-        asked = read_matrix(CODE / given.file)
-        cells = expand(asked, CODE)
-        check_inputs(asked, cells, CODE)
-        if given.list:
+        # Errors are reported before Prefect starts.
+        plan = read_matrix(CODE / arguments.file)
+        cells = expand(plan, CODE)
+        check_inputs(plan, cells, CODE)
+        if arguments.list:
             print("\n".join(cell.name for cell in cells))
             return 0
         await_server = open_api(CODE)
@@ -42,16 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         await_server()
         try:
-            state = matrix(file=given.file, return_state=True)
+            state = matrix(file=arguments.file, return_state=True)
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+            print("interrupted: run the same command again to continue", file=sys.stderr)
             return 130
-        table = CODE / OUT / asked.name / "table.md"
+        table = CODE / OUT / plan.name / "table.md"
         if table.is_file():
-            print(
-                f"\n{table.read_text(encoding='utf-8')}\nreport: "
-                f"{OUT / table.parent.name / 'report.html'}"
-            )
+            print(f"\n{table.read_text(encoding='utf-8')}")
+            print(f"report: {OUT / plan.name / 'report.html'}")
         if state.is_completed():
             return 0
         print(f"error: {state.message}", file=sys.stderr)

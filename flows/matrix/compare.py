@@ -1,8 +1,7 @@
-"""Comparing runs on one dataset: means and spreads over templates and seeds, and paired bootstrap
+"""Compare runs on one dataset: means and spreads over templates and seeds, and paired bootstrap
 differences over items x templates.
 
-A *group* is what a report shows as one line: the runs that differ in their seed alone. All scores
-are F1 in points.
+A *group* is one line of a report: the runs that differ only in their seed. Scores are F1 in points.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.scoring.datasets import Item
-from tasks.scoring.f1 import Scored, interval, majority_f1, resample
+from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Resamples that all groups on a dataset share, which is what makes differences paired.
+    """Resamples that all groups on a dataset share, which makes their differences paired.
 
-    ``items`` [resamples, items] draws whole passages, as questions on one passage rise and fall
-    together; ``templates`` [resamples, templates] sums to one in each row: the templates are a
-    sample too, of the ways to ask.
+    ``items`` [resamples, items] draws whole passages, as scores of questions on one passage are
+    correlated. ``templates`` [resamples, templates] sums to one in each row: the templates are a
+    sample of the ways to ask.
     """
 
     items: NDArray[np.float64]
@@ -45,19 +44,22 @@ class Draws:
 
 
 def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
-    """Return a group's F1, its 95 % interval over items x templates, and its spreads (standard
-    deviations; None with one run or template).
+    """Return a group's F1, its 95 % interval over items x templates, and its spreads.
+
+    Spreads are standard deviations; None with one run or template.
     """
     by_template = np.array([run.f1()[0] for run in runs])  # [seeds, templates]
     low, high = interval(draws.f1(runs))
     return {
-        "f1": _points(by_template.mean()),
-        "f1_low": _points(low),
-        "f1_high": _points(high),
-        "template_spread": _points(by_template.mean(axis=0).std(ddof=1))
+        "f1": round_points(by_template.mean()),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
+        "template_spread": round_points(by_template.mean(axis=0).std(ddof=1))
         if by_template.shape[1] > 1
         else None,
-        "seed_spread": _points(by_template.mean(axis=1).std(ddof=1)) if len(runs) > 1 else None,
+        "seed_spread": round_points(by_template.mean(axis=1).std(ddof=1))
+        if len(runs) > 1
+        else None,
         "seeds": len(runs),
         "one_class_templates": int(
             sum(len(set(row)) == 1 for run in runs for row in run.values.tolist())
@@ -68,25 +70,27 @@ def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
     }
 
 
-def difference(runs: Sequence[Scored], others: Sequence[Scored], draws: Draws) -> dict[str, float]:
-    """Return how much better the first group is, with its paired 95 % interval."""
+def measure_difference(
+    runs: Sequence[Scored], others: Sequence[Scored], draws: Draws
+) -> dict[str, float]:
+    """Return the first group's F1 less the second's, with its paired 95 % interval."""
     low, high = interval(draws.f1(runs) - draws.f1(others))
-    own, other = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
-    return {"f1": _points(own - other), "f1_low": _points(low), "f1_high": _points(high)}
+    first, second = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
+    return {
+        "f1": round_points(first - second),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
+    }
 
 
-def majority(runs: Sequence[Scored]) -> float | None:
+def majority_baseline(runs: Sequence[Scored]) -> float | None:
     """Return the macro F1 of always answering the commonest label; None for extraction."""
     golds = runs[0].golds
-    return None if golds is None else _points(majority_f1(golds.tolist(), runs[0].classes))
+    return None if golds is None else round_points(majority_f1(golds.tolist(), runs[0].classes))
 
 
-def verdict(change: dict[str, float]) -> str:
+def judge_change(change: dict[str, float]) -> str:
     """Return ``better``, ``worse``, or ``undecided`` where the interval holds 0."""
     if change["f1_low"] > 0:
         return "better"
     return "worse" if change["f1_high"] < 0 else "undecided"
-
-
-def _points(value: Any) -> float:
-    return round(float(value), 2)

@@ -1,15 +1,13 @@
-"""The matrix as a Prefect flow: one task run a cell, each a pipeline run in a worktree of its own,
-with every stage of DVC's graph.
+"""The matrix as a Prefect flow: one task run for each cell, a pipeline run in its own worktree.
 
-Cells share what they have in common through DVC's cache (passages, generated rows, the zero-shot
-baseline); a killed matrix, started again, finds what is done unchanged. A cell that fails says why
-and the others go on. One cell at a time, or one a GPU where there are several.
+Cells share passages, generated rows and the zero-shot baseline through DVC's cache. A matrix that
+was killed and started again skips finished work. A failed cell reports its error and the others
+continue. One cell runs at a time, or one on each GPU.
 
-Annotations are not postponed in this module: a deployment loads it by file name, and then Prefect
-cannot look up their names.
+Annotations are not postponed here: a deployment loads this module by file name, and Prefect then
+cannot resolve postponed names.
 """
 
-import logging
 import os
 import queue
 import shutil
@@ -28,20 +26,18 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.matrix.cells import Cell, check_inputs, expand
 from flows.matrix.matrix_file import Matrix, read_matrix
-from flows.matrix.results import Result, cell_rows
+from flows.matrix.results import Result, tabulate_cells
 from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
-from flows.progress import Watcher
+from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import end_dead_runs
-from flows.runs import worktree as checkout
+from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import stop_children
-from flows.server import settle
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 
-Log = logging.Logger | logging.LoggerAdapter[Any]
 
-
-def gpus() -> list[str]:
+def list_gpus() -> list[str]:
     """Return the GPUs that cells may use, by number; none on a CPU."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
@@ -57,44 +53,44 @@ def gpus() -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def asked_name(parameters: dict[str, Any]) -> str:
+def name_matrix_run(parameters: dict[str, Any]) -> str:
     """Return the name by which a flow run's matrix is locked and shown."""
     return f"matrix-{Path(str(parameters.get('file'))).stem}"
 
 
 def _run_name() -> str:
-    return asked_name(flow_run.parameters)
+    return name_matrix_run(flow_run.parameters)
 
 
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=max(1, len(gpus())))
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=max(1, len(list_gpus())))
 
 
 @flow(name="matrix", flow_run_name=_run_name, task_runner=_RUNNER)
 def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
-    """Compare supervision sources: every cell of a matrix file, and a report of what came of them.
+    """Compare supervision sources: run every cell of a matrix file and write a report.
 
     Args:
         file: A matrix file, see docs/matrix.md.
     """
     log = get_run_logger()
-    logging.getLogger("prefect.task_runs").addFilter(_once)
-    settle(CODE)
+    drop_failure_records()
+    set_prefect_environment(CODE)
     try:
-        asked = read_matrix(CODE / file)
-        cells = expand(asked, CODE)
-        check_inputs(asked, cells, CODE)
-        name = asked_name({"file": file})
-        with checkout.hold(checkout.Run(name, CODE, CODE, {})):
-            end_dead_runs(name, log.info, "matrix", asked_name)
-            return _run_cells(asked, cells, log)
+        plan = read_matrix(CODE / file)
+        cells = expand(plan, CODE)
+        check_inputs(plan, cells, CODE)
+        name = name_matrix_run({"file": file})
+        with worktree.hold(worktree.Run(name, CODE, CODE, {})):
+            end_dead_runs(name, log.info, "matrix", name_matrix_run)
+            return _run_cells(plan, cells, log)
     except PipelineError as error:
         return Failed(message=str(error))
 
 
-def _run_cells(asked: Matrix, cells: list[Cell], log: Log) -> State[Any]:
-    log.info("matrix %r: %d cells", asked.name, len(cells))
+def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
+    log.info("matrix %r: %d cells", plan.name, len(cells))
     free: queue.Queue[str] = queue.Queue()
-    for number in gpus() or [""]:
+    for number in list_gpus() or [""]:
         free.put(number)
     futures: dict[str, PrefectFuture[Any]] = {}
     for cell in cells:
@@ -106,23 +102,23 @@ def _run_cells(asked: Matrix, cells: list[Cell], log: Log) -> State[Any]:
     try:
         for cell in cells:
             results.append(_result(cell, futures[cell.name]))
-            write_results(asked, results, CODE, final=cell is cells[-1])
+            write_results(plan, results, CODE, final=cell is cells[-1])
     except BaseException:  # Ctrl-C, or cancelled from the UI
         stop_children()
         raise
     rows = [
         {name: row[name] for name in ("cell", "f1", "f1_low", "f1_high", "status", "reason")}
-        for row in cell_rows(results, CODE)
+        for row in tabulate_cells(results, CODE)
     ]
     create_table_artifact(rows, key="cells", description="F1 in points of every cell")
     done = sum(result.status == "done" for result in results)
-    message = f"{done} of {len(results)} cells done; report: {OUT / asked.name / 'report.html'}"
+    message = f"{done} of {len(results)} cells done; report: {OUT / plan.name / 'report.html'}"
     return Completed(message=message) if done == len(results) else Failed(message=message)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
-    """Bring one cell up to date, on a GPU that no other cell has."""
+    """Bring one cell up to date, on a GPU of its own where there are any."""
     log = get_run_logger()
     gpu = free.get()
     try:
@@ -145,21 +141,12 @@ def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
     return Completed(message="done", data=result)
 
 
-def _once(record: logging.LogRecord) -> bool:
-    """Drop Prefect's own account of a failed cell, which prints all its settings: the state that
-    follows says the same in one line.
-    """
-    return not record.getMessage().startswith("Task run failed with state")
-
-
 def _result(cell: Cell, future: PrefectFuture[Any]) -> Result:
     future.wait()
     state = future.state
     if state.is_pending():
-        return Result(cell, "not run", f"it goes on from cell {cell.start}, which failed")
-    found = state.result(raise_on_failure=False)
-    return (
-        found
-        if isinstance(found, Result)
-        else Result(cell, "failed", state.message or str(state.name))
-    )
+        return Result(cell, "not run", f"it continues cell {cell.start}, which failed")
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, Result):
+        return result
+    return Result(cell, "failed", state.message or str(state.name))

@@ -12,7 +12,7 @@ from tasks.core.overlay import DEFAULT
 from tasks.core.params import Section, Seed, load_params
 
 SOURCES = ("none", "tapt", "bonito", "prompted", "p3", "labelled")
-#: A source that goes on from the adapter of another one.
+#: Sources that continue training the adapter of p3.
 AFTER_P3 = ("p3+tapt", "p3+bonito", "p3+prompted", "p3+labelled")
 
 
@@ -25,7 +25,9 @@ class MatrixDataset(Section):
         default_factory=dict, description="settings laid over the profile's"
     )
     training: str = Field("", description="labelled rows to train on, for supervision: labelled")
-    made_by: str = Field("", description="command that makes its files, told where one is missing")
+    made_by: str = Field(
+        "", description="command that makes its files, named in the error if missing"
+    )
 
 
 class Prompted(Section):
@@ -69,14 +71,12 @@ class Matrix(Section):
     tokens: int = Field(
         0,
         ge=0,
-        description=(
-            "tokens every source is trained on, 0: as many as the epochs give (not budget-matched)"
-        ),
+        description="training tokens of every source, 0: by the epochs (not budget-matched)",
     )
     tokens_per_row: int = Field(
         0,
         ge=0,
-        description="instead of tokens, where rows vary: the budget is so many times the rows",
+        description="instead of tokens, where rows vary: the budget is this number times the rows",
     )
     p3_rows: str = Field("", description="train.parquet of a remix, for p3")
     general: str = Field(
@@ -96,7 +96,7 @@ class Matrix(Section):
 
     @field_validator("models", "datasets", "supervision", "rows", "seeds", "variants")
     @classmethod
-    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _refuse_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [
             value.name if isinstance(value, Section) and hasattr(value, "name") else value
             for value in values
@@ -108,21 +108,19 @@ class Matrix(Section):
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Read a matrix file; an unknown key or a contradiction is one error."""
+    """Read a matrix file; an unknown key or a contradiction is a :class:`PipelineError`."""
     matrix: Matrix = load_params(path, Matrix)
     needs = {
         "prompted": (matrix.prompted, "prompted: {generator: a chat model}"),
         "p3": (matrix.p3_rows, "p3_rows: a remix's train.parquet"),
     }
-    for source, (given, what) in needs.items():
-        if not given and any(source in name.split("+") for name in matrix.supervision):
+    for source, (value, what) in needs.items():
+        if not value and any(source in name.split("+") for name in matrix.supervision):
             raise PipelineError(f"{path}: supervision {source} needs {what}")
     if matrix.tokens and matrix.tokens_per_row:
         raise PipelineError(f"{path}: give either tokens or tokens_per_row")
     if matrix.tokens_per_row and 0 in matrix.rows:
-        raise PipelineError(
-            f"{path}: tokens_per_row needs rows that are numbers of rows, not 0 (all)"
-        )
+        raise PipelineError(f"{path}: tokens_per_row needs numbers of rows, not 0 (all)")
     for dataset in matrix.datasets:
         if not dataset.training and any(
             "labelled" in name.split("+") for name in matrix.supervision

@@ -1,4 +1,4 @@
-"""A matrix's figures beside the published ones, and the paper's claims on them."""
+"""A matrix's figures beside the published ones, and the paper's claims."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flows.matrix.words import short
 
 
 def compare_published(
-    told: dict[str, Any],
+    published: dict[str, Any],
     groups: Sequence[dict[str, Any]],
     results: Sequence[Result],
     matrix: Matrix,
 ) -> list[dict[str, Any]]:
-    """Return one row a published figure: ours beside it, and reproduced (our interval holds it),
+    """Return one row for each published figure with ours: reproduced (our interval holds it),
     deviates (by how much), or not run (why).
     """
-    model = str(told["model"])
+    model = str(published["model"])
     rows = []
-    for dataset, figures in told["figures"].items():
+    for dataset, figures in published["figures"].items():
         for supervision, figure in figures.items():
             row = {
                 "dataset": dataset,
@@ -31,18 +31,15 @@ def compare_published(
                 "status": "not run",
                 "reason": "",
             }
-            own = [
-                g
-                for g in groups
-                if g["dataset"] == dataset and g["supervision"] == supervision and not g["variant"]
-            ]
-            same = [
+            matching = [
                 group
-                for group in own
-                if group["model"].rsplit("/", 1)[-1] == model.rsplit("/", 1)[-1]
+                for group in groups
+                if (group["dataset"], group["supervision"]) == (dataset, supervision)
+                and not group["variant"]
+                and short(group["model"]) == short(model)
             ]
-            if same:
-                group = max(same, key=lambda entry: entry["rows"] or 10**9)
+            if matching:
+                group = max(matching, key=lambda entry: entry["rows"] or 10**9)
                 within = group["f1_low"] <= figure <= group["f1_high"]
                 row |= {
                     "ours": group,
@@ -72,11 +69,10 @@ def _why_not_run(
     return "not asked for by this matrix"
 
 
-def claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the paper's three claims for each model and dataset of the matrix, at its largest
-    number of rows.
+def judge_claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the paper's three claims for each model and dataset, at the largest number of rows.
 
-    Each holds, does not hold, or is undecided (the interval holds 0).
+    A claim holds, does not hold, or is undecided (the interval holds 0).
     """
     rows: list[dict[str, Any]] = []
     largest: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -102,16 +98,10 @@ def claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _claim(
     group: dict[str, Any], claim: str, change: dict[str, Any], expected: str
 ) -> dict[str, Any]:
-    said = (
-        "undecided"
-        if change["verdict"] == "undecided"
-        else "holds"
-        if change["verdict"] == expected
-        else "does not hold"
-    )
+    status = "holds" if change["verdict"] == expected else "does not hold"
     return {
         **{name: group[name] for name in ("model", "dataset", "rows")},
         "claim": claim,
         "change": change,
-        "status": said,
+        "status": "undecided" if change["verdict"] == "undecided" else status,
     }

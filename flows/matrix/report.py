@@ -1,7 +1,7 @@
-"""The page a person reads after a matrix.
+"""The report of a matrix.
 
-Nothing in it has to be taken on trust: every figure has its interval, every cell its status and
-reason, and its predictions lie beside it.
+Everything in it can be checked: every figure has its interval, every cell its status, reason and
+predictions.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.matrix import results as found
 from flows.matrix.matrix_file import Matrix
-from flows.matrix.published import claims, compare_published
-from flows.matrix.results import Result
-from flows.matrix.samples import written_samples
-from flows.matrix.table import markdown
+from flows.matrix.published import compare_published, judge_claims
+from flows.matrix.results import (
+    Result,
+    compare_groups,
+    measure_gains_over_tapt,
+    read_scores,
+    tabulate_cells,
+)
+from flows.matrix.samples import pick_samples
+from flows.matrix.table import render_tables
 from flows.matrix.words import PRIOR_CORRECTED, budget, change, colour, label, short, spread
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
@@ -24,45 +29,44 @@ from tasks.core.yaml_file import read_yaml
 from tasks.tracking.ledger import group_runs
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
-#: What the template calls.
+#: Functions that the template calls.
 _WORDS = {"spread": spread, "change": change, "label": label, "colour": colour, "short": short}
 #: Where `make ui` shows MLflow.
 _MLFLOW = "http://127.0.0.1:5000"
 
 
 def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: Path) -> None:
-    """Write ``report.html``, ``table.md`` and ``groups.json`` to ``folder``, and put the cells'
-    MLflow runs under one parent that holds them.
+    """Write ``report.html``, ``table.md`` and ``groups.json`` to ``folder``.
+
+    Also groups the cells' MLflow runs under one parent run that holds the files.
     """
-    scored = found.read_scores(results, main)
-    groups = found.groups(results, main, scored)
+    scored = read_scores(results, main)
+    groups = compare_groups(results, main, scored)
     published = compare_published(
         read_yaml(main / "matrices" / "published.yaml"), groups, results, matrix
     )
     write_json(folder / "groups.json", groups)
-    write_text(folder / "table.md", markdown(matrix, groups, published, results))
-    runs = mlflow_runs(results, main)
+    write_text(folder / "table.md", render_tables(matrix, groups, published, results))
+    runs = read_mlflow_runs(results, main)
     experiment, parent = "", ""
     page = folder / "report.html"
     facts = {
         "groups": groups,
         "published": published,
-        "samples": written_samples(results, main),
-        "claims": claims(groups),
+        "samples": pick_samples(results, main),
+        "claims": judge_claims(groups),
     }
     if runs:
         first = next(iter(runs.values()))
-        own = {
+        scores = {
             f"f1/{group['dataset']}/{group['supervision']}": group["f1"]
             for group in groups
             if not group["rows"] and not group["variant"]
         }
-        ids, gains = (
-            {name: run["run_id"] for name, run in runs.items()},
-            found.gains_over_tapt(results, main, scored),
-        )
-        # Once for the ids that the page links to, once more for the page itself.
-        experiment, parent = group_runs(first["experiment"], matrix.name, ids, own, [], gains)
+        ids = {name: run["run_id"] for name, run in runs.items()}
+        gains = measure_gains_over_tapt(results, main, scored)
+        # Twice: the page links to the parent's id, and the parent holds the page.
+        experiment, parent = group_runs(first["experiment"], matrix.name, ids, scores, [], gains)
     write_matrix_page(page, matrix, results, main, facts, runs, experiment, parent)
     if runs:
         group_runs(
@@ -74,8 +78,8 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
         )
 
 
-def mlflow_runs(results: Sequence[Result], main: Path) -> dict[str, dict[str, Any]]:
-    """Return cell name -> what its register stage wrote."""
+def read_mlflow_runs(results: Sequence[Result], main: Path) -> dict[str, dict[str, Any]]:
+    """Return cell name -> ``registration.json`` of its stage register."""
     paths = {
         result.cell.name: result.artifacts(main) / "register" / "registration.json"
         for result in results
@@ -94,7 +98,7 @@ def write_matrix_page(
     experiment: str,
     parent: str,
 ) -> None:
-    """Write the page; ``parent`` is the MLflow run that holds those of the cells, empty: none."""
+    """Write the page; ``parent`` is the parent of the cells' MLflow runs, empty: none."""
     links = [("MLflow run", run_page(_MLFLOW, experiment, parent))] if parent else []
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in facts["groups"]:
@@ -104,10 +108,10 @@ def write_matrix_page(
         _TEMPLATE,
         _head(matrix, results, links),
         prior_corrected=PRIOR_CORRECTED,
-        rows=found.cell_rows(results, main),
+        rows=tabulate_cells(results, main),
         one_model=len(matrix.models) == 1,
         panels=panels,
-        curves=curves(facts["groups"]),
+        curves=draw_curves(facts["groups"]),
         links={name: run_page(_MLFLOW, experiment, run["run_id"]) for name, run in runs.items()},
         source=read_yaml(main / "matrices" / "published.yaml")["source"],
         **_WORDS,
@@ -131,24 +135,24 @@ def _head(matrix: Matrix, results: Sequence[Result], links: Sequence[tuple[str, 
     )
 
 
-def curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one picture a model and dataset with several numbers of rows: lines of points in a
-    field of 300 x 160.
+def draw_curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the learning curves: one picture of 300 x 160 for each model and dataset that has
+    several numbers of rows.
     """
-    found_curves = []
+    pictures = []
     for model, dataset in dict.fromkeys((group["model"], group["dataset"]) for group in groups):
-        own = [
+        sized = [
             g
             for g in groups
             if (g["model"], g["dataset"]) == (model, dataset) and g["rows"] and not g["variant"]
         ]
-        sizes = sorted({group["rows"] for group in own})
+        sizes = sorted({group["rows"] for group in sized})
         if len(sizes) < 2:
             continue
         place = {
             rows: 30 + 260 * position / (len(sizes) - 1) for position, rows in enumerate(sizes)
         }
-        top = max(10.0, *(group["f1_high"] for group in own))
+        top = max(10.0, *(group["f1_high"] for group in sized))
         zero = next(
             (
                 g["f1"]
@@ -158,9 +162,9 @@ def curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             None,
         )
         lines = []
-        for supervision in dict.fromkeys(group["supervision"] for group in own):
+        for supervision in dict.fromkeys(group["supervision"] for group in sized):
             points = sorted(
-                (g for g in own if g["supervision"] == supervision), key=lambda g: g["rows"]
+                (g for g in sized if g["supervision"] == supervision), key=lambda g: g["rows"]
             )
             dots = [
                 {
@@ -171,7 +175,7 @@ def curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             ]
             lines.append({"supervision": supervision, "dots": dots})
         height = None if zero is None else 150 - 140 * zero / top
-        found_curves.append(
+        pictures.append(
             {
                 "model": model,
                 "dataset": dataset,
@@ -181,4 +185,4 @@ def curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "zero": height,
             }
         )
-    return found_curves
+    return pictures

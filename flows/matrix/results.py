@@ -1,8 +1,7 @@
-"""What the cells of a matrix came to: read from their checkouts, compared, and written for people
-and programs.
+"""The results of a matrix's cells: read from their checkouts and compared.
 
-``cells.json`` has one row a cell, ``predictions/`` every cell's answers, ``groups.json`` what the
-report shows.
+``cells.json`` has one row for each cell, ``predictions/`` every cell's answers, ``groups.json``
+what the report shows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.matrix.cells import Cell
-from flows.matrix.compare import Draws, difference, majority, summarise, verdict
+from flows.matrix.compare import (
+    Draws,
+    judge_change,
+    majority_baseline,
+    measure_difference,
+    summarise,
+)
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
@@ -32,9 +37,9 @@ ON_GPU = ("generate", "finetune", "baseline", "evaluate")
 
 @dataclass(frozen=True)
 class Result:
-    """How a cell went.
+    """How a cell ended.
 
-    ``stages``: each stage's status and seconds (None: made by an earlier run that did not say).
+    ``stages``: each stage's status and seconds (None: unknown, made by an earlier run).
     """
 
     cell: Cell
@@ -48,19 +53,16 @@ class Result:
         return main / ".runs" / self.cell.name / "artifacts"
 
 
-def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
-    """Return the rows of cells.json: identity, F1 with its interval (as the run itself measured
-    it), status, reason, and what it cost.
+def tabulate_cells(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+    """Return the rows of cells.json: identity, the run's F1 with its interval, status, reason and
+    cost.
     """
     rows = []
     for result in results:
-        done = result.status == "done"
-        own = (
-            read_json(result.artifacts(main) / "evaluate" / "scores.json")["adapted"]
-            if done
-            else {}
-        )
-        scores = {name: own.get(name) for name in ("f1", "f1_low", "f1_high")}
+        adapted: dict[str, Any] = {}
+        if result.status == "done":
+            adapted = read_json(result.artifacts(main) / "evaluate" / "scores.json")["adapted"]
+        scores = {name: adapted.get(name) for name in ("f1", "f1_low", "f1_high")}
         rows.append(
             {
                 **result.cell.identity(),
@@ -68,15 +70,15 @@ def cell_rows(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
                 "status": result.status,
                 "reason": result.reason,
                 "cell": result.cell.name,
-                **cost(result, main),
+                **measure_cost(result, main),
             }
         )
     return rows
 
 
-def cost(result: Result, main: Path) -> dict[str, Any]:
-    """Return training rows and tokens, and wall and GPU seconds of a cell's stages, those it shared
-    with other cells included.
+def measure_cost(result: Result, main: Path) -> dict[str, Any]:
+    """Return training rows and tokens, and wall and GPU seconds of a cell's stages, including those
+    it shares with other cells.
     """
     known = [stage for stage in result.stages if stage["seconds"] is not None]
     wall = sum(stage["seconds"] for stage in known) if len(known) == len(result.stages) else None
@@ -86,10 +88,10 @@ def cost(result: Result, main: Path) -> dict[str, Any]:
         else None
     )
     summary = result.artifacts(main) / "finetune" / "summary.json"
-    told = read_json(summary) if result.status == "done" and summary.is_file() else {}
+    training = read_json(summary) if result.status == "done" and summary.is_file() else {}
     return {
-        "rows_trained": told.get("rows_kept"),
-        "tokens": told.get("tokens"),
+        "rows_trained": training.get("rows_kept"),
+        "tokens": training.get("tokens"),
         "wall_seconds": None if wall is None else round(wall, 1),
         "gpu_seconds": None if gpu is None else round(gpu, 1),
     }
@@ -97,8 +99,8 @@ def cost(result: Result, main: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scores:
-    """A cell's scores, the same with the prior corrected (None: extraction, or not asked for), and
-    the resamples of its dataset.
+    """A cell's scores, plain and prior corrected (None: extraction, or switched off), and the
+    resamples of its dataset.
     """
 
     scored: Scored
@@ -106,22 +108,22 @@ class Scores:
     draws: Draws
 
 
-def groups(
+def compare_groups(
     results: Sequence[Result], main: Path, scored: dict[str, Scores]
 ) -> list[dict[str, Any]]:
-    """Return one entry a group of cells that differ in the seed alone, compared with zero-shot and
-    with TAPT on the same model and dataset.
+    """Return an entry for each group of cells that differ only in the seed, compared with zero-shot
+    and TAPT on the same model and dataset.
 
     ``scored`` is what :func:`read_scores` returns.
     """
-    found = []
-    done = _grouped([result for result in results if result.cell.name in scored])
+    entries = []
+    done = _group_results([result for result in results if result.cell.name in scored])
     datasets = list(dict.fromkeys(key[:2] for key in done))
-    for key, own in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
+    for key, members in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
         model, dataset, supervision, rows, variant = key
-        runs = [scored[result.cell.name].scored for result in own]
-        corrected = [kept for result in own if (kept := scored[result.cell.name].corrected)]
-        draws = scored[own[0].cell.name].draws
+        runs = [scored[result.cell.name].scored for result in members]
+        corrected = [kept for result in members if (kept := scored[result.cell.name].corrected)]
+        draws = scored[members[0].cell.name].draws
         entry: dict[str, Any] = {
             "model": model,
             "dataset": dataset,
@@ -130,160 +132,149 @@ def groups(
             "variant": variant,
         }
         entry |= summarise(runs, draws) | {
-            "majority": majority(runs),
-            "cells": [result.cell.name for result in own],
+            "majority": majority_baseline(runs),
+            "cells": [result.cell.name for result in members],
         }
         entry["prior_corrected"] = (
             summarise(corrected, draws) if len(corrected) == len(runs) else None
         )
-        entry |= {"vs_none": None, "vs_tapt": None} | _means([cost(result, main) for result in own])
+        entry |= {"vs_none": None, "vs_tapt": None} | _mean_costs(
+            [measure_cost(result, main) for result in members]
+        )
         for name in ("none", "tapt"):
-            others = _opponents(own[0].cell, results, scored, name)
+            others = _find_opponents(members[0].cell, results, scored, name)
             if others and supervision != name:
-                change = difference(runs, others, draws)
-                entry[f"vs_{name}"] = change | {"verdict": verdict(change)}
+                change = measure_difference(runs, others, draws)
+                entry[f"vs_{name}"] = change | {"verdict": judge_change(change)}
         general = [
             read_json(result.artifacts(main) / "evaluate" / "scores.json").get("general")
-            for result in own
+            for result in members
         ]
         entry["general"] = general[0] if len(general) == 1 else _mean_general(general)
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
-def gains_over_tapt(
+def measure_gains_over_tapt(
     results: Sequence[Result], main: Path, scored: dict[str, Scores]
 ) -> dict[str, dict[str, float]]:
-    """Return cell name -> what MLflow shows of its gain over TAPT, in points with the paired 95 %
-    interval; the mean of a group's is its ``vs_tapt``.
+    """Return cell name -> MLflow's metrics of its gain over TAPT, in points with the paired 95 %
+    interval; a group's ``vs_tapt`` is the mean of its cells.
 
-    Cells of TAPT itself have none, nor have those without a TAPT cell on the same model, rows and
-    evaluation items.
+    TAPT cells have none, nor have cells without a TAPT cell on the same model, rows and items.
     """
-    found = {}
+    gains = {}
     for cell in (
         result.cell
         for result in results
         if result.cell.name in scored and result.cell.supervision != "tapt"
     ):
-        others = _opponents(cell, results, scored, "tapt")
+        others = _find_opponents(cell, results, scored, "tapt")
         if not others:
             continue
-        own = scored[cell.name]
-        change = difference([own.scored], others, own.draws)
-        dataset = load_dataset(
-            main / cell.params["evaluate"]["dataset"]
-        ).name  # as register calls it: the other keys of the run end with it
-        found[cell.name] = tapt_metrics(dataset, change["f1"], change["f1_low"], change["f1_high"])
-    return found
+        scores = scored[cell.name]
+        change = measure_difference([scores.scored], others, scores.draws)
+        # The name that register uses: the run's other keys end with it.
+        dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name
+        gains[cell.name] = tapt_metrics(dataset, change["f1"], change["f1_low"], change["f1_high"])
+    return gains
 
 
 def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
-    """Return cell name -> how it scored.
-
-    Cells on one dataset ask the same items under the same templates.
-    """
-    asked: dict[tuple[str, str, int, int, int], tuple[Any, Any, Any, Draws]] = {}
-    found = {}
+    """Return cell name -> its scores. Cells on one dataset share items, templates and resamples."""
+    questions: dict[tuple[Any, ...], tuple[Any, Any, Any, Draws]] = {}
+    scores = {}
     for result in results:
         if result.status != "done":
             continue
-        evaluate, key = result.cell.params["evaluate"], _asked(result.cell)
-        if key not in asked:
+        evaluate, key = result.cell.params["evaluate"], _questions_key(result.cell)
+        if key not in questions:
             dataset = load_dataset(main / key[0])
             items = load_items(dataset, main / key[1], key[2], evaluate["seed"])
             templates = dataset.templates[: key[3] or None]
-            asked[key] = (
-                dataset,
-                templates,
-                items,
-                Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"]),
-            )
-        dataset, templates, items, draws = asked[key]
-        answers = adapted_answers(result, main)
+            draws = Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"])
+            questions[key] = (dataset, templates, items, draws)
+        dataset, templates, items, draws = questions[key]
+        answers = read_adapted_answers(result, main)
         corrects = dataset.classifies and evaluate.get("prior_correction", True)
         corrected = (
             scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
         )
-        found[result.cell.name] = Scores(
-            scored_of(dataset, templates, items, answers), corrected, draws
-        )
-    return found
+        scored = scored_of(dataset, templates, items, answers)
+        scores[result.cell.name] = Scores(scored, corrected, draws)
+    return scores
 
 
-def _asked(cell: Cell) -> tuple[str, str, int, int, int]:
-    """Return what settles which questions a cell was asked."""
-    evaluate = cell.params["evaluate"]
-    return (
-        evaluate["dataset"],
-        evaluate["items"],
-        evaluate["max_items"],
-        evaluate["templates"],
-        evaluate["seed"],
-    )
+def _questions_key(cell: Cell) -> tuple[Any, ...]:
+    """Return the settings that determine a cell's questions."""
+    values = cell.params["evaluate"]
+    return tuple(values[key] for key in ("dataset", "items", "max_items", "templates", "seed"))
 
 
-def adapted_answers(result: Result, main: Path) -> pa.Table:
-    """Return the answers of a cell's adapted model (rows.EVALUATIONS)."""
+def read_adapted_answers(result: Result, main: Path) -> pa.Table:
+    """Return the answers of a cell's adapted model (schema ``rows.EVALUATIONS``)."""
     path = result.artifacts(main) / "evaluate" / "predictions.parquet"
     table = require(read_table(path), EVALUATIONS, path)
-    own = table.filter(pc.equal(table["model"], "adapted"))
-    if not len(own):
+    answers = table.filter(pc.equal(table["model"], "adapted"))
+    if not len(answers):
         raise PipelineError(f"{path} holds no answers of the adapted model: run the cell again")
-    return own
+    return answers
 
 
-Key = tuple[str, str, str, int, str]
+GroupKey = tuple[str, str, str, int, str]
 
 
-def _key(cell: Cell) -> Key:
+def _group_key(cell: Cell) -> GroupKey:
     return cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant
 
 
-def _grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
-    groups: dict[Key, list[Result]] = defaultdict(list)
+def _group_results(results: Sequence[Result]) -> dict[GroupKey, list[Result]]:
+    groups: dict[GroupKey, list[Result]] = defaultdict(list)
     for result in results:
-        groups[_key(result.cell)].append(result)
+        groups[_group_key(result.cell)].append(result)
     return groups
 
 
-def _opponents(
+def _find_opponents(
     cell: Cell, results: Sequence[Result], scored: dict[str, Scores], name: str
 ) -> list[Scored]:
-    """Return the scores to compare a cell's with: same model and dataset, as many rows (zero-shot
-    has none), the same questions.
+    """Return the scores to compare a cell with: same model, dataset and questions, as many rows
+    (zero-shot has none).
     """
     wanted = (cell.model, cell.dataset, name, 0 if name == "none" else cell.rows, "")
     others = (
         result.cell
         for result in results
-        if _key(result.cell) == wanted and result.cell.name in scored
+        if _group_key(result.cell) == wanted and result.cell.name in scored
     )
-    return [scored[other.name].scored for other in others if _asked(other) == _asked(cell)]
+    return [
+        scored[other.name].scored
+        for other in others
+        if _questions_key(other) == _questions_key(cell)
+    ]
 
 
-def _means(costs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of each cost over a group's cells; None where one of them is not known."""
+def _mean_costs(costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of each cost over a group's cells; None where one is unknown."""
+    values = {name: [cost[name] for cost in costs] for name in costs[0]}
     return {
-        name: None
-        if any(own[name] is None for own in costs)
-        else round(sum(own[name] for own in costs) / len(costs), 1)
-        for name in costs[0]
+        name: None if None in column else round(sum(column) / len(column), 1)
+        for name, column in values.items()
     }
 
 
 def _mean_general(general: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return the mean over seeds; the interval of a mean of runs is not known from theirs, so the
-    widest bounds stand for it.
+    """Return the mean over seeds with the widest bounds: the mean's own interval cannot be derived
+    from those of the runs.
     """
-    known = [own for own in general if own]
+    known = [scores for scores in general if scores]
     if len(known) < len(general):
         return None
     result: dict[str, Any] = {"tasks": known[0]["tasks"]}
     for name in ("zero_shot", "adapted", "change"):
         result[name] = {
-            "f1": round(sum(own[name]["f1"] for own in known) / len(known), 2),
-            "f1_low": min(own[name]["f1_low"] for own in known),
-            "f1_high": max(own[name]["f1_high"] for own in known),
+            "f1": round(sum(scores[name]["f1"] for scores in known) / len(known), 2),
+            "f1_low": min(scores[name]["f1_low"] for scores in known),
+            "f1_high": max(scores[name]["f1_high"] for scores in known),
         }
     return result

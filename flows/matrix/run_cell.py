@@ -1,7 +1,4 @@
-"""One cell of a matrix: its checkout, every stage in DVC's order, its DVC experiment.
-
-Knows nothing of Prefect.
-"""
+"""Run one cell of a matrix: its checkout, every stage in DVC's order, its DVC experiment."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ import yaml
 from flows.matrix.cells import Cell
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.report import write_report
-from flows.matrix.results import Result, adapted_answers, cell_rows
-from flows.runs import worktree as checkout
+from flows.matrix.results import Result, read_adapted_answers, tabulate_cells
+from flows.runs import worktree
 from flows.runs.dvc_graph import read_graph
 from flows.runs.dvc_repro import reproduce
 from tasks.core.errors import PipelineError
@@ -26,38 +23,37 @@ from tasks.core.parquet import write_table
 #: Columns of a cell's predictions: enough to score them again.
 PREDICTED = ["item_id", "template", "prediction", "golds"]
 OUT = Path("artifacts") / "matrix"
-#: Worktrees are made, and experiments saved, one at a time: both write to the repository's git
-#: folder.
+#: Held while a worktree is made or an experiment saved: both write to the git folder.
 _git = threading.Lock()
 _seconds = threading.Lock()
 Log = Callable[[str], None]
-#: Given a checkout and a stage, returns what is to be called about once a second while the stage
-#: runs.
+#: Takes a checkout and a stage; returns a function to call every second while the stage runs.
 Watch = Callable[[Path, str], Callable[[], None]]
 
 
 def bring_up_to_date(
     cell: Cell, main: Path, environment: dict[str, str], gpus: int, log: Log, watch: Watch
 ) -> Result:
-    """Run what is not up to date in a cell, in ``main/.runs/<cell>``; a failure is a result that
-    says why.
+    """Run the stages of a cell that are not up to date, in ``main/.runs/<cell>``.
+
+    A failure is a result with its reason.
     """
-    run = checkout.Run(cell.name, main, main / checkout.RUNS / cell.name, cell.params)
+    run = worktree.Run(cell.name, main, main / worktree.RUNS / cell.name, cell.params)
     try:
-        with checkout.hold(run):
+        with worktree.hold(run):
             with _git:
-                checkout.prepare(run, log)
+                worktree.prepare(run, log)
             result = _run_stages(cell, run, environment, gpus, log, watch)
             if result.status == "done":
                 with _git:
-                    log(checkout.record(run))
+                    log(worktree.record(run))
             return result
     except PipelineError as error:
         return Result(cell, "failed", str(error))
 
 
 def _run_stages(
-    cell: Cell, run: checkout.Run, environment: dict[str, str], gpus: int, log: Log, watch: Watch
+    cell: Cell, run: worktree.Run, environment: dict[str, str], gpus: int, log: Log, watch: Watch
 ) -> Result:
     stages: list[dict[str, Any]] = []
     for node in read_graph(run.path):
@@ -65,16 +61,15 @@ def _run_stages(
         if outcome.status == "failed":
             return Result(cell, "failed", f"{node.name}: {outcome.error}", stages)
         log(f"{node.name}: {outcome.status} ({outcome.seconds:.0f} s)")
-        took = _remember_seconds(
-            run, node.name, outcome.seconds if outcome.status == "ran" else None
-        )
-        stages.append({"stage": node.name, "status": outcome.status, "seconds": took})
+        measured = outcome.seconds if outcome.status == "ran" else None
+        seconds = _remember_seconds(run, node.name, measured)
+        stages.append({"stage": node.name, "status": outcome.status, "seconds": seconds})
     return Result(cell, "done", "", stages, gpus)
 
 
-def _remember_seconds(run: checkout.Run, stage: str, seconds: float | None) -> float | None:
-    """Return how long this very work took when it was done, here or in the cell that did it: a
-    stage from the cache has no time of its own.
+def _remember_seconds(run: worktree.Run, stage: str, seconds: float | None) -> float | None:
+    """Return how long this work took when it was done, here or in another cell: a stage from the
+    cache has no time of its own.
     """
     entry = yaml.safe_load((run.path / "dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
     key = fingerprint(stage, {name: value for name, value in entry.items() if name != "outs"})
@@ -87,24 +82,22 @@ def _remember_seconds(run: checkout.Run, stage: str, seconds: float | None) -> f
         return known.get(key)
 
 
-def write_results(asked: Matrix, results: list[Result], main: Path, final: bool) -> None:
-    """Write what is known after the last of ``results``; ``final``: also the report, and the runs
-    under one parent in MLflow.
-    """
+def write_results(plan: Matrix, results: list[Result], main: Path, final: bool) -> None:
+    """Write the files of the results so far; ``final``: also the report and MLflow's parent run."""
     folder = main / OUT
     last = results[-1]
     if last.status == "done":
-        keep_predictions(last, main, folder / asked.name / "predictions")
-    rows = cell_rows(results, main)
+        keep_predictions(last, main, folder / plan.name / "predictions")
+    rows = tabulate_cells(results, main)
     write_json(folder / "cells.json", rows)
-    write_json(folder / asked.name / "cells.json", rows)
+    write_json(folder / plan.name / "cells.json", rows)
     if final:
-        write_report(asked, results, main, folder / asked.name)
+        write_report(plan, results, main, folder / plan.name)
 
 
 def keep_predictions(result: Result, main: Path, folder: Path) -> None:
-    """Write a cell's own answers (item id, template, prediction, golds)."""
+    """Write a cell's answers (item id, template, prediction, golds)."""
     write_table(
         folder / f"{result.cell.name}.parquet",
-        adapted_answers(result, main).select(PREDICTED),
+        read_adapted_answers(result, main).select(PREDICTED),
     )

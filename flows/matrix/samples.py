@@ -1,4 +1,4 @@
-"""Tasks that the generators of a matrix wrote, for the report to show."""
+"""Sample tasks of a matrix's generators, for the report."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from tasks.core.parquet import read_table
 _SAMPLES = 3
 
 
-def written_samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
-    """Return a few tasks that each generator wrote for each dataset, and what became of them."""
+def pick_samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
+    """Return a few tasks of each generator for each dataset, and whether they were kept."""
     shown, seen = [], set()
     for result in results:
         kind = result.cell.supervision.rpartition("+")[2]
         key = (result.cell.dataset, kind, result.cell.params["generate"]["generator"])
         if result.status != "done" or kind not in ("bonito", "prompted") or key in seen:
             continue
-        wrote, judged = (
-            result.artifacts(main) / "generate" / "predictions.parquet",
-            result.artifacts(main) / "validate" / "instructions.parquet",
-        )
-        if not (wrote.is_file() and judged.is_file()):
+        written = result.artifacts(main) / "generate" / "predictions.parquet"
+        validated = result.artifacts(main) / "validate" / "instructions.parquet"
+        if not (written.is_file() and validated.is_file()):
             continue
         seen.add(key)
-        kept = set(read_table(judged, ["row_id"])["row_id"].to_pylist())
-        table = read_table(wrote)
+        kept = set(read_table(validated, ["row_id"])["row_id"].to_pylist())
+        table = read_table(written)
         step = max(1, len(table) // _SAMPLES)
         rows = table.take(list(range(0, len(table), step))[:_SAMPLES]).to_pylist()
         counts = {

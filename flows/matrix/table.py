@@ -28,7 +28,7 @@ _HEADS = (
 )
 
 
-def markdown(
+def render_tables(
     matrix: Matrix,
     groups: Sequence[dict[str, Any]],
     published: Sequence[dict[str, Any]],

@@ -1,4 +1,4 @@
-"""How a matrix's report and its table say things: names, colours, figures with their intervals."""
+"""Words of a matrix's report and table: names, colours, figures with their intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.matrix.matrix_file import Matrix
 
-#: What each source is called on the page, and its colour (light and dark grounds alike).
+#: Each source's name and colour on the page (in light and dark mode).
 SOURCES = {
     "none": ("zero-shot", "#a9b1bf"),
     "tapt": ("TAPT (next word)", "#b7791f"),
@@ -17,14 +17,13 @@ SOURCES = {
     "labelled": ("labelled rows (ceiling)", "#7d8796"),
 }
 PRIOR_CORRECTED = (
-    "Prior corrected: each template's liking for a choice is taken out, over all items at "
-    "once and without their labels; "
-    "a figure apart, which no comparison here uses."
+    "Prior corrected: each template's preference for a choice is taken out, over all items at once "
+    "and without their labels. No comparison here uses this figure."
 )
 
 
 def budget(matrix: Matrix) -> str:
-    """Return in a sentence what every source was given."""
+    """Return a sentence on the budget of every source."""
     passages = f"{matrix.passages} passages" if matrix.passages else "all passages"
     if matrix.tokens or matrix.tokens_per_row:
         amount = (
@@ -33,17 +32,17 @@ def budget(matrix: Matrix) -> str:
             else f"{matrix.tokens_per_row} tokens a row"
         )
         return (
-            f"Budget-matched: every source had the same {passages} and was trained on "
-            f"{amount} (prompts and responses)."
+            f"Budget-matched: every source had the same {passages} and was trained on {amount} "
+            "(prompts and responses)."
         )
     return (
-        f"Not budget-matched: every source had the same {passages}, and was trained for as "
-        "many epochs as the settings say."
+        f"Not budget-matched: every source had the same {passages} and was trained for the epochs "
+        "of the settings."
     )
 
 
 def label(supervision: str) -> str:
-    """Return what a source is called."""
+    """Return a source's name."""
     names = [SOURCES[part][0] for part in supervision.split("+")]
     return " then ".join(names)
 
@@ -54,7 +53,7 @@ def colour(supervision: str) -> str:
 
 
 def short(model: str) -> str:
-    """Return a model's name without its owner or place."""
+    """Return a model's name without its owner or folder."""
     return re.split(r"[/:]", model)[-1]
 
 
@@ -63,6 +62,8 @@ def spread(group: dict[str, Any]) -> str:
     return f"{group['f1']:.1f} [{group['f1_low']:.1f},\u00a0{group['f1_high']:.1f}]"
 
 
-def change(own: dict[str, Any] | None) -> str:
+def change(gain: dict[str, Any] | None) -> str:
     """Return ``+22.4 [+15.2, +29.9]``, empty where there is nothing to compare with."""
-    return f"{own['f1']:+.1f} [{own['f1_low']:+.1f},\u00a0{own['f1_high']:+.1f}]" if own else ""
+    if not gain:
+        return ""
+    return f"{gain['f1']:+.1f} [{gain['f1_low']:+.1f},\u00a0{gain['f1_high']:+.1f}]"

@@ -1,5 +1,7 @@
-"""How the stages of a run are, for whoever watches it: the flow writes ``.work/board.json``, each
-stage its ``progress.json``, ``sample.json`` and ``summary.json``.
+"""The state of a run's stages, for the live table.
+
+The flow writes ``.work/board.json``; each stage its ``progress.json``, ``sample.json`` and
+``summary.json``.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ _SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}
 
 @dataclass(frozen=True)
 class StageLine:
-    """What the table says of one stage. ``progress`` is its progress file, ``news`` its latest
-    sample, message or error.
+    """One stage's line. ``progress`` is its progress file, ``news`` its latest sample, message or
+    error.
     """
 
     stage: str
@@ -39,18 +41,18 @@ def begin_board(checkout: Path, stages: Iterable[str]) -> None:
 
 
 def mark(checkout: Path, stage: str, status: str, seconds: float = 0.0, error: str = "") -> None:
-    """Note on the board how a stage is: ``running``, or the status of its outcome."""
+    """Write a stage's state to the board: ``running``, or the status of its outcome."""
     entry = {"status": status, "since": time.time(), "seconds": seconds, "error": error}
     _write(checkout, {**_entries(checkout), stage: entry})
 
 
 def clear_board(checkout: Path) -> None:
-    """Remove what an earlier run left, so that it is not shown as this one's."""
+    """Remove the board of an earlier run."""
     (checkout / _BOARD).unlink(missing_ok=True)
 
 
 def read_stages(checkout: Path, now: float, messages: Mapping[str, str]) -> list[StageLine]:
-    """Return a line for each stage on the board; ``messages`` holds the last one of each stage."""
+    """Return a line for each stage; ``messages`` holds the last log message of each stage."""
     return [
         _read_stage(checkout, stage, entry, now, messages.get(stage, ""))
         for stage, entry in _entries(checkout).items()
@@ -88,14 +90,14 @@ def _read_stage(
 
 
 def _sample_text(sample: Mapping[str, Any]) -> str:
-    """Return what a model wrote last, in one line."""
+    """Return the latest model output in one line."""
     names = ["prediction"] if "prediction" in sample else [n for n in sample if n != "context"]
     return " → ".join(str(sample[name]) for name in names)
 
 
 def _optional(path: Path, since: float = 0.0) -> dict[str, Any]:
-    """Return a JSON file's object; empty where there is none, or it is older than ``since``."""
+    """Return a JSON file's object; empty where it is missing or older than ``since``."""
     try:
         return dict(json.loads(path.read_text("utf-8"))) if path.stat().st_mtime >= since else {}
-    except (OSError, ValueError):  # not there, or gone since
+    except (OSError, ValueError):  # missing, or removed meanwhile
         return {}

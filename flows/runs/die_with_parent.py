@@ -1,8 +1,9 @@
-"""Start a program that dies when its parent does: ``python -m flows.runs.die_with_parent PARENT_PID
-FOLDER PROGRAM [ARGUMENT ...]``.
+"""Start a program that dies when its parent does.
 
-A process of its own instead of a ``preexec_fn``: Prefect runs many threads, and code run between
-fork and exec of a threaded process may wait for ever on a lock that another thread held.
+``python -m flows.runs.die_with_parent PARENT_PID FOLDER PROGRAM [ARGUMENT ...]``
+
+A launcher process instead of a ``preexec_fn``: Prefect runs many threads, and code between fork and
+exec may wait for ever on a lock that another thread held.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CODE = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    """Ask the kernel for the death signal, then become the program."""
+    """Ask the kernel for the death signal, then exec the program."""
     parent, folder, *command = sys.argv[1:]
     set_death_signal()
     if os.getppid() != int(parent):  # the parent died before the request reached the kernel
@@ -32,19 +33,12 @@ def main() -> None:
 def start(
     command: list[str], folder: Path, environment: dict[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
-    """Start ``command`` in ``folder`` as a child that is killed when the calling *thread* ends, as
-    the kernel counts it.
+    """Start ``command`` in ``folder`` as a child that is killed when the calling *thread* ends.
 
-    The thread that starts a child must therefore be the one that waits for it.
+    The kernel sends the signal per thread, so the thread that starts a child must wait for it.
     """
-    launcher = [
-        sys.executable,
-        "-m",
-        "flows.runs.die_with_parent",
-        str(os.getpid()),
-        str(folder.resolve()),
-        *command,
-    ]
+    launcher = [sys.executable, "-m", "flows.runs.die_with_parent", str(os.getpid())]
+    launcher += [str(folder.resolve()), *command]
     return subprocess.Popen(launcher, cwd=CODE, env=environment, text=True, **options)
 
 

@@ -1,6 +1,4 @@
-"""``dvc.yaml`` as DVC itself reads it: which stages there are, their order, what each reads and
-writes. The only importer of DVC.
-"""
+"""``dvc.yaml`` as DVC reads it: the stages, their order, what each reads and writes."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from tasks.core.errors import PipelineError
 
 @dataclass(frozen=True)
 class Node:
-    """One stage. Paths are relative to the repository's root, absolute where they lie outside
-    it.
-    """
+    """One stage. Paths are relative to the repository's root; absolute if outside it."""
 
     name: str
     command: str
@@ -34,8 +30,7 @@ class Node:
 
 
 def read_graph(root: Path) -> list[Node]:
-    """Return the stages of ``root/dvc.yaml``, each after all those it needs, otherwise as they
-    stand in the file.
+    """Return the stages of ``root/dvc.yaml`` in topological order, ties in the file's order.
 
     Raises :class:`PipelineError` where DVC refuses the file (unknown parameter, overlapping
     outputs, a cycle, ...).
@@ -61,9 +56,10 @@ def read_graph(root: Path) -> list[Node]:
         raise PipelineError(f"dvc.yaml: {error}") from error
 
 
-def changed_inputs(root: Path) -> list[str]:
-    """Return what ``dvc.lock`` records otherwise than the tree has it: commands, code, data and
-    parameters, one line each. What the stages themselves write is not looked at.
+def list_changed_inputs(root: Path) -> list[str]:
+    """Return one line for each command, code, data or parameter that differs from ``dvc.lock``.
+
+    Outputs of stages are not compared.
     """
     with Repo(str(root)) as repo:
         stages = repo.stage.load_all(str(root / "dvc.yaml"))
@@ -81,7 +77,7 @@ def _changed(stage: PipelineStage, made: set[str]) -> list[str]:
 
 
 def _in_words(state: str | dict[str, str]) -> str:
-    """Return a state as DVC gives it: one word for a file, one for each key of a parameter file."""
+    """Return DVC's state as text: one word for a file, one for each key of a parameter file."""
     if isinstance(state, str):
         return state
     return ", ".join(f"{key} {word}" for key, word in state.items())

@@ -1,6 +1,4 @@
-"""Run one stage with ``dvc repro --single-item`` as a child process, and say in one line how it
-went.
-"""
+"""Run one stage with ``dvc repro --single-item`` as a child process; report its outcome."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ from tasks.core.store import verify
 
 Status = Literal["ran", "unchanged", "restored", "failed", "not run"]
 
-#: What DVC says when it has nothing to do. ``restored``: an earlier run, here or in another
-#: worktree, had done the same work.
+#: DVC's messages when it skips a stage. ``restored``: an earlier run, here or in another worktree,
+#: did the same work.
 _SKIPS: dict[str, Status] = {
     "didn't change, skipping": "unchanged",
     "is cached - skipping run": "restored",
@@ -37,13 +35,13 @@ _ADVICE = re.compile(
     r"core.autostage|Use `dvc push`|\w+ing lock file )"
 )
 _POLL_SECONDS = 1.0
-STOPPED = "stopped: the same command goes on where this one was"
+STOPPED = "stopped: run the same command again to continue"
 _children: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a stage went. ``error`` is the one line that matters, empty unless it failed."""
+class StageOutcome:
+    """How a stage ended. ``error`` is the line that matters, empty unless it failed."""
 
     stage: str
     status: Status
@@ -57,9 +55,9 @@ def reproduce(
     log: Callable[[str], None],
     watch: Callable[[], None],
     environment: dict[str, str] | None = None,
-) -> Outcome:
-    """Run ``stage`` in ``checkout``; hand every line it prints to ``log`` and call ``watch`` about
-    once a second meanwhile.
+) -> StageOutcome:
+    """Run ``stage`` in ``checkout``; each printed line goes to ``log``, ``watch`` is called every
+    second.
     """
     started = time.monotonic()
     lines, code = follow(
@@ -71,19 +69,17 @@ def reproduce(
     )
     seconds = time.monotonic() - started
     if code:
-        return Outcome(
+        return StageOutcome(
             stage, "failed", seconds, line_that_matters(lines, code).removeprefix(f"{stage}: ")
         )
     status = _status(stage, lines)
     if status == "restored" and (damage := _damage(checkout / "artifacts" / stage)):
-        return Outcome(stage, "failed", seconds, damage)
-    return Outcome(stage, status, seconds)
+        return StageOutcome(stage, "failed", seconds, damage)
+    return StageOutcome(stage, status, seconds)
 
 
 def _damage(output: Path) -> str:
-    """Return what is wrong with an output that DVC put back from its cache, which it does without
-    looking at it; empty where nothing is.
-    """
+    """Return the fault of an output from DVC's cache, or "": DVC does not check it."""
     try:
         verify(output)
     except PipelineError as error:
@@ -98,8 +94,8 @@ def follow(
     environment: dict[str, str],
     watch: Callable[[], None] = lambda: None,
 ) -> tuple[list[str], int]:
-    """Run ``command`` in ``folder`` as a child that dies with this thread, hand on every line, and
-    return its lines and exit status.
+    """Run ``command`` in ``folder`` as a child that dies with this thread; log its lines and return
+    them with its exit status.
     """
     lines: list[str] = []
     child = start(
@@ -118,7 +114,7 @@ def follow(
             if not _ADVICE.match(line):
                 log(line)
         code = child.wait()
-        watch()  # how it ended
+        watch()  # shows the end
     finally:
         child.kill()
         child.wait()
@@ -127,16 +123,17 @@ def follow(
 
 
 def stop_children() -> None:
-    """Kill the running stage, from another thread than its own; :func:`reproduce` then returns at
-    once. What is done is kept.
+    """Kill the running stage from another thread; :func:`reproduce` then returns at once.
+
+    Finished work is kept.
     """
     for child in list(_children):
         child.kill()
 
 
 def stage_environment(more: dict[str, str]) -> dict[str, str]:
-    """This process's environment with the flow's own interpreter first on PATH, so that ``python``
-    in ``dvc.yaml`` means it.
+    """Return this environment with the flow's interpreter first on PATH, as ``dvc.yaml`` runs
+    ``python``.
     """
     here = str(Path(sys.executable).parent)
     return {
@@ -149,9 +146,7 @@ def stage_environment(more: dict[str, str]) -> dict[str, str]:
 
 
 def line_that_matters(lines: list[str], code: int) -> str:
-    """Return the stage's own ``error:`` line; else the end of its trace, or what DVC says where no
-    stage ran.
-    """
+    """Return the stage's ``error:`` line; else the end of its trace, or DVC's error if none ran."""
     ours = [line for line in lines if line.startswith("error: ")]
     if ours:
         return ours[-1].removeprefix("error: ")
@@ -179,9 +174,7 @@ def _status(stage: str, lines: list[str]) -> Status:
 
 
 def _lines(stream: IO[str], watch: Callable[[], None]) -> Iterator[str]:
-    """Yield the non-empty lines of ``stream`` as they come, calling ``watch`` between them and
-    while none comes.
-    """
+    """Yield the non-empty lines of ``stream`` as they arrive, calling ``watch`` every second."""
     arrived: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(stream, arrived), daemon=True, name="stage-output").start()
     watched = 0.0

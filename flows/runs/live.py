@@ -1,5 +1,5 @@
-"""The table that ``make run`` shows in a terminal: a line for each stage, and under the running one
-its latest sample or message. All else that is logged meanwhile goes to a file.
+"""The table that ``make run`` shows in a terminal: a line for each stage, and the latest sample or
+message under the running one. Everything else that is logged goes to a file.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ _STATUS = {
     "FAILED": "bold red",
     "not run": "yellow",
 }
-#: Lines of a stage that the table already shows in columns of their own, and DVC's account of what
-#: it starts.
+#: Log lines whose content the table shows in its columns, and DVC's lines on what it starts.
 _REPEATED = re.compile(r"\d+/\d+ |sample \S+: |Running stage |> python |\w+: done in ")
 _OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
-#: Columns left free at the right: the terminal writes "^C" there, which must not begin a new line.
+#: Free columns at the right, for the terminal's "^C": it must not begin a new line.
 _MARGIN = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -94,7 +93,7 @@ def _bar(line: StageLine, width: int) -> RenderableType:
         return Text("")
     total = line.progress.get("total", 0) if line.status == "running" else 1
     done = line.progress.get("done", 0) if line.status == "running" else 1
-    # Without a total the bar moves: the stage works, and nobody knows how long.
+    # Without a total the bar pulses: the time left is unknown.
     return ProgressBar(total or None, done, width=width, pulse=not total)
 
 
@@ -115,8 +114,8 @@ def _clock(seconds: float) -> str:
 
 
 def is_terminal(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Tell whether a table can be drawn over itself there: not in a pipe, in CI, in a dumb
-    terminal, or where colours are not wanted.
+    """Tell whether a table can be redrawn there: not in a pipe, in CI, in a dumb terminal, or with
+    NO_COLOR.
     """
     plain = environment.get("NO_COLOR") or environment.get("CI")
     return stream.isatty() and not plain and environment.get("TERM", "dumb") != "dumb"
@@ -126,7 +125,7 @@ class Messages(logging.Handler):
     """The last line that each Prefect task run logged, by its name; the flow's own under ""."""
 
     def __init__(self, first: str) -> None:
-        """Begin with ``first`` as the flow's own."""
+        """Start with ``first`` as the flow's message."""
         super().__init__(logging.INFO)
         self.last = {"": first}
 
@@ -138,8 +137,8 @@ class Messages(logging.Handler):
 
 
 class LiveTable:
-    """Shows a run until the block ends; the terminal is then left with its last picture, or with
-    none where :meth:`vanish` was called.
+    """Shows a run until the block ends; its last state stays on the terminal, unless
+    :meth:`vanish` was called.
     """
 
     def __init__(self, checkout: Path, name: str) -> None:
@@ -153,7 +152,7 @@ class LiveTable:
             ),
             console=self._console,
             refresh_per_second=4,
-            # DVC's colorama keeps the stdout it finds, and resets colours there at exit.
+            # DVC's colorama keeps the stdout of its import, and resets colours there at exit.
             redirect_stdout=False,
         )
 
@@ -170,10 +169,9 @@ class LiveTable:
 
 
 def log_to_file(path: Path, table: LiveTable | None) -> None:
-    """Append what is logged from now on to ``path``, in the console's own format; the console has
-    it too unless there is a table.
+    """Append further log records to ``path``; the console has them too unless there is a table.
 
-    To be called once Prefect, which sets up logging when it is imported, is there.
+    Call it after Prefect is imported, which sets up logging.
     """
     root = logging.getLogger()
     file = logging.FileHandler(path, encoding="utf-8")

@@ -1,9 +1,8 @@
-"""Addresses in MLflow's pages that open where people want to be: runs beside each other, and one
-run.
+"""Addresses of MLflow's pages: the runs of an experiment compared, and one run.
 
-MLflow 3.17 opens on its view of chat applications, whatever kind an experiment says it is, unless
-the address says otherwise. ``python -m flows.runs.mlflow_urls`` prints the id of the experiment
-that params.yaml names, making it where there is none.
+MLflow 3.17 opens its view of chat applications unless the address names another one.
+``python -m flows.runs.mlflow_urls`` prints the id of the experiment that params.yaml names, and
+creates the experiment where it is missing.
 """
 
 from __future__ import annotations
@@ -26,17 +25,15 @@ def run_page(server: str, experiment: str, run: str) -> str:
 
 
 def ask_experiment(checkout: Path) -> str:
-    """Return the experiment's id, asked for in a process of its own (MLflow is large); empty where
-    it cannot be had.
-    """
-    asked = subprocess.run(
+    """Return the experiment's id, or "" on failure. A child process reads it: MLflow is large."""
+    done = subprocess.run(
         [sys.executable, "-m", "flows.runs.mlflow_urls"],
         cwd=checkout,
         capture_output=True,
         text=True,
         check=False,
     )
-    return asked.stdout.strip() if asked.returncode == 0 else ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def main() -> int:

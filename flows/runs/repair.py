@@ -1,5 +1,5 @@
-"""``make repair``: hash every object of DVC's cache against its name; a damaged one is named and
-removed, so that its stage runs again.
+"""``make repair``: compare every object of DVC's cache with its hash; name and remove damaged ones,
+so that their stages run again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 
 
-def damaged(cache: Path) -> list[Path]:
-    """Return the objects of a DVC cache whose content is not what their name says."""
+def find_damaged(cache: Path) -> list[Path]:
+    """Return the objects of a DVC cache whose content differs from the hash in their name."""
     objects = [
         path
         for path in sorted((cache / "files" / "md5").glob("[0-9a-f][0-9a-f]/*"))
@@ -46,18 +46,15 @@ def main() -> int:
             check=False,
         )
         if done.returncode:
-            raise PipelineError(
-                f"DVC does not say where its cache is: {done.stderr.strip().splitlines()[-1:]}"
-            )
-        found = damaged(CODE / done.stdout.strip())
-        for path in found:
+            reason = done.stderr.strip().splitlines()[-1:]
+            raise PipelineError(f"DVC does not say where its cache is: {reason}")
+        damaged = find_damaged(CODE / done.stdout.strip())
+        for path in damaged:
             print(f"damaged, removed: {path}")
             path.chmod(0o644)
             path.unlink()
-        print(
-            f"{len(found)} damaged objects in {done.stdout.strip()}"
-            + ("; run the same command again, what they held is made anew" if found else "")
-        )
+        hint = "; run your command again to make what they held" if damaged else ""
+        print(f"{len(damaged)} damaged objects in {done.stdout.strip()}{hint}")
         return 0
     return 2
 

@@ -1,5 +1,6 @@
-"""What a run is asked for: profiles, settings, a name; from the command line or from the form of
-Prefect's pages. Everything is checked before anything runs.
+"""A request for a run: profiles, settings and a name, from the command line or Prefect's form.
+
+Everything is checked before anything runs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from tasks.core.files import fingerprint
 from tasks.core.overlay import DEFAULT, profile_files, profile_names, read_layers
 from tasks.core.params import parse_params
 
-#: What set-up chose pins for: a hash and ``cpu`` or ``gpu`` (see scripts/setup.py).
+#: Written by set-up: a hash of the pins and ``cpu`` or ``gpu`` (see scripts/setup.py).
 _PINS = Path(".venv") / "pins.sha256"
 #: The paper's setting, for machines whose GPU can run it.
 _GPU_PROFILE = "mistral-7b"
-#: Fields of the form by which a run is started, and the settings each stands for.
+#: Fields of the form that starts a run, and the settings each one sets.
 FIELDS = {
     "corpus": ("ingest.corpus",),
     "task_types": ("generate.task_types",),
@@ -33,11 +34,11 @@ FIELDS = {
 def plan(
     main: Path, profile: str = DEFAULT, overrides: list[str] | None = None, name: str = ""
 ) -> Run:
-    """Return the run that profiles (``mistral-7b,mine``: the last one is strongest) and
-    ``section.key=value`` settings ask for. Nothing is written.
+    """Return the run of profiles (``mistral-7b,mine``: the last one wins) and ``section.key=value``
+    settings. Nothing is written.
 
-    Raises :class:`PipelineError` for an unknown profile, a malformed setting, an unknown
-    parameter, a wrong value.
+    Raises :class:`PipelineError` for an unknown profile or parameter, a malformed setting or a
+    wrong value.
     """
     settings = overrides or []
     files = profile_files(main / "profiles", profile)
@@ -45,46 +46,42 @@ def plan(
     parse_params(params, layers)
     if not files and not settings and not name:
         return Run(DEFAULT, main, main, params)
-    name = check_name(name or default_name(profile, settings))
+    name = check_name(name or derive_name(profile, settings))
     return Run(name, main, folder_of(main, name), params)
 
 
-def usual_profile(main: Path) -> str:
-    """Return the profile of a run that names none: the paper's where set-up installed the GPU pins,
-    else the embedded default.
-    """
+def choose_profile(main: Path) -> str:
+    """Return the profile of a run that names none: with the GPU pins the paper's."""
     pins = main / _PINS
     gpu = pins.is_file() and pins.read_text(encoding="utf-8").split()[-1:] == ["gpu"]
     return _GPU_PROFILE if gpu and _GPU_PROFILE in profile_names(main / "profiles") else DEFAULT
 
 
-def asked_name(parameters: dict[str, Any]) -> str:
-    """Return the name of the run that a flow run's parameters ask for."""
+def name_run(parameters: dict[str, Any]) -> str:
+    """Return the run name of a flow run's parameters."""
     return str(
         parameters.get("name")
-        or default_name(parameters.get("profile") or DEFAULT, settings(parameters))
+        or derive_name(parameters.get("profile") or DEFAULT, read_settings(parameters))
     )
 
 
-def settings(parameters: dict[str, Any]) -> list[str]:
-    """Return a form's fields as ``section.key=value`` settings, the form's own ``overrides`` last;
-    an empty field asks for nothing.
-    """
-    asked: list[str] = []
-    for asked_field, keys in FIELDS.items():
-        value = parameters.get(asked_field)
+def read_settings(parameters: dict[str, Any]) -> list[str]:
+    """Return a form's filled fields as ``section.key=value`` settings, its ``overrides`` last."""
+    settings: list[str] = []
+    for name, keys in FIELDS.items():
+        value = parameters.get(name)
         if value:
             value = (
                 [getattr(part, "value", part) for part in value]
                 if isinstance(value, (list, tuple))
                 else value
             )
-            asked += [f"{key}={json.dumps(value)}" for key in keys]
-    return asked + list(parameters.get("overrides") or [])
+            settings += [f"{key}={json.dumps(value)}" for key in keys]
+    return settings + list(parameters.get("overrides") or [])
 
 
-def default_name(profile: str, overrides: list[str]) -> str:
-    """Return a readable name that is the same for the same request and for no other."""
+def derive_name(profile: str, overrides: list[str]) -> str:
+    """Return a readable name that is unique to the request."""
     names = [name.strip() for name in profile.split(",")]
     if len(names) == 1 and not overrides:
         return profile
@@ -92,16 +89,15 @@ def default_name(profile: str, overrides: list[str]) -> str:
         re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.")
         for override in sorted(overrides)
     ]
-    words = "-".join(dict.fromkeys(values))[:40].strip(
-        "-."
-    )  # the form's one seed is three settings
+    # Without repetition: the form's one seed is three settings.
+    words = "-".join(dict.fromkeys(values))[:40].strip("-.")
     stacked = [",".join(names)] if len(names) > 1 else []
     key = fingerprint([*stacked, *sorted(overrides)])[:6]
     return "-".join([*names, *([words] if words else []), key])
 
 
 def check_name(name: str) -> str:
-    """Return a name that a worktree and a DVC experiment can have; refuse any other."""
+    """Return ``name`` if a worktree and a DVC experiment can have it; refuse any other."""
     if (
         name == DEFAULT
         or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name)
@@ -109,7 +105,7 @@ def check_name(name: str) -> str:
         or name.endswith((".", ".lock"))
     ):
         raise PipelineError(
-            f"{name!r} cannot name a run of its own: use letters, digits, '.', '-' and "
-            f"'_', at most 80, and not {DEFAULT!r}"
+            f"{name!r} cannot name a run of its own: use letters, digits, '.', '-', '_', at most "
+            f"80, and not {DEFAULT!r}"
         )
     return name

@@ -1,4 +1,4 @@
-"""The closing table: what each stage did, what it kept, and what came out.
+"""The closing table: what each stage did, the rows it kept, and the scores.
 
 ``python -m flows.runs.summary [CHECKOUT]`` prints it again.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.runs.dvc_repro import Outcome
+from flows.runs.dvc_repro import StageOutcome
 from flows.runs.mlflow_urls import run_page
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
@@ -31,23 +31,23 @@ _STATUS = {
 
 
 def write_outcomes(
-    checkout: Path, name: str, outcomes: Iterable[Outcome], flow_run: str = ""
+    checkout: Path, name: str, outcomes: Iterable[StageOutcome], flow_run: str = ""
 ) -> None:
-    """Keep how the last run went, for :func:`render` and :func:`ending`."""
+    """Write the outcomes of the last run, for :func:`render` and :func:`read_ending`."""
     write_json(
         checkout / _LAST,
         {"name": name, "flow_run": flow_run, "stages": [vars(outcome) for outcome in outcomes]},
     )
 
 
-def last_flow_run(checkout: Path) -> str:
-    """Return the id of the flow run that last came to its end here."""
+def read_last_flow_run(checkout: Path) -> str:
+    """Return the id of the last flow run that ended here."""
     return str((_optional(checkout / _LAST) or {}).get("flow_run", ""))
 
 
-def ending(checkout: Path, flow_run: str) -> str | None:
-    """Return how a flow run ended: empty if every stage was done, else the line that says what
-    failed; None if it did not get to its end.
+def read_ending(checkout: Path, flow_run: str) -> str | None:
+    """Return how a flow run ended: "" if every stage was done, else the error; None if it did not
+    end.
     """
     last = _optional(checkout / _LAST)
     if last is None or not flow_run or last.get("flow_run") != flow_run:
@@ -63,8 +63,9 @@ def ending(checkout: Path, flow_run: str) -> str | None:
 
 
 def render(checkout: Path, main: Path) -> str:
-    """Return the closing table of the last run in ``checkout``, at most 100 columns wide; ``main``
-    is where the UIs are started.
+    """Return the closing table of the last run in ``checkout``, at most 100 columns wide.
+
+    ``main`` is the checkout where the UIs are started.
     """
     last = _optional(checkout / _LAST)
     if last is None:
@@ -84,7 +85,7 @@ def render(checkout: Path, main: Path) -> str:
     return "\n".join(["", *parts, ""])
 
 
-def row_table(checkout: Path) -> list[dict[str, Any]]:
+def tabulate_rows(checkout: Path) -> list[dict[str, Any]]:
     """Return one row a stage: rows in, kept, dropped by reason."""
     rows = []
     for path in sorted(
@@ -102,10 +103,8 @@ def row_table(checkout: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def f1_table(checkout: Path) -> list[dict[str, Any]]:
-    """Return one row a model, with the gain last: F1 in points, its interval, the majority-class
-    baseline where there is one.
-    """
+def tabulate_f1(checkout: Path) -> list[dict[str, Any]]:
+    """Return one row a model, the gain last: F1 in points, its interval, the majority baseline."""
     scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     rows = []
     for key, label in (("zero_shot", "zero-shot"), ("adapted", "adapted"), ("gain", "gain")):
@@ -117,19 +116,13 @@ def f1_table(checkout: Path) -> list[dict[str, Any]]:
                 "95 % low": round(score["f1_low"], 1),
                 "95 % high": round(score["f1_high"], 1),
             }
-            rows.append(
-                {
-                    **row,
-                    "majority": round(score["majority"], 1)
-                    if score.get("majority") is not None
-                    else "",
-                }
-            )
+            majority = score.get("majority")
+            rows.append({**row, "majority": "" if majority is None else round(majority, 1)})
     return rows
 
 
-def links(checkout: Path) -> str:
-    """Return Markdown that leads from a run to its MLflow run, its reports and its data version."""
+def list_links(checkout: Path) -> str:
+    """Return Markdown links from a run to its MLflow run, its reports and its data version."""
     lines = []
     found = _optional(checkout / "artifacts" / "register" / "registration.json")
     if found:
@@ -181,16 +174,14 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
 
 
 def _reasons(dropped: dict[str, int]) -> str:
-    """Return ``12: 9 duplicate, 3 too_short``, the commonest reason first; ``0`` where nothing was
-    dropped.
-    """
+    """Return ``12: 9 duplicate, 3 too_short``, the commonest reason first; ``0`` for none."""
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
     return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"
 
 
 def _scores(checkout: Path, done: set[str]) -> list[str]:
-    rows = f1_table(checkout) if "evaluate" in done else []
+    rows = tabulate_f1(checkout) if "evaluate" in done else []
     if not rows:
         return []
     lines = ["", _heading("F1 (points, 0-100)")]
@@ -203,11 +194,9 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         lines.append(
             line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else "")
         )
-    apart = (_optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}).get(
-        "prior_corrected"
-    )
-    if apart:
-        before, after, gain = (apart[name] for name in ("zero_shot", "adapted", "gain"))
+    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
+    if corrected := scores.get("prior_corrected"):
+        before, after, gain = (corrected[name] for name in ("zero_shot", "adapted", "gain"))
         shown = (
             f"zero-shot {before['f1']:.1f}, adapted {after['f1']:.1f}, gain {gain['f1']:+.1f} "
             f"({gain['f1_low']:+.1f} to {gain['f1_high']:+.1f})"
@@ -272,7 +261,7 @@ def _optional(path: Path) -> Any:
 
 
 def main() -> int:
-    """Print the table of the last run in the checkout given, or in this one."""
+    """Print the table of the last run in the named checkout, or in this one."""
     checkout = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     text = render(checkout, Path.cwd())
     if not text:

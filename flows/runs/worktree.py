@@ -1,9 +1,9 @@
-"""Where a run takes place: in the checkout itself, or, with a profile or settings of its own, in a
-git worktree under ``.runs/``.
+"""Where a run takes place: in the main checkout, or, with its own profile or settings, in a git
+worktree under ``.runs/``.
 
-A worktree shares DVC's cache and MLflow's store with the main checkout and nothing else, so several
-runs go on side by side and none touches the user's files. It is kept: the same name again skips
-what is unchanged and continues what was killed.
+A worktree shares only DVC's cache and MLflow's store with the main checkout, so several runs work
+side by side and none touches the user's files. It is kept: a rerun of the same name skips what is
+unchanged and continues what was killed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ from tasks.core.lock import LockedError, hold_lock, is_locked
 from tasks.core.overlay import DEFAULT
 
 RUNS = Path(".runs")
-#: Settings that may name a file or folder of the user's.
-PATHS = (
-    *(
-        ("ingest", "corpus"),
-        ("evaluate", "items"),
-        ("evaluate", "dataset"),
-        ("supervise", "rows"),
-        ("supervise", "prompts"),
-        ("finetune", "start"),
-    ),
-    *(("baseline", "general"), ("generate", "generator"), ("finetune", "model")),
+#: Settings that are a path.
+FILES = (
+    ("ingest", "corpus"),
+    ("evaluate", "items"),
+    ("evaluate", "dataset"),
+    ("supervise", "rows"),
+    ("supervise", "prompts"),
+    ("finetune", "start"),
+    ("baseline", "general"),
 )
-#: Of these, the ones that can be nothing but a path.
-FILES = PATHS[:7]
+#: Settings that may be a path.
+PATHS = (*FILES, ("generate", "generator"), ("finetune", "model"))
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -61,8 +59,8 @@ class Run:
 
 @contextlib.contextmanager
 def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
-    """Hold the run's checkout; a second run of the same name is told who holds it, within
-    ``patience`` seconds.
+    """Hold the run's checkout; a second run of the same name fails after ``patience`` seconds, with
+    the holder's name.
     """
     path = _lock_of(run.main, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +69,8 @@ def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
             yield
     except LockedError:
         raise PipelineError(
-            f"run {run.name!r} is going on already, held by {_holder(path)}: wait for it, "
-            "stop it, or give this one another name"
+            f"run {run.name!r} is already in progress, held by {_holder(path)}: wait for it, stop "
+            "it, or give this one another name"
         ) from None
 
 
@@ -91,10 +89,7 @@ def _lock_of(main: Path, name: str) -> Path:
 
 
 def prepare(run: Run, log: Callable[[str], None]) -> None:
-    """Make the run's checkout ready: worktree, shared cache, data, parameters.
-
-    To be called while it is held.
-    """
+    """Make the run's checkout ready: worktree, shared cache, data, parameters. Hold it first."""
     if run.own_checkout:
         _make_worktree(run, log)
         _share_cache(run)
@@ -107,42 +102,28 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
 
 
 def record(run: Run) -> str:
-    """Save the finished run as a DVC experiment, for ``dvc exp show`` in the main checkout; return
-    what DVC says.
-    """
-    # This graph alone: without a target DVC would also commit bonito/dvc.yaml, and fail where the
-    # generator was never made here.
-    return _dvc(
-        run.path,
-        "exp",
-        "save",
-        "--force",
-        "--name",
-        run.name,
-        "dvc.yaml",
-        env={**os.environ, **_identity(run.main)},
-    )
+    """Save the finished run as a DVC experiment of the main checkout; return DVC's message."""
+    # Only this graph: without a target DVC would also commit bonito/dvc.yaml, and fail where the
+    # generator was never made.
+    save = ("exp", "save", "--force", "--name", run.name, "dvc.yaml")
+    return _dvc(run.path, *save, env={**os.environ, **_identity(run.main)})
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     head = _git(run.main, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
     if not head:
         raise PipelineError(
-            f"{run.main} has no commit yet: a run with settings of its own needs one to "
-            "start from (git commit)"
+            f"{run.main} has no commit yet: a run with its own settings needs one (git commit)"
         )
-    # The user's uncommitted edits as a commit that no branch holds; empty where there are none.
-    # Neither files nor index are touched.
+    # The user's uncommitted edits as a commit on no branch; empty where there are none. Files and
+    # index stay as they are.
     edits = _git(run.main, "stash", "create", env={**os.environ, **_identity(run.main)})
     untracked = _git(
         run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE
     ).splitlines()
     if untracked:
-        log(
-            f"not part of run {run.name!r}, as git does not track them: "
-            f"{', '.join(untracked[:5])}{' ...' if len(untracked) > 5 else ''} (git add "
-            "them)"
-        )
+        names = ", ".join(untracked[:5]) + (" ..." if len(untracked) > 5 else "")
+        log(f"not part of run {run.name!r}, as git does not track them: {names} (git add them)")
     _git(run.main, "worktree", "prune")
     if not run.path.exists():
         _git(run.main, "worktree", "add", "--detach", "--force", str(run.path), head)
@@ -150,16 +131,15 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     _git(run.path, "checkout", "--detach", "--force", head)
     if edits:
         _git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
-    if kept is not None:  # what this run has already done counts, not what the main checkout has
+    if kept is not None:  # the lock of this run's stages, not of the main checkout's
         write_text(run.path / "dvc.lock", kept)
 
 
 def _share_cache(run: Run) -> None:
     cache = _dvc(run.main, "cache", "dir").strip()
     shared = run.path / ".dvc" / "config.local"
-    if _read(shared) is None or cache not in str(
-        _read(shared)
-    ):  # a DVC command costs seconds, and a matrix has many cells
+    # Only where needed: a DVC command costs seconds, and a matrix has many cells.
+    if cache not in (_read(shared) or ""):
         _dvc(run.path, "cache", "dir", "--local", cache)
 
 
@@ -168,16 +148,14 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
         folder = pointer.removesuffix(".dvc")
         if _ask_dvc(run.main, "status", "--quiet", pointer):
             log(
-                f"{folder}/ is not as {pointer} says: run {run.name!r} takes the recorded "
-                f"version (dvc add {folder} records yours)"
+                f"{folder}/ differs from {pointer}: run {run.name!r} takes the recorded version "
+                f"(dvc add {folder} records yours)"
             )
         _dvc(run.path, "checkout", "--force", pointer)
 
 
 def _write_params(run: Run) -> None:
-    """Write ``params.yaml``; a path that only the main checkout has (a user's own corpus) becomes
-    absolute.
-    """
+    """Write ``params.yaml``; a path that exists only in the main checkout becomes absolute."""
     params = {section: dict(values) for section, values in run.params.items()}
     for section, key in PATHS:
         value = params[section][key]
@@ -194,9 +172,7 @@ def _write_params(run: Run) -> None:
 
 
 def _identity(main: Path) -> dict[str, str]:
-    """Return a committer for git where the user has named none: both commands that need one write
-    no branch.
-    """
+    """Return a committer for git where the user has set none: no branch gets these commits."""
     if _git(main, "config", "user.email", check=False) and _git(
         main, "config", "user.name", check=False
     ):
@@ -235,11 +211,9 @@ def _ask_dvc(folder: Path, *arguments: str) -> int:
 def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
     if check and done.returncode:
-        said = (
-            done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
-        ).splitlines()
+        output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
-        raise PipelineError(f"{shown}: {said[-1]}")
+        raise PipelineError(f"{shown}: {output.splitlines()[-1]}")
     return done.stdout.strip()
 
 

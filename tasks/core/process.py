@@ -15,9 +15,10 @@ import logging
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
@@ -27,6 +28,25 @@ _REAPERS = {"systemd", "init", "tini", "dumb-init", "catatonit", "docker-init"}
 _SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 #: Set for the processes that :func:`launch` starts: the number of the process that did.
 _LAUNCHER = "STAGE_LAUNCHER"
+#: Reads process numbers until the end of its input, then kills those processes and its own process
+#: group. A handle stays with its process when the number goes to another one.
+_GUARD = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+handles = []
+for line in sys.stdin:
+    try:
+        handles.append(os.pidfd_open(int(line)))
+    except ProcessLookupError:
+        pass
+for handle in handles:
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+os.killpg(0, signal.SIGKILL)
+"""
 
 
 def set_death_signal() -> None:
@@ -100,6 +120,18 @@ def die_with_parent() -> None:
         threading.Thread(
             target=_watch, args=(handles,), daemon=True, name="die-with-parent"
         ).start()
+
+
+def start_guard(pids: Iterable[int] = ()) -> subprocess.Popen[str]:
+    """Start the leader of a process group that kills ``pids`` and its group when its input ends:
+    when this process ends, however it does, or closes the pipe.
+    """
+    command = [sys.executable, "-S", "-c", _GUARD]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, process_group=0)
+    assert guard.stdin is not None  # noqa: S101 - for the type checker
+    guard.stdin.writelines(f"{pid}\n" for pid in pids)
+    guard.stdin.flush()
+    return guard
 
 
 def process_mark(pid: int | None = None) -> str:

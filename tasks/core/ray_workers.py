@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 from tasks.core.errors import PipelineError
-from tasks.core.process import is_alive, process_mark
+from tasks.core.process import is_alive, process_mark, start_guard
 
 log = logging.getLogger(__name__)
 #: How often a job is tried before its actor's deaths end the stage.
@@ -38,24 +38,6 @@ _STORE = 256 * 2**20
 _PATIENCE = 60.0
 #: A socket's path may have 107 characters, of which Ray takes most.
 _LONGEST = 25
-#: Reads process numbers until the end of its input, then kills those processes; a handle stays with
-#: its process when the number goes to another one.
-_GUARD = """
-import os, signal, sys
-signal.signal(2, signal.SIG_IGN)
-signal.signal(15, signal.SIG_IGN)
-handles = []
-for line in sys.stdin:
-    try:
-        handles.append(os.pidfd_open(int(line)))
-    except ProcessLookupError:
-        pass
-for handle in handles:
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-"""
 #: A number, and what is to be done; it is sent to a worker as it is.
 Job = tuple[int, Any]
 
@@ -305,25 +287,14 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
 
 
 def _guarded() -> subprocess.Popen[str] | None:
-    """Start what kills the cluster's processes when its standard input ends, which it does with
-    this process.
+    """Start a guard that kills the cluster's processes when this process ends.
 
     Ray's servers die with this process by themselves; their helpers notice it only after a minute,
     and would write into the folder meanwhile.
     """
     if sys.platform != "linux":
         return None
-    family = psutil.Process().children(recursive=True)
-    guard = subprocess.Popen(
-        [sys.executable, "-S", "-c", _GUARD],
-        stdin=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert guard.stdin is not None  # noqa: S101 - for the type checker
-    guard.stdin.writelines(f"{process.pid}\n" for process in family)
-    guard.stdin.flush()
-    return guard
+    return start_guard(child.pid for child in psutil.Process().children(recursive=True))
 
 
 def _knock(address: str) -> None:

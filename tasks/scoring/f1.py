@@ -11,6 +11,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 import pyarrow as pa
@@ -165,6 +166,11 @@ def resample(groups: Sequence[str], times: int, seed: int) -> NDArray[np.float64
     draws = random.integers(0, len(names), size=(times, len(names)))
     counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws])
     return counts[:, member].astype(np.float64)
+
+
+def round_points(value: SupportsFloat) -> float:
+    """Return F1 points as they are written: two decimals."""
+    return round(float(value), 2)
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:

@@ -17,16 +17,19 @@ from safetensors.numpy import save_file
 
 from benchmarks import __main__ as command
 from benchmarks import evaluate, finetune, peers
-from benchmarks.harness import PASSED, Contender, Options, Outcome, Row, compare, race
+from benchmarks.harness import PASSED, BenchOptions, Contender, ContenderResult, race
 from benchmarks.report import merge, render
 from benchmarks.roofline import Need, Weights, read_weights
+from benchmarks.rows import ResultRow, compare
 
 TOY = "tests.toy_contender"
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
-    return Options(rounds=3, quick=True, threads=1, work=tmp_path, machine="a toy", install=False)
+def options(tmp_path: Path) -> BenchOptions:
+    return BenchOptions(
+        rounds=3, quick=True, threads=1, work=tmp_path, machine="a toy", install=False
+    )
 
 
 def toys(folder: Path, **each: dict[str, Any]) -> list[Contender]:
@@ -38,7 +41,7 @@ def toys(folder: Path, **each: dict[str, Any]) -> list[Contender]:
 
 
 def test_the_ratio_is_ours_over_theirs_and_the_rounds_are_interleaved(
-    tmp_path: Path, options: Options
+    tmp_path: Path, options: BenchOptions
 ) -> None:
     done = race(
         toys(tmp_path, ours={}, peer={"seconds": 0.5}, third={"units": 20}), options, tmp_path
@@ -70,17 +73,17 @@ def test_the_ratio_is_ours_over_theirs_and_the_rounds_are_interleaved(
     assert "talks on stdout" in (tmp_path / "ours.log").read_text()
 
 
-def test_the_median_is_of_ratios_paired_within_a_round(options: Options) -> None:
+def test_the_median_is_of_ratios_paired_within_a_round(options: BenchOptions) -> None:
     """In the third round the machine was slow for both: the ratio does not see it."""
-    ours = Outcome("ours", seconds=[1.0, 1.0, 10.0], units=[1, 1, 1], load=1, warm_up=1)
-    theirs = Outcome("peer", seconds=[2.0, 3.0, 25.0], units=[1, 1, 1], load=5, warm_up=2)
+    ours = ContenderResult("ours", seconds=[1.0, 1.0, 10.0], units=[1, 1, 1], load=1, warm_up=1)
+    theirs = ContenderResult("peer", seconds=[2.0, 3.0, 25.0], units=[1, 1, 1], load=5, warm_up=2)
     row = compare("toy", ours, theirs, PASSED, options, unit="rows/s", target=3)
     assert (row.ratio, row.low, row.high, row.end_to_end_ratio, row.met) == (2.5, 2, 3, 3, False)
 
 
-def test_memory_is_better_when_less(options: Options) -> None:
+def test_memory_is_better_when_less(options: BenchOptions) -> None:
     ours, theirs = (
-        Outcome(name, seconds=[1.0], units=[1], peak_bytes=peak * 2**20)
+        ContenderResult(name, seconds=[1.0], units=[1], peak_bytes=peak * 2**20)
         for name, peak in (("ours", 30), ("peer", 40))
     )
     row = compare("toy-memory", ours, theirs, PASSED, options, unit="MiB", target=1, peak=True)
@@ -92,8 +95,8 @@ def test_memory_is_better_when_less(options: Options) -> None:
     )
 
 
-def test_a_failed_gate_leaves_no_ratio(tmp_path: Path, options: Options) -> None:
-    ours, theirs = (Outcome(name, seconds=[1.0], units=[1]) for name in ("ours", "peer"))
+def test_a_failed_gate_leaves_no_ratio(tmp_path: Path, options: BenchOptions) -> None:
+    ours, theirs = (ContenderResult(name, seconds=[1.0], units=[1]) for name in ("ours", "peer"))
     row = compare(
         "toy", ours, theirs, "item 3 is ranked otherwise", options, unit="rows/s", target=1
     )
@@ -109,7 +112,7 @@ def test_a_failed_gate_leaves_no_ratio(tmp_path: Path, options: Options) -> None
     ],
 )
 def test_a_peer_that_fails_is_a_row_with_the_reason(
-    tmp_path: Path, options: Options, fail: str, reason: str
+    tmp_path: Path, options: BenchOptions, fail: str, reason: str
 ) -> None:
     done = race(toys(tmp_path, ours={}, peer={"fail": fail}), options, tmp_path)
     assert (
@@ -124,7 +127,9 @@ def test_a_peer_that_fails_is_a_row_with_the_reason(
     )
 
 
-def test_a_peer_that_cannot_be_installed_is_a_row_too(tmp_path: Path, options: Options) -> None:
+def test_a_peer_that_cannot_be_installed_is_a_row_too(
+    tmp_path: Path, options: BenchOptions
+) -> None:
     python, why = peers.interpreter(tmp_path, install=False)
     done = race(
         [*toys(tmp_path, ours={}), Contender("peer", TOY, {}, python, missing=why)],
@@ -136,16 +141,18 @@ def test_a_peer_that_cannot_be_installed_is_a_row_too(tmp_path: Path, options: O
     ).gate.startswith("not run: the peers' packages")
 
 
-def bench(rows: Sequence[Row]) -> Any:
+def bench(rows: Sequence[ResultRow]) -> Any:
     return SimpleNamespace(NAMES=tuple({row.bench for row in rows}), run=lambda _: list(rows))
 
 
-def row(name: str, peer: str = "peer", gate: str = PASSED, ratio: float | None = 2.0) -> Row:
-    return Row(name, peer, ratio, ratio, ratio, gate, "a toy", 1.5, unit="rows/s", ours=2, theirs=1)
+def row(name: str, peer: str = "peer", gate: str = PASSED, ratio: float | None = 2.0) -> ResultRow:
+    return ResultRow(
+        name, peer, ratio, ratio, ratio, gate, "a toy", 1.5, unit="rows/s", ours=2, theirs=1
+    )
 
 
 def test_only_the_benches_that_ran_are_replaced(
-    tmp_path: Path, options: Options, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, options: BenchOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
         command.measure(
@@ -167,7 +174,7 @@ def test_only_the_benches_that_ran_are_replaced(
 
 
 def test_a_peer_that_did_not_run_is_no_failure_of_the_command(
-    tmp_path: Path, options: Options
+    tmp_path: Path, options: BenchOptions
 ) -> None:
     assert (
         command.measure(
@@ -182,7 +189,7 @@ def test_the_table_says_which_targets_are_met() -> None:
         [
             row("a"),
             row("b", gate="failed: why", ratio=None),
-            Row("c", "peer", 1.0, 1.0, 1.0, PASSED, "", target=3.5),
+            ResultRow("c", "peer", 1.0, 1.0, 1.0, PASSED, "", target=3.5),
         ]
     ).splitlines()
     assert ">= 1.5 *" in lines[2] and "failed: why" in lines[3] and ">= 3.5 *" not in lines[4]
@@ -199,7 +206,7 @@ def test_a_bench_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) 
     assert "did you mean 'evaluate'" in capsys.readouterr().err
 
 
-def test_evaluate_ranks_as_float32_does(options: Options) -> None:
+def test_evaluate_ranks_as_float32_does(options: BenchOptions) -> None:
     authors, lm_eval = evaluate.run(replace(options, rounds=1))
     assert (authors.gate, authors.rounds, lm_eval.gate[:8]) == (PASSED, 1, "not run:")
     assert authors.ratio is not None and authors.ratio > 0
@@ -266,7 +273,7 @@ def test_the_loss_gate_has_a_tolerance_for_each_number() -> None:
     )
 
 
-def test_the_rows_to_train_on_are_the_same_every_time(options: Options) -> None:
+def test_the_rows_to_train_on_are_the_same_every_time(options: BenchOptions) -> None:
     one = finetune._config(options)
     assert (
         one == finetune._config(options) and len(one["rows"]) == one["settings"]["batch_rows"] == 4

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks import chain, generate, made, memory, pipeline, validate
 from benchmarks.contenders import chain as steps
-from benchmarks.harness import PASSED, ROOT, Options, Outcome, environment
+from benchmarks.harness import PASSED, ROOT, BenchOptions, ContenderResult, environment
 from tasks.core.overlay import overlay
 from tasks.core.params import load_params
 from tasks.core.rows import PREDICTIONS
@@ -32,8 +32,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
-    return Options(rounds=1, quick=True, threads=1, work=tmp_path, machine="a toy", install=False)
+def options(tmp_path: Path) -> BenchOptions:
+    return BenchOptions(
+        rounds=1, quick=True, threads=1, work=tmp_path, machine="a toy", install=False
+    )
 
 
 def test_made_predictions_are_the_same_every_time_and_one_in_eight_is_broken(
@@ -64,7 +66,7 @@ def test_a_corpus_is_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(files) == 3 and texts == [row["text"] for row in made.passages(10)]
 
 
-def test_validate_makes_the_pairs_of_the_authors_package(options: Options) -> None:
+def test_validate_makes_the_pairs_of_the_authors_package(options: BenchOptions) -> None:
     found = validate.run(options)
     assert [row.gate for row in found if row.bench == "parse"] == [PASSED, PASSED]
     rows = {row.peer: row for row in found if row.bench == "validate"}
@@ -76,10 +78,10 @@ def test_validate_makes_the_pairs_of_the_authors_package(options: Options) -> No
     assert rows["distilabel"].gate.startswith("not run: the peers' packages")
 
 
-def outcome(folder: Path, name: str, outputs: dict[str, Any]) -> Outcome:
+def outcome(folder: Path, name: str, outputs: dict[str, Any]) -> ContenderResult:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(outputs))
-    return Outcome(name, seconds=[1.0], units=[1], outputs=path)
+    return ContenderResult(name, seconds=[1.0], units=[1], outputs=path)
 
 
 def test_the_gate_of_validate_sees_another_pair_and_another_choice(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_the_gate_of_validate_sees_another_pair_and_another_choice(tmp_path: Pat
     )
 
 
-def test_generate_runs_against_transformers(options: Options) -> None:
+def test_generate_runs_against_transformers(options: BenchOptions) -> None:
     rows = {row.peer: row for row in generate.run(options)}
     assert rows["transformers"].gate == PASSED and rows["transformers"].ratio
     assert "4 of 4 rows parsed alike" in rows["transformers"].note
@@ -157,7 +159,7 @@ def test_the_peers_tokenizer_puts_bos_where_we_put_it(tmp_path: Path, tiny_model
 
 
 @pytest.mark.slow
-def test_memory_measures_every_stage(options: Options) -> None:
+def test_memory_measures_every_stage(options: BenchOptions) -> None:
     rows = memory.run(options)
     assert [(row.peer, row.gate, row.better) for row in rows] == [
         (stage, PASSED, "less") for stage in ("ingest", "generate", "validate")
@@ -171,7 +173,7 @@ def test_memory_measures_every_stage(options: Options) -> None:
     )
 
 
-def test_memory_compares_the_largest_peak_with_the_smallest(options: Options) -> None:
+def test_memory_compares_the_largest_peak_with_the_smallest(options: BenchOptions) -> None:
     measured = [
         memory._Measured(rows, 1.0, peak)
         for rows, peak in ((10, 100.0), (100, 120.0), (1000, 110.0))
@@ -248,7 +250,7 @@ def chained(seconds: float, **counts: int) -> chain.Round:
     return chain.Round(dict.fromkeys(names, seconds), {name: told for name in names})
 
 
-def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: Options) -> None:
+def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: BenchOptions) -> None:
     kinds = {"start": 0.0, "import": 0.0, "load": 0.0, "work": 2.0, "wall": 2.0, "loads": 0}
     ours = [
         {name: {**kinds, "wall": wall} for name in ("ingest", "validate", *pipeline.SHARED)}
@@ -291,7 +293,7 @@ def test_the_pipeline_is_compared_round_by_round_with_the_same_work(options: Opt
 
 
 def test_the_peers_steps_run_on_what_ours_has_written(
-    options: Options, tiny_model: Path, tmp_path: Path
+    options: BenchOptions, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The steps that need no engine and no package of the peers', in this process: the processes of
     a whole chain take minutes.
@@ -340,7 +342,7 @@ def run_step(folder: Path, name: str, config: dict[str, Any]) -> Any:
 
 
 def test_a_step_behind_a_failed_one_is_not_run(
-    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: BenchOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = {
         name: (name, needs, {})

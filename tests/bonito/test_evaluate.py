@@ -17,17 +17,17 @@ import yaml
 from bonito.evaluate import compare
 from bonito.evaluate import stage as evaluate
 from bonito.evaluate.adherence import adheres
-from bonito.evaluate.judging import choices, response_losses
+from bonito.evaluate.judging import measure_response_losses, read_choices
 from bonito.evaluate.measures import (
     Written,
-    balance,
-    diversity,
-    form_check,
-    scores,
-    suites,
-    verdicts,
+    check_forms,
+    check_tasks,
+    make_suites,
+    measure_balance,
+    measure_diversity,
+    measure_tasks,
 )
-from bonito.params import Evaluate
+from bonito.params import GeneratorEvaluate
 from bonito.remix.output import REMIXED
 from tasks.core.files import read_json, write_json
 from tasks.core.parquet import read_table, write_table
@@ -128,18 +128,18 @@ def test_every_form_can_fail_on_wording_alone() -> None:
 
 
 def test_the_check_of_forms_reports_on_itself() -> None:
-    found = form_check([human(kind) for kind in TASK_TYPES])
+    found = check_forms([human(kind) for kind in TASK_TYPES])
     assert set(found) == set(TASK_TYPES)
     assert all(own["own"] == 1.0 for own in found.values())
     assert found["nli"]["worst_type"] == "te"
-    relabelled = form_check([Written("a", "wsd", PASSAGE, *TASKS["exqa"]), human("exqa")])
+    relabelled = check_forms([Written("a", "wsd", PASSAGE, *TASKS["exqa"]), human("exqa")])
     assert relabelled["wsd"]["own"] == 0.0
 
 
 def test_scores_of_good_and_bad_tasks(tmp_path: Path) -> None:
-    expected = suites(4000, 600, tmp_path)
+    expected = make_suites(4000, 600, tmp_path)
     good = [human("exqa"), human("ynqa")]
-    found = scores(good, verdicts(good, expected))
+    found = measure_tasks(good, check_tasks(good, expected))
     assert (
         found["parse_yield"],
         found["adherence"],
@@ -153,7 +153,7 @@ def test_scores_of_good_and_bad_tasks(tmp_path: Path) -> None:
         human("exqa", 1),
         human("exqa", 2),
     ]
-    found = scores(bad, verdicts(bad, expected))
+    found = measure_tasks(bad, check_tasks(bad, expected))
     assert (found["rows"], found["parsed"], found["parse_yield"], found["unparsed"]) == (
         5,
         4,
@@ -169,21 +169,21 @@ def test_scores_of_good_and_bad_tasks(tmp_path: Path) -> None:
         and found["failed"]["unique"] == 1
     )
     nothing = [Written("a", "exqa", PASSAGE, reason="no_pipe")]
-    assert scores(nothing, verdicts(nothing, expected))["answer_in_passage"] is None
+    assert measure_tasks(nothing, check_tasks(nothing, expected))["answer_in_passage"] is None
 
 
 def test_label_balance_is_within_a_family() -> None:
-    even = balance(
+    even = measure_balance(
         [("yes/no", "yes"), ("yes/no", "no"), ("true/false", "true"), ("true/false", "false")]
     )
     assert (even["largest_label_share"], even["label_entropy"]) == (0.5, pytest.approx(1.0))
     # As many yes as false: balanced over all labels, and within each family always the same answer.
-    skewed = balance(
+    skewed = measure_balance(
         [("yes/no", "yes"), ("yes/no", "yes"), ("true/false", "false"), ("true/false", "false")]
     )
     assert (skewed["largest_label_share"], skewed["label_entropy"]) == (1.0, 0.0)
     assert skewed["labels"] == {"true/false": {"false": 2}, "yes/no": {"yes": 2}}
-    assert balance([])["label_entropy"] is None
+    assert measure_balance([])["label_entropy"] is None
 
 
 def test_diversity_counts_grams_and_near_duplicates_without_the_passage() -> None:
@@ -193,10 +193,10 @@ def test_diversity_counts_grams_and_near_duplicates_without_the_passage() -> Non
         )
         for n, year in enumerate(("1931", "1931", "1932"))
     ]
-    found = diversity(tasks)
+    found = measure_diversity(tasks)
     assert found["distinct_1"] == pytest.approx(8 / 21)
     assert found["near_duplicates"] == pytest.approx(1 / 3)
-    assert diversity([human("exqa"), human("ynqa")])["near_duplicates"] == 0.0
+    assert measure_diversity([human("exqa"), human("ynqa")])["near_duplicates"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_diversity_counts_grams_and_near_duplicates_without_the_passage() -> Non
 def test_choices_are_those_of_the_instruction(
     kind: str, instruction: str, response: str, offered: list[str]
 ) -> None:
-    assert choices(Written("a", kind, PASSAGE, instruction, response)) == offered
+    assert read_choices(Written("a", kind, PASSAGE, instruction, response)) == offered
 
 
 def test_losses_by_row_sum_to_the_training_loss(tiny_model: Path) -> None:
     model = load_model(str(tiny_model), precision="float32").eval()
     examples = [([3, 4, 5, 6], [7, 8, 1]), ([9, 3], [4, 1]), ([5] * 20, [6, 7, 8, 9, 1])]
-    own = response_losses(model, examples, 1)
+    own = measure_response_losses(model, examples, 1)
     for (prompt, output), loss in zip(examples, own, strict=True):
         ids, labels = [*prompt, *output], [-100] * len(prompt) + output
         with torch.no_grad():
@@ -454,15 +454,18 @@ def test_the_same_rows_are_drawn_for_every_generator_and_no_passage_twice() -> N
         for n in range(40)
     ]
     rows += [row | {"row_id": f"again {row['row_id']}"} for row in rows]
-    params = Evaluate.model_validate({"rows_per_type": 6, "max_context_chars": 300})
-    drawn = evaluate.sample(rows, params)
+    params = GeneratorEvaluate.model_validate({"rows_per_type": 6, "max_context_chars": 300})
+    drawn = evaluate.draw_rows(rows, params)
     assert len(drawn) == 6 == len({row["context"] for row in drawn}) and all(
         len(row["context"]) <= 300 for row in drawn
     )
-    assert evaluate.sample(rows[::-1], params) == drawn
+    assert evaluate.draw_rows(rows[::-1], params) == drawn
     assert (
-        evaluate.sample(
-            rows, Evaluate.model_validate({"rows_per_type": 6, "max_context_chars": 300, "seed": 2})
+        evaluate.draw_rows(
+            rows,
+            GeneratorEvaluate.model_validate(
+                {"rows_per_type": 6, "max_context_chars": 300, "seed": 2}
+            ),
         )
         != drawn
     )

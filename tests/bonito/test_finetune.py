@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from bonito.finetune.stage import build_examples, main, mix
-from bonito.params import Finetune, Params
-from bonito.settings import merged
+from bonito.finetune.stage import build_examples, draw_mixture, main
+from bonito.params import GeneratorFinetune, GeneratorParams
+from bonito.settings import merge_settings
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
 from tasks.core.overlay import overlay
@@ -26,11 +26,13 @@ from tasks.lm.prompts import generator_prompt
 from tests.conftest import ROOT
 
 
-def _settings(**changes: Any) -> Finetune:
+def _settings(**changes: Any) -> GeneratorFinetune:
     values = overlay(
         read_yaml(ROOT / "bonito/params.yaml"), read_yaml(ROOT / "bonito/profiles/embedded.yaml")
     )
-    params: Params = parse_params(overlay(values, {"finetune": {**changes}}), "bonito", Params)
+    params: GeneratorParams = parse_params(
+        overlay(values, {"finetune": {**changes}}), "bonito", GeneratorParams
+    )
     assert params.finetune is not None
     return params.finetune.model_copy(update=changes)
 
@@ -52,7 +54,7 @@ def _rows(count: int) -> pa.Table:
 
 
 def test_every_row_is_drawn_or_counted() -> None:
-    chosen, dropped = mix(
+    chosen, dropped = draw_mixture(
         _rows(120),
         _settings(
             mixture={"exqa/squad": 5, "exqa": 10, "ynqa": 8}, balance=("ynqa",), max_context_chars=0
@@ -85,7 +87,7 @@ def test_balance_is_over_templates_and_their_responses() -> None:
         }
         for name, n, said in answers
     ]
-    chosen, _ = mix(
+    chosen, _ = draw_mixture(
         pa.Table.from_pylist(rows),
         _settings(mixture={"ynqa": 40}, balance=("ynqa",), max_context_chars=0),
     )
@@ -96,12 +98,14 @@ def test_balance_is_over_templates_and_their_responses() -> None:
 
 def test_the_draw_does_not_depend_on_the_order_of_the_rows() -> None:
     settings, rows = _settings(mixture={"exqa": 10}, max_context_chars=0), _rows(60)
-    assert mix(rows, settings) == mix(rows.take(list(reversed(range(60)))), settings)
+    assert draw_mixture(rows, settings) == draw_mixture(
+        rows.take(list(reversed(range(60)))), settings
+    )
 
 
 def test_a_mixture_of_what_is_not_there_is_named() -> None:
     with pytest.raises(PipelineError, match="asks for 'wsd'"):
-        mix(_rows(20), _settings(mixture={"wsd": 3}))
+        draw_mixture(_rows(20), _settings(mixture={"wsd": 3}))
 
 
 def test_long_rows_are_left_out_not_cut(tiny_model: Path) -> None:
@@ -142,11 +146,15 @@ def test_a_generator_goes_on_from_another(
             "finetune.max_prompt_tokens=800",
             *more,
         ]
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merged("embedded", settings)))
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(merge_settings("embedded", settings)))
         return main(["--params", f"{name}.yaml", "--rows", "rows.parquet", "--out", f"out/{name}"])
 
     assert trained("first") == 0
+    checkpoints = tmp_path / ".work/bonito/finetune/checkpoints"
+    (first_checkpoints,) = checkpoints.iterdir()
     assert trained("second", "finetune.start=out/first") == 0
+    (second_checkpoints,) = checkpoints.iterdir()
+    assert first_checkpoints != second_checkpoints, "the first training's checkpoints are gone"
     losses = {
         name: [
             float(line.split(",")[1])

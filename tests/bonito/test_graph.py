@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bonito.settings import main, merged, write_settings
+from bonito.settings import main, merge_settings, write_settings
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tests.test_graph import packages
@@ -73,7 +73,7 @@ def test_stages_have_one_name_and_read_what_the_one_before_wrote() -> None:
 def test_the_profiles_of_the_paper_have_the_card_s_settings(
     profile: str, model: str, rank: int, alpha: int
 ) -> None:
-    training = merged(profile, [])["finetune"]
+    training = merge_settings(profile, [])["finetune"]
     assert training["model"].endswith(model) or model in training["model"]
     assert (
         training["lora_rank"],
@@ -146,7 +146,7 @@ def test_settings_are_merged_and_an_unchanged_file_is_left_alone(
 )
 def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
     with pytest.raises(PipelineError, match=said):
-        merged("embedded", [setting])
+        merge_settings("embedded", [setting])
 
 
 def make_home(folder: Path, model: Path) -> None:
@@ -219,7 +219,7 @@ def make_home(folder: Path, model: Path) -> None:
         "evaluate.rows_per_type=2",
         "evaluate.max_tokens=8",
     ]
-    values = merged("embedded", settings)
+    values = merge_settings("embedded", settings)
     write_settings(values, folder / "bonito/artifacts/params.yaml")
 
 

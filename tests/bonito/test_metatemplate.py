@@ -4,7 +4,7 @@ import pytest
 
 from bonito.templating.metatemplate import MARK, PLACEHOLDER, Unconvertible, convert
 from bonito.templating.sandbox import Sandbox
-from bonito.templating.templates import Template
+from bonito.templating.templates import PromptTemplate
 
 CONTEXT = "The harbour was closed in 1931. Its ferries moved to the north pier."
 ROW = {
@@ -17,7 +17,7 @@ ROW = {
 
 
 def rendered(jinja: str, passage: str = "{{ context }}") -> str:
-    meta = convert(Template("toy", "", "t", jinja), passage, Sandbox())
+    meta = convert(PromptTemplate("toy", "", "t", jinja), passage, Sandbox())
     return meta.body.render(ROW).replace(MARK, PLACEHOLDER)
 
 

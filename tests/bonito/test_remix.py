@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from bonito.params import Params
+from bonito.params import GeneratorParams
 from bonito.remix.draw import Draw
 from bonito.remix.output import REMIXED
-from bonito.remix.stage import work
+from bonito.remix.stage import remix_datasets
 from tasks.core.errors import PipelineError
 from tasks.core.params import parse_params
 from tasks.core.stage import run_stage
@@ -103,7 +103,9 @@ def remix(out: str = "out", **settings: Any) -> int:
         "--out",
         out,
     ]
-    return run_stage("remix", work, ("templates", "sources"), arguments, Params, "bonito")
+    return run_stage(
+        "remix", remix_datasets, ("templates", "sources"), arguments, GeneratorParams, "bonito"
+    )
 
 
 def rows_of(name: str, out: str = "out") -> list[dict[str, Any]]:
@@ -223,7 +225,7 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
             "",
             "question generation",
             (
-                "missing_column: 5 of 5 rows: it names what the row does not have: 'answr' is "
+                "missing_column: 5 of 5 rows: it names a column that the row lacks: 'answr' is "
                 "undefined; first on sample row 1"
             ),
         ),
@@ -232,7 +234,7 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
             "{{ text }}{{ text.__class__ }} ||| x",
             "",
             "sentiment",
-            "refused: it reaches for the attribute '__class__'",
+            "refused: it reads the attribute '__class__'",
         ),
         (
             (
@@ -369,7 +371,7 @@ def test_bad_parameters_are_named(settings: dict[str, Any], said: str) -> None:
         parse_params(
             {"remix": {"datasets": ["a"], "task_types": ["b"], "seed": 1, **settings}},
             "bonito.yaml",
-            Params,
+            GeneratorParams,
         )
 
 

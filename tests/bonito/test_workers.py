@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bonito.templating.render import leaks
-from bonito.templating.templates import Template
-from bonito.templating.workers import Job, Limits, Renderers
+from bonito.templating.templates import PromptTemplate
+from bonito.templating.workers import Renderers, RenderJob, RenderLimits
 
-LIMITS = Limits(seconds=0.5, megabytes=128)
+LIMITS = RenderLimits(seconds=0.5, megabytes=128)
 PASSAGE = "The harbour was closed in 1931. Its ferries moved to the north pier."
 GOOD = "{{ text }} When? ||| {{ answer }}"
 HOSTILE = {
@@ -37,12 +37,12 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, list[tuple[str, str]]]:
     templates = [
-        Template("toy", "", "good", GOOD),
-        *(Template("toy", "", name, jinja) for name, (jinja, _) in HOSTILE.items()),
+        PromptTemplate("toy", "", "good", GOOD),
+        *(PromptTemplate("toy", "", name, jinja) for name, (jinja, _) in HOSTILE.items()),
     ]
     row = {"text": PASSAGE, "answer": "1931"}
     batches = [
-        [Job(0, "a", row), Job(index, "a", row), Job(0, "b", row)]
+        [RenderJob(0, "a", row), RenderJob(index, "a", row), RenderJob(0, "b", row)]
         for index in range(1, len(templates))
     ]
     with Renderers(templates, {("toy", ""): "{{ text }}"}, LIMITS, 1, 2) as renderers:
@@ -67,12 +67,12 @@ def test_a_hostile_template_is_cut_off(
 def statuses(
     jinja: str, *rows: dict[str, object], choices: str = "", task_type: str = ""
 ) -> list[str]:
-    template = Template("toy", "", "t", jinja, choices, task_type)
+    template = PromptTemplate("toy", "", "t", jinja, choices, task_type)
     with Renderers([template], {("toy", ""): "{{ text }}"}, LIMITS, 1, 1) as renderers:
         return [
             outcome.status
             for batch in renderers.map(
-                [[Job(0, str(index), dict(row)) for index, row in enumerate(rows)]]
+                [[RenderJob(0, str(index), dict(row)) for index, row in enumerate(rows)]]
             )
             for outcome in batch
         ]

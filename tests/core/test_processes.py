@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import bonito.finetune.stage
 import tasks.finetune.stage
-from bonito.settings import merged
+from bonito.settings import merge_settings
 from tasks.core.errors import PipelineError
 from tasks.core.parquet import write_table
 from tasks.core.process import is_launched
@@ -165,7 +165,7 @@ def make_inputs(folder: Path, model: Path, processes: int) -> list[str]:
         "finetune.checkpoint_steps=4",
         "finetune.max_prompt_tokens=800",
     ]
-    (folder / "params.yaml").write_text(yaml.safe_dump(merged("embedded", settings)))
+    (folder / "params.yaml").write_text(yaml.safe_dump(merge_settings("embedded", settings)))
     return ["--params", "params.yaml", "--rows", "rows.parquet", "--out", "artifacts/finetune"]
 
 

@@ -29,7 +29,7 @@ USE = """
 from pathlib import Path
 from bonito.evaluate.adherence import adheres
 from bonito.evaluate.measures import Written, scores, suites, verdicts
-from bonito.params import Params as BonitoParams
+from bonito.params import GeneratorParams
 from tasks.core.params import load_params, overlay, parse_params, read_yaml
 from tasks.lm.prompts import bonito_input
 from tasks.validate.labels import offered

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from bonito.templating.templates import Template
-from bonito.templating.workers import Job, Limits, Renderers
+from bonito.templating.templates import PromptTemplate
+from bonito.templating.workers import Renderers, RenderJob, RenderLimits
 from tests.bonito.test_workers import GOOD, HOSTILE, PASSAGE
 from tests.faults.world import World, log_of, none_left, run
 
@@ -34,14 +34,21 @@ def template(world: World, chance: Random) -> str:
     jinja, wanted = chance.choice(
         [*HOSTILE.values(), *((text.replace("%s", str(canary)), "") for text in _REACHING)]
     )
-    templates = [Template("toy", "", "good", GOOD), Template("toy", "", "hostile", jinja)]
+    templates = [
+        PromptTemplate("toy", "", "good", GOOD),
+        PromptTemplate("toy", "", "hostile", jinja),
+    ]
     row = {"text": PASSAGE, "answer": "1931"}
     began = time.monotonic()
     with Renderers(
-        templates, {("toy", ""): "{{ text }}"}, Limits(seconds=0.5, megabytes=128), 1, 1
+        templates, {("toy", ""): "{{ text }}"}, RenderLimits(seconds=0.5, megabytes=128), 1, 1
     ) as renderers:
         first, bad, last = next(
-            iter(renderers.map([[Job(0, "a", row), Job(1, "a", row), Job(0, "b", row)]]))
+            iter(
+                renderers.map(
+                    [[RenderJob(0, "a", row), RenderJob(1, "a", row), RenderJob(0, "b", row)]]
+                )
+            )
         )
     took = time.monotonic() - began
     if (first.status, last.status) != ("ok", "ok"):

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from flows.server import free_port
+from tasks.core.ports import find_free_port
 from tests.faults.world import World, contents, none_left
 from tests.toy import environment, make_toy, pipeline
 
@@ -32,7 +32,7 @@ class Pages:
 
     def __init__(self, folder: Path) -> None:
         self.root = make_toy(folder / "toy-pages")
-        self.api = f"http://127.0.0.1:{(port := free_port())}/api"
+        self.api = f"http://127.0.0.1:{(port := find_free_port())}/api"
         command = [
             sys.executable,
             "-m",
@@ -40,7 +40,7 @@ class Pages:
             "--prefect-port",
             str(port),
             "--mlflow-port",
-            str(free_port()),
+            str(find_free_port()),
             "--runs",
             "1",
         ]

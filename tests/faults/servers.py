@@ -14,7 +14,8 @@ from pathlib import Path
 from random import Random
 
 from flows import server as prefect_server
-from flows.server import answers, free_port
+from flows.server import answers
+from tasks.core.ports import find_free_port
 from tasks.core.privacy import SILENT
 from tasks.core.process import set_death_signal
 from tests.faults.world import World, fork, log_of, run, start, wait
@@ -25,7 +26,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = find_free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -152,7 +153,7 @@ def prefect_killed(world: World, chance: Random) -> str:
     root = world.folder / "toy"
     if not root.exists():
         make_toy(root)
-    name, port = f"killed-{chance.randrange(1 << 40)}", free_port()
+    name, port = f"killed-{chance.randrange(1 << 40)}", find_free_port()
     url = f"http://127.0.0.1:{port}/api"
     around = {
         **environment(root),
@@ -272,7 +273,9 @@ def mlflow_absent(world: World, chance: Random) -> str:
     """
     folder = world.trial("register")
     began = time.monotonic()
-    status = run(folder, "register", {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"})
+    status = run(
+        folder, "register", {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{find_free_port()}"}
+    )
     took, said = time.monotonic() - began, log_of(folder).strip().splitlines()
     if status != 2 or not said or "does not answer" not in said[-1] or took > 60:
         return f"status {status} after {took:.0f} s: {said[-1:]}"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import server
+from tasks.core.ports import find_free_port
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.flows.test_flows import await_no_process_in
@@ -38,6 +38,7 @@ _PICTURES = ROOT / "artifacts" / "browser"
 #: keys.
 _EVALUATE = """
 import sys, time
+from tasks.core.ports import find_free_port
 from tasks.core.files import write_json
 from tasks.core.stage import Stage, run_stage
 
@@ -109,9 +110,9 @@ def pages(tmp_path: Path) -> Iterator[tuple[str, str]]:
         "-m",
         "flows.ui",
         "--prefect-port",
-        str(server.free_port()),
+        str(find_free_port()),
         "--mlflow-port",
-        str(server.free_port()),
+        str(find_free_port()),
     ]
     running = subprocess.Popen(
         command,

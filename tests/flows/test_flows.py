@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from flows import server, ui
-from flows.runs import repair, request, summary
-from flows.runs import worktree as checkout
-from flows.runs.dvc_repro import Outcome, line_that_matters, reproduce, stage_environment
+from flows.runs import repair, request, summary, worktree
+from flows.runs.dvc_repro import StageOutcome, line_that_matters, reproduce, stage_environment
 from tasks.core.errors import PipelineError
+from tasks.core.ports import find_free_port
 from tasks.core.yaml_file import read_yaml
 from tests.toy import environment, make_toy, pipeline
 
@@ -50,7 +50,7 @@ def api(toy: Path) -> Iterator[str]:
             patch.delenv(variable, raising=False)
         patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
         patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
-        port = server.free_port()
+        port = find_free_port()
         process = server._start(port)
         url = f"http://127.0.0.1:{port}/api"
         try:
@@ -311,12 +311,12 @@ def test_a_run_without_settings_of_its_own_takes_place_in_the_checkout(bare: Pat
 
 
 def test_names_are_the_same_for_the_same_request_only() -> None:
-    one = request.default_name("default", ["generate.temperature=0.7", "generate.seed=2"])
-    assert one == request.default_name("default", ["generate.seed=2", "generate.temperature=0.7"])
-    assert one != request.default_name("default", ["generate.seed=2", "generate.temperature=0,7"])
+    one = request.derive_name("default", ["generate.temperature=0.7", "generate.seed=2"])
+    assert one == request.derive_name("default", ["generate.seed=2", "generate.temperature=0.7"])
+    assert one != request.derive_name("default", ["generate.seed=2", "generate.temperature=0,7"])
     assert one.startswith("default-seed-2-temperature-0.7-")
     assert (
-        request.asked_name({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
+        request.name_run({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
     ), "the form's one seed is three settings"
 
 
@@ -338,7 +338,7 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
         "generator": "",
         "overrides": ["generate.seed=8"],
     }
-    settings = request.settings(asked)
+    settings = request.read_settings(asked)
     run = request.plan(bare, "warm", settings)
     assert run.params["ingest"]["corpus"] == "mine" and run.params["generate"]["task_types"] == [
         "ynqa",
@@ -350,28 +350,31 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
         run.params["generate"]["generator"]
         == read_yaml(bare / "params.yaml")["generate"]["generator"]
     )
-    assert request.asked_name(asked) == run.name
-    assert request.asked_name({"profile": "default"}) == "default"
+    assert request.name_run(asked) == run.name
+    assert request.name_run({"profile": "default"}) == "default"
 
 
 def test_a_held_checkout_is_known_as_held(bare: Path) -> None:
     run = request.plan(bare, "warm")
-    assert not checkout.is_held(bare, "warm")
-    with checkout.hold(run):
-        assert checkout.is_held(bare, "warm")
-    assert not checkout.is_held(bare, "warm")
+    assert not worktree.is_held(bare, "warm")
+    with worktree.hold(run):
+        assert worktree.is_held(bare, "warm")
+    assert not worktree.is_held(bare, "warm")
 
 
 def test_how_a_run_ended_is_known_without_the_server(bare: Path) -> None:
-    done, failed = Outcome("ingest", "ran", 1.0), Outcome("generate", "failed", 1.0, "no passages")
+    done, failed = (
+        StageOutcome("ingest", "ran", 1.0),
+        StageOutcome("generate", "failed", 1.0, "no passages"),
+    )
     summary.write_outcomes(bare, "x", [done], "id-1")
     assert (
-        summary.ending(bare, "id-1") == ""
-        and summary.ending(bare, "id-2") is None
-        and summary.last_flow_run(bare) == "id-1"
+        summary.read_ending(bare, "id-1") == ""
+        and summary.read_ending(bare, "id-2") is None
+        and summary.read_last_flow_run(bare) == "id-1"
     )
     summary.write_outcomes(bare, "x", [done, failed], "id-2")
-    assert summary.ending(bare, "id-2") == "generate: no passages"
+    assert summary.read_ending(bare, "id-2") == "generate: no passages"
 
 
 @pytest.mark.parametrize(
@@ -410,11 +413,11 @@ def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
         for path in (toy / ".dvc" / "cache" / "files" / "md5").glob("*/*")
         if path.read_bytes().startswith(b"{") and path.suffix != ".dir"
     )
-    before = repair.damaged(toy / ".dvc" / "cache")
+    before = repair.find_damaged(toy / ".dvc" / "cache")
     whole = generated.read_bytes()
     generated.chmod(0o644)
     generated.write_bytes(b"x" + whole[1:])
-    assert before == [] and repair.damaged(toy / ".dvc" / "cache") == [generated]
+    assert before == [] and repair.find_damaged(toy / ".dvc" / "cache") == [generated]
     done = subprocess.run(
         [sys.executable, "-m", "flows.runs.repair"],
         cwd=toy,
@@ -466,19 +469,19 @@ def test_a_missing_corpus_is_named(bare: Path) -> None:
     with pytest.raises(
         PipelineError, match=r"ingest\.corpus: data/incidents/documents does not exist"
     ):
-        checkout.prepare(request.plan(bare), print)
+        worktree.prepare(request.plan(bare), print)
 
 
 def test_a_run_of_its_own_needs_a_commit(bare: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=bare, check=True)
     with pytest.raises(PipelineError, match="no commit yet"):
-        checkout.prepare(request.plan(bare, "warm"), print)
+        worktree.prepare(request.plan(bare, "warm"), print)
 
 
 def test_a_corpus_of_the_users_own_is_found_from_the_worktree(toy: Path) -> None:
     (toy / ".work" / "mine").mkdir(parents=True, exist_ok=True)
     run = request.plan(toy, overrides=["ingest.corpus=.work/mine"], name="mine")
-    checkout.prepare(run, print)
+    worktree.prepare(run, print)
     assert read_yaml(run.path / "params.yaml")["ingest"]["corpus"] == str(toy / ".work" / "mine")
     assert (
         read_yaml(run.path / "params.yaml")["evaluate"]["items"]
@@ -577,6 +580,26 @@ print(json.dumps(adapt.parameters.model_dump()))
     assert properties["overrides"]["items"]["pattern"]
 
 
+def test_the_generators_form_offers_its_shipped_profiles(toy: Path) -> None:
+    code = """
+import json
+from prefect.flows import load_flow_from_entrypoint
+flow = load_flow_from_entrypoint("flows/train_bonito.py:train_bonito")
+print(json.dumps(flow.parameters.model_dump()["properties"]["profile"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(toy),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    field = json.loads(done.stdout)
+    shipped = {path.stem for path in (ROOT / "bonito/profiles").glob("*.yaml")}
+    assert set(field["enum"]) == shipped and field["default"] in shipped
+
+
 def test_ui_says_which_port_is_taken(toy: Path) -> None:
     import socket
 
@@ -591,7 +614,7 @@ def test_ui_says_which_port_is_taken(toy: Path) -> None:
             "--prefect-port",
             str(port),
             "--mlflow-port",
-            str(server.free_port()),
+            str(find_free_port()),
         ]
         done = subprocess.run(
             command,
@@ -604,14 +627,14 @@ def test_ui_says_which_port_is_taken(toy: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: ui: port {port} is taken, so Prefect cannot have it: stop what listens "
-        f"there, or make ui PREFECT_PORT={port + 1}\n"
+        f"error: ui: cannot listen on 127.0.0.1:{port} ([Errno 98] Address already in use): stop "
+        f"the program that does, or choose another port with PREFECT_PORT={port + 1}\n"
     )
 
 
 @pytest.mark.timeout(300)
 def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
-    prefect, mlflow = server.free_port(), server.free_port()
+    prefect, mlflow = find_free_port(), find_free_port()
     command = [
         sys.executable,
         "-m",
@@ -669,9 +692,9 @@ def _start_from_the_form(toy: Path, api: str) -> None:
         time.sleep(1)
     assert state["type"] == "COMPLETED", state
     assert (
-        read_yaml(
-            toy / ".runs" / request.asked_name({"profile": "warm", "seed": 5}) / "params.yaml"
-        )["finetune"]["seed"]
+        read_yaml(toy / ".runs" / request.name_run({"profile": "warm", "seed": 5}) / "params.yaml")[
+            "finetune"
+        ]["seed"]
         == 5
     )
 
@@ -720,4 +743,7 @@ def test_a_run_that_names_no_profile_takes_the_papers_on_a_gpu(
     if pins:
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv" / "pins.sha256").write_text(pins)
-    assert request.usual_profile(tmp_path) == profile
+    assert request.choose_profile(tmp_path) == profile
+
+
+# FIXME

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from flows import deploy
-from flows import remote_stage as elsewhere
+from flows import deploy, remote_stage
 from tasks.core.params import _SECRET
 from tasks.core.privacy import SILENT
 from tests.conftest import ROOT
@@ -81,8 +80,8 @@ def test_a_worker_for_every_pool() -> None:
     }
     assert listed == {deploy.POOL}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(elsewhere.VARIABLE, _settings()[elsewhere.VARIABLE])
-        placed = elsewhere.pools(STAGES)
+        patch.setenv(remote_stage.VARIABLE, _settings()[remote_stage.VARIABLE])
+        placed = remote_stage.read_pools(STAGES)
     assert placed and asked == listed | set(placed.values())
 
 

@@ -183,7 +183,7 @@ def test_ctrl_c_leaves_the_cursor_visible_and_one_line(toy: Path) -> None:
     os.kill(run.process.pid, signal.SIGINT)
     lines = run.end()
     assert run.process.returncode == 130
-    assert lines[-1] == "interrupted: the same command goes on where this one stopped"
+    assert lines[-1] == "interrupted: run the same command again to continue"
     raw = "".join(run._parts)
     assert raw.rfind("\x1b[?25h") > raw.rfind("\x1b[?25l"), "the cursor stayed hidden"
     assert "Traceback" not in run.text()

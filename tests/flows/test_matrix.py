@@ -20,17 +20,18 @@ import yaml
 
 from flows import server
 from flows.matrix.cells import check_inputs, expand
-from flows.matrix.compare import Draws, difference, summarise, verdict
+from flows.matrix.compare import Draws, judge_change, measure_difference, summarise
 from flows.matrix.matrix_file import Matrix, read_matrix
-from flows.matrix.published import claims, compare_published
-from flows.matrix.report import curves
-from flows.matrix.results import Result, gains_over_tapt, read_scores
-from flows.matrix.results import groups as groups_of
+from flows.matrix.published import compare_published, judge_claims
+from flows.matrix.report import draw_curves
+from flows.matrix.results import Result, measure_gains_over_tapt, read_scores
+from flows.matrix.results import compare_groups as groups_of
 from flows.matrix.run_cell import write_results
 from flows.runs.worktree import FILES
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.parquet import read_table, write_table
+from tasks.core.ports import find_free_port
 from tasks.core.rows import EVALUATIONS
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Item, load_dataset
@@ -242,10 +243,13 @@ def test_differences_are_paired_and_signs_are_right() -> None:
     chance = np.random.default_rng(2)
     weak, strong = _runs(chance, 0.4), _runs(chance, 0.8)
     draws = Draws.make(_items(), 4, 400, 1)
-    change = difference(strong, weak, draws)
-    assert verdict(change) == "better" and verdict(difference(weak, strong, draws)) == "worse"
-    nothing = difference(weak, weak, draws)
-    assert (nothing["f1"], nothing["f1_low"], nothing["f1_high"]) == (0, 0, 0) and verdict(
+    change = measure_difference(strong, weak, draws)
+    assert (
+        judge_change(change) == "better"
+        and judge_change(measure_difference(weak, strong, draws)) == "worse"
+    )
+    nothing = measure_difference(weak, weak, draws)
+    assert (nothing["f1"], nothing["f1_low"], nothing["f1_high"]) == (0, 0, 0) and judge_change(
         nothing
     ) == "undecided"
 
@@ -298,9 +302,9 @@ def test_published_figures_are_reproduced_deviate_or_were_not_run(tmp_path: Path
 def test_claims_hold_only_where_the_interval_says_so() -> None:
     def against(low: float, high: float) -> dict[str, Any]:
         change = {"f1": (low + high) / 2, "f1_low": low, "f1_high": high}
-        return change | {"verdict": verdict(change)}
+        return change | {"verdict": judge_change(change)}
 
-    rows = claims(
+    rows = judge_claims(
         [
             _group(vs_none=against(1, 5), vs_tapt=against(-1, 5)),
             _group(supervision="tapt", vs_none=against(1, 3)),
@@ -313,7 +317,7 @@ def test_a_learning_curve_has_a_point_for_every_size() -> None:
     groups = [_group(rows=rows, f1=float(rows)) for rows in (10, 20, 40)] + [
         _group(supervision="none")
     ]
-    curve = curves(groups)[0]
+    curve = draw_curves(groups)[0]
     assert (
         list(curve["sizes"]) == [10, 20, 40]
         and len(curve["lines"][0]["dots"]) == 3
@@ -321,7 +325,7 @@ def test_a_learning_curve_has_a_point_for_every_size() -> None:
     )
     heights = [dot["f1"] for dot in curve["lines"][0]["dots"]]
     assert heights == sorted(heights, reverse=True)
-    assert curves(groups[:1]) == []
+    assert draw_curves(groups[:1]) == []
 
 
 # From finished cells to the page, without running anything
@@ -562,7 +566,7 @@ def test_a_cell_that_was_asked_other_questions_has_no_gain_over_tapt(
     table = read_table(folder)
     write_table(folder, table.filter(pc.is_in(table["template"], pa.array(names))))
     scored = read_scores(results, tmp_path)
-    assert set(gains_over_tapt(results, tmp_path, scored)) == {
+    assert set(measure_gains_over_tapt(results, tmp_path, scored)) == {
         result.cell.name for result in results if result.cell.supervision != "tapt"
     } - {other.cell.name}
 
@@ -677,7 +681,7 @@ def api(toy: Path) -> Iterator[str]:
             patch.delenv(variable, raising=False)
         patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
         patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
-        port = server.free_port()
+        port = find_free_port()
         process, url = server._start(port), f"http://127.0.0.1:{port}/api"
         try:
             server.await_answer(url, process)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from flows import remote_stage as elsewhere
+from flows import remote_stage
 from flows.runs.dvc_repro import STOPPED
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
@@ -31,10 +31,10 @@ _LOG = logging.getLogger("test")
 
 
 def test_a_pool_for_each_stage_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(elsewhere.VARIABLE, _POOLS)
-    assert elsewhere.pools(_STAGES) == {"generate": "gpu", "validate": "big"}
-    monkeypatch.delenv(elsewhere.VARIABLE)
-    assert elsewhere.pools(_STAGES) == {}
+    monkeypatch.setenv(remote_stage.VARIABLE, _POOLS)
+    assert remote_stage.read_pools(_STAGES) == {"generate": "gpu", "validate": "big"}
+    monkeypatch.delenv(remote_stage.VARIABLE)
+    assert remote_stage.read_pools(_STAGES) == {}
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_a_pool_for_each_stage_that_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wrong_setting_is_one_line(
     monkeypatch: pytest.MonkeyPatch, given: str, message: str
 ) -> None:
-    monkeypatch.setenv(elsewhere.VARIABLE, given)
+    monkeypatch.setenv(remote_stage.VARIABLE, given)
     with pytest.raises(PipelineError, match=message):
-        elsewhere.pools(_STAGES)
+        remote_stage.read_pools(_STAGES)
 
 
 def test_a_machine_without_the_checkout_says_so(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="must share the checkout's file system"):
-        elsewhere.serve(tmp_path / "absent", "generate", "1", _LOG, "")
+        remote_stage.serve_stage(tmp_path / "absent", "generate", "1", _LOG, "")
     assert not (tmp_path / "absent").exists()
 
 
@@ -63,31 +63,31 @@ def test_a_machine_without_the_checkout_says_so(tmp_path: Path) -> None:
 def test_what_nobody_asks_for_any_more_is_not_begun(
     tmp_path: Path, asked: dict[str, Any] | None
 ) -> None:
-    question, answer = elsewhere._files(tmp_path, "generate")
+    question, answer = remote_stage._files(tmp_path, "generate")
     if asked:
         write_json(question, asked)
     with pytest.raises(PipelineError, match=STOPPED):
-        elsewhere.serve(tmp_path, "generate", "1", _LOG, "")
+        remote_stage.serve_stage(tmp_path, "generate", "1", _LOG, "")
     assert not answer.exists()
 
 
 def test_one_side_lives_as_long_as_it_says_something_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elsewhere, "_SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(elsewhere, "_BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(remote_stage, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(remote_stage, "_BEAT_SECONDS", 0.0)
     voice, beat = (
-        elsewhere._Voice(tmp_path / "said.json"),
-        elsewhere._Beat(tmp_path / "said.json", "1"),
+        remote_stage._PeerFile(tmp_path / "said.json"),
+        remote_stage._Heartbeat(tmp_path / "said.json", "1"),
     )
     for _ in range(4):
         beat()
-        voice.hear()
-        assert not voice.silent()
+        voice.read()
+        assert not voice.is_silent()
         time.sleep(0.1)
     time.sleep(0.2)
-    voice.hear()
-    assert voice.silent()
+    voice.read()
+    assert voice.is_silent()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def workers(toy: Path, api: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]
     """A worker in each of the two pools, which :mod:`flows.deploy` made; both sides give up sooner
     than in earnest.
     """
-    code = toy / "flows" / "elsewhere.py"
+    code = toy / "flows" / "remote_stage.py"
     assert code.read_text().count("_SILENCE_SECONDS = 180.0") == 1
     code.write_text(code.read_text().replace("_SILENCE_SECONDS = 180.0", "_SILENCE_SECONDS = 20.0"))
     own = {
@@ -103,7 +103,7 @@ def workers(toy: Path, api: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]
         "PREFECT_API_URL": api,
         "PIPELINE_HOME": str(toy),
         "PREFECT_HOME": str(toy / ".prefect"),
-        elsewhere.VARIABLE: _POOLS,
+        remote_stage.VARIABLE: _POOLS,
     }
     subprocess.run([sys.executable, "-m", "flows.deploy", "1"], cwd=toy, env=own, check=True)
     own |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
@@ -136,7 +136,7 @@ def workers(toy: Path, api: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]
 
 
 def _pipeline(toy: Path, api: str, *request: str) -> subprocess.Popen[str]:
-    own = {**environment(toy), "PREFECT_API_URL": api, elsewhere.VARIABLE: _POOLS}
+    own = {**environment(toy), "PREFECT_API_URL": api, remote_stage.VARIABLE: _POOLS}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.pipeline", *request],
         cwd=toy,
@@ -169,7 +169,7 @@ def _hanging(
 def _children(api: str) -> list[dict[str, Any]]:
     return ask(
         f"{api}/flow_runs/filter",
-        flows={"name": {"any_": [elsewhere.FLOW]}},
+        flows={"name": {"any_": [remote_stage.FLOW]}},
         sort="START_TIME_DESC",
     )
 
@@ -238,7 +238,6 @@ def test_a_machine_that_dies_is_told_of(
     _, err = running.communicate(timeout=120)
     assert running.returncode == 1
     assert (
-        err.splitlines()[-1]
-        == "error: validate: pool big: nothing was heard of its worker for 20 s"
+        err.splitlines()[-1] == "error: validate: pool big: its worker sent no heartbeat for 20 s"
     )
     await_no_process_in(own, patience=20)

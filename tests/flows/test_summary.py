@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from flows import progress
-from flows.runs.dvc_repro import Outcome
-from flows.runs.summary import WIDTH, f1_table, links, render, row_table, write_outcomes
+from flows.runs.dvc_repro import StageOutcome
+from flows.runs.summary import WIDTH, list_links, render, tabulate_f1, tabulate_rows, write_outcomes
 from tasks.core.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def finished(tmp_path: Path) -> Path:
         tmp_path,
         "default",
         [
-            Outcome(stage, "ran" if stage in seconds else "unchanged", seconds.get(stage, 0.5))
+            StageOutcome(stage, "ran" if stage in seconds else "unchanged", seconds.get(stage, 0.5))
             for stage in STAGES
         ],
     )
@@ -87,14 +87,14 @@ def test_the_link_leads_to_the_run_among_training_runs(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIPELINE_MLFLOW_PAGE", "http://127.0.0.1:5000")
-    assert f"MLflow run {'3f' * 16}, experiment bonito" in links(finished), (
+    assert f"MLflow run {'3f' * 16}, experiment bonito" in list_links(finished), (
         "a registration of before has no such id"
     )
     file = finished / "artifacts" / "register" / "registration.json"
     write_json(file, read_json(file) | {"experiment_id": "4"})
     assert (
         f"(http://127.0.0.1:5000/#/experiments/4/runs/{'3f' * 16}?workflowType=machine_learning)"
-        in links(finished)
+        in list_links(finished)
     )
 
 
@@ -149,9 +149,9 @@ def test_no_line_is_wider_than_promised(finished: Path) -> None:
 
 def test_a_failed_stage_shows_its_line_and_not_an_earlier_runs_figures(finished: Path) -> None:
     outcomes = [
-        Outcome("ingest", "ran", 2.0),
-        Outcome("generate", "failed", 3.0, "the model is missing"),
-        Outcome("validate", "not run", 0.0),
+        StageOutcome("ingest", "ran", 2.0),
+        StageOutcome("generate", "failed", 3.0, "the model is missing"),
+        StageOutcome("validate", "not run", 0.0),
     ]
     write_outcomes(finished, "default", outcomes)
     lines = {
@@ -181,14 +181,14 @@ def test_the_majority_class_stands_beside_a_classification_score(finished: Path)
     assert "majority class 22.2" in printed
     assert "prior corrected: zero-shot 44.0, adapted 49.0, gain +5.0 (-1.0 to +11.0)" in printed
     assert max(map(len, printed.splitlines())) <= WIDTH
-    assert f1_table(finished) == [
+    assert tabulate_f1(finished) == [
         {"model": "zero-shot", "F1": 40.0, "95 % low": 30.0, "95 % high": 50.0, "majority": 22.2}
     ]
 
 
 def test_nothing_to_show_is_empty_and_the_command_says_so(tmp_path: Path) -> None:
     assert render(tmp_path, tmp_path) == ""
-    assert row_table(tmp_path) == [] and f1_table(tmp_path) == []
+    assert tabulate_rows(tmp_path) == [] and tabulate_f1(tmp_path) == []
     done = subprocess.run(
         [sys.executable, "-m", "flows.runs.summary", str(tmp_path)],
         cwd=ROOT,

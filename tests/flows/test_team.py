@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from flows.server import free_port
+from tasks.core.ports import find_free_port
 from tests.toy import environment, make_toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -39,7 +39,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         make_toy(tmp_path_factory.mktemp("team") / "toy"),
         tmp_path_factory.mktemp("log") / "ui.log",
     )
-    prefect, mlflow = free_port(), free_port()
+    prefect, mlflow = find_free_port(), find_free_port()
     secrets = {
         "PREFECT_SERVER_API_AUTH_STRING": f"me:{_PREFECT}",
         "MLFLOW_TRACKING_USERNAME": "me",
