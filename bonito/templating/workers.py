@@ -91,7 +91,7 @@ class Renderers:
         )
 
 
-def _outcomes(result: pool.Result) -> list[Rendering]:
+def _outcomes(result: pool.ResultPart) -> list[Rendering]:
     """Return the outcomes of a batch, none where it cost its process."""
     if result.failure == "error":
         raise RuntimeError(f"rendering failed: {result.detail}")

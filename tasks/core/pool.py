@@ -54,7 +54,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultPart:
     """A part of the result of the job ``key``, the last one where ``done``.
 
     A job that failed has no last part: ``failure`` is ``error`` (it raised), ``timeout``,
@@ -90,12 +90,12 @@ class Pool:
         self._busy.clear()
         self._idle.clear()
 
-    def map(self, jobs: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
+    def map(self, jobs: Iterable[Any]) -> Iterator[tuple[Any, ResultPart]]:
         """Yield each job with the end of its result, in the order of the jobs; few of them are in
         memory at a time.
         """
         sent: dict[int, Any] = {}
-        ended: dict[int, Result] = {}
+        ended: dict[int, ResultPart] = {}
         turn = 0
 
         def within_reach() -> Iterator[tuple[int, Any] | None]:
@@ -112,7 +112,7 @@ class Pool:
                 yield sent.pop(turn), ended.pop(turn)
                 turn += 1
 
-    def run(self, jobs: Iterable[tuple[Any, Any] | None]) -> Iterator[Result]:
+    def run(self, jobs: Iterable[tuple[Any, Any] | None]) -> Iterator[ResultPart]:
         """Do ``jobs`` (key, job) and yield their results as they come: in no order between jobs,
         each job's parts in theirs.
 
@@ -147,13 +147,13 @@ class Pool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _receive_some(self) -> Iterator[Result]:
+    def _receive_some(self) -> Iterator[ResultPart]:
         nearest = min(worker.deadline for worker in self._busy.values())
         seconds = min(max(0.0, nearest - time.monotonic()), _LONGEST_WAIT)
         for pipe in wait(list(self._busy), timeout=seconds):
             yield self._receive(self._busy[pipe])  # type: ignore[index]
 
-    def _receive(self, worker: _Worker) -> Result:
+    def _receive(self, worker: _Worker) -> ResultPart:
         try:
             # JSON, not pickle: a pickle could run code here, and a stranger's file may have taken
             # over the worker.
@@ -161,25 +161,25 @@ class Pool:
         except (EOFError, OSError):
             worker.process.join(5)  # it closes its pipe before it has ended
             self._dismiss(worker)
-            return Result(worker.key, None, True, "crashed", worker.ending())
+            return ResultPart(worker.key, None, True, "crashed", worker.ending())
         worker.restart_clock(self._limits.seconds)
         if kind == "part":
-            return Result(worker.key, value)
+            return ResultPart(worker.key, value)
         if kind == "memory":
             self._dismiss(worker)
             detail = f"more than {self._limits.memory_mb} MiB"
-            return Result(worker.key, None, True, "memory", detail)
+            return ResultPart(worker.key, None, True, "memory", detail)
         self._release(worker)
         if kind == "error":
-            return Result(worker.key, None, True, "error", value)
-        return Result(worker.key, value, True)
+            return ResultPart(worker.key, None, True, "error", value)
+        return ResultPart(worker.key, value, True)
 
-    def _end_overdue(self) -> Iterator[Result]:
+    def _end_overdue(self) -> Iterator[ResultPart]:
         for worker in [*self._busy.values()]:
             if worker.is_overdue(self._limits.seconds):
                 self._dismiss(worker)
                 detail = f"more than {self._limits.seconds:g} s"
-                yield Result(worker.key, None, True, "timeout", detail)
+                yield ResultPart(worker.key, None, True, "timeout", detail)
 
     def _release(self, worker: _Worker) -> None:
         """Keep a worker for the next job, unless it has done many."""

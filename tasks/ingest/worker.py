@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.core.pool import Limits, Pool, Result
+from tasks.core.pool import Limits, Pool, ResultPart
 from tasks.ingest import boilerplate, cleaning
 from tasks.ingest.passages import Counter, Passage, cut, heading_paths, places
 from tasks.ingest.readers import detect as formats
@@ -47,7 +47,7 @@ class Work:
 
 def read_files(
     jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits
-) -> Iterator[Result]:
+) -> Iterator[ResultPart]:
     """Read the files of ``jobs`` (key, path) in processes of their own, and yield their results'
     parts as JSON text, as :meth:`Pool.run` does; the last part of a file that failed is its reject.
     """
@@ -61,7 +61,7 @@ def _start(work: Work) -> Callable[[Path], Iterator[str]]:
     return lambda path: (json.dumps(part, ensure_ascii=True) for part in process(path, work, count))
 
 
-def _reject_failed(result: Result) -> str:
+def _reject_failed(result: ResultPart) -> str:
     if result.failure == "error":
         return reject("damaged", result.detail)
     if result.failure == "crashed":

@@ -67,7 +67,7 @@ def open_worker(name: str) -> Callable[[Any], Iterator[Any]]:
     return do
 
 
-def ends(*jobs: Any, workers: int = 1, limits: pool.Limits = LIMITS) -> list[pool.Result]:
+def ends(*jobs: Any, workers: int = 1, limits: pool.Limits = LIMITS) -> list[pool.ResultPart]:
     with pool.Pool(open_worker, ("w",), workers, limits) as crew:
         return [result for _, result in crew.map(jobs)]
 
