@@ -162,5 +162,5 @@ _CLEAN, _FLAWED = (
 def test_an_audit_that_could_ask_nobody_has_failed(
     audit: ModuleType, capsys: pytest.CaptureFixture[str], packages: Any, status: int, said: str
 ) -> None:
-    assert audit.report(packages) == status
+    assert audit.report_flaws(packages) == status
     assert said in capsys.readouterr().out
