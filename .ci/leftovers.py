@@ -16,6 +16,8 @@ ALLOWED = {
     "home/.cache/bonito-pipeline": "the cache folder that README names",
     "home/.cache/pip": "pip's own cache, of what set-up installed",
     "home/.rustup": "rustup's, on machines that have it: pip asks rustc for its version",
+    "runner_storage": "Prefect's worker makes it in the temporary folder; no setting moves it",
+    "torchelastic_*": "torch's launcher keeps the logs of several processes there",
     "pytest-of-*": "the folders of the last test runs, which pytest keeps to be looked at",
 }
 

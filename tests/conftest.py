@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import signal
 import sys
@@ -25,6 +26,9 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+# Prefect and the hub's libraries make these folders when they are imported: not in the user's home.
+os.environ["PREFECT_HOME"] = str(ROOT / ".work" / "tests" / "prefect")
+os.environ["HF_HOME"] = str(ROOT / ".work" / "tests" / "huggingface")
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start with
 # them: some of that is to be stopped by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
