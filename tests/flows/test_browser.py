@@ -207,7 +207,7 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
 
 def test_the_report_on_a_corpus_says_why_a_file_is_not_used(tmp_path: Path) -> None:
     """The shipped corpus beside five files that cannot be used whole."""
-    corpus = tmp_path / "corpus"
+    corpus = tmp_path / "incidents"
     shutil.copytree(ROOT / "data" / "incidents" / "documents", corpus)
     first = next(path for path in sorted(corpus.iterdir()) if path.is_file())
     shutil.copy(first, corpus / f"copy-of-{first.name}")
@@ -215,7 +215,7 @@ def test_the_report_on_a_corpus_says_why_a_file_is_not_used(tmp_path: Path) -> N
     (corpus / "short.txt").write_text("See the other file.\n")
     (corpus / "drawing.dwg").write_bytes(b"AC1032" + bytes(range(256)))
     (corpus / "cut-short.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<<")
-    command = [sys.executable, str(ROOT / "scripts" / "ingest.py"), "--corpus", str(corpus)]
+    command = [sys.executable, str(ROOT / "scripts" / "ingest.py"), "--corpus", corpus.name]
     command += ["--set", f"generate.generator={ROOT / 'models' / 'bonito-smollm2-135m'}"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
     [report] = tmp_path.rglob("report.html")
