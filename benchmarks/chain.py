@@ -26,8 +26,8 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
 
-#: Chain -> its training step; all else is the same in both, and what stands in front of training is
-#: run once a round for both.
+#: Chain -> its training step. All else is the same in both; the steps before training run once a
+#: round for both.
 CHAINS = {
     "the peers' steps chained, TRL's training": "train_trl",
     "the peers' steps chained, the authors' training": "train_authors",

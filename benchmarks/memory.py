@@ -101,7 +101,7 @@ def _row(stage: str, measured: list[_Measured], target: float, options: BenchOpt
 
 
 def _measure(stage: str, rows: int, options: BenchOptions) -> _Measured:
-    """Run a stage over so many rows in a process of its own."""
+    """Run a stage over ``rows`` rows in its own process."""
     folder = options.work / "memory" / f"{stage}-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -184,8 +184,8 @@ def _of(stages: Stages, stage: str, kind: str) -> float:
 
 
 def _fresh_cache(folder: Path, weights: Path) -> dict[str, str]:
-    """Return where merged models are kept in this run: the embedded model and the generator are
-    there, whatever else is merged must be merged anew.
+    """Return the cache folder of this run: it holds the embedded model and the generator; every
+    other model has to be merged again.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "merged").mkdir(parents=True)

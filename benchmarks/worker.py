@@ -1,5 +1,4 @@
-"""The contender's side of a benchmark: a process that loads once and then runs a round whenever it
-is told to.
+"""The contender's side of a benchmark: a process that loads once and runs a round on request.
 
 Standard library alone, so that it imports in every environment. One JSON object a line: ``{"do":
 "load", ...}``, ``{"do": "round"}`` ..., ``{"do": "close"}`` come in; each is answered by one line.

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: What loads a model or starts an engine, by the module it stands in; patched before a stage takes
-#: its own name for it.
+#: Module -> its functions that load a model or start an engine. They are patched before a stage
+#: imports them.
 _LOADS = {
     "tasks.lm.models": ("load_model", "load_tokenizer", "base_path"),
     "tasks.lm.merged": ("merged_folder",),

@@ -31,7 +31,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
 
 _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
-#: Types whose passage may lose sentences that the answer does not stand in.
+#: Types whose passage may lose sentences that do not hold the answer.
 _SPANS = ("exqa",)
 #: A shorter passage leaves nothing to decide a claim by but its one sentence.
 _LEAST_PASSAGE = 120
