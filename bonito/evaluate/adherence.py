@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.labels import offered
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.checks import COLUMNS
-from tasks.validate.labels import offered
 from tasks.validate.texts import RowTexts, normal, spans
 
 _YES_NO = frozenset(("yes", "no", "true", "false", "maybe", "unknown", "unclear"))

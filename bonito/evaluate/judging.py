@@ -20,6 +20,7 @@ from torch.nn import functional
 from bonito.evaluate.measures import Written
 from bonito.params import GeneratorEvaluate
 from tasks.core.files import row_seed
+from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.merged import merged_folder
@@ -33,7 +34,7 @@ from tasks.lm.models import (
 from tasks.lm.prompts import Prompter, bonito_output, fill, generator_prompt, prompt_form
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.ranking import rank
-from tasks.validate.labels import OFFERING, normal_labels, offered
+from tasks.validate.labels import OFFERING
 
 #: Choices of an instruction that names none.
 _PAIRS = (("yes", "no"), ("true", "false"), ("positive", "negative"))

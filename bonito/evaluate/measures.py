@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from bonito.evaluate.adherence import adheres
 from tasks.core.data_params import Validate
+from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import CLASSIFICATION, EXTRACTION, LABEL_FAMILIES, TASK_TYPES
 from tasks.validate.checks import measure
 from tasks.validate.expectations import select_checks
-from tasks.validate.labels import normal_labels, offered
 from tasks.validate.suites import Suites
 from tasks.validate.texts import RowTexts, content_keys, unspace
 

@@ -200,6 +200,79 @@ class Validate(Section):
         return tuple(names) if isinstance(names, list) else names
 
 
+class Verify(Section):
+    """A reader answers every instruction again; rows that it disagrees with are not kept."""
+
+    reader: str = Field(
+        description=(
+            "model or adapter folder that answers, or a hub name; none: rows pass as validate "
+            "left them"
+        )
+    )
+    revision: str = Field("main", description="revision of a hub model")
+    address: str = Field(
+        "",
+        description=(
+            "OpenAI-compatible address that serves the reader, such as http://127.0.0.1:8000/v1; "
+            "labels are then asked for as text"
+        ),
+    )
+    engine: Literal["vllm", "transformers"] = "vllm"
+    answers: Positive = Field(description="answers that the reader samples to each instruction")
+    temperature: float = Field(0.7, ge=0.0, le=2.0)
+    max_tokens: Positive = Field(32, description="tokens of an answer")
+    min_agreement: Fraction = Field(
+        description=(
+            "smallest share of the answers that agree with the row's response (token F1 of at "
+            "least 0.5); for labels, smallest probability of the row's label"
+        )
+    )
+    min_grounding: Fraction = Field(
+        0.0,
+        description=(
+            "extraction: smallest share of the question's words in the sentence that holds the "
+            "answer; 0: not asked"
+        ),
+    )
+    adopt: bool = Field(
+        False,
+        description=(
+            "a row whose response the answers agree against takes their answer, where they agree "
+            "with each other"
+        ),
+    )
+    repair: bool = Field(
+        False,
+        description=(
+            "the same for rows that validate put into quarantine for their response alone"
+        ),
+    )
+    keep_per_passage: int = Field(
+        0,
+        ge=0,
+        description="best rows to keep of each passage and task type, by agreement; 0: all",
+    )
+    tests: str = Field(
+        "supervision/none",
+        description=(
+            "rows of people that test the reader (a remix's heldout.parquet); without them a "
+            "label type is tested on claims made from the passages"
+        ),
+    )
+    test_rows: Positive = Field(120, description="rows that test the reader in each task type")
+    shard_rows: Positive = Field(
+        256, description="rows that are asked and stored together: the unit of resuming"
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Ray workers, each with the reader; 0: this process. The rows do not depend "
+        "on it",
+    )
+    ray_address: str = Field("", description="Ray cluster of the workers, as generate.ray_address")
+    seed: Seed
+
+
 class Supervise(Section):
     """Which rows the target model is trained on: the paper's supervision sources."""
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from tasks.core.data_params import Generate, Ingest, Supervise, Validate
+from tasks.core.data_params import Generate, Ingest, Supervise, Validate, Verify
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.model_params import Baseline, Evaluate, Finetune, Register
 from tasks.core.section import Section
@@ -40,6 +40,7 @@ with warnings.catch_warnings():
         generate: Generate
         # Without Field() the hidden methods would be the defaults, and the sections optional.
         validate: Validate = Field()  # type: ignore[assignment]
+        verify: Verify
         supervise: Supervise
         finetune: Finetune
         baseline: Baseline

@@ -89,6 +89,23 @@ INSTRUCTIONS = pa.schema(
 #: they failed.
 QUARANTINE = pa.schema([*INSTRUCTIONS, ("reasons", pa.list_(pa.string()))])
 
+#: artifacts/verify/instructions.parquet. ``agreement`` is the share of the reader's answers that
+#: agree with the response, a label's corrected probability, or null where the type was not judged.
+#: ``answer`` is the reader's own answer. ``origin`` says whose response the row has: the
+#: generator's (``written``), or the reader's in place of one that it disagreed with (``adopted``)
+#: or that validate found wrong (``repaired``).
+VERIFIED = pa.schema(
+    [
+        *INSTRUCTIONS,
+        ("agreement", pa.float64()),
+        ("answer", pa.string()),
+        ("origin", pa.string()),
+    ]
+)
+
+#: artifacts/verify/quarantine.parquet: rows that are not kept, with the reasons.
+UNVERIFIED = pa.schema([*VERIFIED, ("reasons", pa.list_(pa.string()))])
+
 #: artifacts/evaluate/predictions.parquet: one row per model x template x item. ``scores`` are the
 #: choices' summed log-probabilities in ``choices`` order (empty for extraction); ``f1`` is the
 #: item's SQuAD F1 in 0-1 (classification: 1 if right).

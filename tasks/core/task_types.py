@@ -104,6 +104,15 @@ class TaskType:
     asks_outright: bool = False
     #: The passage is the text to write, so the response may contain it.
     writes_passage: bool = False
+    #: A type of family writing whose response follows from the instruction: a reader can answer it.
+    has_answer: bool = False
+
+    @property
+    def read_as(self) -> Literal["answers", "labels", ""]:
+        """How a reader answers rows of this type: in its own words, by ranking labels, or not."""
+        if self.family == "writing":
+            return "answers" if self.has_answer else ""
+        return "labels" if self.family == "classification" else "answers"
 
     @property
     def expectations(self) -> tuple[str, ...]:
@@ -148,6 +157,7 @@ _TABLE = (
             r"|same thing|sentiment|\btopic\b|categor",
         ),
         expects=("question_present",),
+        has_answer=True,
     ),
     TaskType(
         "ynqa",

@@ -7,32 +7,22 @@ through the engine, or one behind an OpenAI-compatible address.
 from __future__ import annotations
 
 import logging
-import os
 import re
-import ssl
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
 from pydantic import Field
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import load_params
 from tasks.core.section import Section
-from tasks.lm.engine import Completion, Sampling
 from tasks.lm.prompts import PLACEHOLDER, Prompter, Task
 
 log = logging.getLogger(__name__)
 _FIELD = re.compile(r"\{(\w+)\}")
-#: Name of the environment variable that holds the key of an address that asks for one.
-KEY = "GENERATOR_API_KEY"
-_AT_ONCE = 16
-_SECONDS = 300
 
 
 class Prompt(Section):
@@ -164,85 +154,3 @@ def _fill(text: str, parts: dict[str, str]) -> str:
     return PLACEHOLDER.join(
         _FIELD.sub(lambda match: parts[match[1]], piece) for piece in (before, *behind)
     )
-
-
-class AddressEngine:
-    """Chat completions from an OpenAI-compatible address.
-
-    Prompts are messages as text; each request carries its own seed.
-    """
-
-    def __init__(self, address: str, model: str) -> None:
-        """``address`` is such as ``http://127.0.0.1:8000/v1``; nothing is sent anywhere else,
-        redirections are not followed.
-        """
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PipelineError(
-                f"generate.address = {address!r} is no http address: write it as "
-                "http://127.0.0.1:8000/v1"
-            )
-        self._url, self._model = f"{address.rstrip('/')}/chat/completions", model
-        loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        if not loopback:
-            log.warning("generate.address: the passages are sent to %s", parts.hostname)
-        try:
-            # Proxies of the environment are for other machines. A connection is dropped before a
-            # server would drop it, which is after 5 s.
-            limits = httpx.Limits(keepalive_expiry=1.0)
-            self._client = httpx.Client(
-                timeout=_SECONDS,
-                limits=limits,
-                trust_env=not loopback,
-                verify=ssl.create_default_context(),
-            )
-        except (ImportError, ValueError) as error:
-            raise PipelineError(
-                f"generate.address: the proxy that the environment names cannot be used ({error})"
-            ) from error
-
-    def generate(
-        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """Complete every message, in order; a refused request is a :class:`PipelineError`."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(
-                pool.map(
-                    lambda pair: self._complete(pair[0], sampling, pair[1]),
-                    zip(prompts, seeds, strict=True),
-                )
-            )
-
-    def _complete(self, message: str, sampling: Sampling, seed: int) -> Completion:
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": message}],
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "seed": seed,
-        }
-        headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
-        try:
-            response = self._client.post(self._url, json=body, headers=headers)
-            if not response.is_success:
-                raise PipelineError(
-                    f"{self._url} answers {response.status_code}: {response.text[:300]}"
-                )
-            answer = response.json()
-            choice = answer["choices"][0]
-            text = str(choice["message"]["content"] or "")
-            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-            return Completion(text, tokens, choice.get("finish_reason") == "stop")
-        except (
-            httpx.HTTPError,
-            httpx.InvalidURL,
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-        ) as error:
-            raise PipelineError(
-                f"{self._url} gives no usable chat completion ({type(error).__name__}: "
-                f"{error}): is the server up?"
-            ) from error

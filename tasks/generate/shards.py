@@ -13,7 +13,7 @@ from tasks.core.data_params import Generate
 from tasks.core.files import sha256_folder
 from tasks.core.rows import PREDICTIONS
 from tasks.generate.plan import Request, plan
-from tasks.generate.prompted import AddressEngine
+from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import base_path, load_tokenizer, resolve
@@ -96,7 +96,7 @@ def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]]
     """
     params, tokenizer = generator.params, generator.load_tokenizer()
     engine: Any = (
-        AddressEngine(params.address, params.generator)
+        AddressEngine(params.address, params.generator, "generate.address")
         if params.address
         else open_generator_engine(params, longest + params.max_tokens)
     )

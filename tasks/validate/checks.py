@@ -13,9 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.labels import normal_labels
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.prompts import PLACEHOLDER
-from tasks.validate.labels import DENIALS, OFFERING, OPEN, in_family, normal_labels
+from tasks.validate.labels import DENIALS, OFFERING, OPEN, in_family
 from tasks.validate.texts import (
     EDGES,
     GAP,

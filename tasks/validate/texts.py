@@ -14,9 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.labels import normal_labels
 from tasks.core.task_types import CLASSIFICATION
 from tasks.lm.prompts import PLACEHOLDER, fill
-from tasks.validate.labels import families, normal_labels
+from tasks.validate.labels import families
 
 #: Replaces the passage in a question: a control character, neither a word nor white space.
 GAP = "\x1f"

@@ -16,9 +16,9 @@ from tasks.claims.patterns import load_patterns
 from tasks.claims.probe import Probed, balanced, probe
 from tasks.claims.wordings import WORDINGS, load_wordings
 from tasks.core.errors import PipelineError
+from tasks.core.labels import offered
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.task_types import TASK_TYPES
-from tasks.validate.labels import offered
 
 P = load_patterns()
 PLACES = [

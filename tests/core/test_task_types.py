@@ -33,7 +33,7 @@ from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.prompts import bonito_input
-from tasks.validate.labels import offered
+from tasks.core.labels import offered
 
 values = overlay(read_yaml(Path("params.yaml")), {"generate": {"task_types": ["stance detection"]}})
 assert parse_params(values, "params.yaml").generate.task_types == ("stance",)

@@ -17,7 +17,8 @@ from tasks.core.errors import PipelineError
 from tasks.core.parquet import read_table, write_table
 from tasks.generate import shards
 from tasks.generate import stage as generate
-from tasks.generate.prompted import AddressEngine, read_prompts
+from tasks.generate.prompted import read_prompts
+from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, passage_table
@@ -260,27 +261,27 @@ def test_a_local_model_is_asked_by_its_chat_template(
 )
 def test_what_an_address_refuses_is_one_line(server: Any, model: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        AddressEngine(f"http://127.0.0.1:{server.server_port}/v1", model).generate(
-            ["hello"], Sampling(0.0, 1.0, 8), [1]
-        )
+        AddressEngine(
+            f"http://127.0.0.1:{server.server_port}/v1", model, "generate.address"
+        ).generate(["hello"], Sampling(0.0, 1.0, 8), [1])
 
 
 def test_what_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PipelineError, match="no usable chat completion .*Invalid port"):
-        AddressEngine("http://127.0.0.1:abc/v1", "m").generate(
+        AddressEngine("http://127.0.0.1:abc/v1", "m", "generate.address").generate(
             ["hello"], Sampling(0.0, 1.0, 8), [1]
         )
     monkeypatch.setenv("ALL_PROXY", "gopher://proxy.invalid:70")
     with pytest.raises(PipelineError, match="proxy that the environment names cannot be used"):
-        AddressEngine("http://model.invalid/v1", "m")
-    AddressEngine("http://127.0.0.1:1/v1", "m")  # a proxy is for other machines
+        AddressEngine("http://model.invalid/v1", "m", "generate.address")
+    AddressEngine("http://127.0.0.1:1/v1", "m", "generate.address")  # a proxy is for other machines
 
 
 def test_an_address_is_http_and_goes_with_prompted(
     tmp_path: Path, monkeypatch: Any, make_params: Any, capsys: Any
 ) -> None:
     with pytest.raises(PipelineError, match="is no http address"):
-        AddressEngine("file:///etc/passwd", "m")
+        AddressEngine("file:///etc/passwd", "m", "generate.address")
     monkeypatch.chdir(tmp_path)
     write_table(Path("passages.parquet"), passage_table(2))
     path = make_params(generate={"address": "http://127.0.0.1:1/v1"})

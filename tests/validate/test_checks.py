@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import LABEL_FAMILIES
 from tasks.validate import checks, texts
-from tasks.validate.labels import families, in_family, normal_labels, offered, surplus
+from tasks.validate.labels import families, in_family, surplus
 
 PASSAGE = (
     "The Oak Street pump was replaced on 14 March\u00a02021 by the night crew.\n\nNobody was "

@@ -1,0 +1,1 @@
+"""Stage verify: which rows a reader agrees with."""

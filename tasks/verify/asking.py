@@ -1,0 +1,239 @@
+"""Which rows the reader is asked, in which order, and the journal of its answers.
+
+Rows are those that validate kept and, with ``verify.repair``, those that it put into quarantine for
+their response alone. A killed run keeps its finished shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from tasks.core.errors import PipelineError
+from tasks.core.labels import normal_labels, offered
+from tasks.core.parquet import Batches
+from tasks.core.progress import Progress
+from tasks.core.ray_workers import spread
+from tasks.core.rows import INSTRUCTIONS, QUARANTINE
+from tasks.core.stage import Stage
+from tasks.core.store import Store, work_key
+from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
+from tasks.verify.reader import Asked, Kind, Reader, longest_prompt, shard_worker
+
+#: Faults of a response that leave the instruction good (names of validate's expectations).
+REPAIRABLE = frozenset(
+    {
+        "answer_in_passage",
+        "answer_not_in_question",
+        "answer_not_passage",
+        "answer_not_question",
+        "response_length",
+    }
+)
+KINDS: tuple[Kind, ...] = ("answers", "labels")
+#: Settings that do not change the reader's answers: they are no part of a journal's key.
+_NOT_ASKED = {"workers", "ray_address", "min_agreement", "min_grounding", "adopt", "tests"}
+_NOT_ASKED |= {"keep_per_passage", "repair", "test_rows"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row to judge; ``repairing`` marks one that validate did not keep."""
+
+    values: dict[str, Any]
+    repairing: bool
+    kind: Kind | Literal[""]
+    choices: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The response as a label: lower case, without marks around it."""
+        return _normal(self.values["response"])
+
+    def asked(self) -> Asked:
+        """Return what the reader sees."""
+        return Asked(self.values["row_id"], self.values["instruction"], self.choices)
+
+
+#: A row and the reader's word on it (a row of reader.ANSWERED).
+Pair = tuple[Row, dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows to judge, streamed from validate's files; they can be iterated more than once."""
+
+    kept: Batches
+    quarantine: Batches | None
+    by_text: bool
+    labels: frozenset[str]
+
+    @classmethod
+    def of(cls, stage: Stage) -> Rows:
+        """Return the rows of the stage's inputs."""
+        params = stage.params.verify
+        return cls(
+            Batches(stage.path("instructions"), INSTRUCTIONS),
+            Batches(stage.path("quarantine"), QUARANTINE) if params.repair else None,
+            bool(params.address),
+            frozenset(_normal(label) for label in stage.params.validate.labels),
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in self.kept:
+            yield from (self.row(values) for values in batch.to_pylist())
+        for batch in self.quarantine or ():
+            for values in batch.to_pylist():
+                reasons = values.pop("reasons")
+                if set(reasons) <= REPAIRABLE and values["instruction"]:
+                    row = self.row(values, repairing=True)
+                    if row.kind:
+                        yield row
+
+    def row(self, values: dict[str, Any], repairing: bool = False) -> Row:
+        """Return a row with how it is read; a label type without known labels is not."""
+        kind = TASK_TYPES[values["task_type"]].read_as
+        if kind != "labels" or self.by_text:
+            return Row(values, repairing, "answers" if kind else "", ())
+        choices = choices_of(values, self.labels)
+        return Row(values, repairing, kind if len(choices) > 1 else "", choices)
+
+
+def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:
+    """Return the labels that a row's instruction offers, written as its response is; empty where
+    they are not known.
+    """
+    question = values["instruction"].replace(values["context"], "\n").lower()
+    label = _normal(values["response"])
+    choices = offered(question, custom) or custom
+    families = [family for family in LABEL_FAMILIES if label in family]
+    if choices and label not in choices:
+        return ()
+    inside = [tuple(each for each in family if each in choices) for family in families]
+    found = next((family for family in inside if len(family) > 1), ())
+    if not found:
+        found = tuple(sorted(choices)) if choices else next(iter(families), ())
+    capital = values["response"][:1].isupper()
+    return tuple(each[:1].upper() + each[1:] if capital else each for each in found)
+
+
+class Answered:
+    """Test rows and rows, each with the reader's answer; it can be iterated more than once."""
+
+    def __init__(
+        self, tests: Sequence[Row], rows: Rows, journal: Store, totals: dict[Kind, int], size: int
+    ) -> None:
+        self._tests, self._rows, self._journal = tests, rows, journal
+        self._totals, self._size = totals, size
+
+    def tests(self) -> Iterator[Pair]:
+        """Yield the test rows with their answers."""
+        return islice(self._pairs(), len(self._tests))
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield the rows; the answer of one that is not read is None."""
+        return islice(self._pairs(), len(self._tests), None)
+
+    def _pairs(self) -> Iterator[Pair]:
+        answers = {kind: self._answers(kind) for kind in KINDS}
+        for row in chain(self._tests, self._rows):
+            yield row, next(answers[row.kind]) if row.kind else None
+
+    def _answers(self, kind: Kind) -> Iterator[dict[str, Any]]:
+        for number in range(-(-self._totals[kind] // self._size)):
+            shard = self._journal.get(_name(kind, number))
+            if shard is None:
+                raise PipelineError(
+                    "a shard of verify's journal is gone: did something else clear .work while "
+                    "this ran? Run the same command again"
+                )
+            yield from shard.to_pylist()
+
+
+def ask(stage: Stage, reader: Reader, tests: Sequence[Row], rows: Rows) -> Answered:
+    """Ask the reader the test rows and all rows; what the journal has is not asked again."""
+
+    def asked(kind: Kind) -> Iterator[Asked]:
+        return (row.asked() for row in chain(tests, rows) if row.kind == kind)
+
+    params = stage.params.verify
+    totals = {kind: sum(1 for _ in asked(kind)) for kind in KINDS}
+    settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
+    digest = _digest(chain.from_iterable(asked(kind) for kind in KINDS))
+    key = work_key(__name__, settings, reader.identity, digest)
+    journal = Store(stage.work / "journal", key, keep=3)
+    progress = stage.progress(sum(totals.values()), "rows")
+    for kind in KINDS:
+        sizes = _shard_sizes(kind, totals[kind], params.shard_rows)
+        todo = {name for name in sizes if not journal.has(name)}
+        progress.skip(sum(rows for name, rows in sizes.items() if name not in todo))
+        if todo:
+            _fill(journal, reader, kind, partial(asked, kind), todo, progress)
+    return Answered(tests, rows, journal, totals, params.shard_rows)
+
+
+def _fill(
+    journal: Store,
+    reader: Reader,
+    kind: Kind,
+    asked: Callable[[], Iterator[Asked]],
+    todo: set[str],
+    progress: Progress,
+) -> None:
+    """Ask the shards that the journal lacks, here or by Ray workers."""
+    params = reader.params
+    longest = longest_prompt(reader, asked())
+    shards = (
+        (number, shard)
+        for number, shard in enumerate(_cut(asked(), params.shard_rows))
+        if _name(kind, number) in todo
+    )
+    if params.workers:
+        reader.load()  # merged once, not by every worker at the same time
+        done = spread(
+            "tasks.verify.reader:shard_worker",
+            (reader, kind, longest),
+            shards,
+            min(params.workers, len(todo)),
+            params.ray_address,
+            torch.get_num_threads(),
+        )
+    else:
+        work = shard_worker(reader, kind, longest)
+        done = ((number, work(shard)) for number, shard in shards)
+    for number, table in done:
+        journal.put(_name(kind, number), table)
+        progress.advance(len(table))
+
+
+def _cut(rows: Iterator[Asked], size: int) -> Iterator[list[Asked]]:
+    while shard := list(islice(rows, size)):
+        yield shard
+
+
+def _shard_sizes(kind: Kind, total: int, size: int) -> dict[str, int]:
+    """Return shard -> its rows; every shard but the last is full."""
+    starts = range(0, total, size)
+    return {_name(kind, number): min(size, total - start) for number, start in enumerate(starts)}
+
+
+def _digest(asked: Iterator[Asked]) -> str:
+    digest = hashlib.sha256()
+    for row in asked:
+        digest.update(repr((row.row_id, row.instruction, row.choices)).encode())
+    return digest.hexdigest()
+
+
+def _name(kind: str, number: int) -> str:
+    return f"{kind}-{number:06d}"
+
+
+def _normal(text: str) -> str:
+    return str(normal_labels(pa.array([text]))[0].as_py())

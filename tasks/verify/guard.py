@@ -1,0 +1,132 @@
+"""Is the reader any good? A task type is judged only where it beats chance by an interval.
+
+Rows of people are the best test (``verify.tests``). Without them a label type is tested on claims
+made from the corpus itself, whose labels are known, and answers on the rows to be judged: the
+reader must agree with a row's own response more often than with another row's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.claims.construct import SHARES, construct
+from tasks.claims.passages import passages_of
+from tasks.core.errors import PipelineError
+from tasks.core.files import choose
+from tasks.core.parquet import read_table
+from tasks.lm.prompts import fill
+from tasks.scoring.intervals import wilson
+from tasks.verify.judging import agree
+
+log = logging.getLogger(__name__)
+PEOPLE, CLAIMS, OWN_ROWS = "rows of people", "claims", "the rows themselves"
+_COLUMNS = ["row_id", "task_type", "context", "instruction", "response"]
+_LEAST = 20
+
+
+@dataclass(frozen=True)
+class Test:
+    """A task type's test: right answers of the reader, and what chance would give (0-1)."""
+
+    source: str
+    rows: int
+    right: int
+    chance: float
+
+    @property
+    def low(self) -> float:
+        """The lower end of the 95 % interval of the share that is right (0-1)."""
+        return wilson(self.right, self.rows)[0]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the reader beats chance by the interval."""
+        return self.rows >= _LEAST and self.low > self.chance
+
+    def figures(self) -> dict[str, Any]:
+        """Return the test as JSON values."""
+        return asdict(self) | {
+            "chance": round(self.chance, 4),
+            "low": round(self.low, 4),
+            "passed": self.passed,
+        }
+
+
+def read_tests(
+    path: Path | None, kinds: Iterable[str], most: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return rows of people for these task types, at most ``most`` of each, a seeded choice.
+
+    The instruction holds the passage. No file gives no rows.
+    """
+    if path is None or path.suffix != ".parquet":
+        return []
+    try:
+        missing = [name for name in _COLUMNS if name not in pq.read_schema(path).names]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(f"verify.tests: {path} cannot be read as Parquet ({error})") from error
+    if missing:
+        raise PipelineError(
+            f"verify.tests: {path} has no column {missing[0]!r}: it takes a remix's heldout.parquet"
+        )
+    table = read_table(path, _COLUMNS)
+    chosen = []
+    for kind in kinds:
+        of_kind = table.filter(pa.compute.equal(table["task_type"], kind))
+        picked = choose(of_kind["row_id"].to_pylist(), most, seed, "test")
+        chosen += of_kind.take(picked).to_pylist()
+    return [
+        row
+        | {
+            "instruction": fill(row["instruction"], row["context"]),
+            "response": fill(row["response"], row["context"]).strip(),
+        }
+        for row in chosen
+    ]
+
+
+def construct_tests(
+    passages: pa.Table, kinds: Iterable[str], most: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return claims of the corpus with known labels for those of the task types that have any, at
+    most ``most`` of each; none where the corpus has no sentence to make a claim of.
+    """
+    wanted = [kind for kind in kinds if kind in SHARES]
+    rows: list[dict[str, Any]] = []
+    for kind in wanted:
+        # A passage gives about three claims: a part of a large corpus is enough.
+        ids = passages["passage_id"].to_pylist()
+        some = passages.take(choose(ids, 4 * most, seed, "test passage"))
+        try:
+            table = construct(passages_of(some), seed, 1, shares={kind: 1.0}).table
+        except PipelineError as error:
+            log.warning("%s: the reader cannot be tested (%s)", kind, error)
+            continue
+        rows += table.take(choose(table["row_id"].to_pylist(), most, seed, "test")).to_pylist()
+    return rows
+
+
+def test_labels(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
+    """Return the test of a label type; chance is always giving the commonest label."""
+    golds, answers = [gold.lower() for gold in golds], [answer.lower() for answer in answers]
+    right = sum(gold == answer for gold, answer in zip(golds, answers, strict=True))
+    return Test(source, len(golds), right, max(Counter(golds).values()) / len(golds))
+
+
+def test_answers(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
+    """Return the test of answers; chance is agreeing with the gold answer of another row."""
+    half = len(golds) // 2  # the next row is often of the same passage
+    others = [*golds[half:], *golds[:half]]
+    right, chance = (
+        sum(agree(answer, gold) for answer, gold in zip(answers, against, strict=True))
+        for against in (golds, others)
+    )
+    return Test(source, len(golds), right, chance / len(golds))

@@ -1,0 +1,248 @@
+"""What the reader's answers say about a row: pure rules, no model.
+
+Answers agree where their token F1 is at least a half. A label is judged by its probability, after
+the reader's own preference for a label was taken out (batch calibration, arXiv 2309.17249).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.claims.patterns import load_patterns
+from tasks.claims.questions import find_question
+from tasks.claims.sentences import split_sentences
+from tasks.core.data_params import Verify
+from tasks.core.files import fingerprint
+from tasks.core.task_types import EXTRACTION
+from tasks.scoring.f1 import normalise_answer, squad_f1
+
+#: Reasons of rows that are not kept.
+DISAGREES, UNGROUNDED, NOT_REPAIRED, NOT_BEST = (
+    "reader_disagrees",
+    "question_not_about_answer",
+    "not_repaired",
+    "not_best_of_passage",
+)
+#: Reason of a row that took the reader's answer and so equals one that is kept.
+DUPLICATE = "duplicate"
+WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
+_SAME = 0.5
+#: Rows with the same choices that a prior is estimated from, at least.
+_LEAST_PRIOR = 20
+#: Words of questions that say nothing about what is asked for.
+_ASKING = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at to for from by with and or as that this these those its it their his "
+        "her what which who whom whose when where why how many much long often far old name called "
+        "is are was were be been did does do has have had can could will would should there",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Word:
+    """The reader's word on one row.
+
+    ``agreement`` is what of it supports the response (0-1), ``answer`` is its own answer and
+    ``certainty`` (0-1) how much of its word supports that.
+    """
+
+    agreement: float
+    answer: str
+    certainty: float
+
+
+@dataclass
+class Decision:
+    """What becomes of a row: its response, and the reasons why it is not kept, if any.
+
+    ``agreement`` is None where the row's type is not judged.
+    """
+
+    response: str
+    agreement: float | None = None
+    answer: str = ""
+    origin: str = WRITTEN
+    grounded: float = 1.0
+    reasons: list[str] = field(default_factory=list)
+
+
+def agree(one: str, other: str) -> bool:
+    """Tell whether two answers are the same but for details."""
+    return squad_f1(one, [other]) >= _SAME
+
+
+def weigh_answers(response: str, answers: Sequence[str]) -> Word:
+    """Return the word of sampled answers; the reader's own is the one that most others support."""
+    supports = [sum(agree(answer, other) for other in answers) for answer in answers]
+    commonest = Counter(map(normalise_answer, answers))
+    best = max(
+        range(len(answers)),
+        key=lambda place: (supports[place], commonest[normalise_answer(answers[place])], -place),
+    )
+    agreeing = sum(agree(answer, response) for answer in answers)
+    return Word(agreeing / len(answers), answers[best], supports[best] / len(answers))
+
+
+def weigh_labels(
+    response: str, choices: Sequence[str], scores: Sequence[float], prior: Sequence[float]
+) -> Word:
+    """Return the word of ranked labels.
+
+    ``scores`` are summed log-probabilities, ``prior`` (0-1) the reader's mean probability of each
+    choice over rows with the same choices.
+    """
+    chances = probabilities(
+        [score - math.log(each) for score, each in zip(scores, prior, strict=True)]
+    )
+    best = max(range(len(choices)), key=lambda place: chances[place])
+    wanted = next(
+        (place for place, choice in enumerate(choices) if choice.lower() == response.lower()), None
+    )
+    return Word(0.0 if wanted is None else chances[wanted], choices[best], chances[best])
+
+
+def probabilities(scores: Sequence[float]) -> list[float]:
+    """Return a softmax."""
+    highest = max(scores)
+    weights = [math.exp(score - highest) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+class Prior:
+    """The reader's mean probability of each choice, over all rows with the same choices.
+
+    It is even where too few rows have them.
+    """
+
+    def __init__(self, answered: Iterable[tuple[Any, Any]]) -> None:
+        """``answered`` are pairs of a row with ``choices`` and its answer with ``scores``."""
+        self._sums: dict[tuple[str, ...], list[float]] = {}
+        self._rows: Counter[tuple[str, ...]] = Counter()
+        for row, answer in answered:
+            if row.choices and answer is not None:
+                chances = probabilities(answer["scores"])
+                before = self._sums.get(row.choices, [0.0] * len(chances))
+                self._sums[row.choices] = [sum(pair) for pair in zip(before, chances, strict=True)]
+                self._rows[row.choices] += 1
+
+    def of(self, choices: tuple[str, ...]) -> list[float]:
+        """Return one probability (0-1) a choice."""
+        rows = self._rows[choices]
+        if rows < _LEAST_PRIOR:
+            return [1 / len(choices)] * len(choices)
+        return [each / rows for each in self._sums[choices]]
+
+
+def grounding(instruction: str, context: str, answer: str) -> float:
+    """Return the share (0-1) of the question's words in the sentence that holds the answer.
+
+    Of several sentences the best counts. 1 where the instruction has no plain question, or one of
+    empty words only. A model finds some number for "How long are the bellows?" in any passage that
+    has a single length in it; then the sentence with the number is about something else.
+    """
+    question = find_question(instruction.replace(context, "\n"))
+    asked = {word for word in _words(question or "") if word not in _ASKING}
+    if not asked:
+        return 1.0
+    return max(
+        (
+            len(asked & set(_words(sentence))) / len(asked)
+            for sentence in split_sentences(context, load_patterns())
+            if holds(sentence, answer)
+        ),
+        default=0.0,
+    )
+
+
+def holds(text: str, answer: str) -> bool:
+    """Tell whether an answer is a span of a text, but for case and spaces."""
+    return _plain(answer) in _plain(text) if answer.strip() else False
+
+
+def is_sound(task_type: str, instruction: str, context: str, answer: str) -> bool:
+    """Tell whether the reader's answer has the form of a response: for extraction a span of the
+    passage that does not stand in the question.
+    """
+    if not answer.strip():
+        return False
+    if task_type not in EXTRACTION:
+        return True
+    return holds(context, answer) and not holds(instruction.replace(context, "\n"), answer)
+
+
+def decide(values: dict[str, Any], word: Word | None, repairing: bool, params: Verify) -> Decision:
+    """Return what becomes of a row (rows.INSTRUCTIONS); ``word`` is None where it is not judged.
+
+    A row that is ``repairing`` has a response that validate found wrong: it is kept with the
+    reader's answer or not at all.
+    """
+    if word is None:
+        return Decision(values["response"], reasons=[NOT_REPAIRED] if repairing else [])
+    kind, context, instruction = (values[name] for name in ("task_type", "context", "instruction"))
+    decision = Decision(values["response"], word.agreement, word.answer)
+    if repairing or word.agreement < params.min_agreement:
+        takes = (
+            (repairing or params.adopt)
+            and word.certainty >= params.min_agreement
+            and is_sound(kind, instruction, context, word.answer)
+        )
+        if not takes:
+            decision.reasons.append(NOT_REPAIRED if repairing else DISAGREES)
+            return decision
+        decision.response, decision.agreement = word.answer, word.certainty
+        decision.origin = REPAIRED if repairing else ADOPTED
+    if kind in EXTRACTION:
+        decision.grounded = grounding(instruction, context, decision.response)
+        if decision.grounded < params.min_grounding:
+            decision.reasons.append(UNGROUNDED)
+    return decision
+
+
+def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
+    """Give a reason to rows that took the reader's answer and now equal a row that is kept."""
+    seen = {_key(values, each) for values, each in rows if each.origin == WRITTEN and _kept(each)}
+    for values, each in rows:
+        if each.origin == WRITTEN or not _kept(each):
+            continue
+        if _key(values, each) in seen:
+            each.reasons.append(DUPLICATE)
+        seen.add(_key(values, each))
+
+
+def keep_best(rows: Sequence[tuple[dict[str, Any], Decision]], most: int) -> None:
+    """Give a reason to all but the ``most`` best kept rows of every passage and task type.
+
+    Agreement counts first, then grounding; of equal rows the one with the lower id stays. Rows of
+    types that are not judged all stay.
+    """
+    groups: dict[tuple[str, str], list[tuple[float, float, str, Decision]]] = defaultdict(list)
+    for values, each in rows:
+        if _kept(each) and each.agreement is not None:
+            group = groups[values["passage_id"], values["task_type"]]
+            group.append((-each.agreement, -each.grounded, values["row_id"], each))
+    for group in groups.values():
+        for *_, each in sorted(group, key=lambda entry: entry[:3])[most:]:
+            each.reasons.append(NOT_BEST)
+
+
+def _kept(decision: Decision) -> bool:
+    return not decision.reasons
+
+
+def _key(values: dict[str, Any], decision: Decision) -> str:
+    return fingerprint(values["instruction"], normalise_answer(decision.response))
+
+
+def _words(text: str) -> list[str]:
+    return [word.rstrip("s") for word in re.findall(r"\w+", text.lower())]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

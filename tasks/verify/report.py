@@ -1,0 +1,121 @@
+"""Counts of what verify kept, and its report page; the template is templates/report.html."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from tasks.core.data_params import Verify
+from tasks.core.page import Page, Tile, percent, write_page
+from tasks.core.task_types import TASK_TYPES
+from tasks.verify.asking import Row
+from tasks.verify.judging import ADOPTED, REPAIRED, WRITTEN, Decision
+
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+#: Sample rows that are shown of each task type and outcome.
+_SHOWN = 5
+KEPT = "kept"
+
+
+class Tally:
+    """Rows counted so far, and the first few of every task type and outcome."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.types: dict[str, Counter[str]] = defaultdict(Counter)
+        self.samples: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+
+    def count(self, row: Row, decision: Decision, values: dict[str, Any]) -> None:
+        """Count a row; ``values`` are its rows.VERIFIED."""
+        counts = self.types[values["task_type"]]
+        outcome = decision.reasons[0] if decision.reasons else KEPT
+        counts["rows"] += 1
+        counts["from_quarantine"] += row.repairing
+        counts[outcome] += 1
+        counts["judged"] += decision.agreement is not None and not row.repairing
+        counts["agreed"] += (
+            outcome == KEPT and decision.agreement is not None and decision.origin == WRITTEN
+        )
+        if outcome == KEPT:
+            counts[decision.origin] += 1
+        self.reasons.update(decision.reasons[:1])
+        samples = self.samples[values["task_type"], outcome]
+        if len(samples) < _SHOWN:
+            asked = values["instruction"].replace(values["context"], "\x1f").split("\x1f")
+            samples.append(values | {"pieces": asked, "written": row.values["response"]})
+
+    @property
+    def rows(self) -> int:
+        """Rows counted."""
+        return sum(counts["rows"] for counts in self.types.values())
+
+    @property
+    def kept(self) -> int:
+        """Rows that are kept."""
+        return sum(counts[KEPT] for counts in self.types.values())
+
+    @property
+    def agreed(self) -> float | None:
+        """The share (0-1) of validate's rows of judged types whose response the reader confirms;
+        None where no type is judged.
+        """
+        judged = sum(counts["judged"] for counts in self.types.values())
+        agreed = sum(counts["agreed"] for counts in self.types.values())
+        return round(agreed / judged, 4) if judged else None
+
+    def by_task_type(self) -> dict[str, dict[str, int]]:
+        """Return task type -> its counts."""
+        names = ("rows", "from_quarantine", "judged", "agreed", KEPT, ADOPTED, REPAIRED)
+        return {
+            kind: {name: self.types[kind][name] for name in names}
+            for kind in TASK_TYPES
+            if kind in self.types
+        }
+
+
+def write_report(
+    path: Path, params: Verify, tally: Tally, tested: dict[str, dict[str, Any]]
+) -> None:
+    """Write the page; ``tested`` is task type -> the reader's test."""
+    counts = tally.by_task_type()
+    repaired = sum(each[REPAIRED] for each in counts.values())
+    adopted = sum(each[ADOPTED] for each in counts.values())
+    tiles = [
+        Tile("Well-formed", f"{tally.rows - sum(c['from_quarantine'] for c in counts.values()):,}"),
+        Tile("Agreed by the reader", percent(tally.agreed) or "not judged"),
+        Tile("Kept", f"{tally.kept:,}"),
+        Tile("Reader's answer taken", f"{repaired + adopted:,}", f"{repaired:,} from quarantine"),
+    ]
+    lead = (
+        "A reader answers every instruction without seeing its response. That it agrees does not "
+        "prove a row right: read some, and count."
+    )
+    reader = "none" if params.reader == "none" else params.address or params.reader
+    write_page(
+        path,
+        _TEMPLATE,
+        Page(
+            "Verification",
+            lead,
+            tiles,
+            facts=(("Reader", reader),),
+            links=(("Ingest", "../ingest/report.html"), ("Validation", "../validate/report.html")),
+        ),
+        dropped=sorted(tally.reasons.items(), key=lambda item: (-item[1], item[0])),
+        rows=tally.rows,
+        sections=[
+            {
+                "name": kind,
+                "title": TASK_TYPES[kind].full_name,
+                "counts": each,
+                "test": tested.get(kind),
+                "samples": [
+                    (outcome, samples)
+                    for (of_kind, outcome), samples in sorted(tally.samples.items())
+                    if of_kind == kind
+                ],
+            }
+            for kind, each in counts.items()
+        ],
+    )

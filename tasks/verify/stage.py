@@ -1,0 +1,198 @@
+"""verify: a reader answers every instruction without seeing its response; rows that it disagrees
+with are not kept.
+
+validate looks at a row's form, verify at whether its answer is right. It comes behind validate, so
+that no model reads a row whose form is wrong. ``verify.reader: none`` passes all rows on, unjudged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_json
+from tasks.core.parquet import TableWriter, read_table
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, WRITTEN, require
+from tasks.core.stage import Stage, run_stage
+from tasks.verify.asking import Answered, Pair, Row, Rows, ask
+from tasks.verify.guard import (
+    CLAIMS,
+    OWN_ROWS,
+    PEOPLE,
+    Test,
+    construct_tests,
+    read_tests,
+    test_answers,
+    test_labels,
+)
+from tasks.verify.judging import (
+    Decision,
+    Prior,
+    Word,
+    decide,
+    drop_duplicates,
+    keep_best,
+    weigh_answers,
+    weigh_labels,
+)
+from tasks.verify.reader import Reader
+from tasks.verify.report import Tally, write_report
+
+log = logging.getLogger(__name__)
+NONE = "none"
+
+
+def verify(stage: Stage) -> None:
+    """Write ``instructions.parquet`` (rows.VERIFIED), ``quarantine.parquet`` (rows.UNVERIFIED),
+    ``report.html``, ``metrics.json`` and ``summary.json``.
+    """
+    params = stage.params.verify
+    rows = Rows.of(stage)
+    if stage.params.supervise.source not in WRITTEN or params.reader == NONE:
+        return _write(stage, ((row, Decision(row.values["response"])) for row in rows), {})
+    reader = Reader.of(params)
+    answered = ask(stage, reader, _read_tests(stage, rows), rows)
+    tested = _test_reader(answered)
+    _warn(tested)
+    judged = {kind for kind, test in tested.items() if test.passed}
+    prior = Prior(answered)
+    decided = [
+        (row, decide(row.values, _weigh(row, answer, prior, judged), row.repairing, params))
+        for row, answer in answered
+    ]
+    pairs = [(row.values, decision) for row, decision in decided]
+    drop_duplicates(pairs)
+    if params.keep_per_passage:
+        keep_best(pairs, params.keep_per_passage)
+    _write(stage, decided, tested)
+
+
+def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
+    """Return rows that test the reader: people's where there are any, else claims."""
+    params = stage.params.verify
+    kinds = sorted({row.values["task_type"] for row in rows if row.kind})
+    people = read_tests(stage.inputs.get("tests"), kinds, params.test_rows, params.seed)
+    labels = {row.values["task_type"] for row in rows if row.kind == "labels"}
+    untested = sorted(labels - {row["task_type"] for row in people})
+    path = stage.path("passages")
+    passages = require(read_table(path), PASSAGES, path) if untested else PASSAGES.empty_table()
+    claims = construct_tests(passages, untested, params.test_rows, params.seed)
+    tests = [rows.row({**row, "source": PEOPLE}) for row in people]
+    tests += [rows.row({**row, "source": CLAIMS}) for row in claims]
+    return [row for row in tests if row.kind]
+
+
+def _test_reader(answered: Answered) -> dict[str, Test]:
+    """Return task type -> the reader's test: on the test rows, else on the rows themselves."""
+    tests = {kind: _test(pairs) for kind, pairs in _by_type(answered.tests()).items()}
+    own = (pair for pair in answered if pair[0].kind == "answers" and not pair[0].repairing)
+    return {kind: _test(pairs) for kind, pairs in _by_type(own).items()} | tests
+
+
+def _by_type(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    found: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        found.setdefault(pair[0].values["task_type"], []).append(pair)
+    return dict(sorted(found.items()))
+
+
+def _test(pairs: list[Pair]) -> Test:
+    prior = Prior(pairs)
+    source = pairs[0][0].values.get("source", OWN_ROWS)
+    golds = [row.values["response"] for row, _ in pairs]
+    words = [_word(row, answer, prior) for row, answer in pairs]
+    test = test_labels if pairs[0][0].kind == "labels" else test_answers
+    return test(source, golds, [word.answer for word in words])
+
+
+def _weigh(
+    row: Row, answer: dict[str, object] | None, prior: Prior, judged: set[str]
+) -> Word | None:
+    known = answer is not None and row.values["task_type"] in judged
+    return _word(row, answer, prior) if known else None
+
+
+def _word(row: Row, answer: Any, prior: Prior) -> Word:
+    if row.kind == "labels":
+        return weigh_labels(row.label, row.choices, answer["scores"], prior.of(row.choices))
+    return weigh_answers(row.values["response"], answer["answers"])
+
+
+def _warn(tested: dict[str, Test]) -> None:
+    for kind, test in tested.items():
+        if not test.passed:
+            log.warning(
+                "%s is not judged: the reader is right on %d of %d (%s), by chance %.0f %%",
+                kind,
+                test.right,
+                test.rows,
+                test.source,
+                100 * test.chance,
+            )
+
+
+def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[str, Test]) -> None:
+    tally = Tally()
+    with (
+        TableWriter(stage.out / "instructions.parquet", VERIFIED) as kept,
+        TableWriter(stage.out / "quarantine.parquet", UNVERIFIED) as dropped,
+    ):
+        for row, decision in decided:
+            values = _values(row, decision)
+            tally.count(row, decision, values)
+            if decision.reasons:
+                dropped.add(values | {"reasons": decision.reasons})
+            else:
+                kept.add(values)
+    if tally.rows and not tally.kept:
+        raise PipelineError(
+            f"none of {tally.rows} rows is kept ({dict(tally.reasons)}): look at "
+            "artifacts/validate/instructions.parquet, lower verify.min_agreement, or set "
+            "verify.reader to none"
+        )
+    _summarise(stage, tally, tested)
+
+
+def _values(row: Row, decision: Decision) -> dict[str, Any]:
+    return {
+        **{name: row.values[name] for name in INSTRUCTIONS.names},
+        "response": decision.response,
+        "agreement": decision.agreement,
+        "answer": decision.answer,
+        "origin": decision.origin,
+    }
+
+
+def _summarise(stage: Stage, tally: Tally, tested: dict[str, Test]) -> None:
+    """Write report, metrics and summary."""
+    figures = {kind: test.figures() for kind, test in tested.items()}
+    write_report(stage.out / "report.html", stage.params.verify, tally, figures)
+    write_json(stage.out / "metrics.json", {"agreed": tally.agreed})
+    stage.summary(
+        tally.rows,
+        tally.kept,
+        dict(tally.reasons),
+        agreed=tally.agreed,
+        by_task_type=tally.by_task_type(),
+        reader=figures,
+    )
+    log.info(
+        "kept %d of %d rows; agreed %s; not kept: %s",
+        tally.kept,
+        tally.rows,
+        "not judged" if tally.agreed is None else f"{tally.agreed:.0%}",
+        ", ".join(f"{name} {rows}" for name, rows in tally.reasons.most_common()) or "none",
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage from its command line and return its exit status."""
+    return run_stage(
+        "verify",
+        verify,
+        ["instructions", "quarantine", "passages"],
+        argv,
+        settings={"tests": "verify.tests"},
+    )
