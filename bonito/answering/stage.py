@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from bonito.finetune.stage import draw_mixture
 from bonito.params import GeneratorFinetune
-from tasks.claims.claims import Passage
+from tasks.claims.claims import Premise
 from tasks.claims.construct import construct
 from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
@@ -173,7 +173,7 @@ def _claims(table: pa.Table, params: Answering) -> tuple[list[dict[str, Any]], d
     return rows[: params.claims], facts | {"kinds": dict(sorted(kinds.items()))}
 
 
-def _passages(table: pa.Table, params: Answering) -> list[Passage]:
+def _passages(table: pa.Table, params: Answering) -> list[Premise]:
     """Return the sources' distinct passages, shortened, with the questions people answered."""
     answered: dict[str, list[tuple[str, str]]] = defaultdict(list)
     datasets: dict[str, str] = {}
@@ -193,11 +193,11 @@ def _passages(table: pa.Table, params: Answering) -> list[Passage]:
 
 def _passage(
     text: str, dataset: str, answered: Sequence[tuple[str, str]], params: Answering
-) -> Passage:
+) -> Premise:
     key = fingerprint(text)[:20]
     short = _window(text, params.max_passage_chars, row_seed(params.seed, "window", key))
     pairs = tuple((question, answer) for question, answer in answered if answer in short)
-    return Passage(key, dataset, short, pairs)
+    return Premise(key, dataset, short, pairs)
 
 
 def _window(text: str, most: int, seed: int) -> str:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.matrix.matrix_file import AFTER_P3, Matrix, MatrixDataset, Variant
+from flows.matrix.matrix_file import Matrix, MatrixDataset, Variant
+from flows.matrix.supervision import Supervision, parse_supervision
 from flows.runs.worktree import FILES, RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
+from tasks.core.mix import Mix
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.scoring.datasets import load_dataset, load_items
@@ -51,11 +53,11 @@ def expand(matrix: Matrix, main: Path) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for model in matrix.models:
         for dataset in matrix.datasets:
-            for source in sorted(
+            for text in sorted(
                 matrix.supervision,
-                key=lambda name: (name != "none", "+" in name, matrix.supervision.index(name)),
+                key=lambda text: (text != "none", parse_supervision(text).after_p3),
             ):
-                for cell in _of_source(matrix, main, model, dataset, source):
+                for cell in _of_supervision(matrix, main, model, dataset, parse_supervision(text)):
                     cells.setdefault(cell.name, cell)
     return list(cells.values())
 
@@ -92,27 +94,28 @@ def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:
     return ". Rows of annotated datasets are made as docs/generator.md says"
 
 
-def _of_source(
-    matrix: Matrix, main: Path, model: str, dataset: MatrixDataset, source: str
+def _of_supervision(
+    matrix: Matrix, main: Path, model: str, dataset: MatrixDataset, supervision: Supervision
 ) -> list[Cell]:
-    if source == "none":  # not trained: rows and seeds make no difference
-        return [_cell(matrix, main, model, dataset, source, 0, matrix.seeds[0], None)]
+    if str(supervision) == "none":  # not trained: rows and seeds make no difference
+        return [_cell(matrix, main, model, dataset, supervision, 0, matrix.seeds[0], None)]
+    p3 = parse_supervision("p3")
     cells = []
     for rows in matrix.rows:
         for seed in matrix.seeds:
             start = (
-                [_cell(matrix, main, model, dataset, "p3", rows, seed, None)]
-                if source in AFTER_P3
+                [_cell(matrix, main, model, dataset, p3, rows, seed, None)]
+                if supervision.after_p3
                 else []
             )
             variants = [
                 None,
-                *(variant for variant in matrix.variants if source in variant.supervision),
+                *(each for each in matrix.variants if str(supervision) in each.supervision),
             ]
             begin = start[0].name if start else ""
             cells += start
             cells += [
-                _cell(matrix, main, model, dataset, source, rows, seed, variant, begin)
+                _cell(matrix, main, model, dataset, supervision, rows, seed, variant, begin)
                 for variant in variants
             ]
     return cells
@@ -123,20 +126,19 @@ def _cell(
     main: Path,
     model: str,
     dataset: MatrixDataset,
-    source: str,
+    supervision: Supervision,
     rows: int,
     seed: int,
     variant: Variant | None,
     start: str = "",
 ) -> Cell:
-    name = _name(matrix.name, model, dataset.name, source, rows, seed, variant)
+    name = _name(matrix.name, model, dataset.name, supervision, rows, seed, variant)
     profiles = f"{matrix.profile},{dataset.profile}"
     params, _ = read_layers(main / "params.yaml", profile_files(main / "profiles", profiles))
-    last = source.rpartition("+")[2]
     for over in (
         matrix.set,
         dataset.set,
-        _axes(matrix, model, dataset, last, rows, seed),
+        _axes(matrix, model, dataset, supervision.mix, rows, seed),
         variant.set if variant else {},
         {"finetune": {"start": str(main / RUNS / start / "artifacts/finetune")}} if start else {},
     ):
@@ -147,7 +149,7 @@ def _cell(
         name,
         model,
         dataset.name,
-        source,
+        str(supervision),
         rows,
         seed,
         variant.name if variant else "",
@@ -157,16 +159,17 @@ def _cell(
 
 
 def _axes(
-    matrix: Matrix, model: str, dataset: MatrixDataset, source: str, rows: int, seed: int
+    matrix: Matrix, model: str, dataset: MatrixDataset, mix: Mix, rows: int, seed: int
 ) -> dict[str, Any]:
     """Return the settings of the axes and the budget.
 
     Every source gets the same passages: cut by one tokenizer, drawn with one seed.
     """
-    training = {"p3": matrix.p3_rows, "labelled": dataset.training}.get(source) or NOTHING
+    training = {"p3": matrix.p3_rows, "labelled": dataset.training}
+    from_file = next((training[name] for name in mix.names if name in training), NOTHING)
     axes: dict[str, Any] = {
         "ingest": {"tokenizer": matrix.models[0]},
-        "supervise": {"source": source, "rows": training, "max_rows": rows, "seed": seed},
+        "supervise": {"source": str(mix), "rows": from_file, "max_rows": rows, "seed": seed},
         "finetune": {
             "model": model,
             "seed": seed,
@@ -176,7 +179,7 @@ def _axes(
     }
     if matrix.passages:
         axes["generate"] = {"max_passages": matrix.passages}
-    if source == "prompted" and matrix.prompted:
+    if mix.generator == "prompted" and matrix.prompted:
         chat_model = {
             "generator": matrix.prompted.generator,
             "address": matrix.prompted.address,
@@ -190,7 +193,7 @@ def _name(
     matrix: str,
     model: str,
     dataset: str,
-    source: str,
+    supervision: Supervision,
     rows: int,
     seed: int,
     variant: Variant | None,
@@ -200,14 +203,14 @@ def _name(
         matrix,
         re.split(r"[/:]", model)[-1],
         dataset,
-        source.replace("+", "-then-"),
+        supervision.slug,
         *([f"r{rows}"] if rows else []),
         f"s{seed}",
     ]
     text = re.sub(r"[^A-Za-z0-9.-]+", "-", ".".join([*parts, *([variant.name] if variant else [])]))
-    key = fingerprint(matrix, model, dataset, source, rows, seed, variant.name if variant else "")[
-        :4
-    ]
+    key = fingerprint(
+        matrix, model, dataset, str(supervision), rows, seed, variant.name if variant else ""
+    )[:4]
     return f"{text[:70].rstrip('.-')}.{key}"
 
 

@@ -7,14 +7,19 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from tasks.core.errors import PipelineError, did_you_mean
+from flows.matrix.supervision import parse_supervision
+from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
 from tasks.core.params import load_params
 from tasks.core.section import Section, Seed
 
-SOURCES = ("none", "tapt", "bonito", "prompted", "p3", "labelled")
-#: Sources that continue training the adapter of p3.
-AFTER_P3 = ("p3+tapt", "p3+bonito", "p3+prompted", "p3+labelled")
+
+def _parsed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return sources and mixes, each as :class:`Supervision` writes it."""
+    try:
+        return tuple(str(parse_supervision(name)) for name in names)
+    except PipelineError as error:
+        raise ValueError(str(error)) from error
 
 
 class MatrixDataset(Section):
@@ -46,6 +51,11 @@ class Variant(Section):
     set: dict[str, dict[str, Any]] = Field(default_factory=dict)
     supervision: tuple[str, ...] = ("bonito", "prompted")
 
+    @field_validator("supervision")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _parsed(names)
+
 
 class Matrix(Section):
     """The whole file."""
@@ -58,7 +68,10 @@ class Matrix(Section):
     )
     models: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[MatrixDataset, ...] = Field(min_length=1)
-    supervision: tuple[str, ...] = Field(min_length=1)
+    supervision: tuple[str, ...] = Field(
+        min_length=1,
+        description="sources, mixes (bonito+constructed:0.5), or either after p3: p3 then tapt",
+    )
     rows: tuple[int, ...] = Field(
         (0,), description="training rows, 0: all; several make a learning curve"
     )
@@ -88,12 +101,7 @@ class Matrix(Section):
     @field_validator("supervision")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in (*SOURCES, *AFTER_P3):
-                raise ValueError(
-                    f"unknown supervision {name!r}{did_you_mean(name, (*SOURCES, *AFTER_P3))}"
-                )
-        return names
+        return _parsed(names)
 
     @field_validator("models", "datasets", "supervision", "rows", "seeds", "variants")
     @classmethod
@@ -111,21 +119,20 @@ class Matrix(Section):
 def read_matrix(path: Path) -> Matrix:
     """Read a matrix file; an unknown key or a contradiction is a :class:`PipelineError`."""
     matrix: Matrix = load_params(path, Matrix)
+    sources = {source for text in matrix.supervision for source in parse_supervision(text).sources}
     needs = {
         "prompted": (matrix.prompted, "prompted: {generator: a chat model}"),
         "p3": (matrix.p3_rows, "p3_rows: a remix's train.parquet"),
     }
     for source, (value, what) in needs.items():
-        if not value and any(source in name.split("+") for name in matrix.supervision):
+        if not value and source in sources:
             raise PipelineError(f"{path}: supervision {source} needs {what}")
     if matrix.tokens and matrix.tokens_per_row:
         raise PipelineError(f"{path}: give either tokens or tokens_per_row")
     if matrix.tokens_per_row and 0 in matrix.rows:
         raise PipelineError(f"{path}: tokens_per_row needs numbers of rows, not 0 (all)")
     for dataset in matrix.datasets:
-        if not dataset.training and any(
-            "labelled" in name.split("+") for name in matrix.supervision
-        ):
+        if not dataset.training and "labelled" in sources:
             raise PipelineError(
                 f"{path}: supervision labelled needs the training rows of {dataset.name} "
                 "(datasets: training)"

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from flows.matrix.results import Result
+from flows.matrix.supervision import parse_supervision
 from tasks.core.parquet import read_table
 
 _SAMPLES = 3
@@ -18,9 +19,9 @@ def pick_samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return a few tasks of each generator for each dataset, and whether they were kept."""
     shown, seen = [], set()
     for result in results:
-        kind = result.cell.supervision.rpartition("+")[2]
+        kind = parse_supervision(result.cell.supervision).mix.generator
         key = (result.cell.dataset, kind, result.cell.params["generate"]["generator"])
-        if result.status != "done" or kind not in ("bonito", "prompted") or key in seen:
+        if result.status != "done" or not kind or key in seen:
             continue
         written = result.artifacts(main) / "generate" / "predictions.parquet"
         validated = result.artifacts(main) / "validate" / "instructions.parquet"

@@ -6,15 +6,17 @@ import re
 from typing import Any
 
 from flows.matrix.matrix_file import Matrix
+from flows.matrix.supervision import parse_supervision
 
 #: Each source's name and colour on the page (in light and dark mode).
-SOURCES = {
+NAMES = {
     "none": ("zero-shot", "#a9b1bf"),
     "tapt": ("TAPT (next word)", "#b7791f"),
     "bonito": ("Bonito", "#1f7a5c"),
     "prompted": ("prompted chat model", "#7a5cc0"),
     "p3": ("P3 (general)", "#3b78b5"),
     "labelled": ("labelled rows (ceiling)", "#7d8796"),
+    "constructed": ("claims by rules", "#b2475f"),
 }
 PRIOR_CORRECTED = (
     "Prior corrected: each template's preference for a choice is taken out, over all items at once "
@@ -42,14 +44,18 @@ def budget(matrix: Matrix) -> str:
 
 
 def label(supervision: str) -> str:
-    """Return a source's name."""
-    names = [SOURCES[part][0] for part in supervision.split("+")]
-    return " then ".join(names)
+    """Return ``P3 (general) then Bonito + claims by rules (0.5)``: the names, and the shares."""
+    parsed = parse_supervision(supervision)
+    mix = " + ".join(
+        NAMES[name][0] + (f" ({share})" if share else "") for name, share in parsed.mix.parts
+    )
+    return f"{NAMES['p3'][0]} then {mix}" if parsed.after_p3 else mix
 
 
 def colour(supervision: str) -> str:
-    """Return a source's colour."""
-    return SOURCES[supervision.rpartition("+")[2]][1]
+    """Return a source's colour; of a mix the mean of its sources' colours."""
+    parts = [bytes.fromhex(NAMES[name][1][1:]) for name in parse_supervision(supervision).mix.names]
+    return "#" + bytes(sum(channel) // len(parts) for channel in zip(*parts, strict=True)).hex()
 
 
 def short(model: str) -> str:

@@ -17,8 +17,11 @@ ENTAILED, CONTRADICTED, UNDECIDED = "entailed", "contradicted", "undecided"
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A passage to construct claims from, and the questions known to have an answer in it."""
+class Premise:
+    """A passage that claims are made from and judged by, and the questions it is known to answer.
+
+    NLI calls it the premise of a claim. Ingest's passages, with their offsets, are another type.
+    """
 
     passage_id: str
     document: str
@@ -37,7 +40,7 @@ class Twins:
     origin: str
 
 
-def make_twins(passage: Passage, most: int, seed: int, patterns: Patterns) -> list[Twins]:
+def make_twins(passage: Premise, most: int, seed: int, patterns: Patterns) -> list[Twins]:
     """Return at most ``most`` twins of a passage, of as many sentences and kinds as there are.
 
     The result depends on the passage and the seed alone.
@@ -85,11 +88,11 @@ def _reworded(twins: Twins, key: int, patterns: Patterns) -> Twins:
     return Twins(twins.passage_id, twins.kind, texts[0], texts[1], twins.origin)
 
 
-def _from_sentences(passage: Passage, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
+def _from_sentences(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
     pool = find_spans(passage.text, patterns)
     for sentence, statement in statements(passage.text, patterns):
         for kind, true, false in _edits(statement, passage.text, pool, chance, patterns):
-            if not _stands(false, passage.text, patterns):
+            if not _is_stated(false, passage.text, patterns):
                 yield Twins(passage.passage_id, kind, true, false, sentence)
 
 
@@ -134,13 +137,13 @@ def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:
     return plain and span.kind != "quantity"
 
 
-def _stands(false: str, text: str, patterns: Patterns) -> bool:
-    """Tell whether a claim that should be false stands in the passage after all."""
+def _is_stated(false: str, text: str, patterns: Patterns) -> bool:
+    """Tell whether a claim that should be false is in the passage after all."""
     words = false.rstrip(".").lower()
     return any(words in sentence.lower() for sentence in split_sentences(text, patterns))
 
 
-def _from_answers(passage: Passage, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
+def _from_answers(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
     """Yield twins of the questions with known answers; the other answer is of the same kind."""
     pool = [answer for _, answer in passage.answered]
     spans = find_spans(passage.text, patterns)

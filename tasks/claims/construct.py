@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Passage, Twins, make_twins
+from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Premise, Twins, make_twins
 from tasks.claims.details import Details
 from tasks.claims.neighbours import Neighbours
 from tasks.claims.patterns import Patterns, load_patterns
@@ -30,7 +30,7 @@ class Claim:
     text: str
     label: str
     kind: str
-    passage: Passage
+    passage: Premise
     origin: str
 
 
@@ -45,7 +45,7 @@ class Constructed:
 
 
 def construct(
-    passages: Sequence[Passage],
+    passages: Sequence[Premise],
     seed: int,
     per_passage: int = 2,
     most_excess: float = 0.05,
@@ -89,9 +89,9 @@ def construct(
 Worded = tuple[Claim, Family, str, str]
 
 
-def _distinct(passages: Sequence[Passage], dropped: Counter[str]) -> list[Passage]:
+def _distinct(passages: Sequence[Premise], dropped: Counter[str]) -> list[Premise]:
     """Return passages of different texts, in the order of their ids."""
-    by_text: dict[str, Passage] = {}
+    by_text: dict[str, Premise] = {}
     for passage in sorted(passages, key=lambda passage: passage.passage_id):
         by_text.setdefault(" ".join(passage.text.split()), passage)
     dropped["same_text"] += len(passages) - len(by_text)
@@ -117,7 +117,7 @@ def _even_negations(twins: list[Twins], seed: int, dropped: Counter[str]) -> lis
 
 def _claims(
     twins: Sequence[Twins],
-    passages: Sequence[Passage],
+    passages: Sequence[Premise],
     seed: int,
     patterns: Patterns,
     dropped: Counter[str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tasks.claims.claims import Passage
+from tasks.claims.claims import Premise
 from tasks.claims.edits import is_participle
 from tasks.claims.patterns import Patterns
 from tasks.claims.sentences import WORD, finite_verb, statements
@@ -23,7 +23,7 @@ class Details:
     A claim of another passage gives the date: "... on 3 May." ends claims of all labels alike.
     """
 
-    def __init__(self, passages: Sequence[Passage], seed: int, patterns: Patterns) -> None:
+    def __init__(self, passages: Sequence[Premise], seed: int, patterns: Patterns) -> None:
         months = "|".join(patterns.months)
         days = "|".join(patterns.values["weekdays"])
         year = r"(?:,? \d{4})?"
@@ -50,7 +50,7 @@ class Details:
                 return passage, f"{statement.rstrip('.')} {tail[0]}"
         return None
 
-    def _events(self, passage: Passage) -> list[str]:
+    def _events(self, passage: Premise) -> list[str]:
         if _YEAR.search(passage.text) or self._dated.search(passage.text):
             return []
         return [

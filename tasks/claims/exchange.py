@@ -24,7 +24,7 @@ _TRAIL = re.compile(r"(?:'s|’s)$")
 
 @dataclass(frozen=True)
 class Span:
-    """Where a span stands in its text, of which kind it is, and its number's and unit's words."""
+    """A span's place in its text, its kind, and the words of its number and unit."""
 
     kind: str
     start: int

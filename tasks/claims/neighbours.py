@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from tasks.claims.claims import Passage
+from tasks.claims.claims import Premise
 from tasks.claims.patterns import Patterns
 from tasks.claims.sentences import content_words, split_sentences
 
@@ -18,7 +18,7 @@ _TRIED = 12
 class Neighbours:
     """An index of passages by their words; their order does not matter."""
 
-    def __init__(self, passages: Sequence[Passage], patterns: Patterns) -> None:
+    def __init__(self, passages: Sequence[Premise], patterns: Patterns) -> None:
         self._patterns = patterns
         self._passages = {passage.passage_id: passage for passage in passages}
         self._words = {

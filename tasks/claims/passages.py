@@ -6,11 +6,11 @@ from collections import defaultdict
 
 import pyarrow as pa
 
-from tasks.claims.claims import Passage
+from tasks.claims.claims import Premise
 from tasks.claims.questions import find_question
 
 
-def passages_of(passages: pa.Table, answered: pa.Table | None = None) -> list[Passage]:
+def passages_of(passages: pa.Table, answered: pa.Table | None = None) -> list[Premise]:
     """Return a table's passages (rows.PASSAGES) with the questions known to have answers.
 
     ``answered``: rows (rows.INSTRUCTIONS) that are right, such as verified ones; of extractive
@@ -19,7 +19,7 @@ def passages_of(passages: pa.Table, answered: pa.Table | None = None) -> list[Pa
     known = _answers(answered) if answered is not None else {}
     columns = passages.select(["passage_id", "document", "text"]).to_pylist()
     return [
-        Passage(
+        Premise(
             row["passage_id"], row["document"], row["text"], tuple(known.get(row["passage_id"], ()))
         )
         for row in columns

@@ -88,7 +88,7 @@ def yes_no_question(statement: str, known: str, patterns: Patterns) -> str | Non
 
 
 def uncapitalised(text: str, known: str, patterns: Patterns) -> str:
-    """Return a text as it stands inside a sentence: its first word small, unless it is a name."""
+    """Return a text in the form it has inside a sentence: first word small, unless it is a name."""
     first = text.split(maxsplit=1)[0] if text.split() else ""
     small = first.lower() in patterns.stopwords or re.search(
         rf"(?<![\w-]){re.escape(first.lower())}(?![\w-])", known

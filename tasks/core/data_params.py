@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from tasks.core.errors import PipelineError
+from tasks.core.mix import PATTERN, SOURCES, Mix, parse_mix
 from tasks.core.section import Fraction, Positive, Precision, Section, Seed, TypeName
 from tasks.core.task_types import task_type
+
+#: A source or a mix; the validator parses it, the schema offers the sources to an editor.
+SourceText = Annotated[
+    str,
+    WithJsonSchema({"anyOf": [{"enum": list(SOURCES)}, {"type": "string", "pattern": PATTERN}]}),
+]
 
 
 class Ingest(Section):
@@ -276,11 +283,11 @@ class Verify(Section):
 class Supervise(Section):
     """Which rows the target model is trained on: the paper's supervision sources."""
 
-    source: Literal["bonito", "prompted", "tapt", "p3", "labelled", "constructed", "none"] = Field(
+    source: SourceText = Field(
         description=(
             "bonito, prompted: what generate wrote; tapt: the raw passages, next-word; p3, "
             "labelled: supervise.rows; constructed: claims made from the passages by rules; "
-            "none: no training (zero-shot)"
+            "none: no training (zero-shot); or a mix, such as bonito+constructed:0.5"
         )
     )
     rows: str = Field(
@@ -294,3 +301,16 @@ class Supervise(Section):
     )
     max_rows: int = Field(ge=0, description="rows to train on, a seeded choice; 0: all")
     seed: Seed
+
+    @field_validator("source")
+    @classmethod
+    def _parsed(cls, text: str) -> str:
+        try:
+            return str(parse_mix(text))
+        except PipelineError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def mix(self) -> Mix:
+        """The source, or the mix of sources."""
+        return parse_mix(self.source)

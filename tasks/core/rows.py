@@ -9,10 +9,6 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 
-#: Supervision sources whose rows a generator writes. For the others generate and validate do
-#: nothing.
-WRITTEN = ("bonito", "prompted")
-
 #: artifacts/ingest/passages.parquet. ``start`` and ``end`` are character offsets into the
 #: document's extracted text; ``page`` counts from 1 (0: the format has no pages), ``section`` is
 #: the heading path joined by " > ".

@@ -23,7 +23,7 @@ from tasks.core.params import Params
 from tasks.core.parquet import Batches, write_batches
 from tasks.core.progress import Progress
 from tasks.core.ray_workers import spread
-from tasks.core.rows import PASSAGES, PREDICTIONS, WRITTEN
+from tasks.core.rows import PASSAGES, PREDICTIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
 from tasks.generate.plan import Request, count_planned, cut_shards, digest_passages
@@ -46,9 +46,9 @@ _WHERE = {"workers", "ray_address"}
 
 def generate(stage: Stage) -> None:
     """Write ``predictions.parquet`` (rows.PREDICTIONS), ``samples.md`` and ``summary.json``."""
-    params, source = stage.params.generate, stage.params.supervise.source
-    if source not in WRITTEN:
-        log.info("supervise.source is %s: there is nothing to generate", source)
+    params, mix = stage.params.generate, stage.params.supervise.mix
+    if not mix.generator:
+        log.info("supervise.source is %s: there is nothing to generate", mix)
         return _write_predictions(stage, ())
     passages = Batches(stage.path("passages"), PASSAGES)
     total = count_planned(len(passages), params)
@@ -67,9 +67,9 @@ def generate(stage: Stage) -> None:
 
 
 def _describe_generator(params: Params) -> Generator:
-    source, settings = params.supervise.source, params.generate
+    settings = params.generate
     form: GeneratorForm = BonitoForm()
-    if source == "prompted":
+    if params.supervise.mix.generator == "prompted":
         prompts = Path(params.supervise.prompts)
         form = read_prompts(prompts, settings.task_types, params.validate.labels)
     elif settings.address:

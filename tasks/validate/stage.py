@@ -15,7 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.page import BASE, Page, write_page
 from tasks.core.parquet import write_batches
-from tasks.core.rows import INSTRUCTIONS, QUARANTINE, WRITTEN
+from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import CLASSIFICATION
 from tasks.validate.expectations import LABEL_BALANCE, select_checks
@@ -43,7 +43,7 @@ def validate(stage: Stage) -> None:
     params, predictions = stage.params.validate, stage.path("predictions")
     for name in _OUTPUTS:
         (stage.work / name).unlink(missing_ok=True)
-    if stage.params.supervise.source not in WRITTEN:
+    if not stage.params.supervise.mix.generator:
         return write_nothing(stage)
     suites = Suites(select_checks(params), stage.out / "data_docs")
     verdicts = judge(predictions, suites, params, stage)

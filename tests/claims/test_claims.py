@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.claims.claims import Passage, make_twins
+from tasks.claims.claims import Premise, make_twins
 from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
 from tasks.claims.exchange import exchanged, find_spans, is_bound, other_numbers
 from tasks.claims.patterns import PATTERNS, load_patterns
@@ -201,7 +201,7 @@ def test_a_statement_becomes_a_question(statement: str, question: str | None) ->
 
 
 def test_twins_depend_on_the_passage_and_the_seed_alone() -> None:
-    passage = Passage(
+    passage = Premise(
         "p",
         "d",
         "The harbour of Corran was closed in 1931. The pier was 40 metres long."
@@ -217,7 +217,7 @@ def test_twins_depend_on_the_passage_and_the_seed_alone() -> None:
 
 def test_a_question_with_another_answer_is_contradicted() -> None:
     text = "Ann Smith founded Acme. Bo Brown sold it to the town."
-    passage = Passage(
+    passage = Premise(
         "p", "d", text, (("Who founded Acme?", "Ann Smith"), ("Who sold Acme?", "Bo Brown"))
     )
     found = {

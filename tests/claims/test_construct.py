@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Passage
+from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Premise
 from tasks.claims.construct import Constructed, construct
 from tasks.claims.details import Details
 from tasks.claims.neighbours import Neighbours
@@ -52,7 +52,7 @@ THINGS = [
 EVENTS = ("opened", "closed", "repaired", "sold", "painted", "inspected")
 
 
-def corpus(count: int = 48) -> list[Passage]:
+def corpus(count: int = 48) -> list[Premise]:
     """Passages of three sentences that share some words with each other."""
     chance = random.Random(5)
     passages = []
@@ -63,7 +63,7 @@ def corpus(count: int = 48) -> list[Passage]:
             f"The work on the {thing} took {20 + number} weeks. "
             f"The {chance.choice(THINGS)} near {place} was not {chance.choice(EVENTS)} for us."
         )
-        passages.append(Passage(f"p{number:03}", f"d{number % 6}", text))
+        passages.append(Premise(f"p{number:03}", f"d{number % 6}", text))
     return passages
 
 
@@ -113,9 +113,9 @@ def test_an_undecided_claim_comes_from_another_passage(made: Constructed) -> Non
 
 def test_a_neighbour_that_decides_the_claim_is_not_taken() -> None:
     passages = [
-        Passage("a", "d", "The harbour of Corran was closed by heavy ice."),
-        Passage("b", "d", "Heavy ice has closed the harbour of Corran again."),
-        Passage("c", "d", "The mill near the harbour of Anna was sold to a baker."),
+        Premise("a", "d", "The harbour of Corran was closed by heavy ice."),
+        Premise("b", "d", "Heavy ice has closed the harbour of Corran again."),
+        Premise("c", "d", "The mill near the harbour of Anna was sold to a baker."),
     ]
     index = Neighbours(passages, P)
     assert index.undecided("The harbour of Corran was closed by heavy ice.", "a", Counter()) == "c"
@@ -123,8 +123,8 @@ def test_a_neighbour_that_decides_the_claim_is_not_taken() -> None:
 
 def test_a_date_that_the_passage_does_not_give_leaves_a_claim_open() -> None:
     hosts = [
-        Passage("a", "d", "The mill near Anna was sold to a baker. It was old."),
-        Passage("b", "d", "The harbour was closed by ice on 4 May."),
+        Premise("a", "d", "The mill near Anna was sold to a baker. It was old."),
+        Premise("b", "d", "The harbour was closed by ice on 4 May."),
     ]
     details = Details(hosts, 1, P)
     claim = "The bridge was opened by Ann in March 1931."
@@ -138,7 +138,7 @@ def test_a_date_that_the_passage_does_not_give_leaves_a_claim_open() -> None:
 
 def test_no_sentence_to_construct_from_is_one_line() -> None:
     with pytest.raises(PipelineError, match="no sentence of these passages"):
-        construct([Passage("a", "d", "Why? Because! - A list\n- of things")], seed=1)
+        construct([Premise("a", "d", "Why? Because! - A list\n- of things")], seed=1)
 
 
 def test_every_wording_offers_what_it_is_answered_with() -> None:

@@ -5,6 +5,7 @@ arithmetic, the report.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,11 @@ from flows.matrix.report import draw_curves
 from flows.matrix.results import Result, measure_gains_over_tapt, read_scores
 from flows.matrix.results import compare_groups as groups_of
 from flows.matrix.run_cell import write_results
+from flows.matrix.words import NAMES, colour, label
 from flows.runs.worktree import FILES
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
+from tasks.core.mix import SOURCES
 from tasks.core.parquet import read_table, write_table
 from tasks.core.ports import find_free_port
 from tasks.core.rows import EVALUATIONS
@@ -108,7 +111,14 @@ def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
         ({"modls": ["x"]}, r"unknown key 'modls' \(did you mean 'models'\?\)"),
         ({"supervision": ["bonitto"]}, "unknown supervision 'bonitto' .*did you mean 'bonito'"),
         ({"supervision": ["prompted"]}, "supervision prompted needs prompted: {generator"),
-        ({"supervision": ["p3+tapt"]}, "supervision p3 needs p3_rows"),
+        ({"supervision": ["p3 then tapt"]}, "supervision p3 needs p3_rows"),
+        ({"supervision": ["p3+tapt"]}, "write 'p3 then tapt' to train on p3 and then on tapt"),
+        ({"supervision": ["p3 then none"]}, "'p3 then none' is p3 alone"),
+        ({"supervision": ["tapt+p3:0.5"]}, "supervision p3 needs p3_rows"),
+        ({"supervision": ["tapt+tapt"]}, "'tapt' is in the mix twice"),
+        ({"supervision": ["tapt+bonito:.5", "tapt + bonito:0.50"]}, r"bonito:0.5' is given twice"),
+        ({"supervision": ["tapt+bonito:2"]}, "not a number between 0 and 1"),
+        ({"variants": [{"name": "x", "supervision": ["tapd"]}]}, "did you mean 'tapt'"),
         ({"supervision": ["labelled"]}, "needs the training rows of notices"),
         ({"seeds": [1, 1]}, "1 is given twice"),
         ({"tokens_per_row": 5}, "either tokens or tokens_per_row"),
@@ -141,7 +151,7 @@ def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
 ) -> None:
     path = _write(
         tmp_path,
-        supervision=["p3+bonito", "bonito", "none"],
+        supervision=["p3 then bonito", "bonito", "none"],
         p3_rows="rows.parquet",
         rows=[10, 20],
         variants=[{"name": "no-balance", "set": {"validate": {"skip": ["label_balance"]}}}],
@@ -151,10 +161,10 @@ def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
     assert kinds[0] == ("none", 0, 1, "") and sum(kind[0] == "none" for kind in kinds) == 1
     assert sum(kind[0] == "bonito" for kind in kinds) == 2 * 2 * 2 and sum(
         kind[0] == "p3" for kind in kinds
-    ) == 4 == sum(k[0] == "p3+bonito" for k in kinds)
+    ) == 4 == sum(k[0] == "p3 then bonito" for k in kinds)
     places = {cell.name: place for place, cell in enumerate(cells)}
     for cell in cells:
-        assert bool(cell.start) == (cell.supervision == "p3+bonito")
+        assert bool(cell.start) == (cell.supervision == "p3 then bonito")
         if cell.start:
             start = next(own for own in cells if own.name == cell.start)
             assert places[start.name] < places[cell.name] and (start.rows, start.seed) == (
@@ -168,6 +178,40 @@ def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
     assert {json.dumps(c.params["validate"]["skip"]) for c in cells if c.variant} == {
         '["label_balance"]'
     }
+
+
+def test_a_mix_is_a_source_of_cells_with_names_of_files(tmp_path: Path) -> None:
+    mix = "bonito + constructed: 0.50"
+    path = _write(
+        tmp_path,
+        supervision=["none", "bonito", mix, f"p3 then {mix}", "tapt+p3:0.1"],
+        p3_rows="rows.parquet",
+        seeds=[1],
+        variants=[
+            {"name": "a", "set": {"generate": {"temperature": 0.9}}, "supervision": [mix]},
+        ],
+    )
+    cells = {(cell.supervision, cell.variant): cell for cell in expand(read_matrix(path), ROOT)}
+    written = "bonito+constructed:0.5"
+    assert {key[0] for key in cells if key[1]} == {written}
+    assert cells[written, ""].params["supervise"]["source"] == written
+    assert ".bonito-and-constructed-0.5." in cells[written, ""].name
+    after = cells[f"p3 then {written}", ""]
+    assert ".p3-then-bonito-and-constructed-0.5." in after.name
+    assert after.start == cells["p3", ""].name and after.params["supervise"]["source"] == written
+    replayed = cells["tapt+p3:0.1", ""].params["supervise"]
+    assert replayed["rows"] == "rows.parquet" and not cells["tapt+p3:0.1", ""].start
+    assert cells[written, ""].params["supervise"]["rows"] == "supervision/none"
+    assert all(re.fullmatch(r"[A-Za-z0-9.-]{1,80}", cell.name) for cell in cells.values())
+
+
+def test_a_mix_is_named_and_coloured_by_its_sources() -> None:
+    assert label("bonito+constructed:0.5") == "Bonito + claims by rules (0.5)"
+    assert label("p3 then tapt") == "P3 (general) then TAPT (next word)"
+    assert set(SOURCES) == set(NAMES), "a source without a name or colour"
+    colours = {colour(text) for text in (*SOURCES, "bonito+constructed:0.5", "bonito+tapt")}
+    assert len(colours) == len(SOURCES) + 2
+    assert colour("bonito") == colour("p3 then bonito") == NAMES["bonito"][1]
 
 
 def test_every_source_has_the_same_passages_and_the_same_budget(tmp_path: Path) -> None:

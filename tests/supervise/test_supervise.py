@@ -16,17 +16,19 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import WRITTEN
-from tasks.finetune.stage import choose_form, text_examples, tokens_trained
+from tasks.core.rows import PASSAGES
+from tasks.finetune.stage import build_examples, choose_form, text_examples, tokens_trained
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
 from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
+from tasks.lm.prompts import Prompter
 from tasks.lm.training import start_adapter, train
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, instruction_table, passage_table
+from tests.supervise.test_constructed import passages
 
 NONE = str(ROOT / "supervision/none")
 _CONTEXT = "Pump P-{} failed at noon because its seal broke."
@@ -95,7 +97,7 @@ def _made() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     )
 
 
-@pytest.mark.parametrize("source", WRITTEN)
+@pytest.mark.parametrize("source", ["bonito", "prompted"])
 def test_what_a_generator_wrote_goes_through_unchanged(run: Any, source: str) -> None:
     assert run(source) == 0
     assert _made()[0] == instruction_table(6).to_pylist()
@@ -162,6 +164,77 @@ def test_none_is_no_rows(run: Any) -> None:
     assert _made()[0] == []
 
 
+def _construct_from(count: int) -> None:
+    """Put passages in place that claims can be constructed from."""
+    write_table(Path("passages.parquet"), passages(count))
+
+
+def test_a_mix_has_the_rows_of_each_source_in_its_share(run: Any, capsys: Any) -> None:
+    _construct_from(60)
+    assert run("bonito + constructed:0.25", generate={"task_types": ["nli", "exqa"]}) == 0
+    rows, summary = _made()
+    assert rows[:6] == instruction_table(6).to_pylist() and len(rows) == 8
+    assert {row["task_type"] for row in rows[6:]} == {"nli"}
+    assert summary["source"] == "bonito+constructed:0.25"
+    assert summary["by_source"] == {
+        "bonito": {"rows": 6, "by_task_type": {"exqa": 6}},
+        "constructed": {"rows": 2, "rows_wanted": 2, "by_task_type": {"nli": 2}},
+    }
+    assert summary["by_task_type"] == {"exqa": 6, "nli": 2}
+    assert "its share of" not in capsys.readouterr().err
+    assert summary["dropped"]["over_share"] > 50 and "max_rows" not in summary["dropped"]
+    assert run("bonito+constructed:0.25", generate={"task_types": ["nli", "exqa"]}) == 0
+    assert _made()[0] == rows, "another choice with the same seed"
+
+
+def test_a_mix_without_shares_has_all_rows(run: Any) -> None:
+    assert run("bonito+tapt") == 0
+    rows, summary = _made()
+    assert len(rows) == 6 + 9 and summary["dropped"] == {}
+    assert [bool(row["instruction"]) for row in rows] == [True] * 6 + [False] * 9
+
+
+def test_the_most_rows_are_shared_out_as_the_mix_says(run: Any) -> None:
+    assert run("bonito+tapt:0.5", max_rows=8) == 0
+    rows, summary = _made()
+    assert [bool(row["instruction"]) for row in rows] == [True] * 4 + [False] * 4
+    assert summary["dropped"] == {"max_rows": 2, "over_share": 5}
+    assert len({row["row_id"] for row in rows}) == 8
+
+
+def test_too_few_rows_for_a_share_are_all_taken_and_told(run: Any, capsys: Any) -> None:
+    assert run("bonito+tapt:0.75") == 0
+    rows, summary = _made()
+    assert len(rows) == 6 + 9 and summary["dropped"] == {}
+    assert summary["by_source"]["tapt"]["rows"] == 9
+    assert summary["by_source"]["tapt"]["rows_wanted"] == 18
+    assert "tapt: all 9 rows; its share of bonito+tapt:0.75 would be 18" in capsys.readouterr().err
+
+
+def test_rows_of_two_sources_never_have_one_id(run: Any, tmp_path: Path) -> None:
+    training = [{**_item(number), "id": f"row-{number}"} for number in range(4, 12)]
+    assert run("bonito+labelled", _jsonl(tmp_path / "train.jsonl", training)) == 0
+    ids = [row["row_id"] for row in _made()[0]]
+    assert ids[:6] == instruction_table(6)["row_id"].to_pylist()
+    assert ids[6:] == [f"labelled:row-{number}" for number in range(4, 12)]
+    training = [{**_item(number), "id": f"other-{number}"} for number in range(4, 12)]
+    assert run("bonito+labelled", _jsonl(tmp_path / "train.jsonl", training)) == 0
+    assert _made()[0][6]["row_id"] == "other-4", "a name before ids that were unique"
+
+
+def test_a_mix_of_which_one_source_is_empty_is_one_line(run: Any, capsys: Any) -> None:
+    write_table(Path("instructions.parquet"), instruction_table(0))
+    assert run("tapt+bonito:0.5") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "supervise.source bonito gives no row to train on (its input is empty)" in said
+    write_table(Path("instructions.parquet"), instruction_table(2))
+    headings = [row | {"text": "Terms"} for row in passage_table(3).to_pylist()]
+    write_table(Path("passages.parquet"), pa.Table.from_pylist(headings, schema=PASSAGES))
+    assert run("bonito+constructed:0.5", generate={"task_types": ["nli"]}) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no sentence of these passages can be made a claim" in said
+
+
 @pytest.mark.parametrize(
     ("source", "rows", "message"),
     [
@@ -191,7 +264,7 @@ def test_bad_rows_are_one_line(
     assert message in said and not Path("artifacts/supervise").exists()
 
 
-@pytest.mark.parametrize("source", ["none", "tapt", "p3", "labelled"])
+@pytest.mark.parametrize("source", ["none", "tapt", "p3", "labelled", "tapt+constructed:0.5"])
 def test_without_a_generator_generate_and_validate_have_nothing_to_do(
     tmp_path: Path, monkeypatch: Any, make_params: Any, source: str
 ) -> None:
@@ -249,6 +322,18 @@ def test_raw_text_is_trained_on_whole_and_in_pieces(tiny_model: Path) -> None:
     assert text_examples(tokenizer, text, 16)[0].prompt == [tokenizer.bos_token_id]
 
 
+def test_instructions_and_raw_text_of_a_mix_are_trained_on_together(
+    tiny_model: Path, params: Params
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    text = "The pump failed at noon."
+    rows = [{"instruction": "Why?", "response": "A seal."}, {"instruction": "", "response": text}]
+    prompter = Prompter(tokenizer, choose_form(tokenizer, params.finetune, rows, None))
+    examples, dropped = build_examples(rows, prompter, params.finetune)
+    assert [len(example.prompt) > 1 for example in examples] == [True, False]
+    assert dropped.total() == 0
+
+
 def test_prompt_forms_follow_what_the_model_has_seen(
     tiny_model: Path, params: Params, tmp_path: Path
 ) -> None:
@@ -257,13 +342,18 @@ def test_prompt_forms_follow_what_the_model_has_seen(
     assert (
         choose_form(tokenizer, settings, text, None)
         == choose_form(tokenizer, settings, task, None)
+        == choose_form(tokenizer, settings, text + task, None)
         == "chat"
     )
     tokenizer.chat_template = None
     assert choose_form(tokenizer, settings, text, None) == "pretrained", (
         "TAPT on a pretrained model is asked as the model was before"
     )
-    assert choose_form(tokenizer, settings, task, None) == "bonito"
+    assert (
+        choose_form(tokenizer, settings, task, None)
+        == choose_form(tokenizer, settings, text + task, None)
+        == "bonito"
+    )
     (tmp_path / "provenance.json").write_text('{"prompt": "bonito"}')
     assert choose_form(tokenizer, settings, text, tmp_path) == "bonito", (
         "P3, then TAPT: it has learnt the form"
