@@ -20,6 +20,7 @@ STAGES = [
     "ingest",
     "generate",
     "validate",
+    "verify",
     "supervise",
     "finetune",
     "baseline",
@@ -89,11 +90,12 @@ def test_stages_run_in_the_order_of_the_method() -> None:
         "ingest": (),
         "generate": ("ingest",),
         "validate": ("generate",),
-        "supervise": ("ingest", "validate"),
+        "verify": ("ingest", "validate"),
+        "supervise": ("ingest", "verify"),
         "finetune": ("supervise",),
         "baseline": (),
         "evaluate": ("finetune", "baseline"),
-        "register": ("validate", "supervise", "finetune", "evaluate"),
+        "register": ("validate", "verify", "supervise", "finetune", "evaluate"),
     }
 
 

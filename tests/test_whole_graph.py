@@ -55,6 +55,7 @@ def clone(tmp_path: Path, tiny_model: Path) -> Path:
             "near_duplicates": 0.0,
         },
         "generate": {"generator": str(tiny_model), "samples": 1, "shard_rows": 4},
+        "verify": {"reader": str(tiny_model), "engine": "transformers", "answers": 2},
         "finetune": {
             "model": str(tiny_model),
             "max_steps": 4,
@@ -124,7 +125,7 @@ def _dvc(folder: Path, *arguments: str) -> str:
 
 #: A stage's own line, and what DVC prints around it.
 _OURS = re.compile(
-    r"$|\d\d:\d\d:\d\d (ingest|generate|validate|supervise|finetune|baseline|evaluate|register) "
+    r"$|\d\d:\d\d:\d\d (ingest|generate|validate|verify|supervise|finetune|baseline|evaluate|register) "
     r"|Running stage |> python -m tasks\.|(Generating|Updating) lock file|Stage .* skipping"
     r"|\tgit add |To (track|enable) |\tdvc config |Use `dvc push`"
 )
@@ -139,6 +140,7 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
             "ingest",
             "generate",
             "validate",
+            "verify",
             "supervise",
             "finetune",
             "baseline",
@@ -157,6 +159,7 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
     )
     assert (
         summaries["validate"]["rows_kept"]
+        == summaries["verify"]["rows_in"]
         == summaries["supervise"]["rows_in"]
         == summaries["finetune"]["rows_in"]
         > 0

@@ -31,13 +31,14 @@ FILES = (
     ("ingest", "corpus"),
     ("evaluate", "items"),
     ("evaluate", "dataset"),
+    ("verify", "tests"),
     ("supervise", "rows"),
     ("supervise", "prompts"),
     ("finetune", "start"),
     ("baseline", "general"),
 )
 #: Settings that may be a path.
-PATHS = (*FILES, ("generate", "generator"), ("finetune", "model"))
+PATHS = (*FILES, ("generate", "generator"), ("verify", "reader"), ("finetune", "model"))
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 

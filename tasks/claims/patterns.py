@@ -18,7 +18,7 @@ _LISTS = frozenset(
         *("abbreviations", "openers", "unsure", "introductions", "conditions", "auxiliaries"),
         *("participles", "breaks", "quantifiers", "focus", "negations", "months", "weekdays"),
         *("number_words", "scales", "currencies", "bounds", "units", "functional", "titles"),
-        *("opposites", "same", "stopwords"),
+        *("opposites", "same", "stopwords", "pointing"),
     )
 )
 _MAPPINGS = frozenset({"verbs"})
@@ -46,6 +46,10 @@ class Patterns:
     @cached_property
     def unsure(self) -> frozenset[str]:
         return self.words("unsure")
+
+    @cached_property
+    def pointing(self) -> frozenset[str]:
+        return self.words("pointing")
 
     @cached_property
     def bounds(self) -> frozenset[str]:

@@ -63,13 +63,16 @@ def tidy(text: str) -> str:
     return re.sub(r"(\w) ('s|n't)\b", r"\1\2", text).strip()
 
 
-def statements(text: str, patterns: Patterns) -> list[tuple[str, str]]:
-    """Return (sentence, statement) of the passage: plain statements and their cuts."""
+def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tuple[str, str]]:
+    """Return (sentence, statement) of the passage: plain statements and their cuts.
+
+    ``hedged`` also takes what the passage says with a doubt, a condition or a reason.
+    """
     found: list[tuple[str, str]] = []
     for sentence in split_sentences(text, patterns):
         plain = _NUMBERED.sub("", _NOTES.sub("", sentence))
         forms = list(dict.fromkeys([plain, *_cuts(plain, patterns)]))
-        found += [(sentence, form) for form in forms if is_statement(form, patterns)]
+        found += [(sentence, form) for form in forms if is_statement(form, patterns, hedged)]
     return list(dict.fromkeys(found))
 
 
@@ -108,7 +111,7 @@ def _starts_clause(word: str, patterns: Patterns) -> bool:
     )
 
 
-def is_statement(sentence: str, patterns: Patterns) -> bool:
+def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> bool:
     """Tell whether a sentence can be judged alone: complete, plain, of no other sentence."""
     words = WORD.findall(sentence)
     if not (_LEAST <= len(words) <= _MOST and sentence.endswith(".")):
@@ -116,7 +119,8 @@ def is_statement(sentence: str, patterns: Patterns) -> bool:
     if not (sentence[0].isupper() or sentence[0].isdigit()) or _MARKS.search(sentence):
         return False
     lower = [word.lower() for word in words]
-    if lower[0] in patterns.openers or set(lower) & patterns.unsure or _OTHERS.match(sentence):
+    refused = patterns.pointing if hedged else patterns.pointing | patterns.unsure
+    if lower[0] in patterns.openers or set(lower) & refused or _OTHERS.match(sentence):
         return False
     if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
         return False

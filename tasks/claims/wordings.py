@@ -39,6 +39,7 @@ class Family(Section):
 class Wordings(Section):
     """A file of wordings: families by task type."""
 
+    exqa: tuple[str, ...] = Field(min_length=1)
     nli: tuple[Family, ...] = Field(min_length=1)
     te: tuple[Family, ...] = Field(min_length=1)
     ynqa: tuple[Family, ...] = Field(min_length=1)
@@ -53,6 +54,11 @@ class Wordings(Section):
 def load_wordings(path: Path = WORDINGS) -> Wordings:
     """Read a file of wordings; an unknown slot or a family that lacks a label is an error."""
     wordings: Wordings = load_params(path, Wordings)
+    for wording in wordings.exqa:
+        if sorted(_SLOT.findall(wording)) != ["context", "question"]:
+            raise PipelineError(
+                f"{path}: exqa: {wording!r} needs {PLACEHOLDER} and {{{{question}}}}, each once"
+            )
     for task_type in ("nli", "te", "ynqa"):
         for family, wording in wordings.of(task_type):
             slots = _SLOT.findall(wording)
@@ -72,6 +78,11 @@ def load_wordings(path: Path = WORDINGS) -> Wordings:
                     f"{path}: {task_type}: a family lacks a label ({family.labels})"
                 )
     return wordings
+
+
+def span_instruction(wording: str, question: str, context: str) -> str:
+    """Return the instruction of a question whose answer is a span of the passage."""
+    return fill(wording.replace("{{question}}", question), context)
 
 
 def instruction(wording: str, claim: str, context: str, patterns: Patterns) -> str:

@@ -118,8 +118,12 @@ def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...
         return ()
     inside = [tuple(each for each in family if each in choices) for family in families]
     found = next((family for family in inside if len(family) > 1), ())
-    if not found:
-        found = tuple(sorted(choices)) if choices else next(iter(families), ())
+    if not found and choices:
+        found = tuple(sorted(choices))
+    elif not choices:
+        usual = TASK_TYPES[values["task_type"]].labels
+        family = min(families, key=len, default=())
+        found = tuple(each for each in family if each in usual or not usual)
     capital = values["response"][:1].isupper()
     return tuple(each[:1].upper() + each[1:] if capital else each for each in found)
 

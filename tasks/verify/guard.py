@@ -114,14 +114,14 @@ def construct_tests(
     return rows
 
 
-def test_labels(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
+def check_labels(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
     """Return the test of a label type; chance is always giving the commonest label."""
     golds, answers = [gold.lower() for gold in golds], [answer.lower() for answer in answers]
     right = sum(gold == answer for gold, answer in zip(golds, answers, strict=True))
     return Test(source, len(golds), right, max(Counter(golds).values()) / len(golds))
 
 
-def test_answers(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
+def check_answers(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
     """Return the test of answers; chance is agreeing with the gold answer of another row."""
     half = len(golds) // 2  # the next row is often of the same passage
     others = [*golds[half:], *golds[:half]]

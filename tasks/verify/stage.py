@@ -14,7 +14,7 @@ from typing import Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.parquet import TableWriter, read_table
-from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, WRITTEN, require
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, require
 from tasks.core.stage import Stage, run_stage
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask
 from tasks.verify.guard import (
@@ -22,10 +22,10 @@ from tasks.verify.guard import (
     OWN_ROWS,
     PEOPLE,
     Test,
+    check_answers,
+    check_labels,
     construct_tests,
     read_tests,
-    test_answers,
-    test_labels,
 )
 from tasks.verify.judging import (
     Decision,
@@ -50,7 +50,7 @@ def verify(stage: Stage) -> None:
     """
     params = stage.params.verify
     rows = Rows.of(stage)
-    if stage.params.supervise.source not in WRITTEN or params.reader == NONE:
+    if not stage.params.supervise.mix.generator or params.reader == NONE:
         return _write(stage, ((row, Decision(row.values["response"])) for row in rows), {})
     reader = Reader.of(params)
     answered = ask(stage, reader, _read_tests(stage, rows), rows)
@@ -103,7 +103,7 @@ def _test(pairs: list[Pair]) -> Test:
     source = pairs[0][0].values.get("source", OWN_ROWS)
     golds = [row.values["response"] for row, _ in pairs]
     words = [_word(row, answer, prior) for row, answer in pairs]
-    test = test_labels if pairs[0][0].kind == "labels" else test_answers
+    test = check_labels if pairs[0][0].kind == "labels" else check_answers
     return test(source, golds, [word.answer for word in words])
 
 

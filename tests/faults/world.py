@@ -28,6 +28,7 @@ STAGES = (
     "ingest",
     "generate",
     "validate",
+    "verify",
     "supervise",
     "finetune",
     "baseline",
@@ -39,9 +40,15 @@ INPUTS: dict[str, dict[str, str]] = {
     "ingest": {"corpus": "corpus", "evaluation": "items.jsonl"},
     "generate": {"passages": "artifacts/ingest/passages.parquet"},
     "validate": {"predictions": "artifacts/generate/predictions.parquet"},
-    "supervise": {
+    "verify": {
         "passages": "artifacts/ingest/passages.parquet",
         "instructions": "artifacts/validate/instructions.parquet",
+        "quarantine": "artifacts/validate/quarantine.parquet",
+        "tests": "supervision/none",
+    },
+    "supervise": {
+        "passages": "artifacts/ingest/passages.parquet",
+        "instructions": "artifacts/verify/instructions.parquet",
         "rows": "supervision/none",
         "items": "items.jsonl",
     },
@@ -60,6 +67,7 @@ INPUTS: dict[str, dict[str, str]] = {
         "adapter": "artifacts/finetune",
         "evaluation": "artifacts/evaluate",
         "instructions": "artifacts/validate",
+        "verification": "artifacts/verify",
         "supervision": "artifacts/supervise",
     },
 }
@@ -195,6 +203,12 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "workers": 1,
         },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
+        "verify": {
+            "reader": str(model),
+            "engine": "transformers",
+            "answers": 2,
+            "shard_rows": 4,
+        },
         "finetune": {
             "model": str(model),
             "max_steps": 12,

@@ -1,0 +1,162 @@
+"""What the reader's answers say about a row."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks.core.data_params import Verify
+from tasks.scoring.intervals import wilson
+from tasks.verify.asking import choices_of
+from tasks.verify.guard import check_answers, check_labels, construct_tests, read_tests
+from tasks.verify.judging import (
+    Decision,
+    Prior,
+    decide,
+    drop_duplicates,
+    grounding,
+    is_sound,
+    keep_best,
+    weigh_answers,
+    weigh_labels,
+)
+from tests.supervise.test_constructed import passages
+
+_PASSAGE = "The tee weighed 2.9 tonnes. Crew 4 closed the valve at noon on 3 May."
+
+
+def _settings(**given: Any) -> Verify:
+    values = {"reader": "r", "answers": 4, "min_agreement": 0.75, "min_grounding": 0.3, "seed": 1}
+    return Verify.model_validate(values | given)
+
+
+def _row(question: str = "How heavy was the tee?", response: str = "2.9 tonnes") -> dict[str, Any]:
+    return {
+        "row_id": "a",
+        "passage_id": "p",
+        "task_type": "exqa",
+        "context": _PASSAGE,
+        "instruction": f"{_PASSAGE}\n\n{question}",
+        "response": response,
+    }
+
+
+def test_agreement_is_the_share_of_answers_that_are_the_same_but_for_details() -> None:
+    word = weigh_answers("2.9 tonnes", ["The 2.9 tonnes.", "2.9 tonnes", "noon", "3 May"])
+    assert (word.agreement, word.certainty) == (0.5, 0.5)
+    word = weigh_answers("2.9 tonnes", ["noon", "at noon", "noon", "2.9 tonnes"])
+    assert (word.agreement, word.answer, word.certainty) == (0.25, "noon", 0.75)
+
+
+def test_a_prior_takes_out_what_the_reader_says_anyway() -> None:
+    """A reader that prefers yes everywhere still tells which rows are more of a yes than others."""
+    row = SimpleNamespace(choices=("yes", "no"))
+    answers = [{"scores": [-0.1 - 0.02 * place, -3.0]} for place in range(40)]
+    prior = Prior((row, answer) for answer in answers).of(("yes", "no"))
+    assert sum(prior) == pytest.approx(1) and prior[0] > 0.8
+    first, last = (weigh_labels("no", row.choices, a["scores"], prior) for a in answers[::39])
+    assert first.answer == "yes" and last.answer == "no"
+    assert last.agreement > 0.5 > first.agreement
+    assert Prior([]).of(("yes", "no")) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "share"),
+    [
+        ("How much did the tee weigh?", "2.9 tonnes", 1 / 2),
+        ("What is the length of the bellows?", "2.9 tonnes", 0.0),
+        ("Who closed the valve?", "crew 4", 1.0),
+        ("Who closed the valve?", "nobody", 0.0),
+        ("Summarise it.", "noon", 1.0),
+    ],
+)
+def test_grounding_looks_for_the_questions_words_beside_the_answer(
+    question: str, answer: str, share: float
+) -> None:
+    assert grounding(f"{_PASSAGE}\n\n{question}", _PASSAGE, answer) == pytest.approx(share)
+
+
+def test_a_row_is_kept_dropped_or_takes_the_answer() -> None:
+    agreed = decide(_row(), weigh_answers("2.9 tonnes", ["2.9 tonnes"] * 4), False, _settings())
+    assert (agreed.reasons, agreed.origin, agreed.agreement) == ([], "written", 1.0)
+    row = _row(response="noon")
+    word = weigh_answers("noon", ["2.9 tonnes"] * 4)
+    assert decide(row, word, False, _settings()).reasons == ["reader_disagrees"]
+    taken = decide(row, word, False, _settings(adopt=True))
+    assert (taken.response, taken.origin, taken.reasons) == ("2.9 tonnes", "adopted", [])
+    assert decide(row, word, True, _settings()).origin == "repaired"
+    unsure = weigh_answers("noon", ["2.9 tonnes", "3 May", "noon", "Crew 4"])
+    assert decide(row, unsure, True, _settings()).reasons == ["not_repaired"]
+    assert decide(row, None, False, _settings()).agreement is None
+    assert decide(row, None, True, _settings()).reasons == ["not_repaired"]
+
+
+def test_a_question_about_something_else_is_no_row() -> None:
+    row = _row("What is the length of the bellows?")
+    word = weigh_answers("2.9 tonnes", ["2.9 tonnes"] * 4)
+    assert decide(row, word, False, _settings()).reasons == ["question_not_about_answer"]
+    assert decide(row, word, False, _settings(min_grounding=0.0)).reasons == []
+
+
+def test_an_answer_that_is_taken_has_the_form_of_a_response() -> None:
+    instruction = f"{_PASSAGE}\n\nWhat weighed 2.9 tonnes?"
+    assert is_sound("exqa", instruction, _PASSAGE, "The tee")
+    assert not is_sound("exqa", instruction, _PASSAGE, "2.9 tonnes")
+    assert not is_sound("exqa", instruction, _PASSAGE, "a crane")
+    assert is_sound("qa", instruction, _PASSAGE, "a crane") and not is_sound("qa", "", "", " ")
+
+
+def test_the_best_rows_of_a_passage_stay_and_a_repeated_one_goes() -> None:
+    def pair(row_id: str, agreement: float | None, origin: str = "written") -> Any:
+        decision = Decision("2.9 tonnes", agreement, origin=origin)
+        return _row() | {"row_id": row_id}, decision
+
+    pairs = [pair("c", 0.8), pair("b", 1.0), pair("a", 1.0), pair("d", None)]
+    keep_best(pairs, 1)
+    assert [row["row_id"] for row, each in pairs if not each.reasons] == ["a", "d"]
+    pairs = [pair("a", 1.0), pair("b", 1.0, "repaired"), pair("c", 1.0, "adopted")]
+    drop_duplicates(pairs)
+    assert [each.reasons for _, each in pairs] == [[], ["duplicate"], ["duplicate"]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "response", "choices"),
+    [
+        ("Is it so? Yes, no or maybe?", "No", ("Yes", "No", "Maybe")),
+        ("True, false, or inconclusive: it broke.", "true", ("true", "false", "inconclusive")),
+        ("Is it so?", "no", ("yes", "no", "maybe")),
+        ("Yes or no?", "perhaps so", ()),
+    ],
+)
+def test_choices_are_the_labels_that_the_instruction_offers(
+    asked: str, response: str, choices: tuple[str, ...]
+) -> None:
+    values = _row(asked, response) | {"task_type": "ynqa"}
+    assert sorted(choices_of(values, frozenset())) == sorted(choices)
+
+
+def test_a_reader_has_to_beat_chance_by_the_interval() -> None:
+    golds = [str(number) for number in range(40)]
+    right = check_answers("rows", golds, golds)
+    assert right.passed and right.right == 40 and right.chance == 0
+    assert not check_answers("rows", golds, ["7"] * 40).passed
+    assert not check_answers("rows", golds[:9], golds[:9]).passed, "too few rows"
+    labels = ["yes", "no"] * 30
+    assert check_labels("claims", labels, labels).passed
+    assert not check_labels("claims", labels, ["yes"] * 60).passed
+    assert check_labels("claims", labels, ["Yes"] * 60).chance == 0.5
+
+
+def test_claims_of_the_corpus_test_label_types() -> None:
+    rows = construct_tests(passages(), ["exqa", "ynqa"], 10, 1)
+    assert {row["task_type"] for row in rows} == {"ynqa"} and 0 < len(rows) <= 10
+    assert construct_tests(passages().slice(0, 0), ["nli"], 10, 1) == []
+    assert read_tests(None, ["nli"], 10, 1) == []
+
+
+def test_wilson_is_the_textbooks() -> None:
+    low, high = wilson(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert wilson(0, 0) == (0.0, 1.0) and wilson(0, 9)[0] == 0.0

@@ -1,0 +1,311 @@
+"""Stage verify: what a reader disagrees with is not kept, nothing is lost, and work resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tasks.core.files import read_json, sha256_file
+from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import INSTRUCTIONS, QUARANTINE
+from tasks.lm.engine import Completion
+from tasks.lm.models import load_tokenizer
+from tasks.verify import reader
+from tasks.verify import stage as verify
+from tasks.verify.guard import construct_tests
+from tests.conftest import ROOT
+from tests.supervise.test_constructed import passages
+
+_COUNT = 30
+
+
+def _row(number: int, kind: str = "exqa", response: str = "") -> dict[str, Any]:
+    context = f"Pump P-{number} failed at {number} past noon because seal-{number} broke."
+    asked = {
+        "exqa": f"Question: What broke in P-{number}?",
+        "ynqa": f"Did P-{number} fail? Yes or no?",
+        "summarization": "Sum it up in a few words.",
+    }[kind]
+    return {
+        "row_id": f"{kind}-{number:03d}",
+        "passage_id": f"{number:016x}",
+        "document": "report.md",
+        "task_type": kind,
+        "context": context,
+        "instruction": f"{context}\n\n{asked}",
+        "response": response or f"seal-{number}",
+    }
+
+
+class RuleReader:
+    """Answers with the seal of the passage; every fifth passage is answered wrongly."""
+
+    def __init__(self, model: Path | str, die_after: int | None = None) -> None:
+        self.tokenizer = load_tokenizer(str(model))
+        self.calls, self.die_after = 0, die_after
+
+    def generate(self, prompts: Any, sampling: Any, seeds: Sequence[int]) -> list[Completion]:
+        if self.calls == self.die_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return [self.answer(self.tokenizer.decode(prompt)) for prompt in prompts]
+
+    def answer(self, prompt: str) -> Completion:
+        number = prompt.split("because seal-")[1].split(maxsplit=1)[0]
+        return Completion("noon" if int(number) % 5 == 0 else f"seal-{number}", 3, True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_model: Path) -> Any:
+    """Return a function that runs the stage on rows with settings and returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+    made: list[RuleReader] = []
+
+    def open_engine(kind: str, model: Path | str, *_: Any, **__: Any) -> RuleReader:
+        made.append(RuleReader(model, call.die_after))  # type: ignore[attr-defined]
+        return made[-1]
+
+    def call(
+        rows: Sequence[dict[str, Any]] = (),
+        quarantine: Sequence[dict[str, Any]] = (),
+        source: str = "bonito",
+        out: str = "artifacts/verify",
+        **settings: Any,
+    ) -> int:
+        if call.fake:  # type: ignore[attr-defined]
+            monkeypatch.setattr(reader, "open_engine", open_engine)
+        write_table(Path("passages.parquet"), passages())
+        rows = rows or [_row(number) for number in range(_COUNT)]
+        write_table(Path("rows.parquet"), pa.Table.from_pylist(list(rows), schema=INSTRUCTIONS))
+        write_table(
+            Path("quarantine.parquet"), pa.Table.from_pylist(list(quarantine), schema=QUARANTINE)
+        )
+        params = make_params(
+            supervise={"source": source},
+            verify={
+                **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
+                **{"tests": str(ROOT / "supervision/none"), "shard_rows": 8},
+                **settings,
+            },
+        )
+        inputs = {"instructions": "rows", "quarantine": "quarantine", "passages": "passages"}
+        arguments = [
+            part for name, file in inputs.items() for part in (f"--{name}", f"{file}.parquet")
+        ]
+        return verify.main(["--params", str(params), *arguments, "--out", out])
+
+    call.die_after, call.fake, call.made = None, True, made  # type: ignore[attr-defined]
+    return call
+
+
+def _made(out: str = "artifacts/verify") -> tuple[list[dict[str, Any]], list[dict[str, Any]], Any]:
+    folder = Path(out)
+    return (
+        read_table(folder / "instructions.parquet").to_pylist(),
+        read_table(folder / "quarantine.parquet").to_pylist(),
+        read_json(folder / "summary.json"),
+    )
+
+
+def test_rows_that_the_reader_disagrees_with_are_kept_apart_with_both_answers(run: Any) -> None:
+    assert run() == 0
+    kept, dropped, summary = _made()
+    assert len(kept) == 24 and {row["agreement"] for row in kept} == {1.0}
+    assert [row["reasons"] for row in dropped] == [["reader_disagrees"]] * 6
+    assert (dropped[1]["response"], dropped[1]["answer"]) == ("seal-5", "noon")
+    assert summary["dropped"] == {"reader_disagrees": 6} and summary["agreed"] == 0.8
+    assert read_json(Path("artifacts/verify/metrics.json")) == {"agreed": 0.8}
+    page = Path("artifacts/verify/report.html").read_text()
+    assert "Agreed by the reader" in page and "80.0 %" in page and "reader_disagrees" in page
+
+
+@pytest.mark.parametrize(("source", "name"), [("bonito", "none"), ("tapt", "")])
+def test_without_a_reader_all_rows_pass_unjudged(run: Any, source: str, name: str) -> None:
+    assert run(source=source, **({"reader": name} if name else {})) == 0
+    kept, dropped, summary = _made()
+    assert len(kept) == _COUNT and not dropped and {row["agreement"] for row in kept} == {None}
+    assert summary["agreed"] is None and not run.made
+    assert "not judged" in Path("artifacts/verify/report.html").read_text()
+
+
+def test_a_reader_that_is_no_better_than_chance_judges_nothing(
+    run: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RuleReader, "answer", lambda *_: Completion("noon", 1, True))
+    assert run() == 0
+    kept, _, summary = _made()
+    assert len(kept) == _COUNT and {row["agreement"] for row in kept} == {None}
+    assert "exqa is not judged" in capsys.readouterr().err
+    assert not summary["reader"]["exqa"]["passed"]
+    assert "does not beat chance" in Path("artifacts/verify/report.html").read_text()
+
+
+def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> None:
+    assert run(out="whole") == 0
+    assert run.made[0].calls == 4
+    import shutil
+
+    shutil.rmtree(".work")
+    run.die_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    run.die_after = None
+    assert run() == 0
+    assert run.made[2].calls == 2
+    for name in ("instructions.parquet", "quarantine.parquet", "summary.json", "report.html"):
+        assert sha256_file(Path("whole") / name) == sha256_file(Path("artifacts/verify") / name)
+    assert run(min_agreement=0.4) == 0
+    assert len(run.made) == 3, "another threshold asks nothing again"
+
+
+def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: Any) -> None:
+    wrong = [
+        _row(31) | {"response": "seal-30", "reasons": ["answer_in_passage"]},
+        _row(35) | {"response": "seal-30", "reasons": ["answer_in_passage"]},
+        _row(36) | {"response": "seal-36", "reasons": ["question_present"]},
+        _row(1) | {"row_id": "again", "response": "oil", "reasons": ["answer_in_passage"]},
+    ]
+    assert run(quarantine=wrong, repair=True, min_grounding=0.0) == 0
+    kept, _, summary = _made()
+    assert [(row["response"], row["origin"]) for row in kept if row["row_id"] == "exqa-031"] == [
+        ("seal-31", "repaired")
+    ]
+    assert summary["rows_in"] == _COUNT + 3, "a bad question cannot be mended"
+    assert summary["dropped"]["duplicate"] == 1
+    counts = summary["by_task_type"]["exqa"]
+    assert (counts["repaired"], counts["from_quarantine"], counts["judged"]) == (2, 3, _COUNT)
+    assert summary["agreed"] == 0.8, "repaired rows do not count as agreed"
+
+
+def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader ranks the right label first, then the same one always."""
+    rows = [_row(number, "ynqa", "Yes" if number % 3 else "No") for number in range(_COUNT)]
+    claims = {
+        row["instruction"]: row["response"] for row in construct_tests(passages(), ["ynqa"], 120, 1)
+    }
+    right = claims | {row["instruction"]: "No" for row in rows[::2]}
+    monkeypatch.setattr(reader, "_ranker", lambda _: lambda shard: _ranked(shard, right))
+    assert run(rows) == 0
+    kept, dropped, summary = _made()
+    test = summary["reader"]["ynqa"]
+    assert (test["source"], test["passed"]) == ("claims", True)
+    agreed = {number for number in range(_COUNT) if bool(number % 3) == bool(number % 2)}
+    assert {row["row_id"] for row in kept} == {f"ynqa-{number:03d}" for number in agreed}
+    assert len(dropped) == _COUNT - len(agreed)
+    assert {(row["response"], row["answer"]) for row in dropped} == {("Yes", "No"), ("No", "Yes")}
+    monkeypatch.setattr(reader, "_ranker", lambda _: lambda shard: _ranked(shard, {}))
+    assert run(rows, seed=2) == 0
+    kept, _, summary = _made()
+    assert len(kept) == _COUNT and not summary["reader"]["ynqa"]["passed"]
+    assert summary["agreed"] is None
+
+
+def _ranked(shard: Sequence[reader.Asked], right: dict[str, str]) -> pa.Table:
+    """Give the right label of a known instruction, else the first choice, nearly all weight."""
+    rows = [
+        {
+            "row_id": row.row_id,
+            "answers": [],
+            "scores": [
+                0.0
+                if choice.lower() == right.get(row.instruction, row.choices[0]).lower()
+                else -9.0
+                for choice in row.choices
+            ],
+        }
+        for row in shard
+    ]
+    return pa.Table.from_pylist(rows, schema=reader.ANSWERED)
+
+
+def test_types_without_an_answer_pass_and_are_not_read(run: Any) -> None:
+    rows = [_row(number, "summarization", "A pump failed.") for number in range(3)]
+    assert run(rows) == 0
+    kept, _, summary = _made()
+    assert len(kept) == 3 and summary["reader"] == {} and not run.made
+
+
+def test_a_real_model_reads_and_ranks(run: Any, tiny_model: Path) -> None:
+    """The random model's word is worth nothing, which the test of the reader finds out."""
+    run.fake = False
+    rows = [_row(number) for number in range(24)]
+    rows += [_row(number, "ynqa", "Yes" if number % 2 else "No") for number in range(24)]
+    assert run(rows, engine="transformers", max_tokens=4) == 0
+    _, _, summary = _made()
+    assert summary["rows_kept"] == 48 and summary["reader"].keys() == {"exqa", "ynqa"}
+
+
+def test_a_reader_behind_an_address_is_asked_for_text(run: Any) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = body["messages"][0]["content"]
+            number = text.split("because seal-")[1].split()[0]
+            answer = {"message": {"content": f"seal-{number}"}, "finish_reason": "stop"}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [answer]}).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    assert run(reader="some-7b", address=address) == 0
+    server.shutdown()
+    server.server_close()
+    assert _made()[2]["agreed"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reader": "./nothing-here"}, "verify.reader: model './nothing-here' is neither"),
+        ({"address": "http://127.0.0.1:1/v1"}, "no usable chat completion"),
+        ({"address": "http://127.0.0.1:1/v1", "workers": 2}, "set one of the two"),
+        ({"tests": "absent.parquet"}, "absent.parquet does not exist"),
+        ({"tests": "rows.parquet", "reader": "./x"}, "verify.reader"),
+        ({"tests": "broken.parquet"}, "verify.tests: broken.parquet cannot be read"),
+        ({"tests": "short.parquet"}, "verify.tests: short.parquet has no column 'task_type'"),
+        ({"min_agreement": 1.5}, "verify.min_agreement"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run: Any, capsys: Any, tmp_path: Path, settings: Any, message: str
+) -> None:
+    (tmp_path / "broken.parquet").write_text("no")
+    write_table(tmp_path / "short.parquet", pa.table({"row_id": ["a"]}))
+    assert run(**settings) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not Path("artifacts/verify").exists()
+
+
+def test_when_nothing_is_kept_the_run_ends_and_says_where_to_look(run: Any, capsys: Any) -> None:
+    rows = [_row(number) for number in range(_COUNT)]
+    for row in rows:
+        row["instruction"] = f"{row['context']}\n\nWhich pipe leaked?"
+    assert run(rows, min_grounding=1.0) == 2
+    error = capsys.readouterr().err
+    assert "none of 30 rows is kept" in error and "question_not_about_answer': 24" in error
+    assert not Path("artifacts/verify").exists()
+
+
+def test_the_best_rows_of_a_passage_and_type_are_kept(run: Any) -> None:
+    twice = [
+        _row(number) | {"row_id": f"{turn}-{number}"} for number in range(25) for turn in range(2)
+    ]
+    assert run(twice, keep_per_passage=1) == 0
+    kept, _, summary = _made()
+    assert [row["row_id"][:2] for row in kept] == ["0-"] * 20
+    assert summary["dropped"] == {"not_best_of_passage": 20, "reader_disagrees": 10}
