@@ -120,7 +120,7 @@ def questions_of(statement: str, passage: str, patterns: Patterns) -> list[Asked
     found = [*_of_subject(subject, rest, spans, patterns)]
     for span in spans:
         behind = span.start >= verb.end() and not _INSIDE.search(statement[verb.end() : span.start])
-        if behind and not is_bound(statement, span, patterns):
+        if behind and (span.kind == "name" or not is_bound(statement, span, patterns)):
             found += _of_rest(statement, span, passage, patterns)
     return found
 
@@ -132,7 +132,7 @@ def _of_subject(subject: str, rest: str, spans: Sequence[Span], patterns: Patter
         return []
     counted = _TOTAL.sub("", subject)
     number = re.match(r"(?P<number>[\d.,]+|[A-Za-z-]+) (?P<noun>[a-z].*)", counted)
-    values = {span.number.lower() for span in spans if span.kind == "quantity"}
+    values = {span.number for span in spans if span.kind == "quantity"} | {*patterns.number_words}
     if number and number["number"].lower() in values:
         return [Asked(f"How many {number['noun']} {rest}?", number["number"], "count")]
     if re.search(r"\d", subject) or rest.split(maxsplit=1)[0] in ("are", "were", "have"):
@@ -188,7 +188,7 @@ def _how_many(inner: str, span: Span, patterns: Patterns) -> list[Asked]:
     if before in _PREPOSITIONS.split("|"):
         if match["after"] == " " and whole[1].startswith(" of"):
             return []
-        return [Asked(f"{before.capitalize()} {things} {' '.join(whole)}", answer, "quantity")]
+        return [Asked(f"{before.capitalize()} {things} {''.join(whole)}", answer, "quantity")]
     if before not in _NOT_BEFORE and before.isalpha():
         kept = inner[: match.end("before")], inner[match.end() :]
         return [Asked(f"How many {span.unit} {''.join(kept)}", answer, "quantity")]
