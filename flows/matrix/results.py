@@ -29,7 +29,7 @@ from tasks.core.parquet import read_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.scoring.f1 import Scored, scored_of
-from tasks.tracking.registry import tapt_metrics
+from tasks.tracking.registry import gain_metrics
 
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")
@@ -176,7 +176,8 @@ def measure_gains_over_tapt(
         change = measure_difference([scores.scored], others, scores.draws)
         # The name that register uses: the run's other keys end with it.
         dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name
-        gains[cell.name] = tapt_metrics(dataset, change["f1"], change["f1_low"], change["f1_high"])
+        bounds = (change[name] for name in ("f1", "f1_low", "f1_high"))
+        gains[cell.name] = gain_metrics("tapt", dataset, *bounds)
     return gains
 
 

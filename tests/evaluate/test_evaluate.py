@@ -471,6 +471,45 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert isinstance(answer[0], str)
 
 
+def test_register_says_what_a_run_adds_to_its_start(
+    start: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here nothing: the training is one step that moves no weight."""
+    import mlflow
+
+    validated = instructions.parent / "validated"
+    validated.mkdir()
+    (validated / "report.html").write_text("<p>report</p>")
+    params = _finetune(
+        make_params,
+        tiny_model,
+        instructions,
+        "privacy",
+        start=str(start),
+        max_steps=1,
+        learning_rate=1e-12,
+        prompt="bonito",
+    )
+    assert _evaluate(params) == 0 and _register(params, instructions) == 0
+    told = read_json(Path("artifacts/register/registration.json"))
+    f1 = read_json(Path("artifacts/evaluate/scores.json"))["start"]["f1"]
+    line = (
+        f"version 1: +0.0 F1 [+0.0, +0.0] against its start alone, which has {f1:.1f}: "
+        "not above zero"
+    )
+    assert told["over_start"] == line and line in capsys.readouterr().err
+    client = mlflow.MlflowClient()
+    assert client.get_model_version(told["model_name"], "1").description == line
+    metrics = client.get_run(told["run_id"]).data.metrics
+    assert metrics["f1_start/privacy"] == f1 == metrics["f1/privacy"]
+    gains = [metrics[f"gain_start{end}/privacy"] for end in ("", "_low", "_high")]
+    assert gains == [0.0, 0.0, 0.0]
+
+
 def test_the_alias_follows_the_interval() -> None:
     assert (
         Comparison("x", 3.0, 0.1, 6.0).alias == "champion"
