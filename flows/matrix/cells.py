@@ -18,6 +18,8 @@ from tasks.core.params import parse_params
 from tasks.scoring.datasets import load_dataset, load_items
 
 NOTHING = "supervision/none"
+#: Supervision of the cell that scores ``finetune.start`` as it is (``supervise.source`` none).
+START = "start"
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,6 @@ def _cell(
     variant: Variant | None,
     start: str = "",
 ) -> Cell:
-    name = _name(matrix.name, model, dataset.name, source, rows, seed, variant)
     profiles = f"{matrix.profile},{dataset.profile}"
     params, _ = read_layers(main / "params.yaml", profile_files(main / "profiles", profiles))
     last = source.rpartition("+")[2]
@@ -142,12 +143,16 @@ def _cell(
     ):
         params = overlay(params, over)
     params = _lists(params)
+    # Trained on nothing, a cell with a starting point shows that point alone.
+    begins = params["finetune"]["start"] != NOTHING
+    supervision = START if source == "none" and begins else source
+    name = _name(matrix.name, model, dataset.name, supervision, rows, seed, variant)
     parse_params(params, f"cell {name}")
     return Cell(
         name,
         model,
         dataset.name,
-        source,
+        supervision,
         rows,
         seed,
         variant.name if variant else "",

@@ -188,4 +188,3 @@ def _measure_template(
 
 def _majority(dataset: Dataset, items: list[Item]) -> float:
     return round_points(majority_f1([item.gold for item in items], len(dataset.labels)))
-
