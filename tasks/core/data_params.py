@@ -207,7 +207,7 @@ class Supervise(Section):
         description=(
             "bonito, prompted: what generate wrote; tapt: the raw passages, next-word; p3, "
             "labelled: supervise.rows; constructed: claims made from the passages by rules; "
-            "none: no training (zero-shot)"
+            "none: no training (zero-shot, or finetune.start alone)"
         )
     )
     rows: str = Field(

@@ -87,7 +87,7 @@ def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
     if "start" not in scores:
         return None
     gain = scores["gain_over_start"]
-    opponent = f"its start alone, which has {scores['start']['f1']:.1f}"
+    opponent = f"its start alone ({scores['start']['f1']:.1f})"
     return Comparison(opponent, gain["f1"], gain["f1_low"], gain["f1_high"])
 
 

@@ -497,10 +497,7 @@ def test_register_says_what_a_run_adds_to_its_start(
     assert _evaluate(params) == 0 and _register(params, instructions) == 0
     told = read_json(Path("artifacts/register/registration.json"))
     f1 = read_json(Path("artifacts/evaluate/scores.json"))["start"]["f1"]
-    line = (
-        f"version 1: +0.0 F1 [+0.0, +0.0] against its start alone, which has {f1:.1f}: "
-        "not above zero"
-    )
+    line = f"version 1: +0.0 F1 [+0.0, +0.0] against its start alone ({f1:.1f}): not above zero"
     assert told["over_start"] == line and line in capsys.readouterr().err
     client = mlflow.MlflowClient()
     assert client.get_model_version(told["model_name"], "1").description == line
