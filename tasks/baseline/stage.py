@@ -17,7 +17,6 @@ from tasks.core.rows import EVALUATIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form
-from tasks.lm.training import start_adapter
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
 
 
@@ -52,8 +51,11 @@ def _models(target: Finetune, start: Path) -> list[Scoreable]:
     asked: list[tuple[str, Path | None, str]] = [
         ("zero_shot", None, prompt_form(tokenizer, target.prompt, adapted=False))
     ]
-    if adapter := start_adapter(target, start):
-        asked.append(("start", adapter, _start_form(tokenizer, target, adapter)))
+    if not start.is_file():
+        # Its import takes seconds, which a baseline without a start saves.
+        from tasks.lm.training import start_adapter
+
+        asked.append(("start", start_adapter(target, start), _start_form(tokenizer, target, start)))
     return [
         Scoreable(
             name,
