@@ -53,7 +53,7 @@ repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 runs: setup ## every run with its F1 and the settings that differ
-	@$(BIN)/dvc exp show --no-pager --only-changed --drop '.*/' --keep '^(f1|gain|zero_shot|yield)'
+	@$(BIN)/dvc exp show --no-pager --only-changed --drop '.*/|start_gain_' --keep '^(f1|gain|start(_gain)?$$|zero_shot|yield)'
 
 matrix: data ## compare supervision sources: a matrix file and its report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.matrix $(MATRIX)

@@ -13,10 +13,11 @@ from tests.toy import dvc, environment, make_toy
 
 _SCREEN = 160
 _METRICS = ["f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high", "yield"]
+_START = ["start", "start_gain", "start_gain_low", "start_gain_high"]
 #: What the toy's stages leave for DVC, with the names and the places of the real ones.
 _WRITE = """
     if stage.name == "validate":
-        names = {names}
+        names = {names} + ({start} if stage.params.generate.temperature > 0.8 else [])
         write_json(stage.out / "metrics.json", {{name: 12.34 for name in names}})
         write_text(stage.out / "loss.csv", "step,loss\\n1,2.0\\n")
 """
@@ -32,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = stage.read_text()
     marker = '    if stage.name == "generate":\n'
     assert marker in code
-    stage.write_text(code.replace(marker, _WRITE.format(names=_METRICS) + marker, 1))
+    stage.write_text(code.replace(marker, _WRITE.format(names=_METRICS, start=_START) + marker, 1))
     graph = root / "dvc.yaml"
     graph.write_text(graph.read_text().replace("generate/metrics.json", "validate/metrics.json"))
     with graph.open("a") as file:
@@ -84,3 +85,18 @@ def test_runs_are_compared_by_their_metrics_and_what_differs(root: Path) -> None
     assert "generate.temperature" in table and "0.75" in table
     assert "generate.seed" not in table and "tasks/" not in table
     assert "!" not in table
+
+
+def test_a_run_with_a_start_stands_beside_one_without(root: Path) -> None:
+    *_, runs = commands_of_the_readme()
+    assert " start " not in dvc(root, *runs, COLUMNS=str(_SCREEN)).stdout
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("temperature: 0.75", "temperature: 0.9"))
+    dvc(root, "repro")
+    table = dvc(root, *runs, COLUMNS=str(_SCREEN)).stdout
+    assert max(map(len, table.splitlines())) <= _SCREEN
+    shown = [*_METRICS, "start", "start_gain"]
+    assert [name for name in (*_METRICS, *_START) if f" {name} " in table] == shown
+    with_start, without = (line for line in table.splitlines() if "12.34" in line)
+    assert with_start.count("12.34") == len(shown) and without.count("12.34") == len(_METRICS)
+    assert "generate.temperature" in table and "…" not in table

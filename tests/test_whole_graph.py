@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,19 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
     assert "zero_shot" in _dvc(clone, "metrics", "show", "--json")
     again = _dvc(clone, "repro")
     assert "Running stage" not in again and "up to date" in again
+    _start_from_the_first_adapter(clone)
+
+
+def _start_from_the_first_adapter(clone: Path) -> None:
+    """What comes before the training stays as it is; the start alone is scored and shown."""
+    shutil.copytree(clone / "artifacts/finetune", clone / "begin")
+    settings = {"finetune": {"start": "begin"}, "register": {"parity_items": 0}}
+    params = overlay(read_yaml(clone / "params.yaml"), settings)
+    (clone / "params.yaml").write_text(yaml.safe_dump(params))
+    printed = _dvc(clone, "repro")
+    ran = re.findall(r"Running stage '(\w+)'", printed)
+    assert sorted(ran) == ["baseline", "evaluate", "finetune", "register"]
+    scores = read_json(clone / "artifacts/evaluate/scores.json")
+    told = read_json(clone / "artifacts/register/registration.json")
+    assert f"against its start alone ({scores['start']['f1']:.1f})" in told["over_start"]
+    assert "start_gain" in _dvc(clone, "metrics", "show", "--json")

@@ -20,6 +20,8 @@ from tasks.core.params import parse_params
 from tasks.scoring.datasets import load_dataset, load_items
 
 NOTHING = "supervision/none"
+#: Supervision of the cell that scores ``finetune.start`` as it is (``supervise.source`` none).
+START = "start"
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,6 @@ def _cell(
     variant: Variant | None,
     start: str = "",
 ) -> Cell:
-    name = _name(matrix.name, model, dataset.name, supervision, rows, seed, variant)
     profiles = f"{matrix.profile},{dataset.profile}"
     params, _ = read_layers(main / "params.yaml", profile_files(main / "profiles", profiles))
     for over in (
@@ -144,12 +145,17 @@ def _cell(
     ):
         params = overlay(params, over)
     params = _lists(params)
+    # Trained on nothing, a cell with a starting point shows that point alone.
+    begins = params["finetune"]["start"] != NOTHING
+    alone = str(supervision) == "none" and begins
+    shown, slug = (START, START) if alone else (str(supervision), supervision.slug)
+    name = _name(matrix.name, model, dataset.name, (shown, slug), rows, seed, variant)
     parse_params(params, f"cell {name}")
     return Cell(
         name,
         model,
         dataset.name,
-        str(supervision),
+        shown,
         rows,
         seed,
         variant.name if variant else "",
@@ -193,24 +199,28 @@ def _name(
     matrix: str,
     model: str,
     dataset: str,
-    supervision: Supervision,
+    supervision: tuple[str, str],
     rows: int,
     seed: int,
     variant: Variant | None,
 ) -> str:
-    """Return a name for worktree and DVC experiment: readable, at most 80 characters, stable."""
+    """Return a name for worktree and DVC experiment: readable, at most 80 characters, stable.
+
+    ``supervision`` is as it is shown, and as a slug.
+    """
+    shown, slug = supervision
     parts = [
         matrix,
         re.split(r"[/:]", model)[-1],
         dataset,
-        supervision.slug,
+        slug,
         *([f"r{rows}"] if rows else []),
         f"s{seed}",
     ]
     text = re.sub(r"[^A-Za-z0-9.-]+", "-", ".".join([*parts, *([variant.name] if variant else [])]))
-    key = fingerprint(
-        matrix, model, dataset, str(supervision), rows, seed, variant.name if variant else ""
-    )[:4]
+    key = fingerprint(matrix, model, dataset, shown, rows, seed, variant.name if variant else "")[
+        :4
+    ]
     return f"{text[:70].rstrip('.-')}.{key}"
 
 

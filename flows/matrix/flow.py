@@ -106,11 +106,12 @@ def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
     except BaseException:  # Ctrl-C, or cancelled from the UI
         stop_children()
         raise
-    rows = [
-        {name: row[name] for name in ("cell", "f1", "f1_low", "f1_high", "status", "reason")}
-        for row in tabulate_cells(results, CODE)
-    ]
-    create_table_artifact(rows, key="cells", description="F1 in points of every cell")
+    rows = tabulate_cells(results, CODE)
+    names = ["cell", "f1", "f1_low", "f1_high", "status", "reason"]
+    if any(row["start"] is not None for row in rows):
+        names[1:1] = ["start", "start_gain"]
+    shown = [{name: row[name] for name in names} for row in rows]
+    create_table_artifact(shown, key="cells", description="F1 in points of every cell")
     done = sum(result.status == "done" for result in results)
     message = f"{done} of {len(results)} cells done; report: {OUT / plan.name / 'report.html'}"
     return Completed(message=message) if done == len(results) else Failed(message=message)

@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.matrix.cells import START
+from flows.matrix.groups import compare_groups, measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.published import compare_published, judge_claims
-from flows.matrix.results import (
-    Result,
-    compare_groups,
-    measure_gains_over_tapt,
-    read_scores,
-    tabulate_cells,
-)
+from flows.matrix.results import Result, read_scores, tabulate_cells
 from flows.matrix.samples import pick_samples
 from flows.matrix.table import render_tables
 from flows.matrix.words import PRIOR_CORRECTED, budget, change, colour, label, short, spread
@@ -55,6 +51,7 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
         "published": published,
         "samples": pick_samples(results, main),
         "claims": judge_claims(groups),
+        "starts": any(group["vs_start"] for group in groups),
     }
     if runs:
         first = next(iter(runs.values()))
@@ -153,14 +150,11 @@ def draw_curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             rows: 30 + 260 * position / (len(sizes) - 1) for position, rows in enumerate(sizes)
         }
         top = max(10.0, *(group["f1_high"] for group in sized))
-        zero = next(
-            (
-                g["f1"]
-                for g in groups
-                if (g["model"], g["dataset"], g["supervision"]) == (model, dataset, "none")
-            ),
-            None,
-        )
+        levels = {
+            g["supervision"]: 150 - 140 * g["f1"] / top
+            for g in groups
+            if (g["model"], g["dataset"], g["variant"]) == (model, dataset, "") and not g["rows"]
+        }
         lines = []
         for supervision in dict.fromkeys(group["supervision"] for group in sized):
             points = sorted(
@@ -174,7 +168,6 @@ def draw_curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 for g in points
             ]
             lines.append({"supervision": supervision, "dots": dots})
-        height = None if zero is None else 150 - 140 * zero / top
         pictures.append(
             {
                 "model": model,
@@ -182,7 +175,8 @@ def draw_curves(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "lines": lines,
                 "sizes": place,
                 "top": top,
-                "zero": height,
+                "zero": levels.get("none"),
+                "start": levels.get(START),
             }
         )
     return pictures

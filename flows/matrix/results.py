@@ -1,12 +1,10 @@
-"""The results of a matrix's cells: read from their checkouts and compared.
+"""The results of a matrix's cells, read from their checkouts.
 
-``cells.json`` has one row for each cell, ``predictions/`` every cell's answers, ``groups.json``
-what the report shows.
+``cells.json`` has one row for each cell, ``predictions/`` every cell's answers.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,24 +13,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.matrix.cells import Cell
-from flows.matrix.compare import (
-    Draws,
-    judge_change,
-    majority_baseline,
-    measure_difference,
-    summarise,
-)
+from flows.matrix.cells import START, Cell
+from flows.matrix.compare import Draws
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
 from tasks.core.rows import EVALUATIONS, require
-from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items
 from tasks.scoring.f1 import Scored, scored_of
-from tasks.tracking.registry import tapt_metrics
 
 #: Stages whose seconds are GPU seconds where there is a GPU.
 ON_GPU = ("generate", "finetune", "baseline", "evaluate")
+#: What :func:`measure_cost` returns.
+COSTS = ("rows_trained", "tokens", "wall_seconds", "gpu_seconds")
 
 
 @dataclass(frozen=True)
@@ -54,19 +47,21 @@ class Result:
 
 
 def tabulate_cells(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
-    """Return the rows of cells.json: identity, the run's F1 with its interval, status, reason and
-    cost.
+    """Return the rows of cells.json: identity, the run's F1 with its interval, that of its start
+    alone and the gain over it (None: no start), status, reason and cost.
     """
     rows = []
     for result in results:
-        adapted: dict[str, Any] = {}
+        scores: dict[str, Any] = {}
         if result.status == "done":
-            adapted = read_json(result.artifacts(main) / "evaluate" / "scores.json")["adapted"]
-        scores = {name: adapted.get(name) for name in ("f1", "f1_low", "f1_high")}
+            scores = read_json(result.artifacts(main) / "evaluate" / "scores.json")
+        adapted = scores.get("adapted", {})
         rows.append(
             {
                 **result.cell.identity(),
-                **scores,
+                **{name: adapted.get(name) for name in ("f1", "f1_low", "f1_high")},
+                "start": scores.get("start", {}).get("f1"),
+                "start_gain": scores.get("gain_over_start", {}).get("f1"),
                 "status": result.status,
                 "reason": result.reason,
                 "cell": result.cell.name,
@@ -101,111 +96,69 @@ def measure_cost(result: Result, main: Path) -> dict[str, Any]:
 class Scores:
     """A cell's scores, plain and prior corrected (None: extraction, or switched off), and the
     resamples of its dataset.
+
+    ``references`` of a cell that started from an adapter are ``none`` (zero-shot) and ``start``
+    (the start alone), as its own run scored them; those of a start are ``none``.
     """
 
     scored: Scored
     corrected: Scored | None
     draws: Draws
+    references: dict[str, Scores] = field(default_factory=dict)
 
 
-def compare_groups(
-    results: Sequence[Result], main: Path, scored: dict[str, Scores]
-) -> list[dict[str, Any]]:
-    """Return an entry for each group of cells that differ only in the seed, compared with zero-shot
-    and TAPT on the same model and dataset.
+@dataclass(frozen=True)
+class _Questions:
+    """What cells on one dataset are asked, and its resamples."""
 
-    ``scored`` is what :func:`read_scores` returns.
-    """
-    entries = []
-    done = _group_results([result for result in results if result.cell.name in scored])
-    datasets = list(dict.fromkeys(key[:2] for key in done))
-    for key, members in sorted(done.items(), key=lambda pair: datasets.index(pair[0][:2])):
-        model, dataset, supervision, rows, variant = key
-        runs = [scored[result.cell.name].scored for result in members]
-        corrected = [kept for result in members if (kept := scored[result.cell.name].corrected)]
-        draws = scored[members[0].cell.name].draws
-        entry: dict[str, Any] = {
-            "model": model,
-            "dataset": dataset,
-            "supervision": supervision,
-            "rows": rows,
-            "variant": variant,
-        }
-        entry |= summarise(runs, draws) | {
-            "majority": majority_baseline(runs),
-            "cells": [result.cell.name for result in members],
-        }
-        entry["prior_corrected"] = (
-            summarise(corrected, draws) if len(corrected) == len(runs) else None
+    dataset: Dataset
+    templates: tuple[Template, ...]
+    items: list[Item]
+    draws: Draws
+
+    @classmethod
+    def read(cls, cell: Cell, main: Path) -> _Questions:
+        evaluate = cell.params["evaluate"]
+        file, path, most, templates, seed = questions_key(cell)
+        dataset = load_dataset(main / file)
+        items = load_items(dataset, main / path, most, seed)
+        asked = dataset.templates[: templates or None]
+        return cls(
+            dataset, asked, items, Draws.make(items, len(asked), evaluate["bootstrap"], seed)
         )
-        entry |= {"vs_none": None, "vs_tapt": None} | _mean_costs(
-            [measure_cost(result, main) for result in members]
-        )
-        for name in ("none", "tapt"):
-            others = _find_opponents(members[0].cell, results, scored, name)
-            if others and supervision != name:
-                change = measure_difference(runs, others, draws)
-                entry[f"vs_{name}"] = change | {"verdict": judge_change(change)}
-        general = [
-            read_json(result.artifacts(main) / "evaluate" / "scores.json").get("general")
-            for result in members
-        ]
-        entry["general"] = general[0] if len(general) == 1 else _mean_general(general)
-        entries.append(entry)
-    return entries
 
-
-def measure_gains_over_tapt(
-    results: Sequence[Result], main: Path, scored: dict[str, Scores]
-) -> dict[str, dict[str, float]]:
-    """Return cell name -> MLflow's metrics of its gain over TAPT, in points with the paired 95 %
-    interval; a group's ``vs_tapt`` is the mean of its cells.
-
-    TAPT cells have none, nor have cells without a TAPT cell on the same model, rows and items.
-    """
-    gains = {}
-    for cell in (
-        result.cell
-        for result in results
-        if result.cell.name in scored and result.cell.supervision != "tapt"
-    ):
-        others = _find_opponents(cell, results, scored, "tapt")
-        if not others:
-            continue
-        scores = scored[cell.name]
-        change = measure_difference([scores.scored], others, scores.draws)
-        # The name that register uses: the run's other keys end with it.
-        dataset = load_dataset(main / cell.params["evaluate"]["dataset"]).name
-        gains[cell.name] = tapt_metrics(dataset, change["f1"], change["f1_low"], change["f1_high"])
-    return gains
+    def score(
+        self, answers: pa.Table, corrects: bool, references: dict[str, Scores] | None = None
+    ) -> Scores:
+        asked = self.dataset, self.templates, self.items
+        corrected = scored_of(*asked, answers, corrected=True) if corrects else None
+        return Scores(scored_of(*asked, answers), corrected, self.draws, references or {})
 
 
 def read_scores(results: Sequence[Result], main: Path) -> dict[str, Scores]:
     """Return cell name -> its scores. Cells on one dataset share items, templates and resamples."""
-    questions: dict[tuple[Any, ...], tuple[Any, Any, Any, Draws]] = {}
+    questions: dict[tuple[Any, ...], _Questions] = {}
     scores = {}
     for result in results:
         if result.status != "done":
             continue
-        evaluate, key = result.cell.params["evaluate"], _questions_key(result.cell)
+        key = questions_key(result.cell)
         if key not in questions:
-            dataset = load_dataset(main / key[0])
-            items = load_items(dataset, main / key[1], key[2], evaluate["seed"])
-            templates = dataset.templates[: key[3] or None]
-            draws = Draws.make(items, len(templates), evaluate["bootstrap"], evaluate["seed"])
-            questions[key] = (dataset, templates, items, draws)
-        dataset, templates, items, draws = questions[key]
-        answers = read_adapted_answers(result, main)
-        corrects = dataset.classifies and evaluate.get("prior_correction", True)
-        corrected = (
-            scored_of(dataset, templates, items, answers, corrected=True) if corrects else None
+            questions[key] = _Questions.read(result.cell, main)
+        corrects = questions[key].dataset.classifies and result.cell.params["evaluate"].get(
+            "prior_correction", True
         )
-        scored = scored_of(dataset, templates, items, answers)
-        scores[result.cell.name] = Scores(scored, corrected, draws)
+        references = {}
+        if len(start := _read_answers(result, main, START)):
+            zero_shot = questions[key].score(_read_answers(result, main, "zero_shot"), corrects)
+            alone = questions[key].score(start, corrects, {"none": zero_shot})
+            references = {"none": zero_shot, START: alone}
+        adapted = read_adapted_answers(result, main)
+        scores[result.cell.name] = questions[key].score(adapted, corrects, references)
     return scores
 
 
-def _questions_key(cell: Cell) -> tuple[Any, ...]:
+def questions_key(cell: Cell) -> tuple[Any, ...]:
     """Return the settings that determine a cell's questions."""
     values = cell.params["evaluate"]
     return tuple(values[key] for key in ("dataset", "items", "max_items", "templates", "seed"))
@@ -213,68 +166,21 @@ def _questions_key(cell: Cell) -> tuple[Any, ...]:
 
 def read_adapted_answers(result: Result, main: Path) -> pa.Table:
     """Return the answers of a cell's adapted model (schema ``rows.EVALUATIONS``)."""
-    path = result.artifacts(main) / "evaluate" / "predictions.parquet"
-    table = require(read_table(path), EVALUATIONS, path)
-    answers = table.filter(pc.equal(table["model"], "adapted"))
+    answers = _read_answers(result, main, "adapted")
     if not len(answers):
-        raise PipelineError(f"{path} holds no answers of the adapted model: run the cell again")
+        raise PipelineError(
+            f"{_answers_path(result, main)} holds no answers of the adapted model: run the cell "
+            "again"
+        )
     return answers
 
 
-GroupKey = tuple[str, str, str, int, str]
+def _read_answers(result: Result, main: Path, model: str) -> pa.Table:
+    """Return the answers of one model; none where the run did not ask it."""
+    path = _answers_path(result, main)
+    table = require(read_table(path), EVALUATIONS, path)
+    return table.filter(pc.equal(table["model"], model))
 
 
-def _group_key(cell: Cell) -> GroupKey:
-    return cell.model, cell.dataset, cell.supervision, cell.rows, cell.variant
-
-
-def _group_results(results: Sequence[Result]) -> dict[GroupKey, list[Result]]:
-    groups: dict[GroupKey, list[Result]] = defaultdict(list)
-    for result in results:
-        groups[_group_key(result.cell)].append(result)
-    return groups
-
-
-def _find_opponents(
-    cell: Cell, results: Sequence[Result], scored: dict[str, Scores], name: str
-) -> list[Scored]:
-    """Return the scores to compare a cell with: same model, dataset and questions, as many rows
-    (zero-shot has none).
-    """
-    wanted = (cell.model, cell.dataset, name, 0 if name == "none" else cell.rows, "")
-    others = (
-        result.cell
-        for result in results
-        if _group_key(result.cell) == wanted and result.cell.name in scored
-    )
-    return [
-        scored[other.name].scored
-        for other in others
-        if _questions_key(other) == _questions_key(cell)
-    ]
-
-
-def _mean_costs(costs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of each cost over a group's cells; None where one is unknown."""
-    values = {name: [cost[name] for cost in costs] for name in costs[0]}
-    return {
-        name: None if None in column else round(sum(column) / len(column), 1)
-        for name, column in values.items()
-    }
-
-
-def _mean_general(general: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return the mean over seeds with the widest bounds: the mean's own interval cannot be derived
-    from those of the runs.
-    """
-    known = [scores for scores in general if scores]
-    if len(known) < len(general):
-        return None
-    result: dict[str, Any] = {"tasks": known[0]["tasks"]}
-    for name in ("zero_shot", "adapted", "change"):
-        result[name] = {
-            "f1": round(sum(scores[name]["f1"] for scores in known) / len(known), 2),
-            "f1_low": min(scores[name]["f1_low"] for scores in known),
-            "f1_high": max(scores[name]["f1_high"] for scores in known),
-        }
-    return result
+def _answers_path(result: Result, main: Path) -> Path:
+    return result.artifacts(main) / "evaluate" / "predictions.parquet"

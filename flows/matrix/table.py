@@ -18,6 +18,7 @@ _HEADS = (
     "rows",
     "F1",
     "against zero-shot",
+    "against start alone",
     "against TAPT",
     "over templates",
     "majority",
@@ -34,7 +35,12 @@ def render_tables(
     published: Sequence[dict[str, Any]],
     results: Sequence[Result],
 ) -> str:
-    """Return the report's tables as Markdown."""
+    """Return the report's tables as Markdown; the column of the start only where there is one."""
+    heads, rows = list(_HEADS), [list(_group_cells(group)) for group in groups]
+    if not any(group["vs_start"] for group in groups):
+        place = heads.index("against start alone")
+        for line in (heads, *rows):
+            del line[place]
     failed = [
         f"- {result.cell.name}: {result.status}: {result.reason}"
         for result in results
@@ -44,7 +50,7 @@ def render_tables(
         f"# Matrix {matrix.name}",
         budget(matrix),
         "F1 in points, 95 % intervals over passages and templates in brackets.",
-        table(_HEADS, map(_group_cells, groups)),
+        table(heads, rows),
         PRIOR_CORRECTED if any(group["prior_corrected"] for group in groups) else "",
         "Beside the published figures:",
         table(
@@ -68,6 +74,7 @@ def _group_cells(group: dict[str, Any]) -> tuple[Any, ...]:
         group["rows"] or "all",
         spread(group) + one_class,
         change(group["vs_none"]),
+        change(group["vs_start"]),
         change(group["vs_tapt"]),
         number(group["template_spread"], 1),
         number(group["majority"], 1),

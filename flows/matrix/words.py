@@ -11,6 +11,7 @@ from flows.matrix.supervision import parse_supervision
 #: Each source's name and colour on the page (in light and dark mode).
 NAMES = {
     "none": ("zero-shot", "#a9b1bf"),
+    "start": ("start alone", "#c2a25a"),
     "tapt": ("TAPT (next word)", "#b7791f"),
     "bonito": ("Bonito", "#1f7a5c"),
     "prompted": ("prompted chat model", "#7a5cc0"),

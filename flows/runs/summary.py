@@ -22,6 +22,14 @@ from tasks.core.yaml_file import read_yaml
 WIDTH = 100
 _LAST = Path(".work") / "last_run.json"
 _ROW = "{:<10}{:>12}{:>10}{:>10}  {}"
+#: Keys of scores.json, in the order of the table.
+_SCORES = {
+    "zero_shot": "zero-shot",
+    "start": "start alone",
+    "adapted": "adapted",
+    "gain": "gain",
+    "gain_over_start": "gain over start",
+}
 _STATUS = {
     "unchanged": "unchanged",
     "restored": "from cache",
@@ -104,10 +112,13 @@ def tabulate_rows(checkout: Path) -> list[dict[str, Any]]:
 
 
 def tabulate_f1(checkout: Path) -> list[dict[str, Any]]:
-    """Return one row a model, the gain last: F1 in points, its interval, the majority baseline."""
+    """Return one row a model, the gains last: F1 in points, its interval, the majority baseline.
+
+    A run that started from an adapter has two rows more: the start alone, and the gain over it.
+    """
     scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     rows = []
-    for key, label in (("zero_shot", "zero-shot"), ("adapted", "adapted"), ("gain", "gain")):
+    for key, label in _SCORES.items():
         if key in scores:
             score = scores[key]
             row = {
@@ -186,9 +197,9 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         return []
     lines = ["", _heading("F1 (points, 0-100)")]
     for row in rows:
-        sign = "+" if row["model"] == "gain" else ""
+        sign = "+" if row["model"].startswith("gain") else ""
         line = (
-            f"{row['model']:<10}{row['F1']:>{sign}12.1f}   95 % interval "
+            f"{row['model']:<15}{row['F1']:>{sign}7.1f}   95 % interval "
             f"{row['95 % low']:{sign}.1f} to {row['95 % high']:{sign}.1f}"
         )
         lines.append(
@@ -196,13 +207,22 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         )
     scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     if corrected := scores.get("prior_corrected"):
-        before, after, gain = (corrected[name] for name in ("zero_shot", "adapted", "gain"))
-        shown = (
-            f"zero-shot {before['f1']:.1f}, adapted {after['f1']:.1f}, gain {gain['f1']:+.1f} "
-            f"({gain['f1_low']:+.1f} to {gain['f1_high']:+.1f})"
+        shown = [_in_words(key, corrected[key]) for key in _SCORES if key in corrected]
+        lines += textwrap.wrap(
+            f"prior corrected: {', '.join(shown)}",
+            _width(),
+            initial_indent=_fact("apart", ""),
+            subsequent_indent=_fact("", ""),
         )
-        lines.append(_fact("apart", f"prior corrected: {shown}"))
     return lines
+
+
+def _in_words(key: str, score: dict[str, float]) -> str:
+    """Return ``adapted 49.0``, or ``gain +5.0 (-1.0 to +11.0)``."""
+    if not key.startswith("gain"):
+        return f"{_SCORES[key]} {score['f1']:.1f}"
+    low, high = score["f1_low"], score["f1_high"]
+    return f"{_SCORES[key]} {score['f1']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _where(checkout: Path, done: set[str]) -> list[str]:
@@ -219,8 +239,8 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
                 )
             )
         lines.append(_fact("MLflow", f"run {found['run_id']}, experiment {found['experiment']}"))
-        if "over_tapt" in found:
-            lines.append(_fact("TAPT", found["over_tapt"]))
+        gains = (("start", "over_start"), ("TAPT", "over_tapt"))
+        lines += [_fact(name, found[key]) for name, key in gains if key in found]
     return ["", *lines] if lines else []
 
 

@@ -1,12 +1,19 @@
 """baseline: the unadapted target model on the labelled items (zero-shot) and on general tasks.
 
-Adaptation is measured against it. It is a stage of its own because every run on the same model and
-items shares it.
+Where ``finetune.start`` names an adapter, that start alone answers the same, so that what a run
+adds is not confused with what its start knew. Adaptation is measured against both. It is a stage of
+its own because every run on the same model, start and items shares it.
 """
 
 from __future__ import annotations
 
-from tasks.core.parquet import write_table
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import read_json
+from tasks.core.model_params import Finetune
+from tasks.core.parquet import concat, write_table
+from tasks.core.rows import EVALUATIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form
@@ -14,35 +21,63 @@ from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
 
 
 def baseline(stage: Stage) -> None:
-    """Write ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS, model ``zero_shot``)
-    and ``summary.json``.
+    """Write ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS, models ``zero_shot``
+    and, where there is one, ``start``) and ``summary.json``.
     """
-    target, params, journal = stage.params.finetune, stage.params.evaluate, stage.work / "journal"
+    params, journal = stage.params.evaluate, stage.work / "journal"
     questions = Questions.read(params, stage.path("items"))
-    form = prompt_form(load_tokenizer(target.model, target.revision), target.prompt, adapted=False)
-    model = Scoreable(
-        "zero_shot",
-        target.model,
-        target.revision,
-        target.quantization,
-        target.precision,
-        None,
-        form,
-    )
-    write_table(
-        stage.out / "predictions.parquet", answer(model, questions, params, journal, stage.progress)
-    )
-    general = answer_general(
-        model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
-    )
-    write_table(stage.out / "general.parquet", general)
+    models = _models(stage.params.finetune, stage.path("start"))
+    answers = [answer(model, questions, params, journal, stage.progress) for model in models]
+    write_table(stage.out / "predictions.parquet", concat(answers, EVALUATIONS))
+    general = [
+        answer_general(
+            model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
+        )
+        for model in models
+    ]
+    write_table(stage.out / "general.parquet", concat(general, EVALUATIONS))
     stage.summary(
         len(questions.items),
         len(questions.items),
         templates=len(questions.templates),
-        general=len(general),
-        prompt=form,
+        general=len(general[0]),
+        prompt={model.name: model.form for model in models},
     )
+
+
+def _models(target: Finetune, start: Path) -> list[Scoreable]:
+    """Return the unadapted model, and the start alone where there is one, over the same weights."""
+    tokenizer = load_tokenizer(target.model, target.revision)
+    asked: list[tuple[str, Path | None, str]] = [
+        ("zero_shot", None, prompt_form(tokenizer, target.prompt, adapted=False))
+    ]
+    if not start.is_file():
+        # Its import takes seconds, which a baseline without a start saves.
+        from tasks.lm.training import start_adapter
+
+        asked.append(("start", start_adapter(target, start), _start_form(tokenizer, target, start)))
+    return [
+        Scoreable(
+            name,
+            target.model,
+            target.revision,
+            target.quantization,
+            target.precision,
+            adapter,
+            form,
+        )
+        for name, adapter, form in asked
+    ]
+
+
+def _start_form(tokenizer: Any, target: Finetune, start: Path) -> str:
+    """Return the prompt form that the start was trained with; without its provenance, the form that
+    finetune would train with.
+    """
+    provenance = start / "provenance.json"
+    if provenance.is_file():
+        return str(read_json(provenance)["prompt"])
+    return prompt_form(tokenizer, target.prompt, adapted=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,5 +87,9 @@ def main(argv: list[str] | None = None) -> int:
         baseline,
         (),
         argv,
-        settings={"items": "evaluate.items", "general": "baseline.general"},
+        settings={
+            "items": "evaluate.items",
+            "general": "baseline.general",
+            "start": "finetune.start",
+        },
     )

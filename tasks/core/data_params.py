@@ -287,7 +287,8 @@ class Supervise(Section):
         description=(
             "bonito, prompted: what generate wrote; tapt: the raw passages, next-word; p3, "
             "labelled: supervise.rows; constructed: claims made from the passages by rules; "
-            "none: no training (zero-shot); or a mix, such as bonito+constructed:0.5"
+            "none: no training (zero-shot, or finetune.start alone); or a mix, such as "
+            "bonito+constructed:0.5"
         )
     )
     rows: str = Field(

@@ -18,7 +18,10 @@ class Finetune(Section):
     revision: str = Field("main", description="revision of a hub model")
     start: str = Field(
         "supervision/none",
-        description="adapter folder to start from; supervision/none: a new adapter",
+        description=(
+            "adapter folder to start from, which is also scored alone; supervision/none: a new "
+            "adapter"
+        ),
     )
     prompt: Literal["auto", "bonito", "chat"] = Field(
         description="auto: the chat template if the model has one, else <|input|>/<|output|>"
@@ -69,7 +72,9 @@ class Finetune(Section):
 
 
 class Baseline(Section):
-    """The unadapted model on the same items, and on general tasks that adaptation may harm."""
+    """The unadapted model, and the start alone if any, on the same items, and on general tasks that
+    adaptation may harm.
+    """
 
     general: str = Field(
         description=(

@@ -1,6 +1,7 @@
-"""F1 of both models in points, with paired bootstrap intervals, and the gain of one over the other.
+"""F1 of the models in points, with paired bootstrap intervals, and the gain of the adapted one.
 
-Both models are resampled with the same weights, drawing whole passages.
+All models are resampled with the same weights, drawing whole passages. The models are the unadapted
+one, the start alone where the adaptation started from an adapter, and the adapted one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import pyarrow as pa
 
 from tasks.core.model_params import Evaluate
 from tasks.scoring.datasets import Dataset, Item, Template
-from tasks.scoring.f1 import Scored, interval, majority_f1, resample, scored_of
+from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points, scored_of
 
-MODELS = ("zero_shot", "adapted")
+#: In the order in which they are shown; ``start`` is there only where there is one.
+MODELS = ("zero_shot", "start", "adapted")
 
 
 def measure(
@@ -24,8 +26,10 @@ def measure(
     tables: dict[str, pa.Table],
     params: Evaluate,
 ) -> dict[str, Any]:
-    """Return the gain, and for each model F1 in points with its 95 % interval, its spread over
+    """Return the gains, and for each model F1 in points with its 95 % interval, its spread over
     templates and the F1 of the majority class.
+
+    ``tables`` (model -> answers) may lack ``start``; then there is no ``gain_over_start`` either.
     """
     weights = resample([item.context for item in items], params.bootstrap, params.seed)
     scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
@@ -45,15 +49,17 @@ def measure(
         }
         by_dataset = {dataset.name: {**overall, "by_template": by_template}}
         result[model] = {**overall, "by_dataset": by_dataset}
-    result["gain"] = _gain(result, samples)
+    result |= _gains(result, samples)
     if dataset.classifies and params.prior_correction:
         result["prior_corrected"] = _measure_corrected(dataset, templates, items, tables, weights)
     return result
 
 
 def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, Any]:
-    """Return token F1 in points on the general tasks, the mean over task types, before and after,
-    and the change with its 95 % interval.
+    """Return each model's token F1 in points on the general tasks, the mean over task types.
+
+    ``change`` is adapted minus unadapted, with its 95 % interval; ``gain_over_start`` as in
+    :func:`measure`.
     """
     task_types = sorted(set(tables["zero_shot"]["template"].to_pylist()))
     rows = {
@@ -70,18 +76,20 @@ def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, 
     )
     samples: dict[str, Any] = {}
     result: dict[str, Any] = {}
-    for name in MODELS:
+    for name in tables:
         f1 = np.array([rows[name][id_]["f1"] for id_ in ids])
         samples[name] = _resampled_means(f1, member, weights)
         by_type = [100 * f1[row > 0].mean() for row in member]
         low, high = interval(samples[name])
         result[name] = {
-            "f1": _points(np.mean(by_type)),
-            "f1_low": _points(low),
-            "f1_high": _points(high),
-            "by_task_type": dict(zip(task_types, map(_points, by_type), strict=True)),
+            "f1": round_points(np.mean(by_type)),
+            "f1_low": round_points(low),
+            "f1_high": round_points(high),
+            "by_task_type": dict(zip(task_types, map(round_points, by_type), strict=True)),
         }
-    return {**result, "change": _gain(result, samples), "tasks": len(ids)}
+    gains = _gains(result, samples)
+    gains["change"] = gains.pop("gain")
+    return {**result, **gains, "tasks": len(ids)}
 
 
 def _resampled_means(f1: np.ndarray, member: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -104,7 +112,7 @@ def _measure_corrected(
     tables: dict[str, pa.Table],
     weights: np.ndarray,
 ) -> dict[str, Any]:
-    """Return both models' F1 and the gain without each template's preference for a choice: a
+    """Return the models' F1 and the gains without each template's preference for a choice: a
     separate figure, never the main one.
     """
     scored = {
@@ -116,7 +124,7 @@ def _measure_corrected(
         model: _measure_overall(dataset, items, answers, samples[model])
         for model, answers in scored.items()
     }
-    return {**result, "gain": _gain(result, samples)}
+    return result | _gains(result, samples)
 
 
 def _samples(scored: dict[str, Scored], weights: np.ndarray) -> dict[str, Any]:
@@ -124,13 +132,21 @@ def _samples(scored: dict[str, Scored], weights: np.ndarray) -> dict[str, Any]:
     return {model: answers.f1(weights).mean(axis=1) for model, answers in scored.items()}
 
 
-def _gain(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, float]:
-    """Return adapted minus zero-shot with its paired interval."""
-    low, high = interval(samples["adapted"] - samples["zero_shot"])
+def _gains(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return ``gain`` (over the unadapted model) and, where there is a start, ``gain_over_start``:
+    what the run itself has added.
+    """
+    over = {"gain": "zero_shot"} | ({"gain_over_start": "start"} if "start" in result else {})
+    return {name: _gain(result, samples, model) for name, model in over.items()}
+
+
+def _gain(result: dict[str, Any], samples: dict[str, Any], over: str) -> dict[str, float]:
+    """Return adapted minus another model with its paired interval."""
+    low, high = interval(samples["adapted"] - samples[over])
     return {
-        "f1": _points(result["adapted"]["f1"] - result["zero_shot"]["f1"]),
-        "f1_low": _points(low),
-        "f1_high": _points(high),
+        "f1": round_points(result["adapted"]["f1"] - result[over]["f1"]),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
     }
 
 
@@ -140,10 +156,10 @@ def _measure_overall(
     by_template = scored.f1()[0]
     low, high = interval(samples)
     overall = {
-        "f1": _points(by_template.mean()),
-        "f1_low": _points(low),
-        "f1_high": _points(high),
-        "template_spread": _points(by_template.std(ddof=1) if len(by_template) > 1 else 0.0),
+        "f1": round_points(by_template.mean()),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
+        "template_spread": round_points(by_template.std(ddof=1) if len(by_template) > 1 else 0.0),
     }
     if dataset.classifies:
         overall["majority"] = _majority(dataset, items)
@@ -157,9 +173,9 @@ def _measure_template(
     template = Scored(scored.values[index : index + 1], scored.golds, scored.classes)
     low, high = interval(template.f1(weights)[:, 0])
     metrics: dict[str, Any] = {
-        "f1": _points(template.f1()[0, 0]),
-        "f1_low": _points(low),
-        "f1_high": _points(high),
+        "f1": round_points(template.f1()[0, 0]),
+        "f1_low": round_points(low),
+        "f1_high": round_points(high),
     }
     if dataset.classifies:
         predicted = scored.values[index].astype(int).tolist()
@@ -171,8 +187,4 @@ def _measure_template(
 
 
 def _majority(dataset: Dataset, items: list[Item]) -> float:
-    return _points(majority_f1([item.gold for item in items], len(dataset.labels)))
-
-
-def _points(value: Any) -> float:
-    return round(float(value), 2)
+    return round_points(majority_f1([item.gold for item in items], len(dataset.labels)))

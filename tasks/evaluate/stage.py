@@ -1,5 +1,6 @@
 """evaluate: the adapted model over the labelled items and several prompt templates, beside the
-baseline's answers to the same questions.
+baseline's answers to the same questions: the unadapted model's, and those of the start alone where
+the adaptation started from an adapter.
 
 Classification: macro F1 over ranked choices. Extraction: SQuAD F1 of greedy answers. General tasks,
 where there are any, show what adaptation made worse. Every prediction is kept.
@@ -11,7 +12,9 @@ import logging
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
@@ -48,8 +51,7 @@ def _answer_all(
     """Return model -> answers to the labelled items, and model -> answers to the general tasks."""
     params, adapter, journal = stage.params.evaluate, stage.path("adapter"), stage.work / "journal"
     provenance = read_json(adapter / "provenance.json")
-    baseline = _read_baseline(stage, "predictions.parquet")
-    general_baseline = _read_baseline(stage, "general.parquet")
+    baseline, general_baseline = _read_baseline(stage)
     if provenance["adapter"]:
         model = Scoreable(
             "adapted",
@@ -64,17 +66,29 @@ def _answer_all(
         general = answer_general(
             model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
         )
-    else:  # nothing was trained: the adapted model is the unadapted one
-        adapted, general = _as_adapted(baseline), _as_adapted(general_baseline)
-    return (
-        {"zero_shot": baseline, "adapted": adapted},
-        {"zero_shot": general_baseline, "adapted": general},
-    )
+    else:  # nothing was trained: the adapted model is what the training would have started from
+        before = "start" if provenance["start"] else "zero_shot"
+        if before not in baseline:
+            raise PipelineError(
+                f"{stage.path('baseline')} has no answers of the start that {adapter} names: run "
+                "the stages finetune and baseline with the same finetune.start"
+            )
+        adapted, general = _as_adapted(baseline[before]), _as_adapted(general_baseline[before])
+    return {**baseline, "adapted": adapted}, {**general_baseline, "adapted": general}
 
 
-def _read_baseline(stage: Stage, name: str) -> pa.Table:
-    path = stage.path("baseline") / name
-    return require(read_table(path), EVALUATIONS, path)
+def _read_baseline(stage: Stage) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
+    """Return the same of the models that the baseline asked: ``zero_shot``, and ``start`` where
+    there is one.
+    """
+    paths = [stage.path("baseline") / name for name in ("predictions.parquet", "general.parquet")]
+    answers, general = (require(read_table(path), EVALUATIONS, path) for path in paths)
+    asked = pc.unique(answers["model"]).to_pylist()
+    return _by_model(answers, asked), _by_model(general, asked)
+
+
+def _by_model(answers: pa.Table, models: list[str]) -> dict[str, pa.Table]:
+    return {model: answers.filter(pc.equal(answers["model"], model)) for model in models}
 
 
 def _as_adapted(answers: pa.Table) -> pa.Table:
@@ -85,26 +99,38 @@ def _as_adapted(answers: pa.Table) -> pa.Table:
 def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
     """Return what ``dvc exp show`` compares, in points: the same names for every dataset and task,
     so that runs line up.
+
+    Without a start the four names of the start are absent, not null. DVC puts a dash where one of
+    several runs has no such name, and no column at all where none has; a null makes a column.
     """
     adapted, gain = scores["adapted"], scores["gain"]
     bounds = ("f1", "f1_low", "f1_high")
-    return {
+    metrics = {
         **{name: adapted[name] for name in bounds},
         "zero_shot": scores["zero_shot"]["f1"],
         **{name.replace("f1", "gain"): gain[name] for name in bounds},
     }
+    if "start" in scores:
+        metrics["start"] = scores["start"]["f1"]
+        over_start = scores["gain_over_start"]
+        metrics |= {name.replace("f1", "start_gain"): over_start[name] for name in bounds}
+    return metrics
 
 
 def _f1_csv(scores: dict[str, Any]) -> str:
     lines = ["model,template,f1"]
-    for model in MODELS:
+    for model in _models(scores):
         by_template = scores[model]["by_dataset"][scores["dataset"]]["by_template"]
         lines += [f"{model},{name},{template['f1']}" for name, template in by_template.items()]
     return "\n".join(lines) + "\n"
 
 
+def _models(scores: dict[str, Any]) -> list[str]:
+    return [model for model in MODELS if model in scores]
+
+
 def _log_scores(scores: dict[str, Any]) -> None:
-    for model in MODELS:
+    for model in _models(scores):
         values = scores[model]
         majority = f", majority class {values['majority']}" if "majority" in values else ""
         log.info(
@@ -123,6 +149,11 @@ def _log_scores(scores: dict[str, Any]) -> None:
                 values["one_class_templates"],
                 scores["templates"],
             )
+    if over_start := scores.get("gain_over_start"):
+        log.info(
+            "adapted over the start alone: %+.1f [%+.1f, %+.1f]",
+            *(over_start[name] for name in ("f1", "f1_low", "f1_high")),
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,18 +39,17 @@ def finetune(stage: Stage) -> None:
     """Write the adapter (``adapter_model.safetensors``, ``adapter_config.json``),
     ``provenance.json``, ``loss.csv`` and ``summary.json``.
 
-    With ``supervise.source`` none there is no adapter: provenance.json says so, and the unadapted
-    model is scored.
+    With ``supervise.source`` none there is no adapter: provenance.json says so, and what a training
+    would have started from is scored: ``finetune.start``, else the unadapted model.
     """
     params, source = stage.params.finetune, stage.params.supervise.source
     path = stage.path("instructions")
     rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, stage.path("start"))
-    if source == "none":
-        form = prompt_form(tokenizer, params.prompt, adapted=False)
-        return _write_no_adapter(stage, Prompter(tokenizer, form), path, start)
     prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
+    if source == "none":
+        return _write_no_adapter(stage, prompter, path, start)
     examples, dropped = build_examples(rows, prompter, params)
     if not examples:
         raise PipelineError(
@@ -86,12 +85,12 @@ def choose_form(
 ) -> str:
     """Return the prompt form of training and scoring.
 
-    A model that is trained on raw text alone keeps the form it had before.
+    A model that is trained on raw text alone, or on nothing, keeps the form it had before.
     """
     instructed = any(row["instruction"] for row in rows)
     if start and not instructed and (start / "provenance.json").is_file():
         return str(read_json(start / "provenance.json")["prompt"])
-    return prompt_form(tokenizer, params.prompt, adapted=instructed)
+    return prompt_form(tokenizer, params.prompt, adapted=instructed or start is not None)
 
 
 def build_examples(
@@ -141,16 +140,11 @@ def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int
 
 
 def _write_no_adapter(stage: Stage, prompter: Prompter, path: Path, start: Path | None) -> None:
-    params = stage.params.finetune
-    if start:
-        raise PipelineError(
-            "supervise.source none trains nothing, so it cannot go on from "
-            f"finetune.start = {params.start}"
-        )
-    key = fingerprint("none", params.model_dump(mode="json"))
+    params, start_digest = stage.params.finetune, sha256_folder(start) if start else ""
+    key = fingerprint("none", params.model_dump(mode="json"), start_digest)
     trained = Trained([], 0, 0)
     write_text(stage.out / "loss.csv", trained.csv())
-    facts = {"supervision": "none", "start": "", "tokens": 0, "adapter": False}
+    facts = {"supervision": "none", "start": start_digest, "tokens": 0, "adapter": False}
     write_json(
         stage.out / "provenance.json", provenance(params, prompter, path, key, 0, trained) | facts
     )

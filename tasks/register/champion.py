@@ -82,6 +82,15 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any) -> Comparison:
     return replace(_compare(stage, adapted, zero_shot, opponent), champion_stays=True)
 
 
+def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
+    """Return what evaluate measured over the start alone; None without a start."""
+    if "start" not in scores:
+        return None
+    gain = scores["gain_over_start"]
+    opponent = f"its start alone ({scores['start']['f1']:.1f})"
+    return Comparison(opponent, gain["f1"], gain["f1_low"], gain["f1_high"])
+
+
 def compare_with_tapt(stage: Stage, ledger: Ledger) -> Comparison | None:
     """Compare with the experiment's newest TAPT run of the same target model on the same questions;
     return None if there is none.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_COLOURS = {"zero_shot": "#9aa5b1", "adapted": "#2f6f9f"}
+_COLOURS = {"zero_shot": "#9aa5b1", "start": "#c2a25a", "adapted": "#2f6f9f"}
+_LABELS = {"zero_shot": "zero-shot", "start": "start alone", "adapted": "adapted"}
 
 
 def plot_loss(path: Path, points: list[tuple[int, float]]) -> None:
@@ -27,14 +28,18 @@ def plot_loss(path: Path, points: list[tuple[int, float]]) -> None:
 
 
 def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
-    """Draw zero-shot and adapted F1 by template and overall, with 95 % intervals.
+    """Draw the F1 of each model by template and overall, with 95 % intervals: zero-shot, the start
+    alone where there is one, adapted.
 
     A line shows the F1 of the majority class where there is one.
     """
-    scores = {model: metrics[model]["by_dataset"][metrics["dataset"]] for model in _COLOURS}
+    models = [model for model in _COLOURS if model in metrics]
+    scores = {model: metrics[model]["by_dataset"][metrics["dataset"]] for model in models}
+    step = 0.76 / len(models)
     names = ["all templates", *scores["adapted"]["by_template"]]
     figure, axes = _figure(7.6, 0.62 * len(names) + 1.4)
-    for shift, (model, values) in zip((0.19, -0.19), scores.items(), strict=True):
+    for place, (model, values) in enumerate(scores.items()):
+        shift = ((len(models) - 1) / 2 - place) * step
         rows = [values, *values["by_template"].values()]
         heights = [len(names) - 1 - index + shift for index in range(len(names))]
         errors = [
@@ -44,10 +49,10 @@ def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
         axes.barh(
             heights,
             [row["f1"] for row in rows],
-            0.36,
+            step - 0.02,
             xerr=errors,
             color=_COLOURS[model],
-            label=model.replace("_", "-"),
+            label=_LABELS[model],
             error_kw={"lw": 1, "capsize": 2},
         )
     if "majority" in scores["adapted"]:

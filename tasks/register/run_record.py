@@ -13,7 +13,7 @@ from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.register.plots import plot_f1, plot_loss
-from tasks.tracking.registry import Ledger
+from tasks.tracking.registry import Ledger, gain_metrics
 
 
 def run_name(params: Params, scores: dict[str, Any]) -> str:
@@ -51,7 +51,7 @@ def log_run(
 
 def metric_table(scores: dict[str, Any]) -> dict[str, float]:
     """Return the few, stable metric keys that MLflow compares: F1 in points by dataset, interval,
-    zero-shot, gain.
+    zero-shot, gain; the start alone and the gain over it where there is a start.
     """
     name, adapted = scores["dataset"], scores["adapted"]
     table = {
@@ -61,7 +61,14 @@ def metric_table(scores: dict[str, Any]) -> dict[str, float]:
         f"f1_zero_shot/{name}": scores["zero_shot"]["f1"],
         f"gain/{name}": scores["gain"]["f1"],
     }
-    return table | ({f"f1_majority/{name}": adapted["majority"]} if "majority" in adapted else {})
+    if "majority" in adapted:
+        table[f"f1_majority/{name}"] = adapted["majority"]
+    if "start" in scores:
+        gain = scores["gain_over_start"]
+        bounds = (gain[bound] for bound in ("f1", "f1_low", "f1_high"))
+        table[f"f1_start/{name}"] = scores["start"]["f1"]
+        table |= gain_metrics("start", name, *bounds)
+    return table
 
 
 def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:

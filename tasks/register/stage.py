@@ -15,11 +15,11 @@ from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.merged import merged_folder
-from tasks.register.champion import choose_alias, compare_with_tapt
+from tasks.register.champion import choose_alias, compare_with_start, compare_with_tapt
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
 from tasks.tracking.mlflow_store import shown_uri, store_errors
-from tasks.tracking.registry import Ledger, tapt_metrics
+from tasks.tracking.registry import Ledger, gain_metrics
 
 log = logging.getLogger(__name__)
 #: Packages that load the model with MLflow alone, recorded at the versions that made it.
@@ -46,7 +46,8 @@ def _register(stage: Stage) -> None:
         "experiment": stage.params.register.experiment,
         "experiment_id": ledger.experiment_id,
         "run_id": ledger.run_id,
-    } | _log_gain_over_tapt(stage, ledger, scores)
+        **_log_gain_over_tapt(stage, ledger, scores),
+    }
     if provenance["adapter"]:
         registration |= _register_model(stage, ledger, provenance, scores, scored_on)
     else:
@@ -76,7 +77,8 @@ def _log_gain_over_tapt(stage: Stage, ledger: Ledger, scores: dict[str, Any]) ->
     if comparison is None:
         return {}
     log.info(comparison.describe())
-    ledger.metrics(tapt_metrics(scores["dataset"], comparison.f1, comparison.low, comparison.high))
+    bounds = (comparison.f1, comparison.low, comparison.high)
+    ledger.metrics(gain_metrics("tapt", scores["dataset"], *bounds))
     return {"over_tapt": comparison.describe()}
 
 
@@ -102,7 +104,28 @@ def _register_model(
         "alias": alias,
         "verdict": verdict,
         "parity": vars(parity),
+        **_say_gain_over_start(ledger, name, version, scores),
     }
+
+
+def _say_gain_over_start(
+    ledger: Ledger, name: str, version: Any, scores: dict[str, Any]
+) -> dict[str, str]:
+    """Say in the log and on the version's page what the run adds to its start.
+
+    A version that adds nothing can still be the champion, which is compared with others.
+    """
+    comparison = compare_with_start(scores)
+    if comparison is None:
+        return {}
+    text = f"version {version.version}: {comparison.describe()}"
+    if comparison.low > 0:
+        log.info(text)
+    else:
+        text += ": not above zero"
+        log.warning(text)
+    ledger.describe(name, version.version, text)
+    return {"over_start": text}
 
 
 def default_name(base: str, dataset: str) -> str:

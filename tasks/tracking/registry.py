@@ -202,6 +202,10 @@ class Ledger:
         """Point an alias at a version."""
         self.client.set_registered_model_alias(model_name, alias, version)
 
+    def describe(self, model_name: str, version: str, text: str) -> None:
+        """Set the description of a version, which is the text on its page in MLflow."""
+        self.client.update_model_version(model_name, version, text)
+
     def finish(self) -> None:
         """End the run."""
         self.client.set_terminated(self.run_id, "FINISHED")
@@ -239,14 +243,14 @@ def group_runs(
     return str(parent.info.experiment_id), str(parent.info.run_id)
 
 
-def tapt_metrics(dataset: str, f1: float, low: float, high: float) -> dict[str, float]:
-    """Return the metrics of a gain over TAPT, in points with its 95 % interval: the same names for
-    a single run and for a matrix's cell.
+def gain_metrics(over: str, dataset: str, f1: float, low: float, high: float) -> dict[str, float]:
+    """Return the metrics of a gain over ``tapt`` or ``start``, in points with its 95 % interval:
+    the same names for a single run and for a matrix's cell.
     """
     return {
-        f"gain_tapt/{dataset}": f1,
-        f"gain_tapt_low/{dataset}": low,
-        f"gain_tapt_high/{dataset}": high,
+        f"gain_{over}/{dataset}": f1,
+        f"gain_{over}_low/{dataset}": low,
+        f"gain_{over}_high/{dataset}": high,
     }
 
 

@@ -5,16 +5,22 @@ a real MLflow store.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks import serve
 from tasks.baseline import stage as baseline
-from tasks.core.files import read_json, sha256_file
-from tasks.core.parquet import read_table
+from tasks.core.files import read_json, sha256_file, sha256_folder
+from tasks.core.overlay import overlay
+from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import INSTRUCTIONS
+from tasks.core.store import seal_folder
+from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
@@ -59,16 +65,23 @@ def _items(kind: str) -> list[dict[str, Any]]:
 
 
 def _finetune(
-    make_params: Any, tiny_model: Path, instructions: Path, kind: str, **finetuning: Any
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    kind: str,
+    source: str = "bonito",
+    **finetuning: Any,
 ) -> Path:
     Path("items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in _items(kind)))
     path = make_params(
+        supervise={"source": source},
         finetune={
             "model": str(tiny_model),
             "precision": "float32",
             "max_steps": 3,
             "batch_rows": 4,
             "micro_batch_rows": 4,
+            "start": str(NONE),
             **finetuning,
         },
         evaluate={
@@ -86,8 +99,6 @@ def _finetune(
                 str(path),
                 "--instructions",
                 str(instructions),
-                "--start",
-                str(NONE),
                 "--out",
                 "artifacts/finetune",
             ]
@@ -97,8 +108,8 @@ def _finetune(
     return Path(path)
 
 
-def _evaluate(params: Path) -> int:
-    asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(NONE)]
+def _evaluate(params: Path, general: Path = NONE) -> int:
+    asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(general)]
     assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
     return evaluate.main(
         [
@@ -143,10 +154,8 @@ def test_metrics_have_every_promised_key(
     for stage in ("baseline", "evaluate"):
         assert_pages_are_checked(Path(f"artifacts/{stage}/predictions.parquet"))
     few = read_json(Path("artifacts/evaluate/metrics.json"))
-    assert set(few) == {
-        *("f1", "f1_low", "f1_high", "zero_shot"),
-        *("gain", "gain_low", "gain_high"),
-    }
+    assert set(few) == _NAMES
+    assert not {"start", "gain_over_start"} & set(metrics)
     assert few["f1"] == metrics["adapted"]["f1"] and few["zero_shot"] == metrics["zero_shot"]["f1"]
     for end in ("", "_low", "_high"):
         assert few[f"gain{end}"] == metrics["gain"][f"f1{end}"]
@@ -156,6 +165,170 @@ def test_metrics_have_every_promised_key(
         assert row["prediction"] == row["choices"][int(np.argmax(row["scores"]))] and row[
             "f1"
         ] == float(row["prediction"] == row["golds"][0])
+
+
+_NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high"}
+_START_NAMES = {"start", "start_gain", "start_gain_low", "start_gain_high"}
+
+
+@pytest.fixture
+def start(workplace: Path, make_params: Any, tiny_model: Path, instructions: Path) -> Path:
+    """An adapter to start from. Its provenance says that it was asked in another form than the
+    model's chat template.
+    """
+    _finetune(make_params, tiny_model, instructions, "privacy", learning_rate=0.05)
+    folder = Path("artifacts/finetune").rename(workplace / "start")
+    provenance = read_json(folder / "provenance.json")
+    (folder / "provenance.json").write_text(json.dumps(provenance | {"prompt": "bonito"}))
+    seal_folder(folder)
+    return folder
+
+
+@pytest.fixture
+def general(workplace: Path) -> Path:
+    """Held-out general tasks of two types."""
+    rows = [
+        {
+            "row_id": f"g{n}",
+            "task_type": "exqa" if n % 2 else "ynqa",
+            "context": f"Pump {n} failed.",
+            "instruction": "{{context}} What failed?",
+            "response": f"Pump {n}",
+        }
+        for n in range(4)
+    ]
+    path = workplace / "heldout.parquet"
+    write_table(path, pa.Table.from_pylist(rows))
+    return path
+
+
+def _answers(path: str, model: str) -> list[dict[str, Any]]:
+    rows = read_table(Path("artifacts", path)).to_pylist()
+    return [
+        {name: value for name, value in row.items() if name != "model"}
+        for row in rows
+        if row["model"] == model
+    ]
+
+
+@pytest.mark.parametrize("kind", ["incidents", "privacy"])
+def test_the_start_alone_is_a_row_of_its_own(
+    start: Path,
+    general: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = _finetune(make_params, tiny_model, instructions, kind, start=str(start))
+    assert _evaluate(params, general) == 0
+    asked = {"zero_shot": "chat", "start": "bonito"}
+    assert read_json(Path("artifacts/baseline/summary.json"))["prompt"] == asked
+    scores = read_json(Path("artifacts/evaluate/scores.json"))
+    places = [scores, scores["general"]]
+    if kind == "privacy":
+        places.append(scores["prior_corrected"])
+    for place in places:
+        own, gain = place["start"], place["gain_over_start"]
+        assert 0 <= own["f1_low"] <= own["f1"] <= own["f1_high"] <= 100
+        assert gain["f1_low"] <= gain["f1"] <= gain["f1_high"]
+        assert gain["f1"] == pytest.approx(place["adapted"]["f1"] - own["f1"], abs=0.011)
+    assert len(scores["start"]["by_dataset"][kind]["by_template"]) == 2
+    few = read_json(Path("artifacts/evaluate/metrics.json"))
+    assert set(few) == _NAMES | _START_NAMES
+    assert few["start"] == scores["start"]["f1"]
+    for end in ("", "_low", "_high"):
+        assert few[f"start_gain{end}"] == scores["gain_over_start"][f"f1{end}"]
+    lines = Path("artifacts/evaluate/f1.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == [
+        model for model in ("zero_shot", "start", "adapted") for _ in range(2)
+    ]
+    for path in ("predictions.parquet", "general.parquet"):
+        told = [_answers(f"evaluate/{path}", model) for model in ("zero_shot", "start", "adapted")]
+        assert len({len(own) for own in told}) == 1 and told[0] and told[1] != told[0] != told[2]
+        assert told[1] == _answers(f"baseline/{path}", "start")
+    assert "adapted over the start alone: " in capsys.readouterr().err
+
+
+def test_without_provenance_the_start_is_asked_as_finetune_would(
+    start: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    (start / "provenance.json").unlink()
+    seal_folder(start)
+    params = _finetune(make_params, tiny_model, instructions, "incidents", start=str(start))
+    assert _evaluate(params) == 0
+    told = read_json(Path("artifacts/baseline/summary.json"))["prompt"]["start"]
+    assert told == read_json(Path("artifacts/finetune/provenance.json"))["prompt"] == "chat"
+
+
+def test_the_start_is_scored_as_the_adapter_it_is(
+    start: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    """The same answers as where it is handed in as the adapted model."""
+    params = _finetune(make_params, tiny_model, instructions, "privacy", start=str(start))
+    assert _evaluate(params) == 0
+    as_start = _answers("evaluate/predictions.parquet", "start")
+    shutil.rmtree("artifacts/finetune")
+    shutil.copytree(start, "artifacts/finetune")
+    assert _evaluate(params) == 0
+    assert _answers("evaluate/predictions.parquet", "adapted") == as_start
+
+
+def test_without_supervision_the_start_alone_is_the_adapted_model(
+    start: Path, general: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    params = _finetune(
+        make_params, tiny_model, _no_rows(instructions), "privacy", "none", start=str(start)
+    )
+    provenance = read_json(Path("artifacts/finetune/provenance.json"))
+    assert not provenance["adapter"] and provenance["prompt"] == "bonito"
+    assert provenance["start"] == sha256_folder(start)
+    assert _evaluate(params, general) == 0
+    for path in ("evaluate/predictions.parquet", "evaluate/general.parquet"):
+        told = {model: _answers(path, model) for model in ("zero_shot", "start", "adapted")}
+        assert told["adapted"] == told["start"] != told["zero_shot"]
+    scores = read_json(Path("artifacts/evaluate/scores.json"))
+    for place in (scores, scores["general"], scores["prior_corrected"]):
+        assert set(place["gain_over_start"].values()) == {0.0}
+    assert scores["gain"]["f1"] == pytest.approx(
+        scores["start"]["f1"] - scores["zero_shot"]["f1"], abs=0.011
+    )
+
+
+def test_without_supervision_and_start_the_unadapted_model_is_scored(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    params = _finetune(make_params, tiny_model, _no_rows(instructions), "privacy", "none")
+    assert _evaluate(params) == 0
+    told = _answers("evaluate/predictions.parquet", "adapted")
+    assert told == _answers("evaluate/predictions.parquet", "zero_shot")
+    scores = read_json(Path("artifacts/evaluate/scores.json"))
+    assert "start" not in scores and "gain_over_start" not in scores
+
+
+def test_a_baseline_without_the_start_is_one_line(
+    start: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = _finetune(
+        make_params, tiny_model, _no_rows(instructions), "privacy", "none", start=str(start)
+    )
+    made = read_yaml(params)
+    params.write_text(json.dumps(overlay(made, {"finetune": {"start": str(NONE)}})))
+    assert _evaluate(params) == 2
+    assert "run the stages finetune and baseline with the same finetune.start" in (
+        capsys.readouterr().err
+    )
+
+
+def _no_rows(instructions: Path) -> Path:
+    path = instructions.with_name("no_rows.parquet")
+    write_table(path, INSTRUCTIONS.empty_table())
+    return path
 
 
 def test_evaluation_is_repeatable_and_resumes_by_model(
@@ -296,6 +469,42 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         ["Why?"], params={"max_new_tokens": 3}
     )
     assert isinstance(answer[0], str)
+
+
+def test_register_says_what_a_run_adds_to_its_start(
+    start: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here nothing: the training is one step that moves no weight."""
+    import mlflow
+
+    validated = instructions.parent / "validated"
+    validated.mkdir()
+    (validated / "report.html").write_text("<p>report</p>")
+    params = _finetune(
+        make_params,
+        tiny_model,
+        instructions,
+        "privacy",
+        start=str(start),
+        max_steps=1,
+        learning_rate=1e-12,
+        prompt="bonito",
+    )
+    assert _evaluate(params) == 0 and _register(params, instructions) == 0
+    told = read_json(Path("artifacts/register/registration.json"))
+    f1 = read_json(Path("artifacts/evaluate/scores.json"))["start"]["f1"]
+    line = f"version 1: +0.0 F1 [+0.0, +0.0] against its start alone ({f1:.1f}): not above zero"
+    assert told["over_start"] == line and line in capsys.readouterr().err
+    client = mlflow.MlflowClient()
+    assert client.get_model_version(told["model_name"], "1").description == line
+    metrics = client.get_run(told["run_id"]).data.metrics
+    assert metrics["f1_start/privacy"] == f1 == metrics["f1/privacy"]
+    gains = [metrics[f"gain_start{end}/privacy"] for end in ("", "_low", "_high")]
+    assert gains == [0.0, 0.0, 0.0]
 
 
 def test_the_alias_follows_the_interval() -> None:

@@ -56,7 +56,11 @@ INPUTS: dict[str, dict[str, str]] = {
         "instructions": "artifacts/supervise/instructions.parquet",
         "start": "supervision/none",
     },
-    "baseline": {"items": "items.jsonl", "general": "supervision/none"},
+    "baseline": {
+        "items": "items.jsonl",
+        "general": "supervision/none",
+        "start": "supervision/none",
+    },
     "evaluate": {
         "adapter": "artifacts/finetune",
         "baseline": "artifacts/baseline",

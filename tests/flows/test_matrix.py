@@ -22,11 +22,12 @@ import yaml
 from flows import server
 from flows.matrix.cells import check_inputs, expand
 from flows.matrix.compare import Draws, judge_change, measure_difference, summarise
+from flows.matrix.groups import compare_groups as groups_of
+from flows.matrix.groups import measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.published import compare_published, judge_claims
 from flows.matrix.report import draw_curves
-from flows.matrix.results import Result, measure_gains_over_tapt, read_scores
-from flows.matrix.results import compare_groups as groups_of
+from flows.matrix.results import Result, read_scores
 from flows.matrix.run_cell import write_results
 from flows.matrix.words import NAMES, colour, label
 from flows.runs.worktree import FILES
@@ -239,6 +240,13 @@ def test_every_source_has_the_same_passages_and_the_same_budget(tmp_path: Path) 
     } == {(10, 70), (30, 210)}
 
 
+def test_trained_on_nothing_a_cell_with_a_starting_point_is_the_start_alone(tmp_path: Path) -> None:
+    begun = {"finetune": {"start": "models/smollm2-135m-answering"}}
+    cells = expand(read_matrix(_write(tmp_path, set=begun)), ROOT)
+    assert [cell.supervision for cell in cells] == ["start", "tapt", "tapt", "bonito", "bonito"]
+    assert cells[0].params["supervise"]["source"] == "none" and ".start." in cells[0].name
+
+
 # Statistics
 
 
@@ -376,7 +384,7 @@ def test_a_learning_curve_has_a_point_for_every_size() -> None:
 
 # From finished cells to the page, without running anything
 
-_KNOWN = {"none": 3, "tapt": 4, "bonito": 8}
+_KNOWN = {"none": 3, "start": 7, "tapt": 4, "bonito": 8, "p3": 7, "p3+bonito": 8}
 
 
 @pytest.fixture
@@ -384,6 +392,10 @@ def finished(tmp_path: Path) -> tuple[Matrix, list[Result]]:
     """A matrix whose cells have left what their stages leave; the one of seed 2 on tapt has
     failed.
     """
+    return _finish(tmp_path)
+
+
+def _finish(tmp_path: Path, **change: Any) -> tuple[Matrix, list[Result]]:
     for name in ("datasets/privacy.yaml", "matrices/published.yaml"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(ROOT / name, tmp_path / name)
@@ -398,7 +410,7 @@ def finished(tmp_path: Path) -> tuple[Matrix, list[Result]]:
         for n in range(20)
     ]
     (tmp_path / "data/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    matrix = read_matrix(_write(tmp_path))
+    matrix = read_matrix(_write(tmp_path, **change))
     results = []
     for cell in expand(matrix, ROOT):
         if (cell.supervision, cell.seed) == ("tapt", 2):
@@ -415,45 +427,43 @@ def finished(tmp_path: Path) -> tuple[Matrix, list[Result]]:
 
 def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> None:
     dataset = load_dataset(main / "datasets/privacy.yaml")
+    known = {"adapted": _KNOWN[cell.supervision]}
+    if cell.params["finetune"]["start"] != "supervision/none":
+        known |= {"zero_shot": _KNOWN["none"], "start": _KNOWN["start"]}
     predictions = []
-    for template in dataset.templates:
-        for place, row in enumerate(rows):
-            gold = dataset.labels.index(row["answer"])
-            said = template.choices[
-                gold if (place + cell.seed) % 10 < _KNOWN[cell.supervision] else 1 - gold
-            ]
-            # The right choice is always the likelier one than elsewhere, under a liking for the
-            # second that is stronger still.
-            scores = [-9.0 + (gold == 0), -4.0 + (gold == 1)]
-            common = {
-                "dataset": "privacy",
-                "template": template.name,
-                "item_id": row["id"],
-                "prompt": "",
-                "prediction": said,
-                "scores": scores,
-                "f1": 0.0,
-            }
-            predictions.append(
-                {
-                    **common,
-                    "model": "adapted",
-                    "golds": [template.choices[gold]],
-                    "choices": list(template.choices),
-                }
-            )
+    for model, right in known.items():
+        for template in dataset.templates:
+            for place, row in enumerate(rows):
+                gold = dataset.labels.index(row["answer"])
+                said = gold if (place + cell.seed) % 10 < right else 1 - gold
+                # The right choice is always the likelier one than elsewhere, under a liking for
+                # the second that is stronger still.
+                scores = [-9.0 + (gold == 0), -4.0 + (gold == 1)]
+                predictions.append(
+                    {
+                        "model": model,
+                        "dataset": "privacy",
+                        "template": template.name,
+                        "item_id": row["id"],
+                        "prompt": "",
+                        "prediction": template.choices[said],
+                        "golds": [template.choices[gold]],
+                        "choices": list(template.choices),
+                        "scores": scores,
+                        "f1": 0.0,
+                    }
+                )
     write_table(
         folder / "evaluate/predictions.parquet",
         pa.Table.from_pylist(predictions, schema=EVALUATIONS),
     )
-    general = {
-        name: {"f1": 20.0, "f1_low": 18.0, "f1_high": 22.0}
-        for name in ("zero_shot", "adapted", "change")
-    } | {"tasks": 6}
-    write_json(
-        folder / "evaluate/scores.json",
-        {"adapted": {"f1": 50.0, "f1_low": 40.0, "f1_high": 60.0}, "general": general},
-    )
+    score = {"f1": 20.0, "f1_low": 18.0, "f1_high": 22.0}
+    own = {"adapted": {"f1": 50.0, "f1_low": 40.0, "f1_high": 60.0}}
+    general = dict.fromkeys(("zero_shot", "adapted", "change"), score) | {"tasks": 6}
+    if "start" in known:
+        own |= {"start": {"f1": 44.0}, "gain_over_start": {"f1": 6.0}}
+        general |= {"start": {**score, "f1": 19.3}, "gain_over_start": {**score, "f1": 0.7}}
+    write_json(folder / "evaluate/scores.json", {**own, "general": general})
     write_json(folder / "finetune/summary.json", {"rows_kept": 12, "tokens": 1004})
     made = [
         {
@@ -515,6 +525,7 @@ def test_finished_cells_are_read_compared_and_written(
         "With the prior corrected",
     ):
         assert words in page, words
+    assert "start alone" not in page + table, "nothing where there is no start"
     assert (
         "http" not in page.replace("http-equiv", "")
         and "<script" not in page
@@ -522,6 +533,45 @@ def test_finished_cells_are_read_compared_and_written(
     )
     check_page(page)
     assert "failed: finetune: the machine is tired" in table
+
+
+@pytest.mark.parametrize("supervision", [["none", "bonito"], ["bonito"]])
+def test_the_start_alone_is_a_row_whether_a_cell_shows_it_or_not(
+    tmp_path: Path, supervision: list[str]
+) -> None:
+    begun = {"finetune": {"start": "models/smollm2-135m-answering"}}
+    matrix, results = _finish(tmp_path, supervision=supervision, set=begun)
+    for place in range(len(results)):
+        write_results(matrix, results[: place + 1], tmp_path, final=place == len(results) - 1)
+    folder = tmp_path / "artifacts/matrix/toy"
+    groups = read_json(folder / "groups.json")
+    assert [group["supervision"] for group in groups] == ["none", "start", "bonito"]
+    zero, start, bonito = groups
+    assert zero["f1"] < start["f1"] < bonito["f1"]
+    assert zero["vs_none"] is zero["vs_start"] is start["vs_start"] is None
+    assert start["vs_none"]["verdict"] == bonito["vs_none"]["verdict"] == "better"
+    change = bonito["vs_start"]
+    assert change["f1"] == pytest.approx(bonito["f1"] - start["f1"], abs=0.02)
+    assert change["f1_low"] <= change["f1"] <= change["f1_high"]
+    assert bool(start["cells"]) == ("none" in supervision) and not zero["cells"]
+    assert {
+        (row["supervision"], row["start"], row["start_gain"])
+        for row in read_json(folder / "cells.json")
+    } == {("start" if name == "none" else name, 44.0, 6.0) for name in supervision}
+    page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
+    check_page(page)
+    assert "19.3 [18.0" in page and "+0.7 [+18.0" in page, "the start on the general tasks"
+    assert "against start alone" in page and "| against start alone |" in table
+    assert sum("| start alone |" in line for line in table.splitlines()) == 1
+
+
+def test_a_start_of_another_cell_has_its_row_as_that_cell(tmp_path: Path) -> None:
+    _, results = _finish(
+        tmp_path, supervision=["none", "p3+bonito"], p3_rows="rows.parquet", seeds=[1]
+    )
+    groups = groups_of(results, tmp_path, read_scores(results, tmp_path))
+    assert [group["supervision"] for group in groups] == ["none", "p3", "p3+bonito"]
+    assert groups[2]["vs_start"] and not groups[1]["vs_start"]
 
 
 def test_kept_predictions_can_be_scored_again(

@@ -186,6 +186,34 @@ def test_the_majority_class_stands_beside_a_classification_score(finished: Path)
     ]
 
 
+def test_the_start_alone_is_a_line_of_its_own(finished: Path) -> None:
+    path = finished / "artifacts" / "evaluate" / "scores.json"
+    assert "start alone" not in render(finished, finished), "nothing where there is no start"
+    start = {"f1": 39.04, "f1_low": 33.0, "f1_high": 45.0}
+    gain = {"f1": 2.21, "f1_low": -1.0, "f1_high": 5.0}
+    scores = read_json(path) | {"start": start, "gain_over_start": gain}
+    corrected = {name: scores[name] for name in scores}
+    write_json(path, scores | {"prior_corrected": corrected})
+    file = finished / "artifacts" / "register" / "registration.json"
+    write_json(file, read_json(file) | {"over_start": "version 4: not above zero"})
+    printed = render(finished, finished)
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    place = lines.index("zero-shot 13.1 95 % interval 9.0 to 17.5")
+    assert lines[place + 1 : place + 7] == [
+        "start alone 39.0 95 % interval 33.0 to 45.0",
+        "adapted 41.2 95 % interval 35.5 to 47.0",
+        "gain +28.2 95 % interval +22.0 to +34.0",
+        "gain over start +2.2 95 % interval -1.0 to +5.0",
+        "apart prior corrected: zero-shot 13.1, start alone 39.0, adapted 41.2, gain +28.2 (+22.0 to",
+        "+34.0), gain over start +2.2 (-1.0 to +5.0)",
+    ]
+    assert "start version 4: not above zero" in lines
+    assert max(len(line) for line in printed.splitlines() if str(finished) not in line) <= WIDTH
+    assert [row["model"] for row in tabulate_f1(finished)] == [
+        *("zero-shot", "start alone", "adapted", "gain", "gain over start")
+    ]
+
+
 def test_nothing_to_show_is_empty_and_the_command_says_so(tmp_path: Path) -> None:
     assert render(tmp_path, tmp_path) == ""
     assert tabulate_rows(tmp_path) == [] and tabulate_f1(tmp_path) == []
