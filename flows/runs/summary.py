@@ -17,6 +17,7 @@ from flows.runs.dvc_repro import StageOutcome
 from flows.runs.mlflow_urls import run_page
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
+from tasks.core.quality import RowQuality
 from tasks.core.yaml_file import read_yaml
 
 WIDTH = 100
@@ -86,6 +87,7 @@ def render(checkout: Path, main: Path) -> str:
     parts = [
         _heading(f"Run {last['name']}"),
         *_stages(checkout, last["stages"]),
+        *_quality(checkout, done),
         *_scores(checkout, done),
         *_where(checkout, done),
         *_next(checkout, main),
@@ -189,6 +191,22 @@ def _reasons(dropped: dict[str, int]) -> str:
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
     return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"
+
+
+def _quality(checkout: Path, done: set[str]) -> list[str]:
+    """Return what is known of the generated rows: their form, a reader's word, people's."""
+    validated, verified = (checkout / "artifacts" / name for name in ("validate", "verify"))
+    if "verify" not in done or not (verified / "metrics.json").exists():
+        return []
+    quality = RowQuality.read(validated, verified)
+    if quality.well_formed is None:
+        return []
+    return textwrap.wrap(
+        quality.describe(),
+        _width(),
+        initial_indent=_fact("rows", ""),
+        subsequent_indent=_fact("", ""),
+    )
 
 
 def _scores(checkout: Path, done: set[str]) -> list[str]:

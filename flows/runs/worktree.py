@@ -32,6 +32,7 @@ FILES = (
     ("evaluate", "items"),
     ("evaluate", "dataset"),
     ("verify", "tests"),
+    ("verify", "reviews"),
     ("supervise", "rows"),
     ("supervise", "prompts"),
     ("finetune", "start"),

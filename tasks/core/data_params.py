@@ -266,6 +266,10 @@ class Verify(Section):
             "label type is tested on claims made from the passages"
         ),
     )
+    reviews: str = Field(
+        "supervision/none",
+        description="verdicts of people on rows, JSON Lines: docs/verify.md",
+    )
     test_rows: Positive = Field(120, description="rows that test the reader in each task type")
     shard_rows: Positive = Field(
         256, description="rows that are asked and stored together: the unit of resuming"

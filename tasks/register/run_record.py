@@ -11,6 +11,7 @@ from typing import Any
 from tasks.core.files import sha256_file
 from tasks.core.params import Params
 from tasks.core.parquet import read_table
+from tasks.core.quality import RowQuality
 from tasks.core.stage import Stage
 from tasks.register.plots import plot_f1, plot_loss
 from tasks.tracking.registry import Ledger, gain_metrics
@@ -39,11 +40,13 @@ def log_run(
     ledger.curve("train_loss", losses)
     ledger.metrics(
         metric_table(scores)
+        | RowQuality.read(stage.path("instructions"), stage.path("verification")).metrics()
         | {"rows": float(provenance["rows"]), "steps": float(provenance["steps"])}
     )
     ledger.files(_draw_plots(stage.work / "plots", losses, scores), "plots")
     ledger.files([evaluation / "scores.json", evaluation / "predictions.parquet"], "evaluation")
     ledger.files([stage.path("instructions") / "report.html"], "validation")
+    ledger.files([stage.path("verification") / "report.html"], "verification")
     ledger.files([adapter / "provenance.json"])
     ledger.tags(lineage(stage, provenance))
     return _log_datasets(stage, ledger, scores, provenance)

@@ -170,6 +170,5 @@ def _example_prompt(stage: Stage) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage(
-        "register", register, ("adapter", "evaluation", "instructions", "supervision"), argv
-    )
+    inputs = ("adapter", "evaluation", "instructions", "verification", "supervision")
+    return run_stage("register", register, inputs, argv)

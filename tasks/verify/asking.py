@@ -39,8 +39,16 @@ REPAIRABLE = frozenset(
 )
 KINDS: tuple[Kind, ...] = ("answers", "labels")
 #: Settings that do not change the reader's answers: they are no part of a journal's key.
-_NOT_ASKED = {"workers", "ray_address", "min_agreement", "min_grounding", "adopt", "tests"}
-_NOT_ASKED |= {"keep_per_passage", "repair", "test_rows"}
+_NOT_ASKED = {
+    "workers",
+    "ray_address",
+    "min_agreement",
+    "min_grounding",
+    "adopt",
+    "tests",
+    "reviews",
+}
+_NOT_ASKED |= {"keep_per_passage", "repair", "reviews", "test_rows"}
 
 
 @dataclass(frozen=True)

@@ -75,15 +75,18 @@ class Tally:
 
 
 def write_report(
-    path: Path, params: Verify, tally: Tally, tested: dict[str, dict[str, Any]]
+    folder: Path, params: Verify, tally: Tally, tested: dict[str, dict[str, Any]], reviewed: str
 ) -> None:
-    """Write the page; ``tested`` is task type -> the reader's test."""
+    """Write the page into ``folder``; ``tested`` is task type -> the reader's test, ``reviewed``
+    what people found, in words.
+    """
     counts = tally.by_task_type()
     repaired = sum(each[REPAIRED] for each in counts.values())
     adopted = sum(each[ADOPTED] for each in counts.values())
     tiles = [
         Tile("Well-formed", f"{tally.rows - sum(c['from_quarantine'] for c in counts.values()):,}"),
         Tile("Agreed by the reader", percent(tally.agreed) or "not judged"),
+        Tile("Right by review", reviewed.partition(" of ")[0], reviewed.partition(" of ")[2]),
         Tile("Kept", f"{tally.kept:,}"),
         Tile("Reader's answer taken", f"{repaired + adopted:,}", f"{repaired:,} from quarantine"),
     ]
@@ -93,7 +96,7 @@ def write_report(
     )
     reader = "none" if params.reader == "none" else params.address or params.reader
     write_page(
-        path,
+        folder / "report.html",
         _TEMPLATE,
         Page(
             "Verification",

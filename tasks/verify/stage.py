@@ -14,6 +14,7 @@ from typing import Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.parquet import TableWriter, read_table
+from tasks.core.quality import RowQuality
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, require
 from tasks.core.stage import Stage, run_stage
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask
@@ -39,6 +40,7 @@ from tasks.verify.judging import (
 )
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
+from tasks.verify.reviews import Reviews
 
 log = logging.getLogger(__name__)
 NONE = "none"
@@ -134,7 +136,7 @@ def _warn(tested: dict[str, Test]) -> None:
 
 
 def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[str, Test]) -> None:
-    tally = Tally()
+    tally, reviews = Tally(), Reviews.read(stage.inputs.get("reviews"))
     with (
         TableWriter(stage.out / "instructions.parquet", VERIFIED) as kept,
         TableWriter(stage.out / "quarantine.parquet", UNVERIFIED) as dropped,
@@ -146,13 +148,14 @@ def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[s
                 dropped.add(values | {"reasons": decision.reasons})
             else:
                 kept.add(values)
+                reviews.count(values)
     if tally.rows and not tally.kept:
         raise PipelineError(
             f"none of {tally.rows} rows is kept ({dict(tally.reasons)}): look at "
             "artifacts/validate/instructions.parquet, lower verify.min_agreement, or set "
             "verify.reader to none"
         )
-    _summarise(stage, tally, tested)
+    _summarise(stage, tally, reviews.figures(), tested)
 
 
 def _values(row: Row, decision: Decision) -> dict[str, Any]:
@@ -165,16 +168,20 @@ def _values(row: Row, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _summarise(stage: Stage, tally: Tally, tested: dict[str, Test]) -> None:
+def _summarise(
+    stage: Stage, tally: Tally, reviewed: dict[str, float | int | None], tested: dict[str, Test]
+) -> None:
     """Write report, metrics and summary."""
     figures = {kind: test.figures() for kind, test in tested.items()}
-    write_report(stage.out / "report.html", stage.params.verify, tally, figures)
-    write_json(stage.out / "metrics.json", {"agreed": tally.agreed})
+    metrics = {"agreed": tally.agreed} | reviewed
+    write_json(stage.out / "metrics.json", metrics)
+    quality = RowQuality.of(None, metrics)
+    write_report(stage.out, stage.params.verify, tally, figures, quality.reviewed_as)
     stage.summary(
         tally.rows,
         tally.kept,
         dict(tally.reasons),
-        agreed=tally.agreed,
+        **metrics,
         by_task_type=tally.by_task_type(),
         reader=figures,
     )
@@ -194,5 +201,5 @@ def main(argv: list[str] | None = None) -> int:
         verify,
         ["instructions", "quarantine", "passages"],
         argv,
-        settings={"tests": "verify.tests"},
+        settings={"tests": "verify.tests", "reviews": "verify.reviews"},
     )

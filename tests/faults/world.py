@@ -45,6 +45,7 @@ INPUTS: dict[str, dict[str, str]] = {
         "instructions": "artifacts/validate/instructions.parquet",
         "quarantine": "artifacts/validate/quarantine.parquet",
         "tests": "supervision/none",
+        "reviews": "supervision/none",
     },
     "supervise": {
         "passages": "artifacts/ingest/passages.parquet",

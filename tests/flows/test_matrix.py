@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from flows import server
-from flows.matrix.cells import check_inputs, expand
+from flows.matrix.cells import START, check_inputs, expand
 from flows.matrix.compare import Draws, judge_change, measure_difference, summarise
 from flows.matrix.groups import compare_groups as groups_of
 from flows.matrix.groups import measure_gains_over_tapt
@@ -209,7 +209,7 @@ def test_a_mix_is_a_source_of_cells_with_names_of_files(tmp_path: Path) -> None:
 def test_a_mix_is_named_and_coloured_by_its_sources() -> None:
     assert label("bonito+constructed:0.5") == "Bonito + claims by rules (0.5)"
     assert label("p3 then tapt") == "P3 (general) then TAPT (next word)"
-    assert set(SOURCES) == set(NAMES), "a source without a name or colour"
+    assert {*SOURCES, START} == set(NAMES), "a source without a name or colour"
     colours = {colour(text) for text in (*SOURCES, "bonito+constructed:0.5", "bonito+tapt")}
     assert len(colours) == len(SOURCES) + 2
     assert colour("bonito") == colour("p3 then bonito") == NAMES["bonito"][1]

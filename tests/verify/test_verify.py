@@ -20,10 +20,12 @@ from tasks.lm.models import load_tokenizer
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.guard import construct_tests
+from tasks.verify.reviews import review_key
 from tests.conftest import ROOT
 from tests.supervise.test_constructed import passages
 
 _COUNT = 30
+NONE = str(ROOT / "supervision/none")
 
 
 def _row(number: int, kind: str = "exqa", response: str = "") -> dict[str, Any]:
@@ -91,7 +93,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
             supervise={"source": source},
             verify={
                 **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
-                **{"tests": str(ROOT / "supervision/none"), "shard_rows": 8},
+                **{"tests": NONE, "reviews": NONE, "shard_rows": 8},
                 **settings,
             },
         )
@@ -121,7 +123,9 @@ def test_rows_that_the_reader_disagrees_with_are_kept_apart_with_both_answers(ru
     assert [row["reasons"] for row in dropped] == [["reader_disagrees"]] * 6
     assert (dropped[1]["response"], dropped[1]["answer"]) == ("seal-5", "noon")
     assert summary["dropped"] == {"reader_disagrees": 6} and summary["agreed"] == 0.8
-    assert read_json(Path("artifacts/verify/metrics.json")) == {"agreed": 0.8}
+    assert read_json(Path("artifacts/verify/metrics.json")) == {
+        **{"agreed": 0.8, "reviewed": 0, "right": None, "right_low": None, "right_high": None}
+    }
     page = Path("artifacts/verify/report.html").read_text()
     assert "Agreed by the reader" in page and "80.0 %" in page and "reader_disagrees" in page
 
@@ -309,3 +313,40 @@ def test_the_best_rows_of_a_passage_and_type_are_kept(run: Any) -> None:
     kept, _, summary = _made()
     assert [row["row_id"][:2] for row in kept] == ["0-"] * 20
     assert summary["dropped"] == {"not_best_of_passage": 20, "reader_disagrees": 10}
+
+
+def _verdict(row: dict[str, Any], verdict: str) -> dict[str, str]:
+    key = review_key(row["instruction"], row["response"])
+    return {
+        **{"row_id": row["row_id"], "key": key, "task_type": row["task_type"]},
+        **{"verdict": verdict, "reason": "read"},
+    }
+
+
+def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) -> None:
+    verdicts = [_verdict(_row(number), "right") for number in range(1, 5)]
+    verdicts += [_verdict(_row(6), "wrong"), _verdict(_row(7), "unclear")]
+    verdicts += [_verdict(_row(0), "right"), _verdict(_row(99), "right")]
+    Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    assert run(reviews="reviews.jsonl") == 0
+    found = read_json(Path("artifacts/verify/metrics.json"))
+    assert (found["right"], found["reviewed"]) == (round(4 / 6, 4), 6)
+    assert (found["right_low"], found["right_high"]) == (0.3, 0.9032)
+    assert "2 of 8 reviewed rows are not kept in this run" in capsys.readouterr().err
+    assert "67 % (30 to 90)" in Path("artifacts/verify/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"verdict": "good"}, "reviews.jsonl row 2: verdict: Input should be 'right'"),
+        ({"note": 1}, "reviews.jsonl row 2: note: Extra inputs"),
+        ({}, "reviews.jsonl row 2: row exqa-001 has a verdict already"),
+    ],
+)
+def test_a_broken_review_is_one_line(run: Any, capsys: Any, change: Any, message: str) -> None:
+    first = _verdict(_row(1), "right")
+    Path("reviews.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(first | change) + "\n")
+    assert run(reviews="reviews.jsonl") == 2
+    assert f"verify.reviews: {message}" in capsys.readouterr().err
+    assert not Path("artifacts/verify").exists()
