@@ -196,7 +196,7 @@ def _reasons(dropped: dict[str, int]) -> str:
 def _quality(checkout: Path, done: set[str]) -> list[str]:
     """Return what is known of the generated rows: their form, a reader's word, people's."""
     validated, verified = (checkout / "artifacts" / name for name in ("validate", "verify"))
-    if "verify" not in done or not (verified / "metrics.json").exists():
+    if "verify" not in done or not (verified / "summary.json").exists():
         return []
     quality = RowQuality.read(validated, verified)
     if quality.well_formed is None:

@@ -26,13 +26,13 @@ class RowQuality:
 
     @classmethod
     def read(cls, validated: Path, verified: Path) -> RowQuality:
-        """Read the metrics of the outputs of validate and verify."""
-        form, word = (read_json(folder / "metrics.json") for folder in (validated, verified))
-        return cls.of(form["yield"], word)
+        """Read the outputs of validate and verify."""
+        form = read_json(validated / "metrics.json")["yield"]
+        return cls.of(form, read_json(verified / "summary.json"))
 
     @classmethod
     def of(cls, well_formed: float | None, word: dict[str, Any]) -> RowQuality:
-        """Take the share of well-formed predictions and verify's metrics."""
+        """Take the share of well-formed predictions and verify's summary."""
         names = ("agreed", "right", "right_low", "right_high", "reviewed")
         return cls(well_formed, *(word[name] for name in names))
 

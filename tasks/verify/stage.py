@@ -173,15 +173,15 @@ def _summarise(
 ) -> None:
     """Write report, metrics and summary."""
     figures = {kind: test.figures() for kind, test in tested.items()}
-    metrics = {"agreed": tally.agreed} | reviewed
-    write_json(stage.out / "metrics.json", metrics)
-    quality = RowQuality.of(None, metrics)
+    known = {"agreed": tally.agreed} | reviewed
+    write_json(stage.out / "metrics.json", {name: known[name] for name in ("agreed", "right")})
+    quality = RowQuality.of(None, known)
     write_report(stage.out, stage.params.verify, tally, figures, quality.reviewed_as)
     stage.summary(
         tally.rows,
         tally.kept,
         dict(tally.reasons),
-        **metrics,
+        **known,
         by_task_type=tally.by_task_type(),
         reader=figures,
     )

@@ -123,9 +123,7 @@ def test_rows_that_the_reader_disagrees_with_are_kept_apart_with_both_answers(ru
     assert [row["reasons"] for row in dropped] == [["reader_disagrees"]] * 6
     assert (dropped[1]["response"], dropped[1]["answer"]) == ("seal-5", "noon")
     assert summary["dropped"] == {"reader_disagrees": 6} and summary["agreed"] == 0.8
-    assert read_json(Path("artifacts/verify/metrics.json")) == {
-        **{"agreed": 0.8, "reviewed": 0, "right": None, "right_low": None, "right_high": None}
-    }
+    assert read_json(Path("artifacts/verify/metrics.json")) == {"agreed": 0.8, "right": None}
     page = Path("artifacts/verify/report.html").read_text()
     assert "Agreed by the reader" in page and "80.0 %" in page and "reader_disagrees" in page
 
@@ -329,7 +327,7 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
     verdicts += [_verdict(_row(0), "right"), _verdict(_row(99), "right")]
     Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
     assert run(reviews="reviews.jsonl") == 0
-    found = read_json(Path("artifacts/verify/metrics.json"))
+    found = _made()[2]
     assert (found["right"], found["reviewed"]) == (round(4 / 6, 4), 6)
     assert (found["right_low"], found["right_high"]) == (0.3, 0.9032)
     assert "2 of 8 reviewed rows are not kept in this run" in capsys.readouterr().err
