@@ -133,6 +133,21 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
+def read_columns(path: Path, columns: list[str], setting: str, takes: str) -> pa.Table:
+    """Return columns of a file that the user names in a setting; ``takes`` says what it should be.
+
+    A file that is no Parquet, or lacks a column, is a :class:`PipelineError` with both.
+    """
+    try:
+        present = pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(f"{setting}: {path} cannot be read as Parquet: {takes}") from error
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise PipelineError(f"{setting}: {path} has no column {missing[0]!r}: {takes}")
+    return read_table(path, columns)
+
+
 @dataclass(frozen=True)
 class Batches:
     """A file's rows as tables of ``schema``, at most 4096 rows each.

@@ -18,12 +18,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tasks.core.data_params import Supervise
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, row_seed
-from tasks.core.parquet import read_table, write_table
+from tasks.core.parquet import read_columns, read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
@@ -183,9 +182,10 @@ def _choose_passages(stage: Stage) -> tuple[pa.Table, int]:
 def _read_p3(stage: Stage) -> SourceRows:
     """General instruction tuning: prompted rows of the annotated datasets, with their passages."""
     path = stage.path("rows")
-    _require_columns(path, _P3_COLUMNS)
+    takes = "source p3 takes the train.parquet of bonito.remix.stage"
+    table = read_columns(path, _P3_COLUMNS, "supervise.rows", takes)
     kept, dropped = [], Counter[str]()
-    for row in read_table(path, _P3_COLUMNS).to_pylist():
+    for row in table.to_pylist():
         instruction, response = (
             fill(row[name], row["context"]).strip() for name in ("instruction", "response")
         )
@@ -242,22 +242,6 @@ _SOURCES: dict[str, Callable[[Stage], SourceRows]] = {
     "labelled": _render_labelled,
     "constructed": _construct,
 }
-
-
-def _require_columns(path: Path, columns: list[str]) -> None:
-    try:
-        present = pq.read_schema(path).names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(
-            f"supervise.rows: {path} cannot be read as Parquet: source p3 takes the "
-            "train.parquet of bonito.remix.stage"
-        ) from error
-    missing = [name for name in columns if name not in present]
-    if missing:
-        raise PipelineError(
-            f"supervise.rows: {path} has no column {missing[0]!r}: source p3 takes the "
-            "train.parquet of bonito.remix.stage"
-        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tasks.claims.construct import SHARES, construct
 from tasks.claims.passages import passages_of
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose
-from tasks.core.parquet import read_table
+from tasks.core.parquet import read_columns
 from tasks.lm.prompts import fill
 from tasks.scoring.intervals import wilson
 from tasks.verify.judging import agree
@@ -69,15 +68,7 @@ def read_tests(
     """
     if path is None or path.suffix != ".parquet":
         return []
-    try:
-        missing = [name for name in _COLUMNS if name not in pq.read_schema(path).names]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"verify.tests: {path} cannot be read as Parquet ({error})") from error
-    if missing:
-        raise PipelineError(
-            f"verify.tests: {path} has no column {missing[0]!r}: it takes a remix's heldout.parquet"
-        )
-    table = read_table(path, _COLUMNS)
+    table = read_columns(path, _COLUMNS, "verify.tests", "it takes a remix's heldout.parquet")
     chosen = []
     for kind in kinds:
         of_kind = table.filter(pa.compute.equal(table["task_type"], kind))
