@@ -66,7 +66,7 @@ class Collector:
             self._add(document, passage)
             return
         parts = list(split_around(passage, spans))
-        detail = f"of {self._repeated.documents} documents it stands in {{}}"
+        detail = f"of {self._repeated.documents} documents it is in {{}}"
         if not parts:
             most = max(documents for *_, documents in spans)
             fault = {"reason": "boilerplate", "detail": detail.format(most)}

@@ -49,5 +49,5 @@ REASONS: dict[str, str] = {
         "(ingest.exact_duplicates)"
     ),
     "near_duplicate": "so similar to an earlier passage (ingest.near_duplicates)",
-    "in_evaluation": "also stands in the evaluation set (ingest.drop_evaluation_overlap)",
+    "in_evaluation": "is also in the evaluation set (ingest.drop_evaluation_overlap)",
 }

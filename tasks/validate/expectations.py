@@ -74,13 +74,13 @@ def select_checks(params: Validate) -> tuple[Check, ...]:
         Check(
             "no_control_tokens",
             "control_tokens",
-            "no token of a prompt format, such as an end mark, stands in the text",
+            "no token of a prompt format, such as an end mark, is in the text",
             high=0,
         ),
         Check(
             "no_broken_characters",
             "broken_characters",
-            "no cut or control characters stand in the text",
+            "no cut or control characters are in the text",
             high=0,
         ),
         Check(
@@ -120,14 +120,14 @@ def select_checks(params: Validate) -> tuple[Check, ...]:
         Check(
             "answer_in_passage",
             "answer_in_passage",
-            "the response stands in the passage, word for word",
+            "the response is in the passage, word for word",
             value=True,
             of_types=True,
         ),
         Check(
             "answer_not_in_question",
             "answer_in_question",
-            "the response does not stand in the question already",
+            "the response is not in the question already",
             value=False,
             of_types=True,
         ),

@@ -168,7 +168,7 @@ def holds(text: str, answer: str) -> bool:
 
 def is_sound(task_type: str, instruction: str, context: str, answer: str) -> bool:
     """Tell whether the reader's answer has the form of a response: for extraction a span of the
-    passage that does not stand in the question.
+    passage that is not in the question.
     """
     if not answer.strip():
         return False

@@ -424,7 +424,7 @@ def test_lines_that_many_documents_share_are_cut_out(corner: Path) -> None:
         texts[row["document"]][row["start"] : row["end"]] == row["text"] for row in everything
     )
     assert [(row["reason"], row["text"], row["detail"]) for row in _rows("rejects")] == [
-        ("boilerplate", notice, "of 9 documents it stands in 9")
+        ("boilerplate", notice, "of 9 documents it is in 9")
     ] * 9
     assert _summary()["dropped"] == {"boilerplate": 1}
     assert _summary()["boilerplate"] == {"lines": 8, "characters": 8 * len(notice)}

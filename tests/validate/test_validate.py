@@ -457,7 +457,7 @@ def test_data_docs_show_the_suites(run: Any) -> None:
         for page in (out / "data_docs" / "expectations").glob("*.html")
     }
     assert {"exqa.html", "ynqa.html", "ynqa_label_balance.html"} <= set(pages)
-    assert "the response stands in the passage" in pages["exqa.html"]
+    assert "the response is in the passage" in pages["exqa.html"]
     results = "".join(
         page.read_text(encoding="utf-8")
         for page in (out / "data_docs" / "validations").rglob("*.html")
