@@ -90,22 +90,28 @@ def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -
     )
 
 
+def open_shard_engine(generator: Generator, longest: int) -> Any:
+    """Open what the generator answers through, for prompts of up to ``longest`` tokens."""
+    params = generator.params
+    if params.address:
+        return AddressEngine(params.address, params.generator)
+    return open_generator_engine(params, longest + params.max_tokens)
+
+
 def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]], pa.Table]:
-    """Open the engine for prompts of up to ``longest`` tokens; return the function that generates
+    """Open the engine in a worker, which keeps it to its end; return the function that generates
     one shard with it.
     """
-    params, tokenizer = generator.params, generator.load_tokenizer()
-    engine: Any = (
-        AddressEngine(params.address, params.generator)
-        if params.address
-        else open_generator_engine(params, longest + params.max_tokens)
-    )
+    engine, tokenizer = open_shard_engine(generator, longest), generator.load_tokenizer()
     return lambda shard: generate_shard(shard, engine, tokenizer, generator)
 
 
 def open_generator_engine(params: Generate, longest: int) -> Any:
     """Start the engine on the generator, for ``longest`` tokens of prompt and prediction."""
-    return open_engine(params.engine, *load_weights(params), params.precision, longest)
+    weights, revision = load_weights(params)
+    return open_engine(
+        params.engine, weights, revision, params.precision, longest, params.gpu_memory_utilization
+    )
 
 
 def load_weights(params: Generate) -> tuple[Path | str, str]:

@@ -33,11 +33,13 @@ from tasks.generate.shards import (
     BonitoForm,
     Generator,
     GeneratorForm,
+    generate_shard,
     identify_generator,
     load_weights,
     measure_longest_prompt,
-    shard_worker,
+    open_shard_engine,
 )
+from tasks.lm.memory import freed_after
 
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, not which: they are no part of a journal's key.
@@ -133,8 +135,10 @@ def _generate_shards(
     """
     params = generator.params
     if not params.workers:
-        work = shard_worker(generator, longest)
-        yield from ((number, work(shard)) for number, shard in shards)
+        tokenizer = generator.load_tokenizer()
+        with freed_after(open_shard_engine(generator, longest)) as engine:
+            for number, shard in shards:
+                yield number, generate_shard(shard, engine, tokenizer, generator)
         return
     load_weights(params)  # merged once, not by every worker at the same time
     yield from spread(

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 import torch
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
+from tasks.lm.memory import free
 from tasks.lm.models import dtype, load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of the weights; :func:`tasks.lm.memory.free` calls this."""
+        ...
+
 
 def open_engine(
     kind: str,
@@ -66,8 +72,12 @@ def open_engine(
     revision: str = "main",
     precision: str = "auto",
     max_length: int = 4096,
+    gpu_memory_utilization: float = 0.0,
 ) -> Engine:
-    """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`)."""
+    """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`).
+
+    ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
+    """
     if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
         raise PipelineError(
             "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
@@ -75,7 +85,7 @@ def open_engine(
     log.info("starting %s", "the model" if kind == "transformers" else "vLLM")
     if kind == "transformers":
         return TransformersEngine(str(model), revision, precision)
-    return VllmEngine(str(model), revision, precision, max_length)
+    return VllmEngine(str(model), revision, precision, max_length, gpu_memory_utilization)
 
 
 def serve_command(
@@ -119,14 +129,22 @@ def serve_command(
 
 
 class VllmEngine:
-    """vLLM in this process.
+    """vLLM in this process, without worker processes.
 
-    On the CPU it has no worker processes: nothing outlives a kill, and start-up is short.
+    Nothing outlives a kill, the memory is free when the engine is closed, and the scheduler sees
+    all prompts of a call before it begins: the same call gives the same batches.
     """
 
-    def __init__(self, model: str, revision: str, precision: str, max_length: int) -> None:
-        gpu = torch.cuda.is_available()
-        _set_environment(gpu)
+    def __init__(
+        self,
+        model: str,
+        revision: str,
+        precision: str,
+        max_length: int,
+        gpu_memory_utilization: float,
+    ) -> None:
+        _set_environment(torch.cuda.is_available())
+        take_cards()
         try:
             from vllm import LLM
         except ImportError as error:
@@ -134,7 +152,8 @@ class VllmEngine:
                 f"vLLM cannot be imported here ({error}): set engine: transformers in "
                 "params.yaml, or run make setup"
             ) from error
-        self._llm = LLM(model=model, revision=revision, **vllm_settings(precision, max_length))
+        settings = vllm_settings(precision, max_length, gpu_memory_utilization)
+        self._llm: Any = LLM(model=model, revision=revision, **settings)
 
     def generate(
         self,
@@ -172,6 +191,14 @@ class VllmEngine:
             for output in outputs
         ]
 
+    def close(self) -> None:
+        """See :meth:`Engine.close`."""
+        if self._llm is not None:
+            # vLLM hides what it made at its start from the garbage collector; its own shutdown
+            # undoes that.
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
 
 def _counter(on_done: OnDone) -> type[Any]:
     """Return a progress bar for vLLM that draws nothing and calls ``on_done``.
@@ -192,7 +219,9 @@ def _counter(on_done: OnDone) -> type[Any]:
     return Counter
 
 
-def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
+def vllm_settings(
+    precision: str, max_length: int, gpu_memory_utilization: float = 0.0
+) -> dict[str, Any]:
     """Return the arguments of vLLM's ``LLM`` on this machine, for ``max_length`` tokens."""
     gpu = torch.cuda.is_available()
     # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU Generator
@@ -215,18 +244,25 @@ def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "max_num_seqs": 256 if gpu else 64,
         **({} if gpu else unchunked),
+        **memory_share(gpu, gpu_memory_utilization),
     }
+
+
+def memory_share(gpu: bool, share: float) -> dict[str, float]:
+    """Return vLLM's argument for its share of the GPU's memory; none for its default or a CPU."""
+    return {"gpu_memory_utilization": share} if gpu and share else {}
 
 
 def vllm_environment(gpu: bool) -> dict[str, str]:
     """Return the environment variables vLLM runs under in our processes."""
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1"}
-    here = {
+    everywhere = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CONFIGURE_LOGGING": "1",
+        # In this process, on a GPU too: vLLM promises the same tokens again only so.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
-    return quiet if gpu else quiet | here
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return everywhere if gpu else everywhere | cpu
 
 
 def _set_environment(gpu: bool) -> None:
@@ -255,6 +291,10 @@ class TransformersEngine:
             if on_done:
                 on_done(1)
         return completions
+
+    def close(self) -> None:
+        """See :meth:`Engine.close`."""
+        free(self._model)
 
     def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
         torch.manual_seed(seed)

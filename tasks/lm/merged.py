@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.core.files import fingerprint, sha256_file, sha256_folder, write_json
 from tasks.core.privacy import cache_folder
 from tasks.core.store import is_whole, work_key
+from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
 from tasks.lm.models import base_path, dtype, load_model, load_tokenizer
 
@@ -38,14 +39,15 @@ def merged_folder(
     }
 
     def save(out: Path) -> None:
-        model = load_model(base, revision, precision=precision)
-        if quantization == "nf4":
-            round_through_nf4(model)
-        if adapter:
-            from peft import PeftModel
+        with freed_after(load_model(base, revision, precision=precision)) as model:
+            if quantization == "nf4":
+                round_through_nf4(model)
+            plain = model
+            if adapter:
+                from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        model.save_pretrained(out)
+                plain = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            plain.save_pretrained(out)
         load_tokenizer(base, revision).save_pretrained(out)
         write_json(out / "made_from.json", made_from)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.lm.embedded import embedded_folder
@@ -134,13 +135,15 @@ def load_model(
     """Load a causal language model on the GPU if there is one, else the CPU.
 
     ``quantization`` is ``none`` or ``nf4`` (bitsandbytes, double quantisation, bf16 compute:
-    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :mod:`tasks.lm.merged`.
+    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :mod:`tasks.lm.merged`. Free it
+    with :mod:`tasks.lm.memory` before the next one is loaded: a GPU holds one.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    take_cards()
     extra: dict[str, Any] = {}
     if quantization == "nf4":
         extra["quantization_config"] = BitsAndBytesConfig(

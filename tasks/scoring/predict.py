@@ -25,6 +25,7 @@ from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import Store, work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
+from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, fill
@@ -122,9 +123,7 @@ def answer(
         pairs = [(template, item) for template in questions.templates for item in questions.items]
         predict = _rank_choices if questions.dataset.classifies else _extract
         progress = meter(len(pairs), "rows")
-        return predict(
-            model.name, questions.dataset, pairs, prompter, folder, params, progress.advance
-        )
+        return predict(model, questions.dataset, pairs, prompter, folder, params, progress.advance)
 
     return _remember(journal, key, model.name, rows)
 
@@ -151,6 +150,7 @@ def answer_general(
         instructions = [fill(task["instruction"], task["context"]) for task in tasks]
         answers = _complete(
             folder,
+            model.precision,
             [prompter.prompt(instruction) for instruction in instructions],
             params,
             meter(len(tasks), "general tasks").advance,
@@ -206,19 +206,24 @@ def _remember(
 
 
 def _complete(
-    folder: Path, prompts: list[list[int]], params: Evaluate, on_done: OnDone
+    folder: Path, precision: str, prompts: list[list[int]], params: Evaluate, on_done: OnDone
 ) -> list[Completion]:
     """Return greedy answers of at most ``max_new_tokens`` tokens."""
-    engine = open_engine(
-        params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
-    )
-    return engine.generate(
-        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts), on_done
-    )
+    sampling, seeds = Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
+    with freed_after(
+        open_engine(
+            params.engine,
+            folder,
+            precision=precision,
+            max_length=max(map(len, prompts)) + params.max_new_tokens,
+            gpu_memory_utilization=params.gpu_memory_utilization,
+        )
+    ) as engine:
+        return engine.generate(prompts, sampling, seeds, on_done)
 
 
 def _extract(
-    model: str,
+    model: Scoreable,
     dataset: Dataset,
     pairs: list[tuple[Template, Item]],
     prompter: Prompter,
@@ -229,17 +234,20 @@ def _extract(
     """Yield rows of greedy answers, with SQuAD F1 against the best gold."""
     completions = _complete(
         folder,
+        model.precision,
         [prompter.prompt(render(template, item)) for template, item in pairs],
         params,
         on_done,
     )
     for (template, item), completion in zip(pairs, completions, strict=True):
         text = completion.text.strip()
-        yield _row(model, dataset, template, item, prompter, text, [], squad_f1(text, item.golds))
+        yield _row(
+            model.name, dataset, template, item, prompter, text, [], squad_f1(text, item.golds)
+        )
 
 
 def _rank_choices(
-    model: str,
+    model: Scoreable,
     dataset: Dataset,
     pairs: list[tuple[Template, Item]],
     prompter: Prompter,
@@ -250,18 +258,19 @@ def _rank_choices(
     """Yield rows of the likeliest choices; F1 of an item is 1 if it is the gold label's."""
     prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
     choices = [[prompter.response(choice) for choice in template.choices] for template, _ in pairs]
-    scores = rank(
-        load_model(str(folder)).eval(),
-        prompts,
-        choices,
-        params.batch_rows,
-        prompter.tokenizer.pad_token_id,
-        on_done,
-    )
+    with freed_after(load_model(str(folder), precision=model.precision).eval()) as scorer:
+        scores = rank(
+            scorer,
+            prompts,
+            choices,
+            params.batch_rows,
+            prompter.tokenizer.pad_token_id,
+            on_done,
+        )
     for (template, item), logs in zip(pairs, scores, strict=True):
         best = int(np.argmax(logs))
         choice, f1 = template.choices[best], float(best == item.gold)
-        yield _row(model, dataset, template, item, prompter, choice, logs, f1)
+        yield _row(model.name, dataset, template, item, prompter, choice, logs, f1)
 
 
 def _row(
