@@ -95,13 +95,9 @@ def serve_command(
     port: int,
     max_length: int,
     precision: str,
-    adapter: Path | None,
-    rank: int,
+    gpu_memory_utilization: float = 0.0,
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command line of vLLM's OpenAI-compatible server, and its environment.
-
-    ``adapter`` becomes a LoRA called ``name``.
-    """
+    """Return the command line of vLLM's OpenAI-compatible server, and its environment."""
     gpu = torch.cuda.is_available()
     _set_environment(gpu)
     options: dict[str, object] = {
@@ -111,14 +107,11 @@ def serve_command(
         "dtype": str(dtype(precision)).removeprefix("torch."),
         "max-model-len": max_length,
         "load-format": "safetensors",
-        "served-model-name": f"{name}-base" if adapter else name,
+        "served-model-name": name,
     }
+    for option, share in memory_share(gpu, gpu_memory_utilization).items():
+        options[option.replace("_", "-")] = share
     flags = []
-    if adapter:
-        # vLLM allows only these values for the largest rank.
-        largest = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
-        options |= {"lora-modules": f"{name}={adapter}", "max-lora-rank": largest}
-        flags.append("--enable-lora")
     if not gpu:
         options |= {"max-num-seqs": 16, "max-num-batched-tokens": max(8192, max_length)}
         flags += ["--enforce-eager", "--no-enable-chunked-prefill"]

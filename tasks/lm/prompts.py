@@ -104,11 +104,18 @@ class Prompter:
 
     def response(self, response: str) -> list[int]:
         """Return the response's token ids, end mark last, for training and for ranking."""
-        lead = " " if self.form == "pretrained" else ""
+        lead = " " if self.form == "pretrained" and not self._leads_with_space() else ""
         return [
             *self.tokenizer.encode(lead + response.strip(), add_special_tokens=False),
             self.tokenizer.eos_token_id,
         ]
+
+    def _leads_with_space(self) -> bool:
+        """Tell whether the tokenizer itself puts a space before a text, as SentencePiece does: with
+        one more the answer would begin with two.
+        """
+        first = self.tokenizer.encode("x", add_special_tokens=False)[:1]
+        return bool(self.tokenizer.convert_ids_to_tokens(first)[0].startswith(("▁", "Ġ")))
 
     def _ids(self, instruction: str) -> list[int]:
         if self.form == "chat":
