@@ -57,13 +57,13 @@ class Opinion:
 
 
 def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
-    """Return (folder or hub name, revision) of a plain model; an adapter is merged first."""
+    """Return (folder, revision) of a plain model; an adapter is merged first."""
     model = resolve(name, revision)
     if model.adapter:
         return str(
             merged_folder(model.base, model.revision, model.adapter, "none", precision)
         ), "main"
-    return base_path(model.base), model.revision
+    return base_path(model.base, model.revision), "main"
 
 
 def write_tasks(

@@ -48,6 +48,7 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import TASK_TYPES
+from tasks.lm.models import pinned
 from tasks.lm.prompts import parse_prediction
 from tasks.tracking.registry import Ledger
 
@@ -94,7 +95,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     identity = (
         f"sha256:{sha256_folder(Path(params.generator))}"
         if Path(params.generator).is_dir()
-        else f"{params.generator}@{params.revision}"
+        else f"{params.generator}@{pinned(params.generator, params.revision)}"
     )
     key = work_key(
         _JUDGING,

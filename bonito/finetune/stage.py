@@ -18,7 +18,7 @@ from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
 from tasks.lm.examples import Example
-from tasks.lm.models import load_tokenizer
+from tasks.lm.models import load_tokenizer, pin
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import start_adapter, train, training_key
 
@@ -30,6 +30,7 @@ def finetune(stage: Stage) -> None:
     params, path = cast(GeneratorParams, stage.params).finetune, stage.path("rows")
     if params is None:
         raise PipelineError("the parameters have no finetune section: see bonito/params.yaml")
+    params = pin(params)
     table = read_table(path, _COLUMNS)
     rows, dropped = draw_mixture(table, params)
     tokenizer = load_tokenizer(params.model, params.revision)

@@ -17,14 +17,14 @@ from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.stage import build_examples, choose_form, provenance, tokens_trained
-from tasks.lm.models import load_tokenizer
+from tasks.lm.models import load_tokenizer, pin
 from tasks.lm.prompts import Prompter
 from tasks.lm.training import start_adapter, train, training_key
 
 
 def train_answering(stage: Stage) -> None:
     """Write the adapter, ``provenance.json``, ``loss.csv`` and ``summary.json``."""
-    params, path = cast(Params, stage.params).finetune, stage.path("rows")
+    params, path = pin(cast(Params, stage.params).finetune), stage.path("rows")
     rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, Path(params.start))

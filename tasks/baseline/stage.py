@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tasks.core.parquet import write_table
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.models import load_tokenizer
+from tasks.lm.models import load_tokenizer, pin
 from tasks.lm.prompts import prompt_form
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
 
@@ -17,7 +17,8 @@ def baseline(stage: Stage) -> None:
     """Write ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS, model ``zero_shot``)
     and ``summary.json``.
     """
-    target, params, journal = stage.params.finetune, stage.params.evaluate, stage.work / "journal"
+    target = pin(stage.params.finetune)
+    params, journal = stage.params.evaluate, stage.work / "journal"
     questions = Questions.read(params, stage.path("items"))
     form = prompt_form(load_tokenizer(target.model, target.revision), target.prompt, adapted=False)
     model = Scoreable(
@@ -42,6 +43,8 @@ def baseline(stage: Stage) -> None:
         templates=len(questions.templates),
         general=len(general),
         prompt=form,
+        revision=target.revision,
+        precision=target.precision,
     )
 
 

@@ -27,7 +27,7 @@ from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
 from tasks.lm.examples import Example, training_order
-from tasks.lm.models import load_tokenizer
+from tasks.lm.models import load_tokenizer, pin
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.lm.training import Trained, start_adapter, train, training_key
 from tasks.tracking.training_run import open_training_run
@@ -42,14 +42,14 @@ def finetune(stage: Stage) -> None:
     With ``supervise.source`` none there is no adapter: provenance.json says so, and the unadapted
     model is scored.
     """
-    params, source = stage.params.finetune, stage.params.supervise.source
+    params, source = pin(stage.params.finetune), stage.params.supervise.source
     path = stage.path("instructions")
     rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, stage.path("start"))
     if source == "none":
         form = prompt_form(tokenizer, params.prompt, adapted=False)
-        return _write_no_adapter(stage, Prompter(tokenizer, form), path, start)
+        return _write_no_adapter(stage, params, Prompter(tokenizer, form), path, start)
     prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
     examples, dropped = build_examples(rows, prompter, params)
     if not examples:
@@ -140,8 +140,9 @@ def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int
     return sum(lengths[index] for index in order[: steps * params.batch_rows])
 
 
-def _write_no_adapter(stage: Stage, prompter: Prompter, path: Path, start: Path | None) -> None:
-    params = stage.params.finetune
+def _write_no_adapter(
+    stage: Stage, params: Finetune, prompter: Prompter, path: Path, start: Path | None
+) -> None:
     if start:
         raise PipelineError(
             "supervise.source none trains nothing, so it cannot go on from "
@@ -170,9 +171,8 @@ def _train(
     if rank() > 0:
         return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)
     checkpoints = keyed_folder(folder, key, keep=1)  # the others are deleted: they can be gigabytes
-    with open_training_run(
-        stage.params.register.experiment, key, params.model_dump(mode="json")
-    ) as run:
+    asked = stage.params.finetune.model_dump(mode="json")  # as register logs them
+    with open_training_run(stage.params.register.experiment, key, asked) as run:
         progress = stage.progress(0, "steps")
 
         def on_step(step: int, last: int, loss: float) -> None:
@@ -185,7 +185,9 @@ def _train(
 def provenance(
     params: Finetune, prompter: Prompter, rows: Path, key: str, examples: int, trained: Trained
 ) -> dict[str, Any]:
-    """Return what identifies the adapter: base, prompt form, data hash, settings."""
+    """Return what identifies the adapter: base with its commit, prompt form, data hash, settings
+    (``params``: those of :func:`tasks.lm.models.pin`).
+    """
     return {
         "base": params.model,
         "revision": params.revision,

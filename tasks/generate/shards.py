@@ -16,7 +16,7 @@ from tasks.generate.plan import Request, plan
 from tasks.generate.prompted import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import base_path, load_tokenizer, resolve
+from tasks.lm.models import base_path, load_tokenizer, pinned, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 
@@ -72,12 +72,12 @@ class Generator:
 
 def identify_generator(params: Generate) -> str:
     """Return what distinguishes this generator from any other: the adapter's content hash, or the
-    hub name and revision.
+    hub name and commit.
     """
     folder = Path(params.generator)
     if folder.is_dir() and not params.address:
         return f"sha256:{sha256_folder(folder)}"
-    return f"{params.generator}@{params.address or params.revision}"
+    return f"{params.generator}@{params.address or pinned(params.generator, params.revision)}"
 
 
 def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -> int:
@@ -120,7 +120,7 @@ def load_weights(params: Generate) -> tuple[Path | str, str]:
     """
     model = resolve(params.generator, params.revision)
     if not model.adapter:
-        return base_path(model.base), model.revision
+        return base_path(model.base, model.revision), "main"
     merged = merged_folder(model.base, model.revision, model.adapter, "none", params.precision)
     return merged, "main"
 

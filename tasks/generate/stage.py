@@ -40,6 +40,7 @@ from tasks.generate.shards import (
     open_shard_engine,
 )
 from tasks.lm.memory import freed_after
+from tasks.lm.models import pinned
 
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, not which: they are no part of a journal's key.
@@ -83,6 +84,9 @@ def _describe_generator(params: Params) -> Generator:
             "generate.workers open the generator themselves, generate.address has it "
             "opened already: set one of the two"
         )
+    if not settings.address:  # one commit for all workers, and for a run that continues
+        revision = pinned(settings.generator, settings.revision)
+        settings = settings.model_copy(update={"revision": revision})
     return Generator(settings, form, identify_generator(settings))
 
 

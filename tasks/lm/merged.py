@@ -12,7 +12,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.store import is_whole, work_key
 from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
-from tasks.lm.models import base_path, dtype, load_model, load_tokenizer
+from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned
 
 if TYPE_CHECKING:
     # Its import takes a second, which only a merge needs.
@@ -75,11 +75,12 @@ def round_through_nf4(model: torch.nn.Module) -> None:
 
 
 def _identity(base: str, revision: str) -> str:
-    """Return what identifies a base model's weights: digests for folders, name and revision for
-    hub models.
+    """Return what identifies a base model's weights: digests for folders, name and commit for hub
+    models.
     """
-    path = Path(base_path(base))
-    if not path.is_dir():
-        return f"{base}@{revision}"
+    commit = pinned(base, revision)
+    path = Path(base_path(base, commit))
+    if not (base.startswith("embedded:") or Path(base).is_dir()):
+        return f"{base}@{commit}"
     files = [file for file in sorted(path.glob("*")) if file.suffix in {".safetensors", ".json"}]
     return fingerprint(*(f"{file.name}:{sha256_file(file)}" for file in files))

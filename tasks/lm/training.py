@@ -31,6 +31,8 @@ from tasks.lm.models import dtype, load_model, resolve
 from tasks.lm.response_trainer import response_trainer
 
 log = logging.getLogger(__name__)
+#: 4-bit weights that are held dequantised at most: 2 GB in bfloat16, beside their 4-bit copies.
+_MOST_DEQUANTIZED = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,17 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
             f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
         )
     config = read_json(start / "adapter_config.json")
+    told = start / "provenance.json"
+    trained = read_json(told).get("settings", {}) if told.is_file() else {}
     for name, value, required in (
         ("model", model.base, settings.model),
+        # Adapters of other tools name no commit: their main may be any.
+        ("revision", "" if model.revision == "main" else model.revision, settings.revision),
+        ("quantization", trained.get("quantization", ""), settings.quantization),
         ("lora_rank", config["r"], settings.lora_rank),
         ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
     ):
-        if value != required:
+        if value not in ("", required):
             raise PipelineError(
                 f"finetune.start = {start} was trained with {name} {value}, but "
                 f"finetune.{name} is {required}: they must agree"
@@ -166,9 +173,32 @@ def lora_model(settings: Finetune, start: Path | None = None) -> Any:
         if start
         else get_peft_model(model, config)
     )
-    fused = fuse_lora(model, dtype(settings.precision), settings.resident)
+    fused = fuse_lora(model, dtype(settings.precision), choose_resident(settings, model))
     log.info("%d LoRA layers are fused", fused)
     return model
+
+
+def choose_resident(settings: Finetune, model: Any) -> str:
+    """Return how the 4-bit weights stay in memory: dequantized only where that is small.
+
+    The training is the same either way, to the bit.
+    """
+    if settings.resident == "nf4" or settings.quantization == "none":
+        return settings.resident
+    quantised = sum(
+        parameter.quant_state.shape.numel()
+        for parameter in model.parameters()
+        if getattr(parameter, "quant_state", None) is not None
+    )
+    if quantised <= _MOST_DEQUANTIZED:
+        return settings.resident
+    log.warning(
+        "finetune.resident dequantized would hold another %.0f GB for %.1f billion weights: "
+        "nf4 is used",
+        quantised * dtype(settings.precision).itemsize / 1e9,
+        quantised / 1e9,
+    )
+    return "nf4"
 
 
 def save_adapter(model: Any, settings: Finetune, out: Path) -> None:
