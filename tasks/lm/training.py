@@ -105,7 +105,8 @@ def train(
 def start_adapter(settings: Finetune, start: Path) -> Path | None:
     """Return the adapter to start from, None for a new one.
 
-    One that does not fit the model and the LoRA settings is an error.
+    One that does not fit the model and the LoRA settings is an error. Other rounding of the base
+    weights is a warning: an adapter of unquantised weights can be a good start on 4-bit ones.
     """
     if start.is_file():
         return None
@@ -115,13 +116,10 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
             f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
         )
     config = read_json(start / "adapter_config.json")
-    told = start / "provenance.json"
-    trained = read_json(told).get("settings", {}) if told.is_file() else {}
     for name, value, required in (
         ("model", model.base, settings.model),
         # Adapters of other tools name no commit: their main may be any.
         ("revision", "" if model.revision == "main" else model.revision, settings.revision),
-        ("quantization", trained.get("quantization", ""), settings.quantization),
         ("lora_rank", config["r"], settings.lora_rank),
         ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
     ):
@@ -130,6 +128,16 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
                 f"finetune.start = {start} was trained with {name} {value}, but "
                 f"finetune.{name} is {required}: they must agree"
             )
+    told = start / "provenance.json"
+    trained = read_json(told).get("settings", {}) if told.is_file() else {}
+    rounding = trained.get("quantization", settings.quantization)
+    if rounding != settings.quantization:
+        log.warning(
+            "finetune.start = %s was trained on weights with quantization %s; here they have %s",
+            start,
+            rounding,
+            settings.quantization,
+        )
     return start
 
 
