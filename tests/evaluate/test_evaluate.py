@@ -13,6 +13,7 @@ import pytest
 
 from tasks import serve
 from tasks.baseline import stage as baseline
+from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table
 from tasks.evaluate import stage as evaluate
@@ -95,6 +96,15 @@ def _finetune(
         == 0
     )
     return Path(path)
+
+
+def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
+    told = {"base": "own/model", "revision": "a" * 40, "precision": "bfloat16"}
+    evaluate._need_same_base(told, {"revision": "a" * 40, "precision": "bfloat16"})
+    with pytest.raises(PipelineError, match=r"baseline was scored on b{40}: set finetune.revision"):
+        evaluate._need_same_base(told, {"revision": "b" * 40, "precision": "bfloat16"})
+    with pytest.raises(PipelineError, match=r"precision bfloat16 of own/model, .* on float32: set"):
+        evaluate._need_same_base(told, {"revision": "a" * 40, "precision": "float32"})
 
 
 def _evaluate(params: Path) -> int:

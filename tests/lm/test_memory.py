@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import inspect
 import logging
 import subprocess
 import sys
@@ -45,6 +46,7 @@ class Trace:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loads: list[str] = []
         self.beside: list[str] = []
+        self.precisions: set[str] = set()
         self._alive: list[tuple[str, Callable[[], bool]]] = []
         for module in (predict, parity, merged, engine, registry, judging):
             monkeypatch.setattr(module, "load_model", self._load)
@@ -57,6 +59,8 @@ class Trace:
 
     def _load(self, *arguments: Any, **options: Any) -> Any:
         self._note("model")
+        given = inspect.signature(load_model).bind(*arguments, **options).arguments
+        self.precisions.add(given.get("precision", "auto"))
         model = load_model(*arguments, **options)
         # The reference stays here: the weights must go, not only the caller's name.
         self._alive.append(("model", lambda: any(part.numel() for part in model.parameters())))
@@ -106,6 +110,7 @@ def test_scoring_and_parity_hold_one_model_at_a_time(
     stage = Stage("register", load_params(params), {}, workplace / "out", workplace / "work")
     parity.check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate"))
     assert len(trace.loads) > 8 and trace.beside == []
+    assert trace.precisions == {"float32"}, "not the precision of finetune"
 
 
 def test_generate_merges_then_opens_its_engine_then_lets_go(
