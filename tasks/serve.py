@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.core.card import take_cards
 from tasks.core.log_lines import set_up_logging
 from tasks.core.ports import need_free_port
 from tasks.core.privacy import cache_folder
@@ -71,6 +72,7 @@ def prepare(
     """Return the server's command line and what its environment needs."""
     need_free_port(host, port, "SERVE_PORT")
     name, version, adapter, provenance = fetch_model(model, cache_folder() / "served")
+    take_cards()
     weights = merged_folder(
         provenance["base"],
         provenance["revision"],

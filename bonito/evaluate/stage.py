@@ -35,6 +35,7 @@ from bonito.evaluate.measures import (
 from bonito.evaluate.results import round_numbers, score_by_type, tabulate_predictions
 from bonito.evaluate.scores_table import render_scores
 from bonito.params import GeneratorEvaluate, GeneratorParams
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
@@ -90,6 +91,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
             f"{stage.path('rows')} holds no passage of at most evaluate.max_context_chars "
             f"= {params.max_context_chars} characters"
         )
+    take_cards()
     progress = stage.progress(5, "steps")
     path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
     identity = (

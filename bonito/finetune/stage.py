@@ -12,13 +12,15 @@ from typing import Any, cast
 import pyarrow as pa
 
 from bonito.params import GeneratorFinetune, GeneratorParams
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
 from tasks.lm.examples import Example
-from tasks.lm.models import load_tokenizer, pin
+from tasks.lm.models import load_tokenizer
+from tasks.lm.pins import pin
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import start_adapter, train, training_key
 
@@ -45,6 +47,7 @@ def finetune(stage: Stage) -> None:
     def on_step(step: int, last: int, loss: float) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
+    take_cards()
     trained = train(
         examples,
         params,

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import cast
 
 from bonito.answering.stage import Params
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.stage import build_examples, choose_form, provenance, tokens_trained
-from tasks.lm.models import load_tokenizer, pin
+from tasks.lm.models import load_tokenizer
+from tasks.lm.pins import pin
 from tasks.lm.prompts import Prompter
 from tasks.lm.training import start_adapter, train, training_key
 
@@ -40,6 +42,7 @@ def train_answering(stage: Stage) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
     folder = stage.work / "checkpoints" / key[:24]
+    take_cards()
     trained = train(examples, params, tokenizer.pad_token_id, stage.out, folder, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter(row["task_type"] for row in rows)

@@ -6,9 +6,11 @@ items shares it.
 
 from __future__ import annotations
 
+from tasks.core.card import take_cards
 from tasks.core.parquet import write_table
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.models import load_tokenizer, pin
+from tasks.lm.models import load_tokenizer
+from tasks.lm.pins import pin
 from tasks.lm.prompts import prompt_form
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
 
@@ -19,6 +21,7 @@ def baseline(stage: Stage) -> None:
     """
     target = pin(stage.params.finetune)
     params, journal = stage.params.evaluate, stage.work / "journal"
+    take_cards()
     questions = Questions.read(params, stage.path("items"))
     form = prompt_form(load_tokenizer(target.model, target.revision), target.prompt, adapted=False)
     model = Scoreable(

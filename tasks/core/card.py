@@ -19,8 +19,8 @@ _names: set[str] = set()
 def take_cards(count: int = 1) -> None:
     """Wait until this process has its first ``count`` GPUs for itself; without a GPU, do nothing.
 
-    A card that this process has already stays its own. The kernel gives it back when the process
-    ends. Processes that train together leave it to their launcher, which takes the cards in one
+    A card that this process has already stays its own, and others wait until the process ends or
+    gives it back. Processes that train together leave it to their launcher, which takes the cards in one
     order: two launchers never wait for each other.
     """
     import torch

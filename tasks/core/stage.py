@@ -119,7 +119,7 @@ def run_stage(
     with one_line_errors(name):
         params = load_params(arguments.params, model)
         if not is_launched() and (processes := _processes(name, params)) > 1:
-            take_cards(processes)
+            take_cards(processes)  # all before the first starts: no two runs wait for each other
             return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
         if rank() > 0:
             folder = folder.with_name(f"{name}.{rank()}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.parquet import concat, read_table, write_table
@@ -53,6 +54,7 @@ def _answer_all(
     baseline = _read_baseline(stage, "predictions.parquet")
     general_baseline = _read_baseline(stage, "general.parquet")
     if provenance["adapter"]:
+        take_cards()
         model = Scoreable(
             "adapted",
             provenance["base"],

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
@@ -27,7 +28,8 @@ from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
 from tasks.lm.examples import Example, training_order
-from tasks.lm.models import load_tokenizer, pin
+from tasks.lm.models import load_tokenizer
+from tasks.lm.pins import pin
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.lm.training import Trained, start_adapter, train, training_key
 from tasks.tracking.training_run import open_training_run
@@ -167,6 +169,7 @@ def _train(
     start: Path | None,
 ) -> Trained:
     """Train in the checkpoint folder of this key; MLflow and the progress file show the loss."""
+    take_cards()
     folder = stage.work / "checkpoints"
     if rank() > 0:
         return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)

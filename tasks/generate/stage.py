@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.params import Params
@@ -138,6 +139,8 @@ def _generate_shards(
     ``workers``.
     """
     params = generator.params
+    if not params.address:
+        take_cards()
     if not params.workers:
         tokenizer = generator.load_tokenizer()
         with freed_after(open_shard_engine(generator, longest)) as engine:
@@ -145,6 +148,7 @@ def _generate_shards(
                 yield number, generate_shard(shard, engine, tokenizer, generator)
         return
     load_weights(params)  # merged once, not by every worker at the same time
+    give_cards_back()
     yield from spread(
         "tasks.generate.shards:shard_worker",
         (generator, longest),

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 
-from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.lm.memory import free
 from tasks.lm.models import dtype, load_model, load_tokenizer
@@ -137,7 +136,6 @@ class VllmEngine:
         gpu_memory_utilization: float,
     ) -> None:
         _set_environment(torch.cuda.is_available())
-        take_cards()
         try:
             from vllm import LLM
         except ImportError as error:

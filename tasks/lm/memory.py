@@ -7,8 +7,6 @@ import gc
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from tasks.core.card import give_cards_back
-
 Loaded = TypeVar("Loaded")
 
 
@@ -22,7 +20,7 @@ def freed_after(loaded: Loaded) -> Iterator[Loaded]:
 
 
 def free(loaded: Any) -> None:
-    """Free the memory of a model, or of an engine through its ``close``, and give the card back.
+    """Free the memory of a model, or of an engine through its ``close``.
 
     It cannot be used any more. A model's weights go even where a name or a traceback still holds
     it.
@@ -37,4 +35,3 @@ def free(loaded: Any) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    give_cards_back()

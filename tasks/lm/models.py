@@ -12,20 +12,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
-from tasks.core.model_params import Finetune
 from tasks.lm.embedded import embedded_folder
 from tasks.lm.hub import hub_folder
 
 if TYPE_CHECKING:
     # Its import takes a second, which a stage that needs a name or a tokenizer only saves.
     import torch
-
-Training = TypeVar("Training", bound=Finetune)
 
 EMBEDDED = "embedded:smollm2-135m-instruct"
 
@@ -184,7 +180,6 @@ def load_model(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    take_cards()
     extra: dict[str, Any] = {}
     if quantization == "nf4":
         extra["quantization_config"] = BitsAndBytesConfig(
@@ -218,20 +213,6 @@ def dtype(precision: str) -> torch.dtype:
         )
         return torch.bfloat16 if fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
-
-
-def pin(settings: Training) -> Training:
-    """Return the settings of a training with what they stand for here and now: the commit of a hub
-    model, and the precision that ``auto`` means on this machine.
-
-    So another machine, or a later day, loads the weights that were trained on.
-    """
-    return settings.model_copy(
-        update={
-            "revision": pinned(settings.model, settings.revision),
-            "precision": str(dtype(settings.precision)).removeprefix("torch."),
-        }
-    )
 
 
 def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:

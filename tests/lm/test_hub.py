@@ -21,7 +21,8 @@ from tasks.core.params import Params
 from tasks.generate.shards import identify_generator
 from tasks.lm import hub, merged
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import dtype, load_tokenizer, pin, pinned, tokenizer_json
+from tasks.lm.models import dtype, load_tokenizer, pinned, tokenizer_json
+from tasks.lm.pins import pin
 
 _COMMIT, _NEXT = "a" * 40, "b" * 40
 _TOKEN = "hf_" + "t" * 20

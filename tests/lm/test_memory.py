@@ -151,8 +151,8 @@ def test_a_closed_vllm_leaves_no_weights_and_the_next_one_answers_alike(tiny_mod
         left = [
             thing
             for thing in gc.get_objects()
-            if type(thing).__module__.startswith("vllm.")
-            and issubclass(type(thing), torch.nn.Module)
+            if issubclass(type(thing), torch.nn.Module)
+            and type(thing).__module__.startswith("vllm.")
         ]
         assert left == []
     assert answers[0] == answers[1]
@@ -219,7 +219,7 @@ def _then(first: Callable[..., None], second: Callable[..., Any]) -> Callable[..
     return both
 
 
-def test_a_is_locked_once_and_given_back_with_the_model(
+def test_a_card_is_taken_once_and_given_back(
     gpus: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
