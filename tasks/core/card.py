@@ -20,14 +20,14 @@ def take_cards(count: int = 1) -> None:
     """Wait until this process has its first ``count`` GPUs for itself; without a GPU, do nothing.
 
     A card that this process has already stays its own, and others wait until the process ends or
-    gives it back. Processes that train together leave it to their launcher, which takes the cards in one
-    order: two launchers never wait for each other.
+    gives it back. Processes that train together leave it to their launcher. The cards are taken in
+    one order: two launchers never wait for each other.
     """
     import torch
 
     if is_launched() or not torch.cuda.is_available():
         return
-    for name in _visible_cards(torch.cuda.device_count())[:count]:
+    for name in sorted(_visible_cards(torch.cuda.device_count())[:count]):
         if name not in _names:
             _wait_for(name)
             _names.add(name)
