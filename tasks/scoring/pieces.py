@@ -31,8 +31,7 @@ def keep_answers(
 ) -> pa.Table:
     """Return the rows of ``count`` questions; what a killed run answered is not asked again."""
     store = Store(journal, key, keep=6)
-    starts = range(0, count, PIECE)
-    parts = [slice(start, min(start + PIECE, count)) for start in starts]
+    parts = [slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
     pieces = {f"{name}-{part.start}-{part.stop}": part for part in parts}
     todo = {piece: part for piece, part in pieces.items() if not store.has(piece)}
     if todo:
