@@ -7,13 +7,17 @@ beside the adapter holds all that is needed to identify it and to make it again.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
+    choose,
     fingerprint,
     read_json,
     sha256_file,
@@ -46,7 +50,8 @@ def finetune(stage: Stage) -> None:
     """
     params, source = pin(stage.params.finetune), stage.params.supervise.source
     path = stage.path("instructions")
-    rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
+    table = require(read_table(path), INSTRUCTIONS, path)
+    rows = choose_rows(table, params).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, stage.path("start"))
     if source == "none":
@@ -54,6 +59,8 @@ def finetune(stage: Stage) -> None:
         return _write_no_adapter(stage, params, Prompter(tokenizer, form), path, start)
     prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
     examples, dropped = build_examples(rows, prompter, params)
+    if len(rows) < len(table):
+        dropped["beyond_max_steps"] = len(table) - len(rows)
     if not examples:
         raise PipelineError(
             f"no row of {path} can be trained on ({dict(dropped)}): look at its "
@@ -74,13 +81,29 @@ def finetune(stage: Stage) -> None:
         provenance(params, prompter, path, key, len(examples), trained) | facts,
     )
     stage.summary(
-        len(rows),
-        len(rows) - dropped.total(),
+        len(table),
+        len(table) - dropped.total(),
         dict(dropped),
         steps=trained.steps,
         response_tokens=trained.tokens,
         tokens=facts["tokens"],
     )
+
+
+def choose_rows(table: pa.Table, params: Finetune) -> pa.Table:
+    """Return the rows to make examples of: all, or a seeded choice of twice as many as the batches
+    of ``max_steps`` hold, since some may be too long.
+
+    A million rows would be tokenised and held in memory for nothing.
+    """
+    if params.max_tokens or not params.max_steps:
+        return table
+    needed = params.max_steps * params.batch_rows / min(1.0, params.epochs)
+    most = 2 * math.ceil(needed)
+    if len(table) <= most:
+        return table
+    keys = table.column("row_id").to_pylist()
+    return table.take(choose(keys, most, params.seed, "finetune"))
 
 
 def choose_form(

@@ -8,6 +8,7 @@ summed.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -147,9 +148,11 @@ def training_key(params: BaseModel, examples: Sequence[Example], start: str) -> 
     It holds the settings, except for the number of processes, the examples, and the adapter that
     the training starts from (``start``: its SHA-256, empty for a new one).
     """
-    rows = [(example.prompt, example.response) for example in examples]
+    rows = hashlib.sha256()
+    for example in examples:
+        rows.update(f"{example.prompt}{example.response}".encode())
     settings = params.model_dump(mode="json", exclude={"processes"})
-    return work_key(__name__, settings, rows, *filter(None, [start]))
+    return work_key(__name__, settings, rows.hexdigest(), *filter(None, [start]))
 
 
 def lora_model(settings: Finetune, start: Path | None = None) -> Any:
