@@ -115,6 +115,13 @@ class GeneratorEvaluate(Section):
         "vllm", description="vllm, or transformers where vLLM cannot run"
     )
     precision: Precision = "auto"
+    gpu_memory_utilization: Fraction = Field(
+        0.0,
+        description=(
+            "share of a GPU's memory that vLLM takes, less where something else needs some; 0: "
+            "vLLM's own default"
+        ),
+    )
     temperature: float = Field(0.5, ge=0.0, le=2.0)
     top_p: float = Field(0.95, gt=0.0, le=1.0)
     max_tokens: Positive = 256

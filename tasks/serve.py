@@ -1,9 +1,8 @@
 """Serve a registered model over HTTP, as OpenAI's API: ``python -m tasks.serve --model
 models:/NAME@champion``.
 
-vLLM's own server, on loopback. On a GPU the adapter is a LoRA beside the base weights it was scored
-on; on the CPU, where that is six times slower, it is merged into them first. Both are the weights
-whose F1 is in MLflow.
+vLLM's own server, on loopback, with the adapter merged into the base weights: the very checkpoint
+whose F1 is in MLflow, and whose answers register compared.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tasks.core.files import read_json
+from tasks.core.card import take_cards
 from tasks.core.log_lines import set_up_logging
 from tasks.core.ports import need_free_port
 from tasks.core.privacy import cache_folder
@@ -47,27 +44,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(
+        "--gpu-memory",
+        type=float,
+        default=0.0,
+        help="share of the GPU's memory; 0: vLLM's own default",
+    )
+    parser.add_argument(
         "--max-length", type=int, default=2048, help="tokens of prompt and answer together"
     )
     arguments = parser.parse_args(argv)
     set_up_logging("serve")
     with one_line_errors("serve"):
         command, environment = prepare(
-            arguments.model, arguments.host, arguments.port, arguments.max_length
+            arguments.model,
+            arguments.host,
+            arguments.port,
+            arguments.max_length,
+            arguments.gpu_memory,
         )
         os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 - the server takes this process's place and signals
     return 2
 
 
-def prepare(model: str, host: str, port: int, max_length: int) -> tuple[list[str], dict[str, str]]:
+def prepare(
+    model: str, host: str, port: int, max_length: int, gpu_memory: float = 0.0
+) -> tuple[list[str], dict[str, str]]:
     """Return the server's command line and what its environment needs."""
     need_free_port(host, port, "SERVE_PORT")
     name, version, adapter, provenance = fetch_model(model, cache_folder() / "served")
-    gpu = torch.cuda.is_available()
+    take_cards()
     weights = merged_folder(
         provenance["base"],
         provenance["revision"],
-        None if gpu else adapter,
+        adapter,
         provenance["quantization"],
         provenance["precision"],
     )
@@ -79,16 +88,7 @@ def prepare(model: str, host: str, port: int, max_length: int) -> tuple[list[str
         port,
         request,
     )
-    return serve_command(
-        weights,
-        name,
-        host,
-        port,
-        max_length,
-        provenance["precision"],
-        adapter if gpu else None,
-        _rank(adapter),
-    )
+    return serve_command(weights, name, host, port, max_length, provenance["precision"], gpu_memory)
 
 
 def question(
@@ -96,22 +96,21 @@ def question(
 ) -> dict[str, Any]:
     """Return the body of a request, with the prompt that the adapter was trained on, to the token.
 
-    The server must not add marks of its own: the prompt's text has its BOS where training had one.
+    The prompt is text, with its BOS where training had one, if the server's tokenizer makes the
+    same tokens of it (``add_special_tokens`` false: no marks of its own). Tokenizers of the
+    SentencePiece kind put a space after the BOS; then the prompt is token ids.
     """
     tokenizer = load_tokenizer(str(weights))
-    prompt = tokenizer.decode(Prompter(tokenizer, form).prompt(instruction))
+    ids = Prompter(tokenizer, form).prompt(instruction)
+    text = tokenizer.decode(ids)
+    same = tokenizer.encode(text, add_special_tokens=False) == ids
     return {
         "model": name,
-        "prompt": prompt,
+        "prompt": text if same else ids,
         "add_special_tokens": False,
         "max_tokens": max_tokens,
         "temperature": 0,
     }
-
-
-def _rank(adapter: Path) -> int:
-    config: dict[str, Any] = read_json(adapter / "adapter_config.json")
-    return int(config["r"])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core import code
+from tasks.core.files import write_json
 from tasks.core.overlay import overlay
 from tasks.core.params import Params, parse_params
 from tasks.core.parquet import write_table
@@ -67,6 +69,44 @@ def make_tiny_model(folder: Path) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_sentencepiece_model(folder: Path, model_type: str, fast: bool = True) -> Path:
+    """A folder that looks like a Llama or Mistral model with a SentencePiece tokenizer, which puts
+    a space before a text.
+
+    With ``fast`` there is a tokenizer.json of the published form (the space is prepended by its
+    normaliser), else a tokenizer.model alone. The weights are none.
+    """
+    from sentencepiece import SentencePieceTrainer
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    with (folder / "tokenizer.model").open("wb") as model:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(["Answer: yes no maybe. Why did the pump fail? its seal"] * 50),
+            model_writer=model,
+            vocab_size=335,
+            model_type="bpe",
+            byte_fallback=True,
+            minloglevel=2,
+        )
+    write_json(folder / "config.json", {"model_type": model_type})
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", **marks})
+    if fast:
+        inner = json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+        steps = [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]
+        inner |= {
+            "pre_tokenizer": None,
+            "normalizer": {"type": "Sequence", "normalizers": steps},
+        }
+        write_json(folder / "tokenizer.json", inner)
     return folder
 
 

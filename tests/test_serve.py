@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
 from tasks.tracking.fetch_model import parse_model_uri
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_sentencepiece_model
 from tests.evaluate import test_evaluate
 
 
@@ -57,28 +58,20 @@ def test_a_model_nobody_registered_is_one_line(
     assert "error: serve: models:/nobody@champion is not in sqlite:" in capsys.readouterr().err
 
 
-def test_the_cpu_serves_merged_weights_and_the_gpu_an_adapter(
+def test_the_scored_checkpoint_is_served_and_no_adapter_beside_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: False)
-    command, _ = engine.serve_command(tmp_path, "m", "127.0.0.1", 8000, 512, "float32", None, 16)
-    assert (
-        "--enable-lora" not in command
-        and command[command.index("--served-model-name") + 1] == "m"
-        and "--enforce-eager" in command
-    )
-    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: True)
-    command, _ = engine.serve_command(
-        tmp_path, "m", "127.0.0.1", 8000, 512, "float32", tmp_path / "adapter", 24
-    )
-    assert (
-        command[command.index("--lora-modules") + 1] == f"m={tmp_path / 'adapter'}"
-        and command[command.index("--max-lora-rank") + 1] == "32"
-    )
-    assert (
-        "--trust-remote-code" not in command
-        and command[command.index("--load-format") + 1] == "safetensors"
-    )
+    for gpu in (False, True):
+        monkeypatch.setattr(engine.torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        command, _ = engine.serve_command(
+            tmp_path, "m", "127.0.0.1", 8000, 512, "float32", gpu_memory_utilization=0.5
+        )
+        options = dict(pairwise(command))
+        assert options["--model"] == str(tmp_path) and options["--served-model-name"] == "m"
+        assert options["--load-format"] == "safetensors"
+        assert options.get("--gpu-memory-utilization") == ("0.5" if gpu else None)
+        assert ("--enforce-eager" in command) == (not gpu)
+        assert not {"--enable-lora", "--lora-modules", "--trust-remote-code"} & set(command)
 
 
 def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +96,15 @@ def test_the_question_is_the_prompt_of_training_to_the_token(tiny_model: Path, f
         tokenizer, form
     ).prompt("Why did the pump fail?")
     assert body["add_special_tokens"] is False and body["model"] == "m"
+
+
+def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: Path) -> None:
+    folder = make_sentencepiece_model(tmp_path / "mistral", "mistral")
+    tokenizer, asked = load_tokenizer(str(folder)), "Why did the pump fail?"
+    wanted = Prompter(tokenizer, "bonito").prompt(asked)
+    text = tokenizer.decode(wanted)
+    assert tokenizer.encode(text, add_special_tokens=False) != wanted, "nothing to protect"
+    assert serve.question("m", folder, "bonito", asked)["prompt"] == wanted
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ engine is started once, before the first round.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.contenders.stages import empty, stage
@@ -24,7 +25,8 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     params = parse_params(
         overlay(read_yaml(Path("params.yaml")), {"generate": config["generate"]}), "params.yaml"
     )
-    engine = shards.open_generator_engine(params.generate, config["longest"])
+    opened = shards.open_generator_engine(params.generate, config["longest"])
+    engine = SimpleNamespace(generate=opened.generate)  # without close: every round uses it
     tokenizer = load_tokenizer(params.generate.generator)
     vars(shards).update(
         open_generator_engine=lambda *_: engine, load_tokenizer=lambda *_: tokenizer

@@ -7,7 +7,6 @@ and the answer is right. Its answers to human-made tasks tell how good a judge i
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from bonito.params import GeneratorEvaluate
 from tasks.core.files import row_seed
 from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import EXTRACTION
-from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.engine import Engine, Sampling, open_engine
+from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import (
     base_path,
@@ -58,13 +58,13 @@ class Opinion:
 
 
 def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
-    """Return (folder or hub name, revision) of a plain model; an adapter is merged first."""
+    """Return (folder, revision) of a plain model; an adapter is merged first."""
     model = resolve(name, revision)
     if model.adapter:
         return str(
             merged_folder(model.base, model.revision, model.adapter, "none", precision)
         ), "main"
-    return base_path(model.base), model.revision
+    return base_path(model.base, model.revision), "main"
 
 
 def write_tasks(
@@ -75,15 +75,11 @@ def write_tasks(
     """
     tokenizer = load_tokenizer(path, revision)
     prompts = [generator_prompt(tokenizer, row["context"], row["task_type"]) for row in rows]
-    engine = open_engine(
-        params.engine, path, revision, params.precision, max(map(len, prompts)) + params.max_tokens
-    )
     sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
-    done = engine.generate(
-        prompts, sampling, [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
-    )
-    del engine
-    free_memory()
+    seeds = [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
+    longest = max(map(len, prompts)) + params.max_tokens
+    with freed_after(_open_engine(params, path, revision, longest)) as engine:
+        done = engine.generate(prompts, sampling, seeds)
     return [(completion.text, completion.finished, completion.tokens) for completion in done]
 
 
@@ -106,21 +102,16 @@ def measure_held_out_losses(
         )
         for row in rows
     ]
-    model = load_model(path, revision, precision=params.precision).eval()
     order = sorted(range(len(examples)), key=lambda index: sum(map(len, examples[index])))
     losses = [0.0] * len(examples)
-    for start in range(0, len(order), params.batch_rows):
-        chosen = order[start : start + params.batch_rows]
-        for index, loss in zip(
-            chosen,
-            measure_response_losses(
+    with freed_after(load_model(path, revision, precision=params.precision).eval()) as model:
+        for start in range(0, len(order), params.batch_rows):
+            chosen = order[start : start + params.batch_rows]
+            measured = measure_response_losses(
                 model, [examples[index] for index in chosen], tokenizer.pad_token_id
-            ),
-            strict=True,
-        ):
-            losses[index] = loss
-    del model
-    free_memory()
+            )
+            for index, loss in zip(chosen, measured, strict=True):
+                losses[index] = loss
     return losses, [len(output) for _, output in examples]
 
 
@@ -173,37 +164,28 @@ def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opi
         for index in (*ranked, *extracted)
     }
     if extracted:
-        engine = open_engine(
-            params.engine,
-            path,
-            revision,
-            params.precision,
-            max(len(prompts[index]) for index in extracted) + params.judge_tokens,
-        )
-        answers = engine.generate(
-            [prompts[index] for index in extracted],
-            Sampling(0.0, 1.0, params.judge_tokens),
-            [params.seed] * len(extracted),
-        )
-        del engine
-        free_memory()
+        longest = max(len(prompts[index]) for index in extracted) + params.judge_tokens
+        with freed_after(_open_engine(params, path, revision, longest)) as engine:
+            answers = engine.generate(
+                [prompts[index] for index in extracted],
+                Sampling(0.0, 1.0, params.judge_tokens),
+                [params.seed] * len(extracted),
+            )
         for index, answer in zip(extracted, answers, strict=True):
             judged[index] = Opinion(
                 answer.text.strip(),
                 squad_f1(answer.text, [fill(tasks[index].response, tasks[index].context)]),
             )
     if ranked:
-        model = load_model(path, revision, precision=params.precision).eval()
         encoded = [[prompter.response(option) for option in ranked[index]] for index in ranked]
-        scores = rank(
-            model,
-            [prompts[index] for index in ranked],
-            encoded,
-            params.batch_rows,
-            tokenizer.pad_token_id,
-        )
-        del model
-        free_memory()
+        with freed_after(load_model(path, revision, precision=params.precision).eval()) as model:
+            scores = rank(
+                model,
+                [prompts[index] for index in ranked],
+                encoded,
+                params.batch_rows,
+                tokenizer.pad_token_id,
+            )
         for index, values in zip(ranked, scores, strict=True):
             best = ranked[index][int(np.argmax(values))]
             judged[index] = Opinion(
@@ -239,11 +221,10 @@ def read_choices(task: Written) -> list[str]:
     )
 
 
-def free_memory() -> None:
-    """Free a dropped model's memory before the next one is loaded."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _open_engine(params: GeneratorEvaluate, path: str, revision: str, longest: int) -> Engine:
+    return open_engine(
+        params.engine, path, revision, params.precision, longest, params.gpu_memory_utilization
+    )
 
 
 def _spelt(option: str, question: str, response: str) -> str:

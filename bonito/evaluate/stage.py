@@ -35,6 +35,7 @@ from bonito.evaluate.measures import (
 from bonito.evaluate.results import round_numbers, score_by_type, tabulate_predictions
 from bonito.evaluate.scores_table import render_scores
 from bonito.params import GeneratorEvaluate, GeneratorParams
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
@@ -48,6 +49,7 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import TASK_TYPES
+from tasks.lm.models import pinned
 from tasks.lm.prompts import parse_prediction
 from tasks.tracking.registry import Ledger
 
@@ -89,12 +91,13 @@ def evaluate(stage: Stage, generator: str | None) -> None:
             f"{stage.path('rows')} holds no passage of at most evaluate.max_context_chars "
             f"= {params.max_context_chars} characters"
         )
+    take_cards()
     progress = stage.progress(5, "steps")
     path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
     identity = (
         f"sha256:{sha256_folder(Path(params.generator))}"
         if Path(params.generator).is_dir()
-        else f"{params.generator}@{params.revision}"
+        else f"{params.generator}@{pinned(params.generator, params.revision)}"
     )
     key = work_key(
         _JUDGING,

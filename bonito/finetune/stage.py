@@ -12,6 +12,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from bonito.params import GeneratorFinetune, GeneratorParams
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
@@ -19,6 +20,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
 from tasks.lm.examples import Example
 from tasks.lm.models import load_tokenizer
+from tasks.lm.pins import pin
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import start_adapter, train, training_key
 
@@ -30,6 +32,7 @@ def finetune(stage: Stage) -> None:
     params, path = cast(GeneratorParams, stage.params).finetune, stage.path("rows")
     if params is None:
         raise PipelineError("the parameters have no finetune section: see bonito/params.yaml")
+    params = pin(params)
     table = read_table(path, _COLUMNS)
     rows, dropped = draw_mixture(table, params)
     tokenizer = load_tokenizer(params.model, params.revision)
@@ -44,6 +47,7 @@ def finetune(stage: Stage) -> None:
     def on_step(step: int, last: int, loss: float) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
+    take_cards()
     trained = train(
         examples,
         params,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from bonito.answering.stage import Params
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
@@ -18,13 +19,14 @@ from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.stage import build_examples, choose_form, provenance, tokens_trained
 from tasks.lm.models import load_tokenizer
+from tasks.lm.pins import pin
 from tasks.lm.prompts import Prompter
 from tasks.lm.training import start_adapter, train, training_key
 
 
 def train_answering(stage: Stage) -> None:
     """Write the adapter, ``provenance.json``, ``loss.csv`` and ``summary.json``."""
-    params, path = cast(Params, stage.params).finetune, stage.path("rows")
+    params, path = pin(cast(Params, stage.params).finetune), stage.path("rows")
     rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, Path(params.start))
@@ -40,6 +42,7 @@ def train_answering(stage: Stage) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
     folder = stage.work / "checkpoints" / key[:24]
+    take_cards()
     trained = train(examples, params, tokenizer.pad_token_id, stage.out, folder, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter(row["task_type"] for row in rows)

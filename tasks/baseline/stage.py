@@ -8,15 +8,15 @@ its own because every run on the same model, start and items shares it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tasks.core.files import read_json
+from tasks.core.card import take_cards
 from tasks.core.model_params import Finetune
 from tasks.core.parquet import concat, write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.models import load_tokenizer
-from tasks.lm.prompts import prompt_form
+from tasks.lm.pins import pin
+from tasks.lm.prompts import prompt_form, trained_form
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
 
 
@@ -24,9 +24,11 @@ def baseline(stage: Stage) -> None:
     """Write ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS, models ``zero_shot``
     and, where there is one, ``start``) and ``summary.json``.
     """
+    target = pin(stage.params.finetune)
     params, journal = stage.params.evaluate, stage.work / "journal"
+    take_cards()
     questions = Questions.read(params, stage.path("items"))
-    models = _models(stage.params.finetune, stage.path("start"))
+    models = _models(target, stage.path("start"))
     answers = [answer(model, questions, params, journal, stage.progress) for model in models]
     write_table(stage.out / "predictions.parquet", concat(answers, EVALUATIONS))
     general = [
@@ -42,6 +44,8 @@ def baseline(stage: Stage) -> None:
         templates=len(questions.templates),
         general=len(general[0]),
         prompt={model.name: model.form for model in models},
+        revision=target.revision,
+        precision=target.precision,
     )
 
 
@@ -55,7 +59,9 @@ def _models(target: Finetune, start: Path) -> list[Scoreable]:
         # Its import takes seconds, which a baseline without a start saves.
         from tasks.lm.training import start_adapter
 
-        asked.append(("start", start_adapter(target, start), _start_form(tokenizer, target, start)))
+        asked.append(
+            ("start", start_adapter(target, start), trained_form(start, tokenizer, target.prompt))
+        )
     return [
         Scoreable(
             name,
@@ -68,16 +74,6 @@ def _models(target: Finetune, start: Path) -> list[Scoreable]:
         )
         for name, adapter, form in asked
     ]
-
-
-def _start_form(tokenizer: Any, target: Finetune, start: Path) -> str:
-    """Return the prompt form that the start was trained with; without its provenance, the form that
-    finetune would train with.
-    """
-    provenance = start / "provenance.json"
-    if provenance.is_file():
-        return str(read_json(provenance)["prompt"])
-    return prompt_form(tokenizer, target.prompt, adapted=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -142,6 +142,13 @@ class Generate(Section):
         "auto",
         description="of the weights; fp8: vLLM rounds them as it loads them, on a GPU",
     )
+    gpu_memory_utilization: Fraction = Field(
+        0.0,
+        description=(
+            "share of a GPU's memory that vLLM takes, less where something else needs some; 0: "
+            "vLLM's own default"
+        ),
+    )
     temperature: float = Field(ge=0.0, le=2.0)
     top_p: float = Field(gt=0.0, le=1.0)
     max_tokens: Positive
@@ -225,6 +232,9 @@ class Verify(Section):
         ),
     )
     engine: Literal["vllm", "transformers"] = "vllm"
+    gpu_memory_utilization: Fraction = Field(
+        0.0, description="share of a GPU's memory that vLLM takes; 0: vLLM's own default"
+    )
     answers: Positive = Field(description="answers that the reader samples to each instruction")
     temperature: float = Field(0.7, ge=0.0, le=2.0)
     max_tokens: Positive = Field(32, description="tokens of an answer")

@@ -14,7 +14,11 @@ from tasks.core.errors import PipelineError
 
 
 class LockedError(PipelineError):
-    """A living process holds the lock."""
+    """A living process, ``holder``, holds the lock."""
+
+    def __init__(self, name: str, holder: str) -> None:
+        super().__init__(f"{name} is already being run here by {holder}: wait for it or stop it")
+        self.holder = holder
 
 
 @contextlib.contextmanager
@@ -29,10 +33,7 @@ def hold_lock(path: Path, name: str, patience: float = 4.0) -> Iterator[None]:
         while not _take(handle.fileno()):
             if time.monotonic() > deadline:
                 handle.seek(0)
-                holder = handle.read().strip() or "unknown"
-                raise LockedError(
-                    f"{name} is already being run here by {holder}: wait for it or stop it"
-                )
+                raise LockedError(name, handle.read().strip() or "unknown")
             time.sleep(0.1)
         handle.seek(0)
         handle.truncate()

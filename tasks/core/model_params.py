@@ -102,6 +102,13 @@ class Evaluate(Section):
     engine: Literal["vllm", "transformers"] = Field(
         description="engine of the extractive answers; transformers always scores ranked choices"
     )
+    gpu_memory_utilization: Fraction = Field(
+        0.0,
+        description=(
+            "share of a GPU's memory that vLLM takes, less where something else needs some; 0: "
+            "vLLM's own default"
+        ),
+    )
     max_new_tokens: Positive = Field(description="tokens of an extractive answer")
     batch_rows: Positive
     bootstrap: int = Field(ge=100, description="resamples of the 95 % intervals")

@@ -1,7 +1,8 @@
 """Switch off the libraries' telemetry, update checks and remote code, and move their caches.
 
 No single switch silences all of them (``DO_NOT_TRACK=1`` leaves MLflow talking, ``true`` leaves
-vLLM talking), so each has its own. They are set before any library is imported.
+vLLM talking), so each has its own. They are set before any library is imported. The hub's token is
+never sent unasked; :mod:`tasks.lm.hub` sends ``HF_TOKEN`` for the models that settings name.
 """
 
 from __future__ import annotations

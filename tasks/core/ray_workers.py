@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.ray_cluster import import_ray, open_cluster, shorten
 
@@ -43,6 +44,7 @@ class _Actor:
         The first one opens the engine, so that a death while it opens counts as a try of that job.
         """
         if self._do is None:
+            take_cards()
             module, _, name = self._work.partition(":")
             self._do = getattr(importlib.import_module(module), name)(*self._arguments)
         return self._do(job)

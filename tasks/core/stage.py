@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
@@ -118,6 +119,7 @@ def run_stage(
     with one_line_errors(name):
         params = load_params(arguments.params, model)
         if not is_launched() and (processes := _processes(name, params)) > 1:
+            take_cards(processes)  # all before the first starts: no two runs wait for each other
             return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
         if rank() > 0:
             folder = folder.with_name(f"{name}.{rank()}")

@@ -23,6 +23,8 @@ from tasks.core.parquet import read_table, write_table
 
 log = logging.getLogger(__name__)
 
+#: Folders that this process has found whole, with their files' sizes and times.
+_seen_whole: dict[Path, list[tuple[str, int, int]]] = {}
 #: The mark of a finished folder: a stage's output, a checkpoint, a merged model.
 MANIFEST = "manifest.sha256.json"
 
@@ -93,6 +95,23 @@ def seal_folder(folder: Path) -> None:
 def is_whole(folder: Path) -> bool:
     """Tell whether a folder was finished and holds what was written."""
     return (folder / MANIFEST).is_file() and not _find_fault(folder / MANIFEST)
+
+
+def is_still_whole(folder: Path) -> bool:
+    """Do as :func:`is_whole`, but read only once what is as large and as old as it was then.
+
+    For folders of gigabytes that one process asks about again and again.
+    """
+    if not folder.is_dir():
+        return False
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    if _seen_whole.get(folder) != state:
+        _seen_whole.pop(folder, None)
+        if not is_whole(folder):
+            return False
+        _seen_whole[folder] = state
+    return True
 
 
 def verify(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.parquet import concat, read_table, write_table
@@ -51,8 +52,10 @@ def _answer_all(
     """Return model -> answers to the labelled items, and model -> answers to the general tasks."""
     params, adapter, journal = stage.params.evaluate, stage.path("adapter"), stage.work / "journal"
     provenance = read_json(adapter / "provenance.json")
+    _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
     baseline, general_baseline = _read_baseline(stage)
     if provenance["adapter"]:
+        take_cards()
         model = Scoreable(
             "adapted",
             provenance["base"],
@@ -75,6 +78,19 @@ def _answer_all(
             )
         adapted, general = _as_adapted(baseline[before]), _as_adapted(general_baseline[before])
     return {**baseline, "adapted": adapted}, {**general_baseline, "adapted": general}
+
+
+def _need_same_base(provenance: dict[str, Any], scored: dict[str, Any]) -> None:
+    """Refuse to compare two different models: a hub model's branch may have moved since, and
+    another machine may compute in another precision.
+    """
+    for name in ("revision", "precision"):
+        if scored.get(name, provenance[name]) != provenance[name]:
+            raise PipelineError(
+                f"the adapter was trained on {name} {provenance[name]} of {provenance['base']}, "
+                f"but the baseline was scored on {scored[name]}: set finetune.{name} to one of "
+                "them and run again"
+            )
 
 
 def _read_baseline(stage: Stage) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:

@@ -7,14 +7,18 @@ beside the adapter holds all that is needed to identify it and to make it again.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
+    choose,
     fingerprint,
-    read_json,
     sha256_file,
     sha256_folder,
     write_json,
@@ -28,7 +32,8 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
 from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
-from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.pins import pin
+from tasks.lm.prompts import Prompter, prompt_form, trained_form
 from tasks.lm.training import Trained, start_adapter, train, training_key
 from tasks.tracking.training_run import open_training_run
 
@@ -42,15 +47,18 @@ def finetune(stage: Stage) -> None:
     With ``supervise.source`` none there is no adapter: provenance.json says so, and what a training
     would have started from is scored: ``finetune.start``, else the unadapted model.
     """
-    params, source = stage.params.finetune, stage.params.supervise.source
+    params, source = pin(stage.params.finetune), stage.params.supervise.source
     path = stage.path("instructions")
-    rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
+    table = require(read_table(path), INSTRUCTIONS, path)
+    rows = choose_rows(table, params).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, stage.path("start"))
     prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
     if source == "none":
-        return _write_no_adapter(stage, prompter, path, start)
+        return _write_no_adapter(stage, params, prompter, path, start)
     examples, dropped = build_examples(rows, prompter, params)
+    if len(rows) < len(table):
+        dropped["beyond_max_steps"] = len(table) - len(rows)
     if not examples:
         raise PipelineError(
             f"no row of {path} can be trained on ({dict(dropped)}): look at its "
@@ -71,13 +79,29 @@ def finetune(stage: Stage) -> None:
         provenance(params, prompter, path, key, len(examples), trained) | facts,
     )
     stage.summary(
-        len(rows),
-        len(rows) - dropped.total(),
+        len(table),
+        len(table) - dropped.total(),
         dict(dropped),
         steps=trained.steps,
         response_tokens=trained.tokens,
         tokens=facts["tokens"],
     )
+
+
+def choose_rows(table: pa.Table, params: Finetune) -> pa.Table:
+    """Return the rows to make examples of: all, or a seeded choice of twice as many as the batches
+    of ``max_steps`` hold, since some may be too long.
+
+    A million rows would be tokenised and held in memory for nothing.
+    """
+    if params.max_tokens or not params.max_steps:
+        return table
+    needed = params.max_steps * params.batch_rows / min(1.0, params.epochs)
+    most = 2 * math.ceil(needed)
+    if len(table) <= most:
+        return table
+    keys = table.column("row_id").to_pylist()
+    return table.take(choose(keys, most, params.seed, "finetune"))
 
 
 def choose_form(
@@ -88,9 +112,9 @@ def choose_form(
     A model that is trained on raw text alone, or on nothing, keeps the form it had before.
     """
     instructed = any(row["instruction"] for row in rows)
-    if start and not instructed and (start / "provenance.json").is_file():
-        return str(read_json(start / "provenance.json")["prompt"])
-    return prompt_form(tokenizer, params.prompt, adapted=instructed or start is not None)
+    if start and not instructed:
+        return trained_form(start, tokenizer, params.prompt)
+    return prompt_form(tokenizer, params.prompt, adapted=instructed)
 
 
 def build_examples(
@@ -139,8 +163,10 @@ def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int
     return sum(lengths[index] for index in order[: steps * params.batch_rows])
 
 
-def _write_no_adapter(stage: Stage, prompter: Prompter, path: Path, start: Path | None) -> None:
-    params, start_digest = stage.params.finetune, sha256_folder(start) if start else ""
+def _write_no_adapter(
+    stage: Stage, params: Finetune, prompter: Prompter, path: Path, start: Path | None
+) -> None:
+    start_digest = sha256_folder(start) if start else ""
     key = fingerprint("none", params.model_dump(mode="json"), start_digest)
     trained = Trained([], 0, 0)
     write_text(stage.out / "loss.csv", trained.csv())
@@ -160,13 +186,13 @@ def _train(
     start: Path | None,
 ) -> Trained:
     """Train in the checkpoint folder of this key; MLflow and the progress file show the loss."""
+    take_cards()
     folder = stage.work / "checkpoints"
     if rank() > 0:
         return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)
     checkpoints = keyed_folder(folder, key, keep=1)  # the others are deleted: they can be gigabytes
-    with open_training_run(
-        stage.params.register.experiment, key, params.model_dump(mode="json")
-    ) as run:
+    asked = stage.params.finetune.model_dump(mode="json")  # as register logs them
+    with open_training_run(stage.params.register.experiment, key, asked) as run:
         progress = stage.progress(0, "steps")
 
         def on_step(step: int, last: int, loss: float) -> None:
@@ -179,7 +205,9 @@ def _train(
 def provenance(
     params: Finetune, prompter: Prompter, rows: Path, key: str, examples: int, trained: Trained
 ) -> dict[str, Any]:
-    """Return what identifies the adapter: base, prompt form, data hash, settings."""
+    """Return what identifies the adapter: base with its commit, prompt form, data hash, settings
+    (``params``: those of :func:`tasks.lm.models.pin`).
+    """
     return {
         "base": params.model,
         "revision": params.revision,

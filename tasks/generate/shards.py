@@ -16,7 +16,7 @@ from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import base_path, load_tokenizer, resolve
+from tasks.lm.models import base_path, load_tokenizer, pinned, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 
@@ -72,12 +72,12 @@ class Generator:
 
 def identify_generator(params: Generate) -> str:
     """Return what distinguishes this generator from any other: the adapter's content hash, or the
-    hub name and revision.
+    hub name and commit.
     """
     folder = Path(params.generator)
     if folder.is_dir() and not params.address:
         return f"sha256:{sha256_folder(folder)}"
-    return f"{params.generator}@{params.address or params.revision}"
+    return f"{params.generator}@{params.address or pinned(params.generator, params.revision)}"
 
 
 def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -> int:
@@ -90,22 +90,28 @@ def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -
     )
 
 
+def open_shard_engine(generator: Generator, longest: int) -> Any:
+    """Open what the generator answers through, for prompts of up to ``longest`` tokens."""
+    params = generator.params
+    if params.address:
+        return AddressEngine(params.address, params.generator, "generate.address")
+    return open_generator_engine(params, longest + params.max_tokens)
+
+
 def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]], pa.Table]:
-    """Open the engine for prompts of up to ``longest`` tokens; return the function that generates
+    """Open the engine in a worker, which keeps it to its end; return the function that generates
     one shard with it.
     """
-    params, tokenizer = generator.params, generator.load_tokenizer()
-    engine: Any = (
-        AddressEngine(params.address, params.generator, "generate.address")
-        if params.address
-        else open_generator_engine(params, longest + params.max_tokens)
-    )
+    engine, tokenizer = open_shard_engine(generator, longest), generator.load_tokenizer()
     return lambda shard: generate_shard(shard, engine, tokenizer, generator)
 
 
 def open_generator_engine(params: Generate, longest: int) -> Any:
     """Start the engine on the generator, for ``longest`` tokens of prompt and prediction."""
-    return open_engine(params.engine, *load_weights(params), params.precision, longest)
+    weights, revision = load_weights(params)
+    return open_engine(
+        params.engine, weights, revision, params.precision, longest, params.gpu_memory_utilization
+    )
 
 
 def load_weights(params: Generate) -> tuple[Path | str, str]:
@@ -114,7 +120,7 @@ def load_weights(params: Generate) -> tuple[Path | str, str]:
     """
     model = resolve(params.generator, params.revision)
     if not model.adapter:
-        return base_path(model.base), model.revision
+        return base_path(model.base, model.revision), "main"
     merged = merged_folder(model.base, model.revision, model.adapter, "none", params.precision)
     return merged, "main"
 

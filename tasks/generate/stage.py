@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.params import Params
@@ -33,11 +34,14 @@ from tasks.generate.shards import (
     BonitoForm,
     Generator,
     GeneratorForm,
+    generate_shard,
     identify_generator,
     load_weights,
     measure_longest_prompt,
-    shard_worker,
+    open_shard_engine,
 )
+from tasks.lm.memory import freed_after
+from tasks.lm.models import pinned
 
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, not which: they are no part of a journal's key.
@@ -81,6 +85,9 @@ def _describe_generator(params: Params) -> Generator:
             "generate.workers open the generator themselves, generate.address has it "
             "opened already: set one of the two"
         )
+    if not settings.address:  # one commit for all workers, and for a run that continues
+        revision = pinned(settings.generator, settings.revision)
+        settings = settings.model_copy(update={"revision": revision})
     return Generator(settings, form, identify_generator(settings))
 
 
@@ -132,11 +139,16 @@ def _generate_shards(
     ``workers``.
     """
     params = generator.params
+    if not params.address:
+        take_cards()
     if not params.workers:
-        work = shard_worker(generator, longest)
-        yield from ((number, work(shard)) for number, shard in shards)
+        tokenizer = generator.load_tokenizer()
+        with freed_after(open_shard_engine(generator, longest)) as engine:
+            for number, shard in shards:
+                yield number, generate_shard(shard, engine, tokenizer, generator)
         return
     load_weights(params)  # merged once, not by every worker at the same time
+    give_cards_back()
     yield from spread(
         "tasks.generate.shards:shard_worker",
         (generator, longest),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from functools import lru_cache
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
 from tasks.core.privacy import cache_folder
-from tasks.core.store import is_whole, work_key
+from tasks.core.store import is_still_whole, work_key
 from tasks.lm.model_cache import make_checkpoint
 
 log = logging.getLogger(__name__)
@@ -22,16 +21,9 @@ def embedded_folder() -> Path:
     """Return the folder of the converted model in the cache; convert it if it is not there."""
     key = work_key(__name__, _GGUF_SHA256)
     folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
-    weights = folder / "model.safetensors"
-    if not (weights.is_file() and _is_whole(folder, weights.stat().st_mtime_ns)):
+    if not is_still_whole(folder):
         make_checkpoint(folder, 4, _convert)
     return folder
-
-
-@lru_cache(maxsize=1)
-def _is_whole(folder: Path, weights_changed: int) -> bool:
-    """Do as :func:`is_whole`, but only once for each change time of the weights."""
-    return is_whole(folder)
 
 
 def _convert(out: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from tasks.core.errors import PipelineError
+from tasks.lm.memory import free
 from tasks.lm.models import dtype, load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of the weights; :func:`tasks.lm.memory.free` calls this."""
+        ...
+
 
 def open_engine(
     kind: str,
@@ -66,8 +71,12 @@ def open_engine(
     revision: str = "main",
     precision: str = "auto",
     max_length: int = 4096,
+    gpu_memory_utilization: float = 0.0,
 ) -> Engine:
-    """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`)."""
+    """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`).
+
+    ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
+    """
     if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
         raise PipelineError(
             "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
@@ -75,7 +84,7 @@ def open_engine(
     log.info("starting %s", "the model" if kind == "transformers" else "vLLM")
     if kind == "transformers":
         return TransformersEngine(str(model), revision, precision)
-    return VllmEngine(str(model), revision, precision, max_length)
+    return VllmEngine(str(model), revision, precision, max_length, gpu_memory_utilization)
 
 
 def serve_command(
@@ -85,13 +94,9 @@ def serve_command(
     port: int,
     max_length: int,
     precision: str,
-    adapter: Path | None,
-    rank: int,
+    gpu_memory_utilization: float = 0.0,
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command line of vLLM's OpenAI-compatible server, and its environment.
-
-    ``adapter`` becomes a LoRA called ``name``.
-    """
+    """Return the command line of vLLM's OpenAI-compatible server, and its environment."""
     gpu = torch.cuda.is_available()
     _set_environment(gpu)
     options: dict[str, object] = {
@@ -101,14 +106,11 @@ def serve_command(
         "dtype": str(dtype(precision)).removeprefix("torch."),
         "max-model-len": max_length,
         "load-format": "safetensors",
-        "served-model-name": f"{name}-base" if adapter else name,
+        "served-model-name": name,
     }
+    for option, share in memory_share(gpu, gpu_memory_utilization).items():
+        options[option.replace("_", "-")] = share
     flags = []
-    if adapter:
-        # vLLM allows only these values for the largest rank.
-        largest = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
-        options |= {"lora-modules": f"{name}={adapter}", "max-lora-rank": largest}
-        flags.append("--enable-lora")
     if not gpu:
         options |= {"max-num-seqs": 16, "max-num-batched-tokens": max(8192, max_length)}
         flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
@@ -119,14 +121,21 @@ def serve_command(
 
 
 class VllmEngine:
-    """vLLM in this process.
+    """vLLM in this process, without worker processes.
 
-    On the CPU it has no worker processes: nothing outlives a kill, and start-up is short.
+    Nothing outlives a kill, the memory is free when the engine is closed, and the scheduler sees
+    all prompts of a call before it begins: the same call gives the same batches.
     """
 
-    def __init__(self, model: str, revision: str, precision: str, max_length: int) -> None:
-        gpu = torch.cuda.is_available()
-        _set_environment(gpu)
+    def __init__(
+        self,
+        model: str,
+        revision: str,
+        precision: str,
+        max_length: int,
+        gpu_memory_utilization: float,
+    ) -> None:
+        _set_environment(torch.cuda.is_available())
         try:
             from vllm import LLM
         except ImportError as error:
@@ -134,7 +143,8 @@ class VllmEngine:
                 f"vLLM cannot be imported here ({error}): set engine: transformers in "
                 "params.yaml, or run make setup"
             ) from error
-        self._llm = LLM(model=model, revision=revision, **vllm_settings(precision, max_length))
+        settings = vllm_settings(precision, max_length, gpu_memory_utilization)
+        self._llm: Any = LLM(model=model, revision=revision, **settings)
 
     def generate(
         self,
@@ -172,6 +182,14 @@ class VllmEngine:
             for output in outputs
         ]
 
+    def close(self) -> None:
+        """See :meth:`Engine.close`."""
+        if self._llm is not None:
+            # vLLM hides what it made at its start from the garbage collector; its own shutdown
+            # undoes that.
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
 
 def _counter(on_done: OnDone) -> type[Any]:
     """Return a progress bar for vLLM that draws nothing and calls ``on_done``.
@@ -192,7 +210,9 @@ def _counter(on_done: OnDone) -> type[Any]:
     return Counter
 
 
-def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
+def vllm_settings(
+    precision: str, max_length: int, gpu_memory_utilization: float = 0.0
+) -> dict[str, Any]:
     """Return the arguments of vLLM's ``LLM`` on this machine, for ``max_length`` tokens."""
     gpu = torch.cuda.is_available()
     # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU Generator
@@ -215,18 +235,25 @@ def vllm_settings(precision: str, max_length: int) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "max_num_seqs": 256 if gpu else 64,
         **({} if gpu else unchunked),
+        **memory_share(gpu, gpu_memory_utilization),
     }
+
+
+def memory_share(gpu: bool, share: float) -> dict[str, float]:
+    """Return vLLM's argument for its share of the GPU's memory; none for its default or a CPU."""
+    return {"gpu_memory_utilization": share} if gpu and share else {}
 
 
 def vllm_environment(gpu: bool) -> dict[str, str]:
     """Return the environment variables vLLM runs under in our processes."""
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1"}
-    here = {
+    everywhere = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CONFIGURE_LOGGING": "1",
+        # In this process, on a GPU too: vLLM promises the same tokens again only so.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "2",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
-    return quiet if gpu else quiet | here
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return everywhere if gpu else everywhere | cpu
 
 
 def _set_environment(gpu: bool) -> None:
@@ -255,6 +282,10 @@ class TransformersEngine:
             if on_done:
                 on_done(1)
         return completions
+
+    def close(self) -> None:
+        """See :meth:`Engine.close`."""
+        free(self._model)
 
     def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
         torch.manual_seed(seed)

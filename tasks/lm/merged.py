@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.files import fingerprint, sha256_file, sha256_folder, write_json
 from tasks.core.privacy import cache_folder
-from tasks.core.store import is_whole, work_key
+from tasks.core.store import is_still_whole, work_key
+from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
-from tasks.lm.models import base_path, dtype, load_model, load_tokenizer
+from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned
 
 if TYPE_CHECKING:
     # Its import takes a second, which only a merge needs.
@@ -38,19 +40,20 @@ def merged_folder(
     }
 
     def save(out: Path) -> None:
-        model = load_model(base, revision, precision=precision)
-        if quantization == "nf4":
-            round_through_nf4(model)
-        if adapter:
-            from peft import PeftModel
+        with freed_after(load_model(base, revision, precision=precision)) as model:
+            if quantization == "nf4":
+                round_through_nf4(model)
+            plain = model
+            if adapter:
+                from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        model.save_pretrained(out)
+                plain = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            plain.save_pretrained(out)
         load_tokenizer(base, revision).save_pretrained(out)
         write_json(out / "made_from.json", made_from)
 
     folder = cache_folder() / "merged" / work_key(__name__, made_from)[:24]
-    if not is_whole(folder):
+    if not is_still_whole(folder):
         log.info("merging %s%s", base, f" + {adapter}" if adapter else "")
         make_checkpoint(folder, 8, save)
     os.utime(folder)
@@ -73,11 +76,22 @@ def round_through_nf4(model: torch.nn.Module) -> None:
 
 
 def _identity(base: str, revision: str) -> str:
-    """Return what identifies a base model's weights: digests for folders, name and revision for
-    hub models.
+    """Return what identifies a base model's weights: digests for folders, name and commit for hub
+    models.
     """
-    path = Path(base_path(base))
-    if not path.is_dir():
-        return f"{base}@{revision}"
+    commit = pinned(base, revision)
+    path = Path(base_path(base, commit))
+    if not (base.startswith("embedded:") or Path(base).is_dir()):
+        return f"{base}@{commit}"
     files = [file for file in sorted(path.glob("*")) if file.suffix in {".safetensors", ".json"}]
-    return fingerprint(*(f"{file.name}:{sha256_file(file)}" for file in files))
+    return fingerprint(*(f"{file.name}:{_digest(file, *_state(file))}" for file in files))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+@lru_cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Return a file's SHA-256; once for each size and change time, as weights are gigabytes."""
+    return sha256_file(path)

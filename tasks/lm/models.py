@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.lm.embedded import embedded_folder
+from tasks.lm.hub import hub_folder
 
 if TYPE_CHECKING:
     # Its import takes a second, which a stage that needs a name or a tokenizer only saves.
@@ -62,25 +63,40 @@ def resolve(name: str, revision: str = "main") -> ModelName:
     return ModelName(name, revision)
 
 
-def base_path(name: str) -> str:
-    """Return the folder or hub name that transformers and vLLM load a base model from."""
+def base_path(name: str, revision: str = "main", weights: bool = True) -> str:
+    """Return the folder that transformers and vLLM load a base model from.
+
+    That of a hub model is in the hub's cache: what is missing there is downloaded, without
+    ``weights`` only what the tokenizer needs.
+    """
     if name == EMBEDDED:
         return str(embedded_folder())
     if name.startswith("embedded:"):
         raise PipelineError(f"unknown embedded model {name!r}: there is {EMBEDDED!r}")
     if Path(name).is_dir():
-        if not any(Path(name).glob("*.safetensors")):
-            raise PipelineError(
-                f"{name} holds no .safetensors weights (other formats can hold code and "
-                "are refused)"
-            )
-        return name
+        return _need_safetensors(name, Path(name))
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise PipelineError(
             f"model {name!r} is neither a folder here nor a hub name such as "
             "mistralai/Mistral-7B-v0.1"
         )
-    return name
+    folder = hub_folder(name, revision, weights)
+    return _need_safetensors(name, folder) if weights else str(folder)
+
+
+def _need_safetensors(name: str, folder: Path) -> str:
+    if not any(folder.glob("*.safetensors")):
+        raise PipelineError(
+            f"{name} holds no .safetensors weights (other formats can hold code and are refused)"
+        )
+    return str(folder)
+
+
+def pinned(name: str, revision: str = "main") -> str:
+    """Return the commit that a hub model's revision stands for now; others keep their revision."""
+    if name.startswith("embedded:") or Path(name).is_dir():
+        return revision
+    return Path(base_path(name, revision, weights=False)).name
 
 
 def load_tokenizer(name: str, revision: str = "main") -> Any:
@@ -89,7 +105,9 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
 
     model = resolve(name, revision)
     with _loading(model.base):
-        tokenizer = AutoTokenizer.from_pretrained(base_path(model.base), revision=model.revision)
+        folder = base_path(model.base, model.revision, weights=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    _need_same_pieces(model.base, Path(folder), tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -102,13 +120,33 @@ def tokenizer_json(name: str, revision: str = "main") -> str:
     It equals that of :func:`load_tokenizer`. Where the model's folder holds just this JSON, the
     seconds that importing transformers takes are saved.
     """
-    folder = Path(base_path(resolve(name, revision).base))
+    model = resolve(name, revision)
+    folder = Path(base_path(model.base, model.revision, weights=False))
     if _stands_alone(folder):
         from tokenizers import Tokenizer
 
         return str(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
     tokenizer = load_tokenizer(name, revision)
     return str(tokenizer.backend_tokenizer.to_str()) if getattr(tokenizer, "is_fast", False) else ""
+
+
+def _need_same_pieces(name: str, folder: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer that transformers made of a tokenizer.model alone, and made wrong: for
+    some model types it leaves out the space before the first word.
+    """
+    model = folder / "tokenizer.model"
+    if (folder / "tokenizer.json").is_file() or not model.is_file():
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    probe = "yes no"
+    pieces = SentencePieceProcessor(model_file=str(model)).encode(probe, out_type=str)
+    if tokenizer.tokenize(probe) != pieces:
+        raise PipelineError(
+            f"model {name!r} has a tokenizer.model and no tokenizer.json, and transformers would "
+            "cut text into other tokens than the model was trained on: put the model's "
+            "tokenizer.json beside it"
+        )
 
 
 def _stands_alone(folder: Path) -> bool:
@@ -134,7 +172,8 @@ def load_model(
     """Load a causal language model on the GPU if there is one, else the CPU.
 
     ``quantization`` is ``none`` or ``nf4`` (bitsandbytes, double quantisation, bf16 compute:
-    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :mod:`tasks.lm.merged`.
+    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :mod:`tasks.lm.merged`. Free it
+    with :mod:`tasks.lm.memory` before the next one is loaded: a GPU holds one.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -153,8 +192,7 @@ def load_model(
         extra["device_map"] = {"": torch.cuda.current_device()}
     with _loading(name):
         return AutoModelForCausalLM.from_pretrained(
-            base_path(name),
-            revision=revision,
+            base_path(name, revision),
             dtype=dtype(precision),
             use_safetensors=True,
             **extra,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tasks.core.files import read_json
 from tasks.core.task_types import TASK_TYPES
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
@@ -104,11 +106,18 @@ class Prompter:
 
     def response(self, response: str) -> list[int]:
         """Return the response's token ids, end mark last, for training and for ranking."""
-        lead = " " if self.form == "pretrained" else ""
+        lead = " " if self.form == "pretrained" and not self._leads_with_space() else ""
         return [
             *self.tokenizer.encode(lead + response.strip(), add_special_tokens=False),
             self.tokenizer.eos_token_id,
         ]
+
+    def _leads_with_space(self) -> bool:
+        """Tell whether the tokenizer itself puts a space before a text, as SentencePiece does: with
+        one more the answer would begin with two.
+        """
+        first = self.tokenizer.encode("x", add_special_tokens=False)[:1]
+        return bool(self.tokenizer.convert_ids_to_tokens(first)[0].startswith(("▁", "Ġ")))
 
     def _ids(self, instruction: str) -> list[int]:
         if self.form == "chat":
@@ -126,6 +135,16 @@ class Prompter:
             tokenize=tokenize,
             add_generation_prompt=True,
         )
+
+
+def trained_form(adapter: Path, tokenizer: Any, asked: str) -> str:
+    """Return the prompt form that an adapter was trained with, from its ``provenance.json``; where
+    it has none, the form that a training would choose for ``asked``.
+    """
+    provenance = adapter / "provenance.json"
+    if provenance.is_file():
+        return str(read_json(provenance)["prompt"])
+    return prompt_form(tokenizer, asked, adapted=True)
 
 
 def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -31,6 +32,8 @@ def response_trainer(
 ) -> Trainer:
     """Return the Trainer of a LoRA model over examples in the order of training."""
     model.forward = MethodType(_forward_to_loss, model)
+    # At every checkpoint peft would ask the hub for the base model's vocabulary.
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     trainer = _ResponseTrainer(
         model=model,
         args=arguments,

@@ -8,6 +8,7 @@ summed.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from tasks.lm.models import dtype, load_model, resolve
 from tasks.lm.response_trainer import response_trainer
 
 log = logging.getLogger(__name__)
+#: 4-bit weights that are held dequantised at most: 2 GB in bfloat16, beside their 4-bit copies.
+_MOST_DEQUANTIZED = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def train(
 def start_adapter(settings: Finetune, start: Path) -> Path | None:
     """Return the adapter to start from, None for a new one.
 
-    One that does not fit the model and the LoRA settings is an error.
+    One that does not fit the model and the LoRA settings is an error. Other rounding of the base
+    weights is a warning: an adapter of unquantised weights can be a good start on 4-bit ones.
     """
     if start.is_file():
         return None
@@ -115,14 +119,26 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
     config = read_json(start / "adapter_config.json")
     for name, value, required in (
         ("model", model.base, settings.model),
+        # Adapters of other tools name no commit: their main may be any.
+        ("revision", "" if model.revision == "main" else model.revision, settings.revision),
         ("lora_rank", config["r"], settings.lora_rank),
         ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
     ):
-        if value != required:
+        if value not in ("", required):
             raise PipelineError(
                 f"finetune.start = {start} was trained with {name} {value}, but "
                 f"finetune.{name} is {required}: they must agree"
             )
+    told = start / "provenance.json"
+    trained = read_json(told).get("settings", {}) if told.is_file() else {}
+    rounding = trained.get("quantization", settings.quantization)
+    if rounding != settings.quantization:
+        log.warning(
+            "finetune.start = %s was trained on weights with quantization %s; here they have %s",
+            start,
+            rounding,
+            settings.quantization,
+        )
     return start
 
 
@@ -132,9 +148,11 @@ def training_key(params: BaseModel, examples: Sequence[Example], start: str) -> 
     It holds the settings, except for the number of processes, the examples, and the adapter that
     the training starts from (``start``: its SHA-256, empty for a new one).
     """
-    rows = [(example.prompt, example.response) for example in examples]
+    rows = hashlib.sha256()
+    for example in examples:
+        rows.update(f"{example.prompt}{example.response}".encode())
     settings = params.model_dump(mode="json", exclude={"processes"})
-    return work_key(__name__, settings, rows, *filter(None, [start]))
+    return work_key(__name__, settings, rows.hexdigest(), *filter(None, [start]))
 
 
 def lora_model(settings: Finetune, start: Path | None = None) -> Any:
@@ -166,9 +184,32 @@ def lora_model(settings: Finetune, start: Path | None = None) -> Any:
         if start
         else get_peft_model(model, config)
     )
-    fused = fuse_lora(model, dtype(settings.precision), settings.resident)
+    fused = fuse_lora(model, dtype(settings.precision), choose_resident(settings, model))
     log.info("%d LoRA layers are fused", fused)
     return model
+
+
+def choose_resident(settings: Finetune, model: Any) -> str:
+    """Return how the 4-bit weights stay in memory: dequantized only where that is small.
+
+    The training is the same either way, to the bit.
+    """
+    if settings.resident == "nf4" or settings.quantization == "none":
+        return settings.resident
+    quantised = sum(
+        parameter.quant_state.shape.numel()
+        for parameter in model.parameters()
+        if getattr(parameter, "quant_state", None) is not None
+    )
+    if quantised <= _MOST_DEQUANTIZED:
+        return settings.resident
+    log.warning(
+        "finetune.resident dequantized would hold another %.0f GB for %.1f billion weights: "
+        "nf4 is used",
+        quantised * dtype(settings.precision).itemsize / 1e9,
+        quantised / 1e9,
+    )
+    return "nf4"
 
 
 def save_adapter(model: Any, settings: Finetune, out: Path) -> None:

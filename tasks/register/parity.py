@@ -7,7 +7,6 @@ not the F1 of the model that people will use.
 
 from __future__ import annotations
 
-import gc
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tasks.core.files import read_json, row_seed
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
@@ -103,16 +103,19 @@ def _answers(
     tokenizer = load_tokenizer(str(folder))
     prompter = Prompter(tokenizer, prompt_form(tokenizer, provenance["prompt"], adapted=True))
     questioner = _Questioner(stage, dataset, template, items, prompter)
-    trained = questioner.choose(_with_adapter(adapter, *base, *rounding))
-    merged = questioner.choose(_load_merged(folder, rounding[1]))
+    with freed_after(_with_adapter(adapter, *base, *rounding)) as model:
+        trained = questioner.choose(model)
+    with freed_after(_load_merged(folder, rounding[1])) as model:
+        merged = questioner.choose(model)
     if not dataset.classifies:
         predictions = _read_predictions(evaluation, template.name)
         served = [predictions[item.id] for item in items]
         return {"trained": trained, "merged": merged, "served": served}
     # The engine writes, it does not rank. Its answer counts as the merged model's choice where the
     # merged model writes the same text.
-    texts = questioner.write_with_engine(folder)
-    merged_texts = questioner.write(_load_merged(folder, rounding[1]))
+    texts = questioner.write_with_engine(folder, rounding[1])
+    with freed_after(_load_merged(folder, rounding[1])) as model:
+        merged_texts = questioner.write(model)
     served = [
         choice if merged_text == text else text
         for choice, merged_text, text in zip(merged, merged_texts, texts, strict=True)
@@ -201,15 +204,19 @@ class _Questioner:
             )
         return texts
 
-    def write_with_engine(self, folder: Path) -> list[str]:
+    def write_with_engine(self, folder: Path, precision: str) -> list[str]:
         """Return the greedy answers of the engine that serves."""
         params, prompts = self.stage.params.evaluate, self.prompts()
-        engine = open_engine(
-            params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
-        )
-        completions = engine.generate(
-            prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
-        )
-        del engine
-        gc.collect()
+        with freed_after(
+            open_engine(
+                params.engine,
+                folder,
+                precision=precision,
+                max_length=max(map(len, prompts)) + params.max_new_tokens,
+                gpu_memory_utilization=params.gpu_memory_utilization,
+            )
+        ) as engine:
+            completions = engine.generate(
+                prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
+            )
         return [completion.text.strip() for completion in completions]

@@ -11,6 +11,7 @@ import logging
 import re
 from typing import Any
 
+from tasks.core.card import take_cards
 from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
@@ -91,6 +92,7 @@ def _register_model(
 ) -> dict[str, Any]:
     """Register the adapter once trained, merged and served model agree; choose its alias."""
     name = stage.params.register.model_name or default_name(provenance["base"], scores["dataset"])
+    take_cards()
     parity = check_parity(stage, stage.path("adapter"), stage.path("evaluation"))
     ledger.tags({"parity": parity.describe()})
     uri = _log_model(stage, ledger, provenance)

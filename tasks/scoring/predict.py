@@ -8,6 +8,7 @@ answers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,21 +22,21 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed, sha256_folder
 from tasks.core.model_params import Baseline, Evaluate
 from tasks.core.parquet import read_table
-from tasks.core.progress import Progress
 from tasks.core.rows import EVALUATIONS
-from tasks.core.store import Store, work_key
+from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
+from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, fill
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.scoring.f1 import squad_f1
+from tasks.scoring.pieces import Answers, Meter, keep_answers
 from tasks.scoring.ranking import rank
 
 log = logging.getLogger(__name__)
 GENERAL = "general"
-#: Makes a progress meter for a total and a unit, as ``Stage.progress`` does.
-Meter = Callable[[int, str], Progress]
+Pair = tuple[Template, Item]
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def answer(
 ) -> pa.Table:
     """Return one row (rows.EVALUATIONS) per template and item.
 
-    The journal keeps the answers of finished models over a kill. ``meter`` makes the progress
-    meter.
+    The journal keeps every finished piece over a kill (:mod:`tasks.scoring.pieces`). ``meter``
+    makes the progress meter.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
     settings = params.model_dump(
@@ -109,7 +110,10 @@ def answer(
         settings,
     )
 
-    def rows() -> Iterator[dict[str, Any]]:
+    pairs = [(template, item) for template in questions.templates for item in questions.items]
+
+    @contextlib.contextmanager
+    def opened(on_done: OnDone) -> Iterator[Answers]:
         folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info(
@@ -119,14 +123,11 @@ def answer(
             len(questions.templates),
             prompter.form,
         )
-        pairs = [(template, item) for template in questions.templates for item in questions.items]
-        predict = _rank_choices if questions.dataset.classifies else _extract
-        progress = meter(len(pairs), "rows")
-        return predict(
-            model.name, questions.dataset, pairs, prompter, folder, params, progress.advance
-        )
+        asked = (model, questions.dataset, pairs, prompter, folder, params, on_done)
+        with (_rank_choices if questions.dataset.classifies else _extract)(*asked) as answers:
+            yield answers
 
-    return _remember(journal, key, model.name, rows)
+    return keep_answers(journal, key, model.name, len(pairs), opened, meter, "rows")
 
 
 def answer_general(
@@ -144,35 +145,43 @@ def answer_general(
     if not tasks:
         return EVALUATIONS.empty_table()
 
-    def rows() -> Iterator[dict[str, Any]]:
+    @contextlib.contextmanager
+    def opened(on_done: OnDone) -> Iterator[Answers]:
         folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info("%s: %d general tasks", model.name, len(tasks))
         instructions = [fill(task["instruction"], task["context"]) for task in tasks]
-        answers = _complete(
-            folder,
-            [prompter.prompt(instruction) for instruction in instructions],
-            params,
-            meter(len(tasks), "general tasks").advance,
-        )
-        for task, instruction, completion in zip(tasks, instructions, answers, strict=True):
-            gold = fill(task["response"], task["context"]).strip()
-            prediction = completion.text.strip()
-            yield {
-                "model": model.name,
-                "dataset": GENERAL,
-                "template": task["task_type"],
-                "item_id": task["row_id"],
-                "prompt": prompter.text(instruction),
-                "prediction": prediction,
-                "golds": [gold],
-                "choices": [],
-                "scores": [],
-                "f1": squad_f1(prediction, [gold]),
-            }
+        prompts = [prompter.prompt(instruction) for instruction in instructions]
+        with _writer(folder, model.precision, prompts, params, on_done) as write:
+            yield lambda part: (
+                _general_row(model.name, task, prompter.text(instruction), completion)
+                for task, instruction, completion in zip(
+                    tasks[part], instructions[part], write(prompts[part]), strict=True
+                )
+            )
 
     key = work_key(__name__, model.key(), tasks, params.engine, params.max_new_tokens, params.seed)
-    return _remember(journal, key, f"{model.name}-general", rows)
+    name = f"{model.name}-general"
+    return keep_answers(journal, key, name, len(tasks), opened, meter, "general tasks")
+
+
+def _general_row(
+    model: str, task: dict[str, Any], prompt: str, completion: Completion
+) -> dict[str, Any]:
+    gold = fill(task["response"], task["context"]).strip()
+    prediction = completion.text.strip()
+    return {
+        "model": model,
+        "dataset": GENERAL,
+        "template": task["task_type"],
+        "item_id": task["row_id"],
+        "prompt": prompt,
+        "prediction": prediction,
+        "golds": [gold],
+        "choices": [],
+        "scores": [],
+        "f1": squad_f1(prediction, [gold]),
+    }
 
 
 def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
@@ -198,70 +207,73 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
     return [row for *_, row in sorted(order, key=lambda entry: entry[:3])[: baseline.general_rows]]
 
 
-def _remember(
-    journal: Path, key: str, name: str, rows: Callable[[], Iterator[dict[str, Any]]]
-) -> pa.Table:
-    store = Store(journal, key, keep=6)
-    return store.remember(name, lambda: pa.Table.from_pylist(list(rows()), schema=EVALUATIONS))
+@contextlib.contextmanager
+def _writer(
+    folder: Path, precision: str, prompts: list[list[int]], params: Evaluate, on_done: OnDone
+) -> Iterator[Callable[[list[list[int]]], list[Completion]]]:
+    """Open the engine for any of these prompts; lend a function that gives greedy answers of at
+    most ``max_new_tokens`` tokens.
+    """
+    sampling = Sampling(0.0, 1.0, params.max_new_tokens)
+    with freed_after(
+        open_engine(
+            params.engine,
+            folder,
+            precision=precision,
+            max_length=max(map(len, prompts)) + params.max_new_tokens,
+            gpu_memory_utilization=params.gpu_memory_utilization,
+        )
+    ) as engine:
+        yield lambda asked: engine.generate(asked, sampling, [params.seed] * len(asked), on_done)
 
 
-def _complete(
-    folder: Path, prompts: list[list[int]], params: Evaluate, on_done: OnDone
-) -> list[Completion]:
-    """Return greedy answers of at most ``max_new_tokens`` tokens."""
-    engine = open_engine(
-        params.engine, folder, max_length=max(map(len, prompts)) + params.max_new_tokens
-    )
-    return engine.generate(
-        prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts), on_done
-    )
-
-
+@contextlib.contextmanager
 def _extract(
-    model: str,
+    model: Scoreable,
     dataset: Dataset,
-    pairs: list[tuple[Template, Item]],
+    pairs: list[Pair],
     prompter: Prompter,
     folder: Path,
     params: Evaluate,
     on_done: OnDone,
-) -> Iterator[dict[str, Any]]:
-    """Yield rows of greedy answers, with SQuAD F1 against the best gold."""
-    completions = _complete(
-        folder,
-        [prompter.prompt(render(template, item)) for template, item in pairs],
-        params,
-        on_done,
-    )
-    for (template, item), completion in zip(pairs, completions, strict=True):
-        text = completion.text.strip()
-        yield _row(model, dataset, template, item, prompter, text, [], squad_f1(text, item.golds))
+) -> Iterator[Answers]:
+    """Answer greedily; F1 is SQuAD's against the best gold."""
+    prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
+
+    def answers(part: slice) -> Iterator[dict[str, Any]]:
+        for (template, item), completion in zip(pairs[part], write(prompts[part]), strict=True):
+            text = completion.text.strip()
+            f1 = squad_f1(text, item.golds)
+            yield _row(model.name, dataset, template, item, prompter, text, [], f1)
+
+    with _writer(folder, model.precision, prompts, params, on_done) as write:
+        yield answers
 
 
+@contextlib.contextmanager
 def _rank_choices(
-    model: str,
+    model: Scoreable,
     dataset: Dataset,
-    pairs: list[tuple[Template, Item]],
+    pairs: list[Pair],
     prompter: Prompter,
     folder: Path,
     params: Evaluate,
     on_done: OnDone,
-) -> Iterator[dict[str, Any]]:
-    """Yield rows of the likeliest choices; F1 of an item is 1 if it is the gold label's."""
+) -> Iterator[Answers]:
+    """Answer with the likeliest choice; F1 of an item is 1 if it is the gold label's."""
     prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
     choices = [[prompter.response(choice) for choice in template.choices] for template, _ in pairs]
-    scores = rank(
-        load_model(str(folder)).eval(),
-        prompts,
-        choices,
-        params.batch_rows,
-        prompter.tokenizer.pad_token_id,
-        on_done,
-    )
-    for (template, item), logs in zip(pairs, scores, strict=True):
-        best = int(np.argmax(logs))
-        choice, f1 = template.choices[best], float(best == item.gold)
-        yield _row(model, dataset, template, item, prompter, choice, logs, f1)
+    pad_token = prompter.tokenizer.pad_token_id
+
+    def answers(part: slice) -> Iterator[dict[str, Any]]:
+        scores = rank(scorer, prompts[part], choices[part], params.batch_rows, pad_token, on_done)
+        for (template, item), logs in zip(pairs[part], scores, strict=True):
+            best = int(np.argmax(logs))
+            choice, f1 = template.choices[best], float(best == item.gold)
+            yield _row(model.name, dataset, template, item, prompter, choice, logs, f1)
+
+    with freed_after(load_model(str(folder), precision=model.precision).eval()) as scorer:
+        yield answers
 
 
 def _row(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.lm.memory import freed_after
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.tracking.mlflow_store import (
     OWNER,
@@ -158,9 +159,9 @@ class Ledger:
         from mlflow.models import infer_signature
 
         inference = dict(max_new_tokens=max_new_tokens, do_sample=False, return_full_text=False)
-        with mlflow.start_run(run_id=self.run_id):
+        with mlflow.start_run(run_id=self.run_id), freed_after(load_model(str(base))) as plain:
             logged = mlflow.transformers.log_model(
-                transformers_model=_components(base, adapter),
+                transformers_model=_components(plain, base, adapter),
                 name="adapter",
                 task="text-generation",
                 base_model_path=str(base),
@@ -254,10 +255,10 @@ def gain_metrics(over: str, dataset: str, f1: float, low: float, high: float) ->
     }
 
 
-def _components(base: Path, adapter: Path) -> dict[str, Any]:
+def _components(plain: Any, base: Path, adapter: Path) -> dict[str, Any]:
     from peft import PeftModel
 
     return {
-        "model": PeftModel.from_pretrained(load_model(str(base)), str(adapter)),
+        "model": PeftModel.from_pretrained(plain, str(adapter)),
         "tokenizer": load_tokenizer(str(base)),
     }

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import torch
 
+from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.labels import normal_labels, offered
 from tasks.core.parquet import Batches
@@ -25,7 +26,8 @@ from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
-from tasks.verify.reader import Asked, Kind, Reader, longest_prompt, shard_worker
+from tasks.lm.memory import freed_after
+from tasks.verify.reader import Asked, Kind, Reader, answer_shard, longest_prompt, open_reader
 
 #: Faults of a response that leave the instruction good (names of validate's expectations).
 REPAIRABLE = frozenset(
@@ -207,22 +209,40 @@ def _fill(
         for number, shard in enumerate(_cut(asked(), params.shard_rows))
         if _name(kind, number) in todo
     )
-    if params.workers:
-        reader.load()  # merged once, not by every worker at the same time
-        done = spread(
-            "tasks.verify.reader:shard_worker",
-            (reader, kind, longest),
-            shards,
-            min(params.workers, len(todo)),
-            params.ray_address,
-            torch.get_num_threads(),
-        )
-    else:
-        work = shard_worker(reader, kind, longest)
-        done = ((number, work(shard)) for number, shard in shards)
-    for number, table in done:
+    for number, table in _answer_shards(reader, kind, longest, shards, len(todo)):
         journal.put(_name(kind, number), table)
         progress.advance(len(table))
+
+
+def _answer_shards(
+    reader: Reader,
+    kind: Kind,
+    longest: int,
+    shards: Iterator[tuple[int, list[Asked]]],
+    count: int,
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield number and answers of every shard: in order in this process, in any order with
+    ``workers``.
+    """
+    params = reader.params
+    if not params.address:
+        take_cards()
+    if not params.workers:
+        prompter = reader.prompter()
+        with freed_after(open_reader(reader, kind, longest)) as opened:
+            for number, shard in shards:
+                yield number, answer_shard(reader, kind, opened, prompter, shard)
+        return
+    reader.load()  # merged once, not by every worker at the same time
+    give_cards_back()  # the workers take them
+    yield from spread(
+        "tasks.verify.reader:shard_worker",
+        (reader, kind, longest),
+        shards,
+        min(params.workers, count),
+        params.ray_address,
+        torch.get_num_threads(),
+    )
 
 
 def _cut(rows: Iterator[Asked], size: int) -> Iterator[list[Asked]]:

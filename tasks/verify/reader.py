@@ -18,8 +18,8 @@ from tasks.core.files import read_json, row_seed, sha256_folder
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import base_path, load_model, load_tokenizer, resolve
-from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.models import base_path, load_model, load_tokenizer, pinned, resolve
+from tasks.lm.prompts import Prompter, prompt_form, trained_form
 from tasks.scoring.ranking import rank
 
 Kind = Literal["answers", "labels"]
@@ -68,8 +68,10 @@ class Reader:
                 )
             return cls(params, "", "none", "auto", f"{params.reader}@{params.address}")
         try:
+            revision = pinned(params.reader, params.revision)
+            params = params.model_copy(update={"revision": revision})
             model = resolve(params.reader, params.revision)
-            base_path(model.base)
+            base_path(model.base, model.revision, weights=False)
         except PipelineError as error:
             raise PipelineError(f"verify.reader: {error}") from error
         folder = Path(params.reader)
@@ -77,88 +79,96 @@ class Reader:
             f"sha256:{sha256_folder(folder)}" if folder.is_dir() else f"{folder}@{params.revision}"
         )
         tokenizer = load_tokenizer(params.reader, params.revision)
-        known = folder / "provenance.json"
-        if model.adapter and known.is_file():
-            made = read_json(known)
-            return cls(params, made["prompt"], made["quantization"], made["precision"], identity)
-        form = prompt_form(tokenizer, "auto", adapted=model.adapter is not None)
-        return cls(params, form, "none", "auto", identity)
+        if not model.adapter:
+            return cls(params, prompt_form(tokenizer, "auto", False), "none", "auto", identity)
+        form, known = trained_form(folder, tokenizer, "auto"), folder / "provenance.json"
+        made = read_json(known) if known.is_file() else {}
+        rounding = made.get("quantization", "none"), made.get("precision", "auto")
+        return cls(params, form, *rounding, identity)
 
     def load(self) -> tuple[Path | str, str]:
         """Return the weights to load and their revision: a plain model, or a merged adapter."""
         model = resolve(self.params.reader, self.params.revision)
         if not model.adapter and self.quantization == "none":
-            return base_path(model.base), model.revision
+            return base_path(model.base, model.revision), "main"
         merged = merged_folder(
             model.base, model.revision, model.adapter, self.quantization, self.precision
         )
         return merged, "main"
 
-    def prompter(self) -> Prompter:
-        """Return what turns an instruction into the reader's prompt."""
+    def prompter(self) -> Prompter | None:
+        """Return what turns an instruction into the reader's prompt; None behind an address."""
+        if self.params.address:
+            return None
         return Prompter(load_tokenizer(self.params.reader, self.params.revision), self.form)
 
 
-def shard_worker(reader: Reader, kind: Kind, longest: int) -> Callable[[Sequence[Asked]], pa.Table]:
-    """Open the reader for prompts of up to ``longest`` tokens; return what answers one shard.
-
-    The result has the columns of :data:`ANSWERED`, in the shard's order. A shard that is asked
-    again gives the same bytes.
-    """
-    if kind == "labels":
-        return _ranker(reader)
+def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
+    """Open what answers: an engine for prompts of up to ``longest`` tokens, or a model to rank."""
     params = reader.params
-    sampling = Sampling(params.temperature, _TOP_P, params.max_tokens)
     if params.address:
-        engine: Any = AddressEngine(params.address, params.reader, "verify.address")
-        return lambda shard: _sample(shard, engine, lambda text: text, sampling, params)
+        return AddressEngine(params.address, params.reader, "verify.address")
     weights, revision = reader.load()
-    engine = open_engine(
-        params.engine, weights, revision, reader.precision, longest + params.max_tokens
+    if kind == "labels":
+        return load_model(str(weights), revision, precision=reader.precision).eval()
+    return open_engine(
+        params.engine,
+        weights,
+        revision,
+        reader.precision,
+        longest + params.max_tokens,
+        params.gpu_memory_utilization,
     )
-    return lambda shard: _sample(shard, engine, reader.prompter().prompt, sampling, params)
 
 
-def longest_prompt(reader: Reader, asked: Iterable[Asked]) -> int:
-    """Return the tokens of the longest prompt; 0 behind an address."""
-    if reader.params.address:
-        return 0
-    prompter = reader.prompter()
-    return max(len(prompter.prompt(row.instruction)) for row in asked)
-
-
-def _sample(
-    shard: Sequence[Asked],
-    engine: Any,
-    prompt: Callable[[str], Any],
-    sampling: Sampling,
-    params: Verify,
+def answer_shard(
+    reader: Reader, kind: Kind, opened: Any, prompter: Prompter | None, shard: Sequence[Asked]
 ) -> pa.Table:
+    """Return the reader's word on one shard: :data:`ANSWERED`, in the shard's order.
+
+    A shard that is asked again gives the same bytes. ``prompter`` is None behind an address.
+    """
+    if kind == "labels" and prompter:
+        return _rank(opened, prompter, shard)
+    params = reader.params
     count = params.answers
-    prompts = [prompt(row.instruction) for row in shard for _ in range(count)]
+    prompts = [
+        prompter.prompt(row.instruction) if prompter else row.instruction
+        for row in shard
+        for _ in range(count)
+    ]
     seeds = [row_seed(params.seed, row.row_id, turn) for row in shard for turn in range(count)]
-    texts = [done.text.strip() for done in engine.generate(prompts, sampling, seeds)]
+    sampling = Sampling(params.temperature, _TOP_P, params.max_tokens)
+    texts = [done.text.strip() for done in opened.generate(prompts, sampling, seeds)]
     return _table(
         (row.row_id, texts[place * count : (place + 1) * count], [])
         for place, row in enumerate(shard)
     )
 
 
-def _ranker(reader: Reader) -> Callable[[Sequence[Asked]], pa.Table]:
-    weights, revision = reader.load()
-    model, prompter = load_model(str(weights), revision).eval(), reader.prompter()
+def shard_worker(reader: Reader, kind: Kind, longest: int) -> Callable[[Sequence[Asked]], pa.Table]:
+    """Open the reader in a worker, which keeps it to its end; return what answers one shard."""
+    opened, prompter = open_reader(reader, kind, longest), reader.prompter()
+    return lambda shard: answer_shard(reader, kind, opened, prompter, shard)
 
-    def answer(shard: Sequence[Asked]) -> pa.Table:
-        scores = rank(
-            model,
-            [prompter.prompt(row.instruction) for row in shard],
-            [[prompter.response(choice) for choice in row.choices] for row in shard],
-            _BATCH_ROWS,
-            prompter.tokenizer.pad_token_id,
-        )
-        return _table((row.row_id, [], found) for row, found in zip(shard, scores, strict=True))
 
-    return answer
+def longest_prompt(reader: Reader, asked: Iterable[Asked]) -> int:
+    """Return the tokens of the longest prompt; 0 behind an address."""
+    prompter = reader.prompter()
+    if prompter is None:
+        return 0
+    return max(len(prompter.prompt(row.instruction)) for row in asked)
+
+
+def _rank(model: Any, prompter: Prompter, shard: Sequence[Asked]) -> pa.Table:
+    scores = rank(
+        model,
+        [prompter.prompt(row.instruction) for row in shard],
+        [[prompter.response(choice) for choice in row.choices] for row in shard],
+        _BATCH_ROWS,
+        prompter.tokenizer.pad_token_id,
+    )
+    return _table((row.row_id, [], found) for row, found in zip(shard, scores, strict=True))
 
 
 def _table(rows: Any) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from flows.runs import request
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import parse_setting, profile_files, read_layers
+from tasks.core.params import parse_params
 from tasks.core.yaml_file import parse_yaml, read_yaml
 from tests.conftest import ROOT
 
@@ -34,6 +36,34 @@ def test_profiles_stack_and_the_last_one_is_strongest(main: Path) -> None:
     assert (training["lora_rank"], training["epochs"], training["seed"]) == (64, 2.0, 5)
     assert request.plan(main, "mine, large").params["finetune"]["epochs"] == 3.0
     assert request.plan(main, "default,mine").params["finetune"]["epochs"] == 2.0
+
+
+def test_the_papers_setting_is_the_profiles_and_written_down() -> None:
+    """Every value of docs/paper.md is what a run with the profile gets, and every setting of the
+    profile that changes a result is in the table.
+    """
+    values = request.plan(ROOT, "mistral-7b").params
+    parsed = parse_params(values, "mistral-7b").model_dump(mode="json")
+    rows = re.findall(
+        r"^\| `(\w+)\.(\w+)` \| .* \| `(.*?)`.* \|$",
+        (ROOT / "docs/paper.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) > 25
+    for section, name, value in rows:
+        told = parsed[section][name]
+        assert (str(told).lower() if isinstance(told, bool) else str(told)) == value, name
+    ours = {
+        "ingest.passage_tokens",
+        "generate.shard_rows",
+        "finetune.resident",
+        "finetune.micro_batch_rows",
+        "finetune.checkpoint_steps",
+        "finetune.gradient_checkpointing",
+    }
+    profile = read_yaml(ROOT / "profiles/mistral-7b.yaml")
+    set_there = {f"{section}.{name}" for section in profile for name in profile[section]}
+    assert set_there - ours <= {f"{section}.{name}" for section, name, _ in rows}
 
 
 def test_stacked_profiles_have_a_name_of_their_own(main: Path) -> None:

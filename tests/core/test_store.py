@@ -8,11 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tasks.core import store as store_module
 from tasks.core.code import imported_files
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_json
+from tasks.core.files import sha256_file, write_json
 from tasks.core.parquet import write_table
-from tasks.core.store import MANIFEST, Store, is_whole, keep_newest, seal_folder, verify, work_key
+from tasks.core.store import (
+    MANIFEST,
+    Store,
+    is_still_whole,
+    is_whole,
+    keep_newest,
+    seal_folder,
+    verify,
+    work_key,
+)
 from tests.conftest import ROOT, Code
 
 #: Module whose code is in a key -> a module below it that decides what is kept.
@@ -101,6 +111,28 @@ def test_a_sealed_folder_is_whole_until_it_changes(tmp_path: Path) -> None:
     assert not is_whole(folder)
     (folder / "inner" / "rows.parquet").unlink()
     assert not is_whole(folder)
+
+
+def test_a_whole_folder_is_read_once_and_again_when_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = tmp_path / "model", list[Path]()
+    monkeypatch.setattr(
+        store_module, "sha256_file", lambda path: read.append(path) or sha256_file(path)
+    )
+    assert not is_still_whole(folder)
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"abc")
+    assert not is_still_whole(folder), "not sealed yet"
+    seal_folder(folder)
+    read.clear()
+    assert is_still_whole(folder) and is_still_whole(folder)
+    assert read == [folder / "weights"]
+    (folder / "weights").write_bytes(b"abd")
+    os.utime(folder / "weights", ns=(1, 1))
+    assert not is_still_whole(folder) and not is_still_whole(folder)
+    (folder / "weights").write_bytes(b"abc")
+    assert is_still_whole(folder)
 
 
 def test_the_newest_entries_stay_and_the_one_in_use(tmp_path: Path) -> None:

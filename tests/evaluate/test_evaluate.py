@@ -15,8 +15,10 @@ import pytest
 
 from tasks import serve
 from tasks.baseline import stage as baseline
+from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file, sha256_folder
 from tasks.core.overlay import overlay
+from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.store import seal_folder
@@ -28,7 +30,7 @@ from tasks.register.champion import Comparison
 from tasks.register.run_record import flatten
 from tasks.register.stage import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
-from tests.conftest import ROOT, Code, assert_pages_are_checked
+from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
 
 NONE = ROOT / "supervision/none"
 
@@ -106,6 +108,34 @@ def _finetune(
         == 0
     )
     return Path(path)
+
+
+def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
+    params: Params, workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    table = instruction_table(40)
+    few = params.finetune.model_copy(update={"max_steps": 3, "batch_rows": 4, "epochs": 1.0})
+    chosen = finetune.choose_rows(table, few)
+    assert len(chosen) == 24 and len(set(chosen.column("row_id").to_pylist())) == 24
+    assert chosen.equals(finetune.choose_rows(table, few)), "the seed alone decides"
+    half = few.model_copy(update={"epochs": 0.5})
+    assert len(finetune.choose_rows(table, half)) == 40, "half an epoch needs twice the rows"
+    for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
+        assert finetune.choose_rows(table, few.model_copy(update=all_of_them)) is table
+    write_table(instructions, table)
+    _finetune(make_params, tiny_model, instructions, "incidents", max_steps=2)
+    told = read_json(Path("artifacts/finetune/summary.json"))
+    assert told["rows_in"] == 40 and told["rows_kept"] == 16 and told["steps"] == 2
+    assert told["dropped"] == {"beyond_max_steps": 24}
+
+
+def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
+    told = {"base": "own/model", "revision": "a" * 40, "precision": "bfloat16"}
+    evaluate._need_same_base(told, {"revision": "a" * 40, "precision": "bfloat16"})
+    with pytest.raises(PipelineError, match=r"baseline was scored on b{40}: set finetune.revision"):
+        evaluate._need_same_base(told, {"revision": "b" * 40, "precision": "bfloat16"})
+    with pytest.raises(PipelineError, match=r"precision bfloat16 of own/model, .* on float32: set"):
+        evaluate._need_same_base(told, {"revision": "a" * 40, "precision": "float32"})
 
 
 def _evaluate(params: Path, general: Path = NONE) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import PipelineError
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import (
@@ -16,6 +17,7 @@ from tasks.lm.prompts import (
     parse_prediction,
     prompt_form,
 )
+from tests.conftest import make_sentencepiece_model
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,29 @@ def test_a_long_instruction_loses_its_middle_not_its_question(tiny_model: Path) 
         and "Question: Why?" in text
         and text.endswith("<|output|>\n")
     )
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_an_answer_after_a_pretrained_prompt_begins_with_one_space(
+    tmp_path: Path, model_type: str
+) -> None:
+    """SentencePiece puts it there itself: with ours it would be two, which no text has."""
+    tokenizer = load_tokenizer(str(make_sentencepiece_model(tmp_path / "model", model_type)))
+    prompter = Prompter(tokenizer, "pretrained")
+    whole = tokenizer.encode(prompter.text("Why?") + " yes", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(prompter.response("yes")) == ["▁yes", "</s>"]
+    assert [*prompter.prompt("Why?")[1:], *prompter.response("yes")[:-1]] == whole
+
+
+def test_a_byte_level_tokenizer_gets_the_space_from_us(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    assert tokenizer.decode(Prompter(tokenizer, "pretrained").response("yes")[:-1]) == " yes"
+
+
+def test_a_tokenizer_model_that_is_read_wrong_is_refused(tmp_path: Path) -> None:
+    """Without tokenizer.json transformers leaves out the first space for some model types."""
+    folder = make_sentencepiece_model(tmp_path / "mistral", "mistral", fast=False)
+    with pytest.raises(PipelineError, match=r"no tokenizer\.json, .* put the model's tokenizer"):
+        load_tokenizer(str(folder))
+    right = load_tokenizer(str(make_sentencepiece_model(tmp_path / "llama", "llama", fast=False)))
+    assert right.tokenize("yes no") == ["▁yes", "▁no"]

@@ -14,6 +14,7 @@ from tasks.core.files import sha256_file
 from tasks.core.model_params import Finetune
 from tasks.core.params import Params
 from tasks.core.store import MANIFEST
+from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_model
@@ -69,6 +70,39 @@ def test_loss_falls_and_the_adapter_is_safetensors_that_names_its_base(
         "adapter_config.json",
     }
     assert str(settings.model) in (tmp_path / "out/adapter_config.json").read_text()
+
+
+def test_weights_stay_in_4_bit_where_they_would_take_gigabytes(
+    settings: Finetune, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_model(str(settings.model), quantization="nf4", precision="float32")
+    asked = settings.model_copy(update={"resident": "dequantized"})
+    assert training.choose_resident(asked, model) == "dequantized" and not caplog.text
+    # The tiny model has 73,728 quantised weights: two layers, without embedding and head.
+    monkeypatch.setattr(training, "_MOST_DEQUANTIZED", 73_727)
+    assert training.choose_resident(asked, model) == "nf4"
+    assert [record.getMessage() for record in caplog.records] == [
+        "finetune.resident dequantized would hold another 0 GB for 0.0 billion weights: nf4 is used"
+    ]
+    monkeypatch.setattr(training, "_MOST_DEQUANTIZED", 73_728)
+    assert training.choose_resident(asked, model) == "dequantized"
+
+
+def test_no_checkpoint_asks_the_hub(
+    settings: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.utils import save_and_load
+
+    asked: list[str] = []
+    monkeypatch.setattr(
+        save_and_load, "check_file_exists_on_hf_hub", lambda *names: asked.append(str(names))
+    )
+    named = settings.model_copy(update={"model": "own/model", "epochs": 1.0})
+    monkeypatch.setattr(
+        training, "load_model", lambda *_: load_model(str(settings.model), precision="float32")
+    )
+    train(_EXAMPLES, named, 1, tmp_path / "out", tmp_path / "ck")
+    assert asked == [] and list((tmp_path / "ck").glob("checkpoint-*"))
 
 
 class _Killed(Exception):

@@ -13,7 +13,7 @@ import pytest
 
 from bonito.remix.output import REMIXED
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_json, write_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import PASSAGES
@@ -387,6 +387,26 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, params: Params, tiny_m
         PipelineError, match="was trained with lora_rank 16, but finetune.lora_rank is 8"
     ):
         start_adapter(settings.model_copy(update={"lora_rank": 8}), tmp_path / "first")
+
+
+def test_an_adapter_of_another_revision_is_no_start_and_other_rounding_is_said(
+    tmp_path: Path, params: Params, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its weights were trained on top of others than those that the training would load."""
+    settings = params.finetune.model_copy(update={"model": str(tiny_model), "revision": "b" * 40})
+    config = {"base_model_name_or_path": str(tiny_model), "r": 16, "lora_alpha": 16}
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    for revision, fits in (("b" * 40, True), (None, True), ("a" * 40, False)):
+        write_json(tmp_path / "adapter_config.json", config | {"revision": revision})
+        if fits:
+            assert start_adapter(settings, tmp_path) == tmp_path
+        else:
+            with pytest.raises(PipelineError, match="was trained with revision aaaa"):
+                start_adapter(settings, tmp_path)
+    write_json(tmp_path / "adapter_config.json", config)
+    write_json(tmp_path / "provenance.json", {"settings": {"quantization": "none"}})
+    assert start_adapter(settings, tmp_path) == tmp_path
+    assert "was trained on weights with quantization none; here they have nf4" in caplog.text
 
 
 def test_an_adapter_that_does_not_fit_is_named(tmp_path: Path, params: Params) -> None:

@@ -1,0 +1,56 @@
+"""The lock on a GPU: two processes of the pipeline never fill the memory of one card together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+
+from tasks.core.lock import LockedError, hold_lock
+from tasks.core.privacy import cache_folder
+from tasks.core.process import is_launched
+
+log = logging.getLogger(__name__)
+_held = contextlib.ExitStack()
+_names: set[str] = set()
+
+
+def take_cards(count: int = 1) -> None:
+    """Wait until this process has its first ``count`` GPUs for itself; without a GPU, do nothing.
+
+    A card that this process has already stays its own, and others wait until the process ends or
+    gives it back. Processes that train together leave it to their launcher. The cards are taken in
+    one order: two launchers never wait for each other.
+    """
+    import torch
+
+    if is_launched() or not torch.cuda.is_available():
+        return
+    for name in sorted(_visible_cards(torch.cuda.device_count())[:count]):
+        if name not in _names:
+            _wait_for(name)
+            _names.add(name)
+
+
+def give_cards_back() -> None:
+    """Let other processes have the cards that this one took."""
+    _names.clear()
+    _held.close()
+
+
+def _visible_cards(count: int) -> list[str]:
+    """Return the GPUs' names, as CUDA_VISIBLE_DEVICES has them, else their numbers."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [name.strip() for name in named.split(",")] if named else list(map(str, range(count)))
+
+
+def _wait_for(name: str) -> None:
+    folder = cache_folder() / "cards"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f"{name.replace('/', '-')}.lock"
+    try:
+        _held.enter_context(hold_lock(lock, f"work on GPU {name}", patience=0.0))
+    except LockedError as error:
+        log.info("GPU %s is in use by %s: waiting for it", name, error.holder)
+        _held.enter_context(hold_lock(lock, f"work on GPU {name}", patience=math.inf))

@@ -1,0 +1,78 @@
+"""Models of the Hugging Face hub: fetched into its cache, pinned to a commit, read as a folder.
+
+The token of gated and private models is ``HF_TOKEN`` of the environment. It is sent only for a
+model that a setting names, and is never logged. Without the network the cache is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+
+log = logging.getLogger(__name__)
+#: What a tokenizer is made of; the weights, in the one format that holds no code.
+_TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
+_WEIGHTS = "model*.safetensors"
+
+
+def hub_token() -> str | None:
+    """Return the user's token for the hub, None where there is none."""
+    return os.environ.get("HF_TOKEN") or None
+
+
+@lru_cache
+def hub_commit(name: str, revision: str) -> str:
+    """Return the commit of a revision (40 hex digits): one answer for the life of this process."""
+    return _fetch(name, revision, _TOKENIZER).name
+
+
+@lru_cache
+def hub_folder(name: str, revision: str, weights: bool = True) -> Path:
+    """Return the folder of a hub model at a revision, with or without its weights.
+
+    What the cache lacks is downloaded. A :class:`PipelineError` says in one line what is wrong:
+    no such model or revision, a gated model, no network.
+    """
+    commit = hub_commit(name, revision)
+    if weights:
+        log.info("model %s is at commit %s of the hub", name, commit[:12])
+    return _fetch(name, commit, (*_TOKENIZER, _WEIGHTS) if weights else _TOKENIZER)
+
+
+def _fetch(name: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    token = hub_token()
+    asked = "the token in HF_TOKEN" if token else "HF_TOKEN in the environment"
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, token=token, allow_patterns=list(patterns))
+        )
+    except GatedRepoError as error:
+        raise PipelineError(
+            f"model {name!r} is gated: accept its terms at https://huggingface.co/{name}, and "
+            + (f"check that {asked} is of that account" if token else f"set {asked}")
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise PipelineError(
+            f"model {name!r} is not on the Hugging Face hub, or is private: check the name and "
+            + asked
+        ) from error
+    except RevisionNotFoundError as error:
+        raise PipelineError(f"model {name!r} has no revision {revision!r} on the hub") from error
+    except (LocalEntryNotFoundError, HTTPError, ValueError) as error:
+        raise PipelineError(
+            f"model {name!r} is neither whole in the hub's cache nor can it be downloaded "
+            f"({type(error).__name__}): check the network, or download it and name its folder"
+        ) from error

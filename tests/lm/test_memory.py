@@ -1,0 +1,247 @@
+"""Memory is passed from hand to hand: at most one model or engine is alive at a time, vLLM lives in
+our own process, and one process at a time has a GPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import inspect
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bonito.evaluate import judging
+from tasks.baseline import stage as baseline
+from tasks.core import card
+from tasks.core.lock import is_locked
+from tasks.core.params import load_params
+from tasks.core.parquet import write_table
+from tasks.core.stage import Stage
+from tasks.evaluate import stage as evaluate
+from tasks.generate import shards
+from tasks.generate import stage as generate
+from tasks.lm import engine, merged
+from tasks.lm.engine import Sampling, open_engine, vllm_environment, vllm_settings
+from tasks.lm.memory import freed_after
+from tasks.lm.models import load_model
+from tasks.register import parity
+from tasks.scoring import predict
+from tasks.tracking import registry
+from tests.conftest import ROOT, instruction_table, passage_table
+from tests.evaluate.test_evaluate import _finetune
+
+_VLLM = importlib.util.find_spec("vllm") is not None
+
+
+class Trace:
+    """Loads what the pipeline asks for, and notes what is still alive then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loads: list[str] = []
+        self.beside: list[str] = []
+        self.precisions: set[str] = set()
+        self._alive: list[tuple[str, Callable[[], bool]]] = []
+        for module in (predict, parity, merged, engine, registry, judging):
+            monkeypatch.setattr(module, "load_model", self._load)
+        for module in (predict, parity, shards, judging):
+            monkeypatch.setattr(module, "open_engine", self._open)
+
+    def _note(self, kind: str) -> None:
+        self.beside += [f"{kind} beside {other}" for other, alive in self._alive if alive()]
+        self.loads.append(kind)
+
+    def _load(self, *arguments: Any, **options: Any) -> Any:
+        self._note("model")
+        given = inspect.signature(load_model).bind(*arguments, **options).arguments
+        self.precisions.add(given.get("precision", "auto"))
+        model = load_model(*arguments, **options)
+        # The reference stays here: the weights must go, not only the caller's name.
+        self._alive.append(("model", lambda: any(part.numel() for part in model.parameters())))
+        return model
+
+    def _open(self, *arguments: Any, **options: Any) -> Any:
+        self._note("engine")
+        opened = open_engine(*arguments, **options)
+        close, closed = opened.close, []
+        opened.close = lambda: (closed.append(1), close())  # type: ignore[method-assign]
+        self._alive.append(("engine", lambda: not closed))
+        return opened
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def _score(params: Path) -> None:
+    """baseline and evaluate, with general tasks: two engines or a scorer and an engine each."""
+    table = instruction_table(4)
+    write_table(Path("general.parquet"), table)
+    asked = ["--params", str(params), "--items", "items.jsonl", "--general", "general.parquet"]
+    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    adapter = ["--adapter", "artifacts/finetune", "--baseline", "artifacts/baseline"]
+    assert evaluate.main([*asked, *adapter, "--out", "artifacts/evaluate"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["incidents", "privacy"])
+def test_scoring_and_parity_hold_one_model_at_a_time(
+    kind: str,
+    workplace: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = _finetune(make_params, tiny_model, instructions, kind)
+    trace = Trace(monkeypatch)
+    _score(params)
+    # Of each of two models: merge, answers, general answers; an engine loads its model in turn.
+    assert trace.loads.count("engine") == (4 if kind == "incidents" else 2)
+    stage = Stage("register", load_params(params), {}, workplace / "out", workplace / "work")
+    parity.check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+    assert len(trace.loads) > 8 and trace.beside == []
+    assert trace.precisions == {"float32"}, "not the precision of finetune"
+
+
+def test_generate_merges_then_opens_its_engine_then_lets_go(
+    workplace: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _finetune(make_params, tiny_model, instructions, "incidents")
+    write_table(Path("passages.parquet"), passage_table(2))
+    params = make_params(
+        generate={"generator": "artifacts/finetune", "engine": "transformers", "max_tokens": 4}
+    )
+    trace = Trace(monkeypatch)
+    command = ["--params", str(params), "--passages", "passages.parquet", "--out", "out"]
+    assert generate.main(command) == 0
+    assert trace.loads == ["model", "engine", "model"] and trace.beside == []
+    assert not any(alive() for _, alive in trace._alive)
+
+
+def test_a_failure_frees_the_model_too(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model), precision="float32")
+    with pytest.raises(KeyError), freed_after(model):
+        raise KeyError
+    assert not any(part.numel() for part in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.skipif(not _VLLM, reason="vLLM has no build for this platform")
+def test_a_closed_vllm_leaves_no_weights_and_the_next_one_answers_alike(tiny_model: Path) -> None:
+    answers = []
+    for _ in range(2):
+        with freed_after(
+            open_engine("vllm", tiny_model, precision="float32", max_length=64)
+        ) as one:
+            answers.append(one.generate([[0, 5, 9]], Sampling(0.0, 1.0, 4), [1]))
+        gc.collect()
+        left = [
+            thing
+            for thing in gc.get_objects()
+            if issubclass(type(thing), torch.nn.Module)
+            and type(thing).__module__.startswith("vllm.")
+        ]
+        assert left == []
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_vllm_runs_in_our_process_with_and_without_a_gpu(gpu: bool) -> None:
+    assert vllm_environment(gpu)["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
+def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    assert "gpu_memory_utilization" not in vllm_settings("auto", 64)
+    assert vllm_settings("auto", 64, 0.4)["gpu_memory_utilization"] == 0.4
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "gpu_memory_utilization" not in vllm_settings("auto", 64, 0.4)
+
+
+@pytest.fixture
+def gpus(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two GPUs, as far as the lock can see."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield
+    card.give_cards_back()
+
+
+def _other_process(name: str) -> subprocess.Popen[str]:
+    """Start a process that has the card ``name`` until its input ends."""
+    code = (
+        "import pathlib, sys\nfrom tasks.core.lock import hold_lock\n"
+        "path = pathlib.Path('cache/cards'); path.mkdir(parents=True, exist_ok=True)\n"
+        f"with hold_lock(path / '{name}.lock', 'x'): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    return other
+
+
+def test_a_second_process_waits_for_the_card_and_says_so(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = _other_process("0")
+    with caplog.at_level(logging.INFO, "tasks.core.card"):
+        # The other process ends as soon as this one has said that it waits.
+        monkeypatch.setattr(card.log, "info", _then(card.log.info, other.communicate))
+        card.take_cards()
+    assert f'GPU 0 is in use by {{"pid": {other.pid}' in caplog.text and "waiting" in caplog.text
+    assert Path("cache/cards/0.lock").is_file() and not Path("cache/cards/1.lock").exists()
+
+
+def _then(first: Callable[..., None], second: Callable[..., Any]) -> Callable[..., None]:
+    def both(*arguments: Any) -> None:
+        first(*arguments)
+        second()
+
+    return both
+
+
+def test_a_card_is_taken_once_and_given_back(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    card.take_cards(2)
+    card.take_cards()
+    lock = Path("cache/cards/3.lock")
+    assert is_locked(lock) and is_locked(Path("cache/cards/1.lock"))
+    card.give_cards_back()
+    assert not is_locked(lock)
+    assert caplog.text == ""
+
+
+def test_processes_that_train_together_leave_the_cards_to_their_launcher(
+    gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    card.take_cards()
+    assert not Path("cache/cards").exists()
+
+
+def test_without_a_gpu_there_is_no_lock(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    card.take_cards()
+    assert not Path("cache/cards").exists()

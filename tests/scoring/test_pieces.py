@@ -1,0 +1,110 @@
+"""Answers are kept piece by piece: a kill loses the piece that was being answered."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tasks.baseline import stage as baseline
+from tasks.core.parquet import read_table
+from tasks.core.progress import Progress
+from tasks.scoring import pieces
+from tasks.scoring.pieces import Answers, keep_answers
+from tests.evaluate.test_evaluate import NONE, _finetune
+
+
+class Model:
+    """Answers questions by their number, and dies before question ``dies_at``."""
+
+    def __init__(self, journal: Path) -> None:
+        self.journal, self.asked, self.opened = journal, list[int](), 0
+        self.dies_at: int | None = None
+        self.meters: list[Progress] = []
+
+    @contextlib.contextmanager
+    def open(self, on_done: Any) -> Iterator[Answers]:
+        self.opened += 1
+
+        def answers(part: slice) -> Iterator[dict[str, Any]]:
+            for number in range(part.start, part.stop):
+                if number == self.dies_at:
+                    raise KeyboardInterrupt
+                self.asked.append(number)
+                on_done(1)
+                yield {
+                    **{name: "x" for name in ("model", "dataset", "template", "prompt")},
+                    "item_id": str(number),
+                    "prediction": f"answer {number}",
+                    "golds": ["a"],
+                    "choices": [],
+                    "scores": [],
+                    "f1": 0.5,
+                }
+
+        yield answers
+
+    def run(self, count: int = 10) -> pa.Table:
+        def meter(total: int, unit: str) -> Progress:
+            self.meters.append(Progress(self.journal / "progress.json", "baseline", total, unit))
+            return self.meters[-1]
+
+        return keep_answers(self.journal, "key", "zero_shot", count, self.open, meter, "rows")
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    monkeypatch.setattr(pieces, "PIECE", 4)
+    return Model(tmp_path)
+
+
+def test_a_killed_run_asks_again_only_what_was_being_answered(model: Model, tmp_path: Path) -> None:
+    model.dies_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        model.run()
+    model.dies_at, model.asked = None, []
+    table = model.run()
+    assert model.asked == [4, 5, 6, 7, 8, 9]
+    assert (model.meters[-1].skipped, model.meters[-1].done) == (4, 10)
+    assert table.column("item_id").to_pylist() == [str(number) for number in range(10)]
+    whole = Model(tmp_path / "whole")
+    assert whole.run().equals(table) and whole.asked == list(range(10))
+
+
+def test_what_is_answered_opens_no_model(model: Model) -> None:
+    assert model.run().equals(model.run())
+    assert model.opened == 1 and len(model.meters) == 1
+
+
+def test_no_questions_are_no_rows(model: Model) -> None:
+    assert len(model.run(0)) == 0 and model.opened == 0
+
+
+@pytest.mark.parametrize("kind", ["incidents", "privacy"])
+def test_pieces_change_no_answer(
+    kind: str,
+    tmp_path: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    params = _finetune(make_params, tiny_model, instructions, kind)
+    answers = []
+    for piece in (1024, 5):
+        monkeypatch.setattr(pieces, "PIECE", piece)
+        command = ["--params", str(params), "--items", "items.jsonl", "--general", str(NONE)]
+        assert baseline.main([*command, "--out", f"{piece}/baseline"]) == 0
+        rows = read_table(Path(f"{piece}/baseline/predictions.parquet")).to_pylist()
+        scores = [score for row in rows for score in row.pop("scores")]
+        answers.append((rows, scores))
+    assert answers[0][0] == answers[1][0] and len(answers[0][0]) == 12
+    assert answers[0][1] == pytest.approx(answers[1][1], abs=1e-4)
+    kept = {path.stem for path in Path(".work/baseline/journal").glob("*/*.parquet")}
+    assert kept == {f"zero_shot-{part}" for part in ("0-12", "0-5", "5-10", "10-12")}
