@@ -10,6 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
+
+NOTHING = "supervision/none"
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Packages of ``tasks`` that the toy replaces by its own.
@@ -75,8 +81,11 @@ def make_toy(folder: Path) -> Path:
     for name in STAGES:
         inputs = _FROM_PARAMS if name == "ingest" else 'inputs=["source"]'
         write_stage(folder, name, _STAGE.format(name=name, inputs=inputs))
-    for name in ("params.yaml", "prefect.yaml", ".gitignore", ".dvcignore"):
+    for name in ("prefect.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
+    nothing = {"verify": {"reviews": NOTHING}, "finetune": {"start": NOTHING}}
+    settings = overlay(read_yaml(ROOT / "params.yaml"), nothing)
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     shutil.copytree(
         ROOT / ".dvc",
         folder / ".dvc",

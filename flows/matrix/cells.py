@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.matrix.matrix_file import Matrix, MatrixDataset, Variant
-from flows.matrix.supervision import Supervision, parse_supervision
+from flows.matrix.supervision import START, Supervision, parse_supervision
 from flows.runs.worktree import FILES, RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
@@ -20,8 +20,6 @@ from tasks.core.params import parse_params
 from tasks.scoring.datasets import load_dataset, load_items
 
 NOTHING = "supervision/none"
-#: Supervision of the cell that scores ``finetune.start`` as it is (``supervise.source`` none).
-START = "start"
 
 
 @dataclass(frozen=True)

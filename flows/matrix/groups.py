@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.matrix.cells import START, Cell
+from flows.matrix.cells import Cell
 from flows.matrix.compare import (
     judge_change,
     majority_baseline,
@@ -18,6 +18,7 @@ from flows.matrix.compare import (
     summarise,
 )
 from flows.matrix.results import COSTS, Result, Scores, measure_cost, questions_key
+from flows.matrix.supervision import START
 from tasks.core.files import read_json
 from tasks.scoring.datasets import load_dataset
 from tasks.scoring.f1 import Scored

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.matrix.cells import START
 from flows.matrix.groups import compare_groups, measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.published import compare_published, judge_claims
 from flows.matrix.results import Result, read_scores, tabulate_cells
 from flows.matrix.samples import pick_samples
+from flows.matrix.supervision import START
 from flows.matrix.table import render_tables
 from flows.matrix.words import PRIOR_CORRECTED, budget, change, colour, label, short, spread
 from flows.runs.mlflow_urls import run_page

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.matrix.cells import START, Cell
+from flows.matrix.cells import Cell
 from flows.matrix.compare import Draws
+from flows.matrix.supervision import START
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table

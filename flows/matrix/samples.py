@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from flows.matrix.results import Result
-from flows.matrix.supervision import parse_supervision
+from tasks.core.mix import parse_mix
 from tasks.core.parquet import read_table
 
 _SAMPLES = 3
@@ -19,7 +19,7 @@ def pick_samples(results: Sequence[Result], main: Path) -> list[dict[str, Any]]:
     """Return a few tasks of each generator for each dataset, and whether they were kept."""
     shown, seen = [], set()
     for result in results:
-        kind = parse_supervision(result.cell.supervision).mix.generator
+        kind = parse_mix(result.cell.params["supervise"]["source"]).generator
         key = (result.cell.dataset, kind, result.cell.params["generate"]["generator"])
         if result.status != "done" or not kind or key in seen:
             continue

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tasks.core.errors import PipelineError
 from tasks.core.mix import Mix, parse_mix
 
+#: Supervision of the cell that scores ``finetune.start`` as it is (``supervise.source`` none).
+START = "start"
 _P3_THEN = "p3 then "
 #: ``p3+bonito`` once was ``p3 then bonito``: as a mix it would change the meaning of old files.
 _ONCE_AFTER_P3 = ("tapt", "bonito", "prompted", "labelled")

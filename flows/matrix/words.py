@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from flows.matrix.matrix_file import Matrix
-from flows.matrix.supervision import parse_supervision
+from flows.matrix.supervision import START, parse_supervision
 
 #: Each source's name and colour on the page (in light and dark mode).
 NAMES = {
     "none": ("zero-shot", "#a9b1bf"),
-    "start": ("start alone", "#c2a25a"),
+    START: ("start alone", "#c2a25a"),
     "tapt": ("TAPT (next word)", "#b7791f"),
     "bonito": ("Bonito", "#1f7a5c"),
     "prompted": ("prompted chat model", "#7a5cc0"),
@@ -46,6 +46,8 @@ def budget(matrix: Matrix) -> str:
 
 def label(supervision: str) -> str:
     """Return ``P3 (general) then Bonito + claims by rules (0.5)``: the names, and the shares."""
+    if supervision == START:
+        return NAMES[START][0]
     parsed = parse_supervision(supervision)
     mix = " + ".join(
         NAMES[name][0] + (f" ({share})" if share else "") for name, share in parsed.mix.parts
@@ -55,6 +57,8 @@ def label(supervision: str) -> str:
 
 def colour(supervision: str) -> str:
     """Return a source's colour; of a mix the mean of its sources' colours."""
+    if supervision == START:
+        return NAMES[START][1]
     parts = [bytes.fromhex(NAMES[name][1][1:]) for name in parse_supervision(supervision).mix.names]
     return "#" + bytes(sum(channel) // len(parts) for channel in zip(*parts, strict=True)).hex()
 

@@ -1,8 +1,9 @@
 """Is the reader any good? A task type is judged only where it beats chance by an interval.
 
-Rows of people are the best test (``verify.tests``). Without them a label type is tested on claims
-made from the corpus itself, whose labels are known, and answers on the rows to be judged: the
-reader must agree with a row's own response more often than with another row's.
+Rows of people are the best test (``verify.tests``). Without them a type is tested on claims and
+questions that rules make from the corpus itself, whose answers are known, and types without those
+on the rows to be judged: the reader must agree with a row's own response more often than with
+another's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from tasks.claims.construct import SHARES, construct
 from tasks.claims.passages import passages_of
+from tasks.claims.spans import SPANS, construct_spans
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose
 from tasks.core.parquet import read_columns
@@ -26,7 +28,7 @@ from tasks.scoring.intervals import wilson
 from tasks.verify.judging import agree
 
 log = logging.getLogger(__name__)
-PEOPLE, CLAIMS, OWN_ROWS = "rows of people", "claims", "the rows themselves"
+PEOPLE, RULES, OWN_ROWS = "rows of people", "rows made by rules", "the rows themselves"
 _COLUMNS = ["row_id", "task_type", "context", "instruction", "response"]
 _LEAST = 20
 
@@ -46,9 +48,14 @@ class Test:
         return wilson(self.right, self.rows)[0]
 
     @property
+    def enough(self) -> bool:
+        """Whether there are enough rows to tell anything."""
+        return self.rows >= _LEAST
+
+    @property
     def passed(self) -> bool:
         """Whether the reader beats chance by the interval."""
-        return self.rows >= _LEAST and self.low > self.chance
+        return self.enough and self.low > self.chance
 
     def figures(self) -> dict[str, Any]:
         """Return the test as JSON values."""
@@ -87,19 +94,23 @@ def read_tests(
 def construct_tests(
     passages: pa.Table, kinds: Iterable[str], most: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return claims of the corpus with known labels for those of the task types that have any, at
-    most ``most`` of each; none where the corpus has no sentence to make a claim of.
+    """Return rows of the corpus with known responses for those of the task types that have any, at
+    most ``most`` of each; none where the corpus has no sentence to make them of.
     """
-    wanted = [kind for kind in kinds if kind in SHARES]
     rows: list[dict[str, Any]] = []
-    for kind in wanted:
-        # A passage gives about three claims: a part of a large corpus is enough.
-        ids = passages["passage_id"].to_pylist()
-        some = passages.take(choose(ids, 4 * most, seed, "test passage"))
-        try:
-            table = construct(passages_of(some), seed, 1, shares={kind: 1.0}).table
-        except PipelineError as error:
-            log.warning("%s: the reader cannot be tested (%s)", kind, error)
+    # A part of a large corpus is enough.
+    ids = passages["passage_id"].to_pylist()
+    premises = passages_of(passages.take(choose(ids, 4 * most, seed, "test passage")))
+    for kind in kinds:
+        if kind == SPANS:
+            table = construct_spans(premises, seed, 1)
+        elif kind in SHARES:
+            try:
+                table = construct(premises, seed, 1, shares={kind: 1.0}).table
+            except PipelineError as error:
+                log.warning("%s: the reader cannot be tested (%s)", kind, error)
+                continue
+        else:
             continue
         rows += table.take(choose(table["row_id"].to_pylist(), most, seed, "test")).to_pylist()
     return rows

@@ -19,9 +19,9 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, requir
 from tasks.core.stage import Stage, run_stage
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask
 from tasks.verify.guard import (
-    CLAIMS,
     OWN_ROWS,
     PEOPLE,
+    RULES,
     Test,
     check_answers,
     check_labels,
@@ -72,25 +72,27 @@ def verify(stage: Stage) -> None:
 
 
 def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
-    """Return rows that test the reader: people's where there are any, else claims."""
+    """Return rows that test the reader: people's where there are any, else those made by rules."""
     params = stage.params.verify
     kinds = sorted({row.values["task_type"] for row in rows if row.kind})
     people = read_tests(stage.inputs.get("tests"), kinds, params.test_rows, params.seed)
-    labels = {row.values["task_type"] for row in rows if row.kind == "labels"}
-    untested = sorted(labels - {row["task_type"] for row in people})
+    untested = sorted({*kinds} - {row["task_type"] for row in people})
     path = stage.path("passages")
     passages = require(read_table(path), PASSAGES, path) if untested else PASSAGES.empty_table()
-    claims = construct_tests(passages, untested, params.test_rows, params.seed)
+    made = construct_tests(passages, untested, params.test_rows, params.seed)
     tests = [rows.row({**row, "source": PEOPLE}) for row in people]
-    tests += [rows.row({**row, "source": CLAIMS}) for row in claims]
+    tests += [rows.row({**row, "source": RULES}) for row in made]
     return [row for row in tests if row.kind]
 
 
 def _test_reader(answered: Answered) -> dict[str, Test]:
-    """Return task type -> the reader's test: on the test rows, else on the rows themselves."""
+    """Return task type -> the reader's test: on the test rows, or where there are too few of them
+    on the rows themselves.
+    """
     tests = {kind: _test(pairs) for kind, pairs in _by_type(answered.tests()).items()}
-    own = (pair for pair in answered if pair[0].kind == "answers" and not pair[0].repairing)
-    return {kind: _test(pairs) for kind, pairs in _by_type(own).items()} | tests
+    answers = (pair for pair in answered if pair[0].kind == "answers" and not pair[0].repairing)
+    own = {kind: _test(pairs) for kind, pairs in _by_type(answers).items()}
+    return own | {kind: test for kind, test in tests.items() if test.enough or kind not in own}
 
 
 def _by_type(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from flows import server
-from flows.matrix.cells import START, check_inputs, expand
+from flows.matrix.cells import check_inputs, expand
 from flows.matrix.compare import Draws, judge_change, measure_difference, summarise
 from flows.matrix.groups import compare_groups as groups_of
 from flows.matrix.groups import measure_gains_over_tapt
@@ -29,6 +29,7 @@ from flows.matrix.published import compare_published, judge_claims
 from flows.matrix.report import draw_curves
 from flows.matrix.results import Result, read_scores
 from flows.matrix.run_cell import write_results
+from flows.matrix.supervision import START
 from flows.matrix.words import NAMES, colour, label
 from flows.runs.worktree import FILES
 from tasks.core.errors import PipelineError
@@ -59,6 +60,7 @@ _FILE: dict[str, Any] = {
     "seeds": [1, 2],
     "passages": 20,
     "tokens": 1000,
+    "set": {"finetune": {"start": "supervision/none"}},
 }
 
 
@@ -77,13 +79,13 @@ def test_the_default_matrix_needs_no_file_that_is_not_shipped() -> None:
     for cell in expand(read_matrix(ROOT / "matrices/embedded.yaml"), ROOT):
         for section, key in FILES:
             value = cell.params[section][key]
-            assert value.startswith(("data/", "datasets/", "supervision/")), value
+            assert value.startswith(("data/", "datasets/", "supervision/", "reviews/")), value
 
 
 def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -> None:
     matrix = read_matrix(ROOT / "matrices/targets.yaml")
     cells = expand(matrix, ROOT)
-    for name in ("datasets", "supervision", "models"):
+    for name in ("datasets", "supervision", "models", "reviews"):
         (tmp_path / name).symlink_to(ROOT / name)
     with pytest.raises(
         PipelineError, match=r"documents\.jsonl does not exist.*real_input\.py"
@@ -384,7 +386,7 @@ def test_a_learning_curve_has_a_point_for_every_size() -> None:
 
 # From finished cells to the page, without running anything
 
-_KNOWN = {"none": 3, "start": 7, "tapt": 4, "bonito": 8, "p3": 7, "p3+bonito": 8}
+_KNOWN = {"none": 3, "start": 7, "tapt": 4, "bonito": 8, "p3": 7, "p3 then bonito": 8}
 
 
 @pytest.fixture
@@ -567,10 +569,10 @@ def test_the_start_alone_is_a_row_whether_a_cell_shows_it_or_not(
 
 def test_a_start_of_another_cell_has_its_row_as_that_cell(tmp_path: Path) -> None:
     _, results = _finish(
-        tmp_path, supervision=["none", "p3+bonito"], p3_rows="rows.parquet", seeds=[1]
+        tmp_path, supervision=["none", "p3 then bonito"], p3_rows="rows.parquet", seeds=[1]
     )
     groups = groups_of(results, tmp_path, read_scores(results, tmp_path))
-    assert [group["supervision"] for group in groups] == ["none", "p3", "p3+bonito"]
+    assert [group["supervision"] for group in groups] == ["none", "p3", "p3 then bonito"]
     assert groups[2]["vs_start"] and not groups[1]["vs_start"]
 
 

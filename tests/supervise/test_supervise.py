@@ -171,7 +171,7 @@ def _construct_from(count: int) -> None:
 
 def test_a_mix_has_the_rows_of_each_source_in_its_share(run: Any, capsys: Any) -> None:
     _construct_from(60)
-    assert run("bonito + constructed:0.25", generate={"task_types": ["nli", "mcqa"]}) == 0
+    assert run("bonito + constructed:0.25", generate={"task_types": ["nli", "exqa"]}) == 0
     rows, summary = _made()
     assert rows[:6] == instruction_table(6).to_pylist() and len(rows) == 8
     assert {row["task_type"] for row in rows[6:]} == {"nli"}
@@ -183,7 +183,7 @@ def test_a_mix_has_the_rows_of_each_source_in_its_share(run: Any, capsys: Any) -
     assert summary["by_task_type"] == {"exqa": 6, "nli": 2}
     assert "its share of" not in capsys.readouterr().err
     assert summary["dropped"]["over_share"] > 50 and "max_rows" not in summary["dropped"]
-    assert run("bonito+constructed:0.25", generate={"task_types": ["nli", "mcqa"]}) == 0
+    assert run("bonito+constructed:0.25", generate={"task_types": ["nli", "exqa"]}) == 0
     assert _made()[0] == rows, "another choice with the same seed"
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import INSTRUCTIONS, QUARANTINE
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, QUARANTINE
 from tasks.lm.engine import Completion
 from tasks.lm.models import load_tokenizer
 from tasks.verify import reader
@@ -79,11 +79,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         quarantine: Sequence[dict[str, Any]] = (),
         source: str = "bonito",
         out: str = "artifacts/verify",
+        corpus: pa.Table | None = None,
         **settings: Any,
     ) -> int:
         if call.fake:  # type: ignore[attr-defined]
             monkeypatch.setattr(reader, "open_engine", open_engine)
-        write_table(Path("passages.parquet"), passages())
+        write_table(Path("passages.parquet"), corpus or PASSAGES.empty_table())
         rows = rows or [_row(number) for number in range(_COUNT)]
         write_table(Path("rows.parquet"), pa.Table.from_pylist(list(rows), schema=INSTRUCTIONS))
         write_table(
@@ -195,17 +196,17 @@ def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
         row["instruction"]: row["response"] for row in construct_tests(passages(), ["ynqa"], 120, 1)
     }
     right = claims | {row["instruction"]: "No" for row in rows[::2]}
-    monkeypatch.setattr(reader, "_ranker", lambda _: lambda shard: _ranked(shard, right))
-    assert run(rows) == 0
+    monkeypatch.setattr(reader, "_rank", lambda *asked: _ranked(asked[2], right))
+    assert run(rows, corpus=passages()) == 0
     kept, dropped, summary = _made()
     test = summary["reader"]["ynqa"]
-    assert (test["source"], test["passed"]) == ("claims", True)
+    assert (test["source"], test["passed"]) == ("rows made by rules", True)
     agreed = {number for number in range(_COUNT) if bool(number % 3) == bool(number % 2)}
     assert {row["row_id"] for row in kept} == {f"ynqa-{number:03d}" for number in agreed}
     assert len(dropped) == _COUNT - len(agreed)
     assert {(row["response"], row["answer"]) for row in dropped} == {("Yes", "No"), ("No", "Yes")}
-    monkeypatch.setattr(reader, "_ranker", lambda _: lambda shard: _ranked(shard, {}))
-    assert run(rows, seed=2) == 0
+    monkeypatch.setattr(reader, "_rank", lambda *asked: _ranked(asked[2], {}))
+    assert run(rows, seed=2, corpus=passages()) == 0
     kept, _, summary = _made()
     assert len(kept) == _COUNT and not summary["reader"]["ynqa"]["passed"]
     assert summary["agreed"] is None
@@ -241,7 +242,7 @@ def test_a_real_model_reads_and_ranks(run: Any, tiny_model: Path) -> None:
     run.fake = False
     rows = [_row(number) for number in range(24)]
     rows += [_row(number, "ynqa", "Yes" if number % 2 else "No") for number in range(24)]
-    assert run(rows, engine="transformers", max_tokens=4) == 0
+    assert run(rows, corpus=passages(), engine="transformers", max_tokens=4, test_rows=24) == 0
     _, _, summary = _made()
     assert summary["rows_kept"] == 48 and summary["reader"].keys() == {"exqa", "ynqa"}
 
