@@ -71,12 +71,15 @@ class Generator:
 
 
 def identify_generator(params: Generate) -> str:
-    """Return what distinguishes this generator from any other: the adapter's content hash, or the
-    hub name and commit.
+    """Return what distinguishes this generator from any other: the adapter's content hash (with the
+    commit of a base that it names by a branch of the hub), or the hub name and commit.
     """
     folder = Path(params.generator)
     if folder.is_dir() and not params.address:
-        return f"sha256:{sha256_folder(folder)}"
+        model = resolve(params.generator, params.revision)
+        commit = pinned(model.base, model.revision)
+        moving = f" on {commit}" if commit != model.revision else ""
+        return f"sha256:{sha256_folder(folder)}{moving}"
     return f"{params.generator}@{params.address or pinned(params.generator, params.revision)}"
 
 

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_json, write_json
 from tasks.core.params import Params
 from tasks.generate.shards import identify_generator
 from tasks.lm import hub, merged
@@ -160,6 +160,19 @@ def test_main_is_recorded_as_the_commit_it_stands_for(own_hub: Hub, params: Para
     _new_process()
     assert pin(asked).revision == _NEXT and pin(kept).revision == _COMMIT
     assert identify_generator(generator) == f"own/model@{_NEXT}"
+
+
+def test_an_adapter_on_a_branch_is_another_generator_when_the_branch_moves(
+    own_hub: Hub, params: Params, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_model.safetensors").touch()
+    config = {"base_model_name_or_path": "own/model", "revision": None}
+    write_json(tmp_path / "adapter/adapter_config.json", config)
+    generator = params.generate.model_copy(update={"generator": str(tmp_path / "adapter")})
+    assert identify_generator(generator).endswith(f" on {_COMMIT}")
+    write_json(tmp_path / "adapter/adapter_config.json", config | {"revision": _COMMIT})
+    assert " on " not in identify_generator(generator), "its own hash holds the commit"
 
 
 def test_a_moved_branch_is_another_model_in_the_cache_of_merged_models(own_hub: Hub) -> None:
