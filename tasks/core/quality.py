@@ -37,13 +37,11 @@ class RowQuality:
         return cls(well_formed, *(word[name] for name in names))
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures that there are, by name."""
+        """Return the three shares by name, those that there are."""
         found = {
             "rows_well_formed": self.well_formed,
             "rows_agreed": self.agreed,
             "rows_right": self.right,
-            "rows_right_low": self.low,
-            "rows_right_high": self.high,
         }
         return {name: value for name, value in found.items() if value is not None}
 

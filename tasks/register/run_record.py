@@ -36,11 +36,12 @@ def log_run(
     """Log everything but the model; return MLflow's name and digest of the evaluation set."""
     adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
     losses = _read_losses(adapter / "loss.csv")
+    quality = RowQuality.read(stage.path("instructions"), stage.path("verification"))
     ledger.params(flatten(stage.params.model_dump(mode="json")))
     ledger.curve("train_loss", losses)
     ledger.metrics(
         metric_table(scores)
-        | RowQuality.read(stage.path("instructions"), stage.path("verification")).metrics()
+        | quality.metrics()
         | {"rows": float(provenance["rows"]), "steps": float(provenance["steps"])}
     )
     ledger.files(_draw_plots(stage.work / "plots", losses, scores), "plots")
@@ -48,7 +49,7 @@ def log_run(
     ledger.files([stage.path("instructions") / "report.html"], "validation")
     ledger.files([stage.path("verification") / "report.html"], "verification")
     ledger.files([adapter / "provenance.json"])
-    ledger.tags(lineage(stage, provenance))
+    ledger.tags(lineage(stage, provenance) | {"rows.quality": quality.describe()})
     return _log_datasets(stage, ledger, scores, provenance)
 
 

@@ -16,7 +16,7 @@ import pytest
 from tasks import serve
 from tasks.baseline import stage as baseline
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, sha256_folder
+from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
@@ -154,6 +154,17 @@ def _evaluate(params: Path, general: Path = NONE) -> int:
     )
 
 
+def _write_judged(instructions: Path) -> None:
+    """Write what register reads of validate and verify."""
+    for name in ("validated", "verified"):
+        folder = instructions.parent / name
+        folder.mkdir()
+        (folder / "report.html").write_text("<p>report</p>")
+        write_json(folder / "metrics.json", {"yield": 0.8, "agreed": 0.5})
+        reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5, "reviewed": 99}
+        write_json(folder / "summary.json", {"agreed": 0.5} | reviewed)
+
+
 def _register(params: Path, instructions: Path) -> int:
     arguments = [
         "--adapter",
@@ -162,6 +173,8 @@ def _register(params: Path, instructions: Path) -> int:
         "artifacts/evaluate",
         "--instructions",
         str(instructions.parent / "validated"),
+        "--verification",
+        str(instructions.parent / "verified"),
         "--supervision",
         str(instructions.parent),
     ]
@@ -453,10 +466,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
 ) -> None:
     import mlflow
 
-    validated = instructions.parent / "validated"
-    validated.mkdir()
-    (validated / "instructions.parquet").write_bytes(instructions.read_bytes())
-    (validated / "report.html").write_text("<p>report</p>")
+    _write_judged(instructions)
     params = _finetune(make_params, tiny_model, instructions, "privacy")
     assert _evaluate(params) == 0 and _register(params, instructions) == 0
     told = read_json(Path("artifacts/register/registration.json"))
@@ -466,12 +476,15 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert (
         run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
     )
+    assert run.data.metrics["rows_right"] == 0.4 and run.data.tags["rows.quality"] == (
+        "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50) of 99 read"
+    )
     assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
     few = {
         f"{key}/privacy"
         for key in ("f1", "f1_low", "f1_high", "f1_zero_shot", "gain", "f1_majority")
-    } | {"rows", "steps", "train_loss"}
+    } | {"rows", "steps", "train_loss", "rows_well_formed", "rows_agreed", "rows_right"}
     assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
     stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
     assert stored == {"adapter_model.safetensors"}, (
@@ -511,9 +524,7 @@ def test_register_says_what_a_run_adds_to_its_start(
     """Here nothing: the training is one step that moves no weight."""
     import mlflow
 
-    validated = instructions.parent / "validated"
-    validated.mkdir()
-    (validated / "report.html").write_text("<p>report</p>")
+    _write_judged(instructions)
     params = _finetune(
         make_params,
         tiny_model,

@@ -62,7 +62,8 @@ def load_libraries() -> None:
     import tasks.ingest.stage
     import tasks.register.stage
     import tasks.supervise.stage
-    import tasks.validate.stage  # noqa: F401
+    import tasks.validate.stage
+    import tasks.verify.stage  # noqa: F401
 
 
 def faults() -> list[Fault]:

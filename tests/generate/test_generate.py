@@ -142,7 +142,9 @@ def test_a_mended_parser_changes_the_rows(
     run()
     assert not any(row["response"].endswith(".") for row in _rows())
     edited_code.edit("tasks.lm.prompts", "from __future__", "# A comment.\nfrom __future__")
-    edited_code.edit("tasks.validate.labels", "import re\n", "import re\n\nUNRELATED = 1\n")
+    edited_code.edit(
+        "tasks.validate.labels", "import numpy as np\n", "import numpy as np\n\nUNRELATED = 1\n"
+    )
     assert len(run()[1].batches) == 0
     edited = edited_code.edit(
         "tasks.lm.prompts",
