@@ -72,6 +72,8 @@ def set_up(device: str) -> None:
     install(pins, device)
     UNFINISHED.unlink()
     prove()
+    if device == "gpu" and driver_answers():  # an image may be built where there is no GPU
+        prove_card()
     STAMP.write_text(wanted)
     print(f"setup: done in {duration(time.monotonic() - started)}", flush=True)
 
@@ -83,10 +85,15 @@ def choose_device() -> str:
         return device
     if device:
         raise SetupError(f"DEVICE={device!r} is unknown: cpu or gpu")
+    return "gpu" if driver_answers() else "cpu"
+
+
+def driver_answers() -> bool:
+    """Tell whether an NVIDIA driver names a GPU."""
     if shutil.which("nvidia-smi") is None:
-        return "cpu"
+        return False
     seen = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return "gpu" if seen.returncode == 0 and "GPU" in seen.stdout else "cpu"
+    return seen.returncode == 0 and "GPU" in seen.stdout
 
 
 def make_environment() -> None:
@@ -252,6 +259,40 @@ def prove() -> None:
             f"torch is installed but does not import ({output}): remove .venv and try "
             "again, or choose DEVICE=cpu"
         )
+
+
+#: Ends with a line on stderr where torch cannot use the GPU as the pipeline needs it.
+_CARD = """
+import sys, sysconfig
+from pathlib import Path
+import torch
+if not torch.cuda.is_available():
+    sys.exit(f"torch finds no GPU: CUDA {torch.version.cuda} needs a newer NVIDIA driver")
+name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+if capability < (8, 0):
+    sys.exit(f"{name} does not compute in bfloat16: compute capability 8.0 or newer is needed")
+if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+    sys.exit("Python.h is missing, which Triton compiles with: install python3-dev")
+free, total = (size / 2**30 for size in torch.cuda.mem_get_info(0))
+print(f"{name}, CUDA {torch.version.cuda}, {free:.0f} of {total:.0f} GiB free")
+"""
+
+
+def prove_card() -> None:
+    """Ask torch for the GPU, bfloat16 and free memory, and look for a C compiler.
+
+    Otherwise the GPU's pins would run on the CPU without a word, or fail at the first kernel.
+    """
+    if not (shutil.which("cc") or shutil.which("gcc")):
+        raise SetupError(
+            "there is no C compiler, and vLLM compiles kernels when it starts: install gcc, or "
+            "choose DEVICE=cpu"
+        )
+    done = subprocess.run([str(python()), "-c", _CARD], capture_output=True, text=True, check=False)
+    if done.returncode:
+        output = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise SetupError(f"the GPU cannot be used ({output}), or choose DEVICE=cpu")
+    print(f"setup: {done.stdout.strip()}", flush=True)
 
 
 def python() -> Path:

@@ -170,6 +170,50 @@ def test_the_driver_decides(
     assert setup.choose_device() == device
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("print('A card, CUDA 13.0, 70 of 80 GiB free')", ""),
+        ("import sys; sys.exit('torch finds no GPU: a newer driver')", "finds no GPU: a newer"),
+    ],
+)
+def test_a_card_that_torch_cannot_use_is_one_line(
+    setup: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    message: str,
+) -> None:
+    fake_environment(setup)
+    monkeypatch.setattr(setup, "_CARD", answer)
+    if message:
+        with pytest.raises(setup.SetupError, match=f"the GPU cannot be used.*{message}"):
+            setup.prove_card()
+    else:
+        setup.prove_card()
+        assert capsys.readouterr().out == "setup: A card, CUDA 13.0, 70 of 80 GiB free\n"
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(setup.SetupError, match="no C compiler.*install gcc"):
+        setup.prove_card()
+
+
+def test_the_card_is_proved_where_a_driver_answers_alone(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU torch says so in the words of the question, which is tried for real here."""
+    pins = (setup.ROOT / "requirements" / "cpu.txt").read_text()
+    (setup.ROOT / "requirements" / "gpu.txt").write_text(pins)
+    fake_environment(setup)
+    record_pip(setup, monkeypatch)
+    monkeypatch.setattr(setup, "driver_answers", lambda: False)
+    setup.set_up("gpu")
+    setup.STAMP.unlink()
+    monkeypatch.setattr(setup, "driver_answers", lambda: True)
+    with pytest.raises(setup.SetupError, match="the GPU cannot be used|no C compiler"):
+        setup.set_up("gpu")
+    assert not setup.STAMP.exists()
+
+
 def test_the_script_needs_nothing_installed() -> None:
     """It has to start under an interpreter that has no package at all."""
     done = subprocess.run(

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed, sha256_folder
 from tasks.core.model_params import Baseline, Evaluate
-from tasks.core.parquet import read_table
+from tasks.core.parquet import read_columns
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
@@ -189,17 +188,12 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
     if path.suffix != ".parquet":
         return []
     columns = ["row_id", "task_type", "context", "instruction", "response"]
-    table = read_table(path)
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise PipelineError(
-            f"baseline.general: {path} has no column {missing[0]!r}: use the "
-            "heldout.parquet of bonito.remix.stage"
-        )
+    takes = "it takes the heldout.parquet of bonito.remix.stage"
+    table = read_columns(path, columns, "baseline.general", takes)
     turns: dict[str, int] = {}
     order = []
     for row in sorted(
-        table.select(columns).to_pylist(),
+        table.to_pylist(),
         key=lambda row: row_seed(baseline.seed, GENERAL, row["row_id"]),
     ):
         turns[row["task_type"]] = turns.get(row["task_type"], 0) + 1
