@@ -59,6 +59,7 @@ def clone(tmp_path: Path, tiny_model: Path) -> Path:
         "verify": {"reader": str(tiny_model), "engine": "transformers", "answers": 2},
         "finetune": {
             "model": str(tiny_model),
+            "start": "supervision/none",
             "max_steps": 4,
             "batch_rows": 4,
             "micro_batch_rows": 4,

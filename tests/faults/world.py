@@ -216,6 +216,7 @@ def _write_inputs(folder: Path, model: Path) -> None:
         },
         "finetune": {
             "model": str(model),
+            "start": "supervision/none",
             "max_steps": 12,
             "epochs": 20.0,
             "batch_rows": 4,
