@@ -13,6 +13,7 @@ MLFLOW_PORT ?= 5000
 RUNS ?= 1
 TRIALS ?= 100
 BENCH ?=
+SHAPE ?=
 ROUNDS ?= 5
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
@@ -27,10 +28,10 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: browser help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
 
 setup: ## make .venv from the pins (DEVICE=cpu|gpu; default: gpu where there is one)
 	@$(PYTHON) scripts/setup.py
@@ -83,6 +84,9 @@ soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FA
 
 bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS)$(if $(BENCH), --only $(BENCH))$(if $(MODEL), --model $(MODEL))
+
+gpu-check: setup ## on an NVIDIA GPU: every GPU path on a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
+	@$(BIN)/python -m benchmarks.gpu_check $(if $(SHAPE),--shape $(SHAPE))
 
 repair: setup ## find and remove damaged objects in DVC's cache
 	@$(BIN)/python -m flows.runs.repair

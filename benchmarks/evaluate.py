@@ -128,17 +128,20 @@ def _reference(
     weights = [sha256_file(path) for path in sorted(Path(folder).glob("*.safetensors"))] or [folder]
     kept = options.work / "evaluate" / f"reference-{fingerprint(asked, form, weights)[:16]}.json"
     if not kept.is_file():
-        write_text(kept, json.dumps(_compute(folder, asked, options)))
+        import torch
+
+        torch.set_num_threads(options.threads)
+        write_text(kept, json.dumps(float32_scores(folder, asked)))
     scores: Scores = json.loads(kept.read_text(encoding="utf-8"))
     return scores
 
 
-def _compute(folder: str, asked: list[dict[str, Any]], options: BenchOptions) -> Scores:
+def float32_scores(folder: str, asked: list[dict[str, Any]]) -> Scores:
+    """Return each question's scores in float32, one sequence at a time without padding."""
     import torch
 
     from tasks.lm.models import load_model
 
-    torch.set_num_threads(options.threads)
     model, prompter = load_model(folder, precision="float32").eval(), prompter_of(folder)
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ _PATH = re.compile(
 _FILE = re.compile(r"`([\w-]+\.(?:py|yaml|toml|md|dvc))`")
 _MODULE = re.compile(r"python -m ([\w.]*\w)(?![\w.<])")
 _IMPORT = re.compile(r"^ *from ([\w.]+) import", re.MULTILINE)
-_MAKE = re.compile(r"\bmake ([a-z]+)\b")
+_MAKE = re.compile(r"\bmake ([a-z]+(?:-[a-z]+)*)\b")
 _LINK = re.compile(r"\]\(([^)#\s]+)")
 #: Made by a command that the document shows, or an example's name.
 _MADE = {"bonito/artifacts", "profiles/mine.yaml", "datasets/mine.yaml", "tests/faults"}
@@ -93,7 +93,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", _COMMENTED)
 def test_every_command_exists(name: str) -> None:
     text = text_of(name)
-    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     assert "run" in targets
     said = set(_MAKE.findall(code_of(name)))
     assert sorted(said - targets) == []

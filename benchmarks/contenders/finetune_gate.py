@@ -1,4 +1,4 @@
-"""Loss and gradient norm of one batch: as ours trains (4-bit, fused, padded, bf16), and in float32,
+"""Loss and gradients of one batch: as ours trains (4-bit, fused, padded, bf16), and in float32,
 row by row, by peft and autograd alone.
 """
 
@@ -29,14 +29,19 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 def play(state: dict[str, Any]) -> Done:
     """Compute both."""
     settings = Finetune(**state["settings"])
+    loss, ours = _ours(settings, state["rows"], state["pad_token"])
+    exact, reference = _reference(settings, state["rows"])
     found = {
-        "ours": _ours(settings, state["rows"], state["pad_token"]),
-        "reference": _reference(settings, state["rows"]),
+        "ours": {"loss": loss, "gradient_norm": float(ours.norm())},
+        "reference": {"loss": exact, "gradient_norm": float(reference.norm())},
+        "cosine": float(torch.cosine_similarity(ours, reference, dim=0)),
     }
     return Done(1, found)
 
 
-def _ours(settings: Finetune, rows: list[dict[str, list[int]]], pad_token: int) -> dict[str, float]:
+def _ours(
+    settings: Finetune, rows: list[dict[str, list[int]]], pad_token: int
+) -> tuple[float, torch.Tensor]:
     model = _known(lora_model(settings)).train()
     longest = max(len(row["prompt"]) + len(row["response"]) for row in rows)
     ids, labels = (
@@ -53,10 +58,10 @@ def _ours(settings: Finetune, rows: list[dict[str, list[int]]], pad_token: int) 
         model, {"input_ids": ids.to(model.device), "labels": labels.to(model.device)}
     )
     loss.backward()  # type: ignore[no-untyped-call]
-    return {"loss": loss.item(), "gradient_norm": _norm(model)}
+    return loss.item(), _gradients(model)
 
 
-def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> dict[str, float]:
+def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> tuple[float, torch.Tensor]:
     model = load_model(settings.model, settings.revision, precision=settings.precision)
     if settings.quantization == "nf4":
         round_through_nf4(model)
@@ -77,7 +82,7 @@ def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> dict[str
         )
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    return {"loss": total, "gradient_norm": _norm(model)}
+    return total, _gradients(model)
 
 
 def _known(model: Any) -> Any:
@@ -91,15 +96,16 @@ def _known(model: Any) -> Any:
     return model
 
 
-def _norm(model: Any) -> float:
+def _gradients(model: Any) -> torch.Tensor:
+    """Return the gradients of all matrices in the order of their names, as one vector."""
     gradients = [
-        parameter.grad.float().norm()
-        for parameter in model.parameters()
+        parameter.grad.double().flatten().cpu()
+        for _, parameter in sorted(model.named_parameters())
         if parameter.grad is not None
     ]
     if not gradients:
         raise ValueError("there are no gradients")
-    return float(torch.stack(gradients).norm())
+    return torch.cat(gradients)
 
 
 if __name__ == "__main__":

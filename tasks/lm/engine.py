@@ -1,6 +1,7 @@
 """Inference engines: prompts (token ids) in, completions out.
 
-vLLM, or transformers where vLLM cannot run. The only module that imports vLLM.
+vLLM, or transformers (:mod:`tasks.lm.transformers_engine`) where vLLM cannot run. The only module
+that imports vLLM.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from tasks.core.errors import PipelineError
-from tasks.lm.memory import free
-from tasks.lm.models import dtype, load_model, load_tokenizer
+from tasks.lm.models import dtype
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,9 @@ def open_engine(
         )
     log.info("starting %s", "the model" if kind == "transformers" else "vLLM")
     if kind == "transformers":
+        # Its import takes a second, which vLLM's users save.
+        from tasks.lm.transformers_engine import TransformersEngine
+
         return TransformersEngine(str(model), revision, precision)
     return VllmEngine(str(model), revision, precision, max_length, gpu_memory_utilization)
 
@@ -259,50 +262,3 @@ def vllm_environment(gpu: bool) -> dict[str, str]:
 def _set_environment(gpu: bool) -> None:
     for name, value in vllm_environment(gpu).items():
         os.environ.setdefault(name, value)
-
-
-class TransformersEngine:
-    """transformers' generate, one seeded request at a time: slow, but runs everywhere."""
-
-    def __init__(self, model: str, revision: str, precision: str) -> None:
-        self._model = load_model(model, revision, precision=precision).eval()
-        self._tokenizer = load_tokenizer(model, revision)
-
-    def generate(
-        self,
-        prompts: Sequence[list[int]],
-        sampling: Sampling,
-        seeds: Sequence[int],
-        on_done: OnDone | None = None,
-    ) -> list[Completion]:
-        """See :meth:`Engine.generate`."""
-        completions = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            completions.append(self._complete(prompt, sampling, seed))
-            if on_done:
-                on_done(1)
-        return completions
-
-    def close(self) -> None:
-        """See :meth:`Engine.close`."""
-        free(self._model)
-
-    def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
-        torch.manual_seed(seed)
-        ids = torch.tensor([prompt], device=self._model.device)
-        options: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-            options["do_sample"] = True
-        with torch.inference_mode():
-            output = self._model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=sampling.max_tokens,
-                pad_token_id=self._tokenizer.pad_token_id,
-                eos_token_id=self._tokenizer.eos_token_id,
-                **options,
-            )
-        new = output[0, len(prompt) :].tolist()
-        finished = bool(new) and new[-1] == self._tokenizer.eos_token_id
-        return Completion(self._tokenizer.decode(new, skip_special_tokens=True), len(new), finished)

@@ -6,9 +6,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks.core.errors import PipelineError
+from tasks.lm import transformers_engine
 from tasks.lm.engine import Engine, Sampling, open_engine, vllm_settings
+from tasks.lm.transformers_engine import TransformersEngine
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
 _KINDS = [
@@ -37,7 +40,7 @@ def test_the_same_call_gives_the_same_completions(engine: Engine) -> None:
 def test_a_watched_call_counts_its_prompts_and_changes_no_completion(engine: Engine) -> None:
     sampling, done = Sampling(temperature=1.0, top_p=0.95, max_tokens=12), list[int]()
     watched = engine.generate(_PROMPTS, sampling, [1, 2, 3, 4], done.append)
-    assert done == [1, 1, 1, 1]
+    assert sum(done) == 4
     assert watched == engine.generate(_PROMPTS, sampling, [1, 2, 3, 4])
 
 
@@ -92,3 +95,43 @@ def test_fp8_is_rounded_by_vllm_from_the_bfloat16_weights() -> None:
         "quantization": "fp8",
     }
     assert vllm_settings("bfloat16", 64)["quantization"] is None
+
+
+@pytest.fixture(scope="module")
+def batched(tiny_model: Path) -> TransformersEngine:
+    return TransformersEngine(str(tiny_model), "main", "float32")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.5])
+def test_a_row_is_the_same_alone_and_in_any_batch(
+    batched: TransformersEngine, temperature: float
+) -> None:
+    """Its prompt, its neighbours and its padding may differ: the row's numbers are its seed's."""
+    sampling = Sampling(temperature, top_p=0.9, max_tokens=16)
+    seeds = [11, 12, 13, 2**62]
+    together = batched.generate(_PROMPTS, sampling, seeds)
+    alone = [
+        batched.generate([prompt], sampling, [seed])[0]
+        for prompt, seed in zip(_PROMPTS, seeds, strict=True)
+    ]
+    assert together == alone
+    assert together[::-1] == batched.generate(_PROMPTS[::-1], sampling, seeds[::-1])
+
+
+def test_batches_keep_their_bound_and_change_no_completion(
+    batched: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling, done = Sampling(1.0, top_p=0.95, max_tokens=8), list[int]()
+    whole = batched.generate(_PROMPTS, sampling, [1, 2, 3, 4])
+    monkeypatch.setattr(transformers_engine, "_BATCH_TOKENS", 40)
+    assert batched.generate(_PROMPTS, sampling, [1, 2, 3, 4], done.append) == whole
+    # Of 41, 26, 12 and 4 tokens, with 8 new ones each: only the last two fit together.
+    assert done == [1, 1, 2]
+
+
+def test_draws_follow_the_probabilities_and_top_p() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
+    for top_p, shares in ((1.0, [0.5, 0.3, 0.15, 0.05]), (0.6, [0.625, 0.375, 0.0, 0.0])):
+        draw = transformers_engine._Draw(Sampling(1.0, top_p, 1), range(4000))
+        drawn = draw(torch.zeros(4000, 1), logits).argmax(-1).bincount(minlength=4) / 4000
+        assert drawn.tolist() == pytest.approx(shares, abs=0.03)

@@ -1,0 +1,143 @@
+"""``python -m benchmarks.gpu_check``: run every path, print one table, write results.json.
+
+Ten minutes on a GPU with 24 GB, without the hub. With ``--shape tiny`` the same code runs on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.harness import ROOT
+from benchmarks.machine import describe
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_json
+from tasks.core.privacy import silence
+
+if TYPE_CHECKING:
+    from benchmarks.gpu_check.model import Shape
+    from benchmarks.gpu_check.outcome import Runner
+
+_VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return 0 if every gate passed, 1 if one failed, 2 if the check cannot run here."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=arguments.work) as work:
+            return _check(arguments.shape, Path(work), arguments.out)
+    except (PipelineError, OSError) as error:
+        print(f"error: gpu-check: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(name: str, work: Path, out: Path) -> int:
+    # What is merged, compiled and cached goes with the folder.
+    os.environ |= {"BONITO_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+    silence()
+    import torch
+
+    from benchmarks.gpu_check.model import SHAPES
+    from benchmarks.gpu_check.outcome import render
+
+    shape = SHAPES[name]
+    if name != "tiny" and not torch.cuda.is_available():
+        raise PipelineError(
+            "torch sees no NVIDIA GPU here; --shape tiny runs the same paths on the CPU"
+        )
+    if shutil.disk_usage(work).free < shape.disk * 1e9:
+        raise PipelineError(f"{work} has less than {shape.disk} GB free: name a folder with --work")
+    runner = run_paths(shape, work)
+    write_json(
+        out / "results.json",
+        {
+            "shape": name,
+            "machine": describe(torch.get_num_threads()),
+            "gpu": torch.cuda.is_available(),
+            "versions": {package: _version(package) for package in _VERSIONS},
+            "ceiling": runner.ceiling,
+            "paths": [one.as_json() for one in runner.outcomes],
+        },
+    )
+    print(render(runner.outcomes))
+    print(
+        f"\nmeasured: {runner.ceiling['flops'] / 1e12:.1f} TFLOP/s (matrix product), "
+        f"{runner.ceiling['bytes'] / 1e9:.0f} GB/s (copy). {out / 'results.json'}"
+    )
+    return 1 if any(one.gate.startswith("failed") for one in runner.outcomes) else 0
+
+
+def run_paths(shape: Shape, work: Path) -> Runner:
+    """Run the paths in the order of a pipeline, each after the memory of the one before is free."""
+    import torch
+
+    from benchmarks.contenders import ceiling
+    from benchmarks.gpu_check import answering, training
+    from benchmarks.gpu_check.model import write_model
+    from benchmarks.gpu_check.outcome import Runner
+    from benchmarks.gpu_check.setting import Setting
+
+    side = {"side": shape.side, "threads": torch.get_num_threads()}
+    runner, setting = Runner(ceiling.play(ceiling.load(side)).facts), Setting(shape, work)
+    write_model(setting.cut, shape, 2)
+    write_model(setting.whole, shape, shape.layers)
+    paths = {
+        "load in 4 bits": training.load_4bit,
+        "train": training.train_steps,
+        "gradients (cut)": training.compare_gradients,
+        "kill and resume (cut)": training.resume_after_kill,
+        "merge": training.merge,
+        "rank (cut)": answering.rank_like_float32,
+        "rank": answering.rank_speed,
+        "generate, transformers": lambda given: answering.generate_with(given, "transformers"),
+        "generate, vLLM": lambda given: answering.generate_with(given, "vllm"),
+        "greedy parity (cut)": answering.same_greedy_answers,
+    }
+    for name, path in paths.items():
+        print(f"gpu-check: {name}", file=sys.stderr, flush=True)
+        runner.run(name, lambda path=path: path(setting))  # type: ignore[misc]
+    return runner
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.gpu_check",
+        description="Run the pipeline's GPU paths on a random model; see benchmarks/README.md.",
+    )
+    parser.add_argument(
+        "--shape",
+        choices=("mistral-7b", "tiny"),
+        default="mistral-7b",
+        help="tiny: the same paths on a tiny model, also without a GPU",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "artifacts" / "gpu",
+        help="where results.json goes",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="where the models are for the time being (default: a temporary folder)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""make gpu-check without a GPU: every path on a tiny model of Mistral's architecture, and gates that
+fail where something is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from benchmarks.gpu_check import answering, training
+from benchmarks.gpu_check.model import SHAPES, words, write_model
+from benchmarks.gpu_check.outcome import Figures, NotRun, Runner, render
+from benchmarks.gpu_check.setting import Setting
+from benchmarks.harness import ROOT
+from benchmarks.roofline import Need, Weights
+from tasks.lm.engine import Completion, Sampling
+from tasks.lm.memory import freed_after
+
+TINY = SHAPES["tiny"]
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    made = Setting(TINY, tmp_path)
+    write_model(made.cut, TINY, 2)
+    write_model(made.whole, TINY, TINY.layers)
+    return made
+
+
+def run_check(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_check", *map(str, arguments)],
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def test_every_path_runs_on_a_tiny_model(tmp_path: Path) -> None:
+    done = run_check("--shape", "tiny", "--work", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    gates = {path["path"]: path["gate"] for path in result["paths"]}
+    assert len(gates) == 10
+    assert {name for name, gate in gates.items() if gate != "passed"} <= {
+        "generate, vLLM",
+        "greedy parity (cut)",
+    }
+    assert all(gate == "passed" or gate.startswith("not run: vLLM") for gate in gates.values())
+    assert [path["path"] for path in result["paths"] if path["roofline"]][:2] == ["train", "rank"]
+    assert result["gpu"] is False and {path["left_gib"] for path in result["paths"]} == {None}
+    assert "Neither is measured without a GPU" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "something is left behind"
+
+
+def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
+    done = run_check("--work", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: gpu-check: torch sees no NVIDIA GPU here; --shape tiny runs the same paths on the CPU"
+    ]
+
+
+def test_a_cut_has_the_first_layers_and_a_word_is_a_token(setting: Setting) -> None:
+    cut, whole = (
+        {
+            name: tensor
+            for path in folder.glob("*.safetensors")
+            for name, tensor in load_file(path).items()
+        }
+        for folder in (setting.cut, setting.whole)
+    )
+    assert cut.keys() < whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in cut.items())
+    assert {tensor.dtype for tensor in whole.values()} == {torch.bfloat16}
+    tokenizer, text = AutoTokenizer.from_pretrained(setting.cut), words(20, TINY, "text")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) == 20 and tokenizer.decode(ids) == text
+    assert len(setting.long_prompt()) > TINY.config["sliding_window"]
+
+
+def test_the_shape_is_mistrals() -> None:
+    """Its weights are 7.24 billion, as those of Mistral-7B-v0.1."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    shape = SHAPES["mistral-7b"]
+    with torch.device("meta"):
+        model = MistralForCausalLM(
+            MistralConfig(**shape.config, num_hidden_layers=shape.layers, tie_word_embeddings=False)
+        )
+    assert sum(parameter.numel() for parameter in model.parameters()) == 7_241_732_096
+
+
+def test_a_path_that_fails_is_a_line_and_the_next_one_runs() -> None:
+    runner = Runner({"flops": 100.0, "bytes": 1000.0})
+
+    def breaks() -> Figures:
+        raise ValueError("no such kernel\nand more")
+
+    def cannot() -> Figures:
+        raise NotRun("it has no build")
+
+    runner.run("breaks", breaks)
+    runner.run("cannot", cannot)
+    runner.run("wrong", lambda: Figures("off by 2"))
+    # 10 tokens through 20 weights: 400 operations, 4 seconds. They took 8.
+    need, weights = Need(10, 0, passes=1), Weights(20, 0)
+    runner.run("right", lambda: Figures(tokens=10, seconds=8.0, need=need, weights=weights))
+    assert [one.gate for one in runner.outcomes] == [
+        "failed: ValueError: no such kernel",
+        "not run: it has no build",
+        "failed: off by 2",
+        "passed",
+    ]
+    right = runner.outcomes[-1]
+    assert (right.tokens_a_second, right.roofline) == (1.2, 2.5)
+    assert "| 48%" in render(runner.outcomes)
+
+
+def test_a_merge_without_the_adapter_is_noticed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert training.train_steps(setting).gate == "passed"
+    assert training.merge(setting).gate == "passed"
+    monkeypatch.setattr(Setting, "merged", lambda self: self.whole)
+    assert training.merge(setting).gate == "the merged matrix is another"
+
+
+def test_scores_of_another_model_are_noticed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answering.rank_like_float32(setting).gate == "passed"
+    scores = answering.float32_scores(str(setting.whole), setting.questions(16))
+    monkeypatch.setattr(answering, "float32_scores", lambda folder, asked: scores)
+    assert "ranked otherwise than in float32" in answering.rank_like_float32(setting).gate
+
+
+class _Says:
+    """An engine that gives the answers it was made with."""
+
+    def __init__(self, answers: list[Completion]) -> None:
+        self._answers = answers
+
+    def generate(self, *_: object) -> list[Completion]:
+        return self._answers
+
+    def close(self) -> None: ...
+
+
+def test_engines_may_part_at_a_tie_alone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "_need", lambda kind: None)
+    prompts = [*setting.prompts(6), setting.long_prompt()]
+    with freed_after(answering._engine(setting, "transformers", setting.cut, prompts)) as engine:
+        right = engine.generate(prompts, Sampling(0.0, 1.0, 4), [0] * 7)
+    wrong = [*right[:3], replace(right[3], text="w1 w2 w3 w4"), *right[4:]]
+    engines = {"transformers": right, "vllm": right}
+    monkeypatch.setattr(answering, "_engine", lambda _, kind, *__: _Says(engines[kind]))
+    assert answering.same_greedy_answers(setting).gate == "passed"
+    engines["vllm"] = wrong
+    found = answering.same_greedy_answers(setting)
+    assert (found.gate, found.note[:18]) == (
+        "they part where float32 does not",
+        "6 of 7 answers ali",
+    )
+    monkeypatch.setattr(answering, "_TIE", {"float32": 100.0})
+    assert answering.same_greedy_answers(setting).gate == "passed"
+
+
+def test_bfloat16_keeps_the_gates_of_training_and_ranking(setting: Setting) -> None:
+    narrow = replace(TINY, precision="bfloat16", finetune=TINY.finetune | {"precision": "bfloat16"})
+    other = Setting(narrow, setting.work)
+    assert training.compare_gradients(other).gate == "passed"
+    assert answering.rank_like_float32(other).gate == "passed"
