@@ -176,8 +176,9 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
         Limits(params.file_seconds, params.file_memory_mb),
     ):
-        journal.add(result.key, parts[result.key], result.value)
-        parts[result.key] += 1
+        if result.done or result.value != "[]":
+            journal.add(result.key, parts[result.key], result.value)
+            parts[result.key] += 1
         if result.done:
             # After any other failure another run may succeed.
             journal.finish(result.key, final=result.failure in ("", "error"))
