@@ -22,7 +22,7 @@ from pydantic import Field
 
 from flows import remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
-from flows.reconcile import end_dead_runs, tag_with_host
+from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import request, summary, worktree
 from flows.runs.board import begin_board, mark
 from flows.runs.die_with_parent import CODE
@@ -31,6 +31,7 @@ from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_names
+from tasks.core.secrets import hide
 from tasks.core.task_types import TASK_TYPES
 
 TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
@@ -104,7 +105,8 @@ def adapt(
             log.info("run %r in %s", run.name, run.path)
             return _run_graph(run, log)
     except PipelineError as error:
-        return Failed(message=str(error))
+        drop_secret_parameters()
+        return Failed(message=hide(str(error)))
 
 
 def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:

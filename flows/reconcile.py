@@ -44,6 +44,15 @@ def tag_with_host() -> None:
             )
 
 
+def drop_secret_parameters() -> None:
+    """Empty the parameters of the current flow run in Prefect's database if they hold a password or
+    a key: the run refused them.
+    """
+    if flow_run.id and request.holds_secret(flow_run.parameters):
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(str(flow_run.id)), parameters={})
+
+
 def end_dead_runs(
     name: str,
     log: Callable[[str], None],

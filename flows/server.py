@@ -118,6 +118,12 @@ def answers(address: str) -> bool:
         return False
 
 
+def server_module(host: str, port: int) -> list[str]:
+    """Return what follows ``python -m`` to start Prefect's server, on ``host``."""
+    command = ["uvicorn", "--factory", "flows.prefect_app:create_app", "--lifespan", "on"]
+    return [*command, "--app-dir", str(CODE), "--host", host, "--port", str(port)]
+
+
 def stop(process: subprocess.Popen[str]) -> None:
     """Terminate a process; kill it after five seconds."""
     process.terminate()
@@ -129,11 +135,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def _start(port: int, output: IO[str] | None = None) -> subprocess.Popen[str]:
-    (environment := dict(os.environ)).update(
-        PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1"
-    )
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    command += ["--lifespan", "on"]
+    environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1"}
+    command = [sys.executable, "-m", *server_module("127.0.0.1", port), "--log-level", "error"]
     # In its own session: Ctrl-C must reach the run alone, which then reports its end to the server.
     return start(command, CODE, environment, start_new_session=True, stdout=output, stderr=output)

@@ -13,13 +13,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.reconcile import end_dead_runs, tag_with_host
+from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import follow, line_that_matters
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import profile_names
+from tasks.core.secrets import hide
 
 _NAME = "train-bonito"
 Profile = Annotated[
@@ -59,7 +60,8 @@ def train_bonito(
             )
             run_command.with_options(task_run_name="bonito")(["dvc", "repro", "bonito/dvc.yaml"])
     except PipelineError as error:
-        return Failed(message=str(error))
+        drop_secret_parameters()
+        return Failed(message=hide(str(error)))
     return Completed(message="the generator is in bonito/artifacts")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
-from flows.server import answers, set_prefect_environment
+from flows.server import answers, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.ports import need_free_port
 from tasks.core.process import start_guard
@@ -100,10 +100,8 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
     _set_environment(prefect, mlflow)
     if arguments.team:
         _set_mlflow_passwords()
-    servers.start(
-        "Prefect",
-        ["prefect", "server", "start", "--host", HOST, "--port", str(arguments.prefect_port)],
-    )
+    quiet = ["--log-level", "warning"]
+    servers.start("Prefect", [*server_module(HOST, arguments.prefect_port), *quiet])
     servers.start("MLflow", _mlflow_command(arguments.mlflow_port, arguments.team))
     servers.wait_for(f"{prefect}/api/health", stop)
     if not stop.is_set():

@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks.core.card import take_cards
 from tasks.core.log_lines import set_up_logging
+from tasks.core.own_pages import VARIABLE, OwnPagesOnly
 from tasks.core.ports import need_free_port
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import one_line_errors
@@ -88,7 +89,12 @@ def prepare(
         port,
         request,
     )
-    return serve_command(weights, name, host, port, max_length, provenance["precision"], gpu_memory)
+    command, environment = serve_command(
+        weights, name, host, port, max_length, provenance["precision"], gpu_memory
+    )
+    command += ["--middleware", f"{OwnPagesOnly.__module__}.{OwnPagesOnly.__name__}"]
+    origins = [os.environ.get(VARIABLE, ""), f"http://{host}:{port}"]
+    return command, {**environment, VARIABLE: ",".join(origins)}
 
 
 def question(

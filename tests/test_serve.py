@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from itertools import pairwise
 from pathlib import Path
@@ -151,6 +152,10 @@ def test_over_http_it_answers_as_it_was_scored(
             time.sleep(0.5)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as response:
             assert [model["id"] for model in json.load(response)["data"]] == [told["model_name"]]
+        for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            page = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models", headers=foreign)
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(page, timeout=60)
         kept = [
             row
             for row in read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()

@@ -15,6 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.overlay import DEFAULT, profile_files, profile_names, read_layers
 from tasks.core.params import parse_params
+from tasks.core.secrets import SECRET
 
 #: Written by set-up: a hash of the pins and ``cpu`` or ``gpu`` (see scripts/setup.py).
 _PINS = Path(".venv") / "pins.sha256"
@@ -60,7 +61,7 @@ def choose_profile(main: Path) -> str:
 def name_run(parameters: dict[str, Any]) -> str:
     """Return the run name of a flow run's parameters."""
     return str(
-        parameters.get("name")
+        (not holds_secret(parameters.get("name")) and parameters.get("name"))
         or derive_name(parameters.get("profile") or DEFAULT, read_settings(parameters))
     )
 
@@ -85,6 +86,8 @@ def derive_name(profile: str, overrides: list[str]) -> str:
     names = [name.strip() for name in profile.split(",")]
     if len(names) == 1 and not overrides:
         return profile
+    if holds_secret(overrides):  # it will be refused; the name must not repeat it
+        overrides = []
     values = [
         re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.")
         for override in sorted(overrides)
@@ -96,8 +99,15 @@ def derive_name(profile: str, overrides: list[str]) -> str:
     return "-".join([*names, *([words] if words else []), key])
 
 
+def holds_secret(values: Any) -> bool:
+    """Tell whether a request's values hold what looks like a password or a key."""
+    return bool(SECRET.search(json.dumps(values, default=str)))
+
+
 def check_name(name: str) -> str:
     """Return ``name`` if a worktree and a DVC experiment can have it; refuse any other."""
+    if SECRET.search(name):
+        raise PipelineError("the run's name looks like a password or a key: give it another one")
     if (
         name == DEFAULT
         or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name)

@@ -6,7 +6,6 @@ One section a stage. ``params.yaml`` is the embedded default; a file of ``profil
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any, get_args
@@ -16,17 +15,9 @@ from pydantic import BaseModel, Field, ValidationError
 from tasks.core.data_params import Generate, Ingest, Supervise, Validate, Verify
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.model_params import Baseline, Evaluate, Finetune, Register
+from tasks.core.secrets import SECRET
 from tasks.core.section import Section
 from tasks.core.yaml_file import read_yaml
-
-#: Keys of Hugging Face, OpenAI, GitHub, GitLab, Slack, Google and Amazon, private keys, web tokens,
-#: and addresses with a password.
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
-    r"|\bglpat-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{30,}|\bA(KIA|SIA)[A-Z0-9]{16}\b"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|\beyJ[\w-]{10,}\.[\w-]{10,}\.|://[^/\s:@]+:[^/\s@]+@"
-)
-
 
 # The sections have the names of the stages. pydantic warns that two of them hide a method
 # (BaseModel's deprecated `validate`, and `register` of every abstract class); neither is used.
@@ -73,7 +64,7 @@ def _refuse_secrets(value: Any, place: str = "") -> None:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _refuse_secrets(inner, place)
-    elif isinstance(value, str) and _SECRET.search(value):
+    elif isinstance(value, str) and SECRET.search(value):
         raise PipelineError(
             f"the value of {place} looks like a password or a key: set such values in the "
             "environment (HF_TOKEN, ...), never in parameters"

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from tasks.core.process import set_death_signal
+from tasks.core.secrets import forget_secrets
 
 #: What a worker calls once: it returns the function that does the jobs.
 Start = Callable[..., Callable[[Any], Iterator[Any]]]
@@ -248,6 +249,7 @@ class _Worker:
 def _serve(pipe: Connection, start: Start, setup: tuple[Any, ...], memory_mb: int) -> None:
     """Do jobs until the pipe closes: the life of a worker."""
     set_death_signal()
+    forget_secrets()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     do = start(*setup)

@@ -21,6 +21,7 @@ from tasks.core.log_lines import set_up_logging
 from tasks.core.params import Params, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
 from tasks.core.progress import Progress
+from tasks.core.secrets import hide
 from tasks.core.section import Section
 from tasks.core.store import seal_folder, verify
 
@@ -190,7 +191,7 @@ def one_line_errors(name: str) -> Iterator[None]:
         if rank() > 0:
             # Rank 0 nearly always finds the same fault, reports it, and then ends this process.
             time.sleep(5)
-        print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {name}: {hide(' '.join(str(error).split()))}", file=sys.stderr)
     except Exception as error:
         if not is_disk_full(error):
             raise

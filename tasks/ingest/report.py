@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import IO, Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page, Tile, write_page
+from tasks.core.secrets import hide
 from tasks.core.stage import Stage
 from tasks.ingest.reasons import REASONS
 
@@ -177,7 +177,7 @@ class Report:
                 Tile("Tokens", f"{self.tokens:,}"),
                 Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
             ),
-            facts=(("corpus", without_password(corpus)), *self._facts()),
+            facts=(("corpus", hide(corpus)), *self._facts()),
         )
         write_page(
             path,
@@ -205,11 +205,6 @@ class Report:
         """Yield the rejects of the page from their file, as they may be many."""
         with self._spool(reason).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
-
-
-def without_password(address: str) -> str:
-    """Return an address without user and password: the page is logged to MLflow."""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
 
 
 def _format_counts(counts: Counter[str]) -> str:

@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
+from tasks.core.secrets import hide
 from tasks.ingest.discovery import CorpusFile, discover
 from tasks.ingest.readers.document import Unreadable
 
@@ -163,12 +164,12 @@ class HubCorpus:
         for option in self._options:
             if option not in _OPTIONS:
                 raise PipelineError(
-                    f"{address}: unknown option {option!r}{did_you_mean(option, _OPTIONS)}: "
+                    f"{hide(address)}: unknown option {option!r}{did_you_mean(option, _OPTIONS)}: "
                     f"there are {', '.join(_OPTIONS)}"
                 )
         rows = self._options.get("rows", "0")
         if not rows.isdecimal():
-            raise PipelineError(f"{address}: rows={rows} is not a number")
+            raise PipelineError(f"{hide(address)}: rows={rows} is not a number")
         self._rows = int(rows) or None
 
     def files(self) -> Iterator[CorpusFile]:
@@ -240,16 +241,16 @@ def _connect(address: str) -> tuple[Any, str]:
     except ImportError as error:
         package = re.search(r"[Ii]nstall (?:the )?[\"'`]?([\w.-]+)", str(error))
         raise PipelineError(
-            f"{address}: {protocol}:// needs a package that is not here: pip install "
+            f"{hide(address)}: {protocol}:// needs a package that is not here: pip install "
             f"{package[1] if package else error}"
         ) from error
     except ValueError as error:
         raise PipelineError(
-            f"{address}: {error}: addresses are those of fsspec, such as s3:// or gs://, "
-            "or hf://owner/dataset"
+            f"{hide(f'{address}: {error}')}: addresses are those of fsspec, such as s3:// or "
+            "gs://, or hf://owner/dataset"
         ) from error
     except Exception as error:
-        raise PipelineError(f"{address} cannot be reached: {_first_line(error)}") from error
+        raise PipelineError(f"{hide(address)} cannot be reached: {_first_line(error)}") from error
     return system, str(root)
 
 
@@ -261,12 +262,12 @@ def _one_line_errors(address: str) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
-        raise PipelineError(f"{address} cannot be reached: {_first_line(error)}") from error
+        raise PipelineError(f"{hide(address)} cannot be reached: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"
+    return hide(f"{type(error).__name__}: {lines[0]}")[:300]
 
 
 def _inside(name: str, root: str) -> str:

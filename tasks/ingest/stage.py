@@ -29,6 +29,7 @@ from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.pool import Limits
+from tasks.core.secrets import hide
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
 from tasks.ingest.cleaning import EvaluationOverlap
@@ -145,7 +146,7 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
             kind = suffixes.encode(errors="backslashreplace").decode()
             return file, fingerprint(corpus.version(file), kind, basis)
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            problem = Unreadable("unreadable", f"{type(error).__name__}: {error}"[:300])
+            problem = Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
             return CorpusFile(file.name, file.place, problem), ""
 
     files = corpus.files()
@@ -160,7 +161,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
     total, left = journal.plan()
     if not total:
         raise PipelineError(
-            f"the corpus {stage.addresses['corpus']} is empty: put documents there, or "
+            f"the corpus {hide(stage.addresses['corpus'])} is empty: put documents there, or "
             "name another (ingest.corpus)"
         )
     progress = stage.progress(total, "files")
@@ -176,8 +177,9 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
         Limits(params.file_seconds, params.file_memory_mb),
     ):
-        journal.add(result.key, parts[result.key], result.value)
-        parts[result.key] += 1
+        if result.done or result.value != "[]":
+            journal.add(result.key, parts[result.key], result.value)
+            parts[result.key] += 1
         if result.done:
             # After any other failure another run may succeed.
             journal.finish(result.key, final=result.failure in ("", "error"))
@@ -214,7 +216,7 @@ class _Fetcher:
         try:
             path = future.result()
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            detail = f"{type(error).__name__}: {error}"[:300]
+            detail = hide(f"{type(error).__name__}: {error}")[:300]
             self._journal.add(key, 0, format_reject("unreadable", detail))
             self._journal.finish(key, final=False)
             self.failed += files

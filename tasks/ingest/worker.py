@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+import tempfile
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,19 @@ from tasks.core.pool import Limits, Pool, ResultPart
 from tasks.ingest import boilerplate, cleaning
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
-from tasks.ingest.readers.document import Alive, Document, ReadOptions, Unreadable
+from tasks.ingest.readers.document import (
+    Alive,
+    Begin,
+    Document,
+    ReadOptions,
+    explain,
+    printable,
+)
 
 #: Characters of text in one part of a file's result: parts bound the memory.
 _PART = 1 << 20
+#: Members of one file that may end their processes before the rest of it is given up.
+_DEATHS = 20
 
 
 @dataclass(frozen=True)
@@ -50,28 +60,106 @@ def read_files(
 ) -> Iterator[ResultPart]:
     """Read the files of ``jobs`` (key, path) in processes of their own, and yield their results'
     parts as JSON text, as :meth:`Pool.run` does; the last part of a file that failed is its reject.
+
+    An archive or message whose member ended a process goes on behind that member. Its ``failure``
+    is then the member's, or ``unreadable``: another run may succeed.
     """
-    with Pool(_start, (work,), workers, limits) as pool:
-        for result in pool.run(jobs):
-            yield replace(result, value=_format_failure(result)) if result.failure else result
+    reading = _Reading(iter(jobs))
+    # Killed workers leave what they unpacked: it goes with this folder.
+    with (
+        tempfile.TemporaryDirectory(prefix="ingest-") as scratch,
+        Pool(_start, (work, scratch), workers, limits) as pool,
+    ):
+        for result in pool.run(reading.jobs()):
+            yield reading.receive(result)
 
 
-def _start(work: Work) -> Callable[[Path], Iterator[str]]:
+@dataclass
+class _File:
+    """A file that is being read: the member that it began last, and how many were passed over."""
+
+    path: Path
+    begun: int = 0
+    member: str = ""
+    skipped: int = 0
+    deaths: int = 0
+    failure: str = ""
+
+
+@dataclass
+class _Reading:
+    """Hands out files, and those again whose member ended a process."""
+
+    files: Iterator[tuple[str, Path]]
+    _open: dict[str, _File] = field(default_factory=dict)
+    _again: deque[str] = field(default_factory=deque)
+
+    def jobs(self) -> Iterator[tuple[str, tuple[Path, int]] | None]:
+        while True:
+            if self._again:
+                key = self._again.popleft()
+            elif entry := next(self.files, None):
+                key = entry[0]
+                self._open[key] = _File(entry[1])
+            elif self._open:
+                yield None
+                continue
+            else:
+                return
+            yield key, (self._open[key].path, self._open[key].skipped)
+
+    def receive(self, result: ResultPart) -> ResultPart:
+        """Return a part with its JSON text as value."""
+        file = self._open[result.key]
+        if not result.failure:
+            text, begun, member, retry = result.value
+            if begun:
+                file.begun, file.member = begun, member
+            if retry:
+                file.failure = "unreadable"
+        elif result.failure != "error" and file.begun > file.skipped and file.deaths < _DEATHS:
+            file.skipped, file.failure, file.deaths = file.begun, result.failure, file.deaths + 1
+            self._again.append(result.key)
+            rejected = _format_failure(result, file.member)
+            return replace(result, value=rejected, done=False, failure="", detail="")
+        else:
+            text = _format_failure(result)
+        if result.done:
+            del self._open[result.key]
+            return replace(result, value=text, failure=result.failure or file.failure)
+        return replace(result, value=text)
+
+
+def _start(work: Work, scratch: str) -> Callable[[tuple[Path, int]], Iterator[list[Any]]]:
+    tempfile.tempdir = scratch
     count = make_counter(work.tokenizer)
-    return lambda path: (json.dumps(part, ensure_ascii=True) for part in process(path, work, count))
+
+    def do(job: tuple[Path, int]) -> Iterator[list[Any]]:
+        """Yield each part's JSON text, the number and place of the member that begins behind it,
+        and whether it tells of a fault that may pass.
+        """
+        path, skip = job
+        chosen = replace(work, options=replace(work.options, skip=skip))
+        for part in process(path, chosen, count):
+            begin = part.pop() if part and "begin" in part[-1] else {}
+            retry = any(entry.get("reason") == "unreadable" for entry in part)
+            yield [json.dumps(part), begin.get("begin", 0), begin.get("member", ""), retry]
+
+    return do
 
 
-def _format_failure(result: ResultPart) -> str:
+def _format_failure(result: ResultPart, member: str = "") -> str:
     if result.failure == "error":
         return format_reject("damaged", result.detail)
     if result.failure == "crashed":
-        return format_reject("crashed", f"the process that read it died: {result.detail}")
-    return format_reject(result.failure, result.detail)
+        detail = f"the process that read it died: {result.detail}"
+        return format_reject("crashed", detail, member)
+    return format_reject(result.failure, result.detail, member)
 
 
-def format_reject(reason: str, detail: str) -> str:
-    """Return the whole result of a file that could not be read."""
-    return json.dumps([{"member": "", "reason": reason, "detail": detail}])
+def format_reject(reason: str, detail: str, member: str = "") -> str:
+    """Return the result of a file, or of a member of it, that could not be read."""
+    return json.dumps([{"member": member, "reason": reason, "detail": printable(detail)}])
 
 
 def make_counter(tokenizer: str) -> TokenCounter:
@@ -96,18 +184,23 @@ def make_counter(tokenizer: str) -> TokenCounter:
 def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[str, Any]]]:
     """Yield the result of a file in parts: lists of documents (with passages) and rejects.
 
-    A file that cannot be read is one reject.
+    A file that cannot be read is one reject. A last entry ``begin`` is no document: the member of
+    that number begins.
     """
     part: list[dict[str, Any]] = []
     size = 0
     try:
         for item in detect.read(path, work.options):
-            if isinstance(item, Alive):
+            if isinstance(item, Alive | Begin):
+                if isinstance(item, Begin):
+                    # The pool sends a part when the next one comes: all before it is safe.
+                    yield [*part, {"begin": item.number, "member": printable(item.member)}]
+                    part = []
                 yield part
                 part, size = [], 0
                 continue
             if not isinstance(item, Document):
-                part.append({"member": item.member, "reason": item.reason, "detail": item.detail})
+                part.append(_reject(item.member, item.reason, item.detail))
                 continue
             for entry in _documents(item, work, count):
                 part.append(entry)
@@ -115,9 +208,16 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
                 if size > _PART:
                     yield part
                     part, size = [], 0
-    except Unreadable as problem:
-        part.append({"member": "", "reason": problem.reason, "detail": problem.detail})
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  a parser may raise anything; what was read before is kept
+        problem = explain(error)
+        part.append(_reject("", problem.reason, problem.detail))
     yield part
+
+
+def _reject(member: str, reason: str, detail: str) -> dict[str, Any]:
+    return {"member": printable(member), "reason": reason, "detail": printable(detail)}
 
 
 def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[dict[str, Any]]:
@@ -126,7 +226,7 @@ def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[
     if work.mask:
         document, masked = _mask_document(document)
     entry: dict[str, Any] = {
-        "member": document.member,
+        "member": printable(document.member),
         "format": document.format,
         "encoding": document.encoding,
         "masked": masked,

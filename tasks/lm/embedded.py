@@ -34,7 +34,11 @@ def _convert(out: Path) -> None:
     log.info("converting the embedded model (once)")
     config = GgufConfig(gguf_file=path.name, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=config, dtype=torch.bfloat16
+        path.parent,
+        gguf_file=path.name,
+        quantization_config=config,
+        dtype=torch.bfloat16,
+        trust_remote_code=False,
     )
     # The weights are plain now. With these marks transformers would look for a quantiser when it
     # loads them.
@@ -42,7 +46,10 @@ def _convert(out: Path) -> None:
     model.is_quantized, model.hf_quantizer = False, None
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(out)
 
 
 def _packaged_file() -> Path:

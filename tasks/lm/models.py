@@ -1,8 +1,8 @@
 """Language models by name: the embedded one, folders, hub names and adapters.
 
 A *model name* is ``embedded:smollm2-135m-instruct``, a folder, or a Hugging Face name. An *adapter*
-is a PEFT folder whose ``adapter_config.json`` names its base model. Weights are safetensors; no
-remote code is run.
+is a PEFT folder whose ``adapter_config.json`` names its base model. Weights are safetensors; a
+model with code of its own is refused.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _PLAIN_CONFIG = _MARKS | {
     "tokenizer_class",
 }
 
+#: Files that can name Python classes of the model's own.
+_CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
+
 
 @dataclass(frozen=True)
 class ModelName:
@@ -57,9 +60,13 @@ def resolve(name: str, revision: str = "main") -> ModelName:
                 f"{folder} has no adapter_model.safetensors (other weight formats can "
                 "hold code and are refused)"
             )
-        return ModelName(
-            config["base_model_name_or_path"], config.get("revision") or "main", folder
-        )
+        base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+        if not isinstance(base, str) or not base:
+            raise PipelineError(
+                f"{folder / 'adapter_config.json'} names no base model: "
+                "base_model_name_or_path must be a folder or a hub name"
+            )
+        return ModelName(base, str(config.get("revision") or "main"), folder)
     return ModelName(name, revision)
 
 
@@ -74,6 +81,7 @@ def base_path(name: str, revision: str = "main", weights: bool = True) -> str:
     if name.startswith("embedded:"):
         raise PipelineError(f"unknown embedded model {name!r}: there is {EMBEDDED!r}")
     if Path(name).is_dir():
+        _refuse_own_code(name, Path(name))
         return _need_safetensors(name, Path(name))
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise PipelineError(
@@ -81,6 +89,7 @@ def base_path(name: str, revision: str = "main", weights: bool = True) -> str:
             "mistralai/Mistral-7B-v0.1"
         )
     folder = hub_folder(name, revision, weights)
+    _refuse_own_code(name, folder)
     return _need_safetensors(name, folder) if weights else str(folder)
 
 
@@ -90,6 +99,20 @@ def _need_safetensors(name: str, folder: Path) -> str:
             f"{name} holds no .safetensors weights (other formats can hold code and are refused)"
         )
     return str(folder)
+
+
+def _refuse_own_code(name: str, folder: Path) -> None:
+    """Refuse a model whose classes are Python files of its own: transformers would ask at the
+    terminal whether to run them.
+    """
+    for file in _CONFIGS:
+        config = read_json(folder / file) if (folder / file).is_file() else {}
+        if not isinstance(config, dict) or "auto_map" in config:
+            reason = "brings code of its own (auto_map)" if config else "is no JSON object"
+            raise PipelineError(
+                f"model {name!r}: its {file} {reason}, which is never run: choose a model that "
+                "transformers has a class for"
+            )
 
 
 def pinned(name: str, revision: str = "main") -> str:
@@ -106,7 +129,7 @@ def load_tokenizer(name: str, revision: str = "main") -> Any:
     model = resolve(name, revision)
     with _loading(model.base):
         folder = base_path(model.base, model.revision, weights=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     _need_same_pieces(model.base, Path(folder), tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -195,6 +218,7 @@ def load_model(
             base_path(name, revision),
             dtype=dtype(precision),
             use_safetensors=True,
+            trust_remote_code=False,
             **extra,
         )
 
@@ -235,10 +259,12 @@ def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
     """Turn the errors of loading a model into one line that names it."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise PipelineError(
             f"model {name!r} cannot be loaded ({reason}): check the name, or download it "
             "and name its folder"

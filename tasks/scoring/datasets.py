@@ -5,6 +5,7 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def load_dataset(path: Path) -> Dataset:
         raise PipelineError(
             f"{path}: labels are given, but not the column that holds them: add label"
         )
+    if dataset.labels and len(set(dataset.labels)) < max(2, len(dataset.labels)):
+        raise PipelineError(f"{path}: labels must be two or more, all different")
     names = [template.name for template in dataset.templates]
     if len(set(names)) < len(names):
         raise PipelineError(f"{path}: two templates have the same name")
@@ -136,30 +139,29 @@ def render(template: Template, item: Item) -> str:
 
 
 def _item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
-    context = text_of(_value(row, dataset.context, where))
+    context = _text(_value(row, dataset.context, where), f"{where}: {dataset.context}")
     if not context.strip():
         raise PipelineError(f"{where}: the passage ({dataset.context}) is empty")
     gold = 0
     golds: tuple[str, ...]
     if dataset.classifies:
-        label = str(_value(row, dataset.label, where))
+        label = _plain(_value(row, dataset.label, where), f"{where}: {dataset.label}")
         if label not in dataset.labels:
             raise PipelineError(
                 f"{where}: unknown label {label!r}{did_you_mean(label, dataset.labels)}"
             )
         gold, golds = dataset.labels.index(label), (label,)
     else:
-        golds = _answers(_value(row, dataset.answers, where))
+        golds = _answers(_value(row, dataset.answers, where), f"{where}: {dataset.answers}")
         if not golds:
             raise PipelineError(f"{where}: no gold answer in {dataset.answers}")
-    return Item(
-        id=str(_value(row, dataset.id, where)), context=context, golds=golds, gold=gold, columns=row
-    )
+    name = _plain(_value(row, dataset.id, where), f"{where}: {dataset.id}")
+    return Item(id=name, context=context, golds=golds, gold=gold, columns=row)
 
 
-def _answers(value: Any) -> tuple[str, ...]:
+def _answers(value: Any, where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
-    answers = [str(value) for value in values if value is not None]
+    answers = [_plain(value, where) for value in values if value is not None]
     return tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
 
 
@@ -173,11 +175,23 @@ def _value(row: dict[str, Any], column: str, where: str) -> Any:
     return value
 
 
-def text_of(value: Any) -> str:
+def _text(value: Any, where: str) -> str:
     """Return a column's value as text, a line for each part of a list."""
-    return "\n".join(str(part) for part in value) if isinstance(value, list) else str(value)
+    parts = value if isinstance(value, list) else [value]
+    return "\n".join(_plain(part, where) for part in parts)
+
+
+def _plain(value: Any, where: str) -> str:
+    """Return a text or number as text; anything else would be scored as Python prints it."""
+    if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    kind = {dict: "an object", list: "a list"}.get(type(value), repr(value))
+    raise PipelineError(f"{where} is {kind}: write text (name a part of an object as a.b)")
 
 
 @lru_cache(maxsize=64)
 def _compile(instruction: str) -> Any:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(instruction)
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    # Of their own chance, other in every process: the same item must give the same prompt.
+    del environment.filters["random"], environment.globals["lipsum"]
+    return environment.from_string(instruction)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.process import is_alive, process_mark
+from tasks.core.secrets import hide
 
 #: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
 #: one began.
@@ -32,7 +32,7 @@ def tracking_uri() -> str:
 
 def shown_uri() -> str:
     """Return the store's address without the password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//***@", tracking_uri())
+    return hide(tracking_uri())
 
 
 def connect() -> Any:
@@ -73,7 +73,7 @@ def store_errors() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Return an error's first line, without passwords, cut to 160 characters."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"//[^/@\s]*@", "//***@", line)[:160]
+    return hide(line)[:160]
 
 
 def owner() -> str:

@@ -4,14 +4,23 @@ shown.
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.runs import request
 from tasks.core.errors import PipelineError
 from tasks.core.params import parse_params
+from tasks.core.pool import Limits, Pool
+from tasks.core.secrets import hide
+from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
+from tasks.ingest.sources import open_corpus
 from tasks.tracking.mlflow_store import shown_uri
 from tests.conftest import ROOT
 
@@ -21,6 +30,11 @@ _KEYS = [
     "ghp_" + "a1B2" * 9,
     "AKIA" + "A1B2" * 4,
     "https://me:hunter2hunter2@host/models",
+    "postgresql://me:p/w@h/base",
+    "https://tokentokentoken@host/models",
+    "https://store.blob.core.windows.net/a?sv=1&sig=" + "a1B2" * 8 + "%3D",
+    "DefaultEndpointsProtocol=https;AccountKey=" + "a1B2" * 8 + "==",
+    "github_pat_" + "a1B2" * 8,
     "-----BEGIN RSA PRIVATE KEY-----",
 ]
 
@@ -48,6 +62,9 @@ def test_nor_on_the_command_line() -> None:
         "mistralai/Mistral-7B-v0.1",
         "data/incidents/documents",
         "http://127.0.0.1:5000",
+        "http://127.0.0.1:5000/models/a@main",
+        "s3://bucket/a@b",
+        "ssh://git@host/repository",
         "/home/me/hf_models/sk-small",
     ],
 )
@@ -60,6 +77,75 @@ def test_names_and_paths_pass(harmless: str) -> None:
 def test_the_stores_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     assert shown_uri() == "http://***@127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:p/w@h/base", "postgresql://***@h/base"),
+        ("postgresql://me:p@w@h/base", "postgresql://***@h/base"),
+        ("ftp://u:pw@h/x", "ftp://***@h/x"),
+        ("cannot open 's3://bucket/a@b' here", "cannot open 's3://bucket/a@b' here"),
+    ],
+)
+def test_addresses_are_shown_without_password(address: str, shown: str) -> None:
+    assert hide(address) == shown
+
+
+@pytest.mark.parametrize("secret", _KEYS)
+def test_a_run_is_not_named_after_a_secret(secret: str) -> None:
+    asked = {"overrides": [f"generate.generator={secret}"], "profile": "default"}
+    named = request.name_run(asked)
+    assert not any(part in named for part in re.split(r"[^A-Za-z0-9.]+", secret) if len(part) > 5)
+    assert secret not in request.name_run({"name": secret})
+    with pytest.raises(PipelineError) as refused:
+        request.plan(ROOT, name=secret)
+    assert secret not in str(refused.value)
+
+
+@pytest.mark.parametrize("pointer", [False, True])
+def test_the_password_of_a_corpus_is_in_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pointer: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = "ftp://me:hunter2hunter2@127.0.0.1:9/x"
+    (tmp_path / "a.address").write_text(address)
+    with pytest.raises(PipelineError) as refused:
+        list(
+            open_corpus("a.address" if pointer else address, tmp_path / "s", "text", False).files()
+        )
+    assert "hunter2" not in str(refused.value) and "ftp://***@127.0.0.1" in str(refused.value)
+
+
+def test_a_one_line_error_repeats_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    with one_line_errors("x"):
+        raise PipelineError(f"{_KEYS[0]} is no setting")
+    assert capsys.readouterr().err.strip().endswith("*** is no setting")
+
+
+def _look(*_: Any) -> Any:
+    def do(_job: Any) -> Iterator[list[str]]:
+        yield [json.dumps(dict(os.environ)), Path("/proc/self/environ").read_bytes().hex()]
+
+    return do
+
+
+def test_processes_that_read_strangers_files_have_no_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = {
+        "HF_TOKEN": _KEYS[0],
+        "AWS_SECRET_ACCESS_KEY": "a1b2c3d4e5f6",
+        "MLFLOW_TRACKING_PASSWORD": "correct-horse",
+        "MLFLOW_TRACKING_URI": "http://me:battery-staple@h/",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    with Pool(_look, (), 1, Limits(60.0, 256)) as pool:
+        ((_, result),) = pool.map(["job"])
+    seen = result.value[0].encode() + bytes.fromhex(result.value[1])
+    assert b"PATH" in seen and not any(value.encode() in seen for value in secrets.values())
+    assert os.environ["HF_TOKEN"] == _KEYS[0], "the stage itself fetches with it"
 
 
 def test_every_shipped_file_of_parameters_passes() -> None:

@@ -103,6 +103,21 @@ def test_what_dvc_has_done_the_flow_skips(toy: Path, api: str) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example", "Origin": "http://evil.example"}, {"Origin": "http://evil.example"}],
+)
+def test_a_page_of_the_web_cannot_use_prefect(api: str, headers: dict[str, str]) -> None:
+    """Its name can be pointed at this machine: it would get a token and start any command."""
+    for path in ("/csrf-token?client=x", "/flow_runs/filter", "/work_pools/filter"):
+        body = None if "?" in path else b"{}"
+        sent = {"Content-Type": "application/json", **headers}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(api + path, body, sent), timeout=20)
+        assert refused.value.code == 403, path
+
+
+@pytest.mark.timeout(300)
 def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> None:
     (toy / "tasks" / "validate" / "__main__.py").write_text(
         (toy / "tasks" / "validate" / "__main__.py").read_text()

@@ -92,7 +92,7 @@ def test_every_program_is_there() -> None:
         for command in [container["command"]]
     }
     modules |= set(re.findall(r'"-m", "([\w.]+)"', (ROOT / "deploy" / "Dockerfile").read_text()))
-    assert modules == {"prefect", "mlflow", "flows.deploy", "flows.pipeline"}
+    assert modules == {"prefect", "uvicorn", "mlflow", "flows.deploy", "flows.pipeline"}
     assert all(importlib.util.find_spec(module) for module in modules)
 
 

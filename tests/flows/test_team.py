@@ -118,10 +118,13 @@ def test_foreign_pages_are_refused(team: Team) -> None:
         "a request that changes something needs a token against forged requests"
     )
     for origin, allowed in ((team.prefect, True), ("http://evil.example", False)):
-        given = ask(f"{team.prefect}/api/admin/version", user, Origin=origin)[1].get(
-            "access-control-allow-origin"
-        )
+        status, headers = ask(f"{team.prefect}/api/admin/version", user, Origin=origin)
+        given = headers.get("access-control-allow-origin")
         assert (given == origin) is allowed and given != "*"
+        assert status == (200 if allowed else 403)
+    assert ask(f"{team.prefect}/api/admin/version", user, Host="evil.example")[0] == 403
+    experiments = f"{team.mlflow}/api/2.0/mlflow/experiments/create"
+    assert ask(experiments, f"me:{_MLFLOW}", b"{}", Origin="http://evil.example")[0] == 403
     assert (
         ask(
             f"{team.mlflow}/api/2.0/mlflow/experiments/search?max_results=5",

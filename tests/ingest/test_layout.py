@@ -449,7 +449,10 @@ def test_spans_lead_back_to_the_text_in_every_format(tmp_path: Path) -> None:
             if isinstance(item, Document)
         }
         entries = [
-            entry for part in worker.process(path, work, worker.make_counter("")) for entry in part
+            entry
+            for part in worker.process(path, work, worker.make_counter(""))
+            for entry in part
+            if "begin" not in entry
         ]
         assert [entry["member"] for entry in entries] == list(documents), path.name
         for entry in entries:

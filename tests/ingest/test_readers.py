@@ -42,7 +42,8 @@ def _characters(texts: Any) -> list[int]:
 
 
 def _read(path: Path, **options: Any) -> list[Document | Reject]:
-    return list(detect.read(path, ReadOptions(**options)))
+    items = detect.read(path, ReadOptions(**options))
+    return [item for item in items if isinstance(item, Document | Reject)]
 
 
 def _text(path: Path, **options: Any) -> str:

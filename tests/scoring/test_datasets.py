@@ -145,3 +145,72 @@ def test_a_choice_of_items_is_seeded_and_keeps_file_order(tmp_path: Path) -> Non
         for seed in (1, 1, 2)
     ]
     assert chosen[0] == chosen[1] == sorted(chosen[0]) and chosen[0] != chosen[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"context": None},
+        {"context": {"text": "A passage."}},
+        {"context": ["A passage.", None]},
+        {"context": float("nan")},
+        {"id": None},
+        {"id": ["1"]},
+        {"answer": None},
+        {"answer": {"text": ["yes"]}},
+    ],
+)
+@pytest.mark.parametrize("kind", ["labels", "answers"])
+def test_a_value_that_is_no_text_is_refused(
+    tmp_path: Path, change: dict[str, Any], kind: str
+) -> None:
+    """Taken as Python prints it, the passage would be "None" and the gold "{'text': ..."."""
+    spec = _YESNO
+    if kind == "answers":
+        templates = [{"name": "plain", "instruction": "{{ context }}"}]
+        extraction = {"task_type": "exqa", "answers": "answer", "templates": templates}
+        spec = {**_YESNO, **extraction, "label": "", "labels": []}
+    file, items = _write(tmp_path, spec, [{**_ITEM, **change}])
+    dataset = load_dataset(file)
+    with pytest.raises(PipelineError, match=r"items\.jsonl row 1: ") as refused:
+        load_items(dataset, items)
+    assert str(next(iter(change))) in str(refused.value)
+
+
+@pytest.mark.parametrize("labels", [["yes"], ["yes", "yes"]])
+def test_labels_are_two_or_more_and_different(tmp_path: Path, labels: list[str]) -> None:
+    templates = [
+        {"name": "a", "instruction": "{{ context }}", "choices": ["A", "B"][: len(labels)]}
+    ]
+    file, _ = _write(tmp_path, {**_YESNO, "labels": labels, "templates": templates}, [])
+    with pytest.raises(PipelineError, match="labels must be two or more, all different"):
+        load_dataset(file)
+
+
+@pytest.mark.parametrize("chance", ["{{ [1, 2] | random }}", "{{ lipsum() }}"])
+def test_a_prompt_does_not_differ_by_chance(tmp_path: Path, chance: str) -> None:
+    templates = [{"name": "a", "instruction": "{{ context }}" + chance, "choices": ["A", "B"]}]
+    file, items = _write(tmp_path, {**_YESNO, "templates": templates}, [_ITEM])
+    with pytest.raises(PipelineError, match="template 'a'"):
+        load_items(load_dataset(file), items)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"a": 1}'.encode("utf-16")),
+        ("a.jsonl", '{"a": "é"}'.encode("latin-1")),
+        ("a.csv", b"a,b\n1,2,3\n"),
+        ("a.jsonl.gz", b"\x1f\x8b broken"),
+        ("a.parquet", b"PAR1 broken"),
+        ("a.csv", b'a,b\n"' + b"x" * 200_000 + b'",2,3\n'),
+    ],
+)
+def test_damaged_items_are_one_line_with_their_place(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    dataset = load_dataset(_write(tmp_path, _YESNO, [])[0])
+    with pytest.raises(PipelineError, match=name) as refused:
+        load_items(dataset, tmp_path / name)
+    assert "\n" not in str(refused.value)

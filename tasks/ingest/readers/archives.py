@@ -19,7 +19,16 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tasks.ingest.readers import detect
-from tasks.ingest.readers.document import ReaderItem, ReadOptions, Reject, Unreadable
+from tasks.ingest.readers.document import (
+    Alive,
+    Begin,
+    Document,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+    explain,
+)
 
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -48,20 +57,23 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """
     if options.max_depth == 0:
         raise Unreadable("nested_too_deep", "an archive inside an archive inside an archive ...")
-    inner = replace(options, max_depth=options.max_depth - 1)
+    inner = replace(options, max_depth=options.max_depth - 1, skip=0)
     try:
         with closing(_members(path)) as members:
-            # One budget for all members: many small bombs are a bomb.
+            # One budget for all members, and what is nested in them: many small bombs are a bomb.
             budget = options.max_bytes * 4
-            for number, (place, name, open_member) in enumerate(members):
-                if number >= options.max_members:
+            for number, (place, name, open_member) in enumerate(members, 1):
+                if number > options.max_members:
                     raise Unreadable("too_large", f"more than {options.max_members} members")
+                if number <= options.skip:
+                    continue
+                yield Begin(place, number)
                 spent = yield from _member(
                     place, name, open_member, inner, min(options.max_bytes, budget)
                 )
                 budget -= spent
     except _DAMAGED as error:
-        raise Unreadable("damaged", f"archive: {type(error).__name__} {error}") from error
+        raise explain(error) from error
 
 
 def _members(path: Path) -> Generator[Member, None, None]:
@@ -130,9 +142,15 @@ def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
 def _member(
     place: str, name: str, open_member: Callable[[], IO[bytes]], options: ReadOptions, limit: int
 ) -> Any:
-    """Yield the documents of one member; return its unpacked size in bytes."""
-    size = 0
-    if PurePosixPath(name).name.startswith((".", "__MACOSX")):
+    """Yield the documents of one member; return its unpacked size in bytes, or the characters of
+    the documents nested in it where those are more.
+    """
+    size = text = 0
+    path = PurePosixPath(name)
+    if "__MACOSX" in path.parts:  # what macOS adds beside every file is no document
+        return 0
+    if path.name.startswith("."):
+        yield Reject(place, "hidden", "its name begins with a dot")
         return 0
     with tempfile.TemporaryDirectory(prefix="member-") as folder:
         # Of the name only the suffix is used, for the format: "../../etc/x" writes nowhere else.
@@ -145,15 +163,16 @@ def _member(
                         raise Unreadable("too_large", f"unpacks to more than {limit >> 20} MiB")
                     sink.write(block)
             for item in detect.read(target, options):
-                yield detect.prefix_member(item, place)
-        except Unreadable as problem:
+                if isinstance(item, Document):
+                    text += len(item.text)
+                    if text > limit:
+                        raise Unreadable("too_large", f"holds more than {limit >> 20} MiB of text")
+                # Of a nested archive only the outer member can be passed over later.
+                nested = Alive() if isinstance(item, Begin) else item
+                yield detect.prefix_member(nested, place)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this member alone
+            problem = explain(error)
             yield Reject(place, problem.reason, problem.detail)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
-            yield Reject(place, "damaged", f"{type(error).__name__} {error}")
-    return size
+    return max(size, text)

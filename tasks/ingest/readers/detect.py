@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from tasks.ingest.readers.document import (
+    Alive,
+    Begin,
     Document,
     Reader,
     ReaderItem,
@@ -67,13 +69,13 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         for item in reader(path, options):
             if isinstance(item, Document) and not item.text.strip():
                 item = Reject(item.member, "empty", "no text in it")
-            is_empty = False
+            is_empty = is_empty and isinstance(item, Alive | Begin)
             yield item
     except RecursionError as error:
         raise Unreadable(
             "nested_too_deep", "elements inside elements inside elements ..."
         ) from error
-    if is_empty:
+    if is_empty and not options.skip:
         raise Unreadable("empty", "nothing in it")
 
 

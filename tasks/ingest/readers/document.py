@@ -18,7 +18,28 @@ class Unreadable(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = printable(detail)
+
+
+def printable(text: str) -> str:
+    """Return valid Unicode: names inside archives and keys of JSON may hold half characters."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def explain(error: Exception) -> Unreadable:
+    """Return what any error of a parser says about the file, or part of one, that it read.
+
+    An error of the system (a full disk, a file that is gone) is ``unreadable``: the file may be
+    whole, and the next run tries again.
+    """
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, RecursionError):
+        return Unreadable("nested_too_deep", "elements inside elements inside elements ...")
+    transient = isinstance(error, OSError) and error.errno is not None
+    return Unreadable(
+        "unreadable" if transient else "damaged", f"{type(error).__name__}: {error}"[:500]
+    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,9 @@ class ReadOptions:
     #: Languages, in tesseract's names ("eng+deu"), of the recognition of pages without text; empty:
     #: no recognition.
     ocr: str = ""
+    #: So many members of an archive or attachments of a message are passed over: they have been
+    #: read, and the last of them ended its process.
+    skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,8 +109,18 @@ class Alive:
     member: str = ""
 
 
+@dataclass(frozen=True)
+class Begin:
+    """An archive or message begins to read its member ``number``, from 1: if the process dies of
+    it, only this member is lost.
+    """
+
+    member: str
+    number: int
+
+
 #: What a reader yields.
-ReaderItem = Document | Reject | Alive
+ReaderItem = Document | Reject | Alive | Begin
 
 
 class Reader(Protocol):

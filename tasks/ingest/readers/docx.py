@@ -46,7 +46,7 @@ def refuse_bomb(path: Path, options: ReadOptions) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError) as error:
         raise Unreadable("damaged", f"not a whole ZIP file: {error}") from error
     size = sum(entry.file_size for entry in entries)
     if size > options.max_bytes:

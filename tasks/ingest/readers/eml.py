@@ -12,12 +12,16 @@ from pathlib import Path, PurePosixPath
 from tasks.ingest.readers import detect, html
 from tasks.ingest.readers.decoding import decode, tidy
 from tasks.ingest.readers.document import (
+    Alive,
+    Begin,
     Builder,
     Document,
     ReaderItem,
     ReadOptions,
     Reject,
     Unreadable,
+    explain,
+    printable,
 )
 
 
@@ -26,9 +30,13 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Unreadable("damaged", "no headers: not an e-mail message")
-    yield _message(message)
+    if not options.skip:
+        yield _message(message)
     for number, attachment in enumerate(message.iter_attachments(), 1):
-        yield from _attachment(attachment, number, options)
+        if number > options.skip:
+            name = _attachment_name(attachment, number)
+            yield Begin(f"!{name}", number)
+            yield from _attachment(attachment, name, replace(options, skip=0))
 
 
 def _message(message: EmailMessage) -> Document:
@@ -53,23 +61,29 @@ def _content(part: MIMEPart) -> str:
         return decode(data)[0]
 
 
-def _attachment(part: MIMEPart, number: int, options: ReadOptions) -> Iterator[ReaderItem]:
+def _attachment_name(part: MIMEPart, number: int) -> str:
+    suffix = ".eml" if part.get_content_type() == "message/rfc822" else ""
+    given = PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
+    return given or f"part-{number}{suffix}"
+
+
+def _attachment(part: MIMEPart, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
     inner = part.get_content_type() == "message/rfc822"
-    name = (
-        PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
-        or f"part-{number}{'.eml' if inner else ''}"
-    )
     if options.max_depth == 0:
         yield Reject(
             f"!{name}", "nested_too_deep", "a message inside a message inside a message ..."
         )
         return
-    payload = part.get_payload(0).as_bytes() if inner else part.get_payload(decode=True)  # type: ignore[union-attr, call-arg]
     with tempfile.TemporaryDirectory(prefix="attachment-") as folder:
-        target = Path(folder) / f"attachment{PurePosixPath(name).suffix[:16]}"
-        target.write_bytes(payload if isinstance(payload, bytes) else b"")
+        target = Path(folder) / ("attachment" + printable(PurePosixPath(name).suffix)[:16])
         try:
+            payload = part.get_payload(0).as_bytes() if inner else part.get_payload(decode=True)  # type: ignore[union-attr, call-arg]
+            target.write_bytes(payload if isinstance(payload, bytes) else b"")
             for item in detect.read(target, replace(options, max_depth=options.max_depth - 1)):
-                yield detect.prefix_member(item, f"!{name}")
-        except Unreadable as problem:
+                nested = Alive() if isinstance(item, Begin) else item
+                yield detect.prefix_member(nested, f"!{name}")
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this attachment alone
+            problem = explain(error)
             yield Reject(f"!{name}", problem.reason, problem.detail)

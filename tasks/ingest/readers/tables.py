@@ -22,6 +22,7 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    explain,
 )
 from tasks.ingest.readers.markdown import find_headings
 
@@ -96,17 +97,17 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
 
     Raises :class:`Unreadable` where the whole file cannot be read.
     """
-    suffix = path.suffix.lower()
+    suffix, column = path.suffix.lower(), options.text_column or "text"
     with path.open("rb") as stream:
         head = stream.read(6)
     if head.startswith(b"PAR1"):
-        return _parquet(path)
+        return _parquet(path, column)
     if suffix in (".csv", ".tsv", ".tab"):
         return _csv(path, options, "\t" if suffix != ".csv" else "")
     if suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(path, column)
     if suffix in (".arrow", ".feather") or head == b"ARROW1":
-        return _arrow(path)
+        return _arrow(path, column)
     return _json(path, options) if suffix == ".json" else _jsonl(path, options)
 
 
@@ -237,27 +238,48 @@ def _delimiter(sample: bytes, encoding: str) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _arrow(path: Path) -> Iterator[TableRow]:
+def _arrow(path: Path, column: str) -> Iterator[TableRow]:
     """Yield the rows of an Arrow file or stream: the format in which ``datasets`` saves."""
     try:
         with pa.memory_map(str(path)) as source:
             place = 0
             for batch in read_arrow_batches(source):
                 for start in range(0, batch.num_rows, 256):
-                    for row in batch.slice(start, 256).to_pylist():
-                        place += 1
-                        yield place, row
+                    yield from _rows_of(batch.slice(start, 256), column, place)
+                    place += min(256, batch.num_rows - start)
     except (pa.ArrowException, OSError) as error:
-        raise Unreadable("damaged", f"not readable as Arrow: {error}") from error
+        raise explain(error) from error
 
 
-def _parquet(path: Path) -> Iterator[TableRow]:
+def _parquet(path: Path, column: str) -> Iterator[TableRow]:
     try:
         place = 0
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    place += 1
-                    yield place, row
+            names = file.schema_arrow.names
+            wanted = [_find_column(names, column)] if _find_column(names, column) else None
+            for batch in file.iter_batches(batch_size=256, columns=wanted):
+                yield from _rows_of(batch, column, place)
+                place += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise Unreadable("damaged", f"not readable as Parquet: {error}") from error
+        raise explain(error) from error
+
+
+def _find_column(names: list[str], column: str) -> str:
+    """Return the top-level column that holds the text; empty where there is none."""
+    return next((name for name in (column, column.split(".", maxsplit=1)[0]) if name in names), "")
+
+
+def _rows_of(batch: pa.RecordBatch, column: str, before: int) -> Iterator[TableRow]:
+    """Yield a batch's rows with the text's column alone: a value of another column that Python
+    cannot hold (a date of the year 10,000) costs nothing. Without the column: the names, no values.
+    """
+    name = _find_column(batch.schema.names, column)
+    if not name:
+        empty = dict.fromkeys(batch.schema.names)
+        yield from ((before + number, empty) for number in range(1, batch.num_rows + 1))
+        return
+    for number, value in enumerate(batch.column(name), before + 1):
+        try:
+            yield number, {name: value.as_py()}
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            yield number, explain(error)

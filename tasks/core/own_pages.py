@@ -1,0 +1,73 @@
+"""ASGI middleware: a server on loopback answers to its own names, and to its own pages only.
+
+Without it any web page can use such a server: its domain name is pointed at 127.0.0.1 (DNS
+rebinding), and the browser takes the server for the page's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+#: Further addresses that a server is reached by, separated by commas: ``https://runs.example.org``.
+VARIABLE = "PIPELINE_ORIGINS"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class OwnPagesOnly:
+    """Refuse a request whose Host is foreign, and one that a page of another Origin sent.
+
+    Own are the names of the loopback interface, and ``origins`` with those of ``PIPELINE_ORIGINS``.
+    A program sends no Origin.
+    """
+
+    def __init__(self, app: Application, origins: Iterable[str] = ()) -> None:
+        """``origins`` are addresses such as ``https://runs.example.org``; ``*`` is no address."""
+        self.app = app
+        given = [*origins, *os.environ.get(VARIABLE, "").split(",")]
+        self.origins = {one.strip().lower().rstrip("/") for one in given} - {"", "*"}
+        self.hosts = {*_LOOPBACK, *(urlsplit(origin).hostname for origin in self.origins)}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass an own request on, answer a foreign one with 403."""
+        if scope["type"] in ("http", "websocket") and not self._is_own(scope["headers"]):
+            await _refuse(scope, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _is_own(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        hosts = _values(headers, b"host")
+        if len(hosts) != 1 or _hostname(hosts[0]) not in self.hosts:
+            return False
+        return all(
+            origin in self.origins or origin in (f"http://{hosts[0]}", f"https://{hosts[0]}")
+            for origin in _values(headers, b"origin")
+        )
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    return [value.decode("latin-1").lower() for key, value in headers if key.lower() == name]
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+async def _refuse(scope: Message, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})  # before "accept": status 403
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    text = f"foreign Host or Origin refused; {VARIABLE} names further addresses of this server\n"
+    await send({"type": "http.response.body", "body": text.encode()})
