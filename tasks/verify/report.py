@@ -83,10 +83,11 @@ def write_report(
     counts = tally.by_task_type()
     repaired = sum(each[REPAIRED] for each in counts.values())
     adopted = sum(each[ADOPTED] for each in counts.values())
+    share, _, bounds = reviewed.partition(" (")
     tiles = [
         Tile("Well-formed", f"{tally.rows - sum(c['from_quarantine'] for c in counts.values()):,}"),
         Tile("Agreed by the reader", percent(tally.agreed) or "not judged"),
-        Tile("Right by review", reviewed.partition(" of ")[0], reviewed.partition(" of ")[2]),
+        Tile("Right by review", share, bounds.replace(")", "", 1)),
         Tile("Kept", f"{tally.kept:,}"),
         Tile("Reader's answer taken", f"{repaired + adopted:,}", f"{repaired:,} from quarantine"),
     ]
