@@ -22,6 +22,8 @@ from tasks.lm.models import dtype
 
 log = logging.getLogger(__name__)
 
+#: Tokens of a block of the key-value cache where prompts repeat, on the CPU.
+_SHARED_BLOCK = 32
 #: Called with the number of prompts that were completed since the last call.
 OnDone = Callable[[int], None]
 
@@ -72,10 +74,12 @@ def open_engine(
     precision: str = "auto",
     max_length: int = 4096,
     gpu_memory_utilization: float = 0.0,
+    repeats: bool = False,
 ) -> Engine:
     """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`).
 
     ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
+    ``repeats`` says that each prompt comes several times: it is then read once.
     """
     if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
         raise PipelineError(
@@ -87,7 +91,11 @@ def open_engine(
         from tasks.lm.transformers_engine import TransformersEngine
 
         return TransformersEngine(str(model), revision, precision)
-    return VllmEngine(str(model), revision, precision, max_length, gpu_memory_utilization)
+    settings = vllm_settings(precision, max_length, gpu_memory_utilization)
+    if repeats and not torch.cuda.is_available():
+        # What is shared are whole blocks, and the CPU's default of 128 tokens is most of a prompt.
+        settings["block_size"] = _SHARED_BLOCK
+    return VllmEngine(str(model), revision, settings)
 
 
 def serve_command(
@@ -130,14 +138,8 @@ class VllmEngine:
     all prompts of a call before it begins: the same call gives the same batches.
     """
 
-    def __init__(
-        self,
-        model: str,
-        revision: str,
-        precision: str,
-        max_length: int,
-        gpu_memory_utilization: float,
-    ) -> None:
+    def __init__(self, model: str, revision: str, settings: dict[str, Any]) -> None:
+        """``settings`` are those of :func:`vllm_settings`."""
         _set_environment(torch.cuda.is_available())
         try:
             from vllm import LLM
@@ -146,7 +148,6 @@ class VllmEngine:
                 f"vLLM cannot be imported here ({error}): set engine: transformers in "
                 "params.yaml, or run make setup"
             ) from error
-        settings = vllm_settings(precision, max_length, gpu_memory_utilization)
         self._llm: Any = LLM(model=model, revision=revision, **settings)
 
     def generate(
