@@ -226,6 +226,26 @@ with get_client(sync_client=True) as client:
 
 
 @pytest.mark.timeout(300)
+def test_prefect_keeps_no_secret_that_a_run_refused(toy: Path, api: str) -> None:
+    secret = "hf_" + "a1B2" * 8
+    asked = (
+        "from flows.adapt import adapt; "
+        f"adapt(overrides=['generate.generator={secret}'], return_state=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked],
+        cwd=toy,
+        env={**environment(toy), "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "looks like a password or a key" in done.stdout + done.stderr
+    assert secret not in done.stdout + done.stderr
+    assert secret not in json.dumps(ask(f"{api}/flow_runs/filter"))
+
+
+@pytest.mark.timeout(300)
 def test_a_run_killed_before_it_began_blocks_no_pool(toy: Path, api: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PENDING],
