@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from flows import deploy, remote_stage
-from tasks.core.params import _SECRET
 from tasks.core.privacy import SILENT
+from tasks.core.secrets import SECRET
 from tests.conftest import ROOT
 from tests.test_graph import STAGES
 
@@ -179,7 +179,7 @@ def test_no_secret_and_no_address_of_a_registry() -> None:
     texts = [
         path.read_text() for path in (*FILES, FOLDER / "README.md", ROOT / "deploy" / "Dockerfile")
     ]
-    assert not any(_SECRET.search(text) for text in texts)
+    assert not any(SECRET.search(text) for text in texts)
     asked = {
         own["secretKeyRef"]["name"]
         for _, own in _values(OBJECTS)
