@@ -26,6 +26,8 @@ export DO_NOT_TRACK := 1
 # Not /var/tmp/dvc, which every user can write to.
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
+# Read from the environment: the shell would run what a folder's name may hold in backquotes.
+export CORPUS EVALUATION MODEL
 
 .DEFAULT_GOAL := help
 .PHONY: browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
@@ -44,7 +46,7 @@ run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value
 	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
 
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
-	@$(BIN)/python scripts/ingest.py --corpus "$(CORPUS)"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$(EVALUATION)")$(if $(SET), --set $(SET))
+	@$(BIN)/python scripts/ingest.py --corpus "$$CORPUS"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$$EVALUATION")$(if $(SET), --set $(SET))
 
 publish: setup ## push the last run's figures; then commit dvc.lock and datastore/
 	@$(BIN)/dvc push $(FIGURES)
@@ -77,7 +79,7 @@ ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@$(BIN)/python -m tasks.serve --model "$(MODEL)" --port $(or $(SERVE_PORT),8000)
+	@$(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)
 
 soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
 	@$(BIN)/python -m tests.faults --trials $(TRIALS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FAULT),--only "$(FAULT)")

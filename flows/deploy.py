@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
 from flows import remote_stage
-from flows.reconcile import end_dead_runs
+from flows.reconcile import end_dead_runs, end_pending_runs
 from flows.runs.die_with_parent import CODE
 from flows.server import await_answer
 from tasks.core.errors import PipelineError
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _make_pool(pool)
             _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
         end_dead_runs("", print)
+        end_pending_runs(POOL)
         return 0
     return 2
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -51,6 +52,30 @@ def drop_secret_parameters() -> None:
     if flow_run.id and request.holds_secret(flow_run.parameters):
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(str(flow_run.id)), parameters={})
+
+
+def end_pending_runs(pool: str) -> None:
+    """Mark runs of a work pool as crashed that were killed before they began: they count against
+    its limit, so that no other run would ever start.
+    """
+    pending = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
+    )
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=pending):
+            if run.work_pool_name == pool and not _may_begin(run):
+                client.set_flow_run_state(run.id, Crashed(message=_MESSAGE), force=True)
+
+
+def _may_begin(run: FlowRun) -> bool:
+    """Tell whether a pending run's process, whose host and number the worker noted, may live."""
+    host, _, number = (run.infrastructure_pid or "").rpartition(":")
+    if host and host != socket.gethostname():
+        return True
+    if host and number.isdecimal():
+        return psutil.pid_exists(int(number))
+    since = run.state.timestamp if run.state else None
+    return since is not None and datetime.datetime.now(datetime.UTC) - since < _GRACE
 
 
 def end_dead_runs(

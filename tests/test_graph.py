@@ -142,3 +142,13 @@ def test_a_missing_graph_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     with pytest.raises(PipelineError, match="does not exist"):
         read_graph(tmp_path)
+
+
+def test_no_setting_meets_a_shell() -> None:
+    """DVC gives ``cmd`` to a shell: a folder named ``$(command)`` would run it."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert {stage for stage, section in stages.items() if "${" in section["cmd"]} == set()
+    bonito = yaml.safe_load((ROOT / "bonito" / "dvc.yaml").read_text())
+    names = {name for variables in bonito["vars"] for name in variables}
+    for section in bonito["stages"].values():  # constants of the file, no settings
+        assert set(re.findall(r"\$\{(.*?)\}", section["cmd"])) <= names

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from flows.server import answers
 from tasks import serve
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.own_pages import OwnPagesOnly
 from tasks.core.parquet import read_table
 from tasks.core.ports import find_free_port
 from tasks.lm import engine
@@ -195,3 +197,21 @@ def _ask(port: int, body: dict[str, Any]) -> str:
     )
     with urllib.request.urlopen(request, timeout=120) as response:
         return str(json.load(response)["choices"][0]["text"]).strip()
+
+
+def test_vllm_puts_our_middleware_before_its_api() -> None:
+    """By vLLM's own registration, with its defaults: without ours every origin may ask."""
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+    from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
+
+    named = f"{OwnPagesOnly.__module__}.{OwnPagesOnly.__name__}"
+    every = {f"allowed_{what}": ["*"] for what in ("origins", "methods", "headers")}
+    off = {"allow_credentials": False, "api_key": None, "enable_request_id_headers": False}
+    app = FastAPI()
+    app.get("/v1/models")(lambda: "models")
+    init_entrypoints_middleware(Namespace(**every, **off, middleware=[named]), app, ())
+    client = TestClient(app, base_url="http://127.0.0.1:8000")
+    assert client.get("/v1/models").status_code == 200
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert client.get("/v1/models", headers=foreign).status_code == 403

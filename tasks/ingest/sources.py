@@ -22,7 +22,7 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
 from tasks.core.secrets import hide
 from tasks.ingest.discovery import CorpusFile, discover
-from tasks.ingest.readers.document import Unreadable
+from tasks.ingest.readers.document import Unreadable, printable
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|.*::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 #: Facts about a remote file that change with its content.
@@ -116,9 +116,18 @@ class RemoteCorpus:
             if self._root and self._system.isfile(self._root):
                 yield self._describe(PurePosixPath(self._root).name, self._system.info(self._root))
                 return
-            for _, _, files in self._system.walk(self._root, detail=True):
+            unlisted: set[str] = set()
+            for path, folders, files in self._system.walk(self._root, detail=True):
+                unlisted.discard(str(path).rstrip("/"))
+                strip = self._system._strip_protocol
+                unlisted |= {str(strip(info["name"])).rstrip("/") for info in folders.values()}
                 for info in files.values():
                     yield self._describe(_inside(info["name"], self._root), info)
+            # fsspec leaves a folder out that it cannot list.
+            problem = Unreadable("unreadable", "a folder that cannot be listed")
+            for folder in sorted(unlisted):
+                name = printable(_inside(folder, self._root))
+                yield CorpusFile(name, folder, problem)
 
     def _describe(self, name: str, info: dict[str, Any]) -> CorpusFile:
         problem = None

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
@@ -37,8 +37,8 @@ from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers import ocr
-from tasks.ingest.readers.document import ReadOptions, Unreadable
-from tasks.ingest.sources import Corpus, open_corpus
+from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
+from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files
 from tasks.scoring.datasets import load_dataset, load_items
 
@@ -135,16 +135,13 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
 
     A file that cannot be opened is listed with its problem.
     """
-    libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-    basis = work_key("tasks.ingest.worker", work.to_json(), libraries, sys.version_info[:2])
+    key_of = _make_key(corpus, work)
 
     def add_key(file: CorpusFile) -> tuple[CorpusFile, str]:
         if file.problem:
             return file, ""
         try:
-            suffixes = "".join(PurePath(file.place).suffixes[-2:]).lower()
-            kind = suffixes.encode(errors="backslashreplace").decode()
-            return file, fingerprint(corpus.version(file), kind, basis)
+            return file, key_of(file)
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
             problem = Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
             return CorpusFile(file.name, file.place, problem), ""
@@ -153,6 +150,18 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
     with ThreadPoolExecutor(max_workers=4) as threads:
         while batch := list(islice(files, _LISTED)):
             journal.list(threads.map(add_key, batch))
+
+
+def _make_key(corpus: Corpus, work: Work) -> Callable[[CorpusFile], str]:
+    """Return a function that makes the key of a file's result."""
+    libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
+    basis = work_key("tasks.ingest.worker", work.to_json(), libraries, sys.version_info[:2])
+
+    def key_of(file: CorpusFile) -> str:
+        kind = printable("".join(PurePath(file.place).suffixes[-2:]).lower())
+        return fingerprint(corpus.version(file), kind, basis)
+
+    return key_of
 
 
 def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> None:
@@ -170,7 +179,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         log.info("%d of %d files need no reading", total - left, total)
     parts: Counter[str] = Counter()
     finished, shown = 0, time.monotonic()
-    fetcher = _Fetcher(corpus, journal)
+    fetcher, key_of = _Fetcher(corpus, journal), _make_key(corpus, work)
     for result in read_files(
         fetcher.jobs(),
         work,
@@ -181,8 +190,10 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
             journal.add(result.key, parts[result.key], result.value)
             parts[result.key] += 1
         if result.done:
-            # After any other failure another run may succeed.
-            journal.finish(result.key, final=result.failure in ("", "error"))
+            # After any other failure another run may succeed, and a file that was changed while it
+            # was read has another key.
+            final = result.failure in ("", "error") and fetcher.is_unchanged(result.key, key_of)
+            journal.finish(result.key, final)
             del parts[result.key]
             finished += fetcher.release(result.key)
             # Progress is a write to the disk, which takes longer than a small file.
@@ -223,6 +234,16 @@ class _Fetcher:
             return
         self._in_use[key] = path, files
         yield key, path
+
+    def is_unchanged(self, key: str, key_of: Callable[[CorpusFile], str]) -> bool:
+        """Tell whether a file of this machine, which others may write to, still has its key."""
+        path, _ = self._in_use[key]
+        try:
+            return not isinstance(self._corpus, LocalCorpus) or key == key_of(
+                CorpusFile(path.name, str(path))
+            )
+        except OSError:
+            return False
 
     def release(self, key: str) -> int:
         """Release a file that has been read; return how many files have its content."""

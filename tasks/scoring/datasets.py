@@ -185,8 +185,7 @@ def _plain(value: Any, where: str) -> str:
     """Return a text or number as text; anything else would be scored as Python prints it."""
     if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
-    names: dict[type, str] = {dict: "an object", list: "a list"}
-    kind = names.get(type(value), repr(value))
+    kind = "an object" if isinstance(value, dict) else repr(value)[:40]
     raise PipelineError(f"{where} is {kind}: write text (name a part of an object as a.b)")
 
 

@@ -196,6 +196,69 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         server.await_answer("http://127.0.0.1:9/api")
 
 
+_PENDING = """
+import os, socket
+from uuid import UUID
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Pending
+from flows import reconcile
+
+@flow
+def adapt(): pass
+
+POOL = "blocked"
+with get_client(sync_client=True) as client:
+    client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    deployment = client.create_deployment(
+        flow_id=client.create_flow(adapt), name="d", work_pool_name=POOL)
+    ids = {}
+    for name, process in (("dead", "99999999"), ("alive", str(os.getpid())), ("new", "")):
+        run = client.create_flow_run_from_deployment(deployment, state=Pending())
+        if process:
+            client.update_flow_run(run.id, infrastructure_pid=f"{socket.gethostname()}:{process}")
+        ids[name] = run.id
+    reconcile.end_pending_runs(POOL)
+    print(*(f"{name}={client.read_flow_run(one).state.type.value}" for name, one in ids.items()))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_prefect_keeps_no_secret_that_a_run_refused(toy: Path, api: str) -> None:
+    secret = "hf_" + "a1B2" * 8
+    asked = (
+        "from flows.adapt import adapt; "
+        f"adapt(overrides=['generate.generator={secret}'], return_state=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked],
+        cwd=toy,
+        env={**environment(toy), "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "looks like a password or a key" in done.stdout + done.stderr
+    assert secret not in done.stdout + done.stderr
+    assert secret not in json.dumps(ask(f"{api}/flow_runs/filter"))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_killed_before_it_began_blocks_no_pool(toy: Path, api: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PENDING],
+        cwd=toy,
+        env={**environment(toy), "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stdout.strip().splitlines()[-1:]
+    assert last == ["dead=CRASHED alive=PENDING new=PENDING"], done.stderr[-2000:]
+
+
 @pytest.mark.timeout(300)
 def test_killed_held_and_continued(toy: Path) -> None:
     """No server is given here: the temporary one has to die with the run, and the next run ends

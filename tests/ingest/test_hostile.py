@@ -211,6 +211,16 @@ def test_elements_inside_elements(tmp_path: Path, depth: int) -> None:
     assert all(isinstance(item, Document) and STORY in item.text for item in found)
 
 
+def test_a_text_longer_than_the_parser_takes_is_refused(tmp_path: Path) -> None:
+    """The parser stopped there without a word, and the last paragraph was gone."""
+    page = "<html><body><p>{}</p><p>The last.</p></body></html>"
+    (tmp_path / "a.html").write_text(page.format("word " * 2_100_000))
+    assert reasons(tmp_path / "a.html") == [("", "too_large")]
+    (tmp_path / "b.html").write_text(page.format("word " * 1_900_000))
+    (document,) = detect.read(tmp_path / "b.html", ReadOptions())
+    assert isinstance(document, Document) and document.text.rstrip().endswith("The last.")
+
+
 def test_values_inside_values(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": STORY}) + f'\n{{"text": {deep}}}\n')

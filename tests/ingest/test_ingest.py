@@ -23,6 +23,7 @@ from tasks.core.parquet import read_table
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import report
 from tasks.ingest import stage as ingest
+from tasks.ingest.sources import LocalCorpus
 from tasks.lm.models import EMBEDDED, load_tokenizer
 from tests.conftest import assert_pages_are_checked
 from tests.pages import check_page
@@ -543,6 +544,48 @@ def test_a_corpus_at_an_address(corner: Path, kind: str) -> None:
     assert len(_rows("passages")) == 2
 
 
+def test_a_remote_folder_that_cannot_be_listed_is_named(
+    corner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    for name in ("a/1.txt", "closed/2.txt", "b/3.txt"):
+        system.pipe(f"/listed/{name}", SENTENCES[int(name[-5])].encode())
+    original = type(system).ls
+
+    def ls(self: Any, path: str, *rest: Any, **more: Any) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError("access denied")
+        return original(self, path, *rest, **more)
+
+    monkeypatch.setattr(type(system), "ls", ls)
+    assert _run("memory://listed", evaluation="") == 0
+    assert [(row["document"], row["reason"]) for row in _rows("rejects")] == [
+        ("closed", "unreadable")
+    ]
+    assert len(_rows("passages")) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    corner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = corner / "one.txt"
+    file.write_text(SENTENCES[0])
+    original = LocalCorpus.fetch
+
+    def fetch(self: LocalCorpus, place: str) -> Path:
+        file.write_text(SENTENCES[1])
+        return original(self, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalCorpus, "fetch", fetch)
+        assert _run(str(file), evaluation="") == 0
+    file.write_text(SENTENCES[0])
+    assert _run(str(file), evaluation="") == 0
+    assert [row["text"] for row in _rows("passages")] == [SENTENCES[0]]
+
+
 def test_a_store_that_loses_a_file_costs_that_file(
     corner: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -641,7 +684,12 @@ def test_make_ingest_takes_a_name_with_spaces(
     recipe = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()[-1]
-    assert recipe.endswith('scripts/ingest.py --corpus "my docs/é" --set ingest.languages=[en]')
+    # From the environment, where make puts it: the shell does not look into it.
+    evil = f"CORPUS=`touch {corner / 'ran'}`"
+    tried = ["make", "-o", "setup", "ingest", evil, "BIN=/nowhere"]
+    assert subprocess.run(tried, cwd=ROOT, capture_output=True, check=False).returncode
+    assert not (corner / "ran").exists()
+    assert recipe.endswith('scripts/ingest.py --corpus "$CORPUS" --set ingest.languages=[en]')
     from scripts import ingest as script
 
     (corner / "my docs").mkdir()

@@ -262,6 +262,16 @@ def test_scans_are_named_and_their_pages_too(tmp_path: Path) -> None:
     )
 
 
+def test_a_broken_page_costs_itself(tmp_path: Path) -> None:
+    data = pdf([[(72, 500, f"{STORY} {number}", 10)] for number in range(3)])
+    second = data.index(b"/Type /Page ", data.index(b"/Type /Page ") + 1)
+    (tmp_path / "a.pdf").write_bytes(data[:second] + b"/Type /Pagx " + data[second + 12 :])
+    document, reject = detect.read(tmp_path / "a.pdf", ReadOptions())
+    assert isinstance(document, Document) and isinstance(reject, Reject)
+    assert document.page(document.text.index("2")) == 3 and "1" not in document.text
+    assert reject.reason == "damaged" and reject.detail.startswith("pages that cannot be read: 2 ")
+
+
 @pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
 def test_scans_are_recognised_on_request(tmp_path: Path) -> None:
     lines = ["The pump was stopped at noon because", "its bearing had run hot since Monday."]

@@ -34,6 +34,8 @@ _BLOCKS = re.compile(
 )
 _LISTS = ("ul", "ol", "list")
 _BREAK = "\u2028"
+#: Bytes of one text that libxml2 takes.
+_LONGEST_TEXT = 10_000_000
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -71,6 +73,9 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
     """
     import trafilatura
 
+    # What follows a longer text would be left out without a word.
+    if any(len(text.encode()) >= _LONGEST_TEXT for text in source.split("<")):
+        raise Unreadable("too_large", "10 million bytes of text without a tag: split it")
     page = trafilatura.load_html(_DECLARATION.sub("", source))
     if page is None:
         raise Unreadable("damaged", "not readable as HTML")

@@ -27,12 +27,19 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document, and a reject for pages that are images without text."""
     pages: list[PdfPage] = []
     recognised: dict[int, list[str]] = {}
+    broken: dict[int, str] = {}
     for number, page, handle in _pages(path):
+        if isinstance(page, str):
+            broken[number] = page
+            pages.append(PdfPage((), 0.0, False))  # keeps the numbers of the others
+            continue
         pages.append(page)
         if options.ocr and page.images:
             recognised[number] = ocr.paragraphs(handle, options.ocr)
             yield Alive()
     text = "".join(line.text for page in pages for line in page.lines)
+    if broken and not text.strip() and not any(recognised.values()):
+        raise Unreadable("damaged", f"a page cannot be read: {next(iter(broken.values()))}")
     if not text.strip() and not any(recognised.values()):
         hint = (
             "tesseract found no text either"
@@ -51,6 +58,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         for number, page in enumerate(pages, 1)
         if page.images and not recognised.get(number)
     ]
+    if broken:
+        numbers = ", ".join(map(str, [*broken][:20])) + (" ..." if len(broken) > 20 else "")
+        detail = f"pages that cannot be read: {numbers} ({next(iter(broken.values()))})"
+        yield Reject("", "damaged", detail)
     if blank:
         yield Reject(
             "",
@@ -59,8 +70,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         )
 
 
-def _pages(path: Path) -> Iterator[tuple[int, PdfPage, Any]]:
-    """Yield number, lines and pdfium's page, which is closed before the next one."""
+def _pages(path: Path) -> Iterator[tuple[int, PdfPage | str, Any]]:
+    """Yield number, lines (or why there are none) and pdfium's page, which is closed before the
+    next one.
+    """
     import pypdfium2
 
     try:
@@ -70,13 +83,15 @@ def _pages(path: Path) -> Iterator[tuple[int, PdfPage, Any]]:
             raise Unreadable("encrypted", "a password protects it: save it without one") from error
         raise Unreadable("damaged", f"not readable as PDF: {error}") from error
     with file:
-        try:
-            for number in range(len(file)):
+        for number in range(len(file)):
+            try:
                 handle = file[number]
-                yield number + 1, _page(handle), handle
-                handle.close()
-        except pypdfium2.PdfiumError as error:
-            raise Unreadable("damaged", f"a page cannot be read: {error}") from error
+                page: PdfPage | str = _page(handle)
+            except pypdfium2.PdfiumError as error:
+                yield number + 1, str(error), None
+                continue
+            yield number + 1, page, handle
+            handle.close()
 
 
 def _page(page: Any) -> PdfPage:
