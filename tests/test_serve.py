@@ -176,10 +176,7 @@ def test_over_http_it_answers_as_it_was_scored(
 
 
 def _registered(tiny_model: Path, make_params: Any, instructions: Path) -> dict[str, Any]:
-    validated = instructions.parent / "validated"
-    validated.mkdir()
-    (validated / "instructions.parquet").write_bytes(instructions.read_bytes())
-    (validated / "report.html").write_text("<p>report</p>")
+    test_evaluate._write_judged(instructions)
     params = test_evaluate._finetune(make_params, tiny_model, instructions, "incidents")
     params.write_text(params.read_text().replace("engine: transformers", "engine: vllm"))
     assert (
