@@ -26,7 +26,7 @@ _TIE = {"bfloat16": 0.25, "float32": 1e-3}
 
 def rank_like_float32(setting: Setting) -> Figures:
     """Rank choices on the cut, and compare with float32 without padding or shared prompts."""
-    asked = setting.questions(16)
+    asked = [*setting.questions(15), setting.long_question()]
     reference = float32_scores(str(setting.cut), asked)
     scores, *_ = _rank(setting, setting.cut, asked)
     off = max(

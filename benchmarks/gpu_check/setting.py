@@ -82,8 +82,7 @@ class Setting:
 
     def long_prompt(self) -> list[int]:
         """Return a prompt longer than the sliding window."""
-        window = self.shape.config["sliding_window"]
-        return self.prompter.prompt(words(window + window // 8, self.shape, "long"))
+        return self.prompter.prompt(self._long("long prompt"))
 
     def questions(self, count: int) -> list[dict[str, Any]]:
         """Return questions with choices."""
@@ -97,6 +96,14 @@ class Setting:
             }
             for index in range(count)
         ]
+
+    def long_question(self) -> dict[str, Any]:
+        """Return a question longer than the sliding window."""
+        return {**self.questions(1)[0], "instruction": self._long("long question")}
+
+    def _long(self, kind: str) -> str:
+        window = self.shape.config["sliding_window"]
+        return words(window + window // 8, self.shape, kind)
 
     def _passage(self, kind: str, index: int) -> str:
         most = self.shape.passage

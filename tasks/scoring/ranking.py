@@ -205,15 +205,37 @@ def _hidden(model: Any, compute: torch.dtype, trees: list[_Tree], pad_token: int
         ids[row, :size] = torch.tensor(tree.ids)
         positions[row, :size] = torch.tensor(tree.positions)
         seen[row, :size, :size] = tree.visible()
-    mask = torch.zeros(seen.shape, dtype=compute).masked_fill(~seen, torch.finfo(compute).min)
     device = model.device
     hidden: torch.Tensor = model.get_decoder()(
         input_ids=ids.to(device),
-        attention_mask=mask[:, None].to(device),
+        attention_mask=_masks(model.config, compute, seen.to(device), positions.to(device)),
         position_ids=positions.to(device),
         use_cache=False,
     ).last_hidden_state
     return hidden
+
+
+def _masks(
+    config: Any, compute: torch.dtype, seen: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return what is added to the attention's scores, [trees, 1, length, length], or one such mask
+    for each kind of layer.
+
+    A model takes a ready mask as it is, so its sliding window must be in it: a token sees the last
+    ``sliding_window`` tokens, itself included.
+    """
+
+    def mask(seen: torch.Tensor) -> torch.Tensor:
+        zeros = torch.zeros(seen.shape, dtype=compute, device=seen.device)
+        return zeros.masked_fill(~seen, torch.finfo(compute).min)[:, None]
+
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if not window or (kinds and "sliding_attention" not in kinds) or int(positions.max()) < window:
+        return mask(seen)
+    near = seen & (positions[:, :, None] - positions[:, None, :] < window)
+    if kinds:
+        return {"full_attention": mask(seen), "sliding_attention": mask(near)}
+    return mask(near)
 
 
 def _sums(

@@ -142,8 +142,10 @@ def test_scores_of_another_model_are_noticed(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert answering.rank_like_float32(setting).gate == "passed"
-    scores = answering.float32_scores(str(setting.whole), setting.questions(16))
-    monkeypatch.setattr(answering, "float32_scores", lambda folder, asked: scores)
+    right = answering.float32_scores
+    monkeypatch.setattr(
+        answering, "float32_scores", lambda folder, asked: right(str(setting.whole), asked)
+    )
     assert "ranked otherwise than in float32" in answering.rank_like_float32(setting).gate
 
 

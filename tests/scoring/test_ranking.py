@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.lm.models import load_model
 from tasks.scoring.ranking import NEAR, rank
@@ -75,6 +76,36 @@ def test_near_ties_of_a_bfloat16_model_are_told_apart_in_float32(tiny_model: Pat
         value.dtype == torch.bfloat16 and value.equal(before[name])
         for name, value in narrow.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
+def test_a_prompt_longer_than_the_sliding_window_is_scored_as_the_model_sees_it(
+    kind: str, tmp_path: Path
+) -> None:
+    """Mistral's window is on every layer, Gemma's on every other one."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        sliding_window=8,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), precision="float32").eval()
+    prompts = [[0, *range(10, 40)], [0, *range(10, 37), 50], [0, *range(10, 14)]]
+    choices = [[[5, 6, 1], [7, 1]]] * 3
+    with torch.no_grad():
+        expected = [
+            [_plain(model, prompt, choice) for choice in row]
+            for prompt, row in zip(prompts, choices, strict=True)
+        ]
+    for row, exact in zip(rank(model, prompts, choices, 4, 1), expected, strict=True):
+        assert row == pytest.approx(exact, abs=1e-4)
 
 
 def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> float:
