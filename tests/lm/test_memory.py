@@ -27,7 +27,7 @@ from tasks.core.stage import Stage
 from tasks.evaluate import stage as evaluate
 from tasks.generate import shards
 from tasks.generate import stage as generate
-from tasks.lm import engine, merged
+from tasks.lm import merged, transformers_engine
 from tasks.lm.engine import Sampling, open_engine, vllm_environment, vllm_settings
 from tasks.lm.memory import freed_after
 from tasks.lm.models import load_model
@@ -48,7 +48,7 @@ class Trace:
         self.beside: list[str] = []
         self.precisions: set[str] = set()
         self._alive: list[tuple[str, Callable[[], bool]]] = []
-        for module in (predict, parity, merged, engine, registry, judging):
+        for module in (predict, parity, merged, transformers_engine, registry, judging):
             monkeypatch.setattr(module, "load_model", self._load)
         for module in (predict, parity, shards, judging):
             monkeypatch.setattr(module, "open_engine", self._open)
