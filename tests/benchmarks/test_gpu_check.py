@@ -48,6 +48,7 @@ def run_check(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_path_runs_on_a_tiny_model(tmp_path: Path) -> None:
     done = run_check("--shape", "tiny", "--work", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -161,6 +162,7 @@ class _Says:
     def close(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_engines_may_part_at_a_tie_alone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "_need", lambda kind: None)
     prompts = [*setting.prompts(6), setting.long_prompt()]
@@ -180,6 +182,7 @@ def test_engines_may_part_at_a_tie_alone(setting: Setting, monkeypatch: pytest.M
     assert answering.same_greedy_answers(setting).gate == "passed"
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_gates_of_training_and_ranking(setting: Setting) -> None:
     narrow = replace(TINY, precision="bfloat16", finetune=TINY.finetune | {"precision": "bfloat16"})
     other = Setting(narrow, setting.work)
