@@ -16,7 +16,7 @@ _ONCE_AFTER_P3 = ("tapt", "bonito", "prompted", "labelled")
 
 @dataclass(frozen=True)
 class Supervision:
-    """A mix; ``after_p3``: training goes on from the adapter of the cell of p3."""
+    """A mix. With ``after_p3`` the training starts from the adapter that the p3 cell made."""
 
     mix: Mix
     after_p3: bool = False

@@ -61,8 +61,8 @@ def read_files(
     """Read the files of ``jobs`` (key, path) in processes of their own, and yield their results'
     parts as JSON text, as :meth:`Pool.run` does; the last part of a file that failed is its reject.
 
-    An archive or message whose member ended a process goes on behind that member. Its ``failure``
-    is then the member's, or ``unreadable``: another run may succeed.
+    Where a member of an archive or message crashes or hangs its process, reading continues with the
+    next member. The ``failure`` is then the member's, or ``unreadable``: another run may succeed.
     """
     reading = _Reading(iter(jobs))
     # Killed workers leave what they unpacked: it goes with this folder.
@@ -210,7 +210,7 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
                     part, size = [], 0
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  a parser may raise anything; what was read before is kept
+    except Exception as error:  # noqa: BLE001  any parser error; what was read is kept
         problem = explain(error)
         part.append(_reject("", problem.reason, problem.detail))
     yield part

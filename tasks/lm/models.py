@@ -116,7 +116,7 @@ def _refuse_own_code(name: str, folder: Path) -> None:
 
 
 def pinned(name: str, revision: str = "main") -> str:
-    """Return the commit that a hub model's revision stands for now; others keep their revision."""
+    """Return the present commit of a hub model's revision; other models keep theirs."""
     if name.startswith("embedded:") or Path(name).is_dir():
         return revision
     return Path(base_path(name, revision, weights=False)).name

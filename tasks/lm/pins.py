@@ -1,4 +1,4 @@
-"""What a training's settings stand for here and now."""
+"""The settings of a training with commit and precision resolved."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Training = TypeVar("Training", bound=Finetune)
 
 
 def pin(settings: Training) -> Training:
-    """Return the settings of a training with what they stand for here and now: the commit of a hub
-    model, and the precision that ``auto`` means on this machine.
+    """Return a training's settings with the present commit of a hub model as the revision, and the
+    precision that ``auto`` means on this machine.
 
     So another machine, or a later day, loads the weights that were trained on.
     """

@@ -18,12 +18,12 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
-from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
+from tasks.scoring.predict import open_writer
 from tasks.scoring.ranking import rank
 
 log = logging.getLogger(__name__)
@@ -207,16 +207,6 @@ class _Questioner:
     def write_with_engine(self, folder: Path, precision: str) -> list[str]:
         """Return the greedy answers of the engine that serves."""
         params, prompts = self.stage.params.evaluate, self.prompts()
-        with freed_after(
-            open_engine(
-                params.engine,
-                folder,
-                precision=precision,
-                max_length=max(map(len, prompts)) + params.max_new_tokens,
-                gpu_memory_utilization=params.gpu_memory_utilization,
-            )
-        ) as engine:
-            completions = engine.generate(
-                prompts, Sampling(0.0, 1.0, params.max_new_tokens), [params.seed] * len(prompts)
-            )
+        with open_writer(folder, precision, prompts, params, lambda _: None) as write:
+            completions = write(prompts)
         return [completion.text.strip() for completion in completions]

@@ -151,7 +151,7 @@ def answer_general(
         log.info("%s: %d general tasks", model.name, len(tasks))
         instructions = [fill(task["instruction"], task["context"]) for task in tasks]
         prompts = [prompter.prompt(instruction) for instruction in instructions]
-        with _writer(folder, model.precision, prompts, params, on_done) as write:
+        with open_writer(folder, model.precision, prompts, params, on_done) as write:
             yield lambda part: (
                 _general_row(model.name, task, prompter.text(instruction), completion)
                 for task, instruction, completion in zip(
@@ -202,7 +202,7 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _writer(
+def open_writer(
     folder: Path, precision: str, prompts: list[list[int]], params: Evaluate, on_done: OnDone
 ) -> Iterator[Callable[[list[list[int]]], list[Completion]]]:
     """Open the engine for any of these prompts; lend a function that gives greedy answers of at
@@ -240,7 +240,7 @@ def _extract(
             f1 = squad_f1(text, item.golds)
             yield _row(model.name, dataset, template, item, prompter, text, [], f1)
 
-    with _writer(folder, model.precision, prompts, params, on_done) as write:
+    with open_writer(folder, model.precision, prompts, params, on_done) as write:
         yield answers
 
 

@@ -7,6 +7,7 @@ their response alone. A killed run keeps its finished shards.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,10 +48,12 @@ _NOT_ASKED = {
     "min_agreement",
     "min_grounding",
     "adopt",
+    "repair",
+    "keep_per_passage",
     "tests",
+    "test_rows",
     "reviews",
 }
-_NOT_ASKED |= {"keep_per_passage", "repair", "reviews", "test_rows"}
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,8 @@ def ask(stage: Stage, reader: Reader, tests: Sequence[Row], rows: Rows) -> Answe
         return (row.asked() for row in chain(tests, rows) if row.kind == kind)
 
     params = stage.params.verify
-    totals = {kind: sum(1 for _ in asked(kind)) for kind in KINDS}
+    counts = Counter(row.kind for row in chain(tests, rows))
+    totals = {kind: counts[kind] for kind in KINDS}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
     digest = _digest(chain.from_iterable(asked(kind) for kind in KINDS))
     key = work_key(__name__, settings, reader.identity, digest)

@@ -1,5 +1,5 @@
 """Models of the hub: fetched with the user's token, pinned to a commit, read from the cache without
-the network. A small server of our own stands for the hub.
+the network. A small local server plays the hub.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Trace:
         self._alive: list[tuple[str, Callable[[], bool]]] = []
         for module in (predict, parity, merged, transformers_engine, registry, judging):
             monkeypatch.setattr(module, "load_model", self._load)
-        for module in (predict, parity, shards, judging):
+        for module in (predict, shards, judging):
             monkeypatch.setattr(module, "open_engine", self._open)
 
     def _note(self, kind: str) -> None:

@@ -57,7 +57,7 @@ def test_a_model_with_code_of_its_own_is_refused_whatever_the_terminal_says(
 
 
 def test_every_loader_refuses_remote_code_itself() -> None:
-    """The files are looked at before; the libraries are told, too."""
+    """We check a model's files before loading, and also tell the libraries to run no code."""
     seen = 0
     for file in [*(ROOT / "tasks").rglob("*.py"), *(ROOT / "bonito").rglob("*.py")]:
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
