@@ -258,16 +258,29 @@ class Verify(Section):
             "with each other"
         ),
     )
-    repair: bool = Field(
-        False,
+    repair: Literal["none", "span", "answer"] = Field(
+        "none",
         description=(
-            "the same for rows that validate put into quarantine for their response alone"
+            "rows that validate put into quarantine for their response alone. span: a response "
+            "that nearly stands in the passage becomes the span that it means, and is judged; "
+            "answer: other rows take the reader's answers, too, where they agree with each other"
+        ),
+    )
+    specific_share: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description=(
+            "share of each type's agreed rows to keep: those whose questions the generator finds "
+            "likelier with the passage than without; 1: not asked"
         ),
     )
     keep_per_passage: int = Field(
         0,
         ge=0,
-        description="best rows to keep of each passage and task type, by agreement; 0: all",
+        description=(
+            "best rows to keep of each passage and task type, by agreement and specificity; 0: all"
+        ),
     )
     tests: str = Field(
         "supervision/none",

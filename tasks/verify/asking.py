@@ -15,20 +15,19 @@ from itertools import chain, islice
 from typing import Any, Literal
 
 import pyarrow as pa
-import torch
 
-from tasks.core.card import give_cards_back, take_cards
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.labels import normal_labels, offered
 from tasks.core.parquet import Batches
 from tasks.core.progress import Progress
-from tasks.core.ray_workers import spread
 from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
-from tasks.lm.memory import freed_after
-from tasks.verify.reader import Asked, Kind, Reader, answer_shard, longest_prompt, open_reader
+from tasks.verify.judging import nearest_span
+from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
+from tasks.verify.shards import cut, do_shards
 
 #: Faults of a response that leave the instruction good (names of validate's expectations).
 REPAIRABLE = frozenset(
@@ -50,6 +49,8 @@ _NOT_ASKED = {
     "adopt",
     "repair",
     "keep_per_passage",
+    "specific_share",
+    "gpu_memory_utilization",
     "tests",
     "test_rows",
     "reviews",
@@ -58,10 +59,13 @@ _NOT_ASKED = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row to judge; ``repairing`` marks one that validate did not keep."""
+    """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
+    span of its passage that its response nearly is, if there is one.
+    """
 
     values: dict[str, Any]
     repairing: bool
+    nearly: str
     kind: Kind | Literal[""]
     choices: tuple[str, ...]
 
@@ -85,6 +89,7 @@ class Rows:
 
     kept: Batches
     quarantine: Batches | None
+    by_answer: bool
     by_text: bool
     labels: frozenset[str]
 
@@ -94,7 +99,8 @@ class Rows:
         params = stage.params.verify
         return cls(
             Batches(stage.path("instructions"), INSTRUCTIONS),
-            Batches(stage.path("quarantine"), QUARANTINE) if params.repair else None,
+            None if params.repair == "none" else Batches(stage.path("quarantine"), QUARANTINE),
+            params.repair == "answer",
             bool(params.address),
             frozenset(_normal(label) for label in stage.params.validate.labels),
         )
@@ -104,19 +110,23 @@ class Rows:
             yield from (self.row(values) for values in batch.to_pylist())
         for batch in self.quarantine or ():
             for values in batch.to_pylist():
-                reasons = values.pop("reasons")
-                if set(reasons) <= REPAIRABLE and values["instruction"]:
-                    row = self.row(values, repairing=True)
-                    if row.kind:
-                        yield row
+                reasons = set(values.pop("reasons"))
+                if not reasons <= REPAIRABLE or not values["instruction"]:
+                    continue
+                nearly = ""
+                if reasons == {"answer_in_passage"}:
+                    nearly = nearest_span(values["context"], values["response"])
+                row = self.row(values, repairing=True, nearly=nearly)
+                if row.kind and (nearly or self.by_answer):
+                    yield row
 
-    def row(self, values: dict[str, Any], repairing: bool = False) -> Row:
+    def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row with how it is read; a label type without known labels is not."""
         kind = TASK_TYPES[values["task_type"]].read_as
         if kind != "labels" or self.by_text:
-            return Row(values, repairing, "answers" if kind else "", ())
+            return Row(values, repairing, nearly, "answers" if kind else "", ())
         choices = choices_of(values, self.labels)
-        return Row(values, repairing, kind if len(choices) > 1 else "", choices)
+        return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices)
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:
@@ -210,48 +220,16 @@ def _fill(
     longest = longest_prompt(reader, asked())
     shards = (
         (number, shard)
-        for number, shard in enumerate(_cut(asked(), params.shard_rows))
+        for number, shard in enumerate(cut(asked(), params.shard_rows))
         if _name(kind, number) in todo
     )
-    for number, table in _answer_shards(reader, kind, longest, shards, len(todo)):
-        journal.put(_name(kind, number), table)
-        progress.advance(len(table))
-
-
-def _answer_shards(
-    reader: Reader,
-    kind: Kind,
-    longest: int,
-    shards: Iterator[tuple[int, list[Asked]]],
-    count: int,
-) -> Iterator[tuple[int, pa.Table]]:
-    """Yield number and answers of every shard: in order in this process, in any order with
-    ``workers``.
-    """
-    params = reader.params
     if not params.address:
         take_cards()
-    if not params.workers:
-        prompter = reader.prompter()
-        with freed_after(open_reader(reader, kind, longest)) as opened:
-            for number, shard in shards:
-                yield number, answer_shard(reader, kind, opened, prompter, shard)
-        return
-    reader.load()  # merged once, not by every worker at the same time
-    give_cards_back()  # the workers take them
-    yield from spread(
-        "tasks.verify.reader:shard_worker",
-        (reader, kind, longest),
-        shards,
-        min(params.workers, count),
-        params.ray_address,
-        torch.get_num_threads(),
-    )
-
-
-def _cut(rows: Iterator[Asked], size: int) -> Iterator[list[Asked]]:
-    while shard := list(islice(rows, size)):
-        yield shard
+        if params.workers:
+            reader.load()  # merged once, not by every worker at the same time
+    for number, table in do_shards(ShardReader, (reader, kind, longest), shards, len(todo), params):
+        journal.put(_name(kind, number), table)
+        progress.advance(len(table))
 
 
 def _shard_sizes(kind: Kind, total: int, size: int) -> dict[str, int]:

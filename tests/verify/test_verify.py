@@ -11,12 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, QUARANTINE
 from tasks.lm.engine import Completion
-from tasks.lm.models import load_tokenizer
+from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.prompts import generator_prompt
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.guard import construct_tests
@@ -92,9 +94,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         )
         params = make_params(
             supervise={"source": source},
+            generate={"generator": str(tiny_model)},
             verify={
                 **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
-                **{"tests": NONE, "reviews": NONE, "shard_rows": 8},
+                **{"tests": NONE, "reviews": NONE, "shard_rows": 8, "specific_share": 1.0},
                 **settings,
             },
         )
@@ -175,7 +178,7 @@ def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: An
         _row(36) | {"response": "seal-36", "reasons": ["question_present"]},
         _row(1) | {"row_id": "again", "response": "oil", "reasons": ["answer_in_passage"]},
     ]
-    assert run(quarantine=wrong, repair=True, min_grounding=0.0) == 0
+    assert run(quarantine=wrong, repair="answer", min_grounding=0.0) == 0
     kept, _, summary = _made()
     assert [(row["response"], row["origin"]) for row in kept if row["row_id"] == "exqa-031"] == [
         ("seal-31", "repaired")
@@ -185,6 +188,47 @@ def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: An
     counts = summary["by_task_type"]["exqa"]
     assert (counts["repaired"], counts["from_quarantine"], counts["judged"]) == (2, 3, _COUNT)
     assert summary["agreed"] == 0.8, "repaired rows do not count as agreed"
+
+
+def test_a_response_that_nearly_stands_in_the_passage_becomes_its_span(run: Any) -> None:
+    nearly = _row(31) | {"response": "the pump P-31 failed", "reasons": ["answer_in_passage"]}
+    seal = {"context": "The long seal of P-31 broke because seal-31 seal ring wore out."}
+    spoken = _row(31) | seal | {"instruction": f"{seal['context']}\n\nWhat broke?"}
+    spoken |= {"response": "seal-31 ring", "reasons": ["answer_in_passage"]}
+    assert run(quarantine=[nearly, spoken], repair="span", min_grounding=0.0) == 0
+    kept, dropped, summary = _made()
+    assert [row["response"] for row in kept if row["origin"] == "repaired"] == ["seal-31 seal ring"]
+    assert [row["reasons"] for row in dropped if row["row_id"] == "exqa-031"] == [["not_repaired"]]
+    assert summary["rows_in"] == _COUNT + 2
+
+
+def _specificity(row: dict[str, Any], model: str) -> float:
+    """Return a row's specificity, one plain forward pass at a time."""
+    tokenizer, network = load_tokenizer(model), load_model(model).eval()
+    asked = row["instruction"].replace(row["context"], "{{context}}")
+    tokens = tokenizer.encode(asked, add_special_tokens=False)
+    sums = []
+    for passage in (row["context"], ""):
+        prompt = generator_prompt(tokenizer, passage, row["task_type"])
+        with torch.no_grad():
+            logits = network(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+        chances = torch.log_softmax(logits.float(), dim=-1)
+        sums.append(sum(float(chances[place, token]) for place, token in enumerate(tokens)))
+    return (sums[0] - sums[1]) / len(tokens)
+
+
+def test_the_questions_that_are_least_about_their_passage_go(run: Any, tiny_model: Path) -> None:
+    assert run(specific_share=0.5) == 0
+    kept, dropped, summary = _made()
+    assert (len(kept), summary["dropped"]["question_not_specific"]) == (12, 12)
+    scores = {row["row_id"]: _specificity(row, str(tiny_model)) for row in (*kept, *dropped)}
+    worst_kept = min(scores[row["row_id"]] for row in kept)
+    unspecific = [row["row_id"] for row in dropped if row["reasons"] == ["question_not_specific"]]
+    assert all(scores[row_id] <= worst_kept + 0.01 for row_id in unspecific)
+    whole = sha256_file(Path("artifacts/verify/instructions.parquet"))
+    next(Path(".work").rglob("specificity/*/rows-000001.parquet")).unlink()
+    assert run(specific_share=0.5, out="artifacts/again/verify") == 0
+    assert sha256_file(Path("artifacts/again/verify/instructions.parquet")) == whole
 
 
 def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
