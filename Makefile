@@ -5,6 +5,8 @@ MATRIX ?= matrices/embedded.yaml
 SET ?=
 CORPUS ?=
 EVALUATION ?=
+NAME ?=
+TASK ?=
 TEMPLATES ?= local/templates
 SOURCES ?=
 BONITO_PARAMS ?=
@@ -27,10 +29,10 @@ export DO_NOT_TRACK := 1
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Read from the environment: the shell would run what a folder's name may hold in backquotes.
-export CORPUS EVALUATION MODEL
+export CORPUS EVALUATION MODEL NAME TASK
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs start plan ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -44,6 +46,9 @@ data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 
 run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
+
+start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
+	@$(BIN)/python scripts/start.py
 
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
 	@$(BIN)/python scripts/ingest.py --corpus "$$CORPUS"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$$EVALUATION")$(if $(SET), --set $(SET))

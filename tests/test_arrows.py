@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "tasks.tracking": {"tasks.core", "tasks.lm"},
     "tasks.serve": {"tasks.core", "tasks.lm", "tasks.tracking"},
     **{f"tasks.{stage}": _SHARED for stage in _STAGES},
+    "tasks.start": {"tasks.ingest", *_SHARED},
     "flows.runs": {"tasks.core", "tasks.scoring", "tasks.tracking"},
     "flows.matrix": {"flows", "flows.runs", "tasks.core", "tasks.scoring", "tasks.tracking"},
     "flows": {"flows.runs", "flows.matrix", "tasks.core", "tasks.tracking"},

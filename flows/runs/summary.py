@@ -19,6 +19,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.quality import RowQuality
 from tasks.core.yaml_file import read_yaml
+from tasks.scoring.datasets import ITEM_FORMS
 
 WIDTH = 100
 _LAST = Path(".work") / "last_run.json"
@@ -31,6 +32,8 @@ _SCORES = {
     "gain": "gain",
     "gain_over_start": "gain over start",
 }
+#: Figures of a run without labelled items.
+_AGREEMENT = ("agreement", "agreement_low", "agreement_high")
 _STATUS = {
     "unchanged": "unchanged",
     "restored": "from cache",
@@ -212,7 +215,7 @@ def _quality(checkout: Path, done: set[str]) -> list[str]:
 def _scores(checkout: Path, done: set[str]) -> list[str]:
     rows = tabulate_f1(checkout) if "evaluate" in done else []
     if not rows:
-        return []
+        return _no_f1(checkout) if "evaluate" in done else []
     lines = ["", _heading("F1 (points, 0-100)")]
     for row in rows:
         sign = "+" if row["model"].startswith("gain") else ""
@@ -233,6 +236,36 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
             subsequent_indent=_fact("", ""),
         )
     return lines
+
+
+def _no_f1(checkout: Path) -> list[str]:
+    """Return what a run without labelled items can say, and how it gets an F1."""
+    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
+    if "agreement" not in scores:
+        return []
+    lines = ["", _heading("No F1: there are no labelled items")]
+    told = f"agreement with {scores['heldout_rows']} generated rows kept out of the training"
+    lines.append(f"{told} (points, 0-100):")
+    for key, score in scores["agreement"].items():
+        sign = "+" if key.startswith("gain") else ""
+        value, low, high = (score[name] for name in _AGREEMENT)
+        lines.append(
+            f"{_SCORES[key]:<15}{value:>{sign}7.1f}   95 % interval {low:{sign}.1f} to "
+            f"{high:{sign}.1f}"
+        )
+    advice = (
+        "It says how well the model learned to answer as the generator does, not whether it is "
+        "right. For an F1 write questions of your own, one a line of a file in local/, and name "
+        "that file in evaluate.items of the profile (docs/datasets.md):"
+    )
+    lines += textwrap.wrap(
+        advice,
+        _width(),
+        initial_indent=_fact("next", ""),
+        subsequent_indent=_fact("", ""),
+    )
+    form = ITEM_FORMS.get(scores["task_type"], "")
+    return [*lines, *([_fact("", form)] if form else [])]
 
 
 def _in_words(key: str, score: dict[str, float]) -> str:

@@ -95,7 +95,10 @@ class Evaluate(Section):
         description="a file of datasets/: task type, columns, label set and prompt templates"
     )
     items: str = Field(
-        description="labelled items, JSONL, CSV or Parquet, with the dataset file's columns"
+        description=(
+            "labelled items, JSONL, CSV or Parquet, with the dataset file's columns; "
+            "supervision/none: there are none, and the run has no F1"
+        )
     )
     max_items: int = Field(ge=0, description="items to score, a seeded choice; 0: all")
     templates: int = Field(ge=0, description="prompt templates to use, in file order; 0: all")

@@ -4,11 +4,15 @@ the adaptation started from an adapter.
 
 Classification: macro F1 over ranked choices. Extraction: SQuAD F1 of greedy answers. General tasks,
 where there are any, show what adaptation made worse. Every prediction is kept.
+
+Without labelled items there is no F1: the models are asked the generated rows that supervise held
+out, and how far they agree with them is shown under that name.
 """
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +24,10 @@ from tasks.core.files import read_json, write_json, write_text
 from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
-from tasks.evaluate.measures import MODELS, measure, measure_general
-from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
+from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
+from tasks.lm.pins import pin
+from tasks.scoring.datasets import has_items
+from tasks.scoring.predict import Questions, Scoreable, answer, answer_general, models_before
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +37,17 @@ def evaluate(stage: Stage) -> None:
     ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv`` and
     ``summary.json``.
     """
-    params = stage.params.evaluate
-    questions = Questions.read(params, stage.path("items"))
-    predictions, general = _answer_all(stage, questions)
+    params, labelled = stage.params.evaluate, has_items(stage.path("items"))
+    questions = (
+        Questions.read(params, stage.path("items"))
+        if labelled
+        else Questions.held_out(_heldout(stage))
+    )
+    predictions, general = _answer_all(stage, questions, labelled)
     write_table(stage.out / "predictions.parquet", concat(predictions.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
-    scores = measure(questions.dataset, questions.templates, questions.items, predictions, params)
+    asked = (questions.dataset, questions.templates, questions.items, predictions, params)
+    scores = measure(*asked) if labelled else measure_agreement(*asked)
     if len(general["adapted"]):
         scores["general"] = measure_general(general, params)
     write_json(stage.out / "scores.json", scores)
@@ -46,14 +57,29 @@ def evaluate(stage: Stage) -> None:
     _log_scores(scores)
 
 
+def _heldout(stage: Stage) -> Path:
+    if "heldout" not in stage.inputs:
+        raise PipelineError("without labelled items --heldout names the rows that supervise kept")
+    return stage.path("heldout")
+
+
 def _answer_all(
-    stage: Stage, questions: Questions
+    stage: Stage, questions: Questions, labelled: bool
 ) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
-    """Return model -> answers to the labelled items, and model -> answers to the general tasks."""
+    """Return model -> answers to the questions, and model -> answers to the general tasks.
+
+    The baseline's are read, except those to held-out rows: it does not know them.
+    """
     params, adapter, journal = stage.params.evaluate, stage.path("adapter"), stage.work / "journal"
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
     baseline, general_baseline = _read_baseline(stage)
+    if not labelled:
+        take_cards()
+        baseline = {
+            model.name: answer(model, questions, params, journal, stage.progress)
+            for model in models_before(pin(stage.params.finetune), stage.path("start"))
+        }
     if provenance["adapter"]:
         take_cards()
         model = Scoreable(
@@ -99,7 +125,8 @@ def _read_baseline(stage: Stage) -> tuple[dict[str, pa.Table], dict[str, pa.Tabl
     """
     paths = [stage.path("baseline") / name for name in ("predictions.parquet", "general.parquet")]
     answers, general = (require(read_table(path), EVALUATIONS, path) for path in paths)
-    asked = pc.unique(answers["model"]).to_pylist()
+    asked = pc.unique(answers["model"]).to_pylist() or pc.unique(general["model"]).to_pylist()
+    asked = asked or ["zero_shot", "start"]
     return _by_model(answers, asked), _by_model(general, asked)
 
 
@@ -119,6 +146,13 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
     Without a start the four names of the start are absent, not null. DVC puts a dash where one of
     several runs has no such name, and no column at all where none has; a null makes a column.
     """
+    if "agreement" in scores:
+        found = scores["agreement"]
+        return {name: found["adapted"][name] for name in found["adapted"]} | {
+            f"agreement_{model}": found[model]["agreement"]
+            for model in MODELS[:2]
+            if model in found
+        }
     adapted, gain = scores["adapted"], scores["gain"]
     bounds = ("f1", "f1_low", "f1_high")
     metrics = {
@@ -146,6 +180,13 @@ def _models(scores: dict[str, Any]) -> list[str]:
 
 
 def _log_scores(scores: dict[str, Any]) -> None:
+    for model, found in scores.get("agreement", {}).items():
+        log.info(
+            "%s: agreement with %d held-out generated rows %.1f [%.1f, %.1f] (no F1 of the task)",
+            model,
+            scores["heldout_rows"],
+            *(found[name] for name in ("agreement", "agreement_low", "agreement_high")),
+        )
     for model in _models(scores):
         values = scores[model]
         majority = f", majority class {values['majority']}" if "majority" in values else ""
@@ -179,5 +220,10 @@ def main(argv: list[str] | None = None) -> int:
         evaluate,
         ("adapter", "baseline"),
         argv,
-        settings={"items": "evaluate.items", "general": "baseline.general"},
+        optional=("heldout",),
+        settings={
+            "items": "evaluate.items",
+            "general": "baseline.general",
+            "start": "finetune.start",
+        },
     )

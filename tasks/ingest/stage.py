@@ -40,7 +40,7 @@ from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files
-from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.datasets import has_items, load_dataset, load_items
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _evaluation_passages(stage: Stage) -> Iterator[str]:
 
     They are read as evaluate reads them, so that a bad item is an error before any work is done.
     """
-    if "evaluation" in stage.inputs:
+    if "evaluation" in stage.inputs and has_items(stage.path("evaluation")):
         dataset = load_dataset(Path(stage.params.evaluate.dataset))
         yield from (item.context for item in load_items(dataset, stage.path("evaluation")))
     elif stage.params.ingest.drop_evaluation_overlap:

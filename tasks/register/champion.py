@@ -17,11 +17,12 @@ import pyarrow as pa
 from tasks.core.files import sha256_file
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
-from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.f1 import interval, resample, scored_of
 from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
+CHALLENGER = "challenger"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Comparison:
     @property
     def alias(self) -> str:
         """Return the alias that the new version gets."""
-        return "champion" if self.low > 0 and not self.champion_stays else "challenger"
+        return "champion" if self.low > 0 and not self.champion_stays else CHALLENGER
 
     def describe(self) -> str:
         """Return the comparison as a sentence."""
@@ -58,6 +59,14 @@ def choose_alias(stage: Stage, ledger: Ledger, name: str, version: Any) -> tuple
     ledger.tags({"alias": comparison.alias, "verdict": comparison.describe()})
     ledger.alias(name, comparison.alias, version.version)
     return comparison.alias, comparison.describe()
+
+
+def leave_unjudged(ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
+    """Make a version that nothing has measured the challenger; return alias and verdict."""
+    verdict = "not measured: there are no labelled items (evaluate.items)"
+    ledger.tags({"alias": CHALLENGER, "verdict": verdict})
+    ledger.alias(name, CHALLENGER, version.version)
+    return CHALLENGER, verdict
 
 
 def judge(stage: Stage, ledger: Ledger, name: str, version: Any) -> Comparison:
@@ -99,7 +108,7 @@ def compare_with_tapt(stage: Stage, ledger: Ledger) -> Comparison | None:
     (``docs/matrix.md``).
     """
     params = stage.params
-    if params.supervise.source in ("tapt", "none"):
+    if params.supervise.source in ("tapt", "none") or not has_items(Path(params.evaluate.items)):
         return None
     same = {
         "supervise.source": "tapt",

@@ -22,8 +22,8 @@ from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
-from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
-from tasks.scoring.predict import open_writer
+from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
+from tasks.scoring.predict import Questions, open_writer
 from tasks.scoring.ranking import rank
 
 log = logging.getLogger(__name__)
@@ -56,13 +56,13 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     """
     settings = stage.params.register
     provenance = read_json(adapter / "provenance.json")
-    dataset = load_dataset(Path(stage.params.evaluate.dataset))
-    items = load_items(
-        dataset,
-        Path(stage.params.evaluate.items),
-        stage.params.evaluate.max_items,
-        stage.params.evaluate.seed,
+    path = Path(stage.params.evaluate.items)
+    questions = (
+        Questions.read(stage.params.evaluate, path)
+        if has_items(path)
+        else Questions.held_out(stage.path("supervision") / "heldout.parquet")
     )
+    dataset, items = questions.dataset, list(questions.items)
     items.sort(key=lambda item: row_seed(stage.params.evaluate.seed, "parity", item.id))
     items = items[: settings.parity_items]
     if not items:

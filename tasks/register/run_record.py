@@ -55,8 +55,12 @@ def log_run(
 
 def metric_table(scores: dict[str, Any]) -> dict[str, float]:
     """Return the few, stable metric keys that MLflow compares: F1 in points by dataset, interval,
-    zero-shot, gain; the start alone and the gain over it where there is a start.
+    zero-shot, gain; the start alone and the gain over it where there is a start. A run without
+    labelled items has its agreement with held-out rows alone.
     """
+    if "agreement" in scores:
+        found = scores["agreement"]["adapted"]
+        return {f"{bound}/{scores['dataset']}": value for bound, value in found.items()}
     name, adapted = scores["dataset"], scores["adapted"]
     table = {
         f"f1/{name}": adapted["f1"],
@@ -115,11 +119,14 @@ def _draw_plots(
     folder: Path, losses: list[tuple[int, float]], scores: dict[str, Any]
 ) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    plot_f1(folder / "f1.png", scores)
-    if not losses:
-        return [folder / "f1.png"]
-    plot_loss(folder / "loss.png", losses)
-    return [folder / "loss.png", folder / "f1.png"]
+    drawn = []
+    if losses:
+        plot_loss(folder / "loss.png", losses)
+        drawn.append(folder / "loss.png")
+    if "adapted" in scores:
+        plot_f1(folder / "f1.png", scores)
+        drawn.append(folder / "f1.png")
+    return drawn
 
 
 def _log_datasets(

@@ -16,7 +16,12 @@ from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.merged import merged_folder
-from tasks.register.champion import choose_alias, compare_with_start, compare_with_tapt
+from tasks.register.champion import (
+    choose_alias,
+    compare_with_start,
+    compare_with_tapt,
+    leave_unjudged,
+)
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
 from tasks.tracking.mlflow_store import shown_uri, store_errors
@@ -98,7 +103,11 @@ def _register_model(
     uri = _log_model(stage, ledger, provenance)
     ledger.score(uri, metric_table(scores), scored_on)
     version = ledger.version(name, uri)
-    alias, verdict = choose_alias(stage, ledger, name, version)
+    alias, verdict = (
+        leave_unjudged(ledger, name, version)
+        if "agreement" in scores
+        else choose_alias(stage, ledger, name, version)
+    )
     log.info("%s version %s is %s: %s", name, version.version, alias, verdict)
     return {
         "model_name": name,

@@ -21,6 +21,13 @@ from tasks.core.row_reader import read_rows
 from tasks.core.section import Section, TypeName
 from tasks.core.task_types import task_type
 
+#: Task type -> an item as the dataset files that ship with the repository read it.
+ITEM_FORMS = {
+    "exqa": '{"id": "q1", "context": "...", "question": "...", "answers": ["..."]}',
+    "ynqa": '{"id": "q1", "context": "...", "question": "...", "answer": "yes"}',
+    "nli": '{"id": "q1", "premise": "...", "hypothesis": "...", "label": "neutral"}',
+}
+
 
 class Template(Section):
     """A prompt: ``instruction`` is Jinja over the item's columns, ``choices`` follow ``labels``."""
@@ -64,6 +71,13 @@ class Item(Section):
     golds: tuple[str, ...]
     gold: int
     columns: dict[str, Any]
+
+
+def has_items(path: Path) -> bool:
+    """Tell whether ``evaluate.items`` names labelled items: ``supervision/none`` says that there
+    are none.
+    """
+    return path.parts[-2:] != ("supervision", "none")
 
 
 def load_dataset(path: Path) -> Dataset:

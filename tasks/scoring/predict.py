@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.files import fingerprint, row_seed, sha256_folder
-from tasks.core.model_params import Baseline, Evaluate
-from tasks.core.parquet import read_columns
-from tasks.core.rows import EVALUATIONS
+from tasks.core.model_params import Baseline, Evaluate, Finetune
+from tasks.core.parquet import read_columns, read_table
+from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, require
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
-from tasks.lm.prompts import Prompter, fill
+from tasks.lm.prompts import Prompter, fill, prompt_form, trained_form
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers
@@ -35,6 +35,8 @@ from tasks.scoring.ranking import rank
 
 log = logging.getLogger(__name__)
 GENERAL = "general"
+#: Name of the questions, and of their one template, where there are no labelled items.
+HELD_OUT = "held_out"
 Pair = tuple[Template, Item]
 
 
@@ -86,6 +88,52 @@ class Questions:
             dataset.templates[: params.templates or None],
             load_items(dataset, items, params.max_items, params.seed),
         )
+
+    @classmethod
+    def held_out(cls, path: Path) -> Questions:
+        """Take generated rows that supervise kept out of the training: their responses are the
+        generator's, so agreement with them says nothing of what is right.
+        """
+        template = Template(name=HELD_OUT, instruction="{{ instruction }}")
+        dataset = Dataset(
+            name=HELD_OUT,
+            task_type="qa",
+            answers="response",
+            label="",
+            labels=(),
+            templates=(template,),
+        )
+        items = [
+            Item(
+                id=row["row_id"],
+                context=row["context"],
+                golds=(row["response"],),
+                gold=0,
+                columns={"instruction": row["instruction"]},
+            )
+            for row in require(read_table(path), INSTRUCTIONS, path).to_pylist()
+        ]
+        return cls(dataset, (template,), items)
+
+
+def models_before(target: Finetune, start: Path) -> list[Scoreable]:
+    """Return the unadapted model, and the start alone where there is one, over the same weights."""
+    tokenizer = load_tokenizer(target.model, target.revision)
+    asked: list[tuple[str, Path | None, str]] = [
+        ("zero_shot", None, prompt_form(tokenizer, target.prompt, adapted=False))
+    ]
+    if not start.is_file():
+        # Its import takes seconds, which a run without a start saves.
+        from tasks.lm.training import start_adapter
+
+        asked.append(
+            ("start", start_adapter(target, start), trained_form(start, tokenizer, target.prompt))
+        )
+    rounding = (target.quantization, target.precision)
+    return [
+        Scoreable(name, target.model, target.revision, *rounding, adapter, form)
+        for name, adapter, form in asked
+    ]
 
 
 def answer(

@@ -26,12 +26,14 @@ from tasks.core.parquet import read_columns, read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.prompts import fill
-from tasks.scoring.datasets import load_dataset, load_items, render
+from tasks.scoring.datasets import has_items, load_dataset, load_items, render
 from tasks.supervise.constructed import construct_rows
 
 log = logging.getLogger(__name__)
 #: Reasons of rows that are left out: more than supervise.max_rows, more than a source's share.
 MAX_ROWS, OVER_SHARE = "max_rows", "over_share"
+#: Reason of rows that evaluate asks where there are no labelled items: a tenth, at most a hundred.
+HELD_OUT, _HELD_OUT_SHARE, _HELD_OUT_MOST = "held_out", 0.1, 100
 _SOURCE = "source"
 _P3_COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
 #: rows.INSTRUCTIONS, and how many rows are left out by reason.
@@ -39,13 +41,20 @@ SourceRows = tuple[pa.Table, Counter[str]]
 
 
 def supervise(stage: Stage) -> None:
-    """Write ``instructions.parquet`` (rows.INSTRUCTIONS) and ``summary.json``."""
+    """Write ``instructions.parquet`` (rows.INSTRUCTIONS), ``summary.json``, and
+    ``heldout.parquet``: rows kept out of the training where there are no labelled items, else none.
+    """
     params = stage.params.supervise
     sources, dropped = _read_sources(stage)
     total = sum(map(len, sources.values())) + dropped.total()
     chosen, wanted = _choose_rows(sources, params, dropped)
+    held_out = INSTRUCTIONS.empty_table()
+    if not has_items(stage.path("items")):
+        chosen, held_out = _hold_out(chosen, params)
+        dropped[HELD_OUT] += len(held_out)
     rows = pa.concat_tables(chosen.values())
     write_table(stage.out / "instructions.parquet", rows)
+    write_table(stage.out / "heldout.parquet", held_out)
     stage.summary(
         total,
         len(rows),
@@ -120,6 +129,35 @@ def _choose_rows(
         chosen[name] = mine
         dropped[MAX_ROWS if name in whole else OVER_SHARE] += len(table) - len(mine)
     return chosen, wanted
+
+
+def _hold_out(
+    chosen: dict[str, pa.Table], params: Supervise
+) -> tuple[dict[str, pa.Table], pa.Table]:
+    """Return the rows to train on, and those kept out of it: whole passages, a seeded choice.
+
+    Raises :class:`PipelineError` where nothing can be held out: such a run would have no figure.
+    """
+    rows = pa.concat_tables(chosen.values())
+    asked = rows.filter(pc.not_equal(rows["instruction"], ""))
+    counts = Counter(asked["passage_id"].to_pylist())
+    order = sorted(counts, key=lambda name: (row_seed(params.seed, HELD_OUT, name), name))
+    if len(order) < 2:
+        raise PipelineError(
+            f"evaluate.items is supervision/none, and supervise.source {params.source} gives too "
+            "few instructions to hold some out: name labelled items, or generate from more passages"
+        )
+    most = min(_HELD_OUT_MOST, max(1, int(_HELD_OUT_SHARE * len(asked))))
+    passages: list[str] = []
+    for name in order[:-1]:
+        if sum(counts[other] for other in passages) < most:
+            passages.append(name)
+    names = pa.array(passages, pa.string())
+    kept = {
+        source: table.filter(pc.invert(pc.is_in(table["passage_id"], names)))
+        for source, table in chosen.items()
+    }
+    return kept, asked.filter(pc.is_in(asked["passage_id"], names))
 
 
 def _draw(table: pa.Table, count: int, seed: int) -> pa.Table:
@@ -210,7 +248,12 @@ def _render_labelled(stage: Stage) -> SourceRows:
     evaluate, path = stage.params.evaluate, stage.path("rows")
     dataset = load_dataset(Path(evaluate.dataset))
     templates = dataset.templates[: evaluate.templates or None]
-    evaluated = {render(templates[0], item) for item in load_items(dataset, stage.path("items"))}
+    items = stage.path("items")
+    evaluated = (
+        {render(templates[0], item) for item in load_items(dataset, items)}
+        if has_items(items)
+        else set()
+    )
     seed = stage.params.supervise.seed
     kept: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()

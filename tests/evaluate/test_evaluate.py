@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from tasks import serve
 from tasks.baseline import stage as baseline
@@ -208,6 +209,39 @@ def test_metrics_have_every_promised_key(
         assert row["prediction"] == row["choices"][int(np.argmax(row["scores"]))] and row[
             "f1"
         ] == float(row["prediction"] == row["golds"][0])
+
+
+def test_without_labelled_items_there_is_agreement_and_no_f1(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    """It trains, says what it can under another name, and registers a challenger."""
+    params = _finetune(make_params, tiny_model, instructions, "incidents")
+    settings = {
+        "evaluate": {"items": str(NONE)},
+        "baseline": {"general": str(NONE)},
+        "register": {"parity_items": 2},
+    }
+    params.write_text(yaml.safe_dump(overlay(read_yaml(params), settings)))
+    write_table(instructions.parent / "heldout.parquet", instruction_table(5))
+    asked = ["--params", str(params)]
+    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    assert read_table(Path("artifacts/baseline/predictions.parquet")).num_rows == 0
+    made = ["--adapter", "artifacts/finetune", "--baseline", "artifacts/baseline"]
+    made += ["--heldout", str(instructions.parent / "heldout.parquet")]
+    assert evaluate.main([*asked, *made, "--out", "artifacts/evaluate"]) == 0
+    scores = read_json(Path("artifacts/evaluate/scores.json"))
+    assert scores["dataset"] == "incidents" and scores["heldout_rows"] == 5
+    assert set(scores["agreement"]) == {"zero_shot", "adapted", "gain"}
+    assert "f1" not in json.dumps(scores)
+    few = read_json(Path("artifacts/evaluate/metrics.json"))
+    assert set(few) == {"agreement", "agreement_low", "agreement_high", "agreement_zero_shot"}
+    rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
+    assert len(rows) == 2 * 5 and {row["dataset"] for row in rows} == {"held_out"}
+    _write_judged(instructions)
+    assert _register(params, instructions) == 0
+    told = read_json(Path("artifacts/register/registration.json"))
+    assert told["alias"] == "challenger" and told["verdict"].startswith("not measured")
+    assert told["parity"]["items"] == 2
 
 
 _NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high"}

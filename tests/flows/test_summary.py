@@ -226,3 +226,17 @@ def test_nothing_to_show_is_empty_and_the_command_says_so(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert done.stderr == f"error: summary: {tmp_path} has no run to show: make run\n"
+
+
+def test_without_labelled_items_agreement_is_never_called_f1(finished: Path) -> None:
+    agreement = {"agreement": 40.0, "agreement_low": 30.0, "agreement_high": 50.0}
+    scores = {"dataset": "mine", "task_type": "exqa", "heldout_rows": 12}
+    write_json(
+        finished / "artifacts" / "evaluate" / "scores.json",
+        {**scores, "agreement": {"zero_shot": agreement, "adapted": agreement, "gain": agreement}},
+    )
+    text = render(finished, finished)
+    assert "No F1: there are no labelled items" in text and "F1 (points" not in text
+    assert "agreement with 12 generated rows kept out of the training" in text
+    assert '{"id": "q1", "context": "...", "question": "...", "answers": ["..."]}' in text
+    assert "+40.0" in text and all(len(line) <= WIDTH for line in text.splitlines())

@@ -70,7 +70,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> An
     write_table(Path("instructions.parquet"), instruction_table(6))
     _jsonl(Path("items.jsonl"), [_item(number) for number in range(3)])
 
-    def call(source: str, rows: str = NONE, max_rows: int = 0, **sections: Any) -> int:
+    def call(
+        source: str,
+        rows: str = NONE,
+        max_rows: int = 0,
+        items: str = "items.jsonl",
+        **sections: Any,
+    ) -> int:
         params = make_params(
             supervise={"source": source, "rows": rows, "max_rows": max_rows},
             evaluate={"dataset": str(ROOT / "datasets/privacy.yaml"), "items": "items.jsonl"},
@@ -84,7 +90,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> An
             "--rows",
             rows,
             "--items",
-            "items.jsonl",
+            items,
         ]
         return supervise.main(["--params", str(params), *given, "--out", "artifacts/supervise"])
 
@@ -101,6 +107,29 @@ def _made() -> tuple[list[dict[str, Any]], dict[str, Any]]:
 def test_what_a_generator_wrote_goes_through_unchanged(run: Any, source: str) -> None:
     assert run(source) == 0
     assert _made()[0] == instruction_table(6).to_pylist()
+
+
+def test_without_labelled_items_whole_passages_are_held_out(run: Any) -> None:
+    table = instruction_table(30).to_pylist()
+    for number, row in enumerate(table):
+        row["passage_id"] = f"passage {number // 2}"
+    rows = pa.Table.from_pylist(table, schema=instruction_table(1).schema)
+    write_table(Path("instructions.parquet"), rows)
+    assert run("bonito", items=NONE) == 0
+    trained, summary = _made()
+    held_out = read_table(Path("artifacts/supervise/heldout.parquet")).to_pylist()
+    assert len(held_out) == 4 and summary["dropped"] == {"held_out": 4}
+    assert sorted(row["row_id"] for row in trained + held_out) == sorted(
+        row["row_id"] for row in table
+    )
+    assert not {row["passage_id"] for row in trained} & {row["passage_id"] for row in held_out}
+    assert run("bonito") == 0
+    assert read_table(Path("artifacts/supervise/heldout.parquet")).num_rows == 0
+
+
+def test_what_cannot_be_held_out_is_one_line(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tapt", items=NONE) == 2
+    assert "too few instructions to hold some out" in capsys.readouterr().err
 
 
 def test_rows_are_a_seeded_choice_and_the_others_are_counted(run: Any) -> None:

@@ -1,0 +1,178 @@
+"""From a folder of documents to a profile: ``make start CORPUS=folder NAME=contracts``.
+
+    python scripts/start.py     (CORPUS, NAME and, if wanted, EVALUATION, MODEL, TASK are read from
+                                 the environment)
+
+Reads a seeded sample of the folder, shows what is in it, and writes ``profiles/<name>.yaml`` and
+``datasets/<name>.yaml``. Nothing is overwritten, and after an error nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from flows.runs.request import check_name, choose_profile
+from tasks.core.errors import PipelineError
+from tasks.core.overlay import DEFAULT, profile_files, read_layers
+from tasks.core.params import parse_params
+from tasks.core.stage import WORK, one_line_errors
+from tasks.scoring.datasets import ITEM_FORMS
+from tasks.start.proposal import (
+    ENGLISH,
+    Proposal,
+    check_items,
+    choose_kind,
+    need_new,
+    propose,
+    write,
+)
+from tasks.start.survey import Survey, short, survey
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Names of MODEL for the models of params.yaml.
+_EMBEDDED = ("", DEFAULT, "embedded")
+#: Columns of the printed lines.
+_WIDTH, _INDENT = 100, 11
+
+
+def main() -> int:
+    """Survey the corpus, write the two files, print the plan and what to type next."""
+    with one_line_errors("start"):
+        asked = {key: os.environ.get(key, "") for key in ("CORPUS", "NAME", "EVALUATION", "TASK")}
+        corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
+        model = _choose_model(os.environ.get("MODEL", ""))
+        items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
+        kind = choose_kind(asked["TASK"], items)
+        work = ROOT / WORK / "start"
+        labelled = (items, check_items(name, kind[0], items, work)) if items else None
+        # Tokens are counted by the embedded generator, so that a look needs no other model.
+        embedded, _ = read_layers(ROOT / "params.yaml")
+        values, layers = read_layers(ROOT / "params.yaml", profile_files(ROOT / "profiles", model))
+        parse_params(values, layers)
+        found = survey(corpus, {**embedded, "ingest": values["ingest"]}, work)
+        stacked = f"{model},{name}" if model else name
+        proposal = propose(name, stacked, found, values, kind, labelled, gpu=bool(model))
+        written = write(proposal, ROOT)
+        print("\n".join(_describe(found, proposal, model, written)))
+        return 0
+    return 2
+
+
+def _need_corpus(text: str) -> Path:
+    if not text:
+        raise PipelineError("no corpus: make start CORPUS=folder NAME=contracts")
+    if "://" in text:
+        raise PipelineError(
+            f"{text} is on another machine, and a run needs its documents on this one: fetch them "
+            "into local/, or look at them with make ingest"
+        )
+    corpus = Path(text).expanduser()
+    if not corpus.exists():
+        raise PipelineError(f"CORPUS={text} does not exist: name a folder of documents, or a file")
+    if corpus.resolve().is_relative_to(ROOT / "data"):
+        raise PipelineError(
+            f"CORPUS={text}: data/ belongs to the shipped example, and a pull replaces what is in "
+            "it: keep your files where they are, or in local/"
+        )
+    return corpus
+
+
+def _need_name(name: str) -> str:
+    if not name:
+        raise PipelineError("no name: make start CORPUS=folder NAME=contracts")
+    check_name(name)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name):
+        raise PipelineError(f"NAME={name}: at most 40 characters, it becomes part of other names")
+    need_new(name, ROOT)
+    return name
+
+
+def _choose_model(asked: str) -> str:
+    """Return the profile whose models are used; empty: those of params.yaml."""
+    model = asked or choose_profile(ROOT)
+    if model in _EMBEDDED:
+        return ""
+    profile_files(ROOT / "profiles", model)
+    return model
+
+
+def _describe(
+    found: Survey, proposal: Proposal, model: str, written: tuple[Path, Path]
+) -> list[str]:
+    """Return what was found, what is planned, and the next two commands."""
+    megabytes = found.size / 2**20
+    read = "all read" if found.whole else f"a sample of {found.sampled_files:,} read"
+    other = 1 - found.share(ENGLISH)
+    lines = [
+        ("corpus", f"{found.corpus}: {found.files:,} files, {megabytes:.1f} MB, {read}"),
+        ("formats", _counts(found.formats)),
+        ("languages", f"{_counts(found.languages)} (passages)"),
+        ("tokens", f"{found.tokens:,} in {len(found.passages):,} passages{_whole(found)}"),
+        ("not read", _counts(found.unread) or "none"),
+        ("dropped", _counts(found.dropped) or "none"),
+        ("", f"why, file by file: {short(ROOT / WORK / 'start' / 'ingest' / 'report.html')}"),
+    ]
+    if proposal.languages:
+        lines.append(
+            (
+                "",
+                f"{max(other, 0.01):.0%} of the passages are not in English and are left out, as "
+                "the generator writes English alone; a chat model may write for them: "
+                "supervise.source prompted (docs/matrix.md)",
+            )
+        )
+    passages = proposal.max_passages or found.expected_passages
+    lines += [
+        ("", ""),
+        ("plan", f"{proposal.kind} on {passages:,} passages of at most {proposal.passage_tokens}"
+                 f" tokens ({proposal.kind_why})"),
+        ("model", model or f"the embedded one of 135M, on {os.cpu_count()} CPU cores"),
+        (
+            "items",
+            f"{proposal.labelled} labelled, in {proposal.items}"
+            if proposal.labelled
+            else "none: it trains without an F1. An item, one a line of a file of local/:",
+        ),
+    ]  # fmt: skip
+    if not proposal.labelled:
+        lines.append(("", ITEM_FORMS[proposal.kind]))
+    lines += [
+        ("wrote", ", ".join(str(path.relative_to(ROOT)) for path in written)),
+        ("", ""),
+        ("next", f"make plan PROFILE={proposal.stacked}    # what it will give and cost"),
+        ("", f"make run PROFILE={proposal.stacked}"),
+    ]
+    return [part for name, text in lines for part in _wrap(name, text)]
+
+
+def _wrap(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=name.ljust(_INDENT),
+        subsequent_indent=" " * _INDENT,
+        break_on_hyphens=False,
+        break_long_words=False,
+        replace_whitespace=False,
+    ) or [""]
+
+
+def _whole(found: Survey) -> str:
+    if found.whole:
+        return ""
+    return f"; about {found.tokens * found.times:,.0f} in {found.expected_passages:,} in all"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+"""From a folder of documents to a profile (``make start``), and what its run will give and cost
+(``make plan``).
+"""

@@ -1,0 +1,215 @@
+"""The profile and the dataset file that ``make start`` writes, from what a survey found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import atomic_path
+from tasks.core.row_reader import read_rows
+from tasks.core.task_types import task_type
+from tasks.scoring.datasets import load_dataset, load_items
+from tasks.start.survey import NOTHING, Survey, short
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: The task types whose dataset file can be written without the user, and a column that only the
+#: items of that type have.
+KINDS = {"exqa": "answers", "nli": "hypothesis", "ynqa": "answer"}
+#: The language that the generators with weights of their own were trained on.
+ENGLISH = "en"
+#: Less text in English than this share is what the detector takes for English by mistake.
+_LEAST_SHARE = 0.05
+#: Passages of a first look on CPU cores (docs/datasets.md); a GPU takes all of them.
+_FIRST_LOOK = 200
+#: More passages than this share that are too short: the least length is halved.
+_MANY_SHORT = 0.25
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was chosen, each with its reason, as the profile's comments say it."""
+
+    name: str
+    #: ``PROFILE`` of the next commands: the profile alone, or stacked on a model's.
+    stacked: str
+    corpus: str
+    kind: str
+    kind_why: str
+    passage_tokens: int
+    passage_why: str
+    min_tokens: int
+    min_why: str
+    languages: tuple[str, ...]
+    language_why: str
+    max_passages: int
+    passages_why: str
+    items: str
+    items_why: str
+    #: How many labelled items there are.
+    labelled: int
+
+    def profile(self) -> str:
+        """Return the text of the profile."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+        environment = Environment(  # noqa: S701 - YAML, not HTML
+            loader=FileSystemLoader(_TEMPLATES),
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+        )
+        paths = {name: _quote(getattr(self, name)) for name in ("corpus", "items")}
+        return environment.get_template("profile.jinja").render({**vars(self), **paths})
+
+    def dataset(self) -> str:
+        """Return the text of the dataset file."""
+        return _dataset_text(self.name, self.kind)
+
+
+def choose_kind(task: str, items: Path | None) -> tuple[str, str]:
+    """Return a task type and the reason: the user's own, that of the items, or extraction."""
+    asked = task_type(task) if task else ""
+    if asked and asked not in KINDS:
+        raise PipelineError(
+            f"TASK={task}: make start writes dataset files for {', '.join(KINDS)}; write those of "
+            "other types by hand: docs/datasets.md"
+        )
+    found = _kind_of(items) if items else ""
+    if asked and found and asked != found:
+        raise PipelineError(
+            f"TASK={task}, but the items of {items} have the form of {found}: docs/datasets.md "
+            "shows the forms"
+        )
+    if found:
+        return found, "as the items have it; others: docs/datasets.md"
+    return asked or "exqa", (
+        "as you chose" if asked else "spans: checked against the passage; others: docs/datasets.md"
+    )
+
+
+def check_items(name: str, kind: str, items: Path, folder: Path) -> int:
+    """Return how many labelled items there are, read as evaluate reads them."""
+    draft = folder / f"{name}.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    draft.write_text(_dataset_text(name, kind), encoding="utf-8")
+    return len(load_items(load_dataset(draft), items))
+
+
+def propose(
+    name: str,
+    stacked: str,
+    found: Survey,
+    values: Mapping[str, Any],
+    kind: tuple[str, str],
+    items: tuple[Path, int] | None,
+    gpu: bool,
+) -> Proposal:
+    """Choose the settings of a first run; ``values`` are those of params.yaml and the model's
+    profile.
+    """
+    _need_english(found)
+    ingest = values["ingest"]
+    short_share = found.dropped.get("too_short", 0) / max(
+        len(found.passages) + sum(found.dropped.values()), 1
+    )
+    halved = short_share > _MANY_SHORT
+    other = found.share(ENGLISH) < 1
+    expected = found.expected_passages
+    limited = not gpu and expected > 2 * _FIRST_LOOK  # not to leave out a few
+    return Proposal(
+        name=name,
+        stacked=stacked,
+        corpus=short(found.corpus),
+        kind=kind[0],
+        kind_why=kind[1],
+        passage_tokens=ingest["passage_tokens"],
+        passage_why="most tokens of a passage, as the model's own setting has it",
+        min_tokens=ingest["min_tokens"] // 2 if halved else ingest["min_tokens"],
+        min_why=(
+            f"least tokens, halved: of the sample {short_share:.0%} were too short"
+            if halved
+            else "least tokens of a passage"
+        ),
+        languages=(ENGLISH,) if other else (),
+        language_why=(
+            "the generator writes English alone" if other else "all: it is English; else [en]"
+        ),
+        max_passages=_FIRST_LOOK if limited else 0,
+        passages_why=(
+            f"of about {expected:,}: a first look in minutes; 0: all"
+            if limited
+            else f"all, about {expected:,}"
+        ),
+        items=short(items[0]) if items else NOTHING,
+        items_why=(
+            f"{items[1]} labelled items, never trained on"
+            if items
+            else "no labelled items yet: no F1; docs/datasets.md shows their form"
+        ),
+        labelled=items[1] if items else 0,
+    )
+
+
+def write(proposal: Proposal, root: Path) -> tuple[Path, Path]:
+    """Write profile and dataset file, and return them; neither may be there already."""
+    profile, dataset = need_new(proposal.name, root)
+    for path, text in ((dataset, proposal.dataset()), (profile, proposal.profile())):
+        with atomic_path(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return profile, dataset
+
+
+def need_new(name: str, root: Path) -> tuple[Path, Path]:
+    """Return the two files' paths; an error where one exists: nothing is overwritten."""
+    paths = root / "profiles" / f"{name}.yaml", root / "datasets" / f"{name}.yaml"
+    for path in paths:
+        if path.exists():
+            raise PipelineError(
+                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME, or "
+                f"run it: make run PROFILE={name}"
+            )
+    return paths
+
+
+def _need_english(found: Survey) -> None:
+    if found.share(ENGLISH) >= _LEAST_SHARE:
+        return
+    shown = ", ".join(f"{name} {count:,}" for name, count in islice(found.languages.items(), 5))
+    raise PipelineError(
+        f"{found.corpus} has no text in English (passages: {shown}), the only language that the "
+        "generator writes: a chat model can write tasks in other languages (supervise.source: prompted, "
+        "docs/matrix.md, with prompts of your own and generate.generator or generate.address)"
+    )
+
+
+def _kind_of(items: Path) -> str:
+    row = next(iter(read_rows(items)), None)
+    if row is None:
+        raise PipelineError(f"{items} has no items: one a line, as in docs/datasets.md")
+    for kind, column in KINDS.items():
+        if column in row:
+            return kind
+    raise PipelineError(
+        f"{items}: an item has the columns {', '.join(row)}; known forms have "
+        f"{', '.join(f'{column} ({kind})' for kind, column in KINDS.items())}: docs/datasets.md"
+    )
+
+
+def _dataset_text(name: str, kind: str) -> str:
+    text = (_TEMPLATES / f"dataset-{kind}.jinja").read_text(encoding="utf-8")
+    return text.replace("name: NAME\n", f"name: {_quote(name)}\n", 1)
+
+
+def _quote(text: str) -> str:
+    """Return text as one YAML scalar on one line, bare where YAML reads it as that text."""
+    try:
+        bare = yaml.safe_load(f"a: {text} # b") == {"a": text}
+    except yaml.YAMLError:
+        bare = False
+    return text if bare else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,94 @@
+"""Runs a stage in a folder of its own, outside the graph, and measures it.
+
+The pipeline's artifacts, journals and locks stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Settings that may be a path of the checkout.
+_PATHS = {
+    "ingest": ("corpus", "tokenizer"),
+    "generate": ("generator",),
+    "verify": ("reader", "tests", "reviews"),
+    "supervise": ("rows", "prompts"),
+    "finetune": ("model", "start"),
+    "baseline": ("general",),
+    "evaluate": ("dataset", "items"),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a stage took: wall seconds, and the most memory of one of its processes, in MB."""
+
+    seconds: float
+    peak_mb: float
+
+
+def write_params(values: Mapping[str, Any], folder: Path) -> Path:
+    """Write ``params.yaml`` into ``folder``, with the checkout's paths absolute; return it."""
+    params = {section: dict(keys) for section, keys in values.items()}
+    for section, keys in _PATHS.items():
+        for key in keys:
+            value = str(params[section].get(key, ""))
+            if value and not Path(value).is_absolute() and (ROOT / value).exists():
+                params[section][key] = str(ROOT / value)
+    path = folder / "params.yaml"
+    write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = "") -> Measured:
+    """Run ``python -m tasks.<stage>`` on ``folder/params.yaml``, with ``folder/<stage>`` as output.
+
+    Raises :class:`PipelineError` with the stage's own error line, or the end of its trace. ``kept``
+    takes the place of the sample's folder in it.
+    """
+    command = [sys.executable, "-m", f"tasks.{stage}", "--params", "params.yaml", "--out", stage]
+    for name, path in inputs.items():
+        command += [f"--{name}", str(path)]
+    log = folder / f"{stage}.log"
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise PipelineError(_error(log).replace(str(folder / "sample"), kept or "the sample"))
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return Measured(time.monotonic() - started, usage.ru_maxrss / unit)
+
+
+def _error(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith("error: ")]
+    if ours:
+        return ours[-1].removeprefix("error: ")
+    return f"{lines[-1] if lines else 'the stage printed nothing'} (see {log})"

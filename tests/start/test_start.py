@@ -1,0 +1,215 @@
+"""``make start`` on small corpora: two files that a run takes as they are, or one line and none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts import start
+from tasks.core.overlay import read_layers
+from tasks.core.params import Params, parse_params
+from tasks.scoring.datasets import load_dataset, load_items
+from tests.conftest import ROOT
+
+_ENGLISH = (
+    "Pump {n} at the northern works was stopped on day {n} because its bearing ran hot. The crew "
+    "replaced the bearing within {n} hours, and the works manager wrote a report about the event "
+    "for the owner of the plant, who asked for a second inspection in the following week."
+)
+_GERMAN = (
+    "Die Pumpe {n} im nördlichen Werk wurde am Tag {n} angehalten, weil ihr Lager heiß lief. Die "
+    "Mannschaft ersetzte das Lager innerhalb von {n} Stunden, und der Leiter schrieb darüber einen "
+    "Bericht für den Eigentümer der Anlage, der eine zweite Prüfung in der nächsten Woche verlangte."
+)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with parameters, one shipped profile and an English corpus, and nothing asked."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "profiles/big.yaml").write_text("ingest: {passage_tokens: 300}\n")
+    _write(tmp_path / "docs here", _ENGLISH, 6)
+    monkeypatch.setattr(start, "ROOT", tmp_path)
+    for name in ("EVALUATION", "MODEL", "TASK"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def _write(folder: Path, text: str, count: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in range(1, count + 1):
+        (folder / f"{text[:3]}{number}.txt").write_text(text.replace("{n}", str(number)))
+
+
+def _start(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> int:
+    for name, value in asked.items():
+        monkeypatch.setenv(name, str(value))
+    return start.main()
+
+
+def _params(desk: Path, name: str) -> Params:
+    values, layers = read_layers(desk / "params.yaml", [desk / f"profiles/{name}.yaml"])
+    parsed: Params = parse_params(values, layers)
+    return parsed
+
+
+def test_a_folder_gives_a_profile_that_runs_without_items(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (desk / "docs here/empty.txt").write_text("")
+    (desk / "docs here/scan.xyz").write_bytes(bytes(range(256)))
+    corpus = desk / "docs here"
+    assert _start(monkeypatch, CORPUS=corpus, NAME="mine") == 0
+    params = _params(desk, "mine")
+    assert params.ingest.corpus == str(corpus)
+    assert params.evaluate.items == "supervision/none"
+    assert params.evaluate.dataset == "datasets/mine.yaml"
+    assert params.generate.task_types == ("exqa",) and params.generate.max_passages == 0
+    assert load_dataset(desk / "datasets/mine.yaml").name == "mine"
+    for kind in ("profile", "dataset"):
+        first = (desk / f"{kind}s/mine.yaml").read_text().splitlines()[0]
+        assert first == f"# yaml-language-server: $schema=../schemas/{kind}.json"
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 100 or str(desk) in line for line in printed.splitlines())
+    assert "empty 1" in printed and "en 6 (passages)" in printed
+    assert printed.rstrip().endswith("make run PROFILE=mine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        ("exqa", {"context": "It broke.", "question": "What?", "answers": ["It"]}),
+        ("ynqa", {"context": "It broke.", "question": "Did it?", "answer": "yes"}),
+        ("nli", {"premise": "It broke.", "hypothesis": "It did.", "label": "entailment"}),
+    ],
+)
+def test_items_are_read_as_evaluate_reads_them(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, kind: str, item: dict[str, Any]
+) -> None:
+    items = desk / "items.jsonl"
+    items.write_text(json.dumps({"id": "1", **item}) + "\n")
+    asked = {"CORPUS": desk / "docs here", "NAME": "own", "EVALUATION": items, "MODEL": "big"}
+    assert _start(monkeypatch, **asked) == 0
+    params = _params(desk, "own")
+    assert params.generate.task_types == (kind,) and params.ingest.passage_tokens == 300
+    assert "PROFILE=big,own" in (desk / "profiles/own.yaml").read_text()
+    assert len(load_items(load_dataset(desk / "datasets/own.yaml"), items)) == 1
+
+
+def test_what_is_not_english_is_told_and_left_out(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(desk / "docs here", _GERMAN, 3)
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="mixed") == 0
+    assert _params(desk, "mixed").ingest.languages == ("en",)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "en 6, de 3" in printed and "33% of the passages are not in English" in printed
+    assert "supervise.source prompted" in printed
+
+
+def test_a_large_folder_is_sampled(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.start.survey.FILES", 3)
+    (desk / "docs here/.hidden").write_text("x")
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="large") == 0
+    printed = capsys.readouterr().out
+    assert "a sample of 3 read" in printed and "hidden 1" in printed
+    assert "all, about 6" in (desk / "profiles/large.yaml").read_text()
+
+
+def _nothing(desk: Path) -> dict[str, Any]:
+    (desk / "nothing").mkdir()
+    return {"CORPUS": desk / "nothing"}
+
+
+def _german(desk: Path) -> dict[str, Any]:
+    _write(desk / "german", _GERMAN, 4)
+    return {"CORPUS": desk / "german"}
+
+
+def _unreadable(desk: Path) -> dict[str, Any]:
+    (desk / "odd").mkdir()
+    (desk / "odd/a.xyz").write_bytes(bytes(range(256)))
+    return {"CORPUS": desk / "odd"}
+
+
+def _items(text: str) -> Any:
+    def write(desk: Path) -> dict[str, Any]:
+        (desk / "items.jsonl").write_text(text)
+        return {"EVALUATION": desk / "items.jsonl"}
+
+    return write
+
+
+def _in_data(desk: Path) -> dict[str, Any]:
+    (desk / "data/mine").mkdir(parents=True)
+    return {"CORPUS": desk / "data/mine"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda _: {"CORPUS": "nowhere"}, "CORPUS=nowhere does not exist"),
+        (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=contracts"),
+        (lambda _: {"CORPUS": "s3://bucket"}, "s3://bucket is on another machine"),
+        (_nothing, "holds no file that can be read"),
+        (_unreadable, "no readable document in"),
+        (_german, "has no text in English (passages: de 4)"),
+        (_in_data, "data/ belongs to the shipped example"),
+        (lambda _: {"NAME": ""}, "no name: make start"),
+        (lambda _: {"NAME": "big"}, "profiles/big.yaml exists and is not overwritten"),
+        (lambda _: {"NAME": "default"}, "cannot name a run"),
+        (lambda _: {"NAME": "a,b"}, "cannot name a run"),
+        (lambda _: {"NAME": "$(touch x)"}, "cannot name a run"),
+        (lambda _: {"MODEL": "bog"}, "unknown profile 'bog' (did you mean 'big'?)"),
+        (lambda _: {"TASK": "exq"}, "unknown task type 'exq' (did you mean 'exqa'?"),
+        (lambda _: {"TASK": "wsd"}, "write those of other types by hand"),
+        (lambda _: {"EVALUATION": "no.jsonl"}, "no.jsonl does not exist"),
+        (_items(""), "has no items"),
+        (_items('{"id": "1", "text": "a"}\n'), "an item has the columns id, text; known forms"),
+        (_items('{"id": "1", "context": "a", "answers": ["b"]}\n'), "question"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    desk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prepare: Any,
+    said: str,
+) -> None:
+    asked = {"CORPUS": desk / "docs here", "NAME": "mine"} | prepare(desk)
+    assert _start(monkeypatch, **asked) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert [path.name for path in (desk / "profiles").iterdir()] == ["big.yaml"]
+    assert list((desk / "datasets").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["contracts-2", "true", "1e5", "Q4.reports"])
+def test_a_name_stays_a_name_in_yaml(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME=name) == 0
+    assert load_dataset(desk / f"datasets/{name}.yaml").name == name
+    assert _params(desk, name).evaluate.dataset == f"datasets/{name}.yaml"
+
+
+def test_the_recipe_holds_no_value_of_the_user() -> None:
+    """The shell would run what a name holds in backquotes."""
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile.split("\nstart: ")[1].split("\n\n")[0]
+    assert "$(CORPUS" not in recipe and "$(NAME" not in recipe
+    exported = next(line for line in makefile.splitlines() if line.startswith("export CORPUS"))
+    assert {"CORPUS", "NAME", "EVALUATION", "MODEL", "TASK"} <= set(exported.split())
+
+
+def test_every_dataset_that_start_writes_is_valid() -> None:
+    for path in (ROOT / "tasks/start/templates").glob("dataset-*.jinja"):
+        assert yaml.safe_load(path.read_text())["name"] == "NAME"
