@@ -1,6 +1,8 @@
 # Every command sets up what it needs; `make` lists them.
 PYTHON ?= python3
 PROFILE ?=
+REVIEWER ?=
+REVIEW_PORT ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
 CORPUS ?=
@@ -27,10 +29,10 @@ export DO_NOT_TRACK := 1
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Read from the environment: the shell would run what a folder's name may hold in backquotes.
-export CORPUS EVALUATION MODEL
+export CORPUS EVALUATION MODEL PROFILE REVIEWER REVIEW_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: review browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -65,7 +67,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py
@@ -77,6 +79,9 @@ lint: setup ## check style and types
 
 ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords)
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
+
+review: data ## judge 100 of the last run's training rows in the browser (PROFILE, REVIEWER=name)
+	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --port "$${REVIEW_PORT:-4300}"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
 	@$(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)

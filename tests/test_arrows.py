@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "tasks.serve": {"tasks.core", "tasks.lm", "tasks.tracking"},
     **{f"tasks.{stage}": _SHARED for stage in _STAGES},
     "flows.runs": {"tasks.core", "tasks.scoring", "tasks.tracking"},
+    "flows.review": {"flows.runs", "tasks.core", "tasks.scoring", "tasks.verify"},
     "flows.matrix": {"flows", "flows.runs", "tasks.core", "tasks.scoring", "tasks.tracking"},
     "flows": {"flows.runs", "flows.matrix", "tasks.core", "tasks.tracking"},
     "bonito": {"bonito.templating", "tasks.core"},

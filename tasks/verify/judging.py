@@ -30,6 +30,8 @@ DISAGREES, UNGROUNDED, NOT_REPAIRED, NOT_BEST = (
 )
 #: Reason of a row that took the reader's answer and so equals one that is kept.
 DUPLICATE = "duplicate"
+#: Reason of a row that the reader keeps and a person found wrong.
+WRONG_BY_REVIEW = "wrong_by_review"
 WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
 _SAME = 0.5
 #: Rows with the same choices that a prior is estimated from, at least.
