@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +59,13 @@ class LinesFile:
         return text.removesuffix("\n").split("\n") if text else []
 
 
-def put_line(lines: list[str], column: str, value: str, row: dict[str, Any] | None) -> None:
-    """Replace the line whose ``column`` has ``value``, or append it; ``row`` None removes it."""
-    place = next(
-        (n for n, line in enumerate(lines) if line.strip() and json.loads(line)[column] == value),
-        None,
-    )
-    if row is None:
-        if place is not None:
-            del lines[place]
-        return
-    text = json.dumps(row, ensure_ascii=False)
-    if place is None:
-        lines.append(text)
-    else:
-        lines[place] = text
+def find_line(lines: list[str], fits: Callable[[dict[str, Any]], bool]) -> int | None:
+    """Return the place of the first row that fits, or None."""
+    parsed = ((place, json.loads(line)) for place, line in enumerate(lines) if line.strip())
+    return next((place for place, row in parsed if fits(row)), None)
+
+
+def put_line(lines: list[str], place: int | None, row: dict[str, Any] | None) -> None:
+    """Put a row at a place, or at the end where that is None; the row None removes the line."""
+    start = len(lines) if place is None else place
+    lines[start : start + 1] = [] if row is None else [json.dumps(row, ensure_ascii=False)]

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flows.review.lines_file import LinesFile, put_line
+from flows.review.lines_file import LinesFile, find_line, put_line
 from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
@@ -170,7 +170,7 @@ class ReviewDesk:
             if found != change.get("before"):
                 word = f"judged {found['verdict']}" if found else "given back"
                 raise PipelineError(f"this row was {word} meanwhile, in another page: look again")
-            put_line(lines, "key", row["key"], verdict)
+            put_line(lines, find_line(lines, lambda line: line["key"] == row["key"]), verdict)
         return self._seen()
 
     def _verdict(self, row: dict[str, Any], after: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from tasks.core.parquet import write_table
-from tasks.core.rows import PASSAGES, UNVERIFIED, VERIFIED
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
 from tests.conftest import ROOT
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -78,6 +78,7 @@ def make_checkout(folder: Path, rows: int = 30, kind: str = "nli", **profile: An
     made = [row_of(number, kind) for number in range(rows)]
     artifacts = folder / ".runs/mine/artifacts"
     write_rows(artifacts / "verify/instructions.parquet", made, VERIFIED)
+    write_rows(artifacts / "validate/instructions.parquet", made, INSTRUCTIONS)
     write_rows(artifacts / "verify/quarantine.parquet", [], UNVERIFIED)
     write_rows(artifacts / "ingest/passages.parquet", map(passage_of, range(rows)), PASSAGES)
     return folder

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from flows.review import items as label
 from flows.review import rows as review
 from flows.review.place import Place
 from flows.review.server import make_app
@@ -124,4 +125,54 @@ def test_rows_are_judged_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
             browser.open(f"http://127.0.0.1:{port}")
             browser.see("3 of 8")
             shoot(browser, "review")
+        assert browser.elsewhere() == []
+
+
+def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "main", rows=8)
+    file = checkout / "local/mine/items.jsonl"
+    desk = label.open_desk(Place(checkout, "mine"))
+    page, port = Page("Label", "Questions to measure with.", script=label.SCRIPT), find_free_port()
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(desk, page, port) as address:
+            browser.open(address)
+            browser.see("a draft of the last run", "Drafts left", "5.0 need 785 items")
+            press(browser, "a")
+            browser.see("Saved.", "over 100", "on 1 passages")
+            press(browser, "e")
+            browser.type("Nobody knows when it broke.")
+            press(browser, "Escape")
+            press(browser, "2")
+            press(browser, "a")
+            browser.see("99.1", "on 2 passages")
+            made = read_lines(file)
+            assert [row["held_out"]["how"] for row in made] == ["accepted", "edited"]
+            assert (made[1]["hypothesis"], made[1]["label"]) == (
+                "Nobody knows when it broke.",
+                "neutral",
+            )
+            press(browser, "z")
+            browser.see("Undone.", "over 100")
+            assert len(read_lines(file)) == 1
+            press(browser, "x")
+            browser.see("Rejected.")
+            press(browser, "h")
+            browser.see("written by hand")
+            press(browser, "Escape")
+            press(browser, "a")
+            browser.see("the hypothesis is empty")
+            press(browser, "e")
+            browser.type("It broke twice.")
+        press(browser, "Escape")
+        press(browser, "a")  # nobody answers
+        browser.see("Not saved: the server does not answer")
+        with served(label.open_desk(Place(checkout, "mine")), page, port):
+            press(browser, "a")
+            browser.see("Saved.")
+            assert read_lines(file)[1]["hypothesis"] == "It broke twice."
+            for _ in range(8):  # one of the passages is hostile
+                press(browser, "ArrowRight")
+                time.sleep(0.1)
+            assert browser.js("document.querySelectorAll('script, img').length") == 1
+            shoot(browser, "label")
         assert browser.elsewhere() == []
