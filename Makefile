@@ -1,6 +1,9 @@
 # Every command sets up what it needs; `make` lists them.
 PYTHON ?= python3
 PROFILE ?=
+REVIEWER ?=
+REVIEW_PORT ?=
+LABEL_PORT ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
 CORPUS ?=
@@ -29,10 +32,10 @@ export DO_NOT_TRACK := 1
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Read from the environment: the shell would run what a folder's name may hold in backquotes.
-export CORPUS EVALUATION MODEL NAME TASK
+export CORPUS EVALUATION MODEL NAME TASK PROFILE REVIEWER REVIEW_PORT LABEL_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs start plan review label ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -70,7 +73,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py
@@ -82,6 +85,12 @@ lint: setup ## check style and types
 
 ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords)
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
+
+review: data ## judge 100 of the last run's training rows in the browser (PROFILE, REVIEWER=name)
+	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --port "$${REVIEW_PORT:-4300}"
+
+label: data ## make labelled items of held-out passages in the browser (PROFILE, REVIEWER=name)
+	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --port "$${LABEL_PORT:-4301}"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
 	@$(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)

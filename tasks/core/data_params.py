@@ -291,7 +291,10 @@ class Verify(Section):
     )
     reviews: str = Field(
         "supervision/none",
-        description="verdicts of people on rows, JSON Lines: docs/verify.md",
+        description="verdicts of people on rows, JSON Lines: docs/review.md",
+    )
+    exclude_wrong: bool = Field(
+        True, description="do not train on a row that a review found wrong (wrong_by_review)"
     )
     test_rows: Positive = Field(120, description="rows that test the reader in each task type")
     shard_rows: Positive = Field(

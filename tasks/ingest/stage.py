@@ -40,7 +40,7 @@ from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files
-from tasks.scoring.datasets import has_items, load_dataset, load_items
+from tasks.scoring.datasets import Item, has_items, load_dataset, load_items
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,11 @@ _LISTED, _AHEAD = 2000, 8
 def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
-    overlap = EvaluationOverlap(_evaluation_passages(stage), params.evaluation_words)
+    items = _read_items(stage)
+    overlap, held_out = (
+        EvaluationOverlap((item.context for item in chosen), params.evaluation_words)
+        for chosen in (items, [item for item in items if item.held_out])
+    )
     work = _make_work(params, _read_tokenizer(*tokenizer_name(stage)))
     corpus = open_corpus(
         stage.addresses["corpus"], staging, params.text_column or "text", params.follow_links
@@ -73,7 +77,7 @@ def ingest(stage: Stage) -> None:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
             _list_files(corpus, journal, work)
             _read_new(stage, corpus, journal, work)
-            Collector(stage, work, overlap).run(journal)
+            Collector(stage, work, overlap, held_out).run(journal)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -115,19 +119,19 @@ def _read_tokenizer(generator: str, revision: str) -> str:
     return tokenizer
 
 
-def _evaluation_passages(stage: Stage) -> Iterator[str]:
-    """Yield the passages of the labelled items.
-
-    They are read as evaluate reads them, so that a bad item is an error before any work is done.
+def _read_items(stage: Stage) -> list[Item]:
+    """Return the labelled items, read as evaluate reads them, so that a bad item is an error before
+    any work is done.
     """
     if "evaluation" in stage.inputs and has_items(stage.path("evaluation")):
         dataset = load_dataset(Path(stage.params.evaluate.dataset))
-        yield from (item.context for item in load_items(dataset, stage.path("evaluation")))
-    elif stage.params.ingest.drop_evaluation_overlap:
+        return load_items(dataset, stage.path("evaluation"))
+    if stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(
             "ingest.drop_evaluation_overlap is set, and there are no items to compare "
             "with: name them with --evaluation"
         )
+    return []
 
 
 def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:

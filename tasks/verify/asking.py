@@ -54,6 +54,7 @@ _NOT_ASKED = {
     "tests",
     "test_rows",
     "reviews",
+    "exclude_wrong",
 }
 
 

@@ -31,6 +31,8 @@ DISAGREES, UNGROUNDED, UNSPECIFIC, NOT_REPAIRED, NOT_BEST = (
 )
 #: Reason of a row that took the reader's answer and so equals one that is kept.
 DUPLICATE = "duplicate"
+#: Reason of a row that the reader keeps and a person found wrong.
+WRONG_BY_REVIEW = "wrong_by_review"
 WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
 _SAME = 0.5
 #: Least token F1 of a response and the span that it nearly is ("Iwan Roberts", "Iwan Wyn Roberts").

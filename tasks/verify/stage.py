@@ -30,6 +30,7 @@ from tasks.verify.guard import (
     read_tests,
 )
 from tasks.verify.judging import (
+    WRONG_BY_REVIEW,
     Decision,
     Prior,
     Word,
@@ -172,12 +173,14 @@ def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[s
     ):
         for row, decision in decided:
             values = _values(row, decision)
+            judged = "" if decision.reasons else reviews.count(values)
+            if judged == "wrong" and stage.params.verify.exclude_wrong:
+                decision.reasons.append(WRONG_BY_REVIEW)
             tally.count(row, decision, values)
             if decision.reasons:
                 dropped.add(values | {"reasons": decision.reasons})
             else:
                 kept.add(values)
-                reviews.count(values)
     if tally.rows and not tally.kept:
         raise PipelineError(
             f"none of {tally.rows} rows is kept ({dict(tally.reasons)}): look at "

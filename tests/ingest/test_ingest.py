@@ -177,6 +177,21 @@ def test_evaluation_overlap_is_always_counted_and_dropped_on_request(corner: Pat
     assert [row["document"] for row in _rows("passages")] == ["b.txt"]
 
 
+def test_a_passage_that_an_item_holds_out_is_never_kept_however_it_is_cut(corner: Path) -> None:
+    (corner / "corpus" / "a.txt").write_text("Some words that come before. " + SENTENCES[0])
+    (corner / "corpus" / "b.txt").write_text(SENTENCES[1])
+    (corner / "corpus" / "c.txt").write_text(SENTENCES[2])
+    held = json.loads(item(SENTENCES[0])) | {"held_out": {"document": "a.txt"}}
+    other = json.loads(item(SENTENCES[1])) | {"id": "other", "held_out": None}
+    (corner / "items.jsonl").write_text(json.dumps(held) + "\n" + json.dumps(other) + "\n")
+    assert _run() == 0
+    assert _summary()["dropped"] == {"held_out": 1} and _summary()["in_evaluation"] == 2
+    assert [row["document"] for row in _rows("passages")] == ["b.txt", "c.txt"]
+    (reject,) = _rows("rejects")
+    assert reject["reason"] == "held_out" and "an item holds out" in reject["detail"]
+    assert "holds it out of the corpus" in Path("artifacts/ingest/report.html").read_text()
+
+
 def test_short_passages_foreign_languages_and_personal_data(corner: Path) -> None:
     (corner / "corpus" / "a.txt").write_text("Two words.")
     (corner / "corpus" / "b.txt").write_text(

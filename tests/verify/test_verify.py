@@ -380,6 +380,27 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
     assert '<b class="">67 %</b>' in page and "30 to 90 of 6 read" in page
 
 
+def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
+    """It still counts as agreed, and among the reviewed ones: both say what the reader does."""
+    verdicts = [
+        _verdict(_row(1), "wrong"),
+        _verdict(_row(2), "unclear"),
+        _verdict(_row(5), "wrong"),
+    ]
+    Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    assert run(reviews="reviews.jsonl") == 0
+    kept, dropped, summary = _made()
+    assert [row["row_id"] for row in dropped if row["reasons"] == ["wrong_by_review"]] == [
+        "exqa-001"
+    ]
+    assert summary["dropped"] == {"reader_disagrees": 6, "wrong_by_review": 1}
+    assert len(kept) == 23 and summary["agreed"] == 0.8
+    assert (summary["right"], summary["reviewed"]) == (0.0, 2)
+    assert "wrong_by_review" in Path("artifacts/verify/report.html").read_text()
+    assert run(reviews="reviews.jsonl", exclude_wrong=False) == 0
+    assert len(_made()[0]) == 24 and len(run.made) == 1, "the reader is not asked again"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
