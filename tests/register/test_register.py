@@ -18,7 +18,7 @@ from tasks.core.params import Params, load_params
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
-from tasks.register.champion import Comparison
+from tasks.register.gate import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.tracking.registry import Ledger
 
@@ -182,6 +182,9 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
     champion.
     """
     monkeypatch.setattr(champion, "read_table", lambda _: None)
+    monkeypatch.setattr(champion, "read_json", lambda _: {})
+    monkeypatch.setattr(champion, "_asked", lambda _: None)
+    monkeypatch.setattr(champion, "find_faults", lambda *_: [])
     monkeypatch.setattr(champion, "_of_model", lambda *_: None)
     monkeypatch.setattr(champion, "_same_questions_answers", lambda *_: None)
     monkeypatch.setattr(
