@@ -59,7 +59,7 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
 
 
 def split_settings(text: str) -> list[str]:
-    """Return the settings of one text, such as make's ``SET``: words apart, quotes as in a shell."""
+    """Return the settings of one text, such as make's ``SET``, split like words of a shell."""
     try:
         return shlex.split(text)
     except ValueError as error:
