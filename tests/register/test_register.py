@@ -20,6 +20,7 @@ from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
 from tasks.register.gate import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
+from tasks.tracking.mlflow_store import create_private_store
 from tasks.tracking.registry import Ledger
 
 
@@ -152,6 +153,26 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
     else:
         assert comparison is None
     assert champion.compare_with_tapt(stage, tapt) is None, "not with itself"
+
+
+def test_the_store_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    create_private_store()
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("kept")
+    create_private_store()
+    assert path.read_text() == "kept"
+
+
+def test_a_model_path_with_an_apostrophe_is_found(store: _Store) -> None:
+    first, second = store.ledgers
+    first.params({"finetune.model": '/it\'s/"mine"'})
+    first.tags({"data.items_sha256": "ab"})
+    first.finish()
+    asked = {"finetune.model": '/it\'s/"mine"'}
+    assert second.newest(asked, {"data.items_sha256": "ab"}) == first.run_id
+    assert second.newest({"finetune.model": "other"}, {"data.items_sha256": "ab"}) == ""
 
 
 def _answers(params: Params, f1: float, templates: int) -> pa.Table:
