@@ -18,6 +18,7 @@ from flows.runs.die_with_parent import CODE
 from flows.runs.live import LiveTable, is_terminal, log_to_file
 from flows.server import open_api
 from tasks.core.errors import PipelineError
+from tasks.core.overlay import split_settings
 from tasks.core.stage import one_line_errors
 
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
+        arguments.set += split_settings(arguments.settings)
         # A wrong parameter, or a run that is in progress, is refused before Prefect starts.
         run = request.plan(CODE, arguments.profile, arguments.set, arguments.name)
         with worktree.hold(run, patience=1.0):
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECTION.KEY=VALUE",
         help="a setting for this run only",
     )
+    parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
     parser.add_argument(
         "--name",
         default="",

@@ -95,7 +95,7 @@ def test_stages_run_in_the_order_of_the_method() -> None:
         "finetune": ("supervise",),
         "baseline": (),
         "evaluate": ("supervise", "finetune", "baseline"),
-        "register": ("validate", "verify", "supervise", "finetune", "evaluate"),
+        "register": ("ingest", "validate", "verify", "supervise", "finetune", "evaluate"),
     }
 
 

@@ -71,7 +71,11 @@ def ingest(stage: Stage) -> None:
     )
     work = _make_work(params, _read_tokenizer(*tokenizer_name(stage)))
     corpus = open_corpus(
-        stage.addresses["corpus"], staging, params.text_column or "text", params.follow_links
+        stage.addresses["corpus"],
+        staging,
+        params.text_column or "text",
+        params.follow_links,
+        work.options.max_bytes,
     )
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
@@ -147,7 +151,7 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
         try:
             return file, key_of(file)
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            problem = Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
+            problem = _explain_fetch(error)
             return CorpusFile(file.name, file.place, problem), ""
 
     files = corpus.files()
@@ -189,6 +193,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         work,
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
         Limits(params.file_seconds, params.file_memory_mb),
+        stage.work / "unpacked",
     ):
         if result.done or result.value != "[]":
             journal.add(result.key, parts[result.key], result.value)
@@ -206,6 +211,13 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
                 finished, shown = 0, time.monotonic()
     if finished or fetcher.failed:
         progress.advance(finished + fetcher.failed)
+
+
+def _explain_fetch(error: Exception) -> Unreadable:
+    """Return what an error of a corpus's store says about a file; passwords are hidden."""
+    if isinstance(error, Unreadable):
+        return error
+    return Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
 
 
 class _Fetcher:
@@ -231,8 +243,8 @@ class _Fetcher:
         try:
             path = future.result()
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            detail = hide(f"{type(error).__name__}: {error}")[:300]
-            self._journal.add(key, 0, format_reject("unreadable", detail))
+            problem = _explain_fetch(error)
+            self._journal.add(key, 0, format_reject(problem.reason, problem.detail))
             self._journal.finish(key, final=False)
             self.failed += files
             return

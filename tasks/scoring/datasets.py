@@ -45,7 +45,8 @@ class Dataset(Section):
     by a new line.
     """
 
-    name: str
+    #: Part of MLflow's names of metrics and models.
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")
     task_type: TypeName
     description: str = ""
     id: str = "id"

@@ -27,7 +27,7 @@ from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
-from tasks.register.champion import Comparison
+from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
 from tasks.register.stage import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
@@ -167,7 +167,11 @@ def _write_judged(instructions: Path) -> None:
 
 
 def _register(params: Path, instructions: Path) -> int:
+    ingested = instructions.parent / "ingested.json"
+    write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
     arguments = [
+        "--ingested",
+        str(ingested),
         "--adapter",
         "artifacts/finetune",
         "--evaluation",
@@ -524,9 +528,10 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert stored == {"adapter_model.safetensors"}, (
         "the adapter alone is stored, not the base model's weights"
     )
-    assert told["version"] == "1" and told["alias"] == (
-        "champion" if metrics["gain"]["f1_low"] > 0 else "challenger"
-    )
+    assert told["version"] == "1" and told["alias"] == "challenger"
+    assert "; not better than the majority class: " in told["verdict"]
+    assert told["in_evaluation"] == run.data.tags["in_evaluation"]
+    assert told["in_evaluation"].startswith("12 of 30 passages of the corpus are also in the eval")
     assert _register(params, instructions) == 0, "a second registration of the same adapter"
     assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"
     assert told["parity"]["items"] == 6 and run.data.tags["parity"].startswith("of 6 items")

@@ -704,7 +704,7 @@ def test_make_ingest_takes_a_name_with_spaces(
     tried = ["make", "-o", "setup", "ingest", evil, "BIN=/nowhere"]
     assert subprocess.run(tried, cwd=ROOT, capture_output=True, check=False).returncode
     assert not (corner / "ran").exists()
-    assert recipe.endswith('scripts/ingest.py --corpus "$CORPUS" --set ingest.languages=[en]')
+    assert 'scripts/ingest.py --corpus="$CORPUS" ' in recipe
     from scripts import ingest as script
 
     (corner / "my docs").mkdir()
@@ -714,7 +714,7 @@ def test_make_ingest_takes_a_name_with_spaces(
         "ingest.min_tokens=5",
         "ingest.workers=1",
     ]
-    assert script.main(["--corpus", "my docs", "--set", *settings]) == 0
+    assert script.main(["--corpus", "my docs", "--settings", " ".join(settings)]) == 0
     preview = read_table(corner / "artifacts/preview/passages.parquet")
     assert preview["document"].to_pylist() == ["a.txt"]
     assert not (corner / "artifacts/ingest").exists(), "the pipeline's own artifacts stay"
