@@ -94,7 +94,7 @@ def test_stages_run_in_the_order_of_the_method() -> None:
         "supervise": ("ingest", "verify"),
         "finetune": ("supervise",),
         "baseline": (),
-        "evaluate": ("supervise", "finetune", "baseline"),
+        "evaluate": ("ingest", "supervise", "finetune", "baseline"),
         "register": ("ingest", "validate", "verify", "supervise", "finetune", "evaluate"),
     }
 

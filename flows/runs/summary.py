@@ -225,6 +225,9 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
     if corrected := scores.get("prior_corrected"):
         shown = [_in_words(key, corrected[key]) for key in _SCORES if key in corrected]
         lines += _wrapped("apart", f"prior corrected: {', '.join(shown)}")
+    if calibrated := scores.get("calibrated"):
+        told = _in_words("adapted", calibrated["adapted"])
+        lines += _wrapped("", f"calibrated on claims of the corpus: {told}")
     return lines
 
 

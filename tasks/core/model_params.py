@@ -131,6 +131,14 @@ class Evaluate(Section):
             "removed"
         ),
     )
+    calibration_rows: int = Field(
+        60,
+        ge=0,
+        description=(
+            "classification: claims of the corpus that the adapted model's preference for a choice "
+            "is estimated on, to be divided out when it is used; 0: none"
+        ),
+    )
     seed: Seed
 
 

@@ -24,6 +24,7 @@ from tasks.core.files import read_json, write_json, write_text
 from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
+from tasks.evaluate.calibration import Priors, calibrate
 from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
 from tasks.lm.pins import pin
 from tasks.scoring.datasets import has_items
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 
 def evaluate(stage: Stage) -> None:
     """Write ``scores.json`` (all measures), ``metrics.json`` (the few numbers that DVC compares),
-    ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv`` and
-    ``summary.json``.
+    ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv``,
+    ``calibration.json`` (template -> choice -> its prior) and ``summary.json``.
     """
     params, labelled = stage.params.evaluate, has_items(stage.path("items"))
     questions = (
@@ -43,11 +44,12 @@ def evaluate(stage: Stage) -> None:
         if labelled
         else Questions.held_out(_heldout(stage))
     )
-    predictions, general = _answer_all(stage, questions, labelled)
+    predictions, general, found = _answer_all(stage, questions, labelled)
     write_table(stage.out / "predictions.parquet", concat(predictions.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
+    write_json(stage.out / "calibration.json", found)
     asked = (questions.dataset, questions.templates, questions.items, predictions, params)
-    scores = measure(*asked) if labelled else measure_agreement(*asked)
+    scores = measure(*asked, found) if labelled else measure_agreement(*asked)
     if len(general["adapted"]):
         scores["general"] = measure_general(general, params)
     write_json(stage.out / "scores.json", scores)
@@ -65,8 +67,9 @@ def _heldout(stage: Stage) -> Path:
 
 def _answer_all(
     stage: Stage, questions: Questions, labelled: bool
-) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
-    """Return model -> answers to the questions, and model -> answers to the general tasks.
+) -> tuple[dict[str, pa.Table], dict[str, pa.Table], Priors]:
+    """Return model -> answers to the questions, model -> answers to the general tasks, and the
+    adapted model's priors.
 
     The baseline's are read, except those to held-out rows: it does not know them.
     """
@@ -74,6 +77,7 @@ def _answer_all(
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
     baseline, general_baseline = _read_baseline(stage)
+    found: Priors = {}
     if not labelled:
         take_cards()
         baseline = {
@@ -95,6 +99,9 @@ def _answer_all(
         general = answer_general(
             model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
         )
+        if "passages" in stage.inputs:
+            passages = stage.path("passages")
+            found = calibrate(model, questions, passages, params, journal, stage.progress)
     else:  # nothing was trained: the adapted model is what the training would have started from
         before = "start" if provenance["start"] else "zero_shot"
         if before not in baseline:
@@ -103,7 +110,8 @@ def _answer_all(
                 "the stages finetune and baseline with the same finetune.start"
             )
         adapted, general = _as_adapted(baseline[before]), _as_adapted(general_baseline[before])
-    return {**baseline, "adapted": adapted}, {**general_baseline, "adapted": general}
+    general = {**general_baseline, "adapted": general}
+    return {**baseline, "adapted": adapted}, general, found
 
 
 def _need_same_base(provenance: dict[str, Any], scored: dict[str, Any]) -> None:
@@ -220,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluate,
         ("adapter", "baseline"),
         argv,
-        optional=("heldout",),
+        optional=("passages", "heldout"),
         settings={
             "items": "evaluate.items",
             "general": "baseline.general",

@@ -32,6 +32,7 @@ from tasks.register.run_record import flatten
 from tasks.register.stage import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
+from tests.supervise.test_constructed import passages
 
 NONE = ROOT / "supervision/none"
 
@@ -142,6 +143,7 @@ def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
 def _evaluate(params: Path, general: Path = NONE) -> int:
     asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(general)]
     assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    write_table(Path("passages.parquet"), passages())
     return evaluate.main(
         [
             *asked,
@@ -149,6 +151,8 @@ def _evaluate(params: Path, general: Path = NONE) -> int:
             "artifacts/finetune",
             "--baseline",
             "artifacts/baseline",
+            "--passages",
+            "passages.parquet",
             "--out",
             "artifacts/evaluate",
         ]
@@ -199,6 +203,10 @@ def test_metrics_have_every_promised_key(
         assert len(own["by_dataset"][kind]["by_template"]) == 2
         assert ("majority" in own) == (kind == "privacy")
     assert ("prior_corrected" in metrics) == (kind == "privacy")
+    assert ("calibrated" in metrics) == (kind == "privacy")
+    found = read_json(Path("artifacts/evaluate/calibration.json"))
+    assert all(sum(prior.values()) == pytest.approx(1, abs=1e-4) for prior in found.values())
+    assert len(found) == (2 if kind == "privacy" else 0)
     for stage in ("baseline", "evaluate"):
         assert_pages_are_checked(Path(f"artifacts/{stage}/predictions.parquet"))
     few = read_json(Path("artifacts/evaluate/metrics.json"))
