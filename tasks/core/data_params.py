@@ -153,7 +153,10 @@ class Generate(Section):
     top_p: float = Field(gt=0.0, le=1.0)
     max_tokens: Positive
     shard_rows: Positive = Field(
-        description="rows that are generated and stored together: the unit of resuming"
+        description=(
+            "most rows of one file that are generated and stored together: the unit of resuming, "
+            "and of what a changed corpus generates again"
+        )
     )
     workers: int = Field(
         0,

@@ -120,8 +120,8 @@ def generate_shard(
 ) -> pa.Table:
     """Send one shard's rows to the engine together; return rows.PREDICTIONS in the shard's order.
 
-    A shard that is generated again gives the same bytes: its rows always meet the engine together,
-    each with its own seed.
+    A shard that is generated again gives the same bytes: its rows always meet the engine together
+    and alone, each with its own seed. vLLM's rows depend on what else is in their batch.
     """
     params = generator.params
     prompts = [generator.prompt(tokenizer, request) for request in shard]
