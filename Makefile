@@ -68,7 +68,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/evaluate/test_report.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py

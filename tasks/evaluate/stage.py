@@ -21,6 +21,7 @@ from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.evaluate.measures import MODELS, measure, measure_general
+from tasks.evaluate.report import write_report
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 def evaluate(stage: Stage) -> None:
     """Write ``scores.json`` (all measures), ``metrics.json`` (the few numbers that DVC compares),
-    ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv`` and
-    ``summary.json``.
+    ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv``, ``report.html``
+    and ``summary.json``.
     """
     params = stage.params.evaluate
     questions = Questions.read(params, stage.path("items"))
@@ -42,6 +43,7 @@ def evaluate(stage: Stage) -> None:
     write_json(stage.out / "scores.json", scores)
     write_json(stage.out / "metrics.json", dvc_metrics(scores))
     write_text(stage.out / "f1.csv", _f1_csv(scores))
+    write_report(stage.out / "report.html", questions, predictions, general)
     stage.summary(len(questions.items), len(questions.items), templates=len(questions.templates))
     _log_scores(scores)
 
