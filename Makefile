@@ -3,6 +3,7 @@ PYTHON ?= python3
 PROFILE ?=
 REVIEWER ?=
 REVIEW_PORT ?=
+ITEM ?=
 LABEL_PORT ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
@@ -30,10 +31,10 @@ export DO_NOT_TRACK := 1
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Read from the environment: the shell would run what a folder's name may hold in backquotes.
-export CORPUS EVALUATION MODEL PROFILE REVIEWER REVIEW_PORT LABEL_PORT
+export CORPUS EVALUATION MODEL PROFILE REVIEWER REVIEW_PORT LABEL_PORT ITEM
 
 .DEFAULT_GOAL := help
-.PHONY: review label browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: review label why browser gpu-check help setup data publish run runs ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -86,6 +87,9 @@ review: data ## judge 100 of the last run's training rows in the browser (PROFIL
 
 label: data ## make labelled items of held-out passages in the browser (PROFILE, REVIEWER=name)
 	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --port "$${LABEL_PORT:-4301}"
+
+why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE)
+	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --item="$$ITEM"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
 	@$(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)
