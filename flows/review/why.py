@@ -206,7 +206,8 @@ def _verdicts(told: dict[str, Any]) -> str:
     review = told["review"]
     if review is None:
         return f"{reader}; not reviewed"
-    return f"{reader}; {review['verdict']} by review {_line(review['reason'], 60)}".rstrip()
+    reason = f" ({_line(review['reason'], 60)})" if review["reason"] else ""
+    return f"{reader}; {review['verdict']} by review{reason}"
 
 
 def _line(value: Any, most: int = _WIDTH) -> str:

@@ -85,7 +85,7 @@ def test_the_nearest_row_is_shown_with_its_verdicts_and_its_place(
     assert (first["place"]["page"], first["place"]["start"]) == (1, 5000)
     told = capsys.readouterr().out
     assert "nli-005   contract-2.md, page 1, characters 5000-" in told
-    assert "reader agrees 88%; wrong by review it was the seal" in told
+    assert "reader agrees 88%; wrong by review (it was the seal)" in told
     assert "written   .runs/mine/artifacts/why/contracts-001.json" in told
     assert "30 of 30 training rows compared" in told
 
