@@ -3,6 +3,7 @@ PYTHON ?= python3
 PROFILE ?=
 REVIEWER ?=
 REVIEW_PORT ?=
+ITEM ?=
 LABEL_PORT ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
@@ -37,12 +38,12 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Values reach programs through the environment, never in the text of a command: the shell would run
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
-VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK REVIEWER REVIEW_PORT LABEL_PORT TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT BENCH SHAPE ROUNDS MODEL SERVE_PORT
+VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT BENCH SHAPE ROUNDS MODEL SERVE_PORT
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan review label ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs start plan review label why ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -80,7 +81,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/evaluate/test_report.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py
@@ -98,6 +99,9 @@ review: data ## judge 100 of the last run's training rows in the browser (PROFIL
 
 label: data ## make labelled items of held-out passages in the browser (PROFILE, REVIEWER=name)
 	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --port "$${LABEL_PORT:-4301}"
+
+why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE)
+	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --item="$$ITEM"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
 	@$(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT"

@@ -21,6 +21,10 @@ from tasks.verify.reviews import review_key
 MOST = 1000
 _QUOTED = re.compile(r"[\"“]([^\"“”]{8,})[\"”]")
 _QUESTION = re.compile(r"[^.?!\n\"“”:]*\?")
+#: What a question says before it asks: "With reference to the above, What is ...?".
+_BEFORE = re.compile(
+    r"^.*?,\s+(?=(?:What|Which|Who|When|Where|Why|How|Is|Are|Was|Were|Do|Does|Did|Can|May|Must)\b)"
+)
 #: A question that only offers labels: "Yes, no, or maybe?".
 _LABELS_ONLY_WORDS = 6
 
@@ -106,7 +110,7 @@ def asked_text(instruction: str) -> str:
         for match in _QUESTION.findall(instruction)
         if (text := match.strip()) and not _only_labels(text)
     ]
-    return questions[0] if questions else " ".join(instruction.split())
+    return _BEFORE.sub("", questions[0]) if questions else " ".join(instruction.split())
 
 
 def _only_labels(question: str) -> bool:

@@ -6,6 +6,7 @@ Lines that nobody changes keep their bytes, so that git shows the changed ones a
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ class LinesFile:
     def _held(self) -> Iterator[None]:
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._lock, str(self.path)):
+            for partial in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
+                partial.unlink()  # of a killed writer: the lock is ours
             yield
 
     def _read(self) -> list[str]:

@@ -26,6 +26,7 @@ from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.evaluate.calibration import Priors, calibrate
 from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
+from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.scoring.datasets import has_items
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general, models_before
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 def evaluate(stage: Stage) -> None:
     """Write ``scores.json`` (all measures), ``metrics.json`` (the few numbers that DVC compares),
     ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv``,
-    ``calibration.json`` (template -> choice -> its prior) and ``summary.json``.
+    ``calibration.json`` (template -> choice -> its prior), ``report.html`` and ``summary.json``.
     """
     params, labelled = stage.params.evaluate, has_items(stage.path("items"))
     questions = (
@@ -55,6 +56,7 @@ def evaluate(stage: Stage) -> None:
     write_json(stage.out / "scores.json", scores)
     write_json(stage.out / "metrics.json", dvc_metrics(scores))
     write_text(stage.out / "f1.csv", _f1_csv(scores))
+    write_report(stage.out / "report.html", questions, predictions, general)
     stage.summary(len(questions.items), len(questions.items), templates=len(questions.templates))
     _log_scores(scores)
 

@@ -32,6 +32,7 @@ from tasks.register.run_record import flatten
 from tasks.register.stage import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
+from tests.pages import check_page
 from tests.supervise.test_constructed import passages
 
 NONE = ROOT / "supervision/none"
@@ -217,6 +218,9 @@ def test_metrics_have_every_promised_key(
         assert few[f"gain{end}"] == metrics["gain"][f"f1{end}"]
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 2 * 6
+    page = Path("artifacts/evaluate/report.html").read_text()
+    check_page(page)
+    assert page.count('class="card item ') == 6 and "make why ITEM=3" in page
     for row in rows if kind == "privacy" else []:
         assert row["prediction"] == row["choices"][int(np.argmax(row["scores"]))] and row[
             "f1"

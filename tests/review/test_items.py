@@ -221,6 +221,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         ('\n Is the claim "It ran for a year." true, false, or inconclusive?', "It ran for a year."),
         ("\nQuestion: Did it run? Yes, no, or maybe?", "Did it run?"),
         ("Yes or no? \n Was it late or early at the gate in May?", "Was it late or early at the gate in May?"),
+        ("With reference to the above, What was cut, and Where?", "What was cut, and Where?"),
         ("Complete  the\n sentence", "Complete the sentence"),
     ],
 )  # fmt: skip
