@@ -50,6 +50,9 @@ run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
 	@$(BIN)/python scripts/start.py
 
+plan: setup ## what a run will give and cost, from 32 passages: artifacts/plan (PROFILE, SET)
+	@$(BIN)/python scripts/plan.py$(if $(PROFILE), --profile $(PROFILE))$(if $(SET), --set $(SET))
+
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
 	@$(BIN)/python scripts/ingest.py --corpus "$$CORPUS"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$$EVALUATION")$(if $(SET), --set $(SET))
 
