@@ -63,8 +63,8 @@ publish: setup ## push the last run's figures; then commit dvc.lock and datastor
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-runs: setup ## every run with its F1 and the settings that differ
-	@$(BIN)/dvc exp show --no-pager --only-changed --drop '.*/|start_gain_' --keep '^(f1|gain|start(_gain)?$$|zero_shot|yield)'
+runs: setup ## every run: rows, F1 with its interval, start, gain, date
+	@$(BIN)/python -m flows.runs.table
 
 matrix: data ## compare supervision sources: a matrix file and its report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.matrix $(MATRIX)

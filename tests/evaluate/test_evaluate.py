@@ -234,7 +234,13 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     assert set(scores["agreement"]) == {"zero_shot", "adapted", "gain"}
     assert "f1" not in json.dumps(scores)
     few = read_json(Path("artifacts/evaluate/metrics.json"))
-    assert set(few) == {"agreement", "agreement_low", "agreement_high", "agreement_zero_shot"}
+    assert set(few) == {
+        "agreement",
+        "agreement_low",
+        "agreement_high",
+        "agreement_zero_shot",
+        "rows",
+    }
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 5 and {row["dataset"] for row in rows} == {"held_out"}
     _write_judged(instructions)
@@ -244,7 +250,7 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     assert told["parity"]["items"] == 2
 
 
-_NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high"}
+_NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high", "rows"}
 _START_NAMES = {"start", "start_gain", "start_gain_low", "start_gain_high"}
 
 
