@@ -87,7 +87,7 @@ ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1
 	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@$(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)
+	@exec $(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)
 
 soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
 	@$(BIN)/python -m tests.faults --trials $(TRIALS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FAULT),--only "$(FAULT)")

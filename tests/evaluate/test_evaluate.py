@@ -5,6 +5,7 @@ a real MLflow store.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -540,7 +541,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert {metric.key: metric.dataset_name for metric in model.metrics}[
         "f1/privacy"
     ] == "privacy", "the scores are tied to the model and the dataset"
-    command, _ = serve.prepare(
+    command, _, example = serve.prepare(
         f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512
     )
     merged = Path(command[command.index("--model") + 1])
@@ -548,6 +549,9 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         command[command.index("--served-model-name") + 1] == told["model_name"]
         and read_json(merged / "made_from.json")["adapter"]
     )
+    body = json.loads(shlex.split(example)[-1])
+    assert "Pump P-1 failed at noon" in body["prompt"] and body["model"] == told["model_name"]
+    assert body["prompt"].count("Did it fail") == 1
     answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
         ["Why?"], params={"max_new_tokens": 3}
     )
