@@ -61,6 +61,9 @@ run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
 	@$(BIN)/python scripts/start.py
 
+plan: setup ## what a run will give and cost, from 32 passages: artifacts/plan (PROFILE, SET)
+	@$(BIN)/python scripts/plan.py $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
+
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
 	@$(BIN)/python scripts/ingest.py --corpus="$$CORPUS" --evaluation="$$EVALUATION" --profile="$$PROFILE" --settings="$$SET"
 
@@ -71,8 +74,8 @@ publish: setup ## push the last run's figures; then commit dvc.lock and datastor
 repro: data ## the same work through DVC alone, without Prefect
 	@PATH="$$PWD/$(BIN):$$PATH" dvc repro
 
-runs: setup ## every run with its F1 and the settings that differ
-	@$(BIN)/dvc exp show --no-pager --only-changed --drop '.*/|start_gain_' --keep '^(f1|gain|start(_gain)?$$|zero_shot|yield)'
+runs: setup ## every run: rows, F1 with its interval, start, gain, date
+	@$(BIN)/python -m flows.runs.table
 
 matrix: data ## compare supervision sources: a matrix file and its report (MATRIX=file.yaml)
 	@$(BIN)/python -m flows.matrix -- "$$MATRIX"
@@ -104,7 +107,7 @@ why: setup ## explain the answers to one item: the nearest training rows and the
 	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --item="$$ITEM"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@$(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT"
+	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT"
 
 soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
 	@$(BIN)/python -m tests.faults --trials="$$TRIALS" $${MINUTES:+--minutes="$$MINUTES"} --only="$$FAULT"

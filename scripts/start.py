@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Names of MODEL for the models of params.yaml.
 _EMBEDDED = ("", DEFAULT, "embedded")
 #: Columns of the printed lines.
-_WIDTH, _INDENT = 100, 11
+_WIDTH, _INDENT = 96, 11
 
 
 def main() -> int:

@@ -8,31 +8,45 @@ whose F1 is in MLflow, and whose answers register compared.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import shlex
+import signal
+import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.core.card import take_cards
+from tasks.core.errors import PipelineError
 from tasks.core.log_lines import set_up_logging
 from tasks.core.own_pages import VARIABLE, OwnPagesOnly
+from tasks.core.parquet import read_table
 from tasks.core.ports import need_free_port
 from tasks.core.privacy import cache_folder
+from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
 from tasks.lm.engine import serve_command
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
-from tasks.tracking.fetch_model import fetch_model
+from tasks.tracking.fetch_model import fetch_answers, fetch_model
 
 log = logging.getLogger(__name__)
+#: Seconds between looks at the server, and seconds that it has to end.
+_POLL, _PATIENCE = 0.5, 10.0
+#: What the example asks where no answer of the model's evaluation is kept.
+_QUESTION = "Water boils at 100 degrees Celsius at sea level.\n\nQ: At what temperature?\n\nA:"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fetch the model, prepare its weights, log a request, and become vLLM's server.
+    """Fetch the model, prepare its weights, and run vLLM's server until it is stopped.
 
     Returns 2 after an error that the user can fix.
     """
@@ -56,21 +70,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     set_up_logging("serve")
     with one_line_errors("serve"):
-        command, environment = prepare(
+        command, environment, example = prepare(
             arguments.model,
             arguments.host,
             arguments.port,
             arguments.max_length,
             arguments.gpu_memory,
         )
-        os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 - the server takes this process's place and signals
+        address = f"http://{arguments.host}:{arguments.port}"
+        return run(command, {**os.environ, **environment}, address, example)
     return 2
+
+
+def run(command: list[str], environment: dict[str, str], address: str, example: str) -> int:
+    """Run the server until it is stopped (TERM, INT), and say when it answers; return 0.
+
+    All that it started ends with it, also when this process is killed. A server that ends by itself
+    is a :class:`PipelineError`.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    guard = start_guard()
+    server = subprocess.Popen(
+        command, env=environment, process_group=guard.pid, stdin=subprocess.DEVNULL
+    )
+    ready = False
+    try:
+        while not stop.is_set() and server.poll() is None:
+            if not ready and _answers(f"{address}/health"):
+                ready = True
+                log.info("ready: %s/v1 answers; Ctrl-C ends it", address)
+                log.info("try it: %s", example)
+            stop.wait(_POLL)
+    finally:
+        os.killpg(guard.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(_PATIENCE)
+        guard.communicate()  # its input ends: it kills what is left
+    if not stop.is_set():
+        raise PipelineError(
+            f"the server ended by itself with status {server.returncode}; its message is above"
+        )
+    log.info("stopped")
+    return 0
 
 
 def prepare(
     model: str, host: str, port: int, max_length: int, gpu_memory: float = 0.0
-) -> tuple[list[str], dict[str, str]]:
-    """Return the server's command line and what its environment needs."""
+) -> tuple[list[str], dict[str, str], str]:
+    """Return the server's command line, what its environment needs, and a curl line that works."""
     need_free_port(host, port, "SERVE_PORT")
     name, version, adapter, provenance = fetch_model(model, cache_folder() / "served")
     take_cards()
@@ -81,20 +130,43 @@ def prepare(
         provenance["quantization"],
         provenance["precision"],
     )
-    log.info("%s version %s will answer on http://%s:%d/v1 in a minute", name, version, host, port)
-    request = json.dumps(question(name, weights, provenance["prompt"], "..."))
-    log.info(
-        "example: curl http://%s:%d/v1/completions -H 'Content-Type: application/json' -d '%s'",
-        host,
-        port,
-        request,
+    log.info("%s version %s starts on http://%s:%d/v1", name, version, host, port)
+    instruction = _asked(fetch_answers(name, version, cache_folder() / "served"), provenance)
+    request = json.dumps(question(name, weights, provenance["prompt"], instruction))
+    key = ' -H "Authorization: Bearer $VLLM_API_KEY"' if os.environ.get("VLLM_API_KEY") else ""
+    example = (
+        f"curl http://{host}:{port}/v1/completions -H 'Content-Type: application/json'{key} "
+        f"-d {shlex.quote(request)}"
     )
     command, environment = serve_command(
         weights, name, host, port, max_length, provenance["precision"], gpu_memory
     )
     command += ["--middleware", f"{OwnPagesOnly.__module__}.{OwnPagesOnly.__name__}"]
     origins = [os.environ.get(VARIABLE, ""), f"http://{host}:{port}"]
-    return command, {**environment, VARIABLE: ",".join(origins)}
+    return command, {**environment, VARIABLE: ",".join(origins)}, example
+
+
+def _asked(answers: Path | None, provenance: dict[str, Any]) -> str:
+    """Return an instruction that evaluate asked the model, with its passage; a plain question where
+    the run's answers are lost.
+    """
+    if answers is None:
+        return _QUESTION
+    rows = read_table(answers, ["prompt"])["prompt"].to_pylist()
+    head, _, tail = provenance["prompt_example"].partition("INSTRUCTION")
+    for prompt in rows:
+        if prompt.startswith(head) and prompt.endswith(tail):
+            return str(prompt[len(head) : len(prompt) - len(tail)])
+    return _QUESTION
+
+
+def _answers(address: str) -> bool:
+    """Return whether an HTTP GET of ``address`` gives status 200."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:  # noqa: S310 - our own address
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
 
 
 def question(

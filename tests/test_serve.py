@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tasks.core.files import read_json
 from tasks.core.own_pages import OwnPagesOnly
 from tasks.core.parquet import read_table
 from tasks.core.ports import find_free_port
+from tasks.core.process import is_alive
 from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
@@ -89,6 +91,63 @@ def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         and said[0].startswith(f"error: serve: cannot listen on 127.0.0.1:{port} (")
         and f"SERVE_PORT={port + 1}" in said[0]
     )
+
+
+#: Stands in for vLLM: answers /health and starts a process that ignores TERM.
+_SERVER = """
+import http.server, subprocess, sys
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+print("started", subprocess.Popen([sys.executable, "-c", child]).pid, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+_RUN = """
+import os, sys
+from tasks import serve
+from tasks.core.log_lines import set_up_logging
+from tasks.core.stage import one_line_errors
+set_up_logging("serve")
+port, code = sys.argv[1:]
+with one_line_errors("serve"):
+    command = [sys.executable, "-c", code, port]
+    sys.exit(serve.run(command, dict(os.environ), f"http://127.0.0.1:{port}", "curl it"))
+sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_it_says_when_it_is_ready_and_ends_with_all_that_it_started(
+    number: signal.Signals,
+) -> None:
+    command = [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER]
+    server = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert server.stdout is not None
+    said: list[str] = []
+    for line in server.stdout:
+        said.append(line)
+        if "try it: curl it" in line:
+            break
+    assert any("ready: http://127.0.0.1:" in line for line in said), said
+    child = next(line.split()[1] for line in said if line.startswith("started"))
+    assert is_alive(child)
+    server.send_signal(number)
+    assert server.wait(30) == (0 if number != signal.SIGKILL else -number)
+    deadline = time.monotonic() + 20
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive(child)
+
+
+def test_a_server_that_ends_by_itself_is_one_line() -> None:
+    command = [sys.executable, "-c", _RUN, "1", "import sys; sys.exit('no memory')"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: serve: the server ended by itself with status 1; its message" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["bonito", "chat"])

@@ -176,6 +176,18 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
     _start_from_the_first_adapter(clone)
 
 
+@pytest.mark.slow
+def test_without_labelled_items_the_run_ends_with_a_challenger_and_no_f1(clone: Path) -> None:
+    settings = {"evaluate": {"items": "supervision/none"}, "register": {"parity_items": 0}}
+    params = overlay(read_yaml(clone / "params.yaml"), settings)
+    (clone / "params.yaml").write_text(yaml.safe_dump(params))
+    _dvc(clone, "repro")
+    scores = read_json(clone / "artifacts/evaluate/scores.json")
+    assert scores["heldout_rows"] > 0 and "adapted" not in scores
+    assert read_json(clone / "artifacts/register/registration.json")["alias"] == "challenger"
+    assert "agreement" in _dvc(clone, "metrics", "show", "--json")
+
+
 def _start_from_the_first_adapter(clone: Path) -> None:
     """What comes before the training stays as it is; the start alone is scored and shown."""
     shutil.copytree(clone / "artifacts/finetune", clone / "begin")

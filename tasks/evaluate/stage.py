@@ -51,6 +51,7 @@ def evaluate(stage: Stage) -> None:
     write_json(stage.out / "calibration.json", found)
     asked = (questions.dataset, questions.templates, questions.items, predictions, params)
     scores = measure(*asked, found) if labelled else measure_agreement(*asked)
+    scores["rows"] = read_json(stage.path("adapter") / "provenance.json")["rows"]
     if len(general["adapted"]):
         scores["general"] = measure_general(general, params)
     write_json(stage.out / "scores.json", scores)
@@ -158,10 +159,11 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
     """
     if "agreement" in scores:
         found = scores["agreement"]
-        return {name: found["adapted"][name] for name in found["adapted"]} | {
-            f"agreement_{model}": found[model]["agreement"]
-            for model in MODELS[:2]
-            if model in found
+        before = [name for name in MODELS[:-1] if name in found]
+        return {
+            **found["adapted"],
+            **{f"agreement_{name}": found[name]["agreement"] for name in before},
+            "rows": scores["rows"],
         }
     adapted, gain = scores["adapted"], scores["gain"]
     bounds = ("f1", "f1_low", "f1_high")
@@ -169,6 +171,7 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
         **{name: adapted[name] for name in bounds},
         "zero_shot": scores["zero_shot"]["f1"],
         **{name.replace("f1", "gain"): gain[name] for name in bounds},
+        "rows": scores["rows"],
     }
     if "start" in scores:
         metrics["start"] = scores["start"]["f1"]

@@ -183,8 +183,8 @@ def _need_english(found: Survey) -> None:
     shown = ", ".join(f"{name} {count:,}" for name, count in islice(found.languages.items(), 5))
     raise PipelineError(
         f"{found.corpus} has no text in English (passages: {shown}), the only language that the "
-        "generator writes: a chat model can write tasks in others (supervise.source: prompted, "
-        "docs/matrix.md, with prompts of your own and generate.generator or generate.address)"
+        "generator writes: a chat model can write tasks in other languages (docs/matrix.md, "
+        "supervise.source prompted, with prompts of your own)"
     )
 
 

@@ -43,6 +43,8 @@ class Survey:
     tokens: int
     #: Language (ISO 639-1) -> passages, of those looked at (500 at most), the commonest first.
     languages: dict[str, int]
+    #: What reading the sample took.
+    seconds: float
     passages: pa.Table = field(repr=False)
 
     def share(self, language: str) -> float:
@@ -82,12 +84,17 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
     chosen = _choose(readable, sizes, seed)
     whole = len(chosen) == len(readable)
     place = corpus if whole else _link(chosen, folder / "sample")
-    sample = {"ingest": {"corpus": str(place.absolute())}, "evaluate": {"items": NOTHING}}
-    if not whole:
-        sample["ingest"] |= {"follow_links": True}  # type: ignore[dict-item]
+    sample = {
+        "ingest": {
+            "corpus": str(place.absolute()),
+            "follow_links": values["ingest"].get("follow_links", False) or not whole,
+            "drop_evaluation_overlap": False,
+        },
+        "evaluate": {"items": NOTHING},
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_params(overlay(dict(values), sample), folder)
-    run_apart("ingest", folder, {}, str(corpus))
+    measured = run_apart("ingest", folder, {}, str(corpus))
     summary = read_json(folder / "ingest" / "summary.json")
     passages = read_table(folder / "ingest" / "passages.parquet")
     unread = Counter(summary["unread"])
@@ -104,6 +111,7 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
         summary["dropped"],
         summary["tokens"],
         _languages(passages),
+        measured.seconds,
         passages,
     )
 

@@ -6,6 +6,7 @@ The pipeline's artifacts, journals and locks stay as they are.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,12 +33,20 @@ _PATHS = {
 }
 
 
+#: A line of a stage's progress meter: ``32/64 rows``.
+_PROGRESS = re.compile(r" ([\d,]+)/([\d,]+) [a-z]+")
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a stage took: wall seconds, and the most memory of one of its processes, in MB."""
 
     seconds: float
     peak_mb: float
+    #: Its progress: seconds since its start, and rows (or steps) done.
+    marks: tuple[tuple[float, int], ...] = ()
+    #: Rows (or steps) that it had to do.
+    total: int = 0
 
 
 def write_params(values: Mapping[str, Any], folder: Path) -> Path:
@@ -62,28 +71,39 @@ def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = 
     command = [sys.executable, "-m", f"tasks.{stage}", "--params", "params.yaml", "--out", stage]
     for name, path in inputs.items():
         command += [f"--{name}", str(path)]
-    log = folder / f"{stage}.log"
+    places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
     started = time.monotonic()
-    with log.open("w", encoding="utf-8") as output:
-        child = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
+    lines: list[tuple[float, str]] = []
+    child = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        assert child.stdout is not None  # noqa: S101 - for the type checker
+        lines += ((time.monotonic() - started, line) for line in child.stdout)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        if child.returncode is None:
             child.kill()
             child.wait()
-            raise
-        child.returncode = os.waitstatus_to_exitcode(status)
+    log = folder / f"{stage}.log"
+    write_text(log, "".join(line for _, line in lines))
     if child.returncode:
         raise PipelineError(_error(log).replace(str(folder / "sample"), kept or "the sample"))
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Measured(time.monotonic() - started, usage.ru_maxrss / unit)
+    steps = [(second, found) for second, line in lines if (found := _PROGRESS.search(line))]
+    return Measured(
+        time.monotonic() - started,
+        # Kilobytes on Linux, bytes on macOS.
+        usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+        tuple((second, int(found[1].replace(",", ""))) for second, found in steps),
+        int(steps[-1][1][2].replace(",", "")) if steps else 0,
+    )
 
 
 def _error(log: Path) -> str:

@@ -42,6 +42,19 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     return name, str(registered.version), adapters[0], dict(read_json(Path(provenance)))
 
 
+def fetch_answers(name: str, version: str, folder: Path) -> Path | None:
+    """Fetch the answers that the version's run kept (rows.EVALUATIONS); None if they are lost."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    try:
+        run_id = client.get_model_version(name, version).run_id
+        path = client.download_artifacts(run_id, "evaluation/predictions.parquet", str(folder))
+    except MlflowException:
+        return None
+    return Path(path)
+
+
 def parse_model_uri(uri: str) -> tuple[str, str, str]:
     """Return (name, alias, version), one of the last two empty."""
     match = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", uri)

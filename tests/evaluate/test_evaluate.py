@@ -5,6 +5,7 @@ a real MLflow store.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,13 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     assert set(scores["agreement"]) == {"zero_shot", "adapted", "gain"}
     assert "f1" not in json.dumps(scores)
     few = read_json(Path("artifacts/evaluate/metrics.json"))
-    assert set(few) == {"agreement", "agreement_low", "agreement_high", "agreement_zero_shot"}
+    assert set(few) == {
+        "agreement",
+        "agreement_low",
+        "agreement_high",
+        "agreement_zero_shot",
+        "rows",
+    }
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 5 and {row["dataset"] for row in rows} == {"held_out"}
     _write_judged(instructions)
@@ -260,7 +267,7 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     assert told["parity"]["items"] == 2
 
 
-_NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high"}
+_NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high", "rows"}
 _START_NAMES = {"start", "start_gain", "start_gain_low", "start_gain_high"}
 
 
@@ -551,7 +558,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert {metric.key: metric.dataset_name for metric in model.metrics}[
         "f1/privacy"
     ] == "privacy", "the scores are tied to the model and the dataset"
-    command, _ = serve.prepare(
+    command, _, example = serve.prepare(
         f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512
     )
     merged = Path(command[command.index("--model") + 1])
@@ -559,6 +566,9 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         command[command.index("--served-model-name") + 1] == told["model_name"]
         and read_json(merged / "made_from.json")["adapter"]
     )
+    body = json.loads(shlex.split(example)[-1])
+    assert "Pump P-1 failed at noon" in body["prompt"] and body["model"] == told["model_name"]
+    assert body["prompt"].count("Did it fail") == 1
     answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
         ["Why?"], params={"max_new_tokens": 3}
     )

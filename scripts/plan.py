@@ -1,0 +1,136 @@
+"""What a run will give and cost, before it starts: ``make plan PROFILE=contracts``.
+
+    python scripts/plan.py [--profile NAME[,NAME]] [--set section.key=value ...]
+
+Writes ``artifacts/plan/plan.json`` and prints it as a table. Nothing else of the pipeline changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from flows.runs.request import choose_profile, derive_name
+from tasks.core.files import write_json
+from tasks.core.overlay import profile_files, read_layers, split_settings
+from tasks.core.params import Params, parse_params
+from tasks.core.stage import WORK, one_line_errors
+from tasks.start.forecast import Range
+from tasks.start.plan import PASSAGES, Plan, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path("artifacts") / "plan" / "plan.json"
+_WIDTH = 100
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Try the run in small, write the forecast and print it."""
+    parser = argparse.ArgumentParser(prog="make plan", allow_abbrev=False)
+    parser.add_argument("--profile", default=choose_profile(ROOT))
+    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
+    parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    with one_line_errors("plan"):
+        settings = [*arguments.set, *split_settings(arguments.settings)]
+        profiles = profile_files(ROOT / "profiles", arguments.profile)
+        values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
+        params: Params = parse_params(values, layers)
+        print(f"{PASSAGES} passages go through the first stages: a minute or two", flush=True)
+        found = plan(params, values, (WORK / "plan").absolute())
+        run = derive_name(arguments.profile, settings)
+        write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
+        print("\n".join(describe(found, arguments.profile)))
+        print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")
+        return 0
+    return 2
+
+
+def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
+    """Return the file's content: every figure with the ends of its 80 % interval."""
+    return {
+        "profile": profile,
+        "run": run,
+        "interval": 0.8,
+        "trial_passages": PASSAGES,
+        "seconds": round(seconds, 1),
+        "passages": found.passages,
+        "labelled_items": found.labelled,
+        "kept_rows": {
+            **_ends(found.kept_rows["all"], 0),
+            "by_task_type": {
+                name: _ends(rows, 0) for name, rows in found.kept_rows.items() if name != "all"
+            },
+        },
+        "minutes": {
+            **_ends(found.minutes["all"], 2),
+            "by_stage": {
+                name: _ends(part, 2) for name, part in found.minutes.items() if name != "all"
+            },
+        },
+        "peak_memory_mb": _ends(found.peak_memory_mb, 0),
+        "disk_mb": _ends(found.disk_mb, 0),
+        "tokens": {
+            "passages": found.passage_tokens,
+            "generated": _ends(found.generated_tokens, 0),
+        },
+        "detectable_gain": _ends(found.detectable_gain, 1) if found.detectable_gain else None,
+        "verdict": found.verdict,
+    }
+
+
+def _ends(value: Range, digits: int) -> dict[str, float]:
+    return {"low": round(value.low, digits), "high": round(value.high, digits)}
+
+
+def describe(found: Plan, profile: str) -> list[str]:
+    """Return the forecast as a table, at most 100 columns wide."""
+    heading = f"Forecast of {profile}, {found.passages:,} passages (80 % intervals) "
+    lines = [heading.ljust(_WIDTH, "-")]
+    for name, rows in found.kept_rows.items():
+        if name != "all" or len(found.kept_rows) > 2:
+            lines.append(_line("kept rows", name, _shown(rows, "{:,.0f}")))
+    lines += textwrap.wrap(
+        found.verdict, _WIDTH, initial_indent=" " * 16, subsequent_indent=" " * 16
+    )
+    for stage, minutes in found.minutes.items():
+        lines.append(_line("minutes", stage, _shown(minutes, "{:.1f}")))
+    lines += [
+        _line("peak memory", "", f"{_shown(found.peak_memory_mb, '{:,.0f}')} MB, of one process"),
+        _line("disk", "", f"{_shown(found.disk_mb, '{:,.0f}')} MB, mostly models in the cache"),
+        _line("tokens", "read", f"{found.passage_tokens:,}"),
+        _line("tokens", "written", _shown(found.generated_tokens, "{:,.0f}")),
+        _line("smallest gain", "", _gain(found)),
+    ]
+    shown, before = [], ""
+    for line in lines:  # a name that was there is not repeated
+        name = line[:16]
+        shown.append(" " * 16 + line[16:] if name == before and name.strip() else line)
+        before = name if name.strip() else before
+    return ["", *shown]
+
+
+def _gain(found: Plan) -> str:
+    if not found.detectable_gain:
+        return "no labelled items: there will be no F1 (docs/datasets.md shows their form)"
+    shown = _shown(found.detectable_gain, "{:.1f}")
+    return f"{shown} points of F1 can be told from chance with {found.labelled:,} items"
+
+
+def _line(name: str, part: str, value: str) -> str:
+    return f"{name:<16}{part:<12}{value}" if part else f"{name:<16}{value}"
+
+
+def _shown(value: Range, form: str) -> str:
+    low, high = form.format(value.low), form.format(value.high)
+    return low if low == high else f"{low} to {high}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""What a run will give and cost, from 32 passages that went through its first stages.
+
+Each figure has a low and a high end between which it should lie in four of five runs (80 %).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Ends of an 80 % interval.
+_ENDS = (10, 90)
+_RESAMPLES = 4000
+#: A stage takes between these times what its trial says: other programs, longer texts.
+_SLOWER = (0.8, 1.4)
+#: Memory and disk grow a little with the rows.
+_LARGER = (1.0, 1.25)
+#: Standard deviation of an item's difference in F1 between two models, in points: the intervals of
+#: the shipped example (docs/results.md) give 25 for a small change and 42 for a large one.
+_SPREAD = (25.0, 42.0)
+#: Two-sided 5 % and a power of 80 %: 1.96 + 0.84 standard errors.
+_POWER = 2.8
+#: Training rows (docs/results.md): 47 were too few to gain anything; the shipped example has 137.
+ROWS = (50, 137)
+
+
+@dataclass(frozen=True)
+class Range:
+    """An 80 % interval."""
+
+    low: float
+    high: float
+
+    def times(self, low: float, high: float) -> Range:
+        """Return both ends, each times its own factor."""
+        return Range(self.low * low, self.high * high)
+
+    def plus(self, other: Range) -> Range:
+        """Return the sum of the ends: what makes one stage slow makes the others slow."""
+        return Range(self.low + other.low, self.high + other.high)
+
+    def at_most(self, limit: int) -> Range:
+        """Return the ends, neither over ``limit``; 0: no limit."""
+        return Range(min(self.low, limit), min(self.high, limit)) if limit else self
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a stage takes: its start, and each of its rows, in seconds."""
+
+    start: float
+    row: float
+
+    @classmethod
+    def of(cls, seconds: float, marks: Sequence[tuple[float, int]]) -> Pace:
+        """Take the wall seconds of a trial and its progress: seconds and rows done so far."""
+        if not marks:
+            return cls(seconds, 0.0)
+        (first, begun), (last, done) = marks[0], marks[-1]
+        row = (last - first) / (done - begun) if done > begun else seconds / max(done, 1)
+        return cls(max(seconds - row * done, 0.0), row)
+
+    def minutes(self, rows: Range) -> Range:
+        """Return the minutes of that many rows."""
+        return Range(
+            (self.start + self.row * rows.low) / 60, (self.start + self.row * rows.high) / 60
+        ).times(*_SLOWER)
+
+
+def forecast_kept(
+    kept: Mapping[str, Sequence[int]], passages: int, sampled_files: int = 0, seed: int = 1
+) -> dict[str, Range]:
+    """Return task type -> the rows that are kept of ``passages`` passages, and ``all`` of them.
+
+    ``kept`` has, for each type, the rows kept of each passage of the trial. The trial's passages
+    are drawn again and again, and those outside it drawn from them. ``sampled_files``: how many
+    files the number of passages was reckoned from; 0: it was counted.
+    """
+    chance = np.random.default_rng(seed)
+    counts = {name: np.asarray(rows, dtype=np.float64) for name, rows in kept.items()}
+    tried = len(next(iter(counts.values())))
+    drawn = chance.integers(0, tried, (_RESAMPLES, tried))
+    whole = np.full(_RESAMPLES, float(passages))
+    if sampled_files:
+        whole *= np.exp(chance.normal(0.0, 1 / math.sqrt(sampled_files), _RESAMPLES))
+    rest = np.maximum(whole - tried, 0.0)
+    totals = {name: _total(rows, drawn, rest, chance) for name, rows in counts.items()}
+    found = {name: _range(total, counts[name], passages) for name, total in totals.items()}
+    together = np.sum(list(totals.values()), axis=0)
+    return {**found, "all": _range(together, np.sum(list(counts.values()), axis=0), passages)}
+
+
+def _total(
+    rows: NDArray[np.float64],
+    drawn: NDArray[np.int64],
+    rest: NDArray[np.float64],
+    chance: np.random.Generator,
+) -> NDArray[np.float64]:
+    again = rows[drawn]
+    noise = chance.normal(0.0, 1.0, len(rest)) * again.std(axis=1) * np.sqrt(rest)
+    return np.asarray(rows.sum() + np.maximum(again.mean(axis=1) * rest + noise, 0.0))
+
+
+def _range(total: NDArray[np.float64], rows: NDArray[np.float64], passages: int) -> Range:
+    if (
+        not rows.any()
+    ):  # no row in so many passages: 90 % of the shares below this one would give it
+        return Range(0.0, round((1 - 0.1 ** (1 / len(rows))) * passages))
+    low, high = np.percentile(total, _ENDS)
+    return Range(round(float(low)), round(float(high)))
+
+
+def detectable_gain(items: int) -> Range | None:
+    """Return the smallest gain in F1 points that this many labelled items show in four of five
+    cases, for a small and a large change of the answers; None without items.
+    """
+    if not items:
+        return None
+    return Range(*(round(_POWER * spread / math.sqrt(items), 1) for spread in _SPREAD))
+
+
+def judge_text(kept: Range) -> str:
+    """Say whether the text is enough to train on."""
+    least, usual = ROWS
+    if kept.high < least:
+        return f"too little text: fewer than {least} training rows, add documents or samples"
+    if kept.low >= usual:
+        return f"enough text for a first run: the shipped example trains on {usual} rows"
+    return (
+        f"perhaps too little text: the shipped example trains on {usual} rows, and {least} are "
+        "few; add documents, or raise generate.samples"
+    )
+
+
+def memory(peaks: Sequence[float]) -> Range:
+    """Return the peak memory of a process in MB."""
+    return Range(max(peaks), max(peaks)).times(*_LARGER)

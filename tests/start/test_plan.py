@@ -1,0 +1,152 @@
+"""``make plan``: what the figures say, and the trial of a small corpus with a made-up generator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from scripts import plan as script
+from tasks.core.files import read_json
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
+from tasks.start.forecast import (
+    Pace,
+    Range,
+    detectable_gain,
+    forecast_kept,
+    judge_text,
+    memory,
+)
+from tests.conftest import ROOT
+
+_PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
+
+
+def test_four_of_five_intervals_hold_what_comes() -> None:
+    """Passages that keep 0, 1 or 2 rows, drawn often: 80 % of the intervals hold the whole's sum."""
+    chance = np.random.default_rng(7)
+    held = 0
+    for trial in range(200):
+        whole = chance.choice([0, 1, 2], 400, p=[0.5, 0.3, 0.2])
+        found = forecast_kept({"exqa": whole[:32].tolist()}, 400, seed=trial)["all"]
+        held += found.low <= whole.sum() <= found.high
+    assert 140 <= held <= 180
+
+
+def test_a_small_corpus_is_counted_and_a_sampled_one_is_less_certain() -> None:
+    kept = {"exqa": [1, 0, 2, 1] * 8, "ynqa": [0] * 32}
+    exact = forecast_kept(kept, 32)
+    assert exact["exqa"] == exact["all"] == Range(32, 32)
+    assert exact["ynqa"].low == 0 and exact["ynqa"].high > 0
+    counted = forecast_kept(kept, 1000)["exqa"]
+    sampled = forecast_kept(kept, 1000, sampled_files=20)["exqa"]
+    assert 900 < (counted.low + counted.high) / 2 < 1100
+    assert sampled.high - sampled.low > counted.high - counted.low
+
+
+def test_a_pace_is_a_start_and_a_time_for_each_row() -> None:
+    pace = Pace.of(50.0, [(25.0, 32), (41.0, 64)])
+    assert pace == Pace(18.0, 0.5)
+    assert Pace.of(50.0, [(41.0, 64)]).start == 0.0 and Pace.of(5.0, []) == Pace(5.0, 0.0)
+    minutes = pace.minutes(Range(100, 200))
+    assert minutes.low == pytest.approx(0.8 * 68 / 60)
+    assert minutes.high == pytest.approx(1.4 * 118 / 60)
+
+
+def test_more_items_show_smaller_gains_and_none_show_none() -> None:
+    few, many = detectable_gain(25), detectable_gain(400)
+    assert few == Range(14.0, 23.5) and many == Range(3.5, 5.9)
+    assert detectable_gain(0) is None
+
+
+def test_the_text_is_judged_by_the_rows_it_gives() -> None:
+    assert judge_text(Range(10, 40)).startswith("too little text")
+    assert judge_text(Range(40, 90)).startswith("perhaps too little text")
+    assert judge_text(Range(140, 900)).startswith("enough text")
+    assert memory([100.0, 300.0]) == Range(300.0, 375.0)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a corpus of 40 passages, parameters of a tiny model, and items."""
+    (tmp_path / "corpus").mkdir()
+    for number in range(40):
+        part = _PARTS[number % len(_PARTS)]
+        (tmp_path / f"corpus/report-{number}.md").write_text(
+            f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew {number} "
+            f"replaced the {part} of unit {number * 7} within {number + 2} hours."
+        )
+    settings: dict[str, Any] = {
+        "ingest": {
+            "corpus": "corpus",
+            "passage_tokens": 90,
+            "min_tokens": 5,
+            "near_duplicates": 0.0,
+        },
+        "generate": {"generator": str(tiny_model), "samples": 1},
+        "verify": {"reader": "none"},
+        "finetune": {
+            "model": str(tiny_model),
+            "start": str(ROOT / "supervision/none"),
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            "precision": "float32",
+        },
+        "evaluate": {
+            "dataset": str(ROOT / "datasets/incidents.yaml"),
+            "items": str(ROOT / "supervision/none"),
+        },
+    }
+    (tmp_path / "profiles").mkdir()
+    params = overlay(read_yaml(ROOT / "params.yaml"), settings)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests/fake_engine"), str(ROOT)]))
+    return tmp_path
+
+
+def test_a_trial_gives_every_figure_with_two_ends(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--profile", "default"]) == 0
+    found = read_json(desk / "artifacts/plan/plan.json")
+    for name in ("kept_rows", "minutes", "peak_memory_mb", "disk_mb"):
+        assert 0 < found[name]["low"] <= found[name]["high"], name
+    assert found["detectable_gain"] is None and found["passages"] == 40
+    assert set(found["minutes"]["by_stage"]) == {
+        "ingest",
+        "generate",
+        "validate",
+        "verify",
+        "finetune",
+        "baseline",
+        "evaluate",
+        "register",
+    }
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in printed.splitlines())
+    assert "kept rows" in printed and "no labelled items: there will be no F1" in printed
+    assert not (desk / "artifacts/generate").exists(), "the pipeline's artifacts do not change"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["supervise.source=tapt"], "supervise.source tapt generates nothing"),
+        (["ingest.corpus=nowhere"], "the corpus nowhere does not exist"),
+        (["evaluate.items=gone.jsonl"], "gone.jsonl does not exist"),
+    ],
+)
+def test_what_cannot_be_forecast_is_one_line(
+    desk: Path, capsys: pytest.CaptureFixture[str], settings: list[str], said: str
+) -> None:
+    assert script.main(["--profile", "default", "--set", *settings]) == 2
+    assert said in capsys.readouterr().err
+    assert not (desk / "artifacts").exists()
