@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flows.runs.request import choose_profile, derive_name
+from flows.runs.request import derive_name
 from tasks.core.files import write_json
-from tasks.core.overlay import profile_files, read_layers, split_settings
+from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.start.forecast import Range
@@ -32,7 +32,7 @@ _WIDTH = 100
 def main(argv: list[str] | None = None) -> int:
     """Try the run in small, write the forecast and print it."""
     parser = argparse.ArgumentParser(prog="make plan", allow_abbrev=False)
-    parser.add_argument("--profile", default=choose_profile(ROOT))
+    parser.add_argument("--profile", default=DEFAULT)
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
     arguments = parser.parse_args(argv)
