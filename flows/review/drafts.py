@@ -35,8 +35,8 @@ def find_passages(place: Place) -> Path:
     preview = place.main / "artifacts/preview/passages.parquet"
     if not (found.is_file() or preview.is_file()):
         raise PipelineError(
-            f"there are no passages to label: {place.command('run')} or "
-            f"{place.command('ingest')} first"
+            f"there are no passages to label: {place.command('run')} first, or without items "
+            f"make ingest CORPUS={place.params.ingest.corpus}"
         )
     return found if found.is_file() else preview
 

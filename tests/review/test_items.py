@@ -204,7 +204,9 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="has no passages"):
         open_client(checkout)
     passages.unlink()
-    with pytest.raises(PipelineError, match=r"no passages to label: make run PROFILE=mine or make"):
+    with pytest.raises(
+        PipelineError, match=r"no passages to label: make run PROFILE=mine first, or .* CORPUS=data"
+    ):
         open_client(checkout)
     write_rows(checkout / "artifacts/preview/passages.parquet", [passage_of(1)], PASSAGES)
     assert len(state_of(open_client(checkout))["drafts"]) == 1
