@@ -102,6 +102,8 @@ def adapt(
             tag_with_host()
             end_dead_runs(run.name, log.info)
             worktree.prepare(run, log.info)
+            for doubt in request.find_doubts(run):
+                log.warning("%s", doubt)
             log.info("run %r in %s", run.name, run.path)
             return _run_graph(run, log)
     except PipelineError as error:

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.set += split_settings(arguments.settings)
         # A wrong parameter, or a run that is in progress, is refused before Prefect starts.
         run = request.plan(CODE, arguments.profile, arguments.set, arguments.name)
+        for doubt in request.find_doubts(run):
+            print(f"warning: {doubt}", file=sys.stderr)
         with worktree.hold(run, patience=1.0):
             clear_board(run.path)
         log = _empty_log(run)

@@ -50,7 +50,8 @@ def main() -> int:
         items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
         kind = choose_kind(asked["TASK"], items)
         work = ROOT / WORK / "start"
-        labelled = (items, check_items(name, kind[0], items, work)) if items else None
+        count, misplaced = check_items(name, kind[0], items, work) if items else (0, [])
+        labelled = (items, count) if items else None
         # Tokens are counted by the embedded generator, so that a look needs no other model.
         embedded, _ = read_layers(ROOT / "params.yaml")
         values, layers = read_layers(ROOT / "params.yaml", profile_files(ROOT / "profiles", model))
@@ -59,7 +60,7 @@ def main() -> int:
         stacked = f"{model},{name}" if model else name
         proposal = propose(name, stacked, found, values, kind, labelled, gpu=bool(model))
         written = write(proposal, ROOT)
-        print("\n".join(_describe(found, proposal, model, written)))
+        print("\n".join(_describe(found, proposal, model, written, misplaced)))
         return 0
     return 2
 
@@ -103,7 +104,11 @@ def _choose_model(asked: str) -> str:
 
 
 def _describe(
-    found: Survey, proposal: Proposal, model: str, written: tuple[Path, Path]
+    found: Survey,
+    proposal: Proposal,
+    model: str,
+    written: tuple[Path, Path],
+    misplaced: list[str],
 ) -> list[str]:
     """Return what was found, what is planned, and the next two commands."""
     megabytes = found.size / 2**20
@@ -140,6 +145,9 @@ def _describe(
             else "none: it trains without an F1. An item, one a line of a file of local/:",
         ),
     ]  # fmt: skip
+    if misplaced:
+        shown = ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else "")
+        lines.append(("", f"{len(misplaced)} of them have no answer in their passage: {shown}"))
     if not proposal.labelled:
         lines.append(("", ITEM_FORMS[proposal.kind]))
     lines += [

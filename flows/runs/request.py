@@ -13,9 +13,13 @@ from typing import Any
 from flows.runs.worktree import Run, folder_of
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
+from tasks.core.mix import parse_mix
 from tasks.core.overlay import DEFAULT, profile_files, profile_names, read_layers
 from tasks.core.params import parse_params
 from tasks.core.secrets import SECRET
+from tasks.core.task_types import task_type
+from tasks.core.yaml_file import read_yaml
+from tasks.scoring.datasets import has_items, load_dataset
 
 #: Written by set-up: a hash of the pins and ``cpu`` or ``gpu`` (see scripts/setup.py).
 _PINS = Path(".venv") / "pins.sha256"
@@ -49,6 +53,40 @@ def plan(
         return Run(DEFAULT, main, main, params)
     name = check_name(name or derive_name(profile, settings))
     return Run(name, main, folder_of(main, name), params)
+
+
+def find_doubts(run: Run) -> list[str]:
+    """Return a line for each setting that makes a run measure little, although it will run."""
+    values = run.params
+    generate, evaluate = values["generate"], values["evaluate"]
+    doubts = []
+    shipped = read_yaml(run.main / "params.yaml")
+    own_corpus = values["ingest"]["corpus"] != shipped["ingest"]["corpus"]
+    if own_corpus and evaluate["items"] == shipped["evaluate"]["items"]:
+        doubts.append(
+            f"it reads {values['ingest']['corpus']}, and is scored on the questions of the shipped "
+            "example: set evaluate.items and evaluate.dataset (items: supervision/none, no F1)"
+        )
+    types = [task_type(str(name)) for name in generate["task_types"]]
+    asked = _asked_type(run)
+    if asked and asked not in types and parse_mix(values["supervise"]["source"]).generator:
+        doubts.append(
+            f"it learns {', '.join(types)} (generate.task_types), and is asked {asked} "
+            f"({evaluate['dataset']}): a model learns the form that its rows have"
+        )
+    return doubts
+
+
+def _asked_type(run: Run) -> str:
+    """Return the task type of the labelled items; empty without items, or where the dataset file is
+    wrong: the first stage that reads it says how.
+    """
+    evaluate = run.params["evaluate"]
+    try:
+        dataset = load_dataset(run.main / evaluate["dataset"])
+    except PipelineError:
+        return ""
+    return task_type(dataset.task_type) if has_items(Path(evaluate["items"])) else ""
 
 
 def machine_profile(main: Path) -> str:

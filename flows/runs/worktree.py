@@ -40,6 +40,8 @@ FILES = (
 )
 #: Settings that may be a path.
 PATHS = (*FILES, ("generate", "generator"), ("verify", "reader"), ("finetune", "model"))
+#: Folders whose files are read in the main checkout, whatever the run's worktree holds.
+_READ_HERE = ("profiles", "datasets", "matrices")
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -123,9 +125,12 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     untracked = _git(
         run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE
     ).splitlines()
-    if untracked:
-        names = ", ".join(untracked[:5]) + (" ..." if len(untracked) > 5 else "")
-        log(f"not part of run {run.name!r}, as git does not track them: {names} (git add them)")
+    used = [name for name in untracked if _is_read_here(run, name)]
+    if used:
+        log(f"used from your checkout, not versioned with this run: {_names(used)}")
+    left_out = [name for name in untracked if Path(name).parts[0] not in _READ_HERE]
+    if left_out:
+        log(f"not part of run {run.name!r}, as git does not track them: {_names(left_out)}")
     _git(run.main, "worktree", "prune")
     if not run.path.exists():
         _git(run.main, "worktree", "add", "--detach", "--force", str(run.path), head)
@@ -135,6 +140,19 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
         _git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
     if kept is not None:  # the lock of this run's stages, not of the main checkout's
         write_text(run.path / "dvc.lock", kept)
+
+
+def _is_read_here(run: Run, name: str) -> bool:
+    """Tell whether the run reads an untracked file in the main checkout: its profiles and its
+    dataset file.
+    """
+    path = Path(name)
+    profile = path.parts[0] == "profiles" and path.stem in run.name
+    return profile or name == run.params["evaluate"]["dataset"]
+
+
+def _names(paths: list[str]) -> str:
+    return ", ".join(paths[:5]) + (" ..." if len(paths) > 5 else "")
 
 
 def _share_cache(run: Run) -> None:

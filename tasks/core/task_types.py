@@ -6,10 +6,11 @@ form read this table. To add a type, add one entry, and rows that teach a genera
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.errors import PipelineError
 
 #: What a response is: a span of the passage, one label of a small set (counted and balanced), one
 #: of the options that the instruction offers, or free text.
@@ -276,12 +277,12 @@ EXTRACTION = tuple(entry.name for entry in _TABLE if entry.family == "extraction
 
 
 def task_type(name: str) -> str:
-    """Return the short name of a task type; an error suggests the nearest to an unknown one."""
+    """Return the short name of a task type; an error suggests the nearest and lists all of them."""
     name = _NAMES.get(name, name)
     if name not in TASK_TYPES:
-        raise PipelineError(
-            f"unknown task type {name!r}{did_you_mean(name, [*TASK_TYPES, *_NAMES])}"
-        )
+        near = difflib.get_close_matches(name, [*TASK_TYPES, *_NAMES], n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise PipelineError(f"unknown task type {name!r} ({meant}known: {', '.join(TASK_TYPES)})")
     return name
 
 

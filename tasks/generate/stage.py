@@ -165,6 +165,7 @@ def _generate_shards(
     if not params.workers:
         tokenizer = generator.load_tokenizer()
         with freed_after(open_shard_engine(generator, longest)) as engine:
+            log.info("the generator is loaded, rows come %d at a time", params.shard_rows)
             for number, shard in shards:
                 yield number, generate_shard(shard, engine, tokenizer, generator)
         return

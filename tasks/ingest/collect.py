@@ -18,6 +18,7 @@ from tasks.ingest.journal import Journal
 from tasks.ingest.readers.document import Unreadable
 from tasks.ingest.report import Report
 from tasks.ingest.worker import Work, make_counter, shorten_passage
+from tasks.scoring.datasets import has_items
 
 
 class Collector:
@@ -30,7 +31,9 @@ class Collector:
         self._stage, self._work = stage, work
         self._overlap, self._held_out = overlap, held_out
         self._params = stage.params.ingest
-        self._report = Report(stage.work / "report", compared="evaluation" in stage.inputs)
+        items = stage.inputs.get("evaluation")
+        compared = items is not None and has_items(items)
+        self._report = Report(stage.work / "report", compared=compared)
         self._count = make_counter(work.tokenizer)
 
     def run(self, journal: Journal) -> None:

@@ -40,7 +40,7 @@ from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files
-from tasks.scoring.datasets import Item, has_items, load_dataset, load_items
+from tasks.scoring.datasets import Item, find_misplaced, has_items, load_dataset, load_items
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,15 @@ def _read_items(stage: Stage) -> list[Item]:
     """
     if "evaluation" in stage.inputs and has_items(stage.path("evaluation")):
         dataset = load_dataset(Path(stage.params.evaluate.dataset))
-        return load_items(dataset, stage.path("evaluation"))
+        items = load_items(dataset, stage.path("evaluation"))
+        if misplaced := find_misplaced(dataset, items):
+            log.warning(
+                "%d of %d items have no answer that is in their passage: %s",
+                len(misplaced),
+                len(items),
+                ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else ""),
+            )
+        return items
     if stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(
             "ingest.drop_evaluation_overlap is set, and there are no items to compare "

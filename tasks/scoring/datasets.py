@@ -6,6 +6,7 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section, TypeName
-from tasks.core.task_types import task_type
+from tasks.core.task_types import EXTRACTION, task_type
 
 #: Task type -> an item as the dataset files that ship with the repository read it.
 ITEM_FORMS = {
@@ -158,6 +159,23 @@ def asked_columns(dataset: Dataset) -> tuple[str, ...]:
     given |= {dataset.label.split(".")[0], dataset.answers.split(".")[0]}
     parsed = (_environment().parse(template.instruction) for template in dataset.templates)
     return tuple(sorted(set().union(*map(find_undeclared_variables, parsed)) - given))
+
+
+def find_misplaced(dataset: Dataset, items: Iterable[Item]) -> list[str]:
+    """Return the ids of extraction items none of whose answers is in the passage, but for case and
+    white space: a model that copies from the passage cannot give them.
+    """
+    if dataset.classifies or task_type(dataset.task_type) not in EXTRACTION:
+        return []
+    return [
+        item.id
+        for item in items
+        if not any(_plainly(gold) in _plainly(item.context) for gold in item.golds)
+    ]
+
+
+def _plainly(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def render(template: Template, item: Item) -> str:

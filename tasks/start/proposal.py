@@ -15,7 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
 from tasks.core.row_reader import read_rows
 from tasks.core.task_types import task_type
-from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.datasets import find_misplaced, load_dataset, load_items
 from tasks.start.survey import NOTHING, Survey, short
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -93,12 +93,16 @@ def choose_kind(task: str, items: Path | None) -> tuple[str, str]:
     )
 
 
-def check_items(name: str, kind: str, items: Path, folder: Path) -> int:
-    """Return how many labelled items there are, read as evaluate reads them."""
+def check_items(name: str, kind: str, items: Path, folder: Path) -> tuple[int, list[str]]:
+    """Return how many labelled items there are, read as evaluate reads them, and the ids of those
+    whose answers are not in their passage.
+    """
     draft = folder / f"{name}.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     draft.write_text(_dataset_text(name, kind), encoding="utf-8")
-    return len(load_items(load_dataset(draft), items))
+    dataset = load_dataset(draft)
+    found = load_items(dataset, items)
+    return len(found), find_misplaced(dataset, found)
 
 
 def propose(

@@ -124,6 +124,7 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
         + "# an edit that is not committed\n"
     )
     (toy / "tasks" / "unknown.py").write_text("")
+    (toy / "profiles" / "other.yaml").write_text("{}")
     before = (
         git(toy, "status", "--porcelain"),
         git(toy, "stash", "list"),
@@ -139,6 +140,7 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
         (toy / "dvc.lock").read_bytes(),
     )
     assert "git does not track them: tasks/unknown.py" in run.stderr
+    assert "profiles/other.yaml" not in run.stderr, "it is no part of the run, and need not be"
     assert (
         (toy / ".runs" / "warm" / "tasks" / "validate" / "__main__.py")
         .read_text()
@@ -162,6 +164,7 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
         "what the flow has done DVC did again"
     )
     (toy / "tasks" / "unknown.py").unlink()
+    (toy / "profiles" / "other.yaml").unlink()
     git(toy, "checkout", "--", "tasks/validate/__main__.py")
 
 
@@ -371,6 +374,42 @@ def test_a_wrong_request_is_refused_before_anything_runs(
     with pytest.raises(PipelineError, match=message):
         request.plan(bare, profile, overrides)
     assert not (bare / ".runs").exists()
+
+
+def test_untracked_files_that_the_run_reads_are_said_to_be_used(bare: Path) -> None:
+    said: list[str] = []
+    for command in (["init", "-q"], ["add", "params.yaml"]):
+        git(bare, *command)
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    git(bare, *who, "commit", "-qm", "toy")
+    settings = ["evaluate.dataset=datasets/mine.yaml"]
+    for name in ("datasets/mine.yaml", "profiles/other.yaml", "tasks/own.py"):
+        (bare / name).parent.mkdir(exist_ok=True)
+        (bare / name).write_text("{}")
+    worktree._make_worktree(request.plan(bare, "warm", settings), said.append)
+    assert said == [
+        "used from your checkout, not versioned with this run: datasets/mine.yaml, "
+        "profiles/warm.yaml",
+        f"not part of run {request.derive_name('warm', settings)!r}, as git does not track them: "
+        "tasks/own.py",
+    ]
+
+
+def test_what_measures_little_is_told_before_it_runs(bare: Path) -> None:
+    shutil.copytree(ROOT / "datasets", bare / "datasets")
+
+    def doubts(*settings: str) -> list[str]:
+        return request.find_doubts(request.plan(bare, "warm", list(settings)))
+
+    assert doubts() == []
+    (told,) = doubts("generate.task_types=[ynqa]")
+    assert told.startswith("it learns ynqa (generate.task_types), and is asked exqa (datasets/inc")
+    assert doubts("generate.task_types=[ynqa]", "supervise.source=tapt") == []
+    (told,) = doubts("ingest.corpus=local/mine")
+    assert "local/mine, and is scored on the questions of the shipped example" in told
+    assert doubts("ingest.corpus=local/mine", "evaluate.items=supervision/none") == []
+    (bare / "datasets/incidents.yaml").write_text("text\n")
+    assert doubts("generate.task_types=[ynqa]") == [], "ingest says what is wrong with the file"
 
 
 def test_settings_win_over_the_profile_and_the_profile_over_the_file(bare: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tasks.core.errors import PipelineError
-from tasks.scoring.datasets import load_dataset, load_items, render
+from tasks.scoring.datasets import find_misplaced, load_dataset, load_items, render
 from tests.conftest import ROOT
 
 _FILES = sorted((ROOT / "datasets").glob("*.yaml"))
@@ -136,6 +136,26 @@ def test_bad_templates_are_refused_by_name(tmp_path: Path, instruction: str, mes
     )
     with pytest.raises(PipelineError, match=message):
         load_items(load_dataset(spec), path)
+
+
+def test_an_answer_that_is_not_in_its_passage_is_found(tmp_path: Path) -> None:
+    dataset = load_dataset(ROOT / "datasets/incidents.yaml")
+    rows = [
+        {"context": "Iwan Wyn  Roberts scored.", "answers": ["iwan wyn roberts"]},
+        {"context": "Iwan Wyn Roberts scored.", "answers": ["Iwan Roberts", "scored"]},
+        {"context": "Iwan Wyn Roberts scored.", "answers": ["Iwan Roberts"]},
+        {"context": "Iwan Wyn Roberts scored.", "answers": "Roberts"},
+    ]
+    path = tmp_path / "items.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"id": str(n), "question": "Who?", **row}) + "\n"
+            for n, row in enumerate(rows)
+        )
+    )
+    items = load_items(dataset, path)
+    assert find_misplaced(dataset, items) == ["2"]
+    assert items[3].golds == ("Roberts",), "a text is a list of one"
 
 
 def test_a_choice_of_items_is_seeded_and_keeps_file_order(tmp_path: Path) -> None:

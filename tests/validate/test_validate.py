@@ -384,7 +384,7 @@ def test_a_yield_under_the_floor_is_one_line_that_names_the_quarantine(
         (lambda path: write_table(path, pa.table({"row_id": ["a"]})), "lacks the column"),
         (
             lambda path: predictions(path, [("nlii", NLI, "True")]),
-            "unknown task type 'nlii' (did you mean 'nli'?)",
+            "unknown task type 'nlii' (did you mean 'nli'? known: exqa,",
         ),
     ],
 )
