@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,11 @@ def _generate_shards(
     if not params.workers:
         tokenizer = generator.load_tokenizer()
         with freed_after(open_shard_engine(generator, longest)) as engine:
-            for number, shard in shards:
-                yield number, generate_shard(shard, engine, tokenizer, generator)
+            for numbers, together in _pack(shards, params):
+                rows = generate_shard([*chain(*together)], engine, tokenizer, generator)
+                for number, shard in zip(numbers, together, strict=True):
+                    yield number, rows.slice(0, len(shard))
+                    rows = rows.slice(len(shard))
         return
     load_weights(params)  # merged once, not by every worker at the same time
     give_cards_back()
@@ -179,6 +183,25 @@ def _generate_shards(
         # As many threads as this process would use: sums over other threads may round otherwise.
         torch.get_num_threads(),
     )
+
+
+def _pack(
+    shards: Iterator[tuple[int, list[Request]]], params: Generate
+) -> Iterator[tuple[list[int], list[list[Request]]]]:
+    """Yield the shards that the engine gets together, with their numbers: one at a time. Behind an
+    address, where no batch is ours to choose, several of at least ``shard_rows`` rows together:
+    small files would leave the server idle.
+    """
+    numbers: list[int] = []
+    together: list[list[Request]] = []
+    for number, shard in shards:
+        numbers.append(number)
+        together.append(shard)
+        if not params.address or sum(map(len, together)) >= params.shard_rows:
+            yield numbers, together
+            numbers, together = [], []
+    if together:
+        yield numbers, together
 
 
 def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:
