@@ -7,7 +7,6 @@ therefore meets the shards of what has not changed again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from tasks.core.data_params import Generate
 from tasks.core.files import choose, fingerprint, row_seed
+from tasks.core.groups import cut_groups
 
 
 @dataclass(frozen=True)
@@ -66,35 +66,17 @@ def cut_shards(passages: Iterable[pa.Table], params: Generate) -> Iterator[Shard
     """Yield the shards of all passages in order, each of at most ``shard_rows`` rows or one
     passage.
 
-    A file is cut where a passage's own hash says so. A changed passage moves the cuts next to it;
-    behind those the shards are what they were.
+    Each is named by its passages' texts (:func:`tasks.core.groups.cut_groups`).
     """
     most = max(1, params.shard_rows // (len(params.task_types) * params.samples))
-    least, often = max(1, most // 4), max(2, most // 2)
-    group: list[dict[str, Any]] = []
-    hashes: list[str] = []
-    for passage in _chosen(passages, params):
-        text_hash = fingerprint(passage["text"])
-        if group and (
-            len(group) == most
-            or _file(passage) != _file(group[-1])
-            or (len(group) >= least and int(text_hash[:8], 16) % often == 0)
-        ):
-            yield Shard(_name(hashes), group)
-            group, hashes = [], []
-        group.append(passage)
-        hashes.append(text_hash)
-    if group:
-        yield Shard(_name(hashes), group)
-
-
-def _name(hashes: list[str]) -> str:
-    return f"shard-{fingerprint(*hashes)[:32]}"
-
-
-def _file(passage: dict[str, Any]) -> str:
-    """Return the file that a passage's document is, or is a row or member of."""
-    return re.split("[#!]", passage["document"], maxsplit=1)[0]
+    groups = cut_groups(
+        _chosen(passages, params),
+        most,
+        document=lambda passage: str(passage["document"]),
+        content=lambda passage: str(passage["text"]),
+    )
+    for name, group in groups:
+        yield Shard(f"shard-{name}", group)
 
 
 def _requests(passage: dict[str, Any], params: Generate) -> Iterator[Request]:

@@ -23,6 +23,7 @@ from tasks.core.card import give_cards_back, take_cards
 from tasks.core.data_params import Generate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.groups import pack
 from tasks.core.params import Params
 from tasks.core.parquet import Batches, write_batches
 from tasks.core.progress import Progress
@@ -166,8 +167,12 @@ def _generate_shards(
         tokenizer = generator.load_tokenizer()
         with freed_after(open_shard_engine(generator, longest)) as engine:
             log.info("the generator is loaded, rows come %d at a time", params.shard_rows)
-            for number, shard in shards:
-                yield number, generate_shard(shard, engine, tokenizer, generator)
+            for together in pack(shards, params.shard_rows if _asks_together(params) else 1):
+                requests = [request for _, shard in together for request in shard]
+                rows = generate_shard(requests, engine, tokenizer, generator)
+                for number, shard in together:
+                    yield number, rows.slice(0, len(shard))
+                    rows = rows.slice(len(shard))
         return
     load_weights(params)  # merged once, not by every worker at the same time
     give_cards_back()
@@ -180,6 +185,15 @@ def _generate_shards(
         # As many threads as this process would use: sums over other threads may round otherwise.
         torch.get_num_threads(),
     )
+
+
+def _asks_together(params: Generate) -> bool:
+    """Tell whether the engine gets the shards of small files together.
+
+    On a CPU a row's text depends a little on what is asked beside it, so each shard goes alone and
+    gives the same bytes in any corpus. A GPU would be idle, and a server makes its own batches.
+    """
+    return bool(params.address) or torch.cuda.is_available()
 
 
 def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from tasks.core.card import give_cards_back
 from tasks.core.data_params import Verify
+from tasks.core.groups import pack
 from tasks.core.ray_workers import spread
 from tasks.lm.memory import freed_after
 
@@ -46,12 +47,17 @@ def do_shards(
     params: Verify,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield number and result of each of ``count`` shards: in order in this process, in any order
-    with ``params.workers``. ``arguments`` open the worker.
+    with ``params.workers``. ``arguments`` open the worker. On a GPU, and behind an address, small
+    shards are done together (see stage generate).
     """
     if not params.workers:
+        together = bool(params.address) or torch.cuda.is_available()
         with freed_after(worker(*arguments)) as do:
-            for number, shard in shards:
-                yield number, do(shard)
+            for packed in pack(shards, params.shard_rows if together else 1):
+                table = do([row for _, shard in packed for row in shard])
+                for number, shard in packed:
+                    yield number, table.slice(0, len(shard))
+                    table = table.slice(len(shard))
         return
     give_cards_back()  # the workers take them
     yield from spread(

@@ -155,7 +155,7 @@ def test_a_reader_that_is_no_better_than_chance_judges_nothing(
 
 def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> None:
     assert run(out="whole") == 0
-    assert run.made[0].calls == 4
+    whole = run.made[0].calls
     import shutil
 
     shutil.rmtree(".work")
@@ -164,11 +164,24 @@ def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> Non
         run()
     run.die_after = None
     assert run() == 0
-    assert run.made[2].calls == 2
+    assert run.made[2].calls == whole - 2 > 0
     for name in ("instructions.parquet", "quarantine.parquet", "summary.json", "report.html"):
         assert sha256_file(Path("whole") / name) == sha256_file(Path("artifacts/verify") / name)
     assert run(min_agreement=0.4) == 0
     assert len(run.made) == 3, "another threshold asks nothing again"
+
+
+def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any) -> None:
+    rows = [_row(number) | {"document": f"{number // 3}.md"} for number in range(30)]
+    assert run(rows, out="first") == 0
+    assert run(rows[:15] + rows[18:], out="second") == 0, "one document less"
+    assert len(run.made) == 1, "nothing is asked again"
+    shards = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
+    changed = [rows[0] | {"row_id": "exqa-new", "response": "seal-0"}, *rows[1:15], *rows[18:]]
+    assert run(changed, out="third") == 0
+    assert run.made[1].calls == 1
+    now = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
+    assert len(now - shards) == len(shards - now) == 1, "what is not asked any more is removed"
 
 
 def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: Any) -> None:
