@@ -29,7 +29,7 @@ export DO_NOT_TRACK := 1
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Read from the environment: the shell would run what a folder's name may hold in backquotes.
-export CORPUS EVALUATION MODEL NAME TASK
+export CORPUS EVALUATION MODEL NAME PROFILE TASK
 
 .DEFAULT_GOAL := help
 .PHONY: browser gpu-check help setup data publish run runs start plan ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
@@ -51,7 +51,7 @@ start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=
 	@$(BIN)/python scripts/start.py
 
 plan: setup ## what a run will give and cost, from 32 passages: artifacts/plan (PROFILE, SET)
-	@$(BIN)/python scripts/plan.py$(if $(PROFILE), --profile $(PROFILE))$(if $(SET), --set $(SET))
+	@$(BIN)/python scripts/plan.py$(if $(SET), --set $(SET))
 
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
 	@$(BIN)/python scripts/ingest.py --corpus "$$CORPUS"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$$EVALUATION")$(if $(SET), --set $(SET))

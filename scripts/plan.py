@@ -2,12 +2,14 @@
 
     python scripts/plan.py [--profile NAME[,NAME]] [--set section.key=value ...]
 
+Without ``--profile`` the variable PROFILE names it: the shell would run what a name may hold.
 Writes ``artifacts/plan/plan.json`` and prints it as a table. Nothing else of the pipeline changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 import time
@@ -32,7 +34,8 @@ _WIDTH = 100
 def main(argv: list[str] | None = None) -> int:
     """Try the run in small, write the forecast and print it."""
     parser = argparse.ArgumentParser(prog="make plan", allow_abbrev=False)
-    parser.add_argument("--profile", default=choose_profile(ROOT))
+    chosen = os.environ.get("PROFILE") or choose_profile(ROOT)
+    parser.add_argument("--profile", default=chosen)
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
     arguments = parser.parse_args(argv)
     started = time.monotonic()
