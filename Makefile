@@ -1,6 +1,10 @@
 # Every command sets up what it needs; `make` lists them.
 PYTHON ?= python3
 PROFILE ?=
+REVIEWER ?=
+REVIEW_PORT ?=
+ITEM ?=
+LABEL_PORT ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
 CORPUS ?=
@@ -9,7 +13,7 @@ NAME ?=
 TASK ?=
 TEMPLATES ?= local/templates
 SOURCES ?=
-BONITO_PARAMS ?=
+BONITO_PARAMS ?= bonito/params.yaml
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 RUNS ?= 1
@@ -17,6 +21,10 @@ TRIALS ?= 100
 BENCH ?=
 SHAPE ?=
 ROUNDS ?= 5
+MINUTES ?=
+FAULT ?=
+MODEL ?=
+SERVE_PORT ?= 8000
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
 FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv artifacts/validate/metrics.json artifacts/finetune/loss.csv
@@ -28,11 +36,14 @@ export DO_NOT_TRACK := 1
 # Not /var/tmp/dvc, which every user can write to.
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
-# Read from the environment: the shell would run what a folder's name may hold in backquotes.
-export CORPUS EVALUATION MODEL NAME PROFILE TASK
+# Values reach programs through the environment, never in the text of a command: the shell would run
+# what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
+VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT BENCH SHAPE ROUNDS MODEL SERVE_PORT
+$(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
+export $(VALUES)
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs start plan review label why ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -45,35 +56,35 @@ data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 	@$(BIN)/dvc status --quiet data.dvc || { $(BIN)/dvc pull data.dvc && { $(BIN)/dvc fetch --quiet $(FIGURES) 2>/dev/null || true; }; }
 
 run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value ...")
-	@$(BIN)/python -m flows.pipeline $(if $(PROFILE),--profile $(PROFILE)) $(if $(SET),--set $(SET))
+	@$(BIN)/python -m flows.pipeline $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
 	@$(BIN)/python scripts/start.py
 
 plan: setup ## what a run will give and cost, from 32 passages: artifacts/plan (PROFILE, SET)
-	@$(BIN)/python scripts/plan.py$(if $(SET), --set $(SET))
+	@$(BIN)/python scripts/plan.py $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
-	@$(BIN)/python scripts/ingest.py --corpus "$$CORPUS"$(if $(PROFILE), --profile $(PROFILE))$(if $(EVALUATION), --evaluation "$$EVALUATION")$(if $(SET), --set $(SET))
+	@$(BIN)/python scripts/ingest.py --corpus="$$CORPUS" --evaluation="$$EVALUATION" --profile="$$PROFILE" --settings="$$SET"
 
 publish: setup ## push the last run's figures; then commit dvc.lock and datastore/
 	@$(BIN)/dvc push $(FIGURES)
 	@git status --short dvc.lock datastore
 
 repro: data ## the same work through DVC alone, without Prefect
-	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	@PATH="$$PWD/$(BIN):$$PATH" dvc repro
 
 runs: setup ## every run: rows, F1 with its interval, start, gain, date
 	@$(BIN)/python -m flows.runs.table
 
 matrix: data ## compare supervision sources: a matrix file and its report (MATRIX=file.yaml)
-	@$(BIN)/python -m flows.matrix $(MATRIX)
+	@$(BIN)/python -m flows.matrix -- "$$MATRIX"
 
 test: data ## run the tests (SLOW=1: only those that take minutes)
 	@$(BIN)/python -m pytest $(if $(SLOW),-m slow)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/evaluate/test_report.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py
@@ -84,19 +95,28 @@ lint: setup ## check style and types
 	@$(BIN)/mypy
 
 ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords)
-	@$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT) --runs $(RUNS) $(if $(TEAM),--team)
+	@$(BIN)/python -m flows.ui --prefect-port="$$PREFECT_PORT" --mlflow-port="$$MLFLOW_PORT" --runs="$$RUNS" $(if $(TEAM),--team)
+
+review: data ## judge 100 of the last run's training rows in the browser (PROFILE, REVIEWER=name)
+	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --port "$${REVIEW_PORT:-4300}"
+
+label: data ## make labelled items of held-out passages in the browser (PROFILE, REVIEWER=name)
+	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --port "$${LABEL_PORT:-4301}"
+
+why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE)
+	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --item="$$ITEM"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@exec $(BIN)/python -m tasks.serve --model "$$MODEL" --port $(or $(SERVE_PORT),8000)
+	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT"
 
 soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
-	@$(BIN)/python -m tests.faults --trials $(TRIALS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FAULT),--only "$(FAULT)")
+	@$(BIN)/python -m tests.faults --trials="$$TRIALS" $${MINUTES:+--minutes="$$MINUTES"} --only="$$FAULT"
 
 bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL)
-	@$(BIN)/python -m benchmarks --rounds $(ROUNDS)$(if $(BENCH), --only $(BENCH))$(if $(MODEL), --model $(MODEL))
+	@$(BIN)/python -m benchmarks --rounds="$$ROUNDS" --only="$$BENCH" $${MODEL:+--model="$$MODEL"}
 
 gpu-check: setup ## on an NVIDIA GPU: every GPU path on a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
-	@$(BIN)/python -m benchmarks.gpu_check $(if $(SHAPE),--shape $(SHAPE))
+	@$(BIN)/python -m benchmarks.gpu_check $${SHAPE:+--shape="$$SHAPE"}
 
 repair: setup ## find and remove damaged objects in DVC's cache
 	@$(BIN)/python -m flows.runs.repair
@@ -106,16 +126,14 @@ audit: setup ## check the pins for known vulnerabilities (needs the network), an
 	@$(BIN)/python scripts/audit.py
 
 doctor: setup ## diagnose every prompt template: artifacts/doctor (TEMPLATES=folder, SOURCES)
-ifeq ($(TEMPLATES),local/templates)
-	@test -d $(TEMPLATES) || $(BIN)/python -m bonito.templating.fetch_templates --out $(TEMPLATES)
-endif
-	@$(BIN)/python -m bonito.doctor --templates $(TEMPLATES) $(if $(SOURCES),--sources $(SOURCES)) $(if $(BONITO_PARAMS),--params $(BONITO_PARAMS)) --out artifacts/doctor
+	@test "$$TEMPLATES" != local/templates || test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
+	@$(BIN)/python -m bonito.doctor --templates="$$TEMPLATES" $${SOURCES:+--sources="$$SOURCES"} --params="$$BONITO_PARAMS" --out artifacts/doctor
 
 bonito: setup ## train the generator: bonito/artifacts (PROFILE=embedded|mistral-7b|llama-3.1-8b)
 	@test -f local/sources.yaml || { echo "error: bonito: local/sources.yaml, which names the annotated datasets, is missing: see docs/generator.md" >&2; exit 2; }
 	@test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
-	@$(BIN)/python -m bonito.settings --profile $(or $(filter-out default,$(PROFILE)),embedded) $(if $(SET),--set $(SET))
-	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
+	@$(BIN)/python -m bonito.settings --profile=$(if $(filter-out default,$(PROFILE)),"$$PROFILE",embedded) --settings="$$SET"
+	@PATH="$$PWD/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
 
 schemas: setup ## write the JSON schemas of params, profiles, datasets and matrices: schemas/
 	@$(BIN)/python scripts/schemas.py

@@ -17,7 +17,6 @@ ALLOWED = {
     "home/.cache/pip": "pip's own cache, of what set-up installed",
     "home/.rustup": "rustup's, on machines that have it: pip asks rustc for its version",
     "runner_storage": "Prefect's worker makes it in the temporary folder; no setting moves it",
-    "ingest-*": "what ingest unpacks; it stays where the stage itself was killed, as tests do",
     "torchelastic_*": "torch's launcher keeps the logs of several processes there",
     "pytest-of-*": "the folders of the last test runs, which pytest keeps to be looked at",
 }

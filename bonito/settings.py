@@ -18,7 +18,7 @@ import yaml
 
 from bonito.params import GeneratorParams
 from tasks.core.files import write_text
-from tasks.core.overlay import profile_files, read_layers
+from tasks.core.overlay import profile_files, read_layers, split_settings
 from tasks.core.params import parse_params
 from tasks.core.stage import one_line_errors
 
@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="",
         help="a name such as embedded, or your own YAML file; default: the paper's settings",
     )
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", dest="settings"
-    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
     parser.add_argument("--out", type=Path, default=Path("bonito/artifacts/params.yaml"))
     arguments = parser.parse_args(argv)
     with one_line_errors("settings"):
-        write_settings(merge_settings(arguments.profile, arguments.settings), arguments.out)
+        settings = [*arguments.set, *split_settings(arguments.settings)]
+        write_settings(merge_settings(arguments.profile, settings), arguments.out)
         print(f"wrote {arguments.out}")
         return 0
     return 2

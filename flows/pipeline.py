@@ -18,6 +18,7 @@ from flows.runs.die_with_parent import CODE
 from flows.runs.live import LiveTable, is_terminal, log_to_file
 from flows.server import open_api
 from tasks.core.errors import PipelineError
+from tasks.core.overlay import DEFAULT, split_settings
 from tasks.core.stage import one_line_errors
 
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
+        arguments.set += split_settings(arguments.settings)
         # A wrong parameter, or a run that is in progress, is refused before Prefect starts.
         run = request.plan(CODE, arguments.profile, arguments.set, arguments.name)
         for doubt in request.find_doubts(run):
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"log       {_short(log)}", flush=True)
             print("interrupted: run the same command again to continue", file=sys.stderr)
             return 130
-        return _finish(run, ending, log)
+        return _finish(run, arguments.profile, ending, log)
     return 2
 
 
@@ -98,13 +100,15 @@ def _run_flow(
     return _Ending(failed or "", notice + gone)
 
 
-def _finish(run: worktree.Run, ending: _Ending, log: Path) -> int:
-    """Print the closing table and the log's place; return the exit status."""
+def _finish(run: worktree.Run, profile: str, ending: _Ending, log: Path) -> int:
+    """Print the closing table, the log's place and how to go on; return the exit status."""
     if ending.notice:
         print(ending.notice, file=sys.stderr)
     print(summary.render(run.path, CODE))
     print(f"log       {_short(log)}", flush=True)
     if not ending.error:
+        if profile == DEFAULT and (larger := request.machine_profile(CODE)) != DEFAULT:
+            print(f"next      on this GPU: make run PROFILE={larger} (docs/paper.md)")
         return 0
     print(f"error: {ending.error}", file=sys.stderr)
     return 1
@@ -130,9 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--profile",
-        default=request.choose_profile(CODE),
-        help="a file of profiles/ without .yaml; default: params.yaml, the embedded models"
-        " (mistral-7b where the GPU pins are installed)",
+        default=DEFAULT,
+        help="a file of profiles/ without .yaml; default: params.yaml, the embedded models",
     )
     parser.add_argument(
         "--set",
@@ -142,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECTION.KEY=VALUE",
         help="a setting for this run only",
     )
+    parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
     parser.add_argument(
         "--name",
         default="",

@@ -34,6 +34,7 @@ def set_prefect_environment(main: Path) -> None:
     Call it before Prefect is imported.
     """
     home = main / ".prefect"
+    home.mkdir(mode=0o700, exist_ok=True)  # its database holds every run's parameters
     for variable, value in {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_MEMO_STORE_PATH": str(home / "memo_store.toml"),

@@ -24,6 +24,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.ports import need_free_port
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
+from tasks.tracking.mlflow_store import create_private_store
 
 HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 180.0
@@ -134,7 +135,7 @@ def _set_environment(prefect: str, mlflow: str) -> None:
     os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
     os.environ["PIPELINE_HOME"] = str(CODE)
     set_prefect_environment(CODE)
-    (CODE / ".prefect").mkdir(exist_ok=True)
+    create_private_store()
     os.environ.setdefault("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", prefect)
     # The worker polls often: people wait for a run to start.

@@ -18,7 +18,7 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
-from tasks.core.overlay import DEFAULT, profile_files, read_layers
+from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest import stage as ingest
@@ -34,13 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default=DEFAULT)
     parser.add_argument("--evaluation", default="")
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
+    parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
     arguments = parser.parse_args(argv)
     file = WORK / "ingest" / "params.yaml"
     with one_line_errors("ingest"):
+        settings = [*arguments.set, *split_settings(arguments.settings)]
         profiles = profile_files(ROOT / "profiles", arguments.profile)
-        values, layers = read_layers(ROOT / "params.yaml", profiles, arguments.set)
+        values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
         params: Params = parse_params(values, layers)
-        chosen = " ".join(arguments.set)
+        chosen = " ".join(settings)
         if not (arguments.corpus or profiles or "ingest.corpus=" in chosen):
             raise PipelineError(
                 "no corpus: make ingest CORPUS=folder (a file, s3://bucket/folder or "

@@ -2,14 +2,12 @@
 
     python scripts/plan.py [--profile NAME[,NAME]] [--set section.key=value ...]
 
-Without ``--profile`` the variable PROFILE names it: the shell would run what a name may hold.
 Writes ``artifacts/plan/plan.json`` and prints it as a table. Nothing else of the pipeline changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import textwrap
 import time
@@ -18,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flows.runs.request import choose_profile, derive_name
+from flows.runs.request import derive_name
 from tasks.core.files import write_json
-from tasks.core.overlay import profile_files, read_layers
+from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.start.forecast import Range
@@ -34,18 +32,19 @@ _WIDTH = 100
 def main(argv: list[str] | None = None) -> int:
     """Try the run in small, write the forecast and print it."""
     parser = argparse.ArgumentParser(prog="make plan", allow_abbrev=False)
-    chosen = os.environ.get("PROFILE") or choose_profile(ROOT)
-    parser.add_argument("--profile", default=chosen)
+    parser.add_argument("--profile", default=DEFAULT)
     parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
+    parser.add_argument("--settings", default="", help="the same in one text, as make's SET")
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     with one_line_errors("plan"):
+        settings = [*arguments.set, *split_settings(arguments.settings)]
         profiles = profile_files(ROOT / "profiles", arguments.profile)
-        values, layers = read_layers(ROOT / "params.yaml", profiles, arguments.set)
+        values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
         params: Params = parse_params(values, layers)
         print(f"{PASSAGES} passages go through the first stages: a minute or two", flush=True)
         found = plan(params, values, (WORK / "plan").absolute())
-        run = derive_name(arguments.profile, arguments.set)
+        run = derive_name(arguments.profile, settings)
         write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
         print("\n".join(describe(found, arguments.profile)))
         print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flows.runs.request import check_name, choose_profile
+from flows.runs.request import check_name, machine_profile
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, read_layers
 from tasks.core.params import parse_params
@@ -96,7 +96,7 @@ def _need_name(name: str) -> str:
 
 def _choose_model(asked: str) -> str:
     """Return the profile whose models are used; empty: those of params.yaml."""
-    model = asked or choose_profile(ROOT)
+    model = asked or machine_profile(ROOT)
     if model in _EMBEDDED:
         return ""
     profile_files(ROOT / "profiles", model)

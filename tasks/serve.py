@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 import signal
@@ -19,12 +20,14 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
+from tasks.core.files import read_json
 from tasks.core.log_lines import set_up_logging
 from tasks.core.own_pages import VARIABLE, OwnPagesOnly
 from tasks.core.parquet import read_table
@@ -36,7 +39,7 @@ from tasks.lm.engine import serve_command
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
-from tasks.tracking.fetch_model import fetch_answers, fetch_model
+from tasks.tracking.fetch_model import fetch_evaluation, fetch_model
 
 log = logging.getLogger(__name__)
 #: Seconds between looks at the server, and seconds that it has to end.
@@ -131,10 +134,13 @@ def prepare(
         provenance["precision"],
     )
     log.info("%s version %s starts on http://%s:%d/v1", name, version, host, port)
-    instruction = _asked(fetch_answers(name, version, cache_folder() / "served"), provenance)
-    request = json.dumps(question(name, weights, provenance["prompt"], instruction))
+    example = _example(name, version, provenance)
+    body = question(name, weights, provenance["prompt"], example.instruction)
+    tokenizer = load_tokenizer(str(weights))
+    body |= among(Prompter(tokenizer, provenance["prompt"]), example.choices, example.prior)
+    request = json.dumps(body)
     key = ' -H "Authorization: Bearer $VLLM_API_KEY"' if os.environ.get("VLLM_API_KEY") else ""
-    example = (
+    line = (
         f"curl http://{host}:{port}/v1/completions -H 'Content-Type: application/json'{key} "
         f"-d {shlex.quote(request)}"
     )
@@ -143,21 +149,52 @@ def prepare(
     )
     command += ["--middleware", f"{OwnPagesOnly.__module__}.{OwnPagesOnly.__name__}"]
     origins = [os.environ.get(VARIABLE, ""), f"http://{host}:{port}"]
-    return command, {**environment, VARIABLE: ",".join(origins)}, example
+    return command, {**environment, VARIABLE: ",".join(origins)}, line
 
 
-def _asked(answers: Path | None, provenance: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class _Example:
+    """A request to show: an instruction, and for a label its choices with the model's prior."""
+
+    instruction: str = _QUESTION
+    choices: tuple[str, ...] = ()
+    prior: Mapping[str, float] = field(default_factory=dict)
+
+
+def _example(name: str, version: str, provenance: dict[str, Any]) -> _Example:
     """Return an instruction that evaluate asked the model, with its passage; a plain question where
     the run's answers are lost.
     """
+    folder = cache_folder() / "served"
+    answers = fetch_evaluation(name, version, "predictions.parquet", folder)
     if answers is None:
-        return _QUESTION
-    rows = read_table(answers, ["prompt"])["prompt"].to_pylist()
+        return _Example()
+    calibration = fetch_evaluation(name, version, "calibration.json", folder)
+    priors = read_json(calibration) if calibration else {}
     head, _, tail = provenance["prompt_example"].partition("INSTRUCTION")
-    for prompt in rows:
+    for row in read_table(answers, ["template", "prompt", "choices"]).to_pylist():
+        prompt = str(row["prompt"])
         if prompt.startswith(head) and prompt.endswith(tail):
-            return str(prompt[len(head) : len(prompt) - len(tail)])
-    return _QUESTION
+            instruction = prompt[len(head) : len(prompt) - len(tail)]
+            return _Example(instruction, tuple(row["choices"]), priors.get(row["template"], {}))
+    return _Example()
+
+
+def among(prompter: Prompter, choices: Sequence[str], prior: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a request needs to answer with one of the choices: its first token alone, the
+    model's own preference (``prior``, choice -> mean probability, 0-1) divided out.
+
+    Empty without choices, and where two of them begin with the same token.
+    """
+    first = {choice: prompter.response(choice)[0] for choice in choices}
+    if not first or len(set(first.values())) < len(first):
+        return {}
+    bias = {
+        str(token): round(-math.log(max(prior[choice], 1e-6)), 4)
+        for choice, token in first.items()
+        if choice in prior
+    }
+    return {"max_tokens": 1, "allowed_token_ids": sorted(first.values()), "logit_bias": bias}
 
 
 def _answers(address: str) -> bool:

@@ -169,7 +169,7 @@ def passage_table(count: int) -> pa.Table:
     rows = [
         {
             "passage_id": f"{number:016x}",
-            "document": f"report-{number % 3}.md",
+            "document": f"report-{number // 4}.md",
             "page": 0,
             "section": "",
             "start": 0,

@@ -94,8 +94,8 @@ def test_stages_run_in_the_order_of_the_method() -> None:
         "supervise": ("ingest", "verify"),
         "finetune": ("supervise",),
         "baseline": (),
-        "evaluate": ("supervise", "finetune", "baseline"),
-        "register": ("validate", "verify", "supervise", "finetune", "evaluate"),
+        "evaluate": ("ingest", "supervise", "finetune", "baseline"),
+        "register": ("ingest", "validate", "verify", "supervise", "finetune", "evaluate"),
     }
 
 

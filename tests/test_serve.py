@@ -160,6 +160,17 @@ def test_the_question_is_the_prompt_of_training_to_the_token(tiny_model: Path, f
     assert body["add_special_tokens"] is False and body["model"] == "m"
 
 
+def test_a_label_is_one_of_the_choices_without_the_models_own_preference(tiny_model: Path) -> None:
+    prompter = Prompter(load_tokenizer(str(tiny_model)), "bonito")
+    yes, no = (prompter.response(choice)[0] for choice in ("Yes", "No"))
+    asked = serve.among(prompter, ("Yes", "No"), {"Yes": 0.8, "No": 0.2})
+    assert asked["max_tokens"] == 1 and asked["allowed_token_ids"] == sorted((yes, no))
+    assert asked["logit_bias"] == {str(yes): 0.2231, str(no): 1.6094}
+    assert serve.among(prompter, ("Yes", "No"), {})["logit_bias"] == {}
+    assert serve.among(prompter, (), {}) == {}
+    assert serve.among(prompter, ("Yes sir", "Yes madam"), {}) == {}, "they begin alike"
+
+
 def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: Path) -> None:
     folder = make_sentencepiece_model(tmp_path / "mistral", "mistral")
     tokenizer, asked = load_tokenizer(str(folder)), "Why did the pump fail?"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import erfc, sqrt
 from typing import Any
 
 import numpy as np
@@ -73,13 +74,21 @@ def summarise(runs: Sequence[Scored], draws: Draws) -> dict[str, Any]:
 def measure_difference(
     runs: Sequence[Scored], others: Sequence[Scored], draws: Draws
 ) -> dict[str, float]:
-    """Return the first group's F1 less the second's, with its paired 95 % interval."""
-    low, high = interval(draws.f1(runs) - draws.f1(others))
+    """Return the first group's F1 less the second's, with its paired 95 % interval.
+
+    ``p`` is two-sided, from a normal curve of the resamples' spread: counting resamples beyond 0
+    could not go below 1 / resamples, which many comparisons need.
+    """
+    samples = draws.f1(runs) - draws.f1(others)
+    low, high = interval(samples)
     first, second = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
+    difference, error = float(first - second), float(samples.std())
+    p = erfc(abs(difference) / error / sqrt(2)) if error else float(difference == 0)
     return {
-        "f1": round_points(first - second),
+        "f1": round_points(difference),
         "f1_low": round_points(low),
         "f1_high": round_points(high),
+        "p": p,
     }
 
 
@@ -94,3 +103,17 @@ def judge_change(change: dict[str, float]) -> str:
     if change["f1_low"] > 0:
         return "better"
     return "worse" if change["f1_high"] < 0 else "undecided"
+
+
+def judge_together(changes: Sequence[dict[str, Any]]) -> None:
+    """Add ``p_holm`` and ``verdict`` to all comparisons of one report.
+
+    ``p_holm`` is Holm's correction of ``p`` for their number. A change is ``better`` or ``worse``
+    only if its interval says so and ``p_holm`` is at most 0.05: of a report without any real
+    difference, at most one in twenty then names one.
+    """
+    largest = 0.0
+    for rank, change in enumerate(sorted(changes, key=lambda change: change["p"])):
+        largest = max(largest, min(1.0, change["p"] * (len(changes) - rank)))
+        change["p_holm"] = round(largest, 4)
+        change["verdict"] = judge_change(change) if largest <= 0.05 else "undecided"

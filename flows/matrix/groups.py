@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.matrix.cells import Cell
 from flows.matrix.compare import (
-    judge_change,
+    judge_together,
     majority_baseline,
     measure_difference,
     summarise,
@@ -24,6 +24,8 @@ from tasks.scoring.datasets import load_dataset
 from tasks.scoring.f1 import Scored
 from tasks.tracking.registry import gain_metrics
 
+#: An entry's comparisons.
+_COMPARED = ("vs_none", "vs_start", "vs_tapt")
 GroupKey = tuple[str, str, str, int, str]
 
 
@@ -31,7 +33,8 @@ def compare_groups(
     results: Sequence[Result], main: Path, scored: dict[str, Scores]
 ) -> list[dict[str, Any]]:
     """Return an entry for each group of cells that differ only in the seed, compared with
-    zero-shot, TAPT and its start on the same model and dataset.
+    zero-shot, TAPT and its start on the same model and dataset. The verdicts are corrected for the
+    number of comparisons (Holm).
 
     Zero-shot and the start alone have entries even where no cell is made for them. ``scored`` is
     what :func:`read_scores` returns.
@@ -52,6 +55,7 @@ def compare_groups(
         ]
         entry["general"] = _mean_general(general)
         entries.append(entry)
+    judge_together([entry[name] for entry in entries for name in _COMPARED if entry[name]])
     datasets = list(dict.fromkeys(key[:2] for key in done))
     return sorted(entries, key=lambda entry: datasets.index((entry["model"], entry["dataset"])))
 
@@ -68,7 +72,7 @@ def _describe(key: GroupKey, own: Sequence[Scores]) -> dict[str, Any]:
     )
     entry |= summarise(runs, draws) | {"majority": majority_baseline(runs), "cells": []}
     entry["prior_corrected"] = summarise(corrected, draws) if len(corrected) == len(runs) else None
-    entry |= dict.fromkeys(("vs_none", "vs_tapt", "vs_start", "general", *COSTS))
+    entry |= dict.fromkeys((*_COMPARED, "general", *COSTS))
     for name in ("none", START):
         if key[2] != name and all(name in scores.references for scores in own):
             others = [scores.references[name].scored for scores in own]
@@ -77,8 +81,7 @@ def _describe(key: GroupKey, own: Sequence[Scores]) -> dict[str, Any]:
 
 
 def _compare(own: Sequence[Scores], others: Sequence[Scored]) -> dict[str, Any]:
-    change = measure_difference([scores.scored for scores in own], others, own[0].draws)
-    return change | {"verdict": judge_change(change)}
+    return measure_difference([scores.scored for scores in own], others, own[0].draws)
 
 
 def _describe_references(

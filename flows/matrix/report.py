@@ -17,7 +17,16 @@ from flows.matrix.results import Result, read_scores, tabulate_cells
 from flows.matrix.samples import pick_samples
 from flows.matrix.supervision import START
 from flows.matrix.table import render_tables
-from flows.matrix.words import PRIOR_CORRECTED, budget, change, colour, label, short, spread
+from flows.matrix.words import (
+    CORRECTED,
+    PRIOR_CORRECTED,
+    budget,
+    change,
+    colour,
+    label,
+    short,
+    spread,
+)
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.page import Page, Tile, write_page
@@ -105,6 +114,7 @@ def write_matrix_page(
         _TEMPLATE,
         _head(matrix, results, links),
         prior_corrected=PRIOR_CORRECTED,
+        corrected=CORRECTED,
         rows=tabulate_cells(results, main),
         one_model=len(matrix.models) == 1,
         panels=panels,

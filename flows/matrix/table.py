@@ -49,7 +49,8 @@ def render_tables(
     parts = [
         f"# Matrix {matrix.name}",
         budget(matrix),
-        "F1 in points, 95 % intervals over passages and templates in brackets.",
+        "F1 in points, 95 % intervals over passages and templates in brackets; they are not "
+        "corrected for the number of comparisons, the verdicts in groups.json are (Holm).",
         table(heads, rows),
         PRIOR_CORRECTED if any(group["prior_corrected"] for group in groups) else "",
         "Beside the published figures:",

@@ -23,6 +23,10 @@ PRIOR_CORRECTED = (
     "Prior corrected: each template's preference for a choice is taken out, over all items at once "
     "and without their labels. No comparison here uses this figure."
 )
+CORRECTED = (
+    "Coloured, and said to hold, is what stays after Holm's correction for all comparisons of this "
+    "report (5 %); the intervals themselves are not corrected."
+)
 
 
 def budget(matrix: Matrix) -> str:

@@ -89,8 +89,11 @@ def _asked_type(run: Run) -> str:
     return task_type(dataset.task_type) if has_items(Path(evaluate["items"])) else ""
 
 
-def choose_profile(main: Path) -> str:
-    """Return the profile of a run that names none: with the GPU pins the paper's."""
+def machine_profile(main: Path) -> str:
+    """Return the profile that suits this machine: with the GPU pins the paper's.
+
+    A run takes it only where it is asked for: it fetches 29 GB.
+    """
     pins = main / _PINS
     gpu = pins.is_file() and pins.read_text(encoding="utf-8").split()[-1:] == ["gpu"]
     return _GPU_PROFILE if gpu and _GPU_PROFILE in profile_names(main / "profiles") else DEFAULT

@@ -205,12 +205,7 @@ def _quality(checkout: Path, done: set[str]) -> list[str]:
     quality = RowQuality.read(validated, verified)
     if quality.well_formed is None:
         return []
-    return textwrap.wrap(
-        quality.describe(),
-        _width(),
-        initial_indent=_fact("rows", ""),
-        subsequent_indent=_fact("", ""),
-    )
+    return _wrapped("rows", quality.describe())
 
 
 def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
@@ -250,12 +245,10 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
     scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     if corrected := scores.get("prior_corrected"):
         shown = [_in_words(key, corrected[key]) for key in _SCORES if key in corrected]
-        lines += textwrap.wrap(
-            f"prior corrected: {', '.join(shown)}",
-            _width(),
-            initial_indent=_fact("apart", ""),
-            subsequent_indent=_fact("", ""),
-        )
+        lines += _wrapped("apart", f"prior corrected: {', '.join(shown)}")
+    if calibrated := scores.get("calibrated"):
+        told = _in_words("adapted", calibrated["adapted"])
+        lines += _wrapped("", f"calibrated on claims of the corpus: {told}")
     return lines
 
 
@@ -310,9 +303,11 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
                     f"{found['model_name']}, version {found['version']}, alias {found['alias']}",
                 )
             )
+            lines += _wrapped(found["alias"], found.get("verdict", ""))
         lines.append(_fact("MLflow", f"run {found['run_id']}, experiment {found['experiment']}"))
         gains = (("start", "over_start"), ("TAPT", "over_tapt"))
         lines += [_fact(name, found[key]) for name, key in gains if key in found]
+        lines += _wrapped("leaked", found.get("in_evaluation", ""))
     return ["", *lines] if lines else []
 
 
@@ -329,6 +324,13 @@ def _heading(text: str) -> str:
 def _width() -> int:
     """Return how wide the table may be: :data:`WIDTH`, less in a narrower terminal."""
     return max(60, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """Return a fact on as many lines as it takes; none for an empty text."""
+    return textwrap.wrap(
+        text, _width(), initial_indent=_fact(name, ""), subsequent_indent=_fact("", "")
+    )
 
 
 def _fact(name: str, value: str) -> str:

@@ -153,7 +153,10 @@ class Generate(Section):
     top_p: float = Field(gt=0.0, le=1.0)
     max_tokens: Positive
     shard_rows: Positive = Field(
-        description="rows that are generated and stored together: the unit of resuming"
+        description=(
+            "most rows of one file that are generated and stored together: the unit of resuming, "
+            "and of what a changed corpus generates again"
+        )
     )
     workers: int = Field(
         0,
@@ -258,16 +261,29 @@ class Verify(Section):
             "with each other"
         ),
     )
-    repair: bool = Field(
-        False,
+    repair: Literal["none", "span", "answer"] = Field(
+        "none",
         description=(
-            "the same for rows that validate put into quarantine for their response alone"
+            "rows that validate put into quarantine for their response alone. span: a response "
+            "that nearly stands in the passage becomes the span that it means, and is judged; "
+            "answer: other rows take the reader's answers, too, where they agree with each other"
+        ),
+    )
+    specific_share: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description=(
+            "share of each type's agreed rows to keep: those whose questions the generator finds "
+            "likelier with the passage than without; 1: not asked"
         ),
     )
     keep_per_passage: int = Field(
         0,
         ge=0,
-        description="best rows to keep of each passage and task type, by agreement; 0: all",
+        description=(
+            "best rows to keep of each passage and task type, by agreement and specificity; 0: all"
+        ),
     )
     tests: str = Field(
         "supervision/none",
@@ -278,7 +294,10 @@ class Verify(Section):
     )
     reviews: str = Field(
         "supervision/none",
-        description="verdicts of people on rows, JSON Lines: docs/verify.md",
+        description="verdicts of people on rows, JSON Lines: docs/review.md",
+    )
+    exclude_wrong: bool = Field(
+        True, description="do not train on a row that a review found wrong (wrong_by_review)"
     )
     test_rows: Positive = Field(120, description="rows that test the reader in each task type")
     shard_rows: Positive = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tasks.core.section import Fraction, Positive, Precision, Section, Seed
 
@@ -46,7 +46,7 @@ class Finetune(Section):
     max_grad_norm: float = Field(gt=0.0)
     batch_rows: Positive = Field(description="rows per optimiser step (effective batch)")
     micro_batch_rows: Positive = Field(description="rows per forward pass; must divide batch_rows")
-    epochs: float = Field(gt=0.0, description="passes over the rows")
+    epochs: float = Field(gt=0.0, allow_inf_nan=False, description="passes over the rows")
     max_steps: int = Field(ge=0, description="most steps; 0: those of the epochs")
     max_tokens: int = Field(
         0,
@@ -69,6 +69,15 @@ class Finetune(Section):
         ),
     )
     seed: Seed
+
+    @field_validator("micro_batch_rows")
+    @classmethod
+    def _divides(cls, rows: int, others: ValidationInfo) -> int:
+        """Known at the start, it must not stop the run after generation."""
+        whole = others.data.get("batch_rows", rows)
+        if whole % rows:
+            raise ValueError(f"must divide finetune.batch_rows = {whole}")
+        return rows
 
 
 class Baseline(Section):
@@ -122,14 +131,27 @@ class Evaluate(Section):
             "removed"
         ),
     )
+    calibration_rows: int = Field(
+        60,
+        ge=0,
+        description=(
+            "classification: claims of the corpus that the adapted model's preference for a choice "
+            "is estimated on, to be divided out when it is used; 0: none"
+        ),
+    )
     seed: Seed
 
 
 class Register(Section):
     """MLflow: run, metrics, adapter, alias."""
 
-    experiment: str
-    model_name: str = Field("", description="registered model; empty: <target model>-<dataset>")
+    experiment: str = Field(pattern=r"\S")
+    model_name: str = Field(
+        "",
+        # MLflow refuses "/" and ":", and has no way to ask for a name with quotes.
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._ -]*)?$",
+        description="registered model; empty: <target model>-<dataset>",
+    )
     parity_items: int = Field(
         6,
         ge=0,

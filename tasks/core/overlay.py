@@ -7,6 +7,7 @@ reference, and on a file whose alias names itself.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
             f"{text!r} is not a setting: write section.key=value, such as generate.temperature=0.7"
         )
     return match[1].split("."), parse_yaml(match[2], f"the value of {text!r}") if match[2] else ""
+
+
+def split_settings(text: str) -> list[str]:
+    """Return the settings of one text, such as make's ``SET``, split like words of a shell."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise PipelineError(
+            f"the settings {text!r} cannot be split into words: {error}; write section.key=value "
+            "with spaces between, and quotes around a value with spaces"
+        ) from error
 
 
 def _replace(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:

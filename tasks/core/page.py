@@ -1,4 +1,6 @@
-"""The base of every page: one header, one style sheet, light and dark, no script, no network.
+"""The base of every page: one header, one style sheet, light and dark, no network.
+
+A page that is written runs no script. A page of a server of ours may name one of that server's.
 
 A page is a template that extends ``base.html`` (``tasks/core/templates``) and fills its blocks.
 All values are escaped, and an unknown name is an error.
@@ -34,13 +36,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """The head of a page: ``facts`` are (name, value), ``links`` (name, relative address)."""
+    """The head of a page: ``facts`` are (name, value), ``links`` (name, relative address).
+
+    ``script`` is the address of a served page's script, on the same server.
+    """
 
     title: str
     lead: str = ""
     tiles: Sequence[Tile] = ()
     facts: Sequence[tuple[str, str]] = ()
     links: Sequence[tuple[str, str]] = ()
+    script: str = ""
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ class Store:
 
     def _mark(self, name: str) -> Path:
         return self._folder / f"{name}.sha256"
+
+
+def keep_only(parent: Path, names: Container[str]) -> None:
+    """Remove what is kept under other names, from the folders of all keys below ``parent``."""
+    for path in parent.glob("*/*"):
+        if path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 def seal_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.model_params import Evaluate
+from tasks.evaluate.calibration import Priors, as_arrays
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset
 from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points, scored_of
 
@@ -26,11 +27,13 @@ def measure(
     items: list[Item],
     tables: dict[str, pa.Table],
     params: Evaluate,
+    found: Priors | None = None,
 ) -> dict[str, Any]:
     """Return the gains, and for each model F1 in points with its 95 % interval, its spread over
     templates and the F1 of the majority class.
 
     ``tables`` (model -> answers) may lack ``start``; then there is no ``gain_over_start`` either.
+    ``calibrated`` is the adapted model's F1 with the priors that were ``found`` taken out.
     """
     weights = resample([item.context for item in items], params.bootstrap, params.seed)
     scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
@@ -53,6 +56,11 @@ def measure(
     result |= _gains(result, samples)
     if dataset.classifies and params.prior_correction:
         result["prior_corrected"] = _measure_corrected(dataset, templates, items, tables, weights)
+    if found:
+        logs = as_arrays(templates, found)
+        calibrated = scored_of(dataset, templates, items, tables["adapted"], prior=logs)
+        overall = _measure_overall(dataset, items, calibrated, calibrated.f1(weights).mean(axis=1))
+        result["calibrated"] = {"adapted": overall}
     return result
 
 

@@ -24,7 +24,9 @@ from tasks.core.files import read_json, write_json, write_text
 from tasks.core.parquet import concat, read_table, write_table
 from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
+from tasks.evaluate.calibration import Priors, calibrate
 from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
+from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.scoring.datasets import has_items
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general, models_before
@@ -34,8 +36,8 @@ log = logging.getLogger(__name__)
 
 def evaluate(stage: Stage) -> None:
     """Write ``scores.json`` (all measures), ``metrics.json`` (the few numbers that DVC compares),
-    ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv`` and
-    ``summary.json``.
+    ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv``,
+    ``calibration.json`` (template -> choice -> its prior), ``report.html`` and ``summary.json``.
     """
     params, labelled = stage.params.evaluate, has_items(stage.path("items"))
     questions = (
@@ -43,17 +45,19 @@ def evaluate(stage: Stage) -> None:
         if labelled
         else Questions.held_out(_heldout(stage))
     )
-    predictions, general = _answer_all(stage, questions, labelled)
+    predictions, general, found = _answer_all(stage, questions, labelled)
     write_table(stage.out / "predictions.parquet", concat(predictions.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
+    write_json(stage.out / "calibration.json", found)
     asked = (questions.dataset, questions.templates, questions.items, predictions, params)
-    scores = measure(*asked) if labelled else measure_agreement(*asked)
+    scores = measure(*asked, found) if labelled else measure_agreement(*asked)
     scores["rows"] = read_json(stage.path("adapter") / "provenance.json")["rows"]
     if len(general["adapted"]):
         scores["general"] = measure_general(general, params)
     write_json(stage.out / "scores.json", scores)
     write_json(stage.out / "metrics.json", dvc_metrics(scores))
     write_text(stage.out / "f1.csv", _f1_csv(scores))
+    write_report(stage.out / "report.html", questions, predictions, general)
     stage.summary(len(questions.items), len(questions.items), templates=len(questions.templates))
     _log_scores(scores)
 
@@ -66,8 +70,9 @@ def _heldout(stage: Stage) -> Path:
 
 def _answer_all(
     stage: Stage, questions: Questions, labelled: bool
-) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
-    """Return model -> answers to the questions, and model -> answers to the general tasks.
+) -> tuple[dict[str, pa.Table], dict[str, pa.Table], Priors]:
+    """Return model -> answers to the questions, model -> answers to the general tasks, and the
+    adapted model's priors.
 
     The baseline's are read, except those to held-out rows: it does not know them.
     """
@@ -75,6 +80,7 @@ def _answer_all(
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
     baseline, general_baseline = _read_baseline(stage)
+    found: Priors = {}
     if not labelled:
         take_cards()
         baseline = {
@@ -96,6 +102,9 @@ def _answer_all(
         general = answer_general(
             model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
         )
+        if "passages" in stage.inputs:
+            passages = stage.path("passages")
+            found = calibrate(model, questions, passages, params, journal, stage.progress)
     else:  # nothing was trained: the adapted model is what the training would have started from
         before = "start" if provenance["start"] else "zero_shot"
         if before not in baseline:
@@ -104,7 +113,8 @@ def _answer_all(
                 "the stages finetune and baseline with the same finetune.start"
             )
         adapted, general = _as_adapted(baseline[before]), _as_adapted(general_baseline[before])
-    return {**baseline, "adapted": adapted}, {**general_baseline, "adapted": general}
+    general = {**general_baseline, "adapted": general}
+    return {**baseline, "adapted": adapted}, general, found
 
 
 def _need_same_base(provenance: dict[str, Any], scored: dict[str, Any]) -> None:
@@ -223,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluate,
         ("adapter", "baseline"),
         argv,
-        optional=("heldout",),
+        optional=("passages", "heldout"),
         settings={
             "items": "evaluate.items",
             "general": "baseline.general",

@@ -1,26 +1,30 @@
 """Which rows generate writes, in which order, and how they are cut into shards.
 
-All of it depends on the passages and the settings alone: a run that is continued, on this machine
-or on others, plans the same shards.
+A shard is a group of passages of one file, and depends on their texts alone: where they lie in the
+file or the corpus changes neither the shard nor the seeds of its rows. A run over a changed corpus
+therefore meets the shards of what has not changed again.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.core.data_params import Generate
-from tasks.core.files import choose, row_seed
+from tasks.core.files import choose, fingerprint, row_seed
+from tasks.core.groups import cut_groups
 
 
 @dataclass(frozen=True)
 class Request:
-    """A row to generate; all of it follows from passage, task type and number of the sample."""
+    """A row to generate.
+
+    ``seed`` follows from the passage's text, the task type and the number of the sample; ``row_id``
+    also names the passage's place.
+    """
 
     row_id: str
     passage: dict[str, Any]
@@ -40,32 +44,53 @@ def plan(passages: Iterable[pa.Table], params: Generate) -> Iterator[Request]:
     ``passages`` are batches of rows.PASSAGES that can be iterated more than once. Where
     ``max_passages`` limits them, the choice is seeded.
     """
+    for passage in _chosen(passages, params):
+        yield from _requests(passage, params)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Passages that are generated together, and stored under ``name``, which holds their texts'
+    fingerprint: two equal shards have one name.
+    """
+
+    name: str
+    passages: list[dict[str, Any]]
+
+    def requests(self, params: Generate) -> list[Request]:
+        """Return the shard's rows, in the order of :func:`plan`."""
+        return [request for passage in self.passages for request in _requests(passage, params)]
+
+
+def cut_shards(passages: Iterable[pa.Table], params: Generate) -> Iterator[Shard]:
+    """Yield the shards of all passages in order, each of at most ``shard_rows`` rows or one
+    passage.
+
+    Each is named by its passages' texts (:func:`tasks.core.groups.cut_groups`).
+    """
+    most = max(1, params.shard_rows // (len(params.task_types) * params.samples))
+    groups = cut_groups(
+        _chosen(passages, params),
+        most,
+        document=lambda passage: str(passage["document"]),
+        content=lambda passage: str(passage["text"]),
+    )
+    for name, group in groups:
+        yield Shard(f"shard-{name}", group)
+
+
+def _requests(passage: dict[str, Any], params: Generate) -> Iterator[Request]:
+    text_hash = fingerprint(passage["text"])
+    for task_type in params.task_types:
+        for sample in range(params.samples):
+            row_id = f"{passage['passage_id']}-{task_type}-{sample}"
+            seed = row_seed(params.seed, text_hash, task_type, sample)
+            yield Request(row_id, passage, task_type, sample, seed)
+
+
+def _chosen(passages: Iterable[pa.Table], params: Generate) -> Iterator[dict[str, Any]]:
     for batch in _choose_passages(passages, params):
-        for passage in batch.to_pylist():
-            for task_type in params.task_types:
-                for sample in range(params.samples):
-                    key = (passage["passage_id"], task_type, sample)
-                    row_id, seed = "-".join(map(str, key)), row_seed(params.seed, *key)
-                    yield Request(row_id, passage, task_type, sample, seed)
-
-
-def cut_shards(
-    passages: Iterable[pa.Table], count: int, todo: set[int], params: Generate
-) -> Iterator[tuple[int, list[Request]]]:
-    """Yield number and rows of the shards in ``todo``, of ``count`` shards in all."""
-    requests = plan(passages, params)
-    for number in range(count):
-        shard = list(islice(requests, params.shard_rows))
-        if number in todo:
-            yield number, shard
-
-
-def digest_passages(passages: Iterable[pa.Table]) -> str:
-    """Return one SHA-256 over the passages' ids, which hold their content."""
-    digest = hashlib.sha256()
-    for batch in passages:
-        digest.update("\n".join([*batch["passage_id"].to_pylist(), ""]).encode())
-    return digest.hexdigest()
+        yield from batch.to_pylist()
 
 
 def _choose_passages(passages: Iterable[pa.Table], params: Generate) -> Iterator[pa.Table]:

@@ -10,13 +10,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tasks.core.data_params import Generate
-from tasks.core.files import sha256_folder
 from tasks.core.rows import PREDICTIONS
 from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
-from tasks.lm.merged import merged_folder
-from tasks.lm.models import base_path, load_tokenizer, pinned, resolve
+from tasks.lm.merged import plain_weights
+from tasks.lm.models import identify, load_tokenizer
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 
 
@@ -71,16 +70,10 @@ class Generator:
 
 
 def identify_generator(params: Generate) -> str:
-    """Return what distinguishes this generator from any other: the adapter's content hash (with the
-    commit of a base that it names by a branch of the hub), or the hub name and commit.
-    """
-    folder = Path(params.generator)
-    if folder.is_dir() and not params.address:
-        model = resolve(params.generator, params.revision)
-        commit = pinned(model.base, model.revision)
-        moving = f" on {commit}" if commit != model.revision else ""
-        return f"sha256:{sha256_folder(folder)}{moving}"
-    return f"{params.generator}@{params.address or pinned(params.generator, params.revision)}"
+    """Return what distinguishes this generator from any other."""
+    if params.address:
+        return f"{params.generator}@{params.address}"
+    return identify(params.generator, params.revision)
 
 
 def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -> int:
@@ -118,14 +111,8 @@ def open_generator_engine(params: Generate, longest: int) -> Any:
 
 
 def load_weights(params: Generate) -> tuple[Path | str, str]:
-    """Return what the engine loads, and its revision: a plain model unchanged, an adapter merged
-    into its base.
-    """
-    model = resolve(params.generator, params.revision)
-    if not model.adapter:
-        return base_path(model.base, model.revision), "main"
-    merged = merged_folder(model.base, model.revision, model.adapter, "none", params.precision)
-    return merged, "main"
+    """Return what the engine loads, and its revision."""
+    return plain_weights(params.generator, params.revision, "none", params.precision)
 
 
 def generate_shard(
@@ -133,8 +120,8 @@ def generate_shard(
 ) -> pa.Table:
     """Send one shard's rows to the engine together; return rows.PREDICTIONS in the shard's order.
 
-    A shard that is generated again gives the same bytes: its rows always meet the engine together,
-    each with its own seed.
+    A shard that is generated again gives the same bytes: its rows always meet the engine together
+    and alone, each with its own seed. vLLM's rows depend on what else is in their batch.
     """
     params = generator.params
     prompts = [generator.prompt(tokenizer, request) for request in shard]

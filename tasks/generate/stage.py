@@ -2,7 +2,9 @@
 
 Passages in, predictions out; each prediction is kept, parsable or not. Rows go through the engine
 in shards, and a finished shard is a Parquet file in the journal: a killed run keeps its finished
-shards. Passages and rows are streamed in batches: memory does not grow with the corpus.
+shards, and a run over a changed corpus those of what has not changed. Shards of texts that are no
+longer in the corpus are removed. Passages and rows are streamed in batches: of the corpus only the
+shards' names are in memory.
 """
 
 from __future__ import annotations
@@ -18,16 +20,18 @@ import pyarrow as pa
 import torch
 
 from tasks.core.card import give_cards_back, take_cards
+from tasks.core.data_params import Generate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.groups import pack
 from tasks.core.params import Params
 from tasks.core.parquet import Batches, write_batches
 from tasks.core.progress import Progress
 from tasks.core.ray_workers import spread
 from tasks.core.rows import PASSAGES, PREDICTIONS
 from tasks.core.stage import Stage, run_stage
-from tasks.core.store import Store, work_key
-from tasks.generate.plan import Request, count_planned, cut_shards, digest_passages
+from tasks.core.store import Store, keep_only, work_key
+from tasks.generate.plan import Request, Shard, count_planned, cut_shards
 from tasks.generate.prompted import read_prompts
 from tasks.generate.report import PredictionTally
 from tasks.generate.shards import (
@@ -46,6 +50,8 @@ from tasks.lm.models import pinned
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, not which: they are no part of a journal's key.
 _WHERE = {"workers", "ray_address"}
+#: Columns that say where a passage lies: the journal's shards do without.
+_PLACE = ["row_id", "passage_id", "document"]
 
 
 def generate(stage: Stage) -> None:
@@ -61,13 +67,14 @@ def generate(stage: Stage) -> None:
             "there are no passages to generate from: look at artifacts/ingest/rejects.parquet"
         )
     generator = _describe_generator(stage.params)
-    shards = -(-total // params.shard_rows)
-    journal = Store(stage.work / "journal", _journal_key(generator, passages), keep=3)
+    (stage.work / "sample.json").unlink(missing_ok=True)
+    journal = Store(stage.work / "journal", _journal_key(generator), keep=3)
     for sample, rows in _fill_journal(
-        journal, shards, passages, generator, stage.progress(total, "rows")
+        stage, journal, passages, generator, stage.progress(total, "rows")
     ):
         _show_sample(stage.work / "sample.json", sample, rows)
-    _write_predictions(stage, (_read_shard(journal, number) for number in range(shards)))
+    shards = cut_shards(passages, generator.params)
+    _write_predictions(stage, (_read_shard(journal, shard, generator.params) for shard in shards))
 
 
 def _describe_generator(params: Params) -> Generator:
@@ -91,43 +98,58 @@ def _describe_generator(params: Params) -> Generator:
     return Generator(settings, form, identify_generator(settings))
 
 
-def _journal_key(generator: Generator, passages: Iterable[pa.Table]) -> str:
+def _journal_key(generator: Generator) -> str:
+    """Return the key of what makes the rows; the passages are in the names of the shards."""
     settings = generator.params.model_dump(mode="json", exclude=_WHERE)
-    digest = digest_passages(passages)
-    return work_key(__name__, settings, generator.identity, generator.form.identity, digest)
+    return work_key(__name__, settings, generator.identity, generator.form.identity)
 
 
 def _fill_journal(
+    stage: Stage,
     journal: Store,
-    shards: int,
     passages: Iterable[pa.Table],
     generator: Generator,
     progress: Progress,
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Generate the shards that the journal lacks; yield (a sample row, rows so far) after each."""
-    todo = {number for number in range(shards) if not journal.has(_shard_name(number))}
-    _skip_finished(progress, set(range(shards)) - todo, generator.params.shard_rows)
-    if not todo:
+    params = generator.params
+    rows = Counter[str]()  # a shard that occurs twice is generated once
+    for shard in cut_shards(passages, params):
+        rows[shard.name] += len(shard.passages) * len(params.task_types) * params.samples
+    keep_only(stage.work / "journal", rows)
+    names = [name for name in rows if not journal.has(name)]
+    _skip_finished(progress, rows, set(names))
+    if not names:
         return
     longest = measure_longest_prompt(generator, passages)
-    work = cut_shards(passages, shards, todo, generator.params)
+    work = _cut_missing(passages, names, params)
     parsed: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
-    for number, table in _generate_shards(work, len(todo), generator, longest):
-        journal.put(_shard_name(number), table)
+    for number, table in _generate_shards(work, len(names), generator, longest):
+        journal.put(names[number], table.drop_columns(_PLACE))
         parsed.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
         progress.advance(
-            len(table),
+            rows[names[number]],
             tokens_per_second=round(tokens / (time.monotonic() - started), 1),
             parse_yield=round(parsed[True] / parsed.total(), 3),
         )
         yield table.slice(len(table) // 2, 1).to_pylist()[0], progress.done
 
 
-def _skip_finished(progress: Progress, finished: set[int], shard_rows: int) -> None:
-    # Every shard but the last is full.
-    progress.skip(sum(min(shard_rows, progress.total - number * shard_rows) for number in finished))
+def _cut_missing(
+    passages: Iterable[pa.Table], names: list[str], params: Generate
+) -> Iterator[tuple[int, list[Request]]]:
+    """Yield the rows of each shard in ``names``, once, with its number there."""
+    numbers = {name: number for number, name in enumerate(names)}
+    for shard in cut_shards(passages, params):
+        number = numbers.pop(shard.name, None)
+        if number is not None:
+            yield number, shard.requests(params)
+
+
+def _skip_finished(progress: Progress, rows: Counter[str], missing: set[str]) -> None:
+    progress.skip(sum(count for name, count in rows.items() if name not in missing))
     if progress.skipped:
         log.info("%d rows are already in the journal", progress.skipped)
 
@@ -145,8 +167,12 @@ def _generate_shards(
         tokenizer = generator.load_tokenizer()
         with freed_after(open_shard_engine(generator, longest)) as engine:
             log.info("the generator is loaded, rows come %d at a time", params.shard_rows)
-            for number, shard in shards:
-                yield number, generate_shard(shard, engine, tokenizer, generator)
+            for together in pack(shards, params.shard_rows if _asks_together(params) else 1):
+                requests = [request for _, shard in together for request in shard]
+                rows = generate_shard(requests, engine, tokenizer, generator)
+                for number, shard in together:
+                    yield number, rows.slice(0, len(shard))
+                    rows = rows.slice(len(shard))
         return
     load_weights(params)  # merged once, not by every worker at the same time
     give_cards_back()
@@ -161,6 +187,15 @@ def _generate_shards(
     )
 
 
+def _asks_together(params: Generate) -> bool:
+    """Tell whether the engine gets the shards of small files together.
+
+    On a CPU a row's text depends a little on what is asked beside it, so each shard goes alone and
+    gives the same bytes in any corpus. A GPU would be idle, and a server makes its own batches.
+    """
+    return bool(params.address) or torch.cuda.is_available()
+
+
 def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:
     """Log a prediction and leave it in the work folder, for whoever watches the run."""
     log.info("sample %s: %s", sample["row_id"], " ".join(str(sample["prediction"]).split())[:200])
@@ -168,18 +203,23 @@ def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:
     write_json(path, fields | {"rows": rows})
 
 
-def _shard_name(number: int) -> str:
-    return f"shard-{number:06d}"
-
-
-def _read_shard(journal: Store, number: int) -> pa.Table:
-    shard = journal.get(_shard_name(number))
-    if shard is None:
+def _read_shard(journal: Store, shard: Shard, params: Generate) -> pa.Table:
+    """Return a shard's rows, with the places that their passages have in this corpus."""
+    table = journal.get(shard.name)
+    if table is None:
         raise PipelineError(
-            f"{_shard_name(number)} of generate's journal is gone: did something else clear .work "
+            f"{shard.name} of generate's journal is gone: did something else clear .work "
             "while this ran? Run the same command again"
         )
-    return shard
+    requests = shard.requests(params)
+    places = {
+        "row_id": [request.row_id for request in requests],
+        "passage_id": [request.passage["passage_id"] for request in requests],
+        "document": [request.passage["document"] for request in requests],
+    }
+    for name in _PLACE:
+        table = table.append_column(PREDICTIONS.field(name), pa.array(places[name], pa.string()))
+    return table.select(PREDICTIONS.names)
 
 
 def _write_predictions(stage: Stage, shards: Iterable[pa.Table]) -> None:

@@ -24,8 +24,12 @@ from tasks.scoring.datasets import has_items
 class Collector:
     """Writes passages and rejects, in bounded memory."""
 
-    def __init__(self, stage: Stage, work: Work, overlap: EvaluationOverlap) -> None:
-        self._stage, self._work, self._overlap = stage, work, overlap
+    def __init__(
+        self, stage: Stage, work: Work, overlap: EvaluationOverlap, held_out: EvaluationOverlap
+    ) -> None:
+        """``held_out`` are those passages of ``overlap`` that the corpus must not have."""
+        self._stage, self._work = stage, work
+        self._overlap, self._held_out = overlap, held_out
         self._params = stage.params.ingest
         items = stage.inputs.get("evaluation")
         compared = items is not None and has_items(items)
@@ -125,11 +129,11 @@ class Collector:
         params = self._params
         if passage["reason"]:
             return passage["reason"], passage["detail"]
+        shares = f"shares {params.evaluation_words} words in a row, or all of a shorter passage, "
+        if row["in_evaluation"] and row["text"] in self._held_out:
+            return "held_out", f"{shares}with a passage that an item holds out"
         if params.drop_evaluation_overlap and row["in_evaluation"]:
-            return "in_evaluation", (
-                f"shares {params.evaluation_words} words in a row, or all of a shorter passage, "
-                "with the evaluation set"
-            )
+            return "in_evaluation", f"{shares}with the evaluation set"
         if params.exact_duplicates and (
             earlier := self._seen.duplicate(bytes.fromhex(passage["same"]), row["passage_id"])
         ):

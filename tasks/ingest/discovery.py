@@ -40,7 +40,7 @@ def discover(corpus: Path, follow_links: bool = False) -> Iterator[CorpusFile]:
     entered.
     """
     if corpus.is_file():
-        yield CorpusFile(_name(corpus.name), str(corpus))
+        yield CorpusFile(readable_name(os.fsencode(corpus.name)), str(corpus))
     elif corpus.is_dir():
         yield from _walk(corpus, corpus.resolve(), follow_links)
     else:
@@ -60,7 +60,7 @@ def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[CorpusFile]:
         for name in (*files, *hidden, *links):
             path = Path(folder) / name
             yield CorpusFile(
-                _name(path.relative_to(corpus).as_posix()),
+                readable_name(os.fsencode(path.relative_to(corpus).as_posix())),
                 str(path),
                 _find_problem(path, root, follow_links),
             )
@@ -71,7 +71,7 @@ def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[CorpusFile]:
                 f"the corpus folder {corpus} cannot be opened: {error.strerror}"
             ) from error
         yield CorpusFile(
-            _name(path.relative_to(corpus).as_posix()),
+            readable_name(os.fsencode(path.relative_to(corpus).as_posix())),
             str(path),
             Unreadable("unreadable", f"a folder that cannot be opened: {error.strerror}"),
         )
@@ -111,8 +111,8 @@ def _find_link_problem(target: Path, root: Path, follow_links: bool) -> Unreadab
     )
 
 
-def _name(name: str) -> str:
-    """Return a file name as valid Unicode; bytes that are not UTF-8 are escaped, so that names stay
-    different.
+def readable_name(name: bytes) -> str:
+    """Return a file name as valid Unicode, different for different names: bytes that are not UTF-8
+    are escaped, and backslashes doubled.
     """
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return name.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")

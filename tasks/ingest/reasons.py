@@ -49,5 +49,6 @@ REASONS: dict[str, str] = {
         "(ingest.exact_duplicates)"
     ),
     "near_duplicate": "so similar to an earlier passage (ingest.near_duplicates)",
+    "held_out": "a labelled item is about it, and holds it out of the corpus (make label)",
     "in_evaluation": "is also in the evaluation set (ingest.drop_evaluation_overlap)",
 }

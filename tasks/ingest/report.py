@@ -65,7 +65,7 @@ class Report:
         """Count a passage and why it is dropped (``""``: it is kept)."""
         self.cut += 1
         # Passages dropped for another reason do not count: only those kept, or dropped for it.
-        self.in_evaluation += row["in_evaluation"] and reason in ("", "in_evaluation")
+        self.in_evaluation += row["in_evaluation"] and reason in ("", "in_evaluation", "held_out")
         if reason:
             self.dropped[reason] += 1
             return

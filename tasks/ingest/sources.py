@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
 from tasks.core.secrets import hide
-from tasks.ingest.discovery import CorpusFile, discover
+from tasks.ingest.discovery import CorpusFile, discover, readable_name
+from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Unreadable, printable
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|.*::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -43,6 +44,8 @@ _VERSIONS = (
 )
 #: Suffix of a local file that holds the address of a remote corpus: DVC watches local files only.
 _POINTER = ".address"
+#: How much larger a remote file may be that is streamed by its reader: the disk has to hold it.
+_STREAMED_MORE = 64
 #: Rows of a dataset that are staged as one file.
 _ROWS = 1000
 _OPTIONS = ("config", "split", "revision", "rows")
@@ -68,8 +71,13 @@ class Corpus(Protocol):
         ...
 
 
-def open_corpus(address: str, staging: Path, text_column: str, follow_links: bool) -> Corpus:
+def open_corpus(
+    address: str, staging: Path, text_column: str, follow_links: bool, max_bytes: int
+) -> Corpus:
     """Return the corpus at ``address``, or at the address in a file named ``*.address``.
+
+    ``max_bytes`` is the largest file that is held in memory (:func:`detect.check_size`). Of a
+    remote table or archive, which are streamed, 64 times as much is fetched.
 
     Raises :class:`PipelineError` where it cannot be reached, or a package is missing.
     """
@@ -81,20 +89,22 @@ def open_corpus(address: str, staging: Path, text_column: str, follow_links: boo
     if address.startswith("file://"):
         address = address.removeprefix("file://")
     if _ADDRESS.match(address):
-        return RemoteCorpus(address, staging)
-    return LocalCorpus(Path(address), follow_links)
+        return RemoteCorpus(address, staging, max_bytes)
+    return LocalCorpus(Path(address), follow_links, max_bytes)
 
 
 class LocalCorpus:
     """A folder or file of this machine, read in place."""
 
-    def __init__(self, path: Path, follow_links: bool) -> None:
-        self._path, self._follow_links = path, follow_links
+    def __init__(self, path: Path, follow_links: bool, max_bytes: int) -> None:
+        self._path, self._follow_links, self._max_bytes = path, follow_links, max_bytes
 
     def files(self) -> Iterator[CorpusFile]:
         return discover(self._path, self._follow_links)
 
     def version(self, file: CorpusFile) -> str:
+        # Before it is hashed: a sparse file of a terabyte takes hours.
+        detect.check_size(Path(file.place), self._max_bytes)
         return sha256_file(Path(file.place))
 
     def fetch(self, place: str) -> Path:
@@ -107,8 +117,8 @@ class LocalCorpus:
 class RemoteCorpus:
     """A folder or file at an address of any of fsspec's file systems."""
 
-    def __init__(self, address: str, staging: Path) -> None:
-        self._address, self._staging = address, staging
+    def __init__(self, address: str, staging: Path, max_bytes: int) -> None:
+        self._address, self._staging, self._max_bytes = address, staging, max_bytes
         self._system, self._root = _connect(address)
 
     def files(self) -> Iterator[CorpusFile]:
@@ -136,7 +146,7 @@ class RemoteCorpus:
         facts = {key: str(info[key]) for key in _VERSIONS if info.get(key) is not None}
         version = fingerprint(self._address, name, info.get("size"), facts) if facts else ""
         return CorpusFile(
-            name.encode(errors="backslashreplace").decode(), info["name"], problem, version
+            readable_name(name.encode(errors="surrogatepass")), info["name"], problem, version
         )
 
     def version(self, file: CorpusFile) -> str:
@@ -154,7 +164,13 @@ class RemoteCorpus:
         folder = self._staging / fingerprint(place)[:24]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / ("file" + "".join(PurePosixPath(place).suffixes[-2:])[-24:])
-        self._system.get_file(place, str(path))
+        streamed = detect.SUFFIXES.get(path.suffix.lower()) in detect.STREAMED
+        most = self._max_bytes * (_STREAMED_MORE if streamed else 1)
+        try:
+            self._system.get_file(place, str(path), callback=_limit_bytes(most))
+        except BaseException:
+            self.release(path)
+            raise
         return path
 
     def release(self, path: Path) -> None:
@@ -239,6 +255,22 @@ class HubCorpus:
 
     def release(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+
+
+def _limit_bytes(most: int) -> Any:
+    """Return fsspec's callback of a fetch, which ends it behind ``most`` bytes: an HTTP body may be
+    endless, whatever its header says.
+    """
+    from fsspec.callbacks import Callback
+
+    class Limit(Callback):  # type: ignore[misc]
+        def call(self, *_: Any, **__: Any) -> None:
+            if max(self.size or 0, self.value) > most:
+                raise Unreadable(
+                    "too_large", f"more than {most >> 20} MiB to fetch: raise ingest.max_file_mb"
+                )
+
+    return Limit()
 
 
 def _connect(address: str) -> tuple[Any, str]:

@@ -40,7 +40,7 @@ from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files
-from tasks.scoring.datasets import find_misplaced, has_items, load_dataset, load_items
+from tasks.scoring.datasets import Item, find_misplaced, has_items, load_dataset, load_items
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +64,24 @@ _LISTED, _AHEAD = 2000, 8
 def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
-    overlap = EvaluationOverlap(_evaluation_passages(stage), params.evaluation_words)
+    items = _read_items(stage)
+    overlap, held_out = (
+        EvaluationOverlap((item.context for item in chosen), params.evaluation_words)
+        for chosen in (items, [item for item in items if item.held_out])
+    )
     work = _make_work(params, _read_tokenizer(*tokenizer_name(stage)))
     corpus = open_corpus(
-        stage.addresses["corpus"], staging, params.text_column or "text", params.follow_links
+        stage.addresses["corpus"],
+        staging,
+        params.text_column or "text",
+        params.follow_links,
+        work.options.max_bytes,
     )
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
             _list_files(corpus, journal, work)
             _read_new(stage, corpus, journal, work)
-            Collector(stage, work, overlap).run(journal)
+            Collector(stage, work, overlap, held_out).run(journal)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -115,10 +123,9 @@ def _read_tokenizer(generator: str, revision: str) -> str:
     return tokenizer
 
 
-def _evaluation_passages(stage: Stage) -> Iterator[str]:
-    """Yield the passages of the labelled items.
-
-    They are read as evaluate reads them, so that a bad item is an error before any work is done.
+def _read_items(stage: Stage) -> list[Item]:
+    """Return the labelled items, read as evaluate reads them, so that a bad item is an error before
+    any work is done.
     """
     if "evaluation" in stage.inputs and has_items(stage.path("evaluation")):
         dataset = load_dataset(Path(stage.params.evaluate.dataset))
@@ -130,12 +137,13 @@ def _evaluation_passages(stage: Stage) -> Iterator[str]:
                 len(items),
                 ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else ""),
             )
-        yield from (item.context for item in items)
-    elif stage.params.ingest.drop_evaluation_overlap:
+        return items
+    if stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(
             "ingest.drop_evaluation_overlap is set, and there are no items to compare "
             "with: name them with --evaluation"
         )
+    return []
 
 
 def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
@@ -151,7 +159,7 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
         try:
             return file, key_of(file)
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            problem = Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
+            problem = _explain_fetch(error)
             return CorpusFile(file.name, file.place, problem), ""
 
     files = corpus.files()
@@ -193,6 +201,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         work,
         min(params.workers or os.cpu_count() or 1, max(left, 1)),
         Limits(params.file_seconds, params.file_memory_mb),
+        stage.work / "unpacked",
     ):
         if result.done or result.value != "[]":
             journal.add(result.key, parts[result.key], result.value)
@@ -210,6 +219,13 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
                 finished, shown = 0, time.monotonic()
     if finished or fetcher.failed:
         progress.advance(finished + fetcher.failed)
+
+
+def _explain_fetch(error: Exception) -> Unreadable:
+    """Return what an error of a corpus's store says about a file; passwords are hidden."""
+    if isinstance(error, Unreadable):
+        return error
+    return Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
 
 
 class _Fetcher:
@@ -235,8 +251,8 @@ class _Fetcher:
         try:
             path = future.result()
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            detail = hide(f"{type(error).__name__}: {error}")[:300]
-            self._journal.add(key, 0, format_reject("unreadable", detail))
+            problem = _explain_fetch(error)
+            self._journal.add(key, 0, format_reject(problem.reason, problem.detail))
             self._journal.finish(key, final=False)
             self.failed += files
             return

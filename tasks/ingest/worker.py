@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,22 +57,26 @@ class Work:
 
 
 def read_files(
-    jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits
+    jobs: Iterable[tuple[str, Path]], work: Work, workers: int, limits: Limits, scratch: Path
 ) -> Iterator[ResultPart]:
     """Read the files of ``jobs`` (key, path) in processes of their own, and yield their results'
     parts as JSON text, as :meth:`Pool.run` does; the last part of a file that failed is its reject.
 
     Where a member of an archive or message crashes or hangs its process, reading continues with the
     next member. The ``failure`` is then the member's, or ``unreadable``: another run may succeed.
+
+    ``scratch`` is a folder for what is unpacked. Killed workers leave some of it, which goes at the
+    end; where this process is killed too, the next call with the same folder clears it.
     """
     reading = _Reading(iter(jobs))
-    # Killed workers leave what they unpacked: it goes with this folder.
-    with (
-        tempfile.TemporaryDirectory(prefix="ingest-") as scratch,
-        Pool(_start, (work, scratch), workers, limits) as pool,
-    ):
-        for result in pool.run(reading.jobs()):
-            yield reading.receive(result)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with Pool(_start, (work, str(scratch.absolute())), workers, limits) as pool:
+            for result in pool.run(reading.jobs()):
+                yield reading.receive(result)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.store import is_still_whole, work_key
 from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
-from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned
+from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned, resolve
 
 if TYPE_CHECKING:
     # Its import takes a second, which only a merge needs.
@@ -58,6 +58,18 @@ def merged_folder(
         make_checkpoint(folder, 8, save)
     os.utime(folder)
     return folder
+
+
+def plain_weights(
+    name: str, revision: str, quantization: str = "none", precision: str = "auto"
+) -> tuple[Path | str, str]:
+    """Return what an engine loads for a model or adapter, and its revision: a plain model
+    unchanged, else one checkpoint (:func:`merged_folder`).
+    """
+    model = resolve(name, revision)
+    if not model.adapter and quantization == "none":
+        return base_path(model.base, model.revision), "main"
+    return merged_folder(model.base, model.revision, model.adapter, quantization, precision), "main"
 
 
 def round_through_nf4(model: torch.nn.Module) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_json, sha256_folder
 from tasks.lm.embedded import embedded_folder
 from tasks.lm.hub import hub_folder
 
@@ -120,6 +120,19 @@ def pinned(name: str, revision: str = "main") -> str:
     if name.startswith("embedded:") or Path(name).is_dir():
         return revision
     return Path(base_path(name, revision, weights=False)).name
+
+
+def identify(name: str, revision: str = "main") -> str:
+    """Return what distinguishes a model from any other: a folder's content hash (with the commit of
+    a base that it names by a branch of the hub), or the hub name and commit.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"{name}@{pinned(name, revision)}"
+    model = resolve(name, revision)
+    commit = pinned(model.base, model.revision)
+    moving = f" on {commit}" if commit != model.revision else ""
+    return f"sha256:{sha256_folder(folder)}{moving}"
 
 
 def load_tokenizer(name: str, revision: str = "main") -> Any:

@@ -1,49 +1,29 @@
-"""Which version of a model is the champion: paired bootstraps over the evaluation items.
+"""Which version of a model is the champion: paired tests over the evaluation items.
 
 A new version becomes ``champion`` only if its F1 is better than the present champion's, or than the
-unadapted model's where there is none. The interval of the difference must lie above 0.
+unadapted model's where there is none, and if :func:`tasks.register.gate.find_faults` finds nothing:
+it must beat the majority class and the prior-corrected unadapted model, and must not be below its
+start.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from tasks.core.files import sha256_file
+from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
+from tasks.register.gate import Asked, Comparison, find_faults
 from tasks.scoring.datasets import has_items, load_dataset, load_items
-from tasks.scoring.f1 import interval, resample, scored_of
 from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
 CHALLENGER = "challenger"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The F1 difference to an opponent in points, with its 95 % interval."""
-
-    opponent: str
-    f1: float
-    low: float
-    high: float
-    #: There is a champion that answered other questions: it stays, whatever the figures are.
-    champion_stays: bool = False
-
-    @property
-    def alias(self) -> str:
-        """Return the alias that the new version gets."""
-        return "champion" if self.low > 0 and not self.champion_stays else CHALLENGER
-
-    def describe(self) -> str:
-        """Return the comparison as a sentence."""
-        return f"{self.f1:+.1f} F1 [{self.low:+.1f}, {self.high:+.1f}] against {self.opponent}"
 
 
 def choose_alias(stage: Stage, ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
@@ -75,7 +55,15 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any) -> Comparison:
     Without a comparable champion, compare with the unadapted model.
     """
     predictions = read_table(stage.path("evaluation") / "predictions.parquet")
+    scores = read_json(stage.path("evaluation") / "scores.json")
     adapted, zero_shot = (_of_model(predictions, model) for model in ("adapted", "zero_shot"))
+    faults = tuple(find_faults(_asked(stage), adapted, zero_shot, scores))
+    return replace(_judge_opponent(stage, ledger, name, version, adapted, zero_shot), faults=faults)
+
+
+def _judge_opponent(
+    stage: Stage, ledger: Ledger, name: str, version: Any, adapted: pa.Table, zero_shot: pa.Table
+) -> Comparison:
     champion = ledger.champion(name)
     if champion is None or str(champion.version) == str(version.version):
         return _compare(stage, adapted, zero_shot, "the unadapted model")
@@ -144,15 +132,15 @@ def _questions(answers: pa.Table) -> list[tuple[str, str, str]]:
 
 
 def _compare(stage: Stage, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:
+    asked = _asked(stage)
+    return asked.compare(asked.score(new), asked.score(old), opponent)
+
+
+def _asked(stage: Stage) -> Asked:
     params = stage.params.evaluate
     dataset = load_dataset(Path(params.dataset))
     items = load_items(dataset, Path(params.items), params.max_items, params.seed)
-    templates = dataset.templates[: params.templates or None]
-    weights = resample([item.context for item in items], params.bootstrap, params.seed)
-    scored = [scored_of(dataset, templates, items, answers) for answers in (new, old)]
-    low, high = interval(scored[0].f1(weights).mean(axis=1) - scored[1].f1(weights).mean(axis=1))
-    difference = float(np.mean(scored[0].f1()) - np.mean(scored[1].f1()))
-    return Comparison(opponent, round(difference, 2), round(low, 2), round(high, 2))
+    return Asked.make(dataset, items, params)
 
 
 def _of_model(predictions: pa.Table, model: str) -> pa.Table:

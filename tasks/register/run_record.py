@@ -45,7 +45,8 @@ def log_run(
         | {"rows": float(provenance["rows"]), "steps": float(provenance["steps"])}
     )
     ledger.files(_draw_plots(stage.work / "plots", losses, scores), "plots")
-    ledger.files([evaluation / "scores.json", evaluation / "predictions.parquet"], "evaluation")
+    evaluated = ("scores.json", "predictions.parquet", "calibration.json")
+    ledger.files([evaluation / name for name in evaluated], "evaluation")
     ledger.files([stage.path("instructions") / "report.html"], "validation")
     ledger.files([stage.path("verification") / "report.html"], "verification")
     ledger.files([adapter / "provenance.json"])
@@ -71,6 +72,8 @@ def metric_table(scores: dict[str, Any]) -> dict[str, float]:
     }
     if "majority" in adapted:
         table[f"f1_majority/{name}"] = adapted["majority"]
+    if "calibrated" in scores:
+        table[f"f1_calibrated/{name}"] = scores["calibrated"]["adapted"]["f1"]
     if "start" in scores:
         gain = scores["gain_over_start"]
         bounds = (gain[bound] for bound in ("f1", "f1_low", "f1_high"))

@@ -1,7 +1,7 @@
 """register: log the run, its F1 and its model to MLflow, and decide which version is the champion.
 
-The alias ``champion`` moves only on a paired bootstrap (:mod:`tasks.register.champion`); any other
-new version is the ``challenger``.
+The alias ``champion`` moves only on evidence (:mod:`tasks.register.champion`); any other new
+version is the ``challenger``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tasks.register.champion import (
     compare_with_tapt,
     leave_unjudged,
 )
+from tasks.register.gate import describe_leak
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
 from tasks.tracking.mlflow_store import shown_uri, store_errors
@@ -53,6 +54,7 @@ def _register(stage: Stage) -> None:
         "experiment_id": ledger.experiment_id,
         "run_id": ledger.run_id,
         **_log_gain_over_tapt(stage, ledger, scores),
+        **_tell_leak(stage, ledger),
     }
     if provenance["adapter"]:
         registration |= _register_model(stage, ledger, provenance, scores, scored_on)
@@ -86,6 +88,18 @@ def _log_gain_over_tapt(stage: Stage, ledger: Ledger, scores: dict[str, Any]) ->
     bounds = (comparison.f1, comparison.low, comparison.high)
     ledger.metrics(gain_metrics("tapt", scores["dataset"], *bounds))
     return {"over_tapt": comparison.describe()}
+
+
+def _tell_leak(stage: Stage, ledger: Ledger) -> dict[str, str]:
+    """Say in the log, on the run's page and in the closing table what was trained on that is in the
+    evaluation set too.
+    """
+    text = describe_leak(read_json(stage.path("ingested")))
+    if not text:
+        return {}
+    log.warning(text)
+    ledger.tags({"in_evaluation": text})
+    return {"in_evaluation": text}
 
 
 def _register_model(
@@ -124,7 +138,7 @@ def _say_gain_over_start(
 ) -> dict[str, str]:
     """Say in the log and on the version's page what the run adds to its start.
 
-    A version that adds nothing can still be the champion, which is compared with others.
+    A version that adds nothing measurable can still be the champion, if it is not below its start.
     """
     comparison = compare_with_start(scores)
     if comparison is None:
@@ -181,5 +195,5 @@ def _example_prompt(stage: Stage) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    inputs = ("adapter", "evaluation", "instructions", "verification", "supervision")
+    inputs = ("ingested", "adapter", "evaluation", "instructions", "verification", "supervision")
     return run_stage("register", register, inputs, argv)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
@@ -45,7 +46,8 @@ class Dataset(Section):
     by a new line.
     """
 
-    name: str
+    #: Part of MLflow's names of metrics and models.
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")
     task_type: TypeName
     description: str = ""
     id: str = "id"
@@ -72,6 +74,11 @@ class Item(Section):
     golds: tuple[str, ...]
     gold: int
     columns: dict[str, Any]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether ingest keeps the item's passage out of the corpus (docs/review.md)."""
+        return str(self.columns.get("held_out") or "").lower() not in ("", "false", "0")
 
 
 def has_items(path: Path) -> bool:
@@ -117,7 +124,7 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
     """
     items: dict[str, Item] = {}
     for number, row in enumerate(read_rows(path), start=1):
-        item = _item(dataset, row, f"{path} row {number}")
+        item = parse_item(dataset, row, f"{path} row {number}")
         if item.id in items:
             raise PipelineError(
                 f"{path} row {number}: the id {item.id!r} was there before: ids must be unique"
@@ -132,13 +139,26 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
         chosen = [item for item in chosen if item.id in ids]
     # All are rendered: a column that only the last item lacks would end the run after the training.
     for item in chosen:
-        for template in dataset.templates:
-            if item.context.strip() not in render(template, item):
-                raise PipelineError(
-                    f"dataset {dataset.name}: template {template.name!r} does not show "
-                    f"the passage: it must insert {{{{context}}}}"
-                )
+        check_prompts(dataset, item)
     return chosen
+
+
+def check_prompts(dataset: Dataset, item: Item) -> None:
+    """Raise :class:`PipelineError` unless every template can be filled and shows the passage."""
+    for template in dataset.templates:
+        if item.context.strip() not in render(template, item):
+            raise PipelineError(
+                f"dataset {dataset.name}: template {template.name!r} does not show "
+                f"the passage: it must insert {{{{context}}}}"
+            )
+
+
+def asked_columns(dataset: Dataset) -> tuple[str, ...]:
+    """Return the columns besides the passage that the templates show: the question, the claim."""
+    given = {"context", "choices", dataset.context.split(".")[0]}
+    given |= {dataset.label.split(".")[0], dataset.answers.split(".")[0]}
+    parsed = (_environment().parse(template.instruction) for template in dataset.templates)
+    return tuple(sorted(set().union(*map(find_undeclared_variables, parsed)) - given))
 
 
 def find_misplaced(dataset: Dataset, items: Iterable[Item]) -> list[str]:
@@ -170,7 +190,8 @@ def render(template: Template, item: Item) -> str:
         raise PipelineError(f"template {template.name!r}, item {item.id!r}: {error}") from error
 
 
-def _item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
+def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
+    """Return the item of a row; ``where`` names the row in errors."""
     context = _text(_value(row, dataset.context, where), f"{where}: {dataset.context}")
     if not context.strip():
         raise PipelineError(f"{where}: the passage ({dataset.context}) is empty")
@@ -223,7 +244,11 @@ def _plain(value: Any, where: str) -> str:
 
 @lru_cache(maxsize=64)
 def _compile(instruction: str) -> Any:
+    return _environment().from_string(instruction)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     # Of their own chance, other in every process: the same item must give the same prompt.
     del environment.filters["random"], environment.globals["lipsum"]
-    return environment.from_string(instruction)
+    return environment

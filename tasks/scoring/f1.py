@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
@@ -102,21 +102,25 @@ def scored_of(
     items: list[Item],
     table: pa.Table,
     corrected: bool = False,
+    prior: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Scored:
     """Return a model's rows as arrays [templates, items]; a missing row is an error.
 
     ``corrected`` (classification only): :func:`correct_prior` chooses the classes again, from the
-    choices' scores.
+    choices' scores; with a ``prior`` (template -> log prior of its choices) that one is taken out.
     """
     rows = {
         (row["template"], row["item_id"]): row
         for row in table.select(["template", "item_id", "prediction", "scores", "f1"]).to_pylist()
     }
     if dataset.classifies:
-        if corrected:
+        if corrected or prior:
+            scores = [
+                np.array([rows[t.name, item.id]["scores"] for item in items]) for t in templates
+            ]
             values = [
-                correct_prior(np.array([rows[t.name, item.id]["scores"] for item in items]))
-                for t in templates
+                without_prior(found, prior[t.name]) if prior else correct_prior(found)
+                for t, found in zip(templates, scores, strict=True)
             ]
         else:
             values = [
@@ -139,8 +143,19 @@ def correct_prior(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     2024, arXiv 2309.17249). It needs all items at once, so it does not describe a model that
     answers one question at a time.
     """
+    return without_prior(scores, choice_prior(scores))
+
+
+def choice_prior(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log of each choice's mean probability over the items of ``scores`` (as above)."""
     logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    prior = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
+    prior: NDArray[np.float64] = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))
+    return prior
+
+
+def without_prior(scores: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return each item's class after a log prior of the choices is taken out of its scores."""
+    logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     best: NDArray[np.int64] = np.argmax(logs - prior, axis=1)
     return best
 

@@ -1,4 +1,4 @@
-"""Intervals of shares."""
+"""Intervals of shares, and how small a gain a number of items can show."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 #: Normal quantile of a two-sided 95 % interval.
 _Z = 1.959964
+#: Normal quantile of a power of 80 %: a gain of that size is found four times in five.
+_Z_POWER = 0.841621
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
@@ -16,3 +18,19 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = _Z * math.sqrt(share * (1 - share) / rows + spread / (4 * rows)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def smallest_gain(items: int, spread: float) -> float | None:
+    """Return the smallest mean difference of two models on the same items that a two-sided test at
+    5 % finds with a power of 80 %; None without items.
+
+    It is (1.96 + 0.84) x ``spread`` / sqrt(items), where ``spread`` is the standard deviation of
+    the items' differences, in the same unit (Miller, arXiv 2411.00640, power analysis, with one
+    answer an item). Items on one passage tell less than others: it is a lower bound.
+    """
+    return (_Z + _Z_POWER) * spread / math.sqrt(items) if items else None
+
+
+def items_needed(gain: float, spread: float) -> int:
+    """Return how many items make ``gain`` the smallest one that is found."""
+    return math.ceil(((_Z + _Z_POWER) * spread / gain) ** 2)

@@ -146,7 +146,7 @@ def answer(
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
     settings = params.model_dump(
-        mode="json", exclude={"bootstrap", "batch_rows", "prior_correction"}
+        mode="json", exclude={"bootstrap", "batch_rows", "prior_correction", "calibration_rows"}
     )
     key = work_key(
         __name__,

@@ -42,14 +42,16 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     return name, str(registered.version), adapters[0], dict(read_json(Path(provenance)))
 
 
-def fetch_answers(name: str, version: str, folder: Path) -> Path | None:
-    """Fetch the answers that the version's run kept (rows.EVALUATIONS); None if they are lost."""
+def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path | None:
+    """Fetch a file of evaluate's that the version's run kept, such as ``predictions.parquet``; None
+    if it is lost.
+    """
     from mlflow.exceptions import MlflowException
 
     client = connect()
     try:
         run_id = client.get_model_version(name, version).run_id
-        path = client.download_artifacts(run_id, "evaluation/predictions.parquet", str(folder))
+        path = client.download_artifacts(run_id, f"evaluation/{file}", str(folder))
     except MlflowException:
         return None
     return Path(path)

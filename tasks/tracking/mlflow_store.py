@@ -20,6 +20,7 @@ from tasks.core.secrets import hide
 #: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
 #: one began.
 TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
+_SQLITE = "sqlite:///"
 #: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
 #: continues later.
 _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
@@ -27,7 +28,7 @@ _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
 
 def tracking_uri() -> str:
     """Return the address of the MLflow store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path('mlflow.db').absolute()}"
 
 
 def shown_uri() -> str:
@@ -41,6 +42,7 @@ def connect() -> Any:
 
     for name, value in _HTTP_LIMITS.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    create_private_store()
     mlflow.set_tracking_uri(tracking_uri())
     try:
         client = mlflow.MlflowClient()
@@ -51,6 +53,17 @@ def connect() -> Any:
             "check MLFLOW_TRACKING_URI"
         ) from error
     return client
+
+
+def create_private_store() -> None:
+    """Make the SQLite file of the store, empty and for its owner's eyes only, unless it exists.
+
+    SQLite gives the files that it writes beside it the same mode.
+    """
+    if tracking_uri().startswith(_SQLITE):
+        path = tracking_uri().removeprefix(_SQLITE)
+        with contextlib.suppress(OSError):  # it is there, or cannot be: MLflow says what is wrong
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 @contextlib.contextmanager
@@ -116,8 +129,8 @@ def experiment_id(client: Any, name: str) -> str:
     if entry is not None:
         return str(entry.experiment_id)
     uri, location = tracking_uri(), None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    if uri.startswith(_SQLITE):
+        location = (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlartifacts").as_uri()
     # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return str(client.create_experiment(name, artifact_location=location, tags=tags))

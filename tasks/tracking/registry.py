@@ -119,18 +119,24 @@ class Ledger:
         and tags, or an empty string.
         """
         conditions = [
-            *(f"params.`{name}` = '{value}'" for name, value in params.items()),
             *(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
             "attributes.status = 'FINISHED'",
             f"attributes.run_id != '{self.run_id}'",
         ]
-        runs = self.client.search_runs(
-            [self.experiment_id],
-            " and ".join(conditions),
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
-        return str(runs[0].info.run_id) if runs else ""
+        token: str | None = None
+        while token != "":
+            runs = self.client.search_runs(
+                [self.experiment_id],
+                " and ".join(conditions),
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            for run in runs:
+                # Compared here: MLflow cannot be asked for a path with an apostrophe.
+                if params.items() <= run.data.params.items():
+                    return str(run.info.run_id)
+            token = runs.token or ""
+        return ""
 
     def download(self, run_id: str, name: str, folder: Path) -> Path | None:
         """Fetch an artifact of a run; return its path, or None if it is gone."""

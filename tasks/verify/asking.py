@@ -1,13 +1,12 @@
 """Which rows the reader is asked, in which order, and the journal of its answers.
 
 Rows are those that validate kept and, with ``verify.repair``, those that it put into quarantine for
-their response alone. A killed run keeps its finished shards.
+their response alone. A killed run keeps its finished shards, and a run over a changed corpus those
+of what has not changed; the others are removed.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,20 +14,20 @@ from itertools import chain, islice
 from typing import Any, Literal
 
 import pyarrow as pa
-import torch
 
-from tasks.core.card import give_cards_back, take_cards
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
+from tasks.core.groups import cut_groups
 from tasks.core.labels import normal_labels, offered
 from tasks.core.parquet import Batches
 from tasks.core.progress import Progress
-from tasks.core.ray_workers import spread
 from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage
-from tasks.core.store import Store, work_key
+from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
-from tasks.lm.memory import freed_after
-from tasks.verify.reader import Asked, Kind, Reader, answer_shard, longest_prompt, open_reader
+from tasks.verify.judging import nearest_span
+from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
+from tasks.verify.shards import do_shards
 
 #: Faults of a response that leave the instruction good (names of validate's expectations).
 REPAIRABLE = frozenset(
@@ -50,18 +49,24 @@ _NOT_ASKED = {
     "adopt",
     "repair",
     "keep_per_passage",
+    "specific_share",
+    "gpu_memory_utilization",
     "tests",
     "test_rows",
     "reviews",
+    "exclude_wrong",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row to judge; ``repairing`` marks one that validate did not keep."""
+    """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
+    span of its passage that its response nearly is, if there is one.
+    """
 
     values: dict[str, Any]
     repairing: bool
+    nearly: str
     kind: Kind | Literal[""]
     choices: tuple[str, ...]
 
@@ -85,6 +90,7 @@ class Rows:
 
     kept: Batches
     quarantine: Batches | None
+    by_answer: bool
     by_text: bool
     labels: frozenset[str]
 
@@ -94,7 +100,8 @@ class Rows:
         params = stage.params.verify
         return cls(
             Batches(stage.path("instructions"), INSTRUCTIONS),
-            Batches(stage.path("quarantine"), QUARANTINE) if params.repair else None,
+            None if params.repair == "none" else Batches(stage.path("quarantine"), QUARANTINE),
+            params.repair == "answer",
             bool(params.address),
             frozenset(_normal(label) for label in stage.params.validate.labels),
         )
@@ -104,19 +111,23 @@ class Rows:
             yield from (self.row(values) for values in batch.to_pylist())
         for batch in self.quarantine or ():
             for values in batch.to_pylist():
-                reasons = values.pop("reasons")
-                if set(reasons) <= REPAIRABLE and values["instruction"]:
-                    row = self.row(values, repairing=True)
-                    if row.kind:
-                        yield row
+                reasons = set(values.pop("reasons"))
+                if not reasons <= REPAIRABLE or not values["instruction"]:
+                    continue
+                nearly = ""
+                if reasons == {"answer_in_passage"}:
+                    nearly = nearest_span(values["context"], values["response"])
+                row = self.row(values, repairing=True, nearly=nearly)
+                if row.kind and (nearly or self.by_answer):
+                    yield row
 
-    def row(self, values: dict[str, Any], repairing: bool = False) -> Row:
+    def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row with how it is read; a label type without known labels is not."""
         kind = TASK_TYPES[values["task_type"]].read_as
         if kind != "labels" or self.by_text:
-            return Row(values, repairing, "answers" if kind else "", ())
+            return Row(values, repairing, nearly, "answers" if kind else "", ())
         choices = choices_of(values, self.labels)
-        return Row(values, repairing, kind if len(choices) > 1 else "", choices)
+        return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices)
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:
@@ -145,10 +156,9 @@ class Answered:
     """Test rows and rows, each with the reader's answer; it can be iterated more than once."""
 
     def __init__(
-        self, tests: Sequence[Row], rows: Rows, journal: Store, totals: dict[Kind, int], size: int
+        self, tests: Sequence[Row], rows: Rows, journal: Store, shards: dict[Kind, list[str]]
     ) -> None:
-        self._tests, self._rows, self._journal = tests, rows, journal
-        self._totals, self._size = totals, size
+        self._tests, self._rows, self._journal, self._shards = tests, rows, journal, shards
 
     def tests(self) -> Iterator[Pair]:
         """Yield the test rows with their answers."""
@@ -164,8 +174,8 @@ class Answered:
             yield row, next(answers[row.kind]) if row.kind else None
 
     def _answers(self, kind: Kind) -> Iterator[dict[str, Any]]:
-        for number in range(-(-self._totals[kind] // self._size)):
-            shard = self._journal.get(_name(kind, number))
+        for name in self._shards[kind]:
+            shard = self._journal.get(name)
             if shard is None:
                 raise PipelineError(
                     "a shard of verify's journal is gone: did something else clear .work while "
@@ -177,98 +187,55 @@ class Answered:
 def ask(stage: Stage, reader: Reader, tests: Sequence[Row], rows: Rows) -> Answered:
     """Ask the reader the test rows and all rows; what the journal has is not asked again."""
 
-    def asked(kind: Kind) -> Iterator[Asked]:
-        return (row.asked() for row in chain(tests, rows) if row.kind == kind)
-
     params = stage.params.verify
-    counts = Counter(row.kind for row in chain(tests, rows))
-    totals = {kind: counts[kind] for kind in KINDS}
+
+    def cut(kind: Kind) -> Iterator[tuple[str, list[Asked]]]:
+        own = (row for row in chain(tests, rows) if row.kind == kind)
+        for name, group in cut_groups(own, params.shard_rows, _document, _content):
+            yield f"{kind}-{name}", [row.asked() for row in group]
+
+    sizes = {kind: [(name, len(shard)) for name, shard in cut(kind)] for kind in KINDS}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
-    digest = _digest(chain.from_iterable(asked(kind) for kind in KINDS))
-    key = work_key(__name__, settings, reader.identity, digest)
-    journal = Store(stage.work / "journal", key, keep=3)
-    progress = stage.progress(sum(totals.values()), "rows")
+    journal = Store(stage.work / "journal", work_key(__name__, settings, reader.identity), keep=3)
+    keep_only(stage.work / "journal", {name for kind in KINDS for name, _ in sizes[kind]})
+    total = sum(count for kind in KINDS for _, count in sizes[kind])
+    progress = stage.progress(total, "rows")
     for kind in KINDS:
-        sizes = _shard_sizes(kind, totals[kind], params.shard_rows)
-        todo = {name for name in sizes if not journal.has(name)}
-        progress.skip(sum(rows for name, rows in sizes.items() if name not in todo))
+        todo = {name for name, _ in sizes[kind] if not journal.has(name)}
+        progress.skip(sum(count for name, count in sizes[kind] if name not in todo))
         if todo:
-            _fill(journal, reader, kind, partial(asked, kind), todo, progress)
-    return Answered(tests, rows, journal, totals, params.shard_rows)
+            _fill(journal, reader, kind, partial(cut, kind), todo, progress)
+    return Answered(tests, rows, journal, {k: [name for name, _ in sizes[k]] for k in KINDS})
 
 
 def _fill(
     journal: Store,
     reader: Reader,
     kind: Kind,
-    asked: Callable[[], Iterator[Asked]],
+    cut: Callable[[], Iterator[tuple[str, list[Asked]]]],
     todo: set[str],
     progress: Progress,
 ) -> None:
     """Ask the shards that the journal lacks, here or by Ray workers."""
     params = reader.params
-    longest = longest_prompt(reader, asked())
-    shards = (
-        (number, shard)
-        for number, shard in enumerate(_cut(asked(), params.shard_rows))
-        if _name(kind, number) in todo
-    )
-    for number, table in _answer_shards(reader, kind, longest, shards, len(todo)):
-        journal.put(_name(kind, number), table)
+    longest = longest_prompt(reader, chain.from_iterable(shard for _, shard in cut()))
+    names = dict(enumerate(name for name, _ in cut() if name in todo))
+    shards = enumerate(shard for name, shard in cut() if name in todo)
+    if not params.address:
+        take_cards()
+        if params.workers:
+            reader.load()  # merged once, not by every worker at the same time
+    for number, table in do_shards(ShardReader, (reader, kind, longest), shards, len(todo), params):
+        journal.put(names[number], table)
         progress.advance(len(table))
 
 
-def _answer_shards(
-    reader: Reader,
-    kind: Kind,
-    longest: int,
-    shards: Iterator[tuple[int, list[Asked]]],
-    count: int,
-) -> Iterator[tuple[int, pa.Table]]:
-    """Yield number and answers of every shard: in order in this process, in any order with
-    ``workers``.
-    """
-    params = reader.params
-    if not params.address:
-        take_cards()
-    if not params.workers:
-        prompter = reader.prompter()
-        with freed_after(open_reader(reader, kind, longest)) as opened:
-            for number, shard in shards:
-                yield number, answer_shard(reader, kind, opened, prompter, shard)
-        return
-    reader.load()  # merged once, not by every worker at the same time
-    give_cards_back()  # the workers take them
-    yield from spread(
-        "tasks.verify.reader:shard_worker",
-        (reader, kind, longest),
-        shards,
-        min(params.workers, count),
-        params.ray_address,
-        torch.get_num_threads(),
-    )
+def _document(row: Row) -> str:
+    return str(row.values.get("document", ""))
 
 
-def _cut(rows: Iterator[Asked], size: int) -> Iterator[list[Asked]]:
-    while shard := list(islice(rows, size)):
-        yield shard
-
-
-def _shard_sizes(kind: Kind, total: int, size: int) -> dict[str, int]:
-    """Return shard -> its rows; every shard but the last is full."""
-    starts = range(0, total, size)
-    return {_name(kind, number): min(size, total - start) for number, start in enumerate(starts)}
-
-
-def _digest(asked: Iterator[Asked]) -> str:
-    digest = hashlib.sha256()
-    for row in asked:
-        digest.update(repr((row.row_id, row.instruction, row.choices)).encode())
-    return digest.hexdigest()
-
-
-def _name(kind: str, number: int) -> str:
-    return f"{kind}-{number:06d}"
+def _content(row: Row) -> str:
+    return repr((row.values["row_id"], row.values["instruction"], row.choices))
 
 
 def _normal(text: str) -> str:

@@ -22,18 +22,27 @@ from tasks.core.task_types import EXTRACTION
 from tasks.scoring.f1 import normalise_answer, squad_f1
 
 #: Reasons of rows that are not kept.
-DISAGREES, UNGROUNDED, NOT_REPAIRED, NOT_BEST = (
+DISAGREES, UNGROUNDED, UNSPECIFIC, NOT_REPAIRED, NOT_BEST = (
     "reader_disagrees",
     "question_not_about_answer",
+    "question_not_specific",
     "not_repaired",
     "not_best_of_passage",
 )
 #: Reason of a row that took the reader's answer and so equals one that is kept.
 DUPLICATE = "duplicate"
+#: Reason of a row that the reader keeps and a person found wrong.
+WRONG_BY_REVIEW = "wrong_by_review"
 WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
 _SAME = 0.5
+#: Least token F1 of a response and the span that it nearly is ("Iwan Roberts", "Iwan Wyn Roberts").
+_NEARLY = 0.75
+#: Words that such a span may have more or fewer than the response.
+_STRETCH = 3
 #: Rows with the same choices that a prior is estimated from, at least.
 _LEAST_PRIOR = 20
+#: Marks that a span does not begin or end with.
+_MARKS = " \t\n.,;:!?\"'()[]"
 #: Words of questions that say nothing about what is asked for.
 _ASKING = frozenset(
     re.findall(
@@ -62,7 +71,8 @@ class Word:
 class Decision:
     """What becomes of a row: its response, and the reasons why it is not kept, if any.
 
-    ``agreement`` is None where the row's type is not judged.
+    ``agreement`` is None where the row's type is not judged. ``specificity`` is the generator's
+    word on the question (:mod:`tasks.verify.specificity`), in nats a token.
     """
 
     response: str
@@ -70,6 +80,7 @@ class Decision:
     answer: str = ""
     origin: str = WRITTEN
     grounded: float = 1.0
+    specificity: float | None = None
     reasons: list[str] = field(default_factory=list)
 
 
@@ -177,19 +188,46 @@ def is_sound(task_type: str, instruction: str, context: str, answer: str) -> boo
     return holds(context, answer) and not holds(instruction.replace(context, "\n"), answer)
 
 
-def decide(values: dict[str, Any], word: Word | None, repairing: bool, params: Verify) -> Decision:
+def nearest_span(passage: str, response: str) -> str:
+    """Return the span of a passage that a response nearly is, of whole words; empty if there is
+    none, or one that has other numbers.
+    """
+    words = list(re.finditer(r"\S+", passage))
+    length, numbers = len(response.split()), _numbers(response)
+    best, found = _NEARLY, ""
+    for size in range(max(1, length - _STRETCH), length + _STRETCH + 1):
+        for first in range(len(words) - size + 1):
+            span = passage[words[first].start() : words[first + size - 1].end()].strip(_MARKS)
+            likeness = squad_f1(span, [response])
+            if likeness > best and _numbers(span) == numbers:
+                best, found = likeness, span
+    return found
+
+
+def decide(
+    values: dict[str, Any],
+    word: Word | None,
+    params: Verify,
+    repairing: bool = False,
+    nearly: str = "",
+) -> Decision:
     """Return what becomes of a row (rows.INSTRUCTIONS); ``word`` is None where it is not judged.
 
-    A row that is ``repairing`` has a response that validate found wrong: it is kept with the
-    reader's answer or not at all.
+    A row that is ``repairing`` has a response that validate found wrong. It is kept with
+    ``nearly``, the span that its response nearly is, where ``word`` (then on that span) agrees,
+    else with the reader's answer or not at all.
     """
+    response = nearly or values["response"]
     if word is None:
-        return Decision(values["response"], reasons=[NOT_REPAIRED] if repairing else [])
+        return Decision(response, reasons=[NOT_REPAIRED] if repairing else [])
     kind, context, instruction = (values[name] for name in ("task_type", "context", "instruction"))
-    decision = Decision(values["response"], word.agreement, word.answer)
-    if repairing or word.agreement < params.min_agreement:
+    decision = Decision(response, word.agreement, word.answer)
+    if nearly:
+        decision.origin = REPAIRED
+    standing = not repairing or bool(nearly and is_sound(kind, instruction, context, nearly))
+    if not standing or word.agreement < params.min_agreement:
         takes = (
-            (repairing or params.adopt)
+            (params.repair == "answer" if repairing else params.adopt)
             and word.certainty >= params.min_agreement
             and is_sound(kind, instruction, context, word.answer)
         )
@@ -203,6 +241,21 @@ def decide(values: dict[str, Any], word: Word | None, repairing: bool, params: V
         if decision.grounded < params.min_grounding:
             decision.reasons.append(UNGROUNDED)
     return decision
+
+
+def drop_unspecific(rows: Sequence[tuple[dict[str, Any], Decision]], share: float) -> None:
+    """Give a reason to all but ``share`` (0-1) of the rows of each task type that are kept and have
+    a specificity: those whose questions are least about their passage.
+
+    Of equal rows the one with the lower id stays.
+    """
+    groups: dict[str, list[tuple[float, str, Decision]]] = defaultdict(list)
+    for values, each in rows:
+        if _kept(each) and each.specificity is not None:
+            groups[values["task_type"]].append((-each.specificity, values["row_id"], each))
+    for group in groups.values():
+        for *_, each in sorted(group, key=lambda entry: entry[:2])[math.ceil(share * len(group)) :]:
+            each.reasons.append(UNSPECIFIC)
 
 
 def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
@@ -219,16 +272,19 @@ def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
 def keep_best(rows: Sequence[tuple[dict[str, Any], Decision]], most: int) -> None:
     """Give a reason to all but the ``most`` best kept rows of every passage and task type.
 
-    Agreement counts first, then grounding; of equal rows the one with the lower id stays. Rows of
-    types that are not judged all stay.
+    Agreement counts first, then specificity, then grounding; of equal rows the one with the lower
+    id stays. Rows of types that are not judged all stay.
     """
-    groups: dict[tuple[str, str], list[tuple[float, float, str, Decision]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[float, float, float, str, Decision]]] = defaultdict(
+        list
+    )
     for values, each in rows:
         if _kept(each) and each.agreement is not None:
             group = groups[values["passage_id"], values["task_type"]]
-            group.append((-each.agreement, -each.grounded, values["row_id"], each))
+            order = -each.agreement, -(each.specificity or 0.0), -each.grounded
+            group.append((*order, values["row_id"], each))
     for group in groups.values():
-        for *_, each in sorted(group, key=lambda entry: entry[:3])[most:]:
+        for *_, each in sorted(group, key=lambda entry: entry[:4])[most:]:
             each.reasons.append(NOT_BEST)
 
 
@@ -242,6 +298,10 @@ def _key(values: dict[str, Any], decision: Decision) -> str:
 
 def _words(text: str) -> list[str]:
     return [word.rstrip("s") for word in re.findall(r"\w+", text.lower())]
+
+
+def _numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ It answers in its own words, several times, or it ranks the labels that the inst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from tasks.core.data_params import Verify
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, row_seed, sha256_folder
+from tasks.core.files import read_json, row_seed
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Sampling, open_engine
-from tasks.lm.merged import merged_folder
-from tasks.lm.models import base_path, load_model, load_tokenizer, pinned, resolve
+from tasks.lm.memory import free
+from tasks.lm.merged import plain_weights
+from tasks.lm.models import base_path, identify, load_model, load_tokenizer, pinned, resolve
 from tasks.lm.prompts import Prompter, prompt_form, trained_form
 from tasks.scoring.ranking import rank
 
@@ -74,10 +75,7 @@ class Reader:
             base_path(model.base, model.revision, weights=False)
         except PipelineError as error:
             raise PipelineError(f"verify.reader: {error}") from error
-        folder = Path(params.reader)
-        identity = (
-            f"sha256:{sha256_folder(folder)}" if folder.is_dir() else f"{folder}@{params.revision}"
-        )
+        folder, identity = Path(params.reader), identify(params.reader, params.revision)
         tokenizer = load_tokenizer(params.reader, params.revision)
         if not model.adapter:
             return cls(params, prompt_form(tokenizer, "auto", False), "none", "auto", identity)
@@ -88,13 +86,8 @@ class Reader:
 
     def load(self) -> tuple[Path | str, str]:
         """Return the weights to load and their revision: a plain model, or a merged adapter."""
-        model = resolve(self.params.reader, self.params.revision)
-        if not model.adapter and self.quantization == "none":
-            return base_path(model.base, model.revision), "main"
-        merged = merged_folder(
-            model.base, model.revision, model.adapter, self.quantization, self.precision
-        )
-        return merged, "main"
+        params = self.params
+        return plain_weights(params.reader, params.revision, self.quantization, self.precision)
 
     def prompter(self) -> Prompter | None:
         """Return what turns an instruction into the reader's prompt; None behind an address."""
@@ -147,10 +140,20 @@ def answer_shard(
     )
 
 
-def shard_worker(reader: Reader, kind: Kind, longest: int) -> Callable[[Sequence[Asked]], pa.Table]:
-    """Open the reader in a worker, which keeps it to its end; return what answers one shard."""
-    opened, prompter = open_reader(reader, kind, longest), reader.prompter()
-    return lambda shard: answer_shard(reader, kind, opened, prompter, shard)
+class ShardReader:
+    """A reader that is open until :meth:`close`, in this process or in a worker."""
+
+    def __init__(self, reader: Reader, kind: Kind, longest: int) -> None:
+        self._reader, self._kind, self._prompter = reader, kind, reader.prompter()
+        self._opened = open_reader(reader, kind, longest)
+
+    def __call__(self, shard: Sequence[Asked]) -> pa.Table:
+        """Return the word on a shard."""
+        return answer_shard(self._reader, self._kind, self._opened, self._prompter, shard)
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        free(self._opened)
 
 
 def longest_prompt(reader: Reader, asked: Iterable[Asked]) -> int:

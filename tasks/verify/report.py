@@ -10,7 +10,7 @@ from tasks.core.data_params import Verify
 from tasks.core.page import Page, Tile, percent, write_page
 from tasks.core.task_types import TASK_TYPES
 from tasks.verify.asking import Row
-from tasks.verify.judging import ADOPTED, REPAIRED, WRITTEN, Decision
+from tasks.verify.judging import ADOPTED, REPAIRED, WRITTEN, WRONG_BY_REVIEW, Decision
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Sample rows that are shown of each task type and outcome.
@@ -35,7 +35,9 @@ class Tally:
         counts[outcome] += 1
         counts["judged"] += decision.agreement is not None and not row.repairing
         counts["agreed"] += (
-            outcome == KEPT and decision.agreement is not None and decision.origin == WRITTEN
+            outcome in (KEPT, WRONG_BY_REVIEW)
+            and decision.agreement is not None
+            and decision.origin == WRITTEN
         )
         if outcome == KEPT:
             counts[decision.origin] += 1

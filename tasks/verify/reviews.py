@@ -68,15 +68,21 @@ class Reviews:
             found[verdict.key] = verdict
         return cls(found)
 
-    def count(self, row: dict[str, Any]) -> None:
-        """Count the verdict on a row (rows.INSTRUCTIONS) that is kept, if there is one."""
-        verdict = self.verdicts.get(review_key(row["instruction"], row["response"]))
-        if verdict:
-            self.counts[verdict.verdict] += 1
+    def count(self, row: dict[str, Any]) -> str:
+        """Count and return the verdict on a row (rows.INSTRUCTIONS) that the reader keeps; empty
+        where there is none.
+        """
+        found = self.verdicts.get(review_key(row["instruction"], row["response"]))
+        if found is None:
+            return ""
+        self.counts[found.verdict] += 1
+        return found.verdict
 
     def figures(self) -> dict[str, float | int | None]:
-        """Return ``right`` (the share 0-1 of reviewed kept rows that are right, unclear ones are
+        """Return ``right`` (the share 0-1 of the reviewed rows that are right, unclear ones are
         not), its 95 % interval and how many were ``reviewed``; None where none was.
+
+        Rows that are excluded as wrong count too: the share is about what the reader keeps.
         """
         reviewed = self.counts.total()
         unknown = len(self.verdicts) - reviewed

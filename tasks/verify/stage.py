@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from tasks.core.data_params import Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.parquet import TableWriter, read_table
@@ -29,11 +30,13 @@ from tasks.verify.guard import (
     read_tests,
 )
 from tasks.verify.judging import (
+    WRONG_BY_REVIEW,
     Decision,
     Prior,
     Word,
     decide,
     drop_duplicates,
+    drop_unspecific,
     keep_best,
     weigh_answers,
     weigh_labels,
@@ -41,6 +44,7 @@ from tasks.verify.judging import (
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
 from tasks.verify.reviews import Reviews
+from tasks.verify.specificity import measure_specificity
 
 log = logging.getLogger(__name__)
 NONE = "none"
@@ -61,14 +65,38 @@ def verify(stage: Stage) -> None:
     judged = {kind for kind, test in tested.items() if test.passed}
     prior = Prior(answered)
     decided = [
-        (row, decide(row.values, _weigh(row, answer, prior, judged), row.repairing, params))
-        for row, answer in answered
+        (row, _decide(row, _weigh(row, answer, prior, judged), params)) for row, answer in answered
     ]
     pairs = [(row.values, decision) for row, decision in decided]
     drop_duplicates(pairs)
+    if params.specific_share < 1.0:
+        _judge_questions(stage, decided)
+        drop_unspecific(pairs, params.specific_share)
     if params.keep_per_passage:
         keep_best(pairs, params.keep_per_passage)
     _write(stage, decided, tested)
+
+
+def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
+    return decide(row.values, word, params, row.repairing, row.nearly)
+
+
+def _judge_questions(stage: Stage, decided: list[tuple[Row, Decision]]) -> None:
+    """Set the specificity of the rows that are kept so far and judged by their answers."""
+    if stage.params.supervise.mix.generator != "bonito" or stage.params.generate.address:
+        log.warning(
+            "verify.specific_share needs a Bonito generator that can be loaded here: the questions "
+            "are not judged"
+        )
+        return
+    kept = [
+        (row, decision)
+        for row, decision in decided
+        if not decision.reasons and decision.agreement is not None and row.kind == "answers"
+    ]
+    scores = measure_specificity(stage, [row.values for row, _ in kept])
+    for (_, decision), score in zip(kept, scores, strict=True):
+        decision.specificity = score
 
 
 def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
@@ -121,7 +149,7 @@ def _weigh(
 def _word(row: Row, answer: Any, prior: Prior) -> Word:
     if row.kind == "labels":
         return weigh_labels(row.label, row.choices, answer["scores"], prior.of(row.choices))
-    return weigh_answers(row.values["response"], answer["answers"])
+    return weigh_answers(row.nearly or row.values["response"], answer["answers"])
 
 
 def _warn(tested: dict[str, Test]) -> None:
@@ -145,12 +173,14 @@ def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[s
     ):
         for row, decision in decided:
             values = _values(row, decision)
+            judged = "" if decision.reasons else reviews.count(values)
+            if judged == "wrong" and stage.params.verify.exclude_wrong:
+                decision.reasons.append(WRONG_BY_REVIEW)
             tally.count(row, decision, values)
             if decision.reasons:
                 dropped.add(values | {"reasons": decision.reasons})
             else:
                 kept.add(values)
-                reviews.count(values)
     if tally.rows and not tally.kept:
         raise PipelineError(
             f"none of {tally.rows} rows is kept ({dict(tally.reasons)}): look at "

@@ -44,6 +44,11 @@ def test_params_are_frozen(params: Params) -> None:
         ({"generate": {"task_types": ["exq"]}}, "unknown task type 'exq' .*did you mean 'exqa'"),
         ({"generate": {"task_types": []}}, "generate.task_types"),
         ({"generate": {"engine": "llamacpp"}}, "'vllm' or 'transformers'"),
+        ({"finetune": {"micro_batch_rows": 3}}, "micro_batch_rows = 3: .*must divide .*batch_rows"),
+        ({"finetune": {"epochs": float("inf")}}, "finetune.epochs = inf"),
+        ({"register": {"experiment": " "}}, "register.experiment = ' '"),
+        ({"register": {"model_name": "a/b"}}, "register.model_name = 'a/b'"),
+        ({"register": {"model_name": "it's"}}, "register.model_name = "),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_it(change: dict[str, Any], message: str) -> None:

@@ -157,7 +157,7 @@ def test_workers_go_on_where_a_dead_run_stopped_and_give_the_same_bytes(
 ) -> None:
     status, alone = run()
     shards = _shards()
-    assert status == 0 and len(shards) == 5
+    assert status == 0 and len(shards) >= 5
     kept = {path: path.stat().st_mtime_ns for path in shards[1:2]}
     for path in shards:
         if path not in kept:

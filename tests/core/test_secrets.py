@@ -112,7 +112,9 @@ def test_the_password_of_a_corpus_is_in_no_error(
     (tmp_path / "a.address").write_text(address)
     with pytest.raises(PipelineError) as refused:
         list(
-            open_corpus("a.address" if pointer else address, tmp_path / "s", "text", False).files()
+            open_corpus(
+                "a.address" if pointer else address, tmp_path / "s", "text", False, 1 << 20
+            ).files()
         )
     assert "hunter2" not in str(refused.value) and "ftp://***@127.0.0.1" in str(refused.value)
 

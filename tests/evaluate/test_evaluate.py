@@ -28,11 +28,13 @@ from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
 from tasks.register import stage as register
-from tasks.register.champion import Comparison
+from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
 from tasks.register.stage import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
+from tests.pages import check_page
+from tests.supervise.test_constructed import passages
 
 NONE = ROOT / "supervision/none"
 
@@ -143,6 +145,7 @@ def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
 def _evaluate(params: Path, general: Path = NONE) -> int:
     asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(general)]
     assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    write_table(Path("passages.parquet"), passages())
     return evaluate.main(
         [
             *asked,
@@ -150,6 +153,8 @@ def _evaluate(params: Path, general: Path = NONE) -> int:
             "artifacts/finetune",
             "--baseline",
             "artifacts/baseline",
+            "--passages",
+            "passages.parquet",
             "--out",
             "artifacts/evaluate",
         ]
@@ -168,7 +173,11 @@ def _write_judged(instructions: Path) -> None:
 
 
 def _register(params: Path, instructions: Path) -> int:
+    ingested = instructions.parent / "ingested.json"
+    write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
     arguments = [
+        "--ingested",
+        str(ingested),
         "--adapter",
         "artifacts/finetune",
         "--evaluation",
@@ -196,6 +205,10 @@ def test_metrics_have_every_promised_key(
         assert len(own["by_dataset"][kind]["by_template"]) == 2
         assert ("majority" in own) == (kind == "privacy")
     assert ("prior_corrected" in metrics) == (kind == "privacy")
+    assert ("calibrated" in metrics) == (kind == "privacy")
+    found = read_json(Path("artifacts/evaluate/calibration.json"))
+    assert all(sum(prior.values()) == pytest.approx(1, abs=1e-4) for prior in found.values())
+    assert len(found) == (2 if kind == "privacy" else 0)
     for stage in ("baseline", "evaluate"):
         assert_pages_are_checked(Path(f"artifacts/{stage}/predictions.parquet"))
     few = read_json(Path("artifacts/evaluate/metrics.json"))
@@ -206,6 +219,9 @@ def test_metrics_have_every_promised_key(
         assert few[f"gain{end}"] == metrics["gain"][f"f1{end}"]
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 2 * 6
+    page = Path("artifacts/evaluate/report.html").read_text()
+    check_page(page)
+    assert page.count('class="card item ') == 6 and "make why ITEM=3" in page
     for row in rows if kind == "privacy" else []:
         assert row["prediction"] == row["choices"][int(np.argmax(row["scores"]))] and row[
             "f1"
@@ -524,16 +540,20 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
     few = {
         f"{key}/privacy"
-        for key in ("f1", "f1_low", "f1_high", "f1_zero_shot", "gain", "f1_majority")
+        for key in (
+            *("f1", "f1_low", "f1_high", "f1_zero_shot"),
+            *("gain", "f1_majority", "f1_calibrated"),
+        )
     } | {"rows", "steps", "train_loss", "rows_well_formed", "rows_agreed", "rows_right"}
     assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
     stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
     assert stored == {"adapter_model.safetensors"}, (
         "the adapter alone is stored, not the base model's weights"
     )
-    assert told["version"] == "1" and told["alias"] == (
-        "champion" if metrics["gain"]["f1_low"] > 0 else "challenger"
-    )
+    assert told["version"] == "1" and told["alias"] == "challenger"
+    assert "; not better than the majority class: " in told["verdict"]
+    assert told["in_evaluation"] == run.data.tags["in_evaluation"]
+    assert told["in_evaluation"].startswith("12 of 30 passages of the corpus are also in the eval")
     assert _register(params, instructions) == 0, "a second registration of the same adapter"
     assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"
     assert told["parity"]["items"] == 6 and run.data.tags["parity"].startswith("of 6 items")
@@ -552,6 +572,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     body = json.loads(shlex.split(example)[-1])
     assert "Pump P-1 failed at noon" in body["prompt"] and body["model"] == told["model_name"]
     assert body["prompt"].count("Did it fail") == 1
+    assert len(body["allowed_token_ids"]) == len(body["logit_bias"]) == 2
     answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
         ["Why?"], params={"max_new_tokens": 3}
     )

@@ -852,7 +852,7 @@ def test_servers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     ("pins", "profile"),
     [("0a1b cpu\n", "default"), ("0a1b gpu\n", "mistral-7b"), (None, "default")],
 )
-def test_a_run_that_names_no_profile_takes_the_papers_on_a_gpu(
+def test_the_papers_profile_suits_a_machine_with_a_gpu(
     tmp_path: Path, pins: str | None, profile: str
 ) -> None:
     (tmp_path / "profiles").mkdir()
@@ -860,7 +860,7 @@ def test_a_run_that_names_no_profile_takes_the_papers_on_a_gpu(
     if pins:
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv" / "pins.sha256").write_text(pins)
-    assert request.choose_profile(tmp_path) == profile
+    assert request.machine_profile(tmp_path) == profile
 
 
 # FIXME

@@ -21,7 +21,13 @@ import yaml
 
 from flows import server
 from flows.matrix.cells import check_inputs, expand
-from flows.matrix.compare import Draws, judge_change, measure_difference, summarise
+from flows.matrix.compare import (
+    Draws,
+    judge_change,
+    judge_together,
+    measure_difference,
+    summarise,
+)
 from flows.matrix.groups import compare_groups as groups_of
 from flows.matrix.groups import measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix, read_matrix
@@ -353,6 +359,18 @@ def test_published_figures_are_reproduced_deviate_or_were_not_run(tmp_path: Path
     assert {row["status"] for row in other} == {
         "not run"
     } and "needs Mistral-7B-v0.1; this matrix ran one" in other[0]["reason"]
+
+
+def test_verdicts_are_corrected_for_the_number_of_comparisons() -> None:
+    """One p of 0.03 among five is no finding; alone it is one."""
+    change = {"f1": 3.0, "f1_low": 0.3, "f1_high": 5.7}
+    alone = [change | {"p": 0.03}]
+    judge_together(alone)
+    assert (alone[0]["verdict"], alone[0]["p_holm"]) == ("better", 0.03)
+    many = [change | {"p": p} for p in (0.03, 0.4, 0.009, 0.5, 0.6)]
+    judge_together(many)
+    assert [row["p_holm"] for row in many] == [0.12, 1.0, 0.045, 1.0, 1.0]
+    assert [row["verdict"] for row in many].count("better") == 1
 
 
 def test_claims_hold_only_where_the_interval_says_so() -> None:

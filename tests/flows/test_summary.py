@@ -53,6 +53,8 @@ def finished(tmp_path: Path) -> Path:
             "model_name": "smollm2-135m-incidents",
             "version": "4",
             "alias": "champion",
+            "verdict": "+28.2 F1 [+22.0, +34.0] against the unadapted model",
+            "in_evaluation": "12 of 300 passages of the corpus are also in the evaluation set",
         },
     )
     (artifacts / "finetune").mkdir()
@@ -79,6 +81,8 @@ def test_everything_a_person_looks_for_is_there(finished: Path) -> None:
     assert lines["gain"] == "gain +28.2 95 % interval +22.0 to +34.0"
     assert lines["adapter"].endswith("artifacts/finetune")
     assert lines["model"] == "model smollm2-135m-incidents, version 4, alias champion"
+    assert lines["champion"] == "champion +28.2 F1 [+22.0, +34.0] against the unadapted model"
+    assert lines["leaked"].startswith("leaked 12 of 300 passages of the corpus")
     assert lines["MLflow"].startswith("MLflow run 3f3f")
     assert "make ui" in lines["look"]
 

@@ -4,17 +4,20 @@ reason.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tasks.core.files import read_json, sha256_file
+from tasks.core.files import fingerprint, read_json, sha256_file, sha256_folder
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import PASSAGES
 from tasks.generate import shards
 from tasks.generate import stage as module
-from tasks.generate.plan import plan
+from tasks.generate.plan import cut_shards, plan
 from tests.conftest import Code, assert_pages_are_checked, passage_table
 from tests.fakes import FakeEngine
 
@@ -26,13 +29,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
     """
 
     def call(
-        folder: str = "a", engine: FakeEngine | None = None, count: int = 10, **generate: Any
+        folder: str = "a",
+        engine: FakeEngine | None = None,
+        count: int = 10,
+        table: pa.Table | None = None,
+        **generate: Any,
     ) -> tuple[int, FakeEngine]:
         (tmp_path / folder).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / folder)
         engine = engine or FakeEngine()
         monkeypatch.setattr(shards, "open_engine", lambda *_, **__: engine)
-        write_table(Path("passages.parquet"), passage_table(count))
+        write_table(Path("passages.parquet"), table or passage_table(count))
         path = make_params(
             generate={
                 "generator": str(tiny_model),
@@ -71,11 +78,11 @@ def test_every_prediction_is_kept_and_counted(run: Any) -> None:
 def test_a_killed_run_repeats_nothing_and_ends_with_the_same_bytes(
     run: Any, tmp_path: Path
 ) -> None:
-    assert run("whole")[0] == 0
+    whole = len(run("whole")[1].batches)
     with pytest.raises(KeyboardInterrupt):
         run("killed", FakeEngine(die_after=3))
     status, engine = run("killed")
-    assert status == 0 and len(engine.batches) == 2
+    assert status == 0 and len(engine.batches) == whole - 3 > 0
     assert sha256_file(tmp_path / "whole/artifacts/generate/predictions.parquet") == sha256_file(
         tmp_path / "killed/artifacts/generate/predictions.parquet"
     )
@@ -92,8 +99,8 @@ def test_a_damaged_shard_is_done_again(run: Any) -> None:
 
 
 def test_another_setting_is_another_journal(run: Any) -> None:
-    run()
-    assert len(run(temperature=0.7)[1].batches) == 5
+    whole = len(run()[1].batches)
+    assert len(run(temperature=0.7)[1].batches) == whole
     assert len(run()[1].batches) == 0, "the first journal is still there"
 
 
@@ -103,6 +110,112 @@ def test_a_row_depends_on_its_own_key_alone(params: Params) -> None:
     seeds = {request.row_id: request.seed for request in plan([many], settings)}
     assert all(seeds[request.row_id] == request.seed for request in plan([few], settings))
     assert len(set(seeds.values())) == len(seeds) == 18
+    moved = many.set_column(0, "passage_id", pa.array([f"{n:016x}" for n in range(90, 99)]))
+    assert [r.seed for r in plan([moved], settings)] == list(seeds.values()), "not of its place"
+
+
+def _corpus(texts: dict[str, list[str]]) -> pa.Table:
+    """Passages of documents as ingest writes them: each passage's place follows the one before."""
+    rows: list[dict[str, Any]] = []
+    for document, passages in sorted(texts.items()):
+        start = 0
+        for text in passages:
+            end = start + len(text)
+            rows.append(
+                {
+                    "passage_id": fingerprint(document, start, end, text)[:16],
+                    "document": document,
+                    "page": 0,
+                    "section": "",
+                    "start": start,
+                    "end": end,
+                    "tokens": 12,
+                    "sha256": hashlib.sha256(text.encode()).hexdigest(),
+                    "in_evaluation": False,
+                    "text": text,
+                }
+            )
+            start = end + 2
+    return pa.Table.from_pylist(rows, schema=PASSAGES)
+
+
+def _texts(documents: int, passages: int) -> dict[str, list[str]]:
+    return {
+        f"{n:03}.md": [f"Pump {n} of hall {p} failed at noon." for p in range(passages)]
+        for n in range(documents)
+    }
+
+
+def _prompts(engine: FakeEngine) -> int:
+    return sum(map(len, engine.batches))
+
+
+def test_a_changed_corpus_generates_what_changed(run: Any, tmp_path: Path) -> None:
+    """Of 100 documents one is changed, one added, one removed: three of a hundred at most again,
+    the rows of a run from nothing, and nothing left of what is gone.
+    """
+    texts = _texts(100, 4)
+    one = {"task_types": ["exqa"], "shard_rows": 64}
+    assert _prompts(run("kept", table=_corpus(texts), **one)[1]) == 400
+    texts["050.md"] = ["A secret valve was found open in the cellar.", *texts["050.md"][1:]]
+    texts["0505.md"] = [f"A new report, part {p}." for p in range(4)]
+    gone = texts.pop("020.md")
+    status, engine = run("kept", table=_corpus(texts), **one)
+    assert status == 0 and 0 < _prompts(engine) <= 12
+    run("fresh", table=_corpus(texts), **one)
+    kept, fresh = (tmp_path / name / "artifacts/generate" for name in ("kept", "fresh"))
+    assert sha256_folder(kept) == sha256_folder(fresh)
+    for path in (tmp_path / "kept/.work").rglob("*"):
+        told = str(read_table(path)) if path.suffix == ".parquet" else ""
+        told += path.read_text(errors="replace") if path.is_file() else ""
+        assert gone[0] not in told and gone[3] not in told, path
+    # Also where nothing is generated: the document that was shown last may be gone.
+    texts.pop("0505.md")
+    assert _prompts(run("kept", table=_corpus(texts), **one)[1]) == 0
+    assert not (tmp_path / "kept/.work/generate/sample.json").exists()
+    kept_shards = list((tmp_path / "kept/.work/generate/journal").rglob("shard-*.parquet"))
+    assert len(kept_shards) == len(texts)
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_in_a_long_document_only_the_shards_at_the_change_are_generated(
+    run: Any, change: str
+) -> None:
+    passages = [f"Pump {n} failed at noon." for n in range(600)]
+    one = {"task_types": ["exqa"], "shard_rows": 16}
+    run(table=_corpus({"a.md": passages}), **one)
+    if change == "removed":
+        del passages[100]
+    else:
+        passages[100 : 101 if change == "changed" else 100] = ["A valve leaked."]
+    again = _prompts(run(table=_corpus({"a.md": passages}), **one)[1])
+    assert 0 < again <= 5 * 16
+
+
+def test_a_moved_document_is_not_generated_again(run: Any) -> None:
+    """Nor one of the same text twice; each has its own places."""
+    texts = _texts(3, 5)
+    run(table=_corpus(texts))
+    moved = {"z/" + name: passages for name, passages in texts.items()}
+    status, engine = run(table=_corpus(moved | {"copy.md": texts["001.md"]}))
+    assert status == 0 and engine.batches == []
+    rows = _rows()
+    assert {row["document"] for row in rows} == {*moved, "copy.md"}
+    assert len({row["row_id"] for row in rows}) == len(rows) == 4 * 5 * 2
+
+
+def test_rows_of_a_table_share_shards_and_a_row_more_moves_few(params: Params) -> None:
+    settings = params.generate.model_copy(
+        update={"task_types": ("exqa",), "samples": 1, "shard_rows": 32}
+    )
+    texts = {f"rows.jsonl#{n:04}": [f"Row {n} of the log."] for n in range(1000)}
+    before = [shard.name for shard in cut_shards([_corpus(texts)], settings)]
+    after = [
+        shard.name
+        for shard in cut_shards([_corpus(texts | {"rows.jsonl#0500a": ["A new row."]})], settings)
+    ]
+    assert 1000 / 32 <= len(before) <= 1000 / 12
+    assert len(set(after) - set(before)) <= 4
 
 
 def test_max_passages_is_a_seeded_choice_in_file_order(params: Params) -> None:
@@ -139,7 +252,7 @@ def test_a_mended_parser_changes_the_rows(
     run: Any, edited_code: Code, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of the old parser are not taken from the journal; unrelated code keeps them there."""
-    run()
+    whole = len(run()[1].batches)
     assert not any(row["response"].endswith(".") for row in _rows())
     edited_code.edit("tasks.lm.prompts", "from __future__", "# A comment.\nfrom __future__")
     edited_code.edit(
@@ -152,5 +265,5 @@ def test_a_mended_parser_changes_the_rows(
         "return Task(instruction, response + '.') if",
     )
     monkeypatch.setattr(shards, "parse_prediction", edited.parse_prediction)
-    assert len(run()[1].batches) == 5
+    assert len(run()[1].batches) == whole
     assert {row["response"] for row in _rows() if row["parsed"]} == {"its seal broke."}

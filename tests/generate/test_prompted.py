@@ -4,6 +4,7 @@ model and an address.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -52,18 +53,16 @@ def test_custom_labels_reach_the_request_the_instruction_and_what_is_kept(
     monkeypatch.chdir(tmp_path)
     labels = ["allowed", "forbidden", "not said"]
 
+    answers = itertools.cycle(["Allowed", "forbidden.", "yes"])
+
     class Engine:
         def generate(self, prompts: Any, sampling: Any, seeds: Any) -> list[Completion]:
-            answers = ["Allowed", "forbidden.", "yes"] * len(prompts)
             lead = {
                 "nli": "Claim: The pump was mended.\nAnswer:",
                 "ynqa": "Question: Was the pump mended?\nAnswer:",
                 "topic_class": "Topic:",
             }[kind]
-            return [
-                Completion(f"{lead} {answer}", 9, True)
-                for _, answer in zip(prompts, answers, strict=False)
-            ]
+            return [Completion(f"{lead} {next(answers)}", 9, True) for _ in prompts]
 
     monkeypatch.setattr(shards, "open_engine", lambda *_, **__: Engine())
     write_table(Path("passages.parquet"), passage_table(9))

@@ -21,7 +21,7 @@ from tasks.ingest import worker
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers import archives, detect
-from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable, explain
+from tasks.ingest.readers.document import Budget, Document, ReadOptions, Reject, Unreadable, explain
 
 STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 LIMITS = Limits(60.0, 512)
@@ -50,7 +50,9 @@ def run(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read files in a worker; return the entries, and the failure of every file."""
     work = worker.Work("", ReadOptions(**options), 50, 1)
-    results = list(worker.read_files([(path.name, path)], work, 1, limits))
+    results = list(
+        worker.read_files([(path.name, path)], work, 1, limits, path.parent / "unpacked")
+    )
     entries = [entry for result in results for entry in json.loads(result.value)]
     return entries, [result.failure for result in results if result.done]
 
@@ -219,14 +221,45 @@ def test_nested_archives_share_one_budget(tmp_path: Path) -> None:
     assert total <= 8 << 20 and reasons == {"too_large"}
 
 
+def test_what_is_nested_at_any_depth_shares_the_budget_of_the_file(tmp_path: Path) -> None:
+    """A zip of zips of zips, in which no text is: 25 times 1 MiB from some kilobytes. What lies
+    beside it is read.
+    """
+    unpacked: list[int] = []
+    spend = Budget.spend
+    bomb = zipped(tmp_path / "a.zip", {f"{n}.bin": bytes(1 << 20) for n in range(5)}).read_bytes()
+    middle = zipped(tmp_path / "b.zip", {f"{n}.zip": bomb for n in range(5)}).read_bytes()
+    members = {"1.zip": middle, "2.zip": middle, "3.txt": STORY.encode()}
+    path = zipped(tmp_path / "c.zip", members)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Budget, "spend", lambda self, n: (unpacked.append(n), spend(self, n)))
+        items = list(detect.read(path, ReadOptions(max_bytes=2 << 20)))
+    assert sum(unpacked) < 5 << 20
+    assert [item.member for item in items if isinstance(item, Document)] == ["!3.txt"]
+    assert "too_large" in {item.reason for item in items if isinstance(item, Reject)}
+
+
+def test_members_of_nested_archives_are_counted_together(tmp_path: Path) -> None:
+    """Six times six in an archive whose members may have ten: what lies beside it is read."""
+    inner = zipped(tmp_path / "in.zip", {f"{n}.txt": b"a" for n in range(6)}).read_bytes()
+    middle = zipped(tmp_path / "mid.zip", {f"{n}.zip": inner for n in range(6)}).read_bytes()
+    path = zipped(tmp_path / "out.zip", {"1.zip": middle, "2.txt": STORY.encode()})
+    items = list(detect.read(path, ReadOptions(max_members=10)))
+    read = [item.member for item in items if isinstance(item, Document)]
+    assert len(read) <= 11 and read[-1] == "!2.txt"
+    assert {item.reason for item in items if isinstance(item, Reject)} == {"too_large"}
+
+
 @pytest.mark.usefixtures("rtf")
 def test_killed_workers_leave_nothing_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
+    scratch = tmp_path / "unpacked"
+    (scratch / "member-of-a-killed-run").mkdir(parents=True)
     run(zipped(tmp_path / "a.zip", {"a.rtf": rb"{\rtf1 crash}"}))
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "tmp").iterdir()) == [] and not scratch.exists()
 
 
 def test_hidden_members_are_named(tmp_path: Path) -> None:

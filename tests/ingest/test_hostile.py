@@ -4,19 +4,22 @@ happens.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
 import os
+import threading
 import zipfile
 from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.core.pool import Limits
-from tasks.ingest import worker
+from tasks.ingest import sources, worker
 from tasks.ingest.discovery import discover
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
@@ -325,6 +328,7 @@ def test_a_file_that_eats_memory_is_cut_off(tmp_path: Path) -> None:
             work,
             1,
             Limits(60.0, 200),
+            tmp_path / "unpacked",
         )
     )
     results = {outcome.key: json.loads(outcome.value)[0] for outcome in outcomes if outcome.done}
@@ -364,6 +368,29 @@ def test_links_and_names(tmp_path: Path) -> None:
     ] is None
 
 
+def test_a_name_with_a_byte_and_one_that_spells_it_are_two_files(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    names = [b"caf\xe9.txt", b"caf\\xe9.txt", b"caf\xe8.txt", b"caf\\\xe9.txt", "café.txt".encode()]
+    for name in names:
+        Path(os.fsdecode(folder + b"/" + name)).write_text(STORY)
+    assert sorted(file.name for file in discover(tmp_path)) == sorted(
+        ["caf\\xe9.txt", "caf\\\\xe9.txt", "caf\\xe8.txt", "caf\\\\\\xe9.txt", "café.txt"]
+    )
+
+
+def test_a_file_too_large_to_be_read_is_not_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sparse.txt"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+    monkeypatch.setattr(sources, "sha256_file", lambda _: pytest.fail("hashed"))
+    corpus = sources.LocalCorpus(tmp_path, False, 1 << 20)
+    (file,) = corpus.files()
+    with pytest.raises(Unreadable, match="too_large: 1048576 MiB, the most is 1"):
+        corpus.version(file)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
 def test_a_closed_folder_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(STORY)
@@ -395,3 +422,33 @@ def test_every_reason_is_explained() -> None:
     assert set(REASONS) <= set(
         re.findall(r"^\| `([a-z_]+)` \|", (root / "docs" / "corpus.md").read_text(), re.MULTILINE)
     )
+
+
+class _Endless(BaseHTTPRequestHandler):
+    """A body without an end, after a header without a length."""
+
+    sent = 0
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while type(self).sent < 200 << 20:
+                self.wfile.write(bytes(1 << 20))
+                type(self).sent += 1 << 20
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_endless_remote_file_does_not_fill_the_disk(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/endless.txt"
+        corpus = sources.RemoteCorpus(address, tmp_path / "staging", 3 << 20)
+        with pytest.raises(Unreadable, match="too_large: more than 3 MiB to fetch"):
+            corpus.fetch(address)
+        server.shutdown()
+    assert not any((tmp_path / "staging").iterdir())

@@ -18,8 +18,9 @@ from tasks.core.params import Params, load_params
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
-from tasks.register.champion import Comparison
+from tasks.register.gate import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
+from tasks.tracking.mlflow_store import create_private_store
 from tasks.tracking.registry import Ledger
 
 
@@ -154,6 +155,26 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
     assert champion.compare_with_tapt(stage, tapt) is None, "not with itself"
 
 
+def test_the_store_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    create_private_store()
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("kept")
+    create_private_store()
+    assert path.read_text() == "kept"
+
+
+def test_a_model_path_with_an_apostrophe_is_found(store: _Store) -> None:
+    first, second = store.ledgers
+    first.params({"finetune.model": '/it\'s/"mine"'})
+    first.tags({"data.items_sha256": "ab"})
+    first.finish()
+    asked = {"finetune.model": '/it\'s/"mine"'}
+    assert second.newest(asked, {"data.items_sha256": "ab"}) == first.run_id
+    assert second.newest({"finetune.model": "other"}, {"data.items_sha256": "ab"}) == ""
+
+
 def _answers(params: Params, f1: float, templates: int) -> pa.Table:
     """Every item answered equally well."""
     dataset = load_dataset(Path(params.evaluate.dataset))
@@ -182,6 +203,9 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
     champion.
     """
     monkeypatch.setattr(champion, "read_table", lambda _: None)
+    monkeypatch.setattr(champion, "read_json", lambda _: {})
+    monkeypatch.setattr(champion, "_asked", lambda _: None)
+    monkeypatch.setattr(champion, "find_faults", lambda *_: [])
     monkeypatch.setattr(champion, "_of_model", lambda *_: None)
     monkeypatch.setattr(champion, "_same_questions_answers", lambda *_: None)
     monkeypatch.setattr(

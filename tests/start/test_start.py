@@ -220,7 +220,7 @@ def test_the_recipe_holds_no_value_of_the_user() -> None:
     makefile = (ROOT / "Makefile").read_text()
     recipe = makefile.split("\nstart: ")[1].split("\n\n")[0]
     assert "$(CORPUS" not in recipe and "$(NAME" not in recipe
-    exported = next(line for line in makefile.splitlines() if line.startswith("export CORPUS"))
+    exported = next(line for line in makefile.splitlines() if line.startswith("VALUES :="))
     assert {"CORPUS", "NAME", "EVALUATION", "MODEL", "TASK"} <= set(exported.split())
 
 

@@ -17,9 +17,11 @@ from tasks.verify.judging import (
     Prior,
     decide,
     drop_duplicates,
+    drop_unspecific,
     grounding,
     is_sound,
     keep_best,
+    nearest_span,
     weigh_answers,
     weigh_labels,
 )
@@ -80,25 +82,60 @@ def test_grounding_looks_for_the_questions_words_beside_the_answer(
 
 
 def test_a_row_is_kept_dropped_or_takes_the_answer() -> None:
-    agreed = decide(_row(), weigh_answers("2.9 tonnes", ["2.9 tonnes"] * 4), False, _settings())
+    agreed = decide(_row(), weigh_answers("2.9 tonnes", ["2.9 tonnes"] * 4), _settings())
     assert (agreed.reasons, agreed.origin, agreed.agreement) == ([], "written", 1.0)
     row = _row(response="noon")
     word = weigh_answers("noon", ["2.9 tonnes"] * 4)
-    assert decide(row, word, False, _settings()).reasons == ["reader_disagrees"]
-    taken = decide(row, word, False, _settings(adopt=True))
+    assert decide(row, word, _settings()).reasons == ["reader_disagrees"]
+    taken = decide(row, word, _settings(adopt=True))
     assert (taken.response, taken.origin, taken.reasons) == ("2.9 tonnes", "adopted", [])
-    assert decide(row, word, True, _settings()).origin == "repaired"
+    assert decide(row, word, _settings(repair="answer"), True).origin == "repaired"
     unsure = weigh_answers("noon", ["2.9 tonnes", "3 May", "noon", "Crew 4"])
-    assert decide(row, unsure, True, _settings()).reasons == ["not_repaired"]
-    assert decide(row, None, False, _settings()).agreement is None
-    assert decide(row, None, True, _settings()).reasons == ["not_repaired"]
+    assert decide(row, unsure, _settings(repair="answer"), True).reasons == ["not_repaired"]
+    assert decide(row, None, _settings()).agreement is None
+    assert decide(row, None, _settings(), True).reasons == ["not_repaired"]
 
 
 def test_a_question_about_something_else_is_no_row() -> None:
     row = _row("What is the length of the bellows?")
     word = weigh_answers("2.9 tonnes", ["2.9 tonnes"] * 4)
-    assert decide(row, word, False, _settings()).reasons == ["question_not_about_answer"]
-    assert decide(row, word, False, _settings(min_grounding=0.0)).reasons == []
+    assert decide(row, word, _settings()).reasons == ["question_not_about_answer"]
+    assert decide(row, word, _settings(min_grounding=0.0)).reasons == []
+
+
+@pytest.mark.parametrize(
+    ("response", "span"),
+    [
+        ("tee weighed about 2.9 tonnes", "tee weighed 2.9 tonnes"),
+        ("closed the noon valve", "closed the valve at noon"),
+        ("2.8 tonnes", ""),
+        ("the tee weighed 2.8 tonnes", ""),
+        ("a crane", ""),
+    ],
+)
+def test_a_response_means_the_span_that_it_nearly_is(response: str, span: str) -> None:
+    assert nearest_span(_PASSAGE, response) == span
+
+
+def test_a_span_that_is_meant_is_judged_as_any_response() -> None:
+    row, span = _row(response="about 2.9 tonnes"), "2.9 tonnes"
+    word = weigh_answers(span, [span] * 4)
+    decision = decide(row, word, _settings(), True, span)
+    assert (decision.response, decision.origin, decision.reasons) == (span, "repaired", [])
+    other = weigh_answers(span, ["noon"] * 4)
+    assert decide(row, other, _settings(), True, span).reasons == ["not_repaired"]
+
+
+def test_a_share_of_the_questions_stays_in_each_type_and_unjudged_rows_all() -> None:
+    def pair(row_id: str, kind: str, specificity: float | None) -> Any:
+        return _row() | {"row_id": row_id, "task_type": kind}, Decision(
+            "x", 1.0, "x", "written", 1.0, specificity
+        )
+
+    pairs = [pair("a", "exqa", 0.5), pair("b", "exqa", 2.0), pair("c", "exqa", 1.0)]
+    pairs += [pair("d", "nli", None), pair("e", "nli", None), pair("f", "qa", 0.1)]
+    drop_unspecific(pairs, 0.6)
+    assert [row["row_id"] for row, each in pairs if each.reasons] == ["a"]
 
 
 def test_an_answer_that_is_taken_has_the_form_of_a_response() -> None:

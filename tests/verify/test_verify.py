@@ -11,12 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, QUARANTINE
 from tasks.lm.engine import Completion
-from tasks.lm.models import load_tokenizer
+from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.prompts import generator_prompt
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.guard import construct_tests
@@ -92,9 +94,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         )
         params = make_params(
             supervise={"source": source},
+            generate={"generator": str(tiny_model)},
             verify={
                 **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
-                **{"tests": NONE, "reviews": NONE, "shard_rows": 8},
+                **{"tests": NONE, "reviews": NONE, "shard_rows": 8, "specific_share": 1.0},
                 **settings,
             },
         )
@@ -152,7 +155,7 @@ def test_a_reader_that_is_no_better_than_chance_judges_nothing(
 
 def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> None:
     assert run(out="whole") == 0
-    assert run.made[0].calls == 4
+    whole = run.made[0].calls
     import shutil
 
     shutil.rmtree(".work")
@@ -161,11 +164,24 @@ def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> Non
         run()
     run.die_after = None
     assert run() == 0
-    assert run.made[2].calls == 2
+    assert run.made[2].calls == whole - 2 > 0
     for name in ("instructions.parquet", "quarantine.parquet", "summary.json", "report.html"):
         assert sha256_file(Path("whole") / name) == sha256_file(Path("artifacts/verify") / name)
     assert run(min_agreement=0.4) == 0
     assert len(run.made) == 3, "another threshold asks nothing again"
+
+
+def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any) -> None:
+    rows = [_row(number) | {"document": f"{number // 3}.md"} for number in range(30)]
+    assert run(rows, out="first") == 0
+    assert run(rows[:15] + rows[18:], out="second") == 0, "one document less"
+    assert len(run.made) == 1, "nothing is asked again"
+    shards = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
+    changed = [rows[0] | {"row_id": "exqa-new", "response": "seal-0"}, *rows[1:15], *rows[18:]]
+    assert run(changed, out="third") == 0
+    assert run.made[1].calls == 1
+    now = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
+    assert len(now - shards) == len(shards - now) == 1, "what is not asked any more is removed"
 
 
 def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: Any) -> None:
@@ -175,7 +191,7 @@ def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: An
         _row(36) | {"response": "seal-36", "reasons": ["question_present"]},
         _row(1) | {"row_id": "again", "response": "oil", "reasons": ["answer_in_passage"]},
     ]
-    assert run(quarantine=wrong, repair=True, min_grounding=0.0) == 0
+    assert run(quarantine=wrong, repair="answer", min_grounding=0.0) == 0
     kept, _, summary = _made()
     assert [(row["response"], row["origin"]) for row in kept if row["row_id"] == "exqa-031"] == [
         ("seal-31", "repaired")
@@ -185,6 +201,47 @@ def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: An
     counts = summary["by_task_type"]["exqa"]
     assert (counts["repaired"], counts["from_quarantine"], counts["judged"]) == (2, 3, _COUNT)
     assert summary["agreed"] == 0.8, "repaired rows do not count as agreed"
+
+
+def test_a_response_that_nearly_stands_in_the_passage_becomes_its_span(run: Any) -> None:
+    nearly = _row(31) | {"response": "the pump P-31 failed", "reasons": ["answer_in_passage"]}
+    seal = {"context": "The long seal of P-31 broke because seal-31 seal ring wore out."}
+    spoken = _row(31) | seal | {"instruction": f"{seal['context']}\n\nWhat broke?"}
+    spoken |= {"response": "seal-31 ring", "reasons": ["answer_in_passage"]}
+    assert run(quarantine=[nearly, spoken], repair="span", min_grounding=0.0) == 0
+    kept, dropped, summary = _made()
+    assert [row["response"] for row in kept if row["origin"] == "repaired"] == ["seal-31 seal ring"]
+    assert [row["reasons"] for row in dropped if row["row_id"] == "exqa-031"] == [["not_repaired"]]
+    assert summary["rows_in"] == _COUNT + 2
+
+
+def _specificity(row: dict[str, Any], model: str) -> float:
+    """Return a row's specificity, one plain forward pass at a time."""
+    tokenizer, network = load_tokenizer(model), load_model(model).eval()
+    asked = row["instruction"].replace(row["context"], "{{context}}")
+    tokens = tokenizer.encode(asked, add_special_tokens=False)
+    sums = []
+    for passage in (row["context"], ""):
+        prompt = generator_prompt(tokenizer, passage, row["task_type"])
+        with torch.no_grad():
+            logits = network(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+        chances = torch.log_softmax(logits.float(), dim=-1)
+        sums.append(sum(float(chances[place, token]) for place, token in enumerate(tokens)))
+    return (sums[0] - sums[1]) / len(tokens)
+
+
+def test_the_questions_that_are_least_about_their_passage_go(run: Any, tiny_model: Path) -> None:
+    assert run(specific_share=0.5) == 0
+    kept, dropped, summary = _made()
+    assert (len(kept), summary["dropped"]["question_not_specific"]) == (12, 12)
+    scores = {row["row_id"]: _specificity(row, str(tiny_model)) for row in (*kept, *dropped)}
+    worst_kept = min(scores[row["row_id"]] for row in kept)
+    unspecific = [row["row_id"] for row in dropped if row["reasons"] == ["question_not_specific"]]
+    assert all(scores[row_id] <= worst_kept + 0.01 for row_id in unspecific)
+    whole = sha256_file(Path("artifacts/verify/instructions.parquet"))
+    next(Path(".work").rglob("specificity/*/rows-000001.parquet")).unlink()
+    assert run(specific_share=0.5, out="artifacts/again/verify") == 0
+    assert sha256_file(Path("artifacts/again/verify/instructions.parquet")) == whole
 
 
 def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
@@ -334,6 +391,27 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
     assert "2 of 8 reviewed rows are not kept in this run" in capsys.readouterr().err
     page = Path("artifacts/verify/report.html").read_text()
     assert '<b class="">67 %</b>' in page and "30 to 90 of 6 read" in page
+
+
+def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
+    """It still counts as agreed, and among the reviewed ones: both say what the reader does."""
+    verdicts = [
+        _verdict(_row(1), "wrong"),
+        _verdict(_row(2), "unclear"),
+        _verdict(_row(5), "wrong"),
+    ]
+    Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    assert run(reviews="reviews.jsonl") == 0
+    kept, dropped, summary = _made()
+    assert [row["row_id"] for row in dropped if row["reasons"] == ["wrong_by_review"]] == [
+        "exqa-001"
+    ]
+    assert summary["dropped"] == {"reader_disagrees": 6, "wrong_by_review": 1}
+    assert len(kept) == 23 and summary["agreed"] == 0.8
+    assert (summary["right"], summary["reviewed"]) == (0.0, 2)
+    assert "wrong_by_review" in Path("artifacts/verify/report.html").read_text()
+    assert run(reviews="reviews.jsonl", exclude_wrong=False) == 0
+    assert len(_made()[0]) == 24 and len(run.made) == 1, "the reader is not asked again"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import (
     Alive,
     Begin,
+    Budget,
     Document,
     ReaderItem,
     ReadOptions,
@@ -60,18 +61,15 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     inner = replace(options, max_depth=options.max_depth - 1, skip=0)
     try:
         with closing(_members(path)) as members:
-            # One budget for all members, and what is nested in them: many small bombs are a bomb.
-            budget = options.max_bytes * 4
+            budget = options.budget or Budget.whole(options.max_bytes, options.max_members)
             for number, (place, name, open_member) in enumerate(members, 1):
                 if number > options.max_members:
                     raise Unreadable("too_large", f"more than {options.max_members} members")
+                budget.begin_member()
                 if number <= options.skip:
                     continue
                 yield Begin(place, number)
-                spent = yield from _member(
-                    place, name, open_member, inner, min(options.max_bytes, budget)
-                )
-                budget -= spent
+                yield from _member(place, name, open_member, inner, budget)
     except _DAMAGED as error:
         raise explain(error) from error
 
@@ -140,29 +138,38 @@ def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
 
 
 def _member(
-    place: str, name: str, open_member: Callable[[], IO[bytes]], options: ReadOptions, limit: int
-) -> Any:
-    """Yield the documents of one member; return its unpacked size in bytes, or the characters of
-    the documents nested in it where those are more.
+    place: str,
+    name: str,
+    open_member: Callable[[], IO[bytes]],
+    options: ReadOptions,
+    budget: Budget,
+) -> Iterator[ReaderItem]:
+    """Yield the documents of one member, unpacked within the limits: with all that is nested in it,
+    it takes at most a quarter of a whole budget, so that a bomb leaves some to its neighbours.
     """
+    limit = options.max_bytes
     size = text = 0
     path = PurePosixPath(name)
     if "__MACOSX" in path.parts:  # what macOS adds beside every file is no document
-        return 0
+        return
     if path.name.startswith("."):
         yield Reject(place, "hidden", "its name begins with a dot")
-        return 0
-    with tempfile.TemporaryDirectory(prefix="member-") as folder:
+        return
+    with (
+        budget.share(limit, options.max_members) as share,
+        tempfile.TemporaryDirectory(prefix="member-") as folder,
+    ):
         # Of the name only the suffix is used, for the format: "../../etc/x" writes nowhere else.
         target = Path(folder) / ("member" + "".join(PurePosixPath(name).suffixes[-1:])[:16])
         try:
             with open_member() as source, target.open("wb") as sink:
-                while block := source.read(1 << 20):
+                while block := source.read(min(1 << 20, share.size + 1)):
                     size += len(block)
                     if size > limit:
                         raise Unreadable("too_large", f"unpacks to more than {limit >> 20} MiB")
+                    share.spend(len(block))
                     sink.write(block)
-            for item in detect.read(target, options):
+            for item in detect.read(target, replace(options, budget=share)):
                 if isinstance(item, Document):
                     text += len(item.text)
                     if text > limit:
@@ -175,4 +182,3 @@ def _member(
         except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this member alone
             problem = explain(error)
             yield Reject(place, problem.reason, problem.detail)
-    return max(size, text)

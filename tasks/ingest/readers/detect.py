@@ -11,6 +11,7 @@ from typing import cast
 from tasks.ingest.readers.document import (
     Alive,
     Begin,
+    Budget,
     Document,
     Reader,
     ReaderItem,
@@ -46,6 +47,8 @@ _SIGNATURES = (
     (b"\xfd7zXZ\0", "archives"),
 )
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+#: Modules that do not hold a whole file in memory.
+STREAMED = ("tables", "archives")
 _ZIPPED = ("docx", "epub", "archives")
 
 
@@ -54,15 +57,14 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
 
     Raises :class:`Unreadable` where the whole file cannot be read.
     """
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise Unreadable("empty", "zero bytes")
     name = reader_name(path)
-    # Tables and archives are streamed; the other formats are held in memory.
-    if name not in ("tables", "archives") and size > options.max_bytes:
-        raise Unreadable(
-            "too_large", f"{size >> 20} MiB, the most is {options.max_bytes >> 20}: split it"
-        )
+    check_size(path, options.max_bytes)
+    if options.budget is None:
+        # One for the file of the corpus, and all that is nested in it.
+        budget = Budget.whole(options.max_bytes, options.max_members)
+        options = replace(options, budget=budget)
     reader = cast(Reader, importlib.import_module(f"tasks.ingest.readers.{name}").read)
     is_empty = True
     try:
@@ -77,6 +79,15 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         ) from error
     if is_empty and not options.skip:
         raise Unreadable("empty", "nothing in it")
+
+
+def check_size(path: Path, most: int) -> None:
+    """Raise :class:`Unreadable` (``too_large``) for a file that its reader would hold in memory and
+    that has more than ``most`` bytes.
+    """
+    size = path.stat().st_size
+    if size > most and reader_name(path) not in STREAMED:
+        raise Unreadable("too_large", f"{size >> 20} MiB, the most is {most >> 20}: split it")
 
 
 def reader_name(path: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -81,6 +82,45 @@ class Reject:
     detail: str
 
 
+@dataclass
+class Budget:
+    """What may still be unpacked of one file of the corpus, at all depths together.
+
+    Without it a zip of zips of zips has a budget of its own in each: 54 KB hold 9 GB.
+    """
+
+    size: int
+    members: int
+
+    @classmethod
+    def whole(cls, max_bytes: int, max_members: int) -> Budget:
+        """Return the budget of a file of the corpus: four times what one member may take."""
+        return cls(4 * max_bytes, 4 * max_members)
+
+    def spend(self, size: int) -> None:
+        """Take bytes of unpacked content; raise :class:`Unreadable` where they are too many."""
+        self.size -= size
+        if self.size < 0:
+            raise Unreadable("too_large", "the archive, with all in it, unpacks to too much")
+
+    @contextmanager
+    def share(self, size: int, members: int) -> Iterator[Budget]:
+        """Lend at most so much to a member; what it leaves comes back."""
+        lent = Budget(min(size, max(self.size, 0)), min(members, max(self.members, 0)))
+        share = replace(lent)
+        try:
+            yield share
+        finally:
+            self.size -= lent.size - share.size
+            self.members -= lent.members - share.members
+
+    def begin_member(self) -> None:
+        """Take one member; raise :class:`Unreadable` where they are too many."""
+        self.members -= 1
+        if self.members < 0:
+            raise Unreadable("too_large", "too many members, with those of archives inside")
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """Settings of the readers."""
@@ -92,7 +132,7 @@ class ReadOptions:
     max_bytes: int = 256 << 20
     #: Most levels of archives inside archives and messages inside messages.
     max_depth: int = 3
-    #: Most members of one archive.
+    #: Most members of one archive, with those of all archives in one of its members.
     max_members: int = 100_000
     #: Languages, in tesseract's names ("eng+deu"), of the recognition of pages without text; empty:
     #: no recognition.
@@ -100,6 +140,8 @@ class ReadOptions:
     #: So many members of an archive or attachments of a message are passed over: they have been
     #: read, and the last of them ended its process.
     skip: int = 0
+    #: Shared by all that is nested in a file; None: the file is the corpus's own.
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Where a run's files are, and the user's files that belong to it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flows.runs.request import plan
+from flows.runs.worktree import Run
+from tasks.core.errors import PipelineError
+from tasks.core.overlay import DEFAULT, profile_files
+from tasks.core.params import Params, parse_params
+from tasks.core.yaml_file import read_yaml
+
+
+class Place:
+    """The last run of a profile, in ``main``: its parameters, its artifacts, the user's files."""
+
+    def __init__(self, main: Path, profile: str) -> None:
+        """Raise :class:`PipelineError` for an unknown profile or a wrong parameter."""
+        self.main, self.profile = main, profile or DEFAULT
+        self.run: Run = plan(main, self.profile)
+        self.params: Params = parse_params(self.run.params, str(main / "params.yaml"))
+
+    def artifact(self, name: str) -> Path:
+        """Return a file of the run, such as ``verify/instructions.parquet``; it must exist."""
+        path = self.run.path / "artifacts" / name
+        if not path.is_file():
+            raise PipelineError(f"{self.shown(path)} is missing: {self.command('run')} first")
+        return path
+
+    def user_file(self, section: str, key: str) -> Path:
+        """Return the path that a setting names, seen from the main checkout."""
+        return self.main / str(self.run.params[section][key])
+
+    def need_own(self, section: str, key: str, example: str) -> None:
+        """Refuse a profile that leaves a setting to params.yaml, whose file is the example's."""
+        files = profile_files(self.main / "profiles", self.profile)
+        if files and not any(key in (read_yaml(file).get(section) or {}) for file in files):
+            raise PipelineError(
+                f"profile {self.profile} does not set {section}.{key}, and that of params.yaml is "
+                f"the shipped example's: add {section}: {{{key}: {example}}} to it"
+            )
+
+    def command(self, target: str, **variables: str) -> str:
+        """Return the make command of this profile."""
+        given = {} if self.profile == DEFAULT else {"PROFILE": self.profile}
+        words = [f"{name}={value}" for name, value in (given | variables).items()]
+        return " ".join(["make", target, *words])
+
+    def shown(self, path: Path) -> str:
+        """Return a path as a person in the main checkout would type it."""
+        return str(path.relative_to(self.main) if path.is_relative_to(self.main) else path)
+
+
+def make_parser(module: str, description: str, port: int = 0) -> argparse.ArgumentParser:
+    """Return a parser with ``--profile`` and, for a server, ``--port``."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, allow_abbrev=False
+    )
+    parser.add_argument("--profile", default="")
+    if port:
+        parser.add_argument("--port", type=int, default=port)
+    return parser
+
+
+def say(**lines: Any) -> None:
+    """Print ``name  value`` lines."""
+    for name, value in lines.items():
+        print(f"{name:<10}{value}", flush=True)

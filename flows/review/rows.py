@@ -1,0 +1,231 @@
+"""``make review``: a person reads a sample of the rows that a run trains on, and judges each.
+
+    python -m flows.review.rows [--profile NAME] [--port 4300]
+
+Each verdict goes to the file ``verify.reviews`` at once. The sample depends on the seed and on the
+rows' texts alone, so that it is the same at every start.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flows.review.lines_file import LinesFile, find_line, put_line
+from flows.review.place import Place, make_parser, say
+from flows.review.server import serve
+from flows.runs.die_with_parent import CODE
+from tasks.core.errors import PipelineError
+from tasks.core.files import row_seed
+from tasks.core.page import Page
+from tasks.core.parquet import Batches
+from tasks.core.rows import UNVERIFIED, VERIFIED
+from tasks.core.stage import one_line_errors
+from tasks.core.task_types import TASK_TYPES
+from tasks.scoring.intervals import wilson
+from tasks.verify.judging import WRONG_BY_REVIEW
+from tasks.verify.reviews import Reviews, Verdict, review_key
+
+SAMPLE = 100
+PORT, VARIABLE = 4300, "REVIEW_PORT"
+_SHOWN = (
+    *("row_id", "task_type", "document", "context", "instruction", "response"),
+    *("answer", "agreement", "origin"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page until Ctrl-C; return 2 after an error that the user can fix."""
+    parser = make_parser("flows.review.rows", "Judge a sample of a run's training rows.", PORT)
+    arguments = parser.parse_args(argv)
+    with one_line_errors("review"):
+        place = Place(CODE, arguments.profile)
+        desk = open_desk(place)
+        page = Page(
+            "Review", "Is the response right for this instruction and passage?", script=SCRIPT
+        )
+        serve(desk, page, arguments.port, VARIABLE)
+        return 0
+    return 2
+
+
+SCRIPT = "/scripts/review.js"
+
+
+def open_desk(place: Place) -> ReviewDesk:
+    """Return the desk of a run, and print what it is about."""
+    place.need_own("verify", "reviews", "local/mine/reviews.jsonl")
+    path = place.user_file("verify", "reviews")
+    if path.suffix != ".jsonl":
+        raise PipelineError(
+            f"verify.reviews is {place.shown(path)}, which is no .jsonl file: name the file that "
+            "verdicts go to, such as local/mine/reviews.jsonl"
+        )
+    file = LinesFile(path, place.main)
+    file.create()  # before the run is looked for: a run refuses a setting whose file is missing
+    folder = place.artifact("verify/instructions.parquet").parent
+    rows, count = draw(folder, SAMPLE, place.params.verify.seed)
+    if not rows:
+        raise PipelineError(f"{place.shown(folder)} has no rows to judge")
+    desk = ReviewDesk(rows, file, os.environ.get("REVIEWER", ""))
+    judged = desk.progress()["total"]["judged"]
+    say(
+        rows=f"{len(rows)} drawn of {count:,} that the reader keeps, {place.shown(folder)}",
+        verdicts=f"{place.shown(path)}, {judged} of the {len(rows)} judged",
+    )
+    if place.params.verify.exclude_wrong:
+        say(wrong="a row judged wrong is not trained on from the next run (verify.exclude_wrong)")
+    return desk
+
+
+def draw(folder: Path, most: int, seed: int) -> tuple[list[dict[str, Any]], int]:
+    """Return at most ``most`` rows of verify's output, each task type in its share and at least
+    once, and how many rows there are. Memory does not grow with the file.
+
+    Rows that an earlier review excluded are drawn as well: without them the share of right rows
+    would rise by itself.
+    """
+    heaps: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
+    counts: Counter[str] = Counter()
+    for row in _kept(folder):
+        key = review_key(row["instruction"], row["response"])
+        heap = heaps.setdefault(row["task_type"], [])
+        counts[row["task_type"]] += 1
+        entry = (-row_seed(seed, "review", key), key, row)
+        full = len(heap) == most
+        if (full and _place(entry) <= _place(heap[0])) or any(key == one for _, one, _ in heap):
+            continue
+        (heapq.heapreplace if full else heapq.heappush)(heap, entry)
+    shares = allocate({kind: counts[kind] for kind in heaps}, most)
+    chosen = [
+        entry
+        for kind, heap in heaps.items()
+        for entry in sorted(heap, key=_place, reverse=True)[: shares[kind]]
+    ]
+    rows = [
+        {"key": key, **{name: row[name] for name in _SHOWN}}
+        for _, key, row in sorted(chosen, key=_place, reverse=True)
+    ]
+    return rows, counts.total()
+
+
+def _place(entry: tuple[int, str, dict[str, Any]]) -> tuple[int, str]:
+    return entry[:2]
+
+
+def _kept(folder: Path) -> Iterator[dict[str, Any]]:
+    for batch in Batches(folder / "instructions.parquet", VERIFIED):
+        yield from batch.to_pylist()
+    for batch in Batches(folder / "quarantine.parquet", UNVERIFIED):
+        yield from (row for row in batch.to_pylist() if row["reasons"] == [WRONG_BY_REVIEW])
+
+
+def allocate(counts: dict[str, int], most: int) -> dict[str, int]:
+    """Share ``most`` rows out by the counts: largest remainders, at least one each."""
+    total = sum(counts.values())
+    if total <= most:
+        return counts
+    exact = {kind: most * count / total for kind, count in counts.items()}
+    shares = {kind: max(1, int(share)) for kind, share in exact.items()}
+    while sum(shares.values()) < most:
+        kind = max(exact, key=lambda kind: (exact[kind] - shares[kind], kind))
+        shares[kind] += 1
+    while sum(shares.values()) > most:  # rare types took one each
+        shares[max(shares, key=lambda kind: (shares[kind], kind))] -= 1
+    return shares
+
+
+class ReviewDesk:
+    """The drawn rows and the verdicts on them.
+
+    A change names what its page saw (``before``) and what shall be (``after``, null: no verdict).
+    Where another page was faster, nothing is written and the page is told.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], file: LinesFile, reviewer: str = "") -> None:
+        self.rows, self.file, self.reviewer = rows, file, reviewer
+        self._rows = {row["key"]: row for row in rows}
+
+    def state(self) -> dict[str, Any]:
+        """Return the rows, the verdicts and the progress."""
+        titles = {name: kind.full_name for name, kind in TASK_TYPES.items()}
+        return {"rows": self.rows, "titles": titles, **self._seen()}
+
+    def save(self, change: dict[str, Any]) -> dict[str, Any]:
+        """Write, replace or remove a verdict; return the verdicts and the progress."""
+        row = self._rows.get(str(change.get("key")))
+        if row is None:
+            raise PipelineError("this row is not in the sample: load the page again")
+        after = change.get("after")
+        verdict = None if after is None else self._verdict(row, after)
+        with self.file.edit() as lines:
+            found = _brief(Reviews.read(self.file.path).verdicts.get(row["key"]))
+            if found != change.get("before"):
+                word = f"judged {found['verdict']}" if found else "given back"
+                raise PipelineError(f"this row was {word} meanwhile, in another page: look again")
+            put_line(lines, find_line(lines, lambda line: line["key"] == row["key"]), verdict)
+        return self._seen()
+
+    def _verdict(self, row: dict[str, Any], after: Any) -> dict[str, Any]:
+        given = after if isinstance(after, dict) else {}
+        reason = " ".join(str(given.get("reason", "")).split())
+        if given.get("verdict") != "right" and not reason:
+            raise PipelineError(f"why is it {given.get('verdict')}? Give a reason")
+        values = {name: row[name] for name in ("row_id", "key", "task_type")}
+        try:
+            verdict = Verdict(
+                **values,
+                verdict=given.get("verdict"),  # type: ignore[arg-type]
+                reason=reason,
+                reviewer=self.reviewer,
+            )
+        except ValidationError as error:
+            raise PipelineError("a verdict is right, wrong or unclear") from error
+        return verdict.model_dump()
+
+    def _seen(self) -> dict[str, Any]:
+        verdicts = self._verdicts()
+        return {
+            "verdicts": {key: _brief(verdict) for key, verdict in verdicts.items()},
+            "progress": self.progress(verdicts),
+        }
+
+    def _verdicts(self) -> dict[str, Verdict]:
+        known = Reviews.read(self.file.path).verdicts
+        return {key: known[key] for key in self._rows if key in known}
+
+    def progress(self, verdicts: dict[str, Verdict] | None = None) -> dict[str, Any]:
+        """Return counts of all rows and by task type: ``rows``, ``judged``, ``right``, ``wrong``,
+        ``unclear``, and the share (0-1) of right ones with its 95 % interval.
+        """
+        verdicts = self._verdicts() if verdicts is None else verdicts
+        kinds = [kind for kind in TASK_TYPES if any(row["task_type"] == kind for row in self.rows)]
+        by_type = {kind: self._count(verdicts, kind) for kind in kinds}
+        return {"total": self._count(verdicts, ""), "by_task_type": by_type}
+
+    def _count(self, verdicts: dict[str, Verdict], kind: str) -> dict[str, Any]:
+        rows = [row for row in self.rows if not kind or row["task_type"] == kind]
+        words = Counter(verdicts[row["key"]].verdict for row in rows if row["key"] in verdicts)
+        low, high = wilson(words["right"], words.total())
+        return {
+            **{"rows": len(rows), "judged": words.total()},
+            **{word: words[word] for word in ("right", "wrong", "unclear")},
+            "share": words["right"] / words.total() if words else None,
+            **{"low": low, "high": high},
+        }
+
+
+def _brief(verdict: Verdict | None) -> dict[str, str] | None:
+    """Return what a page knows of a verdict."""
+    return verdict.model_dump(include={"verdict", "reason"}) if verdict else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

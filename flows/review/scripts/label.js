@@ -1,0 +1,173 @@
+import { $, ask, button, listen, make, marked, parts, tell, tile } from "./frame.js";
+
+let state = null, draft = null, byHand = false, busy = false;
+const skipped = new Set();
+const done = []; // what this page has saved: {key, saved}
+
+async function start() {
+  state = await ask("/state");
+  if (state) pick();
+}
+
+// The first open draft that was not skipped; when all were, they come again.
+function pick() {
+  byHand = false;
+  draft = state.drafts.find((each) => !skipped.has(each.key));
+  if (!draft && skipped.size) {
+    skipped.clear();
+    [draft] = state.drafts;
+  }
+  show();
+}
+
+function show() {
+  showProgress();
+  if (!draft) {
+    $("card").replaceChildren(make("p", {}, "Every passage that was drawn is decided."));
+    $("actions").replaceChildren(button("undo", "z", undo, { disabled: !done.length }));
+    return;
+  }
+  const written = draft.row_id && !byHand;
+  const place = [draft.page ? `page ${draft.page}` : "", draft.section,
+    `characters ${draft.start}-${draft.end}`].filter(Boolean).join(" · ");
+  $("card").replaceChildren(
+    make("div", { class: "id" }, make("span", {}, draft.document), make("span", {}, place),
+      make("span", { class: "badge" }, written ? "a draft of the last run" : "written by hand")),
+    parts([["passage", marked(draft.text, written ? draft.answers[0] : "")]]),
+    ...form(written));
+  $("actions").replaceChildren(make("div", { class: "buttons" },
+    button(written ? "accept" : "save", "a", accept, { class: "good" }),
+    button("edit", "e", () => first().focus()),
+    written ? button("reject", "x", reject, { class: "bad" })
+      : button("nothing to ask", "x", reject, { disabled: byHand }),
+    button("skip", "→", skip), button("by hand", "h", hand, { disabled: !written }),
+    button("undo", "z", undo, { disabled: !done.length })));
+}
+
+const first = () => document.querySelector("#card textarea, #card button");
+
+function form(written) {
+  const area = (id, name, value) => {
+    const box = make("textarea", { id, rows: 2, maxlength: 5000, onkeydown: leave });
+    box.value = value;
+    return [make("label", { for: id }, name), box];
+  };
+  const fields = state.columns.flatMap((name) =>
+    area(`field-${name}`, name, written ? draft.fields[name] : ""));
+  const names = Object.keys(state.labels);
+  if (!names.length) {
+    return [...fields, ...area("answers", "answers, one a line, copied from the passage",
+      written ? draft.answers.join("\n") : "")];
+  }
+  const label = written ? draft.label : state.scarcest;
+  const buttons = names.map((name, number) => button(name, String(number + 1), () => mark(name), {
+    "data-label": name, "aria-pressed": String(name === label) }));
+  return [...fields, make("label", {}, "label"), make("div", { class: "buttons" }, buttons)];
+}
+
+function mark(label) {
+  for (const each of document.querySelectorAll("[data-label]")) {
+    each.setAttribute("aria-pressed", String(each.dataset.label === label));
+  }
+}
+
+function leave(event) {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  accept();
+}
+
+function showProgress() {
+  const { progress, labels, left } = state;
+  const points = (share) => (100 * share).toFixed(1);
+  const gain = progress.smallest_gain;
+  $("tiles").replaceChildren(
+    tile("Items", String(progress.items), `on ${progress.passages} passages`),
+    tile("Held out", String(progress.held_out), "passages"),
+    tile("Drafts left", String(left)),
+    tile("Smallest gain shown", gain === null ? "–" : gain > 1 ? "over 100" : points(gain),
+      `points; ${points(progress.wanted)} need ${progress.needed} items`));
+  const spread = `${progress.spread.toFixed(2)} (${progress.measured
+    ? "measured in the last run" : "assumed: one answer in four changes"})`;
+  const lines = Object.entries(labels).map(([name, count]) =>
+    make("tr", {}, make("td", {}, name), make("td", { class: "n" }, String(count))));
+  $("more").replaceChildren(
+    ...(lines.length ? [make("h2", {}, "Labels so far"), make("table", {},
+      make("tbody", {}, lines))] : []),
+    make("p", { class: "soft small" },
+      "Smallest gain: (1.96 + 0.84) × s / √items, the difference of two models on the same items "
+      + "that a two-sided test at 5 % finds four times in five (Miller, arXiv 2411.00640). "
+      + `s, the spread of the items' differences, is ${spread}. Several items on one passage tell `
+      + "less: it is a lower bound. Drafts of the label there is least of come first."),
+    make("p", { class: "soft small" },
+      "Ctrl+Enter saves from a field, Escape leaves it. Every decision is on the disk."));
+}
+
+const value = (id) => ($(id) ? $(id).value : "");
+
+async function accept() {
+  const fields = Object.fromEntries(state.columns.map((name) => [name, value(`field-${name}`)]));
+  const label = document.querySelector('[data-label][aria-pressed="true"]')?.dataset.label ?? "";
+  const answers = value("answers").split("\n");
+  await decide({ action: "accept", by_hand: byHand, fields, label, answers });
+}
+
+async function reject() {
+  if (draft && !byHand) await decide({ action: "reject" });
+}
+
+async function decide(change) {
+  if (busy || !draft) return;
+  busy = true;
+  const { key } = draft;
+  const answer = await ask("/save", { key, ...change });
+  busy = false;
+  if (!answer) return;
+  document.activeElement.blur();
+  state = answer;
+  done.push({ key, saved: answer.saved });
+  pick();
+  tell(change.action === "accept" ? "Saved." : "Rejected.", "good");
+  window.scrollTo(0, 0);
+}
+
+async function undo() {
+  const last = done.at(-1);
+  if (!last || busy) return;
+  busy = true;
+  const answer = await ask("/save", { action: "undo", ...last });
+  busy = false;
+  if (!answer) return;
+  done.pop();
+  state = answer;
+  skipped.delete(last.key);
+  byHand = false;
+  draft = state.drafts.find((each) => each.key === last.key) ?? state.drafts[0];
+  show();
+  tell("Undone.");
+}
+
+function skip() {
+  if (!draft) return;
+  skipped.add(draft.key);
+  tell("");
+  pick();
+}
+
+function hand() {
+  if (!draft?.row_id || byHand) return;
+  byHand = true;
+  show();
+  first().focus();
+}
+
+const actions = { a: accept, e: () => first()?.focus(), x: reject, h: hand, z: undo,
+  ArrowRight: skip };
+for (let number = 1; number < 10; number += 1) {
+  actions[number] = () => {
+    const name = state && Object.keys(state.labels)[number - 1];
+    if (draft && name) mark(name);
+  };
+}
+listen(actions);
+start();

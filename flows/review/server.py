@@ -1,0 +1,93 @@
+"""The frame of ``make review`` and ``make label``: one page on loopback, and what its script asks.
+
+The page shows a state and sends changes; a desk keeps both. Documents are hostile: the script puts
+their text into the page as text, and the policy lets nothing else run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastapi import Body, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from tasks.core.errors import PipelineError
+from tasks.core.own_pages import OwnPagesOnly
+from tasks.core.page import Page, render
+from tasks.core.ports import need_free_port
+
+HOST = "127.0.0.1"
+_HERE = Path(__file__).parent
+_TEMPLATE = _HERE / "templates" / "page.html"
+#: Characters of a request: more than any form of ours sends.
+_MOST = 200_000
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
+        "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Desk(Protocol):
+    """What a page works on. An error of both methods that the user can fix is shown in the page."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the page shows."""
+
+    def save(self, change: dict[str, Any]) -> dict[str, Any]:
+        """Write a change to the disk; return what of the state it changed."""
+
+
+def make_app(desk: Desk, page: Page) -> FastAPI:
+    """Return the application. It answers to its own pages only (:mod:`tasks.core.own_pages`)."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.middleware("http")
+    async def add_headers(request: Request, answer: Callable[[Request], Any]) -> Response:
+        size = request.headers.get("content-length", "0")
+        if not size.isdecimal() or int(size) > _MOST:
+            return JSONResponse({"error": "the request is too large"}, 413)
+        response: Response = await answer(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    @app.exception_handler(PipelineError)
+    async def tell(_: Request, error: PipelineError) -> JSONResponse:
+        return JSONResponse({"error": " ".join(str(error).split())}, 409)
+
+    @app.get("/")
+    def show() -> HTMLResponse:
+        return HTMLResponse("".join(render(_TEMPLATE, page)))
+
+    @app.get("/scripts/{name}.js")
+    def script(name: str) -> Response:
+        file = _HERE / "scripts" / f"{name}.js"
+        known = name.isalpha() and file.is_file()
+        text = file.read_text(encoding="utf-8") if known else "not found\n"
+        return Response(text, 200 if known else 404, media_type="text/javascript")
+
+    @app.get("/state")
+    def state() -> dict[str, Any]:
+        return desk.state()
+
+    @app.post("/save")
+    def save(change: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
+        return desk.save(change)
+
+    app.add_middleware(OwnPagesOnly)
+    return app
+
+
+def serve(desk: Desk, page: Page, port: int, variable: str) -> None:
+    """Answer on loopback until Ctrl-C; a port in use is one line that names ``variable``."""
+    import uvicorn
+
+    need_free_port(HOST, port, variable)
+    print(f"{'page':<10}http://{HOST}:{port}   Ctrl-C ends it", flush=True)
+    uvicorn.run(make_app(desk, page), host=HOST, port=port, log_level="warning", access_log=False)

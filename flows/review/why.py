@@ -1,0 +1,220 @@
+"""``make why``: one item, the models' answers, what the scorer saw, and the nearest training rows.
+
+    python -m flows.review.why --item ID [--profile NAME]
+
+It prints the most of it, and writes all of it to ``artifacts/why`` of the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.review.nearest import Near, find_nearest
+from flows.review.place import Place, make_parser, say
+from flows.runs.die_with_parent import CODE
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, write_json
+from tasks.core.parquet import Batches, read_table
+from tasks.core.rows import EVALUATIONS, PASSAGES, VERIFIED, require
+from tasks.core.stage import one_line_errors
+from tasks.scoring.datasets import Dataset, Item, asked_columns, load_dataset, load_items
+from tasks.scoring.f1 import normalise_answer
+from tasks.verify.reviews import Reviews, review_key
+
+#: Ids that an unknown one is answered with.
+_NAMED = 5
+_WIDTH = 100
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Explain an item; return 2 after an error that the user can fix."""
+    parser = make_parser("flows.review.why", "Explain the answers to one item.")
+    parser.add_argument("--item", default="")
+    arguments = parser.parse_args(argv)
+    with one_line_errors("why"):
+        place = Place(CODE, arguments.profile)
+        found = explain(place, arguments.item)
+        path = place.run.path / "artifacts/why" / f"{file_name(arguments.item)}.json"
+        write_json(path, found)
+        show(found)
+        say(written=place.shown(path))
+        return 0
+    return 2
+
+
+def explain(place: Place, name: str) -> dict[str, Any]:
+    """Return everything about an item; an unknown one is an error that names the nearest ids."""
+    path = place.artifact("evaluate/predictions.parquet")
+    answers = require(read_table(path), EVALUATIONS, path)
+    _need_known(place, name, answers)
+    told = answers.filter(pc.equal(answers["item_id"], name)).to_pylist()
+    dataset = load_dataset(place.user_file("evaluate", "dataset"))
+    items = load_items(dataset, place.user_file("evaluate", "items"))
+    item = next((one for one in items if one.id == name), None)
+    if item is None:
+        raise PipelineError(
+            f"item {name!r} is in the last run and no longer in "
+            f"{place.shown(place.user_file('evaluate', 'items'))}: {place.command('run')} again"
+        )
+    asked = {column: str(item.columns.get(column, "")) for column in asked_columns(dataset)}
+    text = "\n".join([item.context, *asked.values(), *item.golds])
+    near, compared, total = find_nearest(
+        place.artifact("supervise/instructions.parquet"),
+        item.context,
+        text,
+        place.params.evaluate.seed,
+    )
+    return {
+        "item": _item(item, dataset, asked),
+        "answers": [_answer(row) for row in told],
+        "compared": {"rows": compared, "of": total},
+        "nearest": _rows(place, near),
+    }
+
+
+def _need_known(place: Place, name: str, answers: pa.Table) -> None:
+    known = pc.unique(answers["item_id"]).to_pylist()
+    if name in known:
+        return
+    if not name:
+        adapted = answers.filter(pc.equal(answers["model"], "adapted"))
+        means = adapted.group_by("item_id").aggregate([("f1", "mean")]).sort_by("f1_mean")
+        wrong = ", ".join(means["item_id"].to_pylist()[:_NAMED])
+        raise PipelineError(f"no item: {place.command('why', ITEM='ID')}; such as {wrong}")
+    near = difflib.get_close_matches(name, known, n=_NAMED, cutoff=0.0)
+    raise PipelineError(f"the last run has no item {name!r}; the nearest ids: {', '.join(near)}")
+
+
+def file_name(name: str) -> str:
+    """Return a safe file name, another one for every id."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip(".-")
+    return safe if safe == name else f"{safe}-{fingerprint(name)[:8]}".lstrip("-")
+
+
+def _item(item: Item, dataset: Dataset, asked: dict[str, str]) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "dataset": dataset.name,
+        "task_type": dataset.task_type,
+        "context": item.context,
+        "asked": asked,
+        "expected": list(item.golds),
+        "held_out": item.columns.get("held_out"),
+    }
+
+
+def _answer(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of rows.EVALUATIONS with what the scorer compared: texts without case, articles
+    and punctuation, or the choices by their log-probability.
+    """
+    ranked = sorted(zip(row["choices"], row["scores"], strict=False), key=lambda pair: -pair[1])
+    seen = (
+        {"ranked": [{"choice": choice, "log_probability": score} for choice, score in ranked]}
+        if ranked
+        else {
+            "compared": normalise_answer(row["prediction"]),
+            "with": [normalise_answer(gold) for gold in row["golds"]],
+        }
+    )
+    names = ("model", "template", "prompt", "prediction", "golds", "f1")
+    return {**{name: row[name] for name in names}, "scorer": seen}
+
+
+def _rows(place: Place, near: Sequence[Near]) -> list[dict[str, Any]]:
+    """Return the rows with their verdicts, and the place of their passages in the documents."""
+    verified = _look_up(place, "verify/instructions.parquet", VERIFIED, "row_id", near)
+    passages = _look_up(place, "ingest/passages.parquet", PASSAGES, "passage_id", near)
+    file = place.user_file("verify", "reviews")
+    verdicts = Reviews.read(file if file.is_file() else None).verdicts
+    rows = []
+    for one in near:
+        row, told = one.row, verified.get(one.row["row_id"], {})
+        verdict = verdicts.get(review_key(row["instruction"], row["response"]))
+        passage = passages.get(row["passage_id"], {})
+        names = ("page", "section", "start", "end", "in_evaluation")
+        rows.append(
+            {
+                "similarity": round(one.similarity, 4),
+                "passage_overlap": round(one.overlap, 4),
+                "shared": list(one.shared),
+                **row,
+                "verdicts": {
+                    **{name: told.get(name) for name in ("agreement", "answer", "origin")},
+                    "review": verdict.model_dump() if verdict else None,
+                },
+                "place": {name: passage[name] for name in names} if passage else None,
+            }
+        )
+    return rows
+
+
+def _look_up(
+    place: Place, name: str, schema: pa.Schema, column: str, near: Sequence[Near]
+) -> dict[str, dict[str, Any]]:
+    """Return value of ``column`` -> row, of the rows near the item alone."""
+    path: Path = place.run.path / "artifacts" / name
+    wanted = pa.array(sorted({one.row[column] for one in near}), pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for batch in Batches(path, schema) if path.is_file() else ():
+        kept = batch.filter(pc.is_in(batch[column], value_set=wanted))
+        found |= {row[column]: row for row in kept.to_pylist()}
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print an explanation for a person; documents are hostile, so control characters go."""
+    item = found["item"]
+    say(item=f"{_line(item['id'])}   {item['task_type']}   expected: {_line(item['expected'])}")
+    for name, text in item["asked"].items():
+        say(asked=f"{name}: {_line(text)}")
+    say(passage=_line(item["context"]))
+    for answer in found["answers"]:
+        told = f"{answer['model']:<10}{answer['template'][:24]:<26}F1 {answer['f1']:.2f}"
+        say(answer=f"{told}  {_line(answer['prediction'] or '(nothing)', 50)}")
+    compared = found["compared"]
+    say(rows=f"{compared['rows']:,} of {compared['of']:,} training rows compared")
+    for row in found["nearest"]:
+        print()
+        say(row=f"{row['similarity']:.2f} similar   {_line(row['row_id'])}   {_where(row)}")
+        say(asked=_line(row["instruction"].replace(row["context"], "[passage]")))
+        say(response=_line(row["response"]), verdicts=_verdicts(row["verdicts"]))
+        say(shared=_line(" | ".join(row["shared"])))
+        if row["passage_overlap"]:
+            say(overlap=f"{row['passage_overlap']:.0%} of the item's passage is in the row's")
+    print()
+
+
+def _where(row: dict[str, Any]) -> str:
+    place = row["place"]
+    if place is None:
+        return _line(row["document"])
+    page = f", page {place['page']}" if place["page"] else ""
+    return f"{_line(row['document'])}{page}, characters {place['start']}-{place['end']}"
+
+
+def _verdicts(told: dict[str, Any]) -> str:
+    agreement = told["agreement"]
+    reader = "reader: not judged" if agreement is None else f"reader agrees {agreement:.0%}"
+    review = told["review"]
+    if review is None:
+        return f"{reader}; not reviewed"
+    reason = f" ({_line(review['reason'], 60)})" if review["reason"] else ""
+    return f"{reader}; {review['verdict']} by review{reason}"
+
+
+def _line(value: Any, most: int = _WIDTH) -> str:
+    text = " | ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

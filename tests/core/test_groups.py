@@ -1,0 +1,26 @@
+"""Groups that depend on their members' content alone, and shards that are done together."""
+
+from __future__ import annotations
+
+from tasks.core.groups import cut_groups, pack
+
+
+def _groups(texts: list[str]) -> list[tuple[str, list[str]]]:
+    return list(cut_groups(texts, 8, document=lambda text: text.split()[0], content=str))
+
+
+def test_a_change_moves_only_the_groups_next_to_it() -> None:
+    texts = [f"file-{number // 40} passage {number}" for number in range(200)]
+    before = _groups(texts)
+    assert [text for _, group in before for text in group] == texts
+    assert all(len(group) <= 8 for _, group in before)
+    changed = [*texts[:99], "file-2 another passage", *texts[100:]]
+    new = {name for name, _ in _groups(changed)} - {name for name, _ in before}
+    assert 1 <= len(new) <= 3
+    assert {name for name, _ in _groups(texts[40:])} <= {name for name, _ in before}
+
+
+def test_small_shards_are_packed_up_to_a_size() -> None:
+    shards = [(0, "ab"), (1, "c"), (2, "defg"), (3, "h")]
+    assert list(pack(shards, 3)) == [shards[:2], shards[2:3], shards[3:]]
+    assert list(pack(shards, 1)) == [[shard] for shard in shards]

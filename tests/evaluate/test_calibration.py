@@ -1,0 +1,60 @@
+"""The prior of the choices, from claims of the corpus alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.core.rows import EVALUATIONS
+from tasks.evaluate.calibration import as_arrays, make_probes, priors
+from tasks.scoring.datasets import Dataset, Item, load_dataset, render
+from tasks.scoring.f1 import scored_of
+from tests.conftest import ROOT
+from tests.supervise.test_constructed import passages
+
+
+def _dataset(name: str) -> Dataset:
+    return load_dataset(ROOT / "datasets" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", ["contracts", "privacy", "contractnli", "pubmedqa"])
+def test_probes_are_the_corpus_own_claims_in_the_datasets_form(name: str) -> None:
+    dataset, corpus = _dataset(name), passages()
+    found = make_probes(dataset, corpus, 8, 1)
+    texts = set(corpus["text"].to_pylist())
+    assert found and len(found) <= 8 and {item.context for item in found} <= texts
+    shown = [render(template, item) for template in dataset.templates for item in found]
+    assert all(text.strip() for text in shown)
+    assert make_probes(dataset, corpus.take(list(range(len(corpus)))[::-1]), 8, 1) == found
+
+
+def test_other_tasks_and_an_empty_corpus_have_no_probes() -> None:
+    assert make_probes(_dataset("incidents"), passages(), 8, 1) == []
+    assert make_probes(_dataset("contracts"), passages().slice(0, 0), 8, 1) == []
+
+
+def test_a_preference_that_hides_what_a_model_knows_is_taken_out() -> None:
+    dataset = _dataset("privacy")
+    template = dataset.templates[0]
+    prefers = math.log(0.9), math.log(0.1)
+
+    def row(name: str, knows: int) -> dict[str, Any]:
+        scores = [prefers[0], prefers[1]]
+        scores[knows] += 0.5
+        values = {"model": "adapted", "dataset": "d", "template": template.name, "item_id": name}
+        values |= {"prompt": "", "prediction": template.choices[0], "golds": [""]}
+        return values | {"choices": list(template.choices), "scores": scores, "f1": 0.0}
+
+    probes = pa.Table.from_pylist([row(f"p{n}", n % 2) for n in range(40)], schema=EVALUATIONS)
+    found = priors([template], probes)
+    assert found[template.name][template.choices[0]] == pytest.approx(0.9, abs=0.02)
+    assert sum(found[template.name].values()) == pytest.approx(1.0, abs=1e-5)
+    items = [Item(id=f"i{n}", context="c", golds=("",), gold=n % 2, columns={}) for n in range(10)]
+    answers = pa.Table.from_pylist([row(f"i{n}", n % 2) for n in range(10)], schema=EVALUATIONS)
+    asked = (dataset, (template,), items, answers)
+    assert float(np.mean(scored_of(*asked).f1())) < 40
+    assert float(np.mean(scored_of(*asked, prior=as_arrays([template], found)).f1())) == 100

@@ -1,0 +1,138 @@
+"""The page of evaluation: wrong answers first, hostile text as text, a bounded number of items."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tasks.core.rows import EVALUATIONS
+from tasks.evaluate.report import why_command, write_report
+from tasks.scoring.datasets import load_dataset, parse_item
+from tasks.scoring.predict import Questions
+from tests.browser import Browser, chromium
+from tests.conftest import ROOT
+from tests.pages import check_page
+from tests.review.checkout import EVIL
+
+
+def make_questions(items: int) -> Questions:
+    """Yes-no items on three documents; the first passage, question and id are hostile."""
+    dataset = load_dataset(ROOT / "datasets/privacy.yaml")
+    rows = [
+        {
+            "id": f"q{n}" if n else EVIL,
+            "context": f"Pump {n} failed at noon. {'' if n else EVIL}",
+            "question": f"Did pump {n} fail? {'' if n else EVIL}",
+            "answer": "yes" if n % 2 else "no",
+            "held_out": {"document": f"report-{n % 3}.md"},
+        }
+        for n in range(items)
+    ]
+    parsed = [parse_item(dataset, row, "row") for row in rows]
+    return Questions(dataset, dataset.templates[:2], parsed)
+
+
+def make_answers(questions: Questions, model: str, right: Any) -> pa.Table:
+    """``right(item number)`` tells whether the model answers it right under both templates."""
+    rows = []
+    for template in questions.templates:
+        for number, item in enumerate(questions.items):
+            place = item.gold if right(number) else 1 - item.gold
+            rows.append(
+                {
+                    **{"model": model, "dataset": "privacy", "template": template.name},
+                    **{"item_id": item.id, "prompt": "?", "prediction": template.choices[place]},
+                    **{"golds": [template.choices[item.gold]], "choices": template.choices},
+                    **{"scores": [-1.0, -2.0], "f1": float(right(number))},
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=EVALUATIONS)
+
+
+def write(path: Path, items: int = 12, most: int = 2000, start: bool = True) -> str:
+    questions = make_questions(items)
+    told = {
+        "zero_shot": make_answers(questions, "zero_shot", lambda _: False),
+        "start": make_answers(questions, "start", lambda n: n % 4 == 0),
+        "adapted": make_answers(questions, "adapted", lambda n: n % 2 == 1),
+    }
+    if not start:
+        del told["start"]
+    task = {"dataset": "general", "template": "exqa", "item_id": "q1", "prompt": "General? " + EVIL}
+    general = {
+        name: pa.Table.from_pylist(
+            [{**task, "model": name, "prediction": name, "golds": ["seal"], "f1": 0.25}],
+            schema=EVALUATIONS,
+        )
+        for name in told
+    }
+    write_report(path, questions, told, general, most)
+    return path.read_text()
+
+
+def test_wrong_answers_come_first_and_hostile_text_is_text(tmp_path: Path) -> None:
+    page = write(tmp_path / "report.html")
+    assert EVIL not in page and html.escape(EVIL) in page
+    check_page(page.replace(html.escape(EVIL), ""))
+    order = re.findall(r'<section class="card item d?\w+ t\d (\w+)(?: \w+)?">', page)
+    assert order == ["wrong"] * 7 + ["right"] * 6
+    for tile in ('<b class="good">6</b>', '<b class="bad">3</b>'):
+        assert tile in page, "mended 6, broken 3"
+    assert "13 of 13" in page and "the start alone" in page and "General? " in page
+    assert page.count("make why ITEM=") == 12
+    page = write(tmp_path / "report.html", start=False)
+    assert "the start alone" not in page and "unadapted: wrong" in page
+
+
+def test_a_page_has_some_thousand_items_at_most_and_counts_the_rest(tmp_path: Path) -> None:
+    page = write(tmp_path / "report.html", items=300, most=20)
+    assert page.count('class="card item ') == 20
+    assert "20 of 301" in page and "281 more items are not shown" in page
+
+
+@pytest.mark.parametrize(
+    "name", ["q1", "a b", "it's", "$(touch stolen)", "`touch stolen`", "a;b#c"]
+)
+def test_the_command_of_any_id_reaches_the_program_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "Makefile").write_text("export ITEM\nwhy:\n\t@printf '%s' \"$$ITEM\"\n")
+    command = why_command(name)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == name and not (tmp_path / "stolen").exists()
+    assert shlex.split(command)[:2] == ["make", "why"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not chromium(), reason="no Chromium here (Debian: apt install chromium)")
+def test_a_person_filters_the_items_without_a_script(tmp_path: Path) -> None:
+    from tests.review.test_browser import shoot
+
+    write(tmp_path / "report.html")
+    visible = (
+        "[...document.querySelectorAll('.item')].filter(e => e.getClientRects().length).length"
+    )
+    choose = "document.querySelectorAll('select')[%d].selectedIndex = %d"
+    with Browser(tmp_path / "profile", patience=30) as browser:
+        browser.open((tmp_path / "report.html").as_uri())
+        browser.see("Evaluation", "mended", "broken", "alert(1)")
+        assert browser.js(visible) == 13
+        for place, (chosen, count) in enumerate([(1, 7), (2, 6), (3, 6), (4, 3)]):
+            browser.js(choose % (0, chosen))
+            assert browser.js(visible) == count, place
+        browser.js(choose % (0, 0))
+        browser.js(choose % (2, 1))
+        assert browser.js(visible) == 1, "the general task"
+        browser.js(choose % (2, 0))
+        browser.js(choose % (1, 2))
+        assert browser.js(visible) == 4
+        browser.js(choose % (1, 0))
+        shoot(browser, "evaluation")
+        assert browser.elsewhere() == []

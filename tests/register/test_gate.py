@@ -1,0 +1,170 @@
+"""What may become the champion: nothing that is equal, constant, chance, or below a simpler way.
+
+The answers are drawn, no model is asked; dataset, items and figures are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.core.params import load_params
+from tasks.core.rows import EVALUATIONS
+from tasks.register.gate import Asked, Comparison, describe_leak, find_faults
+from tasks.scoring.datasets import Item, load_dataset, load_items
+
+_LABELS = {"yes": ["yes", "no", "no"], "no": ["no", "yes", "yes"]}
+
+
+def _asked(tmp_path: Path, kind: str, number: int) -> Asked:
+    """``number`` items, two to a passage; of three answers two are "no"."""
+    rows = [
+        {
+            "id": str(n),
+            "context": f"Passage {n // 2}.",
+            "question": "?",
+            "answer": "yes" if n % 3 == 0 else "no",
+            "answers": [f"part {n} of the pump"],
+        }
+        for n in range(number)
+    ]
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    params = load_params(Path("params.yaml")).evaluate
+    dataset = load_dataset(Path(f"datasets/{kind}.yaml"))
+    short = params.model_copy(update={"templates": 2, "bootstrap": 1000})
+    return Asked.make(dataset, load_items(dataset, path), short)
+
+
+def _answers(asked: Asked, answer: Callable[[Item], str], lean: float = 0.0) -> pa.Table:
+    """Answers as they are stored. ``lean``: how far the scores of all items prefer choice 0."""
+    rows: list[dict[str, Any]] = []
+    for template in asked.templates:
+        for item in asked.items:
+            text = answer(item)
+            scores: Sequence[float] = ()
+            if asked.dataset.classifies:
+                place = asked.dataset.labels.index(text)
+                text = template.choices[place]
+                scores = [float(place == n) + (lean if n == 0 else 0.0) for n in range(2)]
+            rows.append(
+                {
+                    "model": "any",
+                    "dataset": asked.dataset.name,
+                    "template": template.name,
+                    "item_id": item.id,
+                    "prompt": "?",
+                    "prediction": text,
+                    "golds": list(item.golds),
+                    "scores": list(scores),
+                    "f1": float(text in item.golds),
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=EVALUATIONS)
+
+
+def _gold(item: Item) -> str:
+    return item.golds[0]
+
+
+def _wrong(item: Item) -> str:
+    return {"yes": "no", "no": "yes"}.get(_gold(item), "nothing of it")
+
+
+def _drawn(random: np.random.Generator, rates: dict[str, float]) -> Callable[[Item], str]:
+    return lambda item: _gold(item) if random.random() < rates[item.id] else _wrong(item)
+
+
+@pytest.mark.parametrize("number", [20, 60])
+@pytest.mark.parametrize("kind", ["privacy", "incidents"])
+def test_of_200_equal_pairs_at_most_one_in_forty_is_called_better(
+    tmp_path: Path, kind: str, number: int
+) -> None:
+    """Both models answer an item rightly with the item's own chance, each by its own draw."""
+    asked, random = _asked(tmp_path, kind, number), np.random.default_rng(11)
+    rates = {item.id: float(random.beta(1, 1)) for item in asked.items}
+    won = 0
+    for _ in range(200):
+        new, old = (asked.score(_answers(asked, _drawn(random, rates))) for _ in range(2))
+        won += asked.compare(new, old, "its equal").won
+    # 2.5 % and two standard deviations of a count of 200.
+    assert won <= 9
+
+
+def _faults(asked: Asked, adapted: pa.Table, zero_shot: pa.Table, **scores: Any) -> str:
+    return "; ".join(find_faults(asked, adapted, zero_shot, scores))
+
+
+@pytest.mark.parametrize("kind", ["privacy", "incidents"])
+def test_a_good_model_has_no_fault(tmp_path: Path, kind: str) -> None:
+    asked, random = _asked(tmp_path, kind, 60), np.random.default_rng(1)
+    good = _answers(asked, _drawn(random, dict.fromkeys(map(str, range(60)), 0.95)))
+    assert _faults(asked, good, _answers(asked, _wrong), gain_over_start={"f1": 0.0}) == ""
+    comparison = asked.compare(asked.score(good), asked.score(_answers(asked, _wrong)), "x")
+    assert comparison.won and comparison.chance <= 0.001
+
+
+def test_over_a_zero_shot_below_the_majority_a_gain_is_not_enough(tmp_path: Path) -> None:
+    """Seen on 20 items: +12.1 over a zero-shot that the majority class beats too."""
+    asked = _asked(tmp_path, "privacy", 60)
+    constant, zero_shot = _answers(asked, lambda _: "no"), _answers(asked, _wrong)
+    assert asked.compare(asked.score(constant), asked.score(zero_shot), "zero-shot").won
+    faults = _faults(asked, constant, zero_shot)
+    assert "not better than the majority class: +0.0 F1 [+0.0, +0.0]" in faults
+    assert "it answers with one class only" in faults
+    assert "its answers do not depend on the items" in faults
+
+
+def test_an_unadapted_model_that_only_leans_to_one_choice_must_be_beaten_without_it(
+    tmp_path: Path,
+) -> None:
+    """Its scores tell the items apart, and without correction it always answers the same."""
+    asked, random = _asked(tmp_path, "privacy", 60), np.random.default_rng(2)
+    rates = dict.fromkeys(map(str, range(60)), 0.85)
+    leans = _answers(asked, _gold, lean=5.0)
+    faults = _faults(asked, _answers(asked, _drawn(random, rates)), leans)
+    assert faults.startswith("not better than the prior-corrected unadapted model: -")
+
+
+@pytest.mark.parametrize("kind", ["privacy", "incidents"])
+def test_with_shuffled_labels_nothing_is_promoted(tmp_path: Path, kind: str) -> None:
+    """The answers are right, for other items."""
+    asked, random = _asked(tmp_path, kind, 60), np.random.default_rng(3)
+    promoted = 0
+    for _ in range(20):
+        order = random.permutation(len(asked.items))
+        moved = {item.id: _gold(asked.items[place]) for item, place in zip(asked.items, order)}
+        answers = _answers(asked, lambda item, moved=moved: moved[item.id])  # type: ignore[misc]
+        promoted += not _faults(asked, answers, _answers(asked, _wrong))
+    assert promoted <= 2
+
+
+def test_below_its_start_it_is_no_champion(tmp_path: Path) -> None:
+    asked = _asked(tmp_path, "incidents", 20)
+    good, bad = _answers(asked, _gold), _answers(asked, _wrong)
+    assert _faults(asked, good, bad, gain_over_start={"f1": -0.6}) == (
+        "below its start alone: -0.6 F1"
+    )
+
+
+def test_a_fault_or_too_few_passages_make_a_challenger() -> None:
+    won = Comparison("x", 3.0, 0.1, 6.0, 0.01)
+    assert won.alias == "champion" and won.describe() == "+3.0 F1 [+0.1, +6.0] against x"
+    few = Comparison("x", 3.0, 0.1, 6.0, 0.0625)
+    assert few.alias == "challenger" and "p 0.062 when answers are exchanged" in few.describe()
+    faulty = Comparison("x", 3.0, 0.1, 6.0, faults=("it answers with one class only",))
+    assert faulty.alias == "challenger"
+    assert faulty.describe() == "+3.0 F1 [+0.1, +6.0] against x; it answers with one class only"
+
+
+def test_what_leaked_is_told() -> None:
+    told = {"rows_kept": 300, "dropped": {"in_evaluation": 2}, "in_evaluation": 14}
+    assert describe_leak(told).startswith("12 of 300 passages of the corpus are also in the eval")
+    for clean in ({"in_evaluation": 2}, {"in_evaluation": None}):
+        assert describe_leak(told | clean) == ""

@@ -1,0 +1,178 @@
+"""The review pages as a person meets them, in a real browser: keys, undo, two pages on one set, a
+server that died.
+
+`make browser` leaves pictures of them in artifacts/browser.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from flows.review import items as label
+from flows.review import rows as review
+from flows.review.place import Place
+from flows.review.server import make_app
+from tasks.core.page import Page
+from tasks.core.ports import find_free_port
+from tests.browser import Browser, chromium
+from tests.conftest import ROOT
+from tests.review.checkout import make_checkout, read_lines
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not chromium(), reason="no Chromium here (Debian: apt install chromium)"),
+    pytest.mark.timeout(600),
+]
+
+_PATIENCE = 30
+_PICTURES = ROOT / "artifacts" / "browser"
+
+
+@contextlib.contextmanager
+def served(desk: Any, page: Page, port: int) -> Iterator[str]:
+    """Serve a desk in this process; it stops answering at the end of the block."""
+    config = uvicorn.Config(
+        make_app(desk, page), "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def press(browser: Browser, key: str) -> None:
+    """Press and release a key, as a person does."""
+    known = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+    code = known.get(key, ord(key.upper()[0]))
+    text = {"text": "\r"} if key == "Enter" else {} if key in known else {"text": key}
+    for kind in ("keyDown", "keyUp"):
+        more = text if kind == "keyDown" else {}
+        browser.send(
+            "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more
+        )
+
+
+def shoot(browser: Browser, name: str) -> None:
+    """Save the page at a screen's and at a phone's width; neither may scroll sideways."""
+    _PICTURES.mkdir(parents=True, exist_ok=True)
+    for width in (1280, 400):
+        browser.shot(_PICTURES / f"{name}-{width}.png", width=width)
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        browser.send("Emulation.setDeviceMetricsOverride", **size)
+        assert browser.js("document.documentElement.scrollWidth") <= width
+        browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_rows_are_judged_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "main", rows=8)
+    file = checkout / "local/mine/reviews.jsonl"
+    desk = review.open_desk(Place(checkout, "mine"))
+    page, port = Page("Review", "Is the response right?", script=review.SCRIPT), find_free_port()
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(desk, page, port) as address:
+            browser.open(address)
+            browser.see("0 of 8", "row 1 of 8", "natural language inference", "88 %")
+            press(browser, "r")
+            browser.see("1 of 8", "row 2 of 8", "100 %", "21 % to 100 %")
+            press(browser, "w")
+            browser.see("Why is it wrong?")
+            browser.type("they are two firms")
+            press(browser, "Enter")
+            browser.see("2 of 8", "row 3 of 8", "50 %")
+            assert [(line["verdict"], line["reason"]) for line in read_lines(file)] == [
+                ("right", ""),
+                ("wrong", "they are two firms"),
+            ]
+            press(browser, "z")
+            browser.see("1 of 8", "row 2 of 8", "Undone.")
+            assert len(read_lines(file)) == 1
+            press(browser, "ArrowRight")
+            browser.see("row 3 of 8")
+            other = desk.rows[2]["key"]
+            desk.save({"key": other, "before": None, "after": {"verdict": "right", "reason": ""}})
+            press(browser, "u")
+            browser.type("two readings")
+            press(browser, "Enter")
+            browser.see("judged right meanwhile, in another page", "judged right", "2 of 8")
+            assert browser.js("document.getElementById('reason').value") == "two readings"
+            press(browser, "Escape")
+            press(browser, "n")
+            browser.see("row 4 of 8")
+        press(browser, "r")  # nobody answers
+        browser.see("Not saved: the server does not answer", "row 4 of 8")
+        with served(review.open_desk(Place(checkout, "mine")), page, port):
+            press(browser, "r")
+            browser.see("3 of 8", "row 5 of 8")
+            assert len(read_lines(file)) == 3
+            for _ in range(8):  # one of the passages is hostile
+                press(browser, "ArrowRight")
+                time.sleep(0.1)
+            assert browser.js("document.querySelectorAll('script, img').length") == 1
+            browser.open(f"http://127.0.0.1:{port}")
+            browser.see("3 of 8")
+            shoot(browser, "review")
+        assert browser.elsewhere() == []
+
+
+def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "main", rows=8)
+    file = checkout / "local/mine/items.jsonl"
+    desk = label.open_desk(Place(checkout, "mine"))
+    page, port = Page("Label", "Questions to measure with.", script=label.SCRIPT), find_free_port()
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(desk, page, port) as address:
+            browser.open(address)
+            browser.see("a draft of the last run", "Drafts left", "5.0 need 785 items")
+            press(browser, "a")
+            browser.see("Saved.", "over 100", "on 1 passages")
+            press(browser, "e")
+            browser.type("Nobody knows when it broke.")
+            press(browser, "Escape")
+            press(browser, "2")
+            press(browser, "a")
+            browser.see("99.1", "on 2 passages")
+            made = read_lines(file)
+            assert [row["held_out"]["how"] for row in made] == ["accepted", "edited"]
+            assert (made[1]["hypothesis"], made[1]["label"]) == (
+                "Nobody knows when it broke.",
+                "neutral",
+            )
+            press(browser, "z")
+            browser.see("Undone.", "over 100")
+            assert len(read_lines(file)) == 1
+            press(browser, "x")
+            browser.see("Rejected.")
+            press(browser, "h")
+            browser.see("written by hand")
+            press(browser, "Escape")
+            press(browser, "a")
+            browser.see("the hypothesis is empty")
+            press(browser, "e")
+            browser.type("It broke twice.")
+        press(browser, "Escape")
+        press(browser, "a")  # nobody answers
+        browser.see("Not saved: the server does not answer")
+        with served(label.open_desk(Place(checkout, "mine")), page, port):
+            press(browser, "a")
+            browser.see("Saved.")
+            assert read_lines(file)[1]["hypothesis"] == "It broke twice."
+            for _ in range(8):  # one of the passages is hostile
+                press(browser, "ArrowRight")
+                time.sleep(0.1)
+            assert browser.js("document.querySelectorAll('script, img').length") == 1
+            shoot(browser, "label")
+        assert browser.elsewhere() == []

@@ -1,0 +1,250 @@
+"""`make label`: every decision is on the disk at once, in the form that evaluate reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from starlette.testclient import TestClient
+
+from flows.review import items as label
+from flows.review.drafts import asked_text, label_of
+from flows.review.place import Place
+from flows.review.server import make_app
+from tasks.core.errors import PipelineError
+from tasks.core.page import Page
+from tasks.core.parquet import write_table
+from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, PASSAGES
+from tasks.scoring.datasets import asked_columns, load_dataset, load_items
+from tests.conftest import ROOT
+from tests.review.checkout import make_checkout, passage_of, read_lines, row_of, write_rows
+
+_ITEMS = "local/mine/items.jsonl"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return make_checkout(tmp_path / "main")
+
+
+def open_client(checkout: Path) -> TestClient:
+    desk = label.open_desk(Place(checkout, "mine"))
+    page = Page("Label", script=label.SCRIPT)
+    return TestClient(make_app(desk, page), base_url="http://127.0.0.1:4301")
+
+
+def state_of(client: TestClient) -> Any:
+    return client.get("/state").json()
+
+
+def accept(client: TestClient, draft: Any, **change: Any) -> Any:
+    taken = {name: draft[name] for name in ("key", "fields", "label", "answers")}
+    return client.post("/save", json={"action": "accept", **taken, **change})
+
+
+def test_an_accepted_draft_is_an_item_that_holds_its_passage_out(checkout: Path) -> None:
+    client = open_client(checkout)
+    first = state_of(client)["drafts"][0]
+    answer = accept(client, first).json()
+    assert answer["progress"]["items"] == answer["progress"]["held_out"] == 1
+    (line,) = read_lines(checkout / _ITEMS)
+    assert line["id"] == answer["saved"] and line["premise"] == first["text"]
+    assert line["hypothesis"].startswith("Pump P-") and line["label"] == first["label"]
+    assert line["held_out"] == {
+        **{name: first[name] for name in ("passage_id", "document", "page", "start", "end")},
+        **{"draft": first["key"], "how": "accepted", "reviewer": ""},
+    }
+    dataset = load_dataset(ROOT / "datasets/contracts.yaml")
+    (item,) = load_items(dataset, checkout / _ITEMS)
+    assert item.held_out and item.golds == (first["label"],)
+    again = state_of(open_client(checkout))
+    assert again["progress"]["items"] == 1
+    assert first["key"] not in {draft["key"] for draft in again["drafts"]}
+
+
+def test_drafts_can_be_edited_rejected_and_taken_back(checkout: Path) -> None:
+    client = open_client(checkout)
+    one, two, *_ = state_of(client)["drafts"]
+    answer = accept(client, one, label="neutral", fields={"hypothesis": " It\nstands. "}).json()
+    (line,) = read_lines(checkout / _ITEMS)
+    assert (line["hypothesis"], line["label"]) == ("It stands.", "neutral")
+    assert line["held_out"]["how"] == "edited"
+    client.post("/save", json={"action": "reject", "key": two["key"]})
+    (rejection,) = read_lines(checkout / "local/mine/items.rejected.jsonl")
+    assert (rejection["row_id"], rejection["verdict"]) == (two["row_id"], "rejected")
+    left = {draft["key"] for draft in state_of(open_client(checkout))["drafts"]}
+    assert not left & {one["key"], two["key"]}
+    undo = {"action": "undo", "key": one["key"], "saved": answer["saved"]}
+    assert client.post("/save", json=undo).status_code == 200
+    assert client.post("/save", json=undo).status_code == 409
+    assert client.post("/save", json={"action": "undo", "key": two["key"]}).status_code == 200
+    assert (checkout / _ITEMS).read_text() == ""
+    assert {one["key"], two["key"]} <= {draft["key"] for draft in state_of(client)["drafts"]}
+
+
+def test_the_scarcest_label_comes_first(checkout: Path) -> None:
+    client, labels = open_client(checkout), []
+    for _ in range(9):
+        draft = state_of(client)["drafts"][0]
+        labels.append(draft["label"])
+        accept(client, draft)
+    assert sorted(labels) == sorted(["entailment", "neutral", "contradiction"] * 3)
+    assert len(set(labels[:3])) == 3
+
+
+def test_questions_are_written_by_hand_beside_a_draft_and_where_there_is_none(
+    checkout: Path,
+) -> None:
+    client = open_client(checkout)
+    first = state_of(client)["drafts"][0]
+    own = {"fields": {"hypothesis": "Nobody looked."}, "label": "neutral", "by_hand": True}
+    assert accept(client, first, **own).status_code == 200
+    assert accept(client, first).status_code == 200, "the draft is still open"
+    refused = accept(client, first, **own)
+    assert refused.status_code == 409 and "among the items already" in refused.json()["error"]
+    assert [row["held_out"]["how"] for row in read_lines(checkout / _ITEMS)] == [
+        "by hand",
+        "accepted",
+    ]
+    shutil.rmtree(checkout / ".runs/mine/artifacts/validate")
+    client = open_client(checkout)
+    empty = state_of(client)["drafts"][0]
+    assert empty["row_id"] == "" and empty["fields"] == {"hypothesis": ""}
+    assert accept(client, empty).json()["error"] == "the hypothesis is empty"
+    assert (
+        accept(client, empty, fields={"hypothesis": "It ran."})
+        .json()["error"]
+        .startswith("choose a label")
+    )
+    accept(client, empty, fields={"hypothesis": "It ran."}, label="contradiction")
+    assert empty["key"] not in {draft["key"] for draft in state_of(client)["drafts"]}
+
+
+def test_two_pages_lose_nothing_and_the_second_is_told(checkout: Path) -> None:
+    pages = [open_client(checkout) for _ in range(3)]
+    drafts = state_of(pages[0])["drafts"][:12]
+
+    def decide(turn: int) -> Any:
+        page, draft = pages[turn % 3], drafts[turn // 2]
+        if turn % 2:
+            return accept(page, draft)
+        return page.post("/save", json={"action": "reject", "key": draft["key"]})
+
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(decide, range(24)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 12 + [409] * 12
+    told = {answer.json()["error"] for answer in answers if answer.status_code == 409}
+    assert all("meanwhile, in another page" in text for text in told)
+    accepted = {row["held_out"]["draft"] for row in read_lines(checkout / _ITEMS)}
+    rejected = {row["key"] for row in read_lines(checkout / "local/mine/items.rejected.jsonl")}
+    assert accepted | rejected == {draft["key"] for draft in drafts} and not accepted & rejected
+
+
+def test_an_answer_is_copied_from_its_passage(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "main", kind="exqa")
+    shutil.copy(ROOT / "datasets/incidents.yaml", checkout / "datasets/mine.yaml")
+    client = open_client(checkout)
+    draft = state_of(client)["drafts"][0]
+    assert draft["fields"]["question"].startswith("What broke in P-")
+    refused = accept(client, draft, answers=["a gasket"])
+    assert "'a gasket' is not in the passage" in refused.json()["error"]
+    assert "there is no answer" in accept(client, draft, answers=[" "]).json()["error"]
+    accept(client, draft, answers=[*draft["answers"], "", "nobody of shift"])
+    assert read_lines(checkout / _ITEMS)[0]["answers"] == [*draft["answers"], "nobody of shift"]
+
+
+def test_the_smallest_gain_that_the_items_can_show(checkout: Path) -> None:
+    progress = state_of(open_client(checkout))["progress"]
+    assert progress["smallest_gain"] is None and progress["needed"] == 785
+    lines = [
+        {"id": str(n), "premise": f"P {n}", "hypothesis": "It ran.", "label": "neutral"}
+        for n in range(100)
+    ]
+    (checkout / _ITEMS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    progress = state_of(open_client(checkout))["progress"]
+    assert progress["smallest_gain"] == pytest.approx(0.1401, abs=1e-4)
+    assert (progress["spread"], progress["measured"], progress["held_out"]) == (0.5, False, 0)
+    rows = [
+        {"model": model, "item_id": str(n), "f1": f1, "template": "t", "dataset": "d"}
+        for n in range(4)
+        for model, f1 in (("zero_shot", 0.0), ("start", 0.5), ("adapted", float(n % 2)))
+    ]
+    path = checkout / ".runs/mine/artifacts/evaluate/predictions.parquet"
+    path.parent.mkdir(parents=True)
+    write_table(path, pa.Table.from_pylist(rows, schema=EVALUATIONS))
+    progress = state_of(open_client(checkout))["progress"]
+    assert progress["measured"] and progress["spread"] == pytest.approx(math.sqrt(1 / 3))
+
+
+def test_a_broken_items_file_is_told_and_not_written(checkout: Path) -> None:
+    client = open_client(checkout)
+    draft = state_of(client)["drafts"][0]
+    broken = '{"id": "a", "premise": "It ran."}\n'
+    (checkout / _ITEMS).write_text(broken)
+    answer = accept(client, draft)
+    assert answer.status_code == 409 and "no column 'label'" in answer.json()["error"]
+    assert (checkout / _ITEMS).read_text() == broken
+    with pytest.raises(PipelineError, match="items.jsonl row 1: no column 'label'"):
+        open_client(checkout)
+    (checkout / _ITEMS).write_text('{"id": "a"\n')
+    with pytest.raises(PipelineError, match="items.jsonl line 1 is not valid JSON"):
+        open_client(checkout)
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "main")
+    passages = checkout / ".runs/mine/artifacts/ingest/passages.parquet"
+    write_rows(passages, [], PASSAGES)
+    with pytest.raises(PipelineError, match="has no passages"):
+        open_client(checkout)
+    passages.unlink()
+    with pytest.raises(
+        PipelineError, match=r"no passages to label: make run PROFILE=mine first, or .* CORPUS=data"
+    ):
+        open_client(checkout)
+    write_rows(checkout / "artifacts/preview/passages.parquet", [passage_of(1)], PASSAGES)
+    assert len(state_of(open_client(checkout))["drafts"]) == 1
+    other = {"evaluate": {"dataset": "datasets/mine.yaml", "items": "local/mine/items.csv"}}
+    with pytest.raises(PipelineError, match="JSON Lines only"):
+        open_client(make_checkout(tmp_path / "csv", **other))
+    with pytest.raises(PipelineError, match="does not set evaluate.items"):
+        open_client(make_checkout(tmp_path / "none", evaluate={"seed": 3}))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text"),
+    [
+        ('\n Is the claim "It ran for a year." true, false, or inconclusive?', "It ran for a year."),
+        ("\nQuestion: Did it run? Yes, no, or maybe?", "Did it run?"),
+        ("Yes or no? \n Was it late or early at the gate in May?", "Was it late or early at the gate in May?"),
+        ("With reference to the above, What was cut, and Where?", "What was cut, and Where?"),
+        ("Complete  the\n sentence", "Complete the sentence"),
+    ],
+)  # fmt: skip
+def test_the_question_of_a_row(instruction: str, text: str) -> None:
+    assert asked_text(instruction) == text
+
+
+def test_what_the_templates_ask_for_and_how_they_name_labels() -> None:
+    contracts = load_dataset(ROOT / "datasets/contracts.yaml")
+    assert asked_columns(contracts) == ("hypothesis",)
+    named = ["true", "Maybe", "no.", "entailment", "blue"]
+    assert [label_of(contracts, word) for word in named] == [
+        *("entailment", "neutral", "contradiction", "entailment", ""),
+    ]
+    for file in sorted((ROOT / "datasets").glob("*.yaml")):
+        assert len(asked_columns(load_dataset(file))) <= 2, file
+
+
+def test_rows_of_other_passages_and_types_are_no_drafts(checkout: Path) -> None:
+    rows = [row_of(1), row_of(2, "exqa"), row_of(99)]
+    write_rows(checkout / ".runs/mine/artifacts/validate/instructions.parquet", rows, INSTRUCTIONS)
+    drafts = state_of(open_client(checkout))["drafts"]
+    assert [draft["row_id"] for draft in drafts if draft["row_id"]] == ["nli-001"]
+    assert len(drafts) == 30

@@ -1,0 +1,159 @@
+"""`make why`: the nearest training rows of an item, with their verdicts and their places."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flows.review import nearest, why
+from flows.review.place import Place
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json
+from tasks.core.parquet import write_table
+from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
+from tasks.verify.reviews import review_key
+from tests.conftest import ROOT
+from tests.review.checkout import context_of, make_checkout, row_of, write_rows
+
+IDS = ["contracts-001", "contracts-002", "../../evil \x1b[31m", "$(touch stolen)"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose items are about the passage of row 5."""
+    main = make_checkout(tmp_path / "main")
+    monkeypatch.setattr(why, "CODE", main)
+    items = [
+        {
+            **{"id": name, "premise": context_of(5), "label": "contradiction"},
+            "hypothesis": f"Pump P-5 failed in its motor, says {name}.",
+        }
+        for name in IDS
+    ]
+    (main / "local/mine/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
+    rows = [
+        {
+            **{"model": model, "dataset": "mine", "template": template, "item_id": name},
+            **{"prompt": "?", "prediction": "Yes", "golds": ["No"], "f1": float(place > 1)},
+            **{"choices": ["Yes", "Maybe", "No"], "scores": [-2.0, -5.0, -1.0]},
+        }
+        for model in ("zero_shot", "adapted")
+        for template in ("does_it_follow", "justified")
+        for place, name in enumerate(IDS)
+    ]
+    artifacts = main / ".runs/mine/artifacts"
+    (artifacts / "evaluate").mkdir()
+    write_table(
+        artifacts / "evaluate/predictions.parquet", pa.Table.from_pylist(rows, schema=EVALUATIONS)
+    )
+    write_rows(artifacts / "supervise/instructions.parquet", map(row_of, range(30)), INSTRUCTIONS)
+    row = row_of(5)
+    verdict = {
+        **{"row_id": row["row_id"], "key": review_key(row["instruction"], row["response"])},
+        **{"task_type": "nli", "verdict": "wrong", "reason": "it was the seal"},
+    }
+    (main / "local/mine/reviews.jsonl").write_text(json.dumps(verdict) + "\n")
+    return main
+
+
+def test_the_nearest_row_is_shown_with_its_verdicts_and_its_place(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
+    found = read_json(checkout / ".runs/mine/artifacts/why/contracts-001.json")
+    assert found["item"]["asked"]["hypothesis"].startswith("Pump P-5 failed in its motor")
+    assert found["item"]["expected"] == ["contradiction"]
+    assert {(row["model"], row["template"]) for row in found["answers"]} == {
+        (model, template)
+        for model in ("zero_shot", "adapted")
+        for template in ("does_it_follow", "justified")
+    }
+    ranked = found["answers"][0]["scorer"]["ranked"]
+    assert [one["choice"] for one in ranked] == ["No", "Yes", "Maybe"]
+    first = found["nearest"][0]
+    assert first["row_id"] == "nli-005" and first["passage_overlap"] == 1.0
+    assert any("seal 5" in phrase or "p 5" in phrase for phrase in first["shared"])
+    assert first["verdicts"]["agreement"] == 0.875
+    assert first["verdicts"]["review"]["reason"] == "it was the seal"
+    assert (first["place"]["page"], first["place"]["start"]) == (1, 5000)
+    told = capsys.readouterr().out
+    assert "nli-005   contract-2.md, page 1, characters 5000-" in told
+    assert "reader agrees 88%; wrong by review (it was the seal)" in told
+    assert "written   .runs/mine/artifacts/why/contracts-001.json" in told
+    assert "30 of 30 training rows compared" in told
+
+
+def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in IDS[2:]:
+        assert why.main(["--profile", "mine", "--item", name]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    folder = checkout / ".runs/mine/artifacts/why"
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 2 and all(name.endswith(".json") and "/" not in name for name in names)
+    assert len({why.file_name(name) for name in ["a b", "a-b", "a/b", "..", "", "A" * 99]}) == 6
+
+
+def test_an_unknown_item_is_one_line_with_the_nearest_ids(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert why.main(["--profile", "mine", "--item", "contracts-01"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nearest ids: contracts-001, contracts-002" in error
+    assert why.main(["--profile", "mine"]) == 2
+    assert "no item: make why PROFILE=mine ITEM=ID; such as contracts-001" in (
+        capsys.readouterr().err
+    )
+    assert why.main(["--item", "x"]) == 2
+    assert "predictions.parquet is missing: make run first" in capsys.readouterr().err
+    (checkout / "local/mine/items.jsonl").write_text(
+        '{"id": "n", "premise": "P", "hypothesis": "H", "label": "neutral"}\n'
+    )
+    with pytest.raises(PipelineError, match="no longer in local/mine/items.jsonl"):
+        why.explain(Place(checkout, "mine"), IDS[0])
+
+
+def test_the_scorer_of_extraction_sees_normal_text() -> None:
+    row: dict[str, Any] = {name: "" for name in EVALUATIONS.names}
+    row |= {"choices": [], "scores": [], "prediction": "The Seal!", "golds": ["a seal", "oil"]}
+    assert why._answer(row)["scorer"] == {"compared": "seal", "with": ["seal", "oil"]}
+
+
+def test_of_too_many_rows_a_choice_and_those_of_the_passage_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "MOST", 100)
+    path = tmp_path / "rows.parquet"
+    write_rows(path, map(row_of, range(400)), INSTRUCTIONS)
+    for number in (7, 123, 399):
+        text = context_of(number)
+        found, compared, total = nearest.find_nearest(path, text, text, seed=1)
+        assert found[0].row["row_id"] == f"nli-{number:03d}"
+        assert total == 400 and compared in (100, 101)
+    assert nearest.find_nearest(path, "", "...", seed=1)[0] == []
+    write_rows(path, [], INSTRUCTIONS)
+    assert nearest.find_nearest(path, "a", "a", seed=1) == ([], 0, 0)
+
+
+def test_as_many_rows_as_are_compared_take_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = (row_of(n) | {"context": f"{context_of(n)} " * 8} for n in range(nearest.MOST))
+    write_rows(path, rows, INSTRUCTIONS)
+    begun = time.process_time()
+    nearest.find_nearest(path, context_of(5), context_of(5), seed=1)
+    assert time.process_time() - begun < 10
+
+
+def test_the_makefile_hands_an_id_over_as_it_is(tmp_path: Path) -> None:
+    env = {**os.environ, "ITEM": "$(touch stolen) `touch stolen`", "MAKEFLAGS": ""}
+    command = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", "setup", "why"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert '--item="$ITEM"' in done.stdout and "stolen" not in done.stdout

@@ -1,0 +1,102 @@
+"""What a user gives make reaches the program whole, and neither make nor a shell runs any of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import PipelineError
+from tasks.core.overlay import split_settings
+from tests.conftest import ROOT
+
+#: Each part would make the file ``run``: a shell's ways, and make's own.
+_EVIL = "a b`touch run`$(touch run)$(shell touch run);touch run'\"|touch run&#*"
+#: Target, and the variables whose values its commands must get.
+_TARGETS = {
+    "run": ("PROFILE", "SET"),
+    "ingest": ("CORPUS", "EVALUATION", "PROFILE", "SET"),
+    "matrix": ("MATRIX",),
+    "ui": ("PREFECT_PORT", "MLFLOW_PORT", "RUNS"),
+    "serve": ("MODEL", "SERVE_PORT"),
+    "soak": ("TRIALS", "MINUTES", "FAULT"),
+    "bench": ("BENCH", "ROUNDS", "MODEL"),
+    "gpu-check": ("SHAPE",),
+    "doctor": ("TEMPLATES", "SOURCES", "BONITO_PARAMS"),
+    "bonito": ("PROFILE", "SET"),
+}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder with ``place``, whose ``python`` and ``dvc`` write down what they are given."""
+    (tmp_path / "place/bin").mkdir(parents=True)
+    for name in ("python", "dvc"):
+        program = tmp_path / "place/bin" / name
+        program.write_text(
+            f"#!{sys.executable}\nimport json, sys\n"
+            f"print(json.dumps([{name!r}, *sys.argv[1:]]), file=open({str(tmp_path / 'told')!r}, 'a'))\n"
+        )
+        program.chmod(0o755)
+    return tmp_path
+
+
+def _make(programs: Path, target: str, values: dict[str, str], given: str) -> list[str]:
+    """Run make in an empty folder; return all that its programs got."""
+    place = programs / "place"
+    (place / "local/templates").mkdir(parents=True, exist_ok=True)
+    (place / "local/sources.yaml").touch()
+    told = programs / "told"
+    told.unlink(missing_ok=True)
+    words = [f"{name}={value}" for name, value in values.items()] if given == "argument" else []
+    clean = {name: value for name, value in os.environ.items() if name not in _ALL}
+    done = subprocess.run(
+        ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "BIN=bin", target, *words],
+        cwd=place,
+        env=clean | ({} if words else values),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (place / "run").exists(), "part of a value was run"
+    return [word for line in told.read_text().splitlines() for word in json.loads(line)]
+
+
+_ALL = {name for names in _TARGETS.values() for name in names}
+
+
+@pytest.mark.parametrize("given", ["argument", "environment"])
+@pytest.mark.parametrize("target", _TARGETS)
+def test_values_reach_the_program_and_nothing_runs_them(
+    programs: Path, target: str, given: str
+) -> None:
+    values = dict.fromkeys(_TARGETS[target], _EVIL)
+    told = _make(programs, target, values, given)
+    got = sum(word == _EVIL or word.endswith(f"={_EVIL}") for word in told)
+    assert got == len(values), told
+
+
+def test_settings_with_spaces_stay_whole(programs: Path) -> None:
+    told = _make(programs, "run", {"SET": "a.b=c d.e='f g'"}, "argument")
+    assert told[-1] == "--settings=a.b=c d.e='f g'"
+    assert split_settings("a.b=c d.e='f g'") == ["a.b=c", "d.e=f g"]
+    assert split_settings("generate.task_types=[exqa,ynqa]") == ["generate.task_types=[exqa,ynqa]"]
+    assert split_settings("") == []
+    with pytest.raises(PipelineError, match="cannot be split into words: No closing quotation"):
+        split_settings("a.b='c")
+
+
+def test_no_recipe_pastes_a_value() -> None:
+    """``$(if $(NAME),...)`` only asks whether there is one."""
+    text = (ROOT / "Makefile").read_text()
+    recipes = [line for line in text.splitlines() if line.startswith("\t")]
+    for name in _ALL:
+        for line in recipes:
+            pasted = line.replace(f"$(filter-out default,$({name}))", "")
+            assert f"$({name})" not in pasted, line
