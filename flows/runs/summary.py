@@ -91,6 +91,7 @@ def render(checkout: Path, main: Path) -> str:
         _heading(f"Run {last['name']}"),
         *_stages(checkout, last["stages"]),
         *_quality(checkout, done),
+        *_forecast(checkout, main, last),
         *_scores(checkout, done),
         *_where(checkout, done),
         *_next(checkout, main),
@@ -205,6 +206,26 @@ def _quality(checkout: Path, done: set[str]) -> list[str]:
     if quality.well_formed is None:
         return []
     return _wrapped("rows", quality.describe())
+
+
+def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
+    """Return what ``make plan`` forecast for this run beside what came; nothing without a plan."""
+    found = _optional(main / "artifacts" / "plan" / "plan.json")
+    if not found or found["run"] != last["name"]:
+        return []
+    told = []
+    kept = _optional(checkout / "artifacts" / "verify" / "summary.json")
+    stages = {stage["stage"]: stage["status"] for stage in last["stages"]}
+    if kept and stages.get("verify") not in ("failed", "not run", None):
+        told.append(_beside("kept rows", found["kept_rows"], f"{kept['rows_kept']:,}", "{:,.0f}"))
+    if set(stages.values()) == {"ran"}:  # else a part of the work was there already
+        minutes = sum(stage["seconds"] for stage in last["stages"]) / 60
+        told.append(_beside("minutes", found["minutes"], f"{minutes:.1f}", "{:.1f}"))
+    return [_fact("forecast", "; ".join(told))] if told else []
+
+
+def _beside(name: str, ends: dict[str, float], came: str, form: str) -> str:
+    return f"{name} {form.format(ends['low'])} to {form.format(ends['high'])}, came {came}"
 
 
 def _scores(checkout: Path, done: set[str]) -> list[str]:

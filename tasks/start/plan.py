@@ -90,6 +90,11 @@ def plan(params: Params, values: Mapping[str, Any], folder: Path) -> Plan:
             f"supervise.source {params.supervise.source} generates nothing: make plan forecasts "
             "what a generator writes"
         )
+    if "://" in params.ingest.corpus or params.ingest.corpus.endswith(".address"):
+        raise PipelineError(
+            f"ingest.corpus {params.ingest.corpus} is on another machine: make plan tries "
+            "documents of this one"
+        )
     questions, labelled = _count_questions(params)
     shutil.rmtree(folder, ignore_errors=True)
     found = survey(Path(params.ingest.corpus), values, folder)

@@ -21,6 +21,8 @@ from tasks.start.trial import ROOT, run_apart, write_params
 
 #: The sample: at most so many files, and so many bytes of them.
 FILES, BYTES = 200, 32 << 20
+#: Formats whose beginning can be read alone, where one file is larger than the sample.
+_LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md")
 #: Passages whose language is looked at.
 _LOOKED_AT = 500
 NOTHING = "supervision/none"
@@ -54,7 +56,7 @@ class Survey:
     @property
     def whole(self) -> bool:
         """Whether the sample is the whole corpus."""
-        return self.sampled_files == self.files
+        return (self.sampled_files, self.sampled_size) == (self.files, self.size)
 
     @property
     def times(self) -> float:
@@ -82,8 +84,9 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
         )
     sizes = {file.name: Path(file.place).stat().st_size for file in readable}
     chosen = _choose(readable, sizes, seed)
-    whole = len(chosen) == len(readable)
-    place = corpus if whole else _link(chosen, folder / "sample")
+    sampled = sum(BYTES if _is_cut(file, sizes) else sizes[file.name] for file in chosen)
+    whole = (len(chosen), sampled) == (len(readable), sum(sizes.values()))
+    place = corpus if whole else _link(chosen, sizes, folder / "sample")
     sample = {
         "ingest": {
             "corpus": str(place.absolute()),
@@ -105,7 +108,7 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
         len(readable),
         sum(sizes.values()),
         len(chosen),
-        sum(sizes[file.name] for file in chosen),
+        sampled,
         summary["formats"],
         dict(unread),
         summary["dropped"],
@@ -128,13 +131,24 @@ def _choose(files: list[CorpusFile], sizes: dict[str, int], seed: int) -> list[C
     return chosen
 
 
-def _link(files: list[CorpusFile], folder: Path) -> Path:
-    """Make a folder of links to the files, under their names."""
+def _is_cut(file: CorpusFile, sizes: dict[str, int]) -> bool:
+    """Tell whether only the beginning of a file is read."""
+    return sizes[file.name] > BYTES and file.name.lower().endswith(_LINES)
+
+
+def _link(files: list[CorpusFile], sizes: dict[str, int], folder: Path) -> Path:
+    """Make a folder of links to the files, under their names; of a file that is too large its
+    beginning, up to the end of a line.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     for file in files:
         link = folder / PurePosixPath(file.name)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(file.place).absolute())
+        if _is_cut(file, sizes):
+            with Path(file.place).open("rb") as stream:
+                link.write_bytes(stream.read(BYTES).rpartition(b"\n")[0] + b"\n")
+        else:
+            link.symlink_to(Path(file.place).absolute())
     return folder
 
 

@@ -244,3 +244,27 @@ def test_without_labelled_items_agreement_is_never_called_f1(finished: Path) -> 
     assert "agreement with 12 generated rows kept out of the training" in text
     assert '{"id": "q1", "context": "...", "question": "...", "answers": ["..."]}' in text
     assert "+40.0" in text and all(len(line) <= WIDTH for line in text.splitlines())
+
+
+def test_the_forecast_stands_beside_what_came(finished: Path) -> None:
+    write_json(
+        finished / "artifacts/verify/summary.json",
+        {"rows_kept": 137, "rows_in": 137, "dropped": {}, "stage": "verify", **_UNREVIEWED},
+    )
+    write_json(finished / "artifacts/validate/metrics.json", {"yield": 0.8})
+    ends = {"low": 92.0, "high": 163.0}
+    write_json(
+        finished / "artifacts/plan/plan.json",
+        {"run": "default", "kept_rows": ends, "minutes": {"low": 5.0, "high": 9.5}},
+    )
+    ran = [StageOutcome(stage, "ran", 60.0) for stage in [*STAGES, "verify"]]
+    write_outcomes(finished, "default", ran)
+    told = "forecast  kept rows 92 to 163, came 137; minutes 5.0 to 9.5, came 7.0"
+    assert told in render(finished, finished)
+    write_outcomes(finished, "other", ran)
+    assert "forecast  kept" not in render(finished, finished), "the plan of another run"
+    write_outcomes(finished, "default", [StageOutcome("verify", "unchanged", 0.1)])
+    assert "came 137" in render(finished, finished) and "minutes" not in render(finished, finished)
+
+
+_UNREVIEWED = dict.fromkeys(("agreed", "right", "right_low", "right_high")) | {"reviewed": 0}

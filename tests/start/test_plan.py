@@ -140,6 +140,7 @@ def test_a_trial_gives_every_figure_with_two_ends(
     ("settings", "said"),
     [
         (["supervise.source=tapt"], "supervise.source tapt generates nothing"),
+        (["ingest.corpus=s3://bucket"], "make plan tries documents of this one"),
         (["ingest.corpus=nowhere"], "the corpus nowhere does not exist"),
         (["evaluate.items=gone.jsonl"], "gone.jsonl does not exist"),
     ],

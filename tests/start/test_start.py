@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,19 @@ def test_a_large_folder_is_sampled(
     printed = capsys.readouterr().out
     assert "a sample of 3 read" in printed and "hidden 1" in printed
     assert "all, about 6" in (desk / "profiles/large.yaml").read_text()
+
+
+def test_of_one_large_table_the_beginning_is_read(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.dumps({"text": _ENGLISH.replace("{n}", str(n))}) + "\n" for n in range(1, 41)]
+    table = desk / "all.jsonl"
+    table.write_text("".join(rows))
+    monkeypatch.setattr("tasks.start.survey.BYTES", table.stat().st_size // 4)
+    assert _start(monkeypatch, CORPUS=table, NAME="table") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"formats jsonl (9|10) ", printed) and "a sample of 1 read" in printed
+    assert _params(desk, "table").ingest.corpus == str(table)
 
 
 def _nothing(desk: Path) -> dict[str, Any]:
