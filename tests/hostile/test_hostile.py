@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tasks.core.pool import Limits
 from tasks.core.yaml_file import read_yaml
 from tasks.ingest import worker
 from tasks.ingest.readers.document import ReadOptions
+from tasks.ingest.reasons import REASONS
 from tasks.lm.models import base_path, resolve
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
@@ -75,6 +77,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         path.write_bytes(file.content)
         good.write_text(f"{STORY} Number {number}.")
         jobs += [(file.name, path), (f"beside {file.name}", good)]
+    found = _read(jobs, folder)
+    assert {path.name for path in folder.iterdir()} == {path.name for _, path in jobs}
+    return found
+
+
+def _read(jobs: list[tuple[str, Path]], folder: Path) -> dict[str, set[str]]:
+    """Return what each file gives: ``read``, and the reasons of its rejects."""
     work = worker.Work("", ReadOptions(max_bytes=2 << 20), 50, 5)
     found: dict[str, set[str]] = {}
     for part in worker.read_files(jobs, work, 2, Limits(20.0, 2048), folder / "unpacked"):
@@ -82,7 +91,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         for entry in json.loads(part.value):
             reasons = [passage["reason"] or "read" for passage in entry.get("passages", [])]
             outcome |= {*reasons, *([entry["reason"]] if "reason" in entry else [])}
-    assert {path.name for path in folder.iterdir()} == {path.name for _, path in jobs}
     return found
 
 
@@ -158,3 +166,33 @@ def test_hostile_requests(name: str, headers: dict[str, str], status: int) -> No
 def test_there_are_at_least_150() -> None:
     tables = (FILES, ITEMS, PROFILES, SETTINGS, NAMES, TEMPLATES, ADAPTERS, REQUESTS)
     assert sum(map(len, tables)) >= 150
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(5))
+def test_mutated_files_give_reasons_that_are_known(tmp_path: Path, seed: int) -> None:
+    """Each file with some of its bytes changed, cut out or doubled; the good ones are read."""
+    random, jobs = Random(seed), []
+    for number, file in enumerate(FILES):
+        path, good = tmp_path / f"{number:03}{file.suffix}", tmp_path / f"{number:03}-good.txt"
+        path.write_bytes(_mutate(file.content, random))
+        good.write_text(f"{STORY} Number {number}.")
+        jobs += [(file.name, path), (f"good {number}", good)]
+    found = _read(jobs, tmp_path)
+    assert set(found) == {key for key, _ in jobs}
+    assert {key for key in found if key.startswith("good")} == {
+        key for key, outcome in found.items() if key.startswith("good") and outcome == {"read"}
+    }
+    known = {*REASONS, "read"}
+    assert {name: outcome - known for name, outcome in found.items() if outcome - known} == {}
+
+
+def _mutate(content: bytes, random: Random) -> bytes:
+    data = bytearray(content)
+    for _ in range(random.randint(1, 20)):
+        place = random.randrange(len(data) + 1)
+        end = min(len(data), place + random.randint(1, 40))
+        part = data[place:end]
+        data[place:end] = random.choice([random.randbytes(len(part)), b"", part * 2])
+    return bytes(data)
