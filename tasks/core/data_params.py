@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from tasks.core.errors import PipelineError
 from tasks.core.mix import PATTERN, SOURCES, Mix, parse_mix
@@ -109,6 +109,15 @@ class Ingest(Section):
     workers: int = Field(
         0, ge=0, description="processes; 0: one per core. The result does not depend on it"
     )
+
+    @field_validator("min_tokens")
+    @classmethod
+    def _below_the_most(cls, least: int, others: ValidationInfo) -> int:
+        """Otherwise no passage would be kept."""
+        most = others.data.get("passage_tokens", least)
+        if least > most:
+            raise ValueError(f"is above ingest.passage_tokens = {most}")
+        return least
 
     @field_validator("languages", mode="before")
     @classmethod

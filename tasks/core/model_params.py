@@ -37,7 +37,7 @@ class Finetune(Section):
         ),
     )
     precision: Precision = "auto"
-    lora_rank: Positive
+    lora_rank: int = Field(ge=1, le=4096)
     lora_alpha: Positive
     lora_dropout: Fraction
     learning_rate: float = Field(gt=0.0)
@@ -46,7 +46,7 @@ class Finetune(Section):
     max_grad_norm: float = Field(gt=0.0)
     batch_rows: Positive = Field(description="rows per optimiser step (effective batch)")
     micro_batch_rows: Positive = Field(description="rows per forward pass; must divide batch_rows")
-    epochs: float = Field(gt=0.0, allow_inf_nan=False, description="passes over the rows")
+    epochs: float = Field(gt=0.0, description="passes over the rows")
     max_steps: int = Field(ge=0, description="most steps; 0: those of the epochs")
     max_tokens: int = Field(
         0,
@@ -123,7 +123,7 @@ class Evaluate(Section):
     )
     max_new_tokens: Positive = Field(description="tokens of an extractive answer")
     batch_rows: Positive
-    bootstrap: int = Field(ge=100, description="resamples of the 95 % intervals")
+    bootstrap: int = Field(ge=100, le=1_000_000, description="resamples of the 95 % intervals")
     prior_correction: bool = Field(
         True,
         description=(

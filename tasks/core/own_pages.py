@@ -57,6 +57,8 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
 
 
 def _hostname(host: str) -> str | None:
+    if any(mark in host for mark in "@/?#\\"):  # an address may have these, a Host has none
+        return None
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -116,6 +116,14 @@ def _parse(line: str, where: str) -> Row:
         raise PipelineError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise PipelineError(f"{where} is not a JSON object")
+    if "\\ud" in line.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            # No file could hold it: a later stage would end in a trace.
+            raise PipelineError(
+                f"{where} has half a character (a lone \\ud... escape): write it whole"
+            ) from error
     return row
 
 

@@ -25,6 +25,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, without unknown keys or silent conversions of types."""
+    """Base of every section: immutable, without unknown keys, endless numbers or silent
+    conversions of types.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )

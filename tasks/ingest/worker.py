@@ -208,6 +208,10 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
                 part.append(_reject(item.member, item.reason, item.detail))
                 continue
             for entry in _documents(item, work, count):
+                if entry["first"] and not entry["passages"]:
+                    # Otherwise it would be neither a passage nor a reject.
+                    part.append(_reject(item.member, "empty", "no text below its headings"))
+                    continue
                 part.append(entry)
                 size += sum(len(passage["text"]) for passage in entry["passages"])
                 if size > _PART:

@@ -186,8 +186,11 @@ def render(template: Template, item: Item) -> str:
     try:
         values = {"context": item.context, "choices": list(template.choices)}
         return str(_compile(template.instruction).render({**item.columns, **values})).strip()
-    except TemplateError as error:
-        raise PipelineError(f"template {template.name!r}, item {item.id!r}: {error}") from error
+    except Exception as error:  # a template may raise anything, such as a division by 0
+        kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+        raise PipelineError(
+            f"template {template.name!r}, item {item.id!r}: {kind}{error}"
+        ) from error
 
 
 def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:

@@ -57,7 +57,7 @@ def _content(part: MIMEPart) -> str:
     data = data if isinstance(data, bytes) else b""
     try:
         return tidy(data.decode(part.get_content_charset() or "utf-8"))
-    except (LookupError, UnicodeDecodeError):
+    except (LookupError, UnicodeError):  # the codec "undefined" raises the latter
         return decode(data)[0]
 
 

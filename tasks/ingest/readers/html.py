@@ -55,7 +55,7 @@ def decode_page(data: bytes) -> tuple[str, str]:
         encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1", "latin1") else encoding
         try:
             return tidy(data.decode(encoding)), encoding
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):  # the codec "undefined" raises the latter
             pass
     encoding = detect(data)
     try:
@@ -76,7 +76,10 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
     # What follows a longer text would be left out without a word.
     if any(len(text.encode()) >= _LONGEST_TEXT for text in source.split("<")):
         raise Unreadable("too_large", "10 million bytes of text without a tag: split it")
-    page = trafilatura.load_html(_DECLARATION.sub("", source))
+    source = _DECLARATION.sub("", source)
+    page = trafilatura.load_html(source)
+    if page is None:  # it takes a fragment without <html> for no page
+        page = trafilatura.load_html(f"<html><body>{source}</body></html>")
     if page is None:
         raise Unreadable("damaged", "not readable as HTML")
     blocks = list(_blocks(_remove_furniture(page)))
