@@ -28,9 +28,11 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-# Prefect and the hub's libraries make these folders when they are imported: not in the user's home.
-os.environ["PREFECT_HOME"] = str(ROOT / ".work" / "tests" / "prefect")
-os.environ["HF_HOME"] = str(ROOT / ".work" / "tests" / "huggingface")
+# Prefect and the hub's libraries make these folders when they are imported: not in the user's home,
+# and not one for two of the processes that `make test` shares the tests among.
+_OWN = ROOT / ".work" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+os.environ["PREFECT_HOME"] = str(_OWN / "prefect")
+os.environ["HF_HOME"] = str(_OWN / "huggingface")
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start with
 # them: some of that is to be stopped by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
