@@ -154,6 +154,7 @@ def list_links(checkout: Path) -> str:
             lines.append(
                 f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}"
             )
+        lines += [f"- {found[key]}" for key in ("verdict", "in_evaluation") if key in found]
     lines += [
         f"- report `{path}`" for path in sorted((checkout / "artifacts").glob("*/report.html"))
     ]
