@@ -142,7 +142,7 @@ def _describe(
             "items",
             f"{proposal.labelled} labelled, in {proposal.items}"
             if proposal.labelled
-            else "none: it trains without an F1. An item, one a line of a file of local/:",
+            else "no labelled ones, so no F1: make label makes them, or by hand, one a line:",
         ),
     ]  # fmt: skip
     if misplaced:

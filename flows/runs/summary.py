@@ -270,8 +270,9 @@ def _no_f1(checkout: Path) -> list[str]:
         )
     advice = (
         "It says how well the model learned to answer as the generator does, not whether it is "
-        "right. For an F1 write questions of your own, one a line of a file in local/, and name "
-        "that file in evaluate.items of the profile (docs/datasets.md):"
+        "right. For an F1 name a file in evaluate.items of the profile, such as "
+        "local/mine/items.jsonl, and fill it with make label PROFILE=..., or by hand, one item a "
+        "line (docs/datasets.md):"
     )
     lines += textwrap.wrap(
         advice,

@@ -24,7 +24,7 @@ _LARGER = (1.0, 1.25)
 _SPREAD = (25.0, 42.0)
 #: Two-sided 5 % and a power of 80 %: 1.96 + 0.84 standard errors.
 _POWER = 2.8
-#: Training rows (docs/results.md): 47 were too few to gain anything; the shipped example has 137.
+#: Training rows (docs/results.md): 47 were too few to gain anything; 137 are those of a first run.
 ROWS = (50, 137)
 
 
@@ -129,10 +129,10 @@ def judge_text(kept: Range) -> str:
     if kept.high < least:
         return f"too little text: fewer than {least} training rows, add documents or samples"
     if kept.low >= usual:
-        return f"enough text for a first run: the shipped example trains on {usual} rows"
+        return f"enough text for a first run: {usual} training rows or more (docs/results.md)"
     return (
-        f"perhaps too little text: the shipped example trains on {usual} rows, and {least} are "
-        "few; add documents, or raise generate.samples"
+        f"perhaps too little text: fewer than {least} training rows were too few, {usual} enough "
+        "for a first run (docs/results.md); add documents, or raise generate.samples"
     )
 
 

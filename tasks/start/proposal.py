@@ -154,7 +154,7 @@ def propose(
         items_why=(
             f"{items[1]} labelled items, never trained on"
             if items
-            else "no labelled items yet: no F1; docs/datasets.md shows their form"
+            else "no labelled items yet, so no F1: docs/own-documents.md"
         ),
         labelled=items[1] if items else 0,
     )
