@@ -22,13 +22,13 @@ from tasks.core.rows import PASSAGES
 _PLACE = ("passage_id", "document", "page", "section", "start", "end")
 #: English words that say nothing of what a question is about. The pipeline's generators know
 #: English alone.
-_COMMON = frozenset(
-    "a about after all also an and any are as at be been before but by can could did do does for "
-    "from had has have he her his how i if in into is it its may more most must no not of on one "
-    "or our shall she should so some such than that the their them then there these they this "
-    "those to under up was we were what when where which while who whose why will with would you "
-    "your".split()
-)
+_COMMON = """
+a about after all also an and any are as at be been before but by can could did do does
+for from had has have he her his how i if in into is it its may more most must no not of
+on one or our shall she should so some such than that the their them then there these they
+this those to under up was we were what when where which while who whose why will with
+would you your
+"""
 _WORD = re.compile(r"\w+")
 #: Words of a question that are looked for.
 _MOST_WORDS = 64
@@ -37,7 +37,8 @@ _MOST_WORDS = 64
 def words_of(question: str) -> list[str]:
     """Return the words to look for, each once; common ones only where there are no others."""
     found = list(dict.fromkeys(_WORD.findall(question.lower())))
-    return ([word for word in found if word not in _COMMON] or found)[:_MOST_WORDS]
+    common = _COMMON.split()
+    return ([word for word in found if word not in common] or found)[:_MOST_WORDS]
 
 
 def open_index(passages: Path, folder: Path) -> Path:

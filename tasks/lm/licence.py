@@ -1,4 +1,4 @@
-"""The licence of a model, where its files state one: it is told, and never guessed."""
+"""What is known of a model's origin: its name on the hub and its licence. Neither is guessed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from tasks.core.yaml_file import parse_yaml
 from tasks.lm.models import EMBEDDED, pinned
 
 UNKNOWN = "not known"
+#: The hub's name of the model that the embedded one was converted from.
+_EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: What a licence is called on the hub: an identifier, nothing that Markdown or YAML would read.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,60}")
+
+
+def hub_name(name: str) -> str:
+    """Return what the hub calls a base model; empty for a folder of this machine."""
+    if name == EMBEDDED:
+        return _EMBEDDED_ON_HUB
+    return "" if Path(name).is_dir() or name.count("/") != 1 or name[0] in "./~" else name
 
 
 def licence_of(name: str, revision: str = "main") -> str:

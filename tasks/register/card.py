@@ -1,4 +1,4 @@
-"""The card of a registered version: what it was made of, what was measured, and how to make it again.
+"""The card of a registered version: what it was made of, what was measured, how to make it again.
 
 It has the form of the hub's model cards: a YAML block, then Markdown. What is not known is said to
 be not known. Names that come from documents or settings are escaped.
@@ -22,14 +22,11 @@ from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
-from tasks.lm.licence import UNKNOWN, licence_of
-from tasks.lm.models import EMBEDDED
+from tasks.lm.licence import UNKNOWN, hub_name, licence_of
 from tasks.register.run_record import lineage
 
 #: The card's name in an adapter's folder, here and on the hub.
 NAME = "README.md"
-#: The hub's name of the model that the embedded one was converted from.
-_EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: Stage -> input of register, and the file in it, that has the stage's counts.
 _COUNTED = {
     "ingest": ("ingested", ""),
@@ -79,13 +76,6 @@ def make_card(
 def shown_model(name: str) -> str:
     """Return a model's name without the place of a folder, which is nobody else's business."""
     return f"the folder {Path(name).name}" if Path(name).is_dir() else name
-
-
-def hub_name(name: str) -> str:
-    """Return what the hub calls a base model; empty for a folder of this machine."""
-    if name == EMBEDDED:
-        return _EMBEDDED_ON_HUB
-    return "" if Path(name).is_dir() or name.count("/") != 1 else name
 
 
 def _lead(
@@ -241,7 +231,7 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
         return
     yield (
         f"{escape(scores['metric'])} in points, mean over {scores['templates']} templates on "
-        f"{scores['items']:,} items of {escape(scores['dataset'])}; 95 % intervals, paired for gains."
+        f"{scores['items']:,} items of {escape(scores['dataset'])}; 95 % intervals."
     )
     yield table(("figure", "F1 (95 %)"), _figures(scores))
     if "over_tapt" in told:

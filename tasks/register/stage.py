@@ -128,7 +128,7 @@ def _register_model(
         else choose_alias(stage, ledger, name, version)
     )
     log.info("%s version %s is %s: %s", name, version.version, alias, verdict)
-    told = {
+    told: dict[str, Any] = {
         "model_name": name,
         "version": str(version.version),
         "alias": alias,

@@ -82,7 +82,8 @@ def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
     stage, provenance, scores, told = params_of(None)
     write_json(stage.path("ingested"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})
     card = make_card(stage, provenance, scores, told | {"verdict": EVIL_NAME}).text
-    assert "<img" not in card and "](http" not in card and "\n# Injected" not in card
+    assert "<img" not in card and "\\](http&#58;//evil" in card
+    assert "://evil" not in card and "\n# Injected" not in card
     assert escape(EVIL_NAME) in card
     assert all(line.count("|") == 3 for line in card.splitlines() if line.startswith("| formats"))
 
