@@ -25,6 +25,11 @@ MINUTES ?=
 FAULT ?=
 MODEL ?=
 SERVE_PORT ?= 8000
+QUESTION ?=
+ASK_PORT ?=
+OUT ?=
+REPO ?=
+YES ?=
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
 FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv artifacts/validate/metrics.json artifacts/finetune/loss.csv
@@ -38,12 +43,12 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Values reach programs through the environment, never in the text of a command: the shell would run
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
-VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT BENCH SHAPE ROUNDS MODEL SERVE_PORT
+VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan review label why ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs start plan review label why ask export push ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -107,6 +112,15 @@ label: data ## make labelled items of held-out passages in the browser (PROFILE,
 
 why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE)
 	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --item="$$ITEM"
+
+ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, MODEL)
+	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --model="$$MODEL" --port "$${ASK_PORT:-4302}"
+
+export: setup ## write a registered model as safetensors and GGUF (MODEL=models:/NAME@champion, OUT=folder)
+	@$(BIN)/python -m tasks.release.export --model="$$MODEL" --out="$$OUT"
+
+push: setup ## show what would go to the hub; YES=1 sends adapter and card (MODEL, REPO=owner/name)
+	@$(BIN)/python -m tasks.release.push --model="$$MODEL" --repo="$$REPO" --yes="$$YES"
 
 serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
 	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT"

@@ -123,6 +123,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
             str(run.path),
             node.name,
             pool,
+            run.command,
             return_state=False,
             wait_for=[futures[other] for other in node.after],
         )
@@ -151,8 +152,11 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
 
 
 @task(persist_result=False)
-def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
-    """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool."""
+def run_stage(folder: str, stage: str, pool: str = "", command: str = "") -> State[dict[str, Any]]:
+    """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool.
+
+    ``command`` is the run's make command, which a registered model's card shows.
+    """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
     run_id = str(flow_run.id or "")
@@ -160,9 +164,8 @@ def run_stage(folder: str, stage: str, pool: str = "") -> State[dict[str, Any]]:
     if pool:
         outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, run_id)
     else:
-        outcome = reproduce(
-            Path(folder), stage, log.info, watcher.poll, {"PIPELINE_FLOW_RUN": run_id}
-        )
+        environment = {"PIPELINE_FLOW_RUN": run_id, "PIPELINE_COMMAND": command}
+        outcome = reproduce(Path(folder), stage, log.info, watcher.poll, environment)
     mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
     if outcome.status == "failed":
         return Failed(message=outcome.error, data=vars(outcome))

@@ -13,6 +13,9 @@ from tasks.core.overlay import DEFAULT, profile_files
 from tasks.core.params import Params, parse_params
 from tasks.core.yaml_file import read_yaml
 
+#: Characters of a text in a line of the terminal.
+_WIDTH = 100
+
 
 class Place:
     """The last run of a profile, in ``main``: its parameters, its artifacts, the user's files."""
@@ -69,3 +72,20 @@ def say(**lines: Any) -> None:
     """Print ``name  value`` lines."""
     for name, value in lines.items():
         print(f"{name:<10}{value}", flush=True)
+
+
+def one_line(value: Any, most: int = _WIDTH) -> str:
+    """Return a text, or a list of texts, as one line of at most ``most`` characters and an ellipsis
+    (0: all of it). Documents are hostile, so control characters go.
+    """
+    text = " | ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if not most or len(text) <= most else f"{text[:most]} ..."
+
+
+def where(document: str, place: dict[str, Any] | None) -> str:
+    """Return the place of a passage for a person: document, page if it has any, characters."""
+    if place is None:
+        return one_line(document)
+    page = f", page {place['page']}" if place["page"] else ""
+    return f"{one_line(document)}{page}, characters {place['start']}-{place['end']}"

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.review.nearest import Near, find_nearest
-from flows.review.place import Place, make_parser, say
+from flows.review.place import Place, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
@@ -31,7 +31,6 @@ from tasks.verify.reviews import Reviews, review_key
 
 #: Ids that an unknown one is answered with.
 _NAMED = 5
-_WIDTH = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,32 +171,26 @@ def _look_up(
 def show(found: dict[str, Any]) -> None:
     """Print an explanation for a person; documents are hostile, so control characters go."""
     item = found["item"]
-    say(item=f"{_line(item['id'])}   {item['task_type']}   expected: {_line(item['expected'])}")
+    expected = one_line(item["expected"])
+    say(item=f"{one_line(item['id'])}   {item['task_type']}   expected: {expected}")
     for name, text in item["asked"].items():
-        say(asked=f"{name}: {_line(text)}")
-    say(passage=_line(item["context"]))
+        say(asked=f"{name}: {one_line(text)}")
+    say(passage=one_line(item["context"]))
     for answer in found["answers"]:
         told = f"{answer['model']:<10}{answer['template'][:24]:<26}F1 {answer['f1']:.2f}"
-        say(answer=f"{told}  {_line(answer['prediction'] or '(nothing)', 50)}")
+        say(answer=f"{told}  {one_line(answer['prediction'] or '(nothing)', 50)}")
     compared = found["compared"]
     say(rows=f"{compared['rows']:,} of {compared['of']:,} training rows compared")
     for row in found["nearest"]:
         print()
-        say(row=f"{row['similarity']:.2f} similar   {_line(row['row_id'])}   {_where(row)}")
-        say(asked=_line(row["instruction"].replace(row["context"], "[passage]")))
-        say(response=_line(row["response"]), verdicts=_verdicts(row["verdicts"]))
-        say(shared=_line(" | ".join(row["shared"])))
+        place = where(row["document"], row["place"])
+        say(row=f"{row['similarity']:.2f} similar   {one_line(row['row_id'])}   {place}")
+        say(asked=one_line(row["instruction"].replace(row["context"], "[passage]")))
+        say(response=one_line(row["response"]), verdicts=_verdicts(row["verdicts"]))
+        say(shared=one_line(" | ".join(row["shared"])))
         if row["passage_overlap"]:
             say(overlap=f"{row['passage_overlap']:.0%} of the item's passage is in the row's")
     print()
-
-
-def _where(row: dict[str, Any]) -> str:
-    place = row["place"]
-    if place is None:
-        return _line(row["document"])
-    page = f", page {place['page']}" if place["page"] else ""
-    return f"{_line(row['document'])}{page}, characters {place['start']}-{place['end']}"
 
 
 def _verdicts(told: dict[str, Any]) -> str:
@@ -206,14 +199,8 @@ def _verdicts(told: dict[str, Any]) -> str:
     review = told["review"]
     if review is None:
         return f"{reader}; not reviewed"
-    reason = f" ({_line(review['reason'], 60)})" if review["reason"] else ""
+    reason = f" ({one_line(review['reason'], 60)})" if review["reason"] else ""
     return f"{reader}; {review['verdict']} by review{reason}"
-
-
-def _line(value: Any, most: int = _WIDTH) -> str:
-    text = " | ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 if __name__ == "__main__":

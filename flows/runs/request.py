@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,18 @@ def plan(
     params, layers = read_layers(main / "params.yaml", files, settings)
     parse_params(params, layers)
     if not files and not settings and not name:
-        return Run(DEFAULT, main, main, params)
+        return Run(DEFAULT, main, main, params, make_command(profile, settings))
     name = check_name(name or derive_name(profile, settings))
-    return Run(name, main, folder_of(main, name), params)
+    command = make_command(profile, settings)
+    return Run(name, main, folder_of(main, name), params, command)
+
+
+def make_command(profile: str, settings: list[str]) -> str:
+    """Return the make command of a request, as a person would type it in a shell."""
+    given = {} if profile == DEFAULT else {"PROFILE": profile}
+    if settings:
+        given["SET"] = shlex.join(settings)
+    return " ".join(["make run", *(f"{name}={shlex.quote(text)}" for name, text in given.items())])
 
 
 def find_doubts(run: Run) -> list[str]:

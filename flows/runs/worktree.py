@@ -54,6 +54,8 @@ class Run:
     #: The checkout it runs in: ``main`` itself, or ``main/.runs/<name>``.
     path: Path
     params: dict[str, Any] = field(repr=False)
+    #: The make command that asks for it again; empty where none does.
+    command: str = ""
 
     @property
     def own_checkout(self) -> bool:

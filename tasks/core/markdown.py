@@ -1,9 +1,18 @@
-"""Markdown tables, for people."""
+"""Markdown tables and text, for people."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+#: As entities these are safe inside a table and outside; a backslash suffices for the others.
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "@": "&#64;"}
+#: What makes a link of plain text.
+_LINKS = {"://": "&#58;//", "www.": "www&#46;"}
+_MARKS = re.compile(r"([\\`*_{}\[\]~$])")
+#: What begins a heading, a list or a rule.
+_FIRST = re.compile(r"^(\d*)(?=[-=+#.)])")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], padded: bool = False) -> str:
@@ -15,6 +24,17 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], padded: bool = Fa
     widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * max(width, 3) for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Return a stranger's text as one line that Markdown shows as it is: no markup, HTML, link or
+    mention of it takes effect.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = "".join(_ENTITIES.get(c, c) for c in _MARKS.sub(r"\\\1", line))
+    for mark, entity in _LINKS.items():
+        line = line.replace(mark, entity)
+    return _FIRST.sub(r"\1\\", line)
 
 
 def _cell(value: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.core.errors import PipelineError
+from tasks.core.files import sha256_file
 from tasks.core.page import Page, Tile, write_page
 from tasks.core.secrets import hide
 from tasks.core.stage import Stage
@@ -125,6 +126,7 @@ class Report:
             "in_evaluation": self.in_evaluation if self._compared else None,
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
+            "passages_sha256": sha256_file(stage.out / "passages.parquet"),
         }
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
         for file in self._files.values():

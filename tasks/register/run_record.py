@@ -45,7 +45,7 @@ def log_run(
         | {"rows": float(provenance["rows"]), "steps": float(provenance["steps"])}
     )
     ledger.files(_draw_plots(stage.work / "plots", losses, scores), "plots")
-    evaluated = ("scores.json", "predictions.parquet", "calibration.json")
+    evaluated = ("scores.json", "predictions.parquet", "calibration.json", "report.html")
     ledger.files([evaluation / name for name in evaluated], "evaluation")
     ledger.files([stage.path("instructions") / "report.html"], "validation")
     ledger.files([stage.path("verification") / "report.html"], "verification")

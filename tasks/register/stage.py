@@ -16,6 +16,7 @@ from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.merged import merged_folder
+from tasks.register.card import make_card
 from tasks.register.champion import (
     choose_alias,
     compare_with_start,
@@ -34,7 +35,8 @@ _PACKAGES = ("mlflow", "torch", "transformers", "peft", "accelerate")
 
 
 def register(stage: Stage) -> None:
-    """Write ``registration.json``: run, model version, alias and verdict.
+    """Write ``registration.json`` (run, model version, alias and verdict) and the version's card,
+    ``README.md``.
 
     A killed registration continues in the same run.
     """
@@ -57,7 +59,7 @@ def _register(stage: Stage) -> None:
         **_tell_leak(stage, ledger),
     }
     if provenance["adapter"]:
-        registration |= _register_model(stage, ledger, provenance, scores, scored_on)
+        registration |= _register_model(stage, ledger, provenance, scores, scored_on, registration)
     else:
         registration["verdict"] = "supervise.source none: no model was made"
     ledger.finish()
@@ -108,8 +110,11 @@ def _register_model(
     provenance: dict[str, Any],
     scores: dict[str, Any],
     scored_on: tuple[str, str],
+    known: dict[str, Any],
 ) -> dict[str, Any]:
-    """Register the adapter once trained, merged and served model agree; choose its alias."""
+    """Register the adapter once trained, merged and served model agree; choose its alias, and give
+    it its card. ``known`` is what registration.json says of the run.
+    """
     name = stage.params.register.model_name or default_name(provenance["base"], scores["dataset"])
     take_cards()
     parity = check_parity(stage, stage.path("adapter"), stage.path("evaluation"))
@@ -123,20 +128,25 @@ def _register_model(
         else choose_alias(stage, ledger, name, version)
     )
     log.info("%s version %s is %s: %s", name, version.version, alias, verdict)
-    return {
+    told: dict[str, Any] = {
         "model_name": name,
         "version": str(version.version),
         "alias": alias,
         "verdict": verdict,
         "parity": vars(parity),
-        **_say_gain_over_start(ledger, name, version, scores),
+        **_say_gain_over_start(version, scores),
     }
+    card = make_card(stage, provenance, scores, known | told)
+    path = card.write(stage.out)
+    ledger.files([path])
+    ledger.add_to_model(uri, path)
+    lines = [card.lead, *(told[key] for key in ("over_start",) if key in told)]
+    ledger.describe(name, version.version, "\n\n".join(lines))
+    return told
 
 
-def _say_gain_over_start(
-    ledger: Ledger, name: str, version: Any, scores: dict[str, Any]
-) -> dict[str, str]:
-    """Say in the log and on the version's page what the run adds to its start.
+def _say_gain_over_start(version: Any, scores: dict[str, Any]) -> dict[str, str]:
+    """Say in the log what the run adds to its start; the version's page says it too.
 
     A version that adds nothing measurable can still be the champion, if it is not below its start.
     """
@@ -149,7 +159,6 @@ def _say_gain_over_start(
     else:
         text += ": not above zero"
         log.warning(text)
-    ledger.describe(name, version.version, text)
     return {"over_start": text}
 
 

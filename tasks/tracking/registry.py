@@ -21,6 +21,8 @@ from tasks.tracking.mlflow_store import (
     owner,
 )
 
+#: MLflow's name of the folder that holds a model's adapter.
+_ADAPTER = "peft"
 MATRIX, MATRIX_CELL = "matrix", "matrix.cell"
 
 
@@ -177,6 +179,12 @@ class Ledger:
                 pip_requirements=packages,
             )
         return str(logged.model_uri)
+
+    def add_to_model(self, model_uri: str, path: Path) -> None:
+        """Put a file beside the adapter of a logged model, in place of one of its name."""
+        for model in self._logged_models():
+            if model.model_uri == model_uri:
+                self.client.log_model_artifact(model.model_id, str(path), _ADAPTER)
 
     def _logged_models(self) -> list[Any]:
         run = self.client.get_run(self.run_id)

@@ -1,0 +1,94 @@
+"""The passages of a run that share words with a question: SQLite's full-text index (FTS5, bm25).
+
+The index is a file in the run's ``.work/ask``, named by the hash of the passages that it holds. An
+index of other passages is deleted: what left the corpus leaves this folder too.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import atomic_path, sha256_file
+from tasks.core.parquet import Batches
+from tasks.core.rows import PASSAGES
+
+#: Columns that are kept beside the text.
+_PLACE = ("passage_id", "document", "page", "section", "start", "end")
+#: English words that say nothing of what a question is about. The pipeline's generators know
+#: English alone.
+_COMMON = """
+a about after all also an and any are as at be been before but by can could did do does
+for from had has have he her his how i if in into is it its may more most must no not of
+on one or our shall she should so some such than that the their them then there these they
+this those to under up was we were what when where which while who whose why will with
+would you your
+"""
+_WORD = re.compile(r"\w+")
+#: Words of a question that are looked for.
+_MOST_WORDS = 64
+
+
+def words_of(question: str) -> list[str]:
+    """Return the words to look for, each once; common ones only where there are no others."""
+    found = list(dict.fromkeys(_WORD.findall(question.lower())))
+    common = _COMMON.split()
+    return ([word for word in found if word not in common] or found)[:_MOST_WORDS]
+
+
+def open_index(passages: Path, folder: Path) -> Path:
+    """Return the index of a file of passages (rows.PASSAGES); make it where it is not there."""
+    path = folder / f"passages-{sha256_file(passages)[:24]}.sqlite"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("passages-*"):
+            old.unlink(missing_ok=True)
+        with atomic_path(path) as partial:
+            _write(partial, _rows(passages))
+    return path
+
+
+def find(index: Path, question: str, most: int) -> list[dict[str, Any]]:
+    """Return the best ``most`` passages, the best first: their place, ``text`` and ``score`` (bm25,
+    higher is better). Passages that share no word with the question are not found.
+
+    Any text is a question: its words are looked for, and none of it is read as FTS5's syntax.
+    """
+    words = words_of(question)
+    if not words:
+        return []
+    wanted = " OR ".join(f'"{word}"' for word in words)
+    columns = ", ".join(f'"{name}"' for name in (*_PLACE, "text"))
+    asked = (
+        f"SELECT {columns}, -bm25(passages) FROM passages WHERE passages MATCH ? "  # noqa: S608
+        "ORDER BY bm25(passages), rowid LIMIT ?"
+    )
+    try:
+        with closing(sqlite3.connect(index)) as base:
+            rows = base.execute(asked, (wanted, most)).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise PipelineError(f"{index} cannot be read ({error}): delete it and ask again") from error
+    return [dict(zip((*_PLACE, "text", "score"), row, strict=True)) for row in rows]
+
+
+def _write(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
+    columns = ", ".join(f'"{name}" UNINDEXED' for name in _PLACE)
+    places = ", ".join("?" for _ in (*_PLACE, "text"))
+    with closing(sqlite3.connect(path)) as base:
+        base.execute(
+            f"CREATE VIRTUAL TABLE passages USING fts5({columns}, text, "
+            "tokenize = 'porter unicode61 remove_diacritics 2')"
+        )
+        base.executemany(f"INSERT INTO passages VALUES ({places})", rows)  # noqa: S608
+        base.commit()
+
+
+def _rows(passages: Path) -> Iterator[tuple[Any, ...]]:
+    for batch in Batches(passages, PASSAGES):
+        for row in batch.to_pylist():
+            yield tuple(row[name] for name in (*_PLACE, "text"))

@@ -1,0 +1,303 @@
+"""The card of a registered version: what it was made of, what was measured, how to make it again.
+
+It has the form of the hub's model cards: a YAML block, then Markdown. What is not known is said to
+be not known. Names that come from documents or settings are escaped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import yaml
+
+from tasks.core.files import read_json, sha256_file, write_text
+from tasks.core.labels import normal_labels
+from tasks.core.markdown import escape, table
+from tasks.core.parquet import read_table
+from tasks.core.quality import RowQuality
+from tasks.core.stage import Stage
+from tasks.core.task_types import TASK_TYPES
+from tasks.lm.licence import UNKNOWN, hub_name, licence_of
+from tasks.register.run_record import lineage
+
+#: The card's name in an adapter's folder, here and on the hub.
+NAME = "README.md"
+#: Stage -> input of register, and the file in it, that has the stage's counts.
+_COUNTED = {
+    "ingest": ("ingested", ""),
+    "validate": ("instructions", "summary.json"),
+    "verify": ("verification", "summary.json"),
+    "supervise": ("supervision", "summary.json"),
+    "finetune": ("adapter", "summary.json"),
+}
+_MODELS = {"zero_shot": "unadapted (zero-shot)", "start": "start alone", "adapted": "adapted"}
+#: Labels of a task type that are shown.
+_MOST_LABELS = 12
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, and its first lines: ``lead`` is the text of the version's page in MLflow."""
+
+    text: str
+    lead: str
+
+    def write(self, folder: Path) -> Path:
+        """Write the card into a folder; return its path."""
+        write_text(folder / NAME, self.text)
+        return folder / NAME
+
+
+def make_card(
+    stage: Stage, provenance: dict[str, Any], scores: dict[str, Any], told: dict[str, Any]
+) -> Card:
+    """Return the card of a version; ``told`` is what ``registration.json`` says of it."""
+    lead = _lead(stage, provenance, scores, told)
+    parts = [
+        _yaml_block(stage, provenance, scores, told),
+        f"# {escape(told['model_name'])}, version {told['version']}",
+        lead,
+        *_base(stage, provenance),
+        *_corpus(stage),
+        *_rows(stage),
+        *_labels(stage),
+        *_measured(scores, told),
+        *_general(scores),
+        *_made(stage, provenance, told),
+    ]
+    return Card("\n\n".join(parts) + "\n", lead)
+
+
+def shown_model(name: str) -> str:
+    """Return a model's name without the place of a folder, which is nobody else's business."""
+    return f"the folder {Path(name).name}" if Path(name).is_dir() else name
+
+
+def _lead(
+    stage: Stage, provenance: dict[str, Any], scores: dict[str, Any], told: dict[str, Any]
+) -> str:
+    rows = f"{provenance['rows']:,} rows ({escape(stage.params.supervise.source)})"
+    text = (
+        f"LoRA adapter of {escape(shown_model(provenance['base']))} for "
+        f"{escape(scores['dataset'])} ({escape(scores['task_type'])}), trained on {rows}. "
+    )
+    if "adapted" in scores:
+        text += f"F1 {_span(scores['adapted'])} on {scores['items']:,} labelled items, in points; "
+        text += f"the unadapted model {_span(scores['zero_shot'])}"
+        text += f"; the start alone {_span(scores['start'])}" if "start" in scores else ""
+        text += ". "
+    else:
+        text += "There is no F1: the run had no labelled items. "
+    return f"{text}At its registration it was the {told['alias']}: {escape(told['verdict'])}."
+
+
+def _yaml_block(
+    stage: Stage, provenance: dict[str, Any], scores: dict[str, Any], told: dict[str, Any]
+) -> str:
+    values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
+    if base := hub_name(provenance["base"]):
+        values["base_model"] = base
+    licence = licence_of(provenance["base"], provenance["revision"])
+    # Of the base: what the rows allow is nobody's to say but their owner's.
+    values["tags"] = ["bonito", "lora", "peft", f"base-license:{licence.replace(' ', '-')}"]
+    if "adapted" in scores:
+        metric = {"type": "f1", "name": scores["metric"], "value": scores["adapted"]["f1"]}
+        result = {
+            "task": {"type": "text-generation", "name": scores["task_type"]},
+            "dataset": {"name": scores["dataset"], "type": scores["dataset"]},
+            "metrics": [metric],
+        }
+        values["model-index"] = [{"name": told["model_name"], "results": [result]}]
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+
+
+def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
+    params = stage.params
+    yield "## Made of"
+    generator = params.generate.generator
+    revision = provenance["revision"]
+    at = f", commit {revision}" if hub_name(provenance["base"]) == provenance["base"] else ""
+    start = params.finetune.start if provenance["start"] else ""
+    rows = [
+        (
+            "base",
+            escape(shown_model(provenance["base"]) + at),
+            _licence(provenance["base"], revision),
+        ),
+        (
+            "generator",
+            escape(shown_model(generator)),
+            _licence(generator, params.generate.revision),
+        ),
+    ]
+    if start:
+        digest = f" (sha256 {provenance['start'][:12]})"
+        rows.append(("start", escape(shown_model(start) + digest), _licence(start)))
+    rows.append(("rows and documents", escape(params.supervise.source), UNKNOWN))
+    yield table(("part", "which", "licence"), rows)
+    yield (
+        f"Trained and scored on weights rounded through {escape(provenance['quantization'])}; "
+        f"precision {escape(provenance['precision'])}; prompt form {escape(provenance['prompt'])}; "
+        f"{provenance['steps']:,} steps."
+    )
+
+
+def _licence(name: str, revision: str = "main") -> str:
+    return escape(licence_of(name, revision))
+
+
+def _corpus(stage: Stage) -> Iterator[str]:
+    told = read_json(stage.path("ingested"))
+    formats = told.get("formats", {})
+    read = ", ".join(f"{escape(name)} {count:,}" for name, count in sorted(formats.items()))
+    unread = ", ".join(
+        f"{escape(name)} {n:,}" for name, n in sorted(told.get("unread", {}).items())
+    )
+    yield "## Corpus"
+    yield table(
+        ("what", "value"),
+        [
+            ("documents", f"{told.get('documents', UNKNOWN)}"),
+            ("formats", read or UNKNOWN),
+            ("not read", unread or "none"),
+            ("passages", f"{told['rows_kept']:,}"),
+            ("SHA-256 of the passages", told.get("passages_sha256", UNKNOWN)),
+            ("also in the evaluation set", _leaked(told)),
+        ],
+    )
+
+
+def _leaked(ingested: dict[str, Any]) -> str:
+    found = ingested.get("in_evaluation")
+    return "not compared" if found is None else f"{found:,} passages"
+
+
+def _rows(stage: Stage) -> Iterator[str]:
+    yield "## Rows"
+    lines = []
+    for name, (place, file) in _COUNTED.items():
+        path = stage.path(place) / file if file else stage.path(place)
+        told = read_json(path) if path.is_file() else {}
+        dropped = ", ".join(
+            f"{escape(reason)} {count:,}"
+            for reason, count in sorted(told.get("dropped", {}).items())
+        )
+        counts = [told.get(key, UNKNOWN) for key in ("rows_in", "rows_kept")]
+        lines.append((name, *counts, dropped or ("none" if told else UNKNOWN)))
+    yield table(("stage", "in", "kept", "dropped, by reason"), lines)
+    quality = RowQuality.read(stage.path("instructions"), stage.path("verification"))
+    yield "Three numbers about the rows, which are never one: " + escape(quality.describe()) + "."
+
+
+def _labels(stage: Stage) -> Iterator[str]:
+    """Yield how often each label is the response of a training row."""
+    path = stage.path("supervision") / "instructions.parquet"
+    rows = read_table(path, ["task_type", "response"])
+    lines = []
+    for name, kind in TASK_TYPES.items():
+        own = rows.filter(pc.equal(rows["task_type"], name))
+        if kind.family != "classification" or not len(own):
+            continue
+        counts = pc.value_counts(normal_labels(own["response"].combine_chunks())).to_pylist()
+        ordered = sorted(counts, key=lambda pair: (-pair["counts"], pair["values"]))
+        lines += [
+            (name, escape(pair["values"]), pair["counts"], f"{pair['counts'] / len(own):.0%}")
+            for pair in ordered[:_MOST_LABELS]
+        ]
+        if rest := sum(pair["counts"] for pair in ordered[_MOST_LABELS:]):
+            lines.append((name, "others", rest, f"{rest / len(own):.0%}"))
+    if lines:
+        yield "## Labels of the training rows"
+        yield table(("task type", "label", "rows", "share"), lines)
+
+
+def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
+    yield "## F1"
+    if "adapted" not in scores:
+        yield "There is no F1: the run had no labelled items."
+        yield f"Agreement with {scores['heldout_rows']:,} held-out generated rows (not accuracy):"
+        found = scores["agreement"]
+        lines = [
+            (title, _span(found[model], "agreement"))
+            for model, title in _MODELS.items()
+            if model in found
+        ]
+        yield table(("model", "token F1 with the generator (95 %)"), lines)
+        return
+    yield (
+        f"{escape(scores['metric'])} in points, mean over {scores['templates']} templates on "
+        f"{scores['items']:,} items of {escape(scores['dataset'])}; 95 % intervals."
+    )
+    yield table(("figure", "F1 (95 %)"), _figures(scores))
+    if "over_tapt" in told:
+        yield f"Over next-word training (TAPT): {escape(told['over_tapt'])}."
+    if "in_evaluation" in told:
+        yield f"**Note.** {escape(told['in_evaluation'])}."
+
+
+def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for model, title in _MODELS.items():
+        if model in scores:
+            yield title, _span(scores[model])
+    yield "gain over the unadapted model", _span(scores["gain"], signed=True)
+    if "gain_over_start" in scores:
+        yield "gain over the start", _span(scores["gain_over_start"], signed=True)
+    if "majority" in scores["adapted"]:
+        yield "majority class", f"{scores['adapted']['majority']:.1f}"
+    for model, title in _MODELS.items():
+        if model in scores.get("prior_corrected", {}):
+            yield f"{title}, prior corrected", _span(scores["prior_corrected"][model])
+    if "calibrated" in scores:
+        yield "adapted, calibrated", _span(scores["calibrated"]["adapted"])
+
+
+def _general(scores: dict[str, Any]) -> Iterator[str]:
+    yield "## Forgetting"
+    found = scores.get("general")
+    if not found:
+        yield "Not measured: no general tasks were asked (`baseline.general`)."
+        return
+    lines = [(title, _span(found[model])) for model, title in _MODELS.items() if model in found]
+    lines.append(("change over the unadapted model", _span(found["change"], signed=True)))
+    yield f"Token F1 on {found['tasks']:,} general tasks, in points:"
+    yield table(("model", "F1 (95 %)"), lines)
+
+
+def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
+    tags = lineage(stage, provenance)
+    yield "## Made by"
+    changed = {"true": "yes", "false": "no"}.get(tags.get("git.dirty", ""), UNKNOWN)
+    commit = tags.get("git.commit", UNKNOWN)
+    lines = [
+        ("commit", commit),
+        ("changed beside the commit", changed if commit != UNKNOWN else UNKNOWN),
+        ("MLflow run", told["run_id"]),
+        ("SHA-256 of the training rows", provenance["instructions_sha256"]),
+        (
+            "SHA-256 of the adapter",
+            sha256_file(stage.path("adapter") / "adapter_model.safetensors"),
+        ),
+    ]
+    yield table(("what", "value"), lines)
+    yield "The same again, at this commit with the same documents:"
+    command = os.environ.get("PIPELINE_COMMAND", "")
+    yield _code(command or "make repro")
+    if not command:
+        yield "It was run through DVC alone: the MLflow run has every parameter of params.yaml."
+
+
+def _code(text: str) -> str:
+    """Return a text as an indented code block, in which nothing is markup."""
+    return "    " + " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _span(values: dict[str, float], name: str = "f1", signed: bool = False) -> str:
+    """Return a figure with its interval: ``32.1 (27.3 to 37.0)``."""
+    sign = "+" if signed else ""
+    middle, low, high = (f"{values[name + end]:{sign}.1f}" for end in ("", "_low", "_high"))
+    return f"{middle} ({low} to {high})"

@@ -1,0 +1,88 @@
+"""Write a registered model as files for other programs: ``python -m tasks.release.export --model
+models:/NAME@champion --out folder``.
+
+The folder gets the merged checkpoint that was scored (safetensors with its tokenizer), the model's
+card, and one GGUF file where the model is of a kind that :mod:`tasks.release.gguf_file` writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import staged_folder
+from tasks.core.privacy import cache_folder
+from tasks.core.stage import one_line_errors
+from tasks.lm.merged import merged_folder
+from tasks.release.gguf_file import NoGgufError, write_gguf
+from tasks.tracking.fetch_model import fetch_model
+
+CARD = "README.md"
+#: What of a cached checkpoint is the model.
+_MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model")
+_CONFIGS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export a model; return 2 after an error that the user can fix."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.release.export", allow_abbrev=False)
+    parser.add_argument("--model", default="", help="models:/NAME@champion or models:/NAME/3")
+    parser.add_argument("--out", default="", help="a folder that is not there, or is empty")
+    arguments = parser.parse_args(argv)
+    with one_line_errors("export"):
+        export(arguments.model, arguments.out)
+        return 0
+    return 2
+
+
+def export(uri: str, out: str) -> Path:
+    """Write the model to a folder, whole or not at all, and print what was written."""
+    folder = _need_empty(out)
+    name, version, adapter, told = fetch_model(uri, cache_folder() / "served")
+    merged = merged_folder(
+        told["base"], told["revision"], adapter, told["quantization"], told["precision"]
+    )
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    with staged_folder(folder, scratch) as staged:
+        for file in _files(merged):
+            shutil.copyfile(file, staged / file.name)
+        if (adapter / CARD).is_file():
+            shutil.copyfile(adapter / CARD, staged / CARD)
+        gguf = staged / f"{name}-{version}-f16.gguf"
+        try:
+            compared = write_gguf(staged, gguf, f"{name} {version}")
+            said = (
+                f"read back: {compared.same} of {compared.positions} likeliest tokens are the "
+                f"same, logits differ by at most {compared.change:.1g} of their spread"
+            )
+        except NoGgufError as error:
+            said = f"not written: {error}"
+    print(f"model     models:/{name}/{version}, merged, in {folder}")
+    for file in sorted(folder.iterdir()):
+        print(f"file      {file.name:<40} {file.stat().st_size / 1e6:>10,.1f} MB")
+    print(f"gguf      {said}")
+    return folder
+
+
+def _need_empty(out: str) -> Path:
+    """Return the folder, which must not hold anything yet."""
+    if not out.strip():
+        raise PipelineError("no folder: make export MODEL=models:/NAME@champion OUT=folder")
+    folder = Path(out).resolve()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise PipelineError(f"{folder} is not an empty folder: name another one with OUT")
+    return folder
+
+
+def _files(merged: Path) -> list[Path]:
+    found = [path for pattern in _MODEL_FILES for path in merged.glob(pattern)]
+    return sorted([*found, *(merged / name for name in _CONFIGS if (merged / name).is_file())])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

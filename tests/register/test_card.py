@@ -1,0 +1,154 @@
+"""The card of a registered version: in the adapter's folder, on the run, and safe to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.runs.request import make_command
+from tasks.core.files import read_json, write_json
+from tasks.core.markdown import escape
+from tasks.core.overlay import overlay
+from tasks.core.params import parse_params
+from tasks.core.yaml_file import read_yaml
+from tasks.lm.licence import licence_of
+from tasks.lm.models import EMBEDDED
+from tasks.register.card import make_card
+from tasks.tracking.fetch_model import fetch_model
+from tests.registered import EVIL_NAME, registered, workplace
+
+__all__ = ["workplace"]
+
+
+def test_the_card_comes_with_the_model_and_says_what_is_known(
+    workplace: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("PIPELINE_COMMAND", make_command("mine", ["generate.seed=2"]))
+    told = registered(make_params, tiny_model, instructions)
+    uri = f"models:/{told['model_name']}@{told['alias']}"
+    _, _, adapter, _ = fetch_model(uri, workplace / "fetched")
+    card = (adapter / "README.md").read_text()
+    assert card == Path("artifacts/register/README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    scores = read_json(Path("artifacts/evaluate/scores.json"))
+    assert head["library_name"] == "peft" and "base_model" not in head, "a folder of this machine"
+    assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == scores["adapted"]["f1"]
+    assert "base-license:not-known" in head["tags"] and "license" not in head
+    for text in (
+        "| unadapted (zero-shot) |",
+        "| majority class |",
+        "| adapted, prior corrected |",
+        "| adapted, calibrated |",
+        "right by review 40 % (30 to 50) of 99 read",
+        "| finetune | 12 | 12 | none |",
+        "Not measured: no general tasks were asked",
+        "    make run PROFILE=mine SET=generate.seed=2",
+        f"it was the {told['alias']}",
+        "12 passages",
+    ):
+        assert text in card, text
+    assert str(workplace) not in card and str(tiny_model.parent) not in card
+    client = mlflow.MlflowClient()
+    version = client.get_model_version(told["model_name"], "1")
+    assert version.description.startswith("LoRA adapter of the folder model for privacy")
+    names = {entry.path for entry in client.list_artifacts(told["run_id"])}
+    assert "README.md" in names
+    evaluated = {entry.path for entry in client.list_artifacts(told["run_id"], "evaluation")}
+    assert "evaluation/report.html" in evaluated
+
+
+def test_a_run_without_items_has_a_card_without_f1(params_of: Any) -> None:
+    agreement = {"agreement": 12.0, "agreement_low": 8.0, "agreement_high": 16.0}
+    scores = {
+        **{"dataset": "mine", "task_type": "exqa", "heldout_rows": 7},
+        "agreement": {"zero_shot": agreement, "adapted": agreement, "gain": agreement},
+    }
+    card = make_card(*params_of(scores)).text
+    assert "There is no F1: the run had no labelled items." in card
+    assert "| adapted | 12.0 (8.0 to 16.0) |" in card and "model-index" not in card
+
+
+def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
+    stage, provenance, scores, told = params_of(None)
+    write_json(stage.path("ingested"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})
+    card = make_card(stage, provenance, scores, told | {"verdict": EVIL_NAME}).text
+    assert "<img" not in card and "\\](http&#58;//evil" in card
+    assert "://evil" not in card and "\n# Injected" not in card
+    assert escape(EVIL_NAME) in card
+    assert all(line.count("|") == 3 for line in card.splitlines() if line.startswith("| formats"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a|b", "a&#124;b"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("[x](http://e)", r"\[x\](http&#58;//e)"),
+        ("1. first", r"1\. first"),
+        ("- item\n# head", r"\- item # head"),
+        ("3.5 (a) +1", r"3\.5 (a) +1"),
+        ("plain name-1", "plain name-1"),
+    ],
+)
+def test_escape(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_licences_are_told_and_never_guessed(tmp_path: Path) -> None:
+    assert licence_of(EMBEDDED) == "apache-2.0"
+    assert licence_of(str(tmp_path)) == licence_of("nobody/nothing") == "not known"
+    card = tmp_path / "README.md"
+    for text, licence in (
+        ("---\nlicense: mit\n---\n# Card\n", "mit"),
+        ("---\nlicense: [a, b]\n---\n", "not known"),
+        ('---\nlicense: "mit](http://e)"\n---\n', "not known"),
+        ("---\n{ not yaml\n---\n", "not known"),
+        ("Licence: MIT\n", "not known"),
+    ):
+        card.write_text(text)
+        assert licence_of(str(tmp_path)) == licence
+
+
+def test_the_command_is_one_that_a_shell_reads_back() -> None:
+    assert make_command("default", []) == "make run"
+    assert make_command("a,b", ["x.y=1 2"]) == "make run PROFILE=a,b SET=''\"'\"'x.y=1 2'\"'\"''"
+
+
+@pytest.fixture
+def params_of(tmp_path: Path, instructions: Path) -> Any:
+    """Return a function: scores -> the arguments of make_card, with files of a finished run."""
+    values = overlay(read_yaml(Path("params.yaml")), {"register": {"experiment": "toy"}})
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    write_json(tmp_path / "ingested.json", {"rows_kept": 3, "dropped": {}})
+    write_json(tmp_path / "metrics.json", {"yield": None})
+    names = ("agreed", "right", "right_low", "right_high")
+    write_json(tmp_path / "summary.json", dict.fromkeys(names) | {"reviewed": 0})
+    places = {"ingested": tmp_path / "ingested.json", "adapter": adapter}
+    places |= dict.fromkeys(("instructions", "verification", "supervision"), tmp_path)
+    stage = SimpleNamespace(params=parse_params(values, "params.yaml"), path=places.__getitem__)
+    provenance = {
+        **{"base": EMBEDDED, "revision": "main", "quantization": "nf4", "precision": "float32"},
+        **{"prompt": "chat", "start": "", "steps": 3, "rows": 12, "instructions_sha256": "0" * 64},
+    }
+    f1 = {"f1": 10.0, "f1_low": 5.0, "f1_high": 15.0}
+    scored = {
+        **{"dataset": "mine", "task_type": "exqa", "metric": "squad_f1", "items": 4},
+        **{"templates": 2, "zero_shot": f1, "adapted": f1, "gain": f1},
+    }
+    told = {
+        **{"model_name": "m", "version": "1", "alias": "challenger", "verdict": "not measured"},
+        "run_id": "r",
+    }
+    return lambda scores: (stage, provenance, scores or scored, told)
