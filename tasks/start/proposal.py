@@ -161,9 +161,16 @@ def propose(
 
 
 def write(proposal: Proposal, root: Path) -> tuple[Path, Path]:
-    """Write profile and dataset file, and return them; neither may be there already."""
+    """Write profile and dataset file, and return them; neither may be there already.
+
+    The file of verdicts that the profile names is made empty, unless there is one.
+    """
     profile, dataset = need_new(proposal.name, root)
-    for path, text in ((dataset, proposal.dataset()), (profile, proposal.profile())):
+    texts = {dataset: proposal.dataset(), profile: proposal.profile()}
+    reviews = root / "reviews" / f"{proposal.name}.jsonl"
+    if not reviews.exists():
+        texts = {reviews: "", **texts}
+    for path, text in texts.items():
         with atomic_path(path) as draft:
             draft.write_text(text, encoding="utf-8")
     return profile, dataset

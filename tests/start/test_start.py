@@ -203,7 +203,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert [path.name for path in (desk / "profiles").iterdir()] == ["big.yaml"]
-    assert list((desk / "datasets").iterdir()) == []
+    assert list((desk / "datasets").iterdir()) == [] and not (desk / "reviews").exists()
 
 
 @pytest.mark.parametrize("name", ["contracts-2", "true", "1e5", "Q4.reports"])
