@@ -24,7 +24,7 @@ from flows import remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import request, summary, worktree
-from flows.runs.board import begin_board, mark
+from flows.runs.board import begin_board, find_failed, mark
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
@@ -160,6 +160,13 @@ def run_stage(folder: str, stage: str, pool: str = "", command: str = "") -> Sta
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
     run_id = str(flow_run.id or "")
+    if failed := find_failed(Path(folder)):
+        # The run has failed already: what does not depend on that stage waits, as with `dvc repro`.
+        return Completed(
+            name="NotRun",
+            message=f"not run: {failed} failed",
+            data=vars(StageOutcome(stage, "not run", 0.0)),
+        )
     mark(Path(folder), stage, "running")
     if pool:
         outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, run_id)

@@ -46,6 +46,12 @@ def mark(checkout: Path, stage: str, status: str, seconds: float = 0.0, error: s
     _write(checkout, {**_entries(checkout), stage: entry})
 
 
+def find_failed(checkout: Path) -> str:
+    """Return the stage that has failed in this run; empty where none has."""
+    entries = _entries(checkout).items()
+    return next((stage for stage, entry in entries if entry["status"] == "failed"), "")
+
+
 def clear_board(checkout: Path) -> None:
     """Remove the board of an earlier run."""
     (checkout / _BOARD).unlink(missing_ok=True)

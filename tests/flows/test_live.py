@@ -187,3 +187,17 @@ def test_ctrl_c_leaves_the_cursor_visible_and_one_line(toy: Path) -> None:
     raw = "".join(run._parts)
     assert raw.rfind("\x1b[?25h") > raw.rfind("\x1b[?25l"), "the cursor stayed hidden"
     assert "Traceback" not in run.text()
+
+
+def test_after_a_failure_no_other_stage_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline does not depend on ingest: it ran for minutes after ingest had failed."""
+    from flows import adapt
+
+    monkeypatch.setattr(adapt, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(adapt, "reproduce", lambda *_: pytest.fail("a stage was begun"))
+    begin_board(tmp_path, ["ingest", "baseline"])
+    mark(tmp_path, "ingest", "failed", 1.0, "no corpus")
+    state = adapt.run_stage.fn(str(tmp_path), "baseline")
+    assert state.data["status"] == "not run" and state.message == "not run: ingest failed"
