@@ -22,7 +22,7 @@ from flows.review.place import Place, make_parser, one_line, say, where
 from flows.review.search import find, open_index
 from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
-from tasks.core.card import take_cards
+from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.page import Page
@@ -126,7 +126,11 @@ class AskDesk:
             )
         with self._lock:
             name, version, models = load_models(self.uri)
-            adapted, unadapted = self._ask(models, question, found)
+            take_cards()
+            try:
+                adapted, unadapted = self._ask(models, question, found)
+            finally:
+                give_cards_back()  # a page may wait for hours for the next question
         return {
             "question": question,
             "model": f"models:/{name}/{version}",
@@ -145,7 +149,6 @@ class AskDesk:
         """
         asked = make_questions(self.dataset, question, [row["text"] for row in found])
         params = self.place.params.evaluate.model_copy(update={"engine": "transformers"})
-        take_cards()
         with tempfile.TemporaryDirectory(prefix="bonito-ask-") as name:
             folder = Path(name)
 

@@ -87,8 +87,10 @@ def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
     Prefect run.
     """
     data = Path("data.dvc")
-    # DVC writes dvc.lock during the run: that is no edit of the user's.
-    tracked = ("--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    # DVC writes dvc.lock during the run, and a run with a profile writes its params.yaml: those are
+    # no edits of the user's.
+    written = ["dvc.lock", *(["params.yaml"] if Path.cwd().parent.name == ".runs" else [])]
+    tracked = ("--untracked-files=no", "--", ".", *(f":(exclude){name}" for name in written))
     tags = {
         "git.commit": _git("rev-parse", "HEAD"),
         "git.dirty": str(bool(_git("status", "--porcelain", *tracked))).lower(),

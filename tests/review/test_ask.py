@@ -1,0 +1,94 @@
+"""Finding passages for a question, and asking as evaluate asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.review import ask, search
+from tasks.core.errors import PipelineError
+from tasks.core.parquet import write_table
+from tasks.scoring.datasets import load_dataset, render
+from tests.conftest import ROOT, passage_table
+
+
+@pytest.fixture
+def passages(tmp_path: Path) -> Path:
+    path = tmp_path / "passages.parquet"
+    write_table(path, passage_table(20))
+    return path
+
+
+def test_the_passage_that_shares_the_rarest_words_comes_first(
+    passages: Path, tmp_path: Path
+) -> None:
+    index = search.open_index(passages, tmp_path / "ask")
+    found = search.find(index, "Why did pump P-7 fail?", 3)
+    assert len(found) == 3 and "P-7 failed" in found[0]["text"], "fail finds failed"
+    assert found[0]["score"] >= found[1]["score"]
+    assert found[0]["document"] == "report-1.md" and found[0]["end"] == 30
+    assert search.find(index, "What is the zebra?", 3) == []
+
+
+_HOSTILE = (
+    *('"', 'pump" OR *', "NEAR(a b)", "text:pump", "-pump ^a", "'; DROP TABLE passages; --", "\0"),
+    *("", "?!", "²", "\ud800 pump", "a " * 5000, "x" * 100_000, "passages MATCH", "{a} + b"),
+)
+
+
+@pytest.mark.parametrize("question", _HOSTILE, ids=range(len(_HOSTILE)))
+def test_no_question_is_an_error(passages: Path, tmp_path: Path, question: str) -> None:
+    index = search.open_index(passages, tmp_path / "ask")
+    before = index.read_bytes()
+    assert isinstance(search.find(index, question, 3), list)
+    assert index.read_bytes() == before
+
+
+def test_an_index_is_kept_until_the_passages_change(passages: Path, tmp_path: Path) -> None:
+    first = search.open_index(passages, tmp_path / "ask")
+    stamp = first.stat().st_mtime_ns
+    assert search.open_index(passages, tmp_path / "ask").stat().st_mtime_ns == stamp
+    write_table(passages, passage_table(3))
+    second = search.open_index(passages, tmp_path / "ask")
+    assert [path.name for path in (tmp_path / "ask").iterdir()] == [second.name] != [first.name]
+    assert len(search.find(second, "pump", 9)) == 3
+    second.write_bytes(b"damaged")
+    with pytest.raises(PipelineError, match="cannot be read .*: delete it and ask again"):
+        search.find(second, "pump", 9)
+
+
+def test_a_question_is_asked_in_the_wording_of_the_first_template() -> None:
+    dataset = load_dataset(ROOT / "datasets/incidents.yaml")
+    asked = ask.make_questions(dataset, "Why?", ["The seal broke.", "It rained."])
+    assert [render(asked.templates[0], item) for item in asked.items] == [
+        "The seal broke.\n\nQ: Why?\n\nA:",
+        "It rained.\n\nQ: Why?\n\nA:",
+    ]
+    two = dataset.model_copy(
+        update={
+            "templates": (
+                dataset.templates[0].model_copy(
+                    update={"instruction": "{{ context }} {{ question }} {{ hint }}"}
+                ),
+            )
+        }
+    )
+    asked = ask.make_questions(two, "Why?", ["The seal broke."])
+    assert render(asked.templates[0], asked.items[0]) == "The seal broke.\n\nWhy?"
+
+
+@pytest.mark.parametrize(
+    ("told", "span"),
+    [
+        ("its seal", "Its\nSEAL"),
+        ("its seal.", "Its\nSEAL"),
+        ("motor", None),
+        ("", None),
+        ("(", None),
+    ],
+)
+def test_the_span_is_found_however_it_is_spaced(told: str, span: str | None) -> None:
+    text = "It failed. Its\nSEAL broke."
+    found = ask.find_span(text, told)
+    assert (text[slice(*found)] if found else None) == span
