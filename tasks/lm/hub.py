@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tasks.core.errors import PipelineError
 
@@ -34,13 +36,58 @@ def hub_commit(name: str, revision: str) -> str:
 def hub_folder(name: str, revision: str, weights: bool = True) -> Path:
     """Return the folder of a hub model at a revision, with or without its weights.
 
-    What the cache lacks is downloaded. A :class:`PipelineError` says in one line what is wrong:
-    no such model or revision, a gated model, no network.
+    What the cache lacks is downloaded; the log says before how much that is, and where it goes. A
+    :class:`PipelineError` says in one line what is wrong: no such model or revision, a gated model,
+    no network, no room on the disk.
     """
     commit = hub_commit(name, revision)
-    if weights:
-        log.info("model %s is at commit %s of the hub", name, commit[:12])
-    return _fetch(name, commit, (*_TOKENIZER, _WEIGHTS) if weights else _TOKENIZER)
+    if not weights:
+        return _fetch(name, commit, _TOKENIZER)
+    log.info("model %s is at commit %s of the hub", name, commit[:12])
+    _announce(name, commit)
+    return _fetch(name, commit, (*_TOKENIZER, _WEIGHTS))
+
+
+def _announce(name: str, commit: str) -> None:
+    """Log what the cache lacks of a model, and refuse what its disk has no room for."""
+    from huggingface_hub import constants
+
+    lacking = [file for file in _list(name, commit) if file.will_download]
+    size = sum(file.file_size or 0 for file in lacking)
+    if not size:
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    told = f"{size / 1e9:.1f} GB into {cache} ({free / 1e9:.1f} GB free)"
+    if size > free:
+        raise PipelineError(
+            f"model {name!r}: there is no room for {told}: free some, or name another folder in "
+            "HF_HUB_CACHE"
+        )
+    log.info("fetching %s: %d files, %s", name, len(lacking), told)
+
+
+def _list(name: str, commit: str) -> list[Any]:
+    """Return the files of a model with their sizes; none without the network, where the cache is
+    all that there is.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+
+    try:
+        return list(
+            snapshot_download(
+                name,
+                revision=commit,
+                token=hub_token(),
+                allow_patterns=[*_TOKENIZER, _WEIGHTS],
+                dry_run=True,
+            )
+        )
+    except (HTTPError, OSError, ValueError) as error:  # the download itself says what is wrong
+        log.debug("the sizes of %s are not known: %s", name, error)
+        return []
 
 
 def _fetch(name: str, revision: str, patterns: tuple[str, ...]) -> Path:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +134,29 @@ def test_a_gated_model_takes_the_token_and_without_one_is_one_line(
         folder = merged_folder("own/model", "main", None, "none", "float32")
     assert (folder / "model.safetensors").is_file() and "model.safetensors" in own_hub.fetched
     assert f"Bearer {_TOKEN}" in own_hub.tokens and _TOKEN not in caplog.text
+
+
+def test_a_download_says_how_much_it_is_and_where_it_goes(
+    own_hub: Hub, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    with caplog.at_level("INFO"):
+        hub.hub_folder("own/model", "main")
+    assert f"GB into {tmp_path / 'hub'} (" in caplog.text and "fetching own/model: " in caplog.text
+    caplog.clear()
+    _new_process()
+    with caplog.at_level("INFO"):
+        hub.hub_folder("own/model", "main")
+    assert "fetching" not in caplog.text, "it is in the cache"
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_refused_before_a_byte_comes(
+    own_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(PipelineError, match=r"no room for .* GB into .*/hub .* HF_HUB_CACHE"):
+        hub.hub_folder("own/model", "main")
+    assert "model.safetensors" not in own_hub.fetched
 
 
 @pytest.mark.parametrize(
