@@ -540,7 +540,10 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
     few = {
         f"{key}/privacy"
-        for key in ("f1", "f1_low", "f1_high", "f1_zero_shot", "gain", "f1_majority")
+        for key in (
+            *("f1", "f1_low", "f1_high", "f1_zero_shot"),
+            *("gain", "f1_majority", "f1_calibrated"),
+        )
     } | {"rows", "steps", "train_loss", "rows_well_formed", "rows_agreed", "rows_right"}
     assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
     stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
