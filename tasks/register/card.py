@@ -288,7 +288,7 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
     command = os.environ.get("PIPELINE_COMMAND", "")
     yield _code(command or "make repro")
     if not command:
-        yield "It was run through DVC alone: the MLflow run has every parameter of params.yaml."
+        yield "It was not started by `make run`: params.yaml gets the parameters of the MLflow run."
 
 
 def _code(text: str) -> str:

@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 import uvicorn
 
+from flows.review import ask
 from flows.review import items as label
 from flows.review import rows as review
 from flows.review.place import Place
 from flows.review.server import make_app
+from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
-from tests.review.checkout import make_checkout, read_lines
+from tests.review.checkout import EVIL, make_checkout, read_lines
 
 pytestmark = [
     pytest.mark.browser,
@@ -175,4 +177,39 @@ def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
                 time.sleep(0.1)
             assert browser.js("document.querySelectorAll('script, img').length") == 1
             shoot(browser, "label")
+        assert browser.elsewhere() == []
+
+
+class _Answered:
+    """A desk whose models have answered: the page is tried here, the models elsewhere."""
+
+    def state(self) -> dict[str, Any]:
+        return {"model": "models:/m/1", "profile": "mine"}
+
+    def save(self, change: dict[str, Any]) -> dict[str, Any]:
+        if not change["question"]:
+            raise PipelineError("the question is empty")
+        text = f"\U0001f600 The pump failed because its seal broke. {EVIL}"
+        place = {"document": EVIL, "page": 2, "section": "Repairs", "start": 10, "end": 90}
+        answer = {**place, "text": text, "unadapted": EVIL}
+        start = text.index("its seal")
+        told = {"adapted": "its seal", "span": (start, start + 8)}
+        answers = [answer | told, answer | {"adapted": "", "span": None}]
+        return {"question": change["question"], "model": "models:/m/1", "answers": answers}
+
+
+def test_a_question_is_answered_with_the_span_marked(tmp_path: Path) -> None:
+    page, port = Page("Ask", "Answers from the passages.", script=ask.SCRIPT), find_free_port()
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(_Answered(), page, port) as address:
+            browser.open(address)
+            browser.see("models:/m/1", "last run of mine")
+            press(browser, "Enter")
+            browser.see("the question is empty")
+            browser.type("Why did the pump fail?")
+            press(browser, "Enter")
+            browser.see("Why did the pump fail?", "page 2, Repairs, characters 10-90", "(nothing)")
+            assert browser.js("document.querySelector('mark').textContent") == "its seal"
+            assert browser.js("document.images.length") == 0 and EVIL in browser.text()
+            shoot(browser, "ask")
         assert browser.elsewhere() == []
