@@ -12,7 +12,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "@": "&#64;"
 _LINKS = {"://": "&#58;//", "www.": "www&#46;"}
 _MARKS = re.compile(r"([\\`*_{}\[\]~$])")
 #: What begins a heading, a list or a rule.
-_FIRST = re.compile(r"^(\d*)(?=[-=+#.)])")
+_FIRST = re.compile(r"^(\d*)(?=(?:[-+.)]|#{1,6})(?:\s|$)|[-=]+$)")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], padded: bool = False) -> str:

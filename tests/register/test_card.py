@@ -96,7 +96,9 @@ def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
         ("[x](http://e)", r"\[x\](http&#58;//e)"),
         ("1. first", r"1\. first"),
         ("- item\n# head", r"\- item # head"),
-        ("3.5 (a) +1", r"3\.5 (a) +1"),
+        ("+3.5 (a) #1", "+3.5 (a) #1"),
+        ("## head", r"\## head"),
+        ("---", r"\---"),
         ("plain name-1", "plain name-1"),
     ],
 )
