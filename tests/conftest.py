@@ -28,6 +28,8 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+# A process of pytest-xdist has the width of a terminal that it does not write to.
+os.environ.pop("COLUMNS", None)
 # Prefect and the hub's libraries make these folders when they are imported: not in the user's home,
 # and not one for two of the processes that `make test` shares the tests among.
 _OWN = ROOT / ".work" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "main")

@@ -141,7 +141,8 @@ def test_two_pages_lose_nothing_and_the_second_is_told(checkout: Path) -> None:
     assert sorted(answer.status_code for answer in answers) == [200] * 12 + [409] * 12
     told = {answer.json()["error"] for answer in answers if answer.status_code == 409}
     assert all("meanwhile, in another page" in text for text in told)
-    accepted = {row["held_out"]["draft"] for row in read_lines(checkout / _ITEMS)}
+    items = checkout / _ITEMS  # missing where every first word was a rejection
+    accepted = {row["held_out"]["draft"] for row in read_lines(items)} if items.exists() else set()
     rejected = {row["key"] for row in read_lines(checkout / "local/mine/items.rejected.jsonl")}
     assert accepted | rejected == {draft["key"] for draft in drafts} and not accepted & rejected
 

@@ -401,7 +401,7 @@ def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
         _verdict(_row(5), "wrong"),
     ]
     Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
-    assert run(reviews="reviews.jsonl") == 0
+    assert run(reviews="reviews.jsonl", exclude_wrong=True) == 0
     kept, dropped, summary = _made()
     assert [row["row_id"] for row in dropped if row["reasons"] == ["wrong_by_review"]] == [
         "exqa-001"

@@ -79,7 +79,7 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
     source = _DECLARATION.sub("", source)
     page = trafilatura.load_html(source)
     if page is None:  # it takes a fragment without <html> for no page
-        page = trafilatura.load_html(f"<html><body>{source}</body></html>")
+        page = trafilatura.load_html(f"<html><body>{source}")
     if page is None:
         raise Unreadable("damaged", "not readable as HTML")
     blocks = list(_blocks(_remove_furniture(page)))
