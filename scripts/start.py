@@ -35,6 +35,8 @@ from tasks.start.proposal import (
 from tasks.start.survey import Survey, short, survey
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Names that a line of counts shows.
+_SHOWN = 10
 #: Names of MODEL for the models of params.yaml.
 _EMBEDDED = ("", DEFAULT, "embedded")
 #: Columns of the printed lines.
@@ -178,8 +180,11 @@ def _whole(found: Survey) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
+    """Return the commonest names with their counts, and how many others there are."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {count:,}" for name, count in ordered)
+    shown = [f"{name} {count:,}" for name, count in ordered[:_SHOWN]]
+    rest = sum(count for _, count in ordered[_SHOWN:])
+    return ", ".join([*shown, *([f"{len(ordered) - _SHOWN} others {rest:,}"] if rest else [])])
 
 
 if __name__ == "__main__":
