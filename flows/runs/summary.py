@@ -261,7 +261,8 @@ def _no_f1(checkout: Path) -> list[str]:
     lines = ["", _heading("No F1: there are no labelled items")]
     told = f"agreement with {scores['heldout_rows']} generated rows kept out of the training"
     lines.append(f"{told} (points, 0-100):")
-    for key, score in scores["agreement"].items():
+    found = scores["agreement"]
+    for key, score in ((key, found[key]) for key in _SCORES if key in found):
         sign = "+" if key.startswith("gain") else ""
         value, low, high = (score[name] for name in _AGREEMENT)
         lines.append(
@@ -336,7 +337,7 @@ def _wrapped(name: str, text: str) -> list[str]:
 
 
 def _fact(name: str, value: str) -> str:
-    return f"{name:<10}{value}"
+    return f"{name:<9} {value}"
 
 
 def _duration(seconds: float) -> str:
