@@ -765,6 +765,7 @@ def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_the
         "tokenizer_json(sys.argv[1]); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules))); print(told)"
     )
+    load_tokenizer(EMBEDDED)  # the first use converts the embedded model, with torch
     _save_tokenizer(tmp_path / "generator")
     config = tmp_path / "generator" / "tokenizer_config.json"
     for name, plain in ((EMBEDDED, True), (str(tmp_path / "generator"), False)):
