@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import re
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
