@@ -19,6 +19,7 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
+from tasks.core.process import start_guard
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Settings that may be a path of the checkout.
@@ -31,8 +32,6 @@ _PATHS = {
     "baseline": ("general",),
     "evaluate": ("dataset", "items"),
 }
-
-
 #: A line of a stage's progress meter: ``32/64 rows``.
 _PROGRESS = re.compile(r" ([\d,]+)/([\d,]+) [a-z]+")
 
@@ -74,9 +73,11 @@ def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = 
     places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
     started = time.monotonic()
     lines: list[tuple[float, str]] = []
+    guard = start_guard()  # a killed plan leaves no engine behind
     child = subprocess.Popen(
         command,
         cwd=folder,
+        process_group=guard.pid,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -92,6 +93,7 @@ def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = 
         if child.returncode is None:
             child.kill()
             child.wait()
+        guard.communicate()  # its input ends: it kills what is left
     log = folder / f"{stage}.log"
     write_text(log, "".join(line for _, line in lines))
     if child.returncode:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import yaml
 from scripts import plan as script
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
+from tasks.core.process import is_alive, process_mark
 from tasks.core.yaml_file import read_yaml
 from tasks.start.forecast import (
     Pace,
@@ -151,3 +155,26 @@ def test_what_cannot_be_forecast_is_one_line(
     assert script.main(["--profile", "default", "--set", *settings]) == 2
     assert said in capsys.readouterr().err
     assert not (desk / "artifacts").exists()
+
+
+def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/sleepy.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    asked = (
+        "import os, pathlib; from tasks.start.trial import run_apart; "
+        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}; "
+        f"run_apart('sleepy', pathlib.Path({str(tmp_path)!r}), {{}})"
+    )
+    plan = subprocess.Popen([sys.executable, "-c", asked], cwd=ROOT)
+    told, deadline = tmp_path / "pid", time.monotonic() + 30
+    while not (told.is_file() and told.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stage = process_mark(int(told.read_text()))
+    plan.kill()
+    plan.wait()
+    while is_alive(stage):
+        assert time.monotonic() < deadline, "the stage outlived the plan"
+        time.sleep(0.05)
