@@ -32,7 +32,8 @@ REPO ?=
 YES ?=
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
-FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv artifacts/validate/metrics.json artifacts/finetune/loss.csv
+FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv \
+  artifacts/validate/metrics.json artifacts/finetune/loss.csv
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
 # Nothing leaves this machine; tasks/core/privacy.py has the whole list.
@@ -43,12 +44,16 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # Values reach programs through the environment, never in the text of a command: the shell would run
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
-VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES
+VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
+  TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
+  BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan review label why ask export push ingest matrix test lint ui serve soak bench repair audit repro doctor bonito schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run runs start plan review label why ask \
+  export push ingest matrix test lint ui serve soak bench repair audit repro doctor bonito \
+  schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11

@@ -192,8 +192,8 @@ def make_questions(dataset: Dataset, question: str, passages: Sequence[str]) -> 
 
 
 def find_span(text: str, told: str) -> tuple[int, int] | None:
-    """Return where an answer stands in a passage, without regard to case and to how it is spaced;
-    None where it does not.
+    """Return start and end of an answer in a passage, ignoring case and spacing; None if the
+    passage does not contain it.
     """
     words = told.strip().rstrip(".").split()
     if not words:

@@ -118,7 +118,7 @@ def _only_labels(question: str) -> bool:
 
 
 def label_of(dataset: Dataset, response: str) -> str:
-    """Return the dataset's label that a response stands for, by any template; empty if none."""
+    """Return the dataset's label that a response means in any template; empty if none."""
     for choices in (dataset.labels, *(template.choices for template in dataset.templates)):
         for label, choice in zip(dataset.labels, choices, strict=False):
             if choice.lower() == response.lower().rstrip("."):

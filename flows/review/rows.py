@@ -146,7 +146,7 @@ class ReviewDesk:
     """The drawn rows and the verdicts on them.
 
     A change names what its page saw (``before``) and what shall be (``after``, null: no verdict).
-    Where another page was faster, nothing is written and the page is told.
+    If another page has judged the row meanwhile, nothing is written and the page says so.
     """
 
     def __init__(self, rows: list[dict[str, Any]], file: LinesFile, reviewer: str = "") -> None:
