@@ -159,12 +159,12 @@ def test_what_cannot_be_forecast_is_one_line(
 
 def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/__init__.py").touch()
     (tmp_path / "tasks/sleepy.py").write_text(
         "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
     )
     asked = (
-        "import os, pathlib; from tasks.start.trial import run_apart; "
-        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}; "
+        "import pathlib; from tasks.start.trial import run_apart; "
         f"run_apart('sleepy', pathlib.Path({str(tmp_path)!r}), {{}})"
     )
     plan = subprocess.Popen([sys.executable, "-c", asked], cwd=ROOT)
