@@ -101,6 +101,7 @@ def predictions(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
             "document": passage["document"],
             "task_type": kind,
             "sample": 0,
+            "attempt": 0,
             "seed": number,
             "context": passage["text"],
             "prediction": text,

@@ -17,10 +17,11 @@ from tasks.core.files import read_json, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
-from tasks.finetune.stage import build_examples, choose_form, provenance, tokens_trained
+from tasks.finetune.stage import provenance
+from tasks.lm.examples import build_examples, tokens_trained
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
-from tasks.lm.prompts import Prompter
+from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.training import start_adapter, train, training_key
 
 

@@ -9,7 +9,6 @@ The question comes from ``QUESTION`` of the environment. Without one a page on l
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from tasks.core.files import read_json
 from tasks.core.page import Page
 from tasks.core.privacy import cache_folder
 from tasks.core.progress import Progress
+from tasks.core.spans import find_span
 from tasks.core.stage import one_line_errors
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form
@@ -135,7 +135,12 @@ class AskDesk:
             "question": question,
             "model": f"models:/{name}/{version}",
             "answers": [
-                {**row, "adapted": told, "unadapted": plain, "span": find_span(row["text"], told)}
+                {
+                    **row,
+                    "adapted": told,
+                    "unadapted": plain,
+                    "span": find_span(row["text"], told.strip().rstrip(".")),
+                }
                 for row, told, plain in zip(found, adapted, unadapted, strict=True)
             ],
         }
@@ -189,17 +194,6 @@ def make_questions(dataset: Dataset, question: str, passages: Sequence[str]) -> 
         for n, text in enumerate(passages)
     ]
     return Questions(dataset, dataset.templates[:1], items)
-
-
-def find_span(text: str, told: str) -> tuple[int, int] | None:
-    """Return start and end of an answer in a passage, ignoring case and spacing; None if the
-    passage does not contain it.
-    """
-    words = told.strip().rstrip(".").split()
-    if not words:
-        return None
-    match = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE)
-    return match.span() if match else None
 
 
 def show(found: dict[str, Any]) -> None:

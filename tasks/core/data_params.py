@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from tasks.core.errors import PipelineError
 from tasks.core.mix import PATTERN, SOURCES, Mix, parse_mix
+from tasks.core.model_params import Finetune
 from tasks.core.section import Fraction, Positive, Precision, Section, Seed, TypeName
 from tasks.core.task_types import task_type
 
@@ -161,6 +162,15 @@ class Generate(Section):
     temperature: float = Field(ge=0.0, le=2.0)
     top_p: float = Field(gt=0.0, le=1.0)
     max_tokens: Positive
+    retries: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description=(
+            "times that a task is sampled again whose response is cut off, missing, the passage "
+            "itself or, in extraction, not in the passage or already in the question"
+        ),
+    )
     shard_rows: Positive = Field(
         description=(
             "most rows of one file that are generated and stored together: the unit of resuming, "
@@ -231,9 +241,12 @@ class Verify(Section):
 
     reader: str = Field(
         description=(
-            "model or adapter folder that answers, or a hub name; none: rows pass as validate "
-            "left them"
+            "model or adapter folder that answers, or a hub name; cross-fit: two readers, each "
+            "trained on one half's rows for the other's; none: rows pass as validate left them"
         )
+    )
+    fit: Finetune | None = Field(
+        None, description="cross-fit: how its readers are trained, a section as finetune"
     )
     revision: str = Field("main", description="revision of a hub model")
     address: str = Field(

@@ -41,7 +41,8 @@ REJECTS = pa.schema(
 
 #: artifacts/generate/predictions.parquet: everything the generator wrote, parsable or not.
 #: ``instruction`` still holds the ``{{context}}`` placeholder. ``reason`` says why a row is
-#: unusable; it is empty for a parsed row.
+#: unusable; it is empty for a parsed row. ``attempt`` counts from 0: a later one was sampled again
+#: (generate.retries), with the row's ``seed``.
 PREDICTIONS = pa.schema(
     [
         ("row_id", pa.string()),
@@ -49,6 +50,7 @@ PREDICTIONS = pa.schema(
         ("document", pa.string()),
         ("task_type", pa.string()),
         ("sample", pa.int32()),
+        ("attempt", pa.int32()),
         ("seed", pa.int64()),
         ("context", pa.string()),
         ("prediction", pa.string()),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keyed_folder
-from tasks.lm.examples import Example, training_order
+from tasks.lm.examples import Example, build_examples, tokens_trained
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
-from tasks.lm.prompts import Prompter, prompt_form, trained_form
+from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.training import Trained, start_adapter, train, training_key
 from tasks.tracking.training_run import open_training_run
 
@@ -102,65 +101,6 @@ def choose_rows(table: pa.Table, params: Finetune) -> pa.Table:
         return table
     keys = table.column("row_id").to_pylist()
     return table.take(choose(keys, most, params.seed, "finetune"))
-
-
-def choose_form(
-    tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None
-) -> str:
-    """Return the prompt form of training and scoring.
-
-    A model that is trained on raw text alone, or on nothing, keeps the form it had before.
-    """
-    instructed = any(row["instruction"] for row in rows)
-    if start and not instructed:
-        return trained_form(start, tokenizer, params.prompt)
-    return prompt_form(tokenizer, params.prompt, adapted=instructed)
-
-
-def build_examples(
-    rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
-) -> tuple[list[Example], Counter[str]]:
-    """Return the examples in row order (one a row, several for long raw text), and how many rows
-    are left out by reason.
-
-    A long instruction loses its middle, so that the question is kept. A row whose response is too
-    long is left out: half an answer is a wrong answer.
-    """
-    examples: list[Example] = []
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        if not row["instruction"]:
-            longest = params.max_prompt_tokens + params.max_response_tokens
-            pieces = text_examples(prompter.tokenizer, row["response"], longest)
-            examples += pieces
-            dropped["too_short"] += not pieces
-            continue
-        response = prompter.response(row["response"])
-        if len(response) > params.max_response_tokens:
-            dropped["response_too_long"] += 1
-        else:
-            prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
-            examples.append(Example(prompt, response))
-    return examples, dropped
-
-
-def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
-    """Return raw text as next-token examples of at most ``most`` tokens; the loss covers all but
-    the first token.
-    """
-    ids = tokenizer.encode(text.strip(), add_special_tokens=False)
-    has_start = tokenizer.bos_token_id is not None and not tokenizer.chat_template
-    start = [tokenizer.bos_token_id] if has_start else []
-    step = most - len(start)
-    pieces = [start + ids[place : place + step] for place in range(0, len(ids), step)]
-    return [Example(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
-
-
-def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
-    """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
-    lengths = [len(example.prompt) + len(example.response) for example in examples]
-    order = training_order(lengths, params)
-    return sum(lengths[index] for index in order[: steps * params.batch_rows])
 
 
 def _write_no_adapter(

@@ -23,6 +23,7 @@ class PredictionTally:
         self.rows: Counter[str] = Counter()
         self.parsed: Counter[str] = Counter()
         self.tokens = {"prompt_tokens": 0, "output_tokens": 0}
+        self.sampled_again = 0
         self.first: list[dict[str, Any]] = []
 
     def count(self, table: pa.Table) -> pa.Table:
@@ -33,6 +34,7 @@ class PredictionTally:
         self.parsed.update(kind for kind, reason in zip(kinds, reasons, strict=True) if not reason)
         for name in self.tokens:
             self.tokens[name] += sum(table[name].to_pylist())
+        self.sampled_again += sum(number > 0 for number in table["attempt"].to_pylist())
         self.first += table.slice(0, self._SHOWN - len(self.first)).to_pylist()
         return table
 
@@ -49,6 +51,7 @@ class PredictionTally:
             total - self.reasons.total(),
             dict(self.reasons),
             by_task_type=by_type,
+            sampled_again=self.sampled_again,
             **self.tokens,
         )
         _write_samples(stage.out / "samples.md", self.first, total)

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tasks.core.data_params import Generate
+from tasks.core.files import row_seed
 from tasks.core.rows import PREDICTIONS
+from tasks.core.spans import is_sound
 from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import plain_weights
 from tasks.lm.models import identify, load_tokenizer
-from tasks.lm.prompts import Task, generator_prompt, parse_prediction
+from tasks.lm.prompts import Task, fill, generator_prompt, parse_prediction
 
 
 class GeneratorForm(Protocol):
@@ -91,7 +93,7 @@ def open_shard_engine(generator: Generator, longest: int) -> Any:
     params = generator.params
     if params.address:
         return AddressEngine(params.address, params.generator, "generate.address")
-    return open_generator_engine(params, longest + params.max_tokens)
+    return open_generator_engine(params, longest + _most_tokens(params, params.retries))
 
 
 def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]], pa.Table]:
@@ -123,15 +125,61 @@ def generate_shard(
     A shard that is generated again gives the same bytes: its rows always meet the engine together
     and alone, each with its own seed. vLLM's rows depend on what else is in their batch.
     """
-    params = generator.params
     prompts = [generator.prompt(tokenizer, request) for request in shard]
-    sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
-    completions = engine.generate(prompts, sampling, [request.seed for request in shard])
-    rows = [
-        _make_row(request, len(prompt) if tokenizer else 0, completion, generator)
-        for request, prompt, completion in zip(shard, prompts, completions, strict=True)
-    ]
+    rows = _sample(shard, prompts, engine, tokenizer, generator, 0)
+    for attempt in range(1, generator.params.retries + 1):
+        places = [place for place, row in enumerate(rows) if has_no_answer(row)]
+        if not places:
+            break
+        asked = [shard[place] for place in places]
+        again = _sample(
+            asked, [prompts[place] for place in places], engine, tokenizer, generator, attempt
+        )
+        for place, row in zip(places, again, strict=True):
+            if not has_no_answer(row):
+                rows[place] = row
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)
+
+
+def has_no_answer(row: dict[str, Any]) -> bool:
+    """Tell whether a row (rows.PREDICTIONS) has no response to keep: it was cut off, cannot be
+    parsed, is the passage itself or, in extraction, no span of it or one that the question has.
+    """
+    context, response = row["context"], fill(row["response"], row["context"])
+    return not row["parsed"] or (
+        response.strip() == context.strip()
+        or not is_sound(row["task_type"], fill(row["instruction"], context), context, response)
+    )
+
+
+def _sample(
+    shard: list[Request],
+    prompts: list[Any],
+    engine: Any,
+    tokenizer: Any,
+    generator: Generator,
+    attempt: int,
+) -> list[dict[str, Any]]:
+    """Send rows to the engine; a later attempt has other seeds, and room for what was cut off."""
+    params = generator.params
+    sampling = Sampling(params.temperature, params.top_p, _most_tokens(params, attempt))
+    seeds = [_seed(request, attempt) for request in shard]
+    completions = engine.generate(prompts, sampling, seeds)
+    return [
+        _make_row(request, len(prompt) if tokenizer else 0, completion, generator)
+        | {"attempt": attempt, "seed": seed, "max_tokens": sampling.max_tokens}
+        for request, prompt, completion, seed in zip(
+            shard, prompts, completions, seeds, strict=True
+        )
+    ]
+
+
+def _most_tokens(params: Generate, attempt: int) -> int:
+    return params.max_tokens * (2 if attempt else 1)
+
+
+def _seed(request: Request, attempt: int) -> int:
+    return row_seed(request.seed, "again", attempt) if attempt else request.seed
 
 
 def _make_row(
@@ -144,7 +192,6 @@ def _make_row(
         "document": request.passage["document"],
         "task_type": request.task_type,
         "sample": request.sample,
-        "seed": request.seed,
         "context": request.passage["text"],
         "prediction": completion.text,
         "parsed": not task.reason,
@@ -157,5 +204,4 @@ def _make_row(
         "revision": generator.identity,
         "temperature": generator.params.temperature,
         "top_p": generator.params.top_p,
-        "max_tokens": generator.params.max_tokens,
     }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 KEY_OF = {"generate.address": "GENERATOR_API_KEY", "verify.address": "READER_API_KEY"}
 _AT_ONCE = 16
 _SECONDS = 300
+#: Seconds to wait before a request is made again: a server may be busy, or just starting.
+_WAITS = (0.5, 2.0)
+_BUSY = {429, 502, 503, 504}
 
 
 class AddressEngine:
@@ -81,7 +86,7 @@ class AddressEngine:
         }
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            response = self._client.post(self._url, json=body, headers=headers)
+            response = self._post(body, headers)
             if not response.is_success:
                 raise PipelineError(
                     f"{self._url} answers {response.status_code}: {response.text[:300]}"
@@ -103,3 +108,15 @@ class AddressEngine:
                 f"{self._url} gives no usable chat completion ({type(error).__name__}: "
                 f"{error}): is the server up?"
             ) from error
+
+    def _post(self, body: dict[str, Any], headers: dict[str, str]) -> httpx.Response:
+        """Send a request; one that met a busy server or a broken connection is sent again."""
+        for wait in _WAITS:
+            try:
+                response = self._client.post(self._url, json=body, headers=headers)
+                if response.status_code not in _BUSY:
+                    return response
+            except httpx.TransportError as error:
+                log.debug("%s: %s", self._url, error)
+            time.sleep(wait)
+        return self._client.post(self._url, json=body, headers=headers)

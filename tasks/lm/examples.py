@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.core.model_params import Finetune
+from tasks.lm.prompts import Prompter
 
 #: Batches that are sorted by length and shuffled together.
 _STRETCH = 50
@@ -21,6 +24,45 @@ class Example:
     def __len__(self) -> int:
         """Return the row's tokens."""
         return len(self.prompt) + len(self.response)
+
+
+def build_examples(
+    rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
+) -> tuple[list[Example], Counter[str]]:
+    """Return the examples in row order (one a row, several for long raw text), and how many rows
+    are left out by reason.
+
+    A long instruction loses its middle, so that the question is kept. A row whose response is too
+    long is left out: half an answer is a wrong answer.
+    """
+    examples: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        if not row["instruction"]:
+            longest = params.max_prompt_tokens + params.max_response_tokens
+            pieces = text_examples(prompter.tokenizer, row["response"], longest)
+            examples += pieces
+            dropped["too_short"] += not pieces
+            continue
+        response = prompter.response(row["response"])
+        if len(response) > params.max_response_tokens:
+            dropped["response_too_long"] += 1
+        else:
+            prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
+            examples.append(Example(prompt, response))
+    return examples, dropped
+
+
+def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
+    """Return raw text as next-token examples of at most ``most`` tokens; the loss covers all but
+    the first token.
+    """
+    ids = tokenizer.encode(text.strip(), add_special_tokens=False)
+    has_start = tokenizer.bos_token_id is not None and not tokenizer.chat_template
+    start = [tokenizer.bos_token_id] if has_start else []
+    step = most - len(start)
+    pieces = [start + ids[place : place + step] for place in range(0, len(ids), step)]
+    return [Example(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
 
 
 def training_order(lengths: list[int], settings: Finetune) -> list[int]:
@@ -45,6 +87,13 @@ def training_order(lengths: list[int], settings: Finetune) -> list[int]:
         chance.shuffle(whole)
         order += [index for batch in whole + batches[len(whole) :] for index in batch]
     return order[: settings.max_steps * settings.batch_rows or None]
+
+
+def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
+    """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
+    lengths = [len(example.prompt) + len(example.response) for example in examples]
+    order = training_order(lengths, params)
+    return sum(lengths[index] for index in order[: steps * params.batch_rows])
 
 
 def _draw(lengths: list[int], settings: Finetune, chance: random.Random) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.files import read_json
+from tasks.core.model_params import Finetune
 from tasks.core.task_types import TASK_TYPES
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
@@ -156,3 +157,16 @@ def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:
     if asked == "chat" or (tokenizer.chat_template and (asked == "auto" or not adapted)):
         return "chat"
     return "bonito" if adapted else "pretrained"
+
+
+def choose_form(
+    tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None
+) -> str:
+    """Return the prompt form of training and scoring.
+
+    A model that is trained on raw text alone, or on nothing, keeps the form it had before.
+    """
+    instructed = any(row["instruction"] for row in rows)
+    if start and not instructed:
+        return trained_form(start, tokenizer, params.prompt)
+    return prompt_form(tokenizer, params.prompt, adapted=instructed)

@@ -21,6 +21,7 @@ from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section, TypeName
+from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
 
 #: Task type -> an item as the dataset files that ship with the repository read it.
@@ -167,15 +168,7 @@ def find_misplaced(dataset: Dataset, items: Iterable[Item]) -> list[str]:
     """
     if dataset.classifies or task_type(dataset.task_type) not in EXTRACTION:
         return []
-    return [
-        item.id
-        for item in items
-        if not any(_plainly(gold) in _plainly(item.context) for gold in item.golds)
-    ]
-
-
-def _plainly(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return [item.id for item in items if not any(holds(item.context, gold) for gold in item.golds)]
 
 
 def render(template: Template, item: Item) -> str:

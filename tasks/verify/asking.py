@@ -7,7 +7,7 @@ of what has not changed; the others are removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -25,6 +25,7 @@ from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
+from tasks.verify.cross_fit import CROSS_FIT, half_of
 from tasks.verify.judging import nearest_span
 from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
 from tasks.verify.shards import do_shards
@@ -61,7 +62,8 @@ _NOT_ASKED = {
 @dataclass(frozen=True)
 class Row:
     """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
-    span of its passage that its response nearly is, if there is one.
+    span of its passage that its response nearly is, if there is one. ``half`` is the place of its
+    reader where there are two.
     """
 
     values: dict[str, Any]
@@ -69,6 +71,7 @@ class Row:
     nearly: str
     kind: Kind | Literal[""]
     choices: tuple[str, ...]
+    half: int = 0
 
     @property
     def label(self) -> str:
@@ -93,6 +96,7 @@ class Rows:
     by_answer: bool
     by_text: bool
     labels: frozenset[str]
+    halves_seed: int | None
 
     @classmethod
     def of(cls, stage: Stage) -> Rows:
@@ -104,6 +108,7 @@ class Rows:
             params.repair == "answer",
             bool(params.address),
             frozenset(_normal(label) for label in stage.params.validate.labels),
+            params.seed if params.reader == CROSS_FIT else None,
         )
 
     def __iter__(self) -> Iterator[Row]:
@@ -124,10 +129,11 @@ class Rows:
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row with how it is read; a label type without known labels is not."""
         kind = TASK_TYPES[values["task_type"]].read_as
+        half = 0 if self.halves_seed is None else half_of(values, self.halves_seed)
         if kind != "labels" or self.by_text:
-            return Row(values, repairing, nearly, "answers" if kind else "", ())
+            return Row(values, repairing, nearly, "answers" if kind else "", (), half)
         choices = choices_of(values, self.labels)
-        return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices)
+        return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices, half)
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:
@@ -152,11 +158,15 @@ def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...
     return tuple(each[:1].upper() + each[1:] if capital else each for each in found)
 
 
+#: How a row is asked, and by which reader.
+_Way = tuple[Kind, int]
+
+
 class Answered:
     """Test rows and rows, each with the reader's answer; it can be iterated more than once."""
 
     def __init__(
-        self, tests: Sequence[Row], rows: Rows, journal: Store, shards: dict[Kind, list[str]]
+        self, tests: Sequence[Row], rows: Rows, journal: Store, shards: dict[_Way, list[str]]
     ) -> None:
         self._tests, self._rows, self._journal, self._shards = tests, rows, journal, shards
 
@@ -169,12 +179,12 @@ class Answered:
         return islice(self._pairs(), len(self._tests), None)
 
     def _pairs(self) -> Iterator[Pair]:
-        answers = {kind: self._answers(kind) for kind in KINDS}
+        answers = {way: self._answers(names) for way, names in self._shards.items()}
         for row in chain(self._tests, self._rows):
-            yield row, next(answers[row.kind]) if row.kind else None
+            yield row, next(answers[row.kind, row.half]) if row.kind else None
 
-    def _answers(self, kind: Kind) -> Iterator[dict[str, Any]]:
-        for name in self._shards[kind]:
+    def _answers(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        for name in names:
             shard = self._journal.get(name)
             if shard is None:
                 raise PipelineError(
@@ -184,28 +194,32 @@ class Answered:
             yield from shard.to_pylist()
 
 
-def ask(stage: Stage, reader: Reader, tests: Sequence[Row], rows: Rows) -> Answered:
-    """Ask the reader the test rows and all rows; what the journal has is not asked again."""
+def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Rows) -> Answered:
+    """Ask the reader the test rows and all rows; what the journal has is not asked again.
 
+    Of two ``readers`` each is asked the rows of its half.
+    """
     params = stage.params.verify
 
-    def cut(kind: Kind) -> Iterator[tuple[str, list[Asked]]]:
-        own = (row for row in chain(tests, rows) if row.kind == kind)
+    def cut(way: _Way) -> Iterator[tuple[str, list[Asked]]]:
+        own = (row for row in chain(tests, rows) if (row.kind, row.half) == way)
         for name, group in cut_groups(own, params.shard_rows, _document, _content):
-            yield f"{kind}-{name}", [row.asked() for row in group]
+            yield f"{way[0]}-{way[1]}-{name}", [row.asked() for row in group]
 
-    sizes = {kind: [(name, len(shard)) for name, shard in cut(kind)] for kind in KINDS}
+    ways: list[_Way] = [(kind, half) for half in range(len(readers)) for kind in KINDS]
+    sizes = {way: [(name, len(shard)) for name, shard in cut(way)] for way in ways}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
-    journal = Store(stage.work / "journal", work_key(__name__, settings, reader.identity), keep=3)
-    keep_only(stage.work / "journal", {name for kind in KINDS for name, _ in sizes[kind]})
-    total = sum(count for kind in KINDS for _, count in sizes[kind])
+    key = work_key(__name__, settings, *(reader.identity for reader in readers))
+    journal = Store(stage.work / "journal", key, keep=3)
+    keep_only(stage.work / "journal", {name for way in ways for name, _ in sizes[way]})
+    total = sum(count for way in ways for _, count in sizes[way])
     progress = stage.progress(total, "rows")
-    for kind in KINDS:
-        todo = {name for name, _ in sizes[kind] if not journal.has(name)}
-        progress.skip(sum(count for name, count in sizes[kind] if name not in todo))
+    for way in ways:
+        todo = {name for name, _ in sizes[way] if not journal.has(name)}
+        progress.skip(sum(count for name, count in sizes[way] if name not in todo))
         if todo:
-            _fill(journal, reader, kind, partial(cut, kind), todo, progress)
-    return Answered(tests, rows, journal, {k: [name for name, _ in sizes[k]] for k in KINDS})
+            _fill(journal, readers[way[1]], way[0], partial(cut, way), todo, progress)
+    return Answered(tests, rows, journal, {way: [name for name, _ in sizes[way]] for way in ways})
 
 
 def _fill(

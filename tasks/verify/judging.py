@@ -18,6 +18,7 @@ from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences
 from tasks.core.data_params import Verify
 from tasks.core.files import fingerprint
+from tasks.core.spans import holds, is_sound
 from tasks.core.task_types import EXTRACTION
 from tasks.scoring.f1 import normalise_answer, squad_f1
 
@@ -172,22 +173,6 @@ def grounding(instruction: str, context: str, answer: str) -> float:
     )
 
 
-def holds(text: str, answer: str) -> bool:
-    """Tell whether an answer is a span of a text, but for case and spaces."""
-    return _plain(answer) in _plain(text) if answer.strip() else False
-
-
-def is_sound(task_type: str, instruction: str, context: str, answer: str) -> bool:
-    """Tell whether the reader's answer has the form of a response: for extraction a span of the
-    passage that is not in the question.
-    """
-    if not answer.strip():
-        return False
-    if task_type not in EXTRACTION:
-        return True
-    return holds(context, answer) and not holds(instruction.replace(context, "\n"), answer)
-
-
 def nearest_span(passage: str, response: str) -> str:
     """Return the span of a passage that a response nearly is, of whole words; empty if there is
     none, or one that has other numbers.
@@ -302,7 +287,3 @@ def _words(text: str) -> list[str]:
 
 def _numbers(text: str) -> set[str]:
     return set(re.findall(r"\d+(?:[.,]\d+)*", text))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())

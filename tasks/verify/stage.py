@@ -8,7 +8,7 @@ that no model reads a row whose form is wrong. ``verify.reader: none`` passes al
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tasks.core.data_params import Verify
@@ -19,6 +19,7 @@ from tasks.core.quality import RowQuality
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, require
 from tasks.core.stage import Stage, run_stage
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask
+from tasks.verify.cross_fit import CROSS_FIT, fit_readers
 from tasks.verify.guard import (
     OWN_ROWS,
     PEOPLE,
@@ -58,8 +59,7 @@ def verify(stage: Stage) -> None:
     rows = Rows.of(stage)
     if not stage.params.supervise.mix.generator or params.reader == NONE:
         return _write(stage, ((row, Decision(row.values["response"])) for row in rows), {})
-    reader = Reader.of(params)
-    answered = ask(stage, reader, _read_tests(stage, rows), rows)
+    answered = ask(stage, _readers(stage, rows), _read_tests(stage, rows), rows)
     tested = _test_reader(answered)
     _warn(tested)
     judged = {kind for kind, test in tested.items() if test.passed}
@@ -75,6 +75,13 @@ def verify(stage: Stage) -> None:
     if params.keep_per_passage:
         keep_best(pairs, params.keep_per_passage)
     _write(stage, decided, tested)
+
+
+def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
+    """Return the reader; with ``verify.reader: cross-fit`` one for each half of the rows."""
+    if stage.params.verify.reader == CROSS_FIT:
+        return fit_readers(stage, (row.values for row in rows if not row.repairing))
+    return [Reader.of(stage.params.verify)]
 
 
 def _decide(row: Row, word: Word | None, params: Verify) -> Decision:

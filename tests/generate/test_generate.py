@@ -75,6 +75,54 @@ def test_every_prediction_is_kept_and_counted(run: Any) -> None:
     assert summary["by_task_type"]["exqa"]["rows"] == summary["by_task_type"]["ynqa"]["rows"] == 10
 
 
+def test_a_task_without_an_answer_is_sampled_again_and_marked(run: Any, tmp_path: Path) -> None:
+    assert run("once")[0] == 0
+    once = {row["row_id"]: row for row in _rows()}
+    status, engine = run("thrice", retries=2)
+    assert status == 0
+    rows, summary = _rows(), read_json(Path("artifacts/generate/summary.json"))
+    bad = [row_id for row_id, row in once.items() if not row["parsed"]]
+    again = [row for row in rows if row["attempt"]]
+    assert len(rows) == 20 and bad, "a fake that never fails tests nothing"
+    assert {row["row_id"] for row in again} <= {*bad} and again and summary["sampled_again"]
+    assert all(
+        row["parsed"]
+        and row["max_tokens"] == 2 * once[row["row_id"]]["max_tokens"]
+        and row["seed"] != once[row["row_id"]]["seed"]
+        for row in again
+    )
+    for row in rows:
+        assert row["attempt"] or row == once[row["row_id"]], "a first attempt stays as it was"
+    sent = sum(map(len, engine.batches))
+    assert 20 + len(bad) <= sent <= 20 + 2 * len(bad)
+    killed = FakeEngine(die_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", killed, retries=2)
+    assert run("killed", retries=2)[0] == 0
+    assert sha256_file(tmp_path / "killed/artifacts/generate/predictions.parquet") == sha256_file(
+        tmp_path / "thrice/artifacts/generate/predictions.parquet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "instruction", "response", "missing"),
+    [
+        ("exqa", "{{context}} What broke?", "its seal", False),
+        ("exqa", "{{context}} What broke?", "the door", True),
+        ("exqa", "{{context}} Was it its seal?", "its seal", True),
+        ("ynqa", "{{context}} Did it break?", "Yes", False),
+        ("summarization", "{{context}} Sum it up.", "{{context}}", True),
+    ],
+)
+def test_which_tasks_have_no_answer(
+    kind: str, instruction: str, response: str, missing: bool
+) -> None:
+    row = {"task_type": kind, "context": "It broke: its seal went.", "parsed": True}
+    row |= {"instruction": instruction, "response": response}
+    assert shards.has_no_answer(row) == missing
+    assert shards.has_no_answer(row | {"parsed": False})
+
+
 def test_a_killed_run_repeats_nothing_and_ends_with_the_same_bytes(
     run: Any, tmp_path: Path
 ) -> None:

@@ -154,6 +154,11 @@ class _Server(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, body))  # type: ignore[attr-defined]
+        if body["model"] == "busy" and len(self.server.seen) < 3:  # type: ignore[attr-defined]
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if body["model"] == "moved":
             self.send_response(302)
             self.send_header("Location", "http://example.invalid/")
@@ -263,6 +268,17 @@ def test_what_an_address_refuses_is_one_line(server: Any, model: str, message: s
         AddressEngine(
             f"http://127.0.0.1:{server.server_port}/v1", model, "generate.address"
         ).generate(["hello"], Sampling(0.0, 1.0, 8), [1])
+
+
+def test_a_busy_server_is_asked_again(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.lm.address._WAITS", (0.0, 0.0))
+    engine = AddressEngine(f"http://127.0.0.1:{server.server_port}/v1", "busy", "generate.address")
+    (done,) = engine.generate(["hello"], Sampling(0.0, 1.0, 8), [1])
+    assert done.finished and len(server.seen) == 3
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(PipelineError, match="is the server up"):
+        engine.generate(["hello"], Sampling(0.0, 1.0, 8), [1])
 
 
 def test_what_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

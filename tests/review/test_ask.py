@@ -76,19 +76,3 @@ def test_a_question_is_asked_in_the_wording_of_the_first_template() -> None:
     )
     asked = ask.make_questions(two, "Why?", ["The seal broke."])
     assert render(asked.templates[0], asked.items[0]) == "The seal broke.\n\nWhy?"
-
-
-@pytest.mark.parametrize(
-    ("told", "span"),
-    [
-        ("its seal", "Its\nSEAL"),
-        ("its seal.", "Its\nSEAL"),
-        ("motor", None),
-        ("", None),
-        ("(", None),
-    ],
-)
-def test_the_span_is_found_however_it_is_spaced(told: str, span: str | None) -> None:
-    text = "It failed. Its\nSEAL broke."
-    found = ask.find_span(text, told)
-    assert (text[slice(*found)] if found else None) == span

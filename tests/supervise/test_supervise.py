@@ -17,13 +17,18 @@ from tasks.core.files import read_json, write_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import PASSAGES
-from tasks.finetune.stage import build_examples, choose_form, text_examples, tokens_trained
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
-from tasks.lm.examples import Example, training_order
+from tasks.lm.examples import (
+    Example,
+    build_examples,
+    text_examples,
+    tokens_trained,
+    training_order,
+)
 from tasks.lm.models import load_tokenizer
-from tasks.lm.prompts import Prompter
+from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.training import start_adapter, train
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate

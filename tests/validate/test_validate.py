@@ -93,6 +93,7 @@ def predictions(path: Path, rows: Sequence[tuple[str, ...]]) -> Path:
                 "document": "report.md",
                 "task_type": task_type,
                 "sample": 0,
+                "attempt": 0,
                 "seed": number,
                 "context": context or PASSAGE,
                 "prediction": f"{instruction}\n<|pipe|>\n{response}",

@@ -19,7 +19,6 @@ from tasks.verify.judging import (
     drop_duplicates,
     drop_unspecific,
     grounding,
-    is_sound,
     keep_best,
     nearest_span,
     weigh_answers,
@@ -136,14 +135,6 @@ def test_a_share_of_the_questions_stays_in_each_type_and_unjudged_rows_all() -> 
     pairs += [pair("d", "nli", None), pair("e", "nli", None), pair("f", "qa", 0.1)]
     drop_unspecific(pairs, 0.6)
     assert [row["row_id"] for row, each in pairs if each.reasons] == ["a"]
-
-
-def test_an_answer_that_is_taken_has_the_form_of_a_response() -> None:
-    instruction = f"{_PASSAGE}\n\nWhat weighed 2.9 tonnes?"
-    assert is_sound("exqa", instruction, _PASSAGE, "The tee")
-    assert not is_sound("exqa", instruction, _PASSAGE, "2.9 tonnes")
-    assert not is_sound("exqa", instruction, _PASSAGE, "a crane")
-    assert is_sound("qa", instruction, _PASSAGE, "a crane") and not is_sound("qa", "", "", " ")
 
 
 def test_the_best_rows_of_a_passage_stay_and_a_repeated_one_goes() -> None:

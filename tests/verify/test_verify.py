@@ -15,100 +15,14 @@ import torch
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import INSTRUCTIONS, PASSAGES, QUARANTINE
 from tasks.lm.engine import Completion
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import generator_prompt
 from tasks.verify import reader
-from tasks.verify import stage as verify
 from tasks.verify.guard import construct_tests
 from tasks.verify.reviews import review_key
-from tests.conftest import ROOT
 from tests.supervise.test_constructed import passages
-
-_COUNT = 30
-NONE = str(ROOT / "supervision/none")
-
-
-def _row(number: int, kind: str = "exqa", response: str = "") -> dict[str, Any]:
-    context = f"Pump P-{number} failed at {number} past noon because seal-{number} broke."
-    asked = {
-        "exqa": f"Question: What broke in P-{number}?",
-        "ynqa": f"Did P-{number} fail? Yes or no?",
-        "summarization": "Sum it up in a few words.",
-    }[kind]
-    return {
-        "row_id": f"{kind}-{number:03d}",
-        "passage_id": f"{number:016x}",
-        "document": "report.md",
-        "task_type": kind,
-        "context": context,
-        "instruction": f"{context}\n\n{asked}",
-        "response": response or f"seal-{number}",
-    }
-
-
-class RuleReader:
-    """Answers with the seal of the passage; every fifth passage is answered wrongly."""
-
-    def __init__(self, model: Path | str, die_after: int | None = None) -> None:
-        self.tokenizer = load_tokenizer(str(model))
-        self.calls, self.die_after = 0, die_after
-
-    def generate(self, prompts: Any, sampling: Any, seeds: Sequence[int]) -> list[Completion]:
-        if self.calls == self.die_after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return [self.answer(self.tokenizer.decode(prompt)) for prompt in prompts]
-
-    def answer(self, prompt: str) -> Completion:
-        number = prompt.split("because seal-")[1].split(maxsplit=1)[0]
-        return Completion("noon" if int(number) % 5 == 0 else f"seal-{number}", 3, True)
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_model: Path) -> Any:
-    """Return a function that runs the stage on rows with settings and returns its exit status."""
-    monkeypatch.chdir(tmp_path)
-    made: list[RuleReader] = []
-
-    def open_engine(kind: str, model: Path | str, *_: Any, **__: Any) -> RuleReader:
-        made.append(RuleReader(model, call.die_after))  # type: ignore[attr-defined]
-        return made[-1]
-
-    def call(
-        rows: Sequence[dict[str, Any]] = (),
-        quarantine: Sequence[dict[str, Any]] = (),
-        source: str = "bonito",
-        out: str = "artifacts/verify",
-        corpus: pa.Table | None = None,
-        **settings: Any,
-    ) -> int:
-        if call.fake:  # type: ignore[attr-defined]
-            monkeypatch.setattr(reader, "open_engine", open_engine)
-        write_table(Path("passages.parquet"), corpus or PASSAGES.empty_table())
-        rows = rows or [_row(number) for number in range(_COUNT)]
-        write_table(Path("rows.parquet"), pa.Table.from_pylist(list(rows), schema=INSTRUCTIONS))
-        write_table(
-            Path("quarantine.parquet"), pa.Table.from_pylist(list(quarantine), schema=QUARANTINE)
-        )
-        params = make_params(
-            supervise={"source": source},
-            generate={"generator": str(tiny_model)},
-            verify={
-                **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
-                **{"tests": NONE, "reviews": NONE, "shard_rows": 8, "specific_share": 1.0},
-                **settings,
-            },
-        )
-        inputs = {"instructions": "rows", "quarantine": "quarantine", "passages": "passages"}
-        arguments = [
-            part for name, file in inputs.items() for part in (f"--{name}", f"{file}.parquet")
-        ]
-        return verify.main(["--params", str(params), *arguments, "--out", out])
-
-    call.die_after, call.fake, call.made = None, True, made  # type: ignore[attr-defined]
-    return call
+from tests.verify.conftest import COUNT, RuleReader, make_row
 
 
 def _made(out: str = "artifacts/verify") -> tuple[list[dict[str, Any]], list[dict[str, Any]], Any]:
@@ -136,7 +50,7 @@ def test_rows_that_the_reader_disagrees_with_are_kept_apart_with_both_answers(ru
 def test_without_a_reader_all_rows_pass_unjudged(run: Any, source: str, name: str) -> None:
     assert run(source=source, **({"reader": name} if name else {})) == 0
     kept, dropped, summary = _made()
-    assert len(kept) == _COUNT and not dropped and {row["agreement"] for row in kept} == {None}
+    assert len(kept) == COUNT and not dropped and {row["agreement"] for row in kept} == {None}
     assert summary["agreed"] is None and not run.made
     assert "not judged" in Path("artifacts/verify/report.html").read_text()
 
@@ -147,7 +61,7 @@ def test_a_reader_that_is_no_better_than_chance_judges_nothing(
     monkeypatch.setattr(RuleReader, "answer", lambda *_: Completion("noon", 1, True))
     assert run() == 0
     kept, _, summary = _made()
-    assert len(kept) == _COUNT and {row["agreement"] for row in kept} == {None}
+    assert len(kept) == COUNT and {row["agreement"] for row in kept} == {None}
     assert "exqa is not judged" in capsys.readouterr().err
     assert not summary["reader"]["exqa"]["passed"]
     assert "does not beat chance" in Path("artifacts/verify/report.html").read_text()
@@ -172,7 +86,7 @@ def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> Non
 
 
 def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any) -> None:
-    rows = [_row(number) | {"document": f"{number // 3}.md"} for number in range(30)]
+    rows = [make_row(number) | {"document": f"{number // 3}.md"} for number in range(30)]
     assert run(rows, out="first") == 0
     assert run(rows[:15] + rows[18:], out="second") == 0, "one document less"
     assert len(run.made) == 1, "nothing is asked again"
@@ -186,33 +100,33 @@ def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any
 
 def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: Any) -> None:
     wrong = [
-        _row(31) | {"response": "seal-30", "reasons": ["answer_in_passage"]},
-        _row(35) | {"response": "seal-30", "reasons": ["answer_in_passage"]},
-        _row(36) | {"response": "seal-36", "reasons": ["question_present"]},
-        _row(1) | {"row_id": "again", "response": "oil", "reasons": ["answer_in_passage"]},
+        make_row(31) | {"response": "seal-30", "reasons": ["answer_in_passage"]},
+        make_row(35) | {"response": "seal-30", "reasons": ["answer_in_passage"]},
+        make_row(36) | {"response": "seal-36", "reasons": ["question_present"]},
+        make_row(1) | {"row_id": "again", "response": "oil", "reasons": ["answer_in_passage"]},
     ]
     assert run(quarantine=wrong, repair="answer", min_grounding=0.0) == 0
     kept, _, summary = _made()
     assert [(row["response"], row["origin"]) for row in kept if row["row_id"] == "exqa-031"] == [
         ("seal-31", "repaired")
     ]
-    assert summary["rows_in"] == _COUNT + 3, "a bad question cannot be mended"
+    assert summary["rows_in"] == COUNT + 3, "a bad question cannot be mended"
     assert summary["dropped"]["duplicate"] == 1
     counts = summary["by_task_type"]["exqa"]
-    assert (counts["repaired"], counts["from_quarantine"], counts["judged"]) == (2, 3, _COUNT)
+    assert (counts["repaired"], counts["from_quarantine"], counts["judged"]) == (2, 3, COUNT)
     assert summary["agreed"] == 0.8, "repaired rows do not count as agreed"
 
 
 def test_a_response_that_nearly_stands_in_the_passage_becomes_its_span(run: Any) -> None:
-    nearly = _row(31) | {"response": "the pump P-31 failed", "reasons": ["answer_in_passage"]}
+    nearly = make_row(31) | {"response": "the pump P-31 failed", "reasons": ["answer_in_passage"]}
     seal = {"context": "The long seal of P-31 broke because seal-31 seal ring wore out."}
-    spoken = _row(31) | seal | {"instruction": f"{seal['context']}\n\nWhat broke?"}
+    spoken = make_row(31) | seal | {"instruction": f"{seal['context']}\n\nWhat broke?"}
     spoken |= {"response": "seal-31 ring", "reasons": ["answer_in_passage"]}
     assert run(quarantine=[nearly, spoken], repair="span", min_grounding=0.0) == 0
     kept, dropped, summary = _made()
     assert [row["response"] for row in kept if row["origin"] == "repaired"] == ["seal-31 seal ring"]
     assert [row["reasons"] for row in dropped if row["row_id"] == "exqa-031"] == [["not_repaired"]]
-    assert summary["rows_in"] == _COUNT + 2
+    assert summary["rows_in"] == COUNT + 2
 
 
 def _specificity(row: dict[str, Any], model: str) -> float:
@@ -248,7 +162,7 @@ def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader ranks the right label first, then the same one always."""
-    rows = [_row(number, "ynqa", "Yes" if number % 3 else "No") for number in range(_COUNT)]
+    rows = [make_row(number, "ynqa", "Yes" if number % 3 else "No") for number in range(COUNT)]
     claims = {
         row["instruction"]: row["response"] for row in construct_tests(passages(), ["ynqa"], 120, 1)
     }
@@ -258,14 +172,14 @@ def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
     kept, dropped, summary = _made()
     test = summary["reader"]["ynqa"]
     assert (test["source"], test["passed"]) == ("rows made by rules", True)
-    agreed = {number for number in range(_COUNT) if bool(number % 3) == bool(number % 2)}
+    agreed = {number for number in range(COUNT) if bool(number % 3) == bool(number % 2)}
     assert {row["row_id"] for row in kept} == {f"ynqa-{number:03d}" for number in agreed}
-    assert len(dropped) == _COUNT - len(agreed)
+    assert len(dropped) == COUNT - len(agreed)
     assert {(row["response"], row["answer"]) for row in dropped} == {("Yes", "No"), ("No", "Yes")}
     monkeypatch.setattr(reader, "_rank", lambda *asked: _ranked(asked[2], {}))
     assert run(rows, seed=2, corpus=passages()) == 0
     kept, _, summary = _made()
-    assert len(kept) == _COUNT and not summary["reader"]["ynqa"]["passed"]
+    assert len(kept) == COUNT and not summary["reader"]["ynqa"]["passed"]
     assert summary["agreed"] is None
 
 
@@ -288,7 +202,7 @@ def _ranked(shard: Sequence[reader.Asked], right: dict[str, str]) -> pa.Table:
 
 
 def test_types_without_an_answer_pass_and_are_not_read(run: Any) -> None:
-    rows = [_row(number, "summarization", "A pump failed.") for number in range(3)]
+    rows = [make_row(number, "summarization", "A pump failed.") for number in range(3)]
     assert run(rows) == 0
     kept, _, summary = _made()
     assert len(kept) == 3 and summary["reader"] == {} and not run.made
@@ -297,8 +211,8 @@ def test_types_without_an_answer_pass_and_are_not_read(run: Any) -> None:
 def test_a_real_model_reads_and_ranks(run: Any, tiny_model: Path) -> None:
     """The random model's word is worth nothing, which the test of the reader finds out."""
     run.fake = False
-    rows = [_row(number) for number in range(24)]
-    rows += [_row(number, "ynqa", "Yes" if number % 2 else "No") for number in range(24)]
+    rows = [make_row(number) for number in range(24)]
+    rows += [make_row(number, "ynqa", "Yes" if number % 2 else "No") for number in range(24)]
     assert run(rows, corpus=passages(), engine="transformers", max_tokens=4, test_rows=24) == 0
     _, _, summary = _made()
     assert summary["rows_kept"] == 48 and summary["reader"].keys() == {"exqa", "ynqa"}
@@ -352,7 +266,7 @@ def test_bad_input_is_one_line(
 
 
 def test_when_nothing_is_kept_the_run_ends_and_says_where_to_look(run: Any, capsys: Any) -> None:
-    rows = [_row(number) for number in range(_COUNT)]
+    rows = [make_row(number) for number in range(COUNT)]
     for row in rows:
         row["instruction"] = f"{row['context']}\n\nWhich pipe leaked?"
     assert run(rows, min_grounding=1.0) == 2
@@ -363,7 +277,9 @@ def test_when_nothing_is_kept_the_run_ends_and_says_where_to_look(run: Any, caps
 
 def test_the_best_rows_of_a_passage_and_type_are_kept(run: Any) -> None:
     twice = [
-        _row(number) | {"row_id": f"{turn}-{number}"} for number in range(25) for turn in range(2)
+        make_row(number) | {"row_id": f"{turn}-{number}"}
+        for number in range(25)
+        for turn in range(2)
     ]
     assert run(twice, keep_per_passage=1) == 0
     kept, _, summary = _made()
@@ -380,9 +296,9 @@ def _verdict(row: dict[str, Any], verdict: str) -> dict[str, str]:
 
 
 def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) -> None:
-    verdicts = [_verdict(_row(number), "right") for number in range(1, 5)]
-    verdicts += [_verdict(_row(6), "wrong"), _verdict(_row(7), "unclear")]
-    verdicts += [_verdict(_row(0), "right"), _verdict(_row(99), "right")]
+    verdicts = [_verdict(make_row(number), "right") for number in range(1, 5)]
+    verdicts += [_verdict(make_row(6), "wrong"), _verdict(make_row(7), "unclear")]
+    verdicts += [_verdict(make_row(0), "right"), _verdict(make_row(99), "right")]
     Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
     assert run(reviews="reviews.jsonl") == 0
     found = _made()[2]
@@ -396,9 +312,9 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
 def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
     """It still counts as agreed, and among the reviewed ones: both say what the reader does."""
     verdicts = [
-        _verdict(_row(1), "wrong"),
-        _verdict(_row(2), "unclear"),
-        _verdict(_row(5), "wrong"),
+        _verdict(make_row(1), "wrong"),
+        _verdict(make_row(2), "unclear"),
+        _verdict(make_row(5), "wrong"),
     ]
     Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
     assert run(reviews="reviews.jsonl", exclude_wrong=True) == 0
@@ -423,7 +339,7 @@ def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
     ],
 )
 def test_a_broken_review_is_one_line(run: Any, capsys: Any, change: Any, message: str) -> None:
-    first = _verdict(_row(1), "right")
+    first = _verdict(make_row(1), "right")
     Path("reviews.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(first | change) + "\n")
     assert run(reviews="reviews.jsonl") == 2
     assert f"verify.reviews: {message}" in capsys.readouterr().err

@@ -1,0 +1,34 @@
+"""Whether an answer stands in a passage, and is one at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.core.spans import find_span, holds, is_sound
+
+_PASSAGE = "The tee weighed 2.9 tonnes. Crew 4 closed the valve at noon on 3 May."
+
+
+@pytest.mark.parametrize(
+    ("told", "span"),
+    [
+        ("its seal", "Its\nSEAL"),
+        ("  ITS seal ", "Its\nSEAL"),
+        ("motor", None),
+        ("", None),
+        ("(", None),
+    ],
+)
+def test_the_span_is_found_however_it_is_spaced(told: str, span: str | None) -> None:
+    text = "It failed. Its\nSEAL broke."
+    found = find_span(text, told)
+    assert (text[slice(*found)] if found else None) == span
+    assert holds(text, told) == (span is not None)
+
+
+def test_an_answer_has_the_form_of_a_response() -> None:
+    instruction = f"{_PASSAGE}\n\nWhat weighed 2.9 tonnes?"
+    assert is_sound("exqa", instruction, _PASSAGE, "The tee")
+    assert not is_sound("exqa", instruction, _PASSAGE, "2.9 tonnes")
+    assert not is_sound("exqa", instruction, _PASSAGE, "a crane")
+    assert is_sound("qa", instruction, _PASSAGE, "a crane") and not is_sound("qa", "", "", " ")
