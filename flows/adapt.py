@@ -26,7 +26,7 @@ from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import request, summary, worktree
 from flows.runs.board import begin_board, find_failed, mark
 from flows.runs.die_with_parent import CODE
-from flows.runs.dvc_graph import Node, read_graph
+from flows.runs.dvc_graph import Node, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
@@ -116,6 +116,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     pools = remote_stage.read_pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
     begin_board(run.path, [node.name for node in nodes])
+    unchanged = list_unchanged(run.path, nodes)
     for node in nodes:
         named = run_stage.with_options(name=node.name, task_run_name=node.name)
         pool = pools.get(node.name, "")
@@ -124,6 +125,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
             node.name,
             pool,
             run.command,
+            node.name in unchanged,
             return_state=False,
             wait_for=[futures[other] for other in node.after],
         )
@@ -152,10 +154,13 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
 
 
 @task(persist_result=False)
-def run_stage(folder: str, stage: str, pool: str = "", command: str = "") -> State[dict[str, Any]]:
+def run_stage(
+    folder: str, stage: str, pool: str = "", command: str = "", unchanged: bool = False
+) -> State[dict[str, Any]]:
     """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool.
 
-    ``command`` is the run's make command, which a registered model's card shows.
+    ``command`` is the run's make command, which a registered model's card shows. ``unchanged`` says
+    that DVC was asked, and has nothing to do here.
     """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
@@ -168,7 +173,9 @@ def run_stage(folder: str, stage: str, pool: str = "", command: str = "") -> Sta
             data=vars(StageOutcome(stage, "not run", 0.0)),
         )
     mark(Path(folder), stage, "running")
-    if pool:
+    if unchanged:
+        outcome = StageOutcome(stage, "unchanged", 0.0)
+    elif pool:
         outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, run_id)
     else:
         environment = {"PIPELINE_FLOW_RUN": run_id, "PIPELINE_COMMAND": command}

@@ -20,6 +20,7 @@ import pytest
 
 from flows import server, ui
 from flows.runs import repair, request, summary, worktree
+from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, line_that_matters, reproduce, stage_environment
 from tasks.core.errors import PipelineError
 from tasks.core.ports import find_free_port
@@ -545,6 +546,25 @@ def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
     )
     assert f"damaged, removed: {generated}" in done.stdout and not generated.exists()
     generated.write_bytes(whole)
+
+
+def test_one_look_finds_the_stages_that_have_nothing_to_do(toy: Path) -> None:
+    nodes = read_graph(toy)
+    assert list_unchanged(toy, nodes) == {"ingest", "generate", "validate"}
+    params, lost = toy / "params.yaml", toy / "artifacts" / "validate" / "summary.json"
+    whole, summary_text = params.read_bytes(), lost.read_bytes()
+    lost.unlink()
+    assert list_unchanged(toy, nodes) == {"ingest", "generate"}
+    lost.write_bytes(summary_text)
+    values = read_yaml(params)
+    values["generate"]["seed"] += 1
+    params.write_text(json.dumps(values))
+    assert list_unchanged(toy, nodes) == {"ingest"}, "what follows a change is not taken for done"
+    params.write_bytes(whole)
+    (toy / "dvc.yaml").rename(toy / "away.yaml")
+    assert list_unchanged(toy, nodes) == frozenset()
+    (toy / "away.yaml").rename(toy / "dvc.yaml")
+    assert list_unchanged(toy, nodes) == {"ingest", "generate", "validate"}
 
 
 def test_what_dvc_puts_back_damaged_is_refused(toy: Path) -> None:
