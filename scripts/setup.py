@@ -1,7 +1,7 @@
 """Make ``.venv`` from the pins: ``python3 scripts/setup.py``. A second call returns at once.
 
-Uses only the standard library. Starts under Python 3.9 or newer and looks for a 3.11 or 3.12 to
-make the environment with. DEVICE=cpu or DEVICE=gpu chooses the pins; by default the GPU's, where an
+Uses only the standard library. Starts under Python 3.9 or newer and looks for 3.11 to 3.14 to make
+the environment with. DEVICE=cpu or DEVICE=gpu chooses the pins; by default the GPU's, where an
 NVIDIA driver answers.
 """
 
@@ -23,7 +23,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "pins.sha256"
 #: Exists while packages are installed: an environment that has it is incomplete.
 UNFINISHED = VENV / "unfinished"
-SUPPORTED = ("3.11", "3.12")
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 #: Index of torch's CPU builds for Linux: the public registry has the CUDA build, which cannot be
 #: imported without CUDA's libraries.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -115,14 +115,14 @@ def make_environment() -> None:
 
 
 def find_python() -> str:
-    """Return a Python 3.11 or 3.12: the current one, else one on PATH."""
+    """Return a supported Python: the current one, else one on PATH."""
     for candidate in (sys.executable, *(shutil.which(f"python{version}") for version in SUPPORTED)):
         if candidate and version_of(candidate) in SUPPORTED:
             return candidate
     here = ".".join(map(str, sys.version_info[:2]))
     raise SetupError(
-        f"Python {' or '.join(SUPPORTED)} is needed; python3 is {here} and neither "
-        "python3.11 nor python3.12 is on PATH"
+        f"Python {SUPPORTED[0]} to {SUPPORTED[-1]} is needed; python3 is {here}, and none of "
+        f"{', '.join(f'python{version}' for version in SUPPORTED)} is on PATH"
     )
 
 
