@@ -14,6 +14,8 @@ from tasks.core.errors import PipelineError
 log = logging.getLogger(__name__)
 #: Pairs of claims that one passage gives at most.
 _PER_PASSAGE = 2
+#: Fewer rows than these are told.
+FEW_ROWS = 50
 
 
 def construct_rows(
@@ -40,6 +42,13 @@ def construct_rows(
         _PER_PASSAGE,
         shares={kind: share / whole for kind, share in shares.items()},
     )
+    if len(constructed.table) < FEW_ROWS:
+        log.warning(
+            "constructed: only %d rows from %d passages: few of their sentences are plain enough "
+            "for the rules, and so few rows teach a model to repeat itself (docs/claims.md)",
+            len(constructed.table),
+            len(passages),
+        )
     for kind, figures in constructed.probes.items():
         log.info("labels without the passage, %s: %s", kind, figures)
     return constructed.table, constructed.dropped

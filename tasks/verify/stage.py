@@ -140,7 +140,7 @@ def _by_type(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
 def _test(pairs: list[Pair]) -> Test:
     prior = Prior(pairs)
     source = pairs[0][0].values.get("source", OWN_ROWS)
-    golds = [row.values["response"] for row, _ in pairs]
+    golds = [row.label if row.kind == "labels" else row.values["response"] for row, _ in pairs]
     words = [_word(row, answer, prior) for row, answer in pairs]
     test = check_labels if pairs[0][0].kind == "labels" else check_answers
     return test(source, golds, [word.answer for word in words])

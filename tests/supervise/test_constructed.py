@@ -42,6 +42,13 @@ def test_a_task_type_without_claims_is_one_line() -> None:
         construct_rows(passages(), ("exqa",), 1)
 
 
+def test_few_rows_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    construct_rows(passages(), ("nli",), 1)
+    assert not caplog.records
+    rows, _ = construct_rows(passages(12), ("nli",), 1)
+    assert 0 < len(rows) < 50 and f"only {len(rows)} rows from 12 passages" in caplog.text
+
+
 def test_a_corpus_without_a_sentence_is_one_line() -> None:
     rows = [row | {"text": "Terms"} for row in passages(3).to_pylist()]
     with pytest.raises(PipelineError, match="no sentence of these passages can be made a claim"):

@@ -19,6 +19,7 @@ from tasks.lm.engine import Completion
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import generator_prompt
 from tasks.verify import reader
+from tasks.verify.asking import Row
 from tasks.verify.guard import construct_tests
 from tasks.verify.reviews import review_key
 from tests.supervise.test_constructed import passages
@@ -181,6 +182,24 @@ def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
     kept, _, summary = _made()
     assert len(kept) == COUNT and not summary["reader"]["ynqa"]["passed"]
     assert summary["agreed"] is None
+
+
+def test_a_full_stop_behind_a_label_makes_it_no_other_label() -> None:
+    pairs: list[Any] = [
+        (
+            Row(
+                make_row(number, "ynqa", "Yes." if number % 2 else "no"),
+                False,
+                "",
+                "labels",
+                ("Yes", "No"),
+            ),
+            {"scores": [0.0, -9.0] if number % 2 else [-9.0, 0.0]},
+        )
+        for number in range(COUNT)
+    ]
+    test = verify._test(pairs)
+    assert (test.right, test.chance) == (COUNT, 0.5)
 
 
 def _ranked(shard: Sequence[reader.Asked], right: dict[str, str]) -> pa.Table:
