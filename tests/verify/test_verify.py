@@ -19,6 +19,7 @@ from tasks.lm.engine import Completion
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import generator_prompt
 from tasks.verify import reader
+from tasks.verify import stage as verify
 from tasks.verify.asking import Row
 from tasks.verify.guard import construct_tests
 from tasks.verify.reviews import review_key
