@@ -6,6 +6,7 @@ are pure: a row's values depend on that row alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -166,11 +167,19 @@ def _repeated_phrases(rows: RowTexts) -> np.ndarray:
     return np.maximum(most_repeated(normal(rows.instruction)), most_repeated(rows.response_text))
 
 
-def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
-    """Does the response deny, or leave open, a quoted claim that is a sentence of the passage?
+#: What may follow a claim in its sentence and make it say less.
+_TAKEN_BACK = re.compile(
+    r"\b(?:if|unless|except|excepting|save|only|until|till|provided|but|although|though|when|where"
+    r"|whether|while|without|otherwise|or|not|no|never|nor|nobody|none|than|subject|depending)\b"
+)
 
-    Only a single quoted claim of six words or more counts. Part of a sentence may rightly be
-    denied: "nobody thinks that it failed" does not say that it failed.
+
+def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
+    """Does the response deny, or leave open, a quoted claim that is a sentence of the passage, or
+    begins one whose rest takes nothing back?
+
+    Only a single quoted claim of five words or more counts. Other parts of a sentence may rightly
+    be denied: "nobody thinks that it failed" does not say that it failed.
     """
     denied = np.flatnonzero(
         to_numpy(pc.is_in(normal_labels(rows.response), pa.array((*DENIALS, *OPEN))))
@@ -182,11 +191,19 @@ def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
         "claim",
     )
     claims = pc.utf8_trim(normal(pc.fill_null(claims, "")), EDGES)
-    claims_between_stops = pc.binary_join_element_wise(".", claims, " ")
-    passages = pc.binary_join_element_wise(".", rows.context_text.take(chosen), " ")
-    whole = spans(pc.binary_join_element_wise(claims_between_stops, ".", ""), passages)
-    verbatim[denied] = whole & (_count(claims, _WORD) >= 6)
+    passages = rows.context_text.take(chosen).to_pylist()
+    pairs = zip(claims.to_pylist(), passages, strict=True)
+    stated = np.fromiter((_states(passage, claim) for claim, passage in pairs), bool, len(claims))
+    verbatim[denied] = stated & (_count(claims, _WORD) >= 5)
     return verbatim
+
+
+def _states(passage: str, claim: str) -> bool:
+    """Tell whether a sentence of the passage is the claim, or begins with it and goes on without a
+    condition. Both are in normal form.
+    """
+    found = re.search(rf"(?:^|[.!?;:] ){re.escape(claim)}\b(?P<rest>[^.;]*)", passage)
+    return bool(claim and found and not _TAKEN_BACK.search(found["rest"]))
 
 
 #: Column -> how it is computed. Counts and lengths in characters are integers, shares floats in

@@ -221,6 +221,28 @@ def test_verbatim_claim() -> None:
     assert column("verbatim_claim_denied", "nli", claim, "True") is False
     assert column("verbatim_claim_denied", "nli", claim.replace("14", "15"), "False") is False
     assert column("verbatim_claim_denied", "nli", claim.replace("The Oak", "Oak"), "False") is False
+    begun = '{{context}} Is "The Oak Street pump was replaced on 14 March" true or false?'
+    assert column("verbatim_claim_denied", "nli", begun, "False") is True
+    assert column("verbatim_claim_denied", "nli", begun, "True") is False
+    assert column("verbatim_claim_denied", "nli", begun.replace(" March", ""), "False") is True
+
+
+@pytest.mark.parametrize(
+    ("rest", "stated"),
+    [
+        (", six days a week.", True),
+        ("; soiled linen is not.", True),
+        (" only in summer.", False),
+        (" if the road is open.", False),
+        ("x.", False),
+    ],
+)
+def test_the_beginning_of_a_sentence_is_stated_where_the_rest_takes_nothing_back(
+    rest: str, stated: bool
+) -> None:
+    passage = f"no matter. deliveries are made before 09.30{rest}"
+    assert checks._states(passage, "deliveries are made before 09.30") == stated
+    assert not checks._states(f"they say that {passage[11:]}", "deliveries are made before 09.30")
 
 
 def test_measures_do_not_depend_on_the_batch() -> None:
