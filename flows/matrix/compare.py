@@ -22,9 +22,9 @@ from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_poin
 class Draws:
     """Resamples that all groups on a dataset share, which makes their differences paired.
 
-    ``items`` [resamples, items] draws whole passages, or documents where items name one, as
-    scores of questions on one passage are correlated. ``templates`` [resamples, templates] sums to one in each row: the templates are a
-    sample of the ways to ask.
+    ``items`` [resamples, items] draws whole passages, or documents where items name one: scores of
+    questions on one are correlated. ``templates`` [resamples, templates] sums to one in each row:
+    the templates are a sample of the ways to ask.
     """
 
     items: NDArray[np.float64]

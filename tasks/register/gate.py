@@ -2,8 +2,8 @@
 
 A comparison counts as won only if two tests agree. The bootstrap's 95 % interval must lie above 0,
 and the difference must be rare among those that appear when the two models' answers are exchanged
-at random, passage by passage (document by document where items name one). The second is exact on few items, where the bootstrap alone calls 5 %
-of equal pairs different instead of 2.5 %.
+at random, passage by passage (document by document where items name one). The second is exact on
+few items, where the bootstrap alone calls 5 % of equal pairs different instead of 2.5 %.
 """
 
 from __future__ import annotations
