@@ -38,10 +38,10 @@ from tasks.generate.shards import (
     BonitoForm,
     Generator,
     GeneratorForm,
+    bound_prompts,
     generate_shard,
     identify_generator,
     load_weights,
-    measure_longest_prompt,
     open_shard_engine,
 )
 from tasks.lm.memory import freed_after
@@ -121,7 +121,7 @@ def _fill_journal(
     _skip_finished(progress, rows, set(names))
     if not names:
         return
-    longest = measure_longest_prompt(generator, passages)
+    longest = bound_prompts(generator, passages)
     work = _cut_missing(passages, names, params)
     parsed: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()

@@ -135,6 +135,16 @@ def identify(name: str, revision: str = "main") -> str:
     return f"sha256:{sha256_folder(folder)}{moving}"
 
 
+def count_positions(name: str, revision: str = "main") -> int:
+    """Return the most tokens that a model, or an adapter's base model, has positions for; 0 where
+    its configuration does not say.
+    """
+    model = resolve(name, revision)
+    folder = Path(base_path(model.base, model.revision, weights=False))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return int(config.get("max_position_embeddings") or 0)
+
+
 def load_tokenizer(name: str, revision: str = "main") -> Any:
     """Return the transformers tokenizer of a model or of an adapter's base model."""
     from transformers import AutoTokenizer
