@@ -51,6 +51,8 @@ class Stage:
     work: Path
     #: Inputs that may be on another machine (``s3://...``), unresolved.
     addresses: dict[str, str] = field(default_factory=dict)
+    #: Its exits are called when the output is in its place, or the stage has failed.
+    afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def path(self, name: str) -> Path:
         """Return the input called ``name``."""
@@ -128,6 +130,7 @@ def run_stage(
         folder.mkdir(parents=True, exist_ok=True)
         with (
             hold_lock(folder / "lock", f"stage {name}"),
+            contextlib.ExitStack() as afterwards,
             staged_folder(arguments.out, folder / "output") as out,
         ):
             sweep(folder)
@@ -154,6 +157,7 @@ def run_stage(
                     out,
                     shared,
                     {name: _chosen(values[name], params, key) for name, key in addresses.items()},
+                    afterwards,
                 )
             )
             seal_folder(out)

@@ -145,13 +145,13 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
 def training_key(params: BaseModel, examples: Sequence[Example], start: str) -> str:
     """Return the key of a training's checkpoints and MLflow run.
 
-    It holds the settings, except for the number of processes, the examples, and the adapter that
+    It holds the settings but those that change no weight, the examples, and the adapter that
     the training starts from (``start``: its SHA-256, empty for a new one).
     """
     rows = hashlib.sha256()
     for example in examples:
         rows.update(f"{example.prompt}{example.response}".encode())
-    settings = params.model_dump(mode="json", exclude={"processes"})
+    settings = params.model_dump(mode="json", exclude={"processes", "checkpoints_gb"})
     return work_key(__name__, settings, rows.hexdigest(), *filter(None, [start]))
 
 

@@ -54,10 +54,8 @@ class Dataset(Section):
     description: str = ""
     id: str = "id"
     context: str = "context"
-    document: str = Field(
-        "",
-        description="column that names the passage's document, where a document has several",
-    )
+    #: Column that names the passage's document, where a document has several passages.
+    document: str = ""
     answers: str = Field("", description="extraction: column of the gold answers")
     label: str = Field("", description="classification: column of the gold label")
     labels: tuple[str, ...] = Field((), description="classification: the label values of the data")
