@@ -17,12 +17,13 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
+from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.prompts import bonito_output, generator_prompt
-from tasks.lm.training import start_adapter, train, training_key
+from tasks.lm.training import train, training_key
 
 _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
 

@@ -18,11 +18,12 @@ from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.stage import build_examples, choose_form, provenance, tokens_trained
+from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.prompts import Prompter
-from tasks.lm.training import start_adapter, train, training_key
+from tasks.lm.training import train, training_key
 
 
 def train_answering(stage: Stage) -> None:

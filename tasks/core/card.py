@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+from pathlib import Path
 
 from tasks.core.lock import LockedError, hold_lock
 from tasks.core.privacy import cache_folder
@@ -14,6 +15,8 @@ from tasks.core.process import is_launched
 log = logging.getLogger(__name__)
 _held = contextlib.ExitStack()
 _names: set[str] = set()
+#: Files of NVIDIA's driver, on Linux and in WSL.
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 def take_cards(count: int = 1) -> None:
@@ -31,6 +34,18 @@ def take_cards(count: int = 1) -> None:
         if name not in _names:
             _wait_for(name)
             _names.add(name)
+
+
+def card_bytes() -> int | None:
+    """Return the memory of the first visible GPU; None without one.
+
+    torch is imported only where there is a driver: that takes seconds.
+    """
+    if not any(Path(device).exists() for device in _DEVICES):
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
 
 
 def give_cards_back() -> None:

@@ -94,6 +94,7 @@ def run_stage(
     optional: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
     addresses: Mapping[str, str] | None = None,
+    check: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Parse a stage's command line and run it; return 0, or 2 after an error the user can fix.
 
@@ -102,6 +103,7 @@ def run_stage(
     ``optional`` names inputs that may be missing. ``settings`` (input -> setting) are inputs whose
     path is in the parameter file unless the command line names another; an empty path means no
     input. ``addresses`` are like ``settings``, but need not be paths: the stage resolves them.
+    ``check`` gets name and parameters before anything is done.
 
     A stage whose section asks for several ``processes`` starts itself again through accelerate's
     launcher. Then rank 0 does the above; each other rank locks and writes a folder of its own that
@@ -121,6 +123,8 @@ def run_stage(
     folder = shared = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
         params = load_params(arguments.params, model)
+        if check and not is_launched():
+            check(name, params)
         if not is_launched() and (processes := _processes(name, params)) > 1:
             take_cards(processes)  # all before the first starts: no two runs wait for each other
             return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)

@@ -29,12 +29,14 @@ from tasks.core.parquet import read_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
+from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
+from tasks.lm.preflight import check_run
 from tasks.lm.prompts import Prompter, prompt_form, trained_form
-from tasks.lm.training import Trained, start_adapter, train, training_key
+from tasks.lm.training import Trained, train, training_key
 from tasks.tracking.training_run import open_training_run
 
 log = logging.getLogger(__name__)
@@ -225,5 +227,10 @@ def provenance(
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
     return run_stage(
-        "finetune", finetune, ("instructions",), argv, settings={"start": "finetune.start"}
+        "finetune",
+        finetune,
+        ("instructions",),
+        argv,
+        settings={"start": "finetune.start"},
+        check=check_run,
     )

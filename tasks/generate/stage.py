@@ -46,6 +46,7 @@ from tasks.generate.shards import (
 )
 from tasks.lm.memory import freed_after
 from tasks.lm.models import pinned
+from tasks.lm.preflight import check_run
 
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, not which: they are no part of a journal's key.
@@ -233,4 +234,4 @@ def _write_predictions(stage: Stage, shards: Iterable[pa.Table]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("generate", generate, ("passages",), argv)
+    return run_stage("generate", generate, ("passages",), argv, check=check_run)

@@ -21,10 +21,11 @@ from tasks.finetune.stage import build_examples, choose_form, text_examples, tok
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
+from tasks.lm.adapters import start_adapter
 from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
-from tasks.lm.training import start_adapter, train
+from tasks.lm.training import train
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, instruction_table, passage_table
