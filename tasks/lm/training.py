@@ -1,4 +1,4 @@
-"""LoRA and Q-LoRA training of target models and of the generator, resumable to the bit.
+"""LoRA and Q-LoRA training of target models and of the generator, on a CPU resumable to the bit.
 
 transformers' Trainer does the work. Added are the loss on response tokens alone, checkpoints that
 count only when they are whole, and the loss curve. Several processes (:mod:`tasks.core.process`)
