@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tasks.core.params import Params
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
+from tasks.lm.checkpoints import size_of
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_place
 from tasks.lm.hub import hub_weights
 from tasks.lm.merged import is_merged
@@ -41,6 +42,8 @@ from tasks.lm.models import (
 log = logging.getLogger(__name__)
 #: The stages that load models, in an order in which they may run.
 _ORDER = ("ingest", "baseline", "generate", "verify", "finetune", "evaluate")
+#: Environment variable: the stages that run in other work pools (docs/operations.md).
+_POOLS = "PIPELINE_POOLS"
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3
 #: Of a trained value: itself, and Adam's two, in float32.
@@ -67,7 +70,6 @@ class Weights:
 class Copy:
     """A merged checkpoint that a stage makes of a base model; see :mod:`tasks.lm.merged`."""
 
-    stage: str
     base: Weights
     adapter: Path | None
     quantization: str
@@ -80,7 +82,7 @@ class Copy:
 class Models:
     """What a run loads: base models by the setting that names them, and the copies it makes."""
 
-    bases: dict[str, tuple[str, Weights]]
+    bases: dict[str, Weights]
     copies: list[Copy]
     #: The training's settings and the values that it trains; 0 where there is no training.
     target: Finetune
@@ -104,70 +106,76 @@ def check_run(stage: str, params: Params) -> None:
 
     Asks only where DVC started the stage: one that is tried by hand is no run.
     """
-    if "DVC_ROOT" in os.environ:
+    if "DVC_STAGE" in os.environ:
         check_models(params, stage)
 
 
 def check_models(params: Params, stage: str = _ORDER[0]) -> None:
     """Do as :func:`check_run`, whoever asks."""
-    models = read_models(params)
+    models = read_models(params, stage)
     folders = (WORK, cache_folder())
-    if _short(disk_needs(models, stage, exact=False, folders=folders)):
+    if _short(disk_needs(models, exact=False, folders=folders)):
         # torch and the base models' digests say which copies are there already, and how wide.
-        short = _short(disk_needs(models, stage, exact=True, folders=folders))
+        short = _short(disk_needs(models, exact=True, folders=folders))
         if short:
             raise PipelineError(short)
     _check_card(params, models)
 
 
-def read_models(params: Params) -> Models:
-    """Look at every model that a run of ``params`` loads; download configurations, no weights."""
-    bases: dict[str, tuple[str, Weights]] = {}
-    copies: list[Copy] = []
-    generate, verify, target = params.generate, params.verify, params.finetune
-    if params.supervise.mix.generator and not generate.address:
+def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
+    """Look at every model that ``stage`` and the stages behind it load; download configurations, no
+    weights.
+    """
+    # With work pools the stages behind it may run on another machine.
+    behind = (stage,) if os.environ.get(_POOLS) else _ORDER[_ORDER.index(stage) :]
+    models = Models({}, [], params.finetune, 0)
+    generate, verify, writes = params.generate, params.verify, bool(params.supervise.mix.generator)
+    if "generate" in behind and writes and not generate.address:
         named = ("generate.generator", generate.generator, generate.revision)
-        copies += _plain(bases, "generate", *named, generate.precision)
-    if params.supervise.mix.generator and verify.reader != "none" and not verify.address:
+        models.copies.extend(_plain(models, "generate", *named, generate.precision))
+    if "verify" in behind and writes and verify.reader != "none" and not verify.address:
         named = ("verify.reader", verify.reader, verify.revision)
-        copies += _plain(bases, "verify", *named, "auto")
-    base, _ = _look(bases, "baseline", "finetune.model", target.model, target.revision)
+        models.copies.extend(_plain(models, "verify", *named, "auto"))
+    if not {"baseline", "finetune", "evaluate"} & set(behind):
+        return models
+    return _add_target(models, params, behind)
+
+
+def _add_target(models: Models, params: Params, behind: Sequence[str]) -> Models:
+    """Return the models with the target's: as it is, as its start, and as it will be adapted."""
+    target, trains = params.finetune, str(params.supervise.mix) != "none"
+    base, _ = _look(models, "finetune.model", target.model, target.revision)
     rounding = (target.quantization, target.precision)
-    copies.append(Copy("baseline", base, None, *rounding))
+    copies = [*models.copies]
+    if "baseline" in behind:
+        copies.append(Copy(base, None, *rounding))
     start = Path(target.start)
     if start.is_dir():
-        pinned_target = target.model_copy(update={"revision": base.revision})
-        start_adapter(pinned_target, start)
+        start_adapter(target.model_copy(update={"revision": base.revision}), start)
         check_adapter(start, target.model, base.config)
-        copies.append(Copy("baseline", base, start, *rounding))
-    trains = str(params.supervise.mix) != "none"
-    if trains:
-        copies.append(Copy("evaluate", base, None, *rounding, unknown=True))
-    trained = count_lora(base.config, target.lora_rank) if trains else 0
-    return Models(bases, copies, target, trained)
+        copies += [Copy(base, start, *rounding)] if "baseline" in behind else []
+    if trains and "evaluate" in behind:
+        copies.append(Copy(base, None, *rounding, unknown=True))
+    trained = count_lora(base.config, target.lora_rank) if trains and "finetune" in behind else 0
+    return replace(models, copies=copies, trained=trained)
 
 
 def _plain(
-    bases: dict[str, tuple[str, Weights]],
-    stage: str,
-    setting: str,
-    name: str,
-    revision: str,
-    precision: str,
+    models: Models, stage: str, setting: str, name: str, revision: str, precision: str
 ) -> Iterator[Copy]:
     """Yield the copy that an engine needs of an adapter; a plain model is loaded as it is."""
-    base, adapter = _look(bases, stage, setting, name, revision)
+    base, adapter = _look(models, setting, name, revision)
     if adapter:
         known = adapter / "provenance.json"
         # As the stages do: the reader is rounded as in its training, the generator is not.
         made = read_json(known) if stage == "verify" and known.is_file() else {}
-        rounding = made.get("quantization", "none"), made.get("precision", precision)
-        yield Copy(stage, base, adapter, *rounding)
+        yield Copy(
+            base, adapter, made.get("quantization", "none"), made.get("precision", precision)
+        )
 
 
-def _look(
-    bases: dict[str, tuple[str, Weights]], stage: str, setting: str, name: str, revision: str
-) -> tuple[Weights, Path | None]:
+def _look(models: Models, setting: str, name: str, revision: str) -> tuple[Weights, Path | None]:
+    """Return base model and adapter of a name, and add the base to the models."""
     try:
         model = resolve(name, revision)
         base = _weights(model.base, model.revision)
@@ -175,7 +183,7 @@ def _look(
             check_adapter(model.adapter, model.base, base.config)
     except PipelineError as error:
         raise PipelineError(f"{setting}: {error}") from error
-    bases[setting] = (stage, base)
+    models.bases[setting] = base
     return base, model.adapter
 
 
@@ -208,36 +216,37 @@ def count_lora(config: dict[str, Any], rank: int) -> int:
     return rank * layers * ends
 
 
-def disk_needs(models: Models, stage: str, exact: bool, folders: tuple[Path, Path]) -> list[Need]:
-    """Return what ``stage`` and the stages behind it will write, ``folders``: checkpoints, cache.
+def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[Need]:
+    """Return what the models' stages will write; ``folders``: the stages' work folder, the cache.
 
-    Not ``exact``: as if no merged model were there yet, and ``auto`` were float32.
+    Not ``exact``: as if no merged model and no checkpoint were there yet, and ``auto`` were
+    float32.
     """
     from huggingface_hub import constants
 
-    behind = _ORDER[_ORDER.index(stage) :]
     work, cache = folders
     needs = []
-    lacking = {base.name: base for user, base in models.bases.values() if user in behind}
-    for base in lacking.values():
+    for base in {base.name: base for base in models.bases.values()}.values():
         if base.lacking and base.name == EMBEDDED:
             needs.append(Need("the embedded model", base.lacking, cache, "BONITO_CACHE moves it"))
         elif base.lacking:
-            place = Path(constants.HF_HUB_CACHE)
-            what = f"to download {base.name}"
+            place, what = Path(constants.HF_HUB_CACHE), f"to download {base.name}"
             needs.append(Need(what, base.lacking, place, "HF_HUB_CACHE moves downloads"))
     sizes = [
         copy.base.values * _width(copy.precision, exact)
         for copy in models.copies
-        if copy.stage in behind and not (exact and _is_there(copy))
+        if not (exact and _is_there(copy))
     ]
     if sizes:
         # The cache is pruned when one more is made.
         peak = min(sum(sizes), cache_limit() + max(sizes))
         remedy = f"BONITO_CACHE moves merged models, {LIMIT} bounds them"
         needs.append(Need(f"for {len(sizes)} merged models", peak, cache, remedy))
-    if models.trained and "finetune" in behind:
-        size = models.trained * (_CHECKPOINTS * _CHECKPOINT_BYTES + 2 * _ADAPTER_COPIES)
+    if models.trained:
+        size = _CHECKPOINTS * _CHECKPOINT_BYTES * models.trained
+        if exact and (kept := work / "finetune" / "checkpoints").is_dir():
+            size = max(size - size_of(kept), _CHECKPOINT_BYTES * models.trained)
+        size += 2 * _ADAPTER_COPIES * models.trained
         what = f"for checkpoints and adapter of rank {models.target.lora_rank}"
         needs.append(Need(what, size, work, "a lower finetune.lora_rank makes checkpoints smaller"))
     return needs
@@ -298,12 +307,12 @@ def _check_card(params: Params, models: Models) -> None:
 def _card_needs(params: Params, models: Models) -> Iterator[tuple[str, float]]:
     """Yield what each step holds on the GPU at least: weights, and what is trained."""
     precisions = {"generate.generator": params.generate.precision}
-    for setting, (_, base) in models.bases.items():
+    for setting, base in models.bases.items():
         precision = precisions.get(setting, models.target.precision)
         width = 1 if precision == "fp8" else dtype(precision).itemsize
         yield f"{setting} {base.name}", base.values * width
-    base = models.bases["finetune.model"][1]
     if models.trained:
-        nf4, plain = models.target.quantization == "nf4", dtype(models.target.precision).itemsize
+        base, nf4 = models.bases["finetune.model"], models.target.quantization == "nf4"
+        plain = dtype(models.target.precision).itemsize
         held = base.values * (NF4_BYTES if nf4 else plain) + models.trained * _TRAINED_BYTES
         yield f"training {base.name} at rank {models.target.lora_rank}", held

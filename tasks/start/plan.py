@@ -247,7 +247,7 @@ def _disk(params: Params, times: float) -> Range:
         for name, section in (("generate", params.generate), ("finetune", params.finetune))
     }
     models = read_models(params.model_copy(update=known))
-    needs = disk_needs(models, "ingest", exact=False, folders=(WORK, cache_folder()))
+    needs = disk_needs(models, exact=False, folders=(WORK, cache_folder()))
     rows = 0.02 * PASSAGES * times  # predictions, rows and their reports: 20 KB a passage
     likely = sum(need.bytes for need in needs) / _MEGABYTE + rows
     return Range(likely, likely).times(0.7, 1.3)

@@ -80,7 +80,7 @@ def _refused(params: Path, *environment: tuple[str, str]) -> str:
     """Run the first stage as DVC does, and return its one line."""
     done = subprocess.run(
         [sys.executable, "-m", "tasks.ingest", "--params", params, "--out", "out"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_ROOT": ".", **dict(environment)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "ingest", **dict(environment)},
         capture_output=True,
         text=True,
         check=False,
@@ -123,7 +123,7 @@ def test_one_sum_is_made_of_downloads_merged_models_and_checkpoints(
     free = SimpleNamespace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     models = read_models(params)
-    needs = disk_needs(models, "ingest", False, (Path(".work"), tmp_path / "cache"))
+    needs = disk_needs(models, False, (Path(".work"), tmp_path / "cache"))
     size = (own_hub.folder / "model.safetensors").stat().st_size
     assert [need.what.split()[0:3] for need in needs] == [
         ["to", "download", "own/model"],
@@ -143,8 +143,12 @@ def test_one_sum_is_made_of_downloads_merged_models_and_checkpoints(
     assert "model.safetensors" not in own_hub.fetched
     free.free = 10**9
     check_models(params)
-    behind = disk_needs(models, "evaluate", False, (Path(".work"), tmp_path / "cache"))
-    assert [need.what for need in behind] == ["for 1 merged models"]
+    last = read_models(params, "evaluate")
+    needs = disk_needs(last, False, (Path(".work"), tmp_path / "cache"))
+    assert [need.what for need in needs] == ["to download own/model", "for 1 merged models"]
+    assert list(last.bases) == ["finetune.model"], "of the generator nothing is asked any more"
+    monkeypatch.setenv("PIPELINE_POOLS", "generate=gpu")
+    assert not read_models(params, "ingest").bases, "other stages run on other machines"
 
 
 def test_what_is_there_already_is_not_needed_again(
@@ -168,9 +172,7 @@ def test_the_cache_is_pruned_and_needs_no_more_than_its_limit_and_one(
     size = models.copies[0].base.values * 4
     monkeypatch.setenv("BONITO_CACHE_GB", str(0.5 * size / 1e9))
     (need,) = (
-        need
-        for need in disk_needs(models, "ingest", False, (Path(), Path()))
-        if "merged" in need.what
+        need for need in disk_needs(models, False, (Path(), Path())) if "merged" in need.what
     )
     assert need.bytes == pytest.approx(1.5 * size)
 
@@ -258,11 +260,9 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     monkeypatch.setattr(preflight, "card_bytes", lambda: 10**4)
     with pytest.raises(PipelineError, match=r"generate.generator .* of the GPU at least, which"):
         check_models(params)
-    cards = iter([10**9])
-    monkeypatch.setattr(preflight, "card_bytes", lambda: next(cards))
     seven = preflight.Weights("seven", "main", 7_241_732_096, 0, _MISTRAL)
     models = preflight.Models(
-        {"finetune.model": ("baseline", seven)}, [], params.finetune, count_lora(_MISTRAL, 64)
+        {"finetune.model": seven}, [], params.finetune, count_lora(_MISTRAL, 64)
     )
     needs = dict(preflight._card_needs(params, models))
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
