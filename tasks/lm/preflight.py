@@ -40,8 +40,8 @@ from tasks.lm.models import (
 )
 
 log = logging.getLogger(__name__)
-#: The stages that load models, in an order in which they may run.
-_ORDER = ("ingest", "baseline", "generate", "verify", "finetune", "evaluate")
+#: The stages that load models, in the order of the graph.
+_ORDER = ("ingest", "generate", "verify", "finetune", "baseline", "evaluate")
 #: Environment variable: the stages that run in other work pools (docs/operations.md).
 _POOLS = "PIPELINE_POOLS"
 #: Checkpoints of one training at a time: two, and the one that is being written.
@@ -238,8 +238,10 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
         if not (exact and _is_there(copy))
     ]
     if sizes:
-        # The cache is pruned when one more is made.
-        peak = min(sum(sizes), cache_limit() + max(sizes))
+        # The cache is pruned when one more is made: what is there then makes room.
+        used = size_of(cache / "merged") if exact else 0
+        largest = max(sizes)
+        peak = max(largest, min(sum(sizes), cache_limit() + largest - used))
         remedy = f"BONITO_CACHE moves merged models, {LIMIT} bounds them"
         needs.append(Need(f"for {len(sizes)} merged models", peak, cache, remedy))
     if models.trained:

@@ -175,6 +175,11 @@ def test_the_cache_is_pruned_and_needs_no_more_than_its_limit_and_one(
         need for need in disk_needs(models, False, (Path(), Path())) if "merged" in need.what
     )
     assert need.bytes == pytest.approx(1.5 * size)
+    old = Path("cache/merged/old")
+    old.mkdir(parents=True)
+    (old / "model.safetensors").write_bytes(b"w" * int(0.4 * size))
+    needs = disk_needs(models, True, (Path(), Path("cache")))
+    assert needs[0].bytes == pytest.approx(1.1 * size, rel=0.01), "the old one makes room"
 
 
 def test_a_model_without_safetensors_is_one_line(make: Make, tiny_model: Path) -> None:
