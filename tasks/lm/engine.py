@@ -113,6 +113,7 @@ def serve_command(
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line of vLLM's OpenAI-compatible server, and its environment."""
     gpu = torch.cuda.is_available()
+    need_share(gpu_memory_utilization)
     _set_environment(gpu)
     options: dict[str, object] = {
         "model": weights,

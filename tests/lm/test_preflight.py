@@ -283,3 +283,7 @@ def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
         load_model(str(tiny_model), precision="float32")
     with pytest.raises(PipelineError, match=r"^vLLM with gpu_memory_utilization 0.5 needs 12.0 GB"):
         engine.open_engine("vllm", tiny_model, gpu_memory_utilization=0.5)
+    with pytest.raises(
+        PipelineError, match=r"^vLLM with gpu_memory_utilization 0.92 needs 22.1 GB"
+    ):
+        engine.serve_command(tiny_model, "model", "127.0.0.1", 8000, 64, "float32")
