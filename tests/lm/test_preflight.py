@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
+from tasks.core import card
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.params import load_params
+from tasks.ingest import stage as ingest
 from tasks.lm import engine, preflight
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model
 from tasks.lm.preflight import check_models, count_lora, disk_needs, read_models
-from tests.conftest import ROOT
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture
 
 #: Of Mistral-7B's config.json.
@@ -36,6 +33,7 @@ _MISTRAL = {
     "num_key_value_heads": 8,
 }
 Make = Callable[..., Path]
+Refused = Callable[[Path], str]
 
 
 @pytest.fixture
@@ -76,21 +74,20 @@ def _adapter(folder: Path, base: Path, rank: int = 4) -> Path:
     return folder
 
 
-def _refused(params: Path, *environment: tuple[str, str]) -> str:
-    """Run the first stage as DVC does, and return its one line."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.ingest", "--params", params, "--out", "out"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "ingest", **dict(environment)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert not Path("out").exists() and not (Path("cache") / "merged").exists()
-    (line,) = done.stderr.splitlines()
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Return a function that starts the first stage as DVC does, and returns its one line."""
+    monkeypatch.setenv("DVC_STAGE", "ingest")
 
-    assert line.startswith("error: ingest: ")
-    return line.removeprefix("error: ingest: ")
+    def call(params: Path) -> str:
+        capsys.readouterr()
+        assert ingest.main(["--params", str(params), "--out", "out"]) == 2
+        assert not Path("out").exists() and not (Path("cache") / "merged").exists()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ingest: ")
+        return line.removeprefix("error: ingest: ")
+
+    return call
 
 
 def test_a_rank_of_a_7b_model_is_so_many_values_and_gigabytes() -> None:
@@ -182,10 +179,12 @@ def test_the_cache_is_pruned_and_needs_no_more_than_its_limit_and_one(
     assert needs[0].bytes == pytest.approx(1.1 * size, rel=0.01), "the old one makes room"
 
 
-def test_a_model_without_safetensors_is_one_line(make: Make, tiny_model: Path) -> None:
+def test_a_model_without_safetensors_is_one_line(
+    make: Make, refused: Refused, tiny_model: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_model, "pickled"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    line = _refused(make(finetune={"model": str(folder.absolute())}))
+    line = refused(make(finetune={"model": str(folder.absolute())}))
     assert line.startswith("finetune.model: ") and "holds no .safetensors weights" in line
 
 
@@ -193,14 +192,13 @@ def test_a_model_without_safetensors_is_one_line(make: Make, tiny_model: Path) -
 def test_a_model_of_the_hub_that_cannot_be_had_is_one_line(
     own_hub: Hub,  # noqa: F811
     make: Make,
+    refused: Refused,
     kind: str,
-    tmp_path: Path,
 ) -> None:
     own_hub.gated = kind == "gated"
     own_hub.without_weights = kind == "pickled"
     name = "own/other" if kind == "absent" else "own/model"
-    hub = (("HF_ENDPOINT", constants.ENDPOINT), ("HF_HOME", str(tmp_path / "home")))
-    line = _refused(make(generate={"generator": name}), *hub, ("HF_TOKEN", ""))
+    line = refused(make(generate={"generator": name}))
     assert line.startswith(f"generate.generator: {'model ' if kind != 'pickled' else ''}")
     assert {
         "gated": "'own/model' is gated: accept its terms",
@@ -210,14 +208,16 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_one_line(
     assert "model.safetensors" not in own_hub.fetched
 
 
-def test_a_start_of_another_rank_or_base_is_one_line(make: Make, tiny_model: Path) -> None:
+def test_a_start_of_another_rank_or_base_is_one_line(
+    make: Make, refused: Refused, tiny_model: Path
+) -> None:
     start = str(_adapter(Path("start").absolute(), tiny_model))
-    assert _refused(make(finetune={"start": start, "lora_rank": 8})).endswith(
+    assert refused(make(finetune={"start": start, "lora_rank": 8})).endswith(
         f"finetune.start = {start} was trained with lora_rank 4, but finetune.lora_rank is 8: they "
         "must agree"
     )
     other = str(Path(shutil.copytree(tiny_model, "other")).absolute())
-    line = _refused(make(finetune={"start": start, "lora_rank": 4, "model": other}))
+    line = refused(make(finetune={"start": start, "lora_rank": 4, "model": other}))
     assert f"was trained with model {tiny_model}, but finetune.model is {other}" in line
 
 
@@ -229,30 +229,32 @@ def test_a_start_of_another_rank_or_base_is_one_line(make: Make, tiny_model: Pat
     ],
 )
 def test_an_adapter_of_another_model_than_it_names_is_one_line(
-    make: Make, tiny_model: Path, fault: dict[str, int], words: str
+    make: Make, refused: Refused, tiny_model: Path, fault: dict[str, int], words: str
 ) -> None:
     adapter = _adapter(Path("adapter").absolute(), tiny_model)
     base = Path(shutil.copytree(tiny_model, "base")).absolute()
     write_json(base / "config.json", read_json(base / "config.json") | fault)
     named = read_json(adapter / "adapter_config.json") | {"base_model_name_or_path": str(base)}
     write_json(adapter / "adapter_config.json", named)
-    line = _refused(make(generate={"generator": str(adapter)}))
+    line = refused(make(generate={"generator": str(adapter)}))
     assert line.startswith("generate.generator: adapter ")
     assert words.format(base=base) in line and "it is of another model" in line
 
 
-def test_an_adapter_of_another_rank_than_it_says_is_one_line(make: Make, tiny_model: Path) -> None:
+def test_an_adapter_of_another_rank_than_it_says_is_one_line(
+    make: Make, refused: Refused, tiny_model: Path
+) -> None:
     adapter = _adapter(Path("adapter").absolute(), tiny_model)
     write_json(
         adapter / "adapter_config.json", read_json(adapter / "adapter_config.json") | {"r": 9}
     )
-    line = _refused(make(reader=str(adapter)))
+    line = refused(make(reader=str(adapter)))
     assert line.startswith("verify.reader: adapter ")
     assert "has rank 4, but its adapter_config.json says 9" in line
 
 
-def test_a_missing_folder_is_one_line(make: Make) -> None:
-    line = _refused(make(finetune={"model": "./absent"}))
+def test_a_missing_folder_is_one_line(make: Make, refused: Refused) -> None:
+    line = refused(make(finetune={"model": "./absent"}))
     assert line.startswith("finetune.model: model './absent' is neither a folder here nor a hub")
 
 
@@ -271,6 +273,22 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     )
     needs = dict(preflight._card_needs(params, models))
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
+
+
+def test_a_driver_that_is_too_old_is_one_line_and_no_silent_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(card, "_DEVICES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert card.card_bytes() is None, "the CPU's torch was chosen"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert card.card_bytes() is None, "the GPU is hidden on purpose"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(PipelineError, match=r"finds no GPU, .*: CUDA 13.0 needs a newer one"):
+        card.card_bytes()
 
 
 def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
