@@ -104,6 +104,7 @@ def contract_pairs(source: str, chance: random.Random) -> RowList:
                 rows.append(
                     {
                         "id": f"{agreement['id']}-{key}",
+                        "document": f"nda-{agreement['id']}",
                         "premise": premise,
                         "hypothesis": hypothesis,
                         "choice": annotation["choice"],

@@ -17,12 +17,13 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage, run_stage
-from tasks.core.store import keyed_folder
+from tasks.lm.adapters import start_adapter
+from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.prompts import bonito_output, generator_prompt
-from tasks.lm.training import start_adapter, train, training_key
+from tasks.lm.training import train, training_key
 
 _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
 
@@ -48,15 +49,9 @@ def finetune(stage: Stage) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
     take_cards()
-    trained = train(
-        examples,
-        params,
-        tokenizer.pad_token_id,
-        stage.out,
-        keyed_folder(stage.work / "checkpoints", key, keep=1),  # others can be gigabytes
-        on_step,
-        start,
-    )
+    pad_token = tokenizer.pad_token_id
+    with checkpoints_of(stage, key, params.checkpoints_gb) as checkpoints:
+        trained = train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter((row["task_type"], row["dataset"]) for row in rows)
     facts = {

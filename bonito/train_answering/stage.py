@@ -18,11 +18,13 @@ from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.stage import provenance
+from tasks.lm.adapters import start_adapter
+from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import build_examples, tokens_trained
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.prompts import Prompter, choose_form
-from tasks.lm.training import start_adapter, train, training_key
+from tasks.lm.training import train, training_key
 
 
 def train_answering(stage: Stage) -> None:
@@ -42,9 +44,10 @@ def train_answering(stage: Stage) -> None:
     def on_step(step: int, last: int, loss: float) -> None:
         progress.step(step, last, loss=round(loss, 4))
 
-    folder = stage.work / "checkpoints" / key[:24]
     take_cards()
-    trained = train(examples, params, tokenizer.pad_token_id, stage.out, folder, on_step, start)
+    pad_token = tokenizer.pad_token_id
+    with checkpoints_of(stage, key, params.checkpoints_gb) as checkpoints:
+        trained = train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter(row["task_type"] for row in rows)
     facts = {

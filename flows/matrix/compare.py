@@ -22,9 +22,9 @@ from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_poin
 class Draws:
     """Resamples that all groups on a dataset share, which makes their differences paired.
 
-    ``items`` [resamples, items] draws whole passages, as scores of questions on one passage are
-    correlated. ``templates`` [resamples, templates] sums to one in each row: the templates are a
-    sample of the ways to ask.
+    ``items`` [resamples, items] draws whole passages, or documents where items name one: scores of
+    questions on one are correlated. ``templates`` [resamples, templates] sums to one in each row:
+    the templates are a sample of the ways to ask.
     """
 
     items: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Draws:
         """Draw ``times`` resamples."""
         random = np.random.Generator(np.random.PCG64([seed, 1]))
         counts = random.multinomial(templates, [1 / templates] * templates, size=times)
-        return cls(resample([item.context for item in items], times, seed), counts / templates)
+        return cls(resample([item.cluster for item in items], times, seed), counts / templates)
 
     def f1(self, runs: Sequence[Scored]) -> NDArray[np.float64]:
         """Return the group's mean F1 in each resample [resamples]: over templates as drawn, over

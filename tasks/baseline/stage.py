@@ -13,6 +13,7 @@ from tasks.core.parquet import concat, write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.pins import pin
+from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import has_items
 from tasks.scoring.predict import Questions, answer, answer_general, models_before
 
@@ -62,4 +63,5 @@ def main(argv: list[str] | None = None) -> int:
             "general": "baseline.general",
             "start": "finetune.start",
         },
+        check=check_run,
     )

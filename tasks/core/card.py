@@ -6,7 +6,9 @@ import contextlib
 import logging
 import math
 import os
+from pathlib import Path
 
+from tasks.core.errors import PipelineError
 from tasks.core.lock import LockedError, hold_lock
 from tasks.core.privacy import cache_folder
 from tasks.core.process import is_launched
@@ -14,6 +16,8 @@ from tasks.core.process import is_launched
 log = logging.getLogger(__name__)
 _held = contextlib.ExitStack()
 _names: set[str] = set()
+#: Files of NVIDIA's driver, on Linux and in WSL.
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 def take_cards(count: int = 1) -> None:
@@ -31,6 +35,27 @@ def take_cards(count: int = 1) -> None:
         if name not in _names:
             _wait_for(name)
             _names.add(name)
+
+
+def card_bytes() -> int | None:
+    """Return the memory of the first visible GPU; None without one.
+
+    torch is imported only where there is a driver: that takes seconds. A driver that is too old for
+    torch's CUDA is a :class:`PipelineError`: a 7B model on the CPU would take days.
+    """
+    if not any(Path(device).exists() for device in _DEVICES):
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[1])
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    if torch.version.cuda and not hidden:
+        raise PipelineError(
+            f"torch finds no GPU, although there is a driver: CUDA {torch.version.cuda} needs a "
+            "newer one; update it, or run DEVICE=cpu make setup"
+        )
+    return None
 
 
 def give_cards_back() -> None:

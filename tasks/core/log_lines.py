@@ -18,6 +18,7 @@ _LOGGERS = (
     "bitsandbytes",
     "great_expectations",
     "httpx",
+    "httpx2",
     "matplotlib",
     "mlflow",
     "torch._library",

@@ -61,6 +61,14 @@ class Finetune(Section):
     checkpoint_steps: Positive = Field(
         description="steps between checkpoints: the most that a kill loses"
     )
+    checkpoints_gb: float = Field(
+        1.0,
+        gt=0.0,
+        description=(
+            "GB of earlier trainings' checkpoints that stay in .work; the last one of an "
+            "unfinished training stays always"
+        ),
+    )
     gradient_checkpointing: bool = False
     processes: Positive = Field(
         1,

@@ -51,6 +51,8 @@ class Stage:
     work: Path
     #: Inputs that may be on another machine (``s3://...``), unresolved.
     addresses: dict[str, str] = field(default_factory=dict)
+    #: Its exits are called when the output is in its place, or the stage has failed.
+    afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def path(self, name: str) -> Path:
         """Return the input called ``name``."""
@@ -92,6 +94,7 @@ def run_stage(
     optional: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
     addresses: Mapping[str, str] | None = None,
+    check: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Parse a stage's command line and run it; return 0, or 2 after an error the user can fix.
 
@@ -100,6 +103,7 @@ def run_stage(
     ``optional`` names inputs that may be missing. ``settings`` (input -> setting) are inputs whose
     path is in the parameter file unless the command line names another; an empty path means no
     input. ``addresses`` are like ``settings``, but need not be paths: the stage resolves them.
+    ``check`` gets name and parameters before anything is done.
 
     A stage whose section asks for several ``processes`` starts itself again through accelerate's
     launcher. Then rank 0 does the above; each other rank locks and writes a folder of its own that
@@ -119,6 +123,8 @@ def run_stage(
     folder = shared = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
         params = load_params(arguments.params, model)
+        if check and not is_launched():
+            check(name, params)
         if not is_launched() and (processes := _processes(name, params)) > 1:
             take_cards(processes)  # all before the first starts: no two runs wait for each other
             return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
@@ -128,6 +134,7 @@ def run_stage(
         folder.mkdir(parents=True, exist_ok=True)
         with (
             hold_lock(folder / "lock", f"stage {name}"),
+            contextlib.ExitStack() as afterwards,
             staged_folder(arguments.out, folder / "output") as out,
         ):
             sweep(folder)
@@ -154,6 +161,7 @@ def run_stage(
                     out,
                     shared,
                     {name: _chosen(values[name], params, key) for name, key in addresses.items()},
+                    afterwards,
                 )
             )
             seal_folder(out)

@@ -1,6 +1,7 @@
 """F1 of the models in points, with paired bootstrap intervals, and the gain of the adapted one.
 
-All models are resampled with the same weights, drawing whole passages. The models are the unadapted
+All models are resampled with the same weights, drawing whole documents, or
+passages where items name no document. The models are the unadapted
 one, the start alone where the adaptation started from an adapter, and the adapted one.
 """
 
@@ -35,7 +36,7 @@ def measure(
     ``tables`` (model -> answers) may lack ``start``; then there is no ``gain_over_start`` either.
     ``calibrated`` is the adapted model's F1 with the priors that were ``found`` taken out.
     """
-    weights = resample([item.context for item in items], params.bootstrap, params.seed)
+    weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
     scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
     samples = _samples(scored, weights)
     result: dict[str, Any] = {

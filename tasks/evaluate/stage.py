@@ -28,6 +28,7 @@ from tasks.evaluate.calibration import Priors, calibrate
 from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
 from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
+from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import has_items
 from tasks.scoring.predict import Questions, Scoreable, answer, answer_general, models_before
 
@@ -239,4 +240,5 @@ def main(argv: list[str] | None = None) -> int:
             "general": "baseline.general",
             "start": "finetune.start",
         },
+        check=check_run,
     )

@@ -28,12 +28,14 @@ from tasks.core.parquet import read_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, require
 from tasks.core.stage import Stage, run_stage
-from tasks.core.store import keyed_folder
+from tasks.lm.adapters import start_adapter
+from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example, build_examples, tokens_trained
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
+from tasks.lm.preflight import check_run
 from tasks.lm.prompts import Prompter, choose_form
-from tasks.lm.training import Trained, start_adapter, train, training_key
+from tasks.lm.training import Trained, train, training_key
 from tasks.tracking.training_run import open_training_run
 
 log = logging.getLogger(__name__)
@@ -127,19 +129,18 @@ def _train(
 ) -> Trained:
     """Train in the checkpoint folder of this key; MLflow and the progress file show the loss."""
     take_cards()
-    folder = stage.work / "checkpoints"
-    if rank() > 0:
-        return train(examples, params, pad_token, stage.out, folder / key[:24], start=start)
-    checkpoints = keyed_folder(folder, key, keep=1)  # the others are deleted: they can be gigabytes
-    asked = stage.params.finetune.model_dump(mode="json")  # as register logs them
-    with open_training_run(stage.params.register.experiment, key, asked) as run:
-        progress = stage.progress(0, "steps")
+    with checkpoints_of(stage, key, params.checkpoints_gb) as checkpoints:
+        if rank() > 0:
+            return train(examples, params, pad_token, stage.out, checkpoints, start=start)
+        asked = stage.params.finetune.model_dump(mode="json")  # as register logs them
+        with open_training_run(stage.params.register.experiment, key, asked) as run:
+            progress = stage.progress(0, "steps")
 
-        def on_step(step: int, last: int, loss: float) -> None:
-            progress.step(step, last, loss=round(loss, 4))
-            run.metric("train_loss", loss, step)
+            def on_step(step: int, last: int, loss: float) -> None:
+                progress.step(step, last, loss=round(loss, 4))
+                run.metric("train_loss", loss, step)
 
-        return train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
+            return train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
 
 
 def provenance(
@@ -166,5 +167,10 @@ def provenance(
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
     return run_stage(
-        "finetune", finetune, ("instructions",), argv, settings={"start": "finetune.start"}
+        "finetune",
+        finetune,
+        ("instructions",),
+        argv,
+        settings={"start": "finetune.start"},
+        check=check_run,
     )

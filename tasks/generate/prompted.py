@@ -70,6 +70,10 @@ class PromptedForm:
             message
         )
 
+    def copies(self, task_type: str) -> int:
+        """Return how often a prompt holds its passage."""
+        return self.prompts[task_type].request.count(PLACEHOLDER)
+
     def parse(self, text: str, finished: bool, task_type: str) -> Task:
         """Return the task. Reasons: ``truncated``, ``no_<part>``, ``empty_<part>``."""
         prompt = self.prompts[task_type]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.data_params import Generate
+from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 from tasks.core.rows import PREDICTIONS
 from tasks.core.spans import is_sound
@@ -17,8 +19,11 @@ from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import plain_weights
-from tasks.lm.models import identify, load_tokenizer
+from tasks.lm.models import count_positions, identify, load_tokenizer
 from tasks.lm.prompts import Task, fill, generator_prompt, parse_prediction
+
+#: Tokens that a prompt may have more than its parts have by themselves.
+_SLACK = 64
 
 
 class GeneratorForm(Protocol):
@@ -31,6 +36,10 @@ class GeneratorForm(Protocol):
 
     def prompt(self, tokenizer: Any, context: str, task_type: str) -> Any:
         """Return the prompt's token ids; without a tokenizer, the message as text."""
+        ...
+
+    def copies(self, task_type: str) -> int:
+        """Return how often a prompt holds its passage."""
         ...
 
     def parse(self, text: str, finished: bool, task_type: str) -> Task:
@@ -46,6 +55,10 @@ class BonitoForm:
     def prompt(self, tokenizer: Any, context: str, task_type: str) -> list[int]:
         """See :class:`GeneratorForm`."""
         return generator_prompt(tokenizer, context, task_type)
+
+    def copies(self, task_type: str) -> int:
+        """See :class:`GeneratorForm`."""
+        return 1
 
     def parse(self, text: str, finished: bool, task_type: str) -> Task:
         """See :class:`GeneratorForm`."""
@@ -78,9 +91,37 @@ def identify_generator(params: Generate) -> str:
     return identify(params.generator, params.revision)
 
 
-def measure_longest_prompt(generator: Generator, passages: Iterable[pa.Table]) -> int:
-    """Return the length of the longest prompt in tokens (behind an address: in characters)."""
+def bound_prompts(generator: Generator, passages: Iterable[pa.Table]) -> int:
+    """Return a number of tokens that no prompt exceeds; 0 for a model behind an address.
+
+    A text has no more tokens than bytes, so the engine starts without making token ids of the whole
+    corpus: each shard makes its own. Only where the generator has no room for that many are the
+    prompts measured. One that it has no room for is a :class:`PipelineError`.
+    """
+    params, form = generator.params, generator.form
+    if params.address:
+        return 0
     tokenizer = generator.load_tokenizer()
+    size = max(pc.max(pc.binary_length(batch["text"])).as_py() or 0 for batch in passages)
+    bound = _SLACK + max(
+        len(form.prompt(tokenizer, "", kind)) + form.copies(kind) * size
+        for kind in params.task_types
+    )
+    room = count_positions(params.generator, params.revision) - _most_tokens(params, params.retries)
+    if bound <= room:
+        return bound
+    longest = _measure_longest_prompt(generator, tokenizer, passages)
+    if longest > room > 0:
+        raise PipelineError(
+            f"a prompt has {longest} tokens, and {params.generator} has room for {room} beside "
+            f"generate.max_tokens = {params.max_tokens}: lower ingest.passage_tokens"
+        )
+    return longest
+
+
+def _measure_longest_prompt(
+    generator: Generator, tokenizer: Any, passages: Iterable[pa.Table]
+) -> int:
     return max(
         len(generator.prompt(tokenizer, request))
         for request in plan(passages, generator.params)

@@ -38,14 +38,15 @@ from tasks.generate.shards import (
     BonitoForm,
     Generator,
     GeneratorForm,
+    bound_prompts,
     generate_shard,
     identify_generator,
     load_weights,
-    measure_longest_prompt,
     open_shard_engine,
 )
 from tasks.lm.memory import freed_after
 from tasks.lm.models import pinned
+from tasks.lm.preflight import check_run
 
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, not which: they are no part of a journal's key.
@@ -121,7 +122,7 @@ def _fill_journal(
     _skip_finished(progress, rows, set(names))
     if not names:
         return
-    longest = measure_longest_prompt(generator, passages)
+    longest = bound_prompts(generator, passages)
     work = _cut_missing(passages, names, params)
     parsed: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
@@ -233,4 +234,4 @@ def _write_predictions(stage: Stage, shards: Iterable[pa.Table]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("generate", generate, ("passages",), argv)
+    return run_stage("generate", generate, ("passages",), argv, check=check_run)

@@ -40,6 +40,7 @@ from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files
+from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import Item, find_misplaced, has_items, load_dataset, load_items
 
 log = logging.getLogger(__name__)
@@ -285,4 +286,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         settings={"evaluation": "evaluate.items"},
         addresses={"corpus": "ingest.corpus"},
+        check=check_run,
     )

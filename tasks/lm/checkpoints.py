@@ -1,9 +1,14 @@
-"""Checkpoints of a training, which count only when all their files are whole."""
+"""Checkpoints of trainings, which count only when all their files are whole, and what stays of
+them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,91 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from tasks.core.process import rank, world_size
+from tasks.core.stage import Stage
 from tasks.core.store import is_whole, seal_folder
 
 log = logging.getLogger(__name__)
+
+
+#: Marks the folder of a training that has ended.
+_FINISHED = "finished"
+
+
+@contextlib.contextmanager
+def checkpoints_of(stage: Stage, key: str, gigabytes: float) -> Iterator[Path]:
+    """Lend the folder of a training's checkpoints, in the stage's work folder.
+
+    Those of other trainings are pruned to ``gigabytes`` now, and once more, with this one's, when
+    the stage's output is in its place.
+    """
+    parent = stage.work / "checkpoints"
+    folder = parent / key[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    if rank() > 0:
+        yield folder
+        return
+    (folder / _FINISHED).unlink(missing_ok=True)
+    prune_checkpoints(parent, gigabytes, running=folder)
+
+    def prune(failure: type[BaseException] | None, *_: Any) -> None:
+        if failure is None:  # else the next attempt takes the ended training from its checkpoint
+            prune_checkpoints(parent, gigabytes)
+
+    stage.afterwards.push(prune)
+    yield folder
+    (folder / _FINISHED).touch()
+
+
+def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = None) -> None:
+    """Remove checkpoints below ``parent`` until they take no more than ``gigabytes``.
+
+    First those of trainings that have ended, then those that an unfinished one has newer ones of;
+    of each the longest unused first. The last whole checkpoint of an unfinished training stays,
+    however large, and so does all of the ``running`` one, of which the Trainer keeps two.
+    """
+    trainings = sorted(
+        (folder for folder in parent.iterdir() if folder.is_dir() and folder != running),
+        key=lambda folder: folder.stat().st_mtime,
+    )
+    ended = [folder for folder in trainings if (folder / _FINISHED).is_file()]
+    unfinished = [folder for folder in trainings if folder not in ended]
+    spare = [path for folder in unfinished for path in reversed(_in_order(folder)[1:])]
+    size = sum(map(size_of, trainings))
+    for folder in (*ended, *spare):
+        # Only where a newer one is whole: of a damaged one the training would start again.
+        if size > gigabytes * 1e9 and (folder in ended or _has_newer(folder)):
+            size -= size_of(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("removed %s: finetune.checkpoints_gb = %g", folder, gigabytes)
+    if size > gigabytes * 1e9:
+        log.warning(
+            "%d unfinished trainings have checkpoints of %.1f GB in %s, more than "
+            "finetune.checkpoints_gb = %g: delete those that you will not continue",
+            sum(folder.is_dir() and any(folder.iterdir()) for folder in unfinished),
+            size / 1e9,
+            parent,
+            gigabytes,
+        )
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _has_newer(checkpoint: Path) -> bool:
+    newest_first = _in_order(checkpoint.parent)
+    return any(is_whole(newer) for newer in newest_first[: newest_first.index(checkpoint)])
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """Return the checkpoints of one training, the newest first."""
+    return sorted(
+        folder.glob("checkpoint-*"),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+        reverse=True,
+    )
 
 
 class SealCheckpoint(TrainerCallback):
@@ -36,12 +123,7 @@ def agree_on_checkpoint(folder: Path) -> Path | None:
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint; name and remove the damaged ones after it."""
-    checkpoints = sorted(
-        folder.glob("checkpoint-*"),
-        key=lambda path: int(path.name.rpartition("-")[2]),
-        reverse=True,
-    )
-    for checkpoint in checkpoints:
+    for checkpoint in _in_order(folder):
         if is_whole(checkpoint):
             return checkpoint
         log.warning(

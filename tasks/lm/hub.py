@@ -48,6 +48,26 @@ def hub_folder(name: str, revision: str, weights: bool = True) -> Path:
     return _fetch(name, commit, (*_TOKENIZER, _WEIGHTS))
 
 
+def hub_weights(name: str, revision: str) -> tuple[int, int]:
+    """Return the bytes of a hub model's weights, and of what the cache lacks of the model; nothing
+    but its configuration and tokenizer is downloaded for that.
+
+    A model without safetensors is refused. Without the network both are those of the cache.
+    """
+    commit = hub_commit(name, revision)
+    files = _list(name, commit)
+    if not files:
+        folder = _fetch(name, commit, _TOKENIZER)
+        return sum(file.stat().st_size for file in folder.glob(_WEIGHTS)), 0
+    weights = [file for file in files if file.filename.endswith(".safetensors")]
+    if not weights:
+        raise PipelineError(
+            f"{name} holds no .safetensors weights (other formats can hold code and are refused)"
+        )
+    lacking = [file for file in files if file.will_download]
+    return sum(file.file_size or 0 for file in weights), sum(f.file_size or 0 for f in lacking)
+
+
 def _announce(name: str, commit: str) -> None:
     """Log what the cache lacks of a model, and refuse what its disk has no room for."""
     from huggingface_hub import constants

@@ -7,7 +7,26 @@ import gc
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from tasks.core.errors import PipelineError
+
 Loaded = TypeVar("Loaded")
+
+
+def need_free(what: str, size: float) -> None:
+    """Raise :class:`PipelineError` where the GPU has less than ``size`` bytes free; without a GPU
+    do nothing.
+    """
+    import torch  # takes a second, which whoever loads nothing saves
+
+    if not torch.cuda.is_available():
+        return
+    free, total = torch.cuda.mem_get_info()
+    if size > free:
+        raise PipelineError(
+            f"{what} needs {size / 1e9:.1f} GB of the GPU, and {free / 1e9:.1f} of its "
+            f"{total / 1e9:.1f} GB are free: see with nvidia-smi what else is on it and end that, "
+            "or take a larger card"
+        )
 
 
 @contextlib.contextmanager

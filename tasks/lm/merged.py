@@ -6,7 +6,7 @@ import logging
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.files import fingerprint, sha256_file, sha256_folder, write_json
 from tasks.core.privacy import cache_folder
@@ -32,12 +32,7 @@ def merged_folder(
     dequantises them to the same values at every forward pass). So the merged model is the one that
     was trained, up to one rounding of the sum to ``precision``.
     """
-    made_from = {
-        "base": _identity(base, revision),
-        "adapter": sha256_folder(adapter) if adapter else None,
-        "quantization": quantization,
-        "precision": str(dtype(precision)),
-    }
+    made_from = _made_from(base, revision, adapter, quantization, precision)
 
     def save(out: Path) -> None:
         with freed_after(load_model(base, revision, precision=precision)) as model:
@@ -52,12 +47,36 @@ def merged_folder(
         load_tokenizer(base, revision).save_pretrained(out)
         write_json(out / "made_from.json", made_from)
 
-    folder = cache_folder() / "merged" / work_key(__name__, made_from)[:24]
+    folder = _folder(made_from)
     if not is_still_whole(folder):
         log.info("merging %s%s", base, f" + {adapter}" if adapter else "")
         make_checkpoint(folder, 8, save)
     os.utime(folder)
     return folder
+
+
+def is_merged(
+    base: str, revision: str, adapter: Path | None, quantization: str, precision: str
+) -> bool:
+    """Tell whether the cache has the folder of :func:`merged_folder`, without reading its weights;
+    those of a base model in a folder are read.
+    """
+    return _folder(_made_from(base, revision, adapter, quantization, precision)).is_dir()
+
+
+def _folder(made_from: dict[str, Any]) -> Path:
+    return cache_folder() / "merged" / work_key(__name__, made_from)[:24]
+
+
+def _made_from(
+    base: str, revision: str, adapter: Path | None, quantization: str, precision: str
+) -> dict[str, Any]:
+    return {
+        "base": _identity(base, revision),
+        "adapter": sha256_folder(adapter) if adapter else None,
+        "quantization": quantization,
+        "precision": str(dtype(precision)),
+    }
 
 
 def plain_weights(
@@ -92,9 +111,9 @@ def _identity(base: str, revision: str) -> str:
     models.
     """
     commit = pinned(base, revision)
-    path = Path(base_path(base, commit))
     if not (base.startswith("embedded:") or Path(base).is_dir()):
         return f"{base}@{commit}"
+    path = Path(base_path(base, commit))
     files = [file for file in sorted(path.glob("*")) if file.suffix in {".safetensors", ".json"}]
     return fingerprint(*(f"{file.name}:{_digest(file, *_state(file))}" for file in files))
 

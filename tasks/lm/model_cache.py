@@ -27,7 +27,7 @@ def make_checkpoint(folder: Path, keep: int, save: Callable[[Path], None]) -> No
     Each is as large as its model, so of the folder's neighbours only the ``keep`` last used stay,
     as many of them as :data:`LIMIT` has room for, and none that a killed process left half-written.
     """
-    limit = _limit()
+    limit = cache_limit()
     if folder.exists():
         log.warning("%s is damaged: it is made again", folder)
     with staged_folder(folder, folder.with_suffix(f".{os.getpid()}.partial")) as partial:
@@ -39,7 +39,7 @@ def make_checkpoint(folder: Path, keep: int, save: Callable[[Path], None]) -> No
     keep_newest(folder.parent, min(keep, _fitting(folder.parent, limit)))
 
 
-def _limit() -> float:
+def cache_limit() -> float:
     """Return :data:`LIMIT` in bytes."""
     text = os.environ.get(LIMIT, "")
     try:

@@ -18,6 +18,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
 from tasks.lm.embedded import embedded_folder
 from tasks.lm.hub import hub_folder
+from tasks.lm.memory import need_free
 
 if TYPE_CHECKING:
     # Its import takes a second, which a stage that needs a name or a tokenizer only saves.
@@ -36,6 +37,11 @@ _PLAIN_CONFIG = _MARKS | {
     "model_max_length",
     "tokenizer_class",
 }
+
+#: Bytes of a value of weights; 2 for what is not named.
+_STORED = {"float32": 4, "float64": 8}
+#: Of a 4-bit value with its constants.
+NF4_BYTES = 0.53
 
 #: Files that can name Python classes of the model's own.
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
@@ -135,6 +141,22 @@ def identify(name: str, revision: str = "main") -> str:
     return f"sha256:{sha256_folder(folder)}{moving}"
 
 
+def count_positions(name: str, revision: str = "main") -> int:
+    """Return the most tokens that a model, or an adapter's base model, has positions for; 0 where
+    its configuration does not say.
+    """
+    model = resolve(name, revision)
+    folder = Path(base_path(model.base, model.revision, weights=False))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return int(config.get("max_position_embeddings") or 0)
+
+
+def count_values(size: int, config: dict[str, Any]) -> int:
+    """Return the number of values that ``size`` bytes of weights hold, as ``config.json`` tells."""
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return size // _STORED.get(stored, 2)
+
+
 def load_tokenizer(name: str, revision: str = "main") -> Any:
     """Return the transformers tokenizer of a model or of an adapter's base model."""
     from transformers import AutoTokenizer
@@ -227,13 +249,23 @@ def load_model(
     if torch.cuda.is_available():
         extra["device_map"] = {"": torch.cuda.current_device()}
     with _loading(name):
+        folder = Path(base_path(name, revision))
+        need_free(f"model {name!r}", _loaded_bytes(folder, quantization, precision))
         return AutoModelForCausalLM.from_pretrained(
-            base_path(name, revision),
+            str(folder),
             dtype=dtype(precision),
             use_safetensors=True,
             trust_remote_code=False,
             **extra,
         )
+
+
+def _loaded_bytes(folder: Path, quantization: str, precision: str) -> float:
+    """Return the bytes that a model takes in memory."""
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    width = NF4_BYTES if quantization == "nf4" else dtype(precision).itemsize
+    return count_values(size, config) * width
 
 
 def dtype(precision: str) -> torch.dtype:

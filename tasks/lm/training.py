@@ -1,4 +1,4 @@
-"""LoRA and Q-LoRA training of target models and of the generator, resumable to the bit.
+"""LoRA and Q-LoRA training of target models and of the generator, on a CPU resumable to the bit.
 
 transformers' Trainer does the work. Added are the loss on response tokens alone, checkpoints that
 count only when they are whole, and the loss curve. Several processes (:mod:`tasks.core.process`)
@@ -21,14 +21,13 @@ from torch import distributed
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
 from tasks.core.model_params import Finetune
 from tasks.core.process import rank, world_size
 from tasks.core.store import work_key
 from tasks.lm.checkpoints import agree_on_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.fused_lora import fuse_lora
-from tasks.lm.models import dtype, load_model, resolve
+from tasks.lm.models import dtype, load_model
 from tasks.lm.response_trainer import response_trainer
 
 log = logging.getLogger(__name__)
@@ -103,55 +102,16 @@ def train(
     return Trained(losses, trainer.state.global_step, tokens)
 
 
-def start_adapter(settings: Finetune, start: Path) -> Path | None:
-    """Return the adapter to start from, None for a new one.
-
-    One that does not fit the model and the LoRA settings is an error. Other rounding of the base
-    weights is a warning: an adapter of unquantised weights can be a good start on 4-bit ones.
-    """
-    if start.is_file():
-        return None
-    model = resolve(str(start))
-    if model.adapter is None:
-        raise PipelineError(
-            f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
-        )
-    config = read_json(start / "adapter_config.json")
-    for name, value, required in (
-        ("model", model.base, settings.model),
-        # Adapters of other tools name no commit: their main may be any.
-        ("revision", "" if model.revision == "main" else model.revision, settings.revision),
-        ("lora_rank", config["r"], settings.lora_rank),
-        ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
-    ):
-        if value not in ("", required):
-            raise PipelineError(
-                f"finetune.start = {start} was trained with {name} {value}, but "
-                f"finetune.{name} is {required}: they must agree"
-            )
-    told = start / "provenance.json"
-    trained = read_json(told).get("settings", {}) if told.is_file() else {}
-    rounding = trained.get("quantization", settings.quantization)
-    if rounding != settings.quantization:
-        log.warning(
-            "finetune.start = %s was trained on weights with quantization %s; here they have %s",
-            start,
-            rounding,
-            settings.quantization,
-        )
-    return start
-
-
 def training_key(params: BaseModel, examples: Sequence[Example], start: str) -> str:
     """Return the key of a training's checkpoints and MLflow run.
 
-    It holds the settings, except for the number of processes, the examples, and the adapter that
+    It holds the settings but those that change no weight, the examples, and the adapter that
     the training starts from (``start``: its SHA-256, empty for a new one).
     """
     rows = hashlib.sha256()
     for example in examples:
         rows.update(f"{example.prompt}{example.response}".encode())
-    settings = params.model_dump(mode="json", exclude={"processes"})
+    settings = params.model_dump(mode="json", exclude={"processes", "checkpoints_gb"})
     return work_key(__name__, settings, rows.hexdigest(), *filter(None, [start]))
 
 

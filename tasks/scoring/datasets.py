@@ -5,6 +5,7 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from functools import lru_cache
@@ -24,6 +25,7 @@ from tasks.core.section import Section, TypeName
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
 
+log = logging.getLogger(__name__)
 #: Task type -> an item as the dataset files that ship with the repository read it.
 ITEM_FORMS = {
     "exqa": '{"id": "q1", "context": "...", "question": "...", "answers": ["..."]}',
@@ -53,6 +55,8 @@ class Dataset(Section):
     description: str = ""
     id: str = "id"
     context: str = "context"
+    #: Column that names the passage's document, where a document has several passages.
+    document: str = ""
     answers: str = Field("", description="extraction: column of the gold answers")
     label: str = Field("", description="classification: column of the gold label")
     labels: tuple[str, ...] = Field((), description="classification: the label values of the data")
@@ -75,6 +79,15 @@ class Item(Section):
     golds: tuple[str, ...]
     gold: int
     columns: dict[str, Any]
+    document: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What the item is drawn with in a bootstrap: its document, else its passage.
+
+        Items on one document rise and fall together, whichever of its passages they are on.
+        """
+        return self.document or self.context
 
     @property
     def held_out(self) -> bool:
@@ -134,6 +147,10 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
     if not items:
         raise PipelineError(f"{path} has no items")
     chosen = list(items.values())
+    if dataset.document and not any(item.document for item in chosen):
+        log.warning(
+            "%s has no column %r: intervals draw passages, not documents", path, dataset.document
+        )
     if most and len(chosen) > most:
         shuffled = sorted(chosen, key=lambda item: row_seed(seed, "item", item.id))
         ids = {item.id for item in shuffled[:most]}
@@ -205,7 +222,19 @@ def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
         if not golds:
             raise PipelineError(f"{where}: no gold answer in {dataset.answers}")
     name = _plain(_value(row, dataset.id, where), f"{where}: {dataset.id}")
-    return Item(id=name, context=context, golds=golds, gold=gold, columns=row)
+    document = _document(dataset, row, where)
+    return Item(id=name, context=context, golds=golds, gold=gold, columns=row, document=document)
+
+
+def _document(dataset: Dataset, row: dict[str, Any], where: str) -> str:
+    """Return the name of the passage's document; empty where the dataset file or the row names
+    none.
+    """
+    value: Any = row
+    for part in filter(None, dataset.document.split(".")):
+        value = value.get(part) if isinstance(value, dict) else None
+    named = dataset.document and value is not None
+    return _plain(value, f"{where}: {dataset.document}") if named else ""
 
 
 def _answers(value: Any, where: str) -> tuple[str, ...]:

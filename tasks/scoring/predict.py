@@ -23,6 +23,7 @@ from tasks.core.model_params import Baseline, Evaluate, Finetune
 from tasks.core.parquet import read_columns, read_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, require
 from tasks.core.store import work_key
+from tasks.lm.adapters import start_adapter
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
@@ -123,9 +124,6 @@ def models_before(target: Finetune, start: Path) -> list[Scoreable]:
         ("zero_shot", None, prompt_form(tokenizer, target.prompt, adapted=False))
     ]
     if not start.is_file():
-        # Its import takes seconds, which a run without a start saves.
-        from tasks.lm.training import start_adapter
-
         asked.append(
             ("start", start_adapter(target, start), trained_form(start, tokenizer, target.prompt))
         )

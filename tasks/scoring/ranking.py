@@ -27,6 +27,12 @@ from tasks.scoring.float32 import compute_in_float32, wide_residual
 #: most by 0.31.
 NEAR = 0.4
 
+#: Most tokens of a pass, with padding: of Mistral-7B, whose layers widen 4,096 values to 14,336,
+#: about 3 GB beside the weights in bfloat16, and twice that in float32. A longer prompt goes alone.
+_BATCH_TOKENS = 16_384
+#: Most places at which the head is applied together: 0.3 GB of logits of 32,000 tokens.
+_HEAD_PLACES = 2_048
+
 Choices = list[list[int]]
 
 
@@ -42,8 +48,9 @@ def rank(
     """Return, for every prompt, the summed log-probability of each of its choices.
 
     ``choices[i]`` are the token ids of prompt ``i``'s choices, end mark last. A pass takes
-    ``batch_rows`` prompts; ``on_done`` gets the number of prompts scored since its last call.
-    Log-probabilities are computed and summed in float32.
+    ``batch_rows`` prompts, fewer where they are long (``_BATCH_TOKENS``). ``on_done`` gets the
+    number of prompts scored since its last call. Log-probabilities are computed and summed in
+    float32.
     """
     with wide_residual(model) as narrow:
         scores = _rank(model, model.dtype, prompts, choices, batch_rows, pad_token, on_done)
@@ -77,7 +84,7 @@ def _rank(
     trees = sorted(
         (
             _Tree.of(group, shared, prompts, choices)
-            for group, shared in _groups(prompts, batch_rows)
+            for group, shared in _groups(prompts, choices, batch_rows)
         ),
         key=lambda tree: len(tree.ids),
     )
@@ -89,11 +96,13 @@ def _rank(
     return scores
 
 
-def _groups(prompts: Sequence[list[int]], most: int) -> Iterator[tuple[list[int], int]]:
+def _groups(
+    prompts: Sequence[list[int]], choices: Sequence[Choices], most: int
+) -> Iterator[tuple[list[int], int]]:
     """Yield groups of prompts (indices) with a common beginning, and its length in tokens.
 
     Prompts share at least half of the shorter one. A group is at most twice as long as its longest
-    prompt, because attention is quadratic.
+    prompt, because attention is quadratic, and with its choices no longer than a pass.
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index])
     group: list[int] = []
@@ -109,6 +118,7 @@ def _groups(prompts: Sequence[list[int]], most: int) -> Iterator[tuple[list[int]
             and len(group) < most
             and 2 * common >= min(len(prompt), *(len(prompts[i]) for i in group))
             and joined <= 2 * longest
+            and joined + sum(len(c) for i in (*group, index) for c in choices[i]) <= _BATCH_TOKENS
         ):
             group, shared, length = [*group, index], common, joined
             continue
@@ -169,7 +179,7 @@ class _Tree:
         self.parents.append(parent)
         return len(self.parents) - 1
 
-    def visible(self) -> torch.Tensor:
+    def visible(self, device: torch.device) -> torch.Tensor:
         """Return which token (row) sees which (column): those before it in its segment and in the
         segments above.
         """
@@ -177,15 +187,19 @@ class _Tree:
         for segment, parent in enumerate(self.parents):
             if parent >= 0:
                 above[segment] |= above[parent]
-        owner = torch.tensor(self.owner)
-        return above[owner][:, owner].tril()
+        owner = torch.tensor(self.owner, device=device)
+        return above.to(device)[owner][:, owner].tril()
 
 
 def _batches(trees: list[_Tree], most: int) -> Iterator[list[_Tree]]:
-    """Yield the trees in order, in batches of at most ``most`` prompts."""
+    """Yield the trees, which are ordered by length, in batches of at most ``most`` prompts and
+    ``_BATCH_TOKENS`` tokens, or one tree.
+    """
     batch: list[_Tree] = []
     for tree in trees:
-        if batch and sum(len(one.prompts) for one in (*batch, tree)) > most:
+        padded = (len(batch) + 1) * len(tree.ids)
+        rows = sum(len(one.prompts) for one in (*batch, tree))
+        if batch and (rows > most or padded > _BATCH_TOKENS):
             yield batch
             batch = []
         batch.append(tree)
@@ -195,20 +209,20 @@ def _batches(trees: list[_Tree], most: int) -> Iterator[list[_Tree]]:
 
 def _hidden(model: Any, compute: torch.dtype, trees: list[_Tree], pad_token: int) -> torch.Tensor:
     """Return the last hidden states, [trees, longest, width]."""
-    length = max(len(tree.ids) for tree in trees)
+    length, device = max(len(tree.ids) for tree in trees), model.device
     ids = torch.full((len(trees), length), pad_token)
     positions = torch.zeros((len(trees), length), dtype=torch.long)
     # Every position sees at least itself: a row of the mask without any key would give NaN.
-    seen = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
+    # It is made where it is used: of long prompts it is the largest of these.
+    seen = torch.eye(length, dtype=torch.bool, device=device).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         size = len(tree.ids)
         ids[row, :size] = torch.tensor(tree.ids)
         positions[row, :size] = torch.tensor(tree.positions)
-        seen[row, :size, :size] = tree.visible()
-    device = model.device
+        seen[row, :size, :size] = tree.visible(device)
     hidden: torch.Tensor = model.get_decoder()(
         input_ids=ids.to(device),
-        attention_mask=_masks(model.config, compute, seen.to(device), positions.to(device)),
+        attention_mask=_masks(model.config, compute, seen, positions.to(device)),
         position_ids=positions.to(device),
         use_cache=False,
     ).last_hidden_state
@@ -242,13 +256,17 @@ def _sums(
     model: Any, hidden: torch.Tensor, scored: list[list[list[tuple[int, int]]]]
 ) -> list[list[float]]:
     """Apply the head at the scored places only; hidden is [length, width]."""
-    places = sorted({place for prompt in scored for choice in prompt for place, _ in choice})
-    logs = torch.log_softmax(vocabulary_logits(model, hidden[places]), dim=-1)
-    row = {place: index for index, place in enumerate(places)}
-    return [
-        [sum(float(logs[row[place], token]) for place, token in choice) for choice in prompt]
-        for prompt in scored
-    ]
+    pairs = sorted({pair for prompt in scored for choice in prompt for pair in choice})
+    places = sorted({place for place, _ in pairs})
+    logs: dict[tuple[int, int], float] = {}
+    for start in range(0, len(places), _HEAD_PLACES):
+        row = {place: index for index, place in enumerate(places[start : start + _HEAD_PLACES])}
+        found = torch.log_softmax(vocabulary_logits(model, hidden[list(row)]), dim=-1)
+        asked = [pair for pair in pairs if pair[0] in row]
+        rows, tokens = [row[place] for place, _ in asked], [token for _, token in asked]
+        # One transfer from the device, not one for each token.
+        logs.update(zip(asked, found[rows, tokens].tolist(), strict=True))
+    return [[sum(logs[pair] for pair in choice) for choice in prompt] for prompt in scored]
 
 
 def margin(scores: Sequence[float]) -> float:

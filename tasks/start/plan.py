@@ -20,6 +20,9 @@ from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.privacy import cache_folder
 from tasks.core.rows import INSTRUCTIONS
+from tasks.core.stage import WORK
+from tasks.lm.models import dtype
+from tasks.lm.preflight import check_models, disk_needs, read_models
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.start.forecast import (
     Pace,
@@ -36,9 +39,6 @@ from tasks.start.trial import Measured, run_apart, write_params
 PASSAGES, SHARD, STEPS = 32, 32, 2
 #: A yield that one good row has; without any validate ends with an error.
 _ANY = 1e-9
-#: Checkpoints of the target's size that a run writes: generator, reader, the unadapted model, its
-#: start, the adapted one, and MLflow's copy.
-_CHECKPOINTS = 6
 #: A row that the reader answers costs so many questions of baseline and evaluate: it samples
 #: several answers, but reads its prompt once.
 _QUESTIONS_A_ROW = (1.5, 4.0)
@@ -96,6 +96,7 @@ def plan(params: Params, values: Mapping[str, Any], folder: Path) -> Plan:
             "documents of this one"
         )
     questions, labelled = _count_questions(params)
+    check_models(params)
     shutil.rmtree(folder, ignore_errors=True)
     found = survey(Path(params.ingest.corpus), values, folder)
     trial = _try(params, values, found, folder)
@@ -189,7 +190,7 @@ def _forecast(params: Params, found: Survey, trial: Trial, questions: int, label
         kept,
         {**minutes, "all": total},
         memory([stage.peak_mb for stage in trial.measured.values()]),
-        _disk(found, times),
+        _disk(params, times),
         round(tokens),
         Range(written, written).times(0.9, 1.1),
         detectable_gain(labelled),
@@ -237,15 +238,20 @@ def _ask(pace: Pace, questions: Range, models: int) -> Range:
     return one.times(models, models)
 
 
-def _disk(found: Survey, times: float) -> Range:
-    """Return the megabytes of the models' checkpoints and of the run's files."""
-    merged = [path for path in (cache_folder() / "merged").glob("*") if path.is_dir()]
-    newest = max(merged, key=lambda path: path.stat().st_mtime, default=None)
-    checkpoint = _size(newest) if newest else 0
+def _disk(params: Params, times: float) -> Range:
+    """Return the megabytes of what a run is refused by where there is no room, as if no model were
+    there yet, and of its rows.
+    """
+    known = {
+        name: section.model_copy(update={"precision": _resolved(section.precision)})
+        for name, section in (("generate", params.generate), ("finetune", params.finetune))
+    }
+    models = read_models(params.model_copy(update=known))
+    needs = disk_needs(models, exact=False, folders=(WORK, cache_folder()))
     rows = 0.02 * PASSAGES * times  # predictions, rows and their reports: 20 KB a passage
-    likely = _CHECKPOINTS * checkpoint / _MEGABYTE + rows
+    likely = sum(need.bytes for need in needs) / _MEGABYTE + rows
     return Range(likely, likely).times(0.7, 1.3)
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _resolved(precision: str) -> str:
+    return str(dtype(precision)).removeprefix("torch.") if precision == "auto" else precision

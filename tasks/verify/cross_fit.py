@@ -19,12 +19,13 @@ from tasks.core.files import row_seed, sha256_folder, write_json
 from tasks.core.model_params import Finetune
 from tasks.core.stage import Stage
 from tasks.core.store import is_whole, keyed_folder, seal_folder
+from tasks.lm.adapters import start_adapter
 from tasks.lm.examples import build_examples
 from tasks.lm.memory import free
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.prompts import Prompter, choose_form
-from tasks.lm.training import start_adapter, train, training_key
+from tasks.lm.training import train, training_key
 from tasks.verify.reader import Reader
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from tasks.core.parquet import TableWriter, read_table
 from tasks.core.quality import RowQuality
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, require
 from tasks.core.stage import Stage, run_stage
+from tasks.lm.preflight import check_run
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask
 from tasks.verify.cross_fit import CROSS_FIT, fit_readers
 from tasks.verify.guard import (
@@ -241,4 +242,5 @@ def main(argv: list[str] | None = None) -> int:
         ["instructions", "quarantine", "passages"],
         argv,
         settings={"tests": "verify.tests", "reviews": "verify.reviews"},
+        check=check_run,
     )

@@ -5,20 +5,24 @@ reason.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tasks.core.files import fingerprint, read_json, sha256_file, sha256_folder
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, read_json, sha256_file, sha256_folder, write_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import PASSAGES
 from tasks.generate import shards
 from tasks.generate import stage as module
 from tasks.generate.plan import cut_shards, plan
-from tests.conftest import Code, assert_pages_are_checked, passage_table
+from tasks.generate.prompted import read_prompts
+from tasks.generate.shards import BonitoForm, Generator, GeneratorForm, bound_prompts
+from tests.conftest import ROOT, Code, assert_pages_are_checked, passage_table
 from tests.fakes import FakeEngine
 
 
@@ -144,6 +148,55 @@ def test_a_damaged_shard_is_done_again(run: Any) -> None:
     status, engine = run()
     assert status == 0 and len(engine.batches) == 1
     assert sha256_file(Path("artifacts/generate/predictions.parquet")) == before
+
+
+def test_token_ids_are_made_of_the_shards_that_are_generated_alone(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the whole corpus before the engine starts, and not again in a run that continues."""
+    made: list[str] = []
+    prompt = shards.BonitoForm.prompt
+
+    def spy(self: Any, tokenizer: Any, context: str, task_type: str) -> list[int]:
+        made.append(context)
+        return prompt(self, tokenizer, context, task_type)
+
+    monkeypatch.setattr(shards.BonitoForm, "prompt", spy)
+    engine = FakeEngine(die_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(engine=engine)
+    assert 0 < len([text for text in made if text]) <= 3 * 4 < 20, "two shards and the third's"
+    before = _prompts(engine)
+    made.clear()
+    status, engine = run(engine=FakeEngine())
+    assert status == 0
+    assert len([text for text in made if text]) == _prompts(engine) == 20 - before
+
+
+@pytest.mark.parametrize("kind", ["bonito", "prompted"])
+def test_no_prompt_is_longer_than_its_bound(
+    kind: str, params: Params, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = params.generate.model_copy(update={"generator": str(tiny_model), "max_tokens": 8})
+    form: GeneratorForm = BonitoForm()
+    if kind == "prompted":
+        form = read_prompts(ROOT / "supervision/prompts", ["exqa"])
+    generator = Generator(settings, form, "any")
+    table = passage_table(3)
+    texts = ["x" * 90, "\u2603\U0001f600" * 20, "The pump failed."]
+    table = table.set_column(table.column_names.index("text"), "text", pa.array(texts))
+    tokenizer = generator.load_tokenizer()
+    longest = max(len(form.prompt(tokenizer, text, "exqa")) for text in texts)
+    assert longest <= bound_prompts(generator, [table]) < 1024
+    # Too few positions for the bound, but not for the prompts: they are measured.
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    config = read_json(copy / "config.json")
+    write_json(copy / "config.json", {**config, "max_position_embeddings": longest + 8})
+    settings = settings.model_copy(update={"generator": str(copy)})
+    assert bound_prompts(Generator(settings, form, "any"), [table]) == longest
+    write_json(copy / "config.json", {**config, "max_position_embeddings": longest + 7})
+    with pytest.raises(PipelineError, match=rf"{longest} tokens, .* lower ingest.passage_tokens"):
+        bound_prompts(Generator(settings, form, "any"), [table])
 
 
 def test_another_setting_is_another_journal(run: Any) -> None:

@@ -31,10 +31,13 @@ _TOKEN = "hf_" + "t" * 20
 
 
 class Hub:
-    """A hub with one model; ``gated`` asks for the token, ``commit`` is where main is."""
+    """A hub with one model; ``gated`` asks for the token, ``commit`` is where main is, and
+    ``without_weights`` has no safetensors.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.commit, self.gated = folder, _COMMIT, False
+        self.without_weights = False
         self.fetched: list[str] = []
         self.tokens: set[str] = set()
         hub, names = self, [path.name for path in folder.iterdir() if path.is_file()]
@@ -51,7 +54,8 @@ class Hub:
                     sha = hub.commit if parts[-1] == "main" else parts[-1]
                     self.answer(200, json.dumps({"id": "own/model", "sha": sha}).encode())
                 elif "tree" in parts:
-                    self.answer(200, json.dumps([_entry(folder / name) for name in names]).encode())
+                    entries = [_entry(folder / name) for name in names if hub.has(name)]
+                    self.answer(200, json.dumps(entries).encode())
                 elif hub.gated and self.headers.get("Authorization") != f"Bearer {_TOKEN}":
                     self.answer(401, b"", {"X-Error-Code": "GatedRepo"})
                 else:
@@ -78,6 +82,10 @@ class Hub:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def has(self, name: str) -> bool:
+        """Tell whether the model has a file of that name."""
+        return not (self.without_weights and name.endswith(".safetensors"))
 
 
 def _entry(path: Path) -> dict[str, Any]:

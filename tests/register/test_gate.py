@@ -42,6 +42,15 @@ def _asked(tmp_path: Path, kind: str, number: int) -> Asked:
     return Asked.make(dataset, load_items(dataset, path), short)
 
 
+def test_items_of_one_document_are_drawn_together(tmp_path: Path) -> None:
+    asked = _asked(tmp_path, "privacy", 12)
+    named = [item.model_copy(update={"document": f"{int(item.id) // 6}"}) for item in asked.items]
+    params = load_params(Path("params.yaml")).evaluate
+    weights = Asked.make(asked.dataset, named, params).weights
+    assert (weights[:, :6] == weights[:, :1]).all() and (weights[:, 6:] == weights[:, 6:7]).all()
+    assert not (asked.weights[:, :6] == asked.weights[:, :1]).all(), "passages of two items"
+
+
 def _answers(asked: Asked, answer: Callable[[Item], str], lean: float = 0.0) -> pa.Table:
     """Answers as they are stored. ``lean``: how far the scores of all items prefer choice 0."""
     rows: list[dict[str, Any]] = []

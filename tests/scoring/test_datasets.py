@@ -52,6 +52,27 @@ def test_gold_is_the_index_of_the_label(tmp_path: Path) -> None:
     assert render(dataset.templates[0], loaded[0]) == "A passage. Is it?"
 
 
+def test_an_item_is_drawn_with_its_document_or_with_its_passage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [
+        {**_ITEM, "id": str(number), "context": f"Passage {number}.", "file": file}
+        for number, file in enumerate(["a.pdf", "a.pdf", None, 7])
+    ]
+    spec, path = _write(tmp_path, {**_YESNO, "document": "file"}, [*items, {**_ITEM, "id": "9"}])
+    loaded = load_items(load_dataset(spec), path)
+    assert [item.cluster for item in loaded] == ["a.pdf", "a.pdf", "Passage 2.", "7", "A passage."]
+    spec, path = _write(tmp_path, _YESNO, items)
+    assert [item.cluster for item in load_items(load_dataset(spec), path)][:2] == [
+        "Passage 0.",
+        "Passage 1.",
+    ], "the dataset file names no column"
+    assert caplog.text == ""
+    spec, path = _write(tmp_path, {**_YESNO, "document": "fiel"}, items)
+    load_items(load_dataset(spec), path)
+    assert "has no column 'fiel': intervals draw passages" in caplog.text
+
+
 def test_nested_columns_and_lists(tmp_path: Path) -> None:
     spec = {
         **_YESNO,

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.lm.models import load_model
+from tasks.scoring import ranking
 from tasks.scoring.ranking import NEAR, rank
 
 
@@ -34,6 +35,38 @@ def test_batch_size_does_not_change_scores(tiny_model: Path) -> None:
     assert [value for row in one for value in row] == pytest.approx(
         [value for row in three for value in row], abs=1e-4
     )
+
+
+def _passes(model: torch.nn.Module) -> list[tuple[int, ...]]:
+    """Return a list that gets the shape [sequences, tokens] of every pass from now on."""
+    shapes: list[tuple[int, ...]] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes
+
+
+def test_a_pass_has_no_more_tokens_than_the_bound_and_the_scores_stay(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long and short prompts, some that share their beginning, one longer than the bound."""
+    model = load_model(str(tiny_model), precision="float32").eval()
+    begin = [0, *range(5, 25)]
+    prompts = [[0, *range(30, 30 + size)] for size in (3, 40, 38, 25, 70)]
+    prompts += [[*begin, 100 + number, 7] for number in range(5)]
+    choices = [[[11, 1], [12, 13, 14, 1]]] * len(prompts)
+    shapes = _passes(model)
+    whole = rank(model, prompts, choices, batch_rows=16, pad_token=1)
+    assert len(shapes) == 1, "within the bound batch_rows decides"
+    monkeypatch.setattr(ranking, "_BATCH_TOKENS", 64)
+    monkeypatch.setattr(ranking, "_HEAD_PLACES", 3)
+    shapes.clear()
+    cut = rank(model, prompts, choices, batch_rows=16, pad_token=1)
+    assert len(shapes) > 3
+    assert all(rows * tokens <= 64 or rows == 1 for rows, tokens in shapes)
+    assert sum(tokens > 64 for _, tokens in shapes) == 1, "only the prompt that is longer itself"
+    for one, other in zip(whole, cut, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_prompts_that_begin_alike_are_computed_together(tiny_model: Path) -> None:

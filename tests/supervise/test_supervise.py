@@ -20,6 +20,7 @@ from tasks.core.rows import PASSAGES
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
+from tasks.lm.adapters import start_adapter
 from tasks.lm.examples import (
     Example,
     build_examples,
@@ -29,7 +30,7 @@ from tasks.lm.examples import (
 )
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
-from tasks.lm.training import start_adapter, train
+from tasks.lm.training import train
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, instruction_table, passage_table

@@ -1,0 +1,92 @@
+"""Whether an adapter fits the model that it names, and the training that starts from it.
+
+Without torch: a run asks before it begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json
+from tasks.core.model_params import Finetune
+from tasks.lm.models import resolve
+
+log = logging.getLogger(__name__)
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+#: A matrix whose inputs are the hidden states, in Llama, Mistral and most others.
+_FROM_HIDDEN = "q_proj.lora_A.weight"
+
+
+def check_adapter(folder: Path, base: str, config: dict[str, Any]) -> None:
+    """Raise :class:`PipelineError` unless the adapter's matrices fit the configuration of its base
+    model, ``base``, and the rank that it names.
+    """
+    rank = read_json(folder / "adapter_config.json").get("r")
+    ranks = read_json(folder / "adapter_config.json").get("rank_pattern")
+    for name, shape in _shapes(folder / "adapter_model.safetensors").items():
+        layer = _LAYER.search(name)
+        wrong = ""
+        if name.endswith("lora_A.weight") and not ranks and shape[0] != rank:
+            wrong = f"rank {shape[0]}, but its adapter_config.json says {rank}"
+        elif name.endswith(_FROM_HIDDEN) and shape[1] != config.get("hidden_size", shape[1]):
+            wrong = f"width {shape[1]}, but {base} has {config['hidden_size']}"
+        elif layer and int(layer[1]) >= config.get("num_hidden_layers", int(layer[1]) + 1):
+            wrong = f"a layer {layer[1]}, but {base} has {config['num_hidden_layers']} layers"
+        if wrong:
+            raise PipelineError(
+                f"adapter {folder} has {wrong}: it is of another model; correct "
+                "base_model_name_or_path in its adapter_config.json, or name another adapter"
+            )
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as weights:
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise PipelineError(f"{path} cannot be read ({error}): fetch it again") from error
+
+
+def start_adapter(settings: Finetune, start: Path) -> Path | None:
+    """Return the adapter to start from, None for a new one.
+
+    One that does not fit the model and the LoRA settings is an error. Other rounding of the base
+    weights is a warning: an adapter of unquantised weights can be a good start on 4-bit ones.
+    """
+    if start.is_file():
+        return None
+    model = resolve(str(start))
+    if model.adapter is None:
+        raise PipelineError(
+            f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
+        )
+    config = read_json(start / "adapter_config.json")
+    for name, value, required in (
+        ("model", model.base, settings.model),
+        # Adapters of other tools name no commit: their main may be any.
+        ("revision", "" if model.revision == "main" else model.revision, settings.revision),
+        ("lora_rank", config["r"], settings.lora_rank),
+        ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
+    ):
+        if value not in ("", required):
+            raise PipelineError(
+                f"finetune.start = {start} was trained with {name} {value}, but "
+                f"finetune.{name} is {required}: they must agree"
+            )
+    told = start / "provenance.json"
+    trained = read_json(told).get("settings", {}) if told.is_file() else {}
+    rounding = trained.get("quantization", settings.quantization)
+    if rounding != settings.quantization:
+        log.warning(
+            "finetune.start = %s was trained on weights with quantization %s; here they have %s",
+            start,
+            rounding,
+            settings.quantization,
+        )
+    return start
