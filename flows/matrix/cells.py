@@ -15,6 +15,7 @@ from flows.runs.worktree import FILES, RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.mix import Mix
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.scoring.datasets import load_dataset, load_items
@@ -83,8 +84,11 @@ def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
 
 
 def _is_there(value: str, main: Path) -> bool:
-    """Tell whether a path exists, or may exist later: on another machine, or made by a cell."""
-    return "://" in value or f"{RUNS}/" in value or (main / value).exists()
+    """Tell whether a path exists, or may exist later: on another machine, made by a cell, or
+    fetched as a cell begins.
+    """
+    later = "://" in value or f"{RUNS}/" in value or value == CHAMPION
+    return later or (main / value).exists()
 
 
 def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from tasks.core.files import write_json
 
 log = logging.getLogger(__name__)
+#: The file in a stage's work folder that says what its last run took from earlier ones.
+REUSED = "reused.json"
 
 
 @dataclass
@@ -27,9 +29,10 @@ class Progress:
     _logged: float = 0.0
 
     def skip(self, rows: int) -> None:
-        """Count rows that an earlier, killed run did."""
+        """Count rows that an earlier run did."""
         self.done += rows
         self.skipped += rows
+        self._tell_reuse()
 
     def step(self, step: int, last: int, **facts: Any) -> None:
         """Count one training step of ``last``.
@@ -61,8 +64,18 @@ class Progress:
                 **facts,
             },
         )
+        if self.done >= self.total:
+            self._tell_reuse()
         if now - self._logged >= 5 or self.done >= self.total:
             self._logged = now
             speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
             more = [f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict)]
             log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *more]))
+
+    def _tell_reuse(self) -> None:
+        """Leave how much was taken from earlier runs: not in the output, which is the same bytes
+        whatever was reused.
+        """
+        again = self.done - self.skipped
+        told = {"reused": self.skipped, "again": again, "unit": self.unit}
+        write_json(self.path.with_name(REUSED), told)

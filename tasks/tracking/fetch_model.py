@@ -46,12 +46,17 @@ def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path |
     """Fetch a file of evaluate's that the version's run kept, such as ``predictions.parquet``; None
     if it is lost.
     """
+    return fetch_artifact(name, version, f"evaluation/{file}", folder)
+
+
+def fetch_artifact(name: str, version: str, file: str, folder: Path) -> Path | None:
+    """Fetch a file that the version's run kept; None if it is lost."""
     from mlflow.exceptions import MlflowException
 
     client = connect()
     try:
         run_id = client.get_model_version(name, version).run_id
-        path = client.download_artifacts(run_id, f"evaluation/{file}", str(folder))
+        path = client.download_artifacts(run_id, file, str(folder))
     except MlflowException:
         return None
     return Path(path)
