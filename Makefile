@@ -51,9 +51,9 @@ $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan review label why ask \
-  export push ingest matrix test lint ui serve soak bench repair audit repro doctor bonito \
-  schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run follow runs start plan review label why \
+  ask export push ingest matrix test lint ui serve soak bench repair audit repro doctor \
+  bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -67,6 +67,9 @@ data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 
 run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
+
+follow: data ## one look at the corpus: run the pipeline if files or settings changed (PROFILE, SET)
+	@$(BIN)/python -m flows.follow_once $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
 	@$(BIN)/python scripts/start.py
@@ -82,6 +85,7 @@ publish: setup ## push the last run's figures; then commit dvc.lock and datastor
 	@git status --short dvc.lock datastore
 
 repro: data ## the same work through DVC alone, without Prefect
+	@$(BIN)/python -m tasks.tracking.champion_start
 	@PATH="$$PWD/$(BIN):$$PATH" dvc repro
 
 runs: setup ## every run: rows, F1 with its interval, start, gain, date

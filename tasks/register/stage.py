@@ -25,8 +25,9 @@ from tasks.register.champion import (
 from tasks.register.gate import describe_leak
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
+from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import shown_uri, store_errors
-from tasks.tracking.registry import Ledger, default_name, gain_metrics
+from tasks.tracking.registry import Ledger, gain_metrics
 
 log = logging.getLogger(__name__)
 #: Packages that load the model with MLflow alone, recorded at the versions that made it.

@@ -36,8 +36,7 @@ from tasks.core.rows import CHAMPION_FILE, TRAINED_FILE
 from tasks.core.stage import WORK, one_line_errors
 from tasks.core.store import is_whole, keep_newest, seal_folder
 from tasks.core.yaml_file import read_yaml
-from tasks.tracking.fetch_model import fetch_artifact, fetch_model
-from tasks.tracking.registry import default_name
+from tasks.tracking.fetch_model import default_name, fetch_artifact, fetch_model
 
 #: Champions of earlier corpora that are kept, some megabytes each.
 _KEPT = 4

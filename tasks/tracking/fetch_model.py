@@ -62,6 +62,12 @@ def fetch_artifact(name: str, version: str, file: str, folder: Path) -> Path | N
     return Path(path)
 
 
+def default_name(base: str, dataset: str) -> str:
+    """Return ``<target model>-<dataset>`` in the characters that MLflow allows."""
+    target = base.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{target}-{dataset}")
+
+
 def parse_model_uri(uri: str) -> tuple[str, str, str]:
     """Return (name, alias, version), one of the last two empty."""
     match = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", uri)

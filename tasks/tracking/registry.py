@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,12 +256,6 @@ def group_runs(
     ledger.files(files)
     ledger.finish()
     return str(parent.info.experiment_id), str(parent.info.run_id)
-
-
-def default_name(base: str, dataset: str) -> str:
-    """Return ``<target model>-<dataset>`` in the characters that MLflow allows."""
-    target = base.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{target}-{dataset}")
 
 
 def gain_metrics(over: str, dataset: str, f1: float, low: float, high: float) -> dict[str, float]:

@@ -30,8 +30,8 @@ from tasks.finetune import stage as finetune
 from tasks.register import stage as register
 from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
+from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
-from tasks.tracking.registry import default_name
 from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
 from tests.pages import check_page
 from tests.supervise.test_constructed import passages
