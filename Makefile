@@ -30,6 +30,7 @@ ASK_PORT ?=
 OUT ?=
 REPO ?=
 YES ?=
+ADVISORIES ?=
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
 FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv \
@@ -46,7 +47,7 @@ export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
   TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
-  BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES
+  BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
@@ -146,7 +147,7 @@ gpu-check: setup ## on an NVIDIA GPU: every GPU path on a random 7B model, 45 GB
 repair: setup ## find and remove damaged objects in DVC's cache
 	@$(BIN)/python -m flows.runs.repair
 
-audit: setup ## check the pins for known vulnerabilities (needs the network), and the code
+audit: setup ## check code and pins: ADVISORIES=OSV's all.zip, or else by the network
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
 	@$(BIN)/python scripts/audit.py
 
