@@ -17,13 +17,17 @@ from typing import Any
 import pytest
 
 from flows import server
-from flows.runs import look
+from flows.runs import look, request, worktree
 from flows.runs.worktree import Run
 from tasks.core import listing
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.listing import digest_listing, list_files
+from tasks.core.parquet import write_table
 from tasks.core.ports import find_free_port
+from tasks.core.rows import TRAINED
+from tasks.core.yaml_file import read_yaml
+from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.toy import environment, make_toy
 
 
@@ -200,6 +204,45 @@ def test_make_follow_runs_only_where_something_changed(toy: Path, api: str) -> N
     text = page.read_text()
     assert "- b.md" in text and "| ingest | ran | 0 rows | 3 rows |" in text, text
     assert "| generate | restored: all of it was there |" in text, "the toy's text is no input"
+
+
+def test_the_champion_is_placed_before_the_graph_runs(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(toy).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{toy / 'mlflow.db'}")
+    settings = ["finetune.start=champion", "register.model_name=pumps", "finetune.lora_rank=8"]
+    run = request.plan(toy, "default", settings, "go-on")
+    told: list[str] = []
+    with pytest.raises(PipelineError, match="^finetune.start is champion, but pumps has none"):
+        worktree.prepare(run, told.append)
+    made = _write(toy.parent / "adapter", card="none")
+    config = {"base_model_name_or_path": run.params["finetune"]["model"], "r": 16}
+    write_json(made / "adapter_config.json", config | {"lora_alpha": 16, "revision": ""})
+    (made / "adapter_model.safetensors").write_bytes(b"weights")
+    write_table(made / "trained.parquet", TRAINED.empty_table())
+    write_json(made / "provenance.json", {})
+    client = connect()
+    kept = client.create_run(experiment_id(client, "bonito"))
+    client.log_artifacts(kept.info.run_id, str(made))
+    client.create_registered_model("pumps")
+    version = client.create_model_version("pumps", kept.info.artifact_uri, kept.info.run_id)
+    client.set_registered_model_alias("pumps", "champion", version.version)
+    with pytest.raises(PipelineError, match="trained with lora_rank 16, but .* is 8"):
+        worktree.prepare(run, told.append)
+    run = request.plan(toy, "default", settings[:2], "go-on")
+    worktree.prepare(run, told.append)
+    assert read_json(run.path / "champion/champion.json")["version"] == "1"
+    assert "pumps version 1 is the start" in told[-1]
+    assert read_yaml(run.path / "params.yaml")["finetune"]["start"] == "champion"
+    assert not (toy / "champion").exists() and list((toy / ".work/champion").iterdir())
+    assert subprocess.run(
+        ["git", "-C", str(run.path), "status", "--porcelain"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split() == ["M", "params.yaml"], "nothing of it is in git"
 
 
 _FOLLOW = """
