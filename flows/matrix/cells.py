@@ -49,7 +49,8 @@ class Cell:
 def expand(matrix: Matrix, main: Path) -> list[Cell]:
     """Return the cells, each once: zero-shot cells first, a starting point before its continuation.
 
-    All settings are parsed.
+    Cells that go on from the champion come before all others, one of which might become the
+    champion. All settings are parsed.
     """
     cells: dict[str, Cell] = {}
     for model in matrix.models:
@@ -60,7 +61,7 @@ def expand(matrix: Matrix, main: Path) -> list[Cell]:
             ):
                 for cell in _of_supervision(matrix, main, model, dataset, parse_supervision(text)):
                     cells.setdefault(cell.name, cell)
-    return list(cells.values())
+    return sorted(cells.values(), key=lambda cell: cell.params["finetune"]["start"] != CHAMPION)
 
 
 def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
