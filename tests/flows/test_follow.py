@@ -287,7 +287,7 @@ def test_the_flow_leaves_an_artifact_and_a_killed_one_goes_on(toy: Path, api: st
 
 
 @pytest.mark.timeout(400)
-def test_its_schedule_and_its_event_are_off(toy: Path, api: str) -> None:
+def test_its_schedule_and_its_event_are_off_until_they_are_switched_on(toy: Path, api: str) -> None:
     arguments = ("-m", "prefect", "--no-prompt", "deploy", "--prefect-file", "prefect.yaml")
     more = {
         "PREFECT_API_URL": api,
@@ -304,3 +304,17 @@ def test_its_schedule_and_its_event_are_off(toy: Path, api: str) -> None:
     (automation,) = _ask(f"{api}/automations/filter")
     assert automation["enabled"] is False
     assert automation["trigger"]["expect"] == ["corpus.changed"]
+    change = urllib.request.Request(
+        f"{api}/automations/{automation['id']}",
+        b'{"enabled": true}',
+        {"Content-Type": "application/json"},
+        method="PATCH",
+    )
+    urllib.request.urlopen(change, timeout=20).close()
+    emit = ("-m", "prefect", "event", "emit", "corpus.changed", "--resource-id", "corpus")
+    deadline = time.monotonic() + 120
+    while not [run for run in _ask(f"{api}/flow_runs/filter") if run["deployment_id"]]:
+        assert time.monotonic() < deadline, "the event started no run"
+        told = _python(toy, *emit, **more)
+        assert told.returncode == 0, told.stderr
+        time.sleep(3)
