@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import write_json
+from tasks.core.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 #: The file in a stage's work folder that says what its last run took from earlier ones.
@@ -27,6 +27,15 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     skipped: int = 0
     _logged: float = 0.0
+    #: What earlier meters of this run of the stage left in :data:`REUSED`: reused and done again.
+    _before: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Read what is to be added to: a stage may have several meters."""
+        path = self.path.with_name(REUSED)
+        if path.is_file():
+            told = read_json(path)
+            self._before = (told["reused"], told["again"])
 
     def skip(self, rows: int) -> None:
         """Count rows that an earlier run did."""
@@ -76,6 +85,6 @@ class Progress:
         """Leave how much was taken from earlier runs: not in the output, which is the same bytes
         whatever was reused.
         """
-        again = self.done - self.skipped
-        told = {"reused": self.skipped, "again": again, "unit": self.unit}
-        write_json(self.path.with_name(REUSED), told)
+        reused, again = self._before
+        told = {"reused": reused + self.skipped, "again": again + self.done - self.skipped}
+        write_json(self.path.with_name(REUSED), told | {"unit": self.unit})
