@@ -30,6 +30,7 @@ ASK_PORT ?=
 OUT ?=
 REPO ?=
 YES ?=
+ADVISORIES ?=
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
 FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv \
@@ -46,14 +47,14 @@ export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
   TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
-  BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES
+  BENCH SHAPE ROUNDS MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
 .DEFAULT_GOAL := help
-.PHONY: browser gpu-check help setup data publish run runs start plan review label why ask \
-  export push ingest matrix test lint ui serve soak bench repair audit repro doctor bonito \
-  schemas pictures lock clean
+.PHONY: browser gpu-check help setup data publish run follow runs start plan review label why \
+  ask export push ingest matrix test lint ui serve soak bench repair audit repro doctor \
+  bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -67,6 +68,9 @@ data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 
 run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
+
+follow: data ## one look at the corpus: run the pipeline if files or settings changed (PROFILE, SET)
+	@$(BIN)/python -m flows.follow_once $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
 	@$(BIN)/python scripts/start.py
@@ -82,6 +86,7 @@ publish: setup ## push the last run's figures; then commit dvc.lock and datastor
 	@git status --short dvc.lock datastore
 
 repro: data ## the same work through DVC alone, without Prefect
+	@$(BIN)/python -m tasks.tracking.champion_start
 	@PATH="$$PWD/$(BIN):$$PATH" dvc repro
 
 runs: setup ## every run: rows, F1 with its interval, start, gain, date
@@ -142,7 +147,7 @@ gpu-check: setup ## on an NVIDIA GPU: every GPU path on a random 7B model, 45 GB
 repair: setup ## find and remove damaged objects in DVC's cache
 	@$(BIN)/python -m flows.runs.repair
 
-audit: setup ## check the pins for known vulnerabilities (needs the network), and the code
+audit: setup ## check code and pins: ADVISORIES=OSV's all.zip, or else by the network
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
 	@$(BIN)/python scripts/audit.py
 

@@ -6,16 +6,17 @@ middleware, and Prefect compares neither Host nor Origin.
 
 from __future__ import annotations
 
-from fastapi import FastAPI
 from prefect.server.api import server
 from prefect.settings import PREFECT_SERVER_CORS_ALLOWED_ORIGINS
 
 from tasks.core.own_pages import OwnPagesOnly
 
 
-def create_app() -> FastAPI:
-    """Return Prefect's application behind :class:`OwnPagesOnly`."""
-    app = server.create_app(final=True)
+def create_app() -> OwnPagesOnly:
+    """Return Prefect's application behind :class:`OwnPagesOnly`.
+
+    Around it, not as a middleware in it: automations ask the application within its process, under
+    a name of their own (``prefect-in-memory``) that nothing from outside may use.
+    """
     origins = PREFECT_SERVER_CORS_ALLOWED_ORIGINS.value().split(",")
-    app.add_middleware(OwnPagesOnly, origins=origins)
-    return app
+    return OwnPagesOnly(server.create_app(final=True), origins=origins)

@@ -1,28 +1,265 @@
 """``make audit``: look up known vulnerabilities of the pins.
 
-Fails also where the service cannot be reached: pip-audit itself then reports none. pip-audit runs
-in its own environment, made by uv, so that it does not mix with the pins.
+Two ways. ``ADVISORIES=path`` names an advisory database on this machine: OSV's export for PyPI
+(``all.zip``), a checkout of pypa/advisory-database, or a folder with files of either. Without it
+pip-audit asks the vulnerability service. It runs in an environment of its own, made by uv, so that
+it does not mix with the pins. Where the service cannot be reached the audit fails: pip-audit itself
+then reports no vulnerabilities.
+
+``requirements/accepted.yaml`` holds the findings that do not affect this pipeline, each with its
+reason.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tasks.core.errors import PipelineError
+from tasks.core.stage import one_line_errors
+from tasks.core.yaml_file import read_yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 PIP_AUDIT = "pip-audit==2.10.1"
-#: Vulnerability -> why it does not affect this pipeline. SECURITY.md repeats them.
-ACCEPTED: dict[str, str] = {}
+#: Finding's id -> why it does not affect this pipeline.
+ACCEPTED = ROOT / "requirements" / "accepted.yaml"
+#: What an offline audit takes, and where it comes from.
+ADVICE = (
+    "get https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip, or clone "
+    "https://github.com/pypa/advisory-database, and name it: make audit ADVISORIES=path"
+)
+#: Days after which a database is said to be old.
+_OLD = 30
+_PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;+]+)(?:\+\w+)?", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A known vulnerability of a pin. ``fixed`` are the versions that mend it, if any are known."""
+
+    id: str
+    package: str
+    version: str
+    fixed: tuple[str, ...] = ()
+    #: Other names of the same vulnerability: CVE-..., GHSA-..., PYSEC-...
+    aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def names(self) -> set[str]:
+        """Return all names of the vulnerability."""
+        return {self.id, *self.aliases}
 
 
 def main() -> int:
-    """Return 0 if no pin has a known vulnerability, 1 if one has, 2 if the look-up failed."""
-    pins = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "requirements" / "cpu.txt"
+    """Return 0 if no pin has a known vulnerability that is not accepted, 1 if one has, 2 if they
+    could not be looked up.
+    """
+    with one_line_errors("audit"):
+        folder = ROOT / "requirements"
+        files = [Path(name) for name in sys.argv[1:]] or [folder / "cpu.txt", folder / "gpu.txt"]
+        accepted = read_accepted(ACCEPTED)
+        if path := os.environ.get("ADVISORIES"):
+            return audit_offline(read_pins(files), Path(path), accepted)
+        return max(_ask_service(file, accepted) for file in files)
+    return 2
+
+
+def audit_offline(pins: dict[str, set[str]], path: Path, accepted: dict[str, str]) -> int:
+    """Look pins (name -> versions) up in the database at ``path``; print what is found."""
+    records, date = 0, ""
+    findings: dict[tuple[str, str, str], Finding] = {}
+    for record in read_advisories(path):
+        records += 1
+        date = max(date, str(record.get("modified", "")))
+        for finding in match_pins(record, pins):
+            _merge(findings, finding)
+    if not records:
+        raise PipelineError(f"{path} holds no advisory: {ADVICE}")
+    print(f"{records:,} advisories of {path}, the newest of {date[:10] or 'no date'}")
+    status = report(sorted(findings.values(), key=lambda one: (one.package, one.id)), accepted)
+    count = sum(map(len, pins.values()))
+    print(f"{count} pins looked up, {len(findings)} vulnerabilities known")
+    if (age := _age_in_days(date)) > _OLD:
+        print(f"warning: the database is {age} days old: fetch a new one", file=sys.stderr)
+    return status
+
+
+def report(findings: Iterable[Finding], accepted: dict[str, str]) -> int:
+    """Print the findings, one a line; return 1 if one is not accepted, else 0."""
+    status = 0
+    for one in findings:
+        fixed = f"fixed in {', '.join(one.fixed)}" if one.fixed else "no fixed version is known"
+        also = f" ({', '.join(sorted(one.aliases))})" if one.aliases else ""
+        reason = next((accepted[name] for name in sorted(one.names) if name in accepted), "")
+        told = f"accepted: {reason}" if reason else "NOT ACCEPTED"
+        print(f"{one.id}{also}: {one.package} {one.version}, {fixed}; {told}")
+        status = status or int(not reason)
+    return status
+
+
+def match_pins(record: dict[str, Any], pins: dict[str, set[str]]) -> Iterator[Finding]:
+    """Yield a finding for each pin that an OSV record says is affected.
+
+    Versions compare by PEP 440. A version that a record names in its list is affected, whatever its
+    ranges say; both are in use.
+    """
+    if record.get("withdrawn"):
+        return
+    for affected in record.get("affected") or ():
+        package = affected.get("package") or {}
+        name = canonicalize_name(str(package.get("name", "")))
+        if package.get("ecosystem") != "PyPI" or name not in pins:
+            continue
+        ranges = [one for one in affected.get("ranges") or () if one.get("type") == "ECOSYSTEM"]
+        events = [event for one in ranges for event in one.get("events", ())]
+        fixed = {str(event["fixed"]) for event in events if "fixed" in event}
+        for version in sorted(pins[name], key=_key):
+            if _is_listed(version, affected) or any(_is_inside(version, one) for one in ranges):
+                later = tuple(sorted((v for v in fixed if _key(v) > _key(version)), key=_key))
+                aliases = tuple(map(str, record.get("aliases") or ()))
+                yield Finding(str(record["id"]), name, version, later, aliases)
+
+
+def read_pins(files: Iterable[Path]) -> dict[str, set[str]]:
+    """Return name -> versions of the pins of files that uv compiled.
+
+    A build's own part is left out: 2.13.0+cpu is PyTorch's build of 2.13.0, of the same source.
+    """
+    pins: dict[str, set[str]] = {}
+    for path in files:
+        try:
+            found = _PIN.findall(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PipelineError(f"{path} cannot be read: {error.strerror}") from error
+        if not found:
+            raise PipelineError(f"{path} holds no pin of the form name==version")
+        for name, version in found:
+            pins.setdefault(canonicalize_name(name), set()).add(version)
+    return pins
+
+
+def read_advisories(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the OSV records of a zip, of a folder with JSON or YAML files below it, or of one file.
+
+    A file that is no record is an error: a database that is half there would find half.
+    """
+    if not path.exists():
+        raise PipelineError(f"ADVISORIES={path} does not exist: {ADVICE}")
+    if path.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in sorted(archive.namelist()):
+                    if name.endswith((".json", ".yaml")):
+                        yield _parse(archive.read(name), f"{path}: {name}")
+        except (zipfile.BadZipFile, OSError) as error:
+            raise PipelineError(f"{path} cannot be read ({error}): fetch it again") from error
+        return
+    root = path / "vulns" if (path / "vulns").is_dir() else path  # as pypa's database has it
+    for file in [path] if path.is_file() else sorted(root.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.suffix in (".json", ".yaml") and file.is_file() and not hidden:
+            yield _parse(file.read_bytes(), str(file))
+
+
+def read_accepted(path: Path) -> dict[str, str]:
+    """Return the accepted findings, id -> reason; none may be without a reason."""
+    accepted = read_yaml(path) if path.is_file() else {}
+    for name, reason in accepted.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise PipelineError(f"{path}: {name} has no reason why it is accepted")
+    return {str(name): " ".join(reason.split()) for name, reason in accepted.items()}
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content) if content[:1] == b"{" else _load_yaml(content)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise PipelineError(
+            f"{where} is damaged ({type(error).__name__}): fetch it again"
+        ) from error
+    if not isinstance(record, dict) or "id" not in record:
+        raise PipelineError(f"{where} is no advisory in OSV's form: {ADVICE}")
+    return record
+
+
+def _load_yaml(content: bytes) -> Any:
+    # The base loader makes texts alone: dates and version numbers (1.10) stay as they are.
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    return yaml.load(content, Loader=loader)  # noqa: S506
+
+
+def _is_listed(version: str, affected: dict[str, Any]) -> bool:
+    return any(_key(str(one)) == _key(version) for one in affected.get("versions") or ())
+
+
+def _is_inside(version: str, one: dict[str, Any]) -> bool:
+    """Tell whether a range's events, in the order of their versions, leave a version affected.
+
+    Of an event whose version PEP 440 refuses only that it was introduced is believed: rather a
+    finding too many than one too few.
+    """
+    events = [
+        (kind, str(value)) for event in one.get("events", ()) for kind, value in event.items()
+    ]
+    inside = False
+    for kind, value in sorted(events, key=lambda event: _key(event[1])):
+        if kind == "introduced" and _key(value) <= _key(version):
+            inside = True
+        elif (kind == "fixed" and _is_version(value) and _key(value) <= _key(version)) or (
+            kind == "last_affected" and _is_version(value) and _key(value) < _key(version)
+        ):
+            inside = False
+    return inside
+
+
+def _is_version(text: object) -> bool:
+    return _key(text)[0]
+
+
+def _key(text: object) -> tuple[bool, Version]:
+    """Return what a version is sorted by: ``0`` is before all, and so is what PEP 440 refuses."""
+    try:
+        return (str(text) != "0", Version(str(text)))
+    except InvalidVersion:
+        return (False, Version("0"))
+
+
+def _merge(findings: dict[tuple[str, str, str], Finding], new: Finding) -> None:
+    """Add a finding; databases hold one vulnerability under several ids, which name each other."""
+    for key, old in findings.items():
+        same = (old.package, old.version) == (new.package, new.version)
+        if same and old.names & new.names:
+            aliases = (old.names | new.names) - {old.id}
+            fixed = tuple(sorted({*old.fixed, *new.fixed}, key=_key))
+            findings[key] = Finding(old.id, old.package, old.version, fixed, tuple(sorted(aliases)))
+            return
+    findings[(new.package, new.version, new.id)] = new
+
+
+def _age_in_days(date: str) -> int:
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(date)).days
+    except (ValueError, TypeError):
+        return 0
+
+
+def _ask_service(pins: Path, accepted: dict[str, str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "pins.txt"
         # The index has torch 2.13.0, not PyTorch's build 2.13.0+cpu of the same source.
@@ -35,35 +272,36 @@ def main() -> int:
         packages = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        print(
-            f"error: audit: pip-audit gave no answer ({last}): it needs the network",
-            file=sys.stderr,
-        )
-        return 2
-    return report_flaws(packages)
+        raise PipelineError(f"pip-audit gave no answer ({last}). Offline: {ADVICE}") from None
+    return report_flaws(packages, accepted)
 
 
-def report_flaws(packages: list[dict[str, Any]]) -> int:
+def report_flaws(packages: list[dict[str, Any]], accepted: dict[str, str]) -> int:
     """Print the flaws among pip-audit's ``dependencies``; return the exit status."""
-    flaws = [
-        (package["name"], flaw["id"]) for package in packages for flaw in package.get("vulns", [])
+    findings = [
+        Finding(
+            flaw["id"],
+            package["name"],
+            package.get("version", ""),
+            tuple(flaw.get("fix_versions", ())),
+            tuple(flaw.get("aliases", ())),
+        )
+        for package in packages
+        for flaw in package.get("vulns", [])
     ]
-    for name, flaw in flaws:
-        print(f"{name}: {flaw}" + (f" (accepted: {ACCEPTED[flaw]})" if flaw in ACCEPTED else ""))
+    status = report(findings, accepted)
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     looked_up = len(packages) - len(skipped)
-    print(f"{looked_up} of {len(packages)} pins looked up, {len(flaws)} vulnerabilities known")
-    if any(flaw not in ACCEPTED for _, flaw in flaws):
-        return 1
-    if skipped or not packages:
+    print(f"{looked_up} of {len(packages)} pins looked up, {len(findings)} vulnerabilities known")
+    if not status and (skipped or not packages):
         shown = ", ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
         print(
-            f"error: audit: {len(skipped)} pins could not be looked up ({shown}): can the "
-            "vulnerability service be reached?",
+            f"error: audit: {len(skipped)} pins could not be looked up ({shown}): the "
+            f"vulnerability service cannot be reached. Offline: {ADVICE}",
             file=sys.stderr,
         )
         return 2
-    return 0
+    return status
 
 
 if __name__ == "__main__":

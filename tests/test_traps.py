@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import configparser
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -133,34 +131,3 @@ def test_the_training_instance_is_never_put_into_evaluation(
     examples = [Example([0, 10, 11], [20 + number, 1]) for number in range(4)]
     train(examples, settings, 1, tmp_path / "out", tmp_path / "checkpoints", on_step)
     assert len(seen) == 2 and told and not any(seen), "the training instance was in evaluation mode"
-
-
-@pytest.fixture(scope="module")
-def audit() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts/audit.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_CLEAN, _FLAWED = (
-    {"name": "a", "version": "1", "vulns": []},
-    {"name": "b", "version": "1", "vulns": [{"id": "CVE-1"}]},
-)
-
-
-@pytest.mark.parametrize(
-    ("packages", "status", "said"),
-    [
-        ([_CLEAN], 0, "1 of 1 pins looked up, 0 vulnerabilities known"),
-        ([_CLEAN, _FLAWED], 1, "b: CVE-1"),
-        ([_CLEAN, {"name": "c", "skip_reason": "not found"}], 2, "1 of 2 pins looked up"),
-        ([], 2, "0 of 0"),
-    ],
-)
-def test_an_audit_that_could_ask_nobody_has_failed(
-    audit: ModuleType, capsys: pytest.CaptureFixture[str], packages: Any, status: int, said: str
-) -> None:
-    assert audit.report_flaws(packages) == status
-    assert said in capsys.readouterr().out

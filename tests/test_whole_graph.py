@@ -60,6 +60,7 @@ def clone(tmp_path: Path, tiny_model: Path) -> Path:
         "finetune": {
             "model": str(tiny_model),
             "start": "supervision/none",
+            "restart": "supervision/none",
             "max_steps": 4,
             "batch_rows": 4,
             "micro_batch_rows": 4,

@@ -83,7 +83,7 @@ def make_toy(folder: Path) -> Path:
         write_stage(folder, name, _STAGE.format(name=name, inputs=inputs))
     for name in ("prefect.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
-    nothing = {"verify": {"reviews": NOTHING}, "finetune": {"start": NOTHING}}
+    nothing = {"verify": {"reviews": NOTHING}, "finetune": {"start": NOTHING, "restart": NOTHING}}
     settings = overlay(read_yaml(ROOT / "params.yaml"), nothing)
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     shutil.copytree(

@@ -15,6 +15,7 @@ from flows.runs.worktree import FILES, RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.mix import Mix
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.scoring.datasets import load_dataset, load_items
@@ -48,7 +49,8 @@ class Cell:
 def expand(matrix: Matrix, main: Path) -> list[Cell]:
     """Return the cells, each once: zero-shot cells first, a starting point before its continuation.
 
-    All settings are parsed.
+    Cells that go on from the champion come before all others, one of which might become the
+    champion. All settings are parsed.
     """
     cells: dict[str, Cell] = {}
     for model in matrix.models:
@@ -59,7 +61,7 @@ def expand(matrix: Matrix, main: Path) -> list[Cell]:
             ):
                 for cell in _of_supervision(matrix, main, model, dataset, parse_supervision(text)):
                     cells.setdefault(cell.name, cell)
-    return list(cells.values())
+    return sorted(cells.values(), key=lambda cell: cell.params["finetune"]["start"] != CHAMPION)
 
 
 def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
@@ -83,8 +85,11 @@ def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
 
 
 def _is_there(value: str, main: Path) -> bool:
-    """Tell whether a path exists, or may exist later: on another machine, or made by a cell."""
-    return "://" in value or f"{RUNS}/" in value or (main / value).exists()
+    """Tell whether a path exists, or may exist later: on another machine, made by a cell, or
+    fetched as a cell begins.
+    """
+    later = "://" in value or f"{RUNS}/" in value or value == CHAMPION
+    return later or (main / value).exists()
 
 
 def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:

@@ -57,6 +57,11 @@ def read_last_flow_run(checkout: Path) -> str:
     return str((_optional(checkout / _LAST) or {}).get("flow_run", ""))
 
 
+def read_stages(checkout: Path) -> list[dict[str, Any]]:
+    """Return the outcomes of the last run's stages, as :func:`write_outcomes` wrote them."""
+    return list((_optional(checkout / _LAST) or {}).get("stages", []))
+
+
 def read_ending(checkout: Path, flow_run: str) -> str | None:
     """Return how a flow run ended: "" if every stage was done, else the error; None if it did not
     end.

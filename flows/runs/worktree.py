@@ -23,7 +23,9 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import DEFAULT
+from tasks.core.stage import WORK
 
 RUNS = Path(".runs")
 #: Settings that are a path.
@@ -36,6 +38,7 @@ FILES = (
     ("supervise", "rows"),
     ("supervise", "prompts"),
     ("finetune", "start"),
+    ("finetune", "restart"),
     ("baseline", "general"),
 )
 #: Settings that may be a path.
@@ -101,6 +104,8 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
         _share_cache(run)
         _check_out_data(run, log)
         _write_params(run)
+    if run.params["finetune"]["start"] == CHAMPION:
+        _place_champion(run, log)
     for section, key in FILES:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
@@ -182,7 +187,8 @@ def _write_params(run: Run) -> None:
     for section, key in PATHS:
         value = params[section][key]
         if (
-            not Path(value).is_absolute()
+            (key, value) != ("start", CHAMPION)  # a folder of this run
+            and not Path(value).is_absolute()
             and not (run.path / value).exists()
             and (run.main / value).exists()
         ):
@@ -191,6 +197,19 @@ def _write_params(run: Run) -> None:
         run.path / "params.yaml",
         yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),
     )
+
+
+def _place_champion(run: Run, log: Callable[[str], None]) -> None:
+    """Write the champion where the graph reads it, in a process of its own: it loads libraries that
+    this one does without.
+    """
+    command = [sys.executable, "-m", "tasks.tracking.champion_start"]
+    command += ["--store", str(run.main / WORK / CHAMPION)]
+    done = subprocess.run(command, cwd=run.path, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise PipelineError(lines[-1].removeprefix(f"error: {CHAMPION}: "))
+    log(done.stdout.strip())
 
 
 def _identity(main: Path) -> dict[str, str]:

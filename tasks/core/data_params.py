@@ -236,6 +236,10 @@ class Validate(Section):
         return tuple(names) if isinstance(names, list) else names
 
 
+#: A ``verify.reader`` that is no model: two are trained on the rows.
+CROSS_FIT = "cross-fit"
+
+
 class Verify(Section):
     """A reader answers every instruction again; rows that it disagrees with are not kept."""
 

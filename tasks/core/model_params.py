@@ -8,6 +8,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from tasks.core.section import Fraction, Positive, Precision, Section, Seed
 
+#: The value of finetune.start that names the last champion, and the folder that it is written to.
+CHAMPION = "champion"
+
 
 class Finetune(Section):
     """Q-LoRA of the target model."""
@@ -20,8 +23,28 @@ class Finetune(Section):
         "supervision/none",
         description=(
             "adapter folder to start from, which is also scored alone; supervision/none: a new "
-            "adapter"
+            "adapter; champion: the last champion of this model, with new rows and some old ones"
         ),
+    )
+    restart: str = Field(
+        "supervision/none",
+        description=(
+            "where start is champion: the adapter folder that a training from nothing starts "
+            "from; supervision/none: a new adapter"
+        ),
+    )
+    restart_share: Fraction = Field(
+        0.2,
+        description=(
+            "where start is champion: share of passages, new or gone, above which training "
+            "begins from nothing; 0: at every change"
+        ),
+    )
+    replay_share: float = Field(
+        0.5,
+        ge=0.0,
+        lt=1.0,
+        description="where start is champion: share of old rows among those that are trained on",
     )
     prompt: Literal["auto", "bonito", "chat"] = Field(
         description="auto: the chat template if the model has one, else <|input|>/<|output|>"

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import write_json
+from tasks.core.files import read_json, write_json
 
 log = logging.getLogger(__name__)
+#: The file in a stage's work folder that says what its last run took from earlier ones.
+REUSED = "reused.json"
 
 
 @dataclass
@@ -25,11 +27,21 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     skipped: int = 0
     _logged: float = 0.0
+    #: What earlier meters of this run of the stage left in :data:`REUSED`: reused and done again.
+    _before: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Read what is to be added to: a stage may have several meters."""
+        path = self.path.with_name(REUSED)
+        if path.is_file():
+            told = read_json(path)
+            self._before = (told["reused"], told["again"])
 
     def skip(self, rows: int) -> None:
-        """Count rows that an earlier, killed run did."""
+        """Count rows that an earlier run did."""
         self.done += rows
         self.skipped += rows
+        self._tell_reuse()
 
     def step(self, step: int, last: int, **facts: Any) -> None:
         """Count one training step of ``last``.
@@ -61,8 +73,18 @@ class Progress:
                 **facts,
             },
         )
+        if self.done >= self.total:
+            self._tell_reuse()
         if now - self._logged >= 5 or self.done >= self.total:
             self._logged = now
             speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
             more = [f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict)]
             log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *more]))
+
+    def _tell_reuse(self) -> None:
+        """Leave how much was taken from earlier runs: not in the output, which is the same bytes
+        whatever was reused.
+        """
+        reused, again = self._before
+        told = {"reused": reused + self.skipped, "again": again + self.done - self.skipped}
+        write_json(self.path.with_name(REUSED), told | {"unit": self.unit})

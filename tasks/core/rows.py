@@ -83,6 +83,13 @@ INSTRUCTIONS = pa.schema(
     ]
 )
 
+#: artifacts/finetune/trained.parquet, kept with the MLflow run: digests of the rows that an adapter
+#: knows and of their passages, by which a later training tells new rows from old ones.
+TRAINED = pa.schema([("row_sha256", pa.string()), ("passage_sha256", pa.string())])
+TRAINED_FILE = "trained.parquet"
+#: The file that makes an adapter's folder a champion's: name, version, digests.
+CHAMPION_FILE = "champion.json"
+
 #: artifacts/validate/quarantine.parquet: rows that failed, with the names of all the expectations
 #: they failed.
 QUARANTINE = pa.schema([*INSTRUCTIONS, ("reasons", pa.list_(pa.string()))])

@@ -20,7 +20,7 @@ from tasks.core.lock import hold_lock
 from tasks.core.log_lines import set_up_logging
 from tasks.core.params import Params, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
-from tasks.core.progress import Progress
+from tasks.core.progress import REUSED, Progress
 from tasks.core.secrets import hide
 from tasks.core.section import Section
 from tasks.core.store import seal_folder, verify
@@ -138,6 +138,7 @@ def run_stage(
             staged_folder(arguments.out, folder / "output") as out,
         ):
             sweep(folder)
+            (folder / REUSED).unlink(missing_ok=True)
             values = vars(arguments)
             paths = {
                 option: values[option.replace("-", "_")]

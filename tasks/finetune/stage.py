@@ -19,16 +19,15 @@ from tasks.core.files import (
     choose,
     fingerprint,
     sha256_file,
-    sha256_folder,
     write_json,
     write_text,
 )
 from tasks.core.model_params import Finetune
-from tasks.core.parquet import read_table
+from tasks.core.parquet import read_table, write_table
 from tasks.core.process import rank
-from tasks.core.rows import INSTRUCTIONS, require
+from tasks.core.rows import INSTRUCTIONS, TRAINED_FILE, require
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.adapters import start_adapter
+from tasks.finetune.going_on import KNOWN, begin, known_after, start_digest
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example, build_examples, tokens_trained
 from tasks.lm.models import load_tokenizer
@@ -43,7 +42,7 @@ log = logging.getLogger(__name__)
 
 def finetune(stage: Stage) -> None:
     """Write the adapter (``adapter_model.safetensors``, ``adapter_config.json``),
-    ``provenance.json``, ``loss.csv`` and ``summary.json``.
+    ``provenance.json``, ``loss.csv``, ``trained.parquet`` (rows.TRAINED) and ``summary.json``.
 
     With ``supervise.source`` none there is no adapter: provenance.json says so, and what a training
     would have started from is scored: ``finetune.start``, else the unadapted model.
@@ -51,29 +50,35 @@ def finetune(stage: Stage) -> None:
     params, source = pin(stage.params.finetune), stage.params.supervise.source
     path = stage.path("instructions")
     table = require(read_table(path), INSTRUCTIONS, path)
-    rows = choose_rows(table, params).to_pylist()
     tokenizer = load_tokenizer(params.model, params.revision)
-    start = start_adapter(params, stage.path("start"))
+    beginning = begin(table, params, stage.path("start"))
+    start = beginning.start
+    chosen = choose_rows(beginning.rows, params)
+    rows = chosen.to_pylist()
     prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
     if source == "none":
         return _write_no_adapter(stage, params, prompter, path, start)
     examples, dropped = build_examples(rows, prompter, params)
-    if len(rows) < len(table):
-        dropped["beyond_max_steps"] = len(table) - len(rows)
+    dropped["beyond_max_steps"] = len(beginning.rows) - len(rows)
+    dropped[KNOWN] = beginning.known
     if not examples:
         raise PipelineError(
             f"no row of {path} can be trained on ({dict(dropped)}): look at its "
             "quarantine, or raise finetune.max_response_tokens"
         )
-    start_digest = sha256_folder(start) if start else ""
-    key = training_key(params, examples, start_digest)
+    digest = start_digest(start)
+    key = training_key(params, examples, digest)
     trained = _train(stage, params, examples, tokenizer.pad_token_id, key, start)
     write_text(stage.out / "loss.csv", trained.csv())
+    champion = {"champion": beginning.facts} if beginning.facts else {}
+    known = known_after(table, chosen, stage.path("start"), beginning.goes_on)
+    write_table(stage.out / TRAINED_FILE, known)
     facts = {
         "supervision": source,
-        "start": start_digest,
+        "start": digest,
         "tokens": tokens_trained(examples, params, trained.steps),
         "adapter": True,
+        **champion,
     }
     write_json(
         stage.out / "provenance.json",
@@ -86,6 +91,7 @@ def finetune(stage: Stage) -> None:
         steps=trained.steps,
         response_tokens=trained.tokens,
         tokens=facts["tokens"],
+        **champion,
     )
 
 
@@ -108,11 +114,11 @@ def choose_rows(table: pa.Table, params: Finetune) -> pa.Table:
 def _write_no_adapter(
     stage: Stage, params: Finetune, prompter: Prompter, path: Path, start: Path | None
 ) -> None:
-    start_digest = sha256_folder(start) if start else ""
-    key = fingerprint("none", params.model_dump(mode="json"), start_digest)
+    digest = start_digest(start)
+    key = fingerprint("none", params.model_dump(mode="json"), digest)
     trained = Trained([], 0, 0)
     write_text(stage.out / "loss.csv", trained.csv())
-    facts = {"supervision": "none", "start": start_digest, "tokens": 0, "adapter": False}
+    facts = {"supervision": "none", "start": digest, "tokens": 0, "adapter": False}
     write_json(
         stage.out / "provenance.json", provenance(params, prompter, path, key, 0, trained) | facts
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.card import card_bytes
+from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.model_params import Finetune
@@ -134,8 +135,14 @@ def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
         named = ("generate.generator", generate.generator, generate.revision)
         models.copies.extend(_plain(models, "generate", *named, generate.precision))
     if "verify" in behind and writes and verify.reader != "none" and not verify.address:
-        named = ("verify.reader", verify.reader, verify.revision)
-        models.copies.extend(_plain(models, "verify", *named, "auto"))
+        if verify.reader != CROSS_FIT:
+            named = ("verify.reader", verify.reader, verify.revision)
+            models.copies.extend(_plain(models, "verify", *named, "auto"))
+        elif fit := verify.fit:  # two readers, one after the other
+            base, _ = _look(models, "verify.fit.model", fit.model, fit.revision)
+            models.copies.extend(
+                2 * [Copy(base, None, fit.quantization, fit.precision, unknown=True)]
+            )
     if not {"baseline", "finetune", "evaluate"} & set(behind):
         return models
     return _add_target(models, params, behind)

@@ -19,6 +19,7 @@ from tasks.core.files import read_json, sha256_file, write_text
 from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
 from tasks.core.mix import parse_mix
+from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
 from tasks.core.stage import Stage
@@ -125,7 +126,7 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
     generator = params.generate.generator
     revision = provenance["revision"]
     at = f", commit {revision}" if hub_name(provenance["base"]) == provenance["base"] else ""
-    start = params.finetune.start if provenance["start"] else ""
+    start = _start(params.finetune, provenance)
     rows = [
         (
             "base",
@@ -155,6 +156,18 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
 
 def _weights(quantization: str) -> str:
     return "the base's own weights" if quantization == "none" else f"weights in {quantization}"
+
+
+def _start(params: Finetune, provenance: dict[str, Any]) -> str:
+    """Return the adapter that the training started from; empty for a new one."""
+    if not provenance["start"]:
+        return ""
+    champion = provenance.get("champion")
+    if not champion:
+        return params.start
+    if not champion["goes_on"]:
+        return params.restart
+    return f"{champion['name']} version {champion['version']}, the champion before"
 
 
 def _licence(name: str, revision: str = "main") -> str:

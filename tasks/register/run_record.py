@@ -12,6 +12,7 @@ from tasks.core.files import sha256_file
 from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
+from tasks.core.rows import TRAINED_FILE
 from tasks.core.stage import Stage
 from tasks.register.plots import plot_f1, plot_loss
 from tasks.tracking.registry import Ledger, gain_metrics
@@ -49,7 +50,9 @@ def log_run(
     ledger.files([evaluation / name for name in evaluated], "evaluation")
     ledger.files([stage.path("instructions") / "report.html"], "validation")
     ledger.files([stage.path("verification") / "report.html"], "verification")
-    ledger.files([adapter / "provenance.json"])
+    # A version's adapter has the digests of its rows, which finetune.start: champion needs.
+    kept = ("provenance.json", TRAINED_FILE)
+    ledger.files([adapter / name for name in kept if (adapter / name).is_file()])
     ledger.tags(lineage(stage, provenance) | {"rows.quality": quality.describe()})
     return _log_datasets(stage, ledger, scores, provenance)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import re
 from typing import Any
 
 from tasks.core.card import take_cards
@@ -26,6 +25,7 @@ from tasks.register.champion import (
 from tasks.register.gate import describe_leak
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
+from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import shown_uri, store_errors
 from tasks.tracking.registry import Ledger, gain_metrics
 
@@ -160,12 +160,6 @@ def _say_gain_over_start(version: Any, scores: dict[str, Any]) -> dict[str, str]
         text += ": not above zero"
         log.warning(text)
     return {"over_start": text}
-
-
-def default_name(base: str, dataset: str) -> str:
-    """Return ``<target model>-<dataset>`` in the characters that MLflow allows."""
-    target = base.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{target}-{dataset}")
 
 
 def _log_model(stage: Stage, ledger: Ledger, provenance: dict[str, Any]) -> str:

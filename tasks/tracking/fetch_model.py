@@ -46,15 +46,26 @@ def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path |
     """Fetch a file of evaluate's that the version's run kept, such as ``predictions.parquet``; None
     if it is lost.
     """
+    return fetch_artifact(name, version, f"evaluation/{file}", folder)
+
+
+def fetch_artifact(name: str, version: str, file: str, folder: Path) -> Path | None:
+    """Fetch a file that the version's run kept; None if it is lost."""
     from mlflow.exceptions import MlflowException
 
     client = connect()
     try:
         run_id = client.get_model_version(name, version).run_id
-        path = client.download_artifacts(run_id, f"evaluation/{file}", str(folder))
+        path = client.download_artifacts(run_id, file, str(folder))
     except MlflowException:
         return None
     return Path(path)
+
+
+def default_name(base: str, dataset: str) -> str:
+    """Return ``<target model>-<dataset>`` in the characters that MLflow allows."""
+    target = base.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{target}-{dataset}")
 
 
 def parse_model_uri(uri: str) -> tuple[str, str, str]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tasks.core.card import take_cards
+from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.groups import cut_groups
 from tasks.core.labels import normal_labels, offered
@@ -25,7 +26,7 @@ from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
-from tasks.verify.cross_fit import CROSS_FIT, half_of
+from tasks.verify.cross_fit import half_of
 from tasks.verify.judging import nearest_span
 from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
 from tasks.verify.shards import do_shards

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.card import take_cards
+from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, sha256_folder, write_json
 from tasks.core.model_params import Finetune
@@ -29,7 +30,6 @@ from tasks.lm.training import train, training_key
 from tasks.verify.reader import Reader
 
 log = logging.getLogger(__name__)
-CROSS_FIT = "cross-fit"
 #: Fewer rows teach a reader nothing.
 _LEAST_ROWS = 8
 
@@ -48,7 +48,7 @@ def fit_readers(stage: Stage, rows: Iterable[dict[str, Any]]) -> tuple[Reader, R
     params = stage.params.verify
     if params.fit is None or params.address:
         raise PipelineError(
-            "verify.reader cross-fit trains its readers here: give verify.fit, a section as "
+            f"verify.reader {CROSS_FIT} trains its readers here: give verify.fit, a section as "
             "finetune, and no verify.address (docs/verify.md)"
         )
     try:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks.core.data_params import Verify
+from tasks.core.data_params import CROSS_FIT, Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.parquet import TableWriter, read_table
@@ -20,7 +20,7 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, requir
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.preflight import check_run
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask
-from tasks.verify.cross_fit import CROSS_FIT, fit_readers
+from tasks.verify.cross_fit import fit_readers
 from tasks.verify.guard import (
     OWN_ROWS,
     PEOPLE,

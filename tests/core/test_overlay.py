@@ -57,6 +57,7 @@ def test_the_papers_setting_is_the_profiles_and_written_down() -> None:
         "ingest.passage_tokens",
         "generate.shard_rows",
         "finetune.resident",
+        "finetune.restart",
         "finetune.micro_batch_rows",
         "finetune.checkpoint_steps",
         "finetune.gradient_checkpointing",

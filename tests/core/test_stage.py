@@ -18,7 +18,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.lock import hold_lock
 from tasks.core.process import _REAPERS, is_alive, process_mark
-from tasks.core.progress import Progress
+from tasks.core.progress import REUSED, Progress
 from tasks.core.stage import Stage, is_disk_full, run_stage
 from tests.conftest import ROOT
 
@@ -250,3 +250,14 @@ def test_a_meter_tells_no_rate_in_its_first_second(tmp_path: Path) -> None:
     assert read_json(meter.path)["rate"] == pytest.approx(30, rel=0.01) and "rows/s" in describe(
         read_json(meter.path)
     )
+
+
+def test_what_was_reused_is_told_over_all_meters_of_a_stage(tmp_path: Path) -> None:
+    path, told = tmp_path / "progress.json", tmp_path / REUSED
+    first = Progress(path, "verify", 10, "rows")
+    first.skip(7)
+    assert read_json(told) == {"reused": 7, "again": 0, "unit": "rows"}
+    first.advance(3)
+    second = Progress(path, "verify", 4, "rows")
+    second.skip(4)
+    assert read_json(told) == {"reused": 11, "again": 3, "unit": "rows"}

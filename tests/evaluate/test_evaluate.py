@@ -30,7 +30,7 @@ from tasks.finetune import stage as finetune
 from tasks.register import stage as register
 from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
-from tasks.register.stage import default_name
+from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
 from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
 from tests.pages import check_page

@@ -217,6 +217,7 @@ def _write_inputs(folder: Path, model: Path) -> None:
         "finetune": {
             "model": str(model),
             "start": "supervision/none",
+            "restart": "supervision/none",
             "max_steps": 12,
             "epochs": 20.0,
             "batch_rows": 4,

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,27 @@ def test_trained_on_nothing_a_cell_with_a_starting_point_is_the_start_alone(tmp_
     cells = expand(read_matrix(_write(tmp_path, set=begun)), ROOT)
     assert [cell.supervision for cell in cells] == ["start", "tapt", "tapt", "bonito", "bonito"]
     assert cells[0].params["supervise"]["source"] == "none" and ".start." in cells[0].name
+
+
+def test_cells_that_go_on_from_the_champion_come_before_one_that_may_replace_it(
+    tmp_path: Path,
+) -> None:
+    on = {"name": "on", "set": {"finetune": {"start": "champion"}}, "supervision": ["bonito"]}
+    cells = expand(read_matrix(_write(tmp_path, variants=[on], tokens=0)), ROOT)
+    assert [cell.variant for cell in cells[:3]] == ["on", "on", ""]
+    assert [cell.supervision for cell in cells[2:]] == ["none", "tapt", "tapt", "bonito", "bonito"]
+    check = {
+        **cells[0].params,
+        "evaluate": {**cells[0].params["evaluate"], "items": str(tmp_path / "items.jsonl")},
+    }
+    (tmp_path / "items.jsonl").write_text(
+        '{"id": "1", "context": "a", "question": "b", "answer": "yes"}'
+    )
+    for section, key in FILES:
+        value = check[section][key]
+        if section != "evaluate" and value != "champion":
+            check[section] = {**check[section], key: "supervision/none"}
+    check_inputs(read_matrix(_write(tmp_path)), [replace(cells[0], params=check)], ROOT)
 
 
 # Statistics

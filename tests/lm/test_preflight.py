@@ -95,6 +95,19 @@ def test_a_rank_of_a_7b_model_is_so_many_values_and_gigabytes() -> None:
     assert round(count_lora(_MISTRAL, 64) * 12 / 1e9, 1) == 2.0
 
 
+def test_readers_that_the_rows_teach_are_two_merged_models(make: Make, tiny_model: Path) -> None:
+    plain = load_params(make())
+    verify = plain.verify.model_copy(
+        update={"reader": "cross-fit", "fit": plain.finetune.model_copy(update={"lora_rank": 2})}
+    )
+    with_readers = read_models(plain.model_copy(update={"verify": verify}))
+    without = read_models(
+        plain.model_copy(update={"verify": plain.verify.model_copy(update={"reader": "none"})})
+    )
+    assert len(with_readers.copies) == len(without.copies) + 2
+    assert with_readers.bases["verify.fit.model"].name == plain.finetune.model
+
+
 @pytest.mark.parametrize("head_dim", [None, 32])
 def test_the_values_of_an_adapter_are_those_that_peft_trains(head_dim: int | None) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}

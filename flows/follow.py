@@ -1,0 +1,66 @@
+"""The Prefect flow that follows a corpus: look at its files, and run the pipeline if any changed.
+
+Annotations are not postponed here, as in ``flows/adapt.py``.
+"""
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.adapt import Name, Override, Profile, adapt
+from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
+from flows.runs import look, request
+from flows.runs.die_with_parent import CODE
+from flows.server import set_prefect_environment
+from tasks.core.errors import PipelineError
+from tasks.core.overlay import DEFAULT
+from tasks.core.secrets import hide
+
+
+def _run_name() -> str:
+    return f"follow {request.name_run(flow_run.parameters)}"
+
+
+@flow(name=look.FOLLOW, flow_run_name=_run_name)
+def follow(
+    profile: Profile = DEFAULT,
+    overrides: list[Override] = [],  # noqa: B006  Prefect copies it
+    name: Name = "",
+) -> State[Any]:
+    """Look at the corpus; where files or settings changed since the last look, run the pipeline.
+
+    Args:
+        profile: A file of profiles/ that names the corpus. default: params.yaml alone.
+        overrides: Settings of the run, each section.key=value.
+        name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
+            the settings.
+    """
+    log = get_run_logger()
+    set_prefect_environment(CODE)
+    try:
+        run = request.plan(CODE, profile, [str(text) for text in overrides], name)
+        seen = look.look(run)
+        tag_with_host()
+        end_dead_runs("", log.info, look.FOLLOW)
+    except PipelineError as error:
+        drop_secret_parameters()
+        return Failed(message=hide(str(error)))
+    log.info("%s", seen.describe())
+    state: State[Any] | None = None
+    if seen.changed:
+        state = adapt(profile=profile, overrides=overrides, name=name, return_state=True)
+    failed = "" if state is None or state.is_completed() else state.message or str(state.name)
+    if not failed:
+        look.settle(seen)
+    create_markdown_artifact(
+        look.report(seen, run, failed), key=look.FOLLOW, description=seen.describe()
+    )
+    if failed:
+        return Failed(message=failed)
+    if state is None:
+        return Completed(name="Unchanged", message=f"nothing changed in {seen.describe()}")
+    return Completed(message=seen.describe())

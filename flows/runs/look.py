@@ -1,0 +1,159 @@
+"""A look at the corpus: what changed since the last run that ended well, and what a run made of it.
+
+The state is one file a run's name, ``.work/follow/<name>.json``: the digests of the corpus and of
+the settings at the last look whose run ended well. It is written after the run, as a whole, so a
+look that was killed or whose run failed is done again by the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.runs import summary
+from flows.runs.worktree import Run
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, read_json, write_json
+from tasks.core.listing import Listing, list_files
+from tasks.core.markdown import escape, table
+from tasks.core.progress import REUSED
+from tasks.core.stage import WORK
+
+FOLLOW = "follow"
+#: Names of files that a report shows of each kind.
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Look:
+    """The corpus of a run now, and its difference to the last look."""
+
+    state: Path
+    settings: str
+    files: Listing
+    #: Kind -> names: ``added``, ``changed`` and ``removed`` files of the corpus.
+    moved: dict[str, list[str]]
+    first: bool
+    other_settings: bool
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to run for."""
+        return self.first or self.other_settings or any(self.moved.values())
+
+    def describe(self) -> str:
+        """Return the difference as a sentence."""
+        counts = [f"{len(names):,} {kind}" for kind, names in self.moved.items()]
+        text = f"{len(self.files):,} files: {', '.join(counts)}"
+        if self.first:
+            return f"first look at {len(self.files):,} files"
+        return f"{text}; the settings changed" if self.other_settings else text
+
+
+def look(run: Run) -> Look:
+    """List the corpus of ``run`` without reading what its files say; nothing is written."""
+    state = run.main / WORK / FOLLOW / f"{run.name}.json"
+    last = _read_state(state)
+    known: Listing = {name: (*entry,) for name, entry in last.get("files", {}).items()}
+    files = list_files(run.main / run.params["ingest"]["corpus"], known)
+    settings = fingerprint(run.params)
+    both = known.keys() & files.keys()
+    moved = {
+        "added": sorted(files.keys() - known.keys()),
+        "changed": sorted(name for name in both if files[name][2] != known[name][2]),
+        "removed": sorted(known.keys() - files.keys()),
+    }
+    return Look(
+        state, settings, files, moved, not last, bool(last) and last["settings"] != settings
+    )
+
+
+def settle(seen: Look) -> None:
+    """Keep what was seen: the next look compares with it. Call it when the run has ended well."""
+    write_json(seen.state, {"settings": seen.settings, "files": seen.files})
+
+
+def report(seen: Look, run: Run, failed: str = "") -> str:
+    """Return the look and its run in Markdown: what changed, what was reused, F1, the decision.
+
+    ``failed`` is the error of a run that did not end well.
+    """
+    parts = [f"## What changed\n\n{escape(seen.describe())}", *_list_moved(seen)]
+    if not seen.changed:
+        return "\n\n".join([*parts, "## Decision\n\nNothing changed: nothing was run.", ""])
+    if failed:
+        told = f"The run failed: {escape(failed)}. The next look tries again."
+        return "\n\n".join([*parts, *_list_reuse(run.path), f"## Decision\n\n{told}", ""])
+    return "\n\n".join([*parts, *_list_reuse(run.path), *_show_scores(run.path), ""])
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return the last look; empty where there was none, or where it cannot be read: then all that
+    is there counts as new, and DVC skips what is done.
+    """
+    try:
+        return dict(read_json(path))
+    except (PipelineError, TypeError, ValueError):
+        return {}
+
+
+def _list_moved(seen: Look) -> list[str]:
+    if seen.first:
+        return []
+    lines = []
+    for kind, names in seen.moved.items():
+        if names:
+            more = len(names) - _SHOWN
+            shown = [f"- {escape(name)}" for name in names[:_SHOWN]]
+            lines.append("\n".join([f"{kind}:", "", *shown, *([f"- {more:,} more"] * (more > 0))]))
+    return lines
+
+
+def _list_reuse(checkout: Path) -> list[str]:
+    """Return what each stage took from earlier runs, and what it did again."""
+    rows = []
+    for stage in summary.read_stages(checkout):
+        name, status = stage["stage"], stage["status"]
+        path = checkout / WORK / name / REUSED
+        told = read_json(path) if status == "ran" and path.is_file() else None
+        unit = f" {told['unit']}" if told else ""
+        reused, again = (f"{told[key]:,}{unit}" if told else "" for key in ("reused", "again"))
+        outcome = "ran" if status == "ran" else f"{status}: all of it was there"
+        if status in ("failed", "not run"):
+            outcome = status
+        rows.append((name, outcome, reused, again, f"{stage['seconds']:.0f} s"))
+    if not rows:
+        return []
+    shown = table(("stage", "outcome", "reused", "done again", "time"), rows)
+    return [f"## What was reused\n\n{shown}", *_tell_beginning(checkout)]
+
+
+def _tell_beginning(checkout: Path) -> list[str]:
+    """Return how the training began, where it could go on from a champion."""
+    path = checkout / "artifacts" / "finetune" / "summary.json"
+    told = read_json(path).get("champion") if path.is_file() else None
+    if not told:
+        return []
+    if not told["goes_on"]:
+        return [f"Training began from nothing: {escape(told['reason'])}."]
+    return [
+        f"Training went on from {escape(told['name'])} version {told['version']}, with "
+        f"{told['new_rows']:,} new rows and {told['replayed']:,} old ones: "
+        f"{escape(told['reason'])}."
+    ]
+
+
+def _show_scores(checkout: Path) -> list[str]:
+    rows = summary.tabulate_f1(checkout)
+    parts = ["## F1"]
+    if rows:
+        parts.append(table(tuple(rows[0]), [tuple(row.values()) for row in rows]))
+    else:
+        parts.append("There is none: the run has no labelled items, or does not score.")
+    path = checkout / "artifacts" / "register" / "registration.json"
+    told = read_json(path) if path.is_file() else {}
+    verdict = told.get("verdict", "no model was registered")
+    if "version" in told:
+        verdict = f"{told['model_name']} version {told['version']} is {told['alias']}: {verdict}"
+    return [*parts, f"## Decision\n\n{escape(verdict)}"]

@@ -1,0 +1,185 @@
+"""finetune.start: champion. Which rows are trained on, from which adapter, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, sha256_file, sha256_folder
+from tasks.core.params import Params, load_params
+from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import INSTRUCTIONS
+from tasks.finetune.going_on import begin, digest_rows
+from tasks.tracking.champion_start import main as place
+from tasks.tracking.champion_start import place_champion
+from tasks.tracking.mlflow_store import connect, experiment_id
+from tests.conftest import instruction_table
+from tests.evaluate import test_evaluate
+from tests.registered import registered, workplace
+
+__all__ = ["workplace"]
+
+
+def _going_on(make_params: Any, tiny_model: Path) -> Path:
+    """Return a parameter file that goes on from the champion, with a corpus beside it."""
+    Path("corpus").mkdir()
+    Path("corpus/a.md").write_text("Pump P-0 failed at noon.")
+    Path("supervision").mkdir(exist_ok=True)
+    Path("supervision/none").write_text("none")
+    path: Path = make_params(
+        ingest={"corpus": "corpus"},
+        finetune={
+            **{"model": str(tiny_model), "start": "champion", "restart": "supervision/none"},
+            **{"precision": "float32", "max_steps": 3, "batch_rows": 4, "micro_batch_rows": 4},
+            "restart_share": 0.3,
+        },
+        evaluate={"dataset": str(test_evaluate.ROOT / "datasets/privacy.yaml")},
+    )
+    return path
+
+
+@pytest.fixture
+def champion(workplace: Path, make_params: Any, tiny_model: Path, instructions: Path) -> Path:
+    """A champion of twelve rows in MLflow, as register keeps it, but not scored; returns the
+    parameter file that goes on from it.
+    """
+    test_evaluate._finetune(make_params, tiny_model, instructions, "privacy")
+    client, made, name = connect(), Path("artifacts/finetune"), "model-privacy"
+    run = client.create_run(experiment_id(client, "bonito"))
+    client.log_artifacts(run.info.run_id, str(made), "adapter/peft")
+    for file in ("provenance.json", "trained.parquet"):
+        client.log_artifact(run.info.run_id, str(made / file))
+    client.create_registered_model(name)
+    source = f"{run.info.artifact_uri}/adapter"
+    version = client.create_model_version(name, source, run.info.run_id)
+    client.set_registered_model_alias(name, "champion", version.version)
+    return _going_on(make_params, tiny_model)
+
+
+def _change(added: int, removed: int) -> pa.Table:
+    """Return the twelve rows of the champion without the first ones, and with new ones."""
+    return instruction_table(12 + added).slice(removed)
+
+
+def test_new_rows_and_a_share_of_old_ones_are_trained_on(champion: Path) -> None:
+    assert place(["--params", str(champion)]) == 0
+    params: Params = load_params(champion)
+    folder = Path("champion")
+    told = read_json(folder / "champion.json")
+    assert told["version"] == "1"
+    assert told["adapter_sha256"] == sha256_file(folder / "adapter_model.safetensors")
+    table = _change(added=2, removed=1)
+    found = begin(table, params.finetune, folder)
+    assert found.start == folder and found.goes_on and found.facts is not None
+    ids = found.rows["row_id"].to_pylist()
+    assert {"row-12", "row-13"} < set(ids) and len(ids) == 4, "as many old rows as new ones"
+    assert "row-0" not in ids, "a row of a removed document is not replayed"
+    assert found.known == len(table) - 4
+    assert found.facts["passages_new"] == 2 and found.facts["passages_gone"] == 1
+    assert found.facts["moved_share"] == round(3 / 14, 4)
+    moved = pa.Table.from_pylist(
+        [row | {"document": "renamed.md"} for row in reversed(table.to_pylist())],
+        schema=INSTRUCTIONS,
+    )
+    again = begin(moved, params.finetune, folder).rows
+    assert set(again["row_id"].to_pylist()) == set(ids), "texts decide, not places"
+    none = params.finetune.model_copy(update={"replay_share": 0.0})
+    assert len(begin(table, none, folder).rows) == 2
+
+
+def test_it_begins_anew_where_the_corpus_moved_far_or_only_shrank(
+    champion: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place(["--params", str(champion)])
+    params: Params = load_params(champion)
+    strict = params.finetune.model_copy(update={"restart_share": 0.1})
+    far = begin(_change(added=2, removed=0), strict, Path("champion"))
+    assert far.start is None and not far.goes_on and far.known == 0 and len(far.rows) == 14
+    assert far.facts and "14.3% of the passages are new or gone" in far.facts["reason"]
+    shrunk = begin(_change(added=0, removed=1), params.finetune, Path("champion"))
+    assert shrunk.start is None and len(shrunk.rows) == 11
+    assert shrunk.facts and shrunk.facts["reason"] == "no row is new since the champion"
+    other = params.finetune.model_copy(update={"restart": "nowhere", "restart_share": 0.0})
+    with pytest.raises(PipelineError, match="finetune.restart = nowhere does not exist"):
+        begin(_change(added=1, removed=0), other, Path("champion"))
+
+
+def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    told = registered(make_params, tiny_model, instructions)
+    connect().set_registered_model_alias(told["model_name"], "champion", told["version"])
+    champion = _going_on(make_params, tiny_model)
+    assert place(["--params", str(champion)]) == 0
+    write_table(instructions, _change(added=2, removed=1))
+    arguments = ["--params", str(champion), "--instructions", str(instructions)]
+    arguments += ["--out", "artifacts/finetune"]
+    made = []
+    for _ in range(2):
+        shutil.rmtree(".work/finetune", ignore_errors=True)
+        assert test_evaluate.finetune.main(arguments) == 0
+        made.append(sha256_folder(Path("artifacts/finetune")))
+    assert made[0] == made[1]
+    provenance = read_json(Path("artifacts/finetune/provenance.json"))
+    assert provenance["champion"]["goes_on"] and provenance["rows"] == 4
+    assert provenance["start"] == sha256_folder(Path("champion"))
+    summary = read_json(Path("artifacts/finetune/summary.json"))
+    assert summary["dropped"] == {"known_to_champion": 9}
+    trained = read_table(Path("artifacts/finetune/trained.parquet"))
+    table = digest_rows(read_table(instructions))
+    assert set(trained["row_sha256"].to_pylist()) == set(table["row_sha256"].to_pylist()), (
+        "what it knows: the champion's rows that are still there, and the new ones"
+    )
+    assert b"Pump" not in Path("artifacts/finetune/trained.parquet").read_bytes()
+
+
+def test_the_same_corpus_has_the_same_champion(champion: Path) -> None:
+    """Done again, a run that made a new champion does not start from that."""
+    params: Params = load_params(champion)
+    here, store = Path("."), Path(".work/champion")
+    first = place_champion(params, here, store, Path("champion"))
+    before = sha256_folder(Path("champion"))
+    client = connect()
+    version = client.get_model_version(first["name"], first["version"])
+    newer = client.create_model_version(first["name"], version.source, version.run_id)
+    client.set_registered_model_alias(first["name"], "champion", newer.version)
+    assert place_champion(params, here, store, Path("champion")) == first
+    assert sha256_folder(Path("champion")) == before
+    Path("corpus/b.md").write_text("Pump P-99 failed at noon.")
+    second = place_champion(params, here, store, Path("champion"))
+    assert second["version"] == str(newer.version)
+    (Path("champion") / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert place_champion(params, here, store, Path("champion")) == second
+    assert sha256_file(Path("champion/adapter_model.safetensors")) == second["adapter_sha256"]
+
+
+def test_what_cannot_be_gone_on_from_is_one_line(
+    champion: Path, make_params: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(**finetune: Any) -> str:
+        values = load_params(champion).model_dump(mode="json")
+        path = make_params(**{**values, "finetune": {**values["finetune"], **finetune}})
+        capsys.readouterr()
+        assert place(["--params", str(path)]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        return lines[-1]
+
+    assert "was trained with lora_rank 16, but finetune.lora_rank is 8" in refused(lora_rank=8)
+    assert "but other-privacy has none" in refused(model="other", lora_rank=16)
+    name = read_json(Path("champion/champion.json"))["name"] if Path("champion").exists() else ""
+    assert not name, "nothing was written for a refused champion"
+
+
+def test_a_champion_without_its_rows_is_one_line(
+    champion: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = Path("mlartifacts").glob("**/artifacts/trained.parquet")
+    path.unlink()
+    assert place(["--params", str(champion)]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: champion: ") and "has no trained.parquet" in line
