@@ -75,6 +75,22 @@ class Ingest(Section):
             "anything else"
         ),
     )
+    citations: bool = Field(
+        True,
+        description=(
+            "take out markers of sources, [12] and raised numbers, in documents that have several"
+        ),
+    )
+    author_citations: bool = Field(
+        True, description="take out sources in brackets, such as (Yao et al., 2022)"
+    )
+    reference_lists: bool = Field(
+        True, description="take out lists of sources, below a title such as References"
+    )
+    infoboxes: bool = Field(True, description="take out the boxes of facts of wiki pages")
+    clause_numbers: bool = Field(
+        True, description="put a clause's number that stands alone on a line before its clause"
+    )
     drop_evaluation_overlap: bool = Field(
         description=(
             "drop passages that overlap the evaluation set; the paper keeps them; they are "

@@ -43,6 +43,9 @@ class Report:
         self.unread: Counter[str] = Counter()
         self.masked: Counter[str] = Counter()
         self.lines: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.taken: Counter[str] = Counter()
+        self.taken_characters = 0
         self.cut = self.kept = self.tokens = self.in_evaluation = 0
         self._rejects: Counter[str] = Counter()
         self._first: dict[str, Any] = {}
@@ -52,6 +55,7 @@ class Report:
     def document(self, entry: dict[str, Any]) -> None:
         """Count a document; the first of several entries is marked."""
         self.masked.update(entry["masked"])
+        self.left_out.update(entry["left_out"])
         if entry["first"]:
             self.formats[entry["format"]] += 1
             if entry["encoding"]:
@@ -61,6 +65,11 @@ class Report:
         """Count a line that was cut out of a passage."""
         self.lines["lines"] += 1
         self.lines["characters"] += characters
+
+    def trimmed(self, kind: str, characters: int) -> None:
+        """Count a piece that was taken out of a document's text, or a join (no characters)."""
+        self.taken[kind] += 1
+        self.taken_characters += characters
 
     def passage(self, row: dict[str, Any], reason: str) -> None:
         """Count a passage and why it is dropped (``""``: it is kept)."""
@@ -83,7 +92,8 @@ class Report:
         reason = row["reason"]
         if not row["end"]:
             self.unread[reason] += 1
-        self._first = self._first or row
+        if reason not in self.taken:
+            self._first = self._first or row
         self._rejects[reason] += 1
         if self._rejects[reason] <= _SHOWN:
             if reason not in self._files:
@@ -126,6 +136,9 @@ class Report:
             "in_evaluation": self.in_evaluation if self._compared else None,
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
+            "left_out": dict(self.left_out),
+            "trimmed": dict(self.taken),
+            "trimmed_characters": self.taken_characters,
             "passages_sha256": sha256_file(stage.out / "passages.parquet"),
         }
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
@@ -153,6 +166,8 @@ class Report:
             if self.lines
             else "none",
         )
+        yield "left out by readers", _format_counts(self.left_out) or "none"
+        yield "taken out, joined", self._taken()
         yield "in the evaluation", self._overlap()
         if self.masked:
             yield "masked", _format_counts(self.masked)
@@ -162,6 +177,12 @@ class Report:
         if not self._compared:
             return "not checked"
         return f"{self.in_evaluation:,} passages" if self.in_evaluation else "none"
+
+    def _taken(self) -> str:
+        """Return what was taken out of the text, and how many clause numbers were joined."""
+        if not self.taken:
+            return "none"
+        return f"{_format_counts(self.taken)}; {self.taken_characters:,} characters"
 
     def _trim(self) -> None:
         self._samples = sorted(

@@ -32,6 +32,7 @@ from tasks.core.pool import Limits
 from tasks.core.secrets import hide
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
+from tasks.ingest import trimming
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
@@ -91,6 +92,8 @@ def _make_work(params: Ingest, tokenizer: str) -> Work:
         text_column=params.text_column,
         max_bytes=params.max_file_mb << 20,
         ocr=ocr.check_languages(params.ocr_languages) if params.ocr else "",
+        infoboxes=params.infoboxes,
+        clause_numbers=params.clause_numbers,
     )
     return Work(
         tokenizer,
@@ -100,6 +103,17 @@ def _make_work(params: Ingest, tokenizer: str) -> Work:
         near_duplicates=params.near_duplicates > 0,
         languages=params.languages,
         mask=params.mask_personal_data,
+        trim=tuple(
+            kind
+            for kind, chosen in (
+                (trimming.CITATION, params.citations),
+                (trimming.AUTHOR, params.author_citations),
+                (trimming.REFERENCES, params.reference_lists),
+                (trimming.INFOBOX, params.infoboxes),
+                (trimming.CLAUSE, params.clause_numbers),
+            )
+            if chosen
+        ),
         lines=params.boilerplate_share > 0,
     )
 
