@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
@@ -134,6 +135,15 @@ class Ingest(Section):
         if least > most:
             raise ValueError(f"is above ingest.passage_tokens = {most}")
         return least
+
+    @field_validator("languages")
+    @classmethod
+    def _codes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """A name such as "english" would drop every passage."""
+        for name in names:
+            if not re.fullmatch("[a-z]{2}", name):
+                raise ValueError(f"{name!r} is no code of two letters such as en (ISO 639-1)")
+        return names
 
     @field_validator("languages", mode="before")
     @classmethod

@@ -100,7 +100,8 @@ class Collector:
     def _add(self, document: str, passage: dict[str, Any]) -> None:
         row = self._row(document, passage)
         reason, detail = self._judge(row, passage)
-        self._report.passage(row, reason)
+        # The detail of a wrong language begins with the language ("de, wanted: en").
+        self._report.passage(row, reason, detail.partition(",")[0])
         if reason:
             self._reject(document, reason, detail, row["start"], row["end"], row["text"])
         else:

@@ -44,6 +44,8 @@ class Report:
         self.masked: Counter[str] = Counter()
         self.lines: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        #: Language -> passages that are dropped because they are in it.
+        self.languages: Counter[str] = Counter()
         self.taken: Counter[str] = Counter()
         self.taken_characters = 0
         self.cut = self.kept = self.tokens = self.in_evaluation = 0
@@ -71,13 +73,16 @@ class Report:
         self.taken[kind] += 1
         self.taken_characters += characters
 
-    def passage(self, row: dict[str, Any], reason: str) -> None:
-        """Count a passage and why it is dropped (``""``: it is kept)."""
+    def passage(self, row: dict[str, Any], reason: str, language: str = "") -> None:
+        """Count a passage and why it is dropped (``""``: it is kept); ``language`` is that of a
+        passage in none of the wanted ones.
+        """
         self.cut += 1
         # Passages dropped for another reason do not count: only those kept, or dropped for it.
         self.in_evaluation += row["in_evaluation"] and reason in ("", "in_evaluation", "held_out")
         if reason:
             self.dropped[reason] += 1
+            self.languages.update([language] if reason == "language" else [])
             return
         self.kept += 1
         self.tokens += row["tokens"]
@@ -137,6 +142,7 @@ class Report:
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
             "left_out": dict(self.left_out),
+            "other_languages": dict(self.languages),
             "trimmed": dict(self.taken),
             "trimmed_characters": self.taken_characters,
             "passages_sha256": sha256_file(stage.out / "passages.parquet"),
@@ -159,6 +165,8 @@ class Report:
         yield "encodings", _format_counts(self.encodings) or "set by the formats"
         yield "passages", f"{self.kept:,} kept of {self.cut:,}, {self.tokens:,} tokens"
         yield "passages dropped", _format_counts(self.dropped) or "none"
+        if self.languages:
+            yield "other languages", f"{_format_counts(self.languages)} (passages, dropped)"
         yield "not read", _format_counts(self.unread) or "none"
         yield (
             "boilerplate cut out",
