@@ -168,7 +168,7 @@ def run_stage(
 ) -> State[dict[str, Any]]:
     """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool.
 
-    ``limits`` has the run's make command, which a registered model's card shows; ``after`` are the
+    ``limits.command`` asks for the run again: a registered model's card shows it. ``after`` are the
     stages whose outputs this one reads.
     """
     log = get_run_logger()
