@@ -26,7 +26,7 @@ from flows import remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import request, summary, worktree
-from flows.runs.board import ENDED, begin_board, find_failed, mark, read_progress
+from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
@@ -173,11 +173,11 @@ def run_stage(
     """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
-    if failed := find_failed(Path(folder)):
+    if ending := find_ending(Path(folder)):
         # The run has ended already: what does not depend on that stage waits, as with `dvc repro`.
         return Completed(
             name="NotRun",
-            message=f"not run: {failed} failed or was stopped",
+            message=f"not run: {ending}",
             data=vars(StageOutcome(stage, "not run", 0.0)),
         )
     began = time.time()

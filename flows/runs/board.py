@@ -48,10 +48,17 @@ def mark(checkout: Path, stage: str, status: str, seconds: float = 0.0, error: s
     _write(checkout, {**_entries(checkout), stage: entry})
 
 
-def find_failed(checkout: Path) -> str:
-    """Return the stage that has failed or was stopped in this run; empty where none has."""
-    entries = _entries(checkout).items()
-    return next((stage for stage, entry in entries if entry["status"] in ENDED), "")
+def find_ending(checkout: Path) -> str:
+    """Return what ended this run, such as "ingest failed"; empty where nothing has."""
+    words = {"failed": "failed", "stopped": "was stopped"}
+    return next(
+        (
+            f"{stage} {words[entry['status']]}"
+            for stage, entry in _entries(checkout).items()
+            if entry["status"] in ENDED
+        ),
+        "",
+    )
 
 
 def clear_board(checkout: Path) -> None:

@@ -22,7 +22,7 @@ from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
 from tasks.verify.reviews import review_key
 from tests.conftest import ROOT
-from tests.pages import check_page
+from tests.pages import check_page, find_dead_links
 from tests.review.checkout import EVIL, context_of, make_checkout, row_of, write_rows
 
 IDS = ["contracts-001", "contracts-002", "../../evil \x1b[31m", "$(touch stolen)"]
@@ -108,7 +108,9 @@ def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     page = artifacts / "why/contracts-001.html"
     links = re.findall('href="([^"]+)"', page.read_text())
     assert links == ["../verify/report.html", "../ingest/report.html"]
-    assert all((page.parent / link).is_file() for link in links)
+    assert find_dead_links(artifacts) == []
+    (artifacts / "verify/report.html").unlink()
+    assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
     check(page)
     assert "contract-2.md, page 1, characters 5000-" in page.read_text()
 
