@@ -32,7 +32,7 @@ from tasks.core.pool import Limits
 from tasks.core.secrets import hide
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
-from tasks.ingest import trimming
+from tasks.ingest import apparatus
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
@@ -106,11 +106,11 @@ def _make_work(params: Ingest, tokenizer: str) -> Work:
         trim=tuple(
             kind
             for kind, chosen in (
-                (trimming.CITATION, params.citations),
-                (trimming.AUTHOR, params.author_citations),
-                (trimming.REFERENCES, params.reference_lists),
-                (trimming.INFOBOX, params.infoboxes),
-                (trimming.CLAUSE, params.clause_numbers),
+                (apparatus.CITATION, params.citations),
+                (apparatus.AUTHOR, params.author_citations),
+                (apparatus.REFERENCES, params.reference_lists),
+                (apparatus.INFOBOX, params.infoboxes),
+                (apparatus.CLAUSE, params.clause_numbers),
             )
             if chosen
         ),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.pool import Limits, Pool, ResultPart
-from tasks.ingest import boilerplate, cleaning, trimming
+from tasks.ingest import apparatus, boilerplate, cleaning, trimming
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import (
@@ -248,16 +248,17 @@ def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[
             (edit.kind, edit.start, edit.end, "" if edit.instead else text[edit.start : edit.end])
             for edit in edits
         ]
-        + [(trimming.CLAUSE, 0, 0, "")] * document.joined,
+        + [(apparatus.CLAUSE, 0, 0, "")] * document.joined,
         "first": True,
         "passages": [],
     }
     size = 0
     sections = heading_paths(document.headings) if work.lines else []
+    shifts = trimming.Shifts(edits)
     for passage in cut(document, count, work.budget, work.least):
         values = judge_passage(passage, work)
         if edits:
-            values["shifts"] = trimming.shifts(edits, passage.start, passage.end)
+            values["shifts"] = shifts.of(passage.start, passage.end)
         if work.lines:
             values["lines"] = boilerplate.find_lines(document, passage.start, passage.end)
             values["places"] = (

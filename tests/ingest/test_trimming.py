@@ -4,6 +4,7 @@ text that only looks like it.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,26 @@ def test_numbers_that_a_pdf_sets_first_come_to_their_clauses(tmp_path: Path) -> 
     text = text_of(tmp_path / "a.pdf", pdf([page]), clause_numbers=True)
     assert "2.1. The buyer pays within a month." in text
     assert "3.1. Both keep" in text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "References\n",
+        "References\n\n",
+        "word.[{n}] ",
+        "[{n}] http://a\n",
+        "1.\n",
+        "(A, ",
+        "`a",
+        "[",
+    ],
+)
+def test_a_text_made_to_be_slow_is_not(piece: str) -> None:
+    text = "".join(piece.replace("{n}", str(n % 999 + 1)) for n in range(30_000))
+    begun = time.process_time()
+    after, edits = trimming.trim(Document(text, "markdown"), ALL)
+    shifts = trimming.Shifts(edits)
+    for start in range(0, len(after.text), 300):
+        shifts.of(start, start + 300)
+    assert time.process_time() - begun < 5
