@@ -7,6 +7,8 @@ Annotations are not postponed here: a deployment loads this module by file name,
 cannot resolve postponed names.
 """
 
+import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,10 +26,11 @@ from flows import remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import request, summary, worktree
-from flows.runs.board import begin_board, find_failed, mark
+from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
+from flows.runs.limits import STOPPED, RunLimits, TimeUp
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_names
@@ -42,6 +45,7 @@ Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
 Text = Annotated[str, Field(max_length=1000)]
 RowLimit = Annotated[int, Field(ge=0, le=10_000_000)]
+Minutes = Annotated[float, Field(ge=0.0)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -63,6 +67,7 @@ def adapt(
     model: Text = "",
     rows: RowLimit = 0,
     seed: Seed = 0,
+    max_minutes: Minutes = 0.0,
     overrides: list[Override] = [],  # noqa: B006
     name: Name = "",
 ) -> State[Any]:
@@ -78,6 +83,8 @@ def adapt(
         model: The target model to adapt: a path or a hub name. Empty: the profile's.
         rows: Most training rows, drawn with the seed. 0: the profile's.
         seed: Seed of generation, selection and training. 0: the profile's.
+        max_minutes: The run ends after so many minutes, also within a stage; the same request goes
+            on. 0: the profile's.
         overrides: Settings for this run only, each section.key=value, such as
             generate.temperature=0.7.
         name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
@@ -94,6 +101,7 @@ def adapt(
             "model": model,
             "rows": rows,
             "seed": seed,
+            "max_minutes": max_minutes,
         }
         run = request.plan(
             CODE, profile, request.read_settings({**fields, "overrides": overrides}), name
@@ -115,6 +123,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     nodes = read_graph(run.path)
     pools = remote_stage.read_pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
+    limits = RunLimits.of(run.params, run.command)
     begin_board(run.path, [node.name for node in nodes])
     unchanged = list_unchanged(run.path, nodes)
     for node in nodes:
@@ -124,7 +133,8 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
             str(run.path),
             node.name,
             pool,
-            run.command,
+            limits,
+            tuple(node.after),
             node.name in unchanged,
             return_state=False,
             wait_for=[futures[other] for other in node.after],
@@ -144,9 +154,10 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         _show(run.path)
     except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
         log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
-    failed = next((outcome for outcome in outcomes if outcome.status == "failed"), None)
-    if failed:
-        return Failed(message=f"{failed.stage}: {failed.error}")
+    ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
+    if ended:
+        name = STOPPED if ended.status == "stopped" else "Failed"
+        return Failed(name=name, message=f"{ended.stage}: {ended.error}")
     if run.own_checkout:
         log.info("%s", worktree.record(run))
     ran = sum(outcome.status == "ran" for outcome in outcomes)
@@ -155,34 +166,51 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
 
 @task(persist_result=False)
 def run_stage(
-    folder: str, stage: str, pool: str = "", command: str = "", unchanged: bool = False
+    folder: str,
+    stage: str,
+    pool: str,
+    limits: RunLimits,
+    after: tuple[str, ...] = (),
+    unchanged: bool = False,
 ) -> State[dict[str, Any]]:
     """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool.
 
-    ``command`` is the run's make command, which a registered model's card shows. ``unchanged`` says
-    that DVC was asked, and has nothing to do here.
+    ``limits.command`` asks for the run again: a registered model's card shows it. ``after`` are the
+    stages whose outputs this one reads. ``unchanged`` says that DVC was asked, and has nothing to
+    do here.
     """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
-    run_id = str(flow_run.id or "")
-    if failed := find_failed(Path(folder)):
-        # The run has failed already: what does not depend on that stage waits, as with `dvc repro`.
+    if ending := find_ending(Path(folder)):
+        # The run has ended already: what does not depend on that stage waits, as with `dvc repro`.
         return Completed(
             name="NotRun",
-            message=f"not run: {failed} failed",
+            message=f"not run: {ending}",
             data=vars(StageOutcome(stage, "not run", 0.0)),
         )
-    mark(Path(folder), stage, "running")
-    if unchanged:
-        outcome = StageOutcome(stage, "unchanged", 0.0)
-    elif pool:
-        outcome = remote_stage.request_stage(pool, Path(folder), stage, log, watcher.poll, run_id)
-    else:
-        environment = {"PIPELINE_FLOW_RUN": run_id, "PIPELINE_COMMAND": command}
-        outcome = reproduce(Path(folder), stage, log.info, watcher.poll, environment)
+    began = time.time()
+
+    def watch() -> None:
+        watcher.poll()
+        limits.check_time()
+
+    try:
+        limits.check_time()
+        shortfall = limits.find_shortfall(Path(folder), after)
+        if shortfall:
+            outcome = StageOutcome(stage, "stopped", 0.0, shortfall)
+        elif unchanged:
+            outcome = StageOutcome(stage, "unchanged", 0.0)
+        else:
+            mark(Path(folder), stage, "running")
+            outcome = _work(Path(folder), stage, pool, limits.command, log, watch)
+    except TimeUp:
+        line = limits.explain_time(stage, read_progress(Path(folder), stage, began))
+        outcome = StageOutcome(stage, "stopped", time.time() - began, line)
     mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
-    if outcome.status == "failed":
-        return Failed(message=outcome.error, data=vars(outcome))
+    if outcome.status in ENDED:
+        name = STOPPED if outcome.status == "stopped" else "Failed"
+        return Failed(name=name, message=outcome.error, data=vars(outcome))
     name, message = {
         "ran": ("Completed", f"done in {outcome.seconds:.0f} s"),
         "unchanged": ("Unchanged", "unchanged, skipped"),
@@ -193,6 +221,21 @@ def run_stage(
     }[outcome.status]
     log.info("%s: %s", stage, message)
     return Completed(name=name, message=message, data=vars(outcome))
+
+
+def _work(
+    folder: Path,
+    stage: str,
+    pool: str,
+    command: str,
+    log: FlowLogger,
+    watch: Callable[[], None],
+) -> StageOutcome:
+    run_id = str(flow_run.id or "")
+    if pool:
+        return remote_stage.request_stage(pool, folder, stage, log, watch, run_id)
+    environment = {"PIPELINE_FLOW_RUN": run_id, "PIPELINE_COMMAND": command}
+    return reproduce(folder, stage, log.info, watch, environment)
 
 
 def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:

@@ -15,6 +15,7 @@ from pathlib import Path
 from flows.runs import request, summary, worktree
 from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
+from flows.runs.limits import EXIT_STATUS, STOPPED
 from flows.runs.live import LiveTable, is_terminal, log_to_file
 from flows.server import open_api
 from tasks.core.errors import PipelineError
@@ -28,12 +29,15 @@ class _Ending:
 
     error: str
     notice: str = ""
+    #: A limit of the run ended it (``run`` in params.yaml).
+    stopped: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow, with a live table where there is a terminal, and print the closing table.
 
-    Returns 0 (done), 1 (a stage failed) or 2 (the request itself is wrong).
+    Returns 0 (done), 1 (a stage failed), 2 (the request itself is wrong), 3 (a limit of the run
+    ended it) or 130 (interrupted).
     """
     arguments = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
@@ -88,7 +92,9 @@ def _run_flow(
         notice = f"{type(error).__name__}: {str(error).splitlines()[:1]}\n"
         state = None
     if state is not None and not state.is_crashed():
-        return _Ending("" if state.is_completed() else state.message or state.name or "failed")
+        if state.is_completed():
+            return _Ending("")
+        return _Ending(state.message or state.name or "failed", stopped=state.name == STOPPED)
     # What counts is the state of the stages, which is in the checkout.
     last = summary.read_last_flow_run(run.path)
     failed = (
@@ -110,8 +116,8 @@ def _finish(run: worktree.Run, profile: str, ending: _Ending, log: Path) -> int:
         if profile == DEFAULT and (larger := request.machine_profile(CODE)) != DEFAULT:
             print(f"next      on this GPU: make run PROFILE={larger} (docs/paper.md)")
         return 0
-    print(f"error: {ending.error}", file=sys.stderr)
-    return 1
+    print(f"{'stopped' if ending.stopped else 'error'}: {ending.error}", file=sys.stderr)
+    return EXIT_STATUS if ending.stopped else 1
 
 
 def _empty_log(run: worktree.Run) -> Path:

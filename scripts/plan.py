@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flows.runs.request import derive_name
 from tasks.core.files import write_json
+from tasks.core.model_params import Limits
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         found = plan(params, values, (WORK / "plan").absolute())
         run = derive_name(arguments.profile, settings)
         write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
-        print("\n".join(describe(found, arguments.profile)))
+        print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
         print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")
         return 0
     return 2
@@ -114,6 +115,23 @@ def describe(found: Plan, profile: str) -> list[str]:
         shown.append(" " * 16 + line[16:] if name == before and name.strip() else line)
         before = name if name.strip() else before
     return ["", *shown]
+
+
+def compare(found: Plan, limits: Limits) -> list[str]:
+    """Return a line for each limit of the run that the forecast reaches."""
+    minutes, rows = found.minutes["all"], found.kept_rows["all"]
+    floor = max(limits.min_rows, round(limits.min_rows_per_passage * found.passages))
+    told = []
+    if limits.max_minutes and minutes.high > limits.max_minutes:
+        sure = "will" if minutes.low > limits.max_minutes else "may"
+        told.append(
+            f"run.max_minutes = {limits.max_minutes:g}: the run {sure} end before it is done; the "
+            "same command goes on"
+        )
+    if rows.low < floor:
+        sure = "will" if rows.high < floor else "may"
+        told.append(f"run.min_rows: fewer than {floor:,} rows {sure} be kept: not trained then")
+    return [_line("limit", "", line) for line in told]
 
 
 def _gain(found: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 #: What ``tasks/core/templates/base.html`` writes and nothing else does.
 _BASE = '<meta name="generator" content="bonito-pipeline">'
@@ -10,6 +11,22 @@ _POLICY = (
     '<meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
 )
+
+
+def find_dead_links(folder: Path) -> list[str]:
+    """Return "page -> address" of every relative link of our pages below ``folder`` that leads
+    nowhere.
+    """
+    dead = []
+    for page in sorted(folder.rglob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r'href="([^"#:]+)(?:#[^"]*)?"', text) if _BASE in text else []
+        dead += [
+            f"{page.relative_to(folder)} -> {link}"
+            for link in links
+            if not (page.parent / link).exists()
+        ]
+    return dead
 
 
 def check_page(text: str) -> None:

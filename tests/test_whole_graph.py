@@ -21,6 +21,7 @@ from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
 from tasks.core.yaml_file import read_yaml
 from tests.conftest import ROOT
+from tests.pages import find_dead_links
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
 
@@ -171,6 +172,7 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
         _PARTS
     )
     assert read_json(clone / "artifacts/register/registration.json")["version"] == "1"
+    assert find_dead_links(clone / "artifacts") == []
     assert "zero_shot" in _dvc(clone, "metrics", "show", "--json")
     again = _dvc(clone, "repro")
     assert "Running stage" not in again and "up to date" in again

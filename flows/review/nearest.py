@@ -1,12 +1,15 @@
-"""The training rows that share most with an item: rare words in a row, and the passage itself.
+"""The training rows that are nearest to an item: by the words of the whole row, by those of its
+question and response alone, and by the vectors of the model at hand.
 
 Words and phrases of one to three words are weighed by how rare they are among the rows (TF-IDF).
+The orders are joined by rank (reciprocal rank fusion): who leads one of them is near the top.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from tasks.core.parquet import Batches
 from tasks.core.rows import INSTRUCTIONS
@@ -22,6 +26,9 @@ from tasks.core.rows import INSTRUCTIONS
 MOST = 10_000
 #: Rows that are shown for their words, and for their passage; phrases shown of each.
 _NEAREST, _SAME_PASSAGE, _SHARED = 8, 4, 6
+#: Rows that the model reads, those that lead by their words: of the embedded model each costs 0.15
+#: CPU seconds, and its start 5, so that all rows would take more than ten seconds.
+_EMBEDDED = 32
 #: Words of a run, and the share of an item's runs from which a row's passage counts as the same.
 _RUN, _SAME = 5, 0.2
 #: Characters of a piece of a passage that is looked for among too many rows.
@@ -33,37 +40,90 @@ _WORD = re.compile(r"\w+")
 class Near:
     """A training row (rows.INSTRUCTIONS) near an item.
 
-    ``similarity`` is the cosine (0-1) of the weighed phrases, ``overlap`` the share (0-1) of the
-    item's runs of five words that the row's passage has, ``shared`` the rarest common phrases.
+    ``similarity`` is the cosine (0-1) of the weighed phrases, ``asked`` that of the question and
+    the response alone, ``overlap`` the share (0-1) of the item's runs of five words that the row's
+    passage has, ``shared`` the rarest common phrases. ``embedding`` is the cosine (-1 to 1) of the
+    model's vectors of question and response, less their mean; None where there are none.
     """
 
     row: dict[str, Any]
     similarity: float
+    asked: float
     overlap: float
     shared: tuple[str, ...]
+    embedding: float | None = None
 
 
-def find_nearest(path: Path, context: str, text: str, seed: int) -> tuple[list[Near], int, int]:
+def find_nearest(
+    path: Path,
+    context: str,
+    asked: str,
+    seed: int,
+    embed: Callable[[list[str]], NDArray[np.float32]] | None = None,
+) -> tuple[list[Near], int, int]:
     """Return the nearest rows of a file, the nearest first, how many were compared, and how many
-    there are. ``context`` is the item's passage, ``text`` everything of the item.
+    there are. ``context`` is the item's passage, ``asked`` what is asked and expected. ``embed``
+    returns vectors of length 1; only the rows that lead by their words get one.
     """
     runs = _runs(context)
     rows, total = _choose(path, context, seed)
     if not rows:
         return [], 0, total
     overlaps = np.array([_overlap(runs, row["context"]) for row in rows])
-    similarities, shared_of = _compare(rows, text)
-    by_words = np.argsort(-similarities, kind="stable")[:_NEAREST]
-    by_passage = [
-        place for place in np.argsort(-overlaps, kind="stable").tolist() if overlaps[place] >= _SAME
-    ]
-    chosen = dict.fromkeys([*by_words.tolist(), *by_passage[:_SAME_PASSAGE]])
+    own = [_own(row) for row in rows]
+    told = [f"{row['context']}\n{text}" for row, text in zip(rows, own, strict=True)]
+    by_words, shared_of = _compare(told, f"{context}\n{asked}")
+    by_asked, _ = _compare(own, asked)
+    orders = [_order(by_words), _order(by_asked)]
+    near = _join(orders)[:_EMBEDDED]
+    vectors: dict[int, float] = {}
+    if embed is not None:
+        vectors = dict(zip(near, _embed(embed, [own[place] for place in near], asked), strict=True))
+        orders.append(sorted(near, key=lambda place: -vectors[place]))
+    by_passage = [place for place in _order(overlaps) if overlaps[place] >= _SAME]
+    joined = _join(orders)
+    chosen = dict.fromkeys([*joined[:_NEAREST], *by_passage[:_SAME_PASSAGE]])
     found = [
-        Near(rows[place], float(similarities[place]), float(overlaps[place]), shared_of(place))
-        for place in chosen
-        if similarities[place] > 0
+        Near(
+            rows[place],
+            float(by_words[place]),
+            float(by_asked[place]),
+            float(overlaps[place]),
+            shared_of(place),
+            vectors.get(place),
+        )
+        for place in sorted(chosen, key=joined.index)
+        if by_words[place] > 0
     ]
-    return sorted(found, key=lambda near: -near.similarity), len(rows), total
+    return found, len(rows), total
+
+
+def _order(values: Any) -> list[int]:
+    """Return the places of the values, the largest first."""
+    order: list[int] = np.argsort(-values, kind="stable").tolist()
+    return order
+
+
+def _join(orders: Sequence[Sequence[int]]) -> list[int]:
+    """Return the places by the sum of 1 / (10 + rank) over the orders, the highest first."""
+    scores: dict[int, float] = {}
+    for order in orders:
+        for rank, place in enumerate(order):
+            scores[place] = scores.get(place, 0.0) + 1 / (10 + rank)
+    return sorted(scores, key=lambda place: (-scores[place], place))
+
+
+def _embed(
+    embed: Callable[[list[str]], NDArray[np.float32]], texts: list[str], asked: str
+) -> list[float]:
+    """Return the cosine of each text with ``asked``. All vectors of a language model point much the
+    same way: their mean is taken off first.
+    """
+    vectors = embed([*texts, asked])
+    vectors = vectors - vectors[:-1].mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    cosines: list[float] = (vectors[:-1] @ vectors[-1]).tolist()
+    return cosines
 
 
 def _choose(path: Path, context: str, seed: int) -> tuple[list[dict[str, Any]], int]:
@@ -102,19 +162,18 @@ def _overlap(runs: set[str], context: str) -> float:
     return len(runs & _runs(context)) / len(runs) if runs else 0.0
 
 
-def _compare(rows: list[dict[str, Any]], text: str) -> tuple[Any, Any]:
-    """Return the rows' similarities to ``text``, and a function that names the rarest phrases that
-    a row shares with it.
+def _compare(told: list[str], text: str) -> tuple[Any, Any]:
+    """Return the similarities of ``told`` to ``text``, and a function that names the rarest phrases
+    that one of them shares with it.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
-    told = [f"{row['context']}\n{_own(row)}" for row in rows]
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 3), sublinear_tf=True, tokenizer=_words, token_pattern=None
     )
     asked = vectorizer.build_analyzer()(text)
     if not asked:
-        return np.zeros(len(rows)), lambda _: ()
+        return np.zeros(len(told)), lambda _: ()
     # Only the item's phrases count: others would cost memory and say nothing about it.
     vectorizer.set_params(vocabulary=sorted(set(asked)))
     weights = vectorizer.fit_transform(told)

@@ -17,11 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.review.embedding import open_embedder
 from flows.review.nearest import Near, find_nearest
 from flows.review.place import Place, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
+from tasks.core.page import Page, write_page
 from tasks.core.parquet import Batches, read_table
 from tasks.core.rows import EVALUATIONS, PASSAGES, VERIFIED, require
 from tasks.core.stage import one_line_errors
@@ -29,6 +31,14 @@ from tasks.scoring.datasets import Dataset, Item, asked_columns, load_dataset, l
 from tasks.scoring.f1 import normalise_answer
 from tasks.verify.reviews import Reviews, review_key
 
+_TEMPLATE = Path(__file__).parent / "templates" / "why.html"
+#: The pages of a run that a reader of this one may want.
+_PAGES = (
+    ("Evaluation", "evaluate"),
+    ("Verification", "verify"),
+    ("Validation", "validate"),
+    ("Ingest", "ingest"),
+)
 #: Ids that an unknown one is answered with.
 _NAMED = 5
 
@@ -43,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = explain(place, arguments.item)
         path = place.run.path / "artifacts/why" / f"{file_name(arguments.item)}.json"
         write_json(path, found)
+        write_report(path.with_suffix(".html"), found)
         show(found)
-        say(written=place.shown(path))
+        say(written=place.shown(path), page=place.shown(path.with_suffix(".html")))
         return 0
     return 2
 
@@ -64,19 +75,29 @@ def explain(place: Place, name: str) -> dict[str, Any]:
             f"{place.shown(place.user_file('evaluate', 'items'))}: {place.command('run')} again"
         )
     asked = {column: str(item.columns.get(column, "")) for column in asked_columns(dataset)}
-    text = "\n".join([item.context, *asked.values(), *item.golds])
+    embed, no_vectors = open_embedder(
+        place.params,
+        place.run.path / "artifacts" / "finetune",
+        place.run.path / ".work" / "why" / "vectors.npz",
+    )
     near, compared, total = find_nearest(
         place.artifact("supervise/instructions.parquet"),
         item.context,
-        text,
+        "\n".join([*asked.values(), *item.golds, *_said(told)]),
         place.params.evaluate.seed,
+        embed,
     )
     return {
         "item": _item(item, dataset, asked),
         "answers": [_answer(row) for row in told],
-        "compared": {"rows": compared, "of": total},
+        "compared": {"rows": compared, "of": total, "no_vectors": no_vectors},
         "nearest": _rows(place, near),
     }
+
+
+def _said(told: list[dict[str, Any]]) -> list[str]:
+    """Return the adapted model's answers, each once: what it learned may be in them."""
+    return sorted({row["prediction"] for row in told if row["model"] == "adapted"})
 
 
 def _need_known(place: Place, name: str, answers: pa.Table) -> None:
@@ -142,6 +163,8 @@ def _rows(place: Place, near: Sequence[Near]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "similarity": round(one.similarity, 4),
+                "asked_similarity": round(one.asked, 4),
+                "embedding": None if one.embedding is None else round(one.embedding, 4),
                 "passage_overlap": round(one.overlap, 4),
                 "shared": list(one.shared),
                 **row,
@@ -168,6 +191,40 @@ def _look_up(
     return found
 
 
+def write_report(path: Path, found: dict[str, Any]) -> None:
+    """Write an explanation as a page, with links to the run's pages that there are."""
+    rows = [
+        {
+            **row,
+            "asked": row["instruction"].replace(row["context"], "[passage]"),
+            "place_told": where(row["document"], row["place"]),
+            "near_told": _nearness(row),
+            "verdicts_told": _verdicts(row["verdicts"]),
+        }
+        for row in found["nearest"]
+    ]
+    page = Page(
+        f"Why: {found['item']['id']}",
+        "One item: what the models answered, and the training rows that are nearest to it.",
+        links=[
+            (name, f"../{stage}/report.html")
+            for name, stage in _PAGES
+            if (path.parents[1] / stage / "report.html").is_file()
+        ],
+    )
+    write_page(path, _TEMPLATE, page, **{**found, "nearest": rows})
+
+
+def _nearness(row: dict[str, Any]) -> str:
+    """Return how near a row is, in words."""
+    told = f"{row['similarity']:.2f} similar by words, {row['asked_similarity']:.2f} as asked"
+    if row["embedding"] is not None:
+        told += f", {row['embedding']:.2f} by the model"
+    if row["passage_overlap"]:
+        told += f", {row['passage_overlap']:.0%} of the passage"
+    return told
+
+
 def show(found: dict[str, Any]) -> None:
     """Print an explanation for a person; documents are hostile, so control characters go."""
     item = found["item"]
@@ -181,15 +238,16 @@ def show(found: dict[str, Any]) -> None:
         say(answer=f"{told}  {one_line(answer['prediction'] or '(nothing)', 50)}")
     compared = found["compared"]
     say(rows=f"{compared['rows']:,} of {compared['of']:,} training rows compared")
+    if compared["no_vectors"]:
+        say(model=f"compared by words alone: {one_line(compared['no_vectors'])}")
     for row in found["nearest"]:
         print()
         place = where(row["document"], row["place"])
-        say(row=f"{row['similarity']:.2f} similar   {one_line(row['row_id'])}   {place}")
+        say(row=f"{one_line(row['row_id'])}   {place}")
+        say(near=_nearness(row))
         say(asked=one_line(row["instruction"].replace(row["context"], "[passage]")))
         say(response=one_line(row["response"]), verdicts=_verdicts(row["verdicts"]))
         say(shared=one_line(" | ".join(row["shared"])))
-        if row["passage_overlap"]:
-            say(overlap=f"{row['passage_overlap']:.0%} of the item's passage is in the row's")
     print()
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from tasks.core.files import write_json
 
 _BOARD = Path(".work") / "board.json"
+#: Statuses behind which nothing else of the run is done.
+ENDED = ("failed", "stopped")
 #: As in the closing table.
 _SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}
 
@@ -46,15 +48,32 @@ def mark(checkout: Path, stage: str, status: str, seconds: float = 0.0, error: s
     _write(checkout, {**_entries(checkout), stage: entry})
 
 
-def find_failed(checkout: Path) -> str:
-    """Return the stage that has failed in this run; empty where none has."""
-    entries = _entries(checkout).items()
-    return next((stage for stage, entry in entries if entry["status"] == "failed"), "")
+def find_ending(checkout: Path) -> str:
+    """Return what ended this run, such as "ingest failed"; empty where nothing has."""
+    words = {"failed": "failed", "stopped": "was stopped"}
+    return next(
+        (
+            f"{stage} {words[entry['status']]}"
+            for stage, entry in _entries(checkout).items()
+            if entry["status"] in ENDED
+        ),
+        "",
+    )
 
 
 def clear_board(checkout: Path) -> None:
     """Remove the board of an earlier run."""
     (checkout / _BOARD).unlink(missing_ok=True)
+
+
+def read_progress(checkout: Path, stage: str, since: float) -> str:
+    """Return how far a stage is, such as "512 of 1,024 rows"; empty where it has not said so since
+    then.
+    """
+    found = _optional(checkout / ".work" / stage / "progress.json", since)
+    if not found.get("total"):
+        return ""
+    return f"{found.get('done', 0):,} of {found['total']:,} {found.get('unit', '')}".strip()
 
 
 def read_stages(checkout: Path, now: float, messages: Mapping[str, str]) -> list[StageLine]:

@@ -19,7 +19,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.log_lines import BARE
 from tasks.core.store import verify
 
-Status = Literal["ran", "unchanged", "restored", "failed", "not run"]
+Status = Literal["ran", "unchanged", "restored", "failed", "stopped", "not run"]
 
 #: DVC's messages when it skips a stage. ``restored``: an earlier run, here or in another worktree,
 #: did the same work.
@@ -41,7 +41,9 @@ _children: set[subprocess.Popen[str]] = set()
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """How a stage ended. ``error`` is the line that matters, empty unless it failed."""
+    """How a stage ended. ``error`` is the line that matters, empty unless it failed or a limit of
+    the run stopped it.
+    """
 
     stage: str
     status: Status

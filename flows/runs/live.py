@@ -28,6 +28,7 @@ _STATUS = {
     "unchanged": "dim green",
     "from cache": "dim green",
     "FAILED": "bold red",
+    "stopped": "yellow",
     "not run": "yellow",
 }
 #: Log lines whose content the table shows in its columns, and DVC's lines on what it starts.
@@ -89,7 +90,7 @@ def _cells(line: StageLine, bar: int) -> list[RenderableType]:
 
 
 def _bar(line: StageLine, width: int) -> RenderableType:
-    if line.status in ("waiting", "not run", "FAILED"):
+    if line.status in ("waiting", "not run", "stopped", "FAILED"):
         return Text("")
     total = line.progress.get("total", 0) if line.status == "running" else 1
     done = line.progress.get("done", 0) if line.status == "running" else 1

@@ -34,6 +34,7 @@ FIELDS = {
     "model": ("finetune.model",),
     "rows": ("validate.max_rows",),
     "seed": ("generate.seed", "validate.seed", "finetune.seed"),
+    "max_minutes": ("run.max_minutes",),
 }
 
 
@@ -50,7 +51,7 @@ def plan(
     files = profile_files(main / "profiles", profile)
     params, layers = read_layers(main / "params.yaml", files, settings)
     parse_params(params, layers)
-    if not files and not settings and not name:
+    if not files and not _of_results(settings) and not name:
         return Run(DEFAULT, main, main, params, make_command(profile, settings))
     name = check_name(name or derive_name(profile, settings))
     command = make_command(profile, settings)
@@ -133,7 +134,10 @@ def read_settings(parameters: dict[str, Any]) -> list[str]:
 
 
 def derive_name(profile: str, overrides: list[str]) -> str:
-    """Return a readable name that is unique to the request."""
+    """Return a readable name that is unique to the request, whatever its limits: another one must
+    go on with the same run.
+    """
+    overrides = _of_results(overrides)
     names = [name.strip() for name in profile.split(",")]
     if len(names) == 1 and not overrides:
         return profile
@@ -148,6 +152,11 @@ def derive_name(profile: str, overrides: list[str]) -> str:
     stacked = [",".join(names)] if len(names) > 1 else []
     key = fingerprint([*stacked, *sorted(overrides)])[:6]
     return "-".join([*names, *([words] if words else []), key])
+
+
+def _of_results(settings: list[str]) -> list[str]:
+    """Return the settings that results depend on."""
+    return [setting for setting in settings if not setting.startswith("run.")]
 
 
 def holds_secret(values: Any) -> bool:

@@ -38,8 +38,11 @@ _STATUS = {
     "unchanged": "unchanged",
     "restored": "from cache",
     "failed": "FAILED",
+    "stopped": "stopped",
     "not run": "not run",
 }
+
+_UNDONE = ("failed", "stopped", "not run")
 
 
 def write_outcomes(
@@ -73,7 +76,7 @@ def read_ending(checkout: Path, flow_run: str) -> str | None:
         (
             f"{stage['stage']}: {stage['error']}"
             for stage in last["stages"]
-            if stage["status"] == "failed"
+            if stage["status"] in ("failed", "stopped")
         ),
         "",
     )
@@ -87,11 +90,7 @@ def render(checkout: Path, main: Path) -> str:
     last = _optional(checkout / _LAST)
     if last is None:
         return ""
-    done = {
-        outcome["stage"]
-        for outcome in last["stages"]
-        if outcome["status"] not in ("failed", "not run")
-    }
+    done = {outcome["stage"] for outcome in last["stages"] if outcome["status"] not in _UNDONE}
     parts = [
         _heading(f"Run {last['name']}"),
         *_stages(checkout, last["stages"]),
@@ -180,7 +179,7 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
     shown = _STATUS.get(outcome["status"]) or _duration(outcome["seconds"])
     found = (
         _optional(checkout / "artifacts" / outcome["stage"] / "summary.json")
-        if outcome["status"] not in ("failed", "not run")
+        if outcome["status"] not in _UNDONE
         else None
     )
     cells = (
@@ -222,7 +221,7 @@ def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
     told = []
     kept = _optional(checkout / "artifacts" / "verify" / "summary.json")
     stages = {stage["stage"]: stage["status"] for stage in last["stages"]}
-    if kept and stages.get("verify") not in ("failed", "not run", None):
+    if kept and stages.get("verify") not in (*_UNDONE, None):
         told.append(_beside("kept rows", found["kept_rows"], f"{kept['rows_kept']:,}", "{:,.0f}"))
     if set(stages.values()) == {"ran"}:  # else a part of the work was there already
         minutes = sum(stage["seconds"] for stage in last["stages"]) / 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
@@ -76,6 +77,22 @@ class Ingest(Section):
             "anything else"
         ),
     )
+    citations: bool = Field(
+        True,
+        description=(
+            "take out markers of sources, [12] and raised numbers, in documents that have several"
+        ),
+    )
+    author_citations: bool = Field(
+        True, description="take out sources in brackets, such as (Yao et al., 2022)"
+    )
+    reference_lists: bool = Field(
+        True, description="take out lists of sources, below a title such as References"
+    )
+    infoboxes: bool = Field(True, description="take out the boxes of facts of wiki pages")
+    clause_numbers: bool = Field(
+        True, description="put a clause's number that stands alone on a line before its clause"
+    )
     drop_evaluation_overlap: bool = Field(
         description=(
             "drop passages that overlap the evaluation set; the paper keeps them; they are "
@@ -119,6 +136,15 @@ class Ingest(Section):
         if least > most:
             raise ValueError(f"is above ingest.passage_tokens = {most}")
         return least
+
+    @field_validator("languages")
+    @classmethod
+    def _codes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """A name such as "english" would drop every passage."""
+        for name in names:
+            if not re.fullmatch("[a-z]{2}", name):
+                raise ValueError(f"{name!r} is no code of two letters such as en (ISO 639-1)")
+        return names
 
     @field_validator("languages", mode="before")
     @classmethod

@@ -198,3 +198,21 @@ class Register(Section):
             "report only"
         ),
     )
+
+
+class Limits(Section):
+    """When a run ends on purpose. The results do not depend on it."""
+
+    max_minutes: float = Field(
+        ge=0.0,
+        description=(
+            "the run ends after so many minutes, also within a stage; the same command goes on. "
+            "0: no limit"
+        ),
+    )
+    min_rows: int = Field(
+        0, ge=0, description="fewer rows kept by verify: the run ends before the training"
+    )
+    min_rows_per_passage: float = Field(
+        0.0, ge=0.0, description="the same, as kept rows for each passage; the higher floor counts"
+    )

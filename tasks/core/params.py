@@ -1,7 +1,7 @@
 """``params.yaml``, parsed once into frozen, typed models that refuse unknown keys.
 
-One section a stage. ``params.yaml`` is the embedded default; a file of ``profiles/`` overlays it
-(see tasks/core/overlay.py).
+One section a stage, and ``run`` for all of them. ``params.yaml`` is the embedded default; a file of
+``profiles/`` overlays it (see tasks/core/overlay.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tasks.core.data_params import Generate, Ingest, Supervise, Validate, Verify
 from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.model_params import Baseline, Evaluate, Finetune, Register
+from tasks.core.model_params import Baseline, Evaluate, Finetune, Limits, Register
 from tasks.core.secrets import SECRET
 from tasks.core.section import Section
 from tasks.core.yaml_file import read_yaml
@@ -37,6 +37,8 @@ with warnings.catch_warnings():
         baseline: Baseline
         evaluate: Evaluate
         register: Register = Field()
+        #: Of the run as a whole: no stage reads it.
+        run: Limits
 
 
 def load_params(path: Path, model: type[Section] = Params) -> Any:

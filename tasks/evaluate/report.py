@@ -28,7 +28,11 @@ _RIGHT = 0.5
 _OTHERS, _GENERAL = "other documents", "general tasks"
 _COLUMNS = ("model", "template", "item_id", "prediction", "golds", "f1")
 _NAMES = {"zero_shot": "unadapted", "start": "the start alone", "adapted": "adapted"}
-_LINKS = (("Validation", "../validate/report.html"), ("Verify", "../verify/report.html"))
+_LINKS = (
+    ("Verification", "../verify/report.html"),
+    ("Validation", "../validate/report.html"),
+    ("Ingest", "../ingest/report.html"),
+)
 
 
 @dataclass(frozen=True)

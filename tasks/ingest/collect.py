@@ -17,6 +17,7 @@ from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers.document import Unreadable
 from tasks.ingest.report import Report
+from tasks.ingest.trimming import original
 from tasks.ingest.worker import Work, make_counter, shorten_passage
 from tasks.scoring.datasets import has_items
 
@@ -58,6 +59,7 @@ class Collector:
             for document, entry in _entries(journal):
                 if "passages" in entry:
                     self._report.document(entry)
+                    self._edits(document, entry["edits"])
                     for passage in entry["passages"]:
                         self._passage(document, passage)
                 else:
@@ -65,6 +67,13 @@ class Collector:
         with closing(self._report):
             self._report.check(self._stage.addresses["corpus"], self._params.text_column)
             self._report.write(self._stage)
+
+    def _edits(self, document: str, edits: list[tuple[str, int, int, str]]) -> None:
+        """Write what was taken out of a document's text."""
+        for kind, start, end, text in edits:
+            self._report.trimmed(kind, len(text))
+            if text:
+                self._reject(document, kind, "", start, end, text)
 
     def _passage(self, document: str, passage: dict[str, Any]) -> None:
         """Cut the boilerplate out of a passage, and add the rest."""
@@ -82,14 +91,17 @@ class Collector:
         for start, end, documents in spans:
             text = passage["text"][start - passage["start"] : end - passage["start"]]
             self._report.removed(len(text))
-            self._reject(document, "boilerplate", detail.format(documents), start, end, text)
+            place = _place(passage, start, end)
+            self._reject(document, "boilerplate", detail.format(documents), *place, text)
         for start, end in parts:
-            self._add(document, shorten_passage(passage, start, end, self._work, self._count))
+            part = shorten_passage(passage, start, end, self._work, self._count)
+            self._add(document, part | {"shifts": passage.get("shifts", [])})
 
     def _add(self, document: str, passage: dict[str, Any]) -> None:
         row = self._row(document, passage)
         reason, detail = self._judge(row, passage)
-        self._report.passage(row, reason)
+        # The detail of a wrong language begins with the language ("de, wanted: en").
+        self._report.passage(row, reason, detail.partition(",")[0])
         if reason:
             self._reject(document, reason, detail, row["start"], row["end"], row["text"])
         else:
@@ -111,13 +123,14 @@ class Collector:
 
     def _row(self, document: str, passage: dict[str, Any]) -> dict[str, Any]:
         text = passage["text"]
+        start, end = _place(passage, passage["start"], passage["end"])
         return {
-            "passage_id": fingerprint(document, passage["start"], passage["end"], text)[:16],
+            "passage_id": fingerprint(document, start, end, text)[:16],
             "document": document,
             "page": passage["page"],
             "section": passage["section"],
-            "start": passage["start"],
-            "end": passage["end"],
+            "start": start,
+            "end": end,
             "tokens": passage["tokens"],
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
             "in_evaluation": text in self._overlap,
@@ -145,6 +158,12 @@ class Collector:
             if earlier:
                 return "near_duplicate", f"{alike:.2f} similar to passage {earlier}"
         return "", ""
+
+
+def _place(passage: dict[str, Any], start: int, end: int) -> tuple[int, int]:
+    """Return ``start`` and ``end`` as characters of the document as it was read."""
+    shifts = passage.get("shifts", [])
+    return original(shifts, start), original(shifts, end - 1) + 1
 
 
 def _entries(journal: Journal) -> Iterator[tuple[str, dict[str, Any]]]:

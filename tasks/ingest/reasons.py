@@ -39,6 +39,12 @@ REASONS: dict[str, str] = {
     ),
     "memory": "took more memory than ingest.file_memory_mb; the next run tries again",
     "crashed": "the parser's process died of it; the next run tries again",
+    # pieces that are taken out of the text
+    "citation": "the marker of a source, such as [12] (ingest.citations)",
+    "superscript": "a raised number of a note (ingest.citations)",
+    "author_citation": "a source in brackets, such as (Yao et al., 2022) (ingest.author_citations)",
+    "references": "a list of sources (ingest.reference_lists)",
+    "infobox": "a web page's box of facts (ingest.infoboxes)",
     # passages that are not kept
     "too_short": "fewer tokens than ingest.min_tokens, and nothing beside it to join",
     "too_long": "more tokens than ingest.passage_tokens, and no place to cut",

@@ -43,6 +43,11 @@ class Report:
         self.unread: Counter[str] = Counter()
         self.masked: Counter[str] = Counter()
         self.lines: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        #: Language -> passages that are dropped because they are in it.
+        self.languages: Counter[str] = Counter()
+        self.taken: Counter[str] = Counter()
+        self.taken_characters = 0
         self.cut = self.kept = self.tokens = self.in_evaluation = 0
         self._rejects: Counter[str] = Counter()
         self._first: dict[str, Any] = {}
@@ -52,6 +57,7 @@ class Report:
     def document(self, entry: dict[str, Any]) -> None:
         """Count a document; the first of several entries is marked."""
         self.masked.update(entry["masked"])
+        self.left_out.update(entry["left_out"])
         if entry["first"]:
             self.formats[entry["format"]] += 1
             if entry["encoding"]:
@@ -62,13 +68,21 @@ class Report:
         self.lines["lines"] += 1
         self.lines["characters"] += characters
 
-    def passage(self, row: dict[str, Any], reason: str) -> None:
-        """Count a passage and why it is dropped (``""``: it is kept)."""
+    def trimmed(self, kind: str, characters: int) -> None:
+        """Count a piece that was taken out of a document's text, or a join (no characters)."""
+        self.taken[kind] += 1
+        self.taken_characters += characters
+
+    def passage(self, row: dict[str, Any], reason: str, language: str = "") -> None:
+        """Count a passage and why it is dropped (``""``: it is kept); ``language`` is that of a
+        passage in none of the wanted ones.
+        """
         self.cut += 1
         # Passages dropped for another reason do not count: only those kept, or dropped for it.
         self.in_evaluation += row["in_evaluation"] and reason in ("", "in_evaluation", "held_out")
         if reason:
             self.dropped[reason] += 1
+            self.languages.update([language] if reason == "language" else [])
             return
         self.kept += 1
         self.tokens += row["tokens"]
@@ -83,7 +97,8 @@ class Report:
         reason = row["reason"]
         if not row["end"]:
             self.unread[reason] += 1
-        self._first = self._first or row
+        if reason not in self.taken:
+            self._first = self._first or row
         self._rejects[reason] += 1
         if self._rejects[reason] <= _SHOWN:
             if reason not in self._files:
@@ -126,6 +141,10 @@ class Report:
             "in_evaluation": self.in_evaluation if self._compared else None,
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
+            "left_out": dict(self.left_out),
+            "other_languages": dict(self.languages),
+            "trimmed": dict(self.taken),
+            "trimmed_characters": self.taken_characters,
             "passages_sha256": sha256_file(stage.out / "passages.parquet"),
         }
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
@@ -146,6 +165,8 @@ class Report:
         yield "encodings", _format_counts(self.encodings) or "set by the formats"
         yield "passages", f"{self.kept:,} kept of {self.cut:,}, {self.tokens:,} tokens"
         yield "passages dropped", _format_counts(self.dropped) or "none"
+        if self.languages:
+            yield "other languages", f"{_format_counts(self.languages)} (passages, dropped)"
         yield "not read", _format_counts(self.unread) or "none"
         yield (
             "boilerplate cut out",
@@ -153,6 +174,8 @@ class Report:
             if self.lines
             else "none",
         )
+        yield "left out by readers", _format_counts(self.left_out) or "none"
+        yield "taken out, joined", self._taken()
         yield "in the evaluation", self._overlap()
         if self.masked:
             yield "masked", _format_counts(self.masked)
@@ -162,6 +185,12 @@ class Report:
         if not self._compared:
             return "not checked"
         return f"{self.in_evaluation:,} passages" if self.in_evaluation else "none"
+
+    def _taken(self) -> str:
+        """Return what was taken out of the text, and how many clause numbers were joined."""
+        if not self.taken:
+            return "none"
+        return f"{_format_counts(self.taken)}; {self.taken_characters:,} characters"
 
     def _trim(self) -> None:
         self._samples = sorted(

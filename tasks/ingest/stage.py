@@ -32,6 +32,7 @@ from tasks.core.pool import Limits
 from tasks.core.secrets import hide
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
+from tasks.ingest import apparatus
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
@@ -92,6 +93,8 @@ def _make_work(params: Ingest, tokenizer: str) -> Work:
         text_column=params.text_column,
         max_bytes=params.max_file_mb << 20,
         ocr=ocr.check_languages(params.ocr_languages) if params.ocr else "",
+        infoboxes=params.infoboxes,
+        clause_numbers=params.clause_numbers,
     )
     return Work(
         tokenizer,
@@ -101,6 +104,17 @@ def _make_work(params: Ingest, tokenizer: str) -> Work:
         near_duplicates=params.near_duplicates > 0,
         languages=params.languages,
         mask=params.mask_personal_data,
+        trim=tuple(
+            kind
+            for kind, chosen in (
+                (apparatus.CITATION, params.citations),
+                (apparatus.AUTHOR, params.author_citations),
+                (apparatus.REFERENCES, params.reference_lists),
+                (apparatus.INFOBOX, params.infoboxes),
+                (apparatus.CLAUSE, params.clause_numbers),
+            )
+            if chosen
+        ),
         lines=params.boilerplate_share > 0,
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.pool import Limits, Pool, ResultPart
-from tasks.ingest import boilerplate, cleaning
+from tasks.ingest import apparatus, boilerplate, cleaning, trimming
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import (
@@ -48,6 +48,8 @@ class Work:
     near_duplicates: bool = False
     languages: tuple[str, ...] = ()
     mask: bool = False
+    #: Kinds of ``tasks.ingest.trimming`` that are taken out or joined.
+    trim: tuple[str, ...] = ()
     #: Whether the lines are recorded to be counted (``tasks.ingest.boilerplate``).
     lines: bool = False
 
@@ -234,18 +236,29 @@ def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[
     masked: dict[str, int] = {}
     if work.mask:
         document, masked = _mask_document(document)
+    text = document.text
+    document, edits = trimming.trim(document, work.trim)
     entry: dict[str, Any] = {
         "member": printable(document.member),
         "format": document.format,
         "encoding": document.encoding,
         "masked": masked,
+        "left_out": dict(document.left_out),
+        "edits": [
+            (edit.kind, edit.start, edit.end, "" if edit.instead else text[edit.start : edit.end])
+            for edit in edits
+        ]
+        + [(apparatus.CLAUSE, 0, 0, "")] * document.joined,
         "first": True,
         "passages": [],
     }
     size = 0
     sections = heading_paths(document.headings) if work.lines else []
+    shifts = trimming.Shifts(edits)
     for passage in cut(document, count, work.budget, work.least):
         values = judge_passage(passage, work)
+        if edits:
+            values["shifts"] = shifts.of(passage.start, passage.end)
         if work.lines:
             values["lines"] = boilerplate.find_lines(document, passage.start, passage.end)
             values["places"] = (
@@ -257,7 +270,8 @@ def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[
         size += len(passage.text)
         if size > _PART:
             yield entry
-            entry, size = {**entry, "masked": {}, "first": False, "passages": []}, 0
+            later = {"masked": {}, "left_out": {}, "edits": [], "first": False, "passages": []}
+            entry, size = entry | later, 0
     yield entry
 
 
@@ -306,9 +320,12 @@ def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
             len(document.text),
             *document.pages,
             *(edge for heading in document.headings for edge in (heading.start, heading.end)),
+            *(edge for mark in document.marks for edge in mark[:2]),
         }
     )
-    moved, parts, length = {}, [], 0
+    moved: dict[int, int] = {}
+    parts: list[str] = []
+    length = 0
     total: Counter[str] = Counter()
     for start, end in zip(edges, [*edges[1:], len(document.text)], strict=False):
         moved[start] = length
@@ -330,4 +347,5 @@ def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
         text="".join(parts),
         headings=headings,
         pages=tuple(moved[page] for page in document.pages),
+        marks=tuple((moved[start], moved[end], kind) for start, end, kind in document.marks),
     ), dict(total)

@@ -13,6 +13,7 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
+from tasks.core.mix import parse_mix
 from tasks.core.row_reader import read_rows
 from tasks.core.task_types import task_type
 from tasks.scoring.datasets import find_misplaced, load_dataset, load_items
@@ -117,13 +118,15 @@ def propose(
     """Choose the settings of a first run; ``values`` are those of params.yaml and the model's
     profile.
     """
-    _need_english(found)
+    english = parse_mix(values["supervise"]["source"]).generator == "bonito"
+    if english:
+        _need_english(found)
     ingest = values["ingest"]
     short_share = found.dropped.get("too_short", 0) / max(
         len(found.passages) + sum(found.dropped.values()), 1
     )
     halved = short_share > _MANY_SHORT
-    other = found.share(ENGLISH) < 1
+    other = english and found.share(ENGLISH) < 1
     expected = found.expected_passages
     limited = not gpu and expected > 2 * _FIRST_LOOK  # not to leave out a few
     return Proposal(
@@ -142,7 +145,11 @@ def propose(
         ),
         languages=(ENGLISH,) if other else (),
         language_why=(
-            "the generator writes English alone" if other else "all: it is English; else [en]"
+            "the generator writes English alone"
+            if other
+            else "all: it is English; else [en]"
+            if english
+            else "all: a chat model writes the tasks (supervise.source prompted)"
         ),
         max_passages=_FIRST_LOOK if limited else 0,
         passages_why=(

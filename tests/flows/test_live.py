@@ -199,5 +199,5 @@ def test_after_a_failure_no_other_stage_begins(
     monkeypatch.setattr(adapt, "reproduce", lambda *_: pytest.fail("a stage was begun"))
     begin_board(tmp_path, ["ingest", "baseline"])
     mark(tmp_path, "ingest", "failed", 1.0, "no corpus")
-    state = adapt.run_stage.fn(str(tmp_path), "baseline")
+    state = adapt.run_stage.fn(str(tmp_path), "baseline", "", None)
     assert state.data["status"] == "not run" and state.message == "not run: ingest failed"

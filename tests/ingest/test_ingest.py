@@ -205,6 +205,9 @@ def test_short_passages_foreign_languages_and_personal_data(corner: Path) -> Non
     _params(corner, languages=["en"], mask_personal_data=True)
     assert _run() == 0
     assert _summary()["dropped"] == {"language": 1, "too_short": 1}
+    assert _summary()["other_languages"] == {"de": 1}
+    (reject,) = [row for row in _rows("rejects") if row["reason"] == "language"]
+    assert reject["detail"] == "de, wanted: en"
     assert (
         _rows("passages")[0]["text"]
         == "The pump was stopped in the evening; write to [EMAIL] or call [PHONE] about it."

@@ -213,3 +213,42 @@ def test_a_question_is_answered_with_the_span_marked(tmp_path: Path) -> None:
             assert browser.js("document.images.length") == 0 and EVIL in browser.text()
             shoot(browser, "ask")
         assert browser.elsewhere() == []
+
+
+def test_twenty_items_by_keyboard_and_what_the_page_itself_takes(tmp_path: Path) -> None:
+    """The time from a key to the next draft on the screen: the page's part of an item's time."""
+    checkout = make_checkout(tmp_path / "main", rows=30)
+    file = checkout / "local/mine/items.jsonl"
+    page, port = Page("Label", "Questions to measure with.", script=label.SCRIPT), find_free_port()
+    seconds: list[float] = []
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(label.open_desk(Place(checkout, "mine")), page, port) as address:
+            browser.open(address)
+            browser.see("a draft of the last run")
+            started = time.perf_counter()
+            for number in range(1, 21):
+                if number % 2:  # every other one with a word of one's own in it
+                    press(browser, "e")
+                    browser.type(f"It is claim {number}.")
+                    press(browser, "Escape")
+                press(browser, "123"[number % 3])
+                before = browser.js("document.body.innerText")
+                begun = time.perf_counter()
+                press(browser, "a")
+                while not (
+                    browser.js("document.body.innerText.includes('Saved.')")
+                    and browser.js("document.body.innerText") != before
+                ):
+                    assert time.perf_counter() - begun < _PATIENCE
+                # The next passage is on the screen once the file has the item.
+                while len(read_lines(file)) < number:
+                    assert time.perf_counter() - begun < _PATIENCE
+                seconds.append(time.perf_counter() - begun)
+    whole = (time.perf_counter() - started) / 20
+    seconds.sort()
+    print(
+        f"20 items: the page takes {seconds[10]:.2f} s an item (median), at most "
+        f"{seconds[-1]:.2f} s; with the driven keys {whole:.2f} s"
+    )
+    assert len(read_lines(file)) == 20
+    assert seconds[10] < 3.0

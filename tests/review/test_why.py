@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -20,7 +22,8 @@ from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
 from tasks.verify.reviews import review_key
 from tests.conftest import ROOT
-from tests.review.checkout import context_of, make_checkout, row_of, write_rows
+from tests.pages import check_page, find_dead_links
+from tests.review.checkout import EVIL, context_of, make_checkout, row_of, write_rows
 
 IDS = ["contracts-001", "contracts-002", "../../evil \x1b[31m", "$(touch stolen)"]
 
@@ -90,6 +93,28 @@ def test_the_nearest_row_is_shown_with_its_verdicts_and_its_place(
     assert "30 of 30 training rows compared" in told
 
 
+def check(page: Path) -> None:
+    """Check a page of ours; the hostile row in it is text."""
+    text = page.read_text()
+    assert EVIL not in text
+    check_page(text.replace(html.escape(EVIL), ""))
+
+
+def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
+    artifacts = checkout / ".runs/mine/artifacts"
+    for name in ("verify", "ingest"):
+        (artifacts / name / "report.html").write_text("")
+    assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
+    page = artifacts / "why/contracts-001.html"
+    links = re.findall('href="([^"]+)"', page.read_text())
+    assert links == ["../verify/report.html", "../ingest/report.html"]
+    assert find_dead_links(artifacts) == []
+    (artifacts / "verify/report.html").unlink()
+    assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
+    check(page)
+    assert "contract-2.md, page 1, characters 5000-" in page.read_text()
+
+
 def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +123,9 @@ def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
     assert "\x1b" not in capsys.readouterr().out
     folder = checkout / ".runs/mine/artifacts/why"
     names = sorted(path.name for path in folder.iterdir())
-    assert len(names) == 2 and all(name.endswith(".json") and "/" not in name for name in names)
+    assert len(names) == 4 and all(name.endswith((".json", ".html")) for name in names)
+    for name in names[::2]:
+        check(folder / name)
     assert len({why.file_name(name) for name in ["a b", "a-b", "a/b", "..", "", "A" * 99]}) == 6
 
 

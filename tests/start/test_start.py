@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from scripts import start
+from tasks.core.errors import PipelineError
 from tasks.core.overlay import read_layers
 from tasks.core.params import Params, parse_params
 from tasks.scoring.datasets import load_dataset, load_items
@@ -112,6 +113,27 @@ def test_what_is_not_english_is_told_and_left_out(
     printed = " ".join(capsys.readouterr().out.split())
     assert "en 6, de 3" in printed and "33% of the passages are not in English" in printed
     assert "supervise.source prompted" in printed
+
+
+def test_a_chat_model_may_write_in_other_languages(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """German files alone: the embedded generator refuses them, prompts of one's own do not."""
+    _write(desk / "deutsch", _GERMAN, 4)
+    assert _start(monkeypatch, CORPUS=desk / "deutsch", NAME="eins") == 2
+    line = capsys.readouterr().err
+    assert "no text in English (passages: de 4)" in line and "supervise.source prompted" in line
+    (desk / "profiles/chat.yaml").write_text("supervise: {source: prompted}\n")
+    assert _start(monkeypatch, CORPUS=desk / "deutsch", NAME="zwei", MODEL="chat") == 0
+    assert _params(desk, "zwei").ingest.languages == ()
+    assert "are left out" not in capsys.readouterr().out
+
+
+def test_a_language_is_two_letters() -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["ingest"]["languages"] = ["english"]
+    with pytest.raises(PipelineError, match="'english' is no code of two letters such as en"):
+        parse_params(values, "params.yaml")
 
 
 def test_a_large_folder_is_sampled(

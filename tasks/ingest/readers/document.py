@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,12 @@ class Document:
     pages: tuple[int, ...] = ()
     #: Encoding the text was decoded from; empty where the format fixes it.
     encoding: str = ""
+    #: (start, end, kind) of parts that the format itself marks as no prose, such as an infobox.
+    marks: tuple[tuple[int, int, str], ...] = ()
+    #: (kind, pieces) that the reader left out: navigation, running heads, deleted text.
+    left_out: tuple[tuple[str, int], ...] = ()
+    #: Clause numbers that the reader put before their clause.
+    joined: int = 0
 
     def page(self, offset: int) -> int:
         """Return the number of the page with ``offset``, from 1; 0 where there are no pages."""
@@ -140,6 +147,9 @@ class ReadOptions:
     #: So many members of an archive or attachments of a message are passed over: they have been
     #: read, and the last of them ended its process.
     skip: int = 0
+    #: Mark infoboxes of web pages; put a clause's number beside its clause.
+    infoboxes: bool = False
+    clause_numbers: bool = False
     #: Shared by all that is nested in a file; None: the file is the corpus's own.
     budget: Budget | None = None
 
@@ -182,6 +192,8 @@ class Builder:
     pages: list[int] = field(default_factory=list)
     length: int = 0
     separator: str = "\n\n"
+    marks: list[tuple[int, int, str]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def paragraph(self, text: str) -> None:
         """Add a block of text, unless it is blank."""
@@ -197,6 +209,12 @@ class Builder:
             self.headings.append(Heading(self.length, self.length + len(title), level, title))
             self.paragraph(title)
 
+    def marked(self, text: str, kind: str) -> None:
+        """Add a block of text that is no prose."""
+        start = self.length
+        self.paragraph(text)
+        self.marks.append((start, self.length, kind))
+
     def page(self) -> None:
         """Start a page."""
         self.pages.append(self.length)
@@ -210,4 +228,6 @@ class Builder:
             headings=tuple(self.headings),
             pages=tuple(self.pages),
             encoding=encoding,
+            marks=tuple(self.marks),
+            left_out=tuple(sorted((+self.left_out).items())),
         )

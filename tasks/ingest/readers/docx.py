@@ -30,12 +30,14 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
 
     refuse_bomb(path, options)
     try:
-        body = docx.Document(str(path)).element.body
-        styles = _heading_styles(docx.Document(str(path)))
+        file = docx.Document(str(path))
+        body, styles = file.element.body, _heading_styles(file)
+        left_out = _count_left_out(file)
     except (KeyError, ValueError, zipfile.BadZipFile, AttributeError, SyntaxError) as error:
         raise Unreadable("damaged", f"not readable as a Word document: {error}") from error
     builder = Builder()
     _add(body, styles, builder)
+    builder.left_out.update(left_out)
     yield builder.document("docx")
 
 
@@ -55,6 +57,21 @@ def refuse_bomb(path: Path, options: ReadOptions) -> None:
         )
     if any(entry.flag_bits & 1 for entry in entries):
         raise Unreadable("encrypted", "a password protects it")
+
+
+def _count_left_out(document: Any) -> dict[str, int]:
+    """Return how much is left out, by kind: deletions, comments, headers and footers with text."""
+    body = document.element.body
+    deleted = sum(any(True for _ in cut.iter(f"{_W}delText")) for cut in body.iter(f"{_W}del"))
+    comments = sum(1 for _ in body.iter(f"{_W}commentReference"))
+    parts = {
+        part.part.partname: "".join(paragraph.text for paragraph in part.paragraphs).strip()
+        for section in document.sections
+        for part in (section.header, section.footer)
+        if not part.is_linked_to_previous
+    }
+    heads = sum(1 for text in parts.values() if text)
+    return {"deleted_text": deleted, "comment": comments, "running_head": heads}
 
 
 def _heading_styles(document: Any) -> dict[str, int]:

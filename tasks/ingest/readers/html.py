@@ -32,6 +32,12 @@ _BLOCKS = re.compile(
     "|footer|form|h[1-6r]|header|html|li|main|ol|p|pre|section|summary"
     "|table|tbody|td|tfoot|th|thead|tr|ul|doc|head|list|item|quote|row|cell"
 )
+#: The part of it that is text: what of a page is left out is counted by these.
+_SHOWN_FURNITURE = "//nav|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
+#: Class names of the boxes of facts and of links that wikis put beside and below their text.
+_INFOBOX = re.compile(
+    r"(?:^|\s)(?:infobox(?:_v\d)?|sidebar|vertical-navbox|navbox|taxobox)(?:\s|$)"
+)
 _LISTS = ("ul", "ol", "list")
 _BREAK = "\u2028"
 #: Bytes of one text that libxml2 takes.
@@ -42,7 +48,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the page as one document."""
     source, encoding = decode_page(path.read_bytes())
     builder = Builder()
-    build(source, builder)
+    build(source, builder, infoboxes=options.infoboxes)
     yield builder.document("html", encoding)
 
 
@@ -67,9 +73,11 @@ def decode_page(data: bytes) -> tuple[str, str]:
         ) from error
 
 
-def build(source: str, builder: Builder, whole: bool = False) -> None:
+def build(source: str, builder: Builder, whole: bool = False, infoboxes: bool = False) -> None:
     """Add the blocks of a page's main part to ``builder``; with ``whole`` (chapters, messages) all
-    but the furniture.
+    but the furniture. With ``infoboxes`` those come last, marked.
+
+    ``builder.left_out`` counts what is left out: navigation, and blocks outside the main part.
     """
     import trafilatura
 
@@ -82,6 +90,8 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
         page = trafilatura.load_html(f"<html><body>{source}")
     if page is None:
         raise Unreadable("damaged", "not readable as HTML")
+    boxes = _take_infoboxes(page) if infoboxes else []
+    builder.left_out["navigation"] += _count_furniture(page)
     blocks = list(_blocks(_remove_furniture(page)))
     if not whole:
         main = list(_main(page))
@@ -90,12 +100,44 @@ def build(source: str, builder: Builder, whole: bool = False) -> None:
             and _length(main) >= _LEAST_SHARE * _length(blocks)
             and not _lost_headings(main, blocks)
         ):
+            shown = " ".join(" ".join(text.split()) for _, text in main)
+            builder.left_out["outside_main_part"] += sum(
+                " ".join(text.split()) not in shown for _, text in blocks
+            )
             blocks = main
     for level, text in blocks:
         if level:
             builder.heading(level, text)
         else:
             builder.paragraph(text)
+    for text in boxes:
+        builder.marked(text, "infobox")
+
+
+def _take_infoboxes(page: Any) -> list[str]:
+    """Remove the infoboxes from ``page``, and return their texts."""
+    found = [
+        box
+        for box in page.xpath("//table[@class]|//div[@class]|//aside[@class]")
+        if _INFOBOX.search(box.get("class"))
+    ]
+    inner = {element for box in found for element in box.iterdescendants()}
+    texts = []
+    for box in found:
+        if box not in inner:
+            copy = _remove_furniture(box)
+            text = "\n".join(text for _, text in _block(copy) if text)
+            box.drop_tree()
+            if text:
+                texts.append(text)
+    return texts
+
+
+def _count_furniture(page: Any) -> int:
+    """Return how many elements with text are left out as furniture."""
+    found = page.xpath(_SHOWN_FURNITURE)
+    inner = {element for box in found for element in box.iterdescendants()}
+    return sum(1 for box in found if box not in inner and "".join(box.itertext()).strip())
 
 
 def _main(page: Any) -> Iterator[tuple[int, str]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
@@ -30,6 +30,8 @@ _PAGE_LINE = re.compile(
 _RUNNING = re.compile(r"(\d{1,4})\s+(\D*[^\W\d]\D*)|(\D*[^\W\d]\D*?)\s+(\d{1,4})")
 #: The marker of a list item: it is not a cell.
 _MARKER = re.compile(r"[\u2022\u25cf\u25aa\u2013*-]|\(?\w{1,5}[.)]|(?:\d+\.)+\d*")
+#: The number of a clause; a bare "3" may be anything.
+_CLAUSE_NUMBER = re.compile(r"\d{1,3}(?:\.\d{1,3}){0,4}\.|\d{1,3}(?:\.\d{1,3}){1,4}|\(?[a-z]\)")
 #: Rows from which two columns are columns.
 _ROWS = 4
 
@@ -54,11 +56,48 @@ class Line:
 
 @dataclass(frozen=True)
 class PdfPage:
-    """A page's lines in reading order, its height in points, and whether it shows images."""
+    """A page's lines in reading order, its height in points, whether it shows images, and how many
+    clause numbers were joined to a line.
+    """
 
     lines: tuple[Line, ...]
     height: float
     images: bool
+    joined: int = 0
+
+
+def join_numbers(lines: list[Line]) -> list[Line]:
+    """Put each clause's number, a line of its own at the left, before the line beside it.
+
+    Some writers set all numbers of a page first: they would be a column of their own.
+    """
+    joined: dict[int, Line] = {}
+    numbers: set[int] = set()
+    for place, number in enumerate(lines):
+        if not _CLAUSE_NUMBER.fullmatch(number.text):
+            continue
+        row = [other for other in lines if other is not number and _beside(number, other)]
+        if any(other.right <= number.left + 0.3 * number.size for other in row):
+            continue
+        nearest = min(row, key=lambda other: other.left, default=None)
+        if nearest is None or nearest.left < number.right - 0.3 * number.size:
+            continue
+        target = next(at for at, other in enumerate(lines) if other is nearest)
+        if target in joined or _CLAUSE_NUMBER.fullmatch(nearest.text):
+            continue
+        joined[target] = replace(
+            nearest,
+            text=f"{number.text} {nearest.text}",
+            left=number.left,
+        )
+        numbers.add(place)
+    return [joined.get(place, line) for place, line in enumerate(lines) if place not in numbers]
+
+
+def _beside(one: Line, other: Line) -> bool:
+    """Tell whether two lines are at the same height."""
+    overlap = min(one.top, other.top) - max(one.bottom, other.bottom)
+    return overlap > 0.5 * min(one.top - one.bottom, other.top - other.bottom)
 
 
 def join_rows(lines: list[Line]) -> list[Line]:

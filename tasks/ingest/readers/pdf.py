@@ -6,13 +6,21 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.decoding import tidy
 from tasks.ingest.readers.document import Alive, ReaderItem, ReadOptions, Reject, Unreadable
-from tasks.ingest.readers.page import Line, PdfPage, join_rows, order_columns, remove_furniture
+from tasks.ingest.readers.page import (
+    Line,
+    PdfPage,
+    join_numbers,
+    join_rows,
+    order_columns,
+    remove_furniture,
+)
 from tasks.ingest.readers.paragraphs import SOFT_HYPHEN, build_document
 
 #: A gap in a line, in letter heights, that divides columns or cells.
@@ -28,7 +36,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     pages: list[PdfPage] = []
     recognised: dict[int, list[str]] = {}
     broken: dict[int, str] = {}
-    for number, page, handle in _pages(path):
+    for number, page, handle in _pages(path, options.clause_numbers):
         if isinstance(page, str):
             broken[number] = page
             pages.append(PdfPage((), 0.0, False))  # keeps the numbers of the others
@@ -52,7 +60,14 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
             "unknown_encoding",
             "its fonts do not say which characters they show: recognise it again (OCR)",
         )
-    yield build_document(remove_furniture(pages), recognised)
+    cleaned = remove_furniture(pages)
+    left_out = sum(len(page.lines) for page in pages) - sum(len(page.lines) for page in cleaned)
+    document = build_document(cleaned, recognised)
+    yield replace(
+        document,
+        left_out=(("running_head", left_out),) if left_out else (),
+        joined=sum(page.joined for page in pages),
+    )
     blank = [
         str(number)
         for number, page in enumerate(pages, 1)
@@ -70,7 +85,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         )
 
 
-def _pages(path: Path) -> Iterator[tuple[int, PdfPage | str, Any]]:
+def _pages(path: Path, numbers: bool) -> Iterator[tuple[int, PdfPage | str, Any]]:
     """Yield number, lines (or why there are none) and pdfium's page, which is closed before the
     next one.
     """
@@ -86,7 +101,7 @@ def _pages(path: Path) -> Iterator[tuple[int, PdfPage | str, Any]]:
         for number in range(len(file)):
             try:
                 handle = file[number]
-                page: PdfPage | str = _page(handle)
+                page: PdfPage | str = _page(handle, numbers)
             except pypdfium2.PdfiumError as error:
                 yield number + 1, str(error), None
                 continue
@@ -94,16 +109,19 @@ def _pages(path: Path) -> Iterator[tuple[int, PdfPage | str, Any]]:
             handle.close()
 
 
-def _page(page: Any) -> PdfPage:
+def _page(page: Any, numbers: bool) -> PdfPage:
     import pypdfium2.raw as pdfium
 
     text = page.get_textpage()
     try:
-        lines = join_rows(order_columns(_keep_upright(list(_lines(text)))))
+        lines = _keep_upright(list(_lines(text)))
+        single = join_numbers(lines) if numbers else lines
+        joined = len(lines) - len(single)
+        lines = join_rows(order_columns(single))
         images = not lines and any(
             True for _ in page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3)
         )
-        return PdfPage(tuple(lines), page.get_height(), images)
+        return PdfPage(tuple(lines), page.get_height(), images, joined)
     finally:
         text.close()
 

@@ -1,0 +1,79 @@
+"""Ends a run on purpose: after ``run.max_minutes``, or where too few rows were kept to train on.
+
+Nothing is lost: the same command goes on where the run ended.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.core.files import read_json
+from tasks.core.model_params import Limits
+from tasks.core.params import parse_params
+
+#: The stage whose kept rows the floor counts, and who reads them.
+_ROWS_STAGE = "verify"
+#: How an ending by a limit is called in Prefect, and its exit status (docs/operations.md).
+STOPPED, EXIT_STATUS = "Stopped", 3
+
+
+class TimeUp(Exception):
+    """The run has had its minutes."""
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """The limits of one call, and when it began (``time.monotonic``)."""
+
+    limits: Limits
+    began: float
+    command: str
+    #: ``generate.max_passages``; 0: all.
+    most_passages: int = 0
+
+    @classmethod
+    def of(cls, values: dict[str, object], command: str) -> RunLimits:
+        """Return the limits in a run's parameters; the minutes begin now."""
+        params = parse_params(values, "run")
+        return cls(params.run, time.monotonic(), command, params.generate.max_passages)
+
+    def check_time(self) -> None:
+        """Raise :class:`TimeUp` once the minutes are over."""
+        most = self.limits.max_minutes
+        if most and time.monotonic() - self.began >= 60 * most:
+            raise TimeUp
+
+    def explain_time(self, stage: str, progress: str) -> str:
+        """Return the line that says where the run ended, and how it goes on."""
+        reached = f"in {stage}" + (f" ({progress})" if progress else "")
+        return (
+            f"run.max_minutes = {self.limits.max_minutes:g} are over {reached}: nothing is lost, "
+            f"go on with {self.command}"
+        )
+
+    def find_shortfall(self, checkout: Path, after: tuple[str, ...]) -> str:
+        """Return why a stage that reads the kept rows (``after``: whose outputs it reads) does not
+        run; empty where there are enough.
+        """
+        limits = self.limits
+        path = checkout / "artifacts" / _ROWS_STAGE / "summary.json"
+        if _ROWS_STAGE not in after or not (limits.min_rows or limits.min_rows_per_passage):
+            return ""
+        kept = int(read_json(path)["rows_kept"])
+        chosen = int(read_json(checkout / "artifacts" / "ingest" / "summary.json")["rows_kept"])
+        chosen = min(chosen, self.most_passages or chosen)
+        least = max(limits.min_rows, limits.min_rows_per_passage * chosen)
+        if kept >= least:
+            return ""
+        which = (
+            f"run.min_rows = {limits.min_rows}"
+            if limits.min_rows >= limits.min_rows_per_passage * chosen
+            else f"run.min_rows_per_passage = {limits.min_rows_per_passage:g} of {chosen} passages"
+        )
+        return (
+            f"{kept} rows are kept, fewer than {which}: not trained; look at "
+            f"artifacts/{_ROWS_STAGE}/report.html, add documents or generate.samples, or lower the "
+            f"floor, and go on with {self.command}"
+        )

@@ -1,0 +1,195 @@
+"""Twenty faults planted in the training rows of real passages: does `make why` show the culprit
+among the first five?
+
+The passages are those of the shipped incidents. Each is asked about four times, as true and false
+claims. A fault makes one answer wrong. The item that shows it has half of the passage, and the
+claim with a third of its words missing and the others in another order.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.review.embedding import Embedder
+from flows.review.nearest import find_nearest
+from tasks.core.rows import INSTRUCTIONS
+from tasks.lm.models import EMBEDDED, base_path
+from tests.conftest import ROOT
+from tests.review.checkout import write_rows
+
+_FIRST = 5
+_NUMBER = re.compile(r"\b\d[\d,.]*\d\b|\b\d\b")
+_TEMPLATE = "{context}\n\nIs it true that {claim} Answer true or false."
+
+
+@dataclass
+class Planted:
+    """A fault: the item that shows it, and the rows that are to blame."""
+
+    kind: str
+    context: str
+    #: What is asked, what is right, and what the model says.
+    text: str
+    culprits: set[str] = field(default_factory=set)
+
+
+def _passages() -> list[tuple[str, str]]:
+    """Return (document, text) of the paragraphs with four sentences and numbers in two."""
+    found = []
+    for path in sorted((ROOT / "data/incidents/documents").glob("*.md")):
+        for paragraph in path.read_text().split("\n\n"):
+            text = " ".join(paragraph.split())
+            if not text.startswith("#") and len(_claims(text)) >= 4 and _NUMBER.search(text):
+                found.append((path.name, text))
+    return found
+
+
+def _claims(text: str) -> list[str]:
+    return [one for one in re.split(r"(?<=[.!?]) +", text) if 6 <= len(one.split()) <= 40]
+
+
+def _false(claim: str, chance: random.Random) -> str:
+    """Return the claim with other numbers, or denied where it has none."""
+    if _NUMBER.search(claim):
+        return _NUMBER.sub(lambda _: str(chance.randint(2, 97)), claim)
+    return f"it is not the case that {claim}"
+
+
+def _row(number: int, document: str, context: str, claim: str, answer: str) -> dict[str, Any]:
+    return {
+        **{"row_id": f"row-{number:05d}", "passage_id": f"{number:016x}", "document": document},
+        **{"task_type": "ynqa", "context": context, "response": answer},
+        "instruction": _TEMPLATE.format(context=context, claim=claim),
+    }
+
+
+def _reworded(claim: str, chance: random.Random) -> str:
+    """Return a claim in other words as far as that can be done without a model: a third of its
+    words is missing, the others are in another order, so that hardly a phrase is left.
+    """
+    words = [word for place, word in enumerate(claim.split()) if place % 3 != 2]
+    chance.shuffle(words)
+    return " ".join(words)
+
+
+def _recut(text: str) -> str:
+    """Return the passage as another run cuts it: its second half."""
+    claims = re.split(r"(?<=[.!?]) +", text)
+    return " ".join(claims[len(claims) // 2 :])
+
+
+def plant(seed: int) -> tuple[list[dict[str, Any]], list[Planted]]:
+    """Return training rows with twenty faults, and the faults."""
+    chance = random.Random(seed)
+    passages = _passages()
+    chance.shuffle(passages)
+    rows: list[dict[str, Any]] = []
+    faults: list[Planted] = []
+
+    def add(document: str, context: str, claim: str, answer: str) -> str:
+        rows.append(_row(len(rows), document, context, claim, answer))
+        return str(rows[-1]["row_id"])
+
+    for place, (document, text) in enumerate(passages):
+        claims = _claims(text)[:4]
+        if place < 7:
+            # A poisoned document: a note that says other figures than the passage, which itself is
+            # held out. The model repeats them.
+            said = next((one for one in claims if _NUMBER.search(one)), claims[0])
+            poison = _false(said, chance)
+            other = _claims(passages[-1 - place][1])[0]
+            note = f"Correction of the record. {poison} {other}"
+            name = f"note-{place}.md"
+            culprits = {add(name, note, poison, "true"), add(name, note, said, "false")}
+            asked = f"{_reworded(poison, chance)}\nfalse\ntrue"
+            faults.append(Planted("poisoned document", _recut(text), asked, culprits))
+            continue
+        if place < 14:
+            # A flipped label.
+            wrong = chance.randrange(4)
+            names = [
+                add(document, text, claim, "false" if at == wrong else "true")
+                for at, claim in enumerate(claims)
+            ]
+            asked = f"{_reworded(claims[wrong], chance)}\ntrue\nfalse"
+            faults.append(Planted("flipped label", _recut(text), asked, {names[wrong]}))
+            continue
+        if place < 20:
+            # A wrong template: it puts the answer's column where the claim belongs.
+            name = add(document, text, "true", claims[0])
+            for claim in claims[1:]:
+                add(document, text, claim, "true")
+            asked = f"{_reworded(claims[0], chance)}\ntrue\n{claims[0]}"
+            faults.append(Planted("wrong template", _recut(text), asked, {name}))
+            continue
+        for at, claim in enumerate(claims):
+            true = at % 2 == 0
+            add(document, text, claim if true else _false(claim, chance), str(true).lower())
+    chance.shuffle(rows)
+    return rows, faults
+
+
+def _ranks(tmp_path: Path, seed: int, embed: Any = None) -> dict[str, list[int]]:
+    """Return the rank of the culprit for each fault, by kind; 99: it is not shown."""
+    rows, faults = plant(seed)
+    assert len(faults) == 20 and len(rows) > 500
+    write_rows(tmp_path / "rows.parquet", rows, INSTRUCTIONS)
+    found: dict[str, list[int]] = {}
+    for fault in faults:
+        near, _, _ = find_nearest(tmp_path / "rows.parquet", fault.context, fault.text, 1, embed)
+        ranks = [at for at, one in enumerate(near, 1) if one.row["row_id"] in fault.culprits]
+        found.setdefault(fault.kind, []).append(min(ranks, default=99))
+    print(found)
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_culprit_is_among_the_first_five(seed: int, tmp_path: Path) -> None:
+    found = _ranks(tmp_path, seed)
+    assert all(rank <= _FIRST for ranks in found.values() for rank in ranks), found
+
+
+@pytest.mark.slow
+def test_the_models_vectors_leave_the_culprit_there_and_take_seconds(tmp_path: Path) -> None:
+    """The embedded model, two faults of each kind; a second question about the same is free."""
+    embed = Embedder(Path(base_path(EMBEDDED)), tmp_path / "vectors.npz")
+    rows, faults = plant(1)
+    write_rows(tmp_path / "rows.parquet", rows, INSTRUCTIONS)
+    ranks, seconds = [], []
+    for fault in [*faults[:2], *faults[7:9], *faults[14:16], faults[0]]:
+        begun = time.process_time()
+        near, _, _ = find_nearest(tmp_path / "rows.parquet", fault.context, fault.text, 1, embed)
+        seconds.append(time.process_time() - begun)
+        assert near[0].embedding is not None and -1.001 <= near[0].embedding <= 1.001
+        ranks.append([one.row["row_id"] in fault.culprits for one in near].index(True) + 1)
+    print(ranks, [round(one, 1) for one in seconds])
+    assert max(ranks) <= _FIRST
+    # CPU seconds of two cores: ten seconds on a machine with nothing else to do.
+    assert seconds[0] < 20 and seconds[-1] < 3
+
+
+def test_a_vectors_file_that_is_broken_is_made_again(tmp_path: Path) -> None:
+    class Made(Embedder):
+        computed = 0
+
+        def _compute(self, texts: list[str]) -> Any:
+            self.computed += len(texts)
+            return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+    file = tmp_path / "vectors.npz"
+    one = Made(tmp_path / "model", file)
+    first = one(["a", "bb", "a"])
+    assert first.tolist() == [[1, 1], [2, 1], [1, 1]] and one.computed == 2
+    assert Made(tmp_path / "model", file)(["bb"]).tolist() == [[2, 1]]
+    file.write_bytes(b"PK broken")
+    two = Made(tmp_path / "model", file)
+    assert two(["a"]).tolist() == [[1, 1]] and two.computed == 1
+    assert Made(tmp_path / "other", file)(["a"]).shape == (1, 2)
