@@ -16,7 +16,6 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from tasks.core.process import rank, world_size
-from tasks.core.stage import Stage
 from tasks.core.store import is_whole, seal_folder
 
 log = logging.getLogger(__name__)
@@ -27,13 +26,15 @@ _FINISHED = "finished"
 
 
 @contextlib.contextmanager
-def checkpoints_of(stage: Stage, key: str, gigabytes: float) -> Iterator[Path]:
-    """Lend the folder of a training's checkpoints, in the stage's work folder.
+def checkpoints_of(
+    work: Path, key: str, gigabytes: float, afterwards: contextlib.ExitStack
+) -> Iterator[Path]:
+    """Lend the folder of a training's checkpoints, in a stage's work folder.
 
-    Those of other trainings are pruned to ``gigabytes`` now, and once more, with this one's, when
-    the stage's output is in its place.
+    Those of other trainings are pruned to ``gigabytes`` now, and once more, with this one's,
+    ``afterwards``: when the stage's output is in its place.
     """
-    parent = stage.work / "checkpoints"
+    parent = work / "checkpoints"
     folder = parent / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
@@ -47,7 +48,7 @@ def checkpoints_of(stage: Stage, key: str, gigabytes: float) -> Iterator[Path]:
         if failure is None:  # else the next attempt takes the ended training from its checkpoint
             prune_checkpoints(parent, gigabytes)
 
-    stage.afterwards.push(prune)
+    afterwards.push(prune)
     yield folder
     (folder / _FINISHED).touch()
 
