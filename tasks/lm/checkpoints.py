@@ -15,6 +15,7 @@ from typing import Any
 from torch import distributed
 from transformers import TrainerCallback
 
+from tasks.core.files import folder_size
 from tasks.core.process import rank, world_size
 from tasks.core.store import is_whole, seal_folder
 
@@ -67,11 +68,11 @@ def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = Non
     ended = [folder for folder in trainings if (folder / _FINISHED).is_file()]
     unfinished = [folder for folder in trainings if folder not in ended]
     spare = [path for folder in unfinished for path in reversed(_in_order(folder)[1:])]
-    size = sum(map(size_of, trainings))
+    size = sum(map(folder_size, trainings))
     for folder in (*ended, *spare):
         # Only where a newer one is whole: of a damaged one the training would start again.
         if size > gigabytes * 1e9 and (folder in ended or _has_newer(folder)):
-            size -= size_of(folder)
+            size -= folder_size(folder)
             shutil.rmtree(folder, ignore_errors=True)
             log.info("removed %s: finetune.checkpoints_gb = %g", folder, gigabytes)
     if size > gigabytes * 1e9:
@@ -83,11 +84,6 @@ def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = Non
             parent,
             gigabytes,
         )
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _has_newer(checkpoint: Path) -> bool:
