@@ -50,7 +50,8 @@ def finetune(stage: Stage) -> None:
 
     take_cards()
     pad_token = tokenizer.pad_token_id
-    with checkpoints_of(stage, key, params.checkpoints_gb) as checkpoints:
+    kept = params.checkpoints_gb
+    with checkpoints_of(stage.work, key, kept, stage.afterwards) as checkpoints:
         trained = train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
     counts = Counter((row["task_type"], row["dataset"]) for row in rows)

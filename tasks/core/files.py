@@ -117,6 +117,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def sha256_folder(path: Path) -> str:
     """Return one SHA-256 over the relative names and bytes of every file below ``path``."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]

@@ -135,7 +135,7 @@ def _train(
 ) -> Trained:
     """Train in the checkpoint folder of this key; MLflow and the progress file show the loss."""
     take_cards()
-    with checkpoints_of(stage, key, params.checkpoints_gb) as checkpoints:
+    with checkpoints_of(stage.work, key, params.checkpoints_gb, stage.afterwards) as checkpoints:
         if rank() > 0:
             return train(examples, params, pad_token, stage.out, checkpoints, start=start)
         asked = stage.params.finetune.model_dump(mode="json")  # as register logs them

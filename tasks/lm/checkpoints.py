@@ -15,8 +15,8 @@ from typing import Any
 from torch import distributed
 from transformers import TrainerCallback
 
+from tasks.core.files import folder_size
 from tasks.core.process import rank, world_size
-from tasks.core.stage import Stage
 from tasks.core.store import is_whole, seal_folder
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,15 @@ _FINISHED = "finished"
 
 
 @contextlib.contextmanager
-def checkpoints_of(stage: Stage, key: str, gigabytes: float) -> Iterator[Path]:
-    """Lend the folder of a training's checkpoints, in the stage's work folder.
+def checkpoints_of(
+    work: Path, key: str, gigabytes: float, afterwards: contextlib.ExitStack
+) -> Iterator[Path]:
+    """Lend the folder of a training's checkpoints, in a stage's work folder.
 
-    Those of other trainings are pruned to ``gigabytes`` now, and once more, with this one's, when
-    the stage's output is in its place.
+    Those of other trainings are pruned to ``gigabytes`` now, and once more, with this one's,
+    ``afterwards``: when the stage's output is in its place.
     """
-    parent = stage.work / "checkpoints"
+    parent = work / "checkpoints"
     folder = parent / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
@@ -47,7 +49,7 @@ def checkpoints_of(stage: Stage, key: str, gigabytes: float) -> Iterator[Path]:
         if failure is None:  # else the next attempt takes the ended training from its checkpoint
             prune_checkpoints(parent, gigabytes)
 
-    stage.afterwards.push(prune)
+    afterwards.push(prune)
     yield folder
     (folder / _FINISHED).touch()
 
@@ -66,11 +68,11 @@ def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = Non
     ended = [folder for folder in trainings if (folder / _FINISHED).is_file()]
     unfinished = [folder for folder in trainings if folder not in ended]
     spare = [path for folder in unfinished for path in reversed(_in_order(folder)[1:])]
-    size = sum(map(size_of, trainings))
+    size = sum(map(folder_size, trainings))
     for folder in (*ended, *spare):
         # Only where a newer one is whole: of a damaged one the training would start again.
         if size > gigabytes * 1e9 and (folder in ended or _has_newer(folder)):
-            size -= size_of(folder)
+            size -= folder_size(folder)
             shutil.rmtree(folder, ignore_errors=True)
             log.info("removed %s: finetune.checkpoints_gb = %g", folder, gigabytes)
     if size > gigabytes * 1e9:
@@ -82,11 +84,6 @@ def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = Non
             parent,
             gigabytes,
         )
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _has_newer(checkpoint: Path) -> bool:

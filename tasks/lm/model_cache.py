@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import staged_folder
+from tasks.core.files import folder_size, staged_folder
 from tasks.core.process import is_alive
 from tasks.core.store import keep_newest, seal_folder
 
@@ -58,7 +58,7 @@ def _fitting(folder: Path, limit: float) -> int:
     entries = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
     total, count = 0, 0
     for entry in entries:
-        total += sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+        total += folder_size(entry)
         if total > limit:
             break
         count += 1

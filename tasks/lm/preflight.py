@@ -19,13 +19,12 @@ from typing import Any
 from tasks.core.card import card_bytes
 from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import folder_size, read_json
 from tasks.core.model_params import Finetune
 from tasks.core.params import Params
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
-from tasks.lm.checkpoints import size_of
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_place
 from tasks.lm.hub import hub_weights
 from tasks.lm.merged import is_merged
@@ -246,7 +245,7 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
     ]
     if sizes:
         # The cache is pruned when one more is made: what is there then makes room.
-        used = size_of(cache / "merged") if exact else 0
+        used = folder_size(cache / "merged") if exact else 0
         largest = max(sizes)
         peak = max(largest, min(sum(sizes), cache_limit() + largest - used))
         remedy = f"BONITO_CACHE moves merged models, {LIMIT} bounds them"
@@ -254,7 +253,7 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
     if models.trained:
         size = _CHECKPOINTS * _CHECKPOINT_BYTES * models.trained
         if exact and (kept := work / "finetune" / "checkpoints").is_dir():
-            size = max(size - size_of(kept), _CHECKPOINT_BYTES * models.trained)
+            size = max(size - folder_size(kept), _CHECKPOINT_BYTES * models.trained)
         size += 2 * _ADAPTER_COPIES * models.trained
         what = f"for checkpoints and adapter of rank {models.target.lora_rank}"
         needs.append(Need(what, size, work, "a lower finetune.lora_rank makes checkpoints smaller"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from tasks.lm import engine, preflight
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model
 from tasks.lm.preflight import check_models, count_lora, disk_needs, read_models
+from tests.conftest import ROOT
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture
 
 #: Of Mistral-7B's config.json.
@@ -318,3 +321,9 @@ def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.92 needs 22.1 GB"
     ):
         engine.serve_command(tiny_model, "model", "127.0.0.1", 8000, 64, "float32")
+
+
+def test_the_first_stage_asks_without_torch() -> None:
+    """Its import takes seconds, of every run."""
+    code = "import sys, tasks.ingest.stage; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
