@@ -27,7 +27,9 @@ MEMORY_TARGETS = {"trl-default": 1.0, "trl-tuned": 1.0}
 #: Rows a step, the authors' effective batch.
 BATCH_ROWS = 16
 #: Relative tolerances of loss and gradient norm. bfloat16 has 8 bits of mantissa, and the reference
-#: rounds nothing but the weights.
+#: rounds nothing but the weights. How far plain peft is off in bfloat16 depends on the processor:
+#: ours may be off by as much and a quarter more.
+OVER_PLAIN = 1.25
 TOLERANCES = {"torch.bfloat16": (0.01, 0.03), "torch.float32": (1e-4, 1e-3)}
 
 
@@ -103,13 +105,20 @@ def run(options: BenchOptions) -> list[ResultRow]:
 
 
 def loss_gate(
-    ours: dict[str, float], reference: dict[str, float], tolerances: tuple[float, float]
+    ours: dict[str, float],
+    reference: dict[str, float],
+    tolerances: tuple[float, float],
+    plain: dict[str, float] | None = None,
 ) -> str:
     """Return ``passed``, or which of loss and gradient norm is off by more than its relative
-    tolerance.
+    tolerance, and by more than :data:`OVER_PLAIN` times what ``plain`` is off.
     """
-    for name, most in zip(("loss", "gradient_norm"), tolerances, strict=True):
-        off = abs(ours[name] - reference[name]) / abs(reference[name])
+    for name, tolerance in zip(("loss", "gradient_norm"), tolerances, strict=True):
+        off, theirs = (
+            abs(each[name] - reference[name]) / abs(reference[name])
+            for each in (ours, plain or reference)
+        )
+        most = max(tolerance, OVER_PLAIN * theirs)
         if not off <= most:
             return (
                 f"{name} is {ours[name]:.5g}, in float32 {reference[name]:.5g}: off by "
@@ -124,7 +133,8 @@ def _gate(config: dict[str, Any], options: BenchOptions) -> tuple[str, dict[str,
     if done.failure:
         return f"the check did not run: {done.failure}", {}
     found = done.read()
-    return loss_gate(found["ours"], found["reference"], TOLERANCES[str(dtype("auto"))]), {
+    tolerances = TOLERANCES[str(dtype("auto"))]
+    return loss_gate(found["ours"], found["reference"], tolerances, found["plain"]), {
         "check": found
     }
 

@@ -1,5 +1,5 @@
-"""Loss and gradients of one batch: as ours trains (4-bit, fused, padded, bf16), and in float32,
-row by row, by peft and autograd alone.
+"""Loss and gradients of one batch: as ours trains (4-bit, fused, padded, bf16), and row by row by
+peft and autograd alone, in float32 and, as the peers train, in autocast bf16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from benchmarks.worker import Done, serve
 from tasks.core.model_params import Finetune
 from tasks.lm.merged import round_through_nf4
-from tasks.lm.models import load_model
+from tasks.lm.models import dtype, load_model
 from tasks.lm.response_trainer import response_loss
 from tasks.lm.training import lora_model
 
@@ -27,12 +27,14 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def play(state: dict[str, Any]) -> Done:
-    """Compute both."""
+    """Compute all three."""
     settings = Finetune(**state["settings"])
     loss, ours = _ours(settings, state["rows"], state["pad_token"])
-    exact, reference = _reference(settings, state["rows"])
+    exact, reference = _by_row(settings, state["rows"], torch.float32)
+    rounded, plain = _by_row(settings, state["rows"], dtype(settings.precision))
     found = {
         "ours": {"loss": loss, "gradient_norm": float(ours.norm())},
+        "plain": {"loss": rounded, "gradient_norm": float(plain.norm())},
         "reference": {"loss": exact, "gradient_norm": float(reference.norm())},
         "cosine": float(torch.cosine_similarity(ours, reference, dim=0)),
     }
@@ -61,7 +63,13 @@ def _ours(
     return loss.item(), _gradients(model)
 
 
-def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> tuple[float, torch.Tensor]:
+def _by_row(
+    settings: Finetune, rows: list[dict[str, list[int]]], precision: torch.dtype
+) -> tuple[float, torch.Tensor]:
+    """Return loss and gradients in ``precision``, without padding, 4-bit kernels or fused layers.
+
+    float32 rounds nothing but the 4-bit weights.
+    """
     model = load_model(settings.model, settings.revision, precision=settings.precision)
     if settings.quantization == "nf4":
         round_through_nf4(model)
@@ -71,15 +79,14 @@ def _reference(settings: Finetune, rows: list[dict[str, list[int]]]) -> tuple[fl
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    model = _known(get_peft_model(model.float(), lora)).train()
+    model = _known(get_peft_model(model.to(precision), lora)).train()
     tokens, total = sum(len(row["response"]) for row in rows), 0.0
     for row in rows:
         ids = torch.tensor([row["prompt"] + row["response"]], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(row["prompt"]) - 1 : -1]
-        loss = (
-            torch.nn.functional.cross_entropy(logits, ids[0, len(row["prompt"]) :], reduction="sum")
-            / tokens
-        )
+        with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(row["prompt"]) - 1 : -1]
+        gold = ids[0, len(row["prompt"]) :]
+        loss = torch.nn.functional.cross_entropy(logits.float(), gold, reduction="sum") / tokens
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total, _gradients(model)

@@ -271,6 +271,11 @@ def test_the_loss_gate_has_a_tolerance_for_each_number() -> None:
     assert "loss" in finetune.loss_gate(
         {"loss": float("nan"), "gradient_norm": 1.0}, reference, (0.01, 0.03)
     )
+    off = {"loss": 2.03, "gradient_norm": 1.0}
+    as_far = {"loss": 2.025, "gradient_norm": 1.0}
+    assert finetune.loss_gate(off, reference, (0.01, 0.03), as_far) == PASSED
+    nearer = {"loss": 2.022, "gradient_norm": 1.0}
+    assert "allowed 1.3" in finetune.loss_gate(off, reference, (0.01, 0.03), nearer)
 
 
 def test_the_rows_to_train_on_are_the_same_every_time(options: BenchOptions) -> None:
