@@ -24,3 +24,10 @@ def test_small_shards_are_packed_up_to_a_size() -> None:
     shards = [(0, "ab"), (1, "c"), (2, "defg"), (3, "h")]
     assert list(pack(shards, 3)) == [shards[:2], shards[2:3], shards[3:]]
     assert list(pack(shards, 1)) == [[shard] for shard in shards]
+
+
+def test_a_groups_name_holds_every_member() -> None:
+    texts = [f"file passage {number}" for number in range(8)]
+    ((name, group),) = cut_groups(texts[:2], 8, document=lambda text: "file", content=str)
+    ((other, _),) = cut_groups([texts[0], texts[2]], 8, document=lambda text: "file", content=str)
+    assert group == texts[:2] and name != other

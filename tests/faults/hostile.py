@@ -61,7 +61,7 @@ def template(world: World, chance: Random) -> str:
 
 
 def document(world: World, chance: Random) -> str:
-    """One hostile document among the 24: at most a reject with a reason, every other passage as
+    """One hostile document among the good ones: at most a reject with a reason, every other passage as
     undisturbed, no secret read.
     """
     folder = world.trial("ingest")

@@ -18,7 +18,7 @@ from flows.server import answers
 from tasks.core.ports import find_free_port
 from tasks.core.privacy import SILENT
 from tasks.core.process import set_death_signal
-from tests.faults.world import World, fork, log_of, run, start, wait
+from tests.faults.world import INPUTS, World, fork, log_of, run, start, wait
 
 
 class Server:
@@ -103,10 +103,14 @@ def mlflow_killed(world: World, chance: Random) -> str:
 
 
 def _replayed(world: World, folder: Path) -> str:
-    for name in ("evaluate", "validate"):
-        shutil.copytree(
-            world.reference / "artifacts" / name, folder / "artifacts" / name, dirs_exist_ok=True
-        )
+    for path in INPUTS["register"].values():
+        name = path.split("/")[1]
+        if name != "finetune":
+            shutil.copytree(
+                world.reference / "artifacts" / name,
+                folder / "artifacts" / name,
+                dirs_exist_ok=True,
+            )
     server = Server(folder)
     server.start()
     try:
