@@ -105,15 +105,19 @@ class World:
     def reference(self) -> Path:
         return self.folder / "reference"
 
-    def build(self, quick: bool = False) -> None:
-        """Make corpus, items, model and the undisturbed run; ``quick``: only of what comes before
-        registering, measured roughly.
-        """
+    def prepare(self) -> None:
+        """Make corpus, items, model and an empty MLflow store."""
         from tests.conftest import make_tiny_model
 
         make_tiny_model(self.folder / "model")
         _write_inputs(self.reference, self.folder / "model")
         self._make_empty_store()
+
+    def build(self, quick: bool = False) -> None:
+        """Make all of it and the undisturbed run; ``quick``: only of what comes before registering,
+        measured roughly.
+        """
+        self.prepare()
         for stage in STAGES[: -1 if quick else None]:
             self.run_undisturbed(stage)
             if not quick:  # again: the first run also pays for what the libraries load late

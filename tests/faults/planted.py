@@ -1,0 +1,305 @@
+"""``python -m tests.faults.planted`` (``make soak-eye``): does the harness see? Faults are planted in
+a copy of the code, one at a time; the check that guards it has to pass without and to fail with it.
+
+The faults are in ``planted.yaml``: name, file, the text that is replaced (once in the file), what
+stands there instead, one line of what it breaks, and the checks that are to see it. A check is a
+test (``tests/...::name``) or a fault of the soak with the stage it is tried on (``soak: fault @
+stage``). A fault that no check sees says why in ``survives``.
+
+Libraries are imported once: each check runs in a forked child that imports only our code anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+_LIST = Path(__file__).with_name("planted.yaml")
+_OURS = ("tasks", "flows", "bonito", "tests", "scripts", "benchmarks")
+_LIBRARIES = (
+    "pytest",
+    "_pytest.assertion.rewrite",
+    "pyarrow.parquet",
+    "psutil",
+    "yaml",
+    "pydantic",
+)
+_HEAVY = ("torch", "transformers", "peft", "mlflow", "great_expectations", "prefect.flow_engine")
+#: Files that are larger are linked into the copy, not copied: weights.
+_LARGE = 1 << 20
+#: A check that takes longer hangs.
+_PATIENCE = 240.0
+#: Trials of a fault of the soak: each at another moment.
+_TRIALS = 4
+#: Those of the default tests: they need milliseconds.
+QUICK = ("a file is named before it is synced", "no lock", "digests are not compared")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One planted fault, see the module."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    breaks: str
+    checks: tuple[str, ...]
+    survives: str = ""
+
+    def plant(self, root: Path) -> None:
+        """Put it into the copy; a text that is not there, or twice, is an error."""
+        path = root / self.file
+        source = path.read_text(encoding="utf-8")
+        if source.count(self.old) != 1:
+            times = source.count(self.old)
+            raise ValueError(f"{self.name}: {self.file} has its text {times} times, not once")
+        changed = source.replace(self.old, self.new)
+        compile(changed, self.file, "exec")
+        path.write_text(changed, encoding="utf-8")
+
+    def remove(self, root: Path) -> None:
+        """Take it out again."""
+        shutil.copyfile(ROOT / self.file, root / self.file)
+
+
+def read_planted() -> list[Planted]:
+    """Return all of them."""
+    rows = yaml.safe_load(_LIST.read_text(encoding="utf-8"))
+    return [Planted(**{**row, "checks": tuple(row["checks"])}) for row in rows]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a check said: whether it passed, its seconds, and the end of its output."""
+
+    passed: bool
+    seconds: float
+    output: str
+
+
+class Eye:
+    """A copy of the code in a folder of its own, and the checks that run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / "code"
+        _copy_code(self.root)
+        self._clean: dict[str, Seen] = {}
+
+    def passes_clean(self, check: str) -> Seen:
+        """Run a check on the code as it is, once."""
+        if check not in self._clean:
+            self._clean[check] = self.run(check)
+        return self._clean[check]
+
+    def run(self, check: str) -> Seen:
+        """Run a check in a child, on the code as it stands in the copy."""
+        log = self.folder / "log"
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            _child(self, check, log)
+        passed = _wait(pid) == 0
+        output = log.read_text(errors="replace")
+        return Seen(passed, time.monotonic() - began, output)
+
+    @property
+    def base(self) -> Path:
+        """The world whose undisturbed outputs the planted stages read; made at the first need."""
+        return self.folder / "base"
+
+    @contextmanager
+    def planted(self, fault: Planted) -> Iterator[None]:
+        """Let the copy have a fault for a while."""
+        fault.plant(self.root)
+        try:
+            yield
+        finally:
+            fault.remove(self.root)
+
+
+def _copy_code(root: Path) -> None:
+    """Copy what git tracks as it stands in the checkout, and the data beside it."""
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, root / name
+        if not source.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.stat().st_size > _LARGE:
+            target.symlink_to(source)
+        else:
+            shutil.copy(source, target)
+    for name in ("data", ".venv"):
+        if (ROOT / name).exists() and not (root / name).exists():
+            (root / name).symlink_to((ROOT / name).resolve())
+
+
+def _child(eye: Eye, check: str, log: Path) -> None:
+    """Run a check on the copy's code, and end."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.chdir(eye.root)
+        for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
+            del sys.modules[name]
+        sys.path[:] = [str(eye.root), *(p for p in sys.path if p not in ("", str(ROOT)))]
+        importlib.invalidate_caches()
+        status = _try_soak(eye, check) if check.startswith("soak: ") else _test(eye, check)
+    except BaseException:  # noqa: BLE001 - the child must end here, whatever a planted fault does
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _test(eye: Eye, check: str) -> int:
+    import pytest
+
+    folder = eye.folder / "pytest"
+    shutil.rmtree(folder, ignore_errors=True)
+    options = ["-x", "-q", "--no-header", "--tb=short", f"--rootdir={eye.root}"]
+    return int(pytest.main([*options, f"--basetemp={folder}", check]))
+
+
+def _try_soak(eye: Eye, check: str) -> int:
+    """Try a fault of the soak, on one stage, at several moments; 0 if its promise is kept."""
+    name, _, stage = check.removeprefix("soak: ").partition(" @ ")
+    from tests.faults.catalogue import faults
+    from tests.faults.world import STAGES, World
+
+    fault = next(fault for fault in faults() if fault.name == name)
+    folder = eye.folder / "world"
+    shutil.rmtree(folder, ignore_errors=True)
+    if stage:
+        _extend_base(eye, STAGES[: STAGES.index(stage)])
+        importlib.import_module(f"tasks.{stage}.stage")
+        shutil.copytree(eye.base, folder, symlinks=True)
+    world = World(folder)
+    folder.mkdir(exist_ok=True)
+    if stage:  # alone: faults choose a stage of those that the world knows
+        world.run_undisturbed(stage)
+    try:
+        for number in range(_TRIALS):
+            if said := fault.trial(world, random.Random(f"1/{name}/{number}")):
+                print(f"trial {number}: {said}")
+                return 1
+    finally:
+        world.close()
+    return 0
+
+
+def _extend_base(eye: Eye, stages: tuple[str, ...]) -> None:
+    """Make the undisturbed outputs of stages that the base lacks: with clean code, as every check
+    runs there first.
+    """
+    from tests.faults.world import World
+
+    base = World(eye.base)
+    if not eye.base.exists():
+        base.prepare()
+    for stage in stages:
+        if not (base.reference / "artifacts" / stage).exists():
+            importlib.import_module(f"tasks.{stage}.stage")
+            base.run_undisturbed(stage)
+
+
+def _wait(pid: int) -> int:
+    """Return a child's status; one that hangs is killed with all that it started."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    if not done:
+        os.waitpid(pid, 0)
+        return -1
+    return os.waitstatus_to_exitcode(status)
+
+
+def judge(fault: Planted, eye: Eye) -> tuple[str, float]:
+    """Return the check that sees a fault (empty: none does), and the seconds of its checks."""
+    seconds = 0.0
+    for check in fault.checks:
+        clean = eye.passes_clean(check)
+        if not clean.passed:
+            raise AssertionError(f"{check} fails without any fault:\n{clean.output[-3000:]}")
+    with eye.planted(fault):
+        for check in fault.checks:
+            seen = eye.run(check)
+            seconds += seen.seconds
+            if not seen.passed:
+                return check, seconds
+    return "", seconds
+
+
+def main() -> int:
+    """Return 0 if every fault is seen or explained, and at most one in twenty is not seen."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.planted", allow_abbrev=False)
+    parser.add_argument("--only", default="", help="the faults whose names have these words")
+    parser.add_argument("--list", action="store_true", help="name the faults")
+    given = parser.parse_args()
+    chosen = [fault for fault in read_planted() if given.only in fault.name]
+    if given.list or not chosen:
+        print("\n".join(fault.name for fault in chosen) or f"no fault has {given.only!r}")
+        return 0 if chosen else 2
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    # A file that is changed twice in a second would be taken from the cache of its first change.
+    os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
+    began, blind = time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
+        for name, folder in (("PREFECT_HOME", "prefect"), ("HF_HOME", "huggingface")):
+            os.environ[name] = str(Path(scratch).resolve() / folder)
+        for name in (*_LIBRARIES, *_HEAVY):
+            importlib.import_module(name)
+        eye = Eye(Path(scratch).resolve())
+        for fault in chosen:
+            check, seconds = judge(fault, eye)
+            if not check:
+                blind.append(fault)
+            told = check or f"SURVIVES: {fault.survives or 'not explained'}"
+            print(f"{fault.name:<62}{seconds:>6.1f} s  {told}", flush=True)
+    took = time.monotonic() - began
+    print(f"{len(chosen) - len(blind)} of {len(chosen)} faults are seen ({took:.0f} s)")
+    explained = all(fault.survives for fault in blind)
+    return 0 if explained and len(blind) * 20 <= len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
