@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -45,17 +46,36 @@ def worker_dies(world: World, chance: Random) -> str:
     the next run reads again.
     """
     number = chance.randrange(world.moments("ingest"))
-    said = _trial(world, "ingest", moments.at(number, _kill_workers))
+    said = _trial(world, "ingest", moments.at(number, lambda: _tell_workers(signal.SIGKILL)))
     return said and f"moment {number}: {said}"
 
 
-def _kill_workers() -> None:
+def worker_stops(world: World, chance: Random) -> str:
+    """SIGSTOP of that process between two files: the next file takes too long, and is read again by
+    the next run.
+    """
+    number = chance.randrange(12)
+    ends = iter(range(12))
+
+    def stop(moment: moments.Moment) -> None:
+        if (moment.when, moment.call) == ("after", "finish") and next(ends) == number:
+            _tell_workers(signal.SIGSTOP)
+
+    said = _trial(world, "ingest", moments.watch(stop), seconds=1.0)
+    return said and f"behind file {number}: {said}"
+
+
+def _tell_workers(number: signal.Signals) -> None:
     for child in psutil.Process().children(recursive=True):
-        child.kill()
+        child.send_signal(number)
 
 
-def _trial(world: World, name: str, before: Callable[[], None]) -> str:
+def _trial(world: World, name: str, before: Callable[[], None], seconds: float = 120.0) -> str:
+    """``seconds`` are what a file may take."""
     folder = world.trial(name)
+    params = folder / "params.yaml"
+    text = params.read_text().replace("file_seconds: 120.0", f"file_seconds: {seconds}")
+    params.write_text(text)
     status = run(folder, name, before=before)
     said = "" if none_left(folder) else "an orphan is left"
     out = folder / "artifacts" / name
@@ -77,7 +97,9 @@ def _whole_or_told(world: World, folder: Path, name: str) -> str:
         return said
     found, whole = (_passages(place) for place in (folder, world.reference))
     rejects = read_table(folder / "artifacts/ingest/rejects.parquet").to_pylist()
-    told = {row["document"] for row in rejects if row["reason"] in ("crashed", "unreadable")}
+    told = {
+        row["document"] for row in rejects if row["reason"] in ("crashed", "timeout", "unreadable")
+    }
     lost = {document for document, _ in whole - found}
     return "" if found <= whole and lost and lost <= told else f"{said}, without a reject: {lost}"
 

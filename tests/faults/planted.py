@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _child(eye: Eye, check: str, log: Path) -> None:
         sys.path[:] = [str(eye.root), *(p for p in sys.path if p not in ("", str(ROOT)))]
         importlib.invalidate_caches()
         status = _try_soak(eye, check) if check.startswith("soak: ") else _test(eye, check)
-    except BaseException:  # noqa: BLE001 - the child must end here, whatever a planted fault does
+    except BaseException:  # whatever a planted fault does, the child ends here
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -242,23 +242,25 @@ def _wait(pid: int) -> int:
         if done or time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if not done:
         os.waitpid(pid, 0)
         return -1
     return os.waitstatus_to_exitcode(status)
 
 
+class BlindCheckError(Exception):
+    """A check fails without any fault: it says nothing."""
+
+
 def judge(fault: Planted, eye: Eye) -> tuple[str, float]:
     """Return the check that sees a fault (empty: none does), and the seconds of its checks."""
-    seconds = 0.0
     for check in fault.checks:
         clean = eye.passes_clean(check)
         if not clean.passed:
-            raise AssertionError(f"{check} fails without any fault:\n{clean.output[-3000:]}")
+            raise BlindCheckError(f"{check} fails without any fault:\n{clean.output[-2000:]}")
+    seconds = 0.0
     with eye.planted(fault):
         for check in fault.checks:
             seen = eye.run(check)
@@ -269,12 +271,17 @@ def judge(fault: Planted, eye: Eye) -> tuple[str, float]:
 
 
 def main() -> int:
-    """Return 0 if every fault is seen or explained, and at most one in twenty is not seen."""
+    """Return 0 if every fault is seen or explained, and at least 19 of 20 are seen."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.planted", allow_abbrev=False)
     parser.add_argument("--only", default="", help="the faults whose names have these words")
+    parser.add_argument("--quick", action="store_true", help="only those of the default tests")
     parser.add_argument("--list", action="store_true", help="name the faults")
     given = parser.parse_args()
-    chosen = [fault for fault in read_planted() if given.only in fault.name]
+    chosen = [
+        fault
+        for fault in read_planted()
+        if given.only in fault.name and (fault.name in QUICK or not given.quick)
+    ]
     if given.list or not chosen:
         print("\n".join(fault.name for fault in chosen) or f"no fault has {given.only!r}")
         return 0 if chosen else 2
@@ -282,23 +289,31 @@ def main() -> int:
         os.environ.setdefault(name, "1")
     # A file that is changed twice in a second would be taken from the cache of its first change.
     os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
-    began, blind = time.monotonic(), []
+    began = time.monotonic()
+    seen: list[Planted] = []
+    explained: list[Planted] = []
     with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
         for name, folder in (("PREFECT_HOME", "prefect"), ("HF_HOME", "huggingface")):
             os.environ[name] = str(Path(scratch).resolve() / folder)
-        for name in (*_LIBRARIES, *_HEAVY):
+        for name in _LIBRARIES if given.quick else (*_LIBRARIES, *_HEAVY):
             importlib.import_module(name)
         eye = Eye(Path(scratch).resolve())
         for fault in chosen:
-            check, seconds = judge(fault, eye)
-            if not check:
-                blind.append(fault)
+            try:
+                check, seconds = judge(fault, eye)
+            except BlindCheckError as error:
+                print(f"{fault.name}: {error}", file=sys.stderr, flush=True)
+                continue
+            if check:
+                seen.append(fault)
+            elif fault.survives:
+                explained.append(fault)
             told = check or f"SURVIVES: {fault.survives or 'not explained'}"
             print(f"{fault.name:<62}{seconds:>6.1f} s  {told}", flush=True)
     took = time.monotonic() - began
-    print(f"{len(chosen) - len(blind)} of {len(chosen)} faults are seen ({took:.0f} s)")
-    explained = all(fault.survives for fault in blind)
-    return 0 if explained and len(blind) * 20 <= len(chosen) else 1
+    print(f"{len(seen)} of {len(chosen)} planted faults are seen ({took:.0f} s)")
+    enough = len(seen) * 20 >= 19 * len(chosen)
+    return 0 if enough and len(seen) + len(explained) == len(chosen) else 1
 
 
 if __name__ == "__main__":

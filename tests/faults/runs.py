@@ -143,8 +143,8 @@ def cancelled(world: World, chance: Random) -> str:
 
 
 def left_running(world: World, chance: Random) -> str:
-    """The flow's process killed: Prefect says RUNNING until the next start, which ends that run and
-    goes on.
+    """A second run of a name is refused while the first works. The first one's process killed:
+    Prefect says RUNNING until the next start, which ends that run and goes on.
     """
     pages, name, stage = (
         Pages.of(world),
@@ -161,14 +161,20 @@ def left_running(world: World, chance: Random) -> str:
         stderr=subprocess.DEVNULL,
     )
     reached = _await((pages.root / ".runs" / name / ".work/hanging").exists, 120)
+    second = pipeline(pages.root, *request, PREFECT_API_URL=pages.api)
     running.kill()
     running.wait()
     if not reached or not none_left(pages.root / ".runs" / name):
         return "an orphan is left" if reached else f"the run does not get to {stage}"
-    if pages.states(name) != ["RUNNING"]:
+    if second.returncode != 2 or f"held by process {running.pid}" not in second.stderr:
+        return f"the second run ends with {second.returncode}: {second.stderr[-300:]}"
+    if "RUNNING" not in pages.states(name):
         return f"after the kill: {pages.states(name)}"
+    before = pages.states(name)
     again = pipeline(pages.root, *request, PREFECT_API_URL=pages.api)
-    if again.returncode or pages.states(name) != ["COMPLETED", "CRASHED"]:
+    ended = sorted([*before, "COMPLETED"])
+    ended[ended.index("RUNNING")] = "CRASHED"
+    if again.returncode or pages.states(name) != sorted(ended):
         return f"again {again.returncode}, {pages.states(name)}: {again.stderr[-300:]}"
     done = [line.split()[:2] for line in again.stdout.splitlines() if "unchanged" in line]
     return "" if len(done) == _STAGES.index(stage) else f"killed in {stage}, then unchanged: {done}"

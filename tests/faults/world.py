@@ -232,6 +232,7 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "min_tokens": 5,
             "near_duplicates": 0.0,
             "workers": 1,
+            "file_seconds": 120.0,  # here, as some faults replace it
         },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
         "verify": {
