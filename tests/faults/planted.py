@@ -12,6 +12,7 @@ Libraries are imported once: each check runs in a forked child that imports only
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import random
@@ -297,6 +298,7 @@ def main() -> int:
             os.environ[name] = str(Path(scratch).resolve() / folder)
         for name in _LIBRARIES if given.quick else (*_LIBRARIES, *_HEAVY):
             importlib.import_module(name)
+        gc.freeze()  # else each child would copy all of their memory
         eye = Eye(Path(scratch).resolve())
         for fault in chosen:
             try:

@@ -114,14 +114,12 @@ class World:
         self._make_empty_store()
 
     def build(self, quick: bool = False) -> None:
-        """Make all of it and the undisturbed run; ``quick``: only of what comes before registering,
-        measured roughly.
+        """Make all of it and the undisturbed run; ``quick``: only of what comes before
+        registering.
         """
         self.prepare()
         for stage in STAGES[: -1 if quick else None]:
             self.run_undisturbed(stage)
-            if not quick:  # again: the first run also pays for what the libraries load late
-                self.run_undisturbed(stage)
 
     def run_undisturbed(self, stage: str) -> None:
         """Run a stage in the reference: its seconds, its moments and its output's digest."""
