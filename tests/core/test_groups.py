@@ -27,7 +27,15 @@ def test_small_shards_are_packed_up_to_a_size() -> None:
 
 
 def test_a_groups_name_holds_every_member() -> None:
-    texts = [f"file passage {number}" for number in range(8)]
-    ((name, group),) = cut_groups(texts[:2], 8, document=lambda text: "file", content=str)
-    ((other, _),) = cut_groups([texts[0], texts[2]], 8, document=lambda text: "file", content=str)
-    assert group == texts[:2] and name != other
+    """Of one that another file ends, and of the last one."""
+    first, last = _groups(["a first", "a second", "b first", "b second"])
+    assert first[1] == ["a first", "a second"] and last[1] == ["b first", "b second"]
+    other_first, other_last = _groups(["a first", "a other", "b first", "b other"])
+    assert first[0] != other_first[0] and last[0] != other_last[0]
+
+
+def test_a_passage_more_moves_only_the_groups_next_to_it() -> None:
+    texts = [f"file passage {number}" for number in range(200)]
+    more = [*texts[:50], "file another passage", *texts[50:]]
+    new = {name for name, _ in _groups(more)} - {name for name, _ in _groups(texts)}
+    assert 1 <= len(new) <= 4
