@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -71,6 +72,8 @@ def load_libraries() -> None:
     import tasks.supervise.stage
     import tasks.validate.stage
     import tasks.verify.stage  # noqa: F401
+
+    gc.freeze()  # else each child would look through all of it, and copy it
 
 
 def faults() -> list[Fault]:
