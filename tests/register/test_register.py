@@ -74,7 +74,7 @@ class _Killed(BaseException):
     """Nothing of the stage's own catches it."""
 
 
-@pytest.mark.parametrize("call", ["alias", "finish"])
+@pytest.mark.parametrize("call", ["tags", "alias", "finish"])
 def test_killed_around_the_alias_and_started_again(
     store: _Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
