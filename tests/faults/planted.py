@@ -255,20 +255,16 @@ class BlindCheckError(Exception):
     """A check fails without any fault: it says nothing."""
 
 
-def judge(fault: Planted, eye: Eye) -> tuple[str, float]:
-    """Return the check that sees a fault (empty: none does), and the seconds of its checks."""
+def judge(fault: Planted, eye: Eye) -> tuple[list[str], float]:
+    """Return the checks that see a fault, and the seconds of all its checks."""
     for check in fault.checks:
         clean = eye.passes_clean(check)
         if not clean.passed:
             raise BlindCheckError(f"{check} fails without any fault:\n{clean.output[-2000:]}")
-    seconds = 0.0
     with eye.planted(fault):
-        for check in fault.checks:
-            seen = eye.run(check)
-            seconds += seen.seconds
-            if not seen.passed:
-                return check, seconds
-    return "", seconds
+        said = {check: eye.run(check) for check in fault.checks}
+    seconds = sum(seen.seconds for seen in said.values())
+    return [check for check, seen in said.items() if not seen.passed], seconds
 
 
 def main() -> int:
@@ -307,15 +303,15 @@ def main() -> int:
         eye = Eye(Path(scratch).resolve())
         for fault in chosen:
             try:
-                check, seconds = judge(fault, eye)
+                checks, seconds = judge(fault, eye)
             except BlindCheckError as error:
                 print(f"{fault.name}: {error}", file=sys.stderr, flush=True)
                 continue
-            if check:
+            if checks:
                 seen.append(fault)
             elif fault.survives:
                 explained.append(fault)
-            told = check or f"SURVIVES: {fault.survives or 'not explained'}"
+            told = ", ".join(checks) or f"SURVIVES: {fault.survives or 'not explained'}"
             print(f"{fault.name:<62}{seconds:>6.1f} s  {told}", flush=True)
     took = time.monotonic() - began
     print(f"{len(seen)} of {len(chosen)} planted faults are seen ({took:.0f} s)")
