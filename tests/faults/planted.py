@@ -98,8 +98,8 @@ class Seen:
 class Eye:
     """A copy of the code in a folder of its own, and the checks that run there."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.root = folder, folder / "code"
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.root, self.seed = folder, folder / "code", seed
         _copy_code(self.root)
         self._clean: dict[str, Seen] = {}
 
@@ -212,7 +212,7 @@ def _try_soak(eye: Eye, check: str) -> int:
         world.run_undisturbed(stage)
     try:
         for number in range(_TRIALS):
-            if said := fault.trial(world, random.Random(f"1/{name}/{number}")):
+            if said := fault.trial(world, random.Random(f"{eye.seed}/{name}/{number}")):
                 print(f"trial {number}: {said}")
                 return 1
     finally:
@@ -269,15 +269,7 @@ def judge(fault: Planted, eye: Eye) -> tuple[list[str], float]:
 
 def main() -> int:
     """Return 0 if every fault is seen or explained, and at least 19 of 20 are seen."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.planted", allow_abbrev=False)
-    parser.add_argument(
-        "--only",
-        default="",
-        help="the faults whose names have one of these words, separated by commas",
-    )
-    parser.add_argument("--quick", action="store_true", help="only those of the default tests")
-    parser.add_argument("--list", action="store_true", help="name the faults")
-    given = parser.parse_args()
+    given = _arguments()
     chosen = [
         fault
         for fault in read_planted()
@@ -287,36 +279,53 @@ def main() -> int:
     if given.list or not chosen:
         print("\n".join(fault.name for fault in chosen) or f"no fault has {given.only!r}")
         return 0 if chosen else 2
+    with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
+        _warm_up(Path(scratch).resolve(), _LIBRARIES if given.quick else (*_LIBRARIES, *_HEAVY))
+        return _look(chosen, Eye(Path(scratch).resolve(), given.seed))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.planted", allow_abbrev=False)
+    parser.add_argument(
+        "--only",
+        default="",
+        help="the faults whose names have one of these words, separated by commas",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the moments that the soak takes")
+    parser.add_argument("--quick", action="store_true", help="only those of the default tests")
+    parser.add_argument("--list", action="store_true", help="name the faults")
+    return parser.parse_args()
+
+
+def _warm_up(scratch: Path, libraries: tuple[str, ...]) -> None:
+    """Import the libraries, for all children."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    for name, folder in (("PREFECT_HOME", "prefect"), ("HF_HOME", "huggingface")):
+        os.environ[name] = str(scratch / folder)
     # A file that is changed twice in a second would be taken from the cache of its first change.
     os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
-    began = time.monotonic()
-    seen: list[Planted] = []
-    explained: list[Planted] = []
-    with tempfile.TemporaryDirectory(prefix="planted-") as scratch:
-        for name, folder in (("PREFECT_HOME", "prefect"), ("HF_HOME", "huggingface")):
-            os.environ[name] = str(Path(scratch).resolve() / folder)
-        for name in _LIBRARIES if given.quick else (*_LIBRARIES, *_HEAVY):
-            importlib.import_module(name)
-        gc.freeze()  # else each child would copy all of their memory
-        eye = Eye(Path(scratch).resolve())
-        for fault in chosen:
-            try:
-                checks, seconds = judge(fault, eye)
-            except BlindCheckError as error:
-                print(f"{fault.name}: {error}", file=sys.stderr, flush=True)
-                continue
-            if checks:
-                seen.append(fault)
-            elif fault.survives:
-                explained.append(fault)
-            told = ", ".join(checks) or f"SURVIVES: {fault.survives or 'not explained'}"
-            print(f"{fault.name:<62}{seconds:>6.1f} s  {told}", flush=True)
+    for name in libraries:
+        importlib.import_module(name)
+    gc.freeze()  # else each child would copy all of their memory
+
+
+def _look(chosen: list[Planted], eye: Eye) -> int:
+    """Plant one after the other, and print which checks see it; return the exit status."""
+    began, seen, explained = time.monotonic(), 0, 0
+    for fault in chosen:
+        try:
+            checks, seconds = judge(fault, eye)
+        except BlindCheckError as error:
+            print(f"{fault.name}: {error}", file=sys.stderr, flush=True)
+            continue
+        seen += bool(checks)
+        explained += not checks and bool(fault.survives)
+        told = ", ".join(checks) or f"SURVIVES: {fault.survives or 'not explained'}"
+        print(f"{fault.name:<62}{seconds:>6.1f} s  {told}", flush=True)
     took = time.monotonic() - began
-    print(f"{len(seen)} of {len(chosen)} planted faults are seen ({took:.0f} s)")
-    enough = len(seen) * 20 >= 19 * len(chosen)
-    return 0 if enough and len(seen) + len(explained) == len(chosen) else 1
+    print(f"{seen} of {len(chosen)} planted faults are seen ({took:.0f} s)")
+    return 0 if seen * 20 >= 19 * len(chosen) and seen + explained == len(chosen) else 1
 
 
 if __name__ == "__main__":
