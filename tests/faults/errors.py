@@ -16,6 +16,7 @@ import psutil
 
 from tasks.core.parquet import read_table
 from tests.faults import moments
+from tests.faults.settings import set_parameter
 from tests.faults.world import World, done, finish, none_left, run
 
 
@@ -73,9 +74,7 @@ def _tell_workers(number: signal.Signals) -> None:
 def _trial(world: World, name: str, before: Callable[[], None], seconds: float = 120.0) -> str:
     """``seconds`` are what a file may take."""
     folder = world.trial(name)
-    params = folder / "params.yaml"
-    text = params.read_text().replace("file_seconds: 120.0", f"file_seconds: {seconds}")
-    params.write_text(text)
+    set_parameter(folder, "ingest.file_seconds", seconds)
     status = run(folder, name, before=before)
     said = "" if none_left(folder) else "an orphan is left"
     out = folder / "artifacts" / name

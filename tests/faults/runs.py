@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +71,7 @@ class Pages:
 
     def get(self, path: str) -> Any:
         """GET from Prefect's API."""
-        with urllib.request.urlopen(f"{self.api}{path}", timeout=30) as response:
-            return json.load(response)
+        return _ask(f"{self.api}{path}")
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """POST to it as its page does, with a token against forged requests."""
@@ -82,8 +82,7 @@ class Pages:
             "Prefect-Csrf-Client": "faults",
         }
         request = urllib.request.Request(f"{self.api}{path}", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+        return _ask(request)
 
     def submit(self, **parameters: Any) -> str:
         """Start a run from the form; return its id."""
@@ -108,6 +107,19 @@ class Pages:
         """Return the state names of a run's stages."""
         found = self.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
         return {task["name"]: task["state"]["name"] for task in found}
+
+
+def _ask(request: str | urllib.request.Request, patience: float = 120.0) -> Any:
+    """Return the answer. A server whose database is busy says 503: clients ask again."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 def cancelled(world: World, chance: Random) -> str:
