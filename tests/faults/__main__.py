@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -72,6 +73,7 @@ def _work(given: argparse.Namespace, journal, left) -> str:  # type: ignore[no-u
     """Make the trials that are left; return why it was not all of them, or an empty string."""
     from tests.faults.world import World
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with it
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         world = World(Path(scratch).resolve())
