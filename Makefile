@@ -53,8 +53,8 @@ export $(VALUES)
 
 .DEFAULT_GOAL := help
 .PHONY: browser gpu-check help setup data publish run follow runs start plan review label why \
-  ask export push ingest matrix test lint ui serve soak bench repair audit repro doctor \
-  bonito schemas pictures lock clean
+  ask export push ingest matrix test lint ui serve soak soak-eye bench repair audit repro \
+  doctor bonito schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -137,6 +137,9 @@ serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PO
 
 soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
 	@$(BIN)/python -m tests.faults --trials="$$TRIALS" $${MINUTES:+--minutes="$$MINUTES"} --only="$$FAULT"
+
+soak-eye: data ## plant faults in a copy of the code: the tests have to see them (FAULT=name)
+	@$(BIN)/python -m tests.faults.planted --only="$$FAULT"
 
 bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL)
 	@$(BIN)/python -m benchmarks --rounds="$$ROUNDS" --only="$$BENCH" $${MODEL:+--model="$$MODEL"}

@@ -27,6 +27,7 @@ _TARGETS = {
     "export": ("MODEL", "OUT"),
     "push": ("MODEL", "REPO", "YES"),
     "soak": ("TRIALS", "MINUTES", "FAULT"),
+    "soak-eye": ("FAULT",),
     "bench": ("BENCH", "ROUNDS", "MODEL"),
     "gpu-check": ("SHAPE",),
     "doctor": ("TEMPLATES", "SOURCES", "BONITO_PARAMS"),

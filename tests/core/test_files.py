@@ -11,6 +11,8 @@ from tasks.core.files import (
     fingerprint,
     read_json,
     row_seed,
+    sha256_file,
+    sha256_folder,
     staged_folder,
     sweep,
     write_json,
@@ -71,3 +73,16 @@ def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "journal" / "shard.parquet").write_text("whole")
     sweep(tmp_path)
     assert [path.name for path in (tmp_path / "journal").iterdir()] == ["shard.parquet"]
+
+
+def test_digests_see_the_last_byte_and_the_names(tmp_path: Path) -> None:
+    """Files are read in blocks of 1 MiB."""
+    path = tmp_path / "folder" / "large"
+    path.parent.mkdir()
+    path.write_bytes(bytes((1 << 20) + 1))
+    file, folder = sha256_file(path), sha256_folder(path.parent)
+    path.write_bytes(bytes(1 << 20) + b"1")
+    assert sha256_file(path) != file and sha256_folder(path.parent) != folder
+    folder = sha256_folder(path.parent)
+    path.rename(path.with_name("other"))
+    assert sha256_folder(path.parent) != folder

@@ -24,3 +24,18 @@ def test_small_shards_are_packed_up_to_a_size() -> None:
     shards = [(0, "ab"), (1, "c"), (2, "defg"), (3, "h")]
     assert list(pack(shards, 3)) == [shards[:2], shards[2:3], shards[3:]]
     assert list(pack(shards, 1)) == [[shard] for shard in shards]
+
+
+def test_a_groups_name_holds_every_member() -> None:
+    """Of one that another file ends, and of the last one."""
+    first, last = _groups(["a first", "a second", "b first", "b second"])
+    assert first[1] == ["a first", "a second"] and last[1] == ["b first", "b second"]
+    other_first, other_last = _groups(["a first", "a other", "b first", "b other"])
+    assert first[0] != other_first[0] and last[0] != other_last[0]
+
+
+def test_a_passage_more_moves_only_the_groups_next_to_it() -> None:
+    texts = [f"file passage {number}" for number in range(200)]
+    more = [*texts[:50], "file another passage", *texts[50:]]
+    new = {name for name, _ in _groups(more)} - {name for name, _ in _groups(texts)}
+    assert 1 <= len(new) <= 4

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +264,60 @@ def test_what_was_reused_is_told_over_all_meters_of_a_stage(tmp_path: Path) -> N
     second = Progress(path, "verify", 4, "rows")
     second.skip(4)
     assert read_json(told) == {"reused": 11, "again": 3, "unit": "rows"}
+
+
+def test_a_lock_that_is_let_go_in_time_is_taken_and_names_the_new_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("x" * 1000)
+    held = contextlib.ExitStack()
+    held.enter_context(hold_lock(lock, "first"))
+    threading.Timer(0.3, held.close).start()
+    with hold_lock(lock, "second", patience=20):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+def test_what_a_killed_stage_left_half_written_is_swept(run: Any, tmp_path: Path) -> None:
+    partial = tmp_path / ".work/validate/journal/.rows.parquet.123.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_text("half")
+    assert run(lambda stage: stage.summary(0, 0)) == 0
+    assert not partial.exists()
+
+
+def test_a_stage_that_is_running_is_refused_by_name(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.core.stage.hold_lock", partial(hold_lock, patience=0.0))
+    (tmp_path / ".work/validate").mkdir(parents=True)
+    with hold_lock(tmp_path / ".work/validate/lock", "another"):
+        assert run(lambda stage: stage.summary(0, 0)) == 2
+    assert f'by {{"pid": {os.getpid()}' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_a_process_that_has_ended_is_dead_before_anybody_asks_for_its_status() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 20
+    while _alive(ended.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(process_mark(ended.pid))
+    ended.wait()
+
+
+def test_what_is_guarded_ends_with_its_starter() -> None:
+    code = (
+        "import os, subprocess, time; from tasks.core.process import start_guard; "
+        "guard = start_guard(); child = subprocess.Popen(['sleep', '300'], process_group=guard.pid)"
+        "; print(child.pid, flush=True); time.sleep(300)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _alive(pid)

@@ -19,6 +19,7 @@ from tasks.core.store import (
     is_still_whole,
     is_whole,
     keep_newest,
+    keep_only,
     seal_folder,
     verify,
     work_key,
@@ -166,3 +167,20 @@ def test_what_a_stage_wrote_is_checked_and_what_a_user_brings_is_not(tmp_path: P
     (tmp_path / "out" / MANIFEST).write_text("[]x")
     with pytest.raises(PipelineError, match=r"manifest\.sha256\.json is damaged"):
         verify(tmp_path / "out")
+
+
+def test_a_file_that_a_stage_did_not_write_is_refused_beside_what_it_wrote(tmp_path: Path) -> None:
+    write_json(tmp_path / "out" / "summary.json", {})
+    seal_folder(tmp_path / "out")
+    (tmp_path / "out" / "rows.parquet").write_bytes(b"x")
+    with pytest.raises(PipelineError, match=r"does not name rows\.parquet"):
+        verify(tmp_path / "out" / "rows.parquet")
+
+
+def test_what_is_no_longer_named_is_removed_under_every_key(tmp_path: Path) -> None:
+    for key in ("a", "b"):
+        for name in ("kept", "gone"):
+            Store(tmp_path, key, keep=2).put(name, 1)
+    keep_only(tmp_path, {"kept"})
+    assert {path.stem for path in tmp_path.glob("*/*")} == {"kept"}
+    assert Store(tmp_path, "a", keep=2).get("kept") == 1

@@ -1,14 +1,20 @@
 """``python -m tests.faults`` (``make soak``): every fault so many times; a table, and
-``results.json``, a list of {fault, trials, kept}.
+``results.json``, a list of {fault, trials, kept, commit}.
 
 The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has
 tried all of them equally often. Each trial is written down as it ends: the same command goes on
-where the last one stopped, unless code, seed or inputs have changed since.
+where the last one stopped, unless the code of its fault, or the seed, has changed since. ``--only FAULT``
+``--replay N`` makes one trial again, with the same moment of the same call.
+
+A soak that has tried every fault, but has not entered every recovery branch
+(:mod:`tests.faults.sometimes`), fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +26,12 @@ from pathlib import Path
 def main() -> int:
     """Return 0 if every trial kept its promise, 1 otherwise, 2 for a fault that does not exist."""
     given = _arguments()
+    from tests.faults import sometimes
+
+    sometimes.install()  # before any module of the product is imported
+    # Two threads that wait for each other on a busy machine take ten times as long as one.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     from tests.faults.catalogue import faults, load_libraries, select
 
     if given.list:
@@ -31,11 +43,14 @@ def main() -> int:
         return 2
     from tests.faults.journal import Journal
 
-    trials = 1 if given.short else given.trials
+    numbers = range(1 if given.short else given.trials)
+    if given.replay is not None:
+        numbers = range(given.replay, given.replay + 1)
+        given.out = Path(tempfile.mkdtemp(prefix="replay-")) / "results.json"
     journal = Journal(given.out, given.seed, chosen, fresh=given.fresh or given.short)
     left = [
         (fault, number)
-        for number in range(trials)
+        for number in numbers
         for fault in chosen
         if number < fault.most and not journal.has(fault.name, number)
     ]
@@ -58,9 +73,12 @@ def _work(given: argparse.Namespace, journal, left) -> str:  # type: ignore[no-u
     """Make the trials that are left; return why it was not all of them, or an empty string."""
     from tests.faults.world import World
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with it
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         world = World(Path(scratch).resolve())
+        hook = Path(__file__).with_name("hook")
+        os.environ.update(FAULT_BRANCHES=str(world.branches), PYTHONPATH=str(hook))
         try:
             world.build(quick=given.short)
             shown = ", ".join(
@@ -105,6 +123,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--fresh", action="store_true", help="forget the trials that were made before"
     )
+    parser.add_argument("--replay", type=int, help="make only the trial of this number, again")
     parser.add_argument("--list", action="store_true", help="name the faults")
     parser.add_argument("--out", type=Path, default=Path("artifacts/soak/results.json"))
     return parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -21,9 +22,16 @@ SHORT = (
     "SIGKILL of generate",
     "SIGKILL of the parent of finetune",
     "SIGKILL of the whole group of ingest",
-    "kill at each rename and fsync of a file's commit",
-    "kill at each rename and fsync of a folder's commit",
+    "SIGKILL of a run that recovers from one",
+    "kill at each moment of a file's commit",
+    "kill at each moment of a folder's commit",
     "data is on the disk before its name is",
+    "a reader while a stage writes",
+    "the disk fails (EIO)",
+    "no more files can be opened (EMFILE)",
+    "a stage that is stopped past the next one's patience",
+    "half-done work of an earlier version",
+    "two different faults, one after the other",
     "a second run while one works names the holder",
     "disk full",
     "corrupt shard of generate",
@@ -65,19 +73,26 @@ def load_libraries() -> None:
     import tasks.validate.stage
     import tasks.verify.stage  # noqa: F401
 
+    gc.freeze()  # else each child would look through all of it, and copy it
+
 
 def faults() -> list[Fault]:
     """Return all of them, in the order of the table."""
     from tests.faults import (
+        combined,
         commits,
         corruption,
         disk,
+        earlier,
+        errors,
         hostile,
         kills,
         network,
         pairs,
+        reader,
         runs,
         servers,
+        stopped,
         surroundings,
     )
 
@@ -85,12 +100,22 @@ def faults() -> list[Fault]:
         *[Fault(f"SIGKILL of {stage}", kills.stage(stage)) for stage in STAGES],
         *[Fault(f"SIGKILL of the parent of {stage}", kills.parent(stage)) for stage in STAGES],
         *[Fault(f"SIGKILL of the whole group of {stage}", kills.group(stage)) for stage in STAGES],
-        Fault("kill at each rename and fsync of a file's commit", commits.file, most=100),
-        Fault("kill at each rename and fsync of a folder's commit", commits.folder, most=100),
-        Fault("kill at a rename or fsync of a stage", commits.stage),
-        Fault("data is on the disk before its name is", commits.order, most=12),
+        Fault("SIGKILL of a run that recovers from one", kills.recovering),
+        Fault("two different faults, one after the other", combined.two_faults),
+        Fault("kill at each moment of a file's commit", commits.file, most=100),
+        Fault("kill at each moment of a folder's commit", commits.folder, most=100),
+        Fault("kill of a stage over its old output", commits.stage),
+        Fault("data is on the disk before its name is", commits.order),
+        Fault("a reader while a stage writes", reader.every_moment),
+        Fault("the disk fails (EIO)", errors.disk_fails),
+        Fault("no more files can be opened (EMFILE)", errors.no_more_files),
+        Fault("SIGKILL of the process that reads files for ingest", errors.worker_dies),
+        Fault("the process that reads files for ingest stands still", errors.worker_stops),
         Fault("two runs of a stage started at once", pairs.at_once),
         Fault("a second run while one works names the holder", pairs.names_holder),
+        Fault("a stage that is stopped past the next one's patience", stopped.stage),
+        Fault("a worker that is stopped past its heartbeat", stopped.worker, most=20),
+        Fault("half-done work of an earlier version", earlier.work),
         Fault("disk full", disk.full, needs=disk.needs),
         Fault("Prefect server killed in mid-run", servers.prefect_killed, most=10),
         Fault("MLflow server killed while training", servers.mlflow_killed, most=20),

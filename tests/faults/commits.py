@@ -1,57 +1,22 @@
-"""A kill before and after each rename and each fsync: the old file or the new one, never a mixture,
+"""A kill before and after each call that changes a file: the old file or the new one, never a mixture,
 never neither.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from tasks.core import files
-from tests.faults.world import INPUTS, World, fork, log_of, run, wait
-
-_CALLS = ((os, "replace"), (os, "rename"), (os, "fsync"), (files, "_exchange"), (shutil, "rmtree"))
-
-
-def count_down(moment: int, tally: Path | None = None) -> Callable[[], None]:
-    """Return what makes a process kill itself at the ``moment``-th border (before and after every
-    call); ``tally`` counts them.
-    """
-    left = [moment]
-
-    def border() -> None:
-        if tally:
-            with tally.open("a") as file:
-                file.write("x")
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-
-    def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            border()
-            result = real(*arguments, **named)
-            border()
-            return result
-
-        return call
-
-    def install() -> None:
-        for module, name in _CALLS:
-            setattr(module, name, wrapped(getattr(module, name)))
-
-    return install
+from tests.faults import moments
+from tests.faults.world import World, done, finish, fork, run, wait
 
 
-def _killed(folder: Path, moment: int, work: Callable[[], None]) -> int:
+def _killed(folder: Path, number: int, work: Callable[[], None]) -> int:
     def child() -> int:
-        count_down(moment)()
+        moments.at(number, moments.kill)()
         work()
         return 0
 
@@ -116,67 +81,70 @@ def folder(world: World, chance: Random) -> str:
 
 
 def stage(world: World, chance: Random) -> str:
-    """A stage over its own old output: a kill at one of its borders leaves the old output or the
+    """A stage over its own old output: a kill at one of its moments leaves the old output or the
     new one, and the next run mends it.
     """
     name = chance.choice(sorted(set(world.digests) - {"register"}))
     folder = world.trial(name)
     shutil.copytree(world.reference / "artifacts" / name, folder / "artifacts" / name)
-    tally = folder / "tally"
-    run(folder, name, before=count_down(-1, tally))
-    moment = chance.randrange(tally.stat().st_size)
-    shutil.rmtree(folder / ".work")
-    run(folder, name, before=count_down(moment))
-    if said := world.is_as_undisturbed(folder, name):
-        return f"{name}, moment {moment}: {said}"
-    if status := run(folder, name):
-        return (
-            f"{name}, moment {moment}: the second run ends with {status}: {log_of(folder)[-300:]}"
-        )
-    said = world.is_as_undisturbed(folder, name)
-    if not said:
-        shutil.rmtree(folder)
-    return said
+    number = chance.randrange(world.moments(name))
+    run(folder, name, before=moments.at(number, moments.kill))
+    said = world.is_as_undisturbed(folder, name) or finish(world, folder, name)
+    return done(folder, said) and f"{name}, moment {number}: {said}"
 
 
 def order(world: World, chance: Random) -> str:
-    """What a power cut would need: every file that is renamed into place was synced before, and its
-    folder after.
+    """What a power cut would need: all that is renamed into place was synced before, and its folder
+    after, before anything else is named; a mark names what is on the disk already.
     """
     name = chance.choice(sorted(world.digests))
     folder = world.trial(name)
-    log = folder / "calls"
-
-    def install() -> None:
-        sync, replace = os.fsync, os.replace
-
-        def told_sync(descriptor: int) -> None:
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
-            sync(descriptor)
-            with log.open("a") as out:
-                out.write(f"sync\t{target}\n")
-
-        def told_replace(source: Any, target: Any, **named: Any) -> None:
-            replace(source, target, **named)
-            with log.open("a") as out:
-                out.write(f"rename\t{Path(source).absolute()}\t{Path(target).absolute()}\n")
-
-        os.fsync, os.replace = told_sync, told_replace  # type: ignore[assignment]
-
-    if status := run(folder, name, before=install):
+    log = folder.with_suffix(".moments")
+    if status := run(folder, name, before=_record_contents(log)):
         return f"{name} ends with {status}"
-    calls = [line.split("\t") for line in log.read_text().splitlines()]
-    ours = [
-        (number, call)
-        for number, call in enumerate(calls)
-        if call[0] == "rename" and (".partial" in call[1] or call[1].endswith("output"))
-    ]
-    for number, (_, source, target) in ours:
-        if ["sync", source] not in calls[:number]:
-            return f"{name}: {target} was named before its data was synced"
-        if ["sync", str(Path(target).parent)] not in calls[number:]:
-            return f"{name}: the folder of {target} was not synced"
-    shutil.rmtree(folder)
-    return (
-        "" if ours and INPUTS[name] and sys.platform == "linux" else f"{name}: no commit was seen"
-    )
+    said = find_disorder(log.read_text().splitlines())
+    log.unlink()
+    return done(folder, said) and f"{name}: {said}"
+
+
+def _record_contents(log: Path) -> Callable[[], None]:
+    """Write down every moment and, for a rename, the files that are renamed."""
+
+    def act(moment: moments.Moment) -> None:
+        files = []
+        if moment.call in ("replace", "rename", "_exchange") and moment.when == "before":
+            files = [str(path) for path in Path(moment.source).rglob("*") if path.is_file()]
+        with log.open("a") as out:
+            row = (moment.when, moment.call, moment.path, moment.source, *files)
+            out.write("\t".join(row) + "\n")
+
+    return moments.watch(act)
+
+
+def find_disorder(lines: list[str]) -> str:
+    """Return what a power cut could take from a commit that these moments (when, call, path, source
+    and its files) show; an empty string if nothing.
+    """
+    synced: set[str] = set()
+    unnamed = ""  # the folder of a name that is not on the disk yet
+    commits = 0
+    for when, call, path, source, *inner in (line.split("\t") for line in lines):
+        if when == "after" and call == "fsync":
+            synced.add(path)
+            unnamed = "" if path == unnamed else unnamed
+        if when == "after" and call == "open":
+            synced.discard(path)
+        if when != "before" or call not in ("replace", "rename", "_exchange"):
+            continue
+        if ".partial" not in source and not source.endswith("/output"):
+            continue
+        commits += 1
+        if unnamed:
+            return f"{path} was named before {unnamed} was synced"
+        for file in (source, *inner):
+            if file not in synced:
+                return f"{path} was named before {file} was synced"
+        unnamed = str(Path(path).parent)
+    if unnamed:
+        return f"{unnamed} was not synced in the end"
+    return "" if commits else "no commit was seen"

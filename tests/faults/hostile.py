@@ -14,6 +14,7 @@ from random import Random
 from bonito.templating.templates import PromptTemplate
 from bonito.templating.workers import Renderers, RenderJob, RenderLimits
 from tests.bonito.test_workers import GOOD, HOSTILE, PASSAGE
+from tests.faults.settings import set_parameter
 from tests.faults.world import World, log_of, none_left, run
 
 _SECRET = "CANARY-5d41402a"
@@ -61,13 +62,12 @@ def template(world: World, chance: Random) -> str:
 
 
 def document(world: World, chance: Random) -> str:
-    """One hostile document among the 24: at most a reject with a reason, every other passage as
+    """One hostile document among the good ones: at most a reject with a reason, every other passage as
     undisturbed, no secret read.
     """
     folder = world.trial("ingest")
     (folder / "secret").write_text(_SECRET)
-    params = folder / "params.yaml"
-    params.write_text(params.read_text().replace("file_seconds: 120.0", "file_seconds: 5.0"))
+    set_parameter(folder, "ingest.file_seconds", 5.0)
     kind = chance.choice(sorted(_DOCUMENTS))
     _DOCUMENTS[kind](folder / "corpus", folder / "secret", chance)
     began = time.monotonic()

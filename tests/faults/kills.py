@@ -1,57 +1,65 @@
-"""SIGKILL at seeded moments: of a stage, of the process above it, of its whole group."""
+"""SIGKILL at the n-th moment of a stage: of itself, of the process above it, of its whole group; and
+of the run that recovers.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.faults.world import World, log_of, none_left, run, start, wait
-
-Kill = Callable[[int], None]
+from tests.faults import moments
+from tests.faults.world import World, done, finish, log_of, none_left, run, start, wait
 
 
 def stage(name: str):  # type: ignore[no-untyped-def]
     """Kill the stage's own process."""
-    return lambda world, chance: _trial(
-        world, chance, name, lambda pid: os.kill(pid, signal.SIGKILL)
-    )
+    return lambda world, chance: _trial(world, chance, name, moments.kill)
 
 
 def parent(name: str):  # type: ignore[no-untyped-def]
     """Kill the process that started it, as when DVC is killed: the stage has to go with it."""
-    return lambda world, chance: _trial(
-        world, chance, name, lambda pid: os.kill(pid, signal.SIGKILL), above=True
-    )
+    return lambda world, chance: _trial(world, chance, name, moments.kill_parent, above=True)
 
 
 def group(name: str):  # type: ignore[no-untyped-def]
     """Kill everything at once."""
-    return lambda world, chance: _trial(
-        world, chance, name, lambda pid: os.killpg(pid, signal.SIGKILL), above=True
-    )
+    return lambda world, chance: _trial(world, chance, name, moments.kill_group, above=True)
 
 
-def _trial(world: World, chance: Random, name: str, kill: Kill, above: bool = False) -> str:
+def _trial(
+    world: World, chance: Random, name: str, kill: Callable[[], None], above: bool = False
+) -> str:
     folder = world.trial(name)
-    pid = start(folder, name, parent=above)
-    time.sleep(chance.uniform(0.0, 1.02 * world.seconds[name]))
-    kill(pid)
-    wait(pid)
+    number = chance.randrange(world.moments(name))
+    wait(start(folder, name, before=moments.at(number, kill), parent=above))
     said = "" if none_left(folder) else "an orphan is left"
     before = Kept.of(folder)
-    status = run(folder, name)
-    said = said or (f"the second run ends with {status}: {log_of(folder)[-300:]}" if status else "")
-    said = said or world.is_as_undisturbed(folder, name) or before.redone(folder)
-    if not said:
-        shutil.rmtree(folder)
-    return said
+    said = said or finish(world, folder, name) or before.redone(folder)
+    return done(folder, said) and f"moment {number}: {said}"
+
+
+def recovering(world: World, chance: Random) -> str:
+    """A stage that is killed, and killed again while it recovers; sometimes a third time."""
+    name = chance.choice(sorted(world.digests))
+    folder = world.trial(name)
+    numbers = [chance.randrange(world.moments(name))]
+    run(folder, name, before=moments.at(numbers[0], moments.kill))
+    for _ in range(chance.choice((1, 1, 2))):
+        # How many moments the recovery has depends on the kill: counted in a copy.
+        copy = folder.with_name(f"{folder.name}-counted")
+        shutil.copytree(folder, copy, symlinks=True)
+        run(copy, name, before=moments.tally(copy.with_suffix(".tally")))
+        numbers.append(chance.randrange(copy.with_suffix(".tally").stat().st_size))
+        copy.with_suffix(".tally").unlink()
+        shutil.rmtree(copy)
+        run(folder, name, before=moments.at(numbers[-1], moments.kill))
+    said = "" if none_left(folder) else "an orphan is left"
+    said = said or finish(world, folder, name)
+    return done(folder, said) and f"{name}, moments {numbers}: {said}"
 
 
 class Kept:

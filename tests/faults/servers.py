@@ -18,7 +18,8 @@ from flows.server import answers
 from tasks.core.ports import find_free_port
 from tasks.core.privacy import SILENT
 from tasks.core.process import set_death_signal
-from tests.faults.world import World, fork, log_of, run, start, wait
+from tests.faults.settings import set_parameter
+from tests.faults.world import INPUTS, World, fork, log_of, run, start, wait
 
 
 class Server:
@@ -103,10 +104,14 @@ def mlflow_killed(world: World, chance: Random) -> str:
 
 
 def _replayed(world: World, folder: Path) -> str:
-    for name in ("evaluate", "validate"):
-        shutil.copytree(
-            world.reference / "artifacts" / name, folder / "artifacts" / name, dirs_exist_ok=True
-        )
+    for path in INPUTS["register"].values():
+        name = path.split("/")[1]
+        if name != "finetune":
+            shutil.copytree(
+                world.reference / "artifacts" / name,
+                folder / "artifacts" / name,
+                dirs_exist_ok=True,
+            )
     server = Server(folder)
     server.start()
     try:
@@ -300,12 +305,7 @@ def left_running(world: World, chance: Random) -> str:
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     wait(pid)
-    params = folder / "params.yaml"
-    params.write_text(
-        params.read_text().replace(
-            "learning_rate: 0.001", f"learning_rate: {chance.uniform(0.002, 0.01):.6f}"
-        )
-    )
+    set_parameter(folder, "finetune.learning_rate", round(chance.uniform(0.002, 0.01), 6))
     if status := run(folder, "finetune"):
         return f"status {status}: {log_of(folder)[-300:]}"
 

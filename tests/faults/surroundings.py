@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from random import Random
 
+from tests.faults.settings import set_parameter
 from tests.faults.world import INPUTS, ROOT, World, log_of, run
 
 _ZONES = ("UTC", "Pacific/Kiritimati", "America/St_Johns", "Asia/Kathmandu")
@@ -31,10 +32,7 @@ def changed(world: World, chance: Random) -> str:
         "PYTHONHASHSEED": str(chance.randrange(1 << 32)),
     }
     if name == "ingest":
-        params = folder / "params.yaml"
-        params.write_text(
-            params.read_text().replace("workers: 1", f"workers: {chance.choice((2, 3))}")
-        )
+        set_parameter(folder, "ingest.workers", chance.choice((2, 3)))
     anew = name in ("ingest", "validate")  # a hash seed is settled when Python starts
     status = (
         _anew(folder, name, around)

@@ -1,21 +1,26 @@
 """The short version of ``make soak``: every kind of answer to a fault, once.
 
-The figures of the long one are in docs/operations.md.
+The figures of the long ones are in docs/operations.md.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 from tests.faults.catalogue import SHORT, faults
+from tests.faults.planted import QUICK, read_planted
+from tests.faults.sometimes import BRANCHES
+from tests.faults.world import INPUTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses fork, /proc and mounts")
 
@@ -47,3 +52,44 @@ def test_what_is_promised_is_kept(rows: dict[str, dict[str, Any]], fault: str) -
 
 def test_the_short_version_names_faults_that_exist() -> None:
     assert set(SHORT) <= {fault.name for fault in faults()}
+
+
+def test_the_stages_get_what_the_graph_gives_them() -> None:
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage, given in INPUTS.items():
+        options = set(re.findall(r"--(\w+)", graph[stage]["cmd"])) - {"params", "out"}
+        assert options <= set(given), stage
+
+
+def test_every_recovery_branch_is_in_the_code_once() -> None:
+    for branch in BRANCHES:
+        path = ROOT.joinpath(*branch.module.split(".")).with_suffix(".py")
+        compile(branch.insert(path.read_text()), branch.module, "exec")
+    assert len({branch.name for branch in BRANCHES}) == len(BRANCHES)
+
+
+def test_every_planted_fault_has_its_text_and_its_checks() -> None:
+    planted, soaked = read_planted(), {fault.name for fault in faults()}
+    assert len({fault.name for fault in planted}) == len(planted) >= 60
+    assert set(QUICK) <= {fault.name for fault in planted}
+    for fault in planted:
+        source = (ROOT / fault.file).read_text()
+        assert source.count(fault.old) == 1, fault.name
+        compile(source.replace(fault.old, fault.new), fault.file, "exec")
+        assert fault.checks, fault.name
+        for check in fault.checks:
+            path, _, test = check.partition("::")
+            if check.startswith("soak: "):
+                assert check.removeprefix("soak: ").partition(" @ ")[0] in soaked, fault.name
+            else:
+                assert f"def {test}(" in (ROOT / path).read_text(), fault.name
+
+
+@pytest.mark.timeout(300)
+def test_the_eye_sees_a_few_planted_faults() -> None:
+    """All of them: ``make soak-eye``."""
+    command = [sys.executable, "-m", "tests.faults.planted", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"{len(QUICK)} of {len(QUICK)} planted faults are seen" in done.stdout, (
+        done.stdout + done.stderr
+    )

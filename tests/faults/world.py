@@ -22,6 +22,7 @@ import yaml
 from tasks.core.files import sha256_file
 from tasks.core.overlay import overlay
 from tasks.core.yaml_file import read_yaml
+from tests.faults import moments
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
@@ -65,10 +66,14 @@ INPUTS: dict[str, dict[str, str]] = {
     "evaluate": {
         "adapter": "artifacts/finetune",
         "baseline": "artifacts/baseline",
+        "passages": "artifacts/ingest/passages.parquet",
+        "heldout": "artifacts/supervise/heldout.parquet",
         "items": "items.jsonl",
         "general": "supervision/none",
+        "start": "supervision/none",
     },
     "register": {
+        "ingested": "artifacts/ingest/summary.json",
         "adapter": "artifacts/finetune",
         "evaluation": "artifacts/evaluate",
         "instructions": "artifacts/validate",
@@ -87,36 +92,55 @@ class World:
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    _moments: dict[str, int] = field(default_factory=dict)
     _count: int = 0
     _shared: dict[str, tuple[Any, Callable[[Any], None]]] = field(default_factory=dict)
+
+    @property
+    def branches(self) -> Path:
+        """The file of the recovery branches that were entered (:mod:`tests.faults.sometimes`)."""
+        return self.folder / "branches"
 
     @property
     def reference(self) -> Path:
         return self.folder / "reference"
 
-    def build(self, quick: bool = False) -> None:
-        """Make corpus, items, model and the undisturbed run; ``quick``: only of what comes before
-        registering, measured roughly.
-        """
+    def prepare(self) -> None:
+        """Make corpus, items, model and an empty MLflow store."""
         from tests.conftest import make_tiny_model
 
         make_tiny_model(self.folder / "model")
         _write_inputs(self.reference, self.folder / "model")
         self._make_empty_store()
-        shutil.copy(self.folder / "empty.db", self.reference / "mlflow.db")
+
+    def build(self, quick: bool = False) -> None:
+        """Make all of it and the undisturbed run; ``quick``: only of what comes before
+        registering.
+        """
+        self.prepare()
         for stage in STAGES[: -1 if quick else None]:
-            # Twice: the first run of a forked child also pays for what the libraries load late.
-            for _ in range(1 if quick else 2):
-                started = time.monotonic()
-                status = run(self.reference, stage)
-                self.seconds[stage] = time.monotonic() - started
-                if status:
-                    raise AssertionError(
-                        f"the undisturbed {stage} ends with "
-                        f"{status}:\n{(self.reference / 'log').read_text()}"
-                    )
-                shutil.rmtree(self.reference / ".work" / stage)
-            self.digests[stage] = digest(self.reference / "artifacts" / stage)
+            self.run_undisturbed(stage)
+
+    def run_undisturbed(self, stage: str) -> None:
+        """Run a stage in the reference: its seconds, its moments and its output's digest."""
+        tally, out = self.folder / f"moments-{stage}", self.reference / "artifacts" / stage
+        tally.unlink(missing_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copy(self.folder / "empty.db", self.reference / "mlflow.db")
+        started = time.monotonic()
+        status = run(self.reference, stage, before=moments.tally(tally))
+        self.seconds[stage] = time.monotonic() - started
+        if status:
+            raise AssertionError(
+                f"the undisturbed {stage} ends with {status}:\n{log_of(self.reference)}"
+            )
+        shutil.rmtree(self.reference / ".work" / stage)
+        self._moments[stage] = tally.stat().st_size
+        self.digests[stage] = digest(out)
+
+    def moments(self, stage: str) -> int:
+        """Return how many moments the undisturbed stage has (:mod:`tests.faults.moments`)."""
+        return self._moments[stage]
 
     def shared(self, name: str, make: Callable[[], Any], end: Callable[[Any], None]) -> Any:
         """Return what several trials use, made at the first call; :meth:`close` ends it."""
@@ -181,7 +205,7 @@ def fill(folder: Path, reference: Path, store: Path, stage: str) -> None:
 def _write_inputs(folder: Path, model: Path) -> None:
     (folder / "corpus").mkdir(parents=True)
     shutil.copytree(ROOT / "supervision", folder / "supervision")
-    for number in range(24):
+    for number in range(12):
         part = _PARTS[number % 8]
         text = (
             f"Pump {number} at site {number} stopped because its {part} broke.\n\nCrew "
@@ -206,6 +230,7 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "min_tokens": 5,
             "near_duplicates": 0.0,
             "workers": 1,
+            "file_seconds": 120.0,  # here, as some faults replace it
         },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
         "verify": {
@@ -405,6 +430,20 @@ def log_of(folder: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+def finish(world: World, folder: Path, name: str) -> str:
+    """Run the stage to its end; return what is wrong, or an empty string."""
+    if status := run(folder, name):
+        return f"the last run ends with {status}: {log_of(folder)[-300:]}"
+    return world.is_as_undisturbed(folder, name)
+
+
+def done(folder: Path, said: str) -> str:
+    """Remove a trial's folder where nothing is wrong; return ``said``."""
+    if not said:
+        shutil.rmtree(folder)
+    return said
+
+
 def _ledger_fault(folder: Path) -> str:
     """Return an empty string where MLflow holds one finished run with its scores and one registered
     version, else what is wrong.
@@ -423,7 +462,7 @@ def _ledger_fault(folder: Path) -> str:
             any(run.info.status != "FINISHED" for run in runs) and "a run is not finished",
             len(versions) != 1 and f"{len(versions)} versions",
             not any(name.startswith("f1/") for name in runs[0].data.metrics) and "no F1",
-            files != {"evaluation/scores.json", "evaluation/predictions.parquet"}
+            not {"evaluation/scores.json", "evaluation/predictions.parquet"} <= files
             and "artifacts are missing",
             str(client.get_model_version_by_alias(said["model_name"], said["alias"]).version)
             != said["version"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -368,3 +369,19 @@ def test_a_mended_parser_changes_the_rows(
     monkeypatch.setattr(shards, "parse_prediction", edited.parse_prediction)
     assert len(run()[1].batches) == whole
     assert {row["response"] for row in _rows() if row["parsed"]} == {"its seal broke."}
+
+
+def test_a_journal_belongs_to_settings_weights_and_form(params: Params) -> None:
+    form = BonitoForm()
+    first = module._journal_key(Generator(params.generate, form, "digest"))
+    elsewhere = params.generate.model_copy(update={"workers": 3})
+    assert first == module._journal_key(Generator(elsewhere, form, "digest"))
+    other = params.generate.model_copy(update={"temperature": 0.9})
+    keys = {
+        module._journal_key(Generator(other, form, "digest")),
+        module._journal_key(Generator(params.generate, form, "other weights")),
+        module._journal_key(
+            Generator(params.generate, SimpleNamespace(identity="prompts"), "digest")
+        ),
+    }
+    assert len({first, *keys}) == 4

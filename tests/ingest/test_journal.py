@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 
 
@@ -66,3 +67,65 @@ def test_a_journal_of_an_earlier_form_is_begun_anew(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as base:
         base.execute("CREATE TABLE done (key TEXT PRIMARY KEY, final INTEGER) WITHOUT ROWID")
     assert _entries(path) == {}
+
+
+def test_what_is_unfinished_or_may_pass_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with closing(Journal(path)) as journal:
+        journal.add("a", 0, '[{"member": "a0"}]')
+        journal.finish("a", final=False)
+        for number in range(2):
+            journal.add("b", number, f'[{{"member": "b{number}"}}]')
+        journal.finish("c", final=True)
+    with closing(sqlite3.connect(path)) as base, base:  # as a kill before the end of b
+        base.execute("DELETE FROM done WHERE key = 'b'")
+    assert _entries(path) == {}
+    with closing(Journal(path)) as journal:
+        files = [(CorpusFile(key, key), key) for key in ("a", "b", "c")]
+        journal.list(files)
+        assert journal.plan() == (3, 2)
+        assert [key for key, _, _ in journal.todo()] == ["a", "b"]
+
+
+def test_results_that_no_file_needs_are_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    _filled(path)
+    with closing(Journal(path)) as journal:
+        journal.list([(CorpusFile("b", "b"), "b")])
+        assert journal.plan() == (1, 0)
+    assert _entries(path) == {"b": ["b0", "b1"]}
+
+
+def test_a_full_disk_or_a_lock_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    _filled(path)
+
+    def fail(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.ingest.journal._open_database", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            Journal(path)
+    assert sorted(_entries(path)) == ["a", "b"]
+
+
+def test_pages_that_do_not_fit_together_are_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the part of the file that holds no result, which no digest covers."""
+    path = tmp_path / "journal.sqlite"
+    with closing(Journal(path)) as journal:
+        journal.list([(CorpusFile(f"{n:03}", "x" * 50), f"key-{n}") for n in range(500)])
+    with closing(sqlite3.connect(path)) as base:
+        (root,) = base.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'file_key'"
+        ).fetchone()
+        (size,) = base.execute("PRAGMA page_size").fetchone()
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * size + 8 : root * size] = bytes(size - 8)
+    path.write_bytes(data)
+    assert _entries(path) == {}
+    assert "is damaged: every file is read again" in caplog.text

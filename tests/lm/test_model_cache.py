@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import PipelineError
+from tasks.core.store import is_whole
 from tasks.lm.model_cache import LIMIT, make_checkpoint
 
 
@@ -49,3 +50,12 @@ def test_a_limit_that_is_no_size_is_one_line_before_anything_is_made(
     with pytest.raises(PipelineError, match=f"BONITO_CACHE_GB='{text}'"):
         make_checkpoint(tmp_path / "a", 2, lambda out: None)
     assert not _left(tmp_path)
+
+
+def test_what_is_made_is_sealed_and_only_what_the_dead_left_goes(tmp_path: Path) -> None:
+    dead, alive = tmp_path / "x.99999999.partial", tmp_path / f"y.{os.getppid()}.partial"
+    for folder in (dead, alive):
+        folder.mkdir()
+    _make(tmp_path, "a", 10, 0)
+    assert is_whole(tmp_path / "a")
+    assert not dead.exists() and alive.exists()

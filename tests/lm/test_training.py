@@ -19,7 +19,7 @@ from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.models import load_model
 from tasks.lm.response_trainer import response_loss
-from tasks.lm.training import train
+from tasks.lm.training import train, training_key
 
 _EXAMPLES = [
     Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(12)
@@ -234,3 +234,14 @@ def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_pa
 
     first = losses(1)
     assert first == losses(1) and first != losses(2)
+
+
+def test_a_key_holds_rows_settings_and_start(settings: Finetune) -> None:
+    first = training_key(settings, _EXAMPLES, "")
+    assert first == training_key(settings.model_copy(update={"processes": 2}), _EXAMPLES, "")
+    others = {
+        training_key(settings, _EXAMPLES[:-1], ""),
+        training_key(settings.model_copy(update={"seed": 9}), _EXAMPLES, ""),
+        training_key(settings, _EXAMPLES, "digest"),
+    }
+    assert len({first, *others}) == 4

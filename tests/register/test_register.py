@@ -6,6 +6,7 @@ In a real MLflow store; what was measured is made up.
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,9 @@ from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
 from tasks.register.gate import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
-from tasks.tracking.mlflow_store import create_private_store
+from tasks.tracking.mlflow_store import OWNER, close_orphans, create_private_store, owner
 from tasks.tracking.registry import Ledger
+from tasks.tracking.training_run import TrainingRun
 
 
 class _Store:
@@ -72,7 +74,7 @@ class _Killed(BaseException):
     """Nothing of the stage's own catches it."""
 
 
-@pytest.mark.parametrize("call", ["alias", "finish"])
+@pytest.mark.parametrize("call", ["tags", "alias", "finish"])
 def test_killed_around_the_alias_and_started_again(
     store: _Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -232,3 +234,61 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
         "challenger",
         "champion",
     ]
+
+
+def test_a_registration_that_goes_on_finds_its_run_and_its_version(store: _Store) -> None:
+    first, second = store.ledgers
+    again = Ledger.open("toy", "register-0", "training-0", "run 0")
+    assert again.run_id == first.run_id
+    # What another registration has taken is not taken again for its training.
+    assert Ledger.open("toy", "register-9", "training-0", "run 9").run_id != first.run_id
+    assert again.version("m", "file:///nowhere").version == store.versions[0].version
+    assert second.version("m", "file:///nowhere").version == store.versions[1].version
+
+
+def test_a_curve_is_logged_where_it_has_gaps(store: _Store) -> None:
+    ledger = store.ledgers[0]
+    ledger.curve("train_loss", [(1, 3.0), (3, 1.0)])
+    ledger.curve("train_loss", [(1, 3.0), (2, 2.0), (3, 1.0)])
+    points = ledger.client.get_metric_history(ledger.run_id, "train_loss")
+    assert sorted((point.step, point.value) for point in points) == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
+def test_only_the_runs_of_this_machines_dead_processes_are_ended(store: _Store) -> None:
+    client = store.ledgers[0].client
+    experiment = store.ledgers[0].experiment_id
+    host = socket.gethostname()
+    owners = {
+        "dead": f"{host}:99999999:1",
+        "alive": owner(),
+        "elsewhere": "another-host:99999999:1",
+        "nobody's": "",
+    }
+    runs = {
+        name: client.create_run(experiment, tags={OWNER: mark} if mark else {}).info.run_id
+        for name, mark in owners.items()
+    }
+    close_orphans(client, "toy")
+    found = {name: client.get_run(run).info.status for name, run in runs.items()}
+    assert found == {name: "KILLED" if name == "dead" else "RUNNING" for name in owners}
+
+
+class _Away:
+    """A store that answers when it is asked for the third time."""
+
+    def __init__(self) -> None:
+        self.asked, self.points = 0, list[tuple[int, float]]()
+
+    def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+        self.asked += 1
+        if self.asked < 3:
+            raise ConnectionError("refused")
+        self.points += [(metric.step, metric.value) for metric in metrics]
+
+
+def test_points_wait_for_a_store_that_is_away_and_none_comes_twice() -> None:
+    run = TrainingRun(_Away(), "id", last_step=2, pause=0.0)
+    for step in range(1, 7):
+        run.metric("train_loss", float(step), step)
+    assert run.client.points == [(step, float(step)) for step in range(3, 7)]
+    assert run.waiting == []

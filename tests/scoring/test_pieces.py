@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tasks.core.parquet import read_table
 from tasks.core.progress import Progress
 from tasks.scoring import pieces
 from tasks.scoring.pieces import Answers, keep_answers
+from tasks.scoring.predict import Scoreable
 from tests.evaluate.test_evaluate import NONE, _finetune
 
 
@@ -108,3 +110,16 @@ def test_pieces_change_no_answer(
     assert answers[0][1] == pytest.approx(answers[1][1], abs=1e-4)
     kept = {path.stem for path in Path(".work/baseline/journal").glob("*/*.parquet")}
     assert kept == {f"zero_shot-{part}" for part in ("0-12", "0-5", "5-10", "10-12")}
+
+
+def test_answers_belong_to_the_adapters_bytes(tmp_path: Path) -> None:
+    """An adapter that is trained again stands in the same place."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "weights").write_text("one")
+    model = Scoreable("adapted", "base", "main", "nf4", "float32", adapter, "chat")
+    first = model.key()
+    assert first == model.key() != replace(model, name="start").key()
+    assert first != replace(model, precision="bfloat16").key()
+    (adapter / "weights").write_text("two")
+    assert first != model.key()
