@@ -93,7 +93,7 @@ BRANCHES = (
         "verify goes on",
         "tasks.verify.asking",
         "@@progress.skip(sum(count for name, count in sizes[way] if name not in todo))",
-        "len(todo) < len(sizes[kind])",
+        "len(todo) < len(sizes[way])",
     ),
     Branch(
         "answers of a killed scoring are kept",
