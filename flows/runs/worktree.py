@@ -127,7 +127,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
             f"{run.main} has no commit yet: a run with its own settings needs one (git commit)"
         )
     # The user's uncommitted edits as a commit on no branch; empty where there are none. Files and
-    # index stay as they are.
+    # index stay as they are, but for the times in it: git would fail on a file that was written
+    # again with the same text.
+    _git(run.main, "update-index", "-q", "--refresh", check=False)
     edits = _git(run.main, "stash", "create", env={**os.environ, **_identity(run.main)})
     untracked = _git(
         run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE

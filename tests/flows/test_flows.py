@@ -615,6 +615,15 @@ def test_a_run_of_its_own_needs_a_commit(bare: Path) -> None:
         worktree.prepare(request.plan(bare, "warm"), print)
 
 
+def test_a_file_that_was_written_again_as_it_was_is_no_edit(toy: Path) -> None:
+    path = toy / "dvc.yaml"
+    text = path.read_bytes()
+    path.unlink()
+    path.write_bytes(text)
+    worktree.prepare(request.plan(toy, overrides=["generate.seed=2"], name="again"), print)
+    assert (toy / ".runs" / "again" / "dvc.yaml").read_bytes() == text
+
+
 def test_a_corpus_of_the_users_own_is_found_from_the_worktree(toy: Path) -> None:
     (toy / ".work" / "mine").mkdir(parents=True, exist_ok=True)
     run = request.plan(toy, overrides=["ingest.corpus=.work/mine"], name="mine")
