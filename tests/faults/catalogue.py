@@ -125,6 +125,7 @@ def faults() -> list[Fault]:
         Fault("cancelled in the page, then the same request", runs.cancelled, most=20),
         Fault("corrupt shard of generate", corruption.shard),
         Fault("corrupt journal of ingest", corruption.journal),
+        Fault("corrupt head of ingest's journal", corruption.journal_head),
         Fault("corrupt journal of evaluate", corruption.predictions),
         Fault("corrupt checkpoint", corruption.checkpoint),
         Fault("corrupt merged model in the cache", corruption.merged),

@@ -35,6 +35,18 @@ def journal(world: World, chance: Random) -> str:
     return _again(world, folder, "ingest", file, file.stem)
 
 
+def journal_head(world: World, chance: Random) -> str:
+    """The head of that journal: it is no database any more."""
+    folder = world.trial("ingest")
+    run(folder, "ingest")
+    _without_output(folder)
+    file = folder / ".work/ingest/journal.sqlite"
+    data = bytearray(file.read_bytes())
+    data[chance.randrange(16)] ^= 1 << chance.randrange(8)
+    file.write_bytes(data)
+    return _again(world, folder, "ingest", file, file.stem)
+
+
 def _results(journal: Path) -> list[object]:
     """Return what a journal holds of the files' results; empty where it cannot be read."""
     try:
