@@ -32,11 +32,15 @@ _PARAMS: dict[str, dict[str, Any]] = {
     "ingest": {"text_column": "text", "workers": 2},
     "generate": {"generator": EMBEDDED, "samples": 1, "shard_rows": 1024},
     "validate": {"min_yield": 0.0},
+    "evaluate": {
+        "dataset": str(ROOT / "datasets" / "incidents.yaml"),
+        "items": str(ROOT / "supervision" / "none"),
+    },
 }
 _MODULES = {
-    "ingest": "tasks.ingest.stage",
+    "ingest": "tasks.ingest",
     "generate": "benchmarks.contenders.ruled_generate",
-    "validate": "tasks.validate.stage",
+    "validate": "tasks.validate",
 }
 
 
