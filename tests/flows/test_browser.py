@@ -162,7 +162,7 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
     with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
         for seed in (5, 7):
             browser.open(f"{deployment}/run")
-            browser.see("profile (Optional)", "Seed of generation, choice and training", "Submit")
+            browser.see("profile (Optional)", "Seed of generation, selection and training", "Submit")
             rows, own = 0, 1  # the form's two number fields
             if seed == 5:
                 browser.see("pipeline")  # the work pool's name
@@ -195,6 +195,7 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
             browser.shot(_PICTURES / f"4-artifacts-{seed}.png")
             browser.click(".artifact-card__title", "f1")
             browser.see("zero-shot", "adapted", "gain", str(20 + seed))
+            time.sleep(1)  # until the table has faded in
             browser.shot(_PICTURES / f"5-f1-{seed}.png")
         browser.open(mlflow)
         text = browser.see("incidents seed 5", "incidents seed 7", "f1/incidents", "25.00", "27.00")
