@@ -162,7 +162,9 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
     with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
         for seed in (5, 7):
             browser.open(f"{deployment}/run")
-            browser.see("profile (Optional)", "Seed of generation, selection and training", "Submit")
+            browser.see(
+                "profile (Optional)", "Seed of generation, selection and training", "Submit"
+            )
             rows, own = 0, 1  # the form's two number fields
             if seed == 5:
                 browser.see("pipeline")  # the work pool's name
