@@ -226,7 +226,7 @@ def test_the_script_needs_nothing_installed() -> None:
 
 
 _FETCHED = """\
-WARNING: Location 'file:///opt/pypi/simple/ray/' is ignored: it is neither a file nor a directory.
+WARNING: Location 'file:///srv/index/ray/' is ignored: it is neither a file nor a directory.
 Ignoring colorama: markers 'sys_platform == "win32"' don't match your environment
 Collecting six==1.17.0 (from -r requirements/cpu.txt (line 3))
   Using cached six-1.17.0-py2.py3-none-any.whl (11 kB)
