@@ -30,7 +30,7 @@ def run(options: BenchOptions) -> list[ResultRow]:
 
     One round, whatever is asked for: it is two runs of the pipeline. The first run's version is
     made the champion by hand, as what is timed is the way of the second, not who wins. Gate: the
-    second run generated at most 3 % of the rows again, and training went on from the champion.
+    second run generated at most 3 % of the rows again, and training continued from the champion.
     """
     if options.quick:
         return [_row(options, "not run: it needs the embedded models")]
