@@ -170,3 +170,14 @@ def pipeline(root: Path, *arguments: str, **more: str) -> subprocess.CompletedPr
         timeout=240,
         check=False,
     )
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run git in a toy repository; return what it prints."""
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(root),
+    ).stdout

@@ -25,7 +25,8 @@ from flows.runs.dvc_repro import StageOutcome, line_that_matters, reproduce, sta
 from tasks.core.errors import PipelineError
 from tasks.core.ports import find_free_port
 from tasks.core.yaml_file import read_yaml
-from tests.toy import environment, make_toy, pipeline
+from tests.prefect_server import prefect_server
+from tests.toy import environment, git, make_toy, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,34 +42,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(toy: Path) -> Iterator[str]:
     """A Prefect server for the whole module: starting one costs more than a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in (
-            "PREFECT_HOME",
-            "PREFECT_API_URL",
-            "PREFECT_SERVER_MEMO_STORE_PATH",
-            "MLFLOW_TRACKING_URI",
-        ):
-            patch.delenv(variable, raising=False)
-        patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
-        patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
-        port = find_free_port()
-        process = server._start(port)
-        url = f"http://127.0.0.1:{port}/api"
-        try:
-            server.await_answer(url, process)
-            yield url
-        finally:
-            server.stop(process)
-
-
-def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment(root),
-    ).stdout
+    with prefect_server(toy) as url:
+        yield url
 
 
 def dvc(root: Path, *arguments: str) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from flows import server
 from flows.runs import look, request, worktree
 from flows.runs.worktree import Run
 from tasks.core import listing
@@ -24,10 +23,10 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.listing import digest_listing, list_files
 from tasks.core.parquet import write_table
-from tasks.core.ports import find_free_port
 from tasks.core.rows import TRAINED
 from tasks.core.yaml_file import read_yaml
 from tasks.tracking.mlflow_store import connect, experiment_id
+from tests.prefect_server import prefect_server
 from tests.toy import environment, make_toy
 
 
@@ -141,19 +140,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(toy: Path) -> Iterator[str]:
     """A Prefect server for the module."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("PREFECT", "MLFLOW"))]:
-            patch.delenv(name)
-        patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
-        patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
-        port = find_free_port()
-        process = server._start(port)
-        url = f"http://127.0.0.1:{port}/api"
-        try:
-            server.await_answer(url, process)
-            yield url
-        finally:
-            server.stop(process)
+    with prefect_server(toy) as url:
+        yield url
 
 
 def _python(toy: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from flows import server
 from flows.matrix.cells import check_inputs, expand
 from flows.matrix.compare import (
     Draws,
@@ -43,7 +42,6 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.mix import SOURCES
 from tasks.core.parquet import read_table, write_table
-from tasks.core.ports import find_free_port
 from tasks.core.rows import EVALUATIONS
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Item, load_dataset
@@ -51,6 +49,7 @@ from tasks.scoring.f1 import Scored, macro_f1
 from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.conftest import ROOT
 from tests.pages import check_page
+from tests.prefect_server import prefect_server
 from tests.toy import environment, make_toy, write_stage
 
 _FILES = [path for path in sorted((ROOT / "matrices").glob("*.yaml")) if path.stem != "published"]
@@ -814,18 +813,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(toy: Path) -> Iterator[str]:
     """A Prefect server for both runs: starting one costs more than a cell."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-            patch.delenv(variable, raising=False)
-        patch.setenv("PREFECT_HOME", str(toy / ".prefect"))
-        patch.setenv("PREFECT_SERVER_MEMO_STORE_PATH", str(toy / ".prefect" / "memo_store.toml"))
-        port = find_free_port()
-        process, url = server._start(port), f"http://127.0.0.1:{port}/api"
-        try:
-            server.await_answer(url, process)
-            yield url
-        finally:
-            server.stop(process)
+    with prefect_server(toy) as url:
+        yield url
 
 
 def _run(root: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:

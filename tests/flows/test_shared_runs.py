@@ -5,12 +5,11 @@ recipes of docs/operations.md, over the small pipeline.
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.toy import dvc, environment, make_toy
+from tests.toy import dvc, git, make_toy
 
 _HOT = ("--set-param", "generate.temperature=0.9")
 
@@ -21,8 +20,8 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("shared") / "toy")
     dvc(root, "remote", "add", "-d", "-f", "team", str(root.parent / "store"))
     dvc(root, "repro", "dvc.yaml")
-    _git(root, "add", "-A")
-    _git(root, "commit", "-qm", "a run")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "a run")
     dvc(root, "push", "--run-cache", "data.dvc", "dvc.yaml")
     return root
 
@@ -43,20 +42,10 @@ def _fetch(clone: Path) -> None:
     dvc(clone, "checkout", "data.dvc")
 
 
-def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment(root),
-    ).stdout
-
-
 def _clone(origin: Path, name: str) -> Path:
     clone = origin.parent / name
-    _git(origin, "clone", "-q", "--depth", "1", f"file://{origin}", str(clone))
-    assert _git(clone, "rev-parse", "--is-shallow-repository").strip() == "true"
+    git(origin, "clone", "-q", "--depth", "1", f"file://{origin}", str(clone))
+    assert git(clone, "rev-parse", "--is-shallow-repository").strip() == "true"
     return clone
 
 
