@@ -114,8 +114,8 @@ def _gate(checkout: Path) -> str:
     if share > 0.03:
         return f"failed: {share:.1%} of the rows were generated again"
     summary = read_json(checkout / ".runs" / _RUN / "artifacts/finetune/summary.json")
-    champion = summary.get("champion", {"goes_on": False, "reason": "there was no champion"})
-    return PASSED if champion["goes_on"] else f"failed: {champion['reason']}"
+    champion = summary.get("champion", {"continues": False, "reason": "there was no champion"})
+    return PASSED if champion["continues"] else f"failed: {champion['reason']}"
 
 
 def _call(command: list[str], folder: Path) -> None:

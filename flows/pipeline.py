@@ -107,7 +107,7 @@ def _run_flow(
 
 
 def _finish(run: worktree.Run, profile: str, ending: _Ending, log: Path) -> int:
-    """Print the closing table, the log's place and how to go on; return the exit status."""
+    """Print the closing table, the log's place and how to continue; return the exit status."""
     if ending.notice:
         print(ending.notice, file=sys.stderr)
     print(summary.render(run.path, CODE))

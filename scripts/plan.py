@@ -126,7 +126,7 @@ def compare(found: Plan, limits: Limits) -> list[str]:
         sure = "will" if minutes.low > limits.max_minutes else "may"
         told.append(
             f"run.max_minutes = {limits.max_minutes:g}: the run {sure} end before it is done; the "
-            "same command goes on"
+            "same command continues"
         )
     if rows.low < floor:
         sure = "will" if rows.high < floor else "may"

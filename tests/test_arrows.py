@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "bonito.remix": {"bonito", "bonito.templating", "tasks.core"},
     "bonito.doctor": {"bonito", "bonito.templating", "tasks.core"},
     "bonito.answering": {"bonito", "bonito.finetune", "tasks.claims", "tasks.core", "tasks.lm"},
-    "bonito.train_answering": {"bonito.answering", "tasks.finetune", "tasks.core", "tasks.lm"},
+    "bonito.train_answering": {"bonito.answering", "tasks.core", "tasks.lm"},
     "bonito.finetune": {"bonito", "tasks.core", "tasks.lm"},
     "bonito.evaluate": {"bonito", "tasks.validate", *_SHARED},
 }

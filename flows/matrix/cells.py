@@ -49,7 +49,7 @@ class Cell:
 def expand(matrix: Matrix, main: Path) -> list[Cell]:
     """Return the cells, each once: zero-shot cells first, a starting point before its continuation.
 
-    Cells that go on from the champion come before all others, one of which might become the
+    Cells that continue from the champion come before all others, one of which might become the
     champion. All settings are parsed.
     """
     cells: dict[str, Cell] = {}

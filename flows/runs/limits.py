@@ -1,6 +1,6 @@
 """Ends a run on purpose: after ``run.max_minutes``, or where too few rows were kept to train on.
 
-Nothing is lost: the same command goes on where the run ended.
+Nothing is lost: the same command continues where the run ended.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class RunLimits:
             raise TimeUp
 
     def explain_time(self, stage: str, progress: str) -> str:
-        """Return the line that says where the run ended, and how it goes on."""
+        """Return the line that says where the run ended, and how it continues."""
         reached = f"in {stage}" + (f" ({progress})" if progress else "")
         return (
             f"run.max_minutes = {self.limits.max_minutes:g} are over {reached}: nothing is lost, "
-            f"go on with {self.command}"
+            f"continue with {self.command}"
         )
 
     def find_shortfall(self, checkout: Path, after: tuple[str, ...]) -> str:
@@ -75,5 +75,5 @@ class RunLimits:
         return (
             f"{kept} rows are kept, fewer than {which}: not trained; look at "
             f"artifacts/{_ROWS_STAGE}/report.html, add documents or generate.samples, or lower the "
-            f"floor, and go on with {self.command}"
+            f"floor, and continue with {self.command}"
         )

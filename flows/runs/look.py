@@ -130,15 +130,15 @@ def _list_reuse(checkout: Path) -> list[str]:
 
 
 def _tell_beginning(checkout: Path) -> list[str]:
-    """Return how the training began, where it could go on from a champion."""
+    """Return how the training began, where it could continue from a champion."""
     path = checkout / "artifacts" / "finetune" / "summary.json"
     told = read_json(path).get("champion") if path.is_file() else None
     if not told:
         return []
-    if not told["goes_on"]:
+    if not told["continues"]:
         return [f"Training began from nothing: {escape(told['reason'])}."]
     return [
-        f"Training went on from {escape(told['name'])} version {told['version']}, with "
+        f"Training continued from {escape(told['name'])} version {told['version']}, with "
         f"{told['new_rows']:,} new rows and {told['replayed']:,} old ones: "
         f"{escape(told['reason'])}."
     ]

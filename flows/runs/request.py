@@ -135,7 +135,7 @@ def read_settings(parameters: dict[str, Any]) -> list[str]:
 
 def derive_name(profile: str, overrides: list[str]) -> str:
     """Return a readable name that is unique to the request, whatever its limits: another one must
-    go on with the same run.
+    continue the same run.
     """
     overrides = _of_results(overrides)
     names = [name.strip() for name in profile.split(",")]

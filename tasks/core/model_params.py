@@ -206,7 +206,7 @@ class Limits(Section):
     max_minutes: float = Field(
         ge=0.0,
         description=(
-            "the run ends after so many minutes, also within a stage; the same command goes on. "
+            "the run ends after so many minutes, also within a stage; the same command continues. "
             "0: no limit"
         ),
     )

@@ -165,7 +165,7 @@ def _start(params: Finetune, provenance: dict[str, Any]) -> str:
     champion = provenance.get("champion")
     if not champion:
         return params.start
-    if not champion["goes_on"]:
+    if not champion["continues"]:
         return params.restart
     return f"{champion['name']} version {champion['version']}, the champion before"
 

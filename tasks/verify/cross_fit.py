@@ -16,17 +16,14 @@ from typing import Any
 from tasks.core.card import take_cards
 from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
-from tasks.core.files import row_seed, sha256_folder, write_json
+from tasks.core.files import row_seed, write_json
 from tasks.core.model_params import Finetune
 from tasks.core.stage import Stage
 from tasks.core.store import is_whole, keyed_folder, seal_folder
 from tasks.lm.adapters import start_adapter
-from tasks.lm.examples import build_examples
 from tasks.lm.memory import free
-from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
-from tasks.lm.prompts import Prompter, choose_form
-from tasks.lm.training import train, training_key
+from tasks.lm.training_set import TrainingSet, report_steps
 from tasks.verify.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -42,7 +39,7 @@ def half_of(values: dict[str, Any], seed: int) -> int:
 def fit_readers(stage: Stage, rows: Iterable[dict[str, Any]]) -> tuple[Reader, Reader]:
     """Return the readers of both halves: the first was trained on the rows of the second.
 
-    ``rows`` are those that validate kept. A training that died goes on, and a finished one is not
+    ``rows`` are those that validate kept. A training that died continues, and a finished one is not
     made again.
     """
     params = stage.params.verify
@@ -74,40 +71,23 @@ def _reader(stage: Stage, folder: Path) -> Reader:
 
 def _fit(stage: Stage, settings: Finetune, start: Path | None, rows: list[dict[str, Any]]) -> Path:
     """Return the folder of the adapter that these rows teach."""
-    tokenizer = load_tokenizer(settings.model, settings.revision)
-    prompter = Prompter(tokenizer, choose_form(tokenizer, settings, rows, start))
-    examples, dropped = build_examples(rows, prompter, settings)
-    if not examples:
+    training = TrainingSet.of(rows, settings, start)
+    if not training.examples:
         raise PipelineError(
-            f"verify.reader cross-fit: no row of a half can be trained on ({dict(dropped)}): "
-            "raise verify.fit.max_response_tokens"
+            "verify.reader cross-fit: no row of a half can be trained on "
+            f"({dict(training.dropped)}): raise verify.fit.max_response_tokens"
         )
-    key = training_key(settings, examples, sha256_folder(start) if start else "")
-    folder = keyed_folder(stage.work / "cross_fit", key, keep=4)
+    folder = keyed_folder(stage.work / "cross_fit", training.key, keep=4)
     adapter = folder / "adapter"
     if is_whole(adapter):
         return adapter
-    progress = stage.progress(0, "steps")
-
-    def on_step(step: int, last: int, loss: float) -> None:
-        progress.step(step, last, loss=round(loss, 4))
-
+    on_step = report_steps(stage.progress(0, "steps"))
     take_cards()
     checkpoints = folder / "checkpoints"
-    train(examples, settings, tokenizer.pad_token_id, adapter, checkpoints, on_step, start)
+    trained = training.train(adapter, checkpoints, on_step)
     free(None)  # the next training, or the engine, needs the room
-    facts = {
-        "base": settings.model,
-        "revision": settings.revision,
-        "quantization": settings.quantization,
-        "precision": settings.precision,
-        "prompt": prompter.form,
-        "rows": len(examples),
-        "key": key,
-        "settings": settings.model_dump(mode="json"),
-    }
-    write_json(adapter / "provenance.json", facts)
+    write_json(adapter / "provenance.json", training.provenance(trained))
     seal_folder(adapter)
     shutil.rmtree(checkpoints)
-    log.info("a reader is trained on %d rows of one half", len(examples))
+    log.info("a reader is trained on %d rows of one half", len(training.examples))
     return adapter

@@ -110,7 +110,7 @@ def test_the_report_says_what_was_reused_and_decided_and_trusts_no_name(run: Run
     write_json(run.path / ".work/last_run.json", {"name": "mine", "stages": stages})
     told = {"reused": 1980, "again": 20, "unit": "rows"}
     write_json(run.path / ".work/generate/reused.json", told)
-    champion = {"name": "m", "version": "3", "goes_on": True, "reason": "1.0% moved"}
+    champion = {"name": "m", "version": "3", "continues": True, "reason": "1.0% moved"}
     write_json(
         run.path / "artifacts/finetune/summary.json",
         {"champion": {**champion, "new_rows": 7, "replayed": 6}},
@@ -123,7 +123,7 @@ def test_the_report_says_what_was_reused_and_decided_and_trusts_no_name(run: Run
     text = look.report(look.look(run), run)
     assert "| generate | ran | 1,980 rows | 20 rows | 3 s |" in text
     assert "| baseline | unchanged: all of it was there |" in text
-    assert "went on from m version 3, with 7 new rows and 6 old ones" in text
+    assert "continued from m version 3, with 7 new rows and 6 old ones" in text
     assert "| adapted | 41.0 | 40.0 | 42.0 |" in text
     assert "m version 4 is challenger: +0.4 F1" in text and "champion version 3" in text
     assert "<img" not in text and "[a](b)" not in text

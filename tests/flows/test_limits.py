@@ -55,7 +55,7 @@ def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(toy: Path) ->
     assert run.returncode == 3, run.stderr
     last = run.stderr.splitlines()[-1]
     told = r"stopped: generate: run.max_minutes = 0.4 are over in generate( \(1 of 3 rows\))?: "
-    end = "nothing is lost, go on with make run PROFILE=warm SET=run.max_minutes=0.4"
+    end = "nothing is lost, continue with make run PROFILE=warm SET=run.max_minutes=0.4"
     assert re.fullmatch(told + re.escape(end), last), last
     await_no_process_in(toy / ".runs" / "warm")
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
@@ -75,7 +75,7 @@ def test_too_few_rows_end_the_run_before_the_training(toy: Path) -> None:
     assert run.returncode == 3, run.stderr
     last = run.stderr.splitlines()[-1]
     assert last.startswith("stopped: supervise: 3 rows are kept, fewer than run.min_rows = 4: not ")
-    assert "go on with make run SET=" in last
+    assert "continue with make run SET=" in last
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
     assert "stopped" in lines["supervise"]
     assert re.search(r" 5 +3 ", lines["verify"]), "its rows are in the table"

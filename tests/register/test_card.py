@@ -158,10 +158,10 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
 
 def test_what_went_on_from_a_champion_says_from_which(params_of: Any) -> None:
     stage, provenance, scores, told = params_of({})
-    facts = {"name": "pumps", "version": "3", "goes_on": True}
+    facts = {"name": "pumps", "version": "3", "continues": True}
     begun = provenance | {"start": "a" * 64, "champion": facts}
     assert "pumps version 3, the champion before (sha256 aaaaaaaaaaaa)" in (
         make_card(stage, begun, scores, told).text
     )
-    anew = begun | {"champion": facts | {"goes_on": False}}
+    anew = begun | {"champion": facts | {"continues": False}}
     assert "smollm2-135m-answering (sha256" in make_card(stage, anew, scores, told).text

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.core.files import read_json, sha256_file, sha256_folder
 from tasks.core.parquet import read_table
+from tasks.lm import training_set
 from tasks.verify import cross_fit
 from tasks.verify.cross_fit import half_of
 from tests.verify.conftest import NONE, make_row
@@ -32,9 +33,11 @@ def test_each_half_is_judged_by_a_reader_of_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained: list[list[dict[str, Any]]] = []
-    build = cross_fit.build_examples
+    build = training_set.build_examples
     monkeypatch.setattr(
-        cross_fit, "build_examples", lambda rows, *rest: trained.append(rows) or build(rows, *rest)
+        training_set,
+        "build_examples",
+        lambda rows, *rest: trained.append(rows) or build(rows, *rest),
     )
     asked: list[list[str]] = []
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from tasks.core.files import read_json, sha256_file, sha256_folder
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
-from tasks.finetune.going_on import begin, digest_rows
+from tasks.finetune.continuation import begin, digest_rows
 from tasks.tracking.champion_start import main as place
 from tasks.tracking.champion_start import place_champion
 from tasks.tracking.mlflow_store import connect, experiment_id
@@ -25,7 +25,7 @@ from tests.registered import registered, workplace
 __all__ = ["workplace"]
 
 
-def _going_on(make_params: Any, tiny_model: Path) -> Path:
+def _continuation(make_params: Any, tiny_model: Path) -> Path:
     """Return a parameter file that goes on from the champion, with a corpus beside it."""
     Path("corpus").mkdir()
     Path("corpus/a.md").write_text("Pump P-0 failed at noon.")
@@ -58,7 +58,7 @@ def champion(workplace: Path, make_params: Any, tiny_model: Path, instructions: 
     source = f"{run.info.artifact_uri}/adapter"
     version = client.create_model_version(name, source, run.info.run_id)
     client.set_registered_model_alias(name, "champion", version.version)
-    return _going_on(make_params, tiny_model)
+    return _continuation(make_params, tiny_model)
 
 
 def _change(added: int, removed: int) -> pa.Table:
@@ -75,7 +75,7 @@ def test_new_rows_and_a_share_of_old_ones_are_trained_on(champion: Path) -> None
     assert told["adapter_sha256"] == sha256_file(folder / "adapter_model.safetensors")
     table = _change(added=2, removed=1)
     found = begin(table, params.finetune, folder)
-    assert found.start == folder and found.goes_on and found.facts is not None
+    assert found.start == folder and found.continues and found.facts is not None
     ids = found.rows["row_id"].to_pylist()
     assert {"row-12", "row-13"} < set(ids) and len(ids) == 4, "as many old rows as new ones"
     assert "row-0" not in ids, "a row of a removed document is not replayed"
@@ -99,7 +99,7 @@ def test_it_begins_anew_where_the_corpus_moved_far_or_only_shrank(
     params: Params = load_params(champion)
     strict = params.finetune.model_copy(update={"restart_share": 0.1})
     far = begin(_change(added=2, removed=0), strict, Path("champion"))
-    assert far.start is None and not far.goes_on and far.known == 0 and len(far.rows) == 14
+    assert far.start is None and not far.continues and far.known == 0 and len(far.rows) == 14
     assert far.facts and "14.3% of the passages are new or gone" in far.facts["reason"]
     shrunk = begin(_change(added=0, removed=1), params.finetune, Path("champion"))
     assert shrunk.start is None and len(shrunk.rows) == 11
@@ -114,7 +114,7 @@ def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
 ) -> None:
     told = registered(make_params, tiny_model, instructions)
     connect().set_registered_model_alias(told["model_name"], "champion", told["version"])
-    champion = _going_on(make_params, tiny_model)
+    champion = _continuation(make_params, tiny_model)
     assert place(["--params", str(champion)]) == 0
     write_table(instructions, _change(added=2, removed=1))
     arguments = ["--params", str(champion), "--instructions", str(instructions)]
@@ -126,7 +126,7 @@ def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
         made.append(sha256_folder(Path("artifacts/finetune")))
     assert made[0] == made[1]
     provenance = read_json(Path("artifacts/finetune/provenance.json"))
-    assert provenance["champion"]["goes_on"] and provenance["rows"] == 4
+    assert provenance["champion"]["continues"] and provenance["rows"] == 4
     assert provenance["start"] == sha256_folder(Path("champion"))
     summary = read_json(Path("artifacts/finetune/summary.json"))
     assert summary["dropped"] == {"known_to_champion": 9}

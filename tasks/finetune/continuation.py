@@ -1,4 +1,4 @@
-"""finetune.start: champion. Training goes on from the last champion's adapter, or begins anew.
+"""finetune.start: champion. Training continues from the last champion's adapter, or starts over.
 
 The champion is a folder among the stage's inputs, which ``tasks.tracking.champion_start`` wrote
 before the run. It holds the digests of the rows that the champion knows, never their text: an old
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import choose, fingerprint, read_json, sha256_folder
+from tasks.core.files import choose, fingerprint, read_json
 from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.rows import CHAMPION_FILE, TRAINED, TRAINED_FILE, require
@@ -40,9 +40,9 @@ class Beginning:
     facts: dict[str, Any] | None = None
 
     @property
-    def goes_on(self) -> bool:
-        """Tell whether the training goes on from a champion."""
-        return bool(self.facts and self.facts["goes_on"])
+    def continues(self) -> bool:
+        """Tell whether the training continues from a champion."""
+        return bool(self.facts and self.facts["continues"])
 
 
 def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
@@ -62,16 +62,16 @@ def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
     new = [place for place, name in enumerate(names) if name not in known]
     facts = {**read_json(folder / CHAMPION_FILE), **moved, "new_rows": len(new), "replayed": 0}
     if why := _find_reason(moved, len(new), params):
-        log.info("%s: training begins anew, from %s", why, params.restart)
-        facts |= {"goes_on": False, "reason": why}
+        log.info("%s: training starts over, from %s", why, params.restart)
+        facts |= {"continues": False, "reason": why}
         return Beginning(restart_adapter(params), table, facts=facts)
     old = [place for place, name in enumerate(names) if name in known]
     replayed = _draw_replay(old, names, len(new), params)
     rows = table.take(pa.array(sorted(new + replayed), pa.int64()))
     why = f"{moved['moved_share']:.1%} of the passages are new or gone"
-    facts |= {"goes_on": True, "reason": why, "replayed": len(replayed)}
+    facts |= {"continues": True, "reason": why, "replayed": len(replayed)}
     log.info(
-        "%s: training goes on from version %s, with %d new rows and %d old ones",
+        "%s: training continues from version %s, with %d new rows and %d old ones",
         why,
         facts["version"],
         len(new),
@@ -80,7 +80,7 @@ def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
     if moved["passages_gone"]:
         log.warning(
             "%d passages are gone, and version %s has learned from them: an adapter does not "
-            "forget (finetune.restart_share: 0 begins anew at every change)",
+            "forget (finetune.restart_share: 0 starts over at every change)",
             moved["passages_gone"],
             facts["version"],
         )
@@ -111,12 +111,12 @@ def digest_rows(table: pa.Table) -> pa.Table:
     return pa.table(columns, TRAINED)
 
 
-def known_after(table: pa.Table, chosen: pa.Table, folder: Path, goes_on: bool) -> pa.Table:
+def known_after(table: pa.Table, chosen: pa.Table, folder: Path, continues: bool) -> pa.Table:
     """Return the digests, sorted, of those rows of ``table`` that the new adapter knows: the
-    ``chosen`` ones, and where it goes on those that the champion knew.
+    ``chosen`` ones, and where it continues, those that the champion knew.
     """
     known = set(digest_rows(chosen)["row_sha256"].to_pylist())
-    if goes_on:
+    if continues:
         path = folder / TRAINED_FILE
         known |= set(require(read_table(path), TRAINED, path)["row_sha256"].to_pylist())
     pairs = {
@@ -128,11 +128,6 @@ def known_after(table: pa.Table, chosen: pa.Table, folder: Path, goes_on: bool) 
     return pa.table(dict(zip(TRAINED.names, map(list, columns), strict=True)), TRAINED)
 
 
-def start_digest(start: Path | None) -> str:
-    """Return the SHA-256 of an adapter's folder; empty without one."""
-    return sha256_folder(start) if start else ""
-
-
 def _measure_move(old: set[str], new: set[str]) -> dict[str, Any]:
     """Return how far the passages of the rows moved: new and gone ones among all of both."""
     moved = Counter(passages_new=len(new - old), passages_gone=len(old - new))
@@ -141,7 +136,7 @@ def _measure_move(old: set[str], new: set[str]) -> dict[str, Any]:
 
 
 def _find_reason(moved: dict[str, Any], new: int, params: Finetune) -> str:
-    """Return why training begins anew; empty where it goes on."""
+    """Return why training starts over; empty where it continues."""
     if moved["moved_share"] > params.restart_share:
         return (
             f"{moved['moved_share']:.1%} of the passages are new or gone, more than "
