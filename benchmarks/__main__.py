@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.harness import ROOT, BenchOptions
 from benchmarks.machine import describe
+from benchmarks.record import record
 from benchmarks.report import merge, plot, render
 from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError, did_you_mean
@@ -46,14 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = replace(
             options, machine=describe(options.threads), whole=arguments.size == "whole"
         )
-        return measure(_chosen(arguments.only), options, arguments.out)
+        if arguments.record and options.quick:
+            raise PipelineError("--size quick: its figures mean nothing and are not recorded")
+        return measure(_chosen(arguments.only), options, arguments.out, arguments.record)
     except PipelineError as error:
         print(f"error: benchmarks: {error}", file=sys.stderr)
         return 2
 
 
-def measure(benches: Sequence[Any], options: BenchOptions, out: Path) -> int:
-    """Run bench modules, write the results after each one, print the table."""
+def measure(
+    benches: Sequence[Any], options: BenchOptions, out: Path, recorded: bool = False
+) -> int:
+    """Run bench modules, write (and record) the results after each one, print the table."""
     rows: list[ResultRow] = []
     for bench in benches:
         print(
@@ -66,6 +71,8 @@ def measure(benches: Sequence[Any], options: BenchOptions, out: Path) -> int:
             for row in own:
                 row.note = ("quick: the figures mean nothing. " + row.note).strip()
         whole = merge(out / "results.json", own, bench.NAMES)
+        if recorded:
+            record(own, bench.NAMES)
         rows += own
     plot(whole, out)
     print(render(rows))
@@ -138,6 +145,11 @@ def _parser() -> argparse.ArgumentParser:
         "--no-install",
         action="store_true",
         help="leave out the peers whose packages must be installed",
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="also put the rows into benchmarks/results.json and the table of its README",
     )
     parser.add_argument("--list", action="store_true", help="name the benches and their targets")
     return parser

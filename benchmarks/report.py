@@ -15,12 +15,18 @@ def merge(path: Path, rows: Sequence[ResultRow], benches: Sequence[str]) -> list
     """Put the rows in the place of what ``benches`` wrote before, keep the rows of all others, and
     return the whole list.
     """
-    kept = [row for row in read_json(path) if row["bench"] not in benches] if path.is_file() else []
-    whole = sorted(
-        [*kept, *(row.as_json() for row in rows)], key=lambda row: (row["bench"], row["peer"])
-    )
+    before = read_json(path) if path.is_file() else []
+    whole = merge_rows(before, [row.as_json() for row in rows], benches)
     write_json(path, whole)
     return whole
+
+
+def merge_rows(
+    before: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], benches: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return ``new`` with those rows of ``before`` that are not of ``benches``, sorted."""
+    kept = [row for row in before if row["bench"] not in benches]
+    return sorted([*kept, *new], key=lambda row: (row["bench"], row["peer"]))
 
 
 def render(rows: Sequence[ResultRow]) -> str:
