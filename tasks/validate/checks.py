@@ -174,6 +174,11 @@ _TAKEN_BACK = re.compile(
 )
 
 
+#: What stands before a sentence, and what follows its beginning up to its end.
+_SENTENCE_ENDS = frozenset((". ", "! ", "? ", "; ", ": "))
+_REST_OF_SENTENCE = re.compile(r"\b(?P<rest>[^.;]*)")
+
+
 def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
     """Does the response deny, or leave open, a quoted claim that is a sentence of the passage, or
     begins one whose rest takes nothing back?
@@ -199,11 +204,18 @@ def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
 
 
 def _states(passage: str, claim: str) -> bool:
-    """Tell whether a sentence of the passage is the claim, or begins with it and goes on without a
-    condition. Both are in normal form.
+    """Tell whether a sentence of the passage is the claim, or begins with it and continues without
+    a condition. Both are in normal form.
+
+    No pattern is made of the claim: compiling one for each row took a fifth of the stage.
     """
-    found = re.search(rf"(?:^|[.!?;:] ){re.escape(claim)}\b(?P<rest>[^.;]*)", passage)
-    return bool(claim and found and not _TAKEN_BACK.search(found["rest"]))
+    place = passage.find(claim) if claim else -1
+    while place >= 0:
+        rest = _REST_OF_SENTENCE.match(passage, place + len(claim))
+        if rest and (place == 0 or passage[max(0, place - 2) : place] in _SENTENCE_ENDS):
+            return not _TAKEN_BACK.search(rest["rest"])
+        place = passage.find(claim, place + 1)
+    return False
 
 
 #: Column -> how it is computed. Counts and lengths in characters are integers, shares floats in
