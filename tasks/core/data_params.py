@@ -127,6 +127,15 @@ class Ingest(Section):
     workers: int = Field(
         0, ge=0, description="processes; 0: one per core. The result does not depend on it"
     )
+    ray_workers: int = Field(
+        0,
+        ge=0,
+        description=(
+            "Ray workers that read in place of these processes, one core each, on machines with "
+            "the same folders; 0: none. The result does not depend on it"
+        ),
+    )
+    ray_address: str = Field("", description="Ray cluster of the workers, as generate.ray_address")
 
     @field_validator("min_tokens")
     @classmethod

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,24 @@ _STORE = 256 * 2**20
 _LONGEST = 25
 
 
-def import_ray(address: str) -> Any:
+@dataclass(frozen=True)
+class Workers:
+    """The workers that a section of the parameters asks for.
+
+    ``address`` is a cluster's, empty for one on this machine that ends with the work. Each worker
+    computes with ``threads`` threads and, where ``gpu`` and the cluster has any, takes a GPU.
+    """
+
+    section: str
+    number: int
+    address: str
+    threads: int
+    gpu: bool = True
+
+
+def import_ray(workers: Workers) -> Any:
     """Import Ray, or say how to get it."""
-    if not address:
+    if not workers.address:
         # Ray puts a node on the machine's outer address even if 127.0.0.1 is configured. This
         # setting, meant for other systems, keeps it on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -47,18 +63,19 @@ def import_ray(address: str) -> Any:
         import ray
     except ImportError as error:
         raise PipelineError(
-            f"generate.workers needs Ray, which cannot be imported ({error}): make setup, "
-            "or pip install ray; or set it to 0"
+            f"the workers of {workers.section} need Ray, which cannot be imported ({error}): "
+            "make setup, or pip install ray; or ask for 0 workers"
         ) from error
-    if not address:
+    if not workers.address:
         # Ray reads the setting at its import, which may have been before this call.
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     return ray
 
 
 @contextlib.contextmanager
-def open_cluster(ray: Any, address: str, workers: int) -> Iterator[None]:
+def open_cluster(ray: Any, workers: Workers) -> Iterator[None]:
     """Connect to the cluster, or start one on loopback that ends with the block or the process."""
+    address = workers.address
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     folder = None if address else make_folder()
     guard = None
@@ -70,7 +87,7 @@ def open_cluster(ray: Any, address: str, workers: int) -> Iterator[None]:
             else:
                 ray.init(
                     address="local",
-                    num_cpus=workers,
+                    num_cpus=workers.number,
                     include_dashboard=False,
                     object_store_memory=_STORE,
                     _temp_dir=str(folder),
@@ -85,16 +102,16 @@ def open_cluster(ray: Any, address: str, workers: int) -> Iterator[None]:
             ray.exceptions.RayError,
         ) as error:
             where = (
-                f"no Ray cluster answers at generate.ray_address = {address!r}"
+                f"no Ray cluster answers at {workers.section}.ray_address = {address!r}"
                 if address
                 else "Ray cannot start a cluster here"
             )
             raise PipelineError(f"{where} ({shorten(error)})") from error
         gpus = ray.cluster_resources().get("GPU", 0)
-        if not address and 0 < gpus < workers:
+        if workers.gpu and not address and 0 < gpus < workers.number:
             raise PipelineError(
-                f"generate.workers = {workers}, but there are {gpus:g} GPUs, and each "
-                "worker takes one"
+                f"{workers.section} asks for {workers.number} workers, but there are {gpus:g} "
+                "GPUs, and each worker takes one"
             )
         yield
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
-from tasks.core.ray_cluster import import_ray, open_cluster, shorten
+from tasks.core.ray_cluster import Workers, import_ray, open_cluster, shorten
 
 log = logging.getLogger(__name__)
 #: How often a job is tried before its actor's deaths end the stage.
@@ -30,9 +30,9 @@ Job = tuple[int, Any]
 class _Actor:
     """Runs in a process of the cluster, on this machine or one with the same folders."""
 
-    def __init__(self, folder: str, work: str, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, folder: str, work: str, arguments: tuple[Any, ...], gpu: bool) -> None:
         os.chdir(folder)
-        self._work, self._arguments = work, arguments
+        self._work, self._arguments, self._gpu = work, arguments, gpu
         self._do: Any = None
 
     def ready(self) -> None:
@@ -44,39 +44,38 @@ class _Actor:
         The first one opens the engine, so that a death while it opens counts as a try of that job.
         """
         if self._do is None:
-            take_cards()
+            if self._gpu:
+                take_cards()
             module, _, name = self._work.partition(":")
             self._do = getattr(importlib.import_module(module), name)(*self._arguments)
         return self._do(job)
 
 
 def spread(
-    work: str,
-    arguments: tuple[Any, ...],
-    jobs: Iterable[Job],
-    workers: int,
-    address: str,
-    threads: int,
+    work: str, arguments: tuple[Any, ...], jobs: Iterable[Job], workers: Workers
 ) -> Iterator[tuple[int, Any]]:
     """Yield (number, result) of every (number, job) in the order in which they are done; a worker
     has at most one job.
 
     ``work`` is ``module:function``: each worker calls it with ``arguments``, and it returns the
-    function that does a job. ``address`` is a Ray cluster's, empty for one on this machine that
-    ends with the iteration. Each worker computes with ``threads`` threads, and takes a GPU if the
-    cluster has any.
+    function that does a job.
 
     Raises :class:`PipelineError` if Ray is not installed, if no cluster answers, or if a job's
     worker dies :data:`TRIES` times, and whatever a job raises.
     """
-    ray = import_ray(address)
-    with open_cluster(ray, address, workers):
-        gpu = int(bool(ray.cluster_resources().get("GPU")))
+    ray = import_ray(workers)
+    with open_cluster(ray, workers):
+        gpu = int(workers.gpu and bool(ray.cluster_resources().get("GPU")))
         kind = ray.remote(_Actor).options(
-            num_cpus=0 if gpu else 1, num_gpus=gpu, runtime_env={"env_vars": _environment(threads)}
+            num_cpus=0 if gpu else 1,
+            num_gpus=gpu,
+            runtime_env={"env_vars": _environment(workers.threads)},
         )
         yield from _feed(
-            ray, lambda: kind.remote(str(Path.cwd()), work, arguments), workers, iter(jobs)
+            ray,
+            lambda: kind.remote(str(Path.cwd()), work, arguments, workers.gpu),
+            workers.number,
+            iter(jobs),
         )
 
 

@@ -27,6 +27,7 @@ from tasks.core.groups import pack
 from tasks.core.params import Params
 from tasks.core.parquet import Batches, write_batches
 from tasks.core.progress import Progress
+from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import spread
 from tasks.core.rows import PASSAGES, PREDICTIONS
 from tasks.core.stage import Stage, run_stage
@@ -181,10 +182,13 @@ def _generate_shards(
         "tasks.generate.shards:shard_worker",
         (generator, longest),
         shards,
-        min(params.workers, count),
-        params.ray_address,
-        # As many threads as this process would use: sums over other threads may round otherwise.
-        torch.get_num_threads(),
+        Workers(
+            "generate",
+            min(params.workers, count),
+            params.ray_address,
+            # As many threads as this process would use: sums over others may round otherwise.
+            torch.get_num_threads(),
+        ),
     )
 
 

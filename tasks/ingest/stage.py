@@ -28,7 +28,8 @@ from pathlib import Path, PurePath
 from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
-from tasks.core.pool import Limits
+from tasks.core.pool import Limits, ResultPart
+from tasks.core.ray_cluster import Workers
 from tasks.core.secrets import hide
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
@@ -40,7 +41,7 @@ from tasks.ingest.journal import Journal
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
-from tasks.ingest.worker import Work, format_reject, read_files
+from tasks.ingest.worker import Work, format_reject, read_files, read_on_ray
 from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import Item, find_misplaced, has_items, load_dataset, load_items
 
@@ -197,7 +198,6 @@ def _make_key(corpus: Corpus, work: Work) -> Callable[[CorpusFile], str]:
 
 def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> None:
     """Read the files without a result in the journal."""
-    params = stage.params.ingest
     total, left = journal.plan()
     if not total:
         raise PipelineError(
@@ -211,13 +211,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
     parts: Counter[str] = Counter()
     finished, shown = 0, time.monotonic()
     fetcher, key_of = _Fetcher(corpus, journal), _make_key(corpus, work)
-    for result in read_files(
-        fetcher.jobs(),
-        work,
-        min(params.workers or os.cpu_count() or 1, max(left, 1)),
-        Limits(params.file_seconds, params.file_memory_mb),
-        stage.work / "unpacked",
-    ):
+    for result in _read_files(stage, fetcher.jobs(), work, left):
         if result.done or result.value != "[]":
             journal.add(result.key, parts[result.key], result.value)
             parts[result.key] += 1
@@ -234,6 +228,21 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
                 finished, shown = 0, time.monotonic()
     if finished or fetcher.failed:
         progress.advance(finished + fetcher.failed)
+
+
+def _read_files(
+    stage: Stage, jobs: Iterator[tuple[str, Path]], work: Work, left: int
+) -> Iterator[ResultPart]:
+    """Read ``left`` files by processes of this machine or, where they are asked for, of a Ray
+    cluster.
+    """
+    params, scratch = stage.params.ingest, stage.work / "unpacked"
+    limits = Limits(params.file_seconds, params.file_memory_mb)
+    if params.ray_workers and left:
+        cluster = Workers("ingest", min(params.ray_workers, left), params.ray_address, 1, gpu=False)
+        return read_on_ray(jobs, work, cluster, limits, scratch)
+    processes = min(params.workers or os.cpu_count() or 1, max(left, 1))
+    return read_files(jobs, work, processes, limits, scratch)
 
 
 def _explain_fetch(error: Exception) -> Unreadable:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tasks.core.pool import Limits, Pool, ResultPart
+from tasks.core.ray_cluster import Workers
+from tasks.core.ray_workers import spread
 from tasks.ingest import apparatus, boilerplate, cleaning, trimming
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
@@ -32,6 +37,8 @@ from tasks.ingest.readers.document import (
 _PART = 1 << 20
 #: Members of one file that may end their processes before the rest of it is given up.
 _DEATHS = 20
+#: Files that a Ray worker is given at a time.
+_FILES_A_JOB = 8
 
 
 @dataclass(frozen=True)
@@ -70,15 +77,59 @@ def read_files(
     ``scratch`` is a folder for what is unpacked. Killed workers leave some of it, which goes at the
     end; where this process is killed too, the next call with the same folder clears it.
     """
-    reading = _Reading(iter(jobs))
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        with Pool(_start, (work, str(scratch.absolute())), workers, limits) as pool:
-            for result in pool.run(reading.jobs()):
-                yield reading.receive(result)
+        with _pool(work, workers, limits, scratch) as pool:
+            yield from _read(jobs, pool)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_on_ray(
+    jobs: Iterable[tuple[str, Path]],
+    work: Work,
+    workers: Workers,
+    limits: Limits,
+    scratch: Path,
+) -> Iterator[ResultPart]:
+    """Read as :func:`read_files`, by the workers of a Ray cluster. The files, and ``scratch``, must
+    have the same paths on its machines.
+    """
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    setup = (work, limits, str(scratch.absolute()))
+    left = iter(jobs)
+    batches = enumerate(iter(lambda: list(islice(left, _FILES_A_JOB)), []))
+    try:
+        for _, parts in spread(f"{__name__}:RayReader", setup, batches, workers):
+            yield from parts
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class RayReader:
+    """Reads files in a process of its own, for a worker of a Ray cluster."""
+
+    def __init__(self, work: Work, limits: Limits, scratch: str) -> None:
+        folder = Path(scratch) / f"{platform.node()}-{os.getpid()}"
+        folder.mkdir()
+        self._pool = _pool(work, 1, limits, folder)
+
+    def __call__(self, files: Sequence[tuple[str, Path]]) -> list[ResultPart]:
+        """Return the parts of the results of ``files`` (key, path)."""
+        return list(_read(files, self._pool))
+
+
+def _pool(work: Work, workers: int, limits: Limits, scratch: Path) -> Pool:
+    return Pool(_start, (work, str(scratch.absolute())), workers, limits)
+
+
+def _read(jobs: Iterable[tuple[str, Path]], pool: Pool) -> Iterator[ResultPart]:
+    reading = _Reading(iter(jobs))
+    for result in pool.run(reading.jobs()):
+        yield reading.receive(result)
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from tasks.core.card import give_cards_back
 from tasks.core.data_params import Verify
 from tasks.core.groups import pack
+from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import spread
 from tasks.lm.memory import freed_after
 
@@ -64,7 +65,5 @@ def do_shards(
         f"{worker.__module__}:{worker.__name__}",
         arguments,
         shards,
-        min(params.workers, count),
-        params.ray_address,
-        torch.get_num_threads(),
+        Workers("verify", min(params.workers, count), params.ray_address, torch.get_num_threads()),
     )

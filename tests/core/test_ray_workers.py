@@ -23,6 +23,7 @@ from tasks.core import ray_cluster, ray_workers
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import write_table
+from tasks.core.ray_cluster import Workers
 from tasks.generate import stage as generate
 from tests.conftest import ROOT, passage_table
 from tests.flows.test_flows import await_no_process_in
@@ -44,7 +45,7 @@ def cluster() -> Iterator[str]:
         # Not temp_dir: Cluster writes ray_current_cluster to Ray's default folder all the same,
         # and fails where that folder is not there. This variable moves the default folder.
         patch.setenv("RAY_TMPDIR", str(folder))
-        ray_cluster.import_ray("")  # on loopback
+        ray_cluster.import_ray(Workers("generate", 1, "", 1))  # on loopback
         from ray.cluster_utils import Cluster
 
         nodes = Cluster(initialize_head=True, head_node_args=node)
@@ -85,7 +86,10 @@ def test_the_cluster_of_these_tests_is_on_loopback_and_in_its_folder(cluster: st
 def _spread(address: str, folder: Path, jobs: list[str], workers: int = 2) -> dict[int, str]:
     return dict(
         ray_workers.spread(
-            "tests.toy_worker:worker", (str(folder),), enumerate(jobs), workers, address, 3
+            "tests.toy_worker:worker",
+            (str(folder),),
+            enumerate(jobs),
+            Workers("generate", workers, address, 3),
         )
     )
 
@@ -202,7 +206,7 @@ def test_without_ray_it_is_said_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PipelineError, match="generate.workers needs Ray, .* pip install ray"):
+    with pytest.raises(PipelineError, match="workers of generate need Ray, .* pip install ray"):
         _spread("", tmp_path, ["a"])
 
 
@@ -234,10 +238,11 @@ def test_a_cluster_of_its_own_is_on_loopback_and_dies_with_the_stage(
     home.mkdir()
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import ray; from "
-        "tasks.core.ray_workers import spread\n"
+        "tasks.core.ray_cluster import Workers; from tasks.core.ray_workers import spread\n"
     )
     code += (
-        f"list(spread('tests.toy_worker:worker', ({str(tmp_path)!r},), [(0, 'hang')], 1, '', 1))"
+        f"list(spread('tests.toy_worker:worker', ({str(tmp_path)!r},), [(0, 'hang')], "
+        "Workers('generate', 1, '', 1)))"
     )
     env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9", "TMPDIR": str(short), "HOME": str(home)}
     for of_the_fixture in ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_TMPDIR"):

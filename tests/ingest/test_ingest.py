@@ -260,23 +260,26 @@ def test_the_page_shows_no_password_of_the_corpus() -> None:
     )
 
 
-def test_the_same_bytes_with_one_worker_or_four(corner: Path) -> None:
+def test_the_same_bytes_with_one_worker_or_four_or_on_a_cluster(corner: Path) -> None:
+    """Also what is told of a file that cannot be read."""
+    (corner / "corpus" / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing")
     for number in range(12):
         (corner / "corpus" / f"{number}.txt").write_text(
             "\n\n".join(SENTENCES[number : number + 20])
         )
     found = []
-    for workers in (1, 4):
-        _params(corner, workers=workers)
+    for workers in ({"workers": 1}, {"workers": 4}, {"ray_workers": 2}):
+        _params(corner, **workers)
         (corner / ".work" / "ingest" / "journal.sqlite").unlink(missing_ok=True)
         assert _run() == 0
+        assert _summary()["unread"] and not list((corner / ".work").glob("ingest/unpacked"))
         found.append(
             [
                 (corner / "artifacts" / "ingest" / name).read_bytes()
                 for name in ("passages.parquet", "rejects.parquet", "summary.json", "report.html")
             ]
         )
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
 def test_only_new_files_are_read_again(
