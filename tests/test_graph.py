@@ -92,7 +92,7 @@ def test_stages_run_in_the_order_of_the_method() -> None:
         "ingest": (),
         "generate": ("ingest",),
         "validate": ("generate",),
-        "verify": ("ingest", "validate"),
+        "verify": ("ingest", "generate", "validate"),
         "supervise": ("ingest", "verify"),
         "finetune": ("supervise",),
         "baseline": (),

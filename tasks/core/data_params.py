@@ -330,20 +330,20 @@ class Verify(Section):
             "answer: other rows take the reader's answers, too, where they agree with each other"
         ),
     )
-    specific_share: float = Field(
+    confident_share: float = Field(
         1.0,
         gt=0.0,
         le=1.0,
         description=(
-            "share of each type's agreed rows to keep: those whose questions the generator finds "
-            "likelier with the passage than without; 1: not asked"
+            "share of each type's rows to ask the reader: those that the generator was surest of, "
+            "by the log-probability of its tokens; 1: all"
         ),
     )
     keep_per_passage: int = Field(
         0,
         ge=0,
         description=(
-            "best rows to keep of each passage and task type, by agreement and specificity; 0: all"
+            "best rows to keep of each passage and task type, by agreement and confidence; 0: all"
         ),
     )
     tests: str = Field(

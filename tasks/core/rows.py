@@ -42,7 +42,9 @@ REJECTS = pa.schema(
 #: artifacts/generate/predictions.parquet: everything the generator wrote, parsable or not.
 #: ``instruction`` still holds the ``{{context}}`` placeholder. ``reason`` says why a row is
 #: unusable; it is empty for a parsed row. ``attempt`` counts from 0: a later one was sampled again
-#: (generate.retries), with the row's ``seed``.
+#: (generate.retries), with the row's ``seed``. ``confidence`` is the generator's own: the mean
+#: log-probability of the instruction's tokens plus that of the response's, null where it is not
+#: known.
 PREDICTIONS = pa.schema(
     [
         ("row_id", pa.string()),
@@ -60,6 +62,7 @@ PREDICTIONS = pa.schema(
         ("response", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
+        ("confidence", pa.float64()),
         ("generator", pa.string()),
         ("revision", pa.string()),
         ("temperature", pa.float64()),
@@ -96,14 +99,15 @@ QUARANTINE = pa.schema([*INSTRUCTIONS, ("reasons", pa.list_(pa.string()))])
 
 #: artifacts/verify/instructions.parquet. ``agreement`` is the share of the reader's answers that
 #: agree with the response, a label's corrected probability, or null where the type was not judged.
-#: ``answer`` is the reader's own answer. ``origin`` says whose response the row has: the
-#: generator's (``written``), or the reader's in place of one that it disagreed with (``adopted``)
-#: or that validate found wrong (``repaired``).
+#: ``answer`` is the reader's own answer. ``confidence`` is that of the prediction. ``origin`` says
+#: whose response the row has: the generator's (``written``), or the reader's in place of one that
+#: it disagreed with (``adopted``) or that validate found wrong (``repaired``).
 VERIFIED = pa.schema(
     [
         *INSTRUCTIONS,
         ("agreement", pa.float64()),
         ("answer", pa.string()),
+        ("confidence", pa.float64()),
         ("origin", pa.string()),
     ]
 )

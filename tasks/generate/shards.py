@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import plain_weights
 from tasks.lm.models import count_positions, identify, load_tokenizer
-from tasks.lm.prompts import Task, fill, generator_prompt, parse_prediction
+from tasks.lm.prompts import Task, count_instruction, fill, generator_prompt, parse_prediction
 
 #: Tokens that a prompt may have more than its parts have by themselves.
 _SLACK = 64
@@ -203,16 +204,37 @@ def _sample(
 ) -> list[dict[str, Any]]:
     """Send rows to the engine; a later attempt has other seeds, and room for what was cut off."""
     params = generator.params
-    sampling = Sampling(params.temperature, params.top_p, _most_tokens(params, attempt))
+    most = _most_tokens(params, attempt)
+    sampling = Sampling(params.temperature, params.top_p, most, logprobs=True)
     seeds = [_seed(request, attempt) for request in shard]
     completions = engine.generate(prompts, sampling, seeds)
     return [
         _make_row(request, len(prompt) if tokenizer else 0, completion, generator)
-        | {"attempt": attempt, "seed": seed, "max_tokens": sampling.max_tokens}
+        | {
+            "attempt": attempt,
+            "seed": seed,
+            "max_tokens": most,
+            "confidence": measure_confidence(completion, tokenizer),
+        }
         for request, prompt, completion, seed in zip(
             shard, prompts, completions, seeds, strict=True
         )
     ]
+
+
+def measure_confidence(completion: Completion, tokenizer: Any) -> float | None:
+    """Return how sure Bonito was of its task: the mean log-probability (nats) of the instruction's
+    tokens plus that of the response's. None where the engine or the text does not tell.
+
+    Each part counts alike, so a long question does not hide a guessed answer.
+    """
+    if not completion.scored:
+        return None
+    pieces = tokenizer.batch_decode([[token] for token, _ in completion.scored])
+    first = count_instruction(pieces)
+    chances = [chance for _, chance in completion.scored]
+    parts = chances[:first], chances[first:]
+    return sum(map(fmean, parts)) if all(parts) else None
 
 
 def _most_tokens(params: Generate, attempt: int) -> int:

@@ -33,20 +33,29 @@ OnDone = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; temperature 0 is greedy. Seeds are given with the prompts."""
+    """How to sample; temperature 0 is greedy. Seeds are given with the prompts.
+
+    ``logprobs`` asks for the tokens with their log-probabilities at temperature 1.
+    """
 
     temperature: float
     top_p: float
     max_tokens: int
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class Completion:
-    """``text`` without special tokens; ``finished`` is False where the token budget cut it off."""
+    """``text`` without special tokens; ``finished`` is False where the token budget cut it off.
+
+    ``scored`` are the token ids, end mark included, with their log-probabilities (nats) where
+    :class:`Sampling` asks for them and the engine can tell.
+    """
 
     text: str
     tokens: int
     finished: bool
+    scored: tuple[tuple[int, float], ...] = ()
 
 
 class Engine(Protocol):
@@ -176,20 +185,14 @@ class VllmEngine:
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     max_tokens=sampling.max_tokens,
+                    logprobs=0 if sampling.logprobs else None,  # of the sampled token alone
                     seed=seed,
                 )
                 for seed in seeds
             ],
             use_tqdm=_counter(on_done) if on_done else False,
         )
-        return [
-            Completion(
-                output.outputs[0].text,
-                len(output.outputs[0].token_ids),
-                output.outputs[0].finish_reason == "stop",
-            )
-            for output in outputs
-        ]
+        return [_completion(output.outputs[0]) for output in outputs]
 
     def close(self) -> None:
         """See :meth:`Engine.close`."""
@@ -198,6 +201,13 @@ class VllmEngine:
             # undoes that.
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
+
+
+def _completion(output: Any) -> Completion:
+    ids = list(output.token_ids)
+    found = zip(ids, output.logprobs or [], strict=False)
+    scored = tuple((token, chances[token].logprob) for token, chances in found)
+    return Completion(output.text, len(ids), output.finish_reason == "stop", scored)
 
 
 def _counter(on_done: OnDone) -> type[Any]:

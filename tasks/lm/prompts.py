@@ -7,7 +7,10 @@ the token.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,15 @@ def parse_prediction(prediction: str, finished: bool = True) -> Task:
     if not response:
         return Task(reason="empty_response" if finished else "truncated")
     return Task(instruction, response) if finished else Task(reason="truncated")
+
+
+def count_instruction(pieces: Sequence[str]) -> int:
+    """Return how many tokens of a prediction (``pieces`` of its text) are the instruction with its
+    mark; 0 without a mark.
+    """
+    ends = list(accumulate(map(len, pieces)))
+    mark = "".join(pieces).find(_PIPE)
+    return 0 if mark < 0 else bisect_left(ends, mark + len(_PIPE)) + 1
 
 
 def fill(text: str, context: str) -> str:

@@ -57,6 +57,7 @@ class TransformersEngine:
         ids = torch.tensor([[pad] * size + prompt for prompt, size in rows])
         seen = torch.tensor([[0] * size + [1] * (length - size) for size in padding])
         draw = [_Draw(sampling, seeds)] if sampling.temperature > 0 else []
+        chances = [_Chances()] if sampling.logprobs else []
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=ids.to(self._model.device),
@@ -65,16 +66,43 @@ class TransformersEngine:
                 pad_token_id=pad,
                 eos_token_id=self._tokenizer.eos_token_id,
                 do_sample=False,
-                logits_processor=LogitsProcessorList(draw),
+                logits_processor=LogitsProcessorList([*chances, *draw]),
             )
-        return [self._completion(row) for row in output[:, length:].tolist()]
+        written = output[:, length:].tolist()
+        told = chances[0].finish(output) if chances else [[] for _ in written]
+        return [self._completion(*row) for row in zip(written, told, strict=True)]
 
-    def _completion(self, new: list[int]) -> Completion:
+    def _completion(self, new: list[int], chances: list[float]) -> Completion:
         """Return a row's completion; what stands behind its end mark is padding."""
         end = self._tokenizer.eos_token_id
         finished = end in new
         new = new[: new.index(end) + 1] if finished else new
-        return Completion(self._tokenizer.decode(new, skip_special_tokens=True), len(new), finished)
+        text = self._tokenizer.decode(new, skip_special_tokens=True)
+        return Completion(text, len(new), finished, tuple(zip(new, chances, strict=False)))
+
+
+class _Chances(LogitsProcessor):
+    """Notes the log-probability of every row's token, which the next step shows."""
+
+    def __init__(self) -> None:
+        self._last: torch.Tensor | None = None
+        self._steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return ``scores`` [rows, vocabulary] as they are."""
+        self._note(input_ids)
+        self._last = scores.float().log_softmax(-1)
+        return scores
+
+    def finish(self, output: torch.Tensor) -> list[list[float]]:
+        """Return each row's log-probabilities; ``output`` [rows, tokens] has the last ones."""
+        self._note(output)
+        rows: list[list[float]] = torch.cat(self._steps, dim=1).tolist()
+        return rows
+
+    def _note(self, ids: torch.Tensor) -> None:
+        if self._last is not None:
+            self._steps.append(self._last.gather(-1, ids[:, -1:].to(self._last.device)))
 
 
 class _Draw(LogitsProcessor):

@@ -7,10 +7,11 @@ of what has not changed; the others are removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -22,12 +23,12 @@ from tasks.core.groups import cut_groups
 from tasks.core.labels import normal_labels, offered
 from tasks.core.parquet import Batches
 from tasks.core.progress import Progress
-from tasks.core.rows import INSTRUCTIONS, QUARANTINE
+from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
 from tasks.verify.cross_fit import half_of
-from tasks.verify.judging import nearest_span
+from tasks.verify.judging import find_unsure, nearest_span
 from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
 from tasks.verify.shards import do_shards
 
@@ -51,7 +52,7 @@ _NOT_ASKED = {
     "adopt",
     "repair",
     "keep_per_passage",
-    "specific_share",
+    "confident_share",
     "gpu_memory_utilization",
     "tests",
     "test_rows",
@@ -64,7 +65,7 @@ _NOT_ASKED = {
 class Row:
     """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
     span of its passage that its response nearly is, if there is one. ``half`` is the place of its
-    reader where there are two.
+    reader where there are two. An ``unsure`` one is not asked: the generator was surer of others.
     """
 
     values: dict[str, Any]
@@ -73,6 +74,8 @@ class Row:
     kind: Kind | Literal[""]
     choices: tuple[str, ...]
     half: int = 0
+    confidence: float | None = None
+    unsure: bool = False
 
     @property
     def label(self) -> str:
@@ -98,23 +101,31 @@ class Rows:
     by_text: bool
     labels: frozenset[str]
     halves_seed: int | None
+    #: Row id -> the generator's confidence.
+    confidences: Mapping[str, float | None]
+    #: Ids of the rows that are not asked.
+    unsure: frozenset[str]
 
     @classmethod
     def of(cls, stage: Stage) -> Rows:
         """Return the rows of the stage's inputs."""
         params = stage.params.verify
+        kept = Batches(stage.path("instructions"), INSTRUCTIONS)
+        confidences = read_confidences(stage.path("predictions"))
         return cls(
-            Batches(stage.path("instructions"), INSTRUCTIONS),
+            kept,
             None if params.repair == "none" else Batches(stage.path("quarantine"), QUARANTINE),
             params.repair == "answer",
             bool(params.address),
             frozenset(_normal(label) for label in stage.params.validate.labels),
             params.seed if params.reader == CROSS_FIT else None,
+            confidences,
+            _find_unsure(kept, confidences, params.confident_share),
         )
 
     def __iter__(self) -> Iterator[Row]:
         for batch in self.kept:
-            yield from (self.row(values) for values in batch.to_pylist())
+            yield from (self._kept_row(values) for values in batch.to_pylist())
         for batch in self.quarantine or ():
             for values in batch.to_pylist():
                 reasons = set(values.pop("reasons"))
@@ -127,6 +138,12 @@ class Rows:
                 if row.kind and (nearly or self.by_answer):
                     yield row
 
+    def _kept_row(self, values: dict[str, Any]) -> Row:
+        row = self.row(values)
+        row_id = values["row_id"]
+        row = replace(row, confidence=self.confidences.get(row_id))
+        return replace(row, kind="", unsure=True) if row_id in self.unsure else row
+
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row with how it is read; a label type without known labels is not."""
         kind = TASK_TYPES[values["task_type"]].read_as
@@ -135,6 +152,29 @@ class Rows:
             return Row(values, repairing, nearly, "answers" if kind else "", (), half)
         choices = choices_of(values, self.labels)
         return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices, half)
+
+
+def read_confidences(predictions: Path) -> dict[str, float | None]:
+    """Return row id -> the generator's confidence in it, from generate's predictions."""
+    columns = pa.schema([PREDICTIONS.field(name) for name in ("row_id", "confidence")])
+    found: dict[str, float | None] = {}
+    for batch in Batches(predictions, columns):
+        found.update(zip(*(batch[name].to_pylist() for name in columns.names), strict=True))
+    return found
+
+
+def _find_unsure(
+    kept: Batches, confidences: Mapping[str, float | None], share: float
+) -> frozenset[str]:
+    if share == 1.0:
+        return frozenset()
+    pairs = (
+        pair
+        for batch in kept
+        for pair in zip(batch["row_id"].to_pylist(), batch["task_type"].to_pylist(), strict=True)
+    )
+    rows = ((row_id, kind, confidences.get(row_id)) for row_id, kind in pairs)
+    return find_unsure(rows, share)
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:

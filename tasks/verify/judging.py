@@ -23,10 +23,10 @@ from tasks.core.task_types import EXTRACTION
 from tasks.scoring.f1 import normalise_answer, squad_f1
 
 #: Reasons of rows that are not kept.
-DISAGREES, UNGROUNDED, UNSPECIFIC, NOT_REPAIRED, NOT_BEST = (
+DISAGREES, UNGROUNDED, UNSURE, NOT_REPAIRED, NOT_BEST = (
     "reader_disagrees",
     "question_not_about_answer",
-    "question_not_specific",
+    "generator_unsure",
     "not_repaired",
     "not_best_of_passage",
 )
@@ -72,8 +72,8 @@ class Word:
 class Decision:
     """What becomes of a row: its response, and the reasons why it is not kept, if any.
 
-    ``agreement`` is None where the row's type is not judged. ``specificity`` is the generator's
-    word on the question (:mod:`tasks.verify.specificity`), in nats a token.
+    ``agreement`` is None where the row's type is not judged. ``confidence`` is the generator's own
+    (rows.PREDICTIONS).
     """
 
     response: str
@@ -81,7 +81,7 @@ class Decision:
     answer: str = ""
     origin: str = WRITTEN
     grounded: float = 1.0
-    specificity: float | None = None
+    confidence: float | None = None
     reasons: list[str] = field(default_factory=list)
 
 
@@ -228,19 +228,21 @@ def decide(
     return decision
 
 
-def drop_unspecific(rows: Sequence[tuple[dict[str, Any], Decision]], share: float) -> None:
-    """Give a reason to all but ``share`` (0-1) of the rows of each task type that are kept and have
-    a specificity: those whose questions are least about their passage.
+def find_unsure(rows: Iterable[tuple[str, str, float | None]], share: float) -> frozenset[str]:
+    """Return the ids of all but ``share`` (0-1) of the rows of each task type: those that the
+    generator was least sure of. Rows without a confidence are not among them.
 
-    Of equal rows the one with the lower id stays.
+    ``rows`` are (id, task type, confidence). Of equal rows the one with the lower id stays.
     """
-    groups: dict[str, list[tuple[float, str, Decision]]] = defaultdict(list)
-    for values, each in rows:
-        if _kept(each) and each.specificity is not None:
-            groups[values["task_type"]].append((-each.specificity, values["row_id"], each))
-    for group in groups.values():
-        for *_, each in sorted(group, key=lambda entry: entry[:2])[math.ceil(share * len(group)) :]:
-            each.reasons.append(UNSPECIFIC)
+    groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for row_id, kind, confidence in rows:
+        if confidence is not None:
+            groups[kind].append((-confidence, row_id))
+    return frozenset(
+        row_id
+        for group in groups.values()
+        for _, row_id in sorted(group)[math.ceil(share * len(group)) :]
+    )
 
 
 def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
@@ -257,7 +259,7 @@ def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
 def keep_best(rows: Sequence[tuple[dict[str, Any], Decision]], most: int) -> None:
     """Give a reason to all but the ``most`` best kept rows of every passage and task type.
 
-    Agreement counts first, then specificity, then grounding; of equal rows the one with the lower
+    Agreement counts first, then confidence, then grounding; of equal rows the one with the lower
     id stays. Rows of types that are not judged all stay.
     """
     groups: dict[tuple[str, str], list[tuple[float, float, float, str, Decision]]] = defaultdict(
@@ -266,7 +268,8 @@ def keep_best(rows: Sequence[tuple[dict[str, Any], Decision]], most: int) -> Non
     for values, each in rows:
         if _kept(each) and each.agreement is not None:
             group = groups[values["passage_id"], values["task_type"]]
-            order = -each.agreement, -(each.specificity or 0.0), -each.grounded
+            sure = -math.inf if each.confidence is None else each.confidence
+            order = -each.agreement, -sure, -each.grounded
             group.append((*order, values["row_id"], each))
     for group in groups.values():
         for *_, each in sorted(group, key=lambda entry: entry[:4])[most:]:

@@ -59,8 +59,8 @@ class Tally:
 
     @property
     def agreed(self) -> float | None:
-        """The share (0-1) of validate's rows of judged types whose response the reader confirms;
-        None where no type is judged.
+        """The share (0-1) of the rows that the reader was asked, of judged types, whose response it
+        confirms; None where no type is judged.
         """
         judged = sum(counts["judged"] for counts in self.types.values())
         agreed = sum(counts["agreed"] for counts in self.types.values())

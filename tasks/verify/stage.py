@@ -2,7 +2,9 @@
 with are not kept.
 
 validate looks at a row's form, verify at whether its answer is right. It comes behind validate, so
-that no model reads a row whose form is wrong. ``verify.reader: none`` passes all rows on, unjudged.
+that no model reads a row whose form is wrong. Before that, ``verify.confident_share`` leaves out
+rows that the generator itself was less sure of. ``verify.reader: none`` passes the others on,
+unjudged.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ from tasks.verify.guard import (
     read_tests,
 )
 from tasks.verify.judging import (
+    UNSURE,
     WRONG_BY_REVIEW,
     Decision,
     Prior,
     Word,
     decide,
     drop_duplicates,
-    drop_unspecific,
     keep_best,
     weigh_answers,
     weigh_labels,
@@ -46,7 +48,6 @@ from tasks.verify.judging import (
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
 from tasks.verify.reviews import Reviews
-from tasks.verify.specificity import measure_specificity
 
 log = logging.getLogger(__name__)
 NONE = "none"
@@ -59,7 +60,7 @@ def verify(stage: Stage) -> None:
     params = stage.params.verify
     rows = Rows.of(stage)
     if not stage.params.supervise.mix.generator or params.reader == NONE:
-        return _write(stage, ((row, Decision(row.values["response"])) for row in rows), {})
+        return _write(stage, ((row, _decide(row, None, params)) for row in rows), {})
     answered = ask(stage, _readers(stage, rows), _read_tests(stage, rows), rows)
     tested = _test_reader(answered)
     _warn(tested)
@@ -70,9 +71,6 @@ def verify(stage: Stage) -> None:
     ]
     pairs = [(row.values, decision) for row, decision in decided]
     drop_duplicates(pairs)
-    if params.specific_share < 1.0:
-        _judge_questions(stage, decided)
-        drop_unspecific(pairs, params.specific_share)
     if params.keep_per_passage:
         keep_best(pairs, params.keep_per_passage)
     _write(stage, decided, tested)
@@ -81,30 +79,18 @@ def verify(stage: Stage) -> None:
 def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
     """Return the reader; with ``verify.reader: cross-fit`` one for each half of the rows."""
     if stage.params.verify.reader == CROSS_FIT:
-        return fit_readers(stage, (row.values for row in rows if not row.repairing))
+        return fit_readers(
+            stage, (row.values for row in rows if not row.repairing and not row.unsure)
+        )
     return [Reader.of(stage.params.verify)]
 
 
 def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
-    return decide(row.values, word, params, row.repairing, row.nearly)
-
-
-def _judge_questions(stage: Stage, decided: list[tuple[Row, Decision]]) -> None:
-    """Set the specificity of the rows that are kept so far and judged by their answers."""
-    if stage.params.supervise.mix.generator != "bonito" or stage.params.generate.address:
-        log.warning(
-            "verify.specific_share needs a Bonito generator that can be loaded here: the questions "
-            "are not judged"
-        )
-        return
-    kept = [
-        (row, decision)
-        for row, decision in decided
-        if not decision.reasons and decision.agreement is not None and row.kind == "answers"
-    ]
-    scores = measure_specificity(stage, [row.values for row, _ in kept])
-    for (_, decision), score in zip(kept, scores, strict=True):
-        decision.specificity = score
+    decision = decide(row.values, word, params, row.repairing, row.nearly)
+    decision.confidence = row.confidence
+    if row.unsure:
+        decision.reasons.append(UNSURE)
+    return decision
 
 
 def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
@@ -204,6 +190,7 @@ def _values(row: Row, decision: Decision) -> dict[str, Any]:
         "response": decision.response,
         "agreement": decision.agreement,
         "answer": decision.answer,
+        "confidence": decision.confidence,
         "origin": decision.origin,
     }
 
@@ -239,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_stage(
         "verify",
         verify,
-        ["instructions", "quarantine", "passages"],
+        ["instructions", "quarantine", "passages", "predictions"],
         argv,
         settings={"tests": "verify.tests", "reviews": "verify.reviews"},
         check=check_run,

@@ -43,6 +43,7 @@ INPUTS: dict[str, dict[str, str]] = {
     "validate": {"predictions": "artifacts/generate/predictions.parquet"},
     "verify": {
         "passages": "artifacts/ingest/passages.parquet",
+        "predictions": "artifacts/generate/predictions.parquet",
         "instructions": "artifacts/validate/instructions.parquet",
         "quarantine": "artifacts/validate/quarantine.parquet",
         "tests": "supervision/none",

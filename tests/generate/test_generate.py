@@ -22,7 +22,15 @@ from tasks.generate import shards
 from tasks.generate import stage as module
 from tasks.generate.plan import cut_shards, plan
 from tasks.generate.prompted import read_prompts
-from tasks.generate.shards import BonitoForm, Generator, GeneratorForm, bound_prompts
+from tasks.generate.shards import (
+    BonitoForm,
+    Generator,
+    GeneratorForm,
+    bound_prompts,
+    measure_confidence,
+)
+from tasks.lm.engine import Completion
+from tasks.lm.models import load_tokenizer
 from tests.conftest import ROOT, Code, assert_pages_are_checked, passage_table
 from tests.fakes import FakeEngine
 
@@ -198,6 +206,19 @@ def test_no_prompt_is_longer_than_its_bound(
     write_json(copy / "config.json", {**config, "max_position_embeddings": longest + 7})
     with pytest.raises(PipelineError, match=rf"{longest} tokens, .* lower ingest.passage_tokens"):
         bound_prompts(Generator(settings, form, "any"), [table])
+
+
+def test_confidence_is_the_mean_of_the_question_and_that_of_the_answer(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    question, answer = (
+        tokenizer.encode(text, add_special_tokens=False)
+        for text in ("Why did the pump fail?\n<|pipe|>", "\nits seal broke")
+    )
+    sure = tuple((token, -0.5) for token in question) + tuple((token, -2.0) for token in answer)
+    assert measure_confidence(Completion("", 9, True, sure), tokenizer) == -2.5
+    assert measure_confidence(Completion("", 9, True, sure[: len(question)]), tokenizer) is None
+    assert measure_confidence(Completion("", 9, True, sure[len(question) :]), tokenizer) is None
+    assert measure_confidence(Completion("", 9, True), tokenizer) is None
 
 
 def test_another_setting_is_another_journal(run: Any) -> None:

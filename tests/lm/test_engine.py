@@ -11,6 +11,7 @@ import torch
 from tasks.core.errors import PipelineError
 from tasks.lm import transformers_engine
 from tasks.lm.engine import Engine, Sampling, open_engine, vllm_settings
+from tasks.lm.models import load_model
 from tasks.lm.transformers_engine import TransformersEngine
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
@@ -51,6 +52,25 @@ def test_the_token_budget_is_kept_and_told(engine: Engine) -> None:
         assert completion.tokens <= 5 and completion.finished == (
             completion.tokens < 5 or completion.finished
         )
+
+
+def test_tokens_come_with_their_log_probabilities_and_are_the_same_with_them(
+    engine: Engine, tiny_model: Path
+) -> None:
+    plain = Sampling(temperature=0.7, top_p=0.95, max_tokens=8)
+    told = Sampling(temperature=0.7, top_p=0.95, max_tokens=8, logprobs=True)
+    without = engine.generate(_PROMPTS, plain, [1, 2, 3, 4])
+    scored = engine.generate(_PROMPTS, told, [1, 2, 3, 4])
+    assert [one.text for one in scored] == [one.text for one in without]
+    assert not any(one.scored for one in without)
+    network = load_model(str(tiny_model), precision="float32").eval()
+    for prompt, one in zip(_PROMPTS, scored, strict=True):
+        tokens, chances = zip(*one.scored, strict=True)
+        assert len(tokens) == one.tokens
+        with torch.no_grad():
+            logits = network(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+        alone = torch.log_softmax(logits.float(), dim=-1)[range(len(tokens)), list(tokens)]
+        assert torch.allclose(torch.tensor(chances), alone, atol=2e-3), "not at temperature 1"
 
 
 def test_greedy_answers_do_not_depend_on_the_seed(engine: Engine) -> None:

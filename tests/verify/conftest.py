@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.parquet import write_table
-from tasks.core.rows import INSTRUCTIONS, PASSAGES, QUARANTINE
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, PREDICTIONS, QUARANTINE
 from tasks.lm.engine import Completion
 from tasks.lm.models import load_tokenizer
 from tasks.verify import reader
@@ -73,6 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         source: str = "bonito",
         out: str = "artifacts/verify",
         corpus: pa.Table | None = None,
+        confidences: Mapping[str, float | None] | None = None,
         **settings: Any,
     ) -> int:
         if call.fake:  # type: ignore[attr-defined]
@@ -83,16 +84,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         write_table(
             Path("quarantine.parquet"), pa.Table.from_pylist(list(quarantine), schema=QUARANTINE)
         )
+        told = [
+            {"row_id": row["row_id"], "confidence": (confidences or {}).get(row["row_id"])}
+            for row in rows
+        ]
+        write_table(Path("predictions.parquet"), pa.Table.from_pylist(told, schema=PREDICTIONS))
         params = make_params(
             supervise={"source": source},
             generate={"generator": str(tiny_model)},
             verify={
                 **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
-                **{"tests": NONE, "reviews": NONE, "shard_rows": 8, "specific_share": 1.0},
+                **{"tests": NONE, "reviews": NONE, "shard_rows": 8, "confident_share": 1.0},
                 **settings,
             },
         )
         inputs = {"instructions": "rows", "quarantine": "quarantine", "passages": "passages"}
+        inputs["predictions"] = "predictions"
         arguments = [
             part for name, file in inputs.items() for part in (f"--{name}", f"{file}.parquet")
         ]

@@ -17,7 +17,7 @@ from tasks.verify.judging import (
     Prior,
     decide,
     drop_duplicates,
-    drop_unspecific,
+    find_unsure,
     grounding,
     keep_best,
     nearest_span,
@@ -125,26 +125,25 @@ def test_a_span_that_is_meant_is_judged_as_any_response() -> None:
     assert decide(row, other, _settings(), True, span).reasons == ["not_repaired"]
 
 
-def test_a_share_of_the_questions_stays_in_each_type_and_unjudged_rows_all() -> None:
-    def pair(row_id: str, kind: str, specificity: float | None) -> Any:
-        return _row() | {"row_id": row_id, "task_type": kind}, Decision(
-            "x", 1.0, "x", "written", 1.0, specificity
-        )
-
-    pairs = [pair("a", "exqa", 0.5), pair("b", "exqa", 2.0), pair("c", "exqa", 1.0)]
-    pairs += [pair("d", "nli", None), pair("e", "nli", None), pair("f", "qa", 0.1)]
-    drop_unspecific(pairs, 0.6)
-    assert [row["row_id"] for row, each in pairs if each.reasons] == ["a"]
+def test_a_share_of_each_type_stays_and_rows_without_a_confidence_all() -> None:
+    rows = [("a", "exqa", -0.9), ("b", "exqa", -0.2), ("c", "exqa", -0.5), ("d", "nli", None)]
+    assert find_unsure([*rows, ("e", "nli", None), ("f", "qa", -3.0)], 0.6) == {"a"}
+    assert find_unsure([("b", "exqa", -1.0), ("a", "exqa", -1.0)], 0.5) == {"b"}
 
 
 def test_the_best_rows_of_a_passage_stay_and_a_repeated_one_goes() -> None:
-    def pair(row_id: str, agreement: float | None, origin: str = "written") -> Any:
-        decision = Decision("2.9 tonnes", agreement, origin=origin)
+    def pair(
+        row_id: str, agreement: float | None, origin: str = "written", sure: float | None = None
+    ) -> Any:
+        decision = Decision("2.9 tonnes", agreement, origin=origin, confidence=sure)
         return _row() | {"row_id": row_id}, decision
 
     pairs = [pair("c", 0.8), pair("b", 1.0), pair("a", 1.0), pair("d", None)]
     keep_best(pairs, 1)
     assert [row["row_id"] for row, each in pairs if not each.reasons] == ["a", "d"]
+    pairs = [pair("a", 1.0, sure=-0.4), pair("b", 1.0, sure=-0.1), pair("c", 1.0)]
+    keep_best(pairs, 1)
+    assert [row["row_id"] for row, each in pairs if not each.reasons] == ["b"]
     pairs = [pair("a", 1.0), pair("b", 1.0, "repaired"), pair("c", 1.0, "adopted")]
     drop_duplicates(pairs)
     assert [each.reasons for _, each in pairs] == [[], ["duplicate"], ["duplicate"]]

@@ -11,13 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
 from tasks.lm.engine import Completion
-from tasks.lm.models import load_model, load_tokenizer
-from tasks.lm.prompts import generator_prompt
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.asking import Row
@@ -131,33 +128,24 @@ def test_a_response_that_nearly_stands_in_the_passage_becomes_its_span(run: Any)
     assert summary["rows_in"] == COUNT + 2
 
 
-def _specificity(row: dict[str, Any], model: str) -> float:
-    """Return a row's specificity, one plain forward pass at a time."""
-    tokenizer, network = load_tokenizer(model), load_model(model).eval()
-    asked = row["instruction"].replace(row["context"], "{{context}}")
-    tokens = tokenizer.encode(asked, add_special_tokens=False)
-    sums = []
-    for passage in (row["context"], ""):
-        prompt = generator_prompt(tokenizer, passage, row["task_type"])
-        with torch.no_grad():
-            logits = network(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
-        chances = torch.log_softmax(logits.float(), dim=-1)
-        sums.append(sum(float(chances[place, token]) for place, token in enumerate(tokens)))
-    return (sums[0] - sums[1]) / len(tokens)
-
-
-def test_the_questions_that_are_least_about_their_passage_go(run: Any, tiny_model: Path) -> None:
-    assert run(specific_share=0.5) == 0
+def test_rows_that_the_generator_was_least_sure_of_are_not_asked(run: Any) -> None:
+    rows = [make_row(number) for number in range(COUNT)]
+    sure = {row["row_id"]: -float(number % 10) for number, row in enumerate(rows)}
+    sure[rows[29]["row_id"]] = None
+    assert run(rows, confidences=sure, confident_share=0.5) == 0
     kept, dropped, summary = _made()
-    assert (len(kept), summary["dropped"]["question_not_specific"]) == (12, 12)
-    scores = {row["row_id"]: _specificity(row, str(tiny_model)) for row in (*kept, *dropped)}
-    worst_kept = min(scores[row["row_id"]] for row in kept)
-    unspecific = [row["row_id"] for row in dropped if row["reasons"] == ["question_not_specific"]]
-    assert all(scores[row_id] <= worst_kept + 0.01 for row_id in unspecific)
-    whole = sha256_file(Path("artifacts/verify/instructions.parquet"))
-    next(Path(".work").rglob("specificity/*/rows-000001.parquet")).unlink()
-    assert run(specific_share=0.5, out="artifacts/again/verify") == 0
-    assert sha256_file(Path("artifacts/again/verify/instructions.parquet")) == whole
+    assert summary["dropped"]["generator_unsure"] == 14, "the half of 29, and one is not known"
+    unsure = {row["row_id"] for row in dropped if row["reasons"] == ["generator_unsure"]}
+    least = min(sure[row["row_id"]] or 0.0 for row in kept)
+    assert all(
+        sure[row_id] <= least and row["confidence"] == sure[row["row_id"]]
+        for row in kept
+        for row_id in unsure
+    )
+    assert summary["reader"]["exqa"]["rows"] == COUNT - 14, "they were asked"
+    assert run(rows, confidences=sure, confident_share=0.5, reader="none", out="unread") == 0
+    _, dropped, summary = _made("unread")
+    assert {row["row_id"] for row in dropped} == unsure
 
 
 def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
