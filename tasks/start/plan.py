@@ -126,15 +126,14 @@ def _try(params: Params, values: Mapping[str, Any], found: Survey, folder: Path)
     passage = {"passages": folder / "passages.parquet"}
     measured = {"generate": run_apart("generate", folder, passage)}
     written = read_json(folder / "generate/summary.json")
-    validated = _run_or_none(
-        "validate", folder, {"predictions": folder / "generate/predictions.parquet"}, measured
-    )
+    predictions = {"predictions": folder / "generate/predictions.parquet"}
+    validated = _run_or_none("validate", folder, predictions, measured)
     rows = validated
     if len(validated):
         inputs = {
             name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
         }
-        rows = _run_or_none("verify", folder, passage | inputs, measured)
+        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured)
         shown = rows if len(rows) >= params.finetune.batch_rows else validated
         write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
         measured["finetune"] = run_apart(
@@ -204,10 +203,11 @@ def _minutes(
     """Return stage -> minutes. Stages that were not tried are reckoned from those that were."""
     paces = {name: Pace.of(stage.seconds, stage.marks) for name, stage in trial.measured.items()}
     predictions = trial.predictions * times
-    asked = trial.validated * times
+    tried = trial.validated * params.verify.confident_share
+    asked = tried * times
     verify = trial.measured.get("verify")
     if verify and verify.total:  # rows that test the reader, and those it may repair
-        asked += max(verify.total - trial.validated, 0)
+        asked += max(verify.total - tried, 0)
     passes = params.finetune.epochs / params.finetune.batch_rows
     steps = trained.times(passes, passes).at_most(params.finetune.max_steps)
     nothing = Pace(0.0, 0.0)
