@@ -50,6 +50,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.models import pinned
+from tasks.lm.preflight import check_plain
 from tasks.lm.prompts import parse_prediction
 from tasks.tracking.registry import Ledger
 
@@ -163,6 +164,15 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     progress.advance(1, now="done")
 
 
+def check_evaluated(params: GeneratorEvaluate, generator: str | None) -> None:
+    """Refuse generator and judge where they cannot be loaded or do not fit here."""
+    models = [
+        ("evaluate.generator", generator or params.generator, params.revision),
+        ("evaluate.judge", params.judge, params.judge_revision),
+    ]
+    check_plain([model for model in models if model[1]], params.precision)
+
+
 def draw_rows(rows: list[dict[str, Any]], params: GeneratorEvaluate) -> list[dict[str, Any]]:
     """Return ``rows_per_type`` rows of each task type, drawn by hash, no passage twice in a type;
     ordered by type and hash.
@@ -262,4 +272,5 @@ def main(argv: list[str] | None = None) -> int:
         rest,
         model=GeneratorParams,
         package="bonito",
+        check=lambda _, params: check_evaluated(params.evaluate, known.generator),
     )

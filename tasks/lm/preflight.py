@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,12 @@ class Models:
     bases: dict[str, Weights]
     copies: list[Copy]
     #: The training's settings and the values that it trains; 0 where there is no training.
-    target: Finetune
+    target: Finetune | None
     trained: int
+    #: Setting -> precision, of the models that are not trained.
+    precisions: dict[str, str] = field(default_factory=dict)
+    #: The training's stage.
+    stage: str = "finetune"
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,38 @@ def check_run(stage: str, params: Params) -> None:
 
 def check_models(params: Params, stage: str = _ORDER[0]) -> None:
     """Do as :func:`check_run`, whoever asks."""
-    models = read_models(params, stage)
-    folders = (WORK, cache_folder())
+    check_room(read_models(params, stage))
+
+
+def check_training(target: Finetune, stage: str, package: str) -> None:
+    """Do as :func:`check_models` for the training of a stage of ``package``, outside the graph."""
+    models = Models({}, [], target, 0, stage=stage)
+    base, _ = _look(models, "finetune.model", target.model, target.revision)
+    if target.start and not Path(target.start).is_file():
+        _check_start(target, base)
+    trained = count_lora(base.config, target.lora_rank)
+    check_room(replace(models, trained=trained), WORK / package)
+
+
+def check_plain(named: Sequence[tuple[str, str, str]], precision: str) -> None:
+    """Do as :func:`check_models` for models that an engine asks: setting, name and revision of
+    each.
+    """
+    models = Models({}, [], None, 0)
+    for setting, name, revision in named:
+        models.copies.extend(_plain(models, "", setting, name, revision, precision))
+    check_room(models)
+
+
+def check_room(models: Models, work: Path = WORK) -> None:
+    """Refuse models that disk or GPU have no room for; ``work`` is the stages' work folder."""
+    folders = (work, cache_folder())
     if _short(disk_needs(models, exact=False, folders=folders)):
         # torch and the base models' digests say which copies are there already, and how wide.
         short = _short(disk_needs(models, exact=True, folders=folders))
         if short:
             raise PipelineError(short)
-    _check_card(params, models)
+    _check_card(models)
 
 
 def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
@@ -155,10 +183,8 @@ def _add_target(models: Models, params: Params, behind: Sequence[str]) -> Models
     copies = [*models.copies]
     if "baseline" in behind:
         copies.append(Copy(base, None, *rounding))
-    start = Path(target.start)
-    if start.is_dir():
-        start_adapter(target.model_copy(update={"revision": base.revision}), start)
-        check_adapter(start, target.model, base.config)
+    if (start := Path(target.start)).is_dir():
+        _check_start(target, base)
         copies += [Copy(base, start, *rounding)] if "baseline" in behind else []
     if trains and "evaluate" in behind:
         copies.append(Copy(base, None, *rounding, unknown=True))
@@ -166,11 +192,17 @@ def _add_target(models: Models, params: Params, behind: Sequence[str]) -> Models
     return replace(models, copies=copies, trained=trained)
 
 
+def _check_start(target: Finetune, base: Weights) -> None:
+    start = start_adapter(target.model_copy(update={"revision": base.revision}), Path(target.start))
+    check_adapter(start, target.model, base.config)
+
+
 def _plain(
     models: Models, stage: str, setting: str, name: str, revision: str, precision: str
 ) -> Iterator[Copy]:
     """Yield the copy that an engine needs of an adapter; a plain model is loaded as it is."""
     base, adapter = _look(models, setting, name, revision)
+    models.precisions[setting] = precision
     if adapter:
         known = adapter / "provenance.json"
         # As the stages do: the reader is rounded as in its training, the generator is not.
@@ -250,9 +282,9 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
         peak = max(largest, min(sum(sizes), cache_limit() + largest - used))
         remedy = f"BONITO_CACHE moves merged models, {LIMIT} bounds them"
         needs.append(Need(f"for {len(sizes)} merged models", peak, cache, remedy))
-    if models.trained:
+    if models.trained and models.target:
         size = _CHECKPOINTS * _CHECKPOINT_BYTES * models.trained
-        if exact and (kept := work / "finetune" / "checkpoints").is_dir():
+        if exact and (kept := work / models.stage / "checkpoints").is_dir():
             size = max(size - folder_size(kept), _CHECKPOINT_BYTES * models.trained)
         size += 2 * _ADAPTER_COPIES * models.trained
         what = f"for checkpoints and adapter of rank {models.target.lora_rank}"
@@ -299,12 +331,12 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def _check_card(params: Params, models: Models) -> None:
+def _check_card(models: Models) -> None:
     """Refuse what a GPU has no room for even when it is empty."""
     total = card_bytes()
     if total is None:
         return
-    for what, need in _card_needs(params, models):
+    for what, need in _card_needs(models):
         if need > total:
             raise PipelineError(
                 f"{what} needs {need / 1e9:.1f} GB of the GPU at least, which has "
@@ -312,15 +344,15 @@ def _check_card(params: Params, models: Models) -> None:
             )
 
 
-def _card_needs(params: Params, models: Models) -> Iterator[tuple[str, float]]:
+def _card_needs(models: Models) -> Iterator[tuple[str, float]]:
     """Yield what each step holds on the GPU at least: weights, and what is trained."""
-    precisions = {"generate.generator": params.generate.precision}
+    target = models.target
     for setting, base in models.bases.items():
-        precision = precisions.get(setting, models.target.precision)
+        precision = models.precisions.get(setting) or (target.precision if target else "auto")
         width = 1 if precision == "fp8" else dtype(precision).itemsize
         yield f"{setting} {base.name}", base.values * width
-    if models.trained:
-        base, nf4 = models.bases["finetune.model"], models.target.quantization == "nf4"
-        plain = dtype(models.target.precision).itemsize
+    if models.trained and target:
+        base, nf4 = models.bases["finetune.model"], target.quantization == "nf4"
+        plain = dtype(target.precision).itemsize
         held = base.values * (NF4_BYTES if nf4 else plain) + models.trained * _TRAINED_BYTES
-        yield f"training {base.name} at rank {models.target.lora_rank}", held
+        yield f"training {base.name} at rank {target.lora_rank}", held

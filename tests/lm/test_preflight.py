@@ -287,7 +287,7 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     models = preflight.Models(
         {"finetune.model": seven}, [], params.finetune, count_lora(_MISTRAL, 64)
     )
-    needs = dict(preflight._card_needs(params, models))
+    needs = dict(preflight._card_needs(models))
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
 
 
