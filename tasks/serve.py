@@ -23,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ def run(asked: Server) -> int:
             if not ready and _answers(f"{asked.address}/health"):
                 ready = True
                 check_answers(asked, stop)
+                if stop.is_set() or server.poll() is not None:
+                    break
                 log.info("ready: %s/v1 answers; Ctrl-C ends it", asked.address)
                 log.info("try it: %s", asked.example)
             stop.wait(_POLL)
@@ -153,7 +156,7 @@ def check_answers(asked: Server, stop: threading.Event) -> None:
             return
         try:
             text = _complete(asked, list(one.prompt), asked.kept.max_tokens)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             log.warning("answers not checked: %s/v1/completions: %s", asked.address, error)
             return
         same += text.strip() == one.answer
