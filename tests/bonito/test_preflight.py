@@ -18,7 +18,7 @@ from bonito.train_answering import stage as train_answering
 from tasks.core.overlay import overlay
 from tasks.core.parquet import write_table
 from tasks.core.yaml_file import read_yaml
-from tasks.lm import preflight
+from tasks.lm import room
 from tests.conftest import ROOT
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture
 
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused_before_weights_come(
         assert line.startswith("the run needs ") and "to download own/model in " in line
         assert ("for checkpoints and adapter of rank" in line) == (stage != "evaluate")
     with monkeypatch.context() as patch:
-        patch.setattr(preflight, "card_bytes", lambda: 10**4)
+        patch.setattr(room, "card_bytes", lambda: 10**4)
         assert "of the GPU at least, which has" in refused(stage, "own/model")
     assert "model.safetensors" not in own_hub.fetched
 
