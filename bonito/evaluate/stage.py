@@ -85,6 +85,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         raise PipelineError(
             "there is no generator to evaluate: set --generator or evaluate.generator"
         )
+    _check_models(params)
     table = read_table(stage.path("rows"), _COLUMNS)
     rows = draw_rows(table.to_pylist(), params)
     if not rows:
@@ -164,10 +165,10 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     progress.advance(1, now="done")
 
 
-def check_evaluated(params: GeneratorEvaluate, generator: str | None) -> None:
+def _check_models(params: GeneratorEvaluate) -> None:
     """Refuse generator and judge where they cannot be loaded or do not fit here."""
     models = [
-        ("evaluate.generator", generator or params.generator, params.revision),
+        ("evaluate.generator", params.generator, params.revision),
         ("evaluate.judge", params.judge, params.judge_revision),
     ]
     check_plain([model for model in models if model[1]], params.precision)
@@ -272,5 +273,4 @@ def main(argv: list[str] | None = None) -> int:
         rest,
         model=GeneratorParams,
         package="bonito",
-        check=lambda _, params: check_evaluated(params.evaluate, known.generator),
     )
