@@ -2,7 +2,8 @@
 models:/NAME@champion``.
 
 vLLM's own server, on loopback, with the adapter merged into the base weights: the very checkpoint
-whose F1 is in MLflow, and whose answers register compared.
+whose F1 is in MLflow, and whose answers register compared. Before the server is called ready it is
+asked over HTTP for some of those answers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
 from tasks.tracking.fetch_model import fetch_evaluation, fetch_model
+from tasks.tracking.kept_answers import KeptAnswers, fetch_kept_answers
 
 log = logging.getLogger(__name__)
-#: Seconds between looks at the server, and seconds that it has to end.
-_POLL, _PATIENCE = 0.5, 10.0
+#: Seconds between looks at the server, that it has to end, and that an answer may take.
+_POLL, _PATIENCE, _ANSWER = 0.5, 10.0, 300.0
 #: What the example asks where no answer of the model's evaluation is kept.
 _QUESTION = "Water boils at 100 degrees Celsius at sea level.\n\nQ: At what temperature?\n\nA:"
 
@@ -73,19 +76,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     set_up_logging("serve")
     with one_line_errors("serve"):
-        command, environment, example = prepare(
-            arguments.model,
-            arguments.host,
-            arguments.port,
-            arguments.max_length,
-            arguments.gpu_memory,
+        return run(
+            prepare(
+                arguments.model,
+                arguments.host,
+                arguments.port,
+                arguments.max_length,
+                arguments.gpu_memory,
+            )
         )
-        address = f"http://{arguments.host}:{arguments.port}"
-        return run(command, {**os.environ, **environment}, address, example)
     return 2
 
 
-def run(command: list[str], environment: dict[str, str], address: str, example: str) -> int:
+@dataclass(frozen=True)
+class Server:
+    """A server to start: its command line, what its environment needs, its address, a curl line
+    that works, and the served model's name with its kept answers.
+    """
+
+    command: list[str]
+    environment: dict[str, str]
+    address: str
+    example: str
+    name: str
+    kept: KeptAnswers | None
+
+
+def run(asked: Server) -> int:
     """Run the server until it is stopped (TERM, INT), and say when it answers; return 0.
 
     All that it started ends with it, also when this process is killed. A server that ends by itself
@@ -96,15 +113,21 @@ def run(command: list[str], environment: dict[str, str], address: str, example: 
         signal.signal(number, lambda *_: stop.set())
     guard = start_guard()
     server = subprocess.Popen(
-        command, env=environment, process_group=guard.pid, stdin=subprocess.DEVNULL
+        asked.command,
+        env={**os.environ, **asked.environment},
+        process_group=guard.pid,
+        stdin=subprocess.DEVNULL,
     )
     ready = False
     try:
         while not stop.is_set() and server.poll() is None:
-            if not ready and _answers(f"{address}/health"):
+            if not ready and _answers(f"{asked.address}/health"):
                 ready = True
-                log.info("ready: %s/v1 answers; Ctrl-C ends it", address)
-                log.info("try it: %s", example)
+                check_answers(asked, stop)
+                if stop.is_set() or server.poll() is not None:
+                    break
+                log.info("ready: %s/v1 answers; Ctrl-C ends it", asked.address)
+                log.info("try it: %s", asked.example)
             stop.wait(_POLL)
     finally:
         os.killpg(guard.pid, signal.SIGTERM)
@@ -119,12 +142,54 @@ def run(command: list[str], environment: dict[str, str], address: str, example: 
     return 0
 
 
-def prepare(
-    model: str, host: str, port: int, max_length: int, gpu_memory: float = 0.0
-) -> tuple[list[str], dict[str, str], str]:
-    """Return the server's command line, what its environment needs, and a curl line that works."""
+def check_answers(asked: Server, stop: threading.Event) -> None:
+    """Ask the server for the kept answers, prompts as token ids, and say how many are as scored.
+
+    A warning where fewer than ``register.parity_floor`` are, or none. Ends early with ``stop``.
+    """
+    if asked.kept is None or not asked.kept.answers:
+        log.info("answers not checked: none that fit are kept with this version")
+        return
+    known, same = asked.kept.answers, 0
+    for one in known:
+        if stop.is_set():
+            return
+        try:
+            text = _complete(asked, list(one.prompt), asked.kept.max_tokens)
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
+            log.warning("answers not checked: %s/v1/completions: %s", asked.address, error)
+            return
+        same += text.strip() == one.answer
+    told = f"answers as scored: {same} of {len(known)}"
+    if same and same >= asked.kept.floor * len(known):
+        log.info(told)
+    else:
+        log.warning(
+            "%s (register.parity_floor was %g): the F1 in MLflow may not be that of this server",
+            told,
+            asked.kept.floor,
+        )
+
+
+def _complete(asked: Server, prompt: list[int], max_tokens: int) -> str:
+    """Return the server's greedy text after a prompt of token ids."""
+    key = os.environ.get("VLLM_API_KEY")
+    body = {"model": asked.name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+    request = urllib.request.Request(  # noqa: S310 - our own address
+        f"{asked.address}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+    )
+    with urllib.request.urlopen(request, timeout=_ANSWER) as response:  # noqa: S310
+        return str(json.load(response)["choices"][0]["text"])
+
+
+def prepare(model: str, host: str, port: int, max_length: int, gpu_memory: float = 0.0) -> Server:
+    """Fetch the model, prepare its weights, and return the server to start."""
     need_free_port(host, port, "SERVE_PORT")
-    name, version, adapter, provenance = fetch_model(model, cache_folder() / "served")
+    folder = cache_folder() / "served"
+    name, version, adapter, provenance = fetch_model(model, folder)
+    kept = fetch_kept_answers(name, version, folder)
     take_cards()
     weights = merged_folder(
         provenance["base"],
@@ -133,7 +198,8 @@ def prepare(
         provenance["quantization"],
         provenance["precision"],
     )
-    log.info("%s version %s starts on http://%s:%d/v1", name, version, host, port)
+    address = f"http://{host}:{port}"
+    log.info("%s version %s starts on %s/v1", name, version, address)
     example = _example(name, version, provenance)
     body = question(name, weights, provenance["prompt"], example.instruction)
     tokenizer = load_tokenizer(str(weights))
@@ -141,15 +207,15 @@ def prepare(
     request = json.dumps(body)
     key = ' -H "Authorization: Bearer $VLLM_API_KEY"' if os.environ.get("VLLM_API_KEY") else ""
     line = (
-        f"curl http://{host}:{port}/v1/completions -H 'Content-Type: application/json'{key} "
+        f"curl {address}/v1/completions -H 'Content-Type: application/json'{key} "
         f"-d {shlex.quote(request)}"
     )
     command, environment = serve_command(
         weights, name, host, port, max_length, provenance["precision"], gpu_memory
     )
     command += ["--middleware", f"{OwnPagesOnly.__module__}.{OwnPagesOnly.__name__}"]
-    origins = [os.environ.get(VARIABLE, ""), f"http://{host}:{port}"]
-    return command, {**environment, VARIABLE: ",".join(origins)}, line
+    environment |= {VARIABLE: ",".join([os.environ.get(VARIABLE, ""), address])}
+    return Server(command, environment, address, line, name, kept and kept.fitting(max_length))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +267,21 @@ def edited_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cod
     code.code_digest.cache_clear()
     yield copy
     code.code_digest.cache_clear()
+
+
+@pytest.fixture
+def bounded_arrow() -> Callable[[float], contextlib.AbstractContextManager[None]]:
+    """Return a context manager: Arrow may hold at most so many bytes in it."""
+
+    @contextlib.contextmanager
+    def bounded(most: float) -> Iterator[None]:
+        before = pa.default_memory_pool()
+        pool = pa.proxy_memory_pool(before)
+        pa.set_memory_pool(pool)
+        try:
+            yield
+        finally:
+            pa.set_memory_pool(before)
+        assert 0 < pool.max_memory() < most
+
+    return bounded

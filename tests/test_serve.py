@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from flows.server import answers
 from tasks import serve
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
@@ -32,6 +31,7 @@ from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
 from tasks.tracking.fetch_model import parse_model_uri
+from tasks.tracking.kept_answers import KeptAnswer, KeptAnswers
 from tests.conftest import ROOT, make_sentencepiece_model
 from tests.evaluate import test_evaluate
 
@@ -94,27 +94,37 @@ def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-#: Stands in for vLLM: answers /health and starts a process that ignores TERM.
+#: Stands in for vLLM: answers /health, completes a prompt with its tokens, and starts a process
+#: that ignores TERM.
 _SERVER = """
-import http.server, subprocess, sys
+import http.server, json, subprocess, sys
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 print("started", subprocess.Popen([sys.executable, "-c", child]).pid, flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert asked["model"] == "m" and asked["temperature"] == 0
+        self.send_response(200 if len(asked["prompt"]) < asked["max_tokens"] else 400)
+        self.end_headers()
+        text = " " + " ".join(map(str, asked["prompt"]))
+        self.wfile.write(json.dumps({"choices": [{"text": text}]}).encode())
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 _RUN = """
-import os, sys
+import sys
 from tasks import serve
 from tasks.core.log_lines import set_up_logging
 from tasks.core.stage import one_line_errors
+from tasks.tracking.kept_answers import KeptAnswers
 set_up_logging("serve")
-port, code = sys.argv[1:]
+port, code, kept = sys.argv[1:]
 with one_line_errors("serve"):
-    command = [sys.executable, "-c", code, port]
-    sys.exit(serve.run(command, dict(os.environ), f"http://127.0.0.1:{port}", "curl it"))
+    command, address = [sys.executable, "-c", code, port], f"http://127.0.0.1:{port}"
+    known = KeptAnswers.model_validate_json(kept) if kept else None
+    sys.exit(serve.run(serve.Server(command, {}, address, "curl it", "m", known)))
 sys.exit(2)
 """
 
@@ -123,16 +133,7 @@ sys.exit(2)
 def test_it_says_when_it_is_ready_and_ends_with_all_that_it_started(
     number: signal.Signals,
 ) -> None:
-    command = [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER]
-    server = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert server.stdout is not None
-    said: list[str] = []
-    for line in server.stdout:
-        said.append(line)
-        if "try it: curl it" in line:
-            break
+    server, said = _started("")
     assert any("ready: http://127.0.0.1:" in line for line in said), said
     child = next(line.split()[1] for line in said if line.startswith("started"))
     assert is_alive(child)
@@ -144,8 +145,70 @@ def test_it_says_when_it_is_ready_and_ends_with_all_that_it_started(
     assert not is_alive(child)
 
 
+def _started(kept: str) -> tuple[subprocess.Popen[str], list[str]]:
+    """Return a server that is ready, and the lines until then."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER, kept],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert server.stdout is not None
+    said: list[str] = []
+    for line in server.stdout:
+        said.append(line)
+        if "try it: curl it" in line:
+            break
+    return server, said
+
+
+@pytest.mark.parametrize(
+    ("floor", "answers", "line"),
+    [
+        (0.5, ["1 2", "3", "other"], "answers as scored: 2 of 3\n"),
+        (
+            0.9,
+            ["1 2", "3", "other"],
+            "answers as scored: 2 of 3 (register.parity_floor was 0.9): the F1 in MLflow",
+        ),
+        (0.0, ["x", "y", "z"], "answers as scored: 0 of 3 (register.parity_floor was 0)"),
+        (0.5, None, "answers not checked: none that fit are kept with this version"),
+        (0.5, ["1 2", "3", "refused"], "answers not checked: "),
+    ],
+)
+def test_before_it_is_ready_it_is_asked_what_was_scored(
+    floor: float, answers: list[str] | None, line: str
+) -> None:
+    prompts = [[1, 2], [3], [4] * (9 if answers and answers[-1] == "refused" else 3)]
+    kept = (
+        KeptAnswers(
+            floor=floor,
+            max_tokens=5,
+            answers=tuple(
+                KeptAnswer(prompt=tuple(prompt), answer=answer)
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ),
+        ).model_dump_json()
+        if answers
+        else ""
+    )
+    server, said = _started(kept)
+    server.terminate()
+    assert server.wait(30) == 0
+    told = [one for one in said if "answers" in one and "ready" not in one]
+    assert len(told) == 1 and line in told[0], said
+    assert "ready: " in said[said.index(told[0]) + 1]
+
+
+def test_answers_that_the_server_has_no_room_for_are_not_asked() -> None:
+    known = tuple(KeptAnswer(prompt=(1,) * size, answer="a") for size in (2, 6))
+    kept = KeptAnswers(floor=0.5, max_tokens=4, answers=known)
+    assert kept.fitting(6).answers == known[:1] and kept.fitting(10) == kept
+
+
 def test_a_server_that_ends_by_itself_is_one_line() -> None:
-    command = [sys.executable, "-c", _RUN, "1", "import sys; sys.exit('no memory')"]
+    command = [sys.executable, "-c", _RUN, "1", "import sys; sys.exit('no memory')", ""]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "error: serve: the server ended by itself with status 1; its message" in done.stderr
@@ -183,7 +246,9 @@ def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_over_http_it_answers_as_it_was_scored(
+    kind: str,
     tmp_path: Path,
     tiny_model: Path,
     make_params: Any,
@@ -196,7 +261,7 @@ def test_over_http_it_answers_as_it_was_scored(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    told = _registered(tiny_model, make_params, instructions)
+    told = _registered(tiny_model, make_params, instructions, kind)
     uri, port = f"models:/{told['model_name']}@{told['alias']}", find_free_port()
     with (tmp_path / "server.log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -218,7 +283,7 @@ def test_over_http_it_answers_as_it_was_scored(
         )
     try:
         deadline = time.monotonic() + 600
-        while not answers(f"http://127.0.0.1:{port}/health"):
+        while "ready: " not in (tmp_path / "server.log").read_text():
             assert server.poll() is None and time.monotonic() < deadline, (
                 tmp_path / "server.log"
             ).read_text()[-2000:]
@@ -243,12 +308,16 @@ def test_over_http_it_answers_as_it_was_scored(
     finally:
         server.terminate()
         assert server.wait(60) is not None
-    assert answered == [row["prediction"] for row in kept]
+    assert "answers as scored: 6 of 6" in (tmp_path / "server.log").read_text()
+    if kind == "incidents":  # of labels the prediction is a choice, not the text
+        assert answered == [row["prediction"] for row in kept]
 
 
-def _registered(tiny_model: Path, make_params: Any, instructions: Path) -> dict[str, Any]:
+def _registered(
+    tiny_model: Path, make_params: Any, instructions: Path, kind: str
+) -> dict[str, Any]:
     test_evaluate._write_judged(instructions)
-    params = test_evaluate._finetune(make_params, tiny_model, instructions, "incidents")
+    params = test_evaluate._finetune(make_params, tiny_model, instructions, kind)
     params.write_text(params.read_text().replace("engine: transformers", "engine: vllm"))
     assert (
         test_evaluate._evaluate(params) == 0 and test_evaluate._register(params, instructions) == 0

@@ -24,10 +24,11 @@ from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.model_params import Finetune
-from tasks.core.parquet import read_table, write_table
+from tasks.core.parquet import GROUP, read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.section import Positive, Section, Seed
 from tasks.core.stage import Stage, run_stage
+from tasks.lm.preflight import check_training
 from tasks.lm.prompts import fill
 
 _COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
@@ -80,11 +81,16 @@ class Params(Section):
     finetune: Finetune
 
 
+def check_answering_model(stage: str, params: Params) -> None:
+    """Refuse the answering model's training where it cannot be loaded or does not fit here."""
+    check_training(params.finetune, stage, "bonito")
+
+
 def answering(stage: Stage) -> None:
     """Write ``instructions.parquet`` (rows.INSTRUCTIONS) and ``summary.json``."""
     params = cast(Params, stage.params).answering
     table = read_table(stage.path("rows"), _COLUMNS)
-    chosen, dropped = draw_mixture(table, cast(GeneratorFinetune, params))
+    chosen, dropped = draw_mixture(table.to_batches(GROUP), cast(GeneratorFinetune, params))
     people = [row for row in (_answering_row(row, params) for row in chosen) if row is not None]
     dropped["too_long"] = len(chosen) - len(people)
     claims, counts = _claims(table, params) if params.claims else ([], {})

@@ -50,6 +50,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.models import pinned
+from tasks.lm.preflight import check_plain
 from tasks.lm.prompts import parse_prediction
 from tasks.tracking.registry import Ledger
 
@@ -84,6 +85,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         raise PipelineError(
             "there is no generator to evaluate: set --generator or evaluate.generator"
         )
+    _check_models(params)
     table = read_table(stage.path("rows"), _COLUMNS)
     rows = draw_rows(table.to_pylist(), params)
     if not rows:
@@ -161,6 +163,15 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     )
     _log(stage, params, fingerprint(identity, facts["rows_key"], facts["settings"]), facts)
     progress.advance(1, now="done")
+
+
+def _check_models(params: GeneratorEvaluate) -> None:
+    """Refuse generator and judge where they cannot be loaded or do not fit here."""
+    models = [
+        ("evaluate.generator", params.generator, params.revision),
+        ("evaluate.judge", params.judge, params.judge_revision),
+    ]
+    check_plain([model for model in models if model[1]], params.precision)
 
 
 def draw_rows(rows: list[dict[str, Any]], params: GeneratorEvaluate) -> list[dict[str, Any]]:

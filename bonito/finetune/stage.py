@@ -5,27 +5,33 @@ The training code is that of the target models.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 
 from bonito.params import GeneratorFinetune, GeneratorParams
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
-from tasks.core.parquet import read_table
+from tasks.core.parquet import Batches, take_rows
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
+from tasks.lm.preflight import check_training
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import train, training_key
 
-_COLUMNS = ["row_id", "dataset", "template", "task_type", "context", "instruction", "response"]
+_COLUMNS = ("row_id", "dataset", "template", "task_type", "context", "instruction", "response")
+_ROWS = pa.schema([(name, pa.string()) for name in _COLUMNS])
 
 
 def finetune(stage: Stage) -> None:
@@ -34,8 +40,8 @@ def finetune(stage: Stage) -> None:
     if params is None:
         raise PipelineError("the parameters have no finetune section: see bonito/params.yaml")
     params = pin(params)
-    table = read_table(path, _COLUMNS)
-    rows, dropped = draw_mixture(table, params)
+    remixed = Batches(path, _ROWS)
+    rows, dropped = draw_mixture(remixed, params)
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, Path(params.start)) if params.start else None
     began = sha256_folder(start) if start else ""
@@ -70,23 +76,21 @@ def finetune(stage: Stage) -> None:
         "settings": params.model_dump(mode="json"),
     }
     write_json(stage.out / "provenance.json", facts)
-    stage.summary(len(table), len(examples), dict(dropped + too_long), steps=trained.steps)
+    stage.summary(len(remixed), len(examples), dict(dropped + too_long), steps=trained.steps)
 
 
 def draw_mixture(
-    table: pa.Table, params: GeneratorFinetune
+    batches: Iterable[pa.Table], params: GeneratorFinetune
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Draw the mixture from the remixed rows and shuffle it, both by hash; the other rows count as
     ``not_in_mixture``.
 
     An empty mixture takes all rows. A key is a task type or ``task type/dataset``; rows of the
-    latter are not drawn for the type.
+    latter are not drawn for the type. The batches are read twice, the second time for the rows that
+    are drawn: three numbers are held of each of the others.
     """
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(table.to_pylist(), key=lambda row: row_seed(params.seed, row["row_id"])):
-        if not params.max_context_chars or len(row["context"]) <= params.max_context_chars:
-            specific = f"{row['task_type']}/{row['dataset']}"
-            groups[specific if specific in params.mixture else row["task_type"]].append(row)
+    keys = _read_keys(batches, params)
+    groups = keys.group()
     if params.mixture:
         missing = [name for name in params.mixture if name not in groups]
         if missing:
@@ -95,31 +99,70 @@ def draw_mixture(
                 "see the card of the remix"
             )
         groups = {
-            name: _draw(groups[name], most, name.split("/")[0] in params.balance)
+            name: keys.draw(groups[name], most, name.split("/")[0] in params.balance)
             for name, most in params.mixture.items()
-        }  # type: ignore[assignment]
-    chosen = sorted(
-        (row for rows in groups.values() for row in rows),
+        }
+    chosen = np.concatenate([np.array([], np.int64), *groups.values()])
+    places = np.sort(chosen)
+    rows = [row for batch in take_rows(batches, places) for row in batch.to_pylist()]
+    drawn = sorted(
+        (rows[index] for index in np.searchsorted(places, chosen)),
         key=lambda row: row_seed(params.seed, "order", row["row_id"]),
     )
-    return chosen, Counter({"not_in_mixture": len(table) - len(chosen)})
+    return drawn, Counter({"not_in_mixture": len(keys.seeds) - len(drawn)})
 
 
-def _draw(rows: list[dict[str, Any]], most: int, balanced: bool) -> list[dict[str, Any]]:
-    """Return the first ``most`` rows; balanced: in turns over templates and their responses.
-
-    Then no wording, and under a wording no answer, is more common than another: at a low
-    temperature a generator would nearly always write the most common one.
+@dataclass(frozen=True)
+class _Keys:
+    """What the draw needs of each row: its seed, its group (an index of ``names``, -1 for a row
+    that is too long), and a number that rows of one template and response share.
     """
-    if not balanced:
-        return rows[:most]
-    turns: Counter[tuple[str, str]] = Counter()
-    order = []
-    for place, row in enumerate(rows):
-        answer = (row["template"], row["response"].strip(" .").lower())
-        order.append((turns[answer], place))
-        turns[answer] += 1
-    return [rows[place] for _, place in sorted(order)[:most]]
+
+    names: list[str]
+    seeds: np.ndarray
+    groups: np.ndarray
+    answers: np.ndarray
+
+    def group(self) -> dict[str, np.ndarray]:
+        """Return the places of each group's rows in the order of their seeds."""
+        order = np.argsort(self.seeds, kind="stable")
+        order = order[self.groups[order] >= 0]
+        found = self.groups[order]
+        return {self.names[group]: order[found == group] for group in dict.fromkeys(found.tolist())}
+
+    def draw(self, places: np.ndarray, most: int, balanced: bool) -> np.ndarray:
+        """Return the first ``most`` places; balanced: in turns over templates and their responses.
+
+        Then no wording, and under a wording no answer, is more common than another: at a low
+        temperature a generator would nearly always write the most common one.
+        """
+        if not balanced:
+            return places[:most]
+        seen: Counter[int] = Counter()
+        turns = array("q")
+        for answer in self.answers[places].tolist():
+            turns.append(seen[answer])
+            seen[answer] += 1
+        return places[np.argsort(np.array(turns), kind="stable")[:most]]
+
+
+def _read_keys(batches: Iterable[pa.Table], params: GeneratorFinetune) -> _Keys:
+    seeds, groups, answers = array("q"), array("q"), array("q")
+    names: dict[str, int] = {}
+    known: dict[tuple[str, str], int] = {}
+    for batch in batches:
+        for row in batch.to_pylist():
+            seeds.append(row_seed(params.seed, row["row_id"]))
+            answer = (row["template"], row["response"].strip(" .").lower())
+            balanced = row["task_type"] in params.balance
+            answers.append(known.setdefault(answer, len(known)) if balanced else -1)
+            if params.max_context_chars and len(row["context"]) > params.max_context_chars:
+                groups.append(-1)
+                continue
+            specific = f"{row['task_type']}/{row['dataset']}"
+            name = specific if specific in params.mixture else row["task_type"]
+            groups.append(names.setdefault(name, len(names)))
+    return _Keys(list(names), *(np.array(values) for values in (seeds, groups, answers)))
 
 
 def build_examples(
@@ -147,6 +190,20 @@ def build_examples(
     return kept, dropped
 
 
+def check_generator(stage: str, params: GeneratorParams) -> None:
+    """Refuse the training where its model cannot be loaded or does not fit here."""
+    if params.finetune:
+        check_training(params.finetune, stage, "bonito")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    return run_stage("finetune", finetune, ("rows",), argv, model=GeneratorParams, package="bonito")
+    return run_stage(
+        "finetune",
+        finetune,
+        ("rows",),
+        argv,
+        model=GeneratorParams,
+        package="bonito",
+        check=check_generator,
+    )

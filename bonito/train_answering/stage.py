@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import cast
 
-from bonito.answering.stage import Params
+from bonito.answering.stage import Params, check_answering_model
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file, write_json, write_text
@@ -54,5 +54,11 @@ def train_answering(stage: Stage) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
     return run_stage(
-        "train_answering", train_answering, ("rows",), argv, model=Params, package="bonito"
+        "train_answering",
+        train_answering,
+        ("rows",),
+        argv,
+        model=Params,
+        package="bonito",
+        check=check_answering_model,
     )

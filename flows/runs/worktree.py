@@ -9,6 +9,7 @@ unchanged and continues what was killed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import subprocess
@@ -41,8 +42,16 @@ FILES = (
     ("finetune", "restart"),
     ("baseline", "general"),
 )
-#: Settings that may be a path.
-PATHS = (*FILES, ("generate", "generator"), ("verify", "reader"), ("finetune", "model"))
+#: Settings that may be a path; those of ``verify.fit`` lie a level deeper.
+PATHS = (
+    *FILES,
+    ("ingest", "tokenizer"),
+    ("generate", "generator"),
+    ("verify", "reader"),
+    ("verify", "fit", "model"),
+    ("verify", "fit", "start"),
+    ("finetune", "model"),
+)
 #: Folders whose files are read in the main checkout, whatever the run's worktree holds.
 _READ_HERE = ("profiles", "datasets", "matrices")
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
@@ -185,16 +194,20 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
 
 def _write_params(run: Run) -> None:
     """Write ``params.yaml``; a path that exists only in the main checkout becomes absolute."""
-    params = {section: dict(values) for section, values in run.params.items()}
-    for section, key in PATHS:
-        value = params[section][key]
+    params = copy.deepcopy(run.params)
+    for *sections, key in PATHS:
+        values: dict[str, Any] = params
+        for section in sections:
+            values = values.get(section) or {}
+        value = values.get(key)
         if (
-            (key, value) != ("start", CHAMPION)  # a folder of this run
+            value
+            and (key, value) != ("start", CHAMPION)  # a folder of this run
             and not Path(value).is_absolute()
             and not (run.path / value).exists()
             and (run.main / value).exists()
         ):
-            params[section][key] = str((run.main / value).resolve())
+            values[key] = str((run.main / value).resolve())
     write_text(
         run.path / "params.yaml",
         yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import heapq
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tasks.core.errors import PipelineError
@@ -145,12 +145,13 @@ def row_seed(seed: int, *key: object) -> int:
 def choose(keys: Iterable[str], most: int, seed: int, kind: str) -> pa.Array:
     """Return the positions (int64, ascending) of a seeded choice of ``most`` keys; 0: all.
 
-    The choice depends on the keys, not on their order.
+    The choice depends on the keys, not on their order. ``keys`` may be an iterator: eight bytes a
+    key are held.
     """
     if not most:
-        return pa.array(range(sum(1 for _ in keys)), pa.int64())
-    chosen = heapq.nsmallest(most, enumerate(keys), key=lambda pair: row_seed(seed, kind, pair[1]))
-    return pa.array(sorted(place for place, _ in chosen), pa.int64())
+        return pa.array(np.arange(sum(1 for _ in keys)), pa.int64())
+    seeds = np.fromiter((row_seed(seed, kind, key) for key in keys), np.int64)
+    return pa.array(np.sort(np.argsort(seeds, kind="stable")[:most]), pa.int64())
 
 
 def _sync(path: Path) -> None:

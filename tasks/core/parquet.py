@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -134,9 +135,14 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_columns(path: Path, columns: list[str], setting: str, takes: str) -> pa.Table:
-    """Return columns of a file that the user names in a setting; ``takes`` says what it should be.
+    """Return columns of a file that the user names in a setting, see :func:`need_columns`."""
+    need_columns(path, columns, setting, takes)
+    return read_table(path, columns)
 
-    A file that is no Parquet, or lacks a column, is a :class:`PipelineError` with both.
+
+def need_columns(path: Path, columns: list[str], setting: str, takes: str) -> None:
+    """Refuse a file that the user names in a setting where it is no Parquet or lacks a column;
+    ``takes`` says what it should be.
     """
     try:
         present = pq.read_schema(path).names
@@ -145,7 +151,6 @@ def read_columns(path: Path, columns: list[str], setting: str, takes: str) -> pa
     missing = [name for name in columns if name not in present]
     if missing:
         raise PipelineError(f"{setting}: {path} has no column {missing[0]!r}: {takes}")
-    return read_table(path, columns)
 
 
 @dataclass(frozen=True)
@@ -191,3 +196,18 @@ def readable(path: Path) -> Iterator[None]:
 def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     """Concatenate tables of one schema; no tables give an empty table."""
     return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+
+
+def column_values(batches: Iterable[pa.Table], name: str) -> Iterator[Any]:
+    """Yield the values of a column as Python objects, those of one batch at a time."""
+    for batch in batches:
+        yield from batch[name].to_pylist()
+
+
+def take_rows(batches: Iterable[pa.Table], places: np.ndarray) -> Iterator[pa.Table]:
+    """Yield the rows at ``places`` (int64, ascending) of all batches together, batch by batch."""
+    start = 0
+    for batch in batches:
+        first, last = np.searchsorted(places, [start, start + len(batch)])
+        yield batch.take(pa.array(places[first:last] - start))
+        start += len(batch)

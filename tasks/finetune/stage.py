@@ -22,7 +22,7 @@ from tasks.core.files import (
     write_text,
 )
 from tasks.core.model_params import Finetune
-from tasks.core.parquet import read_table, write_table
+from tasks.core.parquet import column_values, read_table, write_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, TRAINED_FILE, require
 from tasks.core.stage import Stage, run_stage
@@ -91,7 +91,7 @@ def choose_rows(table: pa.Table, params: Finetune) -> pa.Table:
     most = 2 * math.ceil(needed)
     if len(table) <= most:
         return table
-    keys = table.column("row_id").to_pylist()
+    keys = column_values(table.select(["row_id"]).to_batches(), "row_id")
     return table.take(choose(keys, most, params.seed, "finetune"))
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from tasks.core.data_params import Generate
 from tasks.core.files import choose, fingerprint, row_seed
 from tasks.core.groups import cut_groups
+from tasks.core.parquet import column_values, take_rows
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,6 @@ def _choose_passages(passages: Iterable[pa.Table], params: Generate) -> Iterator
     if not params.max_passages:
         yield from passages
         return
-    ids = (passage_id for batch in passages for passage_id in batch["passage_id"].to_pylist())
-    positions = choose(ids, params.max_passages, params.seed, "passage").to_numpy()
-    start = 0
-    for batch in passages:
-        end = start + len(batch)
-        yield batch.take(pa.array(positions[(positions >= start) & (positions < end)] - start))
-        start = end
+    ids = column_values(passages, "passage_id")
+    places = choose(ids, params.max_passages, params.seed, "passage").to_numpy()
+    yield from take_rows(passages, places)

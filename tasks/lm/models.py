@@ -276,7 +276,7 @@ def dtype(precision: str) -> torch.dtype:
 
     if precision == "auto":
         fast = (
-            torch.cuda.is_bf16_supported()
+            torch.cuda.is_bf16_supported(including_emulation=False)
             if torch.cuda.is_available()
             else torch.cpu._is_avx512_bf16_supported()
         )

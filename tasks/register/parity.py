@@ -2,12 +2,14 @@
 
 The adapter is trained over 4-bit weights, scored merged, and served by another engine: three
 computations that round differently. Where their answers differ on many items, the measured F1 is
-not the F1 of the model that people will use.
+not the F1 of the model that people will use. Some of the scored answers are kept, for the server to
+be asked the same over HTTP (:mod:`tasks.serve`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from tasks.lm.prompts import Prompter, prompt_form
 from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
 from tasks.scoring.predict import Questions, open_writer
 from tasks.scoring.ranking import rank
+from tasks.tracking.kept_answers import MOST, KeptAnswer, KeptAnswers
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ class Parity:
 def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     """Compare the three models on ``register.parity_items`` items; raise :class:`PipelineError`
     where too few agree.
+
+    Writes the first items' greedy answers into the stage's output
+    (:mod:`tasks.tracking.kept_answers`).
     """
     settings = stage.params.register
     provenance = read_json(adapter / "provenance.json")
@@ -67,7 +73,7 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     items = items[: settings.parity_items]
     if not items:
         return Parity(0, 0, 0, 0)
-    answers = _answers(stage, dataset, items, adapter, evaluation, provenance)
+    answers, kept = _answers(stage, dataset, items, adapter, evaluation, provenance)
     trained, merged, served = answers["trained"], answers["merged"], answers["served"]
     parity = Parity(
         len(items),
@@ -81,6 +87,7 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
             f"not registered: {parity.describe()}; register.parity_floor asks for "
             f"{settings.parity_floor:.0%}"
         )
+    kept.write(stage.out)
     return parity
 
 
@@ -91,8 +98,9 @@ def _answers(
     adapter: Path,
     evaluation: Path,
     provenance: dict[str, Any],
-) -> dict[str, list[str]]:
-    """Return each model's answers: the choice that scores highest, or greedy text.
+) -> tuple[dict[str, list[str]], KeptAnswers]:
+    """Return each model's answers, the choice that scores highest, or greedy text; and the scored
+    model's greedy texts to keep.
 
     The served model's texts are those that evaluate kept: they come from the same engine.
     """
@@ -110,7 +118,8 @@ def _answers(
     if not dataset.classifies:
         predictions = _read_predictions(evaluation, template.name)
         served = [predictions[item.id] for item in items]
-        return {"trained": trained, "merged": merged, "served": served}
+        answers = {"trained": trained, "merged": merged, "served": served}
+        return answers, questioner.keep(served)
     # The engine writes, it does not rank. Its answer counts as the merged model's choice where the
     # merged model writes the same text.
     texts = questioner.write_with_engine(folder, rounding[1])
@@ -120,7 +129,8 @@ def _answers(
         choice if merged_text == text else text
         for choice, merged_text, text in zip(merged, merged_texts, texts, strict=True)
     ]
-    return {"trained": trained, "merged": merged, "served": served}
+    answers = {"trained": trained, "merged": merged, "served": served}
+    return answers, questioner.keep(merged_texts)
 
 
 def _read_predictions(evaluation: Path, template: str) -> dict[str, str]:
@@ -210,3 +220,12 @@ class _Questioner:
         with open_writer(folder, precision, prompts, params, lambda _: None) as write:
             completions = write(prompts)
         return [completion.text.strip() for completion in completions]
+
+    def keep(self, texts: Sequence[str]) -> KeptAnswers:
+        """Return the first prompts with these greedy answers of the scored model."""
+        pairs = list(zip(self.prompts(), texts, strict=True))[:MOST]
+        return KeptAnswers(
+            floor=self.stage.params.register.parity_floor,
+            max_tokens=self.stage.params.evaluate.max_new_tokens,
+            answers=tuple(KeptAnswer(prompt=tuple(prompt), answer=text) for prompt, text in pairs),
+        )

@@ -26,6 +26,7 @@ from tasks.register.gate import describe_leak
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
 from tasks.tracking.fetch_model import default_name
+from tasks.tracking.kept_answers import NAME as KEPT_ANSWERS
 from tasks.tracking.mlflow_store import shown_uri, store_errors
 from tasks.tracking.registry import Ledger, gain_metrics
 
@@ -35,8 +36,8 @@ _PACKAGES = ("mlflow", "torch", "transformers", "peft", "accelerate")
 
 
 def register(stage: Stage) -> None:
-    """Write ``registration.json`` (run, model version, alias and verdict) and the version's card,
-    ``README.md``.
+    """Write ``registration.json`` (run, model version, alias and verdict), the version's card,
+    ``README.md``, and ``parity.json``, some of its answers.
 
     A killed registration continues in the same run.
     """
@@ -119,6 +120,7 @@ def _register_model(
     take_cards()
     parity = check_parity(stage, stage.path("adapter"), stage.path("evaluation"))
     ledger.tags({"parity": parity.describe()})
+    ledger.files([path for path in [stage.out / KEPT_ANSWERS] if path.is_file()])
     uri = _log_model(stage, ledger, provenance)
     ledger.score(uri, metric_table(scores), scored_on)
     version = ledger.version(name, uri)

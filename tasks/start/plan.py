@@ -22,7 +22,8 @@ from tasks.core.privacy import cache_folder
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import WORK
 from tasks.lm.models import dtype
-from tasks.lm.preflight import check_models, disk_needs, read_models
+from tasks.lm.preflight import check_models, read_models
+from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.start.forecast import (
     Pace,

@@ -5,6 +5,7 @@ The pipeline's artifacts, journals and locks stay as they are.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import subprocess
@@ -24,13 +25,14 @@ from tasks.core.process import start_guard
 ROOT = Path(__file__).resolve().parents[2]
 #: Settings that may be a path of the checkout.
 _PATHS = {
-    "ingest": ("corpus", "tokenizer"),
-    "generate": ("generator",),
-    "verify": ("reader", "tests", "reviews"),
-    "supervise": ("rows", "prompts"),
-    "finetune": ("model", "start"),
-    "baseline": ("general",),
-    "evaluate": ("dataset", "items"),
+    ("ingest",): ("corpus", "tokenizer"),
+    ("generate",): ("generator",),
+    ("verify",): ("reader", "tests", "reviews"),
+    ("verify", "fit"): ("model", "start"),
+    ("supervise",): ("rows", "prompts"),
+    ("finetune",): ("model", "start"),
+    ("baseline",): ("general",),
+    ("evaluate",): ("dataset", "items"),
 }
 #: A line of a stage's progress meter: ``32/64 rows``.
 _PROGRESS = re.compile(r" ([\d,]+)/([\d,]+) [a-z]+")
@@ -50,12 +52,15 @@ class Measured:
 
 def write_params(values: Mapping[str, Any], folder: Path) -> Path:
     """Write ``params.yaml`` into ``folder``, with the checkout's paths absolute; return it."""
-    params = {section: dict(keys) for section, keys in values.items()}
-    for section, keys in _PATHS.items():
+    params = copy.deepcopy(dict(values))
+    for sections, keys in _PATHS.items():
+        section: dict[str, Any] = params
+        for name in sections:
+            section = section.get(name) or {}
         for key in keys:
-            value = str(params[section].get(key, ""))
+            value = str(section.get(key, ""))
             if value and not Path(value).is_absolute() and (ROOT / value).exists():
-                params[section][key] = str(ROOT / value)
+                section[key] = str(ROOT / value)
     path = folder / "params.yaml"
     write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
     return path

@@ -1,6 +1,7 @@
 """supervise: the training rows of the target model, from one supervision source or a mix of them.
 
-The stages after it are the same for all sources.
+The stages after it are the same for all sources. Rows are chosen by their keys, which alone are
+held in memory, and written batch by batch.
 
 Instructions that a generator wrote (``bonito``, ``prompted``), the raw passages (``tapt``),
 prompted rows of annotated datasets (``p3``), labelled items of the target task itself
@@ -12,9 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,12 +22,11 @@ import pyarrow.compute as pc
 from tasks.core.data_params import Supervise
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, row_seed
-from tasks.core.parquet import read_columns, read_table, write_table
-from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
+from tasks.core.parquet import GROUP, column_values, write_batches
+from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.prompts import fill
-from tasks.scoring.datasets import has_items, load_dataset, load_items, render
-from tasks.supervise.constructed import construct_rows
+from tasks.scoring.datasets import has_items
+from tasks.supervise.sources import KEYS, SOURCES, Source
 
 log = logging.getLogger(__name__)
 #: Reasons of rows that are left out: more than supervise.max_rows, more than a source's share.
@@ -35,9 +34,6 @@ MAX_ROWS, OVER_SHARE = "max_rows", "over_share"
 #: Reason of rows that evaluate asks where there are no labelled items: a tenth, at most a hundred.
 HELD_OUT, _HELD_OUT_SHARE, _HELD_OUT_MOST = "held_out", 0.1, 100
 _SOURCE = "source"
-_P3_COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
-#: rows.INSTRUCTIONS, and how many rows are left out by reason.
-SourceRows = tuple[pa.Table, Counter[str]]
 
 
 def supervise(stage: Stage) -> None:
@@ -46,15 +42,17 @@ def supervise(stage: Stage) -> None:
     """
     params = stage.params.supervise
     sources, dropped = _read_sources(stage)
-    total = sum(map(len, sources.values())) + dropped.total()
-    chosen, wanted = _choose_rows(sources, params, dropped)
-    held_out = INSTRUCTIONS.empty_table()
+    keys = {name: source.keys for name, source in sources.items()}
+    total = sum(map(len, keys.values())) + dropped.total()
+    chosen, wanted = _choose_rows(keys, params, dropped)
+    held_out: dict[str, pa.Table] = {}
     if not has_items(stage.path("items")):
         chosen, held_out = _hold_out(chosen, params)
-        dropped[HELD_OUT] += len(held_out)
+        dropped[HELD_OUT] += sum(map(len, held_out.values()))
+    for file, keep in (("instructions.parquet", chosen), ("heldout.parquet", held_out)):
+        tables = (sources[name].rows(mine) for name, mine in keep.items())
+        write_batches(stage.out / file, chain.from_iterable(tables), INSTRUCTIONS)
     rows = pa.concat_tables(chosen.values())
-    write_table(stage.out / "instructions.parquet", rows)
-    write_table(stage.out / "heldout.parquet", held_out)
     stage.summary(
         total,
         len(rows),
@@ -71,37 +69,39 @@ def supervise(stage: Stage) -> None:
         log.info("%s: %d rows", name, len(table))
 
 
-def _read_sources(stage: Stage) -> tuple[dict[str, pa.Table], Counter[str]]:
-    """Return source -> its rows, and the rows left out by reason.
+def _read_sources(stage: Stage) -> tuple[dict[str, Source], Counter[str]]:
+    """Return the sources by name, and the rows left out by reason.
 
     Rows of two sources never share an id: where an earlier source has one of a source's ids, all
     ids of the later one get its name before them (``labelled:17``).
     """
-    tables: dict[str, pa.Table] = {}
+    sources: dict[str, Source] = {}
     dropped: Counter[str] = Counter()
-    taken: set[str] = set()
     for name in stage.params.supervise.mix.names:
-        table, left_out = _SOURCES[name](stage)
-        if not len(table) and name != "none":
+        source, left_out = SOURCES[name](stage)
+        if not len(source.keys) and name != "none":
             raise PipelineError(
                 f"supervise.source {name} gives no row to train on "
                 f"({dict(left_out) or 'its input is empty'})"
             )
-        ids = table["row_id"].to_pylist()
-        while not taken.isdisjoint(ids):
-            ids = [f"{name}:{row_id}" for row_id in ids]
-        taken.update(ids)
-        tables[name] = table.set_column(
-            INSTRUCTIONS.get_field_index("row_id"), "row_id", pa.array(ids, pa.string())
-        )
+        ids = source.keys["row_id"]
+        while any(_share_one(ids, other.keys["row_id"]) for other in sources.values()):
+            ids = pc.binary_join_element_wise(name, ids, ":")
+        keys = source.keys.set_column(KEYS.get_field_index("row_id"), "row_id", ids)
+        sources[name] = Source(source.read, keys)
         dropped += left_out
-    return tables, dropped
+    return sources, dropped
+
+
+def _share_one(ids: pa.ChunkedArray, others: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.is_in(ids, others.combine_chunks())).as_py())
 
 
 def _choose_rows(
     sources: dict[str, pa.Table], params: Supervise, dropped: Counter[str]
 ) -> tuple[dict[str, pa.Table], dict[str, int]]:
-    """Return source -> the rows to train on, and how many the sources with a share should give.
+    """Return source -> the keys of the rows to train on, and how many the sources with a share
+    should give.
 
     Rows that are not chosen are counted in ``dropped``.
     """
@@ -115,7 +115,7 @@ def _choose_rows(
     chosen = {}
     for name, table in sources.items():
         if name in whole:
-            mine = pool.filter(pc.equal(pool[_SOURCE], name)).select(INSTRUCTIONS.names)
+            mine = pool.filter(pc.equal(pool[_SOURCE], name)).select(KEYS.names)
         else:
             mine = _draw(table, wanted[name], params.seed)
             if len(mine) < wanted[name]:
@@ -133,158 +133,53 @@ def _choose_rows(
 
 def _hold_out(
     chosen: dict[str, pa.Table], params: Supervise
-) -> tuple[dict[str, pa.Table], pa.Table]:
-    """Return the rows to train on, and those kept out of it: whole passages, a seeded choice.
+) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
+    """Return source -> the keys of the rows to train on, and of those kept out of it: whole
+    passages, a seeded choice.
 
     Raises :class:`PipelineError` where nothing can be held out: such a run would have no figure.
     """
-    rows = pa.concat_tables(chosen.values())
-    asked = rows.filter(pc.not_equal(rows["instruction"], ""))
-    counts = Counter(asked["passage_id"].to_pylist())
+    asked = {name: keys.filter(keys["asked"]) for name, keys in chosen.items()}
+    counts = Counter(column_values(_batches(asked), "passage_id"))
     order = sorted(counts, key=lambda name: (row_seed(params.seed, HELD_OUT, name), name))
     if len(order) < 2:
         raise PipelineError(
             f"evaluate.items is supervision/none, and supervise.source {params.source} gives too "
             "few instructions to hold some out: name labelled items, or generate from more passages"
         )
-    most = min(_HELD_OUT_MOST, max(1, int(_HELD_OUT_SHARE * len(asked))))
+    most = min(_HELD_OUT_MOST, max(1, int(_HELD_OUT_SHARE * counts.total())))
     passages: list[str] = []
+    held = 0
     for name in order[:-1]:
-        if sum(counts[other] for other in passages) < most:
+        if held < most:
             passages.append(name)
+            held += counts[name]
     names = pa.array(passages, pa.string())
     kept = {
-        source: table.filter(pc.invert(pc.is_in(table["passage_id"], names)))
-        for source, table in chosen.items()
+        source: keys.filter(pc.invert(pc.is_in(keys["passage_id"], names)))
+        for source, keys in chosen.items()
     }
-    return kept, asked.filter(pc.is_in(asked["passage_id"], names))
+    held_out = {
+        source: keys.filter(pc.is_in(keys["passage_id"], names)) for source, keys in asked.items()
+    }
+    return kept, held_out
+
+
+def _batches(tables: dict[str, pa.Table]) -> Iterator[pa.RecordBatch]:
+    return chain.from_iterable(table.to_batches(GROUP) for table in tables.values())
 
 
 def _draw(table: pa.Table, count: int, seed: int) -> pa.Table:
     """Return a seeded choice of ``count`` rows, or all where there are fewer."""
     if not count:
         return table.slice(0, 0)
-    return table.take(choose(table["row_id"].to_pylist(), count, seed, "supervise"))
+    ids = column_values(table.to_batches(GROUP), "row_id")
+    return table.take(choose(ids, count, seed, "supervise"))
 
 
-def _count_types(rows: pa.Table) -> dict[str, int]:
-    return dict(sorted(Counter(rows["task_type"].to_pylist()).items()))
-
-
-def _read_instructions(stage: Stage) -> SourceRows:
-    """The rows that a generator wrote and validate kept."""
-    path = stage.path("instructions")
-    return require(read_table(path), INSTRUCTIONS, path), Counter()
-
-
-def _make_nothing(stage: Stage) -> SourceRows:
-    return INSTRUCTIONS.empty_table(), Counter()
-
-
-def _read_texts(stage: Stage) -> SourceRows:
-    """The raw text of the passages that a generator would be given."""
-    passages, left_out = _choose_passages(stage)
-    rows = [
-        {
-            "row_id": row["passage_id"],
-            "passage_id": row["passage_id"],
-            "document": row["document"],
-            "task_type": "",
-            "context": row["text"],
-            "instruction": "",
-            "response": row["text"],
-        }
-        for row in passages.to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, schema=INSTRUCTIONS), Counter({"max_passages": left_out})
-
-
-def _construct(stage: Stage) -> SourceRows:
-    """Claims with labels by construction, on the passages that a generator would be given."""
-    passages, _ = _choose_passages(stage)
-    return construct_rows(passages, stage.params.generate.task_types, stage.params.supervise.seed)
-
-
-def _choose_passages(stage: Stage) -> tuple[pa.Table, int]:
-    """Return the passages that a generator would be given (rows.PASSAGES), and how many others
-    there are: ``generate.max_passages`` and its seed choose.
-    """
-    path, generate = stage.path("passages"), stage.params.generate
-    table = require(read_table(path), PASSAGES, path)
-    chosen = choose(
-        table["passage_id"].to_pylist(), generate.max_passages, generate.seed, "passage"
-    )
-    return table.take(chosen), len(table) - len(chosen)
-
-
-def _read_p3(stage: Stage) -> SourceRows:
-    """General instruction tuning: prompted rows of the annotated datasets, with their passages."""
-    path = stage.path("rows")
-    takes = "source p3 takes the train.parquet of bonito.remix.stage"
-    table = read_columns(path, _P3_COLUMNS, "supervise.rows", takes)
-    kept, dropped = [], Counter[str]()
-    for row in table.to_pylist():
-        instruction, response = (
-            fill(row[name], row["context"]).strip() for name in ("instruction", "response")
-        )
-        if not instruction or not response:
-            dropped["empty"] += 1
-            continue
-        whole = {
-            "passage_id": row["row_id"],
-            "document": row["dataset"],
-            "instruction": instruction,
-            "response": response,
-        }
-        kept.append({name: row[name] for name in ("row_id", "task_type", "context")} | whole)
-    return pa.Table.from_pylist(kept, schema=INSTRUCTIONS), dropped
-
-
-def _render_labelled(stage: Stage) -> SourceRows:
-    """Labelled items of the target task, each under one of its templates, drawn by the item's id.
-
-    Items of the evaluation set are left out.
-    """
-    evaluate, path = stage.params.evaluate, stage.path("rows")
-    dataset = load_dataset(Path(evaluate.dataset))
-    templates = dataset.templates[: evaluate.templates or None]
-    items = stage.path("items")
-    evaluated = (
-        {render(templates[0], item) for item in load_items(dataset, items)}
-        if has_items(items)
-        else set()
-    )
-    seed = stage.params.supervise.seed
-    kept: list[dict[str, Any]] = []
-    dropped: Counter[str] = Counter()
-    for item in load_items(dataset, path):
-        if render(templates[0], item) in evaluated:
-            dropped["in_evaluation"] += 1
-            continue
-        template = templates[row_seed(seed, "template", item.id) % len(templates)]
-        kept.append(
-            {
-                "row_id": item.id,
-                "passage_id": item.id,
-                "document": path.name,
-                "task_type": dataset.task_type,
-                "context": item.context,
-                "instruction": render(template, item),
-                "response": template.choices[item.gold] if dataset.classifies else item.golds[0],
-            }
-        )
-    return pa.Table.from_pylist(kept, schema=INSTRUCTIONS), dropped
-
-
-_SOURCES: dict[str, Callable[[Stage], SourceRows]] = {
-    "bonito": _read_instructions,
-    "prompted": _read_instructions,
-    "none": _make_nothing,
-    "tapt": _read_texts,
-    "p3": _read_p3,
-    "labelled": _render_labelled,
-    "constructed": _construct,
-}
+def _count_types(keys: pa.Table) -> dict[str, int]:
+    counts = keys["task_type"].value_counts().to_pylist()
+    return dict(sorted((count["values"], count["counts"]) for count in counts))
 
 
 def main(argv: list[str] | None = None) -> int:

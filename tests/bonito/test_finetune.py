@@ -4,7 +4,8 @@ sends.
 
 from __future__ import annotations
 
-from collections import Counter
+import tracemalloc
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from bonito.finetune.stage import build_examples, draw_mixture, main
 from bonito.params import GeneratorFinetune, GeneratorParams
 from bonito.settings import merge_settings
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_folder
+from tasks.core.files import read_json, row_seed, sha256_folder
 from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
+from tasks.core.parquet import Batches, write_table
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import generator_prompt
@@ -55,7 +57,7 @@ def _rows(count: int) -> pa.Table:
 
 def test_every_row_is_drawn_or_counted() -> None:
     chosen, dropped = draw_mixture(
-        _rows(120),
+        [_rows(50), _rows(120).slice(50)],
         _settings(
             mixture={"exqa/squad": 5, "exqa": 10, "ynqa": 8}, balance=("ynqa",), max_context_chars=0
         ),
@@ -88,7 +90,7 @@ def test_balance_is_over_templates_and_their_responses() -> None:
         for name, n, said in answers
     ]
     chosen, _ = draw_mixture(
-        pa.Table.from_pylist(rows),
+        [pa.Table.from_pylist(rows)],
         _settings(mixture={"ynqa": 40}, balance=("ynqa",), max_context_chars=0),
     )
     assert Counter((row["template"], row["response"]) for row in chosen) == Counter(
@@ -98,14 +100,67 @@ def test_balance_is_over_templates_and_their_responses() -> None:
 
 def test_the_draw_does_not_depend_on_the_order_of_the_rows() -> None:
     settings, rows = _settings(mixture={"exqa": 10}, max_context_chars=0), _rows(60)
-    assert draw_mixture(rows, settings) == draw_mixture(
-        rows.take(list(reversed(range(60)))), settings
+    assert draw_mixture([rows], settings) == draw_mixture(
+        [rows.take(list(reversed(range(60))))], settings
     )
+
+
+def _draw_in_memory(table: pa.Table, params: GeneratorFinetune) -> list[dict[str, Any]]:
+    """Draw as :func:`draw_mixture` says it, from a list of all rows."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in sorted(table.to_pylist(), key=lambda row: row_seed(params.seed, row["row_id"])):
+        if not params.max_context_chars or len(row["context"]) <= params.max_context_chars:
+            specific = f"{row['task_type']}/{row['dataset']}"
+            groups[specific if specific in params.mixture else row["task_type"]].append(row)
+    chosen = [row for rows in groups.values() for row in rows]
+    if params.mixture:
+        chosen = []
+        for name, most in params.mixture.items():
+            rows = groups[name]
+            if name.split("/")[0] in params.balance:
+                turns = Counter[tuple[str, str]]()
+                order = []
+                for place, row in enumerate(rows):
+                    answer = (row["template"], row["response"].strip(" .").lower())
+                    order.append((turns[answer], place))
+                    turns[answer] += 1
+                rows = [rows[place] for _, place in sorted(order)]
+            chosen += rows[:most]
+    return sorted(chosen, key=lambda row: row_seed(params.seed, "order", row["row_id"]))
+
+
+@pytest.mark.parametrize("longest", [0, 40])
+@pytest.mark.parametrize("balance", [(), ("ynqa",)])
+@pytest.mark.parametrize("mixture", [{}, {"exqa/squad": 30, "exqa": 80, "ynqa": 90}])
+def test_the_draw_is_that_from_a_list_of_all_rows(
+    mixture: dict[str, int], balance: tuple[str, ...], longest: int
+) -> None:
+    settings = _settings(mixture=mixture, balance=balance, max_context_chars=longest)
+    rows = _rows(600)
+    drawn, _ = draw_mixture(rows.to_batches(100), settings)
+    assert drawn == _draw_in_memory(rows, settings)
+
+
+def test_of_many_rows_those_that_are_drawn_are_held(tmp_path: Path, bounded_arrow: Any) -> None:
+    """A row is 2 kB: all of them as Python objects were 50 MB."""
+    rows = _rows(20_000)
+    long = pa.array(["A passage. " * 180] * 20_000)
+    path = tmp_path / "rows.parquet"
+    write_table(path, rows.set_column(rows.schema.get_field_index("context"), "context", long))
+    batches = Batches(path, rows.schema)
+    del rows, long
+    settings = _settings(mixture={"exqa": 500, "ynqa": 500}, max_context_chars=0)
+    with bounded_arrow(30e6):
+        tracemalloc.start()
+        drawn, _ = draw_mixture(batches, settings)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert len(drawn) == 1000 and peak < 20e6
 
 
 def test_a_mixture_of_what_is_not_there_is_named() -> None:
     with pytest.raises(PipelineError, match="asks for 'wsd'"):
-        draw_mixture(_rows(20), _settings(mixture={"wsd": 3}))
+        draw_mixture([_rows(20)], _settings(mixture={"wsd": 3}))
 
 
 def test_long_rows_are_left_out_not_cut(tiny_model: Path) -> None:

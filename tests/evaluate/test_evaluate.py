@@ -561,9 +561,9 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert {metric.key: metric.dataset_name for metric in model.metrics}[
         "f1/privacy"
     ] == "privacy", "the scores are tied to the model and the dataset"
-    command, _, example = serve.prepare(
-        f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512
-    )
+    server = serve.prepare(f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512)
+    command, example = server.command, server.example
+    assert server.kept is not None and len(server.kept.answers) == 6
     merged = Path(command[command.index("--model") + 1])
     assert (
         command[command.index("--served-model-name") + 1] == told["model_name"]

@@ -23,6 +23,7 @@ from flows.runs import repair, request, summary, worktree
 from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, line_that_matters, reproduce, stage_environment
 from tasks.core.errors import PipelineError
+from tasks.core.model_params import CHAMPION
 from tasks.core.ports import find_free_port
 from tasks.core.yaml_file import read_yaml
 from tests.prefect_server import prefect_server
@@ -609,6 +610,27 @@ def test_a_corpus_of_the_users_own_is_found_from_the_worktree(toy: Path) -> None
         == "data/incidents/evaluation.jsonl"
     )
     assert (run.path / "data" / "incidents" / "evaluation.jsonl").read_text() == "text\n"
+
+
+def test_every_path_of_the_users_own_is_found_from_the_worktree(tmp_path: Path) -> None:
+    """Those of ``verify.fit``, too, which are keys of a section in a section."""
+    main, place = tmp_path / "main", tmp_path / "main/.runs/mine"
+    for folder in (main / "local/model", main / "local/start", place / "models/tracked"):
+        folder.mkdir(parents=True)
+    (main / "models/tracked").mkdir(parents=True)
+    params = read_yaml(ROOT / "params.yaml")
+    fit = {**params["finetune"], "model": "local/model", "start": "local/start"}
+    params = {**params, "verify": {**params["verify"], "fit": fit}}
+    params["finetune"] = {**params["finetune"], "model": "own/on-the-hub", "start": CHAMPION}
+    params["generate"] = {**params["generate"], "generator": "models/tracked"}
+    worktree._write_params(worktree.Run("mine", main, place, params))
+    written = read_yaml(place / "params.yaml")
+    wanted = {**fit, "model": str(main / "local/model"), "start": str(main / "local/start")}
+    assert written == {**params, "verify": {**params["verify"], "fit": wanted}}
+    assert params["verify"]["fit"]["model"] == "local/model", "the run's own stay as they were"
+    plain = {**params, "verify": {**params["verify"], "fit": None}}
+    worktree._write_params(worktree.Run("mine", main, place, plain))
+    assert read_yaml(place / "params.yaml") == plain
 
 
 @pytest.mark.parametrize(

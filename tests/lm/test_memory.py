@@ -168,7 +168,7 @@ def test_vllm_runs_in_our_process_with_and_without_a_gpu(gpu: bool) -> None:
 
 def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
     assert "gpu_memory_utilization" not in vllm_settings("auto", 64)
     assert vllm_settings("auto", 64, 0.4)["gpu_memory_utilization"] == 0.4
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

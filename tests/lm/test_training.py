@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tasks.core.store import MANIFEST
 from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
-from tasks.lm.models import load_model
+from tasks.lm.models import dtype, load_model
 from tasks.lm.response_trainer import response_loss
 from tasks.lm.training import train, training_key
 
@@ -38,6 +39,19 @@ def settings(params: Params, tiny_model: Path) -> Finetune:
             "checkpoint_steps": 2,
         }
     )
+
+
+@pytest.mark.parametrize(("major", "wanted"), [(7, torch.float32), (8, torch.bfloat16)])
+def test_auto_is_no_bfloat16_that_a_gpu_only_emulates(
+    major: int, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM refuses it there."""
+    told = SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert dtype("auto") == wanted
 
 
 def test_loss_equals_the_models_own(tiny_model: Path) -> None:

@@ -12,15 +12,22 @@ import pytest
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.params import load_params
+from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.finetune import stage as finetune
+from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.merged import merged_folder
+from tasks.lm.models import load_tokenizer
 from tasks.register import parity
 from tasks.register.parity import Parity, check_parity
+from tasks.scoring.datasets import load_dataset
+from tasks.tracking.kept_answers import NAME, KeptAnswers
 from tests.evaluate.test_evaluate import _evaluate, _finetune
 
 
 @pytest.fixture
 def trained(
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_params: Any,
@@ -34,7 +41,9 @@ def trained(
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert finetune.__name__
-    params = _finetune(make_params, tiny_model, instructions, "incidents")
+    params = _finetune(
+        make_params, tiny_model, instructions, getattr(request, "param", "incidents")
+    )
     _evaluate(params)
     found = load_params(params)
     found = found.model_copy(
@@ -55,13 +64,45 @@ def test_models_that_compute_alike_agree(trained: Stage) -> None:
     )
 
 
+@pytest.mark.parametrize("trained", ["incidents", "privacy"], indirect=True)
+def test_scored_answers_are_kept_for_the_server(trained: Stage) -> None:
+    check_parity(trained, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+    kept = KeptAnswers.model_validate_json((trained.out / NAME).read_bytes())
+    dataset = load_dataset(Path(trained.params.evaluate.dataset))
+    assert len(kept.answers) == 6 and kept.floor == 0.5
+    assert kept.max_tokens == trained.params.evaluate.max_new_tokens
+    provenance = read_json(Path("artifacts/finetune/provenance.json"))
+    model = merged_folder(
+        provenance["base"], provenance["revision"], Path("artifacts/finetune"), "nf4", "float32"
+    )
+    tokenizer, sampling = load_tokenizer(str(model)), Sampling(0.0, 1.0, kept.max_tokens)
+    prompts = [list(one.prompt) for one in kept.answers]
+    texts = open_engine("transformers", model, precision="float32").generate(
+        prompts, sampling, [0] * 6
+    )
+    assert [text.text.strip() for text in texts] == [one.answer for one in kept.answers]
+    rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
+    scored = {
+        row["prompt"]: row["prediction"]
+        for row in rows
+        if row["model"] == "adapted" and row["template"] == dataset.templates[0].name
+    }
+    for one in kept.answers:
+        prompt = tokenizer.decode(one.prompt, skip_special_tokens=True)
+        (known,) = [text for asked, text in scored.items() if asked in prompt or prompt in asked]
+        assert dataset.classifies or known == one.answer
+
+
 def test_too_few_that_agree_are_not_registered(
     trained: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         parity,
         "_answers",
-        lambda *_: {"trained": list("abcdef"), "merged": list("abxxxx"), "served": list("abxxxx")},
+        lambda *_: (
+            {"trained": list("abcdef"), "merged": list("abxxxx"), "served": list("abxxxx")},
+            None,
+        ),
     )
     with pytest.raises(
         PipelineError,

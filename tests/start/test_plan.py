@@ -26,6 +26,7 @@ from tasks.start.forecast import (
     judge_text,
     memory,
 )
+from tasks.start.trial import write_params
 from tests.conftest import ROOT
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
@@ -178,3 +179,12 @@ def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
     while is_alive(stage):
         assert time.monotonic() < deadline, "the stage outlived the plan"
         time.sleep(0.05)
+
+
+def test_the_paths_of_a_section_in_a_section_are_absolute_in_a_trial(tmp_path: Path) -> None:
+    params = read_yaml(ROOT / "params.yaml")
+    fit = {**params["finetune"], "start": "models/smollm2-135m-answering"}
+    verify = {**params["verify"], "fit": fit}
+    written = read_yaml(write_params({**params, "verify": verify}, tmp_path))
+    assert written["verify"]["fit"]["start"] == str(ROOT / fit["start"])
+    assert read_yaml(write_params(params, tmp_path))["verify"]["reader"]

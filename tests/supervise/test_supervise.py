@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from bonito.remix.output import REMIXED
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, write_json
+from tasks.core.files import read_json, row_seed, write_json
 from tasks.core.params import Params
-from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import PASSAGES
+from tasks.core.parquet import TableWriter, read_table, write_table
+from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.plan import plan
@@ -146,6 +147,40 @@ def test_rows_are_a_seeded_choice_and_the_others_are_counted(run: Any) -> None:
         and summary["dropped"] == {"max_rows": 2}
         and [r["row_id"] for r in rows] == sorted(r["row_id"] for r in rows)
     )
+
+
+def _write_many(path: Path, count: int) -> None:
+    """Write rows of 2 kB."""
+    with TableWriter(path, INSTRUCTIONS) as writer:
+        for start in range(0, count, 4000):
+            numbers = range(start, start + 4000)
+            columns = {
+                "row_id": [f"row-{number}" for number in numbers],
+                "passage_id": [f"passage-{number // 4}" for number in numbers],
+                "document": ["manual.txt"] * 4000,
+                "task_type": ["exqa"] * 4000,
+                "context": [_CONTEXT * 40] * 4000,
+                "instruction": ["Why did it fail?"] * 4000,
+                "response": ["its seal broke"] * 4000,
+            }
+            writer.write(pa.table(columns, INSTRUCTIONS))
+
+
+def test_of_many_rows_only_the_keys_are_held_and_the_bytes_are_those_of_a_table(
+    run: Any, tmp_path: Path, params: Params, bounded_arrow: Any
+) -> None:
+    """80 MB of rows; a choice in memory held them three times."""
+    path = Path("instructions.parquet")
+    _write_many(path, 40_000)
+    with bounded_arrow(50e6):
+        assert run("bonito", max_rows=30_000) == 0
+    table = read_table(path)
+    ids = table["row_id"].to_pylist()
+    seed = params.supervise.seed
+    kept = sorted(ids, key=lambda name: row_seed(seed, "supervise", name))[:30_000]
+    write_table(tmp_path / "wanted", table.filter(pc.is_in(table["row_id"], pa.array(kept))))
+    made = Path("artifacts/supervise/instructions.parquet").read_bytes()
+    assert made == (tmp_path / "wanted").read_bytes()
 
 
 def test_tapt_takes_the_very_passages_that_a_generator_is_given(run: Any, params: Params) -> None:

@@ -1,0 +1,213 @@
+"""The room that models need of a machine's disks and GPU, and whether they have it.
+
+One sum is made of what will be written: downloads, merged models, checkpoints. Weights are counted
+by their files, an adapter by its base model's shape. torch is imported only where there is a GPU,
+or where the disk is short.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.core.card import card_bytes
+from tasks.core.errors import PipelineError
+from tasks.core.files import folder_size
+from tasks.core.model_params import Finetune
+from tasks.core.privacy import cache_folder
+from tasks.core.stage import WORK
+from tasks.lm.merged import is_merged
+from tasks.lm.model_cache import LIMIT, cache_limit
+from tasks.lm.models import EMBEDDED, NF4_BYTES, dtype
+
+#: Checkpoints of one training at a time: two, and the one that is being written.
+_CHECKPOINTS = 3
+#: Of a trained value: itself, and Adam's two, in float32.
+_CHECKPOINT_BYTES = 12
+#: The same with its gradient, on the card.
+_TRAINED_BYTES = 16
+#: bfloat16 copies of an adapter: output, DVC's cache, MLflow's.
+_ADAPTER_COPIES = 3
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A base model: its size in values, the bytes that must come first, and its ``config.json``."""
+
+    name: str
+    revision: str
+    values: int
+    #: Bytes to download, or to convert.
+    lacking: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A merged checkpoint that a stage makes of a base model; see :mod:`tasks.lm.merged`."""
+
+    base: Weights
+    adapter: Path | None
+    quantization: str
+    precision: str
+    #: The adapter is still to be trained.
+    unknown: bool = False
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run loads: base models by the setting that names them, and the copies it makes."""
+
+    bases: dict[str, Weights]
+    copies: list[Copy]
+    #: The training's settings and the values that it trains; 0 where there is no training.
+    target: Finetune | None
+    trained: int
+    #: Setting -> precision, of the models that are not trained.
+    precisions: dict[str, str] = field(default_factory=dict)
+    #: The training's stage.
+    stage: str = "finetune"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run will write into a folder."""
+
+    what: str
+    bytes: float
+    folder: Path
+    #: How to have them elsewhere, or fewer.
+    remedy: str
+
+
+def check_room(models: Models, work: Path = WORK) -> None:
+    """Refuse models that disk or GPU have no room for; ``work`` is the stages' work folder."""
+    folders = (work, cache_folder())
+    if _short(disk_needs(models, exact=False, folders=folders)):
+        # torch and the base models' digests say which copies are there already, and how wide.
+        short = _short(disk_needs(models, exact=True, folders=folders))
+        if short:
+            raise PipelineError(short)
+    _check_card(models)
+
+
+def count_lora(config: dict[str, Any], rank: int) -> int:
+    """Return the values of a LoRA adapter on every linear layer but the head, of a Llama, Mistral
+    or another model of that shape; 0 where ``config`` does not have its sizes.
+    """
+    try:
+        width, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+        inner, heads = int(config["intermediate_size"]), int(config["num_attention_heads"])
+    except (KeyError, TypeError):
+        return 0
+    head = int(config.get("head_dim") or width // heads)
+    query, key = heads * head, int(config.get("num_key_value_heads") or heads) * head
+    ends = 2 * (width + query) + 2 * (width + key) + 3 * (width + inner)
+    return rank * layers * ends
+
+
+def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[Need]:
+    """Return what the models' stages will write; ``folders``: the stages' work folder, the cache.
+
+    Not ``exact``: as if no merged model and no checkpoint were there yet, and ``auto`` were
+    float32.
+    """
+    from huggingface_hub import constants
+
+    work, cache = folders
+    needs = []
+    for base in {base.name: base for base in models.bases.values()}.values():
+        if base.lacking and base.name == EMBEDDED:
+            needs.append(Need("the embedded model", base.lacking, cache, "BONITO_CACHE moves it"))
+        elif base.lacking:
+            place, what = Path(constants.HF_HUB_CACHE), f"to download {base.name}"
+            needs.append(Need(what, base.lacking, place, "HF_HUB_CACHE moves downloads"))
+    sizes = [
+        copy.base.values * _width(copy.precision, exact)
+        for copy in models.copies
+        if not (exact and _is_there(copy))
+    ]
+    if sizes:
+        # The cache is pruned when one more is made: what is there then makes room.
+        used = folder_size(cache / "merged") if exact else 0
+        largest = max(sizes)
+        peak = max(largest, min(sum(sizes), cache_limit() + largest - used))
+        remedy = f"BONITO_CACHE moves merged models, {LIMIT} bounds them"
+        needs.append(Need(f"for {len(sizes)} merged models", peak, cache, remedy))
+    if models.trained and models.target:
+        size = _CHECKPOINTS * _CHECKPOINT_BYTES * models.trained
+        if exact and (kept := work / models.stage / "checkpoints").is_dir():
+            size = max(size - folder_size(kept), _CHECKPOINT_BYTES * models.trained)
+        size += 2 * _ADAPTER_COPIES * models.trained
+        what = f"for checkpoints and adapter of rank {models.target.lora_rank}"
+        needs.append(Need(what, size, work, "a lower finetune.lora_rank makes checkpoints smaller"))
+    return needs
+
+
+def _width(precision: str, exact: bool) -> int:
+    """Return the bytes of a value."""
+    if precision == "auto" and not exact:
+        return 4
+    return dtype(precision).itemsize if exact else {"float32": 4}.get(precision, 2)
+
+
+def _is_there(copy: Copy) -> bool:
+    base = copy.base
+    return not copy.unknown and is_merged(
+        base.name, base.revision, copy.adapter, copy.quantization, copy.precision
+    )
+
+
+def _short(needs: Sequence[Need]) -> str:
+    """Say which disk has no room for the needs on it; an empty text where all have."""
+    disks: dict[int, list[Need]] = {}
+    for need in needs:
+        disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
+    for together in disks.values():
+        free = shutil.disk_usage(_existing(together[0].folder)).free
+        whole = sum(need.bytes for need in together)
+        if whole > free:
+            parts = ", ".join(
+                f"{need.bytes / 1e9:.1f} GB {need.what} in {need.folder}" for need in together
+            )
+            remedies = "; ".join(dict.fromkeys(need.remedy for need in together))
+            return (
+                f"the run needs {whole / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free: "
+                f"{parts}. Free some ({remedies})"
+            )
+    return ""
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _check_card(models: Models) -> None:
+    """Refuse what a GPU has no room for even when it is empty."""
+    total = card_bytes()
+    if total is None:
+        return
+    for what, need in _card_needs(models):
+        if need > total:
+            raise PipelineError(
+                f"{what} needs {need / 1e9:.1f} GB of the GPU at least, which has "
+                f"{total / 1e9:.1f} GB: take a smaller model or a larger card"
+            )
+
+
+def _card_needs(models: Models) -> Iterator[tuple[str, float]]:
+    """Yield what each step holds on the GPU at least: weights, and what is trained."""
+    target = models.target
+    for setting, base in models.bases.items():
+        precision = models.precisions.get(setting) or (target.precision if target else "auto")
+        width = 1 if precision == "fp8" else dtype(precision).itemsize
+        yield f"{setting} {base.name}", base.values * width
+    if models.trained and target:
+        base, nf4 = models.bases["finetune.model"], target.quantization == "nf4"
+        plain = dtype(target.precision).itemsize
+        held = base.values * (NF4_BYTES if nf4 else plain) + models.trained * _TRAINED_BYTES
+        yield f"training {base.name} at rank {target.lora_rank}", held
