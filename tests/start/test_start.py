@@ -115,6 +115,26 @@ def test_what_is_not_english_is_told_and_left_out(
     assert "supervise.source prompted" in printed
 
 
+def test_passages_that_are_left_out_are_not_planned_with(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six of nine are in English: a first look of three would leave out a few of them only."""
+    _write(desk / "docs here", _GERMAN, 3)
+    monkeypatch.setattr("tasks.start.proposal._FIRST_LOOK", 3)
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="mixed") == 0
+    assert _params(desk, "mixed").generate.max_passages == 0
+    assert "all, about 6 in English" in (desk / "profiles/mixed.yaml").read_text()
+    assert "exqa on 6 passages" in capsys.readouterr().out
+
+
+def test_languages_say_how_many_passages_were_looked_at(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.start.survey._LOOKED_AT", 3)
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="large") == 0
+    assert "en 3 (3 passages looked at)" in capsys.readouterr().out
+
+
 def test_a_chat_model_may_write_in_other_languages(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +213,7 @@ def _in_data(desk: Path) -> dict[str, Any]:
     ("prepare", "said"),
     [
         (lambda _: {"CORPUS": "nowhere"}, "CORPUS=nowhere does not exist"),
-        (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=contracts"),
+        (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=mine"),
         (lambda _: {"CORPUS": "s3://bucket"}, "s3://bucket is on another machine"),
         (_nothing, "holds no file that can be read"),
         (_unreadable, "no readable document in"),
