@@ -31,6 +31,7 @@ from tasks.scoring.datasets import (
     Item,
     asked_columns,
     check_prompts,
+    has_items,
     load_dataset,
     load_items,
     parse_item,
@@ -65,6 +66,12 @@ def open_desk(place: Place) -> LabelDesk:
     for key, example in (("items", "local/mine/items.jsonl"), ("dataset", "datasets/mine.yaml")):
         place.need_own("evaluate", key, example)
     path = place.user_file("evaluate", "items")
+    if not has_items(path):
+        name = place.profile.rpartition(",")[2]
+        raise PipelineError(
+            f"profile {place.profile} names no file for labelled items: in its section evaluate "
+            f"write items: local/{name}/items.jsonl in place of {place.shown(path)}"
+        )
     if path.suffix != ".jsonl":
         raise PipelineError(
             f"evaluate.items is {place.shown(path)}: items are written as JSON Lines only, name a "

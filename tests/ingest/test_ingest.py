@@ -730,6 +730,7 @@ def test_make_ingest_takes_a_name_with_spaces(
         ([], "in the evaluation    not checked", [False]),
         (["--evaluation", "items.jsonl"], "in the evaluation    1 passages", [True]),
         (["--profile", "privacy"], "in the evaluation    1 passages", [True]),
+        (["--profile", "contracts"], "in the evaluation    not checked", [False]),  # no file yet
     ],
 )
 def test_a_preview_compares_with_the_items_it_was_given_or_the_profiles(
