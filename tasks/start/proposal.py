@@ -163,7 +163,7 @@ def propose(
         items_why=(
             f"{items[1]} labelled items, never trained on"
             if items
-            else "no labelled items yet, so no F1: docs/own-documents.md"
+            else f"none yet, so no F1; for make label write local/{name}/items.jsonl"
         ),
         labelled=items[1] if items else 0,
     )

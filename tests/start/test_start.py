@@ -73,6 +73,9 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     assert params.evaluate.items == "supervision/none"
     assert params.evaluate.dataset == "datasets/mine.yaml"
     assert params.generate.task_types == ("exqa",) and params.generate.max_passages == 0
+    assert (
+        "for make label write local/mine/items.jsonl" in (desk / "profiles/mine.yaml").read_text()
+    )
     assert load_dataset(desk / "datasets/mine.yaml").name == "mine"
     for kind in ("profile", "dataset"):
         first = (desk / f"{kind}s/mine.yaml").read_text().splitlines()[0]
