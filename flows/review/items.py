@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("flows.review.items", "Make labelled items of held-out passages.", PORT)
     arguments = parser.parse_args(argv)
     with one_line_errors("label"):
-        desk = open_desk(Place(CODE, arguments.profile))
+        desk = open_desk(Place(CODE, arguments.profile, arguments.settings))
         lead = "Questions to measure the model with. Their passages are never trained on."
         serve(desk, Page("Label", lead, script=SCRIPT), arguments.port, VARIABLE)
         return 0

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--item", default="")
     arguments = parser.parse_args(argv)
     with one_line_errors("why"):
-        place = Place(CODE, arguments.profile)
+        place = Place(CODE, arguments.profile, arguments.settings)
         found = explain(place, arguments.item)
         path = place.run.path / "artifacts/why" / f"{file_name(arguments.item)}.json"
         write_json(path, found)
