@@ -101,7 +101,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),-m slow,--numprocesses=logical --maxprocesses=4 --dist=loadfile)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/evaluate/test_report.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py

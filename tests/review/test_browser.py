@@ -210,6 +210,8 @@ def test_a_question_is_answered_with_the_span_marked(tmp_path: Path) -> None:
             press(browser, "Enter")
             browser.see("Why did the pump fail?", "page 2, Repairs, characters 10-90", "(nothing)")
             assert browser.js("document.querySelector('mark').textContent") == "its seal"
+            colour = browser.js("getComputedStyle(document.querySelector('mark')).backgroundColor")
+            assert colour != "rgb(255, 255, 0)", "our colours, not the browser's"
             assert browser.js("document.images.length") == 0 and EVIL in browser.text()
             shoot(browser, "ask")
         assert browser.elsewhere() == []

@@ -21,6 +21,7 @@ from tasks.core.files import read_json
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
 from tasks.verify.reviews import review_key
+from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.pages import check_page, find_dead_links
 from tests.review.checkout import EVIL, context_of, make_checkout, row_of, write_rows
@@ -114,6 +115,21 @@ def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
     check(page)
     assert "contract-2.md, page 1, characters 5000-" in page.read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not chromium(), reason="no Chromium here (Debian: apt install chromium)")
+def test_the_page_on_a_screen_and_on_a_phone(checkout: Path, tmp_path: Path) -> None:
+    from tests.review.test_browser import shoot
+
+    assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
+    page = checkout / ".runs/mine/artifacts/why/contracts-001.html"
+    with Browser(tmp_path / "profile", patience=30) as browser:
+        browser.open(page.as_uri())
+        browser.see("Why: contracts-001", "unadapted", "nli-005", "wrong by review")
+        assert browser.js("document.querySelectorAll('script, img').length") == 0
+        shoot(browser, "why")
+        assert browser.elsewhere() == []
 
 
 def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
