@@ -22,6 +22,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.core.stage import WORK, one_line_errors
+from tasks.ingest.report import format_counts
 from tasks.scoring.datasets import ITEM_FORMS
 from tasks.start.proposal import (
     ENGLISH,
@@ -185,11 +186,7 @@ def _looked_at(found: Survey) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    """Return the commonest names with their counts, and how many others there are."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{name} {count:,}" for name, count in ordered[:_SHOWN]]
-    rest = sum(count for _, count in ordered[_SHOWN:])
-    return ", ".join([*shown, *([f"{len(ordered) - _SHOWN} others {rest:,}"] if rest else [])])
+    return format_counts(counts, _SHOWN)
 
 
 if __name__ == "__main__":

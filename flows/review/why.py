@@ -221,7 +221,10 @@ def write_report(path: Path, found: dict[str, Any]) -> None:
             if (path.parents[1] / stage / "report.html").is_file()
         ],
     )
-    write_page(path, _TEMPLATE, page, **{**found, "nearest": rows, "model_names": MODEL_NAMES})
+    # A template may name a label in words of its own.
+    named = any(answer["golds"] != found["item"]["expected"] for answer in found["answers"])
+    told = {**found, "nearest": rows, "model_names": MODEL_NAMES, "named": named}
+    write_page(path, _TEMPLATE, page, **told)
 
 
 def _nearness(row: dict[str, Any]) -> str:

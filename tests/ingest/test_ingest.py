@@ -785,3 +785,14 @@ def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_the
         loaded, told = done.stdout.strip().split("\n", 1)
         assert (loaded == "[]") == plain
         assert told == load_tokenizer(name).backend_tokenizer.to_str()
+
+
+def test_of_many_names_the_most_frequent_are_shown_and_the_rest_is_counted() -> None:
+    """A text in a hundred languages would fill the screen."""
+    counts = {"de": 3, "fr": 9, "cs": 3, "ko": 1}
+    assert report.format_counts(counts) == "fr 9, cs 3, de 3, ko 1"
+    assert report.format_counts(counts, 2) == "fr 9, cs 3, 2 others 4"
+    assert (
+        report.format_counts(counts, 4) == report.format_counts(counts)
+        and report.format_counts({}, 2) == ""
+    )

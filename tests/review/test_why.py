@@ -115,6 +115,7 @@ def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
     check(page)
     assert "contract-2.md, page 1, characters 5000-" in page.read_text()
+    assert '<td data-name="expected">No</td>' in page.read_text(), "in the template's own words"
 
 
 @pytest.mark.browser
