@@ -102,7 +102,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),-m slow,--numprocesses=logical --maxprocesses=4 --dist=loadfile)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/evaluate/test_report.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py
 
 pictures: browser ## make README's pictures from the screenshots: docs/pictures
 	@$(BIN)/python scripts/pictures.py
@@ -115,17 +115,17 @@ lint: setup ## check style and types
 ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords)
 	@$(BIN)/python -m flows.ui --prefect-port="$$PREFECT_PORT" --mlflow-port="$$MLFLOW_PORT" --runs="$$RUNS" $(if $(TEAM),--team)
 
-review: data ## judge 100 of the last run's training rows in the browser (PROFILE, REVIEWER=name)
-	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --port "$${REVIEW_PORT:-4300}"
+review: data ## judge 100 of the last run's training rows in the browser (PROFILE, SET, REVIEWER=name)
+	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --settings="$$SET" --port "$${REVIEW_PORT:-4300}"
 
-label: data ## make labelled items of held-out passages in the browser (PROFILE, REVIEWER=name)
-	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --port "$${LABEL_PORT:-4301}"
+label: data ## make labelled items of held-out passages in the browser (PROFILE, SET, REVIEWER=name)
+	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --settings="$$SET" --port "$${LABEL_PORT:-4301}"
 
-why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE)
-	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --item="$$ITEM"
+why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE, SET)
+	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --settings="$$SET" --item="$$ITEM"
 
-ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, MODEL)
-	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --model="$$MODEL" --port "$${ASK_PORT:-4302}"
+ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, SET, MODEL)
+	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --settings="$$SET" --model="$$MODEL" --port "$${ASK_PORT:-4302}"
 
 export: setup ## write a registered model as safetensors and GGUF (MODEL=models:/NAME@champion, OUT=folder)
 	@$(BIN)/python -m tasks.release.export --model="$$MODEL" --out="$$OUT"

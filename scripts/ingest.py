@@ -48,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
                 "no corpus: make ingest CORPUS=folder (a file, s3://bucket/folder or "
                 "hf://owner/dataset will do too)"
             )
-        # The items of params.yaml belong to another corpus: only requested items are compared.
-        items = params.evaluate.items if profiles or "evaluate.items=" in chosen else ""
+        # The items of params.yaml belong to another corpus: only requested items are compared. The
+        # file of a profile comes into being with the first item that is made of these passages.
+        items = params.evaluate.items
+        if "evaluate.items=" not in chosen and not (profiles and Path(items).is_file()):
+            items = ""
         corpus, evaluation = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(OUT)]

@@ -44,13 +44,17 @@ def main(argv: list[str] | None = None) -> int:
         values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
         params: Params = parse_params(values, layers)
         print(f"{PASSAGES} passages go through the first stages: a minute or two", flush=True)
-        found = plan(params, values, (WORK / "plan").absolute())
+        found = plan(params, values, (WORK / "plan").absolute(), _tell)
         run = derive_name(arguments.profile, settings)
         write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
         print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")
         return 0
     return 2
+
+
+def _tell(stage: str) -> None:
+    print(f"    {stage} ...", flush=True)
 
 
 def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a folder of documents to a profile: ``make start CORPUS=folder NAME=contracts``.
+"""From a folder of documents to a profile: ``make start CORPUS=folder NAME=mine``.
 
     python scripts/start.py     (CORPUS, NAME and, if wanted, EVALUATION, MODEL, TASK are read from
                                  the environment)
@@ -22,6 +22,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.core.stage import WORK, one_line_errors
+from tasks.ingest.report import format_counts
 from tasks.scoring.datasets import ITEM_FORMS
 from tasks.start.proposal import (
     ENGLISH,
@@ -69,7 +70,7 @@ def main() -> int:
 
 def _need_corpus(text: str) -> Path:
     if not text:
-        raise PipelineError("no corpus: make start CORPUS=folder NAME=contracts")
+        raise PipelineError("no corpus: make start CORPUS=folder NAME=mine")
     if "://" in text:
         raise PipelineError(
             f"{text} is on another machine, and a run needs its documents on this one: fetch them "
@@ -88,7 +89,7 @@ def _need_corpus(text: str) -> Path:
 
 def _need_name(name: str) -> str:
     if not name:
-        raise PipelineError("no name: make start CORPUS=folder NAME=contracts")
+        raise PipelineError("no name: make start CORPUS=folder NAME=mine")
     check_name(name)
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name):
         raise PipelineError(f"NAME={name}: at most 40 characters, it becomes part of other names")
@@ -119,7 +120,7 @@ def _describe(
     lines = [
         ("corpus", f"{found.corpus}: {found.files:,} files, {megabytes:.1f} MB, {read}"),
         ("formats", _counts(found.formats)),
-        ("languages", f"{_counts(found.languages)} (passages)"),
+        ("languages", f"{_counts(found.languages)} ({_looked_at(found)})"),
         ("tokens", f"{found.tokens:,} in {len(found.passages):,} passages{_whole(found)}"),
         ("not read", _counts(found.unread) or "none"),
         ("dropped", _counts(found.dropped) or "none"),
@@ -134,11 +135,10 @@ def _describe(
                 "supervise.source prompted (docs/matrix.md)",
             )
         )
-    passages = proposal.max_passages or found.expected_passages
     lines += [
         ("", ""),
-        ("plan", f"{proposal.kind} on {passages:,} passages of at most {proposal.passage_tokens}"
-                 f" tokens ({proposal.kind_why})"),
+        ("plan", f"{proposal.kind} on {proposal.passages:,} passages of at most "
+                 f"{proposal.passage_tokens} tokens ({proposal.kind_why})"),
         ("model", model or f"the embedded one of 135M, on {os.cpu_count()} CPU cores"),
         (
             "items",
@@ -179,12 +179,14 @@ def _whole(found: Survey) -> str:
     return f"; about {found.tokens * found.times:,.0f} in {found.expected_passages:,} in all"
 
 
+def _looked_at(found: Survey) -> str:
+    """Return what the counts of languages are of: all passages, or those that were looked at."""
+    count = sum(found.languages.values())
+    return "passages" if count == len(found.passages) else f"{count:,} passages looked at"
+
+
 def _counts(counts: dict[str, int]) -> str:
-    """Return the commonest names with their counts, and how many others there are."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{name} {count:,}" for name, count in ordered[:_SHOWN]]
-    rest = sum(count for _, count in ordered[_SHOWN:])
-    return ", ".join([*shown, *([f"{len(ordered) - _SHOWN} others {rest:,}"] if rest else [])])
+    return format_counts(counts, _SHOWN)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if question and not question.strip():
             raise PipelineError("the question is empty: make ask QUESTION='...'")
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{CODE / 'mlflow.db'}")
-        desk = open_desk(Place(CODE, arguments.profile), arguments.model)
+        desk = open_desk(Place(CODE, arguments.profile, arguments.settings), arguments.model)
         if question:
             show(desk.answer(question))
             return 0

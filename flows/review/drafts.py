@@ -35,8 +35,9 @@ def find_passages(place: Place) -> Path:
     preview = place.main / "artifacts/preview/passages.parquet"
     if not (found.is_file() or preview.is_file()):
         raise PipelineError(
-            f"there are no passages to label: {place.command('run')} first, or without items "
-            f"make ingest CORPUS={place.params.ingest.corpus}"
+            "there are no passages to label: "
+            f"{place.command('ingest', CORPUS=place.params.ingest.corpus)} cuts them; "
+            f"{place.command('run')} also writes drafts, but does not start without the items file"
         )
     return found if found.is_file() else preview
 

@@ -31,6 +31,7 @@ from tasks.scoring.datasets import (
     Item,
     asked_columns,
     check_prompts,
+    has_items,
     load_dataset,
     load_items,
     parse_item,
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("flows.review.items", "Make labelled items of held-out passages.", PORT)
     arguments = parser.parse_args(argv)
     with one_line_errors("label"):
-        desk = open_desk(Place(CODE, arguments.profile))
+        desk = open_desk(Place(CODE, arguments.profile, arguments.settings))
         lead = "Questions to measure the model with. Their passages are never trained on."
         serve(desk, Page("Label", lead, script=SCRIPT), arguments.port, VARIABLE)
         return 0
@@ -65,6 +66,12 @@ def open_desk(place: Place) -> LabelDesk:
     for key, example in (("items", "local/mine/items.jsonl"), ("dataset", "datasets/mine.yaml")):
         place.need_own("evaluate", key, example)
     path = place.user_file("evaluate", "items")
+    if not has_items(path):
+        name = place.profile.rpartition(",")[2]
+        raise PipelineError(
+            f"profile {place.profile} names no file for labelled items: in its section evaluate "
+            f"write items: local/{name}/items.jsonl in place of {place.shown(path)}"
+        )
     if path.suffix != ".jsonl":
         raise PipelineError(
             f"evaluate.items is {place.shown(path)}: items are written as JSON Lines only, name a "

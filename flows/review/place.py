@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
 from flows.runs.request import plan
 from flows.runs.worktree import Run
 from tasks.core.errors import PipelineError
-from tasks.core.overlay import DEFAULT, profile_files
+from tasks.core.overlay import DEFAULT, profile_files, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.yaml_file import read_yaml
 
@@ -18,12 +19,18 @@ _WIDTH = 100
 
 
 class Place:
-    """The last run of a profile, in ``main``: its parameters, its artifacts, the user's files."""
+    """The last run of a profile and settings: its parameters, its artifacts, the user's files in
+    ``main``.
+    """
 
-    def __init__(self, main: Path, profile: str) -> None:
-        """Raise :class:`PipelineError` for an unknown profile or a wrong parameter."""
+    def __init__(self, main: Path, profile: str, settings: str = "") -> None:
+        """``settings`` are those that the run was started with, as make's ``SET`` has them.
+
+        Raise :class:`PipelineError` for an unknown profile or a wrong parameter.
+        """
         self.main, self.profile = main, profile or DEFAULT
-        self.run: Run = plan(main, self.profile)
+        self.settings = split_settings(settings)
+        self.run: Run = plan(main, self.profile, self.settings)
         self.params: Params = parse_params(self.run.params, str(main / "params.yaml"))
 
     def artifact(self, name: str) -> Path:
@@ -40,6 +47,8 @@ class Place:
     def need_own(self, section: str, key: str, example: str) -> None:
         """Refuse a profile that leaves a setting to params.yaml, whose file is the example's."""
         files = profile_files(self.main / "profiles", self.profile)
+        if any(setting.startswith(f"{section}.{key}=") for setting in self.settings):
+            return
         if files and not any(key in (read_yaml(file).get(section) or {}) for file in files):
             raise PipelineError(
                 f"profile {self.profile} does not set {section}.{key}, and that of params.yaml is "
@@ -47,9 +56,10 @@ class Place:
             )
 
     def command(self, target: str, **variables: str) -> str:
-        """Return the make command of this profile."""
+        """Return the make command of this profile and these settings, as typed in a shell."""
         given = {} if self.profile == DEFAULT else {"PROFILE": self.profile}
-        words = [f"{name}={value}" for name, value in (given | variables).items()]
+        given |= {"SET": shlex.join(self.settings)} if self.settings else {}
+        words = [f"{name}={shlex.quote(value)}" for name, value in (given | variables).items()]
         return " ".join(["make", target, *words])
 
     def shown(self, path: Path) -> str:
@@ -58,11 +68,12 @@ class Place:
 
 
 def make_parser(module: str, description: str, port: int = 0) -> argparse.ArgumentParser:
-    """Return a parser with ``--profile`` and, for a server, ``--port``."""
+    """Return a parser with ``--profile``, ``--settings`` and, for a server, ``--port``."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, allow_abbrev=False
     )
     parser.add_argument("--profile", default="")
+    parser.add_argument("--settings", default="", help="those of the run, as make's SET")
     if port:
         parser.add_argument("--port", type=int, default=port)
     return parser

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("flows.review.rows", "Judge a sample of a run's training rows.", PORT)
     arguments = parser.parse_args(argv)
     with one_line_errors("review"):
-        place = Place(CODE, arguments.profile)
+        place = Place(CODE, arguments.profile, arguments.settings)
         desk = open_desk(place)
         page = Page(
             "Review", "Is the response right for this instruction and passage?", script=SCRIPT

@@ -23,22 +23,15 @@ from flows.review.place import Place, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
-from tasks.core.page import Page, write_page
+from tasks.core.page import STAGE_PAGES, Page, write_page
 from tasks.core.parquet import Batches, read_table
-from tasks.core.rows import EVALUATIONS, PASSAGES, VERIFIED, require
+from tasks.core.rows import EVALUATIONS, MODEL_NAMES, PASSAGES, VERIFIED, require
 from tasks.core.stage import one_line_errors
-from tasks.scoring.datasets import Dataset, Item, asked_columns, load_dataset, load_items
+from tasks.scoring.datasets import Dataset, Item, asked_columns, has_items, load_dataset, load_items
 from tasks.scoring.f1 import normalise_answer
 from tasks.verify.reviews import Reviews, review_key
 
 _TEMPLATE = Path(__file__).parent / "templates" / "why.html"
-#: The pages of a run that a reader of this one may want.
-_PAGES = (
-    ("Evaluation", "evaluate"),
-    ("Verification", "verify"),
-    ("Validation", "validate"),
-    ("Ingest", "ingest"),
-)
 #: Ids that an unknown one is answered with.
 _NAMED = 5
 
@@ -49,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--item", default="")
     arguments = parser.parse_args(argv)
     with one_line_errors("why"):
-        place = Place(CODE, arguments.profile)
+        place = Place(CODE, arguments.profile, arguments.settings)
         found = explain(place, arguments.item)
         path = place.run.path / "artifacts/why" / f"{file_name(arguments.item)}.json"
         write_json(path, found)
@@ -66,15 +59,17 @@ def explain(place: Place, name: str) -> dict[str, Any]:
     answers = require(read_table(path), EVALUATIONS, path)
     _need_known(place, name, answers)
     told = answers.filter(pc.equal(answers["item_id"], name)).to_pylist()
-    dataset = load_dataset(place.user_file("evaluate", "dataset"))
-    items = load_items(dataset, place.user_file("evaluate", "items"))
+    dataset, items = _read_items(place)
     item = next((one for one in items if one.id == name), None)
     if item is None:
         raise PipelineError(
             f"item {name!r} is in the last run and no longer in "
             f"{place.shown(place.user_file('evaluate', 'items'))}: {place.command('run')} again"
         )
-    asked = {column: str(item.columns.get(column, "")) for column in asked_columns(dataset)}
+    asked = {
+        column: str(item.columns.get(column, "")).replace(item.context, "[passage]")
+        for column in asked_columns(dataset)
+    }
     embed, no_vectors = open_embedder(
         place.params,
         place.run.path / "artifacts" / "finetune",
@@ -93,6 +88,20 @@ def explain(place: Place, name: str) -> dict[str, Any]:
         "compared": {"rows": compared, "of": total, "no_vectors": no_vectors},
         "nearest": _rows(place, near),
     }
+
+
+def _read_items(place: Place) -> tuple[Dataset, list[Item]]:
+    """Return what evaluate asked: the labelled items, or without any the rows that supervise kept
+    out of the training.
+    """
+    path = place.user_file("evaluate", "items")
+    if has_items(path):
+        dataset = load_dataset(place.user_file("evaluate", "dataset"))
+        return dataset, load_items(dataset, path)
+    from tasks.scoring.predict import Questions  # it imports torch, which takes seconds
+
+    questions = Questions.held_out(place.artifact("supervise/heldout.parquet"))
+    return questions.dataset, questions.items
 
 
 def _said(told: list[dict[str, Any]]) -> list[str]:
@@ -208,11 +217,14 @@ def write_report(path: Path, found: dict[str, Any]) -> None:
         "One item: what the models answered, and the training rows that are nearest to it.",
         links=[
             (name, f"../{stage}/report.html")
-            for name, stage in _PAGES
+            for name, stage in STAGE_PAGES
             if (path.parents[1] / stage / "report.html").is_file()
         ],
     )
-    write_page(path, _TEMPLATE, page, **{**found, "nearest": rows})
+    # A template may name a label in words of its own.
+    named = any(answer["golds"] != found["item"]["expected"] for answer in found["answers"])
+    told = {**found, "nearest": rows, "model_names": MODEL_NAMES, "named": named}
+    write_page(path, _TEMPLATE, page, **told)
 
 
 def _nearness(row: dict[str, Any]) -> str:
@@ -234,7 +246,9 @@ def show(found: dict[str, Any]) -> None:
         say(asked=f"{name}: {one_line(text)}")
     say(passage=one_line(item["context"]))
     for answer in found["answers"]:
-        told = f"{answer['model']:<10}{answer['template'][:24]:<26}F1 {answer['f1']:.2f}"
+        told = (
+            f"{MODEL_NAMES[answer['model']]:<16}{answer['template'][:24]:<26}F1 {answer['f1']:.2f}"
+        )
         say(answer=f"{told}  {one_line(answer['prediction'] or '(nothing)', 50)}")
     compared = found["compared"]
     say(rows=f"{compared['rows']:,} of {compared['of']:,} training rows compared")

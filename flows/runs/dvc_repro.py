@@ -29,10 +29,11 @@ _SKIPS: dict[str, Status] = {
 }
 _DVC_ERROR = re.compile(r"^ERROR: (.*)")
 _EXIT = re.compile(r"failed to run: .*, exited with (-?\d+)$")
-#: Advice for people who type ``dvc repro`` themselves.
+#: Advice for people who type ``dvc repro`` themselves; and a file of verdicts is empty until there
+#: is one, which is no reason to warn.
 _ADVICE = re.compile(
     r"\s*(To track the changes with git|git add |To enable auto staging|dvc config "
-    r"core.autostage|Use `dvc push`|\w+ing lock file )"
+    r"core.autostage|Use `dvc push`|\w+ing lock file |WARNING: '.*' is empty\.$)"
 )
 _POLL_SECONDS = 1.0
 STOPPED = "stopped: run the same command again to continue"

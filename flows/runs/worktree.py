@@ -118,7 +118,9 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
     for section, key in FILES:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
-            raise PipelineError(f"{section}.{key}: {value} does not exist (looked in {run.main})")
+            told = f"{section}.{key}: {value} does not exist (looked in {run.main})"
+            items = "; make label writes it, supervision/none stands for no labelled items"
+            raise PipelineError(told + (items if key == "items" else ""))
 
 
 def record(run: Run) -> str:

@@ -20,6 +20,13 @@ _TEMPLATES = Path(__file__).parent / "templates"
 #: A page with a head only.
 BASE = _TEMPLATES / "base.html"
 PRODUCT = "bonito-pipeline"
+#: Name and stage of the pages that a run leaves, in the order in which they are written.
+STAGE_PAGES = (
+    ("Ingest", "ingest"),
+    ("Validation", "validate"),
+    ("Verification", "verify"),
+    ("Evaluation", "evaluate"),
+)
 #: Pieces of a template per write.
 _BUFFERED = 256
 
@@ -47,6 +54,21 @@ class Page:
     facts: Sequence[tuple[str, str]] = ()
     links: Sequence[tuple[str, str]] = ()
     script: str = ""
+
+
+def stage_links(own: str) -> list[tuple[str, str]]:
+    """Return the links of a stage's page to those of the other stages. A later one is not there
+    yet: its name says when it will be, and the page's bytes do not depend on whether it is.
+    """
+    stages = [stage for _, stage in STAGE_PAGES]
+    return [
+        (
+            f"{name} (after {stage})" if stages.index(stage) > stages.index(own) else name,
+            f"../{stage}/report.html",
+        )
+        for name, stage in STAGE_PAGES
+        if stage != own
+    ]
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.page import Page, Tile, number, write_page
+from tasks.core.page import Page, Tile, number, stage_links, write_page
+from tasks.core.rows import MODEL_NAMES
 from tasks.evaluate.measures import MODELS
 from tasks.scoring.datasets import Item, asked_columns
-from tasks.scoring.predict import Questions
+from tasks.scoring.predict import HELD_OUT, Questions
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Items on the page, general tasks included; documents in its filter; characters of a passage.
@@ -27,11 +28,10 @@ MOST, _DOCUMENTS, _CHARACTERS = 2000, 100, 20_000
 _RIGHT = 0.5
 _OTHERS, _GENERAL = "other documents", "general tasks"
 _COLUMNS = ("model", "template", "item_id", "prediction", "golds", "f1")
-_NAMES = {"zero_shot": "unadapted", "start": "the start alone", "adapted": "adapted"}
-_LINKS = (
-    ("Verification", "../verify/report.html"),
-    ("Validation", "../validate/report.html"),
-    ("Ingest", "../ingest/report.html"),
+_LABELLED = "What each model answers to every labelled item."
+_HELD_OUT = (
+    "There are no labelled items. What each model answers to rows that were kept out of the "
+    "training: what is expected is the generator's answer, so right means like the generator."
 )
 
 
@@ -81,7 +81,7 @@ def write_report(
         path,
         _TEMPLATE,
         _head(questions, items, len(everything), len(shown)),
-        models=[(model, _NAMES[model]) for model in models],
+        models=[(model, MODEL_NAMES[model]) for model in models],
         classifies=questions.dataset.classifies,
         groups=list(groups.items()),
         kinds=sorted({item.task_type for item in shown}),
@@ -151,7 +151,10 @@ def _document(item: Item) -> str:
 
 def _asked(item: Item, questions: Questions) -> tuple[tuple[str, str], ...]:
     found = ((name, item.columns.get(name)) for name in asked_columns(questions.dataset))
-    return tuple((name, str(value)) for name, value in found if value)
+    # The instruction of a held-out row holds its passage.
+    return tuple(
+        (name, str(value).replace(item.context, "[passage]")) for name, value in found if value
+    )
 
 
 def _groups(shown: Sequence[Shown]) -> dict[str, str]:
@@ -201,7 +204,7 @@ def _answers(tables: list[pa.Table], wanted: set[str]) -> dict[str, dict[str, di
 
 def _head(questions: Questions, items: Sequence[Shown], total: int, count: int) -> Page:
     counts = Counter(word for item in items for word in item.outcome.split())
-    over = _NAMES[items[0].before]
+    over = MODEL_NAMES[items[0].before]
     tiles = (
         Tile("Items", number(len(items)), f"under {len(questions.templates)} templates"),
         Tile("Wrong", number(counts["wrong"]), "mean F1 under 0.5"),
@@ -214,5 +217,5 @@ def _head(questions: Questions, items: Sequence[Shown], total: int, count: int) 
         ("shown", f"{number(count)} of {number(total)}, the adapted model's wrong ones first"),
         *((("not shown", f"{number(left)}: all are in predictions.parquet"),) if left else ()),
     )
-    lead = "What each model answers to every labelled item."
-    return Page("Evaluation", lead, tiles, facts, _LINKS)
+    lead = _HELD_OUT if questions.dataset.name == HELD_OUT else _LABELLED
+    return Page("Evaluation", lead, tiles, facts, stage_links("evaluate"))

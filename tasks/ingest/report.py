@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 #: Most sample passages, rejects of one reason and characters of a reject on the page. The Parquet
 #: files hold all.
 _SAMPLES, _SHOWN, _SHOWN_CHARS = 24, 5000, 400
+#: Languages that are named in the closing lines and on the page.
+_LANGUAGES = 10
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
@@ -123,10 +125,10 @@ class Report:
             )
             raise PipelineError(
                 f"no readable document in {corpus}: "
-                f"{_format_counts(self.unread) or 'no text'}{example}{hint}"
+                f"{format_counts(self.unread) or 'no text'}{example}{hint}"
             )
         raise PipelineError(
-            f"no passage of {corpus} is kept: {_format_counts(self.dropped)}{example}; see the "
+            f"no passage of {corpus} is kept: {format_counts(self.dropped)}{example}; see the "
             "ingest section of the parameters"
         )
 
@@ -161,24 +163,27 @@ class Report:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        yield "documents", f"{sum(self.formats.values()):,}: {_format_counts(self.formats)}"
-        yield "encodings", _format_counts(self.encodings) or "set by the formats"
+        yield "documents", f"{sum(self.formats.values()):,}: {format_counts(self.formats)}"
+        yield "encodings", format_counts(self.encodings) or "set by the formats"
         yield "passages", f"{self.kept:,} kept of {self.cut:,}, {self.tokens:,} tokens"
-        yield "passages dropped", _format_counts(self.dropped) or "none"
+        yield "passages dropped", format_counts(self.dropped) or "none"
         if self.languages:
-            yield "other languages", f"{_format_counts(self.languages)} (passages, dropped)"
-        yield "not read", _format_counts(self.unread) or "none"
+            yield (
+                "other languages",
+                f"{format_counts(self.languages, _LANGUAGES)} (passages, dropped)",
+            )
+        yield "not read", format_counts(self.unread) or "none"
         yield (
             "boilerplate cut out",
             f"{self.lines['lines']:,} lines, {self.lines['characters']:,} characters"
             if self.lines
             else "none",
         )
-        yield "left out by readers", _format_counts(self.left_out) or "none"
+        yield "left out by readers", format_counts(self.left_out) or "none"
         yield "taken out, joined", self._taken()
         yield "in the evaluation", self._overlap()
         if self.masked:
-            yield "masked", _format_counts(self.masked)
+            yield "masked", format_counts(self.masked)
 
     def _overlap(self) -> str:
         """Return how many passages are also in the evaluation set, in words."""
@@ -190,7 +195,7 @@ class Report:
         """Return what was taken out of the text, and how many clause numbers were joined."""
         if not self.taken:
             return "none"
-        return f"{_format_counts(self.taken)}; {self.taken_characters:,} characters"
+        return f"{format_counts(self.taken)}; {self.taken_characters:,} characters"
 
     def _trim(self) -> None:
         self._samples = sorted(
@@ -238,11 +243,18 @@ class Report:
             yield from map(json.loads, lines)
 
 
-def _format_counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in _most_frequent(counts))
+def format_counts(counts: Mapping[str, int], most: int = 0) -> str:
+    """Return ``text 19, pdf 12``, the most frequent first; beyond ``most`` names (0: all) how many
+    others there are, and their sum.
+    """
+    ordered = _most_frequent(counts)
+    most = most or len(ordered)
+    shown = [f"{name} {count:,}" for name, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join([*shown, *([f"{len(ordered) - most} others {rest:,}"] if rest else [])])
 
 
-def _most_frequent(counts: Counter[str]) -> list[tuple[str, int]]:
+def _most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,13 @@ class Plan:
     verdict: str
 
 
-def plan(params: Params, values: Mapping[str, Any], folder: Path) -> Plan:
+def plan(
+    params: Params, values: Mapping[str, Any], folder: Path, tell: Callable[[str], None]
+) -> Plan:
     """Try the run of ``params`` (``values``: the same as they are in the files) and forecast it.
 
-    Works in ``folder``, which is emptied. Raises :class:`PipelineError` for a corpus, items or a
+    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried.
+    Raises :class:`PipelineError` for a corpus, items or a
     model that cannot be read, and for a supervision source without a generator.
     """
     if not params.supervise.mix.generator:
@@ -99,8 +102,9 @@ def plan(params: Params, values: Mapping[str, Any], folder: Path) -> Plan:
     questions, labelled = _count_questions(params)
     check_models(params)
     shutil.rmtree(folder, ignore_errors=True)
+    tell("ingest")
     found = survey(Path(params.ingest.corpus), values, folder)
-    trial = _try(params, values, found, folder)
+    trial = _try(params, values, found, folder, tell)
     return _forecast(params, found, trial, questions, labelled)
 
 
@@ -113,7 +117,13 @@ def _count_questions(params: Params) -> tuple[int, int]:
     return items * len(dataset.templates[: params.evaluate.templates or None]), items
 
 
-def _try(params: Params, values: Mapping[str, Any], found: Survey, folder: Path) -> Trial:
+def _try(
+    params: Params,
+    values: Mapping[str, Any],
+    found: Survey,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> Trial:
     ids = found.passages["passage_id"].to_pylist()
     passages = found.passages.take(choose(ids, PASSAGES, params.generate.seed, "passage"))
     write_table(folder / "passages.parquet", passages)
@@ -125,8 +135,10 @@ def _try(params: Params, values: Mapping[str, Any], found: Survey, folder: Path)
     }
     write_params(overlay(dict(values), smaller), folder)
     passage = {"passages": folder / "passages.parquet"}
+    tell("generate")
     measured = {"generate": run_apart("generate", folder, passage)}
     written = read_json(folder / "generate/summary.json")
+    tell("validate")
     predictions = {"predictions": folder / "generate/predictions.parquet"}
     validated = _run_or_none("validate", folder, predictions, measured)
     rows = validated
@@ -134,9 +146,11 @@ def _try(params: Params, values: Mapping[str, Any], found: Survey, folder: Path)
         inputs = {
             name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
         }
+        tell("verify")
         rows = _run_or_none("verify", folder, passage | predictions | inputs, measured)
         shown = rows if len(rows) >= params.finetune.batch_rows else validated
         write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
+        tell("finetune")
         measured["finetune"] = run_apart(
             "finetune", folder, {"instructions": folder / "training.parquet"}
         )

@@ -51,6 +51,8 @@ class Proposal:
     language_why: str
     max_passages: int
     passages_why: str
+    #: How many passages a run will use.
+    passages: int
     items: str
     items_why: str
     #: How many labelled items there are.
@@ -127,7 +129,8 @@ def propose(
     )
     halved = short_share > _MANY_SHORT
     other = english and found.share(ENGLISH) < 1
-    expected = found.expected_passages
+    expected = round(found.expected_passages * (found.share(ENGLISH) if other else 1))
+    about = f"about {expected:,}{' in English' if other else ''}"
     limited = not gpu and expected > 2 * _FIRST_LOOK  # not to leave out a few
     return Proposal(
         name=name,
@@ -153,15 +156,14 @@ def propose(
         ),
         max_passages=_FIRST_LOOK if limited else 0,
         passages_why=(
-            f"of about {expected:,}: a first look in minutes; 0: all"
-            if limited
-            else f"all, about {expected:,}"
+            f"of {about}: a first look in minutes; 0: all" if limited else f"all, {about}"
         ),
+        passages=_FIRST_LOOK if limited else expected,
         items=short(items[0]) if items else NOTHING,
         items_why=(
             f"{items[1]} labelled items, never trained on"
             if items
-            else "no labelled items yet, so no F1: docs/own-documents.md"
+            else f"none yet, so no F1; for make label write local/{name}/items.jsonl"
         ),
         labelled=items[1] if items else 0,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
-from tasks.core.page import BASE, Page, write_page
+from tasks.core.page import BASE, Page, stage_links, write_page
 from tasks.core.parquet import write_batches
 from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.stage import Stage, run_stage
@@ -26,11 +26,7 @@ from tasks.validate.suites import Suites
 from tasks.validate.verdicts import MAX_ROWS, Verdicts
 
 log = logging.getLogger(__name__)
-#: Name and address of the pages that the graph leaves beside the report.
-_NEIGHBOURS = (
-    ("Ingest", "../ingest/report.html"),
-    ("Great Expectations", "data_docs/index.html"),
-)
+_DOCS = ("Great Expectations", "data_docs/index.html")
 _OUTPUTS = ("instructions.parquet", "quarantine.parquet", "report.html")
 
 
@@ -53,7 +49,7 @@ def validate(stage: Stage) -> None:
     good = share >= params.min_yield
     folder = stage.out if good else stage.work
     samples = write_rows(predictions, verdicts, folder)
-    links = _NEIGHBOURS if good else ()
+    links = [*stage_links("validate"), _DOCS] if good else []
     write_report(
         folder / "report.html", verdicts, suites, samples, balanced, share, params.min_yield, links
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.data_params import Verify
-from tasks.core.page import Page, Tile, percent, write_page
+from tasks.core.page import Page, Tile, percent, stage_links, write_page
 from tasks.core.task_types import TASK_TYPES
 from tasks.verify.asking import Row
 from tasks.verify.judging import ADOPTED, REPAIRED, WRITTEN, WRONG_BY_REVIEW, Decision
@@ -106,7 +106,7 @@ def write_report(
             lead,
             tiles,
             facts=(("Reader", reader),),
-            links=(("Ingest", "../ingest/report.html"), ("Validation", "../validate/report.html")),
+            links=stage_links("verify"),
         ),
         dropped=sorted(tally.reasons.items(), key=lambda item: (-item[1], item[0])),
         rows=tally.rows,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from tasks.core.page import BASE, Page, Tile, number, percent, render, write_page
+from tasks.core.page import BASE, Page, Tile, number, percent, render, stage_links, write_page
 from tests.conftest import ROOT
 from tests.pages import check_page
 
@@ -37,6 +37,15 @@ def test_links_and_facts_are_shown_only_where_there_are_any() -> None:
         render(BASE, Page("Ingest", links=[("Validation", "../validate/report.html")]))
     )
     assert '<nav><a href="../validate/report.html">Validation</a></nav>' in linked
+
+
+def test_the_page_of_a_stage_links_to_earlier_ones_and_tells_when_the_later_ones_come() -> None:
+    assert stage_links("validate") == [
+        ("Ingest", "../ingest/report.html"),
+        ("Verification (after verify)", "../verify/report.html"),
+        ("Evaluation (after evaluate)", "../evaluate/report.html"),
+    ]
+    assert [name for name, _ in stage_links("evaluate")] == ["Ingest", "Validation", "Verification"]
 
 
 def test_a_name_that_is_not_given_is_an_error(tmp_path: Path) -> None:

@@ -260,6 +260,8 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     }
     rows = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     assert len(rows) == 2 * 5 and {row["dataset"] for row in rows} == {"held_out"}
+    page = Path("artifacts/evaluate/report.html").read_text()
+    assert "There are no labelled items" in page and "every labelled item" not in page
     _write_judged(instructions)
     assert _register(params, instructions) == 0
     told = read_json(Path("artifacts/register/registration.json"))

@@ -21,7 +21,13 @@ import pytest
 from flows import server, ui
 from flows.runs import repair, request, summary, worktree
 from flows.runs.dvc_graph import list_unchanged, read_graph
-from flows.runs.dvc_repro import StageOutcome, line_that_matters, reproduce, stage_environment
+from flows.runs.dvc_repro import (
+    StageOutcome,
+    follow,
+    line_that_matters,
+    reproduce,
+    stage_environment,
+)
 from tasks.core.errors import PipelineError
 from tasks.core.model_params import CHAMPION
 from tasks.core.ports import find_free_port
@@ -890,3 +896,11 @@ def test_the_papers_profile_suits_a_machine_with_a_gpu(
 
 
 # FIXME
+
+
+def test_an_empty_file_of_verdicts_is_no_warning(tmp_path: Path) -> None:
+    """`make start` makes it; DVC warns of it, and a person would look for a fault."""
+    said = """print("WARNING: '/a b/reviews/mine.jsonl' is empty."); print("Running stage 'verify':")"""
+    shown: list[str] = []
+    lines, code = follow([sys.executable, "-c", said], tmp_path, shown.append, {})
+    assert (code, len(lines), shown) == (0, 2, ["Running stage 'verify':"])

@@ -733,6 +733,7 @@ def test_make_ingest_takes_a_name_with_spaces(
         ([], "in the evaluation    not checked", [False]),
         (["--evaluation", "items.jsonl"], "in the evaluation    1 passages", [True]),
         (["--profile", "privacy"], "in the evaluation    1 passages", [True]),
+        (["--profile", "contracts"], "in the evaluation    not checked", [False]),  # no file yet
     ],
 )
 def test_a_preview_compares_with_the_items_it_was_given_or_the_profiles(
@@ -787,3 +788,14 @@ def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_the
         loaded, told = done.stdout.strip().split("\n", 1)
         assert (loaded == "[]") == plain
         assert told == load_tokenizer(name).backend_tokenizer.to_str()
+
+
+def test_of_many_names_the_most_frequent_are_shown_and_the_rest_is_counted() -> None:
+    """A text in a hundred languages would fill the screen."""
+    counts = {"de": 3, "fr": 9, "cs": 3, "ko": 1}
+    assert report.format_counts(counts) == "fr 9, cs 3, de 3, ko 1"
+    assert report.format_counts(counts, 2) == "fr 9, cs 3, 2 others 4"
+    assert (
+        report.format_counts(counts, 4) == report.format_counts(counts)
+        and report.format_counts({}, 2) == ""
+    )

@@ -138,7 +138,7 @@ def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
     with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
         with served(desk, page, port) as address:
             browser.open(address)
-            browser.see("a draft of the last run", "Drafts left", "5.0 need 785 items")
+            browser.see("a draft of the last run", "Drafts left", "785 items show 5.0")
             press(browser, "a")
             browser.see("Saved.", "over 100", "on 1 passages")
             press(browser, "e")
@@ -210,6 +210,8 @@ def test_a_question_is_answered_with_the_span_marked(tmp_path: Path) -> None:
             press(browser, "Enter")
             browser.see("Why did the pump fail?", "page 2, Repairs, characters 10-90", "(nothing)")
             assert browser.js("document.querySelector('mark').textContent") == "its seal"
+            colour = browser.js("getComputedStyle(document.querySelector('mark')).backgroundColor")
+            assert colour != "rgb(255, 255, 0)", "our colours, not the browser's"
             assert browser.js("document.images.length") == 0 and EVIL in browser.text()
             shoot(browser, "ask")
         assert browser.elsewhere() == []

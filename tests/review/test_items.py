@@ -206,7 +206,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         open_client(checkout)
     passages.unlink()
     with pytest.raises(
-        PipelineError, match=r"no passages to label: make run PROFILE=mine first, or .* CORPUS=data"
+        PipelineError, match=r"no passages to label: make ingest PROFILE=mine CORPUS=data/.* cuts"
     ):
         open_client(checkout)
     write_rows(checkout / "artifacts/preview/passages.parquet", [passage_of(1)], PASSAGES)
@@ -214,6 +214,9 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     other = {"evaluate": {"dataset": "datasets/mine.yaml", "items": "local/mine/items.csv"}}
     with pytest.raises(PipelineError, match="JSON Lines only"):
         open_client(make_checkout(tmp_path / "csv", **other))
+    nothing = {"evaluate": {"dataset": "datasets/mine.yaml", "items": "supervision/none"}}
+    with pytest.raises(PipelineError, match="write items: local/mine/items.jsonl in place of"):
+        open_client(make_checkout(tmp_path / "start", **nothing))
     with pytest.raises(PipelineError, match="does not set evaluate.items"):
         open_client(make_checkout(tmp_path / "none", evaluate={"seed": 3}))
 

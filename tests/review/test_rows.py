@@ -213,6 +213,19 @@ def test_bad_input_is_one_line(tmp_path: Path, profile: str, change: Any, messag
         review.open_desk(Place(checkout, profile))
 
 
+def test_a_run_with_settings_is_found_by_the_same_settings(checkout: Path) -> None:
+    """Such a run has a name and a folder of its own."""
+    place = Place(checkout, "mine", "generate.seed=2 'ingest.corpus=a b'")
+    assert place.command("why", ITEM="q 1") == (
+        "make why PROFILE=mine SET='generate.seed=2 '\"'\"'ingest.corpus=a b'\"'\"'' ITEM='q 1'"
+    )
+    place = Place(checkout, "mine", "generate.seed=2")
+    with pytest.raises(PipelineError, match="make run PROFILE=mine SET=generate.seed=2 first"):
+        review.open_desk(place)
+    (checkout / ".runs/mine").rename(place.run.path)
+    assert review.open_desk(place).rows
+
+
 def test_a_port_in_use_is_one_line(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from tasks.core.files import read_json
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
 from tasks.verify.reviews import review_key
+from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.pages import check_page, find_dead_links
 from tests.review.checkout import EVIL, context_of, make_checkout, row_of, write_rows
@@ -89,6 +90,7 @@ def test_the_nearest_row_is_shown_with_its_verdicts_and_its_place(
     told = capsys.readouterr().out
     assert "nli-005   contract-2.md, page 1, characters 5000-" in told
     assert "reader agrees 88%; wrong by review (it was the seal)" in told
+    assert "unadapted       does_it_follow" in told
     assert "written   .runs/mine/artifacts/why/contracts-001.json" in told
     assert "30 of 30 training rows compared" in told
 
@@ -107,12 +109,28 @@ def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
     page = artifacts / "why/contracts-001.html"
     links = re.findall('href="([^"]+)"', page.read_text())
-    assert links == ["../verify/report.html", "../ingest/report.html"]
+    assert links == ["../ingest/report.html", "../verify/report.html"]
     assert find_dead_links(artifacts) == []
     (artifacts / "verify/report.html").unlink()
     assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
     check(page)
     assert "contract-2.md, page 1, characters 5000-" in page.read_text()
+    assert '<td data-name="expected">No</td>' in page.read_text(), "in the template's own words"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not chromium(), reason="no Chromium here (Debian: apt install chromium)")
+def test_the_page_on_a_screen_and_on_a_phone(checkout: Path, tmp_path: Path) -> None:
+    from tests.review.test_browser import shoot
+
+    assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
+    page = checkout / ".runs/mine/artifacts/why/contracts-001.html"
+    with Browser(tmp_path / "profile", patience=30) as browser:
+        browser.open(page.as_uri())
+        browser.see("Why: contracts-001", "unadapted", "nli-005", "wrong by review")
+        assert browser.js("document.querySelectorAll('script, img').length") == 0
+        shoot(browser, "why")
+        assert browser.elsewhere() == []
 
 
 def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
@@ -146,6 +164,25 @@ def test_an_unknown_item_is_one_line_with_the_nearest_ids(
     )
     with pytest.raises(PipelineError, match="no longer in local/mine/items.jsonl"):
         why.explain(Place(checkout, "mine"), IDS[0])
+
+
+def test_without_labelled_items_a_row_that_was_kept_out_is_explained(checkout: Path) -> None:
+    """The page of evaluation shows these rows, and names this command below each."""
+    profile = checkout / "profiles/mine.yaml"
+    profile.write_text(profile.read_text().replace("local/mine/items.jsonl", "supervision/none"))
+    artifacts, kept_out = checkout / ".runs/mine/artifacts", row_of(5, "exqa")
+    write_rows(artifacts / "supervise/heldout.parquet", [kept_out], INSTRUCTIONS)
+    answer = {
+        **{"model": "adapted", "dataset": "held_out", "template": "held_out", "prompt": "?"},
+        **{"item_id": kept_out["row_id"], "prediction": "oil", "golds": [kept_out["response"]]},
+        **{"f1": 0.0, "choices": [], "scores": []},
+    }
+    predictions = pa.Table.from_pylist([answer], schema=EVALUATIONS)
+    write_table(artifacts / "evaluate/predictions.parquet", predictions)
+    found = why.explain(Place(checkout, "mine"), kept_out["row_id"])
+    assert found["item"]["asked"] == {"instruction": "[passage]\n\nWhat broke in P-5?"}
+    assert found["item"]["expected"] == ["seal-5"]
+    assert found["nearest"][0]["row_id"] == "nli-005"
 
 
 def test_the_scorer_of_extraction_sees_normal_text() -> None:

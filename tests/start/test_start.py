@@ -73,6 +73,9 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     assert params.evaluate.items == "supervision/none"
     assert params.evaluate.dataset == "datasets/mine.yaml"
     assert params.generate.task_types == ("exqa",) and params.generate.max_passages == 0
+    assert (
+        "for make label write local/mine/items.jsonl" in (desk / "profiles/mine.yaml").read_text()
+    )
     assert load_dataset(desk / "datasets/mine.yaml").name == "mine"
     for kind in ("profile", "dataset"):
         first = (desk / f"{kind}s/mine.yaml").read_text().splitlines()[0]
@@ -113,6 +116,26 @@ def test_what_is_not_english_is_told_and_left_out(
     printed = " ".join(capsys.readouterr().out.split())
     assert "en 6, de 3" in printed and "33% of the passages are not in English" in printed
     assert "supervise.source prompted" in printed
+
+
+def test_passages_that_are_left_out_are_not_planned_with(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six of nine are in English: a first look of three would leave out a few of them only."""
+    _write(desk / "docs here", _GERMAN, 3)
+    monkeypatch.setattr("tasks.start.proposal._FIRST_LOOK", 3)
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="mixed") == 0
+    assert _params(desk, "mixed").generate.max_passages == 0
+    assert "all, about 6 in English" in (desk / "profiles/mixed.yaml").read_text()
+    assert "exqa on 6 passages" in capsys.readouterr().out
+
+
+def test_languages_say_how_many_passages_were_looked_at(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.start.survey._LOOKED_AT", 3)
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="large") == 0
+    assert "en 3 (3 passages looked at)" in capsys.readouterr().out
 
 
 def test_a_chat_model_may_write_in_other_languages(
@@ -193,7 +216,7 @@ def _in_data(desk: Path) -> dict[str, Any]:
     ("prepare", "said"),
     [
         (lambda _: {"CORPUS": "nowhere"}, "CORPUS=nowhere does not exist"),
-        (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=contracts"),
+        (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=mine"),
         (lambda _: {"CORPUS": "s3://bucket"}, "s3://bucket is on another machine"),
         (_nothing, "holds no file that can be read"),
         (_unreadable, "no readable document in"),

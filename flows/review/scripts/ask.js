@@ -32,14 +32,16 @@ async function send() {
 
 function show(found) {
   const [first, ...others] = found.answers;
-  $("card").replaceChildren(make("div", { class: "id" },
-    make("span", { class: "mono" }, found.model), make("span", {}, place(first))), answer(first));
-  $("card").prepend(parts([["question", found.question]]));
+  $("card").replaceChildren(
+    make("div", { class: "id" }, make("span", { class: "mono" }, found.model),
+      make("span", {}, place(first))),
+    answer(first, [["question", found.question]]));
   $("more").replaceChildren(...others.map((each) => make("section", { class: "card" },
     make("div", { class: "id" }, make("span", {}, place(each))), answer(each))));
 }
 
-const answer = (each) => parts([
+const answer = (each, before = []) => parts([
+  ...before,
   ["answer", each.adapted || "(nothing)", true],
   ["unadapted model", each.unadapted || "(nothing)"],
   ["passage", span(each)],

@@ -85,8 +85,8 @@ function showProgress() {
     tile("Items", String(progress.items), `on ${progress.passages} passages`),
     tile("Held out", String(progress.held_out), "passages"),
     tile("Drafts left", String(left)),
-    tile("Smallest gain shown", gain === null ? "–" : gain > 1 ? "over 100" : points(gain),
-      `points; ${points(progress.wanted)} need ${progress.needed} items`));
+    tile("Smallest gain", gain === null ? "–" : gain > 1 ? "over 100" : points(gain),
+      `points; ${progress.needed} items show ${points(progress.wanted)}`));
   const spread = `${progress.spread.toFixed(2)} (${progress.measured
     ? "measured in the last run" : "assumed: one answer in four changes"})`;
   const lines = Object.entries(labels).map(([name, count]) =>
