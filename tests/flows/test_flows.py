@@ -865,6 +865,3 @@ def test_the_papers_profile_suits_a_machine_with_a_gpu(
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv" / "pins.sha256").write_text(pins)
     assert request.machine_profile(tmp_path) == profile
-
-
-# FIXME
