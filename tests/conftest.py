@@ -45,6 +45,32 @@ _CHAT = (
 )
 
 
+#: Files that take longest, the longest first: `make test` gives them out in this order, so that no
+#: long one is the last.
+LONGEST = (
+    "tests/flows/test_flows.py",
+    "tests/test_whole_graph.py",
+    "tests/flows/test_follow.py",
+    "tests/faults/test_faults.py",
+    "tests/flows/test_limits.py",
+    "tests/flows/test_matrix.py",
+    "tests/bonito/test_graph.py",
+    "tests/flows/test_live.py",
+    "tests/evaluate/test_evaluate.py",
+    "tests/flows/test_shared_runs.py",
+    "tests/core/test_ray_workers.py",
+    "tests/core/test_network.py",
+    "tests/start/test_plan.py",
+    "tests/lm/test_engine.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    places = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def freeze_memory() -> None:
     """Keep what stands in memory now, libraries above all, out of garbage collection.
 
