@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from tasks.core.errors import PipelineError
 from tasks.lm import transformers_engine
 from tasks.lm.engine import Engine, Sampling, open_engine, vllm_settings
+from tasks.lm.memory import free
 from tasks.lm.transformers_engine import TransformersEngine
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
@@ -28,9 +28,18 @@ _KINDS = [
 
 
 @pytest.fixture(scope="module")
-def opened(tiny_model: Path) -> Callable[[str], Engine]:
-    """Return a function: kind -> its engine on the tiny model, opened at the first call."""
-    return cache(lambda kind: open_engine(kind, tiny_model, precision="float32", max_length=128))
+def opened(tiny_model: Path) -> Iterator[Callable[[str], Engine]]:
+    """Lend a function: kind -> its engine on the tiny model, opened at the first call."""
+    engines: dict[str, Engine] = {}
+
+    def engine_of(kind: str) -> Engine:
+        if kind not in engines:
+            engines[kind] = open_engine(kind, tiny_model, precision="float32", max_length=128)
+        return engines[kind]
+
+    yield engine_of
+    for engine in engines.values():
+        free(engine)
 
 
 @pytest.fixture(params=_KINDS)
