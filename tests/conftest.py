@@ -5,6 +5,7 @@ of every row type.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -42,6 +43,48 @@ _CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}{% if "
     "add_generation_prompt %}<|im_start|>{% endif %}"
 )
+
+
+#: Files that take longest, the longest first: `make test` gives them out in this order, so that no
+#: long one is the last.
+LONGEST = (
+    "tests/flows/test_flows.py",
+    "tests/test_whole_graph.py",
+    "tests/flows/test_follow.py",
+    "tests/faults/test_faults.py",
+    "tests/flows/test_limits.py",
+    "tests/flows/test_matrix.py",
+    "tests/bonito/test_graph.py",
+    "tests/flows/test_live.py",
+    "tests/evaluate/test_evaluate.py",
+    "tests/flows/test_shared_runs.py",
+    "tests/core/test_ray_workers.py",
+    "tests/core/test_network.py",
+    "tests/start/test_plan.py",
+    "tests/lm/test_engine.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    places = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def freeze_memory() -> None:
+    """Keep what stands in memory now, libraries above all, out of garbage collection.
+
+    A stage collects garbage to free its models. To look through the libraries each time takes half
+    a second, and was most of what such a test cost.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_libraries() -> None:
+    """Freeze what the test files have imported."""
+    freeze_memory()
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +186,29 @@ def _tokenizer() -> Any:
     )
     fast.chat_template = _CHAT
     return fast
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store. To make one takes MLflow a second, to copy it a millisecond."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
+    """The working folder of a test that runs stages, with a cache and an MLflow store of its
+    own.
+    """
+    freeze_memory()  # libraries that the test before was the first to use
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
 
 
 @pytest.fixture

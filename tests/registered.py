@@ -7,9 +7,7 @@ from typing import Any
 
 from tasks.core.files import read_json
 from tests.evaluate import test_evaluate
-from tests.evaluate.test_evaluate import workplace
 
-__all__ = ["EVIL_NAME", "registered", "workplace"]
 EVIL_NAME = "a|b](http://evil.example) <img src=x onerror=alert(1)>\n# Injected\n| x | y |"
 
 

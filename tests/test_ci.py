@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import LONGEST, ROOT
 
 
 def _leftovers(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,3 +42,7 @@ def test_whatever_else_is_left_is_named(tmp_path: Path, name: str) -> None:
     done = _leftovers(tmp_path)
     assert done.returncode == 1
     assert f"error: 'make run' left in {tmp_path}, outside the checkout: {name} (" in done.stderr
+
+
+def test_the_files_that_go_out_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []

@@ -249,21 +249,17 @@ def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: 
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_over_http_it_answers_as_it_was_scored(
     kind: str,
-    tmp_path: Path,
+    workplace: Path,
     tiny_model: Path,
     make_params: Any,
     instructions: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The whole way: trained, scored by vLLM, checked for parity, registered, then served by
     ``python -m tasks.serve`` and asked the same.
     """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     told = _registered(tiny_model, make_params, instructions, kind)
     uri, port = f"models:/{told['model_name']}@{told['alias']}", find_free_port()
-    with (tmp_path / "server.log").open("w") as log:
+    with (workplace / "server.log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(
             [
@@ -283,9 +279,9 @@ def test_over_http_it_answers_as_it_was_scored(
         )
     try:
         deadline = time.monotonic() + 600
-        while "ready: " not in (tmp_path / "server.log").read_text():
+        while "ready: " not in (workplace / "server.log").read_text():
             assert server.poll() is None and time.monotonic() < deadline, (
-                tmp_path / "server.log"
+                workplace / "server.log"
             ).read_text()[-2000:]
             time.sleep(0.5)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as response:
@@ -300,7 +296,7 @@ def test_over_http_it_answers_as_it_was_scored(
             if row["model"] == "adapted"
         ]
         assert len(kept) == 12
-        weights = next((tmp_path / "cache/merged").glob("*"))
+        weights = next((workplace / "cache/merged").glob("*"))
         answered = [
             _ask(port, serve.question(told["model_name"], weights, "chat", row["prompt"], 25))
             for row in kept
@@ -308,7 +304,7 @@ def test_over_http_it_answers_as_it_was_scored(
     finally:
         server.terminate()
         assert server.wait(60) is not None
-    assert "answers as scored: 6 of 6" in (tmp_path / "server.log").read_text()
+    assert "answers as scored: 6 of 6" in (workplace / "server.log").read_text()
     if kind == "incidents":  # of labels the prediction is a choice, not the text
         assert answered == [row["prediction"] for row in kept]
 

@@ -259,10 +259,7 @@ def held_out(path: Path, types: Sequence[str] = tuple(TASKS), passages: int = 3)
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def home(workplace: Path, tiny_model: Path) -> Path:
     settings = {
         "judge": str(tiny_model),
         "engine": "transformers",
@@ -273,8 +270,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> P
     }
     remix = {"datasets": ["a"], "task_types": ["b"], "seed": 1}
     Path("bonito.yaml").write_text(yaml.safe_dump({"remix": remix, "evaluate": settings}))
-    held_out(tmp_path / "heldout.parquet")
-    return tmp_path
+    held_out(workplace / "heldout.parquet")
+    return workplace
 
 
 def run(generator: Path, out: str = "out") -> int:

@@ -39,14 +39,6 @@ from tests.supervise.test_constructed import passages
 NONE = ROOT / "supervision/none"
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
-
-
 def _items(kind: str) -> list[dict[str, Any]]:
     context = "Pump P-1 failed at noon because its seal broke."
     if kind == "privacy":

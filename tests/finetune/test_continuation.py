@@ -20,9 +20,7 @@ from tasks.tracking.champion_start import place_champion
 from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.conftest import instruction_table
 from tests.evaluate import test_evaluate
-from tests.registered import registered, workplace
-
-__all__ = ["workplace"]
+from tests.registered import registered
 
 
 def _continuation(make_params: Any, tiny_model: Path) -> Path:

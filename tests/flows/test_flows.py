@@ -895,9 +895,6 @@ def test_the_papers_profile_suits_a_machine_with_a_gpu(
     assert request.machine_profile(tmp_path) == profile
 
 
-# FIXME
-
-
 def test_an_empty_file_of_verdicts_is_no_warning(tmp_path: Path) -> None:
     """`make start` makes it; DVC warns of it, and a person would look for a fault."""
     said = """print("WARNING: '/a b/reviews/mine.jsonl' is empty."); print("Running stage 'verify':")"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,8 +196,9 @@ def test_make_follow_runs_only_where_something_changed(toy: Path, api: str) -> N
 
 
 def test_the_champion_is_placed_before_the_graph_runs(
-    toy: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(empty_store, toy / "mlflow.db")
     for name, value in environment(toy).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{toy / 'mlflow.db'}")

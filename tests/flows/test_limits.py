@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tasks.core.model_params import Limits
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan
 from tests.flows.test_flows import await_no_process_in
+from tests.prefect_server import prefect_server
 from tests.toy import _STAGE, make_toy, pipeline, write_stage
 
 _MORE = """
@@ -48,10 +50,17 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def api(toy: Path) -> Iterator[str]:
+    """A Prefect server for all four runs: starting one costs more than a run."""
+    with prefect_server(toy) as url:
+        yield url
+
+
 @pytest.mark.timeout(300)
-def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(toy: Path) -> None:
+def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(toy: Path, api: str) -> None:
     ask = ["--profile", "warm", "--set", "run.max_minutes=0.4"]
-    run = pipeline(toy, *ask, TOY_HANG="generate")
+    run = pipeline(toy, *ask, TOY_HANG="generate", PREFECT_API_URL=api)
     assert run.returncode == 3, run.stderr
     last = run.stderr.splitlines()[-1]
     told = r"stopped: generate: run.max_minutes = 0.4 are over in generate( \(1 of 3 rows\))?: "
@@ -61,7 +70,8 @@ def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(toy: Path) ->
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
     assert "stopped" in lines["generate"] and "not run" in lines["validate"]
     # Another limit is the same run: it goes on in its checkout.
-    again = pipeline(toy, "--profile", "warm", "--set", "run.max_minutes=5")
+    ask = ["--profile", "warm", "--set", "run.max_minutes=5"]
+    again = pipeline(toy, *ask, PREFECT_API_URL=api)
     assert again.returncode == 0, again.stderr
     lines = {line.split()[0]: line for line in again.stdout.splitlines() if line.strip()}
     assert "unchanged" in lines["ingest"] and "unchanged" not in lines["generate"]
@@ -69,9 +79,9 @@ def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(toy: Path) ->
 
 
 @pytest.mark.timeout(300)
-def test_too_few_rows_end_the_run_before_the_training(toy: Path) -> None:
+def test_too_few_rows_end_the_run_before_the_training(toy: Path, api: str) -> None:
     ask = ["--name", "floor", "--set", "generate.seed=5"]
-    run = pipeline(toy, *ask, "run.min_rows=4")
+    run = pipeline(toy, *ask, "run.min_rows=4", PREFECT_API_URL=api)
     assert run.returncode == 3, run.stderr
     last = run.stderr.splitlines()[-1]
     assert last.startswith("stopped: supervise: 3 rows are kept, fewer than run.min_rows = 4: not ")
@@ -79,7 +89,7 @@ def test_too_few_rows_end_the_run_before_the_training(toy: Path) -> None:
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
     assert "stopped" in lines["supervise"]
     assert re.search(r" 5 +3 ", lines["verify"]), "its rows are in the table"
-    again = pipeline(toy, *ask, "run.min_rows=3")
+    again = pipeline(toy, *ask, "run.min_rows=3", PREFECT_API_URL=api)
     assert again.returncode == 0, again.stderr
 
 

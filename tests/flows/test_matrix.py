@@ -642,8 +642,12 @@ def test_kept_predictions_can_be_scored_again(
 
 
 def test_every_cells_run_shows_its_gain_over_tapt_once(
-    finished: tuple[Matrix, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Matrix, list[Result]],
+    tmp_path: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     matrix, results = finished
     client = connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from tasks.core.errors import PipelineError
 from tasks.lm import transformers_engine
 from tasks.lm.engine import Engine, Sampling, open_engine, vllm_settings
+from tasks.lm.memory import free
 from tasks.lm.models import load_model
 from tasks.lm.transformers_engine import TransformersEngine
 
@@ -26,9 +28,24 @@ _KINDS = [
 ]
 
 
-@pytest.fixture(scope="module", params=_KINDS)
-def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Engine:
-    return open_engine(request.param, tiny_model, precision="float32", max_length=128)
+@pytest.fixture(scope="module")
+def opened(tiny_model: Path) -> Iterator[Callable[[str], Engine]]:
+    """Lend a function: kind -> its engine on the tiny model, opened at the first call."""
+    engines: dict[str, Engine] = {}
+
+    def engine_of(kind: str) -> Engine:
+        if kind not in engines:
+            engines[kind] = open_engine(kind, tiny_model, precision="float32", max_length=128)
+        return engines[kind]
+
+    yield engine_of
+    for engine in engines.values():
+        free(engine)
+
+
+@pytest.fixture(params=_KINDS)
+def engine(request: pytest.FixtureRequest, opened: Callable[[str], Engine]) -> Engine:
+    return opened(request.param)
 
 
 def test_the_same_call_gives_the_same_completions(engine: Engine) -> None:
@@ -83,13 +100,10 @@ def test_greedy_answers_do_not_depend_on_the_seed(engine: Engine) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM has no build for this platform"
 )
-def test_both_engines_give_the_same_greedy_answers(tiny_model: Path) -> None:
+def test_both_engines_give_the_same_greedy_answers(opened: Callable[[str], Engine]) -> None:
     greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=8)
     answers = [
-        open_engine(kind, tiny_model, precision="float32", max_length=128).generate(
-            _PROMPTS, greedy, [0] * 4
-        )
-        for kind in ("transformers", "vllm")
+        opened(kind).generate(_PROMPTS, greedy, [0] * 4) for kind in ("transformers", "vllm")
     ]
     assert [answer.text for answer in answers[0]] == [answer.text for answer in answers[1]]
 

@@ -75,14 +75,6 @@ class Trace:
         return opened
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
-
-
 def _score(params: Path) -> None:
     """baseline and evaluate, with general tasks: two engines or a scorer and an engine each."""
     table = instruction_table(4)

@@ -51,16 +51,12 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", ["privacy", pytest.param("incidents", marks=pytest.mark.slow)])
 def test_a_tiny_mistral_goes_all_the_way(
     kind: str,
-    tmp_path: Path,
+    workplace: Path,
     make_params: Any,
     tiny_mistral: Path,
     instructions: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Q-LoRA, merge, zero-shot and adapted scores (ranked, or greedy), parity, generation."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # The profile's shape of a training: 4 bits at rest, checkpointed activations.
     shape = {"resident": "nf4", "gradient_checkpointing": True, "micro_batch_rows": 2}
     params = _finetune(
@@ -86,7 +82,7 @@ def test_a_tiny_mistral_goes_all_the_way(
     assert all(row["prompt"].startswith("Instruct:") for row in rows if row["model"] == "zero_shot")
     assert len({tuple(row["scores"]) for row in rows}) > 6 or kind == "incidents"
     found = load_params(params)
-    stage = Stage("register", found, {}, tmp_path / "out", tmp_path / "work")
+    stage = Stage("register", found, {}, workplace / "out", workplace / "work")
     parity = check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate"))
     assert (parity.items, parity.served) == (6, 6) and parity.trained >= 5, parity.describe()
     merged = merged_folder(

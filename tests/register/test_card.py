@@ -19,9 +19,7 @@ from tasks.lm.licence import licence_of
 from tasks.lm.models import EMBEDDED
 from tasks.register.card import make_card
 from tasks.tracking.fetch_model import fetch_model
-from tests.registered import EVIL_NAME, registered, workplace
-
-__all__ = ["workplace"]
+from tests.registered import EVIL_NAME, registered
 
 
 def test_the_card_comes_with_the_model_and_says_what_is_known(

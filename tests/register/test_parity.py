@@ -14,7 +14,6 @@ from tasks.core.files import read_json, write_json
 from tasks.core.params import load_params
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
-from tasks.finetune import stage as finetune
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_tokenizer
@@ -28,8 +27,7 @@ from tests.evaluate.test_evaluate import _evaluate, _finetune
 @pytest.fixture
 def trained(
     request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    workplace: Path,
     make_params: Any,
     tiny_model: Path,
     instructions: Path,
@@ -37,19 +35,14 @@ def trained(
     """A tiny adapter, evaluated by the transformers engine, and the stage that would register
     it.
     """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert finetune.__name__
-    params = _finetune(
-        make_params, tiny_model, instructions, getattr(request, "param", "incidents")
-    )
+    kind = getattr(request, "param", "incidents")
+    params = _finetune(make_params, tiny_model, instructions, kind)
     _evaluate(params)
     found = load_params(params)
     found = found.model_copy(
         update={"register": found.register.model_copy(update={"parity_floor": 0.5})}
     )
-    return Stage("register", found, {}, tmp_path / "out", tmp_path / "work")
+    return Stage("register", found, {}, workplace / "out", workplace / "work")
 
 
 def test_models_that_compute_alike_agree(trained: Stage) -> None:

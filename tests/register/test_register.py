@@ -46,19 +46,9 @@ class _Store:
         )  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store: to make one takes MLflow far longer than all that is tried with it."""
-    import mlflow
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Store:
-    shutil.copy(empty, tmp_path / "mlflow.db")
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Store:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
     def judge(stage: Any, ledger: Ledger, name: str, version: Any) -> Comparison:

@@ -26,9 +26,8 @@ from tasks.core.page import Page
 from tasks.core.parquet import write_table
 from tasks.release import export, push
 from tests.conftest import ROOT, passage_table
-from tests.registered import registered, workplace
+from tests.registered import registered
 
-__all__ = ["workplace"]
 _TOKEN = "hf_" + "t" * 20
 
 

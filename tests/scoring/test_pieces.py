@@ -89,14 +89,12 @@ def test_no_questions_are_no_rows(model: Model) -> None:
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_pieces_change_no_answer(
     kind: str,
-    tmp_path: Path,
+    workplace: Path,
     make_params: Any,
     tiny_model: Path,
     instructions: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     params = _finetune(make_params, tiny_model, instructions, kind)
     answers = []
     for piece in (1024, 5):
