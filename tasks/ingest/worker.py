@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -77,13 +78,8 @@ def read_files(
     ``scratch`` is a folder for what is unpacked. Killed workers leave some of it, which goes at the
     end; where this process is killed too, the next call with the same folder clears it.
     """
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        with _pool(work, workers, limits, scratch) as pool:
-            yield from _read(jobs, pool)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _emptied(scratch), _pool(work, workers, limits, scratch) as pool:
+        yield from _read(jobs, pool)
 
 
 def read_on_ray(
@@ -97,16 +93,12 @@ def read_on_ray(
     have the same paths on its machines.
     """
 
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     setup = (work, limits, str(scratch.absolute()))
     left = iter(jobs)
     batches = enumerate(iter(lambda: list(islice(left, _FILES_A_JOB)), []))
-    try:
+    with _emptied(scratch):
         for _, parts in spread(f"{__name__}:RayReader", setup, batches, workers):
             yield from parts
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class RayReader:
@@ -120,6 +112,17 @@ class RayReader:
     def __call__(self, files: Sequence[tuple[str, Path]]) -> list[ResultPart]:
         """Return the parts of the results of ``files`` (key, path)."""
         return list(_read(files, self._pool))
+
+
+@contextmanager
+def _emptied(scratch: Path) -> Iterator[None]:
+    """Make an empty folder, which goes with the block."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _pool(work: Work, workers: int, limits: Limits, scratch: Path) -> Pool:
