@@ -61,7 +61,7 @@ class TrainingSet:
         """Return what identifies the adapter: base with its commit, prompt form, settings, start,
         and how much it was trained on.
         """
-        params = self.params
+        params, steps = self.params, trained.steps
         return {
             "base": params.model,
             "revision": params.revision,
@@ -72,8 +72,8 @@ class TrainingSet:
             "adapter": True,
             "start": self.start_sha256,
             "rows": len(self.examples),
-            "steps": trained.steps,
-            "tokens": tokens_trained(self.examples, params, trained.steps),
+            "steps": steps,
+            "tokens": tokens_trained(self.examples, params, steps) if steps else 0,
             "key": self.key,
             "settings": params.model_dump(mode="json"),
         }
