@@ -111,6 +111,7 @@ def predictions(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
             "response": task.response,
             "prompt_tokens": len(passage["text"]) // 4,
             "output_tokens": len(text) // 4,
+            "confidence": -0.5 - number % 7 / 10,
             "generator": "made",
             "revision": "made",
             "temperature": 0.5,

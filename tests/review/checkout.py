@@ -41,6 +41,7 @@ def row_of(number: int, kind: str = "nli") -> dict[str, Any]:
         "instruction": asked[0],
         "response": asked[1],
         "agreement": 0.875,
+        "confidence": -0.5,
         "answer": "True",
         "origin": "written",
     }
