@@ -279,7 +279,12 @@ def vllm_environment(gpu: bool) -> dict[str, str]:
         # In this process, on a GPU too: vLLM promises the same tokens again only so.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    cpu = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    cpu = {
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # vLLM compiles how log-probabilities are ranked, which needs a C++ compiler.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
     return everywhere if gpu else everywhere | cpu
 
 

@@ -94,8 +94,8 @@ def write_report(
         Tile("Reader's answer taken", f"{repaired + adopted:,}", f"{repaired:,} from quarantine"),
     ]
     lead = (
-        "A reader answers every instruction without seeing its response. That it agrees does not "
-        "prove a row right: read some, and count."
+        "A reader answers the instructions that the generator was surest of, without their "
+        "responses. That it agrees does not prove a row right: read some, and count."
     )
     reader = "none" if params.reader == "none" else params.address or params.reader
     write_page(
