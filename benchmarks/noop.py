@@ -73,15 +73,17 @@ def _copy(folder: Path) -> None:
     if not (ROOT / "data").is_dir():
         raise PipelineError(f"{ROOT / 'data'} is missing: make data")
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("tasks", "data", "datasets", "models", "supervision"):
+    for name in ("tasks", "data", "datasets", "models", "reviews", "supervision"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     for name, stage in graph["stages"].items():
         stage["cmd"] = f"{sys.executable} write.py {name}"
+    named = {Path(dep) for stage in graph["stages"].values() for dep in stage["deps"]}
+    files = sorted({path.name for path in named if path.parts[0] == "artifacts" and path.suffix})
     (folder / "dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
-    (folder / "write.py").write_text(_WRITE, encoding="utf-8")
+    (folder / "write.py").write_text(_WRITE.format(files=files), encoding="utf-8")
     _run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], folder)
 
 
@@ -91,10 +93,9 @@ import sys
 from pathlib import Path
 out = Path("artifacts") / sys.argv[1]
 out.mkdir(parents=True, exist_ok=True)
-names = ("passages", "predictions", "instructions")
-for name in (*(f"{name}.parquet" for name in names), "loss.csv", "f1.csv"):
+for name in (*{files}, "loss.csv", "f1.csv"):
     (out / name).write_text(sys.argv[1])
-(out / "metrics.json").write_text("{}")
+(out / "metrics.json").write_text("{{}}")
 """
 
 
