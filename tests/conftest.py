@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def freeze_memory() -> None:
-    """Keep what stands in memory now, libraries above all, out of garbage collection.
+    """Keep what is in memory now, mostly libraries, out of garbage collection.
 
     A stage collects garbage to free its models. To look through the libraries each time takes half
     a second, and was most of what such a test cost.
@@ -337,7 +337,7 @@ def edited_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cod
 
 @pytest.fixture
 def bounded_arrow() -> Callable[[float], contextlib.AbstractContextManager[None]]:
-    """Return a context manager: Arrow may hold at most so many bytes in it."""
+    """Return a context manager that fails if Arrow holds more than so many bytes."""
 
     @contextlib.contextmanager
     def bounded(most: float) -> Iterator[None]:

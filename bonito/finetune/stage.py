@@ -29,6 +29,7 @@ from tasks.lm.pins import pin
 from tasks.lm.preflight import check_training
 from tasks.lm.prompts import bonito_output, generator_prompt
 from tasks.lm.training import train, training_key
+from tasks.lm.training_set import report_steps
 
 _COLUMNS = ("row_id", "dataset", "template", "task_type", "context", "instruction", "response")
 _ROWS = pa.schema([(name, pa.string()) for name in _COLUMNS])
@@ -49,11 +50,7 @@ def finetune(stage: Stage) -> None:
         rows, tokenizer, params.max_prompt_tokens, params.max_response_tokens
     )
     key = training_key(params, examples, began)
-    progress = stage.progress(0, "steps")
-
-    def on_step(step: int, last: int, loss: float) -> None:
-        progress.step(step, last, loss=round(loss, 4))
-
+    on_step = report_steps(stage.progress(0, "steps"))
     take_cards()
     pad_token = tokenizer.pad_token_id
     kept = params.checkpoints_gb

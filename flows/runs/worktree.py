@@ -119,7 +119,7 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
             told = f"{section}.{key}: {value} does not exist (looked in {run.main})"
-            items = "; make label writes it, supervision/none stands for no labelled items"
+            items = "; make label writes it, or set it to supervision/none to run without labels"
             raise PipelineError(told + (items if key == "items" else ""))
 
 

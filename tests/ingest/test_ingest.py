@@ -261,7 +261,7 @@ def test_the_page_shows_no_password_of_the_corpus() -> None:
 
 
 def test_the_same_bytes_with_one_worker_or_four_or_on_a_cluster(corner: Path) -> None:
-    """Also what is told of a file that cannot be read."""
+    """One file cannot be read: its reason is the same, too."""
     (corner / "corpus" / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing")
     for number in range(12):
         (corner / "corpus" / f"{number}.txt").write_text(

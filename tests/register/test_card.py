@@ -161,5 +161,5 @@ def test_what_went_on_from_a_champion_says_from_which(params_of: Any) -> None:
     assert "pumps version 3, the champion before (sha256 aaaaaaaaaaaa)" in (
         make_card(stage, begun, scores, told).text
     )
-    anew = begun | {"champion": facts | {"continues": False}}
-    assert "smollm2-135m-answering (sha256" in make_card(stage, anew, scores, told).text
+    started_over = begun | {"champion": facts | {"continues": False}}
+    assert "smollm2-135m-answering (sha256" in make_card(stage, started_over, scores, told).text
