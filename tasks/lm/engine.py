@@ -1,7 +1,7 @@
 """Inference engines: prompts (token ids) in, completions out.
 
-vLLM, or transformers (:mod:`tasks.lm.transformers_engine`) where vLLM cannot run. The only module
-that imports vLLM.
+vLLM, or transformers (:mod:`tasks.lm.transformers_engine`) where vLLM cannot run. Only this module
+and :mod:`tasks.lm.nucleus` import vLLM.
 """
 
 from __future__ import annotations
@@ -162,7 +162,13 @@ class VllmEngine:
                 f"vLLM cannot be imported here ({error}): set engine: transformers in "
                 "params.yaml, or run make setup"
             ) from error
-        self._llm: Any = LLM(model=model, revision=revision, **settings)
+        from tasks.lm.nucleus import Nucleus
+
+        self._gpu = torch.cuda.is_available()
+        processors = [] if self._gpu else [Nucleus]
+        self._llm: Any = LLM(
+            model=model, revision=revision, logits_processors=processors, **settings
+        )
 
     def generate(
         self,
@@ -177,16 +183,19 @@ class VllmEngine:
         """
         from vllm import SamplingParams, TokensPrompt
 
+        from tasks.lm.nucleus import TOP_P
+
+        top_p = {"top_p": sampling.top_p} if self._gpu else {"extra_args": {TOP_P: sampling.top_p}}
         self._llm.reset_prefix_cache()
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
             [
                 SamplingParams(
                     temperature=sampling.temperature,
-                    top_p=sampling.top_p,
                     max_tokens=sampling.max_tokens,
                     logprobs=0 if sampling.logprobs else None,  # of the sampled token alone
                     seed=seed,
+                    **top_p,
                 )
                 for seed in seeds
             ],
