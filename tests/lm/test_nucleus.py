@@ -43,7 +43,7 @@ def test_tokens_as_likely_as_the_last_one_stay() -> None:
 
 def test_a_request_keeps_its_share_when_its_place_changes() -> None:
     shares = enumerate((0.5, 0.5, 1))
-    added = [(place, _request(share), None, []) for place, share in shares]
+    added: list[Any] = [(place, _request(share), None, []) for place, share in shares]
     update = SimpleNamespace(batch_size=2, removed=[1], added=added, moved=[])
     processor = Nucleus(None, torch.device("cpu"), False)
     even = torch.zeros(3, 10)
