@@ -23,8 +23,9 @@ from tasks.lm.models import dtype
 
 log = logging.getLogger(__name__)
 
-#: Tokens of a block of the key-value cache where prompts repeat, on the CPU.
-_SHARED_BLOCK = 32
+#: Tokens of a block of the key-value cache on the CPU. Prompts that begin alike share whole blocks,
+#: and vLLM's default of 128 tokens is most of a prompt.
+_CPU_BLOCK = 32
 #: vLLM's own default of gpu_memory_utilization.
 _VLLM_SHARE = 0.92
 #: Called with the number of prompts that were completed since the last call.
@@ -86,12 +87,10 @@ def open_engine(
     precision: str = "auto",
     max_length: int = 4096,
     gpu_memory_utilization: float = 0.0,
-    repeats: bool = False,
 ) -> Engine:
     """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`).
 
     ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
-    ``repeats`` says that each prompt comes several times: it is then read once.
     """
     if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
         raise PipelineError(
@@ -105,9 +104,6 @@ def open_engine(
         return TransformersEngine(str(model), revision, precision)
     need_share(gpu_memory_utilization)
     settings = vllm_settings(precision, max_length, gpu_memory_utilization)
-    if repeats and not torch.cuda.is_available():
-        # What is shared are whole blocks, and the CPU's default of 128 tokens is most of a prompt.
-        settings["block_size"] = _SHARED_BLOCK
     return VllmEngine(str(model), revision, settings)
 
 
@@ -243,9 +239,10 @@ def vllm_settings(
 ) -> dict[str, Any]:
     """Return the arguments of vLLM's ``LLM`` on this machine, for ``max_length`` tokens."""
     gpu = torch.cuda.is_available()
-    # vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into chunks ("CPU Generator
-    # does not use offset").
-    unchunked = {
+    # No chunks: vLLM 0.32 on the CPU fails on a seeded request whose prompt is cut into them ("CPU
+    # Generator does not use offset").
+    on_cpu = {
+        "block_size": _CPU_BLOCK,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(8192, max_length),
     }
@@ -262,7 +259,7 @@ def vllm_settings(
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "max_num_seqs": 256 if gpu else 64,
-        **({} if gpu else unchunked),
+        **({} if gpu else on_cpu),
         **memory_share(gpu, gpu_memory_utilization),
     }
 

@@ -111,7 +111,6 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
         reader.precision,
         longest + params.max_tokens,
         params.gpu_memory_utilization,
-        repeats=params.answers > 1,
     )
 
 
