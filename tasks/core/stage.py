@@ -58,9 +58,10 @@ class Stage:
         """Return the input called ``name``."""
         return self.inputs[name]
 
-    def progress(self, total: int, unit: str) -> Progress:
+    def progress(self, total: int, unit: str, beside: str = "", beside_total: int = 0) -> Progress:
         """Return a progress meter that logs and writes ``.work/<stage>/progress.json``."""
-        return Progress(self.work / "progress.json", self.name, total, unit)
+        path = self.work / "progress.json"
+        return Progress(path, self.name, total, unit, beside, beside_total)
 
     def summary(
         self, rows_in: int, rows_kept: int, dropped: dict[str, int] | None = None, **more: Any
