@@ -19,8 +19,8 @@ REUSED = "reused.json"
 class Progress:
     """Rows done, rows/s and seconds left: in the file always, in the log every five seconds.
 
-    What costs as much as a row but is none, such as a test of the model, is counted ``beside`` the
-    rows under its own name: it is part of rate and time, not of the rows.
+    What is no row but takes as long, such as a test of the model, is counted ``beside`` the rows
+    under its own name: it counts for the rate and the time left, not as a row.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Progress:
     _before: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        """Read what is to be added to: a stage may have several meters."""
+        """Read the counts of earlier meters: a stage may have several."""
         path = self.path.with_name(REUSED)
         if path.is_file():
             told = read_json(path)
@@ -100,8 +100,8 @@ class Progress:
             log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *more]))
 
     def _tell_reuse(self) -> None:
-        """Leave how much was taken from earlier runs: not in the output, which is the same bytes
-        whatever was reused.
+        """Write how much was taken from earlier runs; not into the output, whose bytes do not
+        depend on it.
         """
         reused, again = self._before
         told = {"reused": reused + self.skipped, "again": again + self.done - self.skipped}

@@ -51,7 +51,7 @@ class Stage:
     work: Path
     #: Inputs that may be on another machine (``s3://...``), unresolved.
     addresses: dict[str, str] = field(default_factory=dict)
-    #: Its exits are called when the output is in its place, or the stage has failed.
+    #: Its callbacks run when the output is in its place, or the stage has failed.
     afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def path(self, name: str) -> Path:

@@ -106,7 +106,7 @@ def open_engine(
     need_share(gpu_memory_utilization)
     settings = vllm_settings(precision, max_length, gpu_memory_utilization)
     if repeats and not torch.cuda.is_available():
-        # What is shared are whole blocks, and the CPU's default of 128 tokens is most of a prompt.
+        # Only whole blocks are shared, and the CPU's default of 128 tokens is most of a prompt.
         settings["block_size"] = _SHARED_BLOCK
     return VllmEngine(str(model), revision, settings)
 

@@ -1,8 +1,8 @@
 """Which rows the reader is asked, in which order, and the journal of its answers.
 
 Rows are those that validate kept and, with ``verify.repair``, those that it put into quarantine for
-their response alone. A killed run keeps its finished shards, and a run over a changed corpus those
-of what has not changed; the others are removed.
+their response alone. A killed run keeps its finished shards. A run over a changed corpus keeps
+those of what has not changed and removes the others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REPAIRABLE = frozenset(
     }
 )
 KINDS: tuple[Kind, ...] = ("answers", "labels")
-#: Settings that do not change the reader's answers: they are no part of a journal's key.
+#: Settings that do not change the reader's answers: they are not part of the journal's key.
 _NOT_ASKED = {
     "workers",
     "ray_address",
@@ -64,7 +64,7 @@ _NOT_ASKED = {
 @dataclass(frozen=True)
 class Row:
     """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
-    span of its passage that its response nearly is, if there is one. ``half`` is the place of its
+    span of its passage that its response nearly is, if there is one. ``half`` is the number of its
     reader where there are two. An ``unsure`` one is not asked: the generator was surer of others.
     """
 
@@ -84,7 +84,7 @@ class Row:
 
     @property
     def tests_reader(self) -> bool:
-        """Whether it is none of the run's: its answer is known, and it tests the reader."""
+        """Whether it is no row of the run but a test of the reader, whose answer is known."""
         return "source" in self.values
 
     def asked(self) -> Asked:
@@ -92,7 +92,7 @@ class Row:
         return Asked(self.values["row_id"], self.values["instruction"], self.choices)
 
 
-#: A row and the reader's word on it (a row of reader.ANSWERED).
+#: A row and what the reader says of it (a row of reader.ANSWERED).
 Pair = tuple[Row, dict[str, Any] | None]
 
 
@@ -150,7 +150,9 @@ class Rows:
         return replace(row, kind="", unsure=True) if row_id in self.unsure else row
 
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
-        """Return a row with how it is read; a label type without known labels is not."""
+        """Return a row and how it is read; one of a label type is not read where its labels are not
+        known.
+        """
         kind = TASK_TYPES[values["task_type"]].read_as
         half = 0 if self.halves_seed is None else half_of(values, self.halves_seed)
         if kind != "labels" or self.by_text:
