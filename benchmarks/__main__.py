@@ -18,6 +18,7 @@ from benchmarks.record import record
 from benchmarks.report import merge, plot, render
 from benchmarks.rows import ResultRow
 from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.log_lines import ignore_closed_stdout
 from tasks.core.privacy import silence
 from tasks.lm.models import EMBEDDED
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     makes no sense.
     """
     arguments = _parser().parse_args(argv)
+    ignore_closed_stdout()
     try:
         if arguments.list:
             print(_listing())

@@ -19,6 +19,7 @@ from benchmarks.harness import ROOT
 from benchmarks.machine import describe
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.log_lines import ignore_closed_stdout
 from tasks.core.privacy import silence
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vll
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 if every gate passed, 1 if one failed, 2 if the check cannot run here."""
     arguments = _parser().parse_args(argv)
+    ignore_closed_stdout()
     try:
         with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=arguments.work) as work:
             return _check(arguments.shape, Path(work), arguments.out)

@@ -6,7 +6,7 @@ A vector is kept under the digest of its text and model, so that a second questi
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +14,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import atomic_path, fingerprint
+from tasks.core.files import atomic_path, fingerprint, sha256_folder
 from tasks.core.params import Params
 
 #: Tokens of a text that are read, and texts at a time.
-_TOKENS, _BATCH = 64, 64
+_TOKENS, _BATCH = 64, 8
 #: Bytes of weights that a CPU reads texts with in seconds: the embedded model has 0.3 GB.
 MOST_BYTES = 1 << 30
 Vectors = NDArray[np.float32]
 
 
 class Embedder:
-    """``embedder(texts)``: vectors [texts, width] of length 1, by the model in ``folder``."""
+    """``embedder(texts)``: vectors [texts, width] of length 1, or None if no model can read them;
+    then ``reason`` says why.
+    """
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self._folder, self._cache = folder, cache
+    def __init__(self, name: str, find_model: Callable[[], Path], cache: Path) -> None:
+        """``name`` tells the model from others; ``find_model`` returns its folder, and is called
+        only for texts that have no vector in ``cache`` yet.
+        """
+        self.reason = ""
+        self._name, self._find_model, self._cache = name, find_model, cache
+        self._folder: Path | None = None
         self._model: Any = None
 
-    def __call__(self, texts: Sequence[str]) -> Vectors:
+    def __call__(self, texts: Sequence[str]) -> Vectors | None:
         """Return the vectors, computed or from the cache."""
-        names = [fingerprint(self._folder.name, text) for text in texts]
+        names = [fingerprint(self._name, text) for text in texts]
         known = self._read()
         new = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
         if new:
-            known |= dict(zip(new, self._compute(list(new.values())), strict=True))
+            try:
+                computed = self._compute(list(new.values()))
+            except PipelineError as error:
+                self.reason = str(error)
+                return None
+            known |= dict(zip(new, computed, strict=True))
             self._write(known)
         return np.stack([known[name] for name in names])
 
     def _compute(self, texts: list[str]) -> Vectors:
+        folder = self._folder = self._folder or self._find_model()
+        # Their import takes seconds, which texts with known vectors need not wait for.
         import torch
 
         from tasks.lm.models import load_model, load_tokenizer
 
         if self._model is None:
-            self._model = load_model(str(self._folder)).eval()
-        tokenizer = load_tokenizer(str(self._folder))
-        found = []
+            self._model = load_model(str(folder)).eval()
+        tokenizer = load_tokenizer(str(folder))
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:_TOKENS] for text in texts]
+        # Texts of one length together: padding would be half of the work.
+        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+        found: dict[int, Vectors] = {}
         with torch.inference_mode():
-            for first in range(0, len(texts), _BATCH):
-                ids = [
-                    tokenizer(text, add_special_tokens=False)["input_ids"][:_TOKENS] or [0]
-                    for text in texts[first : first + _BATCH]
-                ]
-                longest = max(map(len, ids))
-                padded = torch.tensor([part + [0] * (longest - len(part)) for part in ids])
-                mask = torch.tensor([[1] * len(part) + [0] * (longest - len(part)) for part in ids])
+            for first in range(0, len(order), _BATCH):
+                places = order[first : first + _BATCH]
+                parts = [ids[place] or [0] for place in places]
+                longest = max(map(len, parts))
+                padded = torch.tensor([part + [0] * (longest - len(part)) for part in parts])
+                mask = torch.tensor(
+                    [[1] * len(part) + [0] * (longest - len(part)) for part in parts]
+                )
                 padded, mask = padded.to(self._model.device), mask.to(self._model.device)
                 # Without the head, which is a fifth of a small model's work.
                 hidden = self._model.base_model(padded, attention_mask=mask).last_hidden_state
                 sums = (hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                found.append(torch.nn.functional.normalize(sums, dim=1).cpu().numpy())
-        return np.concatenate(found).astype(np.float32)
+                vectors = torch.nn.functional.normalize(sums, dim=1).cpu().numpy()
+                found |= dict(zip(places, vectors, strict=True))
+        return np.stack([found[place] for place in range(len(ids))]).astype(np.float32)
 
     def _read(self) -> dict[str, Vectors]:
         try:
@@ -85,22 +103,23 @@ class Embedder:
             np.savez(file, names=np.array(names), vectors=np.stack([known[n] for n in names]))
 
 
-def open_embedder(params: Params, adapter: Path, cache: Path) -> tuple[Embedder | None, str]:
-    """Return an embedder of the model that was trained; else None and the reason."""
-    from tasks.lm.merged import merged_folder
-    from tasks.lm.models import base_path
-
+def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
+    """Return an embedder of the model that was trained."""
     finetune = params.finetune
-    if not (adapter / "adapter_config.json").is_file():
-        return None, "the run has no adapter here"
-    try:
+    made_of = (finetune.model, finetune.revision, finetune.quantization, finetune.precision)
+
+    def find_model() -> Path:
+        from tasks.lm.merged import merged_folder
+        from tasks.lm.models import base_path
+
+        if not (adapter / "adapter_config.json").is_file():
+            raise PipelineError("the run has no adapter here")
         base = Path(base_path(finetune.model, finetune.revision))
         size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
         if size > MOST_BYTES:
-            return None, f"a model of {size / 2**30:.1f} GB takes more than seconds"
-        folder = merged_folder(
+            raise PipelineError(f"a model of {size / 2**30:.1f} GB takes more than seconds")
+        return merged_folder(
             finetune.model, finetune.revision, adapter, finetune.quantization, finetune.precision
         )
-    except PipelineError as error:
-        return None, str(error)
-    return Embedder(folder, cache), ""
+
+    return Embedder(fingerprint(sha256_folder(adapter), *made_of), find_model, cache)

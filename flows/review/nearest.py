@@ -1,5 +1,5 @@
 """The training rows that are nearest to an item: by the words of the whole row, by those of its
-question and response alone, and by the vectors of the model at hand.
+question and response alone, and by the vectors of the adapted model.
 
 Words and phrases of one to three words are weighed by how rare they are among the rows (TF-IDF).
 The orders are joined by rank (reciprocal rank fusion): who leads one of them is near the top.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,18 @@ from tasks.core.rows import INSTRUCTIONS
 MOST = 10_000
 #: Rows that are shown for their words, and for their passage; phrases shown of each.
 _NEAREST, _SAME_PASSAGE, _SHARED = 8, 4, 6
-#: Rows that the model reads, those that lead by their words: of the embedded model each costs 0.15
-#: CPU seconds, and its start 5, so that all rows would take more than ten seconds.
+#: Rows that the model reads, those that lead by their words. Each costs the embedded model 0.03 CPU
+#: seconds after a start of 5: all rows of a run would take more than ten seconds.
 _EMBEDDED = 32
+#: Most words of a phrase.
+_PHRASE = 3
 #: Words of a run, and the share of an item's runs from which a row's passage counts as the same.
 _RUN, _SAME = 5, 0.2
 #: Characters of a piece of a passage that is looked for among too many rows.
 _PIECE = 40
 _WORD = re.compile(r"\w+")
+#: Texts -> vectors [texts, width], or None without a model to read them with.
+Embed = Callable[[list[str]], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,12 @@ def find_nearest(
     context: str,
     asked: str,
     seed: int,
-    embed: Callable[[list[str]], NDArray[np.float32]] | None = None,
+    embed: Embed | None = None,
 ) -> tuple[list[Near], int, int]:
     """Return the nearest rows of a file, the nearest first, how many were compared, and how many
     there are. ``context`` is the item's passage, ``asked`` what is asked and expected. ``embed``
-    returns vectors of length 1; only the rows that lead by their words get one.
+    returns vectors of length 1, or None if it has no model to read with; only the rows that lead by
+    their words get one.
     """
     runs = _runs(context)
     rows, total = _choose(path, context, seed)
@@ -77,8 +83,9 @@ def find_nearest(
     orders = [_order(by_words), _order(by_asked)]
     near = _join(orders)[:_EMBEDDED]
     vectors: dict[int, float] = {}
-    if embed is not None:
-        vectors = dict(zip(near, _embed(embed, [own[place] for place in near], asked), strict=True))
+    cosines = _embed(embed, [own[place] for place in near], asked) if embed else None
+    if cosines is not None:
+        vectors = dict(zip(near, cosines, strict=True))
         orders.append(sorted(near, key=lambda place: -vectors[place]))
     by_passage = [place for place in _order(overlaps) if overlaps[place] >= _SAME]
     joined = _join(orders)
@@ -113,13 +120,13 @@ def _join(orders: Sequence[Sequence[int]]) -> list[int]:
     return sorted(scores, key=lambda place: (-scores[place], place))
 
 
-def _embed(
-    embed: Callable[[list[str]], NDArray[np.float32]], texts: list[str], asked: str
-) -> list[float]:
-    """Return the cosine of each text with ``asked``. All vectors of a language model point much the
-    same way: their mean is taken off first.
+def _embed(embed: Embed, texts: list[str], asked: str) -> list[float] | None:
+    """Return the cosine of each text with ``asked``, or None without vectors. All vectors of a
+    language model point much the same way: their mean is taken off first.
     """
     vectors = embed([*texts, asked])
+    if vectors is None:
+        return None
     vectors = vectors - vectors[:-1].mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     cosines: list[float] = (vectors[:-1] @ vectors[-1]).tolist()
@@ -165,32 +172,66 @@ def _overlap(runs: set[str], context: str) -> float:
 def _compare(told: list[str], text: str) -> tuple[Any, Any]:
     """Return the similarities of ``told`` to ``text``, and a function that names the rarest phrases
     that one of them shares with it.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 3), sublinear_tf=True, tokenizer=_words, token_pattern=None
-    )
-    asked = vectorizer.build_analyzer()(text)
-    if not asked:
+    They are those of scikit-learn's TfidfVectorizer (phrases of one to three words, sublinear_tf)
+    with the phrases of ``text`` as vocabulary: others would cost memory and say nothing about it.
+    Importing scikit-learn for this would take longer than everything else here.
+    """
+    phrases = sorted(_phrases(text))
+    if not phrases:
         return np.zeros(len(told)), lambda _: ()
-    # Only the item's phrases count: others would cost memory and say nothing about it.
-    vectorizer.set_params(vocabulary=sorted(set(asked)))
-    weights = vectorizer.fit_transform(told)
-    item = vectorizer.transform([text])
-    similarities = np.asarray((weights @ item.T).todense()).ravel()
-    phrases = vectorizer.get_feature_names_out()
+    numbers = {phrase: number for number, phrase in enumerate(phrases)}
+    counted = [_count(one, numbers) for one in told]
+    rows = np.repeat(np.arange(len(told)), [len(one) for one in counted])
+    columns = np.array([number for one in counted for number, _ in one], np.int64)
+    counts = np.array([count for one in counted for _, count in one], np.float64)
+    having = np.bincount(columns, minlength=len(phrases))
+    rarity = np.log((1 + len(told)) / (1 + having)) + 1
+    weights = (1 + np.log(counts)) * rarity[columns]
+    item = (1 + np.log([count for _, count in _count(text, numbers)])) * rarity
+    item /= np.linalg.norm(item)
+    products = weights * item[columns]
+    lengths = np.sqrt(np.bincount(rows, weights**2, len(told)))
+    similarities = np.bincount(rows, products, len(told)) / np.maximum(lengths, 1e-9)
 
     def shared(place: int) -> tuple[str, ...]:
-        product = weights[place].multiply(item).tocsr()
-        order = np.argsort(-product.data, kind="stable")
-        found = [f" {phrases[place]} " for place in product.indices[order].tolist()]
+        own = np.flatnonzero(rows == place)
+        order = own[np.argsort(-products[own], kind="stable")]
+        found = [f" {phrases[number]} " for number in columns[order].tolist()]
         longest = [
             one for one in found if not any(one in other and one != other for other in found)
         ]
         return tuple(phrase.strip() for phrase in longest[:_SHARED])
 
     return similarities, shared
+
+
+def _phrases(text: str) -> set[str]:
+    """Return the phrases of one to three words."""
+    words = _words(text.lower())
+    return {
+        " ".join(words[place : place + length])
+        for length in range(1, _PHRASE + 1)
+        for place in range(len(words) - length + 1)
+    }
+
+
+def _count(text: str, numbers: dict[str, int]) -> list[tuple[int, int]]:
+    """Return (number, count) of the phrases that have a number, by number. With a phrase its
+    beginnings have one, too.
+    """
+    words = _words(text.lower())
+    counts: Counter[int] = Counter()
+    for place in range(len(words)):
+        phrase = words[place]
+        for after in range(place + 1, place + _PHRASE + 1):
+            if phrase not in numbers:
+                break
+            counts[numbers[phrase]] += 1
+            if after == len(words):
+                break
+            phrase = f"{phrase} {words[after]}"
+    return sorted(counts.items())
 
 
 def _own(row: dict[str, Any]) -> str:

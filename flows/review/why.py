@@ -70,7 +70,7 @@ def explain(place: Place, name: str) -> dict[str, Any]:
         column: str(item.columns.get(column, "")).replace(item.context, "[passage]")
         for column in asked_columns(dataset)
     }
-    embed, no_vectors = open_embedder(
+    embedder = open_embedder(
         place.params,
         place.run.path / "artifacts" / "finetune",
         place.run.path / ".work" / "why" / "vectors.npz",
@@ -80,12 +80,12 @@ def explain(place: Place, name: str) -> dict[str, Any]:
         item.context,
         "\n".join([*asked.values(), *item.golds, *_said(told)]),
         place.params.evaluate.seed,
-        embed,
+        embedder,
     )
     return {
         "item": _item(item, dataset, asked),
         "answers": [_answer(row) for row in told],
-        "compared": {"rows": compared, "of": total, "no_vectors": no_vectors},
+        "compared": {"rows": compared, "of": total, "no_vectors": embedder.reason},
         "nearest": _rows(place, near),
     }
 

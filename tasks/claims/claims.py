@@ -31,7 +31,7 @@ class Premise:
 
 @dataclass(frozen=True)
 class Twins:
-    """A claim that the passage entails and one it contradicts, alike but for the difference."""
+    """A claim that the passage entails and one it contradicts, the same apart from one edit."""
 
     passage_id: str
     kind: str
@@ -41,7 +41,8 @@ class Twins:
 
 
 def make_twins(passage: Premise, most: int, seed: int, patterns: Patterns) -> list[Twins]:
-    """Return at most ``most`` twins of a passage, of as many sentences and kinds as there are.
+    """Return at most ``most`` twins of a passage, from as many sentences and of as many kinds as
+    there are.
 
     The result depends on the passage and the seed alone.
     """

@@ -1,4 +1,6 @@
-"""Rows with labels by construction, for a set of passages: balanced, and the same in any order."""
+"""Rows with labels by construction, for a set of passages: balanced, and the same in whatever order
+the passages come.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def _claims(
     patterns: Patterns,
     dropped: Counter[str],
 ) -> list[tuple[Claim, ...]]:
-    """Return (entailed, contradicted, undecided) of each twins; without the last the whole goes."""
+    """Return (entailed, contradicted, undecided) for each pair of twins; a pair for which no
+    undecided claim is found is left out.
+    """
     by_id = {passage.passage_id: passage for passage in passages}
     index, used = Neighbours(passages, patterns), Counter[str]()
     details = Details(passages, seed, patterns)
@@ -166,7 +170,7 @@ def _open_claim(
 def _worded(
     group: tuple[Claim, ...], seed: int, shares: Mapping[str, float], wordings: Wordings
 ) -> list[Worded]:
-    """Return the claims that one wording takes, each answer as often as the others."""
+    """Return the claims that one wording takes, the same number for each answer."""
     lot = row_seed(seed, "wording", group[0].origin, group[0].text)
     kind = _drawn(lot / 2**31, shares)
     options = wordings.of(kind)

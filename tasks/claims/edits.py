@@ -169,7 +169,7 @@ def _compared_year(
 def reworded(text: str, seed: int, patterns: Patterns) -> str:
     """Return the statement in other words of the same meaning, its small numbers respelt.
 
-    The seed decides alone, so that both twins of a claim are reworded alike.
+    Only the seed decides, so that both twins of a claim are reworded alike.
     """
     chance = random.Random(seed)
     for old, new in patterns.pairs("same"):

@@ -65,7 +65,7 @@ def _names(text: str, patterns: Patterns) -> Iterator[Span]:
 
 
 def all_names(text: str, patterns: Patterns) -> list[str]:
-    """Return every name of a text that begins no sentence, in order."""
+    """Return every name of a text that does not begin a sentence, in order."""
     found = []
     for match in _NAME.finditer(text):
         before = text[: match.start()].rstrip()
@@ -121,7 +121,7 @@ def _alike(other: Span, span: Span) -> bool:
 
 
 def _value_of(other: Span, span: Span, text: str, passage: str) -> str:
-    """Return another span's value in this one's writing; empty where the passage may hold it."""
+    """Return another span's value, written as this one is; empty where the passage may hold it."""
     if not span.number:
         return other.text if other.text not in text else ""
     value = _with_number(span, other.number)

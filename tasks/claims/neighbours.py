@@ -34,7 +34,7 @@ class Neighbours:
     def undecided(self, claim: str, origin: str, used: Counter[str]) -> str | None:
         """Return the passage that shares most with another's claim and leaves it open, or None.
 
-        ``used`` counts how often a passage served before: each serves thrice at most.
+        ``used`` counts how often a passage served before: each serves at most three times.
         """
         words = self._telling(claim)
         if len(words) < 3:

@@ -1,4 +1,4 @@
-"""The words that the rules know, read from ``patterns.yaml`` and compiled once a file."""
+"""The words that the rules know, read from ``patterns.yaml`` and compiled once per file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A probe that does not see the passage: what it tells of a label, the claim gives away."""
+"""A probe that does not see the passage: a label that it can tell is given away by the claim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 
-#: Rows under which a probe says nothing, and rows it looks at at most.
+#: Fewest rows that a probe can judge, and most rows that it looks at.
 LEAST, MOST = 150, 6000
 _FOLDS = 5
 _WORDS = r"(?u)\b\w[\w'’]*\b|[^\w\s]"
@@ -50,7 +50,8 @@ class Verdict:
 
 
 def probe(rows: Sequence[Probed], seed: int) -> Verdict | None:
-    """Return what n-grams and logistic regression tell, cross-validated; None for few rows.
+    """Return how well logistic regression on n-grams tells the labels, cross-validated; None for
+    few rows.
 
     Words of one passage are in one fold, so that no claim is known from its twin.
     """
@@ -109,8 +110,9 @@ def _telling(model: object, most: int = 12) -> tuple[tuple[str, str], ...]:
 def balanced(rows: Sequence[Probed], most_excess: float, seed: int, rounds: int = 10) -> list[int]:
     """Return the places of the rows to keep, so that the probe is within ``most_excess``.
 
-    Rows with the most telling n-grams go until their labels are even. A batch that stays telling
-    after all rounds is refused with a :class:`PipelineError` that names the n-grams.
+    Rows with the most telling n-grams are left out until their labels are balanced. A batch whose
+    labels can still be told after all rounds is refused with a :class:`PipelineError` that names
+    the n-grams.
     """
     keep = list(range(len(rows)))
     first = verdict = probe(rows, seed)

@@ -112,7 +112,7 @@ def _starts_clause(word: str, patterns: Patterns) -> bool:
 
 
 def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> bool:
-    """Tell whether a sentence can be judged alone: complete, plain, of no other sentence."""
+    """Tell whether a sentence can be judged alone: complete, plain, about no other sentence."""
     words = WORD.findall(sentence)
     if not (_LEAST <= len(words) <= _MOST and sentence.endswith(".")):
         return False

@@ -2,7 +2,7 @@
 
 "Inspector Farrow cut up ten guides." gives "Who cut up ten guides?" and "How many guides did
 Inspector Farrow cut up?". The answer is right because the statement is in the passage; the question
-keeps the statement's words, which questions of people do not.
+keeps the statement's words, which people's questions do not.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 def take_cards(count: int = 1) -> None:
     """Wait until this process has its first ``count`` GPUs for itself; without a GPU, do nothing.
 
-    A card that this process has already stays its own, and others wait until the process ends or
+    A GPU that this process already has stays its own, and others wait until the process ends or
     gives it back. Processes that train together leave it to their launcher. The cards are taken in
     one order: two launchers never wait for each other.
     """
@@ -59,7 +59,7 @@ def card_bytes() -> int | None:
 
 
 def give_cards_back() -> None:
-    """Let other processes have the cards that this one took."""
+    """Let other processes have the GPUs that this one took."""
     _names.clear()
     _held.close()
 

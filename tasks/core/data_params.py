@@ -276,7 +276,9 @@ CROSS_FIT = "cross-fit"
 
 
 class Verify(Section):
-    """A reader answers every instruction again; rows that it disagrees with are not kept."""
+    """A reader answers again what the generator was surest of; rows that it disagrees with are not
+    kept.
+    """
 
     reader: str = Field(
         description=(

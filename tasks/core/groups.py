@@ -1,6 +1,6 @@
 """Cuts a stream into groups that depend on their members' content alone.
 
-Work is stored by the group: over a changed corpus the groups of what has not changed are met again.
+Work is stored by the group: in a changed corpus the groups of what has not changed are found again.
 """
 
 from __future__ import annotations

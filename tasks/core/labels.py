@@ -33,7 +33,7 @@ def normal_labels(responses: pa.Array) -> pa.Array:
     )
 
 
-@lru_cache(maxsize=8192)  # called twice a row: for its family, and for whether its label fits
+@lru_cache(maxsize=8192)  # called twice per row: for its family, and for whether its label fits
 def offered(question: str, custom: frozenset[str] = frozenset()) -> frozenset[str]:
     """Return the labels that a lower-case question offers: an explicit list of options, or members
     of one family side by side.

@@ -1,4 +1,4 @@
-"""The files of a folder with their SHA-256, without reading what they say."""
+"""The files of a folder with their SHA-256, without parsing them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def list_files(corpus: Path, known: Mapping[str, Entry] | None = None) -> Listin
             old = (known or {}).get(name)
             same = old is not None and old[:2] == (state.st_size, state.st_mtime_ns)
             digest = old[2] if same and old is not None else sha256_file(path)
-        except FileNotFoundError:  # it went while the folder was read
+        except FileNotFoundError:  # it was deleted while the folder was read
             continue
         except OSError as error:
-            # Listed with its fault: ingest gives it a reject, and it changes once it can be read.
+            # Listed with its fault: ingest rejects it, and its entry changes once it can be read.
             listing[name] = (state.st_size, state.st_mtime_ns, f"unreadable: {error.strerror}")
             continue
         listing[name] = (state.st_size, state.st_mtime_ns, digest)

@@ -1,11 +1,13 @@
-"""What a stage prints: our own lines, and errors of libraries."""
+"""What a command prints: our own lines, errors of libraries, and nothing for a reader that left."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 from tasks.core.process import rank
 
@@ -63,3 +65,34 @@ def set_up_logging(name: str) -> None:
         force=True,
     )
     quiet_libraries()  # again: a library imported since then has set its own level
+
+
+def ignore_closed_stdout() -> None:
+    """From now on drop what is printed after the reader of standard output has gone.
+
+    So ``make why | head`` ends without a trace, and a command that prints on its way still does
+    its work and returns its own status. Programs started afterwards print nowhere, too.
+    """
+    printed = sys.stdout
+    if printed is not sys.__stdout__ or not isinstance(printed, io.TextIOWrapper):
+        return  # done before, closed, or captured by a test
+    printed.flush()
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Stdout(printed.fileno(), "wb", closefd=False)),
+        encoding=printed.encoding,
+        errors=printed.errors,
+        line_buffering=printed.line_buffering or printed.write_through,
+    )
+
+
+class _Stdout(io.FileIO):
+    """Standard output; from the first write that nobody reads it goes to the null device."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)

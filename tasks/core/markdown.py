@@ -18,7 +18,8 @@ _FIRST = re.compile(r"^(\d*)(?=(?:[-+.)]|#{1,6})(?:\s|$)|[-=]+$)")
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], padded: bool = False) -> str:
     """Return a Markdown table; ``padded`` aligns its columns for a terminal.
 
-    A pipe in a cell is escaped, a line break becomes a space, whole numbers get thousands marked.
+    A pipe in a cell is escaped, a line break becomes a space, whole numbers get thousands
+    separators.
     """
     lines = [[_cell(value) for value in line] for line in (heads, *rows)]
     widths = [max(map(len, column)) if padded else 0 for column in zip(*lines, strict=True)]

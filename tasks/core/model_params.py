@@ -206,8 +206,8 @@ class Limits(Section):
     max_minutes: float = Field(
         ge=0.0,
         description=(
-            "the run ends after so many minutes, also within a stage; the same command continues. "
-            "0: no limit"
+            "the run ends after so many minutes, also within a stage; give the same command again "
+            "to continue it. 0: no limit"
         ),
     )
     min_rows: int = Field(

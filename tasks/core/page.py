@@ -77,7 +77,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Return a number with thousands marked, empty for None."""
+    """Return a number with thousands separators, empty for None."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 

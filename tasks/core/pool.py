@@ -1,6 +1,7 @@
-"""Processes that do jobs under limits: a job that hangs, crashes or eats memory costs itself alone.
+"""Processes that do jobs under limits: a job that hangs, crashes or eats memory takes no other with
+it.
 
-multiprocessing.Pool waits for ever for a worker that was killed, and an executor of
+multiprocessing.Pool waits forever for a worker that was killed, and an executor of
 concurrent.futures loses the jobs of all its workers. Here a dead worker costs the job that it had,
 and another one takes its place.
 """
@@ -126,7 +127,7 @@ class Pool:
                 yield from self._receive_some()
                 yield from self._end_overdue()
         finally:
-            for worker in [*self._busy.values()]:  # of a run that nobody finished
+            for worker in [*self._busy.values()]:  # still at work where the caller stopped early
                 self._dismiss(worker)
 
     def _hand_out(self, waiting: Iterator[tuple[Any, Any] | None]) -> bool:
@@ -209,7 +210,7 @@ class _Worker:
         self.key = key
         self.jobs += 1
         self.restart_clock(seconds + (_START_SECONDS if self.jobs == 1 else 0.0))
-        with contextlib.suppress(OSError):  # it is dead, which the next receiving sees
+        with contextlib.suppress(OSError):  # it is dead, which the next read notices
             self.pipe.send(job)
 
     def restart_clock(self, seconds: float) -> None:
@@ -218,7 +219,7 @@ class _Worker:
 
     def is_overdue(self, seconds: float) -> bool:
         """Tell whether its time is over. The clock restarts where the machine gave it too little of
-        the processor: a few times at most, as it may hang idly.
+        the processor: a few times at most, since a job may hang without using the processor.
         """
         if self.deadline >= time.monotonic() or self.pipe.poll():
             return False
@@ -250,7 +251,7 @@ def _serve(pipe: Connection, start: Start, setup: tuple[Any, ...], memory_mb: in
     """Do jobs until the pipe closes: the life of a worker."""
     set_death_signal()
     forget_secrets()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     do = start(*setup)
     _limit_memory(memory_mb)

@@ -17,30 +17,40 @@ REUSED = "reused.json"
 
 @dataclass
 class Progress:
-    """Rows done, rows/s and seconds left: in the file always, in the log every five seconds."""
+    """Rows done, rows/s and seconds left: in the file always, in the log every five seconds.
+
+    What is no row but takes as long, such as a test of the model, is counted ``beside`` the rows
+    under its own name: it counts for the rate and the time left, not as a row.
+    """
 
     path: Path
     stage: str
     total: int
     unit: str
+    beside: str = ""
+    beside_total: int = 0
     done: int = 0
+    beside_done: int = 0
     started: float = field(default_factory=time.monotonic)
     skipped: int = 0
+    _beside_skipped: int = 0
     _logged: float = 0.0
     #: What earlier meters of this run of the stage left in :data:`REUSED`: reused and done again.
     _before: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        """Read what is to be added to: a stage may have several meters."""
+        """Read the counts of earlier meters: a stage may have several."""
         path = self.path.with_name(REUSED)
         if path.is_file():
             told = read_json(path)
             self._before = (told["reused"], told["again"])
 
-    def skip(self, rows: int) -> None:
-        """Count rows that an earlier run did."""
+    def skip(self, rows: int, beside: int = 0) -> None:
+        """Count rows, and what is beside them, that an earlier run did."""
         self.done += rows
         self.skipped += rows
+        self.beside_done += beside
+        self._beside_skipped += beside
         self._tell_reuse()
 
     def step(self, step: int, last: int, **facts: Any) -> None:
@@ -53,14 +63,22 @@ class Progress:
             self.skip(step - 1)
         self.advance(1, **facts)
 
-    def advance(self, rows: int, **facts: Any) -> None:
-        """Count ``rows`` more and show ``facts`` (loss, yield, a sample...) beside them."""
+    def advance(self, rows: int, beside: int = 0, **facts: Any) -> None:
+        """Count ``rows`` and what is ``beside`` them, and show ``facts`` (loss, yield, a sample...)
+        with them.
+        """
         self.done += rows
+        self.beside_done += beside
+        if self.beside_total:
+            facts = {self.beside: f"{self.beside_done}/{self.beside_total}", **facts}
         now = time.monotonic()
+        ended = self.done >= self.total and self.beside_done >= self.beside_total
         # Rate is 0 in the first second: cached rows would make it absurd. The end always has one.
-        rated = now - self.started >= 1 or self.done >= self.total
-        rate = (self.done - self.skipped) / max(now - self.started, 1e-9) if rated else 0.0
-        left = (self.total - self.done) / rate if rate else 0.0
+        rated = now - self.started >= 1 or ended
+        new = self.done - self.skipped + self.beside_done - self._beside_skipped
+        rate = new / max(now - self.started, 1e-9) if rated else 0.0
+        to_do = self.total - self.done + self.beside_total - self.beside_done
+        left = to_do / rate if rate else 0.0
         write_json(
             self.path,
             {
@@ -73,17 +91,17 @@ class Progress:
                 **facts,
             },
         )
-        if self.done >= self.total:
+        if ended:
             self._tell_reuse()
-        if now - self._logged >= 5 or self.done >= self.total:
+        if now - self._logged >= 5 or ended:
             self._logged = now
             speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
             more = [f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict)]
             log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *more]))
 
     def _tell_reuse(self) -> None:
-        """Leave how much was taken from earlier runs: not in the output, which is the same bytes
-        whatever was reused.
+        """Write how much was taken from earlier runs; not into the output, whose bytes do not
+        depend on it.
         """
         reused, again = self._before
         told = {"reused": reused + self.skipped, "again": again + self.done - self.skipped}

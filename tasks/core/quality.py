@@ -1,4 +1,6 @@
-"""Three numbers about rows that are never one: well-formed, agreed by a reader, right by review."""
+"""Three numbers about rows, never merged into one: well-formed, agreed by a reader, right by
+review.
+"""
 
 from __future__ import annotations
 

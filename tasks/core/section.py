@@ -25,7 +25,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, without unknown keys, endless numbers or silent
+    """Base of every section: immutable, without unknown keys, infinite numbers or silent
     conversions of types.
     """
 

@@ -1,4 +1,4 @@
-"""Answers that stand in a passage: where, and whether they are answers at all."""
+"""Answers that are spans of a passage: where they are, and whether they are answers at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_span(text: str, answer: str) -> tuple[int, int] | None:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Tell whether an answer is a span of a text, but for case and spacing."""
+    """Tell whether an answer is a span of a text, ignoring case and spacing."""
     return find_span(text, answer) is not None
 
 

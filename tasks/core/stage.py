@@ -17,7 +17,7 @@ from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
-from tasks.core.log_lines import set_up_logging
+from tasks.core.log_lines import ignore_closed_stdout, set_up_logging
 from tasks.core.params import Params, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
 from tasks.core.progress import REUSED, Progress
@@ -51,16 +51,17 @@ class Stage:
     work: Path
     #: Inputs that may be on another machine (``s3://...``), unresolved.
     addresses: dict[str, str] = field(default_factory=dict)
-    #: Its exits are called when the output is in its place, or the stage has failed.
+    #: Its callbacks run when the output is in its place, or the stage has failed.
     afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def path(self, name: str) -> Path:
         """Return the input called ``name``."""
         return self.inputs[name]
 
-    def progress(self, total: int, unit: str) -> Progress:
+    def progress(self, total: int, unit: str, beside: str = "", beside_total: int = 0) -> Progress:
         """Return a progress meter that logs and writes ``.work/<stage>/progress.json``."""
-        return Progress(self.work / "progress.json", self.name, total, unit)
+        path = self.work / "progress.json"
+        return Progress(path, self.name, total, unit, beside, beside_total)
 
     def summary(
         self, rows_in: int, rows_kept: int, dropped: dict[str, int] | None = None, **more: Any
@@ -192,8 +193,10 @@ def _processes(name: str, params: Section) -> int:
 def one_line_errors(name: str) -> Iterator[None]:
     """Print an error that the user can fix as one line on standard error, and end the block.
 
-    Other errors are bugs and keep their traceback.
+    Other errors are bugs and keep their traceback. What a command prints when its reader has gone
+    is dropped (:func:`tasks.core.log_lines.ignore_closed_stdout`).
     """
+    ignore_closed_stdout()
     try:
         yield
     except PipelineError as error:

@@ -105,7 +105,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def is_still_whole(folder: Path) -> bool:
-    """Do as :func:`is_whole`, but read only once what is as large and as old as it was then.
+    """Do as :func:`is_whole`, but do not read again what has kept its sizes and times since.
 
     For folders of gigabytes that one process asks about again and again.
     """

@@ -1,6 +1,6 @@
 """Whether an adapter fits the model that it names, and the training that starts from it.
 
-Without torch: a run asks before it begins.
+It imports no torch: a run asks before it begins.
 """
 
 from __future__ import annotations

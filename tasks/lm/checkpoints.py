@@ -1,5 +1,5 @@
-"""Checkpoints of trainings, which count only when all their files are whole, and what stays of
-them.
+"""Checkpoints of trainings: they count only when all their files are whole, and old ones are
+pruned.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def checkpoints_of(
 def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = None) -> None:
     """Remove checkpoints below ``parent`` until they take no more than ``gigabytes``.
 
-    First those of trainings that have ended, then those that an unfinished one has newer ones of;
-    of each the longest unused first. The last whole checkpoint of an unfinished training stays,
-    however large, and so does all of the ``running`` one, of which the Trainer keeps two.
+    First those of trainings that have ended, then the older ones of unfinished trainings; among
+    each the longest unused first. The last whole checkpoint of an unfinished training stays,
+    however large, and so do all of the ``running`` one: the Trainer keeps two.
     """
     trainings = sorted(
         (folder for folder in parent.iterdir() if folder.is_dir() and folder != running),

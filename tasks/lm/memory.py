@@ -1,4 +1,4 @@
-"""Memory passed from hand to hand: a model or an engine is gone before the next one is loaded."""
+"""One model or engine in memory at a time: it is freed before the next one is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def need_free(what: str, size: float) -> None:
     """Raise :class:`PipelineError` where the GPU has less than ``size`` bytes free; without a GPU
     do nothing.
     """
-    import torch  # takes a second, which whoever loads nothing saves
+    import torch  # takes a second, so only where something is loaded
 
     if not torch.cuda.is_available():
         return
@@ -44,7 +44,7 @@ def free(loaded: Any) -> None:
     It cannot be used any more. A model's weights go even where a name or a traceback still holds
     it.
     """
-    import torch  # takes a second, which whoever frees nothing saves
+    import torch  # takes a second, so only where something is freed
 
     if isinstance(loaded, torch.nn.Module):
         for tensor in (*loaded.parameters(), *loaded.buffers()):

@@ -40,7 +40,7 @@ def check_run(stage: str, params: Params) -> None:
 
 
 def check_models(params: Params, stage: str = _ORDER[0]) -> None:
-    """Do as :func:`check_run`, whoever asks."""
+    """Do as :func:`check_run`, whoever started the stage."""
     check_room(read_models(params, stage))
 
 

@@ -1,4 +1,4 @@
-"""The room that models need of a machine's disks and GPU, and whether they have it.
+"""The room that models need on a machine's disks and GPU, and whether there is enough.
 
 One sum is made of what will be written: downloads, merged models, checkpoints. Weights are counted
 by their files, an adapter by its base model's shape. torch is imported only where there is a GPU,
@@ -25,9 +25,9 @@ from tasks.lm.models import EMBEDDED, NF4_BYTES, dtype
 
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3
-#: Of a trained value: itself, and Adam's two, in float32.
+#: Bytes of a trained value with Adam's two moments, in float32.
 _CHECKPOINT_BYTES = 12
-#: The same with its gradient, on the card.
+#: The same with its gradient, on the GPU.
 _TRAINED_BYTES = 16
 #: bfloat16 copies of an adapter: output, DVC's cache, MLflow's.
 _ADAPTER_COPIES = 3

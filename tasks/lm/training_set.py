@@ -1,7 +1,7 @@
 """From rows to an adapter: what stage finetune, the answering model and cross-fit's readers share.
 
-:mod:`tasks.lm.training` trains on token ids. Here rows become those, and the adapter's
-``provenance.json`` learns what it was trained on.
+:mod:`tasks.lm.training` trains on token ids. Here rows become token ids, and the adapter's
+``provenance.json`` records what it was trained on.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from tasks.claims.passages import passages_of
 from tasks.core.errors import PipelineError
 
 log = logging.getLogger(__name__)
-#: Pairs of claims that one passage gives at most.
+#: Most pairs of claims from one passage.
 _PER_PASSAGE = 2
-#: Fewer rows than these are told.
+#: Fewer rows than this are reported.
 FEW_ROWS = 50
 
 
@@ -26,8 +26,8 @@ def construct_rows(
     ``passages`` is a table of rows.PASSAGES. No generator and no person wrote the labels: rules
     edit sentences of the passages, so that each label is known (:mod:`tasks.claims`).
 
-    Raises :class:`PipelineError` where no task type is one that claims are made for, where no
-    sentence can be made a claim, and where the labels show without the passage.
+    Raises :class:`PipelineError` where claims are made for none of the task types, where no
+    sentence can become a claim, and where the labels can be told without the passage.
     """
     shares = {kind: SHARES[kind] for kind in task_types if kind in SHARES}
     if not shares:

@@ -28,8 +28,8 @@ _P3 = pa.schema(
         for name in ("row_id", "dataset", "task_type", "context", "instruction", "response")
     ]
 )
-#: What of the rows is held in memory: ``asked`` says whether there is an instruction, ``place``
-#: which row of the source it is.
+#: What is held in memory of each row: ``asked`` says whether it has an instruction, ``place`` is
+#: its number in the source.
 KEYS = pa.schema(
     [
         *(INSTRUCTIONS.field(name) for name in ("row_id", "passage_id", "task_type")),
@@ -43,14 +43,16 @@ Read = Callable[[], Iterable[pa.Table]]
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a source: ``read`` makes them anew each time, only their keys are held."""
+    """The rows of a source: ``read`` reads them again each time; only their keys are held in
+    memory.
+    """
 
     read: Read
     keys: pa.Table
 
     @classmethod
     def of(cls, read: Read) -> Source:
-        """Make the rows once, for their keys."""
+        """Read the rows once, for their keys."""
         parts, start = [], 0
         for table in read():
             asked = pc.not_equal(table["instruction"], "")

@@ -1,10 +1,10 @@
 """supervise: the training rows of the target model, from one supervision source or a mix of them.
 
-The stages after it are the same for all sources. Rows are chosen by their keys, which alone are
-held in memory, and written batch by batch.
+The stages after it are the same for all sources. Rows are chosen by their keys, the only part held
+in memory, and written batch by batch.
 
-Instructions that a generator wrote (``bonito``, ``prompted``), the raw passages (``tapt``),
-prompted rows of annotated datasets (``p3``), labelled items of the target task itself
+The sources are instructions that a generator wrote (``bonito``, ``prompted``), the raw passages
+(``tapt``), prompted rows of annotated datasets (``p3``), labelled items of the target task itself
 (``labelled``: the ceiling), claims with labels by construction (``constructed``), or nothing
 (``none``). A mix takes the rows of several (:mod:`tasks.core.mix`).
 """
@@ -73,7 +73,7 @@ def _read_sources(stage: Stage) -> tuple[dict[str, Source], Counter[str]]:
     """Return the sources by name, and the rows left out by reason.
 
     Rows of two sources never share an id: where an earlier source has one of a source's ids, all
-    ids of the later one get its name before them (``labelled:17``).
+    ids of the later one get its name as a prefix (``labelled:17``).
     """
     sources: dict[str, Source] = {}
     dropped: Counter[str] = Counter()
@@ -137,7 +137,8 @@ def _hold_out(
     """Return source -> the keys of the rows to train on, and of those kept out of it: whole
     passages, a seeded choice.
 
-    Raises :class:`PipelineError` where nothing can be held out: such a run would have no figure.
+    Raises :class:`PipelineError` where nothing can be held out: such a run would have nothing to
+    measure.
     """
     asked = {name: keys.filter(keys["asked"]) for name, keys in chosen.items()}
     counts = Counter(column_values(_batches(asked), "passage_id"))

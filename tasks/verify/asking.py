@@ -1,8 +1,8 @@
 """Which rows the reader is asked, in which order, and the journal of its answers.
 
 Rows are those that validate kept and, with ``verify.repair``, those that it put into quarantine for
-their response alone. A killed run keeps its finished shards, and a run over a changed corpus those
-of what has not changed; the others are removed.
+their response alone. A killed run keeps its finished shards. A run over a changed corpus keeps
+those of what has not changed and removes the others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REPAIRABLE = frozenset(
     }
 )
 KINDS: tuple[Kind, ...] = ("answers", "labels")
-#: Settings that do not change the reader's answers: they are no part of a journal's key.
+#: Settings that do not change the reader's answers: they are not part of the journal's key.
 _NOT_ASKED = {
     "workers",
     "ray_address",
@@ -64,7 +64,7 @@ _NOT_ASKED = {
 @dataclass(frozen=True)
 class Row:
     """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
-    span of its passage that its response nearly is, if there is one. ``half`` is the place of its
+    span of its passage that its response nearly is, if there is one. ``half`` is the number of its
     reader where there are two. An ``unsure`` one is not asked: the generator was surer of others.
     """
 
@@ -82,12 +82,17 @@ class Row:
         """The response as a label: lower case, without marks around it."""
         return _normal(self.values["response"])
 
+    @property
+    def tests_reader(self) -> bool:
+        """Whether it is no row of the run but a test of the reader, whose answer is known."""
+        return "source" in self.values
+
     def asked(self) -> Asked:
         """Return what the reader sees."""
         return Asked(self.values["row_id"], self.values["instruction"], self.choices)
 
 
-#: A row and the reader's word on it (a row of reader.ANSWERED).
+#: A row and what the reader says of it (a row of reader.ANSWERED).
 Pair = tuple[Row, dict[str, Any] | None]
 
 
@@ -145,7 +150,9 @@ class Rows:
         return replace(row, kind="", unsure=True) if row_id in self.unsure else row
 
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
-        """Return a row with how it is read; a label type without known labels is not."""
+        """Return a row and how it is read; one of a label type is not read where its labels are not
+        known.
+        """
         kind = TASK_TYPES[values["task_type"]].read_as
         half = 0 if self.halves_seed is None else half_of(values, self.halves_seed)
         if kind != "labels" or self.by_text:
@@ -242,47 +249,67 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
     """
     params = stage.params.verify
 
-    def cut(way: _Way) -> Iterator[tuple[str, list[Asked]]]:
+    def cut(way: _Way) -> Iterator[tuple[str, list[Row]]]:
         own = (row for row in chain(tests, rows) if (row.kind, row.half) == way)
         for name, group in cut_groups(own, params.shard_rows, _document, _content):
-            yield f"{way[0]}-{way[1]}-{name}", [row.asked() for row in group]
+            yield f"{way[0]}-{way[1]}-{name}", group
 
     ways: list[_Way] = [(kind, half) for half in range(len(readers)) for kind in KINDS]
-    sizes = {way: [(name, len(shard)) for name, shard in cut(way)] for way in ways}
+    sizes = {way: {name: _Size.of(group) for name, group in cut(way)} for way in ways}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
     key = work_key(__name__, settings, *(reader.identity for reader in readers))
     journal = Store(stage.work / "journal", key, keep=3)
-    keep_only(stage.work / "journal", {name for way in ways for name, _ in sizes[way]})
-    total = sum(count for way in ways for _, count in sizes[way])
-    progress = stage.progress(total, "rows")
+    keep_only(stage.work / "journal", {name for way in ways for name in sizes[way]})
+    total = _Size.sum(size for way in ways for size in sizes[way].values())
+    progress = stage.progress(total.rows, "rows", "tests", total.tests)
     for way in ways:
-        todo = {name for name, _ in sizes[way] if not journal.has(name)}
-        progress.skip(sum(count for name, count in sizes[way] if name not in todo))
+        todo = {name: size for name, size in sizes[way].items() if not journal.has(name)}
+        known = _Size.sum(size for name, size in sizes[way].items() if name not in todo)
+        progress.skip(known.rows, known.tests)
         if todo:
             _fill(journal, readers[way[1]], way[0], partial(cut, way), todo, progress)
-    return Answered(tests, rows, journal, {way: [name for name, _ in sizes[way]] for way in ways})
+    return Answered(tests, rows, journal, {way: list(sizes[way]) for way in ways})
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How many rows of the run and how many test rows a shard has, or several."""
+
+    rows: int
+    tests: int
+
+    @classmethod
+    def of(cls, group: Sequence[Row]) -> _Size:
+        tests = sum(row.tests_reader for row in group)
+        return cls(len(group) - tests, tests)
+
+    @classmethod
+    def sum(cls, sizes: Iterable[_Size]) -> _Size:
+        found = list(sizes)
+        return cls(sum(size.rows for size in found), sum(size.tests for size in found))
 
 
 def _fill(
     journal: Store,
     reader: Reader,
     kind: Kind,
-    cut: Callable[[], Iterator[tuple[str, list[Asked]]]],
-    todo: set[str],
+    cut: Callable[[], Iterator[tuple[str, list[Row]]]],
+    todo: Mapping[str, _Size],
     progress: Progress,
 ) -> None:
     """Ask the shards that the journal lacks, here or by Ray workers."""
     params = reader.params
-    longest = longest_prompt(reader, chain.from_iterable(shard for _, shard in cut()))
+    longest = longest_prompt(reader, (row.asked() for _, group in cut() for row in group))
     names = dict(enumerate(name for name, _ in cut() if name in todo))
-    shards = enumerate(shard for name, shard in cut() if name in todo)
+    shards = enumerate([row.asked() for row in group] for name, group in cut() if name in todo)
     if not params.address:
         take_cards()
         if params.workers:
             reader.load()  # merged once, not by every worker at the same time
     for number, table in do_shards(ShardReader, (reader, kind, longest), shards, len(todo), params):
-        journal.put(names[number], table)
-        progress.advance(len(table))
+        name = names[number]
+        journal.put(name, table)
+        progress.advance(todo[name].rows, todo[name].tests)
 
 
 def _document(row: Row) -> str:

@@ -1,8 +1,9 @@
-"""Two readers that the rows themselves teach: ``verify.reader: cross-fit``.
+"""Two readers trained on the rows themselves: ``verify.reader: cross-fit``.
 
 The passages are cut into two halves. The rows of each half train a reader, which judges the rows of
-the other: none has seen what it judges (Source2Synth, arXiv 2409.08239). No other model is needed,
-and none knows the corpus' own terms better. What both halves get wrong in the same way is kept.
+the other: neither has seen what it judges (Source2Synth, arXiv 2409.08239). No other model is
+needed, and both know the corpus's own terms. An error that both halves make in the same way is not
+found.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from tasks.lm.training_set import TrainingSet, report_steps
 from tasks.verify.reader import Reader
 
 log = logging.getLogger(__name__)
-#: Fewer rows teach a reader nothing.
+#: Fewest rows of a half: from fewer a reader learns nothing.
 _LEAST_ROWS = 8
 
 
 def half_of(values: dict[str, Any], seed: int) -> int:
-    """Return the half (0 or 1) of a row's passage; a test row without one has its own."""
+    """Return the half (0 or 1) of a row's passage; that of a test row without one depends on its
+    id.
+    """
     return row_seed(seed, "half", values.get("passage_id") or values["row_id"]) % 2
 
 
@@ -70,7 +73,7 @@ def _reader(stage: Stage, folder: Path) -> Reader:
 
 
 def _fit(stage: Stage, settings: Finetune, start: Path | None, rows: list[dict[str, Any]]) -> Path:
-    """Return the folder of the adapter that these rows teach."""
+    """Return the folder of the adapter that is trained on these rows."""
     training = TrainingSet.of(rows, settings, start)
     if not training.examples:
         raise PipelineError(
@@ -85,7 +88,7 @@ def _fit(stage: Stage, settings: Finetune, start: Path | None, rows: list[dict[s
     take_cards()
     checkpoints = folder / "checkpoints"
     trained = training.train(adapter, checkpoints, on_step)
-    free(None)  # the next training, or the engine, needs the room
+    free(None)  # the next training, or the engine, needs the memory
     write_json(adapter / "provenance.json", training.provenance(trained))
     seal_folder(adapter)
     shutil.rmtree(checkpoints)

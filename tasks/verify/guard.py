@@ -1,9 +1,9 @@
 """Is the reader any good? A task type is judged only where it beats chance by an interval.
 
-Rows of people are the best test (``verify.tests``). Without them a type is tested on claims and
-questions that rules make from the corpus itself, whose answers are known, and types without those
-on the rows to be judged: the reader must agree with a row's own response more often than with
-another's.
+Rows labelled by people are the best test (``verify.tests``). Without them a type is tested on
+claims and questions that rules make from the corpus, with known answers. Where the rules make none,
+the rows to be judged are the test: the reader must agree with a row's own response more often than
+with that of another row.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Test:
 def read_tests(
     path: Path | None, kinds: Iterable[str], most: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return rows of people for these task types, at most ``most`` of each, a seeded choice.
+    """Return rows labelled by people, of these task types, at most ``most`` of each, chosen by the
+    seed.
 
-    The instruction holds the passage. No file gives no rows.
+    The instruction contains the passage. Without a file there are no rows.
     """
     if path is None or path.suffix != ".parquet":
         return []
@@ -94,8 +95,8 @@ def read_tests(
 def construct_tests(
     passages: pa.Table, kinds: Iterable[str], most: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return rows of the corpus with known responses for those of the task types that have any, at
-    most ``most`` of each; none where the corpus has no sentence to make them of.
+    """Return rows with known responses that rules make from the corpus, at most ``most`` of each
+    task type that they can make; none where the corpus has no suitable sentence.
     """
     rows: list[dict[str, Any]] = []
     # A part of a large corpus is enough.

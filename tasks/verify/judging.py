@@ -40,7 +40,7 @@ _SAME = 0.5
 _NEARLY = 0.75
 #: Words that such a span may have more or fewer than the response.
 _STRETCH = 3
-#: Rows with the same choices that a prior is estimated from, at least.
+#: Fewest rows with the same choices that a prior is estimated from.
 _LEAST_PRIOR = 20
 #: Marks that a span does not begin or end with.
 _MARKS = " \t\n.,;:!?\"'()[]"
@@ -57,10 +57,10 @@ _ASKING = frozenset(
 
 @dataclass(frozen=True)
 class Word:
-    """The reader's word on one row.
+    """What the reader says of one row.
 
-    ``agreement`` is what of it supports the response (0-1), ``answer`` is its own answer and
-    ``certainty`` (0-1) how much of its word supports that.
+    ``agreement`` is how much of it supports the response (0-1), ``answer`` is the reader's own
+    answer, and ``certainty`` (0-1) is how much supports that answer.
     """
 
     agreement: float
@@ -86,12 +86,14 @@ class Decision:
 
 
 def agree(one: str, other: str) -> bool:
-    """Tell whether two answers are the same but for details."""
+    """Tell whether two answers are the same apart from details."""
     return squad_f1(one, [other]) >= _SAME
 
 
 def weigh_answers(response: str, answers: Sequence[str]) -> Word:
-    """Return the word of sampled answers; the reader's own is the one that most others support."""
+    """Return what sampled answers say; the reader's own answer is the one that most others agree
+    with.
+    """
     supports = [sum(agree(answer, other) for other in answers) for answer in answers]
     commonest = Counter(map(normalise_answer, answers))
     best = max(
@@ -105,7 +107,7 @@ def weigh_answers(response: str, answers: Sequence[str]) -> Word:
 def weigh_labels(
     response: str, choices: Sequence[str], scores: Sequence[float], prior: Sequence[float]
 ) -> Word:
-    """Return the word of ranked labels.
+    """Return what ranked labels say.
 
     ``scores`` are summed log-probabilities, ``prior`` (0-1) the reader's mean probability of each
     choice over rows with the same choices.
@@ -130,7 +132,7 @@ def probabilities(scores: Sequence[float]) -> list[float]:
 class Prior:
     """The reader's mean probability of each choice, over all rows with the same choices.
 
-    It is even where too few rows have them.
+    It is uniform where too few rows have these choices.
     """
 
     def __init__(self, answered: Iterable[tuple[Any, Any]]) -> None:
@@ -155,9 +157,10 @@ class Prior:
 def grounding(instruction: str, context: str, answer: str) -> float:
     """Return the share (0-1) of the question's words in the sentence that holds the answer.
 
-    Of several sentences the best counts. 1 where the instruction has no plain question, or one of
-    empty words only. A model finds some number for "How long are the bellows?" in any passage that
-    has a single length in it; then the sentence with the number is about something else.
+    Of several sentences the best counts. It is 1 where the instruction has no plain question, or
+    one without a word of content. A model finds some number for "How long are the bellows?" in any
+    passage that has a single length in it; then the sentence with the number is about something
+    else.
     """
     question = find_question(instruction.replace(context, "\n"))
     asked = {word for word in _words(question or "") if word not in _ASKING}
@@ -174,8 +177,8 @@ def grounding(instruction: str, context: str, answer: str) -> float:
 
 
 def nearest_span(passage: str, response: str) -> str:
-    """Return the span of a passage that a response nearly is, of whole words; empty if there is
-    none, or one that has other numbers.
+    """Return the span of a passage, of whole words and with the same numbers, that a response
+    nearly is; empty if there is none.
     """
     words = list(re.finditer(r"\S+", passage))
     length, numbers = len(response.split()), _numbers(response)
@@ -199,8 +202,8 @@ def decide(
     """Return what becomes of a row (rows.INSTRUCTIONS); ``word`` is None where it is not judged.
 
     A row that is ``repairing`` has a response that validate found wrong. It is kept with
-    ``nearly``, the span that its response nearly is, where ``word`` (then on that span) agrees,
-    else with the reader's answer or not at all.
+    ``nearly``, the span that its response nearly is, where ``word``, which is then about that span,
+    agrees, else with the reader's answer or not at all.
     """
     response = nearly or values["response"]
     if word is None:

@@ -24,7 +24,7 @@ from tasks.lm.prompts import Prompter, prompt_form, trained_form
 from tasks.scoring.ranking import rank
 
 Kind = Literal["answers", "labels"]
-#: The reader's word on a row: sampled answers, or one summed log-probability a choice.
+#: What the reader says of a row: sampled answers, or one summed log-probability per choice.
 ANSWERED = pa.schema(
     [
         ("row_id", pa.string()),
@@ -38,7 +38,7 @@ _BATCH_ROWS = 16
 
 @dataclass(frozen=True)
 class Asked:
-    """What the reader gets of a row; ``choices`` are the labels to rank, empty for answers."""
+    """What the reader sees of a row; ``choices`` are the labels to rank, empty for answers."""
 
     row_id: str
     instruction: str
@@ -47,7 +47,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader's settings, its prompt form, and what tells it from any other reader."""
+    """A reader's settings, its prompt form, and what identifies it."""
 
     params: Verify
     form: str
@@ -59,7 +59,8 @@ class Reader:
     def of(cls, params: Verify) -> Reader:
         """Look at the model that ``params`` name.
 
-        Raises :class:`PipelineError` where it is neither an address's, a folder nor a hub name.
+        Raises :class:`PipelineError` where that is neither a folder nor a hub name and there is no
+        address.
         """
         if params.address:
             if params.workers:
@@ -117,7 +118,7 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
 def answer_shard(
     reader: Reader, kind: Kind, opened: Any, prompter: Prompter | None, shard: Sequence[Asked]
 ) -> pa.Table:
-    """Return the reader's word on one shard: :data:`ANSWERED`, in the shard's order.
+    """Return what the reader says of one shard: :data:`ANSWERED`, in the shard's order.
 
     A shard that is asked again gives the same bytes. ``prompter`` is None behind an address.
     """
@@ -147,7 +148,7 @@ class ShardReader:
         self._opened = open_reader(reader, kind, longest)
 
     def __call__(self, shard: Sequence[Asked]) -> pa.Table:
-        """Return the word on a shard."""
+        """Return what the reader says of a shard."""
         return answer_shard(self._reader, self._kind, self._opened, self._prompter, shard)
 
     def close(self) -> None:

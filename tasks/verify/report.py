@@ -13,7 +13,7 @@ from tasks.verify.asking import Row
 from tasks.verify.judging import ADOPTED, REPAIRED, WRITTEN, WRONG_BY_REVIEW, Decision
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
-#: Sample rows that are shown of each task type and outcome.
+#: Sample rows shown for each task type and outcome.
 _SHOWN = 5
 KEPT = "kept"
 

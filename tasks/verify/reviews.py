@@ -31,7 +31,7 @@ class Verdict(Section):
 
 
 def review_key(instruction: str, response: str) -> str:
-    """Return what a verdict is about: this text, under whatever id it comes again."""
+    """Return the key of a verdict: that of the text, whatever id it has in a later run."""
     return fingerprint("review", instruction, response)[:16]
 
 
@@ -44,7 +44,7 @@ class Reviews:
 
     @classmethod
     def read(cls, path: Path | None) -> Reviews:
-        """Read a JSON Lines file of :class:`Verdict`; anything else names no reviews.
+        """Read a JSON Lines file of :class:`Verdict`; a path of another kind has none.
 
         A line that is no verdict, or a second verdict on a row, is an error that names it.
         """
@@ -80,7 +80,7 @@ class Reviews:
 
     def figures(self) -> dict[str, float | int | None]:
         """Return ``right`` (the share 0-1 of the reviewed rows that are right, unclear ones are
-        not), its 95 % interval and how many were ``reviewed``; None where none was.
+        not), its 95 % interval and how many were ``reviewed``; None where no row was reviewed.
 
         Rows that are excluded as wrong count too: the share is about what the reader keeps.
         """

@@ -1,10 +1,10 @@
-"""verify: a reader answers every instruction without seeing its response; rows that it disagrees
-with are not kept.
+"""verify: a reader answers instructions without seeing their responses; rows that it disagrees with
+are not kept.
 
 validate looks at a row's form, verify at whether its answer is right. It comes behind validate, so
-that no model reads a row whose form is wrong. Before that, ``verify.confident_share`` leaves out
-rows that the generator itself was less sure of. ``verify.reader: none`` passes the others on,
-unjudged.
+that no model reads a row whose form is wrong. It reads only the rows that
+``verify.confident_share`` lets through, those that the generator itself was surest of; the others
+are not kept. ``verify.reader: none`` passes rows on unjudged.
 """
 
 from __future__ import annotations

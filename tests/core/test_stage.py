@@ -255,6 +255,19 @@ def test_a_meter_tells_no_rate_in_its_first_second(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_counted_beside_the_rows_has_its_name_and_takes_time(tmp_path: Path) -> None:
+    meter = Progress(tmp_path / "progress.json", "verify", 100, "rows", "tests", 50)
+    meter.started -= 10
+    meter.advance(0, 20)
+    told = read_json(meter.path)
+    assert (told["done"], told["total"], told["tests"]) == (0, 100, "20/50")
+    assert told["rate"] == pytest.approx(2, rel=0.01) and told["seconds_left"] == 65
+    assert describe(told) == "0/100 rows · 2.00 rows/s · 65 s left · tests 20/50"
+    meter.skip(100, 30)
+    meter.advance(0)
+    assert read_json(tmp_path / REUSED) == {"reused": 100, "again": 0, "unit": "rows"}
+
+
 def test_what_was_reused_is_told_over_all_meters_of_a_stage(tmp_path: Path) -> None:
     path, told = tmp_path / "progress.json", tmp_path / REUSED
     first = Progress(path, "verify", 10, "rows")

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from flows.review.embedding import Embedder
-from flows.review.nearest import find_nearest
+from flows.review.nearest import _compare, find_nearest
+from tasks.core.errors import PipelineError
 from tasks.core.rows import INSTRUCTIONS
 from tasks.lm.models import EMBEDDED, base_path
 from tests.conftest import ROOT
@@ -160,7 +161,7 @@ def test_the_culprit_is_among_the_first_five(seed: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_models_vectors_leave_the_culprit_there_and_take_seconds(tmp_path: Path) -> None:
     """The embedded model, two faults of each kind; a second question about the same is free."""
-    embed = Embedder(Path(base_path(EMBEDDED)), tmp_path / "vectors.npz")
+    embed = Embedder("plain", lambda: Path(base_path(EMBEDDED)), tmp_path / "vectors.npz")
     rows, faults = plant(1)
     write_rows(tmp_path / "rows.parquet", rows, INSTRUCTIONS)
     ranks, seconds = [], []
@@ -176,20 +177,68 @@ def test_the_models_vectors_leave_the_culprit_there_and_take_seconds(tmp_path: P
     assert seconds[0] < 20 and seconds[-1] < 3
 
 
-def test_a_vectors_file_that_is_broken_is_made_again(tmp_path: Path) -> None:
-    class Made(Embedder):
-        computed = 0
+class Made(Embedder):
+    """Vectors of a text's length, where there is a model."""
 
-        def _compute(self, texts: list[str]) -> Any:
-            self.computed += len(texts)
-            return np.array([[len(text), 1.0] for text in texts], np.float32)
+    computed = 0
+
+    def _compute(self, texts: list[str]) -> Any:
+        self._find_model()
+        self.computed += len(texts)
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+
+def test_a_vectors_file_that_is_broken_is_made_again(tmp_path: Path) -> None:
+    def made(name: str = "model") -> Made:
+        return Made(name, lambda: tmp_path, file)
+
+    def ask(embed: Made, *texts: str) -> Any:
+        vectors = embed(texts)
+        assert vectors is not None
+        return vectors.tolist()
 
     file = tmp_path / "vectors.npz"
-    one = Made(tmp_path / "model", file)
-    first = one(["a", "bb", "a"])
-    assert first.tolist() == [[1, 1], [2, 1], [1, 1]] and one.computed == 2
-    assert Made(tmp_path / "model", file)(["bb"]).tolist() == [[2, 1]]
+    one = made()
+    assert ask(one, "a", "bb", "a") == [[1, 1], [2, 1], [1, 1]] and one.computed == 2
+    assert ask(made(), "bb") == [[2, 1]]
     file.write_bytes(b"PK broken")
-    two = Made(tmp_path / "model", file)
-    assert two(["a"]).tolist() == [[1, 1]] and two.computed == 1
-    assert Made(tmp_path / "other", file)(["a"]).shape == (1, 2)
+    two = made()
+    assert ask(two, "a") == [[1, 1]] and two.computed == 1
+    other = made("other")
+    assert ask(other, "a") == [[1, 1]] and other.computed == 1
+
+
+def test_known_vectors_need_no_model_and_without_one_words_decide(tmp_path: Path) -> None:
+    def refuse() -> Path:
+        raise PipelineError("the model is too large")
+
+    rows, faults = plant(1)
+    write_rows(tmp_path / "rows.parquet", rows, INSTRUCTIONS)
+    asked = (tmp_path / "rows.parquet", faults[0].context, faults[0].text, 1)
+    file = tmp_path / "vectors.npz"
+    without = Made("model", refuse, file)
+    assert find_nearest(*asked, without) == find_nearest(*asked)
+    assert without.reason == "the model is too large"
+    first = find_nearest(*asked, Made("model", lambda: tmp_path, file))
+    again = Made("model", refuse, file)
+    assert find_nearest(*asked, again) == first and not again.reason
+    assert first[0][0].embedding is not None
+
+
+def test_the_words_weigh_as_scikit_learn_has_it() -> None:
+    """Its import takes longer than the comparison: here it is the reference."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
+
+    rows, faults = plant(2)
+    told = [*(f"{row['context']}\n{row['response']}" for row in rows), "", "?", "Ärger ÄRGER 7"]
+    for text in (f"{faults[0].context}\n{faults[0].text}", "the", "der ärger, Ärger. ärger!"):
+        analyzer = {"ngram_range": (1, 3), "tokenizer": re.compile(r"\w+").findall}
+        vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=None, **analyzer)
+        vectorizer.set_params(vocabulary=sorted(set(vectorizer.build_analyzer()(text))))
+        weights = vectorizer.fit_transform(told)
+        item = vectorizer.transform([text])
+        expected = (weights @ item.T).toarray().ravel()
+        found, shared = _compare(told, text)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        assert [bool(shared(place)) for place in range(len(told))] == (expected > 0).tolist()
+    assert shared(len(told) - 1) == ("ärger ärger",)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from flows.review import nearest, why
+from flows.review.embedding import Embedder
 from flows.review.place import Place
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
@@ -214,6 +216,56 @@ def test_as_many_rows_as_are_compared_take_seconds(tmp_path: Path) -> None:
     begun = time.process_time()
     nearest.find_nearest(path, context_of(5), context_of(5), seed=1)
     assert time.process_time() - begun < 10
+
+
+#: Libraries that take seconds to import, none of which a question about an item needs.
+HEAVY = {
+    *("accelerate", "bitsandbytes", "datasets", "dvc", "great_expectations", "matplotlib"),
+    *("mlflow", "peft", "prefect", "ray", "scipy", "sklearn", "torch", "transformers", "vllm"),
+}
+
+
+def imported_by(code: str, *arguments: Path) -> set[str]:
+    """Return which of ``HEAVY`` a new process has imported when it has run ``code``."""
+    told = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", told, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return HEAVY & set(done.stderr.splitlines()[-1].split())
+
+
+def test_a_question_without_a_model_to_ask_imports_no_heavy_library(checkout: Path) -> None:
+    """`make why` answers in seconds, so what takes seconds to import must not come back."""
+    code = (
+        "from pathlib import Path; from flows.review import why; why.CODE = Path(sys.argv[1]); "
+        f"assert why.main(['--profile', 'mine', '--item', {IDS[0]!r}]) == 0"
+    )
+    assert imported_by(code, checkout) == set()
+    assert imported_by("import scipy") == {"scipy"}
+
+
+def test_the_model_is_asked_with_transformers_alone_and_known_texts_without(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    code = (
+        "from pathlib import Path; from flows.review.embedding import Embedder; "
+        "model, cache = map(Path, sys.argv[1:]); "
+        "assert Embedder('tiny', lambda: model, cache)(['a pump', 'b']).shape[0] == 2"
+    )
+    asked = (tiny_model, tmp_path / "vectors.npz")
+    assert imported_by(code, *asked) == {"accelerate", "torch", "transformers"}
+    assert imported_by(code, *asked) == set()
+
+
+def test_vectors_do_not_depend_on_the_other_texts(tiny_model: Path, tmp_path: Path) -> None:
+    """They are read by length and in batches: each text gets its own vector back."""
+    texts = ["the pump failed " * (place % 7) + f"{place}" for place in range(20)]
+    together = Embedder("tiny", lambda: tiny_model, tmp_path / "together.npz")(texts)
+    alone = Embedder("tiny", lambda: tiny_model, tmp_path / "alone.npz")
+    assert together is not None
+    for place, text in enumerate(texts):
+        vectors = alone([text])
+        assert vectors is not None and float(vectors[0] @ together[place]) > 0.999
 
 
 def test_the_makefile_hands_an_id_over_as_it_is(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import INSTRUCTIONS
 from tasks.lm.engine import Completion
 from tasks.verify import reader
 from tasks.verify import stage as verify
@@ -82,6 +83,24 @@ def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> Non
         assert sha256_file(Path("whole") / name) == sha256_file(Path("artifacts/verify") / name)
     assert run(min_agreement=0.4) == 0
     assert len(run.made) == 3, "another threshold asks nothing again"
+
+
+def test_the_meter_counts_rows_and_has_the_tests_beside_them(run: Any, capsys: Any) -> None:
+    people = [make_row(number) | {"row_id": f"people-{number}"} for number in range(100, 125)]
+    write_table(Path("people.parquet"), pa.Table.from_pylist(people, schema=INSTRUCTIONS))
+    run.die_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        run(tests="people.parquet")
+    told = read_json(Path(".work/verify/progress.json"))
+    assert (told["done"], told["total"], told["unit"]) == (0, COUNT, "rows")
+    asked, of = map(int, told["tests"].split("/"))
+    assert 0 < asked < of == 25
+    run.die_after = None
+    assert run(tests="people.parquet") == 0
+    last = [line for line in capsys.readouterr().err.splitlines() if " rows  " in line][-1]
+    assert f"{COUNT}/{COUNT} rows  " in last and last.endswith("  tests 25/25")
+    reused = read_json(Path(".work/verify/reused.json"))
+    assert reused == {"reused": 0, "again": COUNT, "unit": "rows"}
 
 
 def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any) -> None:
