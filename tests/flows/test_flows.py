@@ -417,7 +417,7 @@ def test_names_are_the_same_for_the_same_request_only() -> None:
     assert one.startswith("default-seed-2-temperature-0.7-")
     assert (
         request.name_run({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
-    ), "the form's one seed is three settings"
+    ), "the form's one seed is five settings"
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])
@@ -444,12 +444,17 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
         "ynqa",
         "nli",
     ]
-    assert run.params["validate"]["max_rows"] == 50 and run.params["finetune"]["seed"] == 7
+    shipped = read_yaml(bare / "params.yaml")
+    # verify asks a share of what validate keeps, and sources beside Bonito do not pass validate.
+    assert run.params["supervise"]["max_rows"] == 50
+    assert run.params["validate"]["max_rows"] == shipped["validate"]["max_rows"]
+    for section in ("validate", "verify", "supervise", "finetune"):
+        assert run.params[section]["seed"] == 7, section
+    # Runs of different seeds are asked the same questions.
+    for section in ("baseline", "evaluate"):
+        assert run.params[section]["seed"] == shipped[section]["seed"], section
     assert run.params["generate"]["seed"] == 8, "a setting typed out wins over a field"
-    assert (
-        run.params["generate"]["generator"]
-        == read_yaml(bare / "params.yaml")["generate"]["generator"]
-    )
+    assert run.params["generate"]["generator"] == shipped["generate"]["generator"]
     assert request.name_run(asked) == run.name
     assert request.name_run({"profile": "default"}) == "default"
 
