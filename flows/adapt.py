@@ -234,7 +234,7 @@ def _work(
 ) -> StageOutcome:
     run_id = str(flow_run.id or "")
     if pool:
-        return remote_stage.request_stage(pool, folder, stage, log, watch, run_id)
+        return remote_stage.request_stage(pool, folder, stage, log, watch, run_id, command)
     environment = {"PIPELINE_FLOW_RUN": run_id, "PIPELINE_COMMAND": command}
     return reproduce(folder, stage, log.info, watch, environment)
 
