@@ -81,8 +81,9 @@ def adapt(
         generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty:
             the profile's.
         model: The target model to adapt: a path or a hub name. Empty: the profile's.
-        rows: Most training rows, drawn with the seed. 0: the profile's.
-        seed: Seed of generation, selection and training. 0: the profile's.
+        rows: Most training rows, of all sources together, drawn with the seed. 0: the profile's.
+        seed: Seed of generation, selection and training; the questions asked stay the same. 0: the
+            profile's.
         max_minutes: The run ends after so many minutes, also within a stage; the same request goes
             on. 0: the profile's.
         overrides: Settings for this run only, each section.key=value, such as
@@ -233,7 +234,7 @@ def _work(
 ) -> StageOutcome:
     run_id = str(flow_run.id or "")
     if pool:
-        return remote_stage.request_stage(pool, folder, stage, log, watch, run_id)
+        return remote_stage.request_stage(pool, folder, stage, log, watch, run_id, command)
     environment = {"PIPELINE_FLOW_RUN": run_id, "PIPELINE_COMMAND": command}
     return reproduce(folder, stage, log.info, watch, environment)
 

@@ -90,8 +90,8 @@ def _deploy(name: str, *more: str) -> None:
         check=False,
     )
     if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise PipelineError(f"{name} cannot be deployed: {reason}")
+        output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        raise PipelineError(f"{name} cannot be deployed: {output.splitlines()[-1]}")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def _run_flow(
             return_state=True,
         )
     except Exception as error:  # noqa: BLE001 - Prefect's client could not report the run's end
-        notice = f"{type(error).__name__}: {str(error).splitlines()[:1]}\n"
+        words = [type(error).__name__, *str(error).splitlines()[:1]]
+        notice = ": ".join(words) + "\n"
         state = None
     if state is not None and not state.is_crashed():
         if state.is_completed():

@@ -18,7 +18,7 @@ from tasks.core.errors import PipelineError
 
 
 @flow(name=remote_stage.FLOW, persist_result=False)
-def stage(folder: str, stage: str, ticket: str, parent: str = "") -> State[Any]:
+def stage(folder: str, stage: str, ticket: str, parent: str = "", command: str = "") -> State[Any]:
     """Bring one stage of a run's checkout up to date for the run that requested it.
 
     Args:
@@ -26,11 +26,12 @@ def stage(folder: str, stage: str, ticket: str, parent: str = "") -> State[Any]:
         stage: The stage's name in dvc.yaml.
         ticket: Identifies this request.
         parent: The flow run that requested it.
+        command: The command that repeats that run.
     """
     log = get_run_logger()
     set_prefect_environment(CODE)
     try:
-        outcome = remote_stage.serve_stage(Path(folder), stage, ticket, log, parent)
+        outcome = remote_stage.serve_stage(Path(folder), stage, ticket, log, parent, command)
     except PipelineError as error:
         return Failed(message=str(error))
     return (

@@ -102,11 +102,18 @@ def _files(folder: Path, stage: str) -> tuple[Path, Path]:
 
 
 def request_stage(
-    pool: str, folder: Path, stage: str, log: FlowLogger, watch: Callable[[], None], parent: str
+    pool: str,
+    folder: Path,
+    stage: str,
+    log: FlowLogger,
+    watch: Callable[[], None],
+    parent: str,
+    command: str,
 ) -> StageOutcome:
     """Bring ``stage`` of the checkout in ``folder`` up to date in ``pool``, and wait.
 
-    An error there is a failed outcome.
+    ``parent`` is the flow run that asks, ``command`` what a person would type for it. An error
+    there is a failed outcome.
     """
     started = time.monotonic()
     question, answer = _files(folder, stage)
@@ -114,11 +121,15 @@ def request_stage(
     beat = _Heartbeat(question, ticket)
     beat()
     _requests[ticket] = question
+    parameters = {
+        "folder": str(folder.resolve()),
+        "stage": stage,
+        "ticket": ticket,
+        "parent": parent,
+        "command": command,
+    }
     try:
-        with _child(
-            pool,
-            {"folder": str(folder.resolve()), "stage": stage, "ticket": ticket, "parent": parent},
-        ) as child:
+        with _child(pool, parameters) as child:
             log.info("%s: flow run %s waits for a worker of pool %r", stage, child, pool)
             outcome = _await(child, pool, stage, _PeerFile(answer), beat, watch, log)
     except ObjectNotFound:
@@ -216,7 +227,7 @@ def stop_requests() -> None:
 
 
 def serve_stage(
-    folder: Path, stage: str, ticket: str, log: FlowLogger, parent: str
+    folder: Path, stage: str, ticket: str, log: FlowLogger, parent: str, command: str
 ) -> StageOutcome:
     """Run a requested stage on the pool's machine.
 
@@ -242,6 +253,7 @@ def serve_stage(
         beat()
 
     watch()
-    outcome = reproduce(folder, stage, log.info, watch, {"PIPELINE_FLOW_RUN": parent})
+    environment = {"PIPELINE_FLOW_RUN": parent, "PIPELINE_COMMAND": command}
+    outcome = reproduce(folder, stage, log.info, watch, environment)
     write_json(answer, {"ticket": ticket, "outcome": vars(outcome)})
     return outcome

@@ -1,9 +1,10 @@
 """``.ci/bare`` gives a command an empty machine; ``.ci/leftovers.py`` names what it leaves
-there.
+there. ``.ci/check_gain.py`` judges a run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,6 +43,37 @@ def test_whatever_else_is_left_is_named(tmp_path: Path, name: str) -> None:
     done = _leftovers(tmp_path)
     assert done.returncode == 1
     assert f"error: 'make run' left in {tmp_path}, outside the checkout: {name} (" in done.stderr
+
+
+_GAIN = {"zero_shot": 5.0, "f1": 34.0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "status", "said"),
+    [
+        (_GAIN, 0, "F1 5.0 zero-shot, 34.0 adapted: +29.0"),
+        (
+            _GAIN | {"zero_shot": 34.0},
+            1,
+            "adaptation did not help: F1 34.0 zero-shot, 34.0 adapted",
+        ),
+        (_GAIN | {"start": 33.4, "start_gain_high": 3.4}, 0, "33.4 the start alone: +0.6"),
+        (_GAIN | {"start": 34.5, "start_gain_high": 0.0}, 0, "34.5 the start alone: -0.5"),
+        (
+            _GAIN | {"start": 39.0, "start_gain_high": -0.1},
+            1,
+            "adaptation did harm: F1 39.0 of the",
+        ),
+    ],
+)
+def test_a_run_must_gain_and_not_fall_clearly_below_its_start(
+    tmp_path: Path, metrics: dict[str, float], status: int, said: str
+) -> None:
+    """Most starts are far above the unadapted model: a training that spoils one still gains."""
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    command = [sys.executable, ".ci/check_gain.py", str(tmp_path / "metrics.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done
 
 
 def test_the_files_that_go_out_first_are_there() -> None:

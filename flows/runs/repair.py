@@ -46,7 +46,8 @@ def main() -> int:
             check=False,
         )
         if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1:]
+            output = done.stderr.strip() or f"exit status {done.returncode}"
+            reason = output.splitlines()[-1]
             raise PipelineError(f"DVC does not say where its cache is: {reason}")
         damaged = find_damaged(CODE / done.stdout.strip())
         for path in damaged:

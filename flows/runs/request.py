@@ -32,8 +32,9 @@ FIELDS = {
     "task_types": ("generate.task_types",),
     "generator": ("generate.generator",),
     "model": ("finetune.model",),
-    "rows": ("validate.max_rows",),
-    "seed": ("generate.seed", "validate.seed", "finetune.seed"),
+    "rows": ("supervise.max_rows",),
+    # Not those of the evaluation: runs of different seeds are asked the same questions.
+    "seed": ("generate.seed", "validate.seed", "verify.seed", "supervise.seed", "finetune.seed"),
     "max_minutes": ("run.max_minutes",),
 }
 
@@ -147,7 +148,7 @@ def derive_name(profile: str, overrides: list[str]) -> str:
         re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.")
         for override in sorted(overrides)
     ]
-    # Without repetition: the form's one seed is three settings.
+    # Without repetition: the form's one seed is five settings.
     words = "-".join(dict.fromkeys(values))[:40].strip("-.")
     stacked = [",".join(names)] if len(names) > 1 else []
     key = fingerprint([*stacked, *sorted(overrides)])[:6]

@@ -28,6 +28,7 @@ from pathlib import Path, PurePath
 from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
+from tasks.core.params import Params
 from tasks.core.pool import Limits, ResultPart
 from tasks.core.ray_cluster import Workers
 from tasks.core.secrets import hide
@@ -42,8 +43,9 @@ from tasks.ingest.readers import ocr
 from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files, read_on_ray
-from tasks.lm.preflight import check_run
+from tasks.lm.preflight import check_run, is_run
 from tasks.scoring.datasets import Item, find_misplaced, has_items, load_dataset, load_items
+from tasks.scoring.lengths import check_prompts
 
 log = logging.getLogger(__name__)
 
@@ -300,6 +302,13 @@ class _Fetcher:
         return files
 
 
+def _check(stage: str, params: Params) -> None:
+    """Refuse a run whose models do not fit the machine, or the items the model."""
+    check_run(stage, params)
+    if is_run():
+        check_prompts(params)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage from the command line."""
     return run_stage(
@@ -309,5 +318,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         settings={"evaluation": "evaluate.items"},
         addresses={"corpus": "ingest.corpus"},
-        check=check_run,
+        check=_check,
     )

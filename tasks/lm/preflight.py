@@ -35,8 +35,13 @@ def check_run(stage: str, params: Params) -> None:
 
     Asks only where DVC started the stage: one that is tried by hand is no run.
     """
-    if "DVC_STAGE" in os.environ:
+    if is_run():
         check_models(params, stage)
+
+
+def is_run() -> bool:
+    """Tell whether DVC started the stage."""
+    return "DVC_STAGE" in os.environ
 
 
 def check_models(params: Params, stage: str = _ORDER[0]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.core.files import read_json, sha256_file
+from tasks.core.files import read_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.register.gate import Asked, Comparison, find_faults
@@ -24,6 +24,8 @@ from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
 CHALLENGER = "challenger"
+#: Tag of a run: a digest of what its models were asked.
+QUESTIONS = "data.questions_sha256"
 
 
 def choose_alias(stage: Stage, ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
@@ -67,7 +69,7 @@ def _judge_opponent(
     champion = ledger.champion(name)
     if champion is None or str(champion.version) == str(version.version):
         return _compare(stage, adapted, zero_shot, "the unadapted model")
-    answers = _same_questions_answers(stage, ledger, champion.run_id, adapted)
+    answers = same_questions_answers(stage, ledger, champion.run_id)
     if answers is not None:
         return _compare(stage, adapted, answers, f"champion version {champion.version}")
     log.warning(
@@ -103,32 +105,30 @@ def compare_with_tapt(stage: Stage, ledger: Ledger) -> Comparison | None:
         "finetune.model": params.finetune.model,
         "finetune.revision": params.finetune.revision,
     }
-    run_id = ledger.newest(same, {"data.items_sha256": sha256_file(Path(params.evaluate.items))})
+    run_id = ledger.newest(same, {QUESTIONS: _asked(stage).digest()})
     if not run_id:
         return None
-    adapted = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
-    answers = _same_questions_answers(stage, ledger, run_id, adapted)
+    answers = same_questions_answers(stage, ledger, run_id)
     if answers is None:
         return None
+    adapted = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
     return _compare(stage, adapted, answers, f"TAPT, run {run_id[:8]}")
 
 
-def _same_questions_answers(
-    stage: Stage, ledger: Ledger, run_id: str, adapted: pa.Table
-) -> pa.Table | None:
+def tag_questions(stage: Stage, ledger: Ledger) -> None:
+    """Tag the run with a digest of what its models were asked, if there are labelled items."""
+    if has_items(Path(stage.params.evaluate.items)):
+        ledger.tags({QUESTIONS: _asked(stage).digest()})
+
+
+def same_questions_answers(stage: Stage, ledger: Ledger, run_id: str) -> pa.Table | None:
     """Return the answers of another run's adapted model; None if the run has lost them, or if it
-    answered other questions than ``adapted``.
+    was asked other questions than this one, or does not say which.
     """
     path = ledger.download(run_id, "evaluation/predictions.parquet", stage.work)
-    answers = _of_model(read_table(path), "adapted") if path else None
-    return answers if answers is not None and _questions(answers) == _questions(adapted) else None
-
-
-def _questions(answers: pa.Table) -> list[tuple[str, str, str]]:
-    return sorted(
-        (row["template"], row["item_id"], str(row["golds"]))
-        for row in answers.select(["template", "item_id", "golds"]).to_pylist()
-    )
+    if not path or ledger.tag(QUESTIONS, run_id) != _asked(stage).digest():
+        return None
+    return _of_model(read_table(path), "adapted")
 
 
 def _compare(stage: Stage, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.core.files import fingerprint
 from tasks.core.model_params import Evaluate
-from tasks.scoring.datasets import Dataset, Item, Template
+from tasks.scoring.datasets import Dataset, Item, Template, render
 from tasks.scoring.f1 import Scored, interval, resample, scored_of, squad_f1
 
 #: The largest one-sided chance of an equal pair to be called better.
@@ -82,6 +83,17 @@ class Asked:
         templates = dataset.templates[: params.templates or None]
         weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
         return cls(dataset, templates, items, weights, params.seed)
+
+    def digest(self) -> str:
+        """Return what tells these questions from others: every template's text filled with every
+        item, its choices, and the right answers. The prompt form of a model is no part of it.
+        """
+        asked = (
+            (template.name, item.id, render(template, item), template.choices, item.golds)
+            for template in self.templates
+            for item in self.items
+        )
+        return fingerprint(*sorted(asked))
 
     def score(self, answers: pa.Table, corrected: bool = False) -> Scored:
         """Return a model's answers as arrays; see :func:`tasks.scoring.f1.scored_of`."""

@@ -21,6 +21,7 @@ from tasks.register.champion import (
     compare_with_start,
     compare_with_tapt,
     leave_unjudged,
+    tag_questions,
 )
 from tasks.register.gate import describe_leak
 from tasks.register.parity import check_parity
@@ -51,6 +52,7 @@ def _register(stage: Stage) -> None:
     ledger = _open_ledger(stage, scores, provenance)
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = log_run(stage, ledger, scores, provenance)
+    tag_questions(stage, ledger)
     registration = {
         "tracking_uri": shown_uri(),
         "experiment": stage.params.register.experiment,

@@ -25,6 +25,7 @@ from tasks.lm.models import dtype
 from tasks.lm.preflight import check_models, read_models
 from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
+from tasks.scoring.lengths import check_prompts
 from tasks.start.forecast import (
     Pace,
     Range,
@@ -101,6 +102,7 @@ def plan(
         )
     questions, labelled = _count_questions(params)
     check_models(params)
+    check_prompts(params)
     shutil.rmtree(folder, ignore_errors=True)
     tell("ingest")
     found = survey(Path(params.ingest.corpus), values, folder)

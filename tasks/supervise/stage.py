@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 MAX_ROWS, OVER_SHARE = "max_rows", "over_share"
 #: Reason of rows that evaluate asks where there are no labelled items: a tenth, at most a hundred.
 HELD_OUT, _HELD_OUT_SHARE, _HELD_OUT_MOST = "held_out", 0.1, 100
+#: Reason of the other rows on their passages, such as the raw text: they must not be seen either.
+OF_HELD_OUT_PASSAGE = "of_held_out_passage"
 _SOURCE = "source"
 
 
@@ -43,12 +45,14 @@ def supervise(stage: Stage) -> None:
     params = stage.params.supervise
     sources, dropped = _read_sources(stage)
     keys = {name: source.keys for name, source in sources.items()}
-    total = sum(map(len, keys.values())) + dropped.total()
+    total = _count(keys) + dropped.total()
     chosen, wanted = _choose_rows(keys, params, dropped)
     held_out: dict[str, pa.Table] = {}
     if not has_items(stage.path("items")):
-        chosen, held_out = _hold_out(chosen, params)
-        dropped[HELD_OUT] += sum(map(len, held_out.values()))
+        kept, held_out = _hold_out(chosen, params)
+        dropped[HELD_OUT] += _count(held_out)
+        dropped[OF_HELD_OUT_PASSAGE] += _count(chosen) - _count(kept) - _count(held_out)
+        chosen = kept
     for file, keep in (("instructions.parquet", chosen), ("heldout.parquet", held_out)):
         tables = (sources[name].rows(mine) for name, mine in keep.items())
         write_batches(stage.out / file, chain.from_iterable(tables), INSTRUCTIONS)
@@ -134,8 +138,8 @@ def _choose_rows(
 def _hold_out(
     chosen: dict[str, pa.Table], params: Supervise
 ) -> tuple[dict[str, pa.Table], dict[str, pa.Table]]:
-    """Return source -> the keys of the rows to train on, and of those kept out of it: whole
-    passages, a seeded choice.
+    """Return source -> the keys of the rows to train on, and of those that evaluate asks: the
+    instructions on some passages, a seeded choice. No row on these passages is trained on.
 
     Raises :class:`PipelineError` where nothing can be held out: such a run would have nothing to
     measure.
@@ -164,6 +168,10 @@ def _hold_out(
         source: keys.filter(pc.is_in(keys["passage_id"], names)) for source, keys in asked.items()
     }
     return kept, held_out
+
+
+def _count(tables: dict[str, pa.Table]) -> int:
+    return sum(map(len, tables.values()))
 
 
 def _batches(tables: dict[str, pa.Table]) -> Iterator[pa.RecordBatch]:

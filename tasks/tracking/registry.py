@@ -60,9 +60,9 @@ class Ledger:
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
 
-    def tag(self, name: str) -> str:
-        """Return a tag of the run, or an empty string."""
-        return str(self.client.get_run(self.run_id).data.tags.get(name, ""))
+    def tag(self, name: str, run_id: str = "") -> str:
+        """Return a tag of the run, or of another one; an empty string where there is none."""
+        return str(self.client.get_run(run_id or self.run_id).data.tags.get(name, ""))
 
     def params(self, params: dict[str, Any]) -> None:
         """Log parameters that the run does not hold yet (MLflow refuses to change one)."""

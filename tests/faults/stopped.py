@@ -70,7 +70,7 @@ def worker(world: World, chance: Random) -> str:
 
     def serve(ticket: str, hangs: bool) -> int:
         def work() -> int:
-            outcome = remote_stage.serve_stage(root, name, ticket, _LOG, "")  # type: ignore[arg-type]
+            outcome = remote_stage.serve_stage(root, name, ticket, _LOG, "", "")
             print(outcome, flush=True)
             return int(outcome.status == "failed")
 

@@ -14,11 +14,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows import server, ui
+from flows import deploy, server, ui
+from flows import pipeline as door
 from flows.runs import repair, request, summary, worktree
 from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import (
@@ -417,7 +419,7 @@ def test_names_are_the_same_for_the_same_request_only() -> None:
     assert one.startswith("default-seed-2-temperature-0.7-")
     assert (
         request.name_run({"profile": "default", "seed": 5}).rsplit("-", 1)[0] == "default-seed-5"
-    ), "the form's one seed is three settings"
+    ), "the form's one seed is five settings"
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])
@@ -444,14 +446,60 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
         "ynqa",
         "nli",
     ]
-    assert run.params["validate"]["max_rows"] == 50 and run.params["finetune"]["seed"] == 7
+    shipped = read_yaml(bare / "params.yaml")
+    # verify asks a share of what validate keeps, and sources beside Bonito do not pass validate.
+    assert run.params["supervise"]["max_rows"] == 50
+    assert run.params["validate"]["max_rows"] == shipped["validate"]["max_rows"]
+    for section in ("validate", "verify", "supervise", "finetune"):
+        assert run.params[section]["seed"] == 7, section
+    # Runs of different seeds are asked the same questions.
+    for section in ("baseline", "evaluate"):
+        assert run.params[section]["seed"] == shipped[section]["seed"], section
     assert run.params["generate"]["seed"] == 8, "a setting typed out wins over a field"
-    assert (
-        run.params["generate"]["generator"]
-        == read_yaml(bare / "params.yaml")["generate"]["generator"]
-    )
+    assert run.params["generate"]["generator"] == shipped["generate"]["generator"]
     assert request.name_run(asked) == run.name
     assert request.name_run({"profile": "default"}) == "default"
+
+
+@pytest.mark.parametrize(
+    ("error", "notice"),
+    [
+        (RuntimeError("no answer\nfrom the server"), "RuntimeError: no answer\n"),
+        (RuntimeError(), "RuntimeError\n"),
+    ],
+)
+def test_an_error_of_prefects_client_is_told_in_words(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, notice: str
+) -> None:
+    from flows import adapt
+
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(door, "open_api", lambda *_: lambda: None)
+    monkeypatch.setattr(door, "log_to_file", lambda *_: None)
+    monkeypatch.setattr(adapt, "adapt", fail)
+    arguments = SimpleNamespace(profile="default", set=[], name="")
+    ending = door._run_flow(request.plan(bare), arguments, bare / "log", None)  # type: ignore[arg-type]
+    assert ending.notice.startswith(notice)
+    assert ending.error == "Prefect's server stopped before the stages were done"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("Deploying\nno such pool\n", "no such pool"), ("\n", "exit status 3")]
+)
+def test_a_command_that_fails_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str, reason: str
+) -> None:
+    def fail(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 3, stdout="", stderr=said)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(PipelineError, match=f"^adapt cannot be deployed: {reason}$"):
+        deploy._deploy("adapt")
+    assert repair.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: repair: DVC does not say where its cache is: {reason}"
 
 
 def test_a_held_checkout_is_known_as_held(bare: Path) -> None:

@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from flows import remote_stage
-from flows.runs.dvc_repro import STOPPED
+from flows import remote_flow, remote_stage
+from flows.runs.dvc_repro import STOPPED, StageOutcome
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tests.flows.test_flows import api, ask, await_no_process_in, toy
@@ -55,7 +57,7 @@ def test_a_wrong_setting_is_one_line(
 
 def test_a_machine_without_the_checkout_says_so(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="must share the checkout's file system"):
-        remote_stage.serve_stage(tmp_path / "absent", "generate", "1", _LOG, "")
+        remote_stage.serve_stage(tmp_path / "absent", "generate", "1", _LOG, "", "")
     assert not (tmp_path / "absent").exists()
 
 
@@ -67,8 +69,36 @@ def test_what_nobody_asks_for_any_more_is_not_begun(
     if asked:
         write_json(question, asked)
     with pytest.raises(PipelineError, match=STOPPED):
-        remote_stage.serve_stage(tmp_path, "generate", "1", _LOG, "")
+        remote_stage.serve_stage(tmp_path, "generate", "1", _LOG, "", "")
     assert not answer.exists()
+
+
+def test_the_pool_learns_which_run_asks_and_the_command_that_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registered version's card shows them."""
+    environments = []
+
+    def deploy(name: str, parameters: dict[str, str], **_: Any) -> Any:
+        assert name == "stage/gpu"
+        validated = remote_flow.stage.validate_parameters(parameters)
+        validated["folder"] = Path(validated["folder"])
+        remote_stage.serve_stage(**validated, log=_LOG)
+        return SimpleNamespace(id=UUID(int=1))
+
+    def run(folder: Path, stage: str, *rest: Any) -> StageOutcome:
+        environments.append(rest[-1])
+        return StageOutcome(stage, "ran", 1.0)
+
+    monkeypatch.setattr(remote_stage, "run_deployment", deploy)
+    monkeypatch.setattr(remote_stage, "reproduce", run)
+    outcome = remote_stage.request_stage(
+        "gpu", tmp_path, "register", _LOG, lambda: None, "run 1", "make run PROFILE=mine"
+    )
+    assert outcome == StageOutcome("register", "ran", 1.0)
+    assert environments == [
+        {"PIPELINE_FLOW_RUN": "run 1", "PIPELINE_COMMAND": "make run PROFILE=mine"}
+    ]
 
 
 def test_one_side_lives_as_long_as_it_says_something_new(

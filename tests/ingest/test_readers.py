@@ -217,6 +217,26 @@ def test_docx_has_headings_tables_and_no_deleted_text(tmp_path: Path) -> None:
     assert document.headings[0].title == "Works report"
 
 
+def test_docx_reads_moved_text_once_and_counts_its_notes(tmp_path: Path) -> None:
+    import docx
+    from docx.oxml import parse_xml
+
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    moved = "<w:r><w:t>The seal broke.</w:t></w:r><w:r><w:footnoteReference w:id='1'/></w:r>"
+    file = docx.Document()
+    for part in (
+        f"<w:moveFrom {space}>{moved}</w:moveFrom>",
+        f"<w:r {space}><w:t>The pump stopped.</w:t><w:endnoteReference w:id='2'/></w:r>",
+        f"<w:moveTo {space}>{moved}</w:moveTo>",
+    ):
+        file.add_paragraph()._p.append(parse_xml(part))
+    file.save(str(tmp_path / "a.docx"))
+    (document,) = _read(tmp_path / "a.docx")
+    assert isinstance(document, Document)
+    assert document.text == "The pump stopped.\n\nThe seal broke.\n\n"
+    assert dict(document.left_out) == {"note": 2}
+
+
 def test_pdf_joins_lines_and_drops_furniture(tmp_path: Path) -> None:
     pages = []
     for number in range(1, 4):

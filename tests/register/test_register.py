@@ -5,6 +5,7 @@ In a real MLflow store; what was measured is made up.
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
-from tasks.core.files import sha256_file
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
@@ -99,41 +100,30 @@ def test_a_number_that_is_there_is_not_logged_twice(store: _Store) -> None:
     assert ledger.tag("none of that name") == ""
 
 
-@pytest.mark.parametrize("asked_alike", [True, False])
+@pytest.mark.parametrize("changed", ["", "template", "question", "answer"])
 def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
-    store: _Store, tmp_path: Path, asked_alike: bool
+    store: _Store, tmp_path: Path, changed: str
 ) -> None:
-    base = load_params(Path("params.yaml"))
-    params = base.model_copy(
-        update={
-            "evaluate": base.evaluate.model_copy(
-                update={"max_items": 12, "templates": 1, "bootstrap": 200}
-            )
-        }
-    )
-    folders = {}
+    """Templates and items of the other run have the same names, whatever they said."""
+    stages, ledgers = [], store.ledgers
     for number, f1 in ((0, 0.25), (1, 0.75)):
-        folders[number] = tmp_path / str(number)
-        folders[number].mkdir()
-        write_table(
-            folders[number] / "predictions.parquet",
-            _answers(params, f1, templates=1 if asked_alike or number else 2),
-        )
-    tapt, ours = store.ledgers
-    tapt.params(
-        {
-            "supervise.source": "tapt",
-            "finetune.model": params.finetune.model,
-            "finetune.revision": "main",
-        }
-    )
-    tapt.tags({"data.items_sha256": sha256_file(Path(params.evaluate.items))})
-    tapt.files([folders[0] / "predictions.parquet"], "evaluation")
-    stage: Any = SimpleNamespace(params=params, work=tmp_path, path=lambda _: folders[1])
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        params = _asking(folder, "" if number else changed)
+        write_table(folder / "predictions.parquet", _answers(params, f1))
+        stages.append(SimpleNamespace(params=params, work=tmp_path, path=lambda _, at=folder: at))
+    tapt, ours = ledgers
+    model = {"finetune.model": stages[1].params.finetune.model, "finetune.revision": "main"}
+    tapt.params({"supervise.source": "tapt"} | model)
+    champion.tag_questions(stages[0], tapt)  # type: ignore[arg-type]
+    tapt.files([tmp_path / "0" / "predictions.parquet"], "evaluation")
+    stage: Any = stages[1]
     assert champion.compare_with_tapt(stage, ours) is None, "that run is not finished yet"
     tapt.finish()
     comparison = champion.compare_with_tapt(stage, ours)
-    if asked_alike:
+    if changed:
+        assert comparison is None
+    else:
         assert comparison is not None and (comparison.f1, comparison.low, comparison.high) == (
             50.0,
             50.0,
@@ -142,9 +132,22 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
         assert (
             comparison.describe() == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
         )
-    else:
-        assert comparison is None
     assert champion.compare_with_tapt(stage, tapt) is None, "not with itself"
+
+
+def test_a_champion_that_was_asked_other_words_under_the_same_names_is_not_compared(
+    store: _Store, tmp_path: Path
+) -> None:
+    before, ours = store.ledgers
+    write_table(tmp_path / "predictions.parquet", _answers(_asking(tmp_path, ""), 0.25))
+    stage: Any = SimpleNamespace(params=_asking(tmp_path, ""), work=tmp_path)
+    before.files([tmp_path / "predictions.parquet"], "evaluation")
+    same = champion.same_questions_answers
+    assert same(stage, ours, before.run_id) is None, "it does not say what it was asked"
+    champion.tag_questions(stage, before)
+    assert same(stage, ours, before.run_id) is not None
+    reworded: Any = SimpleNamespace(params=_asking(tmp_path, "template"), work=tmp_path)
+    assert same(reworded, ours, before.run_id) is None
 
 
 def test_the_store_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +170,30 @@ def test_a_model_path_with_an_apostrophe_is_found(store: _Store) -> None:
     assert second.newest({"finetune.model": "other"}, {"data.items_sha256": "ab"}) == ""
 
 
-def _answers(params: Params, f1: float, templates: int) -> pa.Table:
+def _asking(folder: Path, changed: str) -> Params:
+    """Return the settings of an evaluation on 12 items, one part of which may be changed."""
+    item: dict[str, Any] = {"question": "What broke?", "answers": ["seal"]}
+    template = {"name": "plain", "instruction": "{{ context }} {{ question }}"}
+    if changed == "template":
+        template["instruction"] += " Answer in one word."
+    if changed == "question":
+        item["question"] = "Which part broke?"
+    if changed == "answer":
+        item["answers"] = ["the seal"]
+    rows = [item | {"id": f"q{n}", "context": f"The seal of P-{n} broke."} for n in range(12)]
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = {"name": "toy", "task_type": "exqa", "answers": "answers", "templates": [template]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(dataset))
+    base = load_params(Path("params.yaml"))
+    paths = {"dataset": str(folder / "dataset.yaml"), "items": str(folder / "items.jsonl")}
+    evaluate = base.evaluate.model_copy(update={**paths, "bootstrap": 200})
+    return base.model_copy(update={"evaluate": evaluate})
+
+
+def _answers(params: Params, f1: float) -> pa.Table:
     """Every item answered equally well."""
     dataset = load_dataset(Path(params.evaluate.dataset))
-    items = load_items(dataset, Path(params.evaluate.items), 12, params.evaluate.seed)
+    items = load_items(dataset, Path(params.evaluate.items))
     rows = [
         {
             "model": "adapted",
@@ -182,7 +205,7 @@ def _answers(params: Params, f1: float, templates: int) -> pa.Table:
             "golds": ["!"],
             "f1": f1,
         }
-        for template in dataset.templates[:templates]
+        for template in dataset.templates
         for item in items
     ]
     return pa.Table.from_pylist(rows, schema=EVALUATIONS)
@@ -199,7 +222,7 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
     monkeypatch.setattr(champion, "_asked", lambda _: None)
     monkeypatch.setattr(champion, "find_faults", lambda *_: [])
     monkeypatch.setattr(champion, "_of_model", lambda *_: None)
-    monkeypatch.setattr(champion, "_same_questions_answers", lambda *_: None)
+    monkeypatch.setattr(champion, "same_questions_answers", lambda *_: None)
     monkeypatch.setattr(
         champion,
         "_compare",

@@ -5,6 +5,7 @@ right is one line before anything is trained.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,18 @@ def test_without_labelled_items_whole_passages_are_held_out(run: Any) -> None:
     assert not {row["passage_id"] for row in trained} & {row["passage_id"] for row in held_out}
     assert run("bonito") == 0
     assert read_table(Path("artifacts/supervise/heldout.parquet")).num_rows == 0
+
+
+def test_in_a_mix_the_raw_text_of_a_held_out_passage_leaves_too_and_is_counted(run: Any) -> None:
+    write_table(Path("instructions.parquet"), instruction_table(30))
+    write_table(Path("passages.parquet"), passage_table(30))
+    assert run("bonito+tapt", items=NONE) == 0
+    trained, summary = _made()
+    held_out = read_table(Path("artifacts/supervise/heldout.parquet")).to_pylist()
+    assert len(held_out) == 3 and all(row["instruction"] for row in held_out)
+    assert summary["dropped"] == {"held_out": 3, "of_held_out_passage": 3}
+    assert not {row["passage_id"] for row in trained} & {row["passage_id"] for row in held_out}
+    assert Counter(bool(row["instruction"]) for row in trained) == {True: 27, False: 27}
 
 
 def test_what_cannot_be_held_out_is_one_line(run: Any, capsys: pytest.CaptureFixture[str]) -> None:

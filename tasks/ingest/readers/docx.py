@@ -1,5 +1,6 @@
 """Word documents through python-docx: paragraphs, headings and tables in reading order, without
-deleted text, comments, headers and footers.
+deleted text, comments, footnotes and endnotes, headers and footers. Text that was moved is read
+where it is now.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _TEXT = {f"{_W}t", f"{_M}t"}
 #: How the parts of a formula are written in a line.
 _MATHS = {f"{_M}num": "", f"{_M}den": "/", f"{_M}sup": "^", f"{_M}sub": "_", f"{_M}rad": "\u221a"}
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+#: Not the document's text, or no longer here.
+_SKIPPED = {_FALLBACK, *(f"{_W}{name}" for name in ("del", "moveFrom", "pPr", "rPr", "instrText"))}
 _BREAKS = {f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}tab": " ", f"{_W}noBreakHyphen": "-"}
 _ONE_TERM = re.compile(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)")
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
@@ -60,10 +63,17 @@ def refuse_bomb(path: Path, options: ReadOptions) -> None:
 
 
 def _count_left_out(document: Any) -> dict[str, int]:
-    """Return how much is left out, by kind: deletions, comments, headers and footers with text."""
+    """Return how much is left out, by kind: deletions, comments, footnotes and endnotes, headers
+    and footers with text.
+    """
     body = document.element.body
     deleted = sum(any(True for _ in cut.iter(f"{_W}delText")) for cut in body.iter(f"{_W}del"))
     comments = sum(1 for _ in body.iter(f"{_W}commentReference"))
+    # Where text was moved from, its notes are a second time.
+    notes = body.xpath(
+        "count(.//*[self::w:footnoteReference or self::w:endnoteReference]"
+        "[not(ancestor::w:moveFrom or ancestor::w:del)])"
+    )
     parts = {
         part.part.partname: "".join(paragraph.text for paragraph in part.paragraphs).strip()
         for section in document.sections
@@ -71,7 +81,12 @@ def _count_left_out(document: Any) -> dict[str, int]:
         if not part.is_linked_to_previous
     }
     heads = sum(1 for text in parts.values() if text)
-    return {"deleted_text": deleted, "comment": comments, "running_head": heads}
+    return {
+        "deleted_text": deleted,
+        "comment": comments,
+        "note": int(notes),
+        "running_head": heads,
+    }
 
 
 def _heading_styles(document: Any) -> dict[str, int]:
@@ -115,7 +130,8 @@ def _rows(table: Any) -> Iterator[str]:
 def _text(element: Any) -> str:
     """Return an element's text.
 
-    Deleted text has its own tag; a fallback repeats the text of its shape.
+    Deleted text has its own tag; moved text is in both places; a fallback repeats the text of its
+    shape.
     """
     parts: list[str] = []
     for child in element:
@@ -129,7 +145,7 @@ def _text(element: Any) -> str:
             if inner and not _ONE_TERM.fullmatch(inner):
                 inner = f"({inner})"
             parts.append(sign + inner if inner else "")
-        elif child.tag not in (_FALLBACK, f"{_W}del", f"{_W}pPr", f"{_W}rPr", f"{_W}instrText"):
+        elif child.tag not in _SKIPPED:
             parts.append(_text(child))
     # U+2061, between a function and its argument, is invisible.
     return tidy("".join(parts).replace("\u2061", " "))
