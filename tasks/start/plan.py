@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, read_json
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
@@ -127,12 +128,16 @@ def _try(
     ids = found.passages["passage_id"].to_pylist()
     passages = found.passages.take(choose(ids, PASSAGES, params.generate.seed, "passage"))
     write_table(folder / "passages.parquet", passages)
-    smaller = {
+    smaller: dict[str, dict[str, Any]] = {
         "generate": {"max_passages": 0, "shard_rows": SHARD, "workers": 0},
         "validate": {"min_yield": _ANY, "max_rows": 0},
         "verify": {"shard_rows": SHARD, "workers": 0},
         "finetune": {"max_steps": STEPS, "processes": 1},
     }
+    if (
+        params.finetune.start == CHAMPION
+    ):  # a run places it; a step from another start costs as much
+        smaller["finetune"]["start"] = params.finetune.restart
     write_params(overlay(dict(values), smaller), folder)
     passage = {"passages": folder / "passages.parquet"}
     tell("generate")

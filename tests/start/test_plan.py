@@ -15,8 +15,10 @@ import yaml
 
 from scripts import plan as script
 from tasks.core.files import read_json
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.process import is_alive, process_mark
+from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
 from tasks.start.forecast import (
     Pace,
@@ -97,14 +99,15 @@ def desk(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "verify": {"reader": "none"},
         "finetune": {
             "model": str(tiny_model),
-            "start": str(ROOT / "supervision/none"),
+            "start": CHAMPION,  # no run has placed it
+            "restart": str(ROOT / NOTHING),
             "batch_rows": 4,
             "micro_batch_rows": 4,
             "precision": "float32",
         },
         "evaluate": {
             "dataset": str(ROOT / "datasets/incidents.yaml"),
-            "items": str(ROOT / "supervision/none"),
+            "items": str(ROOT / NOTHING),
         },
     }
     (tmp_path / "profiles").mkdir()
@@ -190,3 +193,9 @@ def test_the_paths_of_a_section_in_a_section_are_absolute_in_a_trial(tmp_path: P
     written = read_yaml(write_params({**params, "verify": verify}, tmp_path))
     assert written["verify"]["fit"]["start"] == str(ROOT / fit["start"])
     assert read_yaml(write_params(params, tmp_path))["verify"]["reader"]
+
+
+def test_every_setting_that_is_a_path_is_absolute_in_a_trial(tmp_path: Path) -> None:
+    written = read_yaml(write_params(read_yaml(ROOT / "params.yaml"), tmp_path))
+    there = [section[key] for section, key in find_paths(written) if (ROOT / section[key]).exists()]
+    assert len(there) >= len(FILES) and all(Path(value).is_absolute() for value in there)
