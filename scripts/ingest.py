@@ -22,9 +22,9 @@ from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settin
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest import stage as ingest
+from tasks.start.preview import PREVIEW, record_cut
 
 ROOT = Path(__file__).resolve().parents[1]
-OUT = Path("artifacts") / "preview"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> int:
             items = ""
         corpus, evaluation = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(OUT)]
-        return ingest.main(["--params", str(file), *paths])
+        paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(PREVIEW)]
+        status = ingest.main(["--params", str(file), *paths])
+        if not status:
+            record_cut(Path(), params, corpus)
+        return status
     return 2
 
 

@@ -22,6 +22,7 @@ from tasks.core.page import Page
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, PASSAGES
 from tasks.scoring.datasets import asked_columns, load_dataset, load_items
+from tasks.start.preview import PREVIEW, record_cut
 from tests.conftest import ROOT
 from tests.review.checkout import make_checkout, passage_of, read_lines, row_of, write_rows
 
@@ -209,8 +210,6 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         PipelineError, match=r"no passages to label: make ingest PROFILE=mine CORPUS=data/.* cuts"
     ):
         open_client(checkout)
-    write_rows(checkout / "artifacts/preview/passages.parquet", [passage_of(1)], PASSAGES)
-    assert len(state_of(open_client(checkout))["drafts"]) == 1
     other = {"evaluate": {"dataset": "datasets/mine.yaml", "items": "local/mine/items.csv"}}
     with pytest.raises(PipelineError, match="JSON Lines only"):
         open_client(make_checkout(tmp_path / "csv", **other))
@@ -219,6 +218,24 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         open_client(make_checkout(tmp_path / "start", **nothing))
     with pytest.raises(PipelineError, match="does not set evaluate.items"):
         open_client(make_checkout(tmp_path / "none", evaluate={"seed": 3}))
+
+
+def test_without_a_run_the_passages_are_those_of_make_ingest_on_the_same_corpus(
+    checkout: Path,
+) -> None:
+    (checkout / ".runs/mine/artifacts/ingest/passages.parquet").unlink()
+    write_rows(checkout / PREVIEW / "passages.parquet", [passage_of(1)], PASSAGES)
+    params = Place(checkout, "mine").params
+    cuts = r": make ingest PROFILE=mine CORPUS=data/incidents/documents cuts those of this profile$"
+    with pytest.raises(PipelineError, match="are of an unknown corpus, not of .*" + cuts):
+        open_client(checkout)
+    record_cut(checkout, params, "local/others")
+    with pytest.raises(PipelineError, match="are of .*local/others, not of .*" + cuts):
+        open_client(checkout)
+    record_cut(checkout, params, params.ingest.corpus)
+    assert len(state_of(open_client(checkout))["drafts"]) == 1
+    with pytest.raises(PipelineError, match=r"were cut with other settings: make ingest .* SET="):
+        label.open_desk(Place(checkout, "mine", "ingest.passage_tokens=90"))
 
 
 @pytest.mark.parametrize(
