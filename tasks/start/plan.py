@@ -26,10 +26,10 @@ from tasks.lm.models import dtype
 from tasks.lm.preflight import check_models, read_models
 from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
+from tasks.scoring.intervals import SPREAD, smallest_gain
 from tasks.start.forecast import (
     Pace,
     Range,
-    detectable_gain,
     forecast_kept,
     judge_text,
     memory,
@@ -64,7 +64,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forecast; ``detectable_gain`` is None without labelled items."""
+    """The forecast."""
 
     passages: int
     labelled: int
@@ -77,18 +77,23 @@ class Plan:
     #: Tokens of the passages, and tokens that the generator writes.
     passage_tokens: int
     generated_tokens: Range
-    detectable_gain: Range | None
+    #: The smallest gain in F1, in 0-1, that the items can show; None without labelled items.
+    smallest_gain: float | None
     verdict: str
 
 
 def plan(
-    params: Params, values: Mapping[str, Any], folder: Path, tell: Callable[[str], None]
+    params: Params,
+    values: Mapping[str, Any],
+    folder: Path,
+    tell: Callable[[str], None],
+    spread: float = SPREAD,
 ) -> Plan:
     """Try the run of ``params`` (``values``: the same as they are in the files) and forecast it.
 
-    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried.
-    Raises :class:`PipelineError` for a corpus, items or a
-    model that cannot be read, and for a supervision source without a generator.
+    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried;
+    ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for a corpus, items
+    or a model that cannot be read, and for a supervision source without a generator.
     """
     if not params.supervise.mix.generator:
         raise PipelineError(
@@ -106,7 +111,8 @@ def plan(
     tell("ingest")
     found = survey(Path(params.ingest.corpus), values, folder)
     trial = _try(params, values, found, folder, tell)
-    return _forecast(params, found, trial, questions, labelled)
+    gain = smallest_gain(labelled, spread)
+    return _forecast(params, found, trial, questions, labelled, gain)
 
 
 def _count_questions(params: Params) -> tuple[int, int]:
@@ -189,7 +195,14 @@ def _kept(params: Params, passages: pa.Table, rows: pa.Table) -> dict[str, list[
     return {kind: [counts[kind, name] for name in ids] for kind in params.generate.task_types}
 
 
-def _forecast(params: Params, found: Survey, trial: Trial, questions: int, labelled: int) -> Plan:
+def _forecast(
+    params: Params,
+    found: Survey,
+    trial: Trial,
+    questions: int,
+    labelled: int,
+    gain: float | None,
+) -> Plan:
     passages = found.expected_passages
     if params.generate.max_passages:
         passages = min(passages, params.generate.max_passages)
@@ -212,7 +225,7 @@ def _forecast(params: Params, found: Survey, trial: Trial, questions: int, label
         _disk(params, times),
         round(tokens),
         Range(written, written).times(0.9, 1.1),
-        detectable_gain(labelled),
+        gain,
         judge_text(trained),
     )
 

@@ -23,7 +23,6 @@ from tasks.core.yaml_file import read_yaml
 from tasks.start.forecast import (
     Pace,
     Range,
-    detectable_gain,
     forecast_kept,
     judge_text,
     memory,
@@ -63,12 +62,6 @@ def test_a_pace_is_a_start_and_a_time_for_each_row() -> None:
     minutes = pace.minutes(Range(100, 200))
     assert minutes.low == pytest.approx(0.8 * 68 / 60)
     assert minutes.high == pytest.approx(1.4 * 118 / 60)
-
-
-def test_more_items_show_smaller_gains_and_none_show_none() -> None:
-    few, many = detectable_gain(25), detectable_gain(400)
-    assert few == Range(14.0, 23.5) and many == Range(3.5, 5.9)
-    assert detectable_gain(0) is None
 
 
 def test_the_text_is_judged_by_the_rows_it_gives() -> None:
@@ -127,7 +120,7 @@ def test_a_trial_gives_every_figure_with_two_ends(
     found = read_json(desk / "artifacts/plan/plan.json")
     for name in ("kept_rows", "minutes", "peak_memory_mb", "disk_mb"):
         assert 0 < found[name]["low"] <= found[name]["high"], name
-    assert found["detectable_gain"] is None and found["passages"] == 40
+    assert found["smallest_gain"] is None and found["passages"] == 40
     assert set(found["minutes"]["by_stage"]) == {
         "ingest",
         "generate",
