@@ -18,6 +18,7 @@ from flows.runs.mlflow_urls import run_page
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.quality import RowQuality
+from tasks.core.rows import MODEL_NAMES
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import ITEM_FORMS
 
@@ -25,13 +26,7 @@ WIDTH = 100
 _LAST = Path(".work") / "last_run.json"
 _ROW = "{:<10}{:>12}{:>10}{:>10}  {}"
 #: Keys of scores.json, in the order of the table.
-_SCORES = {
-    "zero_shot": "zero-shot",
-    "start": "start alone",
-    "adapted": "adapted",
-    "gain": "gain",
-    "gain_over_start": "gain over start",
-}
+_SCORES = {**MODEL_NAMES, "gain": "gain", "gain_over_start": "gain over start"}
 #: Figures of a run without labelled items.
 _AGREEMENT = ("agreement", "agreement_low", "agreement_high")
 _STATUS = {

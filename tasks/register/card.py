@@ -22,6 +22,7 @@ from tasks.core.mix import parse_mix
 from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
+from tasks.core.rows import MODEL_NAMES
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of
@@ -38,7 +39,6 @@ _COUNTED = {
     "supervise": ("supervision", "summary.json"),
     "finetune": ("adapter", "summary.json"),
 }
-_MODELS = {"zero_shot": "unadapted (zero-shot)", "start": "start alone", "adapted": "adapted"}
 #: Labels of a task type that are shown.
 _MOST_LABELS = 12
 
@@ -243,7 +243,7 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
         found = scores["agreement"]
         lines = [
             (title, _span(found[model], "agreement"))
-            for model, title in _MODELS.items()
+            for model, title in MODEL_NAMES.items()
             if model in found
         ]
         yield table(("model", "token F1 with the generator (95 %)"), lines)
@@ -260,15 +260,15 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
 
 
 def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for model, title in _MODELS.items():
+    for model, title in MODEL_NAMES.items():
         if model in scores:
             yield title, _span(scores[model])
-    yield "gain over the unadapted model", _span(scores["gain"], signed=True)
+    yield "gain over zero-shot", _span(scores["gain"], signed=True)
     if "gain_over_start" in scores:
-        yield "gain over the start", _span(scores["gain_over_start"], signed=True)
+        yield "gain over start", _span(scores["gain_over_start"], signed=True)
     if "majority" in scores["adapted"]:
         yield "majority class", f"{scores['adapted']['majority']:.1f}"
-    for model, title in _MODELS.items():
+    for model, title in MODEL_NAMES.items():
         if model in scores.get("prior_corrected", {}):
             yield f"{title}, prior corrected", _span(scores["prior_corrected"][model])
     if "calibrated" in scores:
@@ -281,8 +281,8 @@ def _general(scores: dict[str, Any]) -> Iterator[str]:
     if not found:
         yield "Not measured: no general tasks were asked (`baseline.general`)."
         return
-    lines = [(title, _span(found[model])) for model, title in _MODELS.items() if model in found]
-    lines.append(("change over the unadapted model", _span(found["change"], signed=True)))
+    lines = [(title, _span(found[model])) for model, title in MODEL_NAMES.items() if model in found]
+    lines.append(("change over zero-shot", _span(found["change"], signed=True)))
     yield f"Token F1 on {found['tasks']:,} general tasks, in points:"
     yield table(("model", "F1 (95 %)"), lines)
 

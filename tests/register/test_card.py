@@ -43,7 +43,7 @@ def test_the_card_comes_with_the_model_and_says_what_is_known(
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == scores["adapted"]["f1"]
     assert "base-license:not-known" in head["tags"] and "license" not in head
     for text in (
-        "| unadapted (zero-shot) |",
+        "| zero-shot |",
         "| majority class |",
         "| adapted, prior corrected |",
         "| adapted, calibrated |",

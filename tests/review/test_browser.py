@@ -191,7 +191,7 @@ class _Answered:
             raise PipelineError("the question is empty")
         text = f"\U0001f600 The pump failed because its seal broke. {EVIL}"
         place = {"document": EVIL, "page": 2, "section": "Repairs", "start": 10, "end": 90}
-        answer = {**place, "text": text, "unadapted": EVIL}
+        answer = {**place, "text": text, "zero_shot": EVIL}
         start = text.index("its seal")
         told = {"adapted": "its seal", "span": (start, start + 8)}
         answers = [answer | told, answer | {"adapted": "", "span": None}]
