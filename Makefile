@@ -181,7 +181,7 @@ lock: setup ## update the pins: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt
 	@$(COMPILE) gpu.in --excludes gpu.excludes -o gpu.txt
 
-clean: ## remove work files, runs' worktrees and tool caches; results and DVC's cache stay
+clean: ## remove work files, tool caches and .runs/: make run PROFILE=... brings a run back from DVC's cache
 	@rm -rf .work .runs .pytest_cache .mypy_cache .ruff_cache dvc_plots
 	@git worktree prune
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
+from flows.review.preview import PREVIEW, record_cut
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest import stage as ingest
-from tasks.start.preview import PREVIEW, record_cut
 
 ROOT = Path(__file__).resolve().parents[1]
 

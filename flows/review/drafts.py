@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.review.place import Place
+from flows.review.preview import find_preview
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 from tasks.core.parquet import Batches
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.task_types import task_type
 from tasks.scoring.datasets import Dataset, asked_columns
-from tasks.start.preview import find_preview
 from tasks.verify.reviews import review_key
 
 #: Passages that are drawn: more than anyone labels.

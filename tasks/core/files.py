@@ -64,6 +64,11 @@ def read_json(path: Path) -> Any:
         raise PipelineError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_if_there(path: Path) -> Any:
+    """Read JSON, as :func:`read_json`; None where the file is missing."""
+    return read_json(path) if path.exists() else None
+
+
 @contextlib.contextmanager
 def staged_folder(final: Path, scratch: Path) -> Iterator[Path]:
     """Yield the empty folder ``scratch``; on success it replaces ``final`` in one step.

@@ -16,13 +16,13 @@ from starlette.testclient import TestClient
 from flows.review import items as label
 from flows.review.drafts import asked_text, label_of
 from flows.review.place import Place
+from flows.review.preview import PREVIEW, record_cut
 from flows.review.server import make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, PASSAGES
 from tasks.scoring.datasets import asked_columns, load_dataset, load_items
-from tasks.start.preview import PREVIEW, record_cut
 from tests.conftest import ROOT
 from tests.review.checkout import make_checkout, passage_of, read_lines, row_of, write_rows
 
