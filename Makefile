@@ -55,7 +55,7 @@ export $(VALUES)
 .DEFAULT_GOAL := help
 .PHONY: browser gpu-check help setup data publish run follow runs start plan review label why \
   ask export push ingest matrix test lint ui serve soak soak-eye bench repair audit repro \
-  doctor bonito schemas pictures lock clean
+  doctor annotated bonito answering schemas pictures lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -161,11 +161,18 @@ doctor: setup ## diagnose every prompt template: artifacts/doctor (TEMPLATES=fol
 	@test "$$TEMPLATES" != local/templates || test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
 	@$(BIN)/python -m bonito.doctor --templates="$$TEMPLATES" $${SOURCES:+--sources="$$SOURCES"} --params="$$BONITO_PARAMS" --out artifacts/doctor
 
-bonito: setup ## train the generator: bonito/artifacts (PROFILE=embedded|mistral-7b|llama-3.1-8b)
+annotated: setup
 	@test -f local/sources.yaml || { echo "error: bonito: local/sources.yaml, which names the annotated datasets, is missing: see docs/generator.md" >&2; exit 2; }
 	@test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
+
+bonito: annotated ## train the generator: bonito/artifacts (PROFILE=embedded|mistral-7b|llama-3.1-8b)
 	@$(BIN)/python -m bonito.settings --profile=$(if $(filter-out default,$(PROFILE)),"$$PROFILE",embedded) --settings="$$SET"
-	@PATH="$$PWD/$(BIN):$$PATH" dvc repro bonito/dvc.yaml
+	@PATH="$$PWD/$(BIN):$$PATH" dvc repro bonito/dvc.yaml:evaluate
+
+# Its remix has shorter passages and more rows than the generator's.
+answering: annotated ## train the answering model: bonito/artifacts/train_answering (SET: of the remix)
+	@$(BIN)/python -m bonito.settings --profile=embedded --set remix.max_context_chars=1100 remix.max_rows_per_dataset=9000 --settings="$$SET"
+	@PATH="$$PWD/$(BIN):$$PATH" dvc repro bonito/dvc.yaml:train_answering
 
 schemas: setup ## write the JSON schemas of params, profiles, datasets and matrices: schemas/
 	@$(BIN)/python scripts/schemas.py
@@ -174,7 +181,7 @@ lock: setup ## update the pins: requirements/*.in to requirements/*.txt
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt
 	@$(COMPILE) gpu.in --excludes gpu.excludes -o gpu.txt
 
-clean: ## remove work files, runs' worktrees and tool caches; results and DVC's cache stay
+clean: ## remove work files, tool caches and .runs/: make run PROFILE=... brings a run back from DVC's cache
 	@rm -rf .work .runs .pytest_cache .mypy_cache .ruff_cache dvc_plots
 	@git worktree prune
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

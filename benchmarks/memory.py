@@ -19,6 +19,7 @@ from benchmarks.harness import PASSED, ROOT, BenchOptions, environment
 from benchmarks.rows import ResultRow
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
+from tasks.core.setting_paths import NOTHING
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import EMBEDDED
 
@@ -34,7 +35,7 @@ _PARAMS: dict[str, dict[str, Any]] = {
     "validate": {"min_yield": 0.0},
     "evaluate": {
         "dataset": str(ROOT / "datasets" / "incidents.yaml"),
-        "items": str(ROOT / "supervision" / "none"),
+        "items": str(ROOT / NOTHING),
     },
 }
 _MODULES = {

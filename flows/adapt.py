@@ -25,11 +25,12 @@ from pydantic import Field
 from flows import remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import request, summary, worktree
+from flows.runs import figures, request, worktree
 from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
+from flows.runs.last_run import write_outcomes
 from flows.runs.limits import STOPPED, RunLimits, TimeUp
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
@@ -150,7 +151,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         raise
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
-    summary.write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""))
+    write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""), run.command)
     try:
         _show(run.path)
     except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
@@ -254,11 +255,11 @@ def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:
 def _show(path: Path) -> None:
     """Put the two tables and the links on the run's page."""
     create_markdown_artifact(
-        summary.list_links(path), key="links", description="model, report, data version"
+        figures.list_links(path), key="links", description="model, report, data version"
     )
     for key, description, rows in (
-        ("rows", "rows in, kept and dropped, by stage", summary.tabulate_rows(path)),
-        ("f1", "F1 in points (0-100) with 95 % intervals", summary.tabulate_f1(path)),
+        ("rows", "rows in, kept and dropped, by stage", figures.tabulate_rows(path)),
+        ("f1", "F1 in points (0-100) with 95 % intervals", figures.tabulate_f1(path)),
     ):
         if rows:
             create_table_artifact(rows, key=key, description=description)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.runs import request, summary, worktree
+from flows.runs import last_run, request, summary, worktree
 from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
 from flows.runs.limits import EXIT_STATUS, STOPPED
@@ -80,7 +80,7 @@ def _run_flow(
 
     log_to_file(log, table)
     await_server()
-    before, notice = summary.read_last_flow_run(run.path), ""
+    before, notice = last_run.read_last_flow_run(run.path), ""
     try:
         state = adapt(
             profile=arguments.profile,
@@ -97,9 +97,9 @@ def _run_flow(
             return _Ending("")
         return _Ending(state.message or state.name or "failed", stopped=state.name == STOPPED)
     # What counts is the state of the stages, which is in the checkout.
-    last = summary.read_last_flow_run(run.path)
+    last = last_run.read_last_flow_run(run.path)
     failed = (
-        summary.read_ending(run.path, last)
+        last_run.read_ending(run.path, last)
         if last != before
         else "Prefect's server stopped before the stages were done"
     )

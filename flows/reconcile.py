@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import request, summary, worktree
+from flows.runs import last_run, request, worktree
 from flows.runs.die_with_parent import CODE
 
 _MESSAGE = "its process was killed; start the same run again to continue it"
@@ -126,7 +126,7 @@ def _may_live(run: FlowRun, name: str) -> bool:
 
 def _state(name: str, flow_run_id: str) -> State[Any]:
     """Return a dead run's state: the server may have died before it learnt how the run ended."""
-    failed = summary.read_ending(worktree.folder_of(CODE, name), flow_run_id)
+    failed = last_run.read_ending(worktree.folder_of(CODE, name), flow_run_id)
     if failed is None:
         return Crashed(message=_MESSAGE)
     if failed:

@@ -58,7 +58,8 @@ def train_bonito(
             run_command.with_options(task_run_name="settings")(
                 ["bonito.settings", "--profile", profile, *changes]
             )
-            run_command.with_options(task_run_name="bonito")(["dvc", "repro", "bonito/dvc.yaml"])
+            graph = ["dvc", "repro", "bonito/dvc.yaml:evaluate"]
+            run_command.with_options(task_run_name="bonito")(graph)
     except PipelineError as error:
         drop_secret_parameters()
         return Failed(message=hide(str(error)))

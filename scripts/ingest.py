@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
+from flows.review.preview import PREVIEW, record_cut
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
@@ -24,7 +25,6 @@ from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest import stage as ingest
 
 ROOT = Path(__file__).resolve().parents[1]
-OUT = Path("artifacts") / "preview"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> int:
             items = ""
         corpus, evaluation = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(OUT)]
-        return ingest.main(["--params", str(file), *paths])
+        paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(PREVIEW)]
+        status = ingest.main(["--params", str(file), *paths])
+        if not status:
+            record_cut(Path(), params, corpus)
+        return status
     return 2
 
 

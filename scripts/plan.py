@@ -17,11 +17,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flows.runs.request import derive_name
+from flows.runs.worktree import folder_of
 from tasks.core.files import write_json
 from tasks.core.model_params import Limits
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
+from tasks.scoring.intervals import SPREAD, measured_spread
 from tasks.start.forecast import Range
 from tasks.start.plan import PASSAGES, Plan, plan
 
@@ -44,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
         params: Params = parse_params(values, layers)
         print(f"{PASSAGES} passages go through the first stages: a minute or two", flush=True)
-        found = plan(params, values, (WORK / "plan").absolute(), _tell)
         run = derive_name(arguments.profile, settings)
+        spread = measured_spread(folder_of(ROOT, run)) or SPREAD
+        found = plan(params, values, (WORK / "plan").absolute(), _tell, spread)
         write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
         print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")
@@ -58,7 +61,7 @@ def _tell(stage: str) -> None:
 
 
 def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
-    """Return the file's content: every figure with the ends of its 80 % interval."""
+    """Return the file's content: forecasts with the ends of their 80 % intervals."""
     return {
         "profile": profile,
         "run": run,
@@ -85,7 +88,7 @@ def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, An
             "passages": found.passage_tokens,
             "generated": _ends(found.generated_tokens, 0),
         },
-        "detectable_gain": _ends(found.detectable_gain, 1) if found.detectable_gain else None,
+        "smallest_gain": None if found.smallest_gain is None else round(found.smallest_gain, 4),
         "verdict": found.verdict,
     }
 
@@ -139,10 +142,10 @@ def compare(found: Plan, limits: Limits) -> list[str]:
 
 
 def _gain(found: Plan) -> str:
-    if not found.detectable_gain:
+    if found.smallest_gain is None:
         return "no labelled items: there will be no F1 (docs/datasets.md shows their form)"
-    shown = _shown(found.detectable_gain, "{:.1f}")
-    return f"{shown} points of F1 can be told from chance with {found.labelled:,} items"
+    points = 100 * found.smallest_gain
+    return f"{points:.1f} points of F1 can be told from chance with {found.labelled:,} items"
 
 
 def _line(name: str, part: str, value: str) -> str:

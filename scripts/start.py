@@ -14,6 +14,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,6 +24,7 @@ from tasks.core.overlay import DEFAULT, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
+from tasks.lm.licence import licence_of
 from tasks.scoring.datasets import ITEM_FORMS
 from tasks.start.proposal import (
     ENGLISH,
@@ -63,7 +65,7 @@ def main() -> int:
         stacked = f"{model},{name}" if model else name
         proposal = propose(name, stacked, found, values, kind, labelled, gpu=bool(model))
         written = write(proposal, ROOT)
-        print("\n".join(_describe(found, proposal, model, written, misplaced)))
+        print("\n".join(_describe(found, proposal, model, _licences(values), written, misplaced)))
         return 0
     return 2
 
@@ -106,10 +108,18 @@ def _choose_model(asked: str) -> str:
     return model
 
 
+def _licences(values: dict[str, Any]) -> str:
+    """Return what the cards of the adapters on this machine say; a hub's are not asked."""
+    asked = {"generator": values["generate"]["generator"], "start": values["finetune"]["start"]}
+    told = [f"{part} {licence_of(name)}" for part, name in asked.items() if Path(name).is_dir()]
+    return f"{', '.join(told)} (their cards say more)" if told else ""
+
+
 def _describe(
     found: Survey,
     proposal: Proposal,
     model: str,
+    licences: str,
     written: tuple[Path, Path],
     misplaced: list[str],
 ) -> list[str]:
@@ -140,6 +150,7 @@ def _describe(
         ("plan", f"{proposal.kind} on {proposal.passages:,} passages of at most "
                  f"{proposal.passage_tokens} tokens ({proposal.kind_why})"),
         ("model", model or f"the embedded one of 135M, on {os.cpu_count()} CPU cores"),
+        *([("licence", licences)] if licences else []),
         (
             "items",
             f"{proposal.labelled} labelled, in {proposal.items}"

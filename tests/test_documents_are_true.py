@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
 import re
 import subprocess
+import textwrap
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -101,6 +104,46 @@ def test_every_command_exists(name: str) -> None:
     assert [module for module in ours(_IMPORT.findall(text)) if spec_of(module) is None] == []
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_name_in_a_snippet_exists(name: str) -> None:
+    assert [name for code in snippets(text_of(name)) for name in unknown_names(code)] == []
+
+
+def snippets(text: str) -> list[str]:
+    """The Python of a document that imports modules of this repository: its indented and fenced
+    blocks, without the shell around them.
+    """
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", text, re.MULTILINE)
+    blocks += re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inner = [re.sub(r".*<<'END'\n|^ *END$", "", block, flags=re.MULTILINE) for block in blocks]
+    return [textwrap.dedent(code) for code in inner if ours(_IMPORT.findall(code))]
+
+
+def unknown_names(code: str) -> list[str]:
+    """What a snippet imports from our modules, or takes from them or their classes, in vain."""
+    tree, known, unknown = ast.parse(code), {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and ours([node.module]):
+            for alias in node.names:
+                found = member(importlib.import_module(node.module), alias.name)
+                known[alias.asname or alias.name] = found
+                unknown += [f"{node.module}.{alias.name}"] if found is None else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            holder = known.get(node.value.id)
+            if inspect.ismodule(holder) or inspect.isclass(holder):
+                unknown += [ast.unparse(node)] if member(holder, node.attr) is None else []
+    return unknown
+
+
+def member(holder: object, name: str) -> object:
+    """The attribute of a module or class, or the module in a package; None where there is none."""
+    inside = f"{holder.__name__}.{name}" if inspect.ismodule(holder) else ""
+    if inside and not hasattr(holder, name) and spec_of(inside):
+        return importlib.import_module(inside)
+    return getattr(holder, name, None)
+
+
 def ours(modules: list[str]) -> list[str]:
     return [module for module in modules if module.partition(".")[0] in _FOLDERS]
 
@@ -142,6 +185,12 @@ def test_readme_is_read_in_a_minute() -> None:
             "tests/test_graph.py::test_none",
             lambda t: [p for p in _PATH.findall(t) if not exists(p)],
         ),
+        (
+            "    .venv/bin/python - <<'END'\n    from tasks.ingest.readers import document\n"
+            "    print(document.Nothing())\n    END\n",
+            lambda text: unknown_names(snippets(text)[0]),
+        ),
+        ("    from tasks.core import gone\n", lambda text: unknown_names(snippets(text)[0])),
     ],
 )
 def test_what_is_not_there_is_found(text: str, check: object) -> None:

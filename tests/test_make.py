@@ -32,6 +32,7 @@ _TARGETS = {
     "gpu-check": ("SHAPE",),
     "doctor": ("TEMPLATES", "SOURCES", "BONITO_PARAMS"),
     "bonito": ("PROFILE", "SET"),
+    "answering": ("SET",),
 }
 
 

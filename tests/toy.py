@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 
 from tasks.core.overlay import overlay
+from tasks.core.setting_paths import NOTHING
 from tasks.core.yaml_file import read_yaml
 
-NOTHING = "supervision/none"
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Packages of ``tasks`` that the toy replaces by its own.

@@ -11,16 +11,15 @@ from typing import Any
 
 from flows.matrix.matrix_file import Matrix, MatrixDataset, Variant
 from flows.matrix.supervision import START, Supervision, parse_supervision
-from flows.runs.worktree import FILES, RUNS
+from flows.runs.worktree import RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.mix import Mix
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
+from tasks.core.setting_paths import FILES, NOTHING
 from tasks.scoring.datasets import load_dataset, load_items
-
-NOTHING = "supervision/none"
 
 
 @dataclass(frozen=True)

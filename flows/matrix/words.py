@@ -7,11 +7,12 @@ from typing import Any
 
 from flows.matrix.matrix_file import Matrix
 from flows.matrix.supervision import START, parse_supervision
+from tasks.core.rows import MODEL_NAMES
 
 #: Each source's name and colour on the page (in light and dark mode).
 NAMES = {
-    "none": ("zero-shot", "#a9b1bf"),
-    START: ("start alone", "#c2a25a"),
+    "none": (MODEL_NAMES["zero_shot"], "#a9b1bf"),
+    START: (MODEL_NAMES["start"], "#c2a25a"),
     "tapt": ("TAPT (next word)", "#b7791f"),
     "bonito": ("Bonito", "#1f7a5c"),
     "prompted": ("prompted chat model", "#7a5cc0"),

@@ -27,6 +27,7 @@ from tasks.core.files import read_json
 from tasks.core.page import Page
 from tasks.core.privacy import cache_folder
 from tasks.core.progress import Progress
+from tasks.core.rows import MODEL_NAMES
 from tasks.core.spans import find_span
 from tasks.core.stage import one_line_errors
 from tasks.lm.models import load_tokenizer
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if question:
             show(desk.answer(question))
             return 0
-        lead = "Answers from the passages of the last run, by its model and by the unadapted one."
+        lead = "Answers from the passages of the last run, by its model and zero-shot."
         serve(desk, Page("Ask", lead, script=SCRIPT), arguments.port, VARIABLE)
         return 0
     return 2
@@ -128,7 +129,7 @@ class AskDesk:
             name, version, models = load_models(self.uri)
             take_cards()
             try:
-                adapted, unadapted = self._ask(models, question, found)
+                adapted, zero_shot = self._ask(models, question, found)
             finally:
                 give_cards_back()  # a page may wait for hours for the next question
         return {
@@ -138,10 +139,10 @@ class AskDesk:
                 {
                     **row,
                     "adapted": told,
-                    "unadapted": plain,
+                    "zero_shot": plain,
                     "span": find_span(row["text"], told.strip().rstrip(".")),
                 }
-                for row, told, plain in zip(found, adapted, unadapted, strict=True)
+                for row, told, plain in zip(found, adapted, zero_shot, strict=True)
             ],
         }
 
@@ -199,10 +200,8 @@ def make_questions(dataset: Dataset, question: str, passages: Sequence[str]) -> 
 def show(found: dict[str, Any]) -> None:
     """Print the answers for a person."""
     first, *others = found["answers"]
+    say(question=one_line(found["question"], 0), **_told(first))
     say(
-        question=one_line(found["question"], 0),
-        answer=one_line(first["adapted"] or "(nothing)", 0),
-        unadapted=one_line(first["unadapted"] or "(nothing)", 0),
         model=found["model"],
         passage=one_line(_mark(first), 0),
         place=where(first["document"], first),
@@ -211,12 +210,12 @@ def show(found: dict[str, Any]) -> None:
         say(section=one_line(first["section"]))
     for row in others:
         print()
-        say(
-            answer=one_line(row["adapted"] or "(nothing)", 0),
-            unadapted=one_line(row["unadapted"] or "(nothing)", 0),
-            passage=one_line(_mark(row)),
-            place=where(row["document"], row),
-        )
+        say(**_told(row), passage=one_line(_mark(row)), place=where(row["document"], row))
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    names = {"answer": "adapted", MODEL_NAMES["zero_shot"]: "zero_shot"}
+    return {name: one_line(row[model] or "(nothing)", 0) for name, model in names.items()}
 
 
 def _mark(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.review.place import Place
+from flows.review.preview import find_preview
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 from tasks.core.parquet import Batches
@@ -30,16 +31,20 @@ _LABELS_ONLY_WORDS = 6
 
 
 def find_passages(place: Place) -> Path:
-    """Return the passages of the profile's last run, or those of ``make ingest``."""
+    """Return the passages of the profile's last run, or those of ``make ingest`` with the same
+    corpus and settings.
+    """
     found = place.run.path / "artifacts/ingest/passages.parquet"
-    preview = place.main / "artifacts/preview/passages.parquet"
-    if not (found.is_file() or preview.is_file()):
+    if found.is_file():
+        return found
+    command = place.command("ingest", CORPUS=place.params.ingest.corpus)
+    preview = find_preview(place.main, place.params, command)
+    if preview is None:
         raise PipelineError(
-            "there are no passages to label: "
-            f"{place.command('ingest', CORPUS=place.params.ingest.corpus)} cuts them; "
+            f"there are no passages to label: {command} cuts them; "
             f"{place.command('run')} also writes drafts, but does not start without the items file"
         )
-    return found if found.is_file() else preview
+    return preview
 
 
 def draw_passages(path: Path, seed: int) -> list[dict[str, Any]]:

@@ -36,13 +36,10 @@ from tasks.scoring.datasets import (
     load_items,
     parse_item,
 )
-from tasks.scoring.intervals import items_needed, smallest_gain
+from tasks.scoring.intervals import SPREAD, items_needed, measured_spread, smallest_gain
 
 PORT, VARIABLE = 4301, "LABEL_PORT"
 SCRIPT = "/scripts/label.js"
-#: Standard deviation (0-1) of the items' differences where no run has measured it: one answer in
-#: four changes.
-ASSUMED_SPREAD = 0.5
 #: A gain in 0-1 whose number of items is shown.
 _WANTED = 0.05
 #: Drafts that the page gets at a time.
@@ -84,7 +81,11 @@ def open_desk(place: Place) -> LabelDesk:
     written = place.run.path / "artifacts/validate/instructions.parquet"
     drafts = make_drafts(dataset, draw_passages(passages, place.params.evaluate.seed), written)
     desk = LabelDesk(
-        dataset, drafts, file, LinesFile(rejected_path(path), place.main), measured_spread(place)
+        dataset,
+        drafts,
+        file,
+        LinesFile(rejected_path(path), place.main),
+        measured_spread(place.run.path),
     )
     generated = sum(bool(draft["row_id"]) for draft in drafts)
     say(
@@ -107,23 +108,6 @@ def read_items(dataset: Dataset, path: Path) -> list[Item]:
     """
     empty = not path.exists() or not path.stat().st_size
     return [] if empty else load_items(dataset, path)
-
-
-def measured_spread(place: Place) -> float | None:
-    """Return the standard deviation (0-1) of the items' differences, adapted minus what it started
-    from, in the last run; None where there is none.
-    """
-    path = place.run.path / "artifacts/evaluate/predictions.parquet"
-    if not path.is_file():
-        return None
-    from tasks.core.parquet import read_table
-
-    table = read_table(path, ["model", "item_id", "f1"]).to_pandas()
-    means = table.groupby(["model", "item_id"])["f1"].mean().unstack("model")
-    before = "start" if "start" in means else "zero_shot"
-    if len(means) < 2 or not {before, "adapted"} <= set(means):
-        return None
-    return float((means["adapted"] - means[before]).std(ddof=1)) or None
 
 
 class LabelDesk:
@@ -167,7 +151,7 @@ class LabelDesk:
         """Return the items, the passages they are about, and the smallest gain (0-1) that a run on
         them can show.
         """
-        spread = self._spread or ASSUMED_SPREAD
+        spread = self._spread or SPREAD
         return {
             "items": len(items),
             "held_out": len({item.context for item in items if item.held_out}),

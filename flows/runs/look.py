@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.runs import summary
+from flows.runs.figures import tabulate_f1
+from flows.runs.last_run import read_stages
 from flows.runs.worktree import Run
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, write_json
@@ -113,7 +114,7 @@ def _list_moved(seen: Look) -> list[str]:
 def _list_reuse(checkout: Path) -> list[str]:
     """Return what each stage took from earlier runs, and what it did again."""
     rows = []
-    for stage in summary.read_stages(checkout):
+    for stage in read_stages(checkout):
         name, status = stage["stage"], stage["status"]
         path = checkout / WORK / name / REUSED
         told = read_json(path) if status == "ran" and path.is_file() else None
@@ -145,7 +146,7 @@ def _tell_beginning(checkout: Path) -> list[str]:
 
 
 def _show_scores(checkout: Path) -> list[str]:
-    rows = summary.tabulate_f1(checkout)
+    rows = tabulate_f1(checkout)
     parts = ["## F1"]
     if rows:
         parts.append(table(tuple(rows[0]), [tuple(row.values()) for row in rows]))

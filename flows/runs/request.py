@@ -18,6 +18,7 @@ from tasks.core.mix import parse_mix
 from tasks.core.overlay import DEFAULT, profile_files, profile_names, read_layers
 from tasks.core.params import parse_params
 from tasks.core.secrets import SECRET
+from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import has_items, load_dataset
@@ -77,7 +78,7 @@ def find_doubts(run: Run) -> list[str]:
     if own_corpus and evaluate["items"] == shipped["evaluate"]["items"]:
         doubts.append(
             f"it reads {values['ingest']['corpus']}, and is scored on the questions of the shipped "
-            "example: set evaluate.items and evaluate.dataset (items: supervision/none, no F1)"
+            f"example: set evaluate.items and evaluate.dataset (items: {NOTHING}, no F1)"
         )
     types = [task_type(str(name)) for name in generate["task_types"]]
     asked = _asked_type(run)

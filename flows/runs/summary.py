@@ -5,33 +5,22 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.runs.dvc_repro import StageOutcome
-from flows.runs.mlflow_urls import run_page
+from flows.runs.figures import SCORES, format_reasons, tabulate_f1
+from flows.runs.last_run import read_last
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, write_json
+from tasks.core.files import read_if_there
 from tasks.core.quality import RowQuality
-from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import ITEM_FORMS
 
 WIDTH = 100
-_LAST = Path(".work") / "last_run.json"
 _ROW = "{:<10}{:>12}{:>10}{:>10}  {}"
-#: Keys of scores.json, in the order of the table.
-_SCORES = {
-    "zero_shot": "zero-shot",
-    "start": "start alone",
-    "adapted": "adapted",
-    "gain": "gain",
-    "gain_over_start": "gain over start",
-}
 #: Figures of a run without labelled items.
 _AGREEMENT = ("agreement", "agreement_low", "agreement_high")
 _STATUS = {
@@ -45,127 +34,26 @@ _STATUS = {
 _UNDONE = ("failed", "stopped", "not run")
 
 
-def write_outcomes(
-    checkout: Path, name: str, outcomes: Iterable[StageOutcome], flow_run: str = ""
-) -> None:
-    """Write the outcomes of the last run, for :func:`render` and :func:`read_ending`."""
-    write_json(
-        checkout / _LAST,
-        {"name": name, "flow_run": flow_run, "stages": [vars(outcome) for outcome in outcomes]},
-    )
-
-
-def read_last_flow_run(checkout: Path) -> str:
-    """Return the id of the last flow run that ended here."""
-    return str((_optional(checkout / _LAST) or {}).get("flow_run", ""))
-
-
-def read_stages(checkout: Path) -> list[dict[str, Any]]:
-    """Return the outcomes of the last run's stages, as :func:`write_outcomes` wrote them."""
-    return list((_optional(checkout / _LAST) or {}).get("stages", []))
-
-
-def read_ending(checkout: Path, flow_run: str) -> str | None:
-    """Return how a flow run ended: "" if every stage was done, else the error; None if it did not
-    end.
-    """
-    last = _optional(checkout / _LAST)
-    if last is None or not flow_run or last.get("flow_run") != flow_run:
-        return None
-    return next(
-        (
-            f"{stage['stage']}: {stage['error']}"
-            for stage in last["stages"]
-            if stage["status"] in ("failed", "stopped")
-        ),
-        "",
-    )
-
-
 def render(checkout: Path, main: Path) -> str:
     """Return the closing table of the last run in ``checkout``, at most 100 columns wide.
 
     ``main`` is the checkout where the UIs are started.
     """
-    last = _optional(checkout / _LAST)
+    last = read_last(checkout)
     if last is None:
         return ""
     done = {outcome["stage"] for outcome in last["stages"] if outcome["status"] not in _UNDONE}
+    asked = str(last.get("command", "")).removeprefix("make run")  # PROFILE and SET
     parts = [
         _heading(f"Run {last['name']}"),
         *_stages(checkout, last["stages"]),
         *_quality(checkout, done),
         *_forecast(checkout, main, last),
-        *_scores(checkout, done),
+        *_scores(checkout, done, asked),
         *_where(checkout, done),
-        *_next(checkout, main),
+        *_next(checkout, done, asked),
     ]
     return "\n".join(["", *parts, ""])
-
-
-def tabulate_rows(checkout: Path) -> list[dict[str, Any]]:
-    """Return one row a stage: rows in, kept, dropped by reason."""
-    rows = []
-    for path in sorted(
-        (checkout / "artifacts").glob("*/summary.json"), key=lambda path: path.stat().st_mtime
-    ):
-        found = read_json(path)
-        rows.append(
-            {
-                "stage": found["stage"],
-                "rows in": found["rows_in"],
-                "kept": found["rows_kept"],
-                "dropped": _reasons(found["dropped"]),
-            }
-        )
-    return rows
-
-
-def tabulate_f1(checkout: Path) -> list[dict[str, Any]]:
-    """Return one row a model, the gains last: F1 in points, its interval, the majority baseline.
-
-    A run that started from an adapter has two rows more: the start alone, and the gain over it.
-    """
-    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
-    rows = []
-    for key, label in _SCORES.items():
-        if key in scores:
-            score = scores[key]
-            row = {
-                "model": label,
-                "F1": round(score["f1"], 1),
-                "95 % low": round(score["f1_low"], 1),
-                "95 % high": round(score["f1_high"], 1),
-            }
-            majority = score.get("majority")
-            rows.append({**row, "majority": "" if majority is None else round(majority, 1)})
-    return rows
-
-
-def list_links(checkout: Path) -> str:
-    """Return Markdown links from a run to its MLflow run, its reports and its data version."""
-    lines = []
-    found = _optional(checkout / "artifacts" / "register" / "registration.json")
-    if found:
-        page = os.environ.get("PIPELINE_MLFLOW_PAGE", "")
-        shown = (
-            f"[{found['run_id']}]({run_page(page, found['experiment_id'], found['run_id'])})"
-            if page and "experiment_id" in found
-            else found["run_id"]
-        )
-        lines.append(f"- MLflow run {shown}, experiment {found['experiment']}")
-        if "version" in found:
-            lines.append(
-                f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}"
-            )
-        lines += [f"- {found[key]}" for key in ("verdict", "in_evaluation") if key in found]
-    lines += [
-        f"- report `{path}`" for path in sorted((checkout / "artifacts").glob("*/report.html"))
-    ]
-    data = checkout / "data.dvc"
-    if data.is_file():
-        lines.append(f"- data version `{read_yaml(data)['outs'][0]['md5']}` (data.dvc)")
-    return "\n".join([*lines, f"- checkout `{checkout}`"])
 
 
 def _stages(checkout: Path, outcomes: list[dict[str, Any]]) -> list[str]:
@@ -178,12 +66,12 @@ def _stages(checkout: Path, outcomes: list[dict[str, Any]]) -> list[str]:
 def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
     shown = _STATUS.get(outcome["status"]) or _duration(outcome["seconds"])
     found = (
-        _optional(checkout / "artifacts" / outcome["stage"] / "summary.json")
+        read_if_there(checkout / "artifacts" / outcome["stage"] / "summary.json")
         if outcome["status"] not in _UNDONE
         else None
     )
     cells = (
-        [f"{found['rows_in']:,}", f"{found['rows_kept']:,}", _reasons(found["dropped"])]
+        [f"{found['rows_in']:,}", f"{found['rows_kept']:,}", format_reasons(found["dropped"])]
         if found
         else ["", "", outcome["error"]]
     )
@@ -193,13 +81,6 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
         _ROW.format(outcome["stage"], shown, *cells[:2], first).rstrip(),
         *(" " * indent + line for line in rest),
     ]
-
-
-def _reasons(dropped: dict[str, int]) -> str:
-    """Return ``12: 9 duplicate, 3 too_short``, the commonest reason first; ``0`` for none."""
-    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-    return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"
 
 
 def _quality(checkout: Path, done: set[str]) -> list[str]:
@@ -215,11 +96,11 @@ def _quality(checkout: Path, done: set[str]) -> list[str]:
 
 def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
     """Return what ``make plan`` forecast for this run beside what came; nothing without a plan."""
-    found = _optional(main / "artifacts" / "plan" / "plan.json")
+    found = read_if_there(main / "artifacts" / "plan" / "plan.json")
     if not found or found["run"] != last["name"]:
         return []
     told = []
-    kept = _optional(checkout / "artifacts" / "verify" / "summary.json")
+    kept = read_if_there(checkout / "artifacts" / "verify" / "summary.json")
     stages = {stage["stage"]: stage["status"] for stage in last["stages"]}
     if kept and stages.get("verify") not in (*_UNDONE, None):
         told.append(_beside("kept rows", found["kept_rows"], f"{kept['rows_kept']:,}", "{:,.0f}"))
@@ -233,10 +114,10 @@ def _beside(name: str, ends: dict[str, float], came: str, form: str) -> str:
     return f"{name} {form.format(ends['low'])} to {form.format(ends['high'])}, came {came}"
 
 
-def _scores(checkout: Path, done: set[str]) -> list[str]:
+def _scores(checkout: Path, done: set[str], asked: str) -> list[str]:
     rows = tabulate_f1(checkout) if "evaluate" in done else []
     if not rows:
-        return _no_f1(checkout) if "evaluate" in done else []
+        return _no_f1(checkout, asked) if "evaluate" in done else []
     lines = ["", _heading("F1 (points, 0-100)")]
     for row in rows:
         sign = "+" if row["model"].startswith("gain") else ""
@@ -247,9 +128,9 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
         lines.append(
             line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else "")
         )
-    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
+    scores = read_if_there(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     if corrected := scores.get("prior_corrected"):
-        shown = [_in_words(key, corrected[key]) for key in _SCORES if key in corrected]
+        shown = [_in_words(key, corrected[key]) for key in SCORES if key in corrected]
         lines += _wrapped("apart", f"prior corrected: {', '.join(shown)}")
     if calibrated := scores.get("calibrated"):
         told = _in_words("adapted", calibrated["adapted"])
@@ -257,32 +138,32 @@ def _scores(checkout: Path, done: set[str]) -> list[str]:
     return lines
 
 
-def _no_f1(checkout: Path) -> list[str]:
+def _no_f1(checkout: Path, asked: str) -> list[str]:
     """Return what a run without labelled items can say, and how it gets an F1."""
-    scores = _optional(checkout / "artifacts" / "evaluate" / "scores.json") or {}
+    scores = read_if_there(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     if "agreement" not in scores:
         return []
     lines = ["", _heading("No F1: there are no labelled items")]
     told = f"agreement with {scores['heldout_rows']} generated rows kept out of the training"
     lines.append(f"{told} (points, 0-100):")
     found = scores["agreement"]
-    for key, score in ((key, found[key]) for key in _SCORES if key in found):
+    for key, score in ((key, found[key]) for key in SCORES if key in found):
         sign = "+" if key.startswith("gain") else ""
         value, low, high = (score[name] for name in _AGREEMENT)
         lines.append(
-            f"{_SCORES[key]:<15}{value:>{sign}7.1f}   95 % interval {low:{sign}.1f} to "
+            f"{SCORES[key]:<15}{value:>{sign}7.1f}   95 % interval {low:{sign}.1f} to "
             f"{high:{sign}.1f}"
         )
     advice = (
         "It says how well the model learned to answer as the generator does, not whether it is "
         "right. For an F1 name a file in evaluate.items of the profile, such as "
-        "local/mine/items.jsonl, and fill it with make label PROFILE=..., or by hand, one item a "
-        "line (docs/datasets.md):"
+        f"local/mine/items.jsonl, and fill it with make label{asked}, or by hand, one item a line "
+        "(docs/datasets.md):"
     )
     lines += textwrap.wrap(
         advice,
         _width(),
-        initial_indent=_fact("next", ""),
+        initial_indent=_fact("advice", ""),
         subsequent_indent=_fact("", ""),
     )
     form = ITEM_FORMS.get(scores["task_type"], "")
@@ -292,16 +173,16 @@ def _no_f1(checkout: Path) -> list[str]:
 def _in_words(key: str, score: dict[str, float]) -> str:
     """Return ``adapted 49.0``, or ``gain +5.0 (-1.0 to +11.0)``."""
     if not key.startswith("gain"):
-        return f"{_SCORES[key]} {score['f1']:.1f}"
+        return f"{SCORES[key]} {score['f1']:.1f}"
     low, high = score["f1_low"], score["f1_high"]
-    return f"{_SCORES[key]} {score['f1']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{SCORES[key]} {score['f1']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _where(checkout: Path, done: set[str]) -> list[str]:
     lines = []
     if "finetune" in done:
         lines.append(_fact("adapter", _relative(checkout / "artifacts" / "finetune")))
-    found = _optional(checkout / "artifacts" / "register" / "registration.json")
+    found = read_if_there(checkout / "artifacts" / "register" / "registration.json")
     if found and "register" in done:
         if "version" in found:
             lines.append(
@@ -318,10 +199,28 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _next(checkout: Path, main: Path) -> list[str]:
-    lines = [_fact("look", "make ui        runs (Prefect) and models (MLflow) in the browser")]
-    runs = "make runs      every run with its F1 and the settings that differ"
-    return ["", *lines, _fact("", runs if checkout != main else ".venv/bin/dvc metrics show")]
+def _next(checkout: Path, done: set[str], asked: str) -> list[str]:
+    """Return what to type next, for the run of these variables (PROFILE, SET)."""
+    found = read_if_there(checkout / "artifacts" / "register" / "registration.json") or {}
+    registered = "register" in done and "version" in found
+    lines = []
+    if registered:
+        lines.append((f"make ask{asked}", "its answers to your questions"))
+    if "verify" in done:
+        lines.append((f"make review{asked}", "judge the rows that it learned from"))
+    every = "every run; make ui: in the browser"
+    if registered:
+        model = shlex.quote(f"models:/{found['model_name']}/{found['version']}")
+        lines.append((f"make serve MODEL={model}", f"make runs: {every}"))
+    else:
+        lines.append(("make runs", every))
+    return ["", *(_command("" if place else "next", *line) for place, line in enumerate(lines))]
+
+
+def _command(name: str, command: str, told: str) -> str:
+    """Return a command and what it is for, where both fit: a command is not broken."""
+    line = _fact(name, f"{command}    # {told}")
+    return line if len(line) <= _width() else _fact(name, command)
 
 
 def _heading(text: str) -> str:
@@ -355,10 +254,6 @@ def _relative(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _optional(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
 
 
 def main() -> int:

@@ -26,32 +26,10 @@ from tasks.core.files import write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import DEFAULT
+from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.stage import WORK
 
 RUNS = Path(".runs")
-#: Settings that are a path.
-FILES = (
-    ("ingest", "corpus"),
-    ("evaluate", "items"),
-    ("evaluate", "dataset"),
-    ("verify", "tests"),
-    ("verify", "reviews"),
-    ("supervise", "rows"),
-    ("supervise", "prompts"),
-    ("finetune", "start"),
-    ("finetune", "restart"),
-    ("baseline", "general"),
-)
-#: Settings that may be a path; those of ``verify.fit`` lie a level deeper.
-PATHS = (
-    *FILES,
-    ("ingest", "tokenizer"),
-    ("generate", "generator"),
-    ("verify", "reader"),
-    ("verify", "fit", "model"),
-    ("verify", "fit", "start"),
-    ("finetune", "model"),
-)
 #: Folders whose files are read in the main checkout, whatever the run's worktree holds.
 _READ_HERE = ("profiles", "datasets", "matrices")
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
@@ -119,7 +97,7 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
             told = f"{section}.{key}: {value} does not exist (looked in {run.main})"
-            items = "; make label writes it, or set it to supervision/none to run without labels"
+            items = f"; make label writes it, or set it to {NOTHING} to run without labels"
             raise PipelineError(told + (items if key == "items" else ""))
 
 
@@ -197,19 +175,15 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
 def _write_params(run: Run) -> None:
     """Write ``params.yaml``; a path that exists only in the main checkout becomes absolute."""
     params = copy.deepcopy(run.params)
-    for *sections, key in PATHS:
-        values: dict[str, Any] = params
-        for section in sections:
-            values = values.get(section) or {}
-        value = values.get(key)
+    for section, key in find_paths(params):
+        value = section[key]
         if (
-            value
-            and (key, value) != ("start", CHAMPION)  # a folder of this run
+            (key, value) != ("start", CHAMPION)  # a folder of this run
             and not Path(value).is_absolute()
             and not (run.path / value).exists()
             and (run.main / value).exists()
         ):
-            values[key] = str((run.main / value).resolve())
+            section[key] = str((run.main / value).resolve())
     write_text(
         run.path / "params.yaml",
         yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),

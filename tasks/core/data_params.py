@@ -11,6 +11,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.mix import PATTERN, SOURCES, Mix, parse_mix
 from tasks.core.model_params import Finetune
 from tasks.core.section import Fraction, Positive, Precision, Section, Seed, TypeName
+from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
 
 #: A source or a mix; the validator parses it, the schema offers the sources to an editor.
@@ -349,14 +350,14 @@ class Verify(Section):
         ),
     )
     tests: str = Field(
-        "supervision/none",
+        NOTHING,
         description=(
             "rows of people that test the reader (a remix's heldout.parquet); without them a "
             "label type is tested on claims made from the passages"
         ),
     )
     reviews: str = Field(
-        "supervision/none",
+        NOTHING,
         description="verdicts of people on rows, JSON Lines: docs/review.md",
     )
     exclude_wrong: bool = Field(
@@ -390,7 +391,7 @@ class Supervise(Section):
     rows: str = Field(
         description=(
             "p3: prompted rows (a remix's train.parquet); labelled: training items in the "
-            "dataset's columns; others: supervision/none"
+            f"dataset's columns; others: {NOTHING}"
         )
     )
     prompts: str = Field(

@@ -64,6 +64,11 @@ def read_json(path: Path) -> Any:
         raise PipelineError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_if_there(path: Path) -> Any:
+    """Read JSON, as :func:`read_json`; None where the file is missing."""
+    return read_json(path) if path.exists() else None
+
+
 @contextlib.contextmanager
 def staged_folder(final: Path, scratch: Path) -> Iterator[Path]:
     """Yield the empty folder ``scratch``; on success it replaces ``final`` in one step.
@@ -123,8 +128,12 @@ def folder_size(folder: Path) -> int:
 
 
 def sha256_folder(path: Path) -> str:
-    """Return one SHA-256 over the relative names and bytes of every file below ``path``."""
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    """Return one SHA-256 over the relative names and bytes of every file below ``path``.
+
+    A ``README.md`` at the top does not count, as in .dvcignore: a model's card is not the model.
+    """
+    card = path / "README.md"
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file != card]
     return fingerprint(*(f"{f.relative_to(path).as_posix()}:{sha256_file(f)}" for f in files))
 
 

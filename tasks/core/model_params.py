@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from tasks.core.section import Fraction, Positive, Precision, Section, Seed
+from tasks.core.setting_paths import NOTHING
 
 #: The value of finetune.start that names the last champion, and the folder that it is written to.
 CHAMPION = "champion"
@@ -20,17 +21,17 @@ class Finetune(Section):
     )
     revision: str = Field("main", description="revision of a hub model")
     start: str = Field(
-        "supervision/none",
+        NOTHING,
         description=(
-            "adapter folder to start from, which is also scored alone; supervision/none: a new "
+            f"adapter folder to start from, which is also scored alone; {NOTHING}: a new "
             "adapter; champion: the last champion of this model, with new rows and some old ones"
         ),
     )
     restart: str = Field(
-        "supervision/none",
+        NOTHING,
         description=(
             "where start is champion: the adapter folder that a training from nothing starts "
-            "from; supervision/none: a new adapter"
+            f"from; {NOTHING}: a new adapter"
         ),
     )
     restart_share: Fraction = Field(
@@ -119,7 +120,7 @@ class Baseline(Section):
     general: str = Field(
         description=(
             "held-out prompted rows of general tasks (a remix's heldout.parquet), scored "
-            "before and after; supervision/none: none"
+            f"before and after; {NOTHING}: none"
         )
     )
     general_rows: Positive = Field(
@@ -137,7 +138,7 @@ class Evaluate(Section):
     items: str = Field(
         description=(
             "labelled items, JSONL, CSV or Parquet, with the dataset file's columns; "
-            "supervision/none: there are none, and the run has no F1"
+            f"{NOTHING}: there are none, and the run has no F1"
         )
     )
     max_items: int = Field(ge=0, description="items to score, a seeded choice; 0: all")

@@ -132,8 +132,8 @@ EVALUATIONS = pa.schema(
         ("f1", pa.float64()),
     ]
 )
-#: What a person reads for EVALUATIONS' ``model``.
-MODEL_NAMES = {"zero_shot": "unadapted", "start": "the start alone", "adapted": "adapted"}
+#: What a person reads for EVALUATIONS' ``model``, in every table, plot and page.
+MODEL_NAMES = {"zero_shot": "zero-shot", "start": "start alone", "adapted": "adapted"}
 
 
 def require(table: pa.Table, schema: pa.Schema, where: object) -> pa.Table:

@@ -24,8 +24,8 @@ def hub_name(name: str) -> str:
 
 
 def licence_of(name: str, revision: str = "main") -> str:
-    """Return the licence that a model's card states (its YAML block's ``license``), else
-    :data:`UNKNOWN`.
+    """Return the licence that a model's card states (its YAML block's ``license``, where that is
+    ``other`` with the ``license_name``), else :data:`UNKNOWN`.
 
     Cards are read in the model's folder, or in the hub's cache where they happen to be: nothing is
     downloaded for it.
@@ -59,5 +59,11 @@ def _read_licence(card: Path) -> str:
         values = parse_yaml(block[1], str(card)) if block else {}
     except (OSError, ValueError, PipelineError):
         return UNKNOWN
-    stated = values.get("license") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return UNKNOWN
+    stated, name = (_known(values.get(key)) for key in ("license", "license_name"))
+    return f"{stated}: {name}" if stated == "other" and name != UNKNOWN else stated
+
+
+def _known(stated: object) -> str:
     return stated if isinstance(stated, str) and _NAME.fullmatch(stated) else UNKNOWN

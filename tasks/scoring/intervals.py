@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+
+from tasks.core.parquet import read_table
 
 #: Normal quantile of a two-sided 95 % interval.
 _Z = 1.959964
 #: Normal quantile of a power of 80 %: a gain of that size is found four times in five.
 _Z_POWER = 0.841621
+#: Standard deviation (0-1) of an item's difference in F1 between two models, where no run has
+#: measured it: that of a large change on the shipped example (docs/results.md); a small one has
+#: 0.25.
+SPREAD = 0.42
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
@@ -18,6 +25,21 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = _Z * math.sqrt(share * (1 - share) / rows + spread / (4 * rows)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def measured_spread(checkout: Path) -> float | None:
+    """Return the standard deviation (0-1) of the items' differences, adapted minus what it started
+    from, in the last run of a checkout; None where there is none.
+    """
+    path = checkout / "artifacts/evaluate/predictions.parquet"
+    if not path.is_file():
+        return None
+    table = read_table(path, ["model", "item_id", "f1"]).to_pandas()
+    means = table.groupby(["model", "item_id"])["f1"].mean().unstack("model")
+    before = "start" if "start" in means else "zero_shot"
+    if len(means) < 2 or not {before, "adapted"} <= set(means):
+        return None
+    return float((means["adapted"] - means[before]).std(ddof=1)) or None
 
 
 def smallest_gain(items: int, spread: float) -> float | None:

@@ -19,11 +19,6 @@ _RESAMPLES = 4000
 _SLOWER = (0.8, 1.4)
 #: Memory and disk grow a little with the rows.
 _LARGER = (1.0, 1.25)
-#: Standard deviation of an item's difference in F1 between two models, in points: the intervals of
-#: the shipped example (docs/results.md) give 25 for a small change and 42 for a large one.
-_SPREAD = (25.0, 42.0)
-#: Two-sided 5 % and a power of 80 %: 1.96 + 0.84 standard errors.
-_POWER = 2.8
 #: Training rows (docs/results.md): 47 were too few to gain anything; 137 are those of a first run.
 ROWS = (50, 137)
 
@@ -111,15 +106,6 @@ def _range(total: NDArray[np.float64], rows: NDArray[np.float64], passages: int)
         return Range(0.0, round((1 - 0.1 ** (1 / len(rows))) * passages))
     low, high = np.percentile(total, _ENDS)
     return Range(round(float(low)), round(float(high)))
-
-
-def detectable_gain(items: int) -> Range | None:
-    """Return the smallest gain in F1 points that this many labelled items show in four of five
-    cases, for a small and a large change of the answers; None without items.
-    """
-    if not items:
-        return None
-    return Range(*(round(_POWER * spread / math.sqrt(items), 1) for spread in _SPREAD))
 
 
 def judge_text(kept: Range) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, read_json
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
@@ -25,11 +26,11 @@ from tasks.lm.models import dtype
 from tasks.lm.preflight import check_models, read_models
 from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
+from tasks.scoring.intervals import SPREAD, smallest_gain
 from tasks.scoring.lengths import check_prompts
 from tasks.start.forecast import (
     Pace,
     Range,
-    detectable_gain,
     forecast_kept,
     judge_text,
     memory,
@@ -64,7 +65,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forecast; ``detectable_gain`` is None without labelled items."""
+    """The forecast."""
 
     passages: int
     labelled: int
@@ -77,18 +78,23 @@ class Plan:
     #: Tokens of the passages, and tokens that the generator writes.
     passage_tokens: int
     generated_tokens: Range
-    detectable_gain: Range | None
+    #: The smallest gain in F1, in 0-1, that the items can show; None without labelled items.
+    smallest_gain: float | None
     verdict: str
 
 
 def plan(
-    params: Params, values: Mapping[str, Any], folder: Path, tell: Callable[[str], None]
+    params: Params,
+    values: Mapping[str, Any],
+    folder: Path,
+    tell: Callable[[str], None],
+    spread: float = SPREAD,
 ) -> Plan:
     """Try the run of ``params`` (``values``: the same as they are in the files) and forecast it.
 
-    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried.
-    Raises :class:`PipelineError` for a corpus, items or a
-    model that cannot be read, and for a supervision source without a generator.
+    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried;
+    ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for a corpus, items
+    or a model that cannot be read, and for a supervision source without a generator.
     """
     if not params.supervise.mix.generator:
         raise PipelineError(
@@ -107,7 +113,8 @@ def plan(
     tell("ingest")
     found = survey(Path(params.ingest.corpus), values, folder)
     trial = _try(params, values, found, folder, tell)
-    return _forecast(params, found, trial, questions, labelled)
+    gain = smallest_gain(labelled, spread)
+    return _forecast(params, found, trial, questions, labelled, gain)
 
 
 def _count_questions(params: Params) -> tuple[int, int]:
@@ -129,12 +136,16 @@ def _try(
     ids = found.passages["passage_id"].to_pylist()
     passages = found.passages.take(choose(ids, PASSAGES, params.generate.seed, "passage"))
     write_table(folder / "passages.parquet", passages)
-    smaller = {
+    smaller: dict[str, dict[str, Any]] = {
         "generate": {"max_passages": 0, "shard_rows": SHARD, "workers": 0},
         "validate": {"min_yield": _ANY, "max_rows": 0},
         "verify": {"shard_rows": SHARD, "workers": 0},
         "finetune": {"max_steps": STEPS, "processes": 1},
     }
+    if (
+        params.finetune.start == CHAMPION
+    ):  # a run places it; a step from another start costs as much
+        smaller["finetune"]["start"] = params.finetune.restart
     write_params(overlay(dict(values), smaller), folder)
     passage = {"passages": folder / "passages.parquet"}
     tell("generate")
@@ -186,7 +197,14 @@ def _kept(params: Params, passages: pa.Table, rows: pa.Table) -> dict[str, list[
     return {kind: [counts[kind, name] for name in ids] for kind in params.generate.task_types}
 
 
-def _forecast(params: Params, found: Survey, trial: Trial, questions: int, labelled: int) -> Plan:
+def _forecast(
+    params: Params,
+    found: Survey,
+    trial: Trial,
+    questions: int,
+    labelled: int,
+    gain: float | None,
+) -> Plan:
     passages = found.expected_passages
     if params.generate.max_passages:
         passages = min(passages, params.generate.max_passages)
@@ -209,7 +227,7 @@ def _forecast(params: Params, found: Survey, trial: Trial, questions: int, label
         _disk(params, times),
         round(tokens),
         Range(written, written).times(0.9, 1.1),
-        detectable_gain(labelled),
+        gain,
         judge_text(trained),
     )
 

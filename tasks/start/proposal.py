@@ -15,9 +15,10 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
 from tasks.core.mix import parse_mix
 from tasks.core.row_reader import read_rows
+from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
 from tasks.scoring.datasets import find_misplaced, load_dataset, load_items
-from tasks.start.survey import NOTHING, Survey, short
+from tasks.start.survey import Survey, short
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: The task types whose dataset file can be written without the user, and a column that only the

@@ -15,6 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
+from tasks.core.setting_paths import NOTHING
 from tasks.ingest.cleaning import detect_language
 from tasks.ingest.discovery import CorpusFile, discover
 from tasks.start.trial import ROOT, run_apart, write_params
@@ -25,7 +26,6 @@ FILES, BYTES = 200, 32 << 20
 _LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md")
 #: Passages whose language is looked at.
 _LOOKED_AT = 500
-NOTHING = "supervision/none"
 
 
 @dataclass(frozen=True)

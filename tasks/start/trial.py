@@ -21,19 +21,9 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.process import start_guard
+from tasks.core.setting_paths import find_paths
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Settings that may be a path of the checkout.
-_PATHS = {
-    ("ingest",): ("corpus", "tokenizer"),
-    ("generate",): ("generator",),
-    ("verify",): ("reader", "tests", "reviews"),
-    ("verify", "fit"): ("model", "start"),
-    ("supervise",): ("rows", "prompts"),
-    ("finetune",): ("model", "start"),
-    ("baseline",): ("general",),
-    ("evaluate",): ("dataset", "items"),
-}
 #: A line of a stage's progress meter: ``32/64 rows``.
 _PROGRESS = re.compile(r" ([\d,]+)/([\d,]+) [a-z]+")
 
@@ -53,14 +43,10 @@ class Measured:
 def write_params(values: Mapping[str, Any], folder: Path) -> Path:
     """Write ``params.yaml`` into ``folder``, with the checkout's paths absolute; return it."""
     params = copy.deepcopy(dict(values))
-    for sections, keys in _PATHS.items():
-        section: dict[str, Any] = params
-        for name in sections:
-            section = section.get(name) or {}
-        for key in keys:
-            value = str(section.get(key, ""))
-            if value and not Path(value).is_absolute() and (ROOT / value).exists():
-                section[key] = str(ROOT / value)
+    for section, key in find_paths(params):
+        value = section[key]
+        if not Path(value).is_absolute() and (ROOT / value).exists():
+            section[key] = str(ROOT / value)
     path = folder / "params.yaml"
     write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
     return path

@@ -24,6 +24,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import choose, row_seed
 from tasks.core.parquet import GROUP, column_values, write_batches
 from tasks.core.rows import INSTRUCTIONS
+from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import Stage, run_stage
 from tasks.scoring.datasets import has_items
 from tasks.supervise.sources import KEYS, SOURCES, Source
@@ -149,7 +150,7 @@ def _hold_out(
     order = sorted(counts, key=lambda name: (row_seed(params.seed, HELD_OUT, name), name))
     if len(order) < 2:
         raise PipelineError(
-            f"evaluate.items is supervision/none, and supervise.source {params.source} gives too "
+            f"evaluate.items is {NOTHING}, and supervise.source {params.source} gives too "
             "few instructions to hold some out: name labelled items, or generate from more passages"
         )
     most = min(_HELD_OUT_MOST, max(1, int(_HELD_OUT_SHARE * counts.total())))

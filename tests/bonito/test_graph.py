@@ -18,11 +18,15 @@ import yaml
 from bonito.settings import main, merge_settings, write_settings
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
 from tests.test_graph import packages
 from tests.toy import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["remix", "finetune", "evaluate"]
+#: The stages of the answering model: their parameters are in the package answering.
+ANSWERING = ["answering", "train_answering"]
 #: Data files that a stage's settings name.
 _NAMED = {"remix": {"bonito/datasets.yaml", "bonito/task_types.csv"}}
 
@@ -32,7 +36,7 @@ def definition() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, *ANSWERING])
 def test_deps_are_the_packages_a_stage_imports(stage: str) -> None:
     deps = {
         dep
@@ -45,18 +49,17 @@ def test_deps_are_the_packages_a_stage_imports(stage: str) -> None:
 
 def test_stages_have_one_name_and_read_what_the_one_before_wrote() -> None:
     stages = definition()["stages"]
-    assert list(stages) == STAGES
+    assert list(stages) == STAGES + ANSWERING
     for name, stage in stages.items():
-        assert (
-            stage["wdir"] == ".."
-            and stage["outs"] == [f"bonito/artifacts/{name}"]
-            and f"${{sections}}/{name}.yaml" in stage["deps"]
-            and "params" not in stage
-        )
-        assert stage["cmd"].startswith(
-            f"python -m bonito.{name} --params ${{settings}} "
-        ) and stage["cmd"].endswith(f" --out bonito/artifacts/{name}")
-    for name in ("finetune", "evaluate"):
+        assert stage["wdir"] == ".." and stage["outs"] == [f"bonito/artifacts/{name}"]
+        assert "params" not in stage
+        own = "bonito/answering" if name in ANSWERING else f"${{sections}}/{name}.yaml"
+        assert own in stage["deps"]
+        settings = "${answering}" if name in ANSWERING else "${settings}"
+        assert stage["cmd"].startswith(f"python -m bonito.{name} --params {settings} ") and stage[
+            "cmd"
+        ].endswith(f" --out bonito/artifacts/{name}")
+    for name in ("finetune", "evaluate", *ANSWERING):
         assert [
             dep for dep in stages[name]["deps"] if "artifacts" in dep and dep in stages[name]["cmd"]
         ]
@@ -153,7 +156,7 @@ def make_home(folder: Path, model: Path) -> None:
     """A checkout with one invented dataset and two templates, ready for ``dvc repro
     bonito/dvc.yaml``.
     """
-    for name in ("tasks", "bonito"):
+    for name in ("tasks", "bonito", "supervision"):
         shutil.copytree(
             ROOT / name,
             folder / name,
@@ -221,6 +224,15 @@ def make_home(folder: Path, model: Path) -> None:
     ]
     values = merge_settings("embedded", settings)
     write_settings(values, folder / "bonito/artifacts/params.yaml")
+    answering = read_yaml(ROOT / "bonito/answering/params.yaml")
+    smaller = {
+        "answering": {"claims": 0},
+        "finetune": {"model": str(model), "precision": "float32", "quantization": "none"},
+    }
+    smaller["finetune"] |= {"max_steps": 2, "batch_rows": 4, "micro_batch_rows": 4}
+    answering = overlay(answering, smaller)
+    answering["answering"] |= {"mixture": {"exqa": 8, "ynqa": 8}, "balance": ["ynqa"]}
+    (folder / "bonito/answering/params.yaml").write_text(yaml.safe_dump(answering))
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -241,13 +253,15 @@ def dvc(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_remix_finetune_evaluate_end_to_end(tmp_path: Path, tiny_model: Path) -> None:
-    """The real graph, from the root and from bonito/, on a tiny random model and invented rows."""
+def test_generator_and_answering_model_end_to_end(tmp_path: Path, tiny_model: Path) -> None:
+    """The real graph, from the root and from bonito/, on a tiny random model and invented rows: the
+    generator, and only when asked for the answering model.
+    """
     home = tmp_path / "home"
     home.mkdir()
     make_home(home, tiny_model)
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
-    dvc(home, "repro", "bonito/dvc.yaml")
+    dvc(home, "repro", "bonito/dvc.yaml:evaluate")
     made = home / "bonito/artifacts"
     assert read_json(made / "remix/summary.json")["rows_kept"] == 40
     provenance = read_json(made / "finetune/provenance.json")
@@ -263,4 +277,8 @@ def test_remix_finetune_evaluate_end_to_end(tmp_path: Path, tiny_model: Path) ->
     assert facts["human"]["exqa"]["answer_in_passage"] == 1.0
     lock = yaml.safe_load((home / "bonito/dvc.lock").read_text())
     assert set(lock["stages"]) == set(STAGES)
+    dvc(home, "repro", "bonito/dvc.yaml:train_answering")
+    told = read_json(made / "train_answering/provenance.json")
+    assert told["steps"] == 2 and told["rows_by_type"] == {"exqa": 8, "ynqa": 8}
+    assert (made / "train_answering/adapter_model.safetensors").is_file()
     assert "up to date" in dvc(home / "bonito", "repro")

@@ -84,5 +84,7 @@ def test_digests_see_the_last_byte_and_the_names(tmp_path: Path) -> None:
     path.write_bytes(bytes(1 << 20) + b"1")
     assert sha256_file(path) != file and sha256_folder(path.parent) != folder
     folder = sha256_folder(path.parent)
+    (path.parent / "README.md").write_text("its card")
+    assert sha256_folder(path.parent) == folder, "a card is not the model"
     path.rename(path.with_name("other"))
     assert sha256_folder(path.parent) != folder

@@ -21,7 +21,7 @@ import pytest
 
 from flows import deploy, server, ui
 from flows import pipeline as door
-from flows.runs import repair, request, summary, worktree
+from flows.runs import last_run, repair, request, worktree
 from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import (
     StageOutcome,
@@ -515,14 +515,14 @@ def test_how_a_run_ended_is_known_without_the_server(bare: Path) -> None:
         StageOutcome("ingest", "ran", 1.0),
         StageOutcome("generate", "failed", 1.0, "no passages"),
     )
-    summary.write_outcomes(bare, "x", [done], "id-1")
+    last_run.write_outcomes(bare, "x", [done], "id-1")
     assert (
-        summary.read_ending(bare, "id-1") == ""
-        and summary.read_ending(bare, "id-2") is None
-        and summary.read_last_flow_run(bare) == "id-1"
+        last_run.read_ending(bare, "id-1") == ""
+        and last_run.read_ending(bare, "id-2") is None
+        and last_run.read_last_flow_run(bare) == "id-1"
     )
-    summary.write_outcomes(bare, "x", [done, failed], "id-2")
-    assert summary.read_ending(bare, "id-2") == "generate: no passages"
+    last_run.write_outcomes(bare, "x", [done, failed], "id-2")
+    assert last_run.read_ending(bare, "id-2") == "generate: no passages"
 
 
 @pytest.mark.parametrize(

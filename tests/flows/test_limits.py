@@ -129,7 +129,7 @@ def test_a_plan_says_where_its_forecast_reaches_a_limit() -> None:
         disk_mb=Range(1, 2),
         passage_tokens=1,
         generated_tokens=Range(1, 2),
-        detectable_gain=None,
+        smallest_gain=None,
         labelled=0,
         verdict="",
     )

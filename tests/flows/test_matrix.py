@@ -37,12 +37,12 @@ from flows.matrix.results import Result, read_scores
 from flows.matrix.run_cell import write_results
 from flows.matrix.supervision import START
 from flows.matrix.words import NAMES, colour, label
-from flows.runs.worktree import FILES
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.mix import SOURCES
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import EVALUATIONS
+from tasks.core.setting_paths import FILES
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Item, load_dataset
 from tasks.scoring.f1 import Scored, macro_f1

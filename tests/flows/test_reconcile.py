@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows import reconcile
-from flows.runs import summary, worktree
+from flows.runs import last_run, worktree
 from flows.runs.dvc_repro import StageOutcome
 from flows.runs.repair import find_damaged
 from tasks.core.lock import hold_lock
@@ -52,11 +52,11 @@ def test_a_dead_runs_page_says_how_it_ended(
     folder = worktree.folder_of(tmp_path, "mine")
     folder.mkdir(parents=True)
     assert reconcile._state("mine", "id-1").name == "Crashed"
-    summary.write_outcomes(folder, "mine", [StageOutcome("ingest", "ran", 1.0)], "id-1")
+    last_run.write_outcomes(folder, "mine", [StageOutcome("ingest", "ran", 1.0)], "id-1")
     assert reconcile._state("mine", "id-1").name == "Completed"
     assert reconcile._state("mine", "id-2").name == "Crashed", "of another run"
     failed = StageOutcome("ingest", "failed", 1.0, "no documents")
-    summary.write_outcomes(folder, "mine", [failed], "id-2")
+    last_run.write_outcomes(folder, "mine", [failed], "id-2")
     state = reconcile._state("mine", "id-2")
     assert (state.name, state.message) == ("Failed", "ingest: no documents")
 

@@ -12,7 +12,9 @@ import pytest
 
 from flows import progress
 from flows.runs.dvc_repro import StageOutcome
-from flows.runs.summary import WIDTH, list_links, render, tabulate_f1, tabulate_rows, write_outcomes
+from flows.runs.figures import list_links, tabulate_f1, tabulate_rows
+from flows.runs.last_run import write_outcomes
+from flows.runs.summary import WIDTH, render
 from tasks.core.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +86,6 @@ def test_everything_a_person_looks_for_is_there(finished: Path) -> None:
     assert lines["champion"] == "champion +28.2 F1 [+22.0, +34.0] against the unadapted model"
     assert lines["leaked"].startswith("leaked 12 of 300 passages of the corpus")
     assert lines["MLflow"].startswith("MLflow run 3f3f")
-    assert "make ui" in lines["look"]
 
 
 def test_the_link_leads_to_the_run_among_training_runs(
@@ -138,6 +139,26 @@ def test_the_progress_of_a_finished_stage_does_not_stay_where_it_was_last_seen(
         (25.0, "1/4 rows · 2.00 rows/s · 2 s left"),
         (100.0, "done · last seen: 1/4 rows · 2.00 rows/s · 2 s left"),
     ]
+
+
+def test_the_next_commands_are_those_of_the_run(finished: Path) -> None:
+    stages = [StageOutcome(stage, "ran", 1.0) for stage in [*STAGES, "verify"]]
+
+    def told(*outcomes: StageOutcome, command: str) -> list[str]:
+        write_outcomes(finished, "mine", outcomes, "", command)
+        text = render(finished, finished)
+        return [
+            line[10:].partition("  ")[0] for line in text[text.rindex("\nnext") :].splitlines()[1:]
+        ]
+
+    serve = "make serve MODEL=models:/smollm2-135m-incidents/4"
+    command = "make run PROFILE=mine"
+    asked = ["make ask PROFILE=mine", "make review PROFILE=mine", serve]
+    assert told(*stages, command=command) == asked
+    command = "make run PROFILE=mine SET='" + "x.y=123456789 " * 8 + "'"
+    assert told(*stages, command=command)[0] == command.replace("run", "ask"), "not broken"
+    failed = StageOutcome("ingest", "failed", 1.0, "no file")
+    assert told(failed, command="make run") == ["make runs"]
 
 
 def test_no_line_is_wider_than_promised(finished: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tasks.core.files import read_json
 from tasks.core.parquet import read_table
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import report
@@ -723,6 +724,8 @@ def test_make_ingest_takes_a_name_with_spaces(
     assert script.main(["--corpus", "my docs", "--settings", " ".join(settings)]) == 0
     preview = read_table(corner / "artifacts/preview/passages.parquet")
     assert preview["document"].to_pylist() == ["a.txt"]
+    told = read_json(corner / "artifacts/preview/cut.json")
+    assert told["corpus"] == str((corner / "my docs").resolve()), "make label looks at it"
     assert not (corner / "artifacts/ingest").exists(), "the pipeline's own artifacts stay"
     assert script.main(["--corpus", ""]) == 2
 

@@ -43,7 +43,7 @@ def test_the_card_comes_with_the_model_and_says_what_is_known(
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == scores["adapted"]["f1"]
     assert "base-license:not-known" in head["tags"] and "license" not in head
     for text in (
-        "| unadapted (zero-shot) |",
+        "| zero-shot |",
         "| majority class |",
         "| adapted, prior corrected |",
         "| adapted, calibrated |",
@@ -110,6 +110,8 @@ def test_licences_are_told_and_never_guessed(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     for text, licence in (
         ("---\nlicense: mit\n---\n# Card\n", "mit"),
+        ("---\nlicense: other\nlicense_name: research-only\n---\n", "other: research-only"),
+        ("---\nlicense: other\nlicense_name: [a]\n---\n", "other"),
         ("---\nlicense: [a, b]\n---\n", "not known"),
         ('---\nlicense: "mit](http://e)"\n---\n', "not known"),
         ("---\n{ not yaml\n---\n", "not known"),
@@ -163,3 +165,16 @@ def test_what_went_on_from_a_champion_says_from_which(params_of: Any) -> None:
     )
     started_over = begun | {"champion": facts | {"continues": False}}
     assert "smollm2-135m-answering (sha256" in make_card(stage, started_over, scores, told).text
+
+
+def test_the_card_says_that_what_it_was_made_of_is_not_free(params_of: Any) -> None:
+    stage, provenance, scores, told = params_of({})
+    begun = provenance | {"start": "a" * 64}
+    card = make_card(stage, begun, scores, told).text
+    said = "other: non-commercial-training-rows"
+    assert f"| start | the folder smollm2-135m-answering (sha256 aaaaaaaaaaaa) | {said} |" in card
+    assert f"| generator | the folder bonito-smollm2-135m | {said} |" in card
+    tags = yaml.safe_load(card.split("---\n")[1])["tags"]
+    assert {"base-license:apache-2.0", "start-license:other-non-commercial-training-rows"} <= {
+        *tags
+    }

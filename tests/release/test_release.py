@@ -193,7 +193,7 @@ def _asks(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["model"] == "models:/model-incidents/1" and len(found["answers"]) == 3
     best = found["answers"][0]
     assert "P-7 " in best["text"] and best["document"] == "report-1.md"
-    assert isinstance(best["adapted"], str) and isinstance(best["unadapted"], str)
+    assert isinstance(best["adapted"], str) and isinstance(best["zero_shot"], str)
     refused = client.post("/save", json={"question": "zebra?"})
     assert refused.status_code == 409 and "no passage shares a word" in refused.json()["error"]
     assert client.post("/save", json={}).json()["error"].startswith("the question is empty")
@@ -201,7 +201,7 @@ def _asks(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None
     capsys.readouterr()
     ask.show(found)
     said = capsys.readouterr().out
-    assert "place     report-1.md, characters 0-30" in said and said.count("unadapted ") == 3
+    assert "place     report-1.md, characters 0-30" in said and said.count("zero-shot ") == 3
 
 
 def test_an_empty_question_is_one_line(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
     with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
         with served(desk, page, port) as address:
             browser.open(address)
-            browser.see("a draft of the last run", "Drafts left", "785 items show 5.0")
+            browser.see("a draft of the last run", "Drafts left", "554 items show 5.0")
             press(browser, "a")
             browser.see("Saved.", "over 100", "on 1 passages")
             press(browser, "e")
@@ -191,7 +191,7 @@ class _Answered:
             raise PipelineError("the question is empty")
         text = f"\U0001f600 The pump failed because its seal broke. {EVIL}"
         place = {"document": EVIL, "page": 2, "section": "Repairs", "start": 10, "end": 90}
-        answer = {**place, "text": text, "unadapted": EVIL}
+        answer = {**place, "text": text, "zero_shot": EVIL}
         start = text.index("its seal")
         told = {"adapted": "its seal", "span": (start, start + 8)}
         answers = [answer | told, answer | {"adapted": "", "span": None}]

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from flows.review import items as label
 from flows.review.drafts import asked_text, label_of
 from flows.review.place import Place
+from flows.review.preview import PREVIEW, record_cut
 from flows.review.server import make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
@@ -162,15 +163,15 @@ def test_an_answer_is_copied_from_its_passage(tmp_path: Path) -> None:
 
 def test_the_smallest_gain_that_the_items_can_show(checkout: Path) -> None:
     progress = state_of(open_client(checkout))["progress"]
-    assert progress["smallest_gain"] is None and progress["needed"] == 785
+    assert progress["smallest_gain"] is None and progress["needed"] == 554
     lines = [
         {"id": str(n), "premise": f"P {n}", "hypothesis": "It ran.", "label": "neutral"}
         for n in range(100)
     ]
     (checkout / _ITEMS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     progress = state_of(open_client(checkout))["progress"]
-    assert progress["smallest_gain"] == pytest.approx(0.1401, abs=1e-4)
-    assert (progress["spread"], progress["measured"], progress["held_out"]) == (0.5, False, 0)
+    assert progress["smallest_gain"] == pytest.approx(0.1177, abs=1e-4)
+    assert (progress["spread"], progress["measured"], progress["held_out"]) == (0.42, False, 0)
     rows = [
         {"model": model, "item_id": str(n), "f1": f1, "template": "t", "dataset": "d"}
         for n in range(4)
@@ -209,8 +210,6 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         PipelineError, match=r"no passages to label: make ingest PROFILE=mine CORPUS=data/.* cuts"
     ):
         open_client(checkout)
-    write_rows(checkout / "artifacts/preview/passages.parquet", [passage_of(1)], PASSAGES)
-    assert len(state_of(open_client(checkout))["drafts"]) == 1
     other = {"evaluate": {"dataset": "datasets/mine.yaml", "items": "local/mine/items.csv"}}
     with pytest.raises(PipelineError, match="JSON Lines only"):
         open_client(make_checkout(tmp_path / "csv", **other))
@@ -219,6 +218,24 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         open_client(make_checkout(tmp_path / "start", **nothing))
     with pytest.raises(PipelineError, match="does not set evaluate.items"):
         open_client(make_checkout(tmp_path / "none", evaluate={"seed": 3}))
+
+
+def test_without_a_run_the_passages_are_those_of_make_ingest_on_the_same_corpus(
+    checkout: Path,
+) -> None:
+    (checkout / ".runs/mine/artifacts/ingest/passages.parquet").unlink()
+    write_rows(checkout / PREVIEW / "passages.parquet", [passage_of(1)], PASSAGES)
+    params = Place(checkout, "mine").params
+    cuts = r": make ingest PROFILE=mine CORPUS=data/incidents/documents cuts those of this profile$"
+    with pytest.raises(PipelineError, match="are of an unknown corpus, not of .*" + cuts):
+        open_client(checkout)
+    record_cut(checkout, params, "local/others")
+    with pytest.raises(PipelineError, match="are of .*local/others, not of .*" + cuts):
+        open_client(checkout)
+    record_cut(checkout, params, params.ingest.corpus)
+    assert len(state_of(open_client(checkout))["drafts"]) == 1
+    with pytest.raises(PipelineError, match=r"were cut with other settings: make ingest .* SET="):
+        label.open_desk(Place(checkout, "mine", "ingest.passage_tokens=90"))
 
 
 @pytest.mark.parametrize(

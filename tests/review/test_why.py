@@ -92,7 +92,7 @@ def test_the_nearest_row_is_shown_with_its_verdicts_and_its_place(
     told = capsys.readouterr().out
     assert "nli-005   contract-2.md, page 1, characters 5000-" in told
     assert "reader agrees 88%; wrong by review (it was the seal)" in told
-    assert "unadapted       does_it_follow" in told
+    assert "zero-shot       does_it_follow" in told
     assert "written   .runs/mine/artifacts/why/contracts-001.json" in told
     assert "30 of 30 training rows compared" in told
 
@@ -129,7 +129,7 @@ def test_the_page_on_a_screen_and_on_a_phone(checkout: Path, tmp_path: Path) -> 
     page = checkout / ".runs/mine/artifacts/why/contracts-001.html"
     with Browser(tmp_path / "profile", patience=30) as browser:
         browser.open(page.as_uri())
-        browser.see("Why: contracts-001", "unadapted", "nli-005", "wrong by review")
+        browser.see("Why: contracts-001", "zero-shot", "nli-005", "wrong by review")
         assert browser.js("document.querySelectorAll('script, img').length") == 0
         shoot(browser, "why")
         assert browser.elsewhere() == []

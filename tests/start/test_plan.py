@@ -15,13 +15,14 @@ import yaml
 
 from scripts import plan as script
 from tasks.core.files import read_json
+from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.process import is_alive, process_mark
+from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
 from tasks.start.forecast import (
     Pace,
     Range,
-    detectable_gain,
     forecast_kept,
     judge_text,
     memory,
@@ -63,12 +64,6 @@ def test_a_pace_is_a_start_and_a_time_for_each_row() -> None:
     assert minutes.high == pytest.approx(1.4 * 118 / 60)
 
 
-def test_more_items_show_smaller_gains_and_none_show_none() -> None:
-    few, many = detectable_gain(25), detectable_gain(400)
-    assert few == Range(14.0, 23.5) and many == Range(3.5, 5.9)
-    assert detectable_gain(0) is None
-
-
 def test_the_text_is_judged_by_the_rows_it_gives() -> None:
     assert judge_text(Range(10, 40)).startswith("too little text")
     assert judge_text(Range(40, 90)).startswith("perhaps too little text")
@@ -97,14 +92,15 @@ def desk(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "verify": {"reader": "none"},
         "finetune": {
             "model": str(tiny_model),
-            "start": str(ROOT / "supervision/none"),
+            "start": CHAMPION,  # no run has placed it
+            "restart": str(ROOT / NOTHING),
             "batch_rows": 4,
             "micro_batch_rows": 4,
             "precision": "float32",
         },
         "evaluate": {
             "dataset": str(ROOT / "datasets/incidents.yaml"),
-            "items": str(ROOT / "supervision/none"),
+            "items": str(ROOT / NOTHING),
         },
     }
     (tmp_path / "profiles").mkdir()
@@ -124,7 +120,7 @@ def test_a_trial_gives_every_figure_with_two_ends(
     found = read_json(desk / "artifacts/plan/plan.json")
     for name in ("kept_rows", "minutes", "peak_memory_mb", "disk_mb"):
         assert 0 < found[name]["low"] <= found[name]["high"], name
-    assert found["detectable_gain"] is None and found["passages"] == 40
+    assert found["smallest_gain"] is None and found["passages"] == 40
     assert set(found["minutes"]["by_stage"]) == {
         "ingest",
         "generate",
@@ -190,3 +186,9 @@ def test_the_paths_of_a_section_in_a_section_are_absolute_in_a_trial(tmp_path: P
     written = read_yaml(write_params({**params, "verify": verify}, tmp_path))
     assert written["verify"]["fit"]["start"] == str(ROOT / fit["start"])
     assert read_yaml(write_params(params, tmp_path))["verify"]["reader"]
+
+
+def test_every_setting_that_is_a_path_is_absolute_in_a_trial(tmp_path: Path) -> None:
+    written = read_yaml(write_params(read_yaml(ROOT / "params.yaml"), tmp_path))
+    there = [section[key] for section, key in find_paths(written) if (ROOT / section[key]).exists()]
+    assert len(there) >= len(FILES) and all(Path(value).is_absolute() for value in there)

@@ -83,6 +83,9 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     printed = capsys.readouterr().out
     assert all(len(line) <= 100 or str(desk) in line for line in printed.splitlines())
     assert "empty 1" in printed and "en 6 (passages)" in printed
+    licence = "other: non-commercial-training-rows"
+    said = " ".join(printed.split())
+    assert f"licence generator {licence}, start {licence} (their cards" in said
     assert printed.rstrip().endswith("make run PROFILE=mine")
 
 

@@ -43,7 +43,7 @@ function show(found) {
 const answer = (each, before = []) => parts([
   ...before,
   ["answer", each.adapted || "(nothing)", true],
-  ["unadapted model", each.unadapted || "(nothing)"],
+  ["zero-shot", each.zero_shot || "(nothing)"],
   ["passage", span(each)],
 ]);
 

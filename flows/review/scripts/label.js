@@ -88,7 +88,7 @@ function showProgress() {
     tile("Smallest gain", gain === null ? "–" : gain > 1 ? "over 100" : points(gain),
       `points; ${progress.needed} items show ${points(progress.wanted)}`));
   const spread = `${progress.spread.toFixed(2)} (${progress.measured
-    ? "measured in the last run" : "assumed: one answer in four changes"})`;
+    ? "measured in the last run" : "assumed: a large change on the shipped example"})`;
   const lines = Object.entries(labels).map(([name, count]) =>
     make("tr", {}, make("td", {}, name), make("td", { class: "n" }, String(count))));
   $("more").replaceChildren(

@@ -1,0 +1,43 @@
+"""The settings of ``params.yaml`` that are paths, or may be one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: The empty file that stands for "none" where a setting names a file or folder: the graph's inputs
+#: have to exist.
+NOTHING = "supervision/none"
+#: Settings that are a path, but for the champion of ``finetune.start``.
+FILES = (
+    ("ingest", "corpus"),
+    ("evaluate", "items"),
+    ("evaluate", "dataset"),
+    ("verify", "tests"),
+    ("verify", "reviews"),
+    ("supervise", "rows"),
+    ("supervise", "prompts"),
+    ("finetune", "start"),
+    ("finetune", "restart"),
+    ("baseline", "general"),
+)
+#: Settings that may be a path; those of ``verify.fit`` lie a level deeper.
+_PATHS = (
+    *FILES,
+    ("ingest", "tokenizer"),
+    ("generate", "generator"),
+    ("verify", "reader"),
+    ("verify", "fit", "model"),
+    ("verify", "fit", "start"),
+    ("finetune", "model"),
+)
+
+
+def find_paths(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the section and the key of each setting that may be a path and has a value."""
+    for *sections, key in _PATHS:
+        section: Any = params
+        for name in sections:
+            section = section.get(name) or {}
+        if section.get(key):
+            yield section, key
