@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _LIBRARIES = (
     "charset-normalizer",
     "lxml",
+    "openpyxl",
     "py3langid",
     "pypdfium2",
     "python-docx",

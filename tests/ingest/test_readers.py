@@ -217,6 +217,18 @@ def test_docx_has_headings_tables_and_no_deleted_text(tmp_path: Path) -> None:
     assert document.headings[0].title == "Works report"
 
 
+def test_a_table_in_a_cell_is_read_once(tmp_path: Path) -> None:
+    import docx
+
+    file = docx.Document()
+    table = file.add_table(1, 2)
+    table.cell(0, 0).text, table.cell(0, 1).text = "Pump", "410"
+    inner = table.cell(0, 0).add_table(2, 1)
+    inner.cell(0, 0).text, inner.cell(1, 0).text = "P-3", "P-4"
+    file.save(str(tmp_path / "a.docx"))
+    assert _text(tmp_path / "a.docx") == "Pump P-3 P-4 | 410\n\n"
+
+
 def test_pdf_joins_lines_and_drops_furniture(tmp_path: Path) -> None:
     pages = []
     for number in range(1, 4):
