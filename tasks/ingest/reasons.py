@@ -6,7 +6,10 @@ from __future__ import annotations
 
 REASONS: dict[str, str] = {
     # files that are not opened
-    "hidden": "the name begins with a dot: rename it where it is a document",
+    "hidden": (
+        "the name begins with a dot, or the sheet is hidden: rename or show it where it is a "
+        "document"
+    ),
     "link_outside": "a symbolic link out of the corpus: copy the file, or set ingest.follow_links",
     "link_to_folder": "a symbolic link to a folder: put the folder itself there",
     "broken_link": "a symbolic link to nothing, or to itself",
@@ -17,7 +20,9 @@ REASONS: dict[str, str] = {
     ),
     # files and parts of files that cannot be read
     "empty": "zero bytes, white space alone, or a row without text",
-    "unsupported_format": "no reader for this format: save it as PDF, .docx, HTML, CSV or text",
+    "unsupported_format": (
+        "no reader for this format: save it as PDF, .docx, .xlsx, .pptx, .odt, HTML, CSV or text"
+    ),
     "damaged": "cut short or broken: the detail says what the parser found",
     "encrypted": "a password or digital rights management protects it: save a copy without",
     "no_text_layer": "scanned pages, no text: set ingest.ocr, or recognise the text first",

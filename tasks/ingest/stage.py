@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 _LIBRARIES = (
     "charset-normalizer",
     "lxml",
+    "openpyxl",
     "py3langid",
     "pypdfium2",
     "python-docx",

@@ -81,6 +81,23 @@ _LAUGHS = "".join(
 )
 _BOMB = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha">{_LAUGHS}]>'
 _XXE = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
+_RELATIONS = (
+    '<Relationships><Relationship Id="a" Target="../../etc/passwd" Type="x/officeDocument"/>'
+    "</Relationships>"
+)
+
+
+def _odt(head: str, text: str) -> bytes:
+    spaces = " ".join(
+        f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+        for name in ("office", "text")
+    )
+    content = (
+        f"{head}<office:document-content {spaces}><office:body><office:text><text:p>{text}"
+        "</text:p></office:text></office:body></office:document-content>"
+    )
+    return zipped(("content.xml", content.encode()))
 
 
 def _epub(opf: str, page: str, page_name: str = "a.xhtml") -> bytes:
@@ -210,12 +227,26 @@ FILES = (
     HostileFile(
         "an old Office file",
         ".doc",
-        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+        _OLE,
         "unsupported_format",
     ),
+    HostileFile("a workbook of no XML", ".xlsx", zipped(("xl/workbook.xml", b"<a")), "damaged"),
+    HostileFile("a workbook with a password", ".xlsx", _OLE, "encrypted"),
+    HostileFile("a presentation with a password", ".pptx", _OLE, "encrypted"),
+    HostileFile("an old presentation", ".ppt", _OLE, "unsupported_format"),
     HostileFile(
-        "a spreadsheet", ".xlsx", zipped(("xl/workbook.xml", b"<a/>")), "unsupported_format"
+        "a presentation that begins outside",
+        ".pptx",
+        zipped(("_rels/.rels", _RELATIONS.encode())),
+        "damaged",
     ),
+    HostileFile("entities in entities in an .odt", ".odt", _odt(_BOMB, "&i;"), "damaged"),
+    HostileFile("a file as an entity in an .odt", ".odt", _odt(_XXE, "&e;"), "damaged"),
+    HostileFile("a deep .odt", ".odt", _odt("", "<text:span>" * 9999), "damaged"),
+    HostileFile(
+        "an .odt of spaces", ".odt", _odt("", f'{STORY}<text:s text:c="99999999"/>'), "read"
+    ),
+    HostileFile("an .odt that is a bomb", ".odt", _odt("", " " * (9 << 20)), "too_large"),
     HostileFile(
         "an .epub whose page lies outside",
         ".epub",

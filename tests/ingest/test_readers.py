@@ -237,6 +237,18 @@ def test_docx_reads_moved_text_once_and_counts_its_notes(tmp_path: Path) -> None
     assert dict(document.left_out) == {"note": 2}
 
 
+def test_a_table_in_a_cell_is_read_once(tmp_path: Path) -> None:
+    import docx
+
+    file = docx.Document()
+    table = file.add_table(1, 2)
+    table.cell(0, 0).text, table.cell(0, 1).text = "Pump", "410"
+    inner = table.cell(0, 0).add_table(2, 1)
+    inner.cell(0, 0).text, inner.cell(1, 0).text = "P-3", "P-4"
+    file.save(str(tmp_path / "a.docx"))
+    assert _text(tmp_path / "a.docx") == "Pump P-3 P-4 | 410\n\n"
+
+
 def test_pdf_joins_lines_and_drops_furniture(tmp_path: Path) -> None:
     pages = []
     for number in range(1, 4):

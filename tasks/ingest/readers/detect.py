@@ -30,7 +30,10 @@ SUFFIXES = {
     ),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".tbz2", ".txz"), "archives"),
+    **dict.fromkeys((".xlsx", ".xlsm"), "xlsx"),
+    **dict.fromkeys((".pptx", ".pptm", ".ppsx"), "pptx"),
     ".docx": "docx",
+    ".odt": "odt",
     ".pdf": "pdf",
     ".rtf": "rtf",
     ".epub": "epub",
@@ -49,7 +52,12 @@ _SIGNATURES = (
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 #: Modules that do not hold a whole file in memory.
 STREAMED = ("tables", "archives")
-_ZIPPED = ("docx", "epub", "archives")
+_ZIPPED = ("docx", "xlsx", "pptx", "odt", "epub", "archives")
+#: What begins like a ZIP file, is no archive of documents, and has no reader.
+_UNREAD = (
+    *(".ods", ".odp", ".odg", ".docm", ".dotx", ".xlsb", ".xltx", ".potx"),
+    *(".key", ".numbers", ".pages", ".jar", ".apk"),
+)
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -104,9 +112,12 @@ def reader_name(path: Path) -> str:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _choose_zipped(suffix)
     if head.startswith(_OLE):
-        if suffix == ".docx":
+        if SUFFIXES.get(suffix) in ("docx", "xlsx", "pptx"):
             raise Unreadable("encrypted", "a password protects it: save it without one")
-        raise Unreadable("unsupported_format", "an old binary Office file: save it as .docx or PDF")
+        raise Unreadable(
+            "unsupported_format",
+            "an old binary Office file (.doc, .xls, .ppt): save it as .docx, .xlsx, .pptx or PDF",
+        )
     if suffix in SUFFIXES:
         if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix not in (".tar",):
             raise Unreadable("damaged", f"named {suffix} but does not begin like one")
@@ -119,10 +130,10 @@ def reader_name(path: Path) -> str:
 
 
 def _choose_zipped(suffix: str) -> str:
-    if suffix in (".docx", ".epub", ".zip"):
+    if SUFFIXES.get(suffix) in _ZIPPED:
         return SUFFIXES[suffix]
-    if suffix in (".xlsx", ".pptx", ".odt", ".ods", ".odp", ".jar", ".apk", ".xlsm", ".docm"):
-        raise Unreadable("unsupported_format", f"{suffix}: save it as .docx, PDF or CSV")
+    if suffix in _UNREAD:
+        raise Unreadable("unsupported_format", f"{suffix}: save it as .docx, .xlsx, .odt or PDF")
     return "archives"
 
 

@@ -6,38 +6,31 @@ import posixpath
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from tasks.ingest.readers import html
 from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
-from tasks.ingest.readers.docx import refuse_bomb
+from tasks.ingest.readers.office import open_package, parse_xml
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the book as one document."""
-    refuse_bomb(path, options)
     builder = Builder()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            chapters = list(_chapters(archive))
-            _refuse_locked(archive, chapters)
-            for name in chapters:
-                html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
-    except (KeyError, ValueError, zipfile.BadZipFile, SyntaxError, EOFError) as error:
-        raise Unreadable(
-            "damaged", f"not readable as EPUB: {type(error).__name__} {error}"
-        ) from error
+    with open_package(path, options, "EPUB") as archive:
+        chapters = list(_chapters(archive))
+        _refuse_locked(archive, chapters)
+        for name in chapters:
+            html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
     yield builder.document("epub")
 
 
 def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
-    roots = _parse(archive.read("META-INF/container.xml")).xpath(
+    roots = parse_xml(archive.read("META-INF/container.xml")).xpath(
         "//*[local-name()='rootfile']/@full-path"
     )
     if not roots:
         raise ValueError("container.xml names no book")
-    package = _parse(archive.read(roots[0]))
+    package = parse_xml(archive.read(roots[0]))
     pages = {
         item.get("id"): item.get("href")
         for item in package.xpath("//*[local-name()='item']")
@@ -53,14 +46,8 @@ def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
 def _refuse_locked(archive: zipfile.ZipFile, chapters: list[str]) -> None:
     # Free books often scramble their fonts; only digital rights management locks chapters.
     if "META-INF/encryption.xml" in archive.namelist():
-        locked = _parse(archive.read("META-INF/encryption.xml")).xpath(
+        locked = parse_xml(archive.read("META-INF/encryption.xml")).xpath(
             "//*[local-name()='CipherReference']/@URI"
         )
         if set(locked) & set(chapters):
             raise Unreadable("encrypted", "digital rights management locks its chapters")
-
-
-def _parse(data: bytes) -> Any:
-    from lxml import etree
-
-    return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True))

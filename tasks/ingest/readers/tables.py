@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,33 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield one document a row from ``options.text_column``, by default ``text``.
 
     Raises :class:`Unreadable` where the first row lacks the column. By default, a CSV or TSV file
-    without it is read as a table (:func:`_read_table`).
+    without it is read as a table (:func:`read_table`).
     """
-    name = _format(path)
-    column = options.text_column or "text"
-    for place, row in read_rows(path, options):
+    name, rows = _format(path), read_rows(path, options)
+    first = list(islice(rows, 1))
+    rows = chain(first, rows)
+    by_default = not options.text_column and name in ("csv", "tsv")
+    if by_default and any(isinstance(row, dict) and "text" not in row for _, row in first):
+        yield from read_table(rows, name)
+    else:
+        yield from read_texts(rows, name, options.text_column or "text")
+
+
+def _format(path: Path) -> str:
+    name = path.suffix.lower().lstrip(".")
+    return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
+
+
+def read_texts(rows: Iterable[TableRow], format: str, column: str) -> Iterator[ReaderItem]:
+    """Yield one document a row from ``column``.
+
+    Raises :class:`Unreadable` where the first row lacks the column.
+    """
+    for place, row in rows:
         member = f"#{place}"
         if isinstance(row, Unreadable):
             yield Reject(member, row.reason, row.detail)
             continue
-        if place == 1 and not options.text_column and name in ("csv", "tsv") and "text" not in row:
-            yield from _read_table(path, name, options)
-            return
         try:
             text = tidy(get_text(row, column))
         except Unreadable as problem:
@@ -57,34 +73,32 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
             yield Reject(member, problem.reason, problem.detail)
             continue
         if text.strip():
-            yield Document(text, name, member, find_headings(text))
+            yield Document(text, format, member, find_headings(text))
         else:
             yield Reject(member, "empty", f"nothing in column {column!r}")
 
 
-def _format(path: Path) -> str:
-    name = path.suffix.lower().lstrip(".")
-    return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
-
-
-def _read_table(path: Path, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield a table as documents of about :data:`_TABLE_CHARS`: a row a line, each cell with its
-    column's name, so that a passage is clear without the header.
+def read_table(rows: Iterable[TableRow], format: str, title: str = "") -> Iterator[ReaderItem]:
+    """Yield a table as documents of about :data:`_TABLE_CHARS`, each below ``title``: a row a line,
+    each cell with its column's name, if it has one, so that a passage is clear without the header.
     """
-    builder, first, last = Builder(separator="\n"), 1, 0
-    for place, row in read_rows(path, options):
+    builder, first, last, divided = Builder(separator="\n"), 0, 0, False
+    builder.heading(1, title)
+    for place, row in rows:
         if isinstance(row, Unreadable):
             yield Reject(f"#{place}", row.reason, row.detail)
             continue
-        cells = (
-            (str(column), _one_line(value)) for column, value in row.items() if column is not None
+        cells = ((name, _one_line(value)) for name, value in row.items() if name is not None)
+        builder.paragraph(
+            " | ".join(f"{name}: {value}" if name else value for name, value in cells if value)
         )
-        builder.paragraph(" | ".join(f"{column}: {value}" for column, value in cells if value))
-        last = place
+        first, last = first or place, place
         if builder.length > _TABLE_CHARS:
-            yield builder.document(name, member=f"#{first}-{last}")
-            builder, first = Builder(separator="\n"), place + 1
-    yield builder.document(name, member=f"#{first}-{last}" if first > 1 else "")
+            yield builder.document(format, member=f"#{first}-{last}")
+            builder, first, divided = Builder(separator="\n"), 0, True
+            builder.heading(1, title)
+    if first or not divided:
+        yield builder.document(format, member=f"#{first}-{last}" if divided else "")
 
 
 def _one_line(value: Any) -> str:
