@@ -21,7 +21,7 @@ from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
 from flows.server import answers, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError
-from tasks.core.ports import need_free_port
+from tasks.core.ports import need_free_port, read_port
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
 from tasks.tracking.mlflow_store import create_private_store
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Prefect and MLflow in the browser.",
         allow_abbrev=False,
     )
-    parser.add_argument("--prefect-port", type=int, default=4200)
-    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--prefect-port", default="4200")
+    parser.add_argument("--mlflow-port", default="5000")
     parser.add_argument(
         "--runs",
         type=int,
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise PipelineError(
                     "MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf"
                 )
+        arguments.prefect_port = read_port(arguments.prefect_port, "PREFECT_PORT")
+        arguments.mlflow_port = read_port(arguments.mlflow_port, "MLFLOW_PORT")
         need_free_port(HOST, arguments.prefect_port, "PREFECT_PORT")
         need_free_port(HOST, arguments.mlflow_port, "MLFLOW_PORT")
         with Servers(CODE) as servers:

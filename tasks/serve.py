@@ -33,7 +33,7 @@ from tasks.core.files import read_json
 from tasks.core.log_lines import set_up_logging
 from tasks.core.own_pages import VARIABLE, OwnPagesOnly
 from tasks.core.parquet import read_table
-from tasks.core.ports import need_free_port
+from tasks.core.ports import need_free_port, read_port
 from tasks.core.privacy import cache_folder
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="127.0.0.1",
         help="who reaches this address can use the model; VLLM_API_KEY sets a key",
     )
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", default="8000")
     parser.add_argument(
         "--gpu-memory",
         type=float,
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(
                 arguments.model,
                 arguments.host,
-                arguments.port,
+                read_port(arguments.port, "SERVE_PORT"),
                 arguments.max_length,
                 arguments.gpu_memory,
             )

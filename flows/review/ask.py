@@ -25,6 +25,7 @@ from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.page import Page
+from tasks.core.ports import read_port
 from tasks.core.privacy import cache_folder
 from tasks.core.progress import Progress
 from tasks.core.rows import MODEL_NAMES
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     question = os.environ.get("QUESTION", "")
     with one_line_errors("ask"):
+        port = read_port(arguments.port, VARIABLE)
         if question and not question.strip():
             raise PipelineError("the question is empty: make ask QUESTION='...'")
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{CODE / 'mlflow.db'}")
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(desk.answer(question))
             return 0
         lead = "Answers from the passages of the last run, by its model and zero-shot."
-        serve(desk, Page("Ask", lead, script=SCRIPT), arguments.port, VARIABLE)
+        serve(desk, Page("Ask", lead, script=SCRIPT), port, VARIABLE)
         return 0
     return 2
 

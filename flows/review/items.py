@@ -23,6 +23,7 @@ from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.page import Page
+from tasks.core.ports import read_port
 from tasks.core.row_reader import read_rows
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import EXTRACTION, task_type
@@ -51,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("flows.review.items", "Make labelled items of held-out passages.", PORT)
     arguments = parser.parse_args(argv)
     with one_line_errors("label"):
+        port = read_port(arguments.port, VARIABLE)
         desk = open_desk(Place(CODE, arguments.profile, arguments.settings))
         lead = "Questions to measure the model with. Their passages are never trained on."
-        serve(desk, Page("Label", lead, script=SCRIPT), arguments.port, VARIABLE)
+        serve(desk, Page("Label", lead, script=SCRIPT), port, VARIABLE)
         return 0
     return 2
 

@@ -75,7 +75,7 @@ def make_parser(module: str, description: str, port: int = 0) -> argparse.Argume
     parser.add_argument("--profile", default="")
     parser.add_argument("--settings", default="", help="those of the run, as make's SET")
     if port:
-        parser.add_argument("--port", type=int, default=port)
+        parser.add_argument("--port", default=str(port))
     return parser
 
 

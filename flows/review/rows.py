@@ -26,6 +26,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 from tasks.core.page import Page
 from tasks.core.parquet import Batches
+from tasks.core.ports import read_port
 from tasks.core.rows import UNVERIFIED, VERIFIED
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import TASK_TYPES
@@ -46,12 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("flows.review.rows", "Judge a sample of a run's training rows.", PORT)
     arguments = parser.parse_args(argv)
     with one_line_errors("review"):
+        port = read_port(arguments.port, VARIABLE)
         place = Place(CODE, arguments.profile, arguments.settings)
         desk = open_desk(place)
         page = Page(
             "Review", "Is the response right for this instruction and passage?", script=SCRIPT
         )
-        serve(desk, page, arguments.port, VARIABLE)
+        serve(desk, page, port, VARIABLE)
         return 0
     return 2
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from flows.review import ask, items
 from flows.review import rows as review
 from flows.review.place import Place
 from flows.review.server import make_app
@@ -238,6 +239,14 @@ def test_a_port_in_use_is_one_line(
         port = other.getsockname()[1]
         assert review.main(["--profile", "mine", "--port", str(port)]) == 2
     assert f"choose another port with REVIEW_PORT={port + 1}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "-4", "65536", "4300.5", ""])
+def test_what_is_no_port_is_one_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, variable in ((review, "REVIEW_PORT"), (items, "LABEL_PORT"), (ask, "ASK_PORT")):
+        assert command.main([f"--port={port}"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{variable}={port} is no port: " in error
 
 
 def test_a_server_killed_in_mid_verdict_has_lost_nothing(checkout: Path) -> None:
