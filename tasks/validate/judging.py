@@ -88,12 +88,12 @@ def count_copies(frame: pd.DataFrame, seen: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def judge_chunk(frame: pd.DataFrame, suites: Suites, types: list[str]) -> np.ndarray:
-    """Return one bit mask a row: the expectations of its task type's suite that it fails."""
+    """Return one bit mask a row: the expectations that it fails. Unparsable rows fail none."""
     failed = np.zeros(len(frame), np.uint32)
-    for number in np.unique(frame["task_type"]):
-        rows = frame[(frame["task_type"] == number) & (frame["unparsed"] < 0)]
-        failing = suites.failing(types[number], rows) if len(rows) else {}
+    rows = frame[frame["unparsed"] < 0]
+    if len(rows):
+        names = pd.Categorical.from_codes(rows["task_type"], types)
+        failing = suites.failing(rows.assign(task_type=names))
         for bit, check in enumerate(suites.checks):
-            positions = failing.get(check.name, np.empty(0, np.int64)) - frame.index[0]
-            failed[positions] |= np.uint32(1 << bit)
+            failed[failing[check.name] - frame.index[0]] |= np.uint32(1 << bit)
     return failed

@@ -1,7 +1,10 @@
-"""Great Expectations, which only this module imports: one suite a task type.
+"""Great Expectations, which only this module imports: one suite for the rows of all task types, one
+for the balance of their labels.
 
-The suites are declared on the columns of :mod:`tasks.validate.checks`. Great Expectations decides
+The first is declared on the columns of :mod:`tasks.validate.checks`. Great Expectations decides
 which rows fail; this module passes it bounded chunks and gets the failing rows back by their index.
+A validation has its price whatever the number of rows, so there is none for each task type: what an
+expectation does not ask of a row's type is missing there, and missing values fail nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Name of the frame's index: Great Expectations returns it for the rows that fail.
 _ROW = "row"
+#: Name of the suite of the rows, and of the folder of its pages.
+_ROWS = "instructions"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
 #: Modules that Great Expectations imports for expectations that no suite here has: half of its
@@ -54,13 +59,13 @@ class Suites:
         """Return the checks of a task type."""
         return tuple(check for check in self.checks if check.is_for(task_type))
 
-    def failing(self, task_type: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    def failing(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return check name -> index values of the rows of ``frame`` that fail it.
 
-        ``frame`` has a unique integer index, the checks' columns, and ``row_id`` to show in the
-        Data Docs.
+        ``frame`` has a unique integer index, ``task_type`` (a name a row), the checks' columns, and
+        ``row_id`` to show in the Data Docs.
         """
-        result = self._validate(task_type, self.of(task_type), frame.rename_axis(_ROW))
+        result = self._validate(_ROWS, self.checks, _asked(frame, self.checks))
         failing = {}
         for outcome in result.results:
             config: Any = outcome.expectation_config
@@ -71,31 +76,31 @@ class Suites:
                 )
             rows = [row for block in outcome.result["unexpected_index_list"] for row in block[_ROW]]
             failing[config.meta["name"]] = np.array(rows, np.int64)
-            outcome.result = _shown(
-                outcome.result, frame[["row_id", config.kwargs["column"]]], rows
-            )
-        self._keep(result, task_type)
+            shown = frame.loc[rows[:_SHOWN], ["row_id", "task_type", config.kwargs["column"]]]
+            outcome.result = _shown(outcome.result, shown)
+        self._keep(result, _ROWS)
         return failing
 
-    def record_balance(self, task_type: str, counts: dict[str, int], most: float) -> bool:
-        """Record and return whether no label has more than the share ``most`` of a type's rows.
+    def record_balance(self, counts: dict[str, dict[str, int]], most: float) -> dict[str, bool]:
+        """Record and return for each task type whether no label has more than the share ``most`` of
+        its rows.
 
-        ``counts`` is label -> kept rows.
+        ``counts`` is task type -> label -> kept rows.
         """
         shares = pd.DataFrame(
-            {"share": [count / sum(counts.values()) for count in counts.values()]},
-            index=pd.Index(range(len(counts)), name=_ROW),
-        )
-        check = Check(
-            LABEL_BALANCE,
-            "share",
-            f"no label makes up more than {most:.0%} of the rows that are kept",
-            high=most,
-        )
-        name = f"{task_type}_{LABEL_BALANCE}"
-        result = self._validate(name, (check,), shares)
-        self._keep(result, name)
-        return bool(result.success)
+            {
+                name: pd.Series([rows / sum(labels.values()) for rows in labels.values()])
+                for name, labels in counts.items()
+            }
+        ).rename_axis(_ROW)
+        says = f"no label makes up more than {most:.0%} of the rows that are kept"
+        checks = [Check(LABEL_BALANCE, name, f"{name}: {says}", high=most) for name in counts]
+        result = self._validate(LABEL_BALANCE, checks, shares)
+        self._keep(result, LABEL_BALANCE)
+        return {
+            outcome.expectation_config.kwargs["column"]: bool(outcome.success)
+            for outcome in result.results
+        }
 
     def write_docs(self) -> None:
         """Build the Data Docs: Great Expectations' pages in our base."""
@@ -198,12 +203,26 @@ class _Later(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+def _asked(frame: pd.DataFrame, checks: Sequence[Check]) -> pd.DataFrame:
+    """Return the checks' columns, missing where a check is not for the row's task type.
+
+    Great Expectations compares int64 and float64 as whole columns, other types value by value.
+    """
+    columns = {}
+    for check in checks:
+        measured = frame[check.column]
+        if check.types is not None:
+            measured = measured.astype(np.float64).where(frame["task_type"].isin(check.types))
+        columns[check.column] = measured
+    return pd.DataFrame(columns, index=frame.index.rename(_ROW))
+
+
 def _expectation(check: Check) -> Any:
     from great_expectations import expectations as gxe
 
     about: dict[str, Any] = {
         "meta": {"name": check.name},
-        "description": f"{check.name}: {check.says}",
+        "description": f"{check.name}: {check.says}{_only_for(check)}",
     }
     if check.name == LABEL_BALANCE:
         return gxe.ExpectColumnMaxToBeBetween(column=check.column, max_value=check.high, **about)
@@ -216,8 +235,12 @@ def _expectation(check: Check) -> Any:
     )
 
 
-def _shown(result: dict[str, Any], frame: pd.DataFrame, rows: Sequence[int]) -> dict[str, Any]:
-    """Return a result with some failing rows of ``frame`` (row_id and value) instead of all: they
+def _only_for(check: Check) -> str:
+    return "" if check.types is None else f" (only {', '.join(check.types)})"
+
+
+def _shown(result: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    """Return a result with these failing rows (row_id, task type and value) instead of all: they
     may be the whole corpus.
     """
     kept = {
@@ -225,14 +248,14 @@ def _shown(result: dict[str, Any], frame: pd.DataFrame, rows: Sequence[int]) -> 
         for key, value in result.items()
         if not key.startswith(("unexpected_index", "partial_unexpected"))
     }
-    some = frame.loc[list(rows[:_SHOWN])].astype(object)
-    values = some[frame.columns[1]].tolist()
+    records = rows.astype(object).to_dict("records")
+    values = rows.iloc[:, -1].tolist()
     return {
         **kept,
-        "unexpected_index_column_names": ["row_id"],
-        "unexpected_index_list": some.to_dict("records"),
+        "unexpected_index_column_names": ["row_id", "task_type"],
+        "unexpected_index_list": records,
         "partial_unexpected_list": values,
-        "partial_unexpected_index_list": some.to_dict("records"),
+        "partial_unexpected_index_list": records,
         "partial_unexpected_counts": [
             {"value": value, "count": values.count(value)} for value in dict.fromkeys(values)
         ],
