@@ -10,10 +10,10 @@ expectation does not ask of a row's type is missing there, and missing values fa
 from __future__ import annotations
 
 import contextlib
-import datetime
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tasks.validate.data_docs import restyle
+from tasks.validate.data_docs import write_pages
 from tasks.validate.expectations import LABEL_BALANCE, Check
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ _SHOWN = 20
 #: Modules that Great Expectations imports for expectations that no suite here has: half of its
 #: import time.
 _SELDOM_USED = ("altair", "scipy.stats")
-#: One time for all pages: the same rows must give the same bytes.
-_RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 
 class Suites:
@@ -47,13 +45,13 @@ class Suites:
         """Prepare the suites for ``every`` check; the Data Docs will be written to ``docs``."""
         self.checks = tuple(every)
         self._docs = docs
-        self._context = _context(docs)
+        self._context = _context()
         source = self._context.data_sources.add_pandas("predictions")
         self._batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe(
             "chunk"
         )
         self._suites: dict[str, Any] = {}
-        self._results = 0
+        self._results: dict[str, list[ExpectationSuiteValidationResult]] = {}
 
     def of(self, task_type: str) -> tuple[Check, ...]:
         """Return the checks of a task type."""
@@ -78,7 +76,6 @@ class Suites:
             failing[config.meta["name"]] = np.array(rows, np.int64)
             shown = frame.loc[rows[:_SHOWN], ["row_id", "task_type", config.kwargs["column"]]]
             outcome.result = _shown(outcome.result, shown)
-        self._keep(result, _ROWS)
         return failing
 
     def record_balance(self, counts: dict[str, dict[str, int]], most: float) -> dict[str, bool]:
@@ -96,16 +93,33 @@ class Suites:
         says = f"no label makes up more than {most:.0%} of the rows that are kept"
         checks = [Check(LABEL_BALANCE, name, f"{name}: {says}", high=most) for name in counts]
         result = self._validate(LABEL_BALANCE, checks, shares)
-        self._keep(result, LABEL_BALANCE)
-        return {
-            outcome.expectation_config.kwargs["column"]: bool(outcome.success)
-            for outcome in result.results
-        }
+        balanced = {}
+        for outcome in result.results:
+            balanced[outcome.expectation_config.kwargs["column"]] = bool(outcome.success)
+            # The pages take no numbers of numpy.
+            outcome.result["observed_value"] = float(outcome.result["observed_value"])
+        return balanced
 
     def write_docs(self) -> None:
-        """Build the Data Docs: Great Expectations' pages in our base."""
-        self._context.build_data_docs(build_index=False)  # the index is ours
-        restyle(self._docs, _RUN_TIME)
+        """Write the Data Docs: Great Expectations' pages in our base, one a suite and one a chunk.
+
+        They are rendered from the results in memory: its own site builder stores and reads every
+        result as JSON, and compiles its templates for each kind of page.
+        """
+        from great_expectations.render.renderer import (
+            ExpectationSuitePageRenderer,
+            ValidationResultsPageRenderer,
+        )
+
+        suite_page, result_page = ExpectationSuitePageRenderer(), ValidationResultsPageRenderer()
+        pages = {}
+        for name, suite in self._suites.items():
+            pages[f"expectations/{name}.html"] = suite_page.render(suite)
+            for number, result in enumerate(self._results[name], 1):
+                path = f"validations/{name}/chunk-{number:04d}.html"
+                pages[path] = result_page.render(result)
+        view = _page_view()
+        write_pages(self._docs, {path: view.render(page) for path, page in pages.items()})
 
     def _validate(
         self, name: str, declared: Sequence[Check], frame: pd.DataFrame
@@ -127,29 +141,12 @@ class Suites:
         result: ExpectationSuiteValidationResult = self._batch.get_batch(
             batch_parameters={"dataframe": frame}
         ).validate(self._suites[name], result_format=result_format)
+        self._results.setdefault(name, []).append(result)
         return result
 
-    def _keep(self, result: ExpectationSuiteValidationResult, name: str) -> None:
-        """Store a result for the Data Docs, one page a chunk."""
-        from great_expectations.core.run_identifier import RunIdentifier
-        from great_expectations.data_context.types.resource_identifiers import (
-            ExpectationSuiteIdentifier,
-            ValidationResultIdentifier,
-        )
 
-        self._results += 1
-        key = ValidationResultIdentifier(
-            ExpectationSuiteIdentifier(name),
-            RunIdentifier(run_name="validate", run_time=_RUN_TIME),
-            f"chunk-{self._results:04d}",
-        )
-        self._context.validation_results_store.store_validation_results(result, key)
-
-
-def _context(docs: Path) -> Any:
-    """Return a context that keeps everything in memory, sends nothing, and writes its Data Docs to
-    ``docs``.
-    """
+def _context() -> Any:
+    """Return a context that keeps everything in memory and sends nothing."""
     with imported_on_use(*_SELDOM_USED):
         import great_expectations as gx
         from great_expectations.data_context.types.base import (
@@ -158,22 +155,21 @@ def _context(docs: Path) -> Any:
             ProgressBarsConfig,
         )
 
-    site = {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "store_backend": {
-            "class_name": "TupleFilesystemStoreBackend",
-            "base_directory": str(docs.resolve()),
-        },
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-    }
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
-        data_docs_sites={"local_site": site},
+        data_docs_sites={},
         analytics_enabled=False,
         progress_bars=ProgressBarsConfig(globally=False),
     )
     return gx.get_context(project_config=config, mode="ephemeral")
+
+
+@cache
+def _page_view() -> Any:
+    """Return what turns Great Expectations' pages into HTML, with its templates compiled once."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView()
 
 
 @contextlib.contextmanager

@@ -450,9 +450,11 @@ def test_the_report_escapes_what_the_generator_wrote_and_needs_no_network(run: A
     )
 
 
-def test_data_docs_show_the_suites(run: Any) -> None:
+def test_data_docs_show_the_suites(run: Any, caplog: pytest.LogCaptureFixture) -> None:
     status, out = run([GOOD, ("exqa", EXQA, "never"), asked(1, "Yes")])
     assert status == 0
+    # What Great Expectations cannot render it leaves out, and logs.
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
     pages = {
         page.name: page.read_text(encoding="utf-8")
         for page in (out / "data_docs" / "expectations").glob("*.html")
