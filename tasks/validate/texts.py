@@ -36,11 +36,12 @@ _STOCK = (
     rf"(?i)(?:^|[\n{GAP}])\s*(?:{PASSAGE_WORDS}|title|question|q|answer|a|hint|background|note"
     r"|exercise|exam)\s*:",
 )
-#: White space that the normal form changes; most passages have none of it.
-_UNEVEN = (
-    r"[\t-\r\x1C-\x1F\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
-    r"|  |^ | $"
+#: White space besides the space itself, as Python and Arrow know it.
+_SPACES = (
+    r"\t-\r\x1C-\x1F\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
 )
+#: Every run of white space that is not a single space: most of a text's spaces stay as they are.
+_UNEVEN = rf" [ {_SPACES}]+|[{_SPACES}][ {_SPACES}]*"
 _SPACED_PLACEHOLDER = r"\{\{\s*context\s*\}\}"
 
 
@@ -125,9 +126,7 @@ class RowTexts:
 
 def normal(texts: pa.Array) -> pa.Array:
     """Return texts in lower case with every run of white space as one space."""
-    uneven = pc.match_substring_regex(texts, _UNEVEN)
-    words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts.filter(uneven)))
-    return pc.utf8_lower(pc.replace_with_mask(texts, uneven, pc.binary_join(words, " ")))
+    return pc.utf8_lower(pc.utf8_trim(pc.replace_substring_regex(texts, _UNEVEN, " "), " "))
 
 
 def unspace(templates: pa.Array) -> pa.Array:
