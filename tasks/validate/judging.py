@@ -93,7 +93,7 @@ def judge_chunk(frame: pd.DataFrame, suites: Suites, types: list[str]) -> np.nda
     failed = np.zeros(len(frame), np.uint32)
     rows = frame[frame["unparsed"] < 0]
     if len(rows):
-        names = pd.Categorical.from_codes(rows["task_type"], types)
+        names = pd.Categorical.from_codes(rows["task_type"].to_numpy(), pd.Index(types))
         failing = suites.failing(rows.assign(task_type=names))
         for bit, check in enumerate(suites.checks):
             failed[failing[check.name] - frame.index[0]] |= np.uint32(1 << bit)
