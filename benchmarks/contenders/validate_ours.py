@@ -59,14 +59,15 @@ def play(state: dict[str, Any]) -> Done:
 def _parsed(path: Path) -> pa.Table:
     """Parse as generate does, row by row."""
     table = read_table(path)
-    tasks = [parse_prediction(text) for text in table["prediction"].to_pylist()]
-    columns = {
-        "parsed": [not task.reason for task in tasks],
-        **{
-            name: [getattr(task, name) for task in tasks]
-            for name in ("reason", "instruction", "response")
-        },
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("parsed", "reason", "instruction", "response")
     }
+    # Only strings are kept: Python's garbage collection would look through as many task objects.
+    for task in map(parse_prediction, table["prediction"].to_pylist()):
+        columns["parsed"].append(not task.reason)
+        columns["reason"].append(task.reason)
+        columns["instruction"].append(task.instruction)
+        columns["response"].append(task.response)
     for name, column in columns.items():
         field = PREDICTIONS.field(name)
         table = table.set_column(

@@ -71,7 +71,8 @@ def check_tasks(tasks: Sequence[Written], suites: Suites) -> list[TaskCheck]:
     frame = measure(rows)
     frame["earlier_copies"] = pd.Series(content_keys(rows)).duplicated().astype(np.int64)
     frame["row_id"] = [tasks[index].row_id for index in parsed]
-    fits, failed = _fits(rows), _failed(rows, frame, suites)
+    frame["task_type"] = rows.task_type.to_pylist()
+    fits, failed = _fits(rows), _failed(frame, suites)
     labels, questions = normal_labels(rows.response).to_pylist(), rows.question.to_pylist()
     for place, index in enumerate(parsed):
         label = labels[place] if tasks[index].task_type in CLASSIFICATION else ""
@@ -227,13 +228,11 @@ def _fits(rows: RowTexts) -> list[bool]:
     return fits
 
 
-def _failed(rows: RowTexts, frame: pd.DataFrame, expected: Suites) -> list[tuple[str, ...]]:
+def _failed(frame: pd.DataFrame, expected: Suites) -> list[tuple[str, ...]]:
     failed: list[list[str]] = [[] for _ in range(len(frame))]
-    types = np.array(rows.task_type.to_pylist())
-    for kind in sorted(set(types)):
-        for name, places in expected.failing(kind, frame[types == kind]).items():
-            for place in places:
-                failed[place].append(name)
+    for name, places in expected.failing(frame).items():
+        for place in places:
+            failed[place].append(name)
     return [tuple(names) for names in failed]
 
 

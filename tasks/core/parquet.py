@@ -176,7 +176,8 @@ class Batches:
             pq.ParquetFile(self.path, pre_buffer=False, page_checksum_verification=True) as file,
         ):
             require(file.schema_arrow.empty_table(), self.schema, self.path)
-            for batch in file.iter_batches(GROUP, columns=self.schema.names):
+            # One thread: each of several keeps memory of its own, and a batch is small.
+            for batch in file.iter_batches(GROUP, columns=self.schema.names, use_threads=False):
                 yield require(pa.Table.from_batches([batch]), self.schema, self.path)
 
 

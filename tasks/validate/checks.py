@@ -14,8 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.labels import normal_labels
-from tasks.core.task_types import TASK_TYPES
+from tasks.core.task_types import TASK_TYPES, types_expecting
 from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.labels import DENIALS, OFFERING, OPEN, in_family
 from tasks.validate.texts import (
@@ -23,6 +22,7 @@ from tasks.validate.texts import (
     GAP,
     PASSAGE_WORDS,
     RowTexts,
+    contains,
     fill_all,
     most_repeated,
     normal,
@@ -54,8 +54,11 @@ _BROKEN = r"[\x{FFFD}\x00-\x08\x0B\x0C\x0E-\x1F]"
 _LETTER = r"[\p{L}\p{N}]"
 #: A response may also be a symbol, such as a rating in stars.
 _SYMBOL = r"[\p{L}\p{N}\p{So}]"
-_WORD = rf"{_LETTER}+"
+_TWO_WORDS = rf"{_LETTER}[^\p{{L}}\p{{N}}]+{_LETTER}"
+#: The same of a single string.
+_WORD = re.compile(r"[^\W_]+")
 _ASKS_OUTRIGHT = tuple(name for name, kind in TASK_TYPES.items() if kind.asks_outright)
+_STATES_CLAIMS = types_expecting("verbatim_claim_entailed")
 _WRITES_PASSAGE = tuple(name for name, kind in TASK_TYPES.items() if kind.writes_passage)
 
 
@@ -77,6 +80,10 @@ def _count(texts: pa.Array, pattern: str) -> np.ndarray:
 
 def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
     return to_numpy(pc.match_substring_regex(texts, pattern))
+
+
+def _words(text: str) -> int:
+    return len(_WORD.findall(text))
 
 
 def _passage_mentions(rows: RowTexts) -> np.ndarray:
@@ -103,10 +110,11 @@ def _leftover_placeholders(rows: RowTexts) -> np.ndarray:
         pc.match_substring(rows.response, PLACEHOLDER)
     )
     written = sum(
-        _count(pc.replace_substring(texts, PLACEHOLDER, ""), r"\{\{|\}\}")
+        to_numpy(pc.count_substring(pc.replace_substring(texts, PLACEHOLDER, ""), braces))
         for texts in (rows.instruction, rows.response)
+        for braces in ("{{", "}}")
     )
-    return written + to_numpy(pc.count_substring(rows.context, PLACEHOLDER)) * mentions
+    return written + _count(rows.context, re.escape(PLACEHOLDER)) * mentions
 
 
 def _control_tokens(rows: RowTexts) -> np.ndarray:
@@ -121,7 +129,7 @@ def _question_present(rows: RowTexts) -> np.ndarray:
     """Two words or more beside the passage and stock wording, and no empty slot; for some types
     also a question or a request.
     """
-    present = (_count(rows.asked, _WORD) >= 2) & ~_matches(rows.question, _EMPTY_SLOT)
+    present = _matches(rows.asked, _TWO_WORDS) & ~_matches(rows.question, _EMPTY_SLOT)
     return present & (_matches(rows.asked, _ASKS) | ~rows.of_type(*_ASKS_OUTRIGHT))
 
 
@@ -139,7 +147,7 @@ def _label_in_family(rows: RowTexts) -> np.ndarray:
     fits[offering] = in_family(
         rows.task_type.take(chosen),
         rows.question.take(chosen),
-        normal_labels(rows.response.take(chosen)),
+        rows.response_label.take(chosen),
         rows.labels,
     )
     return fits
@@ -153,8 +161,9 @@ def _repeats_question(rows: RowTexts) -> np.ndarray:
             pc.equal(rows.response_text, rows.asked_text),
         )
     )
-    long = _count(rows.asked_text, _WORD) >= 4
-    return same | (spans(rows.asked_text, rows.response_text) & long)
+    pairs = zip(rows.asked_text.to_pylist(), rows.response_text.to_pylist(), strict=True)
+    repeated = (contains(asked, response) and _words(asked) >= 4 for asked, response in pairs)
+    return same | np.fromiter(repeated, bool, len(same))
 
 
 def _passage_share(rows: RowTexts) -> np.ndarray:
@@ -164,7 +173,7 @@ def _passage_share(rows: RowTexts) -> np.ndarray:
 
 
 def _repeated_phrases(rows: RowTexts) -> np.ndarray:
-    return np.maximum(most_repeated(normal(rows.instruction)), most_repeated(rows.response_text))
+    return np.maximum(most_repeated(rows.instruction_text), most_repeated(rows.response_text))
 
 
 #: What may follow a claim in its sentence and make it say less.
@@ -187,7 +196,8 @@ def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
     be denied: "nobody thinks that it failed" does not say that it failed.
     """
     denied = np.flatnonzero(
-        to_numpy(pc.is_in(normal_labels(rows.response), pa.array((*DENIALS, *OPEN))))
+        rows.of_type(*_STATES_CLAIMS)
+        & to_numpy(pc.is_in(rows.response_label, pa.array((*DENIALS, *OPEN))))
     )
     verbatim = np.zeros(len(rows.response), bool)
     chosen = pa.array(denied)
@@ -198,8 +208,8 @@ def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
     claims = pc.utf8_trim(normal(pc.fill_null(claims, "")), EDGES)
     passages = rows.context_text.take(chosen).to_pylist()
     pairs = zip(claims.to_pylist(), passages, strict=True)
-    stated = np.fromiter((_states(passage, claim) for claim, passage in pairs), bool, len(claims))
-    verbatim[denied] = stated & (_count(claims, _WORD) >= 5)
+    stated = (_words(claim) >= 5 and _states(passage, claim) for claim, passage in pairs)
+    verbatim[denied] = np.fromiter(stated, bool, len(claims))
     return verbatim
 
 

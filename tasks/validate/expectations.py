@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.task_types import TASK_TYPES
+from tasks.core.task_types import types_expecting
 
 #: Checked on the labels of the selected rows; no expectation on single rows.
 LABEL_BALANCE = "label_balance"
@@ -25,9 +25,14 @@ class Check:
     #: Only for rows of the task types that name it (``TaskType.expectations``).
     of_types: bool = False
 
+    @property
+    def types(self) -> tuple[str, ...] | None:
+        """The task types whose rows must meet it; None: all."""
+        return types_expecting(self.name) if self.of_types else None
+
     def is_for(self, task_type: str) -> bool:
         """Return whether rows of this task type must meet it."""
-        return not self.of_types or self.name in TASK_TYPES[task_type].expectations
+        return self.types is None or task_type in self.types
 
 
 def select_checks(params: Validate) -> tuple[Check, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import CLASSIFICATION, LABEL_FAMILIES, TASK_TYPES, types_expecting
@@ -49,16 +50,12 @@ def families(
     Labels are balanced within a family. A set of 300 true and false with 40 yes is balanced as a
     whole, and still teaches yes to every yes-no question.
     """
-    rows = zip(task_types.to_pylist(), questions.to_pylist(), labels.to_pylist(), strict=True)
+    family = np.full(len(labels), -1, np.int32)
+    rows = np.flatnonzero(pc.is_in(task_types, pa.array(CLASSIFICATION)))
     allowed = frozenset[str](normal_labels(pa.array(custom, pa.string())).to_pylist())
-    return np.fromiter(
-        (
-            -1 if kind not in CLASSIFICATION else _family(question, label, allowed)
-            for kind, question, label in rows
-        ),
-        np.int32,
-        len(labels),
-    )
+    pairs = zip(questions.take(rows).to_pylist(), labels.take(rows).to_pylist(), strict=True)
+    family[rows] = [_family(question, label, allowed) for question, label in pairs]
+    return family
 
 
 def _family(question: str, label: str, custom: frozenset[str]) -> int:

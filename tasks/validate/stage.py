@@ -71,24 +71,21 @@ def write_nothing(stage: Stage) -> None:
 
 
 def record_balance(verdicts: Verdicts, suites: Suites, params: Validate) -> dict[str, bool]:
-    """Let Great Expectations record each classification type's label balance.
+    """Let Great Expectations record the label balance of the classification types.
 
     Return task type -> whether its labels are balanced.
     """
-    if LABEL_BALANCE in params.skip:
+    counts = {name: labels for name, labels in _count_labels(verdicts).items() if labels}
+    if LABEL_BALANCE in params.skip or not counts:
         return {}
-    balanced = {}
-    for name, counts in _count_labels(verdicts).items():
-        if not counts:
-            continue
-        balanced[name] = suites.record_balance(name, counts, params.max_label_share)
-        if not balanced[name]:
-            log.warning(
-                "%s: the labels that were generated cannot be balanced to a share of %.0f %%: %s",
-                name,
-                100 * params.max_label_share,
-                counts,
-            )
+    balanced = suites.record_balance(counts, params.max_label_share)
+    for name in (name for name, good in balanced.items() if not good):
+        log.warning(
+            "%s: the labels that were generated cannot be balanced to a share of %.0f %%: %s",
+            name,
+            100 * params.max_label_share,
+            counts[name],
+        )
     return balanced
 
 

@@ -1,16 +1,19 @@
-"""Great Expectations, which only this module imports: one suite a task type.
+"""Great Expectations, which only this module imports: one suite for the rows of all task types, one
+for the balance of their labels.
 
-The suites are declared on the columns of :mod:`tasks.validate.checks`. Great Expectations decides
+The first is declared on the columns of :mod:`tasks.validate.checks`. Great Expectations decides
 which rows fail; this module passes it bounded chunks and gets the failing rows back by their index.
+A validation has its price whatever the number of rows, so there is none for each task type: what an
+expectation does not ask of a row's type is missing there, and missing values fail nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tasks.validate.data_docs import restyle
+from tasks.validate.data_docs import write_pages
 from tasks.validate.expectations import LABEL_BALANCE, Check
 
 if TYPE_CHECKING:
@@ -26,13 +29,13 @@ if TYPE_CHECKING:
 
 #: Name of the frame's index: Great Expectations returns it for the rows that fail.
 _ROW = "row"
+#: Name of the suite of the rows, and of the folder of its pages.
+_ROWS = "instructions"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
 #: Modules that Great Expectations imports for expectations that no suite here has: half of its
 #: import time.
 _SELDOM_USED = ("altair", "scipy.stats")
-#: One time for all pages: the same rows must give the same bytes.
-_RUN_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 
 class Suites:
@@ -42,25 +45,25 @@ class Suites:
         """Prepare the suites for ``every`` check; the Data Docs will be written to ``docs``."""
         self.checks = tuple(every)
         self._docs = docs
-        self._context = _context(docs)
+        self._context = _context()
         source = self._context.data_sources.add_pandas("predictions")
         self._batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe(
             "chunk"
         )
         self._suites: dict[str, Any] = {}
-        self._results = 0
+        self._results: dict[str, list[ExpectationSuiteValidationResult]] = {}
 
     def of(self, task_type: str) -> tuple[Check, ...]:
         """Return the checks of a task type."""
         return tuple(check for check in self.checks if check.is_for(task_type))
 
-    def failing(self, task_type: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    def failing(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return check name -> index values of the rows of ``frame`` that fail it.
 
-        ``frame`` has a unique integer index, the checks' columns, and ``row_id`` to show in the
-        Data Docs.
+        ``frame`` has a unique integer index, ``task_type`` (a name a row), the checks' columns, and
+        ``row_id`` to show in the Data Docs.
         """
-        result = self._validate(task_type, self.of(task_type), frame.rename_axis(_ROW))
+        result = self._validate(_ROWS, self.checks, _asked(frame, self.checks))
         failing = {}
         for outcome in result.results:
             config: Any = outcome.expectation_config
@@ -71,36 +74,52 @@ class Suites:
                 )
             rows = [row for block in outcome.result["unexpected_index_list"] for row in block[_ROW]]
             failing[config.meta["name"]] = np.array(rows, np.int64)
-            outcome.result = _shown(
-                outcome.result, frame[["row_id", config.kwargs["column"]]], rows
-            )
-        self._keep(result, task_type)
+            shown = frame.loc[rows[:_SHOWN], ["row_id", "task_type", config.kwargs["column"]]]
+            outcome.result = _shown(outcome.result, shown)
         return failing
 
-    def record_balance(self, task_type: str, counts: dict[str, int], most: float) -> bool:
-        """Record and return whether no label has more than the share ``most`` of a type's rows.
+    def record_balance(self, counts: dict[str, dict[str, int]], most: float) -> dict[str, bool]:
+        """Record and return for each task type whether no label has more than the share ``most`` of
+        its rows.
 
-        ``counts`` is label -> kept rows.
+        ``counts`` is task type -> label -> kept rows.
         """
         shares = pd.DataFrame(
-            {"share": [count / sum(counts.values()) for count in counts.values()]},
-            index=pd.Index(range(len(counts)), name=_ROW),
-        )
-        check = Check(
-            LABEL_BALANCE,
-            "share",
-            f"no label makes up more than {most:.0%} of the rows that are kept",
-            high=most,
-        )
-        name = f"{task_type}_{LABEL_BALANCE}"
-        result = self._validate(name, (check,), shares)
-        self._keep(result, name)
-        return bool(result.success)
+            {
+                name: pd.Series([rows / sum(labels.values()) for rows in labels.values()])
+                for name, labels in counts.items()
+            }
+        ).rename_axis(_ROW)
+        says = f"no label makes up more than {most:.0%} of the rows that are kept"
+        checks = [Check(LABEL_BALANCE, name, f"{name}: {says}", high=most) for name in counts]
+        result = self._validate(LABEL_BALANCE, checks, shares)
+        balanced = {}
+        for outcome in result.results:
+            balanced[outcome.expectation_config.kwargs["column"]] = bool(outcome.success)
+            # The pages take no numbers of numpy.
+            outcome.result["observed_value"] = float(outcome.result["observed_value"])
+        return balanced
 
     def write_docs(self) -> None:
-        """Build the Data Docs: Great Expectations' pages in our base."""
-        self._context.build_data_docs(build_index=False)  # the index is ours
-        restyle(self._docs, _RUN_TIME)
+        """Write the Data Docs: Great Expectations' pages in our base, one a suite and one a chunk.
+
+        They are rendered from the results in memory: its own site builder stores and reads every
+        result as JSON, and compiles its templates for each kind of page.
+        """
+        from great_expectations.render.renderer import (
+            ExpectationSuitePageRenderer,
+            ValidationResultsPageRenderer,
+        )
+
+        suite_page, result_page = ExpectationSuitePageRenderer(), ValidationResultsPageRenderer()
+        pages = {}
+        for name, suite in self._suites.items():
+            pages[f"expectations/{name}.html"] = suite_page.render(suite)
+            for number, result in enumerate(self._results[name], 1):
+                path = f"validations/{name}/chunk-{number:04d}.html"
+                pages[path] = result_page.render(result)
+        view = _page_view()
+        write_pages(self._docs, {path: view.render(page) for path, page in pages.items()})
 
     def _validate(
         self, name: str, declared: Sequence[Check], frame: pd.DataFrame
@@ -122,29 +141,12 @@ class Suites:
         result: ExpectationSuiteValidationResult = self._batch.get_batch(
             batch_parameters={"dataframe": frame}
         ).validate(self._suites[name], result_format=result_format)
+        self._results.setdefault(name, []).append(result)
         return result
 
-    def _keep(self, result: ExpectationSuiteValidationResult, name: str) -> None:
-        """Store a result for the Data Docs, one page a chunk."""
-        from great_expectations.core.run_identifier import RunIdentifier
-        from great_expectations.data_context.types.resource_identifiers import (
-            ExpectationSuiteIdentifier,
-            ValidationResultIdentifier,
-        )
 
-        self._results += 1
-        key = ValidationResultIdentifier(
-            ExpectationSuiteIdentifier(name),
-            RunIdentifier(run_name="validate", run_time=_RUN_TIME),
-            f"chunk-{self._results:04d}",
-        )
-        self._context.validation_results_store.store_validation_results(result, key)
-
-
-def _context(docs: Path) -> Any:
-    """Return a context that keeps everything in memory, sends nothing, and writes its Data Docs to
-    ``docs``.
-    """
+def _context() -> Any:
+    """Return a context that keeps everything in memory and sends nothing."""
     with imported_on_use(*_SELDOM_USED):
         import great_expectations as gx
         from great_expectations.data_context.types.base import (
@@ -153,22 +155,21 @@ def _context(docs: Path) -> Any:
             ProgressBarsConfig,
         )
 
-    site = {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "store_backend": {
-            "class_name": "TupleFilesystemStoreBackend",
-            "base_directory": str(docs.resolve()),
-        },
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-    }
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
-        data_docs_sites={"local_site": site},
+        data_docs_sites={},
         analytics_enabled=False,
         progress_bars=ProgressBarsConfig(globally=False),
     )
     return gx.get_context(project_config=config, mode="ephemeral")
+
+
+@cache
+def _page_view() -> Any:
+    """Return what turns Great Expectations' pages into HTML, with its templates compiled once."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView()
 
 
 @contextlib.contextmanager
@@ -198,12 +199,26 @@ class _Later(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+def _asked(frame: pd.DataFrame, checks: Sequence[Check]) -> pd.DataFrame:
+    """Return the checks' columns, missing where a check is not for the row's task type.
+
+    Great Expectations compares int64 and float64 as whole columns, other types value by value.
+    """
+    columns = {}
+    for check in checks:
+        measured = frame[check.column]
+        if check.types is not None:
+            measured = measured.astype(np.float64).where(frame["task_type"].isin(check.types))
+        columns[check.column] = measured
+    return pd.DataFrame(columns, index=frame.index.rename(_ROW))
+
+
 def _expectation(check: Check) -> Any:
     from great_expectations import expectations as gxe
 
     about: dict[str, Any] = {
         "meta": {"name": check.name},
-        "description": f"{check.name}: {check.says}",
+        "description": f"{check.name}: {check.says}{_only_for(check)}",
     }
     if check.name == LABEL_BALANCE:
         return gxe.ExpectColumnMaxToBeBetween(column=check.column, max_value=check.high, **about)
@@ -216,8 +231,12 @@ def _expectation(check: Check) -> Any:
     )
 
 
-def _shown(result: dict[str, Any], frame: pd.DataFrame, rows: Sequence[int]) -> dict[str, Any]:
-    """Return a result with some failing rows of ``frame`` (row_id and value) instead of all: they
+def _only_for(check: Check) -> str:
+    return "" if check.types is None else f" (only {', '.join(check.types)})"
+
+
+def _shown(result: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    """Return a result with these failing rows (row_id, task type and value) instead of all: they
     may be the whole corpus.
     """
     kept = {
@@ -225,14 +244,14 @@ def _shown(result: dict[str, Any], frame: pd.DataFrame, rows: Sequence[int]) -> 
         for key, value in result.items()
         if not key.startswith(("unexpected_index", "partial_unexpected"))
     }
-    some = frame.loc[list(rows[:_SHOWN])].astype(object)
-    values = some[frame.columns[1]].tolist()
+    records = rows.astype(object).to_dict("records")
+    values = rows.iloc[:, -1].tolist()
     return {
         **kept,
-        "unexpected_index_column_names": ["row_id"],
-        "unexpected_index_list": some.to_dict("records"),
+        "unexpected_index_column_names": ["row_id", "task_type"],
+        "unexpected_index_list": records,
         "partial_unexpected_list": values,
-        "partial_unexpected_index_list": some.to_dict("records"),
+        "partial_unexpected_index_list": records,
         "partial_unexpected_counts": [
             {"value": value, "count": values.count(value)} for value in dict.fromkeys(values)
         ],

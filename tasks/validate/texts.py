@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tasks.core.labels import normal_labels
 from tasks.core.task_types import CLASSIFICATION
-from tasks.lm.prompts import PLACEHOLDER, fill
+from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.labels import families
 
 #: Replaces the passage in a question: a control character, neither a word nor white space.
@@ -36,6 +36,13 @@ _STOCK = (
     rf"(?i)(?:^|[\n{GAP}])\s*(?:{PASSAGE_WORDS}|title|question|q|answer|a|hint|background|note"
     r"|exercise|exam)\s*:",
 )
+#: White space besides the space itself, as Python and Arrow know it.
+_SPACES = (
+    r"\t-\r\x1C-\x1F\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+)
+#: Every run of white space that is not a single space: most of a text's spaces stay as they are.
+_UNEVEN = rf" [ {_SPACES}]+|[{_SPACES}][ {_SPACES}]*"
+_SPACED_PLACEHOLDER = r"\{\{\s*context\s*\}\}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,11 @@ class RowTexts:
     response: pa.Array
     #: Labels the classification types must answer with; empty: those the instruction offers.
     labels: tuple[str, ...] = ()
+
+    @cached_property
+    def instruction_text(self) -> pa.Array:
+        """The instruction in normal form."""
+        return normal(self.instruction)
 
     @cached_property
     def question(self) -> pa.Array:
@@ -86,10 +98,15 @@ class RowTexts:
         return pc.utf8_trim(normal(fill_all(self.response, self.context)), EDGES)
 
     @cached_property
+    def response_label(self) -> pa.Array:
+        """The response as a label, whatever its type."""
+        return normal_labels(self.response)
+
+    @cached_property
     def label(self) -> pa.Array:
         """The response as a label; null for types that are not classification."""
         return pc.if_else(
-            pc.is_in(self.task_type, pa.array(CLASSIFICATION)), normal_labels(self.response), None
+            pc.is_in(self.task_type, pa.array(CLASSIFICATION)), self.response_label, None
         )
 
     @cached_property
@@ -109,14 +126,12 @@ class RowTexts:
 
 def normal(texts: pa.Array) -> pa.Array:
     """Return texts in lower case with every run of white space as one space."""
-    return pc.utf8_lower(
-        pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)), " ")
-    )
+    return pc.utf8_lower(pc.utf8_trim(pc.replace_substring_regex(texts, _UNEVEN, " "), " "))
 
 
 def unspace(templates: pa.Array) -> pa.Array:
     """Return templates with ``{{ context }}``, in any spacing, as the placeholder."""
-    return pc.replace_substring_regex(templates, r"\{\{\s*context\s*\}\}", PLACEHOLDER)
+    return pc.replace_substring_regex(templates, _SPACED_PLACEHOLDER, PLACEHOLDER)
 
 
 def fill_all(templates: pa.Array, contexts: pa.Array) -> pa.Array:
@@ -124,36 +139,31 @@ def fill_all(templates: pa.Array, contexts: pa.Array) -> pa.Array:
 
     A placeholder inside a passage is not replaced.
     """
-    if not pc.any(pc.match_substring(templates, PLACEHOLDER), min_count=0).as_py():
-        return templates
-    pairs = zip(templates.to_pylist(), contexts.to_pylist(), strict=True)
-    return pa.array([fill(template, context) for template, context in pairs], pa.string())
+    return pc.binary_join(pc.split_pattern_regex(templates, _SPACED_PLACEHOLDER), contexts)
 
 
 def spans(needles: pa.Array, texts: pa.Array) -> np.ndarray:
     """Return one bool a row: is the needle in the text, on word boundaries? An empty one is not."""
     pairs = zip(needles.to_pylist(), texts.to_pylist(), strict=True)
-    return np.fromiter((_contains(needle, text) for needle, text in pairs), bool, len(needles))
+    return np.fromiter((contains(needle, text) for needle, text in pairs), bool, len(needles))
 
 
 def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
     """Return how often each text's most frequent run of ``size`` words occurs; 0 if it has none."""
     words = pc.utf8_split_whitespace(texts)
-    row = to_numpy(pc.list_parent_indices(words))
-    most = np.zeros(len(texts), np.int32)
+    row = to_numpy(pc.list_parent_indices(words)).astype(np.uint64)
+    most = np.zeros(len(texts), np.int64)
     if len(row) < size:
         return most
     code = to_numpy(pc.list_flatten(words).dictionary_encode().indices).astype(np.uint64)
-    whole = row[: 1 - size] == row[size - 1 :]
-    run = row[: 1 - size].astype(np.uint64)
+    first, last = row[: 1 - size], row[size - 1 :]
+    run = np.zeros(len(first), np.uint64)
     for place in range(size):
-        run = (
-            run * np.uint64(0x9E3779B97F4A7C15)
-            + code[place : len(code) - size + 1 + place]
-            + np.uint64(1)
-        )
-    _, first, counts = np.unique(run[whole], return_index=True, return_counts=True)
-    np.maximum.at(most, row[: 1 - size][whole][first], counts.astype(np.int32))
+        run = (run + code[place : place + len(run)] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    # A text's number in the upper bits: its runs are counted by one sort of numbers.
+    keys = first << np.uint64(40) | run >> np.uint64(24)
+    runs, counts = np.unique(keys[first == last], return_counts=True)
+    np.maximum.at(most, (runs >> np.uint64(40)).astype(np.int64), counts)
     return most
 
 
@@ -163,14 +173,15 @@ def content_keys(rows: RowTexts) -> np.ndarray:
     Equal texts have equal keys on every machine.
     """
     key = np.zeros(len(rows.response), np.uint64)
-    for column in (rows.context_text, normal(rows.instruction), rows.response_text):
+    for column in (rows.context_text, rows.instruction_text, rows.response_text):
         key = key * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(
             to_numpy(column).astype(object), categorize=False
         )
     return key
 
 
-def _contains(needle: str, text: str) -> bool:
+def contains(needle: str, text: str) -> bool:
+    """Return whether the needle is in the text, on word boundaries; an empty one is not."""
     start = text.find(needle) if needle else -1
     while start >= 0:
         end = start + len(needle)

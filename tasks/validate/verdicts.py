@@ -134,7 +134,7 @@ class Verdicts:
     def _drop_copies_across_types(self) -> None:
         """Fail ``unique`` for rows with the texts of another type's kept row.
 
-        The suites see one type at a time.
+        What the suite is given compares the rows of one type.
         """
         rows = np.flatnonzero(self.kept())
         _, first = np.unique(self.content[rows], return_index=True)

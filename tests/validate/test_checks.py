@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tasks.core.labels import normal_labels, offered
@@ -210,6 +214,39 @@ def test_most_repeated_counts_within_a_row_only() -> None:
     column = pa.array(["a b c d", "a b c d", "x y z " * 5, "no no no no no no", "one two", ""])
     assert texts.most_repeated(column).tolist() == [1, 1, 4, 3, 0, 0]
     assert texts.most_repeated(pa.array([""])).tolist() == [0]
+    assert texts.most_repeated(pa.array(["a b c d a b c e a b c f a b c d"])).tolist() == [2]
+
+
+def test_most_repeated_is_what_a_count_of_the_words_says() -> None:
+    draw = random.Random(1)
+    column = [
+        " ".join(draw.choices("abcdefgh"[: draw.randint(1, 8)], k=draw.randint(0, 40)))
+        for _ in range(2000)
+    ]
+    counts = [
+        Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+        for words in map(str.split, column)
+    ]
+    wanted = [max(runs.values(), default=0) for runs in counts]
+    assert texts.most_repeated(pa.array(column)).tolist() == wanted
+
+
+def test_normal_form_is_lower_case_with_single_spaces() -> None:
+    spaces = [chr(code) for code in range(0x3001) if chr(code).isspace()]
+    column = [
+        "",
+        " ",
+        "One two.",
+        "one",
+        " A b",
+        "a B ",
+        "a  b",
+        "İ ΟΔΟΣ",
+        "e\u0301 \u200b x\u1fff",
+    ]
+    column += [text for space in spaces for text in (space, f"A{space}b", f"{space}a", f"a{space}")]
+    words = [" ".join(text.split()) for text in column]
+    assert texts.normal(pa.array(column)).equals(pc.utf8_lower(pa.array(words)))
 
 
 def test_verbatim_claim() -> None:
