@@ -8,9 +8,7 @@ model with code of its own is refused.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,12 +234,8 @@ def load_model(
     with :mod:`tasks.lm.memory` before the next one is loaded: a GPU holds one.
     """
     import torch
-
-    with _without("scipy", "sklearn"):
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-        from transformers.utils.logging import disable_progress_bar
-
-        importlib.import_module("transformers.modeling_utils")  # which from_pretrained imports
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     extra: dict[str, Any] = {}
@@ -264,23 +258,6 @@ def load_model(
             trust_remote_code=False,
             **extra,
         )
-
-
-@contextlib.contextmanager
-def _without(*names: str) -> Iterator[None]:
-    """Import in the block as where these packages are not installed.
-
-    transformers would import scikit-learn and SciPy for one function each, of a kind of decoding
-    and of a loss that nothing here uses. That costs each process that loads a model over a second.
-    """
-    hidden = [name for name in names if name not in sys.modules]
-    # This is how Python marks a module that is not there.
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
 
 
 def _loaded_bytes(folder: Path, quantization: str, precision: str) -> float:

@@ -21,6 +21,8 @@ _FOREIGN = re.compile(
     re.DOTALL,
 )
 _BODY = re.compile(r"<body[^>]*>(.*)</body>", re.DOTALL)
+#: Its results lie four folders deep, ours two.
+_LINK = re.compile(r'href="(?:\.\./)+expectations/')
 #: Great Expectations stamps its pages with the time and with random ids.
 _STAMP = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z\b")
 _RANDOM_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
@@ -38,7 +40,7 @@ def write_pages(docs: Path, pages: Mapping[str, str]) -> None:
         links = (("Validation", f"{up}../report.html"), ("Great Expectations", f"{up}index.html"))
         path = docs / address
         path.parent.mkdir(parents=True, exist_ok=True)
-        body = _body(_fix_stamps(text), address)
+        body = _body(_fix_stamps(_LINK.sub(f'href="{up}expectations/', text)), address)
         write_page(path, _TEMPLATES / "docs.html", Page(name, kind, links=links), body=body)
         rows.append((kind, name, address))
     page = Page(

@@ -19,6 +19,7 @@ from bonito.settings import main, merge_settings, write_settings
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
+from tasks.core.setting_paths import NOTHING
 from tasks.core.yaml_file import read_yaml
 from tests.test_graph import packages
 from tests.toy import environment
@@ -229,6 +230,9 @@ def make_home(folder: Path, model: Path) -> None:
         "answering": {"claims": 0},
         "finetune": {"model": str(model), "precision": "float32", "quantization": "none"},
     }
+    smaller["finetune"]["start"] = NOTHING
+    (folder / NOTHING).parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / NOTHING, folder / NOTHING)
     smaller["finetune"] |= {"max_steps": 2, "batch_rows": 4, "micro_batch_rows": 4}
     answering = overlay(answering, smaller)
     answering["answering"] |= {"mixture": {"exqa": 8, "ynqa": 8}, "balance": ["ynqa"]}

@@ -326,15 +326,3 @@ def test_the_first_stage_asks_without_torch() -> None:
     """Its import takes seconds, of every run."""
     code = "import sys, tasks.ingest.stage; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def test_a_model_is_loaded_without_what_transformers_does_not_need(tiny_model: Path) -> None:
-    """SciPy and scikit-learn take more than a second; who asks for them later gets them."""
-    code = (
-        "import sys; from tasks.lm.models import load_model; load_model(sys.argv[1]); "
-        "print({'scipy', 'sklearn'} & set(sys.modules)); "
-        "import scipy.optimize, sklearn.metrics; print(sklearn.metrics.f1_score([1], [1]))"
-    )
-    command = [sys.executable, "-c", code, str(tiny_model)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["set()", "1.0"]

@@ -95,6 +95,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
             verify={
                 **{"reader": str(tiny_model), "answers": 2, "min_agreement": 0.5},
                 **{"tests": NONE, "reviews": NONE, "shard_rows": 8, "confident_share": 1.0},
+                "adopt": False,
                 **settings,
             },
         )
