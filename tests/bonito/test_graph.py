@@ -230,9 +230,11 @@ def make_home(folder: Path, model: Path) -> None:
         "answering": {"claims": 0},
         "finetune": {"model": str(model), "precision": "float32", "quantization": "none"},
     }
-    smaller["finetune"]["start"] = NOTHING
+    smaller["finetune"]["start"] = NOTHING  # the shipped one is of another model
     (folder / NOTHING).parent.mkdir(exist_ok=True)
     shutil.copy(ROOT / NOTHING, folder / NOTHING)
+    start = Path("models/bonito-smollm2-135m")
+    shutil.copytree(ROOT / start, folder / start)
     smaller["finetune"] |= {"max_steps": 2, "batch_rows": 4, "micro_batch_rows": 4}
     answering = overlay(answering, smaller)
     answering["answering"] |= {"mixture": {"exqa": 8, "ynqa": 8}, "balance": ["ynqa"]}
