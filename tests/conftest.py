@@ -337,7 +337,7 @@ def edited_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cod
 
 @pytest.fixture
 def bounded_arrow() -> Callable[[float], contextlib.AbstractContextManager[None]]:
-    """Return a context manager that fails if Arrow holds more than so many bytes."""
+    """Return a context manager that fails if Arrow uses more than a given number of bytes."""
 
     @contextlib.contextmanager
     def bounded(most: float) -> Iterator[None]:

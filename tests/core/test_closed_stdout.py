@@ -50,8 +50,8 @@ def test_a_reader_that_stays_gets_every_line_in_order() -> None:
 
 
 def lines_of(command: list[str], count: int) -> tuple[list[str], int, str]:
-    """Return the first lines of a command's output, after which the pipe is closed, its exit
-    status, and what it says on standard error.
+    """Read the first ``count`` lines that a command prints, then close the pipe. Return the lines,
+    the exit status and the text of standard error.
     """
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -70,7 +70,7 @@ def commands() -> list[Path]:
         path.relative_to(ROOT)
         for top in tops
         for path in sorted((ROOT / top).rglob("*.py"))
-        if "contenders" not in path.parts  # started by a bench, which reads what they say
+        if "contenders" not in path.parts  # a bench starts them and reads their output
         and re.search(r"^ +sys\.exit\(main\(\)\)", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert len(found) > 30

@@ -216,7 +216,7 @@ def test_a_long_sheet_is_read_in_parts_that_name_their_rows(
 
 
 def test_a_million_empty_rows_cost_little(tmp_path: Path) -> None:
-    """Declared, and there: the one cell stands in the last column of the last row."""
+    """The sheet has one cell, in the last column of the last row that Excel allows."""
     rows = '<row r="1048576">' + text_cell("XFD1048576") + "</row>"
     began = time.process_time()
     document = read_one(sheet_xml(tmp_path / "a.xlsx", rows))

@@ -26,7 +26,7 @@ def _kept(logits: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
 def test_it_keeps_what_vllm_keeps(spread: float) -> None:
-    """Few likely tokens, and so many that the likeliest 64 do not hold the share."""
+    """With a few likely tokens, and with so many that the likeliest 64 are not enough."""
     logits = torch.randn(8, 3000, generator=torch.manual_seed(1)) * spread
     shares = torch.tensor([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99])
     ours = keep_nucleus(logits.clone(), shares.unsqueeze(1))
