@@ -207,8 +207,8 @@ class Limits(Section):
     max_minutes: float = Field(
         ge=0.0,
         description=(
-            "the run ends after so many minutes, also within a stage; give the same command again "
-            "to continue it. 0: no limit"
+            "the run ends after this many minutes, even in the middle of a stage; the same command "
+            "again continues it. 0: no limit"
         ),
     )
     min_rows: int = Field(

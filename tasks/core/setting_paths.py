@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: The empty file that stands for "none" where a setting names a file or folder: the graph's inputs
-#: have to exist.
+#: An empty file. It stands for "none" where a setting names a file or folder, since every input of
+#: the graph has to exist.
 NOTHING = "supervision/none"
 #: Settings that are a path, but for the champion of ``finetune.start``.
 FILES = (

@@ -59,7 +59,7 @@ def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = Non
 
     First those of trainings that have ended, then the older ones of unfinished trainings; among
     each the longest unused first. The last whole checkpoint of an unfinished training stays,
-    however large, and so do all of the ``running`` one: the Trainer keeps two.
+    however large. Those of the ``running`` training all stay: the Trainer keeps two.
     """
     trainings = sorted(
         (folder for folder in parent.iterdir() if folder.is_dir() and folder != running),

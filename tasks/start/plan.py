@@ -142,9 +142,7 @@ def _try(
         "verify": {"shard_rows": SHARD, "workers": 0},
         "finetune": {"max_steps": STEPS, "processes": 1},
     }
-    if (
-        params.finetune.start == CHAMPION
-    ):  # a run places it; a step from another start costs as much
+    if params.finetune.start == CHAMPION:  # a step from another start costs as much
         smaller["finetune"]["start"] = params.finetune.restart
     write_params(overlay(dict(values), smaller), folder)
     passage = {"passages": folder / "passages.parquet"}

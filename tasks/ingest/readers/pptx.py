@@ -29,7 +29,7 @@ _P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 _DIAGRAM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
 _CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
 _TITLES, _FURNITURE = ("title", "ctrTitle"), ("dt", "ftr", "hdr", "sldNum")
-#: Points of a diagram that repeat others or stand for its lines.
+#: Kinds of a diagram's points that hold no text of their own: copies of others, and lines.
 _NO_TEXT = ("pres", "parTrans", "sibTrans")
 
 
