@@ -105,7 +105,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
 	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py
 
-pictures: browser ## make README's pictures from the screenshots: docs/pictures
+pictures: setup ## take README's pictures of this clone's newest run: docs/pictures
 	@$(BIN)/python scripts/pictures.py
 
 lint: setup ## check style and types

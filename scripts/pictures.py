@@ -1,72 +1,157 @@
-"""Make README's pictures from the screenshots of the browser tests: ``make pictures``.
+"""Make README's pictures from the runs of this clone: ``make run``, then ``make pictures``.
 
-Each is cropped, scaled to README's width on a page, and saved with few colours.
+It opens the pages that ``make ui`` serves in a headless Chromium. Each picture is cropped, scaled
+to README's width, and saved with few colours.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tasks.core.errors import PipelineError
+from tasks.core.ports import find_free_port
+from tasks.core.stage import one_line_errors
+from tests.browser import Browser, chromium
+
 ROOT = Path(__file__).resolve().parents[1]
-SHOTS = ROOT / "artifacts" / "browser"
 PICTURES = ROOT / "docs" / "pictures"
+#: The page on the rows that a run trains on, of the newest run.
+REPORT = ROOT / "artifacts" / "verify" / "report.html"
 WIDTH = 900
 COLOURS = 256
+_PATIENCE = 120
+
+#: A rectangle of a page: left, top, right, bottom in pixels.
+Box = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Part:
-    """A rectangle of a screenshot: left, top, right, bottom in pixels."""
-
-    shot: str
-    box: tuple[int, int, int, int]
-
-
-#: Picture -> its parts, from top to bottom.
-_ALL = {
-    "form": (Part("1-form.png", (262, 0, 1490, 735)),),
-    "run": (
-        Part("4-artifacts-7.png", (262, 0, 1490, 575)),
-        Part("5-f1-7.png", (262, 60, 1490, 375)),
-    ),
-    "mlflow": (Part("6-mlflow-compared.png", (195, 0, 1115, 660)),),
-    "report": (Part("7-report.png", (0, 0, 1000, 640)),),
-}
-
-
-def make_picture(parts: tuple[Part, ...]) -> Image.Image:
-    """Return the parts stacked, ``WIDTH`` pixels wide, in few colours."""
-    images = [cut(part) for part in parts]
-    picture = Image.new("RGB", (WIDTH, sum(image.height for image in images)))
-    top = 0
-    for image in images:
-        picture.paste(image, (0, top))
-        top += image.height
-    return picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
-
-
-def cut(part: Part) -> Image.Image:
-    """Return a part of a screenshot, ``WIDTH`` pixels wide."""
-    with Image.open(SHOTS / part.shot) as shot:
-        image = shot.convert("RGB").crop(part.box)
-    return image.resize(
-        (WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS
+@contextmanager
+def serve_pages() -> Iterator[tuple[str, str]]:
+    """Run ``make ui`` and give the addresses of Prefect's pages and of MLflow's."""
+    ports = [f"--{name}-port={find_free_port()}" for name in ("prefect", "mlflow")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "flows.ui", *ports], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
+    printed = ""
+    for line in server.stdout or ():
+        printed += line
+        if line.startswith("Ctrl-C"):
+            break
+    told = dict(re.findall(r"^(Prefect|MLflow) +(http\S+)", printed, re.MULTILINE))
+    try:
+        if len(told) < 2:
+            raise PipelineError("make ui has not started; run it to see why")
+        yield told["Prefect"], told["MLflow"]
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def ask(address: str, body: dict[str, Any] | None = None) -> Any:
+    """Return what Prefect's API answers."""
+    answer = httpx.get(address) if body is None else httpx.post(address, json=body)
+    return answer.raise_for_status().json()
+
+
+def newest_run(prefect: str) -> str:
+    """Return the id of the newest finished run."""
+    finished = {"state": {"type": {"any_": ["COMPLETED"]}}}
+    wanted = {"flow_runs": finished, "sort": "START_TIME_DESC", "limit": 1}
+    runs = ask(f"{prefect}/api/flow_runs/filter", wanted)
+    if not runs:
+        raise PipelineError("this clone has no finished run: make run, then make pictures")
+    return str(runs[0]["id"])
+
+
+def shoot(browser: Browser, *boxes: Box) -> Image.Image:
+    """Return parts of what the browser shows, one below the other, ``WIDTH`` pixels wide."""
+    page = seen(browser)
+    return stack([page.crop(box) for box in boxes])
+
+
+def seen(browser: Browser, width: int = 0) -> Image.Image:
+    """Return what the browser shows, in a window of ``width`` pixels where that is not 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "page.png"
+        browser.shot(file, width=width)
+        with Image.open(file) as shot:
+            return shot.convert("RGB")
+
+
+def stack(parts: list[Image.Image]) -> Image.Image:
+    """Return the images one below the other, each scaled to ``WIDTH`` pixels."""
+    scaled = [
+        part.resize((WIDTH, round(part.height * WIDTH / part.width)), Image.Resampling.LANCZOS)
+        for part in parts
+    ]
+    picture = Image.new("RGB", (WIDTH, sum(part.height for part in scaled)))
+    top = 0
+    for part in scaled:
+        picture.paste(part, (0, top))
+        top += part.height
+    return picture
+
+
+def save(picture: Image.Image, name: str) -> None:
+    """Write a picture in few colours and print its size."""
+    path = PICTURES / f"{name}.png"
+    few = picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)}  {few.width} x {few.height}  {path.stat().st_size:,} bytes")
 
 
 def main() -> int:
-    """Write every picture; a missing screenshot is an error."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for name, parts in _ALL.items():
-        picture, path = make_picture(parts), PICTURES / f"{name}.png"
-        picture.save(path, optimize=True)
-        size = path.stat().st_size
-        print(f"{path.relative_to(ROOT)}  {picture.width} x {picture.height}  {size:,} bytes")
-    return 0
+    """Take every picture; returns 0, or 2 where there is no run or no browser."""
+    with one_line_errors("pictures"):
+        if not chromium():
+            raise PipelineError("no Chromium here (Debian: apt install chromium)")
+        if not REPORT.is_file():
+            raise PipelineError(f"{REPORT.relative_to(ROOT)} is missing: make run, first")
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        with (
+            serve_pages() as (prefect, mlflow),
+            tempfile.TemporaryDirectory() as profile,
+            Browser(Path(profile), patience=_PATIENCE) as browser,
+        ):
+            take_all(browser, prefect, mlflow)
+        return 0
+    return 2
+
+
+def take_all(browser: Browser, prefect: str, mlflow: str) -> None:
+    """Take the pictures of the form, the run, MLflow and the report."""
+    deployment = ask(f"{prefect}/api/deployments/name/adapt/adapt")["id"]
+    browser.open(f"{prefect}/deployments/deployment/{deployment}/run")
+    browser.see("profile (Optional)", "Seed of generation, selection and training", "Submit")
+    save(shoot(browser, (262, 0, 1490, 735)), "form")
+    browser.open(f"{prefect}/runs/flow-run/{newest_run(prefect)}?tab=Artifacts")
+    browser.see("rows in, kept and dropped, by stage", "F1 in points (0-100)")
+    time.sleep(5)  # until the timeline has drawn itself
+    timeline = shoot(browser, (262, 0, 1490, 575))
+    browser.click(".artifact-card__title", "f1")
+    browser.see("zero-shot", "adapted", "gain")
+    time.sleep(1)  # until the table has faded in
+    save(stack([timeline, shoot(browser, (262, 60, 1490, 375))]), "run")
+    browser.open(mlflow)
+    browser.see("f1/")
+    time.sleep(1)
+    save(shoot(browser, (195, 0, 1115, 660)), "mlflow")
+    browser.open(REPORT.as_uri())
+    browser.see("agreed")
+    save(stack([seen(browser, width=1000).crop((0, 0, 1000, 760))]), "report")
 
 
 if __name__ == "__main__":

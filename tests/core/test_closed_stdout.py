@@ -13,8 +13,7 @@ from tests.conftest import ROOT
 
 #: Commands that start before there are packages, or print a few lines.
 _SHORT = {
-    *("flows/runs/mlflow_urls.py", "scripts/pictures.py", "scripts/schemas.py"),
-    "scripts/setup.py",
+    *("flows/runs/mlflow_urls.py", "scripts/schemas.py", "scripts/setup.py"),
 }
 #: The functions that keep a closed standard output from ending a command.
 _KEPT = re.compile(r"\b(one_line_errors|run_stage|ignore_closed_stdout)\(")
