@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from tasks.claims.sentences import content_words, finite_verb, split_sentences, 
 from tasks.core.files import row_seed
 
 ENTAILED, CONTRADICTED, UNDECIDED = "entailed", "contradicted", "undecided"
+#: How a statement begins that is about one of several.
+_INDEFINITE = re.compile(r"(?:a|an|one|some|another)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ def _edits(
         if other:
             yield span.kind, statement, other
             true, false = negated(other, patterns), negated(statement, patterns)
-            if true and false and _can_be_denied(statement, span, patterns):
+            value = other[span.start : len(other) - len(statement) + span.end]
+            deniable = value not in text and _can_be_denied(statement, span, patterns)
+            if true and false and deniable:
                 yield "denied " + span.kind, true, false
         comparison = compared(statement, span, text, patterns, chance)
         if comparison:
@@ -127,7 +132,8 @@ def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:
     """Tell whether the denial of a statement with another value follows from the statement.
 
     It does where the denied part holds the value: not for an introduction ("In 2011, ..."), nor for
-    a duty ("must not be paid on 3 May"). A second number makes the denial hard to read.
+    a duty ("must not be paid on 3 May"). A second number makes the denial hard to read. What is
+    said of one of several ("an inspector visited") or of a weekday may have happened again.
     """
     verb = finite_verb(statement, patterns)
     plain = (
@@ -135,7 +141,8 @@ def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:
         and verb.end() < span.start
         and verb[0].lower() not in ("must", "shall", "will")
     )
-    return plain and span.kind != "quantity"
+    repeats = span.kind == "weekday" or _INDEFINITE.match(statement) is not None
+    return plain and not repeats and span.kind != "quantity"
 
 
 def _is_stated(false: str, text: str, patterns: Patterns) -> bool:

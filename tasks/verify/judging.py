@@ -60,12 +60,20 @@ class Word:
     """What the reader says of one row.
 
     ``agreement`` is how much of it supports the response (0-1), ``answer`` is the reader's own
-    answer, and ``certainty`` (0-1) is how much supports that answer.
+    answer, and ``certainty`` (0-1) is how much supports that answer. For sampled answers these
+    are shares, for labels probabilities, and ``likeliest`` tells whether the response is the first.
     """
 
     agreement: float
     answer: str
     certainty: float
+    likeliest: bool | None = None
+
+    def agrees(self, least: float) -> bool:
+        """Tell whether the response stands: as the likeliest label, or where at least the share
+        ``least`` (0-1) of the sampled answers agrees.
+        """
+        return self.agreement >= least if self.likeliest is None else self.likeliest
 
 
 @dataclass
@@ -119,7 +127,8 @@ def weigh_labels(
     wanted = next(
         (place for place, choice in enumerate(choices) if choice.lower() == response.lower()), None
     )
-    return Word(0.0 if wanted is None else chances[wanted], choices[best], chances[best])
+    agreement = 0.0 if wanted is None else chances[wanted]
+    return Word(agreement, choices[best], chances[best], wanted == best)
 
 
 def probabilities(scores: Sequence[float]) -> list[float]:
@@ -213,7 +222,7 @@ def decide(
     if nearly:
         decision.origin = REPAIRED
     standing = not repairing or bool(nearly and is_sound(kind, instruction, context, nearly))
-    if not standing or word.agreement < params.min_agreement:
+    if not standing or not word.agrees(params.min_agreement):
         takes = (
             (params.repair == "answer" if repairing else params.adopt)
             and word.certainty >= params.min_agreement

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.claims.claims import Premise, make_twins
+from tasks.claims.claims import Premise, Twins, make_twins
 from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
 from tasks.claims.exchange import exchanged, find_spans, is_bound, other_numbers
 from tasks.claims.patterns import PATTERNS, load_patterns
@@ -226,3 +226,31 @@ def test_a_question_with_another_answer_is_contradicted() -> None:
         if pair.kind == "answer"
     }
     assert ("Ann Smith founded Acme.", "Bo Brown founded Acme.") in found
+
+
+def twins_of(text: str) -> list[Twins]:
+    """Twins of several seeds: each draws other values."""
+    premise = Premise("p", "d", text)
+    return [twins for seed in range(12) for twins in make_twins(premise, 9, seed, P)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The crew repaired the valve in 2019. Two engineers repaired the valve in 2020.",
+        "An inspector visited the plant on 4 March 2020.",
+        "The council met in the old hall on Monday.",
+    ],
+)
+def test_what_may_have_happened_twice_is_not_denied_with_another_value(text: str) -> None:
+    assert not [twins.entailed for twins in twins_of(text) if twins.kind.startswith("denied")]
+
+
+def test_a_value_that_the_passage_lacks_is_denied() -> None:
+    found = {twins.entailed for twins in twins_of("The company bought the plant in 2019.")}
+    assert any(text.startswith("The company did not buy the plant in 20") for text in found)
+
+
+def test_what_one_party_must_do_says_nothing_of_the_other() -> None:
+    text = "The employer shall notify the insurer of every accident at the works."
+    assert not any("employee" in twins.contradicted for twins in twins_of(text))

@@ -64,6 +64,14 @@ def test_a_prior_takes_out_what_the_reader_says_anyway() -> None:
     assert Prior([]).of(("yes", "no")) == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(("label", "reasons"), [("yes", []), ("no", ["reader_disagrees"])])
+def test_a_label_stays_where_it_is_the_likeliest(label: str, reasons: list[str]) -> None:
+    """A small reader is hardly ever surer of a label than this, and has asked once."""
+    word = weigh_labels(label, ("yes", "no"), [-0.9, -1.3], [0.5, 0.5])
+    row = {**_row(), "task_type": "ynqa", "response": label}
+    assert decide(row, word, _settings(adopt=True)).reasons == reasons
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "share"),
     [
