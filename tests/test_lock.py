@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import yaml
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
-from flows.runs.dvc_graph import list_changed_inputs
 from tests.conftest import ROOT
 from tests.toy import dvc, make_toy
 
@@ -57,3 +58,30 @@ def test_what_differs_from_the_lock_is_named(
 def test_the_lock_names_every_stage() -> None:
     graph, lock = (yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "dvc.lock"))
     assert list(lock["stages"]) and set(lock["stages"]) == set(graph["stages"])
+
+
+def list_changed_inputs(root: Path) -> list[str]:
+    """Return one line for each command, code, data or parameter that differs from ``dvc.lock``.
+
+    Outputs of stages are not compared.
+    """
+    with Repo(str(root)) as repo:
+        stages = repo.stage.load_all(str(root / "dvc.yaml"))
+        made = {out.def_path for stage in stages for out in stage.outs}
+        return [line for stage in stages for line in _changed(stage, made)]
+
+
+def _changed(stage: PipelineStage, made: set[str]) -> list[str]:
+    lines = [f"{stage.name}: its command changed"] if stage.cmd_changed else []
+    for dep in stage.deps:
+        if not any(PurePath(dep.def_path).is_relative_to(out) for out in made):
+            for place, state in dep.status().items():
+                lines.append(f"{stage.name}: {place} is {_in_words(state)}")
+    return lines
+
+
+def _in_words(state: str | dict[str, str]) -> str:
+    """Return DVC's state as text: one word for a file, one for each key of a parameter file."""
+    if isinstance(state, str):
+        return state
+    return ", ".join(f"{key} {word}" for key, word in state.items())

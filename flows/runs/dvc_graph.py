@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import networkx
 from dvc.exceptions import DvcException
@@ -72,33 +72,6 @@ def list_unchanged(root: Path, nodes: Sequence[Node]) -> frozenset[str]:
                 if unchanged.issuperset(node.after) and not stages[node.name].changed():
                     unchanged.add(node.name)
     return frozenset(unchanged)
-
-
-def list_changed_inputs(root: Path) -> list[str]:
-    """Return one line for each command, code, data or parameter that differs from ``dvc.lock``.
-
-    Outputs of stages are not compared.
-    """
-    with Repo(str(root)) as repo:
-        stages = repo.stage.load_all(str(root / "dvc.yaml"))
-        made = {out.def_path for stage in stages for out in stage.outs}
-        return [line for stage in stages for line in _changed(stage, made)]
-
-
-def _changed(stage: PipelineStage, made: set[str]) -> list[str]:
-    lines = [f"{stage.name}: its command changed"] if stage.cmd_changed else []
-    for dep in stage.deps:
-        if not any(PurePath(dep.def_path).is_relative_to(out) for out in made):
-            for place, state in dep.status().items():
-                lines.append(f"{stage.name}: {place} is {_in_words(state)}")
-    return lines
-
-
-def _in_words(state: str | dict[str, str]) -> str:
-    """Return DVC's state as text: one word for a file, one for each key of a parameter file."""
-    if isinstance(state, str):
-        return state
-    return ", ".join(f"{key} {word}" for key, word in state.items())
 
 
 def _node(stage: PipelineStage, after: list[str]) -> Node:

@@ -106,7 +106,7 @@ def _yaml_block(
     values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base := hub_name(provenance["base"]):
         values["base_model"] = base
-    # Of what it was made of: what the documents allow is nobody's to say but their owner's.
+    # Licences of the parts it was made of; that of the documents only their owner knows.
     values["tags"] = ["bonito", "lora", "peft"] + [
         f"{part}-license:{licence.replace(': ', '-').replace(' ', '-')}"
         for part, _, licence in _parts(stage, provenance)

@@ -275,6 +275,6 @@ def _compile(instruction: str) -> Any:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
-    # Of their own chance, other in every process: the same item must give the same prompt.
+    # They draw without our seed: each process would give an item another prompt.
     del environment.filters["random"], environment.globals["lipsum"]
     return environment

@@ -272,8 +272,9 @@ def _ask(pace: Pace, questions: Range, models: int) -> Range:
 
 
 def _disk(params: Params, times: float) -> Range:
-    """Return the megabytes of what a run is refused by where there is no room, as if no model were
-    there yet, and of its rows.
+    """Return the disk space (MB) that a run asks for before it starts, and that of its rows.
+
+    Models count as if none were there yet.
     """
     known = {
         name: section.model_copy(update={"precision": _resolved(section.precision)})

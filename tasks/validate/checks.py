@@ -55,7 +55,7 @@ _LETTER = r"[\p{L}\p{N}]"
 #: A response may also be a symbol, such as a rating in stars.
 _SYMBOL = r"[\p{L}\p{N}\p{So}]"
 _TWO_WORDS = rf"{_LETTER}[^\p{{L}}\p{{N}}]+{_LETTER}"
-#: The same of a single string.
+#: A word, for :mod:`re`.
 _WORD = re.compile(r"[^\W_]+")
 _ASKS_OUTRIGHT = tuple(name for name, kind in TASK_TYPES.items() if kind.asks_outright)
 _STATES_CLAIMS = types_expecting("verbatim_claim_entailed")
@@ -176,7 +176,7 @@ def _repeated_phrases(rows: RowTexts) -> np.ndarray:
     return np.maximum(most_repeated(rows.instruction_text), most_repeated(rows.response_text))
 
 
-#: What may follow a claim in its sentence and make it say less.
+#: Words after a claim that limit it or take it back.
 _TAKEN_BACK = re.compile(
     r"\b(?:if|unless|except|excepting|save|only|until|till|provided|but|although|though|when|where"
     r"|whether|while|without|otherwise|or|not|no|never|nor|nobody|none|than|subject|depending)\b"

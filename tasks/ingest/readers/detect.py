@@ -53,7 +53,7 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 #: Modules that do not hold a whole file in memory.
 STREAMED = ("tables", "archives")
 _ZIPPED = ("docx", "xlsx", "pptx", "odt", "epub", "archives")
-#: What begins like a ZIP file, is no archive of documents, and has no reader.
+#: Formats that are ZIP files inside and that no reader here reads.
 _UNREAD = (
     *(".ods", ".odp", ".odg", ".docm", ".dotx", ".xlsb", ".xltx", ".potx"),
     *(".key", ".numbers", ".pages", ".jar", ".apk"),
