@@ -27,6 +27,7 @@ from tasks.core.rows import INSTRUCTIONS
 from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import Stage, run_stage
 from tasks.scoring.datasets import has_items
+from tasks.supervise.constructed import FEW_ROWS
 from tasks.supervise.sources import KEYS, SOURCES, Source
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,12 @@ def supervise(stage: Stage) -> None:
     )
     for name, table in chosen.items():
         log.info("%s: %d rows", name, len(table))
+    if 0 < len(rows) < FEW_ROWS:
+        log.warning(
+            "only %d rows to train on: they teach hardly anything. "
+            "The reports of validate and verify say which rows went and why",
+            len(rows),
+        )
 
 
 def _read_sources(stage: Stage) -> tuple[dict[str, Source], Counter[str]]:

@@ -294,6 +294,11 @@ def test_too_few_rows_for_a_share_are_all_taken_and_told(run: Any, capsys: Any) 
     assert "tapt: all 9 rows; its share of bonito+tapt:0.75 would be 18" in capsys.readouterr().err
 
 
+def test_so_few_rows_that_they_teach_nothing_are_told(run: Any, capsys: Any) -> None:
+    assert run("bonito") == 0
+    assert "only 6 rows to train on" in capsys.readouterr().err
+
+
 def test_rows_of_two_sources_never_have_one_id(run: Any, tmp_path: Path) -> None:
     training = [{**_item(number), "id": f"row-{number}"} for number in range(4, 12)]
     assert run("bonito+labelled", _jsonl(tmp_path / "train.jsonl", training)) == 0
