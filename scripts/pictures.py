@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.ports import find_free_port
 from tasks.core.stage import one_line_errors
@@ -60,20 +59,29 @@ def serve_pages() -> Iterator[tuple[str, str]]:
         server.wait(60)
 
 
-def ask(address: str, body: dict[str, Any] | None = None) -> Any:
-    """Return what Prefect's API answers."""
-    answer = httpx.get(address) if body is None else httpx.post(address, json=body)
-    return answer.raise_for_status().json()
+def find_pages(prefect: str) -> tuple[str, str]:
+    """Return the addresses of the form and of the newest finished run's page."""
+    set_prefect_environment(ROOT)  # before Prefect is imported
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-
-def newest_run(prefect: str) -> str:
-    """Return the id of the newest finished run."""
-    finished = {"state": {"type": {"any_": ["COMPLETED"]}}}
-    wanted = {"flow_runs": finished, "sort": "START_TIME_DESC", "limit": 1}
-    runs = ask(f"{prefect}/api/flow_runs/filter", wanted)
+    finished = FlowRunFilter.model_validate({"state": {"type": {"any_": ["COMPLETED"]}}})
+    with (
+        temporary_settings({PREFECT_API_URL: f"{prefect}/api"}),
+        get_client(sync_client=True) as client,
+    ):
+        form = client.read_deployment_by_name("adapt/adapt").id
+        runs = client.read_flow_runs(
+            flow_run_filter=finished, sort=FlowRunSort.START_TIME_DESC, limit=1
+        )
     if not runs:
         raise PipelineError("this clone has no finished run: make run, then make pictures")
-    return str(runs[0]["id"])
+    return (
+        f"{prefect}/deployments/deployment/{form}/run",
+        f"{prefect}/runs/flow-run/{runs[0].id}?tab=Artifacts",
+    )
 
 
 def shoot(browser: Browser, *boxes: Box) -> Image.Image:
@@ -133,11 +141,11 @@ def main() -> int:
 
 def take_all(browser: Browser, prefect: str, mlflow: str) -> None:
     """Take the pictures of the form, the run, MLflow and the report."""
-    deployment = ask(f"{prefect}/api/deployments/name/adapt/adapt")["id"]
-    browser.open(f"{prefect}/deployments/deployment/{deployment}/run")
+    form, run = find_pages(prefect)
+    browser.open(form)
     browser.see("profile (Optional)", "Seed of generation, selection and training", "Submit")
     save(shoot(browser, (262, 0, 1490, 735)), "form")
-    browser.open(f"{prefect}/runs/flow-run/{newest_run(prefect)}?tab=Artifacts")
+    browser.open(run)
     browser.see("rows in, kept and dropped, by stage", "F1 in points (0-100)")
     time.sleep(5)  # until the timeline has drawn itself
     timeline = shoot(browser, (262, 0, 1490, 575))
