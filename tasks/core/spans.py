@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unicodedata import category
 
 from tasks.core.task_types import EXTRACTION
 
@@ -39,11 +40,18 @@ def contains(text: str, answer: str) -> bool:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Tell whether a part of a text neither begins nor ends inside a word or a number's digits."""
-    begins_inside = start > 0 and text[start].isalnum() and text[start - 1].isalnum()
-    return not begins_inside and not (
-        end < len(text) and text[end - 1].isalnum() and text[end].isalnum()
-    )
+    """Tell whether a part of a text neither begins nor ends inside a word or a row of digits."""
+    before, after = text[start - 1 : start + 1] if start else "", text[end - 1 : end + 1]
+    return not any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after))
+
+
+def _is_inside(one: str, next_one: str) -> bool:
+    """Tell whether no word ends between two characters. Of scripts without capitals, such as
+    Chinese, it is not known: many write words without spaces, or join small words to them.
+    """
+    if not (one.isalnum() and next_one.isalnum()):
+        return False
+    return "Lo" not in (category(one), category(next_one))
 
 
 def _plain(text: str) -> str:

@@ -36,6 +36,8 @@ def test_the_span_is_found_however_it_is_spaced(told: str, span: str | None) -> 
         ("anna anna b", "anna b", (5, 11)),
         ("xa a a", "a a", (3, 6)),
         ("It cost £5.", "£5", (8, 10)),
+        ("東京都は広い", "東京", (0, 2)),
+        ("Ответ: вода", "вод", None),
     ],
 )
 def test_a_span_is_made_of_whole_words(text: str, told: str, span: tuple[int, int] | None) -> None:
