@@ -37,7 +37,7 @@ _COLUMNS = ["row_id", "task_type", "context", "instruction", "response"]
 _LEAST = 20
 #: Fewest passages that are drawn from: all of fewer are on one side by chance in over 2.5 %.
 _LEAST_PASSAGES = 6
-#: Most passages that are drawn from, a seeded choice: more make the interval no more certain.
+#: Most passages that are drawn from, a seeded choice: a resample holds a number for each row.
 _MOST_PASSAGES = 2000
 _RESAMPLES = 1000
 

@@ -529,7 +529,8 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
     )
     assert run.data.metrics["rows_right"] == 0.4 and run.data.tags["rows.quality"] == (
-        "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50; 99 of 99 kept rows read)"
+        "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50; 99 of 99 "
+        "kept rows read)"
     )
     assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
