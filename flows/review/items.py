@@ -25,6 +25,7 @@ from tasks.core.files import fingerprint
 from tasks.core.page import Page
 from tasks.core.ports import read_port
 from tasks.core.row_reader import read_rows
+from tasks.core.spans import holds
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import EXTRACTION, task_type
 from tasks.scoring.datasets import (
@@ -226,7 +227,7 @@ class LabelDesk:
         check_prompts(self.dataset, item)
         if task_type(self.dataset.task_type) in EXTRACTION:
             for answer in item.golds:
-                if answer.lower() not in " ".join(item.context.lower().split()):
+                if not holds(item.context, answer):
                     raise PipelineError(f"{answer!r} is not in the passage: copy the answer")
         return item
 

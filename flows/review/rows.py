@@ -8,7 +8,6 @@ rows' texts alone, so that it is the same at every start.
 
 from __future__ import annotations
 
-import heapq
 import os
 import sys
 from collections import Counter
@@ -23,7 +22,6 @@ from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
-from tasks.core.files import row_seed
 from tasks.core.page import Page
 from tasks.core.parquet import Batches
 from tasks.core.ports import read_port
@@ -31,10 +29,10 @@ from tasks.core.rows import UNVERIFIED, VERIFIED
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import TASK_TYPES
 from tasks.scoring.intervals import wilson
+from tasks.verify.draw import SAMPLE, Draw
 from tasks.verify.judging import WRONG_BY_REVIEW
 from tasks.verify.reviews import Reviews, Verdict, review_key
 
-SAMPLE = 100
 PORT, VARIABLE = 4300, "REVIEW_PORT"
 _SHOWN = (
     *("row_id", "task_type", "document", "context", "instruction", "response"),
@@ -94,32 +92,11 @@ def draw(folder: Path, most: int, seed: int) -> tuple[list[dict[str, Any]], int]
     Rows that an earlier review excluded are drawn as well: without them the share of right rows
     would rise by itself.
     """
-    heaps: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
-    counts: Counter[str] = Counter()
+    drawn = Draw(most, seed)
     for row in _kept(folder):
-        key = review_key(row["instruction"], row["response"])
-        heap = heaps.setdefault(row["task_type"], [])
-        counts[row["task_type"]] += 1
-        entry = (-row_seed(seed, "review", key), key, row)
-        full = len(heap) == most
-        if (full and _place(entry) <= _place(heap[0])) or any(key == one for _, one, _ in heap):
-            continue
-        (heapq.heapreplace if full else heapq.heappush)(heap, entry)
-    shares = allocate({kind: counts[kind] for kind in heaps}, most)
-    chosen = [
-        entry
-        for kind, heap in heaps.items()
-        for entry in sorted(heap, key=_place, reverse=True)[: shares[kind]]
-    ]
-    rows = [
-        {"key": key, **{name: row[name] for name in _SHOWN}}
-        for _, key, row in sorted(chosen, key=_place, reverse=True)
-    ]
-    return rows, counts.total()
-
-
-def _place(entry: tuple[int, str, dict[str, Any]]) -> tuple[int, str]:
-    return entry[:2]
+        drawn.add(review_key(row["instruction"], row["response"]), row)
+    rows = [{"key": key, **{name: row[name] for name in _SHOWN}} for key, row in drawn.rows()]
+    return rows, drawn.count
 
 
 def _kept(folder: Path) -> Iterator[dict[str, Any]]:
@@ -127,21 +104,6 @@ def _kept(folder: Path) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
     for batch in Batches(folder / "quarantine.parquet", UNVERIFIED):
         yield from (row for row in batch.to_pylist() if row["reasons"] == [WRONG_BY_REVIEW])
-
-
-def allocate(counts: dict[str, int], most: int) -> dict[str, int]:
-    """Share ``most`` rows out by the counts: largest remainders, at least one each."""
-    total = sum(counts.values())
-    if total <= most:
-        return counts
-    exact = {kind: most * count / total for kind, count in counts.items()}
-    shares = {kind: max(1, int(share)) for kind, share in exact.items()}
-    while sum(shares.values()) < most:
-        kind = max(exact, key=lambda kind: (exact[kind] - shares[kind], kind))
-        shares[kind] += 1
-    while sum(shares.values()) > most:  # rare types took one each
-        shares[max(shares, key=lambda kind: (shares[kind], kind))] -= 1
-    return shares
 
 
 class ReviewDesk:

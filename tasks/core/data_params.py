@@ -274,6 +274,8 @@ class Validate(Section):
 
 #: A ``verify.reader`` that is no model: two are trained on the rows.
 CROSS_FIT = "cross-fit"
+#: A ``verify.reader`` that is none: rows pass as validate left them.
+NO_READER = "none"
 
 
 class Verify(Section):
@@ -308,8 +310,9 @@ class Verify(Section):
     min_agreement: Fraction = Field(
         description=(
             "smallest share of the answers that agree with the row's response (token F1 of at "
-            "least 0.5), and of those that agree with each other where adopt takes theirs. A label "
-            "agrees where it is the reader's likeliest; adopt asks this probability of another"
+            "least 0.5, and the same numbers), and of those that agree with each other where adopt "
+            "takes theirs. A label agrees where it is the reader's likeliest; adopt asks this "
+            "probability of another"
         )
     )
     min_grounding: Fraction = Field(
@@ -340,7 +343,8 @@ class Verify(Section):
         le=1.0,
         description=(
             "share of each type's rows to ask the reader: those that the generator was surest of, "
-            "by the log-probability of its tokens; 1: all"
+            "by the log-probability of its tokens; the others are not kept; 1: all, and so without "
+            "a reader"
         ),
     )
     keep_per_passage: int = Field(

@@ -15,8 +15,9 @@ from tasks.core.files import read_json
 class RowQuality:
     """Shares in 0-1; None where nobody judged.
 
-    ``well_formed`` is of the predictions, ``agreed`` of the well-formed rows, ``right`` of the kept
-    rows that a person read (``reviewed``), with its 95 % interval.
+    ``well_formed`` is of the predictions, ``agreed`` of the rows that the reader was asked,
+    ``right`` of the rows that a person read (``reviewed``) among those that the reader keeps
+    (``reviewed_of``). Its 95 % interval is None where the rows read are no sample of the kept ones.
     """
 
     well_formed: float | None
@@ -25,6 +26,7 @@ class RowQuality:
     low: float | None
     high: float | None
     reviewed: int
+    reviewed_of: int
 
     @classmethod
     def read(cls, validated: Path, verified: Path) -> RowQuality:
@@ -35,7 +37,7 @@ class RowQuality:
     @classmethod
     def of(cls, well_formed: float | None, word: dict[str, Any]) -> RowQuality:
         """Take the share of well-formed predictions and verify's summary."""
-        names = ("agreed", "right", "right_low", "right_high", "reviewed")
+        names = ("agreed", "right", "right_low", "right_high", "reviewed", "reviewed_of")
         return cls(well_formed, *(word[name] for name in names))
 
     def metrics(self) -> dict[str, float]:
@@ -57,8 +59,15 @@ class RowQuality:
 
     @property
     def reviewed_as(self) -> str:
-        """``44 % (34 to 55) of 85 read``, or ``not reviewed``."""
-        if self.right is None or self.low is None or self.high is None:
+        """``44 % (34 to 55; 85 of 85 kept rows read)``, or without the interval why there is none;
+        or ``not reviewed``.
+        """
+        if self.right is None:
             return "not reviewed"
-        right, low, high = (100 * share for share in (self.right, self.low, self.high))
-        return f"{right:.0f} % ({low:.0f} to {high:.0f}) of {self.reviewed} read"
+        share, read = (
+            f"{100 * self.right:.0f} %",
+            f"{self.reviewed} of {self.reviewed_of} kept rows",
+        )
+        if self.low is None or self.high is None:
+            return f"{share} ({read} read, no sample of them)"
+        return f"{share} ({100 * self.low:.0f} to {100 * self.high:.0f}; {read} read)"

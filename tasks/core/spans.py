@@ -3,24 +3,59 @@
 from __future__ import annotations
 
 import re
+from unicodedata import category
 
 from tasks.core.task_types import EXTRACTION
 
 
 def find_span(text: str, answer: str) -> tuple[int, int] | None:
-    """Return start and end of an answer in a text, ignoring case and spacing; None where the text
-    does not contain it, or the answer is empty.
+    """Return start and end of an answer in a text, as :func:`holds` finds it; None where the text
+    does not hold it.
     """
     words = answer.split()
     if not words:
         return None
-    match = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE)
+    pattern = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
+    match = pattern.search(text)
+    while match and not _is_whole(text, *match.span()):
+        match = pattern.search(text, match.start() + 1)
     return match.span() if match else None
 
 
 def holds(text: str, answer: str) -> bool:
-    """Tell whether an answer is a span of a text, ignoring case and spacing."""
-    return find_span(text, answer) is not None
+    """Tell whether an answer is a span of a text, of whole words, ignoring case and spacing; an
+    empty one is not.
+    """
+    return contains(_plain(text), _plain(answer))
+
+
+def contains(text: str, answer: str) -> bool:
+    """Tell what :func:`holds` does of texts that are in lower case and evenly spaced already."""
+    start = text.find(answer) if answer else -1
+    while start >= 0:
+        if _is_whole(text, start, start + len(answer)):
+            return True
+        start = text.find(answer, start + 1)
+    return False
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Tell whether a part of a text neither begins nor ends inside a word or a row of digits."""
+    before, after = text[start - 1 : start + 1] if start else "", text[end - 1 : end + 1]
+    return not any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after))
+
+
+def _is_inside(one: str, next_one: str) -> bool:
+    """Tell whether no word ends between two characters. Of scripts without capitals, such as
+    Chinese, it is not known: many write words without spaces, or join small words to them.
+    """
+    if not (one.isalnum() and next_one.isalnum()):
+        return False
+    return "Lo" not in (category(one), category(next_one))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def is_sound(task_type: str, instruction: str, context: str, answer: str) -> bool:

@@ -181,8 +181,8 @@ def asked_columns(dataset: Dataset) -> tuple[str, ...]:
 
 
 def find_misplaced(dataset: Dataset, items: Iterable[Item]) -> list[str]:
-    """Return the ids of extraction items none of whose answers is in the passage, but for case and
-    white space: a model that copies from the passage cannot give them.
+    """Return the ids of extraction items none of whose answers is a span of the passage, of whole
+    words in any case and spacing: a model that copies from the passage cannot give them.
     """
     if dataset.classifies or task_type(dataset.task_type) not in EXTRACTION:
         return []

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.spans import contains
 from tasks.core.task_types import TASK_TYPES, types_expecting
 from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.labels import DENIALS, OFFERING, OPEN, in_family
@@ -22,7 +23,6 @@ from tasks.validate.texts import (
     GAP,
     PASSAGE_WORDS,
     RowTexts,
-    contains,
     fill_all,
     most_repeated,
     normal,
@@ -162,7 +162,7 @@ def _repeats_question(rows: RowTexts) -> np.ndarray:
         )
     )
     pairs = zip(rows.asked_text.to_pylist(), rows.response_text.to_pylist(), strict=True)
-    repeated = (contains(asked, response) and _words(asked) >= 4 for asked, response in pairs)
+    repeated = (contains(response, asked) and _words(asked) >= 4 for asked, response in pairs)
     return same | np.fromiter(repeated, bool, len(same))
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.labels import normal_labels
+from tasks.core.spans import contains
 from tasks.core.task_types import CLASSIFICATION
 from tasks.lm.prompts import PLACEHOLDER
 from tasks.validate.labels import families
@@ -145,7 +146,7 @@ def fill_all(templates: pa.Array, contexts: pa.Array) -> pa.Array:
 def spans(needles: pa.Array, texts: pa.Array) -> np.ndarray:
     """Return one bool a row: is the needle in the text, on word boundaries? An empty one is not."""
     pairs = zip(needles.to_pylist(), texts.to_pylist(), strict=True)
-    return np.fromiter((contains(needle, text) for needle, text in pairs), bool, len(needles))
+    return np.fromiter((contains(text, needle) for needle, text in pairs), bool, len(needles))
 
 
 def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
@@ -178,19 +179,6 @@ def content_keys(rows: RowTexts) -> np.ndarray:
             to_numpy(column).astype(object), categorize=False
         )
     return key
-
-
-def contains(needle: str, text: str) -> bool:
-    """Return whether the needle is in the text, on word boundaries; an empty one is not."""
-    start = text.find(needle) if needle else -1
-    while start >= 0:
-        end = start + len(needle)
-        inside_before = start > 0 and needle[0].isalnum() and text[start - 1].isalnum()
-        inside_after = end < len(text) and needle[-1].isalnum() and text[end].isalnum()
-        if not inside_before and not inside_after:
-            return True
-        start = text.find(needle, start + 1)
-    return False
 
 
 def to_numpy(column: pa.Array) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tasks.core.card import take_cards
-from tasks.core.data_params import CROSS_FIT
+from tasks.core.data_params import CROSS_FIT, NO_READER
 from tasks.core.errors import PipelineError
 from tasks.core.groups import cut_groups
 from tasks.core.labels import normal_labels, offered
@@ -66,6 +66,8 @@ class Row:
     """A row to judge. ``repairing`` marks one that validate did not keep, and ``nearly`` is the
     span of its passage that its response nearly is, if there is one. ``half`` is the number of its
     reader where there are two. An ``unsure`` one is not asked: the generator was surer of others.
+    ``choices`` are the labels that one of a label type offers. A test row has a ``source``, where
+    its answer is known from.
     """
 
     values: dict[str, Any]
@@ -76,6 +78,7 @@ class Row:
     half: int = 0
     confidence: float | None = None
     unsure: bool = False
+    source: str = ""
 
     @property
     def label(self) -> str:
@@ -84,12 +87,13 @@ class Row:
 
     @property
     def tests_reader(self) -> bool:
-        """Whether it is no row of the run but a test of the reader, whose answer is known."""
-        return "source" in self.values
+        """Whether this row tests the reader."""
+        return bool(self.source)
 
     def asked(self) -> Asked:
         """Return what the reader sees."""
-        return Asked(self.values["row_id"], self.values["instruction"], self.choices)
+        ranked = self.choices if self.kind == "labels" else ()
+        return Asked(self.values["row_id"], self.values["instruction"], ranked)
 
 
 #: A row and what the reader says of it (a row of reader.ANSWERED).
@@ -113,24 +117,27 @@ class Rows:
 
     @classmethod
     def of(cls, stage: Stage) -> Rows:
-        """Return the rows of the stage's inputs."""
+        """Return the rows of the stage's inputs. Where there is no reader, none is unsure."""
         params = stage.params.verify
         kept = Batches(stage.path("instructions"), INSTRUCTIONS)
+        repairs = params.repair != "none"
+        quarantine = Batches(stage.path("quarantine"), QUARANTINE) if repairs else None
         confidences = read_confidences(stage.path("predictions"))
+        share = params.confident_share if is_read(stage) else 1.0
         return cls(
             kept,
-            None if params.repair == "none" else Batches(stage.path("quarantine"), QUARANTINE),
+            quarantine,
             params.repair == "answer",
             bool(params.address),
             frozenset(_normal(label) for label in stage.params.validate.labels),
             params.seed if params.reader == CROSS_FIT else None,
             confidences,
-            _find_unsure(kept, confidences, params.confident_share),
+            _find_unsure(kept, quarantine, confidences, share),
         )
 
     def __iter__(self) -> Iterator[Row]:
         for batch in self.kept:
-            yield from (self._kept_row(values) for values in batch.to_pylist())
+            yield from (self._if_sure(self.row(values)) for values in batch.to_pylist())
         for batch in self.quarantine or ():
             for values in batch.to_pylist():
                 reasons = set(values.pop("reasons"))
@@ -141,24 +148,30 @@ class Rows:
                     nearly = nearest_span(values["context"], values["response"])
                 row = self.row(values, repairing=True, nearly=nearly)
                 if row.kind and (nearly or self.by_answer):
-                    yield row
+                    yield self._if_sure(row)
 
-    def _kept_row(self, values: dict[str, Any]) -> Row:
-        row = self.row(values)
-        row_id = values["row_id"]
+    def _if_sure(self, row: Row) -> Row:
+        row_id = row.values["row_id"]
         row = replace(row, confidence=self.confidences.get(row_id))
         return replace(row, kind="", unsure=True) if row_id in self.unsure else row
 
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row and how it is read; one of a label type is not read where its labels are not
-        known.
+        known. Behind an address it answers in words, which must be one of these labels.
         """
         kind = TASK_TYPES[values["task_type"]].read_as
         half = 0 if self.halves_seed is None else half_of(values, self.halves_seed)
-        if kind != "labels" or self.by_text:
-            return Row(values, repairing, nearly, "answers" if kind else "", (), half)
+        if kind != "labels":
+            return Row(values, repairing, nearly, kind, (), half)
         choices = choices_of(values, self.labels)
-        return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices, half)
+        asked: Kind = "answers" if self.by_text else "labels"
+        return Row(values, repairing, nearly, asked if len(choices) > 1 else "", choices, half)
+
+
+def is_read(stage: Stage) -> bool:
+    """Tell whether a reader reads the rows: there is one, and the generator's rows are used."""
+    params = stage.params
+    return params.verify.reader != NO_READER and bool(params.supervise.mix.generator)
 
 
 def read_confidences(predictions: Path) -> dict[str, float | None]:
@@ -171,17 +184,21 @@ def read_confidences(predictions: Path) -> dict[str, float | None]:
 
 
 def _find_unsure(
-    kept: Batches, confidences: Mapping[str, float | None], share: float
+    kept: Batches,
+    quarantine: Batches | None,
+    confidences: Mapping[str, float | None],
+    share: float,
 ) -> frozenset[str]:
     if share == 1.0:
         return frozenset()
-    pairs = (
-        pair
-        for batch in kept
-        for pair in zip(batch["row_id"].to_pylist(), batch["task_type"].to_pylist(), strict=True)
-    )
-    rows = ((row_id, kind, confidences.get(row_id)) for row_id, kind in pairs)
-    return find_unsure(rows, share)
+
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, str, float | None]]:
+        for batch in batches:
+            names = (batch[name].to_pylist() for name in ("row_id", "task_type"))
+            for row_id, kind in zip(*names, strict=True):
+                yield row_id, kind, confidences.get(row_id)
+
+    return find_unsure(rows(kept), share, rows(quarantine or ()))
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:

@@ -3,19 +3,22 @@
 Rows labelled by people are the best test (``verify.tests``). Without them a type is tested on
 claims and questions that rules make from the corpus, with known answers. Where the rules make none,
 the rows to be judged are the test: the reader must agree with a row's own response more often than
-with that of another row.
+with that of another row. Both shares come from the same rows, so it is their difference that has an
+interval.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tasks.claims.construct import SHARES, construct
 from tasks.claims.passages import passages_of
@@ -24,6 +27,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import choose
 from tasks.core.parquet import read_columns
 from tasks.lm.prompts import fill
+from tasks.scoring.f1 import interval, resample
 from tasks.scoring.intervals import wilson
 from tasks.verify.judging import agree
 
@@ -31,37 +35,42 @@ log = logging.getLogger(__name__)
 PEOPLE, RULES, OWN_ROWS = "rows of people", "rows made by rules", "the rows themselves"
 _COLUMNS = ["row_id", "task_type", "context", "instruction", "response"]
 _LEAST = 20
+#: Fewest passages that are drawn from: all of fewer are on one side by chance in over 2.5 %.
+_LEAST_PASSAGES = 6
+#: Most passages that are drawn from, a seeded choice: a resample holds a number for each row.
+_MOST_PASSAGES = 2000
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Test:
-    """A task type's test: right answers of the reader, and what chance would give (0-1)."""
+    """A task type's test: right answers of the reader, and what chance would give (0-1).
+
+    ``margin`` is the lower end of the 95 % interval of the share that is right less chance.
+    """
 
     source: str
     rows: int
     right: int
     chance: float
-
-    @property
-    def low(self) -> float:
-        """The lower end of the 95 % interval of the share that is right (0-1)."""
-        return wilson(self.right, self.rows)[0]
+    margin: float
+    passages: int
 
     @property
     def enough(self) -> bool:
         """Whether there are enough rows to tell anything."""
-        return self.rows >= _LEAST
+        return self.rows >= _LEAST and self.passages >= _LEAST_PASSAGES
 
     @property
     def passed(self) -> bool:
         """Whether the reader beats chance by the interval."""
-        return self.enough and self.low > self.chance
+        return self.enough and self.margin > 0
 
     def figures(self) -> dict[str, Any]:
         """Return the test as JSON values."""
         return asdict(self) | {
             "chance": round(self.chance, 4),
-            "low": round(self.low, 4),
+            "margin": round(self.margin, 4),
             "passed": self.passed,
         }
 
@@ -117,19 +126,46 @@ def construct_tests(
     return rows
 
 
-def check_labels(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
-    """Return the test of a label type; chance is always giving the commonest label."""
+def check_labels(
+    source: str, golds: Sequence[str], answers: Sequence[str], passages: Sequence[str]
+) -> Test:
+    """Return the test of a label type on rows whose labels are known; chance is always giving the
+    commonest label.
+    """
     golds, answers = [gold.lower() for gold in golds], [answer.lower() for answer in answers]
     right = sum(gold == answer for gold, answer in zip(golds, answers, strict=True))
-    return Test(source, len(golds), right, max(Counter(golds).values()) / len(golds))
+    chance = max(Counter(golds).values()) / len(golds)
+    margin = wilson(right, len(golds))[0] - chance
+    return Test(source, len(golds), right, chance, margin, len({*passages}))
 
 
-def check_answers(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
-    """Return the test of answers; chance is agreeing with the gold answer of another row."""
+def check_answers(
+    source: str,
+    golds: Sequence[str],
+    answers: Sequence[str],
+    passages: Sequence[str],
+    seed: int,
+    same: Callable[[str, str], bool] = agree,
+) -> Test:
+    """Return the test of answers; chance is agreeing with the gold answer of another row.
+
+    The difference of the two shares has a bootstrap interval that draws ``passages``, one a row.
+    """
     half = len(golds) // 2  # the next row is often of the same passage
     others = [*golds[half:], *golds[:half]]
     right, chance = (
-        sum(agree(answer, gold) for answer, gold in zip(answers, against, strict=True))
+        np.array([same(answer, gold) for answer, gold in zip(answers, against, strict=True)], int)
         for against in (golds, others)
     )
-    return Test(source, len(golds), right, chance / len(golds))
+    margin = _margin(right - chance, passages, seed)
+    rows = len(golds)
+    return Test(source, rows, int(right.sum()), chance.mean().item(), margin, len({*passages}))
+
+
+def _margin(gains: NDArray[np.int64], passages: Sequence[str], seed: int) -> float:
+    """Return the lower end of the 95 % interval of the mean gain [rows]."""
+    names = sorted({*passages})
+    drawn = {names[place.as_py()] for place in choose(names, _MOST_PASSAGES, seed, "margin")}
+    member = [place for place, passage in enumerate(passages) if passage in drawn]
+    weights = resample([passages[place] for place in member], _RESAMPLES, seed)
+    return interval(weights @ gains[member] / weights.sum(axis=1))[0]

@@ -1,7 +1,8 @@
 """What the reader's answers say about a row: pure rules, no model.
 
-Answers agree where their token F1 is at least a half. A label is judged by its probability, after
-the reader's own preference for a label was taken out (batch calibration, arXiv 2309.17249).
+Answers agree where their token F1 is at least a half and their numbers are equal. A label is judged
+by its probability, after the reader's own preference for a label was taken out (batch calibration,
+arXiv 2309.17249).
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Decision:
 
 
 def agree(one: str, other: str) -> bool:
-    """Tell whether two answers are the same apart from details."""
-    return squad_f1(one, [other]) >= _SAME
+    """Tell whether two answers are the same apart from details; a number is none."""
+    return _numbers(one) == _numbers(other) and squad_f1(one, [other]) >= _SAME
 
 
 def weigh_answers(response: str, answers: Sequence[str]) -> Word:
@@ -131,6 +132,28 @@ def weigh_labels(
     return Word(agreement, choices[best], chances[best], wanted == best)
 
 
+def weigh_told_labels(response: str, choices: Sequence[str], answers: Sequence[str]) -> Word:
+    """Return what answers in words say of a label; one that is none of the choices supports none.
+
+    The reader's own answer is the choice that most answers give, empty where none gives one.
+    """
+    told = Counter(_told_label(answer, choices) for answer in answers)
+    best = max(choices, key=lambda choice: told[choice])
+    agreeing = sum(told[choice] for choice in choices if choice.lower() == response.lower())
+    return Word(agreeing / len(answers), best if told[best] else "", told[best] / len(answers))
+
+
+def _told_label(answer: str, choices: Sequence[str]) -> str:
+    """Return the choice that an answer is, or begins with before a mark; empty if there is none."""
+    text = answer.strip(f"{_MARKS}*").lower()
+    found = (
+        choice
+        for choice in choices
+        if re.match(rf"{re.escape(choice.lower())}(?:[^\w\s-]|\n|$)", text)
+    )
+    return next(found, "")
+
+
 def probabilities(scores: Sequence[float]) -> list[float]:
     """Return a softmax."""
     highest = max(scores)
@@ -149,7 +172,7 @@ class Prior:
         self._sums: dict[tuple[str, ...], list[float]] = {}
         self._rows: Counter[tuple[str, ...]] = Counter()
         for row, answer in answered:
-            if row.choices and answer is not None:
+            if answer is not None and answer["scores"]:
                 chances = probabilities(answer["scores"])
                 before = self._sums.get(row.choices, [0.0] * len(chances))
                 self._sums[row.choices] = [sum(pair) for pair in zip(before, chances, strict=True)]
@@ -240,21 +263,32 @@ def decide(
     return decision
 
 
-def find_unsure(rows: Iterable[tuple[str, str, float | None]], share: float) -> frozenset[str]:
+def find_unsure(
+    rows: Iterable[tuple[str, str, float | None]],
+    share: float,
+    repairing: Iterable[tuple[str, str, float | None]] = (),
+) -> frozenset[str]:
     """Return the ids of all but ``share`` (0-1) of the rows of each task type: those that the
     generator was least sure of. Rows without a confidence are not among them.
 
-    ``rows`` are (id, task type, confidence). Of equal rows the one with the lower id stays.
+    ``rows`` are (id, task type, confidence). Of equal rows the one with the lower id stays. Of
+    those ``repairing`` the generator has to be as sure as of the last row that stays.
     """
     groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for row_id, kind, confidence in rows:
         if confidence is not None:
             groups[kind].append((-confidence, row_id))
-    return frozenset(
-        row_id
-        for group in groups.values()
-        for _, row_id in sorted(group)[math.ceil(share * len(group)) :]
-    )
+    unsure: set[str] = set()
+    last: dict[str, tuple[float, str]] = {}
+    for kind, group in groups.items():
+        group.sort()
+        stay = math.ceil(share * len(group))
+        unsure.update(row_id for _, row_id in group[stay:])
+        last[kind] = group[stay - 1]
+    for row_id, kind, confidence in repairing:
+        if confidence is not None and kind in last and (-confidence, row_id) > last[kind]:
+            unsure.add(row_id)
+    return frozenset(unsure)
 
 
 def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
@@ -301,4 +335,6 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> set[str]:
-    return set(re.findall(r"\d+(?:[.,]\d+)*", text))
+    """Return the numbers of a text with sign and decimals, without a comma between thousands."""
+    found = re.findall(r"(?:(?<!\S)-)?\d+(?:[.,]\d+)*", text)
+    return {re.sub(r",(?=\d{3}(?!\d))", "", number) for number in found}

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tasks.core.data_params import Verify
+from tasks.core.data_params import NO_READER, Verify
 from tasks.core.page import Page, Tile, percent, stage_links, write_page
 from tasks.core.task_types import TASK_TYPES
 from tasks.verify.asking import Row
@@ -97,7 +97,7 @@ def write_report(
         "A reader answers the instructions that the generator was surest of, without their "
         "responses. That it agrees does not prove a row right: read some, and count."
     )
-    reader = "none" if params.reader == "none" else params.address or params.reader
+    reader = NO_READER if params.reader == NO_READER else params.address or params.reader
     write_page(
         folder / "report.html",
         _TEMPLATE,

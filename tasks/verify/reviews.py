@@ -15,6 +15,7 @@ from tasks.core.files import fingerprint
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section
 from tasks.scoring.intervals import wilson
+from tasks.verify.draw import SAMPLE, Draw
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +38,25 @@ def review_key(instruction: str, response: str) -> str:
 
 @dataclass
 class Reviews:
-    """Verdicts by key, and those of the rows counted so far."""
+    """Verdicts by key, and those of the rows counted so far, of which ``make review`` draws some
+    with the seed (verify.seed).
+    """
 
     verdicts: dict[str, Verdict]
+    seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        self._draw = Draw(SAMPLE, self.seed)
+
     @classmethod
-    def read(cls, path: Path | None) -> Reviews:
+    def read(cls, path: Path | None, seed: int = 0) -> Reviews:
         """Read a JSON Lines file of :class:`Verdict`; a path of another kind has none.
 
         A line that is no verdict, or a second verdict on a row, is an error that names it.
         """
         if path is None or path.suffix != ".jsonl":
-            return cls({})
+            return cls({}, seed)
         found: dict[str, Verdict] = {}
         for number, row in enumerate(read_rows(path), start=1):
             try:
@@ -66,13 +73,15 @@ class Reviews:
                     "already"
                 )
             found[verdict.key] = verdict
-        return cls(found)
+        return cls(found, seed)
 
     def count(self, row: dict[str, Any]) -> str:
         """Count and return the verdict on a row (rows.INSTRUCTIONS) that the reader keeps; empty
         where there is none.
         """
-        found = self.verdicts.get(review_key(row["instruction"], row["response"]))
+        key = review_key(row["instruction"], row["response"])
+        self._draw.add(key, {"task_type": row["task_type"]})
+        found = self.verdicts.get(key)
         if found is None:
             return ""
         self.counts[found.verdict] += 1
@@ -80,20 +89,28 @@ class Reviews:
 
     def figures(self) -> dict[str, float | int | None]:
         """Return ``right`` (the share 0-1 of the reviewed rows that are right, unclear ones are
-        not), its 95 % interval and how many were ``reviewed``; None where no row was reviewed.
+        not), its 95 % interval, how many rows were ``reviewed``, and of how many
+        (``reviewed_of``); None where no row was reviewed.
 
-        Rows that are excluded as wrong count too: the share is about what the reader keeps.
+        There is an interval where all rows that ``make review`` draws have a verdict, and so where
+        all rows have one; without them those that happen to have one are no sample. Once the draw
+        is read, other rows that have a verdict do not count, unless all have one. Rows that are
+        excluded as wrong count too: the share is about what the reader keeps.
         """
-        reviewed = self.counts.total()
-        unknown = len(self.verdicts) - reviewed
+        counts, rows = self.counts, self._draw.count
+        unknown = len(self.verdicts) - counts.total()
         if unknown:
             log.info("%d of %d reviewed rows are not kept in this run", unknown, len(self.verdicts))
-        if not reviewed:
-            return {"right": None, "right_low": None, "right_high": None, "reviewed": 0}
-        low, high = wilson(self.counts["right"], reviewed)
-        return {
-            "right": round(self.counts["right"] / reviewed, 4),
-            "right_low": round(low, 4),
-            "right_high": round(high, 4),
-            "reviewed": reviewed,
-        }
+        found: dict[str, float | int | None] = dict.fromkeys(("right", "right_low", "right_high"))
+        if not counts:
+            return found | {"reviewed": 0, "reviewed_of": rows}
+        drawn = [key for key, _ in self._draw.rows()]
+        sampled = all(key in self.verdicts for key in drawn)
+        if sampled and counts.total() < rows:
+            counts = Counter(self.verdicts[key].verdict for key in drawn)
+        reviewed = counts.total()
+        found["right"] = round(counts["right"] / reviewed, 4)
+        if sampled:
+            low, high = wilson(counts["right"], reviewed)
+            found |= {"right_low": round(low, 4), "right_high": round(high, 4)}
+        return found | {"reviewed": reviewed, "reviewed_of": rows}

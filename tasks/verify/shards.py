@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
@@ -15,8 +14,6 @@ from tasks.core.groups import pack
 from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import spread
 from tasks.lm.memory import freed_after
-
-Row = TypeVar("Row")
 
 
 class ShardWorker(Protocol):
@@ -31,13 +28,6 @@ class ShardWorker(Protocol):
     def close(self) -> None:
         """Free the model's memory."""
         ...
-
-
-def cut(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield the rows in shards; all but the last are full."""
-    left = iter(rows)
-    while shard := list(islice(left, size)):
-        yield shard
 
 
 def do_shards(

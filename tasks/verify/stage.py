@@ -4,13 +4,15 @@ are not kept.
 validate looks at a row's form, verify at whether its answer is right. It comes behind validate, so
 that no model reads a row whose form is wrong. It reads only the rows that
 ``verify.confident_share`` lets through, those that the generator itself was surest of; the others
-are not kept. ``verify.reader: none`` passes rows on unjudged.
+are not kept. ``verify.reader: none`` passes all rows on, unjudged.
 """
 
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tasks.core.data_params import CROSS_FIT, Verify
@@ -21,7 +23,7 @@ from tasks.core.quality import RowQuality
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, require
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.preflight import check_run
-from tasks.verify.asking import Answered, Pair, Row, Rows, ask
+from tasks.verify.asking import Answered, Pair, Row, Rows, ask, is_read
 from tasks.verify.cross_fit import fit_readers
 from tasks.verify.guard import (
     OWN_ROWS,
@@ -39,18 +41,19 @@ from tasks.verify.judging import (
     Decision,
     Prior,
     Word,
+    agree,
     decide,
     drop_duplicates,
     keep_best,
     weigh_answers,
     weigh_labels,
+    weigh_told_labels,
 )
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
 from tasks.verify.reviews import Reviews
 
 log = logging.getLogger(__name__)
-NONE = "none"
 
 
 def verify(stage: Stage) -> None:
@@ -59,10 +62,10 @@ def verify(stage: Stage) -> None:
     """
     params = stage.params.verify
     rows = Rows.of(stage)
-    if not stage.params.supervise.mix.generator or params.reader == NONE:
+    if not is_read(stage):
         return _write(stage, ((row, _decide(row, None, params)) for row in rows), {})
     answered = ask(stage, _readers(stage, rows), _read_tests(stage, rows), rows)
-    tested = _test_reader(answered)
+    tested = _test_reader(answered, params.seed)
     _warn(tested)
     judged = {kind for kind, test in tested.items() if test.passed}
     prior = Prior(answered)
@@ -86,10 +89,10 @@ def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
 
 
 def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
+    if row.unsure:
+        return Decision(row.values["response"], confidence=row.confidence, reasons=[UNSURE])
     decision = decide(row.values, word, params, row.repairing, row.nearly)
     decision.confidence = row.confidence
-    if row.unsure:
-        decision.reasons.append(UNSURE)
     return decision
 
 
@@ -102,18 +105,18 @@ def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
     path = stage.path("passages")
     passages = require(read_table(path), PASSAGES, path) if untested else PASSAGES.empty_table()
     made = construct_tests(passages, untested, params.test_rows, params.seed)
-    tests = [rows.row({**row, "source": PEOPLE}) for row in people]
-    tests += [rows.row({**row, "source": RULES}) for row in made]
+    tests = [replace(rows.row(row), source=PEOPLE) for row in people]
+    tests += [replace(rows.row(row), source=RULES) for row in made]
     return [row for row in tests if row.kind]
 
 
-def _test_reader(answered: Answered) -> dict[str, Test]:
+def _test_reader(answered: Answered, seed: int) -> dict[str, Test]:
     """Return task type -> the reader's test: on the test rows, or where there are too few of them
     on the rows themselves.
     """
-    tests = {kind: _test(pairs) for kind, pairs in _by_type(answered.tests()).items()}
+    tests = {kind: _test(pairs, seed) for kind, pairs in _by_type(answered.tests()).items()}
     answers = (pair for pair in answered if pair[0].kind == "answers" and not pair[0].repairing)
-    own = {kind: _test(pairs) for kind, pairs in _by_type(answers).items()}
+    own = {kind: _test(pairs, seed) for kind, pairs in _by_type(answers).items()}
     return own | {kind: test for kind, test in tests.items() if test.enough or kind not in own}
 
 
@@ -124,13 +127,15 @@ def _by_type(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     return dict(sorted(found.items()))
 
 
-def _test(pairs: list[Pair]) -> Test:
-    prior = Prior(pairs)
-    source = pairs[0][0].values.get("source", OWN_ROWS)
-    golds = [row.label if row.kind == "labels" else row.values["response"] for row, _ in pairs]
-    words = [_word(row, answer, prior) for row, answer in pairs]
-    test = check_labels if pairs[0][0].kind == "labels" else check_answers
-    return test(source, golds, [word.answer for word in words])
+def _test(pairs: list[Pair], seed: int) -> Test:
+    prior, first = Prior(pairs), pairs[0][0]
+    golds = [row.label if row.choices else row.values["response"] for row, _ in pairs]
+    answers = [_word(row, answer, prior).answer.lower() for row, answer in pairs]
+    passages = [row.values["context"] for row, _ in pairs]
+    if first.choices and first.tests_reader:
+        return check_labels(first.source, golds, answers, passages)
+    same = operator.eq if first.choices else agree
+    return check_answers(first.source or OWN_ROWS, golds, answers, passages, seed, same)
 
 
 def _weigh(
@@ -143,6 +148,8 @@ def _weigh(
 def _word(row: Row, answer: Any, prior: Prior) -> Word:
     if row.kind == "labels":
         return weigh_labels(row.label, row.choices, answer["scores"], prior.of(row.choices))
+    if row.choices:
+        return weigh_told_labels(row.label, row.choices, answer["answers"])
     return weigh_answers(row.nearly or row.values["response"], answer["answers"])
 
 
@@ -160,7 +167,8 @@ def _warn(tested: dict[str, Test]) -> None:
 
 
 def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[str, Test]) -> None:
-    tally, reviews = Tally(), Reviews.read(stage.inputs.get("reviews"))
+    tally = Tally()
+    reviews = Reviews.read(stage.inputs.get("reviews"), stage.params.verify.seed)
     with (
         TableWriter(stage.out / "instructions.parquet", VERIFIED) as kept,
         TableWriter(stage.out / "quarantine.parquet", UNVERIFIED) as dropped,

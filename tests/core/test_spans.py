@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.spans import find_span, holds, is_sound
+from tasks.core.spans import contains, find_span, holds, is_sound
 
 _PASSAGE = "The tee weighed 2.9 tonnes. Crew 4 closed the valve at noon on 3 May."
 
@@ -24,6 +24,25 @@ def test_the_span_is_found_however_it_is_spaced(told: str, span: str | None) -> 
     found = find_span(text, told)
     assert (text[slice(*found)] if found else None) == span
     assert holds(text, told) == (span is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "span"),
+    [
+        ("It ran for 15 hours.", "5 hours", None),
+        ("It ran for 15 hours, then 5 hours.", "5 HOURS", (26, 33)),
+        ("It ran for 15 hours.", "15 hour", None),
+        ("It failed (seal-5).", "seal-5", (11, 17)),
+        ("anna anna b", "anna b", (5, 11)),
+        ("xa a a", "a a", (3, 6)),
+        ("It cost £5.", "£5", (8, 10)),
+        ("東京都は広い", "東京", (0, 2)),
+        ("Ответ: вода", "вод", None),
+    ],
+)
+def test_a_span_is_made_of_whole_words(text: str, told: str, span: tuple[int, int] | None) -> None:
+    assert find_span(text, told) == span
+    assert holds(text, told) == contains(text.lower(), told.lower()) == (span is not None)
 
 
 def test_an_answer_has_the_form_of_a_response() -> None:

@@ -160,7 +160,8 @@ def _write_judged(instructions: Path) -> None:
         folder.mkdir()
         (folder / "report.html").write_text("<p>report</p>")
         write_json(folder / "metrics.json", {"yield": 0.8, "agreed": 0.5})
-        reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5, "reviewed": 99}
+        reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5}
+        reviewed |= {"reviewed": 99, "reviewed_of": 99}
         write_json(folder / "summary.json", {"agreed": 0.5} | reviewed)
 
 
@@ -528,7 +529,8 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
     )
     assert run.data.metrics["rows_right"] == 0.4 and run.data.tags["rows.quality"] == (
-        "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50) of 99 read"
+        "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50; 99 of 99 "
+        "kept rows read)"
     )
     assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3

@@ -33,7 +33,10 @@ _MORE = """
 metrics:
 """
 #: What the closing table reads of verify.
-_FACTS = {"verify": ", agreed=None, right=None, right_low=None, right_high=None, reviewed=0)"}
+_FACTS = {
+    "verify": ", agreed=None, right=None, right_low=None, right_high=None, reviewed=0, "
+    "reviewed_of=0)"
+}
 
 
 @pytest.fixture(scope="module")

@@ -293,4 +293,7 @@ def test_the_forecast_stands_beside_what_came(finished: Path) -> None:
     assert "came 137" in render(finished, finished) and "minutes" not in render(finished, finished)
 
 
-_UNREVIEWED = dict.fromkeys(("agreed", "right", "right_low", "right_high")) | {"reviewed": 0}
+_UNREVIEWED = dict.fromkeys(("agreed", "right", "right_low", "right_high")) | {
+    "reviewed": 0,
+    "reviewed_of": 0,
+}

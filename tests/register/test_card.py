@@ -47,7 +47,7 @@ def test_the_card_comes_with_the_model_and_says_what_is_known(
         "| majority class |",
         "| adapted, prior corrected |",
         "| adapted, calibrated |",
-        "right by review 40 % (30 to 50) of 99 read",
+        "right by review 40 % (30 to 50; 99 of 99 kept rows read)",
         "| finetune | 12 | 12 | none |",
         "Not measured: no general tasks were asked",
         "    make run PROFILE=mine SET=generate.seed=2",
@@ -136,7 +136,7 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
     write_json(tmp_path / "ingested.json", {"rows_kept": 3, "dropped": {}})
     write_json(tmp_path / "metrics.json", {"yield": None})
     names = ("agreed", "right", "right_low", "right_high")
-    write_json(tmp_path / "summary.json", dict.fromkeys(names) | {"reviewed": 0})
+    write_json(tmp_path / "summary.json", dict.fromkeys(names) | {"reviewed": 0, "reviewed_of": 0})
     places = {"ingested": tmp_path / "ingested.json", "adapter": adapter}
     places |= dict.fromkeys(("instructions", "verification", "supervision"), tmp_path)
     stage = SimpleNamespace(params=parse_params(values, "params.yaml"), path=places.__getitem__)

@@ -26,6 +26,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
 from tasks.core.rows import UNVERIFIED, VERIFIED
+from tasks.verify.draw import allocate
 from tasks.verify.reviews import Reviews, review_key
 from tests.conftest import ROOT
 from tests.review.checkout import EVIL, make_checkout, read_lines, row_of, write_rows
@@ -195,8 +196,8 @@ def test_the_sample_is_stratified_seeded_and_holds_what_a_review_excluded(tmp_pa
 
 
 def test_every_type_is_drawn_at_least_once() -> None:
-    assert review.allocate({"a": 9990, "b": 1, "c": 9}, 100) == {"a": 98, "b": 1, "c": 1}
-    assert review.allocate({"a": 3, "b": 1}, 100) == {"a": 3, "b": 1}
+    assert allocate({"a": 9990, "b": 1, "c": 9}, 100) == {"a": 98, "b": 1, "c": 1}
+    assert allocate({"a": 3, "b": 1}, 100) == {"a": 3, "b": 1}
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_an_answer_that_is_not_in_its_passage_is_found(tmp_path: Path) -> None:
         {"context": "Iwan Wyn Roberts scored.", "answers": ["Iwan Roberts", "scored"]},
         {"context": "Iwan Wyn Roberts scored.", "answers": ["Iwan Roberts"]},
         {"context": "Iwan Wyn Roberts scored.", "answers": "Roberts"},
+        {"context": "It ran for 15 hours.", "answers": ["5"]},
     ]
     path = tmp_path / "items.jsonl"
     path.write_text(
@@ -175,7 +176,7 @@ def test_an_answer_that_is_not_in_its_passage_is_found(tmp_path: Path) -> None:
         )
     )
     items = load_items(dataset, path)
-    assert find_misplaced(dataset, items) == ["2"]
+    assert find_misplaced(dataset, items) == ["2", "4"], "whole words"
     assert items[3].golds == ("Roberts",), "a text is a list of one"
 
 

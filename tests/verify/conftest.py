@@ -86,7 +86,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         )
         told = [
             {"row_id": row["row_id"], "confidence": (confidences or {}).get(row["row_id"])}
-            for row in rows
+            for row in (*rows, *quarantine)
         ]
         write_table(Path("predictions.parquet"), pa.Table.from_pylist(told, schema=PREDICTIONS))
         params = make_params(

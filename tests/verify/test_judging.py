@@ -15,6 +15,7 @@ from tasks.verify.guard import check_answers, check_labels, construct_tests, rea
 from tasks.verify.judging import (
     Decision,
     Prior,
+    agree,
     decide,
     drop_duplicates,
     find_unsure,
@@ -23,6 +24,7 @@ from tasks.verify.judging import (
     nearest_span,
     weigh_answers,
     weigh_labels,
+    weigh_told_labels,
 )
 from tests.supervise.test_constructed import passages
 
@@ -50,6 +52,46 @@ def test_agreement_is_the_share_of_answers_that_are_the_same_but_for_details() -
     assert (word.agreement, word.certainty) == (0.5, 0.5)
     word = weigh_answers("2.9 tonnes", ["noon", "at noon", "noon", "2.9 tonnes"])
     assert (word.agreement, word.answer, word.certainty) == (0.25, "noon", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("12 bar", "15 bar", False),
+        ("3.5 bar", "35 bar", False),
+        ("-18 degrees", "18 degrees", False),
+        ("about 12 bar", "The 12 bar.", True),
+        ("1,200 litres", "1200 litres", True),
+        ("12,5", "125", False),
+        ("at noon", "noon", True),
+        ("noon", "dusk", False),
+    ],
+)
+def test_answers_with_other_numbers_are_other_answers(one: str, other: str, same: bool) -> None:
+    assert agree(one, other) == agree(other, one) == same
+
+
+def test_six_different_numbers_are_no_certainty() -> None:
+    word = weigh_answers("8 bar", [f"{number} bar" for number in (12, 15, 9, 12, 30, 7)])
+    assert (word.agreement, word.answer, word.certainty) == (0.0, "12 bar", 2 / 6)
+
+
+def test_a_label_told_in_words_is_one_of_the_choices_or_no_answer() -> None:
+    choices = ("Not relevant", "Relevant", "No")
+    told = [
+        "not relevant.",
+        "Relevant, as it broke.",
+        "It is relevant",
+        "Nothing",
+        "**No**",
+        "no\nx",
+    ]
+    word = weigh_told_labels("no", choices, told)
+    assert (word.agreement, word.answer, word.certainty) == (2 / 6, "No", 2 / 6)
+    prose = weigh_told_labels("no", choices, ["No seal was found"] * 6)
+    assert (prose.agreement, prose.answer, prose.certainty) == (0.0, "", 0.0)
+    row = _row("Did it fail? Yes or no?", "No") | {"task_type": "ynqa"}
+    assert decide(row, prose, _settings(adopt=True)).reasons == ["reader_disagrees"]
 
 
 def test_a_prior_takes_out_what_the_reader_says_anyway() -> None:
@@ -139,6 +181,12 @@ def test_a_share_of_each_type_stays_and_rows_without_a_confidence_all() -> None:
     assert find_unsure([("b", "exqa", -1.0), ("a", "exqa", -1.0)], 0.5) == {"b"}
 
 
+def test_a_row_to_repair_is_measured_by_the_surest_rows_and_takes_no_ones_place() -> None:
+    rows = [("a", "exqa", -0.9), ("b", "exqa", -0.2), ("c", "exqa", -0.5)]
+    repairing = [("d", "exqa", -0.4), ("e", "exqa", -0.6), ("f", "exqa", None), ("g", "qa", -3.0)]
+    assert find_unsure(rows, 0.6, repairing) == {"a", "e"}
+
+
 def test_the_best_rows_of_a_passage_stay_and_a_repeated_one_goes() -> None:
     def pair(
         row_id: str, agreement: float | None, origin: str = "written", sure: float | None = None
@@ -175,14 +223,37 @@ def test_choices_are_the_labels_that_the_instruction_offers(
 
 def test_a_reader_has_to_beat_chance_by_the_interval() -> None:
     golds = [str(number) for number in range(40)]
-    right = check_answers("rows", golds, golds)
+    right = check_answers("rows", golds, golds, golds, 1)
     assert right.passed and right.right == 40 and right.chance == 0
-    assert not check_answers("rows", golds, ["7"] * 40).passed
-    assert not check_answers("rows", golds[:9], golds[:9]).passed, "too few rows"
+    assert not check_answers("rows", golds, ["7"] * 40, golds, 1).passed
+    assert not check_answers("rows", golds[:9], golds[:9], golds[:9], 1).passed, "too few rows"
+    few = [str(number % 5) for number in range(40)]
+    assert not check_answers("rows", golds, golds, few, 1).passed, "too few passages"
     labels = ["yes", "no"] * 30
-    assert check_labels("claims", labels, labels).passed
-    assert not check_labels("claims", labels, ["yes"] * 60).passed
-    assert check_labels("claims", labels, ["Yes"] * 60).chance == 0.5
+    rows = [str(number) for number in range(60)]
+    assert check_labels("claims", labels, labels, rows).passed
+    assert not check_labels("claims", labels, ["yes"] * 60, rows).passed
+    assert check_labels("claims", labels, ["Yes"] * 60, rows).chance == 0.5
+
+
+def test_what_chance_gives_on_the_same_rows_is_no_known_number() -> None:
+    """58 of 100 are right, 42 by chance: the share alone is above 42 %, the difference is not
+    above 0.
+    """
+    golds, rows = ["yes"] * 50 + ["no"] * 50, [str(number) for number in range(100)]
+    answers = ["yes"] * 29 + ["no"] * 21 + ["no"] * 29 + ["yes"] * 21
+    test = check_answers("rows", golds, answers, rows, 1)
+    assert (test.right, test.chance) == (58, 0.42) and wilson(58, 100)[0] > 0.42
+    assert -0.05 < test.margin < 0 and not test.passed
+    assert test == check_answers("rows", golds, answers, rows, 1), "the draw is seeded"
+
+
+def test_rows_of_one_passage_count_as_one() -> None:
+    golds = [str(number) for number in range(41)]
+    answers = golds[:30] + ["none"] * 11
+    assert check_answers("rows", golds, answers, golds, 1).passed
+    passages = ["same"] * 30 + golds[30:]
+    assert not check_answers("rows", golds, answers, passages, 1).passed
 
 
 def test_rows_made_by_rules_test_types_that_have_any() -> None:

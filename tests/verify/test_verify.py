@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -163,8 +165,27 @@ def test_rows_that_the_generator_was_least_sure_of_are_not_asked(run: Any) -> No
     )
     assert summary["reader"]["exqa"]["rows"] == COUNT - 14, "they were asked"
     assert run(rows, confidences=sure, confident_share=0.5, reader="none", out="unread") == 0
-    _, dropped, summary = _made("unread")
-    assert {row["row_id"] for row in dropped} == unsure
+    kept, dropped, summary = _made("unread")
+    assert len(kept) == COUNT and not dropped, "without a reader all rows pass"
+    assert summary["dropped"] == {} and {row["confidence"] for row in kept} == {*sure.values()}
+
+
+def test_rows_to_repair_are_asked_where_the_generator_was_sure_enough(run: Any) -> None:
+    rows = [make_row(number) for number in range(COUNT)]
+    wrong = [
+        make_row(number) | {"response": "oil", "reasons": ["answer_in_passage"]}
+        for number in (31, 32)
+    ]
+    sure = {row["row_id"]: -float(number % 10) for number, row in enumerate(rows)}
+    sure |= {wrong[0]["row_id"]: -0.5, wrong[1]["row_id"]: -9.5}
+    asked = {"repair": "answer", "min_grounding": 0.0, "confident_share": 0.8}
+    assert run(rows, quarantine=wrong, confidences=sure, **asked) == 0
+    kept, dropped, summary = _made()
+    repaired = [(row["row_id"], row["confidence"]) for row in kept if row["origin"] == "repaired"]
+    assert repaired == [("exqa-031", -0.5)]
+    (unsure,) = [row for row in dropped if row["row_id"] == "exqa-032"]
+    assert (unsure["reasons"], unsure["answer"]) == (["generator_unsure"], "")
+    assert summary["reader"]["exqa"]["rows"] == 24, "they take no place of a row that is kept"
 
 
 def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
@@ -206,7 +227,7 @@ def test_a_full_stop_behind_a_label_makes_it_no_other_label() -> None:
         )
         for number in range(COUNT)
     ]
-    test = verify._test(pairs)
+    test = verify._test([(replace(row, source="people"), told) for row, told in pairs], 1)
     assert (test.right, test.chance) == (COUNT, 0.5)
 
 
@@ -245,27 +266,59 @@ def test_a_real_model_reads_and_ranks(run: Any, tiny_model: Path) -> None:
     assert summary["rows_kept"] == 48 and summary["reader"].keys() == {"exqa", "ynqa"}
 
 
-def test_a_reader_behind_an_address_is_asked_for_text(run: Any) -> None:
+@contextmanager
+def _served(answer: Callable[[int], str]) -> Iterator[str]:
+    """Serve a reader that knows a passage's number; yield its address."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             text = body["messages"][0]["content"]
-            number = text.split("because seal-")[1].split()[0]
-            answer = {"message": {"content": f"seal-{number}"}, "finish_reason": "stop"}
+            told = answer(int(text.split("because seal-")[1].split()[0]))
+            choice = {"message": {"content": told}, "finish_reason": "stop"}
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"choices": [answer]}).encode())
+            self.wfile.write(json.dumps({"choices": [choice]}).encode())
 
         def log_message(self, *_: Any) -> None:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/v1"
-    assert run(reader="some-7b", address=address) == 0
+    yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
     server.server_close()
+
+
+def test_a_reader_behind_an_address_is_asked_for_text(run: Any) -> None:
+    with _served(lambda number: f"seal-{number}") as address:
+        assert run(reader="some-7b", address=address) == 0
     assert _made()[2]["agreed"] == 1.0
+
+
+def test_prose_of_a_reader_behind_an_address_is_no_label(run: Any) -> None:
+    """Every fifth answer is prose, every seventh the other label, the others begin with theirs."""
+
+    def told(number: int) -> str:
+        if number % 5 == 0:
+            return "It failed because of its seal."
+        return "Yes." if bool(number % 2) != (number % 7 == 0) else "No, it did not."
+
+    rows = [make_row(number, "ynqa", "Yes" if number % 2 else "No") for number in range(COUNT)]
+    rows.append(make_row(30, "ynqa", "Perhaps so"))
+    with _served(told) as address:
+        assert run(rows, reader="some-7b", address=address, adopt=True) == 0
+    kept, dropped, summary = _made()
+    assert {row["response"] for row in kept[:-1]} == {"Yes", "No"}
+    adopted = [(row["row_id"], row["response"]) for row in kept if row["origin"] == "adopted"]
+    assert adopted == [
+        *(("ynqa-007", "No"), ("ynqa-014", "Yes"), ("ynqa-021", "No"), ("ynqa-028", "Yes"))
+    ]
+    assert [(row["row_id"], row["answer"]) for row in dropped] == [
+        (f"ynqa-{number:03d}", "") for number in range(0, COUNT, 5)
+    ]
+    assert (kept[-1]["response"], kept[-1]["agreement"]) == ("Perhaps so", None), "not asked"
+    assert summary["reader"]["ynqa"]["right"] == 20
 
 
 @pytest.mark.parametrize(
@@ -329,11 +382,19 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
     Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
     assert run(reviews="reviews.jsonl") == 0
     found = _made()[2]
-    assert (found["right"], found["reviewed"]) == (round(4 / 6, 4), 6)
-    assert (found["right_low"], found["right_high"]) == (0.3, 0.9032)
+    assert (found["right"], found["reviewed"], found["reviewed_of"]) == (round(4 / 6, 4), 6, 24)
+    assert found["right_low"] is None and found["right_high"] is None
     assert "2 of 8 reviewed rows are not kept in this run" in capsys.readouterr().err
     page = Path("artifacts/verify/report.html").read_text()
-    assert '<b class="">67 %</b>' in page and "30 to 90 of 6 read" in page
+    assert '<b class="">67 %</b>' in page and "6 of 24 kept rows read, no sample of them" in page
+    verdicts += [_verdict(make_row(number), "right") for number in range(8, COUNT)]
+    Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    assert run(reviews="reviews.jsonl") == 0
+    found = _made()[2]
+    assert (found["right"], found["reviewed"]) == (round(22 / 24, 4), 24)
+    assert (found["right_low"], found["right_high"]) == (0.7415, 0.9768)
+    page = Path("artifacts/verify/report.html").read_text()
+    assert "74 to 98; 24 of 24 kept rows read" in page
 
 
 def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
