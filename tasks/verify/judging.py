@@ -95,7 +95,7 @@ class Decision:
 
 
 def agree(one: str, other: str) -> bool:
-    """Tell whether two answers are the same apart from details; a number is none."""
+    """Tell whether two answers are the same but for details; other numbers are no detail."""
     return _numbers(one) == _numbers(other) and squad_f1(one, [other]) >= _SAME
 
 
