@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.matrix.groups import compare_groups, measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix
-from flows.matrix.published import compare_published, judge_claims
+from flows.matrix.published import MARGIN, WIDEST, compare_published, judge_claims
 from flows.matrix.results import Result, read_scores, tabulate_cells
 from flows.matrix.samples import pick_samples
 from flows.matrix.supervision import START
@@ -121,6 +121,8 @@ def write_matrix_page(
         curves=draw_curves(facts["groups"]),
         links={name: run_page(_MLFLOW, experiment, run["run_id"]) for name, run in runs.items()},
         source=read_yaml(main / "matrices" / "published.yaml")["source"],
+        margin=MARGIN,
+        widest=WIDEST,
         **_WORDS,
         **facts,
     )

@@ -14,14 +14,14 @@ from fastapi import Body, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from tasks.core.errors import PipelineError
-from tasks.core.own_pages import OwnPagesOnly
+from tasks.core.own_pages import Application, Message, OwnPagesOnly, Receive, Send
 from tasks.core.page import Page, render
 from tasks.core.ports import need_free_port
 
 HOST = "127.0.0.1"
 _HERE = Path(__file__).parent
 _TEMPLATE = _HERE / "templates" / "page.html"
-#: Characters of a request: more than any form of ours sends.
+#: Bytes of a request: more than any form of ours sends.
 _MOST = 200_000
 _HEADERS = {
     "cache-control": "no-store",
@@ -50,9 +50,6 @@ def make_app(desk: Desk, page: Page) -> FastAPI:
 
     @app.middleware("http")
     async def add_headers(request: Request, answer: Callable[[Request], Any]) -> Response:
-        size = request.headers.get("content-length", "0")
-        if not size.isdecimal() or int(size) > _MOST:
-            return JSONResponse({"error": "the request is too large"}, 413)
         response: Response = await answer(request)
         response.headers.update(_HEADERS)
         return response
@@ -80,8 +77,48 @@ def make_app(desk: Desk, page: Page) -> FastAPI:
     def save(change: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
         return desk.save(change)
 
+    app.add_middleware(SmallRequests)
     app.add_middleware(OwnPagesOnly)
     return app
+
+
+class SmallRequests:
+    """ASGI middleware: a body of more than :data:`_MOST` bytes is answered with 413.
+
+    Its bytes are counted as they come: a chunked request does not tell its length.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a small request on with its whole body."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = await _read_body(receive)
+        if body is None:
+            large = JSONResponse({"error": "the request is too large"}, 413, _HEADERS)
+            await large(scope, receive, send)
+            return
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def first_the_body() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, first_the_body, send)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the body, None as soon as it is too large; of a sender that has gone what it sent."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > _MOST:
+            return None
+    return body
 
 
 def serve(desk: Desk, page: Page, port: int, variable: str) -> None:

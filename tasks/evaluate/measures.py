@@ -7,6 +7,7 @@ one, the start alone where the adaptation started from an adapter, and the adapt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,12 @@ def measure_agreement(
     }
 
 
-def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, Any]:
+def measure_general(
+    tables: dict[str, pa.Table], passages: Mapping[str, str], params: Evaluate
+) -> dict[str, Any]:
     """Return each model's token F1 in points on the general tasks, the mean over task types.
 
+    ``passages`` (task -> a name of its passage) says which tasks are drawn together.
     ``change`` is adapted minus unadapted, with its 95 % interval; ``gain_over_start`` as in
     :func:`measure`.
     """
@@ -109,7 +113,7 @@ def measure_general(tables: dict[str, pa.Table], params: Evaluate) -> dict[str, 
         for name, table in tables.items()
     }
     ids = sorted(rows["zero_shot"])
-    weights = resample(ids, params.bootstrap, params.seed)
+    weights = resample([passages[id_] for id_ in ids], params.bootstrap, params.seed)
     member = np.array(
         [[rows["zero_shot"][id_]["template"] == kind for id_ in ids] for kind in task_types],
         dtype=np.float64,

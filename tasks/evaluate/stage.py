@@ -30,7 +30,14 @@ from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import has_items
-from tasks.scoring.predict import Questions, Scoreable, answer, answer_general, models_before
+from tasks.scoring.predict import (
+    Questions,
+    Scoreable,
+    answer,
+    answer_general,
+    models_before,
+    name_passages,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +61,8 @@ def evaluate(stage: Stage) -> None:
     scores = measure(*asked, found) if labelled else measure_agreement(*asked)
     scores["rows"] = read_json(stage.path("adapter") / "provenance.json")["rows"]
     if len(general["adapted"]):
-        scores["general"] = measure_general(general, params)
+        passages = name_passages(stage.path("general"), stage.params.baseline)
+        scores["general"] = measure_general(general, passages, params)
     write_json(stage.out / "scores.json", scores)
     write_json(stage.out / "metrics.json", dvc_metrics(scores))
     write_text(stage.out / "f1.csv", _f1_csv(scores))

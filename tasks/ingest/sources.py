@@ -111,7 +111,7 @@ class LocalCorpus:
         return Path(place)
 
     def release(self, path: Path) -> None:
-        """There is no copy."""
+        """Nothing to delete: the files are read where they are."""
 
 
 class RemoteCorpus:

@@ -44,7 +44,14 @@ from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
 from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
 from tasks.ingest.worker import Work, format_reject, read_files, read_on_ray
 from tasks.lm.preflight import check_run, is_run
-from tasks.scoring.datasets import Item, find_misplaced, has_items, load_dataset, load_items
+from tasks.scoring.datasets import (
+    Item,
+    find_misplaced,
+    find_missing_labels,
+    has_items,
+    load_dataset,
+    load_items,
+)
 from tasks.scoring.lengths import check_prompts
 
 log = logging.getLogger(__name__)
@@ -156,6 +163,8 @@ def _read_items(stage: Stage) -> list[Item]:
                 len(items),
                 ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else ""),
             )
+        if missing := find_missing_labels(dataset, items):
+            log.warning("no item has the label %s of %s", ", ".join(missing), dataset.name)
         return items
     if stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(

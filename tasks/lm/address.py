@@ -36,7 +36,8 @@ class AddressEngine:
         """``address`` is such as ``http://127.0.0.1:8000/v1``; nothing is sent anywhere else,
         redirections are not followed.
 
-        ``setting`` names the address in messages; :data:`KEY_OF` says where its key is.
+        ``setting`` names the address in messages; :data:`KEY_OF` says where its key is. With a key
+        the address of another machine must be https.
         """
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -46,6 +47,11 @@ class AddressEngine:
         self._key = os.environ.get(KEY_OF[setting], "")
         self._url, self._model = f"{address.rstrip('/')}/chat/completions", model
         loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if self._key and parts.scheme == "http" and not loopback:
+            raise PipelineError(
+                f"{setting}: {KEY_OF[setting]} would be sent in clear to {parts.hostname}: write "
+                "the address with https, or unset the key"
+            )
         if not loopback:
             log.warning("%s: the passages are sent to %s", setting, parts.hostname)
         try:

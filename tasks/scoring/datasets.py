@@ -189,6 +189,14 @@ def find_misplaced(dataset: Dataset, items: Iterable[Item]) -> list[str]:
     return [item.id for item in items if not any(holds(item.context, gold) for gold in item.golds)]
 
 
+def find_missing_labels(dataset: Dataset, items: Iterable[Item]) -> list[str]:
+    """Return the declared labels that no item has: macro F1 then averages over fewer classes, and
+    over one more as soon as a model names such a label.
+    """
+    found = {item.gold for item in items}
+    return [label for number, label in enumerate(dataset.labels) if number not in found]
+
+
 def render(template: Template, item: Item) -> str:
     """Return the instruction of an item.
 

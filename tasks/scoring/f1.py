@@ -42,7 +42,7 @@ def normalise_answer(text: str) -> str:
 
 
 def macro_f1(golds: Sequence[int], predictions: Sequence[int], classes: int) -> float:
-    """Return the mean F1 of all classes; one that is neither gold nor predicted counts 0."""
+    """Return the mean F1 of the classes with a gold or a prediction, as scikit-learn's default."""
     weights = np.ones((1, len(golds)))
     return float(_macro_f1s(np.asarray(golds), np.asarray(predictions), classes, weights)[0])
 
@@ -59,13 +59,17 @@ def _macro_f1s(
     classes: int,
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return macro F1 for each row of item weights [resamples, items] -> [resamples]."""
-    total = np.zeros(len(weights))
+    """Return macro F1 for each row of item weights [resamples, items] -> [resamples].
+
+    Each resample averages over its own classes: a rare one that it did not draw has no F1 there.
+    """
+    total, seen = np.zeros(len(weights)), np.zeros(len(weights))
     for label in range(classes):
         right = weights @ ((golds == label) & (predictions == label))
         count = weights @ (golds == label) + weights @ (predictions == label)
         total += np.divide(2 * right, count, out=np.zeros_like(total), where=count > 0)
-    return 100 * total / classes
+        seen += count > 0
+    return 100 * total / seen
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,17 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
     return [row for *_, row in sorted(order, key=lambda entry: entry[:3])[: baseline.general_rows]]
 
 
+def name_passages(path: Path, baseline: Baseline) -> dict[str, str]:
+    """Return general task -> a name of its passage, the same for all tasks on one; a task without a
+    passage has its own.
+    """
+    return {
+        task["row_id"]: fingerprint("passage", text) if text else task["row_id"]
+        for task in general_tasks(path, baseline)
+        for text in [" ".join(task["context"].split())]
+    }
+
+
 @contextlib.contextmanager
 def open_writer(
     folder: Path, precision: str, prompts: list[list[int]], params: Evaluate, on_done: OnDone

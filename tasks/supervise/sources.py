@@ -76,7 +76,7 @@ SourceRows = tuple[Source, Counter[str]]
 
 
 def _read_instructions(stage: Stage) -> SourceRows:
-    """The rows that a generator wrote and validate kept."""
+    """The rows that a generator wrote and verify kept."""
     rows = Batches(stage.path("instructions"), INSTRUCTIONS)
     return Source.of(lambda: rows), Counter()
 
@@ -159,23 +159,25 @@ def _prompted_rows(table: pa.Table) -> pa.Table:
 def _render_labelled(stage: Stage) -> SourceRows:
     """Labelled items of the target task, each under one of its templates, drawn by the item's id.
 
-    Items of the evaluation set are left out.
+    Items on a passage or of a document of the evaluation set are left out: another question on it
+    tells of it as well.
     """
     evaluate, path = stage.params.evaluate, stage.path("rows")
     dataset = load_dataset(Path(evaluate.dataset))
     templates = dataset.templates[: evaluate.templates or None]
     items = stage.path("items")
-    evaluated = (
-        {render(templates[0], item) for item in load_items(dataset, items)}
-        if has_items(items)
-        else set()
-    )
+    evaluated = load_items(dataset, items) if has_items(items) else []
+    passages = {_one_spaced(item.context) for item in evaluated}
+    documents = {item.document for item in evaluated if item.document}
     seed = stage.params.supervise.seed
     kept: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     for item in load_items(dataset, path):
-        if render(templates[0], item) in evaluated:
+        if _one_spaced(item.context) in passages:
             dropped["in_evaluation"] += 1
+            continue
+        if item.document in documents:
+            dropped["of_evaluated_document"] += 1
             continue
         template = templates[row_seed(seed, "template", item.id) % len(templates)]
         kept.append(
@@ -191,6 +193,10 @@ def _render_labelled(stage: Stage) -> SourceRows:
         )
     table = pa.Table.from_pylist(kept, schema=INSTRUCTIONS)
     return Source.of(lambda: [table]), dropped
+
+
+def _one_spaced(text: str) -> str:
+    return " ".join(text.split())
 
 
 #: Name in supervise.source -> what makes the source.

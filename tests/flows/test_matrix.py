@@ -364,9 +364,9 @@ def test_published_figures_are_reproduced_deviate_or_were_not_run(tmp_path: Path
     matrix = read_matrix(_write(tmp_path, models=["mistralai/Mistral-7B-v0.1"]))
     told = {
         "model": "mistralai/Mistral-7B-v0.1",
-        "figures": {"pubmedqa": {"none": 25.6, "bonito": 44.5}, "vitaminc": {"bonito": 73.3}},
+        "figures": {"pubmedqa": {"none": 25.6, "bonito": 42.9}, "vitaminc": {"bonito": 73.3}},
     }
-    model = {"model": "/models/Mistral-7B-v0.1"}
+    model = {"model": "/models/Mistral-7B-v0.1", "f1_low": 35.0, "f1_high": 45.0}
     rows = compare_published(
         told, [_group(**model), _group(**model, supervision="none")], [], matrix
     )
@@ -380,6 +380,28 @@ def test_published_figures_are_reproduced_deviate_or_were_not_run(tmp_path: Path
     assert {row["status"] for row in other} == {
         "not run"
     } and "needs Mistral-7B-v0.1; this matrix ran one" in other[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "published", "status"),
+    [
+        ((62.0, 41.0, 81.0), 80.7, "cannot tell"),  # on few items nearly every figure is inside
+        ((62.0, 41.0, 81.0), 62.0, "cannot tell"),
+        ((62.0, 57.0, 67.0), 65.5, "cannot tell"),  # inside, and not near
+        ((62.0, 57.0, 67.0), 64.5, "reproduced"),
+        ((62.0, 57.0, 67.0), 68.0, "deviates"),
+        ((62.0, 41.0, 81.0), 90.0, "deviates"),
+    ],
+)
+def test_a_wide_interval_reproduces_nothing(
+    tmp_path: Path, ours: tuple[float, float, float], published: float, status: str
+) -> None:
+    told = {"model": "m", "figures": {"pubmedqa": {"bonito": published}}}
+    group = _group(f1=ours[0], f1_low=ours[1], f1_high=ours[2])
+    matrix = read_matrix(_write(tmp_path, models=["m"]))
+    (row,) = compare_published(told, [group], [], matrix)
+    assert row["status"] == status
+    assert (row["reason"] == "") == (status == "reproduced")
 
 
 def test_verdicts_are_corrected_for_the_number_of_comparisons() -> None:

@@ -19,7 +19,7 @@ from tasks.core.parquet import read_table, write_table
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.generate.prompted import read_prompts
-from tasks.lm.address import AddressEngine
+from tasks.lm.address import KEY_OF, AddressEngine
 from tasks.lm.engine import Completion, Sampling
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, passage_table
@@ -290,6 +290,20 @@ def test_what_cannot_be_asked_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(PipelineError, match="proxy that the environment names cannot be used"):
         AddressEngine("http://model.invalid/v1", "m", "generate.address")
     AddressEngine("http://127.0.0.1:1/v1", "m", "generate.address")  # a proxy is for other machines
+
+
+@pytest.mark.parametrize("setting", sorted(KEY_OF))
+def test_a_key_is_not_sent_in_clear_to_another_machine(
+    monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.delenv(KEY_OF[setting], raising=False)
+    AddressEngine("http://model.invalid/v1", "m", setting)
+    monkeypatch.setenv(KEY_OF[setting], "secret")
+    with pytest.raises(PipelineError, match=f"{setting}: {KEY_OF[setting]} .* model.invalid") as it:
+        AddressEngine("http://model.invalid/v1", "m", setting)
+    assert "secret" not in str(it.value) and "https" in str(it.value)
+    for address in ("https://model.invalid/v1", "http://127.0.0.1:1/v1", "http://[::1]:1/v1"):
+        AddressEngine(address, "m", setting)
 
 
 def test_an_address_is_http_and_goes_with_prompted(

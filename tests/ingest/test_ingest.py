@@ -503,6 +503,19 @@ def test_no_labelled_items_are_needed(corner: Path, capsys: pytest.CaptureFixtur
     assert "no items to compare with" in capsys.readouterr().err
 
 
+def test_a_label_that_no_item_has_is_named(
+    corner: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corner / "corpus" / "a.txt").write_text(SENTENCES[0])
+    (corner / "dataset.yaml").write_text(
+        "{name: pumps, task_type: nli, context: passage, label: answer, "
+        "labels: [Nothing, never, 'no'], templates: [{name: a, "
+        "instruction: '{{ context }} {{ question }}', choices: [a, b, c]}]}"
+    )
+    assert _run() == 0
+    assert "no item has the label never, no of pumps" in capsys.readouterr().err
+
+
 def test_the_closing_lines_say_what_became_of_everything(
     corner: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from starlette.testclient import TestClient
 from flows.review import ask, items
 from flows.review import rows as review
 from flows.review.place import Place
-from flows.review.server import make_app
+from flows.review.server import SmallRequests, make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
@@ -165,6 +166,33 @@ def test_what_is_no_verdict_is_refused(client: TestClient, change: Any, message:
     assert answer.status_code == 409 and message in answer.json()["error"]
     assert client.post("/save", content=b"x" * 300_000).status_code == 413
     assert client.post("/save", content=b"[1]").status_code == 422
+
+
+def test_a_body_that_does_not_tell_its_length_is_counted_as_it_comes(client: TestClient) -> None:
+    answer = client.post("/save", content=iter([b"x" * 10_000] * 30))
+    assert "content-length" not in answer.request.headers
+    assert answer.status_code == 413 and answer.json() == {"error": "the request is too large"}
+    change = {"key": keys_of(client)[0], "before": None, "after": {"verdict": "right"}}
+    body, form = json.dumps(change).encode(), {"content-type": "application/json"}
+    answer = client.post("/save", content=iter([body[:20], body[20:]]), headers=form)
+    assert answer.status_code == 200
+
+
+def test_of_a_body_that_is_too_large_the_rest_is_not_read() -> None:
+    received, sent = [0], []
+
+    async def receive() -> Any:
+        received[0] += 10_000
+        return {"type": "http.request", "body": b"x" * 10_000, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def never(*_: Any) -> None:
+        raise AssertionError("passed on")
+
+    asyncio.run(SmallRequests(never)({"type": "http"}, receive, send))
+    assert sent[0]["status"] == 413 and received[0] < 300_000
 
 
 def test_a_reviews_file_that_was_broken_by_hand_is_told_and_not_written(

@@ -24,10 +24,39 @@ from tasks.scoring.f1 import (
 def test_macro_f1_agrees_with_scikit_learn(seed: int) -> None:
     drawn = np.random.default_rng(seed)
     golds, predictions = drawn.integers(0, 3, 40), drawn.integers(0, 1 + seed % 3, 40)
-    expected = 100 * f1_score(
-        golds, predictions, labels=[0, 1, 2], average="macro", zero_division=0
-    )
+    expected = 100 * f1_score(golds, predictions, average="macro")
     assert macro_f1(golds.tolist(), predictions.tolist(), 3) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("golds", "predictions"),
+    [
+        ([0, 1, 0, 1], [0, 1, 0, 1]),  # nothing is of the third class
+        ([0, 1, 0, 1], [0, 1, 2, 1]),  # it is predicted alone
+        ([0, 1, 2, 1], [0, 1, 1, 1]),  # it is gold alone
+        ([1, 1], [1, 1]),
+    ],
+)
+def test_macro_f1_leaves_out_a_class_that_is_neither_gold_nor_predicted(
+    golds: list[int], predictions: list[int]
+) -> None:
+    expected = 100 * f1_score(golds, predictions, average="macro", zero_division=0)
+    assert macro_f1(golds, predictions, 3) == pytest.approx(expected, abs=1e-6)
+
+
+def test_each_resample_averages_over_the_classes_that_it_has() -> None:
+    """A rare class that a resample does not draw must not cost a perfect model points."""
+    golds = np.array([0, 1] * 9 + [0, 2])
+    weights = resample([str(item) for item in range(20)], 300, seed=1)
+    perfect = Scored(golds[None].astype(float), golds, 3)
+    assert (weights[:, 19] == 0).any() and perfect.f1(weights) == pytest.approx(100)
+
+    said = np.random.default_rng(5).integers(0, 3, 20)
+    found = Scored(said[None].astype(float), golds, 3).f1(weights)[:, 0]
+    for row, points in zip(weights, found, strict=True):
+        drawn = np.repeat(np.arange(20), row.astype(int))
+        expected = f1_score(golds[drawn], said[drawn], average="macro", zero_division=0)
+        assert points == pytest.approx(100 * expected)
 
 
 @pytest.mark.parametrize(

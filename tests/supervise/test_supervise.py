@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import yaml
 
 from bonito.remix.output import REMIXED
 from tasks.core.errors import PipelineError
@@ -83,11 +84,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> An
         rows: str = NONE,
         max_rows: int = 0,
         items: str = "items.jsonl",
+        dataset: str = str(ROOT / "datasets/privacy.yaml"),
         **sections: Any,
     ) -> int:
         params = make_params(
             supervise={"source": source, "rows": rows, "max_rows": max_rows},
-            evaluate={"dataset": str(ROOT / "datasets/privacy.yaml"), "items": "items.jsonl"},
+            evaluate={"dataset": dataset, "items": "items.jsonl"},
             **sections,
         )
         given = [
@@ -240,6 +242,33 @@ def test_labelled_rows_wear_the_datasets_templates_and_never_the_evaluated_items
         "one template only"
     )
     assert {row["response"] for row in rows} <= {"Yes", "No", "True", "False", "yes", "no"}
+
+
+def test_no_labelled_row_is_on_an_evaluated_passage(run: Any, tmp_path: Path) -> None:
+    """Another question on it, or the same one where the spacing differs, tells of it as well."""
+    spaced = "  " + _CONTEXT.format(1).replace(" ", "  ") + "\n"
+    rows = [
+        {**_item(1), "id": "other question", "question": "Did its seal break?"},
+        {**_item(1), "id": "other spacing", "context": spaced},
+        {**_item(7), "id": "fresh"},
+    ]
+    assert run("labelled", _jsonl(tmp_path / "train.jsonl", rows)) == 0
+    kept, summary = _made()
+    assert [row["row_id"] for row in kept] == ["fresh"]
+    assert summary["dropped"] == {"in_evaluation": 2} and summary["rows_in"] == 3
+
+
+def test_no_labelled_row_is_of_an_evaluated_document(run: Any, tmp_path: Path) -> None:
+    """Its passages rise and fall together: a bootstrap draws them as one."""
+    dataset = yaml.safe_load((ROOT / "datasets/privacy.yaml").read_text())
+    (tmp_path / "set.yaml").write_text(yaml.safe_dump({**dataset, "document": "file"}))
+    _jsonl(Path("items.jsonl"), [{**_item(1), "file": "a.pdf"}, {**_item(2), "file": None}])
+    rows = [{**_item(number), "file": f"{'abc'[number % 3]}.pdf"} for number in range(2, 8)]
+    given = _jsonl(tmp_path / "train.jsonl", rows)
+    assert run("labelled", given, dataset=str(tmp_path / "set.yaml")) == 0
+    kept, summary = _made()
+    assert [row["row_id"] for row in kept] == ["4", "5", "7"]
+    assert summary["dropped"] == {"in_evaluation": 1, "of_evaluated_document": 2}
 
 
 def test_none_is_no_rows(run: Any) -> None:
