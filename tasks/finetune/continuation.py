@@ -113,17 +113,20 @@ def digest_rows(table: pa.Table) -> pa.Table:
 
 def known_after(table: pa.Table, chosen: pa.Table, folder: Path, continues: bool) -> pa.Table:
     """Return the digests, sorted, of those rows of ``table`` that the new adapter knows: the
-    ``chosen`` ones, and where it continues, those that the champion knew.
+    ``chosen`` ones, and where it continues, those that the champion knew. A passage without such a
+    row stands there too, with an empty row: it is no new passage in the next run.
     """
     known = set(digest_rows(chosen)["row_sha256"].to_pylist())
     if continues:
         path = folder / TRAINED_FILE
         known |= set(require(read_table(path), TRAINED, path)["row_sha256"].to_pylist())
+    digests = digest_rows(table).to_pylist()
     pairs = {
-        (row["row_sha256"], row["passage_sha256"])
-        for row in digest_rows(table).to_pylist()
-        if row["row_sha256"] in known
+        (row["row_sha256"], row["passage_sha256"]) for row in digests if row["row_sha256"] in known
     }
+    held = {passage for _, passage in pairs}
+    passages = {row["passage_sha256"] for row in digests}
+    pairs |= {("", passage) for passage in passages - held}
     columns = list(zip(*sorted(pairs), strict=True)) or [(), ()]
     return pa.table(dict(zip(TRAINED.names, map(list, columns), strict=True)), TRAINED)
 

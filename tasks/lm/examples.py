@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.core.model_params import Finetune
@@ -26,31 +26,39 @@ class Example:
         return len(self.prompt) + len(self.response)
 
 
-def build_examples(
-    rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
-) -> tuple[list[Example], Counter[str]]:
-    """Return the examples in row order (one a row, several for long raw text), and how many rows
-    are left out by reason.
+@dataclass
+class Built:
+    """The examples of rows, in row order: one a row, several for long raw text."""
+
+    examples: list[Example] = field(default_factory=list)
+    #: The place of each example's row among the rows.
+    places: list[int] = field(default_factory=list)
+    #: Rows that are left out, by reason.
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finetune) -> Built:
+    """Return the examples of ``rows``, and how many rows are left out by reason.
 
     A long instruction loses its middle, so that the question is kept. A row whose response is too
     long is left out: half an answer is a wrong answer.
     """
-    examples: list[Example] = []
-    dropped: Counter[str] = Counter()
-    for row in rows:
+    built = Built()
+    longest = params.max_prompt_tokens + params.max_response_tokens
+    for place, row in enumerate(rows):
         if not row["instruction"]:
-            longest = params.max_prompt_tokens + params.max_response_tokens
-            pieces = text_examples(prompter.tokenizer, row["response"], longest)
-            examples += pieces
-            dropped["too_short"] += not pieces
-            continue
-        response = prompter.response(row["response"])
-        if len(response) > params.max_response_tokens:
-            dropped["response_too_long"] += 1
+            made = text_examples(prompter.tokenizer, row["response"], longest)
+            built.dropped["too_short"] += not made
+        elif len(response := prompter.response(row["response"])) > params.max_response_tokens:
+            made = []
+            built.dropped["response_too_long"] += 1
         else:
-            prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
-            examples.append(Example(prompt, response))
-    return examples, dropped
+            made = [
+                Example(prompter.prompt(row["instruction"], params.max_prompt_tokens), response)
+            ]
+        built.examples += made
+        built.places += [place] * len(made)
+    return built
 
 
 def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
@@ -89,11 +97,24 @@ def training_order(lengths: list[int], settings: Finetune) -> list[int]:
     return order[: settings.max_steps * settings.batch_rows or None]
 
 
+def examples_trained(examples: list[Example], params: Finetune, steps: int) -> list[int]:
+    """Return the indices of the examples that ``steps`` steps take, in their order; an example
+    stands there once for each pass.
+    """
+    order = training_order([len(example) for example in examples], params) if steps else []
+    return order[: steps * params.batch_rows]
+
+
+def name_cut(params: Finetune) -> str:
+    """Return the reason of rows for which the batches have no room."""
+    if params.max_tokens:
+        return "beyond_max_tokens"
+    return "beyond_max_steps" if params.max_steps else "beyond_epochs"
+
+
 def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
     """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
-    lengths = [len(example.prompt) + len(example.response) for example in examples]
-    order = training_order(lengths, params)
-    return sum(lengths[index] for index in order[: steps * params.batch_rows])
+    return sum(len(examples[index]) for index in examples_trained(examples, params, steps))
 
 
 def _draw(lengths: list[int], settings: Finetune, chance: random.Random) -> list[int]:

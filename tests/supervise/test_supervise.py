@@ -412,9 +412,9 @@ def test_instructions_and_raw_text_of_a_mix_are_trained_on_together(
     text = "The pump failed at noon."
     rows = [{"instruction": "Why?", "response": "A seal."}, {"instruction": "", "response": text}]
     prompter = Prompter(tokenizer, choose_form(tokenizer, params.finetune, rows, None))
-    examples, dropped = build_examples(rows, prompter, params.finetune)
-    assert [len(example.prompt) > 1 for example in examples] == [True, False]
-    assert dropped.total() == 0
+    built = build_examples(rows, prompter, params.finetune)
+    assert [len(example.prompt) > 1 for example in built.examples] == [True, False]
+    assert built.places == [0, 1] and built.dropped.total() == 0
 
 
 def test_prompt_forms_follow_what_the_model_has_seen(
