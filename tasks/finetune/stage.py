@@ -79,6 +79,7 @@ def finetune(stage: Stage) -> None:
         steps=trained.steps,
         response_tokens=trained.tokens,
         tokens=facts["tokens"],
+        shortened=training.built.shortened,
         **champion,
     )
 

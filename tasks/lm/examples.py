@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.core.model_params import Finetune
+from tasks.core.spans import holds
+from tasks.core.task_types import EXTRACTION
 from tasks.lm.prompts import Prompter
 
 #: Batches that are sorted by length and shuffled together.
@@ -35,13 +37,18 @@ class Built:
     places: list[int] = field(default_factory=list)
     #: Rows that are left out, by reason.
     dropped: Counter[str] = field(default_factory=Counter)
+    #: Rows whose instruction lost its middle; they are among the examples.
+    shortened: int = 0
+    #: The ids of rows that are left out because their answer stood there.
+    cut_out: list[str] = field(default_factory=list)
 
 
 def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finetune) -> Built:
     """Return the examples of ``rows``, and how many rows are left out by reason.
 
-    A long instruction loses its middle, so that the question is kept. A row whose response is too
-    long is left out: half an answer is a wrong answer.
+    A long instruction loses its middle, so that the question is kept; an extraction row whose
+    answer stood there is left out. So is a row whose response is too long: half an answer is a
+    wrong answer.
     """
     built = Built()
     longest = params.max_prompt_tokens + params.max_response_tokens
@@ -52,13 +59,28 @@ def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finet
         elif len(response := prompter.response(row["response"])) > params.max_response_tokens:
             made = []
             built.dropped["response_too_long"] += 1
+        elif len(prompt := prompter.prompt(row["instruction"])) <= params.max_prompt_tokens:
+            made = [Example(prompt, response)]
+        elif _loses_answer(row, prompter.shorten(row["instruction"], params.max_prompt_tokens)):
+            made = []
+            built.dropped["answer_cut_out"] += 1
+            built.cut_out.append(row["row_id"])
         else:
-            made = [
-                Example(prompter.prompt(row["instruction"], params.max_prompt_tokens), response)
-            ]
+            prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
+            made = [Example(prompt, response)]
+            built.shortened += 1
         built.examples += made
         built.places += [place] * len(made)
     return built
+
+
+def _loses_answer(row: dict[str, Any], shortened: str) -> bool:
+    """Tell whether the response, a span of the instruction, is none of the shortened one."""
+    return (
+        row["task_type"] in EXTRACTION
+        and holds(row["instruction"], row["response"])
+        and not holds(shortened, row["response"])
+    )
 
 
 def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:

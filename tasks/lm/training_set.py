@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,10 @@ from tasks.lm.examples import (
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.training import OnStep, Trained, train, training_key
+
+log = logging.getLogger(__name__)
+#: Rows that a warning names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,17 @@ class TrainingSet:
         tokenizer = load_tokenizer(params.model, params.revision)
         prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
         digest = sha256_folder(start) if start else ""
-        return cls(params, prompter, build_examples(rows, prompter, params), start, digest)
+        built = build_examples(rows, prompter, params)
+        if built.shortened or built.cut_out:
+            log.warning(
+                "max_prompt_tokens = %d cuts the middle out of %d instructions; %d more rows lose "
+                "their answer by it and are left out%s",
+                params.max_prompt_tokens,
+                built.shortened,
+                len(built.cut_out),
+                ": " + ", ".join(built.cut_out[:_SHOWN]) if built.cut_out else "",
+            )
+        return cls(params, prompter, built, start, digest)
 
     @property
     def examples(self) -> list[Example]:
