@@ -66,9 +66,7 @@ def test_only_rows_of_the_batches_count_as_trained(
         {reason: 40 - len(used)} if reason else {}
     )
     digests = dict(
-        zip(
-            digest_rows(table)["row_sha256"].to_pylist(), table["row_id"].to_pylist(), strict=True
-        )
+        zip(digest_rows(table)["row_sha256"].to_pylist(), table["row_id"].to_pylist(), strict=True)
     )
     trained = read_table(_OUT / "trained.parquet")["row_sha256"].to_pylist()
     assert sorted(digests[name] for name in trained if name) == sorted(used)
