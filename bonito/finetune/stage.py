@@ -23,7 +23,7 @@ from tasks.core.parquet import Batches, take_rows
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
-from tasks.lm.examples import Example
+from tasks.lm.examples import Example, examples_trained, name_cut
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_training
@@ -57,6 +57,8 @@ def finetune(stage: Stage) -> None:
     with checkpoints_of(stage.work, key, kept, stage.afterwards) as checkpoints:
         trained = train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
+    used = len(set(examples_trained(examples, params, trained.steps)))
+    left_over = Counter({name_cut(params): len(examples) - used})
     counts = Counter((row["task_type"], row["dataset"]) for row in rows)
     facts = {
         "base": params.model,
@@ -65,7 +67,7 @@ def finetune(stage: Stage) -> None:
         if start and (start / "provenance.json").is_file()
         else {},
         "rows_sha256": sha256_file(path),
-        "rows": len(examples),
+        "rows": used,
         "steps": trained.steps,
         "rows_by_type_and_dataset": {
             f"{kind}/{dataset}": count for (kind, dataset), count in sorted(counts.items())
@@ -73,7 +75,8 @@ def finetune(stage: Stage) -> None:
         "settings": params.model_dump(mode="json"),
     }
     write_json(stage.out / "provenance.json", facts)
-    stage.summary(len(remixed), len(examples), dict(dropped + too_long), steps=trained.steps)
+    left_out = dropped + too_long + left_over
+    stage.summary(len(remixed), used, dict(left_out), steps=trained.steps)
 
 
 def draw_mixture(

@@ -45,7 +45,8 @@ def train_answering(stage: Stage) -> None:
         "rows_by_type": dict(sorted(counts.items())),
     }
     write_json(stage.out / "provenance.json", training.provenance(trained) | told)
-    kept_rows, dropped = len(training.examples), dict(training.dropped)
+    kept_rows = len(training.rows_trained(trained.steps))
+    dropped = dict(training.left_out(trained.steps))
     stage.summary(
         len(rows), kept_rows, dropped, steps=trained.steps, response_tokens=trained.tokens
     )

@@ -22,11 +22,11 @@ from typing import Any
 import yaml
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_text
+from tasks.core.files import sha256_folder, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import DEFAULT
-from tasks.core.setting_paths import FILES, NOTHING, find_paths
+from tasks.core.setting_paths import FILES, FOLDER_REVISION, NOTHING, find_models, find_paths
 from tasks.core.stage import WORK
 
 RUNS = Path(".runs")
@@ -173,7 +173,9 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
 
 
 def _write_params(run: Run) -> None:
-    """Write ``params.yaml``; a path that exists only in the main checkout becomes absolute."""
+    """Write ``params.yaml``. A path that exists only in the main checkout becomes absolute, and a
+    model's folder gets its digest as revision: DVC knows only the folder ``models``.
+    """
     params = copy.deepcopy(run.params)
     for section, key in find_paths(params):
         value = section[key]
@@ -184,6 +186,11 @@ def _write_params(run: Run) -> None:
             and (run.main / value).exists()
         ):
             section[key] = str((run.main / value).resolve())
+    for section, key in find_models(params):
+        folder = run.path / section[key]
+        tracked = folder.is_relative_to(run.path / "models")
+        if folder.is_dir() and not tracked and section.get("revision", "main") == "main":
+            section["revision"] = FOLDER_REVISION + sha256_folder(folder)
     write_text(
         run.path / "params.yaml",
         yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),

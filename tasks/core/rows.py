@@ -87,7 +87,8 @@ INSTRUCTIONS = pa.schema(
 )
 
 #: artifacts/finetune/trained.parquet, kept with the MLflow run: digests of the rows that an adapter
-#: knows and of their passages, by which a later training tells new rows from old ones.
+#: knows and of their passages, by which a later training tells new rows from old ones. A passage
+#: of the run that no such row is from has an empty ``row_sha256``.
 TRAINED = pa.schema([("row_sha256", pa.string()), ("passage_sha256", pa.string())])
 TRAINED_FILE = "trained.parquet"
 #: The file that makes an adapter's folder a champion's: name, version, digests.

@@ -31,11 +31,31 @@ _PATHS = (
     ("verify", "fit", "start"),
     ("finetune", "model"),
 )
+#: Settings that name a model, and have a ``revision`` beside them.
+_MODELS = (
+    ("generate", "generator"),
+    ("verify", "reader"),
+    ("verify", "fit", "model"),
+    ("finetune", "model"),
+)
+#: What the revision of a model's folder begins with; its files' digest follows.
+FOLDER_REVISION = "sha256:"
 
 
 def find_paths(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the section and the key of each setting that may be a path and has a value."""
-    for *sections, key in _PATHS:
+    return _find(params, _PATHS)
+
+
+def find_models(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the section and the key of each setting that names a model and has a revision."""
+    return _find(params, _MODELS)
+
+
+def _find(
+    params: Mapping[str, Any], settings: tuple[tuple[str, ...], ...]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    for *sections, key in settings:
         section: Any = params
         for name in sections:
             section = section.get(name) or {}

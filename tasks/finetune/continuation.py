@@ -55,9 +55,9 @@ def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
     path = folder / TRAINED_FILE
     trained = require(read_table(path), TRAINED, path)
     known = set(trained["row_sha256"].to_pylist())
-    passages = set(trained["passage_sha256"].to_pylist())
     digests = digest_rows(table)
-    moved = _measure_move(passages, set(digests["passage_sha256"].to_pylist()))
+    passages = set(digests["passage_sha256"].to_pylist())
+    moved = _measure_move(set(trained["passage_sha256"].to_pylist()), passages)
     names = digests["row_sha256"].to_pylist()
     new = [place for place, name in enumerate(names) if name not in known]
     facts = {**read_json(folder / CHAMPION_FILE), **moved, "new_rows": len(new), "replayed": 0}
@@ -77,11 +77,12 @@ def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
         len(new),
         len(replayed),
     )
-    if moved["passages_gone"]:
+    gone = {row["passage_sha256"] for row in trained.to_pylist() if row["row_sha256"]} - passages
+    if gone:
         log.warning(
-            "%d passages are gone, and version %s has learned from them: an adapter does not "
-            "forget (finetune.restart_share: 0 starts over at every change)",
-            moved["passages_gone"],
+            "%d passages are gone, and version %s has learned from them, itself or before: an "
+            "adapter does not forget (finetune.restart_share: 0 starts over at every change)",
+            len(gone),
             facts["version"],
         )
     return Beginning(champion, rows, len(table) - len(rows), facts)
@@ -112,24 +113,28 @@ def digest_rows(table: pa.Table) -> pa.Table:
 
 
 def known_after(table: pa.Table, chosen: pa.Table, folder: Path, continues: bool) -> pa.Table:
-    """Return the digests, sorted, of those rows of ``table`` that the new adapter knows: the
-    ``chosen`` ones, and where it continues, those that the champion knew.
+    """Return the digests, sorted, of the rows that the new adapter knows: the ``chosen`` ones, and
+    where it continues, all that the champion knew, also those that are gone. So it goes on until
+    a training starts over. A passage of ``table`` without such a row stands there too, with an
+    empty row: it is no new passage in the next run.
     """
-    known = set(digest_rows(chosen)["row_sha256"].to_pylist())
+    known = digest_rows(chosen).to_pylist()
     if continues:
         path = folder / TRAINED_FILE
-        known |= set(require(read_table(path), TRAINED, path)["row_sha256"].to_pylist())
-    pairs = {
-        (row["row_sha256"], row["passage_sha256"])
-        for row in digest_rows(table).to_pylist()
-        if row["row_sha256"] in known
-    }
+        known += require(read_table(path), TRAINED, path).to_pylist()
+    pairs = {(row["row_sha256"], row["passage_sha256"]) for row in known if row["row_sha256"]}
+    held = {passage for _, passage in pairs}
+    passages = set(digest_rows(table)["passage_sha256"].to_pylist())
+    pairs |= {("", passage) for passage in passages - held}
     columns = list(zip(*sorted(pairs), strict=True)) or [(), ()]
     return pa.table(dict(zip(TRAINED.names, map(list, columns), strict=True)), TRAINED)
 
 
 def _measure_move(old: set[str], new: set[str]) -> dict[str, Any]:
-    """Return how far the passages of the rows moved: new and gone ones among all of both."""
+    """Return how far the passages of the rows moved: new and gone ones among all of both.
+
+    ``old`` are those of all trainings since the last one that started over.
+    """
     moved = Counter(passages_new=len(new - old), passages_gone=len(old - new))
     share = moved.total() / max(1, len(old | new))
     return {**moved, "passages": len(new), "moved_share": round(share, 4)}

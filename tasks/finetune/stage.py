@@ -10,6 +10,7 @@ import logging
 import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from tasks.core.card import take_cards
@@ -28,6 +29,7 @@ from tasks.core.rows import INSTRUCTIONS, TRAINED_FILE, require
 from tasks.core.stage import Stage, run_stage
 from tasks.finetune.continuation import KNOWN, begin, known_after
 from tasks.lm.checkpoints import checkpoints_of
+from tasks.lm.examples import name_cut
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
 from tasks.lm.training import Trained
@@ -52,21 +54,23 @@ def finetune(stage: Stage) -> None:
     training = TrainingSet.of(chosen.to_pylist(), params, beginning.start)
     if source == "none":
         return _write_no_adapter(stage, training, path)
-    dropped = training.dropped.copy()
-    dropped["beyond_max_steps"] = len(beginning.rows) - len(chosen)
-    dropped[KNOWN] = beginning.known
     if not training.examples:
         raise PipelineError(
-            f"no row of {path} can be trained on ({dict(dropped)}): look at its "
+            f"no row of {path} can be trained on ({dict(training.dropped)}): look at its "
             "quarantine, or raise finetune.max_response_tokens"
         )
     trained = _train(stage, training)
     write_text(stage.out / "loss.csv", trained.csv())
     champion = {"champion": beginning.facts} if beginning.facts else {}
-    known = known_after(table, chosen, stage.path("start"), beginning.continues)
+    # A row that is left out for its form counts as known, else it would be new in every run.
+    seen = np.delete(np.arange(len(chosen)), training.rows_left_over(trained.steps))
+    known = known_after(table, chosen.take(seen), stage.path("start"), beginning.continues)
     write_table(stage.out / TRAINED_FILE, known)
     facts = training.provenance(trained)
     told = {"supervision": source, "instructions_sha256": sha256_file(path), **champion}
+    dropped = training.left_out(trained.steps)
+    dropped[name_cut(params)] += len(beginning.rows) - len(chosen)
+    dropped[KNOWN] = beginning.known
     write_json(stage.out / "provenance.json", facts | told)
     stage.summary(
         len(table),
@@ -75,6 +79,7 @@ def finetune(stage: Stage) -> None:
         steps=trained.steps,
         response_tokens=trained.tokens,
         tokens=facts["tokens"],
+        shortened=training.built.shortened,
         **champion,
     )
 

@@ -50,8 +50,9 @@ from tasks.lm.models import pinned
 from tasks.lm.preflight import check_run
 
 log = logging.getLogger(__name__)
-#: Settings that say where rows are generated, not which: they are no part of a journal's key.
-_WHERE = {"workers", "ray_address"}
+#: Settings that say where rows are generated, and which passages they are of, but not what they
+#: are: they are no part of a journal's key. A shard's name has its passages' texts.
+_WHERE = {"workers", "ray_address", "gpu_memory_utilization", "max_passages"}
 #: Columns that say where a passage lies: the journal's shards do without.
 _PLACE = ["row_id", "passage_id", "document"]
 

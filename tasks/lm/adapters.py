@@ -69,8 +69,12 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
     config = read_json(start / "adapter_config.json")
     for name, value, required in (
         ("model", model.base, settings.model),
-        # Adapters of other tools name no commit: their main may be any.
-        ("revision", "" if model.revision == "main" else model.revision, settings.revision),
+        # Adapters of other tools name no commit: their main may be any. So may a folder's.
+        (
+            "revision",
+            "" if "main" in (model.revision, settings.revision) else model.revision,
+            settings.revision,
+        ),
         ("lora_rank", config["r"], settings.lora_rank),
         ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
     ):

@@ -103,6 +103,9 @@ def _in_order(folder: Path) -> list[Path]:
 class SealCheckpoint(TrainerCallback):
     """Seals a checkpoint when all its files are there: the Trainer does not stage its saves."""
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.save_steps = args.save_steps  # the Trainer would go on with the checkpoint's own
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if world_size() > 1:
             distributed.barrier()  # every process writes the state of its random numbers

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.core.model_params import Finetune
+from tasks.core.spans import holds
+from tasks.core.task_types import EXTRACTION
 from tasks.lm.prompts import Prompter
 
 #: Batches that are sorted by length and shuffled together.
@@ -26,31 +28,59 @@ class Example:
         return len(self.prompt) + len(self.response)
 
 
-def build_examples(
-    rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
-) -> tuple[list[Example], Counter[str]]:
-    """Return the examples in row order (one a row, several for long raw text), and how many rows
-    are left out by reason.
+@dataclass
+class Built:
+    """The examples of rows, in row order: one a row, several for long raw text."""
 
-    A long instruction loses its middle, so that the question is kept. A row whose response is too
-    long is left out: half an answer is a wrong answer.
+    examples: list[Example] = field(default_factory=list)
+    #: The place of each example's row among the rows.
+    places: list[int] = field(default_factory=list)
+    #: Rows that are left out, by reason.
+    dropped: Counter[str] = field(default_factory=Counter)
+    #: Rows whose instruction lost its middle; they are among the examples.
+    shortened: int = 0
+    #: The ids of rows that are left out because their answer stood there.
+    cut_out: list[str] = field(default_factory=list)
+
+
+def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finetune) -> Built:
+    """Return the examples of ``rows``, and how many rows are left out by reason.
+
+    A long instruction loses its middle, so that the question is kept; an extraction row whose
+    answer stood there is left out. So is a row whose response is too long: half an answer is a
+    wrong answer.
     """
-    examples: list[Example] = []
-    dropped: Counter[str] = Counter()
-    for row in rows:
+    built = Built()
+    longest = params.max_prompt_tokens + params.max_response_tokens
+    for place, row in enumerate(rows):
         if not row["instruction"]:
-            longest = params.max_prompt_tokens + params.max_response_tokens
-            pieces = text_examples(prompter.tokenizer, row["response"], longest)
-            examples += pieces
-            dropped["too_short"] += not pieces
-            continue
-        response = prompter.response(row["response"])
-        if len(response) > params.max_response_tokens:
-            dropped["response_too_long"] += 1
+            made = text_examples(prompter.tokenizer, row["response"], longest)
+            built.dropped["too_short"] += not made
+        elif len(response := prompter.response(row["response"])) > params.max_response_tokens:
+            made = []
+            built.dropped["response_too_long"] += 1
+        elif len(prompt := prompter.prompt(row["instruction"])) <= params.max_prompt_tokens:
+            made = [Example(prompt, response)]
+        elif _loses_answer(row, prompter.shorten(row["instruction"], params.max_prompt_tokens)):
+            made = []
+            built.dropped["answer_cut_out"] += 1
+            built.cut_out.append(row["row_id"])
         else:
             prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
-            examples.append(Example(prompt, response))
-    return examples, dropped
+            made = [Example(prompt, response)]
+            built.shortened += 1
+        built.examples += made
+        built.places += [place] * len(made)
+    return built
+
+
+def _loses_answer(row: dict[str, Any], shortened: str) -> bool:
+    """Tell whether the response, a span of the instruction, is none of the shortened one."""
+    return (
+        row["task_type"] in EXTRACTION
+        and holds(row["instruction"], row["response"])
+        and not holds(shortened, row["response"])
+    )
 
 
 def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
@@ -89,11 +119,24 @@ def training_order(lengths: list[int], settings: Finetune) -> list[int]:
     return order[: settings.max_steps * settings.batch_rows or None]
 
 
+def examples_trained(examples: list[Example], params: Finetune, steps: int) -> list[int]:
+    """Return the indices of the examples that ``steps`` steps take, in their order; an example
+    stands there once for each pass.
+    """
+    order = training_order([len(example) for example in examples], params) if steps else []
+    return order[: steps * params.batch_rows]
+
+
+def name_cut(params: Finetune) -> str:
+    """Return the reason of rows for which the batches have no room."""
+    if params.max_tokens:
+        return "beyond_max_tokens"
+    return "beyond_max_steps" if params.max_steps else "beyond_epochs"
+
+
 def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
     """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
-    lengths = [len(example.prompt) + len(example.response) for example in examples]
-    order = training_order(lengths, params)
-    return sum(lengths[index] for index in order[: steps * params.batch_rows])
+    return sum(len(examples[index]) for index in examples_trained(examples, params, steps))
 
 
 def _draw(lengths: list[int], settings: Finetune, chance: random.Random) -> list[int]:

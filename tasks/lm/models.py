@@ -11,11 +11,13 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
+from tasks.core.setting_paths import FOLDER_REVISION
 from tasks.lm.embedded import embedded_folder
 from tasks.lm.hub import hub_folder
 from tasks.lm.memory import need_free
@@ -122,10 +124,33 @@ def _refuse_own_code(name: str, folder: Path) -> None:
 
 
 def pinned(name: str, revision: str = "main") -> str:
-    """Return the present commit of a hub model's revision; other models keep theirs."""
-    if name.startswith("embedded:") or Path(name).is_dir():
+    """Return the present commit of a hub model's revision; other models keep theirs.
+
+    A folder whose revision is a digest (flows/runs/worktree.py writes it) must still have that.
+    """
+    if name.startswith("embedded:"):
+        return revision
+    if Path(name).is_dir():
+        if revision.startswith(FOLDER_REVISION) and revision != _folder_revision(Path(name)):
+            raise PipelineError(
+                f"model {name!r} is not the one that its run began with or was trained on: its "
+                f"files have changed since (revision {revision[:19]}): give the run's command "
+                "again to use the new one"
+            )
         return revision
     return Path(base_path(name, revision, weights=False)).name
+
+
+def _folder_revision(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    states = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return FOLDER_REVISION + _digest_folder(folder, states)
+
+
+@lru_cache
+def _digest_folder(folder: Path, states: tuple[tuple[Path, int, int], ...]) -> str:
+    """Return a folder's SHA-256; once for each state of its files, as weights are gigabytes."""
+    return sha256_folder(folder)
 
 
 def identify(name: str, revision: str = "main") -> str:

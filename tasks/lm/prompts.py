@@ -96,18 +96,26 @@ class Prompter:
     form: str
 
     def prompt(self, instruction: str, max_tokens: int | None = None) -> list[int]:
-        """Return the prompt's token ids, BOS first where the tokenizer has one.
-
-        Over ``max_tokens`` the middle of the instruction is removed, never the prompt's own marks:
-        the question is at the beginning or the end.
+        """Return the prompt's token ids, BOS first where the tokenizer has one; of an instruction
+        that is shortened for ``max_tokens``.
         """
         ids = self._ids(instruction)
         if max_tokens is None or len(ids) <= max_tokens:
             return ids
+        return self._ids(self.shorten(instruction, max_tokens))[:max_tokens]
+
+    def shorten(self, instruction: str, max_tokens: int) -> str:
+        """Return the instruction, without its middle if its prompt has more than ``max_tokens``.
+
+        The prompt's own marks stay, and the question is at the beginning or the end.
+        """
+        size = len(self._ids(instruction))
+        if size <= max_tokens:
+            return instruction
         tokens = self.tokenizer.encode(instruction, add_special_tokens=False)
-        room = max_tokens - (len(ids) - len(tokens)) - 8
+        room = max_tokens - (size - len(tokens)) - 8
         kept = tokens[: room // 2] + tokens[len(tokens) - (room - room // 2) :]
-        return self._ids(self.tokenizer.decode(kept))[:max_tokens]
+        return str(self.tokenizer.decode(kept))
 
     def text(self, instruction: str) -> str:
         """Return the prompt as text, for people to read."""

@@ -33,6 +33,18 @@ from tasks.lm.response_trainer import response_trainer
 log = logging.getLogger(__name__)
 #: 4-bit weights that are held dequantised at most: 2 GB in bfloat16, beside their 4-bit copies.
 _MOST_DEQUANTIZED = 1_000_000_000
+#: Settings that change no weight, or only which rows and start are chosen.
+#: The key has those itself.
+_SAME_WEIGHTS = {
+    "processes",
+    "checkpoints_gb",
+    "checkpoint_steps",
+    "resident",
+    "gradient_checkpointing",
+    "restart",
+    "restart_share",
+    "replay_share",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ def training_key(params: BaseModel, examples: Sequence[Example], start: str) -> 
     rows = hashlib.sha256()
     for example in examples:
         rows.update(f"{example.prompt}{example.response}".encode())
-    settings = params.model_dump(mode="json", exclude={"processes", "checkpoints_gb"})
+    settings = params.model_dump(mode="json", exclude=_SAME_WEIGHTS)
     return work_key(__name__, settings, rows.hexdigest(), *filter(None, [start]))
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,21 @@ from typing import Any
 from tasks.core.files import sha256_folder
 from tasks.core.model_params import Finetune
 from tasks.core.progress import Progress
-from tasks.lm.examples import Example, build_examples, tokens_trained
+from tasks.lm.examples import (
+    Built,
+    Example,
+    build_examples,
+    examples_trained,
+    name_cut,
+    tokens_trained,
+)
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.training import OnStep, Trained, train, training_key
+
+log = logging.getLogger(__name__)
+#: Rows that a warning names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -27,9 +39,7 @@ class TrainingSet:
 
     params: Finetune
     prompter: Prompter
-    examples: list[Example]
-    #: Rows that are left out, by reason.
-    dropped: Counter[str]
+    built: Built
     #: The adapter to start from; None for a new one.
     start: Path | None
     #: Its digest; empty for a new one.
@@ -43,9 +53,28 @@ class TrainingSet:
         """
         tokenizer = load_tokenizer(params.model, params.revision)
         prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
-        examples, dropped = build_examples(rows, prompter, params)
         digest = sha256_folder(start) if start else ""
-        return cls(params, prompter, examples, dropped, start, digest)
+        built = build_examples(rows, prompter, params)
+        if built.shortened or built.cut_out:
+            log.warning(
+                "max_prompt_tokens = %d cuts the middle out of %d instructions; %d more rows lose "
+                "their answer by it and are left out%s",
+                params.max_prompt_tokens,
+                built.shortened,
+                len(built.cut_out),
+                ": " + ", ".join(built.cut_out[:_SHOWN]) if built.cut_out else "",
+            )
+        return cls(params, prompter, built, start, digest)
+
+    @property
+    def examples(self) -> list[Example]:
+        """Return the rows as token ids."""
+        return self.built.examples
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Return the number of rows that are left out, by reason."""
+        return self.built.dropped
 
     @cached_property
     def key(self) -> str:
@@ -56,6 +85,21 @@ class TrainingSet:
         """Train, and save the adapter to ``out``; see :func:`tasks.lm.training.train`."""
         pad_token = self.prompter.tokenizer.pad_token_id
         return train(self.examples, self.params, pad_token, out, checkpoints, on_step, self.start)
+
+    def rows_trained(self, steps: int) -> list[int]:
+        """Return the places of the rows that ``steps`` steps train on, each once."""
+        used = examples_trained(self.examples, self.params, steps)
+        return sorted({self.built.places[index] for index in used})
+
+    def rows_left_over(self, steps: int) -> list[int]:
+        """Return the places of the rows that could be trained on, but for which ``steps`` steps had
+        no room.
+        """
+        return sorted(set(self.built.places).difference(self.rows_trained(steps)))
+
+    def left_out(self, steps: int) -> Counter[str]:
+        """Return the number of rows that ``steps`` steps do not train on, by reason."""
+        return self.dropped + Counter({name_cut(self.params): len(self.rows_left_over(steps))})
 
     def provenance(self, trained: Trained) -> dict[str, Any]:
         """Return what identifies the adapter: base with its commit, prompt form, settings, start,
@@ -71,9 +115,9 @@ class TrainingSet:
             "prompt_example": self.prompter.text("INSTRUCTION"),
             "adapter": True,
             "start": self.start_sha256,
-            "rows": len(self.examples),
+            "rows": len(self.rows_trained(steps)),
             "steps": steps,
-            "tokens": tokens_trained(self.examples, params, steps) if steps else 0,
+            "tokens": tokens_trained(self.examples, params, steps),
             "key": self.key,
             "settings": params.model_dump(mode="json"),
         }

@@ -38,6 +38,14 @@ log = logging.getLogger(__name__)
 GENERAL = "general"
 #: Name of the questions, and of their one template, where there are no labelled items.
 HELD_OUT = "held_out"
+#: Settings that do not change the answers: they are no part of their key.
+_NOT_ASKED = {
+    "bootstrap",
+    "batch_rows",
+    "prior_correction",
+    "calibration_rows",
+    "gpu_memory_utilization",
+}
 Pair = tuple[Template, Item]
 
 
@@ -143,9 +151,7 @@ def answer(
     makes the progress meter.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
-    settings = params.model_dump(
-        mode="json", exclude={"bootstrap", "batch_rows", "prior_correction", "calibration_rows"}
-    )
+    settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
     key = work_key(
         __name__,
         model.key(),

@@ -121,8 +121,8 @@ def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
     write_table(instructions, table)
     _finetune(make_params, tiny_model, instructions, "incidents", max_steps=2)
     told = read_json(Path("artifacts/finetune/summary.json"))
-    assert told["rows_in"] == 40 and told["rows_kept"] == 16 and told["steps"] == 2
-    assert told["dropped"] == {"beyond_max_steps": 24}
+    assert told["rows_in"] == 40 and told["rows_kept"] == 8 and told["steps"] == 2
+    assert told["dropped"] == {"beyond_max_steps": 32}
 
 
 def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:

@@ -10,15 +10,16 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, sha256_folder
+from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import INSTRUCTIONS
-from tasks.finetune.continuation import begin, digest_rows
+from tasks.core.rows import CHAMPION_FILE, INSTRUCTIONS, TRAINED_FILE
+from tasks.finetune import continuation
+from tasks.finetune.continuation import begin, digest_rows, known_after
 from tasks.tracking.champion_start import main as place
 from tasks.tracking.champion_start import place_champion
 from tasks.tracking.mlflow_store import connect, experiment_id
-from tests.conftest import instruction_table
+from tests.conftest import ROOT, instruction_table
 from tests.evaluate import test_evaluate
 from tests.registered import registered
 
@@ -107,6 +108,37 @@ def test_it_begins_anew_where_the_corpus_moved_far_or_only_shrank(
         begin(_change(added=1, removed=0), other, Path("champion"))
 
 
+def test_small_changes_of_several_runs_add_up(
+    tmp_path: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each run replaces ten of a hundred passages: none alone moves more than a fifth."""
+    monkeypatch.setattr(continuation, "start_adapter", lambda _, folder: folder)
+    settings = params.finetune.model_copy(update={"restart": "supervision/none"})
+    monkeypatch.chdir(ROOT)
+    write_json(tmp_path / CHAMPION_FILE, {"name": "model", "version": "1"})
+    first = instruction_table(100)
+    write_table(tmp_path / TRAINED_FILE, known_after(first, first, tmp_path, continues=False))
+    told = []
+    for run in range(1, 4):
+        table = instruction_table(100 + 10 * run).slice(10 * run)
+        caplog.clear()
+        found = begin(table, settings, tmp_path)
+        assert found.facts is not None
+        told.append((found.continues, found.facts["passages_gone"], found.facts["moved_share"]))
+        if found.continues:
+            assert "10 passages are gone" in caplog.text
+        known = known_after(table, found.rows, tmp_path, found.continues)
+        write_table(tmp_path / TRAINED_FILE, known)
+    assert told == [(True, 10, 0.1818), (False, 20, 0.25), (True, 10, 0.1818)]
+    table = instruction_table(140).slice(40)
+    patient = settings.model_copy(update={"restart_share": 0.3})
+    assert begin(table, patient, tmp_path).continues
+    assert "20 passages are gone" in caplog.text, "all that the adapter may still hold"
+
+
 def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
     workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
 ) -> None:
@@ -129,9 +161,9 @@ def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
     summary = read_json(Path("artifacts/finetune/summary.json"))
     assert summary["dropped"] == {"known_to_champion": 9}
     trained = read_table(Path("artifacts/finetune/trained.parquet"))
-    table = digest_rows(read_table(instructions))
+    table = digest_rows(instruction_table(14))
     assert set(trained["row_sha256"].to_pylist()) == set(table["row_sha256"].to_pylist()), (
-        "what it knows: the champion's rows that are still there, and the new ones"
+        "what it knows: all rows of the champion, also the one that is gone, and the new ones"
     )
     assert b"Pump" not in Path("artifacts/finetune/trained.parquet").read_bytes()
 

@@ -31,9 +31,11 @@ from flows.runs.dvc_repro import (
     stage_environment,
 )
 from tasks.core.errors import PipelineError
+from tasks.core.files import sha256_folder
 from tasks.core.model_params import CHAMPION
 from tasks.core.ports import find_free_port
 from tasks.core.yaml_file import read_yaml
+from tasks.lm.models import pinned
 from tests.prefect_server import prefect_server
 from tests.toy import environment, git, make_toy, pipeline
 
@@ -680,11 +682,41 @@ def test_every_path_of_the_users_own_is_found_from_the_worktree(tmp_path: Path) 
     worktree._write_params(worktree.Run("mine", main, place, params))
     written = read_yaml(place / "params.yaml")
     wanted = {**fit, "model": str(main / "local/model"), "start": str(main / "local/start")}
+    wanted["revision"] = f"sha256:{sha256_folder(main / 'local/model')}"
     assert written == {**params, "verify": {**params["verify"], "fit": wanted}}
     assert params["verify"]["fit"]["model"] == "local/model", "the run's own stay as they were"
     plain = {**params, "verify": {**params["verify"], "fit": None}}
     worktree._write_params(worktree.Run("mine", main, place, plain))
     assert read_yaml(place / "params.yaml") == plain
+
+
+def test_a_model_that_is_trained_again_in_its_place_is_another_setting(tmp_path: Path) -> None:
+    """DVC sees parameters, and of models the folder ``models`` alone."""
+    main, place = tmp_path / "main", tmp_path / "main/.runs/mine"
+    weights = main / "local/target/model.safetensors"
+    tracked = place / "models/tracked/model.safetensors"
+    for path in (weights, tracked):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"old")
+    params = read_yaml(ROOT / "params.yaml")
+    params["finetune"]["model"] = params["verify"]["reader"] = "local/target"
+    params["generate"]["generator"] = "models/tracked"
+    written = []
+    for content in (b"old", b"new", b"old"):
+        weights.write_bytes(content)
+        worktree._write_params(worktree.Run("mine", main, place, params))
+        written.append(read_yaml(place / "params.yaml"))
+    assert written[0] == written[2] != written[1]
+    assert [values["generate"]["revision"] for values in written] == ["main"] * 3
+    found = written[2]["finetune"]
+    assert found["revision"] == written[2]["verify"]["revision"]
+    assert pinned(found["model"], found["revision"]) == found["revision"]
+    weights.write_bytes(b"changed in a run")
+    with pytest.raises(PipelineError, match="its files have changed since"):
+        pinned(found["model"], found["revision"])
+    own = {**params, "finetune": {**params["finetune"], "revision": "v2"}}
+    worktree._write_params(worktree.Run("mine", main, place, own))
+    assert read_yaml(place / "params.yaml")["finetune"]["revision"] == "v2"
 
 
 @pytest.mark.parametrize(

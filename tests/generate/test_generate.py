@@ -315,6 +315,15 @@ def test_in_a_long_document_only_the_shards_at_the_change_are_generated(
     assert 0 < again <= 5 * 16
 
 
+def test_memory_and_number_of_passages_do_not_throw_shards_away(run: Any) -> None:
+    """After a GPU ran out of memory its share is lowered; after a trial more passages are taken."""
+    table, one = _corpus(_texts(12, 1)), {"task_types": ["exqa"]}
+    assert _prompts(run(table=table, max_passages=5, **one)[1]) == 5
+    assert _prompts(run(table=table, **one)[1]) == 7
+    assert _prompts(run(table=table, gpu_memory_utilization=0.5, **one)[1]) == 0
+    assert len(_rows()) == 12
+
+
 def test_a_moved_document_is_not_generated_again(run: Any) -> None:
     """Nor one of the same text twice; each has its own places."""
     texts = _texts(3, 5)

@@ -150,6 +150,29 @@ def test_a_killed_training_ends_with_the_very_same_bytes(
         assert sha256_file(tmp_path / "resumed" / name) == sha256_file(tmp_path / "whole" / name)
 
 
+def test_a_killed_training_continues_with_other_settings_that_change_no_weight(
+    settings: Finetune, tmp_path: Path
+) -> None:
+    """After a kill for want of memory or time, these are what one changes."""
+    whole = train(_EXAMPLES, settings, 1, tmp_path / "whole", tmp_path / "ck-whole")
+
+    def kill_at_5(step: int, last: int, loss: float) -> None:
+        if step == 5:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(_EXAMPLES, settings, 1, tmp_path / "resumed", tmp_path / "ck", kill_at_5)
+    less_memory = {"resident": "nf4", "gradient_checkpointing": True}
+    other = settings.model_copy(update={"checkpoint_steps": 1, **less_memory})
+    assert other.resident != settings.resident and not settings.gradient_checkpointing
+    assert training_key(other, _EXAMPLES, "") == training_key(settings, _EXAMPLES, "")
+    assert train(_EXAMPLES, other, 1, tmp_path / "resumed", tmp_path / "ck") == whole
+    weights = "adapter_model.safetensors"
+    assert sha256_file(tmp_path / "resumed" / weights) == sha256_file(tmp_path / "whole" / weights)
+    kept = {path.name for path in (tmp_path / "ck").glob("checkpoint-*")}
+    assert kept == {"checkpoint-5", "checkpoint-6"}, "the new interval counts at once"
+
+
 @pytest.mark.parametrize("most", [2, 4, 50])
 def test_a_training_that_was_done_and_is_started_again_does_no_step_more(
     settings: Finetune, tmp_path: Path, most: int
@@ -252,7 +275,11 @@ def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_pa
 
 def test_a_key_holds_rows_settings_and_start(settings: Finetune) -> None:
     first = training_key(settings, _EXAMPLES, "")
-    assert first == training_key(settings.model_copy(update={"processes": 2}), _EXAMPLES, "")
+    for same in (
+        {"processes": 2, "checkpoints_gb": 9.0, "checkpoint_steps": 77, "resident": "nf4"},
+        {"restart": "elsewhere", "restart_share": 0.9, "replay_share": 0.1},
+    ):
+        assert first == training_key(settings.model_copy(update=same), _EXAMPLES, "")
     others = {
         training_key(settings, _EXAMPLES[:-1], ""),
         training_key(settings.model_copy(update={"seed": 9}), _EXAMPLES, ""),

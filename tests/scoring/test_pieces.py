@@ -12,11 +12,13 @@ import pyarrow as pa
 import pytest
 
 from tasks.baseline import stage as baseline
-from tasks.core.parquet import read_table
+from tasks.core.params import Params
+from tasks.core.parquet import read_table, write_table
 from tasks.core.progress import Progress
-from tasks.scoring import pieces
+from tasks.scoring import pieces, predict
 from tasks.scoring.pieces import Answers, keep_answers
-from tasks.scoring.predict import Scoreable
+from tasks.scoring.predict import Questions, Scoreable
+from tests.conftest import instruction_table
 from tests.evaluate.test_evaluate import NONE, _finetune
 
 
@@ -121,3 +123,17 @@ def test_answers_belong_to_the_adapters_bytes(tmp_path: Path) -> None:
     assert first != replace(model, precision="bfloat16").key()
     (adapter / "weights").write_text("two")
     assert first != model.key()
+
+
+def test_answers_are_kept_when_the_engine_gets_less_memory(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(tmp_path / "rows.parquet", instruction_table(2))
+    questions = Questions.held_out(tmp_path / "rows.parquet")
+    model = Scoreable("zero_shot", "base", "main", "nf4", "float32", None, "chat")
+    keys: list[str] = []
+    monkeypatch.setattr(predict, "keep_answers", lambda _, key, *__: keys.append(key))
+    for change in ({}, {"gpu_memory_utilization": 0.5}, {"max_new_tokens": 3}):
+        asked = params.evaluate.model_copy(update=change)
+        predict.answer(model, questions, asked, tmp_path, lambda *_: None)  # type: ignore[arg-type]
+    assert keys[0] == keys[1] != keys[2]

@@ -34,6 +34,7 @@ from tasks.lm.examples import (
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.training import train
+from tasks.lm.training_set import TrainingSet
 from tasks.supervise import stage as supervise
 from tasks.validate import stage as validate
 from tests.conftest import ROOT, instruction_table, passage_table
@@ -446,9 +447,33 @@ def test_instructions_and_raw_text_of_a_mix_are_trained_on_together(
     text = "The pump failed at noon."
     rows = [{"instruction": "Why?", "response": "A seal."}, {"instruction": "", "response": text}]
     prompter = Prompter(tokenizer, choose_form(tokenizer, params.finetune, rows, None))
-    examples, dropped = build_examples(rows, prompter, params.finetune)
-    assert [len(example.prompt) > 1 for example in examples] == [True, False]
-    assert dropped.total() == 0
+    built = build_examples(rows, prompter, params.finetune)
+    assert [len(example.prompt) > 1 for example in built.examples] == [True, False]
+    assert built.places == [0, 1] and built.dropped.total() == 0
+
+
+def test_a_shortened_prompt_is_counted_and_one_without_its_answer_is_left_out(
+    tiny_model: Path, params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    middle = "The seal broke at the flange. "
+    long = "The pump failed at noon. " * 20 + middle + "The valve held all day. " * 20
+    row = {"row_id": "row-1", "task_type": "exqa", "instruction": f"{long}\n\nWhat broke?"}
+    rows = [
+        {**row, "response": "the  seal"},
+        {**row, "response": "The pump"},
+        {**row, "task_type": "summarization", "response": "The seal broke."},
+        {**row, "instruction": f"{middle}\n\nWhat broke?", "response": "the seal"},
+        {**row, "response": "a seal that no text has"},
+    ]
+    settings = params.finetune.model_copy(
+        update={"model": str(tiny_model), "max_prompt_tokens": 60}
+    )
+    training = TrainingSet.of(rows, settings, None)
+    assert training.dropped == {"answer_cut_out": 1} and training.built.shortened == 3
+    assert training.built.places == [1, 2, 3, 4]
+    assert all(len(example.prompt) <= 60 for example in training.examples)
+    assert "of 3 instructions; 1 more rows lose their answer by it" in caplog.text
+    assert caplog.text.strip().endswith("row-1")
 
 
 def test_prompt_forms_follow_what_the_model_has_seen(
