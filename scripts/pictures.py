@@ -80,7 +80,7 @@ def find_pages(prefect: str) -> tuple[str, str]:
         raise PipelineError("this clone has no finished run: make run, then make pictures")
     return (
         f"{prefect}/deployments/deployment/{form}/run",
-        f"{prefect}/runs/flow-run/{runs[0].id}?tab=Artifacts",
+        f"{prefect}/runs/flow-run/{runs[0].id}",
     )
 
 
@@ -146,6 +146,8 @@ def take_all(browser: Browser, prefect: str, mlflow: str) -> None:
     browser.see("profile (Optional)", "Seed of generation, selection and training", "Submit")
     save(shoot(browser, (262, 0, 1490, 735)), "form")
     browser.open(run)
+    browser.see("Task Runs")
+    browser.click("*", "Artifacts")
     browser.see("rows in, kept and dropped, by stage", "F1 in points (0-100)")
     time.sleep(5)  # until the timeline has drawn itself
     timeline = shoot(browser, (262, 0, 1490, 575))
