@@ -502,6 +502,21 @@ def test_prompt_forms_follow_what_the_model_has_seen(
     )
 
 
+def test_an_adapter_starts_on_the_folder_that_it_was_trained_on_alone(
+    tmp_path: Path, params: Params
+) -> None:
+    config = {"base_model_name_or_path": "local/target", "r": 16, "lora_alpha": 16}
+    write_json(tmp_path / "adapter_config.json", {**config, "revision": "sha256:one"})
+    (tmp_path / "adapter_model.safetensors").touch()
+    settings = params.finetune.model_copy(update={"model": "local/target"})
+    for same in ("sha256:one", "main"):  # main: a run that writes no digest
+        asked = settings.model_copy(update={"revision": same})
+        assert start_adapter(asked, tmp_path) == tmp_path
+    other = settings.model_copy(update={"revision": "sha256:two"})
+    with pytest.raises(PipelineError, match="trained with revision sha256:one, but .* is sha256:t"):
+        start_adapter(other, tmp_path)
+
+
 def test_training_goes_on_from_an_adapter(tmp_path: Path, params: Params, tiny_model: Path) -> None:
     examples = [
         Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(4)
