@@ -143,9 +143,15 @@ def answer(
     makes the progress meter.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
-    settings = params.model_dump(
-        mode="json", exclude={"bootstrap", "batch_rows", "prior_correction", "calibration_rows"}
-    )
+    # What decides which questions are asked, or what is made of the answers.
+    apart = {
+        "bootstrap",
+        "batch_rows",
+        "prior_correction",
+        "calibration_rows",
+        "calibrated_models",
+    }
+    settings = params.model_dump(mode="json", exclude=apart)
     key = work_key(
         __name__,
         model.key(),
