@@ -250,6 +250,10 @@ def among(prompter: Prompter, choices: Sequence[str], prior: Mapping[str, float]
     """Return what a request needs to answer with one of the choices: its first token alone, the
     model's own preference (``prior``, choice -> mean probability, 0-1) divided out.
 
+    The preference is for whole choices with their end mark, as evaluate scores them; here it is
+    divided out of the first token's probability. The two choose alike where each choice is one
+    token.
+
     Empty without choices, and where two of them begin with the same token.
     """
     first = {choice: prompter.response(choice)[0] for choice in choices}

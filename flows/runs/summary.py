@@ -133,8 +133,11 @@ def _scores(checkout: Path, done: set[str], asked: str) -> list[str]:
         shown = [_in_words(key, corrected[key]) for key in SCORES if key in corrected]
         lines += _wrapped("apart", f"prior corrected: {', '.join(shown)}")
     if calibrated := scores.get("calibrated"):
-        told = _in_words("adapted", calibrated["adapted"])
-        lines += _wrapped("", f"calibrated on claims of the corpus: {told}")
+        shown = [_in_words(key, calibrated[key]) for key in SCORES if key in calibrated]
+        told = f"calibrated on claims of the corpus: {', '.join(shown)}"
+        if "zero_shot" not in calibrated:
+            told += "; not compared: the models before were not (evaluate.calibrated_models: all)"
+        lines += _wrapped("", told)
     return lines
 
 

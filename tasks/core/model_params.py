@@ -171,6 +171,13 @@ class Evaluate(Section):
             "is estimated on, to be divided out when it is used; 0: none"
         ),
     )
+    calibrated_models: Literal["adapted", "all"] = Field(
+        "adapted",
+        description=(
+            "models whose preference is estimated: the adapted one; all: the unadapted one and "
+            "the start as well, each on the same claims, so that their figures compare"
+        ),
+    )
     seed: Seed
 
 

@@ -29,13 +29,14 @@ def measure(
     items: list[Item],
     tables: dict[str, pa.Table],
     params: Evaluate,
-    found: Priors | None = None,
+    found: Mapping[str, Priors] | None = None,
 ) -> dict[str, Any]:
     """Return the gains, and for each model F1 in points with its 95 % interval, its spread over
     templates and the F1 of the majority class.
 
     ``tables`` (model -> answers) may lack ``start``; then there is no ``gain_over_start`` either.
-    ``calibrated`` is the adapted model's F1 with the priors that were ``found`` taken out.
+    ``calibrated`` is the F1 of the models whose priors were ``found`` (model -> priors), with its
+    own taken out of each.
     """
     weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
     scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
@@ -57,12 +58,18 @@ def measure(
         result[model] = {**overall, "by_dataset": by_dataset}
     result |= _gains(result, samples)
     if dataset.classifies and params.prior_correction:
-        result["prior_corrected"] = _measure_corrected(dataset, templates, items, tables, weights)
+        corrected = {
+            model: scored_of(dataset, templates, items, table, corrected=True)
+            for model, table in tables.items()
+        }
+        result["prior_corrected"] = _measure_apart(dataset, items, corrected, weights)
     if found:
-        logs = as_arrays(templates, found)
-        calibrated = scored_of(dataset, templates, items, tables["adapted"], prior=logs)
-        overall = _measure_overall(dataset, items, calibrated, calibrated.f1(weights).mean(axis=1))
-        result["calibrated"] = {"adapted": overall}
+        calibrated = {
+            model: scored_of(dataset, templates, items, tables[model], prior=logs)
+            for model, priors in found.items()
+            for logs in [as_arrays(templates, priors)]
+        }
+        result["calibrated"] = _measure_apart(dataset, items, calibrated, weights)
     return result
 
 
@@ -149,26 +156,18 @@ def _resampled_means(f1: np.ndarray, member: np.ndarray, weights: np.ndarray) ->
     return np.asarray(100 * np.nanmean(by_type, axis=1))
 
 
-def _measure_corrected(
-    dataset: Dataset,
-    templates: tuple[Template, ...],
-    items: list[Item],
-    tables: dict[str, pa.Table],
-    weights: np.ndarray,
+def _measure_apart(
+    dataset: Dataset, items: list[Item], scored: dict[str, Scored], weights: np.ndarray
 ) -> dict[str, Any]:
-    """Return the models' F1 and the gains without each template's preference for a choice: a
-    separate figure, never the main one.
+    """Return the models' F1, and the gains where the unadapted model is among them, without each
+    template's preference for a choice: a separate figure, never the main one.
     """
-    scored = {
-        model: scored_of(dataset, templates, items, table, corrected=True)
-        for model, table in tables.items()
-    }
     samples = _samples(scored, weights)
     result = {
         model: _measure_overall(dataset, items, answers, samples[model])
         for model, answers in scored.items()
     }
-    return result | _gains(result, samples)
+    return result | (_gains(result, samples) if "zero_shot" in result else {})
 
 
 def _samples(scored: dict[str, Scored], weights: np.ndarray) -> dict[str, Any]:

@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 def evaluate(stage: Stage) -> None:
     """Write ``scores.json`` (all measures), ``metrics.json`` (the few numbers that DVC compares),
     ``predictions.parquet`` and ``general.parquet`` (rows.EVALUATIONS), ``f1.csv``,
-    ``calibration.json`` (template -> choice -> its prior), ``report.html`` and ``summary.json``.
+    ``calibration.json`` (template -> choice -> the adapted model's prior), ``report.html`` and
+    ``summary.json``.
     """
     params, labelled = stage.params.evaluate, has_items(stage.path("items"))
     questions = (
@@ -56,7 +57,7 @@ def evaluate(stage: Stage) -> None:
     predictions, general, found = _answer_all(stage, questions, labelled)
     write_table(stage.out / "predictions.parquet", concat(predictions.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
-    write_json(stage.out / "calibration.json", found)
+    write_json(stage.out / "calibration.json", found.get("adapted", {}))
     asked = (questions.dataset, questions.templates, questions.items, predictions, params)
     scores = measure(*asked, found) if labelled else measure_agreement(*asked)
     scores["rows"] = read_json(stage.path("adapter") / "provenance.json")["rows"]
@@ -79,9 +80,9 @@ def _heldout(stage: Stage) -> Path:
 
 def _answer_all(
     stage: Stage, questions: Questions, labelled: bool
-) -> tuple[dict[str, pa.Table], dict[str, pa.Table], Priors]:
-    """Return model -> answers to the questions, model -> answers to the general tasks, and the
-    adapted model's priors.
+) -> tuple[dict[str, pa.Table], dict[str, pa.Table], dict[str, Priors]]:
+    """Return model -> answers to the questions, model -> answers to the general tasks, and model ->
+    its priors.
 
     The baseline's are read, except those to held-out rows: it does not know them.
     """
@@ -89,7 +90,7 @@ def _answer_all(
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
     baseline, general_baseline = _read_baseline(stage)
-    found: Priors = {}
+    found: dict[str, Priors] = {}
     if not labelled:
         take_cards()
         baseline = {
@@ -112,8 +113,7 @@ def _answer_all(
             model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
         )
         if "passages" in stage.inputs:
-            passages = stage.path("passages")
-            found = calibrate(model, questions, passages, params, journal, stage.progress)
+            found = _calibrate(stage, model, questions)
     else:  # nothing was trained: the adapted model is what the training would have started from
         before = "start" if provenance["start"] else "zero_shot"
         if before not in baseline:
@@ -124,6 +124,16 @@ def _answer_all(
         adapted, general = _as_adapted(baseline[before]), _as_adapted(general_baseline[before])
     general = {**general_baseline, "adapted": general}
     return {**baseline, "adapted": adapted}, general, found
+
+
+def _calibrate(stage: Stage, adapted: Scoreable, questions: Questions) -> dict[str, Priors]:
+    """Return model -> its priors: of the adapted one, and where it is asked for of those before."""
+    params, models = stage.params.evaluate, [adapted]
+    if params.calibrated_models == "all":
+        models = [*models_before(pin(stage.params.finetune), stage.path("start")), adapted]
+    trained = stage.path("instructions") if "instructions" in stage.inputs else None
+    passages, journal = stage.path("passages"), stage.work / "journal"
+    return calibrate(models, questions, passages, trained, params, journal, stage.progress)
 
 
 def _need_same_base(provenance: dict[str, Any], scored: dict[str, Any]) -> None:
@@ -242,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluate,
         ("adapter", "baseline"),
         argv,
-        optional=("passages", "heldout"),
+        optional=("passages", "instructions", "heldout"),
         settings={
             "items": "evaluate.items",
             "general": "baseline.general",

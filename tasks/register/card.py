@@ -271,8 +271,9 @@ def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for model, title in MODEL_NAMES.items():
         if model in scores.get("prior_corrected", {}):
             yield f"{title}, prior corrected", _span(scores["prior_corrected"][model])
-    if "calibrated" in scores:
-        yield "adapted, calibrated", _span(scores["calibrated"]["adapted"])
+    for model, title in MODEL_NAMES.items():
+        if model in scores.get("calibrated", {}):
+            yield f"{title}, calibrated", _span(scores["calibrated"][model])
 
 
 def _general(scores: dict[str, Any]) -> Iterator[str]:

@@ -44,6 +44,7 @@ _NOT_ASKED = {
     "batch_rows",
     "prior_correction",
     "calibration_rows",
+    "calibrated_models",
     "gpu_memory_utilization",
 }
 Pair = tuple[Template, Item]

@@ -11,8 +11,9 @@ import pytest
 
 from tasks.core.rows import EVALUATIONS
 from tasks.evaluate.calibration import as_arrays, make_probes, priors
-from tasks.scoring.datasets import Dataset, Item, load_dataset, render
+from tasks.scoring.datasets import Dataset, Item, asked_columns, load_dataset, render
 from tasks.scoring.f1 import scored_of
+from tasks.supervise.constructed import construct_rows
 from tests.conftest import ROOT
 from tests.supervise.test_constructed import passages
 
@@ -30,6 +31,30 @@ def test_probes_are_the_corpus_own_claims_in_the_datasets_form(name: str) -> Non
     shown = [render(template, item) for template in dataset.templates for item in found]
     assert all(text.strip() for text in shown)
     assert make_probes(dataset, corpus.take(list(range(len(corpus)))[::-1]), 8, 1) == found
+
+
+@pytest.mark.parametrize(("name", "answers"), [("contracts", 3), ("privacy", 2)])
+def test_probes_are_no_training_rows_and_ask_for_each_answer_alike(name: str, answers: int) -> None:
+    """The source ``constructed`` makes its rows of the same passages, with the same seed."""
+    dataset, corpus = _dataset(name), passages()
+    rows, _ = construct_rows(corpus, (dataset.task_type,), 1)
+    told: dict[str, str] = {}
+    for row in rows.to_pylist():
+        own = row["instruction"].replace(row["context"], "").lower()
+        told[row["context"]] = told.get(row["context"], "") + own
+    (column,) = asked_columns(dataset)
+
+    def known(probes: list[Item]) -> int:
+        return sum(
+            str(item.columns[column]).rstrip(".").lower() in told.get(item.context, "")
+            for item in probes
+        )
+
+    every = make_probes(dataset, corpus, 500, 1)
+    assert 0 < known(every) < 0.7 * len(every), "the claims have draws of their own"
+    unseen = make_probes(dataset, corpus, 500, 1, [rows])
+    assert unseen and known(unseen) == 0
+    assert len(every) % answers == len(unseen) % answers == 0
 
 
 def test_other_tasks_and_an_empty_corpus_have_no_probes() -> None:

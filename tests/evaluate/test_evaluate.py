@@ -134,7 +134,7 @@ def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
         evaluate._need_same_base(told, {"revision": "a" * 40, "precision": "float32"})
 
 
-def _evaluate(params: Path, general: Path = NONE) -> int:
+def _evaluate(params: Path, general: Path = NONE, trained: Path | None = None) -> int:
     asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(general)]
     assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
     write_table(Path("passages.parquet"), passages())
@@ -147,6 +147,7 @@ def _evaluate(params: Path, general: Path = NONE) -> int:
             "artifacts/baseline",
             "--passages",
             "passages.parquet",
+            *(["--instructions", str(trained)] if trained else []),
             "--out",
             "artifacts/evaluate",
         ]
@@ -344,6 +345,26 @@ def test_the_start_alone_is_a_row_of_its_own(
         assert len({len(own) for own in told}) == 1 and told[0] and told[1] != told[0] != told[2]
         assert told[1] == _answers(f"baseline/{path}", "start")
     assert "adapted over the start alone: " in capsys.readouterr().err
+
+
+def test_every_model_is_calibrated_on_the_same_claims_where_it_is_asked_for(
+    start: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> None:
+    params = _finetune(make_params, tiny_model, instructions, "privacy", start=str(start))
+    assert _evaluate(params, trained=instructions) == 0
+    alone = read_json(Path("artifacts/evaluate/scores.json"))["calibrated"]
+    prior = read_json(Path("artifacts/evaluate/calibration.json"))
+    assert set(alone) == {"adapted"}, "a gain over a model that was not calibrated is none"
+    made = read_yaml(params)
+    params.write_text(json.dumps(overlay(made, {"evaluate": {"calibrated_models": "all"}})))
+    assert _evaluate(params, trained=instructions) == 0
+    scores = read_json(Path("artifacts/evaluate/scores.json"))
+    found = scores["calibrated"]
+    assert set(found) == {"zero_shot", "start", "adapted", "gain", "gain_over_start"}
+    assert found["adapted"] == alone["adapted"]
+    assert read_json(Path("artifacts/evaluate/calibration.json")) == prior
+    gain = found["adapted"]["f1"] - found["zero_shot"]["f1"]
+    assert found["gain"]["f1"] == pytest.approx(gain, abs=0.011)
 
 
 def test_without_provenance_the_start_is_asked_as_finetune_would(

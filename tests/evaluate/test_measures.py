@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -35,7 +36,7 @@ def _answers(model: str, passages: int, questions: int, right: int) -> pa.Table:
 def test_the_intervals_of_general_tasks_draw_whole_passages(params: Params) -> None:
     """Three questions that are right or wrong together tell no more than one of them."""
 
-    def measure(questions: int) -> dict[str, dict[str, float]]:
+    def measure(questions: int) -> dict[str, Any]:
         tables = {
             model: _answers(model, 20, questions, right)
             for model, right in (("zero_shot", 4), ("adapted", 2))

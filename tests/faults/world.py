@@ -68,6 +68,7 @@ INPUTS: dict[str, dict[str, str]] = {
         "adapter": "artifacts/finetune",
         "baseline": "artifacts/baseline",
         "passages": "artifacts/ingest/passages.parquet",
+        "instructions": "artifacts/supervise/instructions.parquet",
         "heldout": "artifacts/supervise/heldout.parquet",
         "items": "items.jsonl",
         "general": "supervision/none",

@@ -216,6 +216,24 @@ def test_the_majority_class_stands_beside_a_classification_score(finished: Path)
     ]
 
 
+@pytest.mark.parametrize("every", [True, False])
+def test_a_calibrated_figure_is_shown_with_what_it_compares_to_or_says_that_it_does_not(
+    finished: Path, every: bool
+) -> None:
+    path = finished / "artifacts" / "evaluate" / "scores.json"
+    before = {"zero_shot": {"f1": 47.0}, "gain": {"f1": 2.0, "f1_low": -1.0, "f1_high": 5.0}}
+    found = {"adapted": {"f1": 49.0}} | (before if every else {})
+    write_json(path, read_json(path) | {"calibrated": found})
+    printed = render(finished, finished)
+    assert widest(printed, finished) <= WIDTH
+    printed = " ".join(printed.split())
+    figure = "calibrated on claims of the corpus: "
+    if every:
+        assert f"{figure}zero-shot 47.0, adapted 49.0, gain +2.0 (-1.0 to +5.0)" in printed
+    else:
+        assert f"{figure}adapted 49.0; not compared: the models before were not" in printed
+
+
 def test_the_start_alone_is_a_line_of_its_own(finished: Path) -> None:
     path = finished / "artifacts" / "evaluate" / "scores.json"
     assert "start alone" not in render(finished, finished), "nothing where there is no start"
