@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -225,6 +226,11 @@ def test_a_run_with_settings_is_found_by_the_same_settings(checkout: Path) -> No
         review.open_desk(place)
     (checkout / ".runs/mine").rename(place.run.path)
     assert review.open_desk(place).rows
+    (checkout / ".runs/mine-2/artifacts/verify").mkdir(parents=True)
+    (checkout / ".runs/mine-2/artifacts/verify/instructions.parquet").touch()  # another profile's
+    told = f"make run PROFILE=mine first; or give the SET of the run that has it: {place.run.name}"
+    with pytest.raises(PipelineError, match=re.escape(told) + "$"):
+        review.open_desk(Place(checkout, "mine"))
 
 
 def test_a_port_in_use_is_one_line(
