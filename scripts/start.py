@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from flows.runs.corpus_files import tell_unhashable
 from flows.runs.request import check_name, machine_profile
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, read_layers
@@ -146,6 +147,8 @@ def _describe(
         ("dropped", _counts(found.dropped) or "none"),
         ("", f"why, file by file: {short(ROOT / WORK / 'start' / 'ingest' / 'report.html')}"),
     ]
+    if told := tell_unhashable(found.corpus):
+        lines.append(("", told))
     if proposal.languages:
         lines.append(
             (
