@@ -22,10 +22,11 @@ def tell_unhashable(corpus: Path) -> str:
     ]
     if not found:
         return ""
+    shown = ", ".join(found[:_SHOWN])
     more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
     return (
-        f"a run takes the hash of every file of its corpus, and cannot of {', '.join(found[:_SHOWN])}"
-        f"{more}: mend that, or move it out of the folder"
+        f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: mend "
+        "that, or move it out of the folder"
     )
 
 

@@ -647,8 +647,8 @@ def test_files_that_dvc_cannot_hash_are_named_before_a_run(
     """DVC ended in an error of its own at each of these, and waited for the pipe for ever."""
     corpus = bare / "own documents"
     corpus.mkdir()
-    (corpus / "größe \"1\" $(x).txt").write_text("read")
-    assert tell_unhashable(corpus) == tell_unhashable(corpus / "größe \"1\" $(x).txt") == ""
+    (corpus / 'größe "1" $(x).txt').write_text("read")
+    assert tell_unhashable(corpus) == tell_unhashable(corpus / 'größe "1" $(x).txt') == ""
     (corpus / "b.txt").symlink_to("nowhere.txt")
     os.mkfifo(corpus / "c.txt")
     (corpus / "locked.txt").write_text("no")
