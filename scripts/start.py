@@ -169,7 +169,7 @@ def _describe(
             f"{proposal.labelled} labelled, in {proposal.items}"
             if proposal.labelled
             else "no labelled ones, so no F1: make label "
-            f"PROFILE={proposal.stacked} says how to make them; or write them by hand, one a line:",
+            f"PROFILE={proposal.stacked} says how to get some; or write them by hand, one a line:",
         ),
     ]  # fmt: skip
     if misplaced:

@@ -87,7 +87,7 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     assert said.startswith(f"reading {corpus}: 8 files") and "0.0 MB, all looked at" in said
     licence = "other: non-commercial-training-rows"
     assert f"licence {licence} (generator, start), as their cards say: models/bonito-" in said
-    assert "make label PROFILE=mine says how to make them" in said
+    assert "make label PROFILE=mine says how to get some" in said
     assert printed.rstrip().endswith("make run PROFILE=mine")
 
 
