@@ -109,7 +109,12 @@ def survey(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_params(overlay(dict(values), sample), folder)
-    measured = run_apart("ingest", folder, {}, str(corpus))
+    try:
+        measured = run_apart("ingest", folder, {}, str(corpus))
+    except PipelineError as error:
+        if not str(error).startswith("ingest: no readable document"):
+            raise
+        raise PipelineError(f"{error}; docs/corpus.md says what to do about each") from error
     summary = read_json(folder / "ingest" / "summary.json")
     passages = read_table(folder / "ingest" / "passages.parquet")
     unread = Counter(summary["unread"])

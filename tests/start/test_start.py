@@ -250,7 +250,7 @@ def _in_data(desk: Path) -> dict[str, Any]:
         (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=mine"),
         (lambda _: {"CORPUS": "s3://bucket"}, "s3://bucket is on another machine"),
         (_nothing, "holds no file that can be read"),
-        (_unreadable, "no readable document in"),
+        (_unreadable, "a.xyz: unsupported_format, .xyz, not a text file; docs/corpus.md says what"),
         (_german, "has no text in English (passages: de 4)"),
         (_in_data, "data/ belongs to the shipped example"),
         (lambda _: {"NAME": ""}, "no name: make start"),
