@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         status = ingest.main(["--params", str(file), *paths])
         if not status:
             record_cut(Path(), params, corpus)
+            print(f"passages, and why what was not used, file by file: {PREVIEW}/report.html")
         return status
     return 2
 

@@ -45,19 +45,23 @@ def main(argv: list[str] | None = None) -> int:
         profiles = profile_files(ROOT / "profiles", arguments.profile)
         values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
         params: Params = parse_params(values, layers)
-        print(f"{PASSAGES} passages go through the first stages: a minute or two", flush=True)
+        print(
+            f"{PASSAGES} passages go through the first stages: some two minutes, more on a busy "
+            "machine",
+            flush=True,
+        )
         run = derive_name(arguments.profile, settings)
         spread = measured_spread(folder_of(ROOT, run)) or SPREAD
-        found = plan(params, values, (WORK / "plan").absolute(), _tell, spread)
+
+        def tell(stage: str) -> None:
+            print(f"    {stage + ' ...':<16}after {time.monotonic() - started:.0f} s", flush=True)
+
+        found = plan(params, values, (WORK / "plan").absolute(), tell, spread)
         write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
         print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")
         return 0
     return 2
-
-
-def _tell(stage: str) -> None:
-    print(f"    {stage} ...", flush=True)
 
 
 def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from flows.runs.corpus_files import tell_unhashable
 from flows.runs.request import check_name, machine_profile
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, read_layers
@@ -61,7 +62,8 @@ def main() -> int:
         embedded, _ = read_layers(ROOT / "params.yaml")
         values, layers = read_layers(ROOT / "params.yaml", profile_files(ROOT / "profiles", model))
         parse_params(values, layers)
-        found = survey(corpus, {**embedded, "ingest": values["ingest"]}, work)
+        settings = {**embedded, "ingest": values["ingest"]}
+        found = survey(corpus, settings, work, tell=_tell_reading)
         stacked = f"{model},{name}" if model else name
         proposal = propose(name, stacked, found, values, kind, labelled, gpu=bool(model))
         written = write(proposal, ROOT)
@@ -108,11 +110,20 @@ def _choose_model(asked: str) -> str:
     return model
 
 
+def _tell_reading(what: str) -> None:
+    print(f"reading    {what}", flush=True)
+
+
 def _licences(values: dict[str, Any]) -> str:
     """Return what the cards of the adapters on this machine say; a hub's are not asked."""
     asked = {"generator": values["generate"]["generator"], "start": values["finetune"]["start"]}
-    told = [f"{part} {licence_of(name)}" for part, name in asked.items() if Path(name).is_dir()]
-    return f"{', '.join(told)} (their cards say more)" if told else ""
+    found: dict[str, list[str]] = {}
+    for part, name in asked.items():
+        if Path(name).is_dir():
+            found.setdefault(licence_of(name), []).append(part)
+    cards = [f"{name}/README.md" for name in asked.values() if Path(name).is_dir()]
+    told = "; ".join(f"{licence} ({', '.join(parts)})" for licence, parts in found.items())
+    return f"{told}, as their cards say: {', '.join(cards)}" if told else ""
 
 
 def _describe(
@@ -125,7 +136,7 @@ def _describe(
 ) -> list[str]:
     """Return what was found, what is planned, and the next two commands."""
     megabytes = found.size / 2**20
-    read = "all read" if found.whole else f"a sample of {found.sampled_files:,} read"
+    read = "all looked at" if found.whole else f"a sample of {found.sampled_files:,} looked at"
     other = 1 - found.share(ENGLISH)
     lines = [
         ("corpus", f"{found.corpus}: {found.files:,} files, {megabytes:.1f} MB, {read}"),
@@ -136,6 +147,8 @@ def _describe(
         ("dropped", _counts(found.dropped) or "none"),
         ("", f"why, file by file: {short(ROOT / WORK / 'start' / 'ingest' / 'report.html')}"),
     ]
+    if told := tell_unhashable(found.corpus):
+        lines.append(("", told))
     if proposal.languages:
         lines.append(
             (
@@ -155,7 +168,8 @@ def _describe(
             "items",
             f"{proposal.labelled} labelled, in {proposal.items}"
             if proposal.labelled
-            else "no labelled ones, so no F1: make label makes them, or by hand, one a line:",
+            else "no labelled ones, so no F1: make label "
+            f"PROFILE={proposal.stacked} says how to get some; or write them by hand, one a line:",
         ),
     ]  # fmt: skip
     if misplaced:

@@ -97,6 +97,16 @@ def test_make_runs_fits_a_screen_with_and_without_a_start(root: Path) -> None:
     assert max(map(len, lines)) <= WIDTH and len(lines) == 6
 
 
+def test_make_runs_shows_the_runs_of_earlier_commits_too(root: Path) -> None:
+    """A commit, such as that of dvc.lock, hid every run that had been started before it."""
+    dvc(root, "exp", "save", "--name", "kept", "dvc.yaml")
+    assert any(line.startswith("kept ") for line in table_of(root))
+    (root / "note.txt").write_text("A new commit.\n")
+    commit(root)
+    names = [line.split()[0] for line in table_of(root)[1:] if line]
+    assert names.count("kept") == 1 and names[0] == "this"
+
+
 def _entry(**figures: float) -> dict[str, Any]:
     metrics = {"artifacts/evaluate/metrics.json": {"data": figures}}
     return {"timestamp": "2026-03-01T10:00:00", "metrics": metrics}
@@ -107,7 +117,7 @@ def test_a_line_says_what_was_compared_with_what() -> None:
     gain = {"gain": 27.3, "gain_low": 1.0, "gain_high": 50.0}
     start = {"start": 40.0, "start_gain": 1.0, "start_gain_low": -2.0, "start_gain_high": 4.0}
     runs = [
-        {"revs": [{"rev": "1" * 40, "data": _entry(**scored, **gain)}], "name": "mine" * 20},
+        {"revs": [{"rev": "1" * 40, "data": _entry(**scored, **gain)}], "name": f"{'mine' * 20}-2"},
         {"revs": [{"rev": "2" * 40, "data": _entry(**scored, **gain, **start)}], "name": "b"},
         {"revs": [{"rev": "3" * 40, "data": _entry(agreement=3.0, rows=7)}], "name": "c"},
         {"revs": [{"rev": "4" * 40, "data": {"metrics": None}}], "name": "failed"},
@@ -120,4 +130,5 @@ def test_a_line_says_what_was_compared_with_what() -> None:
     ]
     assert lines[2].f1 == "no labelled items" and lines[0].rows == "1,234"
     assert lines[0].date == "2026-03-01"
+    assert str(lines[0]).startswith("mineminemine") and "mine-2 " in str(lines[0])
     assert max(map(len, render(lines).splitlines())) <= WIDTH

@@ -114,8 +114,9 @@ class AskDesk:
         return self.answer(str(change.get("question", "")))
 
     def answer(self, question: str) -> dict[str, Any]:
-        """Return ``question``, ``model`` and ``answers``: one for each of the best passages, the
-        best first, with its place, both models' answers and the span of the adapted model's.
+        """Return ``question``, ``model``, the ``choices`` that a model has where the dataset has
+        labels, and ``answers``: one for each of the best passages, the best first, with its place,
+        both models' answers and the span of the adapted model's.
         """
         question = " ".join(question.split())
         if not question:
@@ -137,6 +138,7 @@ class AskDesk:
         return {
             "question": question,
             "model": f"models:/{name}/{version}",
+            "choices": list(make_questions(self.dataset, question, []).templates[0].choices),
             "answers": [
                 {
                     **row,
@@ -203,6 +205,8 @@ def show(found: dict[str, Any]) -> None:
     """Print the answers for a person."""
     first, *others = found["answers"]
     say(question=one_line(found["question"], 0), **_told(first))
+    if found["choices"]:
+        say(choices=f"{', '.join(found['choices'])}: it answers nothing else")
     say(
         model=found["model"],
         passage=one_line(_mark(first), 0),

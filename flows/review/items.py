@@ -93,7 +93,10 @@ def open_desk(place: Place) -> LabelDesk:
     generated = sum(bool(draft["row_id"]) for draft in drafts)
     say(
         items=f"{len(known)} in {place.shown(path)}",
-        drafts=f"{generated} of the last run, for the passages of {place.shown(passages)}",
+        drafts=f"{generated} of the last run, for the passages of {place.shown(passages)}"
+        if generated
+        else f"none: a run writes them. Until then {len(drafts):,} passages of "
+        f"{place.shown(passages)} and an empty form",
     )
     if path.is_relative_to(place.main / "data"):
         say(note="data/ is the shipped example's: `dvc add data` records your items for a run")

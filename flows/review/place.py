@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from flows.runs.request import plan
-from flows.runs.worktree import Run
+from flows.runs.worktree import RUNS, Run
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, split_settings
 from tasks.core.params import Params, parse_params
@@ -37,8 +38,17 @@ class Place:
         """Return a file of the run, such as ``verify/instructions.parquet``; it must exist."""
         path = self.run.path / "artifacts" / name
         if not path.is_file():
-            raise PipelineError(f"{self.shown(path)} is missing: {self.command('run')} first")
+            others = "" if self.settings else ", ".join(self._runs_with_settings(name))
+            also = f"; or give the SET of the run that has it: {others}" if others else ""
+            raise PipelineError(f"{self.shown(path)} is missing: {self.command('run')} first{also}")
         return path
+
+    def _runs_with_settings(self, name: str) -> list[str]:
+        """Return the names of this profile's runs with settings of their own that have a file."""
+        form = re.compile(rf"{re.escape(self.profile.replace(',', '-'))}-(.+-)?[0-9a-f]{{6}}")
+        folders = sorted((self.main / RUNS).glob("*"))
+        has = [run.name for run in folders if (run / "artifacts" / name).is_file()]
+        return [run for run in has if form.fullmatch(run)]
 
     def user_file(self, section: str, key: str) -> Path:
         """Return the path that a setting names, seen from the main checkout."""

@@ -7,6 +7,7 @@ apart, in a hundred columns.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tasks.core.stage import one_line_errors
 WIDTH = 100
 _LINE = "{:<29} {:>6}  {:<20} {:>6}  {:<22} {:<10}"
 _NAME = 29
+#: The reference of a DVC experiment: the commit that it started from, in two parts, and its name.
+_EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
 _NONE = "-"
 
 
@@ -34,7 +37,9 @@ class Line:
     date: str
 
     def __str__(self) -> str:
-        name = self.name if len(self.name) <= _NAME else f"{self.name[: _NAME - 2]}.."
+        # The middle goes: the runs of a matrix differ in the ends of their names.
+        half = _NAME // 2 - 1
+        name = self.name if len(self.name) <= _NAME else f"{self.name[:half]}..{self.name[-half:]}"
         shown = (name, self.rows, self.f1, self.start, self.gain, self.date)
         return _LINE.format(*shown).rstrip()
 
@@ -95,10 +100,21 @@ def render(lines: list[Line]) -> str:
     return "\n".join([heading.rstrip(), *map(str, lines), "", note])
 
 
+def _find_commits() -> list[str]:
+    """Return the commits that runs started from, the newest run's first: on its own DVC shows those
+    of the last commit alone.
+    """
+    listed = ["git", "for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps"]
+    done = subprocess.run(listed, capture_output=True, text=True, check=False)
+    found = (_EXPERIMENT.match(line) for line in done.stdout.splitlines())
+    return list(dict.fromkeys(f"{match[1]}{match[2]}" for match in found if match))
+
+
 def main() -> int:
     """Print the table of this checkout's runs."""
     with one_line_errors("runs"):
         command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
+        command += [word for commit in ("HEAD", *_find_commits()) for word in ("--rev", commit)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from flows.runs.corpus_files import tell_unhashable
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
@@ -86,6 +87,8 @@ def _lock_of(main: Path, name: str) -> Path:
 
 def prepare(run: Run, log: Callable[[str], None]) -> None:
     """Make the run's checkout ready: worktree, shared cache, data, parameters. Hold it first."""
+    if told := tell_unhashable(run.main / run.params["ingest"]["corpus"]):
+        raise PipelineError(f"ingest.corpus: {told}")
     if run.own_checkout:
         _make_worktree(run, log)
         _share_cache(run)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,8 +23,10 @@ from tasks.start.trial import ROOT, run_apart, write_params
 
 #: The sample: at most so many files, and so many bytes of them.
 FILES, BYTES = 200, 32 << 20
-#: Formats whose beginning can be read alone, where one file is larger than the sample.
-_LINES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md")
+#: Of plain text so many bytes: 30 MB are 47,000 passages, whose cutting takes minutes.
+TEXT_BYTES = 8 << 20
+#: Formats of plain text, whose beginning can be read alone.
+_TEXTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md")
 #: Passages whose language is looked at.
 _LOOKED_AT = 500
 
@@ -69,10 +72,17 @@ class Survey:
         return round(len(self.passages) * self.times)
 
 
-def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1) -> Survey:
+def survey(
+    corpus: Path,
+    values: Mapping[str, Any],
+    folder: Path,
+    seed: int = 1,
+    tell: Callable[[str], None] | None = None,
+) -> Survey:
     """Read a seeded sample of ``corpus`` with the settings of ``values``; work in ``folder``.
 
-    Raises :class:`PipelineError` for a folder that is not there, is empty, or has no text.
+    ``tell`` gets a line on what is read, before it is. Raises :class:`PipelineError` for a folder
+    that is not there, is empty, or has no text.
     """
     found = list(discover(corpus))
     readable = [file for file in found if file.problem is None]
@@ -84,7 +94,9 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
         )
     sizes = {file.name: Path(file.place).stat().st_size for file in readable}
     chosen = _choose(readable, sizes, seed)
-    sampled = sum(BYTES if _is_cut(file, sizes) else sizes[file.name] for file in chosen)
+    sampled = sum(min(sizes[file.name], _most(file)) for file in chosen)
+    if tell:
+        tell(f"{corpus}: {len(chosen):,} files, {sampled / 2**20:.1f} MB ...")
     whole = (len(chosen), sampled) == (len(readable), sum(sizes.values()))
     place = corpus if whole else _link(chosen, sizes, folder / "sample")
     sample = {
@@ -97,7 +109,12 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_params(overlay(dict(values), sample), folder)
-    measured = run_apart("ingest", folder, {}, str(corpus))
+    try:
+        measured = run_apart("ingest", folder, {}, str(corpus))
+    except PipelineError as error:
+        if not str(error).startswith("ingest: no readable document"):
+            raise
+        raise PipelineError(f"{error}; docs/corpus.md says what to do about each") from error
     summary = read_json(folder / "ingest" / "summary.json")
     passages = read_table(folder / "ingest" / "passages.parquet")
     unread = Counter(summary["unread"])
@@ -120,33 +137,41 @@ def survey(corpus: Path, values: Mapping[str, Any], folder: Path, seed: int = 1)
 
 
 def _choose(files: list[CorpusFile], sizes: dict[str, int], seed: int) -> list[CorpusFile]:
-    """Return the first files in a seeded order that are within both limits, one at least."""
+    """Return the first files in a seeded order that are within the limits, one at least."""
     order = sorted(files, key=lambda file: (row_seed(seed, "file", file.name), file.name))
     chosen: list[CorpusFile] = []
-    size = 0
+    size = text = 0
     for file in order:
-        if len(chosen) < FILES and (size + sizes[file.name] <= BYTES or not chosen):
+        more = min(sizes[file.name], _most(file))
+        more_text = more if _is_text(file) else 0
+        fits = size + more <= BYTES and text + more_text <= TEXT_BYTES
+        if len(chosen) < FILES and (fits or not chosen):
             chosen.append(file)
-            size += sizes[file.name]
+            size, text = size + more, text + more_text
     return chosen
 
 
-def _is_cut(file: CorpusFile, sizes: dict[str, int]) -> bool:
-    """Tell whether only the beginning of a file is read."""
-    return sizes[file.name] > BYTES and file.name.lower().endswith(_LINES)
+def _is_text(file: CorpusFile) -> bool:
+    return file.name.lower().endswith(_TEXTS)
+
+
+def _most(file: CorpusFile) -> int:
+    """Return how many bytes of a file are read: of plain text the beginning is enough."""
+    return TEXT_BYTES if _is_text(file) else sys.maxsize
 
 
 def _link(files: list[CorpusFile], sizes: dict[str, int], folder: Path) -> Path:
-    """Make a folder of links to the files, under their names; of a file that is too large its
-    beginning, up to the end of a line.
+    """Make a folder of links to the files, under their names; of a text that is too large its
+    beginning, up to the end of a line, or of a word where it is all one line.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for file in files:
         link = folder / PurePosixPath(file.name)
         link.parent.mkdir(parents=True, exist_ok=True)
-        if _is_cut(file, sizes):
+        if sizes[file.name] > _most(file):
             with Path(file.place).open("rb") as stream:
-                link.write_bytes(stream.read(BYTES).rpartition(b"\n")[0] + b"\n")
+                start = stream.read(_most(file))
+            link.write_bytes(start.rpartition(b"\n")[0] or start.rpartition(b" ")[0])
         else:
             link.symlink_to(Path(file.place).absolute())
     return folder

@@ -5,6 +5,7 @@ once, kills.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 from flows import deploy, server, ui
 from flows import pipeline as door
 from flows.runs import last_run, repair, request, worktree
+from flows.runs.corpus_files import tell_unhashable
 from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import (
     StageOutcome,
@@ -639,6 +641,33 @@ def test_a_missing_corpus_is_named(bare: Path) -> None:
         PipelineError, match=r"ingest\.corpus: data/incidents/documents does not exist"
     ):
         worktree.prepare(request.plan(bare), print)
+
+
+def test_files_that_dvc_cannot_hash_are_named_before_a_run(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC ended in an error of its own at each of these, and waited for the pipe for ever."""
+    corpus = bare / "own documents"
+    corpus.mkdir()
+    (corpus / 'größe "1" $(x).txt').write_text("read")
+    assert tell_unhashable(corpus) == tell_unhashable(corpus / 'größe "1" $(x).txt') == ""
+    (corpus / "b.txt").symlink_to("nowhere.txt")
+    os.mkfifo(corpus / "c.txt")
+    (corpus / "locked.txt").write_text("no")
+    (corpus / "locked.txt").chmod(0)
+    can_read = os.access
+    monkeypatch.setattr(  # root reads it all the same
+        os, "access", lambda path, mode: Path(path).name != "locked.txt" and can_read(path, mode)
+    )
+    if sys.platform != "darwin":  # whose file system has names in UTF-8 only
+        (corpus / os.fsdecode(b"a\xe4.txt")).write_text("named elsewhere")
+        assert r"a\xe4.txt (its name is not UTF-8)" in tell_unhashable(corpus)
+        (corpus / os.fsdecode(b"a\xe4.txt")).unlink()
+    run = request.plan(bare, overrides=[f"ingest.corpus={json.dumps(str(corpus))}"])
+    with pytest.raises(PipelineError, match="takes the hash of every file") as refused:
+        worktree.prepare(run, print)
+    for told in ("b.txt (a link to nothing,", "c.txt (a pipe,", "locked.txt (no permission"):
+        assert told in str(refused.value)
 
 
 def test_a_run_of_its_own_needs_a_commit(bare: Path) -> None:

@@ -774,7 +774,8 @@ def test_a_preview_compares_with_the_items_it_was_given_or_the_profiles(
     settings = [f"generate.generator={corner / 'generator'}", "ingest.min_tokens=5"]
     settings += ["ingest.workers=1", "ingest.near_duplicates=0.0"]
     assert script.main(["--corpus", "docs", *arguments, "--set", *settings]) == 0
-    assert printed in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert printed in told.err and "artifacts/preview/report.html" in told.out
     rows = read_table(corner / "artifacts/preview/passages.parquet")
     assert rows["in_evaluation"].to_pylist() == flags
 

@@ -76,3 +76,15 @@ def test_a_question_is_asked_in_the_wording_of_the_first_template() -> None:
     )
     asked = ask.make_questions(two, "Why?", ["The seal broke."])
     assert render(asked.templates[0], asked.items[0]) == "The seal broke.\n\nWhy?"
+
+
+def test_a_model_that_chooses_says_among_what(capsys: pytest.CaptureFixture[str]) -> None:
+    """A question for a name was answered with Yes, and nothing said why."""
+    asked = ask.make_questions(load_dataset(ROOT / "datasets/privacy.yaml"), "Who?", [])
+    row = {"adapted": "Yes", "zero_shot": "No", "span": None, "text": "The clerk.", "section": ""}
+    place = {"document": "a.md", "page": 0, "start": 0, "end": 10}
+    found = {"question": "Who?", "model": "models:/m/1", "answers": [row | place]}
+    ask.show({**found, "choices": list(asked.templates[0].choices)})
+    assert "choices   Yes, No: it answers nothing else" in capsys.readouterr().out
+    ask.show({**found, "choices": []})
+    assert "choices" not in capsys.readouterr().out

@@ -195,7 +195,8 @@ class _Answered:
         start = text.index("its seal")
         told = {"adapted": "its seal", "span": (start, start + 8)}
         answers = [answer | told, answer | {"adapted": "", "span": None}]
-        return {"question": change["question"], "model": "models:/m/1", "answers": answers}
+        told = {"question": change["question"], "model": "models:/m/1", "answers": answers}
+        return {**told, "choices": ["Yes", "No"]}
 
 
 def test_a_question_is_answered_with_the_span_marked(tmp_path: Path) -> None:
@@ -208,6 +209,7 @@ def test_a_question_is_answered_with_the_span_marked(tmp_path: Path) -> None:
             browser.see("the question is empty")
             browser.type("Why did the pump fail?")
             press(browser, "Enter")
+            browser.see("Yes, No")
             browser.see("Why did the pump fail?", "page 2, Repairs, characters 10-90", "(nothing)")
             assert browser.js("document.querySelector('mark').textContent") == "its seal"
             colour = browser.js("getComputedStyle(document.querySelector('mark')).backgroundColor")

@@ -100,7 +100,7 @@ def test_the_scarcest_label_comes_first(checkout: Path) -> None:
 
 
 def test_questions_are_written_by_hand_beside_a_draft_and_where_there_is_none(
-    checkout: Path,
+    checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = open_client(checkout)
     first = state_of(client)["drafts"][0]
@@ -114,7 +114,9 @@ def test_questions_are_written_by_hand_beside_a_draft_and_where_there_is_none(
         "accepted",
     ]
     shutil.rmtree(checkout / ".runs/mine/artifacts/validate")
+    capsys.readouterr()
     client = open_client(checkout)
+    assert "none: a run writes them. Until then" in capsys.readouterr().out
     empty = state_of(client)["drafts"][0]
     assert empty["row_id"] == "" and empty["fields"] == {"hypothesis": ""}
     assert accept(client, empty).json()["error"] == "the hypothesis is empty"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,6 +255,11 @@ def test_a_run_with_settings_is_found_by_the_same_settings(checkout: Path) -> No
         review.open_desk(place)
     (checkout / ".runs/mine").rename(place.run.path)
     assert review.open_desk(place).rows
+    (checkout / ".runs/mine-2/artifacts/verify").mkdir(parents=True)
+    (checkout / ".runs/mine-2/artifacts/verify/instructions.parquet").touch()  # another profile's
+    told = f"make run PROFILE=mine first; or give the SET of the run that has it: {place.run.name}"
+    with pytest.raises(PipelineError, match=re.escape(told) + "$"):
+        review.open_desk(Place(checkout, "mine"))
 
 
 def test_a_port_in_use_is_one_line(

@@ -83,9 +83,11 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     printed = capsys.readouterr().out
     assert all(len(line) <= 100 or str(desk) in line for line in printed.splitlines())
     assert "empty 1" in printed and "en 6 (passages)" in printed
-    licence = "other: non-commercial-training-rows"
     said = " ".join(printed.split())
-    assert f"licence generator {licence}, start {licence} (their cards" in said
+    assert said.startswith(f"reading {corpus}: 8 files") and "0.0 MB, all looked at" in said
+    licence = "other: non-commercial-training-rows"
+    assert f"licence {licence} (generator, start), as their cards say: models/bonito-" in said
+    assert "make label PROFILE=mine says how to get some" in said
     assert printed.rstrip().endswith("make run PROFILE=mine")
 
 
@@ -169,7 +171,7 @@ def test_a_large_folder_is_sampled(
     (desk / "docs here/.hidden").write_text("x")
     assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="large") == 0
     printed = capsys.readouterr().out
-    assert "a sample of 3 read" in printed and "hidden 1" in printed
+    assert "a sample of 3 looked at" in printed and "hidden 1" in printed
     assert "all, about 6" in (desk / "profiles/large.yaml").read_text()
 
 
@@ -179,11 +181,37 @@ def test_of_one_large_table_the_beginning_is_read(
     rows = [json.dumps({"text": _ENGLISH.replace("{n}", str(n))}) + "\n" for n in range(1, 41)]
     table = desk / "all.jsonl"
     table.write_text("".join(rows))
-    monkeypatch.setattr("tasks.start.survey.BYTES", table.stat().st_size // 4)
+    monkeypatch.setattr("tasks.start.survey.TEXT_BYTES", table.stat().st_size // 4)
     assert _start(monkeypatch, CORPUS=table, NAME="table") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"formats jsonl (9|10) ", printed) and "a sample of 1 read" in printed
+    assert re.search(r"formats jsonl (9|10) ", printed) and "a sample of 1 looked at" in printed
     assert _params(desk, "table").ingest.corpus == str(table)
+
+
+def test_of_one_long_line_the_beginning_is_read(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(_ENGLISH.replace("{n}", str(n)) for n in range(1, 41))
+    (desk / "line.txt").write_text(text)
+    monkeypatch.setattr("tasks.start.survey.TEXT_BYTES", len(text) // 4)
+    assert _start(monkeypatch, CORPUS=desk / "line.txt", NAME="line") == 0
+    assert "a sample of 1 looked at" in capsys.readouterr().out
+
+
+def test_of_large_texts_the_beginnings_are_read(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """30 MB in one text file are 47,000 passages: a look at all of them took minutes."""
+    text = "\n\n".join(_ENGLISH.replace("{n}", str(n)) for n in range(1, 41))
+    (desk / "texts").mkdir()
+    for name in ("a", "b"):
+        (desk / f"texts/{name}.txt").write_text(text.replace("Pump", f"Pump {name}"))
+    monkeypatch.setattr("tasks.start.survey.TEXT_BYTES", len(text) // 4)
+    assert _start(monkeypatch, CORPUS=desk / "texts", NAME="texts") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 files, 0.0 MB, a sample of 1 looked at" in said and "formats text 1" in said
+    about = re.search(r" in (\d+) passages; about [\d,]+ in (\d+) in all", said)
+    assert about and 30 <= int(about[2]) <= 160 and int(about[2]) == 8 * int(about[1])
 
 
 def _nothing(desk: Path) -> dict[str, Any]:
@@ -222,7 +250,7 @@ def _in_data(desk: Path) -> dict[str, Any]:
         (lambda _: {"CORPUS": ""}, "no corpus: make start CORPUS=folder NAME=mine"),
         (lambda _: {"CORPUS": "s3://bucket"}, "s3://bucket is on another machine"),
         (_nothing, "holds no file that can be read"),
-        (_unreadable, "no readable document in"),
+        (_unreadable, "a.xyz: unsupported_format, .xyz, not a text file; docs/corpus.md says what"),
         (_german, "has no text in English (passages: de 4)"),
         (_in_data, "data/ belongs to the shipped example"),
         (lambda _: {"NAME": ""}, "no name: make start"),

@@ -35,7 +35,8 @@ function show(found) {
   $("card").replaceChildren(
     make("div", { class: "id" }, make("span", { class: "mono" }, found.model),
       make("span", {}, place(first))),
-    answer(first, [["question", found.question]]));
+    answer(first, [["question", found.question],
+      ...(found.choices.length ? [["choices", found.choices.join(", ")]] : [])]));
   $("more").replaceChildren(...others.map((each) => make("section", { class: "card" },
     make("div", { class: "id" }, make("span", {}, place(each))), answer(each))));
 }

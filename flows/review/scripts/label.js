@@ -32,7 +32,8 @@ function show() {
     `characters ${draft.start}-${draft.end}`].filter(Boolean).join(" · ");
   $("card").replaceChildren(
     make("div", { class: "id" }, make("span", {}, draft.document), make("span", {}, place),
-      make("span", { class: "badge" }, written ? "a draft of the last run" : "written by hand")),
+      make("span", { class: "badge" }, written ? "a draft of the last run"
+        : byHand ? "written by hand" : "no draft: write the first question")),
     parts([["passage", marked(draft.text, written ? draft.answers[0] : "")]]),
     ...form(written));
   $("actions").replaceChildren(make("div", { class: "buttons" },
