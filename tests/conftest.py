@@ -22,6 +22,7 @@ import pytest
 
 from tasks.core import code
 from tasks.core.files import write_json
+from tasks.core.lock import hold_lock
 from tasks.core.overlay import overlay
 from tasks.core.params import Params, parse_params
 from tasks.core.parquet import write_table
@@ -188,14 +189,48 @@ def _tokenizer() -> Any:
     return fast
 
 
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that ``make`` has filled, once for all the processes of these tests: one that
+    comes while another fills it waits.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, partial = base / name, base / f"{name}.partial"
+    with hold_lock(base / f"{name}.lock", name, patience=300):
+        if not folder.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store. To make one takes MLflow a second, to copy it a millisecond."""
-    import mlflow
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    def make(folder: Path) -> None:
+        import mlflow
+
+        mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+    return make_once(tmp_path_factory, "empty-store", make) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def empty_prefect(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy repository's folder ``.prefect`` after its server's first start, to be copied. That
+    start makes the database, which takes six seconds of a processor.
+    """
+
+    def make(folder: Path) -> None:
+        from tests.prefect_server import prefect_server
+
+        with prefect_server(folder):
+            pass
+
+    return make_once(tmp_path_factory, "empty-prefect", make) / ".prefect"
 
 
 @pytest.fixture
