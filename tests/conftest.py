@@ -56,13 +56,30 @@ LONGEST = (
     "tests/flows/test_limits.py",
     "tests/flows/test_matrix.py",
     "tests/bonito/test_graph.py",
+    "tests/core/test_processes.py",
     "tests/flows/test_live.py",
+    "tests/benchmarks/test_data.py",
+    "tests/lm/test_memory.py",
     "tests/evaluate/test_evaluate.py",
     "tests/flows/test_shared_runs.py",
     "tests/core/test_ray_workers.py",
     "tests/core/test_network.py",
     "tests/start/test_plan.py",
+    "tests/benchmarks/test_benchmarks.py",
+    "tests/bonito/test_evaluate.py",
+    "tests/core/test_privacy.py",
+    "tests/register/test_card.py",
+    "tests/register/test_parity.py",
+    "tests/release/test_release.py",
+    "tests/validate/test_validate.py",
+)
+#: Files that use vLLM in their own process, whose import takes six seconds: one process gets them
+#: all.
+VLLM = (
+    "tests/lm/test_memory.py",
     "tests/lm/test_engine.py",
+    "tests/lm/test_nucleus.py",
+    "tests/test_serve.py",
 )
 
 
@@ -70,6 +87,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give out files as ``--dist=loadfile`` does, those of :data:`VLLM` as if they were one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return VLLM[0] if file in VLLM else file
+
+    return Scheduler(config, log)
 
 
 def freeze_memory() -> None:
