@@ -30,6 +30,9 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+# Garbage is collected seldom: while the libraries are imported Python would look through them again
+# and again, a sixth of the time that it takes.
+gc.set_threshold(10_000, 20, 20)
 # A process of pytest-xdist has the width of a terminal that it does not write to.
 os.environ.pop("COLUMNS", None)
 # Prefect and the hub's libraries make these folders when they are imported: not in the user's home,
