@@ -22,6 +22,7 @@ import pytest
 
 from tasks.core import code
 from tasks.core.files import write_json
+from tasks.core.lock import hold_lock
 from tasks.core.overlay import overlay
 from tasks.core.params import Params, parse_params
 from tasks.core.parquet import write_table
@@ -29,6 +30,9 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+# Garbage is collected seldom: while the libraries are imported Python would look through them again
+# and again, a sixth of the time that it takes.
+gc.set_threshold(10_000, 20, 20)
 # A process of pytest-xdist has the width of a terminal that it does not write to.
 os.environ.pop("COLUMNS", None)
 # Prefect and the hub's libraries make these folders when they are imported: not in the user's home,
@@ -55,13 +59,30 @@ LONGEST = (
     "tests/flows/test_limits.py",
     "tests/flows/test_matrix.py",
     "tests/bonito/test_graph.py",
+    "tests/core/test_processes.py",
     "tests/flows/test_live.py",
+    "tests/benchmarks/test_data.py",
+    "tests/lm/test_memory.py",
     "tests/evaluate/test_evaluate.py",
     "tests/flows/test_shared_runs.py",
     "tests/core/test_ray_workers.py",
     "tests/core/test_network.py",
     "tests/start/test_plan.py",
+    "tests/benchmarks/test_benchmarks.py",
+    "tests/bonito/test_evaluate.py",
+    "tests/core/test_privacy.py",
+    "tests/register/test_card.py",
+    "tests/register/test_parity.py",
+    "tests/release/test_release.py",
+    "tests/validate/test_validate.py",
+)
+#: Files that use vLLM in their own process, whose import takes six seconds: one process gets them
+#: all.
+VLLM = (
+    "tests/lm/test_memory.py",
     "tests/lm/test_engine.py",
+    "tests/lm/test_nucleus.py",
+    "tests/test_serve.py",
 )
 
 
@@ -69,6 +90,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give out files as ``--dist=loadfile`` does, those of :data:`VLLM` as if they were one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return VLLM[0] if file in VLLM else file
+
+    return Scheduler(config, log)
 
 
 def freeze_memory() -> None:
@@ -188,14 +224,48 @@ def _tokenizer() -> Any:
     return fast
 
 
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that ``make`` has filled, once for all the processes of these tests: one that
+    comes while another fills it waits.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, partial = base / name, base / f"{name}.partial"
+    with hold_lock(base / f"{name}.lock", name, patience=300):
+        if not folder.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store. To make one takes MLflow a second, to copy it a millisecond."""
-    import mlflow
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    def make(folder: Path) -> None:
+        import mlflow
+
+        mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+    return make_once(tmp_path_factory, "empty-store", make) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def empty_prefect(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy repository's folder ``.prefect`` after its server's first start, to be copied. That
+    start makes the database, which takes six seconds of a processor.
+    """
+
+    def make(folder: Path) -> None:
+        from tests.prefect_server import prefect_server
+
+        with prefect_server(folder):
+            pass
+
+    return make_once(tmp_path_factory, "empty-prefect", make) / ".prefect"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,12 @@ from tasks.core.ports import find_free_port
 
 
 @contextmanager
-def prefect_server(root: Path) -> Iterator[str]:
-    """Lend the address of a Prefect server with its home in a toy repository."""
+def prefect_server(root: Path, home: Path | None = None) -> Iterator[str]:
+    """Lend the address of a Prefect server with its home in a toy repository: a copy of ``home``
+    (``empty_prefect`` of tests/conftest.py), or else one that it has to make.
+    """
+    if home:
+        shutil.copytree(home, root / ".prefect")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("PREFECT", "MLFLOW"))]:
             patch.delenv(name)

@@ -1,4 +1,7 @@
-"""What a stage prints: its own lines, stamped once, and nothing of the libraries below an error."""
+"""What a stage prints: its own lines, stamped once, and nothing of the libraries below an error.
+
+That importing the stages prints nothing is tested in test_privacy.py, with the same imports.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,6 @@ import pytest
 
 from tasks.core.log_lines import BARE
 from tests.conftest import ROOT
-
-_STAGES = (
-    "ingest",
-    "generate",
-    "validate",
-    "supervise",
-    "finetune",
-    "baseline",
-    "evaluate",
-    "register",
-)
 
 
 def _run(code: str, **variables: str) -> str:
@@ -43,11 +35,6 @@ def test_a_library_that_speaks_while_it_is_imported_is_silent(logger: str) -> No
     speak = f"import logging; logging.getLogger({logger!r})"
     assert _run(f"import tasks; {speak}.warning('pip install kernels')") == ""
     assert _run(f"import tasks; {speak}.error('broken')") == "broken\n"
-
-
-def test_importing_every_stage_prints_nothing() -> None:
-    modules = ", ".join(f"tasks.{stage}.stage" for stage in _STAGES)
-    assert _run(f"import {modules}, bitsandbytes, peft") == ""
 
 
 def test_a_warning_of_mlflow_about_its_own_classes_is_left_out() -> None:

@@ -16,16 +16,23 @@ from tasks.core.privacy import CACHES, SILENT
 from tests.conftest import ROOT
 
 
-def _python(code: str) -> str:
+def _python(code: str, stderr: int = subprocess.PIPE) -> str:
     """Run code with an empty environment: under pytest or CI some libraries switch themselves off.
 
-    HOME is an empty folder, as Prefect makes ~/.prefect when it is imported alone.
+    HOME is an empty folder, as Prefect makes ~/.prefect when it is imported alone. Returns what is
+    printed; with ``stderr=subprocess.STDOUT`` on both streams.
     """
     with tempfile.TemporaryDirectory() as home:
-        env = {"PATH": os.defpath, "HOME": home}
+        env = {"PATH": os.defpath, "HOME": home, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", code]
         done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+            command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            check=True,
         )
     return done.stdout
 
@@ -71,14 +78,32 @@ print(usage_stats_enabled())
     assert _python(code.replace("import tasks", "")).split() == ["True"], "nothing was switched off"
 
 
-def test_importing_the_stages_opens_no_connection() -> None:
+@pytest.fixture(scope="module")
+def imported() -> tuple[str, str]:
+    """What a process prints while it imports the stages, and every address beyond this machine that
+    it tries to reach then and while it imports the libraries.
+    """
     code = """
 import socket
 asked = []
 real = socket.socket.connect
 socket.socket.connect = lambda self, address: asked.append(address) or real(self, address)
 import tasks.evaluate.stage, tasks.finetune.stage, tasks.generate.stage, tasks.ingest.stage, tasks.register.stage, tasks.validate.stage, tasks.supervise.stage, tasks.baseline.stage
+import bitsandbytes, peft
+print("the stages are imported", flush=True)
 import mlflow, prefect, great_expectations, transformers
 print([address for address in asked if not str(address).startswith(("('127.", "/"))])
 """
-    assert _python(code).strip().splitlines()[-1] == "[]"
+    printed, mark, rest = _python(code, stderr=subprocess.STDOUT).partition(
+        "the stages are imported\n"
+    )
+    assert mark, printed
+    return printed, rest.strip().splitlines()[-1]
+
+
+def test_importing_the_stages_opens_no_connection(imported: tuple[str, str]) -> None:
+    assert imported[1] == "[]"
+
+
+def test_importing_every_stage_prints_nothing(imported: tuple[str, str]) -> None:
+    assert imported[0] == ""

@@ -267,17 +267,26 @@ _NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high
 _START_NAMES = {"start", "start_gain", "start_gain_low", "start_gain_high"}
 
 
+@pytest.fixture(scope="module")
+def kept_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs :func:`start` keeps it for the others."""
+    return tmp_path_factory.mktemp("kept") / "start"
+
+
 @pytest.fixture
-def start(workplace: Path, make_params: Any, tiny_model: Path, instructions: Path) -> Path:
+def start(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, kept_start: Path
+) -> Path:
     """An adapter to start from. Its provenance says that it was asked in another form than the
     model's chat template.
     """
-    _finetune(make_params, tiny_model, instructions, "privacy", learning_rate=0.05)
-    folder = Path("artifacts/finetune").rename(workplace / "start")
-    provenance = read_json(folder / "provenance.json")
-    (folder / "provenance.json").write_text(json.dumps(provenance | {"prompt": "bonito"}))
-    seal_folder(folder)
-    return folder
+    if not kept_start.exists():
+        _finetune(make_params, tiny_model, instructions, "privacy", learning_rate=0.05)
+        shutil.move("artifacts/finetune", kept_start)
+        provenance = read_json(kept_start / "provenance.json")
+        (kept_start / "provenance.json").write_text(json.dumps(provenance | {"prompt": "bonito"}))
+        seal_folder(kept_start)
+    return Path(shutil.copytree(kept_start, workplace / "start"))
 
 
 @pytest.fixture

@@ -139,9 +139,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api(toy: Path) -> Iterator[str]:
+def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
     """A Prefect server for the module."""
-    with prefect_server(toy) as url:
+    with prefect_server(toy, empty_prefect) as url:
         yield url
 
 
@@ -157,11 +157,13 @@ def _python(toy: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
     )
 
 
-def _ask(url: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
+def _ask(url: str, **body: Any) -> Any:
+    """POST to Prefect's API, a filter or a thing to make, and return what it answers."""
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=20) as response:
-        found: list[dict[str, Any]] = json.load(response)
-    return found
+        return json.load(response)
 
 
 @pytest.mark.timeout(400)
@@ -284,8 +286,7 @@ def test_its_schedule_and_its_event_are_off_until_they_are_switched_on(toy: Path
         "PIPELINE_HOME": str(toy),
         "PREFECT_HOME": str(toy / ".prefect"),
     }
-    pool = _python(toy, "-m", "prefect", "work-pool", "create", "pipeline", "-t", "process", **more)
-    assert pool.returncode == 0, pool.stderr
+    _ask(f"{api}/work_pools/", name="pipeline", type="process")
     done = _python(toy, *arguments, "-n", "follow", **more)
     assert done.returncode == 0, done.stdout + done.stderr
     with urllib.request.urlopen(f"{api}/deployments/name/follow/follow", timeout=20) as response:
@@ -302,9 +303,19 @@ def test_its_schedule_and_its_event_are_off_until_they_are_switched_on(toy: Path
     )
     urllib.request.urlopen(change, timeout=20).close()
     emit = ("-m", "prefect", "event", "emit", "corpus.changed", "--resource-id", "corpus")
-    deadline = time.monotonic() + 120
-    while not [run for run in _ask(f"{api}/flow_runs/filter") if run["deployment_id"]]:
+    deadline, started = time.monotonic() + 120, False
+    while not started:
         assert time.monotonic() < deadline, "the event started no run"
         told = _python(toy, *emit, **more)
         assert told.returncode == 0, told.stderr
-        time.sleep(3)
+        started = _await_run(api, 3.0)
+
+
+def _await_run(api: str, patience: float) -> bool:
+    """Return whether a deployment has a run, at the latest after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not (found := any(run["deployment_id"] for run in _ask(f"{api}/flow_runs/filter"))):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return found

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from tasks.start.forecast import Range
 from tasks.start.plan import Plan
 from tests.flows.test_flows import await_no_process_in
 from tests.prefect_server import prefect_server
-from tests.toy import _STAGE, make_toy, pipeline, write_stage
+from tests.toy import _STAGE, environment, make_toy, pipeline, write_stage
 
 _MORE = """
   verify:
@@ -54,35 +57,37 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api(toy: Path) -> Iterator[str]:
+def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
     """A Prefect server for all four runs: starting one costs more than a run."""
-    with prefect_server(toy) as url:
+    with prefect_server(toy, empty_prefect) as url:
         yield url
 
 
-@pytest.mark.timeout(300)
-def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(toy: Path, api: str) -> None:
-    ask = ["--profile", "warm", "--set", "run.max_minutes=0.4"]
-    run = pipeline(toy, *ask, TOY_HANG="generate", PREFECT_API_URL=api)
-    assert run.returncode == 3, run.stderr
-    last = run.stderr.splitlines()[-1]
-    told = r"stopped: generate: run.max_minutes = 0.4 are over in generate( \(1 of 3 rows\))?: "
-    end = "nothing is lost, continue with make run PROFILE=warm SET=run.max_minutes=0.4"
-    assert re.fullmatch(told + re.escape(end), last), last
-    await_no_process_in(toy / ".runs" / "warm")
-    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
-    assert "stopped" in lines["generate"] and "not run" in lines["validate"]
-    # Another limit is the same run: it goes on in its checkout.
-    ask = ["--profile", "warm", "--set", "run.max_minutes=5"]
-    again = pipeline(toy, *ask, PREFECT_API_URL=api)
-    assert again.returncode == 0, again.stderr
-    lines = {line.split()[0]: line for line in again.stdout.splitlines() if line.strip()}
-    assert "unchanged" in lines["ingest"] and "unchanged" not in lines["generate"]
-    assert not (toy / ".runs").joinpath("warm-5").exists()
+@pytest.fixture(scope="module")
+def limited(toy: Path, api: str) -> Iterator[subprocess.Popen[str]]:
+    """A run that hangs in generate until its minutes are over."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "flows.pipeline", "--profile=warm", "--set", "run.max_minutes=0.4"],
+        cwd=toy,
+        env={**environment(toy), "TOY_HANG": "generate", "PREFECT_API_URL": api},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        mark = toy / ".runs" / "warm" / ".work" / "hanging"
+        while not mark.exists() and running.poll() is None:
+            time.sleep(0.1)
+        yield running
+    finally:
+        running.kill()
 
 
 @pytest.mark.timeout(300)
-def test_too_few_rows_end_the_run_before_the_training(toy: Path, api: str) -> None:
+def test_too_few_rows_end_the_run_before_the_training(
+    toy: Path, api: str, limited: subprocess.Popen[str]
+) -> None:
+    """While :func:`limited` waits for its end."""
     ask = ["--name", "floor", "--set", "generate.seed=5"]
     run = pipeline(toy, *ask, "run.min_rows=4", PREFECT_API_URL=api)
     assert run.returncode == 3, run.stderr
@@ -94,6 +99,28 @@ def test_too_few_rows_end_the_run_before_the_training(toy: Path, api: str) -> No
     assert re.search(r" 5 +3 ", lines["verify"]), "its rows are in the table"
     again = pipeline(toy, *ask, "run.min_rows=3", PREFECT_API_URL=api)
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.timeout(300)
+def test_a_run_ends_after_its_minutes_and_the_same_command_goes_on(
+    toy: Path, api: str, limited: subprocess.Popen[str]
+) -> None:
+    stdout, stderr = limited.communicate(timeout=240)
+    assert limited.returncode == 3, stderr
+    last = stderr.splitlines()[-1]
+    told = r"stopped: generate: run.max_minutes = 0.4 are over in generate( \(1 of 3 rows\))?: "
+    end = "nothing is lost, continue with make run PROFILE=warm SET=run.max_minutes=0.4"
+    assert re.fullmatch(told + re.escape(end), last), last
+    await_no_process_in(toy / ".runs" / "warm")
+    lines = {line.split()[0]: line for line in stdout.splitlines() if line.strip()}
+    assert "stopped" in lines["generate"] and "not run" in lines["validate"]
+    # Another limit is the same run: it goes on in its checkout.
+    ask = ["--profile", "warm", "--set", "run.max_minutes=5"]
+    again = pipeline(toy, *ask, PREFECT_API_URL=api)
+    assert again.returncode == 0, again.stderr
+    lines = {line.split()[0]: line for line in again.stdout.splitlines() if line.strip()}
+    assert "unchanged" in lines["ingest"] and "unchanged" not in lines["generate"]
+    assert not (toy / ".runs").joinpath("warm-5").exists()
 
 
 def test_the_floor_counts_rows_and_rows_for_each_passage_that_was_used(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,8 +155,10 @@ class TerminalRun:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_toy(tmp_path_factory.mktemp("live") / "toy")
+def toy(tmp_path_factory: pytest.TempPathFactory, empty_prefect: Path) -> Path:
+    root = make_toy(tmp_path_factory.mktemp("live") / "toy")
+    shutil.copytree(empty_prefect, root / ".prefect")
+    return root
 
 
 @pytest.mark.timeout(300)

@@ -837,9 +837,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api(toy: Path) -> Iterator[str]:
+def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
     """A Prefect server for both runs: starting one costs more than a cell."""
-    with prefect_server(toy) as url:
+    with prefect_server(toy, empty_prefect) as url:
         yield url
 
 

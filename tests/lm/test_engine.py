@@ -17,15 +17,10 @@ from tasks.lm.models import load_model
 from tasks.lm.transformers_engine import TransformersEngine
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
-_KINDS = [
-    "transformers",
-    pytest.param(
-        "vllm",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("vllm") is None, reason="vLLM has no build for this platform"
-        ),
-    ),
-]
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM has no build for this platform"
+)
+_KINDS = ["transformers", pytest.param("vllm", marks=needs_vllm)]
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +95,27 @@ def test_greedy_answers_do_not_depend_on_the_seed(engine: Engine) -> None:
     )
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM has no build for this platform"
-)
+@needs_vllm
 def test_both_engines_give_the_same_greedy_answers(opened: Callable[[str], Engine]) -> None:
     greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=8)
     answers = [
         opened(kind).generate(_PROMPTS, greedy, [0] * 4) for kind in ("transformers", "vllm")
     ]
     assert [answer.text for answer in answers[0]] == [answer.text for answer in answers[1]]
+
+
+@needs_vllm
+def test_the_engine_draws_what_vllm_draws(
+    opened: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same seeds meet the same kept tokens, in float32 where no two are equal."""
+    engine, seeds = opened("vllm"), [1, 2, 3, 4]
+    sampling = Sampling(temperature=1.0, top_p=0.7, max_tokens=12)
+    ours = engine.generate(_PROMPTS, sampling, seeds)
+    monkeypatch.setattr(engine, "_gpu", True)  # its own top_p
+    theirs = engine.generate(_PROMPTS, sampling, seeds)
+    wide = engine.generate(_PROMPTS, Sampling(temperature=1.0, top_p=1.0, max_tokens=12), seeds)
+    assert ours == theirs != wide
 
 
 def test_a_missing_vllm_says_what_to_do(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from tasks.lm.engine import Sampling, VllmEngine, vllm_settings
-from tasks.lm.memory import freed_after
 
-pytest.importorskip("vllm", reason="vLLM has no build for this platform")
+@pytest.fixture(scope="module")
+def nucleus() -> ModuleType:
+    """``tasks.lm.nucleus``, which imports vLLM: six seconds, which collecting the tests saves."""
+    pytest.importorskip("vllm", reason="vLLM has no build for this platform")
+    from tasks.lm import nucleus
 
-from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
-
-from tasks.lm import nucleus
-from tasks.lm.nucleus import Nucleus, keep_nucleus
+    return nucleus
 
 
 def _kept(logits: torch.Tensor) -> torch.Tensor:
@@ -25,27 +23,34 @@ def _kept(logits: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
-def test_it_keeps_what_vllm_keeps(spread: float) -> None:
+def test_it_keeps_what_vllm_keeps(nucleus: ModuleType, spread: float) -> None:
     """With a few likely tokens, and with so many that the likeliest 64 are not enough."""
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
+
     logits = torch.randn(8, 3000, generator=torch.manual_seed(1)) * spread
     shares = torch.tensor([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99])
-    ours = keep_nucleus(logits.clone(), shares.unsqueeze(1))
+    ours = nucleus.keep_nucleus(logits.clone(), shares.unsqueeze(1))
     theirs = apply_top_k_top_p_pytorch(logits.clone(), None, shares)
     assert torch.equal(_kept(ours), _kept(theirs))
     assert torch.equal(ours[_kept(ours)], logits[_kept(ours)])
 
 
-def test_tokens_as_likely_as_the_last_one_stay() -> None:
+def test_tokens_as_likely_as_the_last_one_stay(nucleus: ModuleType) -> None:
     """Which of two equal ones goes would depend on a sort."""
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, -5.0]])
-    assert _kept(keep_nucleus(logits, torch.tensor([[0.6]]))).tolist() == [[True] * 4 + [False]]
+    assert _kept(nucleus.keep_nucleus(logits, torch.tensor([[0.6]]))).tolist() == [
+        [True] * 4 + [False]
+    ]
 
 
-def test_a_request_keeps_its_share_when_its_place_changes() -> None:
+def test_a_request_keeps_its_share_when_its_place_changes(nucleus: ModuleType) -> None:
     shares = enumerate((0.5, 0.5, 1))
-    added: list[Any] = [(place, _request(share), None, []) for place, share in shares]
+    added: list[Any] = [
+        (place, SimpleNamespace(extra_args={nucleus.TOP_P: share}), None, [])
+        for place, share in shares
+    ]
     update = SimpleNamespace(batch_size=2, removed=[1], added=added, moved=[])
-    processor = Nucleus(None, torch.device("cpu"), False)
+    processor = nucleus.Nucleus(None, torch.device("cpu"), False)
     even = torch.zeros(3, 10)
     assert torch.equal(processor.apply(even.clone()), even)
     processor.update_state(update)  # type: ignore[arg-type]
@@ -54,22 +59,3 @@ def test_a_request_keeps_its_share_when_its_place_changes() -> None:
     first, *others = processor.apply(torch.tensor([[9.0, 0.0, 0.0]] * 3))
     assert first.tolist() == [9.0, -torch.inf, -torch.inf]
     assert all(torch.equal(row, torch.tensor([9.0, 0.0, 0.0])) for row in others)
-
-
-def _request(share: float) -> Any:
-    return SimpleNamespace(extra_args={nucleus.TOP_P: share})
-
-
-def test_the_engine_draws_what_vllm_draws(tiny_model: Path) -> None:
-    """The same seeds meet the same kept tokens, in float32 where no two are equal."""
-    prompts = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
-    settings = vllm_settings("float32", 128)
-    sampling = Sampling(temperature=1.0, top_p=0.7, max_tokens=12)
-    with freed_after(VllmEngine(str(tiny_model), "main", settings)) as engine:
-        ours = engine.generate(prompts, sampling, [1, 2, 3, 4])
-        engine._gpu = True  # its own top_p
-        theirs = engine.generate(prompts, sampling, [1, 2, 3, 4])
-        wide = engine.generate(
-            prompts, Sampling(temperature=1.0, top_p=1.0, max_tokens=12), [1, 2, 3, 4]
-        )
-    assert ours == theirs != wide

@@ -4,6 +4,7 @@ registered.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ from tasks.tracking.kept_answers import NAME, KeptAnswers
 from tests.evaluate.test_evaluate import _evaluate, _finetune
 
 
+@pytest.fixture(scope="module")
+def evaluated() -> dict[str, Path]:
+    """The workplaces of adapters that are trained and evaluated, by the kind of their items."""
+    return {}
+
+
 @pytest.fixture
 def trained(
     request: pytest.FixtureRequest,
@@ -31,14 +38,20 @@ def trained(
     make_params: Any,
     tiny_model: Path,
     instructions: Path,
+    evaluated: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Stage:
-    """A tiny adapter, evaluated by the transformers engine, and the stage that would register
-    it.
+    """A tiny adapter, evaluated by the transformers engine, and the stage that would register it:
+    a copy of what the first test of its kind has made.
     """
     kind = getattr(request, "param", "incidents")
-    params = _finetune(make_params, tiny_model, instructions, kind)
-    _evaluate(params)
-    found = load_params(params)
+    if kind in evaluated:
+        shutil.copytree(evaluated[kind], workplace, dirs_exist_ok=True)
+    else:
+        _evaluate(_finetune(make_params, tiny_model, instructions, kind))
+        evaluated[kind] = tmp_path_factory.mktemp("evaluated") / kind
+        shutil.copytree(workplace, evaluated[kind])
+    found = load_params(workplace / "params.yaml")
     found = found.model_copy(
         update={"register": found.register.model_copy(update={"parity_floor": 0.5})}
     )
