@@ -1,5 +1,5 @@
-"""grow: the run after 1 of 100 documents changed, as a share of the full run's wall time; there is
-no peer, the target is a share.
+"""grow: the run after one of 100 documents changed, one came and one went, as a share of the full
+run's wall time; there is no peer, the target is a share.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from pathlib import Path
 
 from benchmarks.harness import PASSED, ROOT, BenchOptions
 from benchmarks.rows import ResultRow
+from flows.runs.last_run import read_stages
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.parquet import read_table
 from tasks.core.privacy import SILENT
 
 NAMES = ("grow",)
@@ -26,11 +28,12 @@ _RUN = "grow"
 def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row whose ratio is the share: the embedded default over 100 of the shipped
     documents in a clone with caches of its own, then again after one of them got another sentence,
-    with ``finetune.start=champion``.
+    one was removed and one was added, with ``finetune.start=champion``.
 
     One round, whatever is asked for: it is two runs of the pipeline. The first run's version is
     made the champion by hand, as what is timed is the way of the second, not who wins. Gate: the
-    second run generated at most 3 % of the rows again, and training continued from the champion.
+    second run generated at most 3 % of the rows again, none of its rows is of the removed
+    document, and training continued from the champion. ``extra`` has the seconds of each stage.
     """
     if options.quick:
         return [_row(options, "not run: it needs the embedded models")]
@@ -38,16 +41,14 @@ def run(options: BenchOptions) -> list[ResultRow]:
     shutil.rmtree(folder, ignore_errors=True)
     checkout, corpus = _clone(folder), _write_corpus(folder / "corpus")
     full = _timed(checkout, f"ingest.corpus={corpus}")
+    stages = {"full": _stage_seconds(checkout)}
     registered = _read(checkout, "register/registration.json")
     _make_champion(folder, registered["model_name"], registered["version"])
-    changed = sorted(corpus.iterdir())[0]
-    changed.write_text(
-        changed.read_text(encoding="utf-8") + "\nOn 3 May the inspector came again.\n",
-        encoding="utf-8",
-    )
+    removed = _move(corpus)
     again = _timed(checkout, f"ingest.corpus={corpus}", "finetune.start=champion")
-    row = _row(options, _gate(checkout))
-    row.extra = {"full_seconds": round(full, 1), "again_seconds": round(again, 1)}
+    stages["again"] = _stage_seconds(checkout)
+    row = _row(options, _gate(checkout, removed))
+    row.extra = {"full_seconds": round(full, 1), "again_seconds": round(again, 1), "stages": stages}
     if row.gate == PASSED:
         row.ours, row.theirs = round(again, 1), round(full, 1)
         row.ratio = row.low = row.high = round(again / full, 3)
@@ -60,7 +61,7 @@ def _row(options: BenchOptions, gate: str) -> ResultRow:
         "grow", "share", None, None, None, gate, options.machine, target, "less", "seconds"
     )
     row.rounds, row.command = 1, "python -m benchmarks --only grow"
-    row.note = "the run after 1 of 100 documents changed over the full run"
+    row.note = "the run after 1 of 100 documents changed, 1 came and 1 went over the full run"
     return row
 
 
@@ -76,16 +77,38 @@ def _clone(folder: Path) -> Path:
 def _write_corpus(corpus: Path) -> Path:
     """Copy 100 of the shipped documents, those of the incidents first."""
     corpus.mkdir()
+    for number, file in enumerate(_list_shipped()[:_DOCUMENTS]):
+        shutil.copy(file, corpus / f"{number:03}-{file.name}")
+    return corpus
+
+
+def _list_shipped() -> list[Path]:
+    """Return the shipped documents, more than the bench reads."""
     data = ROOT / "data"
     if not data.is_dir():
         raise PipelineError(f"{data} is missing: make data")
     domains = ("incidents", "contracts", "privacy")
     files = [file for name in domains for file in sorted((data / name / "documents").iterdir())]
-    if len(files) < _DOCUMENTS:
-        raise PipelineError(f"{data} holds {len(files)} documents, not {_DOCUMENTS}: make data")
-    for number, file in enumerate(files[:_DOCUMENTS]):
-        shutil.copy(file, corpus / f"{number:03}-{file.name}")
-    return corpus
+    if len(files) <= _DOCUMENTS:
+        raise PipelineError(f"{data} holds {len(files)} documents, not {_DOCUMENTS + 1}: make data")
+    return files
+
+
+def _move(corpus: Path) -> str:
+    """Change the first document, remove the second, add one; return the removed one's name."""
+    changed, removed = sorted(corpus.iterdir())[:2]
+    text = changed.read_text(encoding="utf-8")
+    changed.write_text(f"{text}\nOn 3 May the inspector came again.\n", encoding="utf-8")
+    removed.unlink()
+    added = _list_shipped()[_DOCUMENTS]
+    shutil.copy(added, corpus / f"{_DOCUMENTS:03}-{added.name}")
+    return removed.name
+
+
+def _stage_seconds(checkout: Path) -> dict[str, float]:
+    """Return stage -> seconds of the last run."""
+    stages = read_stages(checkout / ".runs" / _RUN)
+    return {stage["stage"]: round(stage["seconds"], 1) for stage in stages}
 
 
 def _timed(checkout: Path, *settings: str) -> float:
@@ -108,11 +131,15 @@ def _make_champion(folder: Path, name: str, version: str) -> None:
     _call([sys.executable, "-c", code, name, version], folder / "checkout")
 
 
-def _gate(checkout: Path) -> str:
+def _gate(checkout: Path, removed: str) -> str:
     told = read_json(checkout / ".runs" / _RUN / ".work/generate/reused.json")
     share = told["again"] / max(1, told["again"] + told["reused"])
     if share > 0.03:
         return f"failed: {share:.1%} of the rows were generated again"
+    for name in ("ingest/passages.parquet", "generate/predictions.parquet"):
+        rows = read_table(checkout / ".runs" / _RUN / "artifacts" / name, ["document"])
+        if removed in rows["document"].to_pylist():
+            return f"failed: {name} has rows of {removed}, which was removed"
     summary = read_json(checkout / ".runs" / _RUN / "artifacts/finetune/summary.json")
     champion = summary.get("champion", {"continues": False, "reason": "there was no champion"})
     return PASSED if champion["continues"] else f"failed: {champion['reason']}"

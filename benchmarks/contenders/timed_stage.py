@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int:
         for name in names:
             setattr(holder, name, clock.timed("load", getattr(holder, name)))
     try:
-        return int(importlib.import_module(module).main(rest))
+        # What `python -m` runs of a package.
+        return int(importlib.import_module(f"{module}.__main__").main(rest))
     finally:
         Path(times).write_text(json.dumps(clock.told()), encoding="utf-8")
 

@@ -24,6 +24,8 @@ def baseline(stage: Stage) -> None:
     """
     target = pin(stage.params.finetune)
     params, journal = stage.params.evaluate, stage.work / "journal"
+    # A champion to start from was an adapted model, which evaluate has asked.
+    others = stage.work.with_name("evaluate") / "journal"
     take_cards()
     models = models_before(target, stage.path("start"))
     items = templates = 0
@@ -31,11 +33,19 @@ def baseline(stage: Stage) -> None:
     if has_items(stage.path("items")):
         questions = Questions.read(params, stage.path("items"))
         items, templates = len(questions.items), len(questions.templates)
-        answers = [answer(model, questions, params, journal, stage.progress) for model in models]
+        answers = [
+            answer(model, questions, params, journal, stage.progress, others) for model in models
+        ]
     write_table(stage.out / "predictions.parquet", concat(answers, EVALUATIONS))
     general = [
         answer_general(
-            model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
+            model,
+            stage.path("general"),
+            stage.params.baseline,
+            params,
+            journal,
+            stage.progress,
+            others,
         )
         for model in models
     ]

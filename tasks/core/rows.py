@@ -93,6 +93,8 @@ TRAINED = pa.schema([("row_sha256", pa.string()), ("passage_sha256", pa.string()
 TRAINED_FILE = "trained.parquet"
 #: The file that makes an adapter's folder a champion's: name, version, digests.
 CHAMPION_FILE = "champion.json"
+#: What an adapter is, weights and configuration. Other files of its folder tell how it was made.
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 #: artifacts/validate/quarantine.parquet: rows that failed, with the names of all the expectations
 #: they failed.

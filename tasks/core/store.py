@@ -39,18 +39,24 @@ def work_key(module: str, *parts: object) -> str:
 
 def keyed_folder(parent: Path, key: str, keep: int) -> Path:
     """Return the folder of a key below ``parent``, where the ``keep`` last used folders stay."""
-    folder = parent / key[:24]
+    folder = _folder_of(parent, key)
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
     keep_newest(parent, keep, keep=folder)
     return folder
 
 
-class Store:
-    """Tables and JSON values by name, in the folder of one key."""
+def _folder_of(parent: Path, key: str) -> Path:
+    return parent / key[:24]
 
-    def __init__(self, parent: Path, key: str, keep: int) -> None:
-        self._folder = keyed_folder(parent, key, keep)
+
+class Store:
+    """Tables and JSON values by name, in the folder of one key, with the ``keep`` last used keys of
+    ``parent``; without ``keep`` it is another stage's, to read.
+    """
+
+    def __init__(self, parent: Path, key: str, keep: int = 0) -> None:
+        self._folder = keyed_folder(parent, key, keep) if keep else _folder_of(parent, key)
 
     def put(self, name: str, value: Any) -> None:
         """Keep a table (as Parquet) or a JSON value under ``name``."""

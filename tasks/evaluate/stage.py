@@ -36,6 +36,7 @@ from tasks.scoring.predict import (
     answer,
     answer_general,
     models_before,
+    name_model,
     name_passages,
 )
 
@@ -121,7 +122,9 @@ def _answer_all(
                 f"{stage.path('baseline')} has no answers of the start that {adapter} names: run "
                 "the stages finetune and baseline with the same finetune.start"
             )
-        adapted, general = _as_adapted(baseline[before]), _as_adapted(general_baseline[before])
+        adapted, general = (
+            name_model(answers[before], "adapted") for answers in (baseline, general_baseline)
+        )
     general = {**general_baseline, "adapted": general}
     return {**baseline, "adapted": adapted}, general, found
 
@@ -162,11 +165,6 @@ def _read_baseline(stage: Stage) -> tuple[dict[str, pa.Table], dict[str, pa.Tabl
 
 def _by_model(answers: pa.Table, models: list[str]) -> dict[str, pa.Table]:
     return {model: answers.filter(pc.equal(answers["model"], model)) for model in models}
-
-
-def _as_adapted(answers: pa.Table) -> pa.Table:
-    models = pa.array(["adapted"] * len(answers), pa.string())
-    return answers.set_column(0, EVALUATIONS.field("model"), models)
 
 
 def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:

@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import fingerprint, read_json, sha256_file
 from tasks.core.model_params import Finetune
+from tasks.core.rows import ADAPTER_FILES
 from tasks.lm.models import resolve
 
 log = logging.getLogger(__name__)
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 #: A matrix whose inputs are the hidden states, in Llama, Mistral and most others.
 _FROM_HIDDEN = "q_proj.lora_A.weight"
+
+
+def digest_adapter(folder: Path) -> str:
+    """Return one SHA-256 of an adapter's weights and configuration.
+
+    A champion that was fetched has the digest of the adapter that finetune wrote.
+    """
+    return fingerprint(*(sha256_file(folder / name) for name in ADAPTER_FILES))
 
 
 def check_adapter(folder: Path, base: str, config: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.files import fingerprint, sha256_file, sha256_folder, write_json
+from tasks.core.files import fingerprint, sha256_file, write_json
 from tasks.core.privacy import cache_folder
 from tasks.core.store import is_still_whole, work_key
+from tasks.lm.adapters import digest_adapter
 from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
 from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned, resolve
@@ -35,9 +36,7 @@ def merged_folder(
     made_from = _made_from(base, revision, adapter, quantization, precision)
 
     def save(out: Path) -> None:
-        with freed_after(load_model(base, revision, precision=precision)) as model:
-            if quantization == "nf4":
-                round_through_nf4(model)
+        with freed_after(_load_base(base, revision, adapter, quantization, precision)) as model:
             plain = model
             if adapter:
                 from peft import PeftModel
@@ -53,6 +52,23 @@ def merged_folder(
         make_checkpoint(folder, 8, save)
     os.utime(folder)
     return folder
+
+
+def _load_base(
+    base: str, revision: str, adapter: Path | None, quantization: str, precision: str
+) -> Any:
+    """Return the base model for an adapter, its weights rounded.
+
+    Rounding takes longer than loading: where the cache has the rounded base alone, those are its
+    weights.
+    """
+    whole = (base, revision, None, quantization, precision)
+    if adapter and quantization == "nf4" and is_merged(*whole):
+        return load_model(str(merged_folder(*whole)), precision=precision)
+    model = load_model(base, revision, precision=precision)
+    if quantization == "nf4":
+        round_through_nf4(model)
+    return model
 
 
 def is_merged(
@@ -73,7 +89,7 @@ def _made_from(
 ) -> dict[str, Any]:
     return {
         "base": _identity(base, revision),
-        "adapter": sha256_folder(adapter) if adapter else None,
+        "adapter": digest_adapter(adapter) if adapter else None,
         "quantization": quantization,
         "precision": str(dtype(precision)),
     }

@@ -13,6 +13,7 @@ from typing import Any
 from tasks.core.card import take_cards
 from tasks.core.files import fingerprint, read_json, sha256_file, write_json
 from tasks.core.parquet import read_table
+from tasks.core.rows import ADAPTER_FILES
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.merged import merged_folder
 from tasks.register.card import make_card
@@ -124,6 +125,9 @@ def _register_model(
     ledger.tags({"parity": parity.describe()})
     ledger.files([path for path in [stage.out / KEPT_ANSWERS] if path.is_file()])
     uri = _log_model(stage, ledger, provenance)
+    # As they were trained, to the byte: MLflow writes the same values in float32.
+    for file in ADAPTER_FILES:
+        ledger.add_to_model(uri, stage.path("adapter") / file)
     ledger.score(uri, metric_table(scores), scored_on)
     version = ledger.version(name, uri)
     alias, verdict = (

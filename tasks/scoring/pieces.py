@@ -27,13 +27,28 @@ Opened = Callable[[OnDone], AbstractContextManager[Answers]]
 
 
 def keep_answers(
-    journal: Path, key: str, name: str, count: int, opened: Opened, meter: Meter, unit: str
+    journal: Path,
+    key: str,
+    name: str,
+    count: int,
+    opened: Opened,
+    meter: Meter,
+    unit: str,
+    others: Path | None = None,
 ) -> pa.Table:
-    """Return the rows of ``count`` questions; what a killed run answered is not asked again."""
+    """Return the rows of ``count`` questions; what a killed run answered is not asked again.
+
+    Nor is what ``others``, the journal of another stage, has: it is copied.
+    """
     store = Store(journal, key, keep=6)
     parts = [slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
     pieces = {f"{name}-{part.start}-{part.stop}": part for part in parts}
     todo = {piece: part for piece, part in pieces.items() if not store.has(piece)}
+    if others:
+        found = Store(others, key)
+        for piece in [piece for piece in todo if found.has(piece)]:
+            store.put(piece, found.get(piece))
+            todo.pop(piece)
     if todo:
         progress = meter(count, unit)
         progress.skip(count - sum(part.stop - part.start for part in todo.values()))

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.files import fingerprint, row_seed, sha256_folder
+from tasks.core.files import fingerprint, row_seed
 from tasks.core.model_params import Baseline, Evaluate, Finetune
 from tasks.core.parquet import read_columns, read_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, require
 from tasks.core.store import work_key
-from tasks.lm.adapters import start_adapter
+from tasks.lm.adapters import digest_adapter, start_adapter
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
@@ -69,15 +69,17 @@ class Scoreable:
         )
 
     def key(self) -> str:
-        """Return what tells this model's answers from another's."""
+        """Return what tells this model's answers from another's.
+
+        Its name does not: what one run calls adapted is the start of the next.
+        """
         return fingerprint(
-            self.name,
             self.base,
             self.revision,
             self.quantization,
             self.precision,
             self.form,
-            sha256_folder(self.adapter) if self.adapter else "",
+            digest_adapter(self.adapter) if self.adapter else "",
         )
 
 
@@ -144,12 +146,17 @@ def models_before(target: Finetune, start: Path) -> list[Scoreable]:
 
 
 def answer(
-    model: Scoreable, questions: Questions, params: Evaluate, journal: Path, meter: Meter
+    model: Scoreable,
+    questions: Questions,
+    params: Evaluate,
+    journal: Path,
+    meter: Meter,
+    others: Path | None = None,
 ) -> pa.Table:
     """Return one row (rows.EVALUATIONS) per template and item.
 
-    The journal keeps every finished piece over a kill (:mod:`tasks.scoring.pieces`). ``meter``
-    makes the progress meter.
+    The journal keeps every finished piece over a kill (:mod:`tasks.scoring.pieces`); ``others`` is
+    that of a stage that may have asked the same. ``meter`` makes the progress meter.
     """
     dumped = [item.model_dump(mode="json") for item in questions.items]
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
@@ -179,7 +186,8 @@ def answer(
         with (_rank_choices if questions.dataset.classifies else _extract)(*asked) as answers:
             yield answers
 
-    return keep_answers(journal, key, model.name, len(pairs), opened, meter, "rows")
+    kept = (journal, key, "answers", len(pairs), opened, meter, "rows", others)
+    return name_model(keep_answers(*kept), model.name)
 
 
 def answer_general(
@@ -189,6 +197,7 @@ def answer_general(
     params: Evaluate,
     journal: Path,
     meter: Meter,
+    others: Path | None = None,
 ) -> pa.Table:
     """Return one row (rows.EVALUATIONS, its template the task type) per general task of the file at
     ``path``; none for ``supervision/none``.
@@ -213,8 +222,15 @@ def answer_general(
             )
 
     key = work_key(__name__, model.key(), tasks, params.engine, params.max_new_tokens, params.seed)
-    name = f"{model.name}-general"
-    return keep_answers(journal, key, name, len(tasks), opened, meter, "general tasks")
+    kept = (journal, key, "general", len(tasks), opened, meter, "general tasks", others)
+    return name_model(keep_answers(*kept), model.name)
+
+
+def name_model(answers: pa.Table, name: str) -> pa.Table:
+    """Return the answers (rows.EVALUATIONS) with ``name`` as their model."""
+    column = EVALUATIONS.get_field_index("model")
+    models = pa.array([name] * len(answers), pa.string())
+    return answers.set_column(column, EVALUATIONS.field(column), models)
 
 
 def _general_row(

@@ -32,7 +32,7 @@ from tasks.core.listing import digest_listing, list_files
 from tasks.core.log_lines import set_up_logging
 from tasks.core.model_params import CHAMPION
 from tasks.core.params import Params, load_params
-from tasks.core.rows import CHAMPION_FILE, TRAINED_FILE
+from tasks.core.rows import ADAPTER_FILES, CHAMPION_FILE, TRAINED_FILE
 from tasks.core.stage import WORK, one_line_errors
 from tasks.core.store import is_whole, keep_newest, seal_folder
 from tasks.core.yaml_file import read_yaml
@@ -40,7 +40,6 @@ from tasks.tracking.fetch_model import default_name, fetch_artifact, fetch_model
 
 #: Champions of earlier corpora that are kept, some megabytes each.
 _KEPT = 4
-_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,16 +111,16 @@ def _fetch(name: str, kept: Path) -> None:
                 "one. Run once with another finetune.start"
             )
         with staged_folder(kept, Path(place) / "whole") as out:
-            for file in (*(adapter / file for file in _FILES), trained):
+            for file in (*(adapter / file for file in ADAPTER_FILES), trained):
                 shutil.copy(file, out / file.name)
             write_json(out / "provenance.json", provenance)
-            digests = {file: sha256_file(out / file) for file in (_FILES[0], TRAINED_FILE)}
+            digests = {file: sha256_file(out / file) for file in (ADAPTER_FILES[0], TRAINED_FILE)}
             write_json(
                 out / CHAMPION_FILE,
                 {
                     "name": name,
                     "version": version,
-                    "adapter_sha256": digests[_FILES[0]],
+                    "adapter_sha256": digests[ADAPTER_FILES[0]],
                     "trained_sha256": digests[TRAINED_FILE],
                 },
             )

@@ -21,6 +21,8 @@ from tasks.core.secrets import hide
 #: one began.
 TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
 _SQLITE = "sqlite:///"
+#: MLflow refuses to log more at once.
+_MOST_PARAMS = 100
 #: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
 #: continues later.
 _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
@@ -118,6 +120,15 @@ def find_run(
         order_by=["attributes.start_time DESC"],
     )
     return next((run for run in runs if not (unregistered and REGISTER_KEY in run.data.tags)), None)
+
+
+def log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
+    """Log parameters in few transactions: one each makes the store wait for the disk as often."""
+    from mlflow.entities import Param
+
+    logged = [Param(name, str(value)) for name, value in params.items()]
+    for start in range(0, len(logged), _MOST_PARAMS):
+        client.log_batch(run_id, params=logged[start : start + _MOST_PARAMS])
 
 
 def experiment_id(client: Any, name: str) -> str:

@@ -18,6 +18,7 @@ from tasks.tracking.mlflow_store import (
     connect,
     experiment_id,
     find_run,
+    log_params,
     owner,
 )
 
@@ -67,9 +68,8 @@ class Ledger:
     def params(self, params: dict[str, Any]) -> None:
         """Log parameters that the run does not hold yet (MLflow refuses to change one)."""
         logged = self.client.get_run(self.run_id).data.params
-        for name, value in params.items():
-            if name not in logged:
-                self.client.log_param(self.run_id, name, value)
+        new = {name: value for name, value in params.items() if name not in logged}
+        log_params(self.client, self.run_id, new)
 
     def metrics(self, metrics: dict[str, float]) -> None:
         """Log final metrics.

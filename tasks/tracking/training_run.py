@@ -17,6 +17,7 @@ from tasks.tracking.mlflow_store import (
     experiment_id,
     find_run,
     first_line,
+    log_params,
     owner,
 )
 
@@ -105,8 +106,8 @@ def _begin(experiment: str, key: str, settings: dict[str, Any]) -> TrainingRun:
             run_name=f"finetune-{key[:8]}",
             tags={TRAINING_KEY: key, OWNER: owner()},
         )
-        for name, value in settings.items():
-            client.log_param(run.info.run_id, f"finetune.{name}", value)
+        named = {f"finetune.{name}": value for name, value in settings.items()}
+        log_params(client, run.info.run_id, named)
     else:
         client.set_tag(run.info.run_id, OWNER, owner())
         client.update_run(run.info.run_id, status="RUNNING")

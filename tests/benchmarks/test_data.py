@@ -209,7 +209,9 @@ def test_the_peak_is_of_the_command_and_not_of_who_started_it() -> None:
 
 
 def test_a_stage_is_taken_apart_and_its_seconds_add_up(tmp_path: Path) -> None:
-    (tmp_path / "stage.py").write_text(
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage/__init__.py").touch()
+    (tmp_path / "stage/__main__.py").write_text(
         "import time\n\ndef main(rest):\n    import slow_library\n    from "
         "tasks.lm.models import load_tokenizer\n"
         f"    load_tokenizer({EMBEDDED!r})\n    time.sleep(float(rest[0]))\n    return 3\n"

@@ -37,7 +37,6 @@ _CALLS = (
             "log_batch",
             "log_metric",
             "log_model_artifact",
-            "log_param",
             "set_registered_model_alias",
             "set_tag",
             "set_terminated",

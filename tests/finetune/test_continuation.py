@@ -13,9 +13,10 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import CHAMPION_FILE, INSTRUCTIONS, TRAINED_FILE
+from tasks.core.rows import ADAPTER_FILES, CHAMPION_FILE, INSTRUCTIONS, TRAINED_FILE
 from tasks.finetune import continuation
 from tasks.finetune.continuation import begin, digest_rows, known_after
+from tasks.scoring import predict
 from tasks.tracking.champion_start import main as place
 from tasks.tracking.champion_start import place_champion
 from tasks.tracking.mlflow_store import connect, experiment_id
@@ -166,6 +167,45 @@ def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
         "what it knows: all rows of the champion, also the one that is gone, and the new ones"
     )
     assert b"Pump" not in Path("artifacts/finetune/trained.parquet").read_bytes()
+
+
+def test_what_the_champion_answered_is_not_asked_again(
+    workplace: Path,
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What evaluate asked the adapted model is what baseline would ask the start."""
+    told = registered(make_params, tiny_model, instructions)
+    connect().set_registered_model_alias(told["model_name"], "champion", told["version"])
+    made = Path("artifacts/finetune")
+    assert place(["--params", str(_continuation(make_params, tiny_model))]) == 0
+    for name in ADAPTER_FILES:
+        assert sha256_file(Path("champion") / name) == sha256_file(made / name), (
+            "the registered adapter is the trained one, to the byte"
+        )
+    params = test_evaluate._finetune(
+        make_params,
+        tiny_model,
+        instructions,
+        "privacy",
+        start="champion",
+        restart=str(test_evaluate.NONE),
+    )
+
+    def answer_again(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(predict, "load_model", answer_again)
+    arguments = ["--params", str(params), "--items", "items.jsonl"]
+    arguments += ["--general", str(test_evaluate.NONE), "--out", "artifacts/baseline"]
+    assert test_evaluate.baseline.main(arguments) == 0
+    scored = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
+    rows = read_table(Path("artifacts/baseline/predictions.parquet")).to_pylist()
+    assert [row for row in rows if row["model"] == "start"] == [
+        row | {"model": "start"} for row in scored if row["model"] == "adapted"
+    ]
 
 
 def test_the_same_corpus_has_the_same_champion(champion: Path) -> None:

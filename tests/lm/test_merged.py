@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
-from tasks.core.files import write_json
+from tasks.core.files import sha256_file, write_json
 from tasks.core.store import seal_folder
 from tasks.lm import merged
 from tasks.lm.merged import merged_folder
+from tasks.lm.models import load_model
 
 
 @pytest.fixture
@@ -35,6 +38,7 @@ def test_other_weights_in_the_same_place_are_merged_anew(tmp_path: Path, made: l
         write_json(folder / "config.json", {})
     (base / "model.safetensors").write_bytes(b"one")
     (adapter / "adapter_model.safetensors").write_bytes(b"one")
+    write_json(adapter / "adapter_config.json", {})
 
     def folder(quantization: str = "none") -> Path:
         return merged_folder(str(base), "main", adapter, quantization, "float32")
@@ -43,8 +47,26 @@ def test_other_weights_in_the_same_place_are_merged_anew(tmp_path: Path, made: l
     assert folder() == first and made == [first]
     (adapter / "adapter_model.safetensors").write_bytes(b"two")
     second = folder()
+    (adapter / "loss.csv").write_text("step,loss")
+    assert folder() == second, "how it was made is no part of it"
     (base / "model.safetensors").write_bytes(b"three")
     assert len({first, second, folder(), folder("nf4")}) == 4
+
+
+def test_an_adapter_is_merged_alike_into_the_rounded_base_of_the_cache(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    base, adapter = str(tiny_model), tmp_path / "adapter"
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(base, precision="float32"), config).save_pretrained(adapter)
+    asked = (base, "main", adapter, "nf4", "float32")
+    first = sha256_file(merged_folder(*asked) / "model.safetensors")
+    shutil.rmtree(tmp_path / "cache")
+    rounded = merged_folder(base, "main", None, "nf4", "float32")
+    monkeypatch.setattr(merged, "round_through_nf4", None)
+    assert sha256_file(merged_folder(*asked) / "model.safetensors") == first
+    assert sha256_file(rounded / "model.safetensors") != first
 
 
 def test_a_damaged_one_is_made_again(tmp_path: Path, made: list[Path]) -> None:

@@ -15,6 +15,7 @@ from tasks.baseline import stage as baseline
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.progress import Progress
+from tasks.core.rows import ADAPTER_FILES
 from tasks.scoring import pieces, predict
 from tasks.scoring.pieces import Answers, keep_answers
 from tasks.scoring.predict import Questions, Scoreable
@@ -52,12 +53,13 @@ class Model:
 
         yield answers
 
-    def run(self, count: int = 10) -> pa.Table:
+    def run(self, count: int = 10, others: Path | None = None) -> pa.Table:
         def meter(total: int, unit: str) -> Progress:
             self.meters.append(Progress(self.journal / "progress.json", "baseline", total, unit))
             return self.meters[-1]
 
-        return keep_answers(self.journal, "key", "zero_shot", count, self.open, meter, "rows")
+        asked = (count, self.open, meter, "rows", others)
+        return keep_answers(self.journal, "key", "answers", *asked)
 
 
 @pytest.fixture
@@ -82,6 +84,17 @@ def test_a_killed_run_asks_again_only_what_was_being_answered(model: Model, tmp_
 def test_what_is_answered_opens_no_model(model: Model) -> None:
     assert model.run().equals(model.run())
     assert model.opened == 1 and len(model.meters) == 1
+
+
+def test_what_another_stage_has_answered_is_copied(model: Model, tmp_path: Path) -> None:
+    asked = model.run()
+    other = Model(tmp_path / "other")
+    assert other.run(others=tmp_path).equals(asked) and not other.opened
+    assert other.run().equals(asked), "it is in the journal of its own"
+    (piece,) = tmp_path.glob("key/answers-4-8.parquet")
+    piece.write_bytes(b"damaged")
+    third = Model(tmp_path / "third")
+    assert third.run(others=tmp_path).equals(asked) and third.asked == [4, 5, 6, 7]
 
 
 def test_no_questions_are_no_rows(model: Model) -> None:
@@ -109,19 +122,24 @@ def test_pieces_change_no_answer(
     assert answers[0][0] == answers[1][0] and len(answers[0][0]) == 12
     assert answers[0][1] == pytest.approx(answers[1][1], abs=1e-4)
     kept = {path.stem for path in Path(".work/baseline/journal").glob("*/*.parquet")}
-    assert kept == {f"zero_shot-{part}" for part in ("0-12", "0-5", "5-10", "10-12")}
+    assert kept == {f"answers-{part}" for part in ("0-12", "0-5", "5-10", "10-12")}
 
 
 def test_answers_belong_to_the_adapters_bytes(tmp_path: Path) -> None:
-    """An adapter that is trained again stands in the same place."""
+    """An adapter that is trained again stands in the same place; by another name, and with other
+    files beside it, it is the same.
+    """
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "weights").write_text("one")
+    weights, config = (adapter / name for name in ADAPTER_FILES)
+    weights.write_text("one")
+    config.write_text("{}")
     model = Scoreable("adapted", "base", "main", "nf4", "float32", adapter, "chat")
     first = model.key()
-    assert first == model.key() != replace(model, name="start").key()
+    (adapter / "loss.csv").write_text("step,loss")
+    assert first == model.key() == replace(model, name="start").key()
     assert first != replace(model, precision="bfloat16").key()
-    (adapter / "weights").write_text("two")
+    weights.write_text("two")
     assert first != model.key()
 
 

@@ -1,0 +1,48 @@
+"""The bench of a corpus that grows: what it changes between its two runs, and its gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from benchmarks import grow
+from benchmarks.harness import PASSED
+from tasks.core.files import write_json
+from tasks.core.parquet import write_table
+
+
+def test_one_document_changes_one_comes_and_one_goes(tmp_path: Path) -> None:
+    corpus = grow._write_corpus(tmp_path / "corpus")
+    before = {file.name: file.read_bytes() for file in corpus.iterdir()}
+    removed = grow._move(corpus)
+    after = {file.name: file.read_bytes() for file in corpus.iterdir()}
+    assert len(before) == len(after) == 100
+    assert set(before) - set(after) == {removed} and len(set(after) - set(before)) == 1
+    assert sum(before[name] != after[name] for name in set(before) & set(after)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "gate"),
+    [
+        ({}, PASSED),
+        ({"again": 40}, "failed: 4.0% of the rows were generated again"),
+        ({"document": "gone.md"}, "failed: ingest/passages.parquet has rows of gone.md, which was"),
+        ({"continues": False}, "failed: far"),
+    ],
+)
+def test_its_gate(tmp_path: Path, change: dict[str, Any], gate: str) -> None:
+    told = {"again": 10, "document": "here.md", "continues": True} | change
+    checkout = tmp_path / ".runs" / "grow"
+    again = told["again"]
+    for folder in (".work/generate", "artifacts/finetune"):
+        (checkout / folder).mkdir(parents=True)
+    write_json(checkout / ".work/generate/reused.json", {"again": again, "reused": 1000 - again})
+    for name in ("ingest/passages.parquet", "generate/predictions.parquet"):
+        (checkout / "artifacts" / name).parent.mkdir(parents=True)
+        write_table(checkout / "artifacts" / name, pa.table({"document": [told["document"]]}))
+    champion = {"continues": told["continues"], "reason": "far"}
+    write_json(checkout / "artifacts/finetune/summary.json", {"champion": champion})
+    assert grow._gate(tmp_path, "gone.md").startswith(gate)
