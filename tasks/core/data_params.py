@@ -310,8 +310,8 @@ class Verify(Section):
     min_agreement: Fraction = Field(
         description=(
             "smallest share of the answers that agree with the row's response (token F1 of at "
-            "least 0.5, and the same numbers), and of those that agree with each other where adopt "
-            "takes theirs. A label agrees where it is the reader's likeliest; adopt asks this "
+            "least 0.5), and of those that are the same, also in their numbers, where adopt takes "
+            "theirs. A label agrees where it is the reader's likeliest; adopt asks this "
             "probability of another"
         )
     )

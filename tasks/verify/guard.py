@@ -29,7 +29,7 @@ from tasks.core.parquet import read_columns
 from tasks.lm.prompts import fill
 from tasks.scoring.f1 import interval, resample
 from tasks.scoring.intervals import wilson
-from tasks.verify.judging import agree
+from tasks.verify.judging import are_same
 
 log = logging.getLogger(__name__)
 PEOPLE, RULES, OWN_ROWS = "rows of people", "rows made by rules", "the rows themselves"
@@ -145,7 +145,7 @@ def check_answers(
     answers: Sequence[str],
     passages: Sequence[str],
     seed: int,
-    same: Callable[[str, str], bool] = agree,
+    same: Callable[[str, str], bool] = are_same,
 ) -> Test:
     """Return the test of answers; chance is agreeing with the gold answer of another row.
 

@@ -95,15 +95,23 @@ class Decision:
 
 
 def agree(one: str, other: str) -> bool:
-    """Tell whether two answers are the same but for details; other numbers are no detail."""
-    return _numbers(one) == _numbers(other) and squad_f1(one, [other]) >= _SAME
+    """Tell whether an answer supports another: half of their words are the same."""
+    return squad_f1(one, [other]) >= _SAME
+
+
+def are_same(one: str, other: str) -> bool:
+    """Tell whether two answers agree and have the same numbers."""
+    return _numbers(one) == _numbers(other) and agree(one, other)
 
 
 def weigh_answers(response: str, answers: Sequence[str]) -> Word:
-    """Return what sampled answers say; the reader's own answer is the one that most others agree
-    with.
+    """Return what sampled answers say; the reader's own answer is the one that most others are the
+    same as.
+
+    Of a response a support may have another number: of 14 such rows that people read the response
+    was right in 10. Of the reader's own answers that would make six different ones a certainty.
     """
-    supports = [sum(agree(answer, other) for other in answers) for answer in answers]
+    supports = [sum(are_same(answer, other) for other in answers) for answer in answers]
     commonest = Counter(map(normalise_answer, answers))
     best = max(
         range(len(answers)),

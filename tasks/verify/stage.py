@@ -41,7 +41,7 @@ from tasks.verify.judging import (
     Decision,
     Prior,
     Word,
-    agree,
+    are_same,
     decide,
     drop_duplicates,
     keep_best,
@@ -134,7 +134,7 @@ def _test(pairs: list[Pair], seed: int) -> Test:
     passages = [row.values["context"] for row, _ in pairs]
     if first.choices and first.tests_reader:
         return check_labels(first.source, golds, answers, passages)
-    same = operator.eq if first.choices else agree
+    same = operator.eq if first.choices else are_same
     return check_answers(first.source or OWN_ROWS, golds, answers, passages, seed, same)
 
 
