@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,22 +28,50 @@ class Example:
         return len(self.prompt) + len(self.response)
 
 
+class Examples(Sequence[Example]):
+    """Examples in four bytes a token: as lists of numbers a million would fill the memory."""
+
+    def __init__(self) -> None:
+        self._ids = array("i")
+        #: Where each prompt and each response ends, behind a first 0.
+        self._ends = array("q", [0])
+
+    def append(self, example: Example) -> None:
+        """Add an example."""
+        for ids in (example.prompt, example.response):
+            self._ids.extend(ids)
+            self._ends.append(len(self._ids))
+
+    def __len__(self) -> int:
+        """Return the examples."""
+        return len(self._ends) // 2
+
+    def __getitem__(self, place: Any) -> Any:
+        """Return an example, or a list of them for a slice."""
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        number = range(len(self))[place]
+        start, middle, end = self._ends[2 * number : 2 * number + 3]
+        return Example(self._ids[start:middle].tolist(), self._ids[middle:end].tolist())
+
+
 def build_examples(
-    rows: list[dict[str, Any]], prompter: Prompter, params: Finetune
-) -> tuple[list[Example], Counter[str]]:
+    rows: Iterable[dict[str, Any]], prompter: Prompter, params: Finetune
+) -> tuple[Examples, Counter[str]]:
     """Return the examples in row order (one a row, several for long raw text), and how many rows
     are left out by reason.
 
     A long instruction loses its middle, so that the question is kept. A row whose response is too
     long is left out: half an answer is a wrong answer.
     """
-    examples: list[Example] = []
+    examples = Examples()
     dropped: Counter[str] = Counter()
     for row in rows:
         if not row["instruction"]:
             longest = params.max_prompt_tokens + params.max_response_tokens
             pieces = text_examples(prompter.tokenizer, row["response"], longest)
-            examples += pieces
+            for piece in pieces:
+                examples.append(piece)
             dropped["too_short"] += not pieces
             continue
         response = prompter.response(row["response"])
@@ -89,9 +119,9 @@ def training_order(lengths: list[int], settings: Finetune) -> list[int]:
     return order[: settings.max_steps * settings.batch_rows or None]
 
 
-def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
+def tokens_trained(examples: Sequence[Example], params: Finetune, steps: int) -> int:
     """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
-    lengths = [len(example.prompt) + len(example.response) for example in examples]
+    lengths = [len(example) for example in examples]
     order = training_order(lengths, params)
     return sum(lengths[index] for index in order[: steps * params.batch_rows])
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ class TrainingSet:
 
     params: Finetune
     prompter: Prompter
-    examples: list[Example]
+    examples: Sequence[Example]
     #: Rows that are left out, by reason.
     dropped: Counter[str]
     #: The adapter to start from; None for a new one.
@@ -36,14 +37,19 @@ class TrainingSet:
     start_sha256: str
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]], params: Finetune, start: Path | None) -> TrainingSet:
-        """Return the training on ``rows`` (rows.INSTRUCTIONS).
+    def of(
+        cls,
+        read: Callable[[], Iterable[dict[str, Any]]],
+        params: Finetune,
+        start: Path | None,
+    ) -> TrainingSet:
+        """Return the training on the rows (rows.INSTRUCTIONS) that ``read`` reads, twice.
 
         ``params`` name the commits of hub models: they come from :func:`tasks.lm.pins.pin`.
         """
         tokenizer = load_tokenizer(params.model, params.revision)
-        prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
-        examples, dropped = build_examples(rows, prompter, params)
+        prompter = Prompter(tokenizer, choose_form(tokenizer, params, read(), start))
+        examples, dropped = build_examples(read(), prompter, params)
         digest = sha256_folder(start) if start else ""
         return cls(params, prompter, examples, dropped, start, digest)
 

@@ -14,22 +14,25 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.card import take_cards
 from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.groups import cut_groups
 from tasks.core.labels import normal_labels, offered
-from tasks.core.parquet import Batches
+from tasks.core.parquet import Batches, concat
 from tasks.core.progress import Progress
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
 from tasks.verify.cross_fit import half_of
-from tasks.verify.judging import find_unsure, nearest_span
+from tasks.verify.judging import nearest_span
 from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
+from tasks.verify.rivals import find_unsure
 from tasks.verify.shards import do_shards
 
 #: Faults of a response that leave the instruction good (names of validate's expectations).
@@ -106,17 +109,18 @@ class Rows:
     by_text: bool
     labels: frozenset[str]
     halves_seed: int | None
-    #: Row id -> the generator's confidence.
-    confidences: Mapping[str, float | None]
-    #: Ids of the rows that are not asked.
-    unsure: frozenset[str]
+    #: The generator's confidence in each of the kept rows.
+    confidences: pa.Array
+    #: Tells of each kept row whether it is not asked.
+    unsure: np.ndarray
 
     @classmethod
     def of(cls, stage: Stage) -> Rows:
         """Return the rows of the stage's inputs."""
         params = stage.params.verify
         kept = Batches(stage.path("instructions"), INSTRUCTIONS)
-        confidences = read_confidences(stage.path("predictions"))
+        named = _read_columns(kept.path, INSTRUCTIONS, "row_id", "task_type")
+        confidences = read_confidences(stage.path("predictions"), named["row_id"])
         return cls(
             kept,
             None if params.repair == "none" else Batches(stage.path("quarantine"), QUARANTINE),
@@ -125,12 +129,17 @@ class Rows:
             frozenset(_normal(label) for label in stage.params.validate.labels),
             params.seed if params.reader == CROSS_FIT else None,
             confidences,
-            _find_unsure(kept, confidences, params.confident_share),
+            find_unsure(named["row_id"], named["task_type"], confidences, params.confident_share),
         )
 
     def __iter__(self) -> Iterator[Row]:
+        place = 0
         for batch in self.kept:
-            yield from (self._kept_row(values) for values in batch.to_pylist())
+            confidences = self.confidences[place : place + len(batch)].to_pylist()
+            unsure = self.unsure[place : place + len(batch)].tolist()
+            for each in zip(batch.to_pylist(), confidences, unsure, strict=True):
+                yield self._kept_row(*each)
+            place += len(batch)
         for batch in self.quarantine or ():
             for values in batch.to_pylist():
                 reasons = set(values.pop("reasons"))
@@ -143,11 +152,9 @@ class Rows:
                 if row.kind and (nearly or self.by_answer):
                     yield row
 
-    def _kept_row(self, values: dict[str, Any]) -> Row:
-        row = self.row(values)
-        row_id = values["row_id"]
-        row = replace(row, confidence=self.confidences.get(row_id))
-        return replace(row, kind="", unsure=True) if row_id in self.unsure else row
+    def _kept_row(self, values: dict[str, Any], confidence: float | None, unsure: bool) -> Row:
+        row = replace(self.row(values), confidence=confidence)
+        return replace(row, kind="", unsure=True) if unsure else row
 
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row and how it is read; one of a label type is not read where its labels are not
@@ -161,27 +168,18 @@ class Rows:
         return Row(values, repairing, nearly, kind if len(choices) > 1 else "", choices, half)
 
 
-def read_confidences(predictions: Path) -> dict[str, float | None]:
-    """Return row id -> the generator's confidence in it, from generate's predictions."""
-    columns = pa.schema([PREDICTIONS.field(name) for name in ("row_id", "confidence")])
-    found: dict[str, float | None] = {}
-    for batch in Batches(predictions, columns):
-        found.update(zip(*(batch[name].to_pylist() for name in columns.names), strict=True))
-    return found
+def read_confidences(predictions: Path, row_ids: pa.ChunkedArray) -> pa.Array:
+    """Return the generator's confidence in the rows of these ids, from generate's predictions; null
+    where it is not known.
+    """
+    told = _read_columns(predictions, PREDICTIONS, "row_id", "confidence")
+    places = pc.index_in(row_ids, value_set=told["row_id"].combine_chunks())
+    return told["confidence"].combine_chunks().take(places.combine_chunks())
 
 
-def _find_unsure(
-    kept: Batches, confidences: Mapping[str, float | None], share: float
-) -> frozenset[str]:
-    if share == 1.0:
-        return frozenset()
-    pairs = (
-        pair
-        for batch in kept
-        for pair in zip(batch["row_id"].to_pylist(), batch["task_type"].to_pylist(), strict=True)
-    )
-    rows = ((row_id, kind, confidences.get(row_id)) for row_id, kind in pairs)
-    return find_unsure(rows, share)
+def _read_columns(path: Path, schema: pa.Schema, *names: str) -> pa.Table:
+    columns = pa.schema([schema.field(name) for name in names])
+    return concat(Batches(path, columns), columns)
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:

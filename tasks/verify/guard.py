@@ -10,26 +10,40 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.claims.construct import SHARES, construct
 from tasks.claims.passages import passages_of
 from tasks.claims.spans import SPANS, construct_spans
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose
-from tasks.core.parquet import read_columns
+from tasks.core.parquet import (
+    GROUP,
+    Batches,
+    column_values,
+    concat,
+    need_columns,
+    rows_at,
+    take_rows,
+)
+from tasks.core.rows import PASSAGES
 from tasks.lm.prompts import fill
 from tasks.scoring.intervals import wilson
 from tasks.verify.judging import agree
 
 log = logging.getLogger(__name__)
 PEOPLE, RULES, OWN_ROWS = "rows of people", "rows made by rules", "the rows themselves"
-_COLUMNS = ["row_id", "task_type", "context", "instruction", "response"]
+_ROWS = pa.schema(
+    [(name, pa.string()) for name in ("row_id", "task_type", "context", "instruction", "response")]
+)
+_KEYS = pa.schema([_ROWS.field(name) for name in ("row_id", "task_type")])
 _LEAST = 20
 
 
@@ -76,12 +90,14 @@ def read_tests(
     """
     if path is None or path.suffix != ".parquet":
         return []
-    table = read_columns(path, _COLUMNS, "verify.tests", "it takes a remix's heldout.parquet")
-    chosen = []
+    need_columns(path, _ROWS.names, "verify.tests", "it takes a remix's heldout.parquet")
+    keys = concat(Batches(path, _KEYS), _KEYS)
+    chosen: list[dict[str, Any]] = []
     for kind in kinds:
-        of_kind = table.filter(pa.compute.equal(table["task_type"], kind))
-        picked = choose(of_kind["row_id"].to_pylist(), most, seed, "test")
-        chosen += of_kind.take(picked).to_pylist()
+        of_kind = np.flatnonzero(pc.fill_null(pc.equal(keys["task_type"], kind), False))
+        ids = column_values(keys.take(of_kind).to_batches(GROUP), "row_id")
+        places = of_kind[choose(ids, most, seed, "test").to_numpy()]
+        chosen += rows_at(Batches(path, _ROWS), places)
     return [
         row
         | {
@@ -93,15 +109,19 @@ def read_tests(
 
 
 def construct_tests(
-    passages: pa.Table, kinds: Iterable[str], most: int, seed: int
+    passages: Iterable[pa.Table], kinds: Sequence[str], most: int, seed: int
 ) -> list[dict[str, Any]]:
     """Return rows with known responses that rules make from the corpus, at most ``most`` of each
     task type that they can make; none where the corpus has no suitable sentence.
+
+    ``passages`` are tables of rows.PASSAGES; they are read twice.
     """
+    if not kinds:
+        return []
     rows: list[dict[str, Any]] = []
     # A part of a large corpus is enough.
-    ids = passages["passage_id"].to_pylist()
-    premises = passages_of(passages.take(choose(ids, 4 * most, seed, "test passage")))
+    chosen = choose(column_values(passages, "passage_id"), 4 * most, seed, "test passage")
+    premises = passages_of(concat(take_rows(passages, chosen.to_numpy()), PASSAGES))
     for kind in kinds:
         if kind == SPANS:
             table = construct_spans(premises, seed, 1)
@@ -124,12 +144,19 @@ def check_labels(source: str, golds: Sequence[str], answers: Sequence[str]) -> T
     return Test(source, len(golds), right, max(Counter(golds).values()) / len(golds))
 
 
-def check_answers(source: str, golds: Sequence[str], answers: Sequence[str]) -> Test:
-    """Return the test of answers; chance is agreeing with the gold answer of another row."""
-    half = len(golds) // 2  # the next row is often of the same passage
-    others = [*golds[half:], *golds[:half]]
+def check_answers(source: str, golds: Any, answers: Any) -> Test:
+    """Return the test of answers, lists or Arrow columns; chance is agreeing with the gold answer
+    of another row.
+    """
+    rows = pa.table({"gold": golds, "answer": answers})
+    half = len(rows) // 2  # the next row is often of the same passage
+    others = pa.concat_tables([rows.slice(half), rows.slice(0, half)])
     right, chance = (
-        sum(agree(answer, gold) for answer, gold in zip(answers, against, strict=True))
-        for against in (golds, others)
+        sum(map(agree, _texts(rows, "answer"), _texts(against, "gold")))
+        for against in (rows, others)
     )
-    return Test(source, len(golds), right, chance / len(golds))
+    return Test(source, len(rows), right, chance / len(rows))
+
+
+def _texts(rows: pa.Table, name: str) -> Iterator[str]:
+    return column_values(rows.to_batches(GROUP), name)

@@ -173,7 +173,8 @@ def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
     """The reader ranks the right label first, then the same one always."""
     rows = [make_row(number, "ynqa", "Yes" if number % 3 else "No") for number in range(COUNT)]
     claims = {
-        row["instruction"]: row["response"] for row in construct_tests(passages(), ["ynqa"], 120, 1)
+        row["instruction"]: row["response"]
+        for row in construct_tests([passages()], ["ynqa"], 120, 1)
     }
     right = claims | {row["instruction"]: "No" for row in rows[::2]}
     monkeypatch.setattr(reader, "_rank", lambda *asked: _ranked(asked[2], right))
@@ -196,7 +197,7 @@ def test_a_full_stop_behind_a_label_makes_it_no_other_label() -> None:
     pairs: list[Any] = [
         (
             Row(
-                make_row(number, "ynqa", "Yes." if number % 2 else "no"),
+                make_row(number, "ynqa", "Yes." if number % 2 else "no") | {"source": "people"},
                 False,
                 "",
                 "labels",
