@@ -44,6 +44,7 @@ _PARAMS: dict[str, dict[str, Any]] = {
         **{"reader": EMBEDDED, "answers": 2, "reviews": str(ROOT / NOTHING)},
         **{"tests": str(ROOT / NOTHING), "keep_per_passage": 1, "shard_rows": 1024},
     },
+    "supervise": {"rows": str(ROOT / NOTHING)},
     "finetune": {
         **{"start": str(ROOT / NOTHING), "restart": str(ROOT / NOTHING)},
         **{"max_steps": _STEPS, "batch_rows": 8, "micro_batch_rows": 8},

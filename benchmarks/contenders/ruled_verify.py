@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import tasks.lm.engine
+import tasks.lm.models
+import tasks.scoring.ranking
 from tasks.lm.engine import Completion, Sampling
-from tasks.lm.models import load_tokenizer
-from tasks.verify import reader
 
 _ASKED = "What stands right behind "
 
@@ -23,7 +24,7 @@ class _RuleReader:
     """Every fifth answer is wrong."""
 
     def __init__(self, kind: str, model: str, *_: object, **__: object) -> None:
-        self._tokenizer = load_tokenizer(str(model))
+        self._tokenizer = tasks.lm.models.load_tokenizer(str(model))
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
@@ -54,10 +55,10 @@ def _rank(
 
 
 def main() -> Any:
-    """Run the stage with the reader exchanged."""
-    reader.open_engine = _RuleReader  # type: ignore[assignment]
-    reader.load_model = lambda *_, **__: _NoModel()  # type: ignore[assignment]
-    reader.rank = _rank
+    """Run the stage; its imports of the models come after the exchange."""
+    tasks.lm.engine.open_engine = _RuleReader  # type: ignore[assignment]
+    tasks.lm.models.load_model = lambda *_, **__: _NoModel()  # type: ignore[assignment]
+    tasks.scoring.ranking.rank = _rank  # type: ignore[assignment]
     from tasks.verify.stage import main as verify
 
     return verify()

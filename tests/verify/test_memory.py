@@ -22,7 +22,7 @@ from tasks.verify.judging import Decision
 from tasks.verify.rivals import NOT_BEST, find_beaten
 from tests.verify.conftest import NONE
 
-_COUNT = 6_000
+_COUNT = 4_000
 
 
 class _Knowing:
@@ -58,7 +58,7 @@ def _write(count: int) -> None:
 def test_of_many_rows_no_more_than_a_batch_is_held(
     workplace: Path, make_params: Any, monkeypatch: pytest.MonkeyPatch, bounded_arrow: Any
 ) -> None:
-    """As Python objects all the rows are 18 MB, a batch of 512 is one and a half."""
+    """As Python objects all the rows are 12 MB, a batch of 512 is one and a half."""
     monkeypatch.setattr(reader, "AddressEngine", _Knowing)
     monkeypatch.setattr(parquet, "GROUP", 512)
     settings = {"reader": "some-model", "address": "http://127.0.0.1:1/v1", "answers": 1}
