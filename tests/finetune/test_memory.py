@@ -19,6 +19,7 @@ from tasks.finetune import stage as finetune
 from tasks.lm.examples import Example, Examples
 from tasks.lm.models import load_tokenizer
 from tasks.lm.training import Trained, training_key
+from tasks.lm.training_set import TrainingSet
 from tests.conftest import instruction_table
 
 _COUNT, _CHOSEN = 10_000, 16
@@ -72,13 +73,13 @@ def test_the_rows_and_their_digests_are_those_of_the_whole_table(
     table = instruction_table(300)
     write_table(Path("rows.parquet"), table)
     seen: list[dict[str, Any]] = []
-    of = finetune.TrainingSet.of
+    of = TrainingSet.of
 
     def note(read: Any, *rest: Any) -> Any:
         seen.extend(read())
         return of(read, *rest)
 
-    monkeypatch.setattr(finetune.TrainingSet, "of", note)
+    monkeypatch.setattr(TrainingSet, "of", note)
     params = run()
     places = choose(table["row_id"].to_pylist(), _CHOSEN, params.finetune.seed, "finetune")
     rows = table.take(places).to_pylist()
