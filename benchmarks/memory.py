@@ -1,6 +1,6 @@
 """memory: the most that the stages from ingest to finetune hold at 10,000, 100,000 and 1,000,000
 rows; no language model answers or is trained. Flat is the claim, but for verify, supervise and
-finetune, which hold some 100 bytes of each row.
+finetune, which hold some 200 bytes of each row.
 """
 
 from __future__ import annotations
