@@ -22,8 +22,8 @@ from benchmarks.harness import ROOT
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.parquet import GROUP, write_batches
-from tasks.core.rows import PASSAGES, PREDICTIONS
-from tasks.lm.prompts import parse_prediction
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, PREDICTIONS
+from tasks.lm.prompts import fill, parse_prediction
 
 _ROWS_A_FILE = 10_000
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -120,6 +120,14 @@ def predictions(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
         }
 
 
+def instructions(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
+    """Yield the rows of rows.INSTRUCTIONS that ``count`` predictions are parsed to."""
+    for row in predictions(count, seed):
+        if row["parsed"]:
+            filled = {name: fill(row[name], row["context"]) for name in ("instruction", "response")}
+            yield {name: row[name] for name in INSTRUCTIONS.names} | filled
+
+
 def _task(passage: str, draw: random.Random) -> tuple[str, str, str]:
     """Return task type, instruction and response of a well-formed prediction about a passage."""
     sentence = draw.choice(_SENTENCE.split(passage)[1:])
@@ -181,6 +189,11 @@ def write_passages(path: Path, count: int) -> Path:
 def write_predictions(path: Path, count: int) -> Path:
     """Write rows.PREDICTIONS; an earlier file of that name is taken to be the same."""
     return _write(path, predictions(count), PREDICTIONS)
+
+
+def write_instructions(path: Path, count: int) -> Path:
+    """Write rows.INSTRUCTIONS; an earlier file of that name is taken to be the same."""
+    return _write(path, instructions(count), INSTRUCTIONS)
 
 
 def write_corpus(folder: Path, count: int) -> Path:

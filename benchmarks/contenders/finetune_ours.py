@@ -25,9 +25,9 @@ def load(config: dict[str, Any]) -> dict[str, Any]:
     arguments.save_strategy = "no"  # no contender's time holds a checkpoint
     set_seed(settings.seed)
     lengths = [len(example.prompt) + len(example.response) for example in examples]
-    ordered = [examples[index] for index in training_order(lengths, settings)]
+    order = training_order(lengths, settings)
     trainer = response_trainer(
-        lora_model(settings), arguments, ordered, settings, config["pad_token"]
+        lora_model(settings), arguments, examples, order, settings, config["pad_token"]
     )
     return {
         "trainer": trainer,

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
+from bonito.evaluate.draw import draw_rows
 from bonito.evaluate.judging import (
     Opinion,
     judge_tasks,
@@ -39,17 +41,14 @@ from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import (
     fingerprint,
-    row_seed,
     sha256_file,
-    sha256_folder,
     write_json,
     write_text,
 )
-from tasks.core.parquet import read_table, write_table
+from tasks.core.parquet import Batches, write_table
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, work_key
-from tasks.core.task_types import TASK_TYPES
-from tasks.lm.models import pinned
+from tasks.lm.models import identify
 from tasks.lm.preflight import check_plain
 from tasks.lm.prompts import parse_prediction
 from tasks.tracking.registry import Ledger
@@ -59,7 +58,8 @@ log = logging.getLogger(__name__)
 _JUDGING = "bonito.evaluate.judging"
 #: Keys whose results are kept for later runs.
 _KEEP = 16
-_COLUMNS = ["row_id", "dataset", "task_type", "context", "instruction", "response"]
+_COLUMNS = ("row_id", "dataset", "task_type", "context", "instruction", "response")
+_ROWS = pa.schema([(name, pa.string()) for name in _COLUMNS])
 #: Overall measures that are logged to MLflow; the rest is in the logged files.
 METRICS = (
     "parse_yield",
@@ -86,8 +86,8 @@ def evaluate(stage: Stage, generator: str | None) -> None:
             "there is no generator to evaluate: set --generator or evaluate.generator"
         )
     _check_models(params)
-    table = read_table(stage.path("rows"), _COLUMNS)
-    rows = draw_rows(table.to_pylist(), params)
+    held_out = Batches(stage.path("rows"), _ROWS)
+    rows = draw_rows(held_out, params)
     if not rows:
         raise PipelineError(
             f"{stage.path('rows')} holds no passage of at most evaluate.max_context_chars "
@@ -96,11 +96,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     take_cards()
     progress = stage.progress(5, "steps")
     path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
-    identity = (
-        f"sha256:{sha256_folder(Path(params.generator))}"
-        if Path(params.generator).is_dir()
-        else f"{params.generator}@{pinned(params.generator, params.revision)}"
-    )
+    identity = identify(params.generator, params.revision)
     key = work_key(
         _JUDGING,
         identity,
@@ -158,7 +154,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         len(rows),
         len(rows) - sum(reasons.values()),
         reasons,
-        held_out_rows=len(table),
+        held_out_rows=len(held_out),
         generator=params.generator,
     )
     _log(stage, params, fingerprint(identity, facts["rows_key"], facts["settings"]), facts)
@@ -174,32 +170,6 @@ def _check_models(params: GeneratorEvaluate) -> None:
     check_plain([model for model in models if model[1]], params.precision)
 
 
-def draw_rows(rows: list[dict[str, Any]], params: GeneratorEvaluate) -> list[dict[str, Any]]:
-    """Return ``rows_per_type`` rows of each task type, drawn by hash, no passage twice in a type;
-    ordered by type and hash.
-    """
-    chosen: list[dict[str, Any]] = []
-    for kind in TASK_TYPES:
-        drawn: dict[str, dict[str, Any]] = {}
-        for row in sorted(
-            (row for row in rows if row["task_type"] == kind),
-            key=lambda row: (row_seed(params.seed, kind, row["row_id"]), row["row_id"]),
-        ):
-            if len(drawn) < params.rows_per_type and not 0 < params.max_context_chars < len(
-                row["context"]
-            ):
-                drawn.setdefault(row["context"], row)
-        if len(drawn) < params.rows_per_type:
-            log.warning(
-                "%s: %d held-out passages instead of %d",
-                kind,
-                len(drawn),
-                params.rows_per_type,
-            )
-        chosen += drawn.values()
-    return chosen
-
-
 def _opinions(
     journal: Path, written: list[Written], human: list[Written], params: GeneratorEvaluate
 ) -> list[list[Opinion | None]]:
@@ -213,8 +183,9 @@ def _opinions(
         mode="json",
         include={"judge", "judge_revision", "judge_tokens", "engine", "precision", "seed"},
     )
+    judge = identify(params.judge, params.judge_revision)
     stores = [
-        Store(journal, work_key(_JUDGING, settings, [asdict(task) for task in tasks]), _KEEP)
+        Store(journal, work_key(_JUDGING, settings, judge, [asdict(task) for task in tasks]), _KEEP)
         for tasks in (written, human)
     ]
     todo = [

@@ -19,11 +19,11 @@ from bonito.params import GeneratorFinetune, GeneratorParams
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
-from tasks.core.parquet import Batches, take_rows
+from tasks.core.parquet import Batches, rows_at
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
-from tasks.lm.examples import Example, examples_trained, name_cut
+from tasks.lm.examples import Example, Examples, examples_trained, name_cut
 from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_training
@@ -104,7 +104,7 @@ def draw_mixture(
         }
     chosen = np.concatenate([np.array([], np.int64), *groups.values()])
     places = np.sort(chosen)
-    rows = [row for batch in take_rows(batches, places) for row in batch.to_pylist()]
+    rows = list(rows_at(batches, places))
     drawn = sorted(
         (rows[index] for index in np.searchsorted(places, chosen)),
         key=lambda row: row_seed(params.seed, "order", row["row_id"]),
@@ -167,13 +167,13 @@ def _read_keys(batches: Iterable[pa.Table], params: GeneratorFinetune) -> _Keys:
 
 def build_examples(
     rows: list[dict[str, Any]], tokenizer: Any, max_input_tokens: int, max_output_tokens: int
-) -> tuple[list[Example], Counter[str]]:
+) -> tuple[Examples, Counter[str]]:
     """Return training examples in row order, and the number of dropped rows by reason.
 
     A row over either length is dropped, not cut: half a passage under a whole question would teach
     the generator to invent.
     """
-    kept: list[Example] = []
+    kept = Examples()
     dropped: Counter[str] = Counter()
     for row in rows:
         prompt = generator_prompt(tokenizer, row["context"], row["task_type"])

@@ -14,8 +14,8 @@ from bonito.answering.stage import Params, check_answering_model
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file, write_json, write_text
-from tasks.core.parquet import read_table
-from tasks.core.rows import INSTRUCTIONS, require
+from tasks.core.parquet import Batches, column_values
+from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
@@ -26,9 +26,9 @@ from tasks.lm.training_set import TrainingSet, report_steps
 def train_answering(stage: Stage) -> None:
     """Write the adapter, ``provenance.json``, ``loss.csv`` and ``summary.json``."""
     params, path = pin(cast(Params, stage.params).finetune), stage.path("rows")
-    rows = require(read_table(path), INSTRUCTIONS, path).to_pylist()
+    rows = Batches(path, INSTRUCTIONS)
     start = start_adapter(params, Path(params.start))
-    training = TrainingSet.of(rows, params, start)
+    training = TrainingSet.of(rows.rows, params, start)
     if not training.examples:
         raise PipelineError(f"no row of {path} can be trained on ({dict(training.dropped)})")
     on_step = report_steps(stage.progress(0, "steps"))
@@ -37,7 +37,7 @@ def train_answering(stage: Stage) -> None:
     with checkpoints_of(stage.work, training.key, kept, stage.afterwards) as checkpoints:
         trained = training.train(stage.out, checkpoints, on_step)
     write_text(stage.out / "loss.csv", trained.csv())
-    counts = Counter(row["task_type"] for row in rows)
+    counts = Counter(column_values(rows, "task_type"))
     told = {
         "supervision": "answering",
         "instructions_sha256": sha256_file(path),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -180,6 +181,11 @@ class Batches:
             for batch in file.iter_batches(GROUP, columns=self.schema.names, use_threads=False):
                 yield require(pa.Table.from_batches([batch]), self.schema, self.path)
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows as Python objects, those of one batch at a time."""
+        for table in self:
+            yield from table.to_pylist()
+
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
@@ -199,6 +205,20 @@ def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
+def gather(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Return rows, each the values of the schema's columns, as a table; Python objects are held of
+    4096 rows at once.
+    """
+    left, parts = iter(rows), []
+    while batch := list(islice(left, GROUP)):
+        columns = zip(*batch, strict=True)
+        arrays = [
+            pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)
+        ]
+        parts.append(pa.table(arrays, schema=schema))
+    return concat(parts, schema)
+
+
 def column_values(batches: Iterable[pa.Table], name: str) -> Iterator[Any]:
     """Yield the values of a column as Python objects, those of one batch at a time."""
     for batch in batches:
@@ -212,3 +232,9 @@ def take_rows(batches: Iterable[pa.Table], places: np.ndarray) -> Iterator[pa.Ta
         first, last = np.searchsorted(places, [start, start + len(batch)])
         yield batch.take(pa.array(places[first:last] - start))
         start += len(batch)
+
+
+def rows_at(batches: Iterable[pa.Table], places: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield the rows at ``places`` as :func:`take_rows` does, as Python objects."""
+    for batch in take_rows(batches, places):
+        yield from batch.to_pylist()

@@ -2,7 +2,7 @@
 
 No single switch silences all of them (``DO_NOT_TRACK=1`` leaves MLflow talking, ``true`` leaves
 vLLM talking), so each has its own. They are set before any library is imported. The hub's token is
-never sent unasked; :mod:`tasks.lm.hub` sends ``HF_TOKEN`` for the models that settings name.
+never sent unasked; ``HF_TOKEN`` is sent for the models and datasets that settings name.
 """
 
 from __future__ import annotations

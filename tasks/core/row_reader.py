@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tasks.core.errors import PipelineError
+from tasks.core.secrets import hub_token
 
 Row = dict[str, Any]
 
@@ -82,7 +83,12 @@ def read_hub_rows(
 
     try:
         rows = load_dataset(
-            name, config or None, split=split, revision=revision or None, streaming=True
+            name,
+            config or None,
+            split=split,
+            revision=revision or None,
+            streaming=True,
+            token=hub_token(),
         )
         labels = {
             column: kind

@@ -28,6 +28,15 @@ def hide(text: str) -> str:
     return _KEY.sub("***", _USER.sub("://***@", text))
 
 
+def hub_token() -> str | None:
+    """Return the user's token for the Hugging Face hub; None where there is none.
+
+    It is sent for what a setting names alone: :mod:`tasks.core.privacy` keeps the libraries from
+    sending it unasked.
+    """
+    return os.environ.get("HF_TOKEN") or None
+
+
 def forget_secrets() -> None:
     """Remove passwords and keys from this process's environment, also from the copy that the system
     shows in ``/proc``: a parser of strangers' files needs none.

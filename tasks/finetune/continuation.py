@@ -9,17 +9,18 @@ trained on again.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, fingerprint, read_json
 from tasks.core.model_params import Finetune
-from tasks.core.parquet import read_table
+from tasks.core.parquet import GROUP, column_values, read_table
 from tasks.core.rows import CHAMPION_FILE, TRAINED, TRAINED_FILE, require
 from tasks.lm.adapters import start_adapter
 
@@ -30,10 +31,10 @@ KNOWN = "known_to_champion"
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a training begins, and with which rows (rows.INSTRUCTIONS)."""
+    """Where a training begins, and with which rows: their places in the file, ascending."""
 
     start: Path | None
-    rows: pa.Table
+    places: np.ndarray
     #: Rows that are left out because the champion knows them.
     known: int = 0
     #: What ``provenance.json`` and ``summary.json`` say of it; empty without a champion.
@@ -45,29 +46,25 @@ class Beginning:
         return bool(self.facts and self.facts["continues"])
 
 
-def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
-    """Return how to train on ``table``, starting from ``folder``: an adapter, a champion's folder,
-    or a file for a new adapter.
+def begin(digests: pa.Table, params: Finetune, folder: Path) -> Beginning:
+    """Return how to train on the rows of these digests (rows.TRAINED), starting from ``folder``: an
+    adapter, a champion's folder, or a file for a new adapter.
     """
-    if not (folder / CHAMPION_FILE).is_file() or not len(table):
-        return Beginning(start_adapter(params, folder), table)
+    every = np.arange(len(digests))
+    if not (folder / CHAMPION_FILE).is_file() or not len(digests):
+        return Beginning(start_adapter(params, folder), every)
     champion = start_adapter(params, folder)
-    path = folder / TRAINED_FILE
-    trained = require(read_table(path), TRAINED, path)
-    known = set(trained["row_sha256"].to_pylist())
-    digests = digest_rows(table)
-    passages = set(digests["passage_sha256"].to_pylist())
-    moved = _measure_move(set(trained["passage_sha256"].to_pylist()), passages)
-    names = digests["row_sha256"].to_pylist()
-    new = [place for place, name in enumerate(names) if name not in known]
+    trained = _read_trained(folder)
+    moved = _measure_move(trained["passage_sha256"], digests["passage_sha256"])
+    is_known = _is_in(digests["row_sha256"], trained["row_sha256"])
+    new = np.flatnonzero(~is_known)
     facts = {**read_json(folder / CHAMPION_FILE), **moved, "new_rows": len(new), "replayed": 0}
     if why := _find_reason(moved, len(new), params):
         log.info("%s: training starts over, from %s", why, params.restart)
         facts |= {"continues": False, "reason": why}
-        return Beginning(restart_adapter(params), table, facts=facts)
-    old = [place for place, name in enumerate(names) if name in known]
-    replayed = _draw_replay(old, names, len(new), params)
-    rows = table.take(pa.array(sorted(new + replayed), pa.int64()))
+        return Beginning(restart_adapter(params), every, facts=facts)
+    replayed = _draw_replay(np.flatnonzero(is_known), digests, len(new), params)
+    places = np.sort(np.concatenate([new, replayed]))
     why = f"{moved['moved_share']:.1%} of the passages are new or gone"
     facts |= {"continues": True, "reason": why, "replayed": len(replayed)}
     log.info(
@@ -77,15 +74,16 @@ def begin(table: pa.Table, params: Finetune, folder: Path) -> Beginning:
         len(new),
         len(replayed),
     )
-    gone = {row["passage_sha256"] for row in trained.to_pylist() if row["row_sha256"]} - passages
+    learned = pc.unique(_real_rows(trained)["passage_sha256"])
+    gone = len(learned) - int(_is_in(learned, digests["passage_sha256"]).sum())
     if gone:
         log.warning(
             "%d passages are gone, and version %s has learned from them, itself or before: an "
             "adapter does not forget (finetune.restart_share: 0 starts over at every change)",
-            len(gone),
+            gone,
             facts["version"],
         )
-    return Beginning(champion, rows, len(table) - len(rows), facts)
+    return Beginning(champion, places, len(digests) - len(places), facts)
 
 
 def restart_adapter(params: Finetune) -> Path | None:
@@ -112,31 +110,46 @@ def digest_rows(table: pa.Table) -> pa.Table:
     return pa.table(columns, TRAINED)
 
 
-def known_after(table: pa.Table, chosen: pa.Table, folder: Path, continues: bool) -> pa.Table:
-    """Return the digests, sorted, of the rows that the new adapter knows: the ``chosen`` ones, and
-    where it continues, all that the champion knew, also those that are gone. So it goes on until
-    a training starts over. A passage of ``table`` without such a row stands there too, with an
+def known_after(digests: pa.Table, chosen: np.ndarray, folder: Path, continues: bool) -> pa.Table:
+    """Return the digests, sorted, of the rows that the new adapter knows: the ``chosen`` ones (by
+    their places), and where it continues, all that the champion knew, also those that are gone. So
+    it goes on until a training starts over. A passage without such a row stands there too, with an
     empty row: it is no new passage in the next run.
     """
-    known = digest_rows(chosen).to_pylist()
+    known = digests.take(chosen)
     if continues:
-        path = folder / TRAINED_FILE
-        known += require(read_table(path), TRAINED, path).to_pylist()
-    pairs = {(row["row_sha256"], row["passage_sha256"]) for row in known if row["row_sha256"]}
-    held = {passage for _, passage in pairs}
-    passages = set(digest_rows(table)["passage_sha256"].to_pylist())
-    pairs |= {("", passage) for passage in passages - held}
-    columns = list(zip(*sorted(pairs), strict=True)) or [(), ()]
-    return pa.table(dict(zip(TRAINED.names, map(list, columns), strict=True)), TRAINED)
+        known = pa.concat_tables([known, _real_rows(_read_trained(folder))])
+    is_held = _is_in(digests["passage_sha256"], known["passage_sha256"])
+    others = pc.unique(digests["passage_sha256"].filter(pa.array(~is_held)))
+    empty = pa.table([pa.repeat("", len(others)), others], TRAINED)
+    pairs = pa.concat_tables([known, empty]).group_by(TRAINED.names).aggregate([])
+    return pairs.sort_by([(name, "ascending") for name in TRAINED.names]).select(TRAINED.names)
 
 
-def _measure_move(old: set[str], new: set[str]) -> dict[str, Any]:
+def _read_trained(folder: Path) -> pa.Table:
+    path = folder / TRAINED_FILE
+    return require(read_table(path), TRAINED, path)
+
+
+def _real_rows(trained: pa.Table) -> pa.Table:
+    """Return what was trained on: without the passages that have an empty row."""
+    return trained.filter(pc.not_equal(trained["row_sha256"], ""))
+
+
+def _is_in(values: pa.Array | pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:
+    found = pc.is_in(values, value_set=others.combine_chunks())
+    return np.asarray(found.to_numpy(zero_copy_only=False), bool)
+
+
+def _measure_move(before: pa.ChunkedArray, today: pa.ChunkedArray) -> dict[str, Any]:
     """Return how far the passages of the rows moved: new and gone ones among all of both.
 
-    ``old`` are those of all trainings since the last one that started over.
+    Those ``before`` are of all trainings since the last one that started over.
     """
-    moved = Counter(passages_new=len(new - old), passages_gone=len(old - new))
-    share = moved.total() / max(1, len(old | new))
+    old, new = (pa.chunked_array([pc.unique(passages)]) for passages in (before, today))
+    both = int(_is_in(new, old).sum())
+    moved = {"passages_new": len(new) - both, "passages_gone": len(old) - both}
+    share = sum(moved.values()) / max(1, len(old) + len(new) - both)
     return {**moved, "passages": len(new), "moved_share": round(share, 4)}
 
 
@@ -150,13 +163,13 @@ def _find_reason(moved: dict[str, Any], new: int, params: Finetune) -> str:
     return "" if new else "no row is new since the champion"
 
 
-def _draw_replay(old: list[int], names: list[str], new: int, params: Finetune) -> list[int]:
-    """Return the places of the old rows to replay: ``replay_share`` of the rows trained on.
+def _draw_replay(old: np.ndarray, digests: pa.Table, new: int, params: Finetune) -> np.ndarray:
+    """Return the places of the ``old`` rows to replay: ``replay_share`` of the rows trained on.
 
     The choice depends on the rows' texts and the seed, not on their order.
     """
     wanted = min(len(old), round(new * params.replay_share / (1 - params.replay_share)))
     if not wanted:
-        return []
-    chosen = choose([names[place] for place in old], wanted, params.seed, "replay")
-    return [old[place] for place in chosen.to_pylist()]
+        return old[:0]
+    names = column_values(digests.take(old).to_batches(GROUP), "row_sha256")
+    return np.asarray(old[choose(names, wanted, params.seed, "replay").to_numpy()])

@@ -23,11 +23,11 @@ from tasks.core.files import (
     write_text,
 )
 from tasks.core.model_params import Finetune
-from tasks.core.parquet import column_values, read_table, write_table
+from tasks.core.parquet import Batches, column_values, concat, rows_at, take_rows, write_table
 from tasks.core.process import rank
-from tasks.core.rows import INSTRUCTIONS, TRAINED_FILE, require
+from tasks.core.rows import INSTRUCTIONS, TRAINED, TRAINED_FILE
 from tasks.core.stage import Stage, run_stage
-from tasks.finetune.continuation import KNOWN, begin, known_after
+from tasks.finetune.continuation import KNOWN, begin, digest_rows, known_after
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import name_cut
 from tasks.lm.pins import pin
@@ -48,10 +48,11 @@ def finetune(stage: Stage) -> None:
     """
     params, source = pin(stage.params.finetune), stage.params.supervise.source
     path = stage.path("instructions")
-    table = require(read_table(path), INSTRUCTIONS, path)
-    beginning = begin(table, params, stage.path("start"))
-    chosen = choose_rows(beginning.rows, params)
-    training = TrainingSet.of(chosen.to_pylist(), params, beginning.start)
+    rows = Batches(path, INSTRUCTIONS)
+    digests = concat(map(digest_rows, rows), TRAINED)
+    beginning = begin(digests, params, stage.path("start"))
+    chosen = choose_rows(path, beginning.places, params)
+    training = TrainingSet.of(lambda: rows_at(rows, chosen), params, beginning.start)
     if source == "none":
         return _write_no_adapter(stage, training, path)
     if not training.examples:
@@ -63,18 +64,18 @@ def finetune(stage: Stage) -> None:
     write_text(stage.out / "loss.csv", trained.csv())
     champion = {"champion": beginning.facts} if beginning.facts else {}
     # A row that is left out for its form counts as known, else it would be new in every run.
-    seen = np.delete(np.arange(len(chosen)), training.rows_left_over(trained.steps))
-    known = known_after(table, chosen.take(seen), stage.path("start"), beginning.continues)
+    seen = np.delete(chosen, training.rows_left_over(trained.steps))
+    known = known_after(digests, seen, stage.path("start"), beginning.continues)
     write_table(stage.out / TRAINED_FILE, known)
     facts = training.provenance(trained)
     told = {"supervision": source, "instructions_sha256": sha256_file(path), **champion}
     dropped = training.left_out(trained.steps)
-    dropped[name_cut(params)] += len(beginning.rows) - len(chosen)
+    dropped[name_cut(params)] += len(beginning.places) - len(chosen)
     dropped[KNOWN] = beginning.known
     write_json(stage.out / "provenance.json", facts | told)
     stage.summary(
-        len(table),
-        len(table) - dropped.total(),
+        len(digests),
+        len(digests) - dropped.total(),
         dict(dropped),
         steps=trained.steps,
         response_tokens=trained.tokens,
@@ -84,20 +85,21 @@ def finetune(stage: Stage) -> None:
     )
 
 
-def choose_rows(table: pa.Table, params: Finetune) -> pa.Table:
-    """Return the rows to make examples of: all, or a seeded choice of twice as many as the batches
-    of ``max_steps`` hold, since some may be too long.
+def choose_rows(path: Path, places: np.ndarray, params: Finetune) -> np.ndarray:
+    """Return the places of the rows to make examples of: all of ``places``, or a seeded choice of
+    twice as many as the batches of ``max_steps`` hold, since some may be too long.
 
     A million rows would be tokenised and held in memory for nothing.
     """
     if params.max_tokens or not params.max_steps:
-        return table
+        return places
     needed = params.max_steps * params.batch_rows / min(1.0, params.epochs)
     most = 2 * math.ceil(needed)
-    if len(table) <= most:
-        return table
-    keys = column_values(table.select(["row_id"]).to_batches(), "row_id")
-    return table.take(choose(keys, most, params.seed, "finetune"))
+    if len(places) <= most:
+        return places
+    ids = take_rows(Batches(path, pa.schema([INSTRUCTIONS.field("row_id")])), places)
+    keys = column_values(ids, "row_id")
+    return np.asarray(places[choose(keys, most, params.seed, "finetune").to_numpy()])
 
 
 def _write_no_adapter(stage: Stage, training: TrainingSet, path: Path) -> None:

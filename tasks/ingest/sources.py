@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
-from tasks.core.secrets import hide
+from tasks.core.secrets import hide, hub_token
 from tasks.ingest.discovery import CorpusFile, discover, readable_name
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Unreadable, printable
@@ -215,7 +215,7 @@ class HubCorpus:
             split=split,
             revision=self._options.get("revision"),
             streaming=True,
-            token=os.environ.get("HF_TOKEN"),
+            token=hub_token(),
         )
         if split:
             yield split, dataset

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +30,38 @@ class Example:
         return len(self.prompt) + len(self.response)
 
 
+class Examples(Sequence[Example]):
+    """Examples in four bytes a token: as lists of numbers a million would fill the memory."""
+
+    def __init__(self) -> None:
+        self._ids = array("i")
+        #: Where each prompt and each response ends, behind a first 0.
+        self._ends = array("q", [0])
+
+    def append(self, example: Example) -> None:
+        """Add an example."""
+        for ids in (example.prompt, example.response):
+            self._ids.extend(ids)
+            self._ends.append(len(self._ids))
+
+    def __len__(self) -> int:
+        """Return the examples."""
+        return len(self._ends) // 2
+
+    def __getitem__(self, place: Any) -> Any:
+        """Return an example, or a list of them for a slice."""
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        number = range(len(self))[place]
+        start, middle, end = self._ends[2 * number : 2 * number + 3]
+        return Example(self._ids[start:middle].tolist(), self._ids[middle:end].tolist())
+
+
 @dataclass
 class Built:
     """The examples of rows, in row order: one a row, several for long raw text."""
 
-    examples: list[Example] = field(default_factory=list)
+    examples: Examples = field(default_factory=Examples)
     #: The place of each example's row among the rows.
     places: list[int] = field(default_factory=list)
     #: Rows that are left out, by reason.
@@ -43,7 +72,7 @@ class Built:
     cut_out: list[str] = field(default_factory=list)
 
 
-def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finetune) -> Built:
+def build_examples(rows: Iterable[dict[str, Any]], prompter: Prompter, params: Finetune) -> Built:
     """Return the examples of ``rows``, and how many rows are left out by reason.
 
     A long instruction loses its middle, so that the question is kept; an extraction row whose
@@ -69,8 +98,9 @@ def build_examples(rows: list[dict[str, Any]], prompter: Prompter, params: Finet
             prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
             made = [Example(prompt, response)]
             built.shortened += 1
-        built.examples += made
-        built.places += [place] * len(made)
+        for example in made:
+            built.examples.append(example)
+            built.places.append(place)
     return built
 
 
@@ -119,7 +149,7 @@ def training_order(lengths: list[int], settings: Finetune) -> list[int]:
     return order[: settings.max_steps * settings.batch_rows or None]
 
 
-def examples_trained(examples: list[Example], params: Finetune, steps: int) -> list[int]:
+def examples_trained(examples: Sequence[Example], params: Finetune, steps: int) -> list[int]:
     """Return the indices of the examples that ``steps`` steps take, in their order; an example
     stands there once for each pass.
     """
@@ -134,7 +164,7 @@ def name_cut(params: Finetune) -> str:
     return "beyond_max_steps" if params.max_steps else "beyond_epochs"
 
 
-def tokens_trained(examples: list[Example], params: Finetune, steps: int) -> int:
+def tokens_trained(examples: Sequence[Example], params: Finetune, steps: int) -> int:
     """Return the tokens of prompts and responses in ``steps`` steps, without padding."""
     return sum(len(examples[index]) for index in examples_trained(examples, params, steps))
 

@@ -7,23 +7,18 @@ model that a setting names, and is never logged. Without the network the cache i
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import PipelineError
+from tasks.core.secrets import hub_token
 
 log = logging.getLogger(__name__)
 #: What a tokenizer is made of; the weights, in the one format that holds no code.
 _TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
 _WEIGHTS = "model*.safetensors"
-
-
-def hub_token() -> str | None:
-    """Return the user's token for the hub, None where there is none."""
-    return os.environ.get("HF_TOKEN") or None
 
 
 @lru_cache

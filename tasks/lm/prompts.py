@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -180,7 +180,7 @@ def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:
 
 
 def choose_form(
-    tokenizer: Any, params: Finetune, rows: list[dict[str, Any]], start: Path | None
+    tokenizer: Any, params: Finetune, rows: Iterable[dict[str, Any]], start: Path | None
 ) -> str:
     """Return the prompt form of training and scoring.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tasks.core.model_params import Finetune
@@ -25,22 +26,21 @@ _LENGTH_MULTIPLE = 32
 def response_trainer(
     model: Any,
     arguments: TrainingArguments,
-    examples: list[Example],
+    examples: Sequence[Example],
+    order: Sequence[int],
     settings: Finetune,
     pad_token: int,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trainer:
-    """Return the Trainer of a LoRA model over examples in the order of training."""
+    """Return the Trainer of a LoRA model over examples in the ``order`` of training."""
     model.forward = MethodType(_forward_to_loss, model)
     # At every checkpoint peft would ask the hub for the base model's vocabulary.
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     trainer = _ResponseTrainer(
         model=model,
         args=arguments,
-        train_dataset=_fill_up(
-            [_labelled(example) for example in examples],
-            settings.micro_batch_rows * world_size(),
-            pad_token,
+        train_dataset=_Labelled(
+            examples, order, settings.micro_batch_rows * world_size(), pad_token
         ),
         data_collator=_Collator(pad_token),
         callbacks=[SealCheckpoint(), *callbacks],
@@ -49,19 +49,29 @@ def response_trainer(
     return trainer
 
 
-def _fill_up(
-    rows: list[dict[str, list[int]]], multiple: int, pad_token: int
-) -> list[dict[str, list[int]]]:
-    """Append empty rows where several processes train: accelerate would fill the last batch with
+@dataclass(frozen=True)
+class _Labelled(Dataset[dict[str, list[int]]]):
+    """Examples in the order of training, given ids and labels when their batch is made.
+
+    Empty rows come last where several processes train: accelerate would fill the last batch with
     the first rows again.
     """
-    missing = -len(rows) % multiple if world_size() > 1 else 0
-    return rows + [{"input_ids": [pad_token], "labels": [_IGNORED]}] * missing
 
+    examples: Sequence[Example]
+    order: Sequence[int]
+    multiple: int
+    pad_token: int
 
-def _labelled(example: Example) -> dict[str, list[int]]:
-    ids = [*example.prompt, *example.response]
-    return {"input_ids": ids, "labels": [_IGNORED] * len(example.prompt) + list(example.response)}
+    def __len__(self) -> int:
+        missing = -len(self.order) % self.multiple if world_size() > 1 else 0
+        return len(self.order) + missing
+
+    def __getitem__(self, place: int) -> dict[str, list[int]]:
+        if place >= len(self.order):
+            return {"input_ids": [self.pad_token], "labels": [_IGNORED]}
+        example = self.examples[self.order[place]]
+        ids = [*example.prompt, *example.response]
+        return {"input_ids": ids, "labels": [_IGNORED] * len(example.prompt) + example.response}
 
 
 @dataclass(frozen=True)

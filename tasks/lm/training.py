@@ -64,7 +64,7 @@ OnStep = Callable[[int, int, float], None]
 
 
 def train(
-    examples: list[Example],
+    examples: Sequence[Example],
     settings: Finetune,
     pad_token: int,
     out: Path,
@@ -91,7 +91,8 @@ def train(
     trainer = response_trainer(
         model,
         arguments,
-        [examples[index] for index in order],
+        examples,
+        order,
         settings,
         pad_token,
         [_Report(on_step)] if on_step else [],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,15 +47,20 @@ class TrainingSet:
     start_sha256: str
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]], params: Finetune, start: Path | None) -> TrainingSet:
-        """Return the training on ``rows`` (rows.INSTRUCTIONS).
+    def of(
+        cls,
+        read: Callable[[], Iterable[dict[str, Any]]],
+        params: Finetune,
+        start: Path | None,
+    ) -> TrainingSet:
+        """Return the training on the rows (rows.INSTRUCTIONS) that ``read`` reads, twice.
 
         ``params`` name the commits of hub models: they come from :func:`tasks.lm.pins.pin`.
         """
         tokenizer = load_tokenizer(params.model, params.revision)
-        prompter = Prompter(tokenizer, choose_form(tokenizer, params, rows, start))
+        prompter = Prompter(tokenizer, choose_form(tokenizer, params, read(), start))
         digest = sha256_folder(start) if start else ""
-        built = build_examples(rows, prompter, params)
+        built = build_examples(read(), prompter, params)
         if built.shortened or built.cut_out:
             log.warning(
                 "max_prompt_tokens = %d cuts the middle out of %d instructions; %d more rows lose "
@@ -67,7 +73,7 @@ class TrainingSet:
         return cls(params, prompter, built, start, digest)
 
     @property
-    def examples(self) -> list[Example]:
+    def examples(self) -> Sequence[Example]:
         """Return the rows as token ids."""
         return self.built.examples
 

@@ -20,8 +20,8 @@ from typing import Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.privacy import cache_folder
+from tasks.core.secrets import hub_token
 from tasks.core.stage import one_line_errors
-from tasks.lm.hub import hub_token
 from tasks.lm.licence import hub_name
 from tasks.tracking.fetch_model import fetch_model
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
@@ -173,10 +173,15 @@ def resample(groups: Sequence[str], times: int, seed: int) -> NDArray[np.float64
     names = sorted(set(groups))
     position = {name: index for index, name in enumerate(names)}
     member = np.array([position[group] for group in groups])
-    random = np.random.Generator(np.random.PCG64(seed))
-    draws = random.integers(0, len(names), size=(times, len(names)))
-    counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws])
+    counts = np.stack(list(draw_groups(len(names), times, seed)))
     return counts[:, member].astype(np.float64)
+
+
+def draw_groups(count: int, times: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield ``times`` times how often each of ``count`` groups is drawn, with replacement."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(times):
+        yield np.bincount(random.integers(0, count, size=count), minlength=count)
 
 
 def round_points(value: SupportsFloat) -> float:

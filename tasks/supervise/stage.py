@@ -11,9 +11,9 @@ The sources are instructions that a generator wrote (``bonito``, ``prompted``), 
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from itertools import chain
 
 import pyarrow as pa
@@ -153,20 +153,27 @@ def _hold_out(
     measure.
     """
     asked = {name: keys.filter(keys["asked"]) for name, keys in chosen.items()}
-    counts = Counter(column_values(_batches(asked), "passage_id"))
-    order = sorted(counts, key=lambda name: (row_seed(params.seed, HELD_OUT, name), name))
-    if len(order) < 2:
+    ids = pa.concat_tables(keys.select(["passage_id"]) for keys in asked.values())
+    counted = pa.Table.from_struct_array(pc.value_counts(ids["passage_id"]))
+    if len(counted) < 2:
         raise PipelineError(
             f"evaluate.items is {NOTHING}, and supervise.source {params.source} gives too "
             "few instructions to hold some out: name labelled items, or generate from more passages"
         )
-    most = min(_HELD_OUT_MOST, max(1, int(_HELD_OUT_SHARE * counts.total())))
+    most = min(_HELD_OUT_MOST, max(1, int(_HELD_OUT_SHARE * len(ids))))
     passages: list[str] = []
     held = 0
-    for name in order[:-1]:
+    places = enumerate(column_values(counted.to_batches(GROUP), "values"))
+    # Each passage has a row at least, and one passage stays.
+    first = heapq.nsmallest(
+        min(most, len(counted) - 1),
+        places,
+        key=lambda each: (row_seed(params.seed, HELD_OUT, each[1]), each[1]),
+    )
+    for place, name in first:
         if held < most:
             passages.append(name)
-            held += counts[name]
+            held += counted["counts"][place].as_py()
     names = pa.array(passages, pa.string())
     kept = {
         source: keys.filter(pc.invert(pc.is_in(keys["passage_id"], names)))
@@ -180,10 +187,6 @@ def _hold_out(
 
 def _count(tables: dict[str, pa.Table]) -> int:
     return sum(map(len, tables.values()))
-
-
-def _batches(tables: dict[str, pa.Table]) -> Iterator[pa.RecordBatch]:
-    return chain.from_iterable(table.to_batches(GROUP) for table in tables.values())
 
 
 def _draw(table: pa.Table, count: int, seed: int) -> pa.Table:

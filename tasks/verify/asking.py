@@ -14,22 +14,25 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.card import take_cards
 from tasks.core.data_params import CROSS_FIT, NO_READER
 from tasks.core.errors import PipelineError
 from tasks.core.groups import cut_groups
 from tasks.core.labels import normal_labels, offered
-from tasks.core.parquet import Batches
+from tasks.core.parquet import Batches, concat
 from tasks.core.progress import Progress
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
 from tasks.verify.cross_fit import half_of
-from tasks.verify.judging import find_unsure, nearest_span
+from tasks.verify.judging import nearest_span
 from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
+from tasks.verify.rivals import find_unsure
 from tasks.verify.shards import do_shards
 
 #: Faults of a response that leave the instruction good (names of validate's expectations).
@@ -110,10 +113,10 @@ class Rows:
     by_text: bool
     labels: frozenset[str]
     halves_seed: int | None
-    #: Row id -> the generator's confidence.
-    confidences: Mapping[str, float | None]
-    #: Ids of the rows that are not asked.
-    unsure: frozenset[str]
+    #: The generator's confidence in each of the kept rows, then in those of the quarantine.
+    confidences: pa.Array
+    #: Tells of each of them whether it is not asked.
+    unsure: np.ndarray
 
     @classmethod
     def of(cls, stage: Stage) -> Rows:
@@ -122,7 +125,13 @@ class Rows:
         kept = Batches(stage.path("instructions"), INSTRUCTIONS)
         repairs = params.repair != "none"
         quarantine = Batches(stage.path("quarantine"), QUARANTINE) if repairs else None
-        confidences = read_confidences(stage.path("predictions"))
+        named = pa.concat_tables(
+            _read_columns(batches.path, INSTRUCTIONS, "row_id", "task_type")
+            for batches in (kept, quarantine)
+            if batches is not None
+        )
+        ids, kinds = named["row_id"], named["task_type"]
+        confidences = read_confidences(stage.path("predictions"), ids)
         share = params.confident_share if is_read(stage) else 1.0
         return cls(
             kept,
@@ -132,28 +141,31 @@ class Rows:
             frozenset(_normal(label) for label in stage.params.validate.labels),
             params.seed if params.reader == CROSS_FIT else None,
             confidences,
-            _find_unsure(kept, quarantine, confidences, share),
+            find_unsure(ids, kinds, confidences, share, len(ids) - len(kept)),
         )
 
     def __iter__(self) -> Iterator[Row]:
-        for batch in self.kept:
-            yield from (self._if_sure(self.row(values)) for values in batch.to_pylist())
-        for batch in self.quarantine or ():
-            for values in batch.to_pylist():
-                reasons = set(values.pop("reasons"))
-                if not reasons <= REPAIRABLE or not values["instruction"]:
-                    continue
-                nearly = ""
-                if reasons == {"answer_in_passage"}:
-                    nearly = nearest_span(values["context"], values["response"])
-                row = self.row(values, repairing=True, nearly=nearly)
-                if row.kind and (nearly or self.by_answer):
-                    yield self._if_sure(row)
+        place = 0
+        for batch in chain(self.kept, self.quarantine or ()):
+            confidences = self.confidences[place : place + len(batch)].to_pylist()
+            unsure = self.unsure[place : place + len(batch)].tolist()
+            place += len(batch)
+            told = zip(batch.to_pylist(), confidences, unsure, strict=True)
+            for values, confidence, is_unsure in told:
+                row = self._repairing(values) if "reasons" in values else self.row(values)
+                if row:
+                    yield _if_sure(row, confidence, is_unsure)
 
-    def _if_sure(self, row: Row) -> Row:
-        row_id = row.values["row_id"]
-        row = replace(row, confidence=self.confidences.get(row_id))
-        return replace(row, kind="", unsure=True) if row_id in self.unsure else row
+    def _repairing(self, values: dict[str, Any]) -> Row | None:
+        """Return a row of the quarantine; None if it is not to be repaired."""
+        reasons = set(values.pop("reasons"))
+        if not reasons <= REPAIRABLE or not values["instruction"]:
+            return None
+        nearly = ""
+        if reasons == {"answer_in_passage"}:
+            nearly = nearest_span(values["context"], values["response"])
+        row = self.row(values, repairing=True, nearly=nearly)
+        return row if row.kind and (nearly or self.by_answer) else None
 
     def row(self, values: dict[str, Any], repairing: bool = False, nearly: str = "") -> Row:
         """Return a row and how it is read; one of a label type is not read where its labels are not
@@ -168,37 +180,29 @@ class Rows:
         return Row(values, repairing, nearly, asked if len(choices) > 1 else "", choices, half)
 
 
+def _if_sure(row: Row, confidence: float | None, unsure: bool) -> Row:
+    row = replace(row, confidence=confidence)
+    return replace(row, kind="", unsure=True) if unsure else row
+
+
 def is_read(stage: Stage) -> bool:
     """Tell whether a reader reads the rows: there is one, and the generator's rows are used."""
     params = stage.params
     return params.verify.reader != NO_READER and bool(params.supervise.mix.generator)
 
 
-def read_confidences(predictions: Path) -> dict[str, float | None]:
-    """Return row id -> the generator's confidence in it, from generate's predictions."""
-    columns = pa.schema([PREDICTIONS.field(name) for name in ("row_id", "confidence")])
-    found: dict[str, float | None] = {}
-    for batch in Batches(predictions, columns):
-        found.update(zip(*(batch[name].to_pylist() for name in columns.names), strict=True))
-    return found
+def read_confidences(predictions: Path, row_ids: pa.ChunkedArray) -> pa.Array:
+    """Return the generator's confidence in the rows of these ids, from generate's predictions; null
+    where it is not known.
+    """
+    told = _read_columns(predictions, PREDICTIONS, "row_id", "confidence")
+    places = pc.index_in(row_ids, value_set=told["row_id"].combine_chunks())
+    return told["confidence"].combine_chunks().take(places.combine_chunks())
 
 
-def _find_unsure(
-    kept: Batches,
-    quarantine: Batches | None,
-    confidences: Mapping[str, float | None],
-    share: float,
-) -> frozenset[str]:
-    if share == 1.0:
-        return frozenset()
-
-    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, str, float | None]]:
-        for batch in batches:
-            names = (batch[name].to_pylist() for name in ("row_id", "task_type"))
-            for row_id, kind in zip(*names, strict=True):
-                yield row_id, kind, confidences.get(row_id)
-
-    return find_unsure(rows(kept), share, rows(quarantine or ()))
+def _read_columns(path: Path, schema: pa.Schema, *names: str) -> pa.Table:
+    columns = pa.schema([schema.field(name) for name in names])
+    return concat(Batches(path, columns), columns)
 
 
 def choices_of(values: dict[str, Any], custom: frozenset[str]) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ def half_of(values: dict[str, Any], seed: int) -> int:
     return row_seed(seed, "half", values.get("passage_id") or values["row_id"]) % 2
 
 
-def fit_readers(stage: Stage, rows: Iterable[dict[str, Any]]) -> tuple[Reader, Reader]:
+def fit_readers(
+    stage: Stage, read: Callable[[], Iterable[dict[str, Any]]]
+) -> tuple[Reader, Reader]:
     """Return the readers of both halves: the first was trained on the rows of the second.
 
-    ``rows`` are those that validate kept. A training that died continues, and a finished one is not
-    made again.
+    ``read`` reads the rows that validate kept, each time again. A training that died continues,
+    and a finished one is not made again.
     """
     params = stage.params.verify
     if params.fit is None or params.address:
@@ -56,15 +59,20 @@ def fit_readers(stage: Stage, rows: Iterable[dict[str, Any]]) -> tuple[Reader, R
         start = start_adapter(settings, Path(settings.start))
     except PipelineError as error:
         raise PipelineError(f"verify.fit: {error}") from error
-    halves: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for row in rows:
-        halves[half_of(row, params.seed)].append(row)
-    if min(map(len, halves)) < _LEAST_ROWS:
+    sizes = Counter(half_of(row, params.seed) for row in read())
+    if min(sizes[0], sizes[1]) < _LEAST_ROWS:
         raise PipelineError(
-            f"verify.reader cross-fit: the halves have {len(halves[0])} and {len(halves[1])} rows, "
+            f"verify.reader cross-fit: the halves have {sizes[0]} and {sizes[1]} rows, "
             f"and a reader needs {_LEAST_ROWS}: generate more, or name another reader"
         )
-    first, second = (_fit(stage, settings, start, half) for half in reversed(halves))
+
+    def fit(half: int) -> Path:
+        def read_half() -> Iterable[dict[str, Any]]:
+            return (row for row in read() if half_of(row, params.seed) == half)
+
+        return _fit(stage, settings, start, read_half)
+
+    first, second = fit(1), fit(0)
     return _reader(stage, first), _reader(stage, second)
 
 
@@ -72,9 +80,14 @@ def _reader(stage: Stage, folder: Path) -> Reader:
     return Reader.of(stage.params.verify.model_copy(update={"reader": str(folder)}))
 
 
-def _fit(stage: Stage, settings: Finetune, start: Path | None, rows: list[dict[str, Any]]) -> Path:
+def _fit(
+    stage: Stage,
+    settings: Finetune,
+    start: Path | None,
+    read: Callable[[], Iterable[dict[str, Any]]],
+) -> Path:
     """Return the folder of the adapter that is trained on these rows."""
-    training = TrainingSet.of(rows, settings, start)
+    training = TrainingSet.of(read, settings, start)
     if not training.examples:
         raise PipelineError(
             "verify.reader cross-fit: no row of a half can be trained on "

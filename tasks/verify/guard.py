@@ -11,33 +11,45 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from tasks.claims.construct import SHARES, construct
 from tasks.claims.passages import passages_of
 from tasks.claims.spans import SPANS, construct_spans
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose
-from tasks.core.parquet import read_columns
+from tasks.core.parquet import (
+    GROUP,
+    Batches,
+    column_values,
+    concat,
+    need_columns,
+    rows_at,
+    take_rows,
+)
+from tasks.core.rows import PASSAGES
 from tasks.lm.prompts import fill
-from tasks.scoring.f1 import interval, resample
+from tasks.scoring.f1 import draw_groups, interval
 from tasks.scoring.intervals import wilson
 from tasks.verify.judging import are_same
 
 log = logging.getLogger(__name__)
 PEOPLE, RULES, OWN_ROWS = "rows of people", "rows made by rules", "the rows themselves"
-_COLUMNS = ["row_id", "task_type", "context", "instruction", "response"]
+_ROWS = pa.schema(
+    [(name, pa.string()) for name in ("row_id", "task_type", "context", "instruction", "response")]
+)
+_KEYS = pa.schema([_ROWS.field(name) for name in ("row_id", "task_type")])
 _LEAST = 20
 #: Fewest passages that are drawn from: all of fewer are on one side by chance in over 2.5 %.
 _LEAST_PASSAGES = 6
-#: Most passages that are drawn from, a seeded choice: a resample holds a number for each row.
+#: Most passages that are drawn from, a seeded choice: each is drawn in every resample.
 _MOST_PASSAGES = 2000
 _RESAMPLES = 1000
 
@@ -85,12 +97,14 @@ def read_tests(
     """
     if path is None or path.suffix != ".parquet":
         return []
-    table = read_columns(path, _COLUMNS, "verify.tests", "it takes a remix's heldout.parquet")
-    chosen = []
+    need_columns(path, _ROWS.names, "verify.tests", "it takes a remix's heldout.parquet")
+    keys = concat(Batches(path, _KEYS), _KEYS)
+    chosen: list[dict[str, Any]] = []
     for kind in kinds:
-        of_kind = table.filter(pa.compute.equal(table["task_type"], kind))
-        picked = choose(of_kind["row_id"].to_pylist(), most, seed, "test")
-        chosen += of_kind.take(picked).to_pylist()
+        of_kind = np.flatnonzero(pc.fill_null(pc.equal(keys["task_type"], kind), False))
+        ids = column_values(keys.take(of_kind).to_batches(GROUP), "row_id")
+        places = of_kind[choose(ids, most, seed, "test").to_numpy()]
+        chosen += rows_at(Batches(path, _ROWS), places)
     return [
         row
         | {
@@ -102,15 +116,19 @@ def read_tests(
 
 
 def construct_tests(
-    passages: pa.Table, kinds: Iterable[str], most: int, seed: int
+    passages: Iterable[pa.Table], kinds: Sequence[str], most: int, seed: int
 ) -> list[dict[str, Any]]:
     """Return rows with known responses that rules make from the corpus, at most ``most`` of each
     task type that they can make; none where the corpus has no suitable sentence.
+
+    ``passages`` are tables of rows.PASSAGES; they are read twice.
     """
+    if not kinds:
+        return []
     rows: list[dict[str, Any]] = []
     # A part of a large corpus is enough.
-    ids = passages["passage_id"].to_pylist()
-    premises = passages_of(passages.take(choose(ids, 4 * most, seed, "test passage")))
+    chosen = choose(column_values(passages, "passage_id"), 4 * most, seed, "test passage")
+    premises = passages_of(concat(take_rows(passages, chosen.to_numpy()), PASSAGES))
     for kind in kinds:
         if kind == SPANS:
             table = construct_spans(premises, seed, 1)
@@ -141,31 +159,38 @@ def check_labels(
 
 def check_answers(
     source: str,
-    golds: Sequence[str],
-    answers: Sequence[str],
-    passages: Sequence[str],
+    golds: Any,
+    answers: Any,
+    passages: Any,
     seed: int,
     same: Callable[[str, str], bool] = are_same,
 ) -> Test:
-    """Return the test of answers; chance is agreeing with the gold answer of another row.
+    """Return the test of answers, lists or Arrow columns of texts; chance is agreeing with the gold
+    answer of another row.
 
     The difference of the two shares has a bootstrap interval that draws ``passages``, one a row.
     """
-    half = len(golds) // 2  # the next row is often of the same passage
-    others = [*golds[half:], *golds[:half]]
+    rows = pa.table({"gold": golds, "answer": answers, "passage": passages})
+    count, half = len(rows), len(rows) // 2  # the next row is often of the same passage
+    others = pa.concat_tables([rows.slice(half), rows.slice(0, half)])
     right, chance = (
-        np.array([same(answer, gold) for answer, gold in zip(answers, against, strict=True)], int)
-        for against in (golds, others)
+        np.fromiter(map(same, _texts(rows, "answer"), _texts(against, "gold")), np.int64, count)
+        for against in (rows, others)
     )
-    margin = _margin(right - chance, passages, seed)
-    rows = len(golds)
-    return Test(source, rows, int(right.sum()), chance.mean().item(), margin, len({*passages}))
+    gains = rows.select(["passage"]).append_column("gain", pa.array(right - chance))
+    by_passage = gains.group_by("passage").aggregate([("gain", "sum"), ("gain", "count")])
+    margin = _margin(by_passage.sort_by("passage"), seed)
+    return Test(source, count, int(right.sum()), chance.mean().item(), margin, len(by_passage))
 
 
-def _margin(gains: NDArray[np.int64], passages: Sequence[str], seed: int) -> float:
-    """Return the lower end of the 95 % interval of the mean gain [rows]."""
-    names = sorted({*passages})
-    drawn = {names[place.as_py()] for place in choose(names, _MOST_PASSAGES, seed, "margin")}
-    member = [place for place, passage in enumerate(passages) if passage in drawn]
-    weights = resample([passages[place] for place in member], _RESAMPLES, seed)
-    return interval(weights @ gains[member] / weights.sum(axis=1))[0]
+def _margin(by_passage: pa.Table, seed: int) -> float:
+    """Return the lower end of the 95 % interval of the rows' mean gain."""
+    names = _texts(by_passage, "passage")
+    drawn = by_passage.take(choose(names, _MOST_PASSAGES, seed, "margin"))
+    gains, rows = (drawn[name].to_numpy() for name in ("gain_sum", "gain_count"))
+    counts = draw_groups(len(drawn), _RESAMPLES, seed)
+    return interval(np.array([count @ gains / (count @ rows) for count in counts]))[0]
+
+
+def _texts(rows: pa.Table, name: str) -> Iterator[str]:
+    return column_values(rows.to_batches(GROUP), name)

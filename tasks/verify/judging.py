@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,21 +18,17 @@ from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences
 from tasks.core.data_params import Verify
-from tasks.core.files import fingerprint
 from tasks.core.spans import holds, is_sound
 from tasks.core.task_types import EXTRACTION
 from tasks.scoring.f1 import normalise_answer, squad_f1
 
 #: Reasons of rows that are not kept.
-DISAGREES, UNGROUNDED, UNSURE, NOT_REPAIRED, NOT_BEST = (
+DISAGREES, UNGROUNDED, UNSURE, NOT_REPAIRED = (
     "reader_disagrees",
     "question_not_about_answer",
     "generator_unsure",
     "not_repaired",
-    "not_best_of_passage",
 )
-#: Reason of a row that took the reader's answer and so equals one that is kept.
-DUPLICATE = "duplicate"
 #: Reason of a row that the reader keeps and a person found wrong.
 WRONG_BY_REVIEW = "wrong_by_review"
 WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
@@ -269,73 +265,6 @@ def decide(
         if decision.grounded < params.min_grounding:
             decision.reasons.append(UNGROUNDED)
     return decision
-
-
-def find_unsure(
-    rows: Iterable[tuple[str, str, float | None]],
-    share: float,
-    repairing: Iterable[tuple[str, str, float | None]] = (),
-) -> frozenset[str]:
-    """Return the ids of all but ``share`` (0-1) of the rows of each task type: those that the
-    generator was least sure of. Rows without a confidence are not among them.
-
-    ``rows`` are (id, task type, confidence). Of equal rows the one with the lower id stays. Of
-    those ``repairing`` the generator has to be as sure as of the last row that stays.
-    """
-    groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for row_id, kind, confidence in rows:
-        if confidence is not None:
-            groups[kind].append((-confidence, row_id))
-    unsure: set[str] = set()
-    last: dict[str, tuple[float, str]] = {}
-    for kind, group in groups.items():
-        group.sort()
-        stay = math.ceil(share * len(group))
-        unsure.update(row_id for _, row_id in group[stay:])
-        last[kind] = group[stay - 1]
-    for row_id, kind, confidence in repairing:
-        if confidence is not None and kind in last and (-confidence, row_id) > last[kind]:
-            unsure.add(row_id)
-    return frozenset(unsure)
-
-
-def drop_duplicates(rows: Sequence[tuple[dict[str, Any], Decision]]) -> None:
-    """Give a reason to rows that took the reader's answer and now equal a row that is kept."""
-    seen = {_key(values, each) for values, each in rows if each.origin == WRITTEN and _kept(each)}
-    for values, each in rows:
-        if each.origin == WRITTEN or not _kept(each):
-            continue
-        if _key(values, each) in seen:
-            each.reasons.append(DUPLICATE)
-        seen.add(_key(values, each))
-
-
-def keep_best(rows: Sequence[tuple[dict[str, Any], Decision]], most: int) -> None:
-    """Give a reason to all but the ``most`` best kept rows of every passage and task type.
-
-    Agreement counts first, then confidence, then grounding; of equal rows the one with the lower
-    id stays. Rows of types that are not judged all stay.
-    """
-    groups: dict[tuple[str, str], list[tuple[float, float, float, str, Decision]]] = defaultdict(
-        list
-    )
-    for values, each in rows:
-        if _kept(each) and each.agreement is not None:
-            group = groups[values["passage_id"], values["task_type"]]
-            sure = -math.inf if each.confidence is None else each.confidence
-            order = -each.agreement, -sure, -each.grounded
-            group.append((*order, values["row_id"], each))
-    for group in groups.values():
-        for *_, each in sorted(group, key=lambda entry: entry[:4])[most:]:
-            each.reasons.append(NOT_BEST)
-
-
-def _kept(decision: Decision) -> bool:
-    return not decision.reasons
-
-
-def _key(values: dict[str, Any], decision: Decision) -> str:
-    return fingerprint(values["instruction"], normalise_answer(decision.response))
 
 
 def _words(text: str) -> list[str]:

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tasks.core.data_params import CROSS_FIT, Verify
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_json
-from tasks.core.parquet import TableWriter, read_table
+from tasks.core.files import fingerprint, write_json
+from tasks.core.parquet import Batches, TableWriter, gather
 from tasks.core.quality import RowQuality
-from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED, require
+from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
 from tasks.core.stage import Stage, run_stage
+from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask, is_read
 from tasks.verify.cross_fit import fit_readers
@@ -43,8 +47,6 @@ from tasks.verify.judging import (
     Word,
     are_same,
     decide,
-    drop_duplicates,
-    keep_best,
     weigh_answers,
     weigh_labels,
     weigh_told_labels,
@@ -52,8 +54,12 @@ from tasks.verify.judging import (
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
 from tasks.verify.reviews import Reviews
+from tasks.verify.rivals import find_beaten
 
 log = logging.getLogger(__name__)
+#: What the rows themselves are tested by where nothing else tests the reader; a passage by its
+#: digest.
+_OWN = pa.schema([(name, pa.string()) for name in ("task_type", "gold", "answer", "passage")])
 
 
 def verify(stage: Stage) -> None:
@@ -69,23 +75,33 @@ def verify(stage: Stage) -> None:
     _warn(tested)
     judged = {kind for kind, test in tested.items() if test.passed}
     prior = Prior(answered)
-    decided = [
-        (row, _decide(row, _weigh(row, answer, prior, judged), params)) for row, answer in answered
-    ]
-    pairs = [(row.values, decision) for row, decision in decided]
-    drop_duplicates(pairs)
-    if params.keep_per_passage:
-        keep_best(pairs, params.keep_per_passage)
-    _write(stage, decided, tested)
+
+    def decide_all() -> Iterator[tuple[Row, Decision]]:
+        for row, answer in answered:
+            yield row, _decide(row, _weigh(row, answer, prior, judged), params)
+
+    # Rows are decided twice: a million of them with their texts would fill the memory.
+    alone = ((row.values, decision) for row, decision in decide_all())
+    beaten = find_beaten(alone, params.keep_per_passage)
+    _write(stage, _add_reasons(decide_all(), beaten), tested)
 
 
 def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
     """Return the reader; with ``verify.reader: cross-fit`` one for each half of the rows."""
     if stage.params.verify.reader == CROSS_FIT:
         return fit_readers(
-            stage, (row.values for row in rows if not row.repairing and not row.unsure)
+            stage,
+            lambda: (row.values for row in rows if not row.repairing and not row.unsure),
         )
     return [Reader.of(stage.params.verify)]
+
+
+def _add_reasons(
+    decided: Iterable[tuple[Row, Decision]], reasons: Iterable[str]
+) -> Iterator[tuple[Row, Decision]]:
+    for (row, decision), reason in zip(decided, reasons, strict=True):
+        decision.reasons += [reason] if reason else []
+        yield row, decision
 
 
 def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
@@ -102,8 +118,7 @@ def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
     kinds = sorted({row.values["task_type"] for row in rows if row.kind})
     people = read_tests(stage.inputs.get("tests"), kinds, params.test_rows, params.seed)
     untested = sorted({*kinds} - {row["task_type"] for row in people})
-    path = stage.path("passages")
-    passages = require(read_table(path), PASSAGES, path) if untested else PASSAGES.empty_table()
+    passages = Batches(stage.path("passages"), PASSAGES)
     made = construct_tests(passages, untested, params.test_rows, params.seed)
     tests = [replace(rows.row(row), source=PEOPLE) for row in people]
     tests += [replace(rows.row(row), source=RULES) for row in made]
@@ -115,9 +130,25 @@ def _test_reader(answered: Answered, seed: int) -> dict[str, Test]:
     on the rows themselves.
     """
     tests = {kind: _test(pairs, seed) for kind, pairs in _by_type(answered.tests()).items()}
-    answers = (pair for pair in answered if pair[0].kind == "answers" and not pair[0].repairing)
-    own = {kind: _test(pairs, seed) for kind, pairs in _by_type(answers).items()}
-    return own | {kind: test for kind, test in tests.items() if test.enough or kind not in own}
+    tested = {kind for kind, test in tests.items() if test.enough}
+    own = gather((_own(*pair) for pair in answered if _tests_itself(pair[0], tested)), _OWN)
+    for kind in pc.unique(own["task_type"]).to_pylist():
+        rows = own.filter(pc.equal(own["task_type"], kind))
+        same = operator.eq if TASK_TYPES[kind].read_as == "labels" else are_same
+        tests[kind] = check_answers(
+            OWN_ROWS, rows["gold"], rows["answer"], rows["passage"], seed, same
+        )
+    return dict(sorted(tests.items()))
+
+
+def _tests_itself(row: Row, tested: set[str]) -> bool:
+    kind = row.values["task_type"]
+    return row.kind == "answers" and not row.repairing and kind not in tested
+
+
+def _own(row: Row, answer: Any) -> tuple[str, str, str, str]:
+    gold, told, passage = _said(row, answer, Prior([]))
+    return row.values["task_type"], gold, told, fingerprint(passage)
 
 
 def _by_type(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
@@ -128,14 +159,19 @@ def _by_type(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
 
 
 def _test(pairs: list[Pair], seed: int) -> Test:
+    """Return the test on rows of a task type whose answers are known."""
     prior, first = Prior(pairs), pairs[0][0]
-    golds = [row.label if row.choices else row.values["response"] for row, _ in pairs]
-    answers = [_word(row, answer, prior).answer.lower() for row, answer in pairs]
-    passages = [row.values["context"] for row, _ in pairs]
-    if first.choices and first.tests_reader:
+    said = (_said(row, answer, prior) for row, answer in pairs)
+    golds, answers, passages = map(list, zip(*said, strict=True))
+    if first.choices:
         return check_labels(first.source, golds, answers, passages)
-    same = operator.eq if first.choices else are_same
-    return check_answers(first.source or OWN_ROWS, golds, answers, passages, seed, same)
+    return check_answers(first.source, golds, answers, passages, seed)
+
+
+def _said(row: Row, answer: Any, prior: Prior) -> tuple[str, str, str]:
+    """Return a row's response, the reader's answer, and the passage."""
+    gold = row.label if row.choices else row.values["response"]
+    return gold, _word(row, answer, prior).answer.lower(), row.values["context"]
 
 
 def _weigh(

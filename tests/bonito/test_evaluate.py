@@ -5,6 +5,8 @@ whole of it runs on a tiny model.
 from __future__ import annotations
 
 import re
+import shutil
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,8 @@ from bonito.evaluate.measures import (
 from bonito.evaluate.results import SCORED
 from bonito.params import GeneratorEvaluate
 from bonito.remix.output import REMIXED
-from tasks.core.files import read_json, write_json
-from tasks.core.parquet import read_table, write_table
+from tasks.core.files import read_json, row_seed, write_json
+from tasks.core.parquet import Batches, TableWriter, read_table, write_table
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.models import load_model
@@ -446,27 +448,93 @@ def test_a_difference_has_an_interval(tmp_path: Path) -> None:
     assert "Not the same passages" in other and "95 % interval" not in other
 
 
-def test_the_same_rows_are_drawn_for_every_generator_and_no_passage_twice() -> None:
-    rows = [
-        {"row_id": str(n), "task_type": "exqa", "context": f"passage {n // 2}" * (1 + n)}
-        for n in range(40)
+def test_another_judge_under_the_same_name_is_asked_again(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, asked = tmp_path / "judge", []
+    shutil.copytree(tiny_model, judge)
+
+    def answer(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[None]:
+        asked.extend([len(tasks)] if tasks else [])
+        return [None] * len(tasks)
+
+    monkeypatch.setattr(evaluate, "judge_tasks", answer)
+    params = GeneratorEvaluate.model_validate({"judge": str(judge)})
+
+    def ask() -> None:
+        evaluate._opinions(tmp_path / "journal", [human("exqa")], [human("exqa", 1)], params)
+
+    ask()
+    ask()
+    assert asked == [2], "what it said is kept"
+    (judge / "generation_config.json").write_text("{}")
+    ask()
+    assert asked == [2, 2]
+
+
+def _rows_to_draw(count: int) -> list[dict[str, Any]]:
+    """Rows of two types, a passage in four of them; the later ones are longer."""
+    return [
+        {
+            "row_id": f"{n}",
+            "dataset": "made",
+            "task_type": ("exqa", "nli")[n % 2],
+            "context": f"passage {n // 4} " * (1 + n // 4),
+            "instruction": "Why?",
+            "response": "A seal.",
+        }
+        for n in range(count)
     ]
-    rows += [row | {"row_id": f"again {row['row_id']}"} for row in rows]
-    params = GeneratorEvaluate.model_validate({"rows_per_type": 6, "max_context_chars": 300})
-    drawn = evaluate.draw_rows(rows, params)
-    assert len(drawn) == 6 == len({row["context"] for row in drawn}) and all(
-        len(row["context"]) <= 300 for row in drawn
+
+
+def _draw(rows: Any, **given: Any) -> list[dict[str, Any]]:
+    values = {"rows_per_type": 6, "max_context_chars": 300} | given
+    batches = (
+        rows
+        if isinstance(rows, Batches)
+        else [pa.Table.from_pylist(rows[:7]), pa.Table.from_pylist(rows[7:])]
     )
-    assert evaluate.draw_rows(rows[::-1], params) == drawn
-    assert (
-        evaluate.draw_rows(
-            rows,
-            GeneratorEvaluate.model_validate(
-                {"rows_per_type": 6, "max_context_chars": 300, "seed": 2}
-            ),
-        )
-        != drawn
-    )
+    return evaluate.draw_rows(batches, GeneratorEvaluate.model_validate(values))
+
+
+def test_the_same_rows_are_drawn_for_every_generator_and_no_passage_twice() -> None:
+    rows = _rows_to_draw(80)
+    drawn = _draw(rows)
+    for kind in ("exqa", "nli"):
+        contexts = [row["context"] for row in drawn if row["task_type"] == kind]
+        assert len(contexts) == 6 == len(set(contexts)) and max(map(len, contexts)) <= 300
+    assert _draw(rows[::-1]) == drawn and _draw(rows, seed=2) != drawn
+
+
+def test_the_draw_is_that_from_a_list_of_all_rows() -> None:
+    rows = _rows_to_draw(300)
+    wanted = []
+    for kind in ("nli", "exqa"):
+        of_kind = [row for row in rows if row["task_type"] == kind and len(row["context"]) <= 300]
+        passages: dict[str, dict[str, Any]] = {}
+        for row in sorted(
+            of_kind, key=lambda row: (row_seed(1, kind, row["row_id"]), row["row_id"])
+        ):
+            passages.setdefault(row["context"], row)
+        wanted += list(passages.values())[:6]
+    order = [kind for kind in TASK_TYPES if kind in ("exqa", "nli")]
+    assert _draw(rows, seed=1) == sorted(wanted, key=lambda row: order.index(row["task_type"]))
+
+
+def test_of_many_rows_the_drawn_ones_are_held(tmp_path: Path, bounded_arrow: Any) -> None:
+    """A row is 2 kB: all of them as Python objects were 20 MB."""
+    schema = pa.schema([(name, pa.string()) for name in _rows_to_draw(1)[0]])
+    path = tmp_path / "rows.parquet"
+    with TableWriter(path, schema) as writer:
+        for number in range(8_000):
+            row = _rows_to_draw(1)[0] | {"row_id": f"{number}"}
+            writer.add(row | {"context": f"passage {number} " * 130})
+    with bounded_arrow(30e6):
+        tracemalloc.start()
+        drawn = _draw(Batches(path, schema), max_context_chars=0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert len(drawn) == 6 and peak < 14e6
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import PipelineError
-from tasks.core.row_reader import holds_rows, read_rows
+from tasks.core.row_reader import holds_rows, read_hub_rows, read_rows
 
 _ROWS: list[dict[str, Any]] = [{"id": "01", "text": "a\nb, c"}, {"id": "2", "text": "\u00e9 NA"}]
 _LINES = "".join(json.dumps(row) + "\n" for row in _ROWS)
@@ -106,3 +106,24 @@ def test_what_cannot_be_read_is_one_line_with_its_place(
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(PipelineError, match=f"{name} does not exist"):
         list(read_rows(tmp_path / name))
+
+
+@pytest.mark.parametrize(("set_to", "sent"), [("hf_mine", "hf_mine"), ("", None)])
+def test_a_private_dataset_of_the_hub_is_asked_for_with_the_users_token(
+    monkeypatch: pytest.MonkeyPatch, set_to: str, sent: str | None
+) -> None:
+    import datasets
+
+    class Rows(list[dict[str, Any]]):
+        features = None
+
+    asked: list[Any] = []
+
+    def load_dataset(*_: Any, token: str | None = None, **__: Any) -> Rows:
+        asked.append(token)
+        return Rows([{"text": "a"}])
+
+    monkeypatch.setenv("HF_TOKEN", set_to)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(read_hub_rows("someone/private", "", "train")) == [{"text": "a"}]
+    assert asked == [sent]

@@ -111,14 +111,18 @@ def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
 ) -> None:
     table = instruction_table(40)
     few = params.finetune.model_copy(update={"max_steps": 3, "batch_rows": 4, "epochs": 1.0})
-    chosen = finetune.choose_rows(table, few)
-    assert len(chosen) == 24 and len(set(chosen.column("row_id").to_pylist())) == 24
-    assert chosen.equals(finetune.choose_rows(table, few)), "the seed alone decides"
-    half = few.model_copy(update={"epochs": 0.5})
-    assert len(finetune.choose_rows(table, half)) == 40, "half an epoch needs twice the rows"
-    for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
-        assert finetune.choose_rows(table, few.model_copy(update=all_of_them)) is table
     write_table(instructions, table)
+    places = np.arange(40)
+
+    def chosen(**changes: Any) -> list[int]:
+        settings = few.model_copy(update=changes)
+        return list(finetune.choose_rows(instructions, places, settings))
+
+    assert len(set(chosen())) == 24
+    assert chosen() == sorted(chosen()), "the seed alone decides, and the order is the file's"
+    assert len(chosen(epochs=0.5)) == 40, "half an epoch needs twice the rows"
+    for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
+        assert chosen(**all_of_them) == places.tolist()
     _finetune(make_params, tiny_model, instructions, "incidents", max_steps=2)
     told = read_json(Path("artifacts/finetune/summary.json"))
     assert told["rows_in"] == 40 and told["rows_kept"] == 8 and told["steps"] == 2

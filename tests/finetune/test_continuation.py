@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -74,9 +75,9 @@ def test_new_rows_and_a_share_of_old_ones_are_trained_on(champion: Path) -> None
     assert told["version"] == "1"
     assert told["adapter_sha256"] == sha256_file(folder / "adapter_model.safetensors")
     table = _change(added=2, removed=1)
-    found = begin(table, params.finetune, folder)
+    found = begin(digest_rows(table), params.finetune, folder)
     assert found.start == folder and found.continues and found.facts is not None
-    ids = found.rows["row_id"].to_pylist()
+    ids = table.take(found.places)["row_id"].to_pylist()
     assert {"row-12", "row-13"} < set(ids) and len(ids) == 4, "as many old rows as new ones"
     assert "row-0" not in ids, "a row of a removed document is not replayed"
     assert found.known == len(table) - 4
@@ -86,10 +87,10 @@ def test_new_rows_and_a_share_of_old_ones_are_trained_on(champion: Path) -> None
         [row | {"document": "renamed.md"} for row in reversed(table.to_pylist())],
         schema=INSTRUCTIONS,
     )
-    again = begin(moved, params.finetune, folder).rows
+    again = moved.take(begin(digest_rows(moved), params.finetune, folder).places)
     assert set(again["row_id"].to_pylist()) == set(ids), "texts decide, not places"
     none = params.finetune.model_copy(update={"replay_share": 0.0})
-    assert len(begin(table, none, folder).rows) == 2
+    assert len(begin(digest_rows(table), none, folder).places) == 2
 
 
 def test_it_begins_anew_where_the_corpus_moved_far_or_only_shrank(
@@ -98,15 +99,15 @@ def test_it_begins_anew_where_the_corpus_moved_far_or_only_shrank(
     place(["--params", str(champion)])
     params: Params = load_params(champion)
     strict = params.finetune.model_copy(update={"restart_share": 0.1})
-    far = begin(_change(added=2, removed=0), strict, Path("champion"))
-    assert far.start is None and not far.continues and far.known == 0 and len(far.rows) == 14
+    far = begin(digest_rows(_change(added=2, removed=0)), strict, Path("champion"))
+    assert far.start is None and not far.continues and far.known == 0 and len(far.places) == 14
     assert far.facts and "14.3% of the passages are new or gone" in far.facts["reason"]
-    shrunk = begin(_change(added=0, removed=1), params.finetune, Path("champion"))
-    assert shrunk.start is None and len(shrunk.rows) == 11
+    shrunk = begin(digest_rows(_change(added=0, removed=1)), params.finetune, Path("champion"))
+    assert shrunk.start is None and len(shrunk.places) == 11
     assert shrunk.facts and shrunk.facts["reason"] == "no row is new since the champion"
     other = params.finetune.model_copy(update={"restart": "nowhere", "restart_share": 0.0})
     with pytest.raises(PipelineError, match="finetune.restart = nowhere does not exist"):
-        begin(_change(added=1, removed=0), other, Path("champion"))
+        begin(digest_rows(_change(added=1, removed=0)), other, Path("champion"))
 
 
 def test_small_changes_of_several_runs_add_up(
@@ -120,21 +121,23 @@ def test_small_changes_of_several_runs_add_up(
     settings = params.finetune.model_copy(update={"restart": "supervision/none"})
     monkeypatch.chdir(ROOT)
     write_json(tmp_path / CHAMPION_FILE, {"name": "model", "version": "1"})
-    first = instruction_table(100)
-    write_table(tmp_path / TRAINED_FILE, known_after(first, first, tmp_path, continues=False))
+    first = digest_rows(instruction_table(100))
+    write_table(
+        tmp_path / TRAINED_FILE, known_after(first, np.arange(100), tmp_path, continues=False)
+    )
     told = []
     for run in range(1, 4):
-        table = instruction_table(100 + 10 * run).slice(10 * run)
+        table = digest_rows(instruction_table(100 + 10 * run).slice(10 * run))
         caplog.clear()
         found = begin(table, settings, tmp_path)
         assert found.facts is not None
         told.append((found.continues, found.facts["passages_gone"], found.facts["moved_share"]))
         if found.continues:
             assert "10 passages are gone" in caplog.text
-        known = known_after(table, found.rows, tmp_path, found.continues)
+        known = known_after(table, found.places, tmp_path, found.continues)
         write_table(tmp_path / TRAINED_FILE, known)
     assert told == [(True, 10, 0.1818), (False, 20, 0.25), (True, 10, 0.1818)]
-    table = instruction_table(140).slice(40)
+    table = digest_rows(instruction_table(140).slice(40))
     patient = settings.model_copy(update={"restart_share": 0.3})
     assert begin(table, patient, tmp_path).continues
     assert "20 passages are gone" in caplog.text, "all that the adapter may still hold"

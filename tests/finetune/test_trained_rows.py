@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -24,8 +25,9 @@ _OUT = Path("artifacts/finetune")
 
 def _used(table: pa.Table, settings: Any) -> set[str]:
     """Return the ids of the rows in the batches of a training on ``table``."""
-    chosen = choose_rows(table, settings)
-    lengths = [len(e) for e in TrainingSet.of(chosen.to_pylist(), settings, None).examples]
+    write_table(Path("used.parquet"), table)
+    chosen = table.take(choose_rows(Path("used.parquet"), np.arange(len(table)), settings))
+    lengths = [len(e) for e in TrainingSet.of(chosen.to_pylist, settings, None).examples]
     order = training_order(lengths, settings)
     ids = chosen["row_id"].to_pylist()
     return {ids[place] for place in order}
@@ -80,7 +82,7 @@ def test_what_the_steps_left_over_is_new_to_the_next_training(
     test_evaluate._finetune(make_params, tiny_model, instructions, "incidents", max_steps=2)
     (_OUT / CHAMPION_FILE).write_text('{"name": "model", "version": "1"}')
     settings = params.finetune.model_copy(update={"model": str(tiny_model), "restart_share": 0.3})
-    found = begin(table, settings, _OUT)
+    found = begin(digest_rows(table), settings, _OUT)
     assert found.continues and found.facts is not None, "no passage is new or gone"
     assert found.facts["moved_share"] == 0 and found.facts["new_rows"] == 32
-    assert found.facts["replayed"] == 8 and len(found.rows) == 40
+    assert found.facts["replayed"] == 8 and len(found.places) == 40

@@ -468,7 +468,7 @@ def test_a_shortened_prompt_is_counted_and_one_without_its_answer_is_left_out(
     settings = params.finetune.model_copy(
         update={"model": str(tiny_model), "max_prompt_tokens": 60}
     )
-    training = TrainingSet.of(rows, settings, None)
+    training = TrainingSet.of(lambda: rows, settings, None)
     assert training.dropped == {"answer_cut_out": 1} and training.built.shortened == 3
     assert training.built.places == [1, 2, 3, 4]
     assert all(len(example.prompt) <= 60 for example in training.examples)

@@ -68,7 +68,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         return made[-1]
 
     def call(
-        rows: Sequence[dict[str, Any]] = (),
+        rows: Sequence[dict[str, Any]] | None = None,
         quarantine: Sequence[dict[str, Any]] = (),
         source: str = "bonito",
         out: str = "artifacts/verify",
@@ -79,7 +79,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         if call.fake:  # type: ignore[attr-defined]
             monkeypatch.setattr(reader, "open_engine", open_engine)
         write_table(Path("passages.parquet"), corpus or PASSAGES.empty_table())
-        rows = rows or [make_row(number) for number in range(COUNT)]
+        rows = [make_row(number) for number in range(COUNT)] if rows is None else rows
         write_table(Path("rows.parquet"), pa.Table.from_pylist(list(rows), schema=INSTRUCTIONS))
         write_table(
             Path("quarantine.parquet"), pa.Table.from_pylist(list(quarantine), schema=QUARANTINE)

@@ -13,14 +13,10 @@ from tasks.scoring.intervals import wilson
 from tasks.verify.asking import choices_of
 from tasks.verify.guard import check_answers, check_labels, construct_tests, read_tests
 from tasks.verify.judging import (
-    Decision,
     Prior,
     are_same,
     decide,
-    drop_duplicates,
-    find_unsure,
     grounding,
-    keep_best,
     nearest_span,
     weigh_answers,
     weigh_labels,
@@ -181,36 +177,6 @@ def test_a_span_that_is_meant_is_judged_as_any_response() -> None:
     assert decide(row, other, _settings(), True, span).reasons == ["not_repaired"]
 
 
-def test_a_share_of_each_type_stays_and_rows_without_a_confidence_all() -> None:
-    rows = [("a", "exqa", -0.9), ("b", "exqa", -0.2), ("c", "exqa", -0.5), ("d", "nli", None)]
-    assert find_unsure([*rows, ("e", "nli", None), ("f", "qa", -3.0)], 0.6) == {"a"}
-    assert find_unsure([("b", "exqa", -1.0), ("a", "exqa", -1.0)], 0.5) == {"b"}
-
-
-def test_a_row_to_repair_is_measured_by_the_surest_rows_and_takes_no_ones_place() -> None:
-    rows = [("a", "exqa", -0.9), ("b", "exqa", -0.2), ("c", "exqa", -0.5)]
-    repairing = [("d", "exqa", -0.4), ("e", "exqa", -0.6), ("f", "exqa", None), ("g", "qa", -3.0)]
-    assert find_unsure(rows, 0.6, repairing) == {"a", "e"}
-
-
-def test_the_best_rows_of_a_passage_stay_and_a_repeated_one_goes() -> None:
-    def pair(
-        row_id: str, agreement: float | None, origin: str = "written", sure: float | None = None
-    ) -> Any:
-        decision = Decision("2.9 tonnes", agreement, origin=origin, confidence=sure)
-        return _row() | {"row_id": row_id}, decision
-
-    pairs = [pair("c", 0.8), pair("b", 1.0), pair("a", 1.0), pair("d", None)]
-    keep_best(pairs, 1)
-    assert [row["row_id"] for row, each in pairs if not each.reasons] == ["a", "d"]
-    pairs = [pair("a", 1.0, sure=-0.4), pair("b", 1.0, sure=-0.1), pair("c", 1.0)]
-    keep_best(pairs, 1)
-    assert [row["row_id"] for row, each in pairs if not each.reasons] == ["b"]
-    pairs = [pair("a", 1.0), pair("b", 1.0, "repaired"), pair("c", 1.0, "adopted")]
-    drop_duplicates(pairs)
-    assert [each.reasons for _, each in pairs] == [[], ["duplicate"], ["duplicate"]]
-
-
 @pytest.mark.parametrize(
     ("asked", "response", "choices"),
     [
@@ -263,9 +229,9 @@ def test_rows_of_one_passage_count_as_one() -> None:
 
 
 def test_rows_made_by_rules_test_types_that_have_any() -> None:
-    rows = construct_tests(passages(), ["exqa", "ynqa", "mcqa"], 10, 1)
+    rows = construct_tests([passages()], ["exqa", "ynqa", "mcqa"], 10, 1)
     assert Counter(row["task_type"] for row in rows) == {"exqa": 10, "ynqa": 10}
-    assert construct_tests(passages().slice(0, 0), ["nli"], 10, 1) == []
+    assert construct_tests([passages().slice(0, 0)], ["nli"], 10, 1) == []
     assert read_tests(None, ["nli"], 10, 1) == []
 
 

@@ -188,13 +188,23 @@ def test_rows_to_repair_are_asked_where_the_generator_was_sure_enough(run: Any) 
     assert summary["reader"]["exqa"]["rows"] == 24, "they take no place of a row that is kept"
 
 
+def test_all_rows_may_be_in_quarantine(run: Any, capsys: Any) -> None:
+    wrong = [
+        make_row(number) | {"response": "oil", "reasons": ["answer_in_passage"]}
+        for number in (1, 2, 3)
+    ]
+    assert run([], quarantine=wrong, repair="answer") == 2
+    assert "none of 3 rows is kept ({'not_repaired': 3})" in capsys.readouterr().err
+
+
 def test_label_rows_are_judged_only_by_a_reader_that_knows_claims(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader ranks the right label first, then the same one always."""
     rows = [make_row(number, "ynqa", "Yes" if number % 3 else "No") for number in range(COUNT)]
     claims = {
-        row["instruction"]: row["response"] for row in construct_tests(passages(), ["ynqa"], 120, 1)
+        row["instruction"]: row["response"]
+        for row in construct_tests([passages()], ["ynqa"], 120, 1)
     }
     right = claims | {row["instruction"]: "No" for row in rows[::2]}
     monkeypatch.setattr(reader, "_rank", lambda *asked: _ranked(asked[2], right))
