@@ -15,7 +15,7 @@ from tasks.baseline import stage as baseline
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.progress import Progress
-from tasks.core.rows import ADAPTER_FILES
+from tasks.core.rows import ADAPTER_FILES, EVALUATIONS
 from tasks.scoring import pieces, predict
 from tasks.scoring.pieces import Answers, keep_answers
 from tasks.scoring.predict import Questions, Scoreable
@@ -150,7 +150,12 @@ def test_answers_are_kept_when_the_engine_gets_less_memory(
     questions = Questions.held_out(tmp_path / "rows.parquet")
     model = Scoreable("zero_shot", "base", "main", "nf4", "float32", None, "chat")
     keys: list[str] = []
-    monkeypatch.setattr(predict, "keep_answers", lambda _, key, *__: keys.append(key))
+
+    def keep(journal: Path, key: str, *_: object) -> pa.Table:
+        keys.append(key)
+        return EVALUATIONS.empty_table()
+
+    monkeypatch.setattr(predict, "keep_answers", keep)
     for change in ({}, {"gpu_memory_utilization": 0.5}, {"max_new_tokens": 3}):
         asked = params.evaluate.model_copy(update=change)
         predict.answer(model, questions, asked, tmp_path, lambda *_: None)  # type: ignore[arg-type]
