@@ -958,12 +958,20 @@ def _start_from_the_form(toy: Path, api: str) -> None:
 
 
 def post(address: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+    """Post as Prefect's client does: 503 says that the database is busy, and to ask again."""
     request = urllib.request.Request(
         address, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
-        found: dict[str, Any] = json.load(response)
-    return found
+    deadline = time.monotonic() + 100
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                found: dict[str, Any] = json.load(response)
+            return found
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(2)
 
 
 def _get(address: str) -> dict[str, Any]:
