@@ -9,8 +9,8 @@ from flows.matrix.matrix_file import Matrix
 from flows.matrix.results import Result
 from flows.matrix.words import short
 
-#: A figure is reproduced within so many points, by an interval that is no wider. An interval of few
-#: items holds nearly every figure, and says nothing.
+#: In points: a figure is reproduced if ours is closer than MARGIN to it, and our interval at most
+#: WIDEST wide. The interval of a few items is so wide that it holds nearly every figure.
 MARGIN, WIDEST = 3.0, 12.0
 
 

@@ -23,7 +23,7 @@ from tasks.start.trial import ROOT, run_apart, write_params
 
 #: The sample: at most so many files, and so many bytes of them.
 FILES, BYTES = 200, 32 << 20
-#: Of plain text so many bytes: 30 MB are 47,000 passages, whose cutting takes minutes.
+#: Bytes to read of plain text. To cut 30 MB of it into 47,000 passages would take minutes.
 TEXT_BYTES = 8 << 20
 #: Formats of plain text, whose beginning can be read alone.
 _TEXTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md")

@@ -24,7 +24,7 @@ def _kept(logits: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
 def test_it_keeps_what_vllm_keeps(nucleus: ModuleType, spread: float) -> None:
-    """With a few likely tokens, and with so many that the likeliest 64 are not enough."""
+    """Where few tokens make up the share that is kept, and where it takes more than 64."""
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
 
     logits = torch.randn(8, 3000, generator=torch.manual_seed(1)) * spread

@@ -126,8 +126,8 @@ def test_pieces_change_no_answer(
 
 
 def test_answers_belong_to_the_adapters_bytes(tmp_path: Path) -> None:
-    """An adapter that is trained again stands in the same place; by another name, and with other
-    files beside it, it is the same.
+    """Training again changes an adapter though its path stays. Another name for it, or more files
+    in its folder, change nothing.
     """
     adapter = tmp_path / "adapter"
     adapter.mkdir()
