@@ -86,7 +86,10 @@ _VERSIONS = "it has versions 2, 1 and aliases champion (2): write MODEL=models:/
             ["contracts has no alias 'nosuch'; it has versions 1 and no aliases: write MODEL="],
         ),
         ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
-        ("models:/incidents-qa/2", ["incidents-qa/2 lost its files in sqlite:", "register it"]),
+        (
+            "models:/incidents-qa/2",
+            ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "register it"],
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "export", "push"])

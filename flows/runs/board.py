@@ -72,11 +72,14 @@ def find_unfinished(checkout: Path, held: bool) -> tuple[str, float] | None:
         "running": "running {}" if held else "interrupted in {}",
         "waiting": "running, before {}" if held else "interrupted before {}",
     }
+    try:
+        changed = (checkout / _BOARD).stat().st_mtime
+    except FileNotFoundError:
+        return None
     entries = _entries(checkout)
     for status, told in words.items():
         for stage, entry in entries.items():
             if entry["status"] == status:
-                changed = (checkout / _BOARD).stat().st_mtime
                 return told.format(stage, " ".join(entry.get("error", "").split())), changed
     return None
 

@@ -158,7 +158,8 @@ def main() -> int:
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise PipelineError(f"dvc exp show: {said[-1] if said else done.returncode}")
-        lines = [*read_lines(json.loads(done.stdout)), *read_unfinished(Path.cwd())]
+        scored = read_lines(json.loads(done.stdout))
+        lines: list[Line | Unfinished] = [*scored, *read_unfinished(Path.cwd())]
         if not lines:
             raise PipelineError("there is no run yet: make run")
         print(render(lines))

@@ -21,9 +21,9 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     """Fetch a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``, into
     ``folder/NAME-VERSION``; return name, version, adapter folder and provenance.
     """
+    registered = find_version(uri)
     from mlflow.exceptions import MlflowException
 
-    registered = find_version(uri)
     name, client = registered.name, connect()
     log.info("fetching models:/%s/%s from %s", name, registered.version, shown_uri())
     folder = folder / f"{name}-{registered.version}"
@@ -33,8 +33,9 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
         provenance = client.download_artifacts(registered.run_id, "provenance.json", str(folder))
     except MlflowException as error:
         raise PipelineError(
-            f"models:/{name}/{registered.version} lost its files in {shown_uri()} "
-            f"({first_line(error)}): name another version, or register it again (make run)"
+            f"the files of models:/{name}/{registered.version} cannot be fetched from "
+            f"{shown_uri()} ({first_line(error)}): name another version, or register it again "
+            "(make run)"
         ) from error
     adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
     if len(adapters) != 1:
@@ -49,7 +50,8 @@ def find_version(uri: str) -> Any:
 
     A wrong name, version or alias is a :class:`PipelineError` that lists those there are.
     """
-    from mlflow.exceptions import MlflowException
+    log.info("opening the MLflow store %s", shown_uri())
+    from mlflow.exceptions import MlflowException  # seconds, after the line that says so
 
     client = connect()
     models = {model.name: model for model in client.search_registered_models(max_results=1000)}

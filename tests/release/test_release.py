@@ -58,6 +58,7 @@ def _exports(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "likeliest tokens are the same" in said
     told = [line.split(None, 2)[2] for line in steps.splitlines()]
     steps_that_take_time = (
+        "opening the MLflow store sqlite:",
         "fetching models:/model-incidents/1 from sqlite:",
         "copying the merged checkpoint to ",
         "writing model-incidents-1-f16.gguf",
