@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.runs import table
+from flows.runs.board import begin_board, mark
 from flows.runs.table import WIDTH, read_lines, render
+from flows.runs.worktree import Run, hold
 from tests.toy import dvc, environment, make_toy
 
 _SCREEN = 160
@@ -105,6 +109,50 @@ def test_make_runs_shows_the_runs_of_earlier_commits_too(root: Path) -> None:
     commit(root)
     names = [line.split()[0] for line in table_of(root)[1:] if line]
     assert names.count("kept") == 1 and names[0] == "this"
+
+
+def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(root: Path) -> None:
+    scored = table_of(root)
+    runs, stages = root / ".runs", ["ingest", "generate", "validate"]
+    for name in ("done", "broken", "limited", "killed", "working", f"{'long' * 20}-2"):
+        begin_board(runs / name, stages)
+        mark(runs / name, "ingest", "ran", 1.0)
+    for stage in stages:
+        mark(runs / "done", stage, "unchanged")
+    error = "CUDA out of memory.\nTried to allocate " + "2 GiB " * 20
+    mark(runs / "broken", "generate", "failed", 3.0, error)
+    mark(runs / "broken", "validate", "not run")
+    mark(runs / "limited", "generate", "stopped", 3.0, "run.max_minutes = 1 are over")
+    mark(runs / "killed", "generate", "running")
+    mark(runs / "working", "generate", "running")
+    (runs / "nothing").mkdir()
+    run = Run("working", root, runs / "working", {})
+    with hold(run):
+        lines = table_of(root)
+    shown = {line.split()[0]: line for line in lines[len(scored) - 3 : -3]}
+    assert lines[: len(scored) - 3] == scored[:-3] and lines[-2:] == scored[-2:]
+    assert shown["broken"].split(maxsplit=1)[1].startswith("failed in generate: CUDA out of memory")
+    assert shown["broken"].split()[-1] == time.strftime("%Y-%m-%d")
+    assert "stopped in generate: run.max_minutes = 1 are over" in shown["limited"]
+    assert "interrupted in generate" in shown["killed"] and "running generate" in shown["working"]
+    assert "interrupted before generate" in shown["longlonglongl..onglonglong-2"]
+    assert set(shown) & {"done", "nothing"} == set() and len(shown) == 5
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_make_runs_shows_a_failed_run_where_none_was_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said that there was no run yet."""
+    toy = make_toy(tmp_path / "toy")
+    monkeypatch.chdir(toy)
+    assert table.main() == 2
+    assert "there is no run yet: make run" in capsys.readouterr().err
+    begin_board(toy, ["ingest"])
+    mark(toy, "ingest", "failed", 1.0, "no documents")
+    assert table.main() == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert " ".join(line.split()[:-1]) == "this checkout failed in ingest: no documents"
 
 
 def _entry(**figures: float) -> dict[str, Any]:

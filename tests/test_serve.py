@@ -30,10 +30,12 @@ from tasks.core.process import is_alive
 from tasks.lm import engine
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.release import export, push
 from tasks.tracking.fetch_model import parse_model_uri
 from tasks.tracking.kept_answers import KeptAnswer, KeptAnswers
 from tests.conftest import ROOT, make_sentencepiece_model
 from tests.evaluate import test_evaluate
+from tests.registered import register_names
 
 
 @pytest.mark.parametrize(
@@ -54,13 +56,73 @@ def test_other_names_are_refused(uri: str) -> None:
         parse_model_uri(uri)
 
 
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return register_names(tmp_path_factory.mktemp("names"))
+
+
+_MODELS = "the models there are contracts, incidents-qa"
+_VERSIONS = "it has versions 2, 1 and aliases champion (2): write MODEL=models:/incidents-qa/2"
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        (
+            "models:/nosuch/1",
+            ["no model is called 'nosuch'; ", _MODELS, ": write MODEL=models:/NAME@champion"],
+        ),
+        (
+            "models:/incident-qa@champion",
+            ["no model is called 'incident-qa' (did you mean 'incidents-qa'?); ", _MODELS],
+        ),
+        ("models:/incidents-qa/3", ["incidents-qa has no version '3'; ", _VERSIONS]),
+        (
+            "models:/incidents-qa@champoin",
+            ["no alias 'champoin' (did you mean 'champion'?); ", _VERSIONS],
+        ),
+        (
+            "models:/contracts@nosuch",
+            ["contracts has no alias 'nosuch'; it has versions 1 and no aliases: write MODEL="],
+        ),
+        ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
+        (
+            "models:/incidents-qa/2",
+            ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "register it"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "export", "push"])
+def test_a_wrong_name_version_or_alias_is_one_line_with_those_there_are(
+    command: str,
+    uri: str,
+    words: list[str],
+    names: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", names)
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    given = {"serve": ["--port", str(find_free_port())], "export": ["--out", str(tmp_path / "out")]}
+    run = {"serve": serve.main, "export": export.main, "push": push.main}[command]
+    assert run(["--model", uri, *given.get(command, ["--repo", "own/mine"])]) == 2
+    said = capsys.readouterr().err.splitlines()
+    errors = [line for line in said if line.startswith(f"error: {command}: ")]
+    assert said[-1:] == errors and not (tmp_path / "out").exists()
+    for part in words:
+        assert part in errors[0]
+
+
 def test_a_model_nobody_registered_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     assert serve.main(["--model", "models:/nobody@champion"]) == 2
-    assert "error: serve: models:/nobody@champion is not in sqlite:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: serve: models:/nobody@champion is not in sqlite:" in said
+    assert "no model is registered there: make run registers one, " in said
 
 
 def test_the_scored_checkpoint_is_served_and_no_adapter_beside_another(

@@ -11,7 +11,7 @@ from flows.matrix.supervision import parse_supervision
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
 from tasks.core.params import load_params
-from tasks.core.section import Section, Seed
+from tasks.core.section import FORM, Section, Seed
 
 
 def _parsed(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,7 +47,10 @@ class Prompted(Section):
 class Variant(Section):
     """One point of an ablation: settings, and the sources they matter to."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    name: str = Field(
+        pattern=r"^[a-z0-9_-]+$",
+        json_schema_extra={FORM: "must be small letters, digits, _ and -"},
+    )
     set: dict[str, dict[str, Any]] = Field(default_factory=dict)
     supervision: tuple[str, ...] = ("bonito", "prompted")
 
@@ -60,7 +63,12 @@ class Variant(Section):
 class Matrix(Section):
     """The whole file."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,30}$",
+        json_schema_extra={
+            FORM: "must be small letters and digits, and after the first also -: at most 31"
+        },
+    )
     description: str = ""
     profile: str = Field(DEFAULT, description="a file of profiles/ for all cells")
     set: dict[str, dict[str, Any]] = Field(

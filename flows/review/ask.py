@@ -8,6 +8,7 @@ The question comes from ``QUESTION`` of the environment. Without one a page on l
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from flows.runs.die_with_parent import CODE
 from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.log_lines import set_up_logging
 from tasks.core.page import Page
 from tasks.core.ports import read_port
 from tasks.core.privacy import cache_folder
@@ -35,8 +37,9 @@ from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form
 from tasks.scoring.datasets import Dataset, Item, Template, asked_columns, load_dataset
 from tasks.scoring.predict import Questions, Scoreable, answer
-from tasks.tracking.fetch_model import fetch_model
+from tasks.tracking.fetch_model import fetch_model, find_version
 
+log = logging.getLogger(__name__)
 PORT, VARIABLE = 4302, "ASK_PORT"
 SCRIPT = "/scripts/ask.js"
 #: Passages that the models are asked about, each in a prompt of its own, as they were trained.
@@ -60,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="", help="models:/NAME@champion or models:/NAME/3")
     arguments = parser.parse_args(argv)
     question = os.environ.get("QUESTION", "")
+    set_up_logging("ask")
     with one_line_errors("ask"):
         port = read_port(arguments.port, VARIABLE)
         if question and not question.strip():
@@ -76,11 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_desk(place: Place, uri: str = "") -> AskDesk:
-    """Return the desk of a run, and of the model that it registered unless ``uri`` names one."""
+    """Return the desk of a run, and of the model that it registered unless ``uri`` names one.
+
+    A model that is not in the registry is an error here, before the first question.
+    """
     passages = place.artifact("ingest/passages.parquet")
     dataset = load_dataset(place.user_file("evaluate", "dataset"))
-    index = open_index(passages, place.run.path / ".work/ask")
-    return AskDesk(place, uri or _last_version(place), dataset, index)
+    uri = uri or _last_version(place)
+    find_version(uri)
+    return AskDesk(place, uri, dataset, open_index(passages, place.run.path / ".work/ask"))
 
 
 def _last_version(place: Place) -> str:
@@ -165,8 +173,12 @@ class AskDesk:
             def meter(total: int, unit: str) -> Progress:
                 return Progress(folder / "progress.json", "ask", total, unit)
 
-            tables = [answer(model, asked, params, folder, meter) for model in models]
-        return [table["prediction"].to_pylist() for table in tables]
+            told = []
+            for model in models:
+                name = MODEL_NAMES[model.name]
+                log.info("asking the model (%s) about %d passages", name, len(found))
+                told.append(answer(model, asked, params, folder, meter))
+        return [table["prediction"].to_pylist() for table in told]
 
 
 def load_models(uri: str) -> tuple[str, str, tuple[Scoreable, Scoreable]]:

@@ -6,6 +6,7 @@ index of other passages is deleted: what left the corpus leaves this folder too.
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from tasks.core.files import atomic_path, sha256_file
 from tasks.core.parquet import Batches
 from tasks.core.rows import PASSAGES
 
+log = logging.getLogger(__name__)
 #: Columns that are kept beside the text.
 _PLACE = ("passage_id", "document", "page", "section", "start", "end")
 #: English words that say nothing of what a question is about. The pipeline's generators know
@@ -48,6 +50,7 @@ def open_index(passages: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("passages-*"):
             old.unlink(missing_ok=True)
+        log.info("putting the passages into an index")
         with atomic_path(path) as partial:
             _write(partial, _rows(passages))
     return path

@@ -61,6 +61,29 @@ def find_ending(checkout: Path) -> str:
     )
 
 
+def find_unfinished(checkout: Path, held: bool) -> tuple[str, float] | None:
+    """Return where the last run of a checkout ended without having done every stage, such as
+    "failed in ingest: no documents", and when (seconds since 1970); None where it did, or no stage
+    ever began. ``held``: a living process holds the checkout.
+    """
+    words = {
+        "failed": "failed in {}: {}",
+        "stopped": "stopped in {}: {}",
+        "running": "running {}" if held else "interrupted in {}",
+        "waiting": "running, before {}" if held else "interrupted before {}",
+    }
+    try:
+        changed = (checkout / _BOARD).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    entries = _entries(checkout)
+    for status, told in words.items():
+        for stage, entry in entries.items():
+            if entry["status"] == status:
+                return told.format(stage, " ".join(entry.get("error", "").split())), changed
+    return None
+
+
 def clear_board(checkout: Path) -> None:
     """Remove the board of an earlier run."""
     (checkout / _BOARD).unlink(missing_ok=True)

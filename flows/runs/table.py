@@ -1,7 +1,7 @@
 """Every run on one screen: ``make runs``, or ``python -m flows.runs.table``.
 
 DVC's own table (``dvc exp show``) has a column for each setting; this one has what tells runs
-apart, in a hundred columns.
+apart, in a hundred columns. Below the scored runs stand those that did not do every stage.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from flows.runs.board import find_unfinished
+from flows.runs.worktree import RUNS, folder_of, is_held
 from tasks.core.errors import PipelineError
+from tasks.core.overlay import DEFAULT
 from tasks.core.stage import one_line_errors
 
 WIDTH = 100
 _LINE = "{:<29} {:>6}  {:<20} {:>6}  {:<22} {:<10}"
-_NAME = 29
+#: Characters of a name, and of what is told in place of figures.
+_NAME, _TOLD = 29, 58
 #: The reference of a DVC experiment: the commit that it started from, in two parts, and its name.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
 _NONE = "-"
@@ -37,11 +43,27 @@ class Line:
     date: str
 
     def __str__(self) -> str:
-        # The middle goes: the runs of a matrix differ in the ends of their names.
-        half = _NAME // 2 - 1
-        name = self.name if len(self.name) <= _NAME else f"{self.name[:half]}..{self.name[-half:]}"
-        shown = (name, self.rows, self.f1, self.start, self.gain, self.date)
+        shown = (_shorten(self.name), self.rows, self.f1, self.start, self.gain, self.date)
         return _LINE.format(*shown).rstrip()
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that failed, was stopped, or goes on: ``told`` says where."""
+
+    name: str
+    told: str
+    date: str
+
+    def __str__(self) -> str:
+        told = self.told if len(self.told) <= _TOLD else f"{self.told[: _TOLD - 3]}..."
+        return f"{_shorten(self.name):<{_NAME}} {told:<{_TOLD}}  {self.date}"
+
+
+def _shorten(name: str) -> str:
+    """Return a name without its middle: the runs of a matrix differ in the ends of theirs."""
+    half = _NAME // 2 - 1
+    return name if len(name) <= _NAME else f"{name[:half]}..{name[-half:]}"
 
 
 def read_lines(table: list[dict[str, Any]]) -> list[Line]:
@@ -90,7 +112,24 @@ def _interval(figures: dict[str, float], name: str, sign: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def render(lines: list[Line]) -> str:
+def read_unfinished(main: Path) -> list[Unfinished]:
+    """Return a line for each checkout whose last run did not do every stage, the newest first: it
+    is no experiment of DVC's.
+    """
+    checkouts = [("this checkout", DEFAULT), *((run.name, run.name) for run in _folders(main))]
+    found = [
+        (ended[1], Unfinished(shown, ended[0], time.strftime("%Y-%m-%d", time.localtime(ended[1]))))
+        for shown, name in checkouts
+        if (ended := find_unfinished(folder_of(main, name), is_held(main, name)))
+    ]
+    return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _folders(main: Path) -> list[Path]:
+    return sorted(path for path in (main / RUNS).glob("*") if path.is_dir())
+
+
+def render(lines: Sequence[Line | Unfinished]) -> str:
     """Return the table, at most :data:`WIDTH` columns wide."""
     heading = _LINE.format("profile", "rows", "F1 (95 % interval)", "start", "gain over it", "date")
     note = (
@@ -119,9 +158,10 @@ def main() -> int:
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise PipelineError(f"dvc exp show: {said[-1] if said else done.returncode}")
-        lines = read_lines(json.loads(done.stdout))
+        scored = read_lines(json.loads(done.stdout))
+        lines: list[Line | Unfinished] = [*scored, *read_unfinished(Path.cwd())]
         if not lines:
-            raise PipelineError("there is no scored run yet: make run")
+            raise PipelineError("there is no run yet: make run")
         print(render(lines))
         return 0
     return 2

@@ -16,5 +16,10 @@ class PipelineError(Exception):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``' (did you mean X?)'`` for a near miss, else the list of known names."""
     known = sorted(known)
+    return near_miss(name, known) or f" (known: {', '.join(known)})"
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """Return ``' (did you mean X?)'`` for a near miss, else an empty text."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tasks.core.section import Fraction, Positive, Precision, Section, Seed
+from tasks.core.section import FORM, Fraction, Positive, Precision, Section, Seed
 from tasks.core.setting_paths import NOTHING
 
 #: The value of finetune.start that names the last champion, and the folder that it is written to.
@@ -184,11 +184,14 @@ class Evaluate(Section):
 class Register(Section):
     """MLflow: run, metrics, adapter, alias."""
 
-    experiment: str = Field(pattern=r"\S")
+    experiment: str = Field(pattern=r"\S", json_schema_extra={FORM: "must not be empty"})
     model_name: str = Field(
         "",
         # MLflow refuses "/" and ":", and has no way to ask for a name with quotes.
         pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._ -]*)?$",
+        json_schema_extra={
+            FORM: "must be letters, digits, _ and -, and after the first of them also . and spaces"
+        },
         description="registered model; empty: <target model>-<dataset>",
     )
     parity_items: int = Field(

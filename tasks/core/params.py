@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.core.data_params import Generate, Ingest, Supervise, Validate, Verify
-from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.errors import PipelineError
 from tasks.core.model_params import Baseline, Evaluate, Finetune, Limits, Register
+from tasks.core.problems import explain
 from tasks.core.secrets import SECRET
 from tasks.core.section import Section
 from tasks.core.yaml_file import read_yaml
@@ -52,8 +53,7 @@ def parse_params(values: dict[str, Any], where: str, model: type[Section] = Para
     try:
         return model.model_validate(_tuples(values))
     except ValidationError as error:
-        problems = [_explain(problem, model) for problem in error.errors()]
-        raise PipelineError(f"{where}: {'; '.join(problems)}") from error
+        raise PipelineError(f"{where}: {explain(error, model)}") from error
 
 
 def _refuse_secrets(value: Any, place: str = "") -> None:
@@ -78,25 +78,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
-def _explain(problem: Any, model: type[BaseModel]) -> str:
-    place = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {'.'.join(place)!r}{did_you_mean(place[-1], _keys(model, place[:-1]))}"
-    if problem["type"] == "missing":
-        return f"missing key {'.'.join(place)!r}"
-    return f"{'.'.join(place)} = {problem['input']!r}: {problem['msg']}"
-
-
-def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
-    for part in place:
-        if part.isdecimal():  # an entry of a list of sections: the list's field gave their model
-            continue
-        annotation = model.model_fields[part].annotation
-        model = next(
-            kind
-            for kind in (annotation, *get_args(annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
-    return list(model.model_fields)

@@ -21,6 +21,8 @@ TypeName = Annotated[
         }
     ),
 ]
+#: Key of a field's ``json_schema_extra``: its pattern in words, for our errors and for an editor's.
+FORM = "patternErrorMessage"
 Precision = Literal["auto", "float32", "bfloat16"]
 
 

@@ -8,6 +8,7 @@ card, and one GGUF file where the model is of a kind that :mod:`tasks.release.gg
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -16,12 +17,14 @@ from pathlib import Path
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder
+from tasks.core.log_lines import set_up_logging
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import one_line_errors
 from tasks.lm.merged import merged_folder
 from tasks.release.gguf_file import NoGgufError, write_gguf
 from tasks.tracking.fetch_model import fetch_model
 
+log = logging.getLogger(__name__)
 CARD = "README.md"
 #: What of a cached checkpoint is the model.
 _MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model")
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="", help="models:/NAME@champion or models:/NAME/3")
     parser.add_argument("--out", default="", help="a folder that is not there, or is empty")
     arguments = parser.parse_args(argv)
+    set_up_logging("export")
     with one_line_errors("export"):
         export(arguments.model, arguments.out)
         return 0
@@ -49,11 +53,13 @@ def export(uri: str, out: str) -> Path:
     )
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     with staged_folder(folder, scratch) as staged:
+        log.info("copying the merged checkpoint to %s", folder)
         for file in _files(merged):
             shutil.copyfile(file, staged / file.name)
         if (adapter / CARD).is_file():
             shutil.copyfile(adapter / CARD, staged / CARD)
         gguf = staged / f"{name}-{version}-f16.gguf"
+        log.info("writing %s", gguf.name)
         try:
             compared = write_gguf(staged, gguf, f"{name} {version}")
             said = (

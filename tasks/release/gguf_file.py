@@ -6,6 +6,7 @@ by transformers' own reader, which shares no code with this writer, and must giv
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+log = logging.getLogger(__name__)
 #: What the file is checked with.
 PROMPTS = (
     "The pump failed at noon because its seal broke.",
@@ -62,6 +64,7 @@ def write_gguf(checkpoint: Path, path: Path, name: str) -> Compared:
     with atomic_path(path) as partial:
         _write(checkpoint, partial, name, config, tokenizer, splitter)
         _need_same_words(partial, tokenizer)
+        log.info("reading %s back, to compare its logits with the model's", path.name)
         compared = _compare(checkpoint, partial)
         if not compared.change <= MOST_CHANGE:
             raise PipelineError(

@@ -19,6 +19,7 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
+from tasks.core.log_lines import set_up_logging
 from tasks.core.privacy import cache_folder
 from tasks.core.secrets import hub_token
 from tasks.core.stage import one_line_errors
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repo", default="", help="owner/name on the hub")
     parser.add_argument("--yes", default="", help="1: send")
     arguments = parser.parse_args(argv)
+    set_up_logging("push")
     with one_line_errors("push"):
         push(arguments.model, arguments.repo, arguments.yes == "1")
         return 0

@@ -21,7 +21,7 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
-from tasks.core.section import Section, TypeName
+from tasks.core.section import FORM, Section, TypeName
 from tasks.core.setting_paths import NOTHING
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
@@ -51,7 +51,12 @@ class Dataset(Section):
     """
 
     #: Part of MLflow's names of metrics and models.
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$",
+        json_schema_extra={
+            FORM: "must be letters and digits, and after the first of them also . _ - and spaces"
+        },
+    )
     task_type: TypeName
     description: str = ""
     id: str = "id"

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import PipelineError
+from tasks.core.errors import PipelineError, near_miss
 from tasks.core.files import read_json
 from tasks.tracking.mlflow_store import connect, first_line, shown_uri
+
+log = logging.getLogger(__name__)
+#: Names, versions or aliases that an error lists.
+_SHOWN = 10
 
 
 def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
     """Fetch a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``, into
     ``folder/NAME-VERSION``; return name, version, adapter folder and provenance.
     """
+    registered = find_version(uri)
     from mlflow.exceptions import MlflowException
 
-    client = connect()
-    name, alias, version = parse_model_uri(uri)
+    name, client = registered.name, connect()
+    log.info("fetching models:/%s/%s from %s", name, registered.version, shown_uri())
+    folder = folder / f"{name}-{registered.version}"
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        registered = (
-            client.get_model_version_by_alias(name, alias)
-            if alias
-            else client.get_model_version(name, version)
-        )
-        folder = folder / f"{name}-{registered.version}"
-        folder.mkdir(parents=True, exist_ok=True)
         files = Path(_download(registered.source, folder))
         provenance = client.download_artifacts(registered.run_id, "provenance.json", str(folder))
     except MlflowException as error:
         raise PipelineError(
-            f"{uri} is not in {shown_uri()} ({first_line(error)}): "
-            "make ui shows the registered models"
+            f"the files of models:/{name}/{registered.version} cannot be fetched from "
+            f"{shown_uri()} ({first_line(error)}): name another version, or register it again "
+            "(make run)"
         ) from error
     adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
     if len(adapters) != 1:
@@ -40,6 +43,65 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
             f"{uri} holds {len(adapters)} adapters: it was not registered by this pipeline"
         )
     return name, str(registered.version), adapters[0], dict(read_json(Path(provenance)))
+
+
+def find_version(uri: str) -> Any:
+    """Return MLflow's entry of a registered version, named as in :func:`fetch_model`.
+
+    A wrong name, version or alias is a :class:`PipelineError` that lists those there are.
+    """
+    log.info("opening the MLflow store %s", shown_uri())
+    from mlflow.exceptions import MlflowException  # seconds, after the line that says so
+
+    client = connect()
+    models = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    there = (
+        f"the models there are {_few(sorted(models))}"
+        if models
+        else "no model is registered there: make run registers one, or set MLFLOW_TRACKING_URI to "
+        "another store"
+    )
+    try:
+        name, alias, version = parse_model_uri(uri)
+    except PipelineError as error:
+        raise PipelineError(f"{error}; in {shown_uri()} {there}") from error
+    if name not in models:
+        missing = f"no model is called {name!r}{near_miss(name, models)}; " if models else ""
+        form = ": write MODEL=models:/NAME@champion or models:/NAME/3" if models else ""
+        raise PipelineError(f"{uri} is not in {shown_uri()}: {missing}{there}{form}")
+    try:
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        there = _list_versions(client, models[name])
+        wanted = f"alias {alias!r}{near_miss(alias, models[name].aliases)}" if alias else ""
+        raise PipelineError(
+            f"{uri} is not in {shown_uri()}: {name} has no {wanted or f'version {version!r}'}; "
+            f"{there}"
+        ) from error
+
+
+def _list_versions(client: Any, model: Any) -> str:
+    """Return the versions, the newest first, and the aliases of a registered model, and how to name
+    the newest.
+    """
+    # Not by a filter: MLflow cannot be asked for a name with quotes.
+    found = (entry for entry in client.search_model_versions() if entry.name == model.name)
+    versions = [str(entry) for entry in sorted((int(one.version) for one in found), reverse=True)]
+    if not versions:
+        return "it has no versions: make run registers one"
+    aliases = [f"{alias} ({version})" for alias, version in sorted(model.aliases.items())]
+    told = f"aliases {_few(aliases)}" if aliases else "no aliases"
+    return (
+        f"it has versions {_few(versions)} and {told}: write "
+        f"MODEL=models:/{model.name}/{versions[0]}"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path | None:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.problems import explain
 from tasks.core.section import Fraction, Section
 from tasks.tracking.fetch_model import fetch_artifact
 
@@ -51,5 +52,5 @@ def fetch_kept_answers(name: str, version: str, folder: Path) -> KeptAnswers | N
     except ValidationError as error:
         raise PipelineError(
             f"{NAME} of {name} version {version} cannot be read "
-            f"({error.errors()[0]['msg']}): register the model again"
+            f"({explain(error, KeptAnswers)}): register the model again"
         ) from error

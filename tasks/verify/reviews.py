@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
+from tasks.core.problems import explain
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section
 from tasks.scoring.intervals import wilson
@@ -62,10 +63,8 @@ class Reviews:
             try:
                 verdict = Verdict.model_validate(row)
             except ValidationError as error:
-                first = error.errors()[0]
                 raise PipelineError(
-                    f"verify.reviews: {path} row {number}: {'.'.join(map(str, first['loc']))}: "
-                    f"{first['msg']}"
+                    f"verify.reviews: {path} row {number}: {explain(error, Verdict)}"
                 ) from error
             if verdict.key in found:
                 raise PipelineError(

@@ -32,6 +32,7 @@ from flows.runs.dvc_repro import (
     reproduce,
     stage_environment,
 )
+from flows.runs.table import read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
 from tasks.core.model_params import CHAMPION
@@ -174,6 +175,9 @@ def test_a_failure_is_one_line_and_the_rest_is_not_run(toy: Path, api: str) -> N
         for run in ask(f"{api}/task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
     }
     assert (tasks["generate"], tasks["validate"]) == ("Failed", "NotReady")
+    (ended,) = read_unfinished(toy)
+    assert str(ended).startswith("unlucky ")
+    assert ended.told == "failed in generate: seed 13 is bad luck: take another"
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

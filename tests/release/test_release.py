@@ -22,6 +22,7 @@ from flows.review.place import Place
 from flows.review.server import make_app
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.log_lines import set_up_logging
 from tasks.core.page import Page
 from tasks.core.parquet import write_table
 from tasks.release import export, push
@@ -53,8 +54,18 @@ def test_a_registered_model_is_exported_pushed_and_asked(
 def _exports(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = workplace / "exported"
     assert export.main(["--model", uri, "--out", str(out)]) == 0
-    said = capsys.readouterr().out
+    said, steps = capsys.readouterr()
     assert "likeliest tokens are the same" in said
+    told = [line.split(None, 2)[2] for line in steps.splitlines()]
+    steps_that_take_time = (
+        "opening the MLflow store sqlite:",
+        "fetching models:/model-incidents/1 from sqlite:",
+        "copying the merged checkpoint to ",
+        "writing model-incidents-1-f16.gguf",
+        "reading model-incidents-1-f16.gguf back, to compare its logits with the model's",
+    )
+    for step in steps_that_take_time:
+        assert any(line.startswith(step) for line in told), told
     names = {file.name for file in out.iterdir()}
     assert {"README.md", "model.safetensors", "tokenizer.json", "config.json"} <= names
     assert "model-incidents-1-f16.gguf" in names and "made_from.json" not in names
@@ -183,7 +194,10 @@ def _asks(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None
     (artifacts / "register/registration.json").write_text('{"verdict": "no model was made"}')
     with pytest.raises(PipelineError, match="registered no model .no model was made.: name one"):
         ask.open_desk(place)
+    capsys.readouterr()
+    set_up_logging("ask")
     desk = ask.open_desk(place, uri)
+    assert "putting the passages into an index" in capsys.readouterr().err
     client = TestClient(
         make_app(desk, Page("Ask", script=ask.SCRIPT)), base_url="http://127.0.0.1:4302"
     )
@@ -198,7 +212,10 @@ def _asks(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert refused.status_code == 409 and "no passage shares a word" in refused.json()["error"]
     assert client.post("/save", json={}).json()["error"].startswith("the question is empty")
     assert client.get("/state", headers={"Host": "evil.example"}).status_code == 403
-    capsys.readouterr()
+    steps = capsys.readouterr().err
+    for model in ("adapted", "zero-shot"):
+        assert f"asking the model ({model}) about 3 passages" in steps
+    assert "fetching models:/model-incidents/1 from sqlite:" in steps
     ask.show(found)
     said = capsys.readouterr().out
     assert "place     report-1.md, characters 0-30" in said and said.count("zero-shot ") == 3

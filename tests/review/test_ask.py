@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from flows.review import ask, search
+from flows.review.place import Place
 from tasks.core.errors import PipelineError
 from tasks.core.parquet import write_table
 from tasks.scoring.datasets import load_dataset, render
 from tests.conftest import ROOT, passage_table
+from tests.registered import register_names
 
 
 @pytest.fixture
@@ -76,6 +78,25 @@ def test_a_question_is_asked_in_the_wording_of_the_first_template() -> None:
     )
     asked = ask.make_questions(two, "Why?", ["The seal broke."])
     assert render(asked.templates[0], asked.items[0]) == "The seal broke.\n\nWhy?"
+
+
+def test_a_wrong_model_is_told_before_the_page_is_open(
+    passages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page opened, and the error came with the answer to the first question."""
+    main = tmp_path / "main"
+    (main / "profiles").mkdir(parents=True)
+    (main / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (main / "profiles/mine.yaml").write_text(
+        f"evaluate: {{dataset: '{ROOT / 'datasets/incidents.yaml'}'}}\n"
+    )
+    (main / ".runs/mine/artifacts/ingest").mkdir(parents=True)
+    passages.rename(main / ".runs/mine/artifacts/ingest/passages.parquet")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", register_names(tmp_path))
+    with pytest.raises(PipelineError, match="no model is called 'contract' .did you mean 'contra"):
+        ask.open_desk(Place(main, "mine"), "models:/contract/1")
+    with pytest.raises(PipelineError, match="no alias 'nosuch'; it has versions 2, 1 and aliases"):
+        ask.open_desk(Place(main, "mine"), "models:/incidents-qa@nosuch")
 
 
 def test_a_model_that_chooses_says_among_what(capsys: pytest.CaptureFixture[str]) -> None:

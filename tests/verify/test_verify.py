@@ -431,8 +431,8 @@ def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"verdict": "good"}, "reviews.jsonl row 2: verdict: Input should be 'right'"),
-        ({"note": 1}, "reviews.jsonl row 2: note: Extra inputs"),
+        ({"verdict": "good"}, "reviews.jsonl row 2: verdict = 'good': must be 'right', "),
+        ({"note": 1}, "reviews.jsonl row 2: unknown key 'note' (known: key, "),
         ({}, "reviews.jsonl row 2: row exqa-001 has a verdict already"),
     ],
 )
