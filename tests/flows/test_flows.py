@@ -891,7 +891,7 @@ def test_ui_says_which_port_is_taken(toy: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
+def test_ui_answers_and_leaves_nothing_behind(toy: Path, tmp_path: Path) -> None:
     prefect, mlflow = find_free_port(), find_free_port()
     command = [
         sys.executable,
@@ -902,14 +902,16 @@ def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
         "--mlflow-port",
         str(mlflow),
     ]
-    running = subprocess.Popen(
-        command,
-        cwd=toy,
-        env=environment(toy),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    log = tmp_path / "ui.log"
+    with log.open("w", encoding="utf-8") as errors:
+        running = subprocess.Popen(
+            command,
+            cwd=toy,
+            env=environment(toy),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     assert running.stdout is not None
     for line in running.stdout:
         if line.startswith("Ctrl-C"):
@@ -923,6 +925,7 @@ def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
     running.terminate()
     assert running.wait(30) == 0
     await_no_process_in(toy)
+    assert "database is locked" not in log.read_text(encoding="utf-8")
 
 
 def _start_from_the_form(toy: Path, api: str) -> None:
