@@ -20,6 +20,8 @@ from tasks.core.task_types import TASK_TYPES
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
 PLACEHOLDER = "{{context}}"
+#: Tokens that a prompt may have more than its parts have by themselves.
+PROMPT_SLACK = 64
 _PIPE = "<|pipe|>"
 _SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
 
