@@ -104,8 +104,8 @@ def main() -> int:
             raise PipelineError(f"{REPORT.relative_to(ROOT)} is missing: make run, first")
         PICTURES.mkdir(parents=True, exist_ok=True)
         with (
+            serve_ui(ROOT, ROOT / ".work" / "ui.log") as (prefect, mlflow),
             tempfile.TemporaryDirectory() as profile,
-            serve_ui(ROOT, Path(profile) / "ui.log") as (prefect, mlflow),
             Browser(Path(profile), patience=_PATIENCE) as browser,
         ):
             take_served(browser, prefect, mlflow)

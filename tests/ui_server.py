@@ -24,6 +24,7 @@ def serve_ui(
     does not end well when it is told to.
     """
     ports = [f"--{name}-port={find_free_port()}" for name in ("prefect", "mlflow")]
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as errors:
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.ui", *ports],
