@@ -6,13 +6,9 @@ to README's width, and saved with few colours.
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -21,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
-from tasks.core.ports import find_free_port
 from tasks.core.stage import one_line_errors
 from tests.browser import Browser, chromium
+from tests.ui_server import serve_ui
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
@@ -35,32 +31,6 @@ _PATIENCE = 120
 
 #: A rectangle of a page: left, top, right, bottom in pixels.
 Box = tuple[int, int, int, int]
-
-
-@contextmanager
-def serve_pages() -> Iterator[tuple[str, str]]:
-    """Run ``make ui`` and give the addresses of Prefect's pages and of MLflow's."""
-    ports = [f"--{name}-port={find_free_port()}" for name in ("prefect", "mlflow")]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "flows.ui", *ports],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # both servers' logs
-        text=True,
-    )
-    printed = ""
-    for line in server.stdout or ():
-        printed += line
-        if line.startswith("Ctrl-C"):
-            break
-    told = dict(re.findall(r"^(Prefect|MLflow) +(http\S+)", printed, re.MULTILINE))
-    try:
-        if len(told) < 2:
-            raise PipelineError("make ui has not started; run it to see why")
-        yield told["Prefect"], told["MLflow"]
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
 def find_pages(prefect: str) -> tuple[str, str]:
@@ -134,7 +104,7 @@ def main() -> int:
             raise PipelineError(f"{REPORT.relative_to(ROOT)} is missing: make run, first")
         PICTURES.mkdir(parents=True, exist_ok=True)
         with (
-            serve_pages() as (prefect, mlflow),
+            serve_ui(ROOT, ROOT / ".work" / "ui.log") as (prefect, mlflow),
             tempfile.TemporaryDirectory() as profile,
             Browser(Path(profile), patience=_PATIENCE) as browser,
         ):

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,28 @@ def make_params(tmp_path: Path) -> Any:
         return path
 
     return make
+
+
+@pytest.fixture
+def finetuned(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> Callable[..., Path]:
+    """Return a function that trains an adapter in the workplace and returns its parameter file:
+    ``finetune_tiny`` of tests/registered.py on the tiny model and the twelve rows.
+    """
+    from tests.registered import finetune_tiny
+
+    return partial(finetune_tiny, make_params, tiny_model, instructions)
+
+
+@pytest.fixture
+def registered(
+    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+) -> Callable[..., dict[str, Any]]:
+    """Return a function that also scores and registers it: ``registered`` of tests/registered.py."""
+    from tests.registered import registered
+
+    return partial(registered, make_params, tiny_model, instructions)
 
 
 def passage_table(count: int) -> pa.Table:

@@ -1,13 +1,27 @@
+<<<<<<< HEAD
 """Registered versions in a real store: of the tiny model, as a run leaves it, or names alone."""
+=======
+"""A version of the tiny model, step by step as a run makes it: trained, scored, and registered in a
+real store.
+"""
+>>>>>>> mends
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import read_json
-from tests.evaluate import test_evaluate
+from tasks.baseline import stage as baseline
+from tasks.core.files import read_json, write_json
+from tasks.core.parquet import write_table
+from tasks.evaluate import stage as evaluate
+from tasks.finetune import stage as finetune
+from tasks.register import stage as register
+from tests.conftest import ROOT
+from tests.supervise.test_constructed import passages
 
+NONE = ROOT / "supervision/none"
 EVIL_NAME = "a|b](http://evil.example) <img src=x onerror=alert(1)>\n# Injected\n| x | y |"
 
 
@@ -33,9 +47,131 @@ def registered(
     make_params: Any, tiny_model: Path, instructions: Path, kind: str = "privacy", **finetune: Any
 ) -> dict[str, Any]:
     """Train, score and register; return what ``registration.json`` says."""
-    test_evaluate._write_judged(instructions)
-    params = test_evaluate._finetune(make_params, tiny_model, instructions, kind, **finetune)
-    assert test_evaluate._evaluate(params) == 0
-    assert test_evaluate._register(params, instructions) == 0
+    write_judged(instructions)
+    params = finetune_tiny(make_params, tiny_model, instructions, kind, **finetune)
+    assert evaluate_tiny(params) == 0
+    assert register_tiny(params, instructions) == 0
     told: dict[str, Any] = read_json(Path("artifacts/register/registration.json"))
     return told
+
+
+def finetune_tiny(
+    make_params: Any,
+    tiny_model: Path,
+    instructions: Path,
+    kind: str,
+    source: str = "bonito",
+    **finetuning: Any,
+) -> Path:
+    """Train an adapter of the tiny model; return its parameter file, with items of ``kind``."""
+    Path("items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in _items(kind)))
+    path = make_params(
+        supervise={"source": source},
+        finetune={
+            "model": str(tiny_model),
+            "precision": "float32",
+            "max_steps": 3,
+            "batch_rows": 4,
+            "micro_batch_rows": 4,
+            "start": str(NONE),
+            **finetuning,
+        },
+        evaluate={
+            "dataset": str(ROOT / f"datasets/{kind}.yaml"),
+            "items": "items.jsonl",
+            "templates": 2,
+            "engine": "transformers",
+            "bootstrap": 200,
+        },
+    )
+    assert (
+        finetune.main(
+            [
+                "--params",
+                str(path),
+                "--instructions",
+                str(instructions),
+                "--out",
+                "artifacts/finetune",
+            ]
+        )
+        == 0
+    )
+    return Path(path)
+
+
+def _items(kind: str) -> list[dict[str, Any]]:
+    context = "Pump P-1 failed at noon because its seal broke."
+    if kind == "privacy":
+        return [
+            {
+                "id": str(n),
+                "context": f"{context} {n // 2}",
+                "question": f"Did it fail ({n})?",
+                "answer": "yes" if n % 2 else "no",
+            }
+            for n in range(6)
+        ]
+    return [
+        {
+            "id": str(n),
+            "context": f"{context} {n // 2}",
+            "question": f"Why did it fail ({n})?",
+            "answers": ["its seal broke"],
+        }
+        for n in range(6)
+    ]
+
+
+def evaluate_tiny(params: Path, general: Path = NONE, trained: Path | None = None) -> int:
+    """Score the unadapted and the adapted model; return the exit status."""
+    asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(general)]
+    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    write_table(Path("passages.parquet"), passages())
+    return evaluate.main(
+        [
+            *asked,
+            "--adapter",
+            "artifacts/finetune",
+            "--baseline",
+            "artifacts/baseline",
+            "--passages",
+            "passages.parquet",
+            *(["--instructions", str(trained)] if trained else []),
+            "--out",
+            "artifacts/evaluate",
+        ]
+    )
+
+
+def write_judged(instructions: Path) -> None:
+    """Write what register reads of validate and verify."""
+    for name in ("validated", "verified"):
+        folder = instructions.parent / name
+        folder.mkdir()
+        (folder / "report.html").write_text("<p>report</p>")
+        write_json(folder / "metrics.json", {"yield": 0.8, "agreed": 0.5})
+        reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5}
+        reviewed |= {"reviewed": 99, "reviewed_of": 99}
+        write_json(folder / "summary.json", {"agreed": 0.5} | reviewed)
+
+
+def register_tiny(params: Path, instructions: Path) -> int:
+    """Register what is trained and scored; return the exit status."""
+    ingested = instructions.parent / "ingested.json"
+    write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
+    arguments = [
+        "--ingested",
+        str(ingested),
+        "--adapter",
+        "artifacts/finetune",
+        "--evaluation",
+        "artifacts/evaluate",
+        "--instructions",
+        str(instructions.parent / "validated"),
+        "--verification",
+        str(instructions.parent / "verified"),
+        "--supervision",
+        str(instructions.parent),
+    ]
+    return register.main(["--params", str(params), *arguments, "--out", "artifacts/register"])

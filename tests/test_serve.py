@@ -34,8 +34,7 @@ from tasks.release import export, push
 from tasks.tracking.fetch_model import parse_model_uri
 from tasks.tracking.kept_answers import KeptAnswer, KeptAnswers
 from tests.conftest import ROOT, make_sentencepiece_model
-from tests.evaluate import test_evaluate
-from tests.registered import register_names
+from tests.registered import evaluate_tiny, register_names, register_tiny, write_judged
 
 
 @pytest.mark.parametrize(
@@ -310,16 +309,12 @@ def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_over_http_it_answers_as_it_was_scored(
-    kind: str,
-    workplace: Path,
-    tiny_model: Path,
-    make_params: Any,
-    instructions: Path,
+    finetuned: Any, kind: str, workplace: Path, instructions: Path
 ) -> None:
     """The whole way: trained, scored by vLLM, checked for parity, registered, then served by
     ``python -m tasks.serve`` and asked the same.
     """
-    told = _registered(tiny_model, make_params, instructions, kind)
+    told = _registered(finetuned, instructions, kind)
     uri, port = f"models:/{told['model_name']}@{told['alias']}", find_free_port()
     with (workplace / "server.log").open("w") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -371,15 +366,11 @@ def test_over_http_it_answers_as_it_was_scored(
         assert answered == [row["prediction"] for row in kept]
 
 
-def _registered(
-    tiny_model: Path, make_params: Any, instructions: Path, kind: str
-) -> dict[str, Any]:
-    test_evaluate._write_judged(instructions)
-    params = test_evaluate._finetune(make_params, tiny_model, instructions, kind)
+def _registered(finetuned: Any, instructions: Path, kind: str) -> dict[str, Any]:
+    write_judged(instructions)
+    params = finetuned(kind)
     params.write_text(params.read_text().replace("engine: transformers", "engine: vllm"))
-    assert (
-        test_evaluate._evaluate(params) == 0 and test_evaluate._register(params, instructions) == 0
-    )
+    assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
     told: dict[str, Any] = read_json(Path("artifacts/register/registration.json"))
     return told
 

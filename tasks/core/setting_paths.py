@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: An empty file. It stands for "none" where a setting names a file or folder, since every input of
-#: the graph has to exist.
+#: What a setting names where it needs no file or folder. DVC runs a stage only if each of its
+#: inputs exists, so "none" has to be a file too. No stage reads its text.
 NOTHING = "supervision/none"
 #: Settings that are a path, but for the champion of ``finetune.start``.
 FILES = (

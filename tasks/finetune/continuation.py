@@ -111,10 +111,15 @@ def digest_rows(table: pa.Table) -> pa.Table:
 
 
 def known_after(digests: pa.Table, chosen: np.ndarray, folder: Path, continues: bool) -> pa.Table:
-    """Return the digests, sorted, of the rows that the new adapter knows: the ``chosen`` ones (by
-    their places), and where it continues, all that the champion knew, also those that are gone. So
-    it goes on until a training starts over. A passage without such a row stands there too, with an
-    empty row: it is no new passage in the next run.
+    """Return the digests (rows.TRAINED) of the rows that the new adapter knows, sorted.
+
+    It knows the ``chosen`` rows (their places in ``digests``). If it ``continues``, it also knows
+    all rows that the champion in ``folder`` knew, even those that are gone from the corpus: an
+    adapter does not forget. The list grows with every training, until one starts over. The next run
+    finds its new rows by it.
+
+    A passage of this run may have no row in the list. It gets an entry with an empty row digest, so
+    that the next run does not count it as a new passage.
     """
     known = digests.take(chosen)
     if continues:

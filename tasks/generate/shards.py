@@ -21,10 +21,14 @@ from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, Sampling, open_engine
 from tasks.lm.merged import plain_weights
 from tasks.lm.models import count_positions, identify, load_tokenizer
-from tasks.lm.prompts import Task, count_instruction, fill, generator_prompt, parse_prediction
-
-#: Tokens that a prompt may have more than its parts have by themselves.
-_SLACK = 64
+from tasks.lm.prompts import (
+    PROMPT_SLACK,
+    Task,
+    count_instruction,
+    fill,
+    generator_prompt,
+    parse_prediction,
+)
 
 
 class GeneratorForm(Protocol):
@@ -104,7 +108,7 @@ def bound_prompts(generator: Generator, passages: Iterable[pa.Table]) -> int:
         return 0
     tokenizer = generator.load_tokenizer()
     size = max(pc.max(pc.binary_length(batch["text"])).as_py() or 0 for batch in passages)
-    bound = _SLACK + max(
+    bound = PROMPT_SLACK + max(
         len(form.prompt(tokenizer, "", kind)) + form.copies(kind) * size
         for kind in params.task_types
     )

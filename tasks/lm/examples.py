@@ -150,8 +150,9 @@ def training_order(lengths: list[int], settings: Finetune) -> list[int]:
 
 
 def examples_trained(examples: Sequence[Example], params: Finetune, steps: int) -> list[int]:
-    """Return the indices of the examples that ``steps`` steps take, in their order; an example
-    stands there once for each pass.
+    """Return the indices of the examples that the first ``steps`` steps train on, in that order.
+
+    An index appears once for each pass over its example. No steps give an empty list.
     """
     order = training_order([len(example) for example in examples], params) if steps else []
     return order[: steps * params.batch_rows]

@@ -20,6 +20,8 @@ from tasks.core.task_types import TASK_TYPES
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
 PLACEHOLDER = "{{context}}"
+#: Tokens that a prompt may have more than its parts have by themselves.
+PROMPT_SLACK = 64
 _PIPE = "<|pipe|>"
 _SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
 
@@ -119,11 +121,13 @@ class Prompter:
 
     def text(self, instruction: str) -> str:
         """Return the prompt as text, for people to read."""
+        if self.form == "chat":
+            return str(self._chat(instruction, tokenize=False))
         return {
             "bonito": f"<|input|>\n{instruction.strip()}\n<|output|>\n",
             "pretrained": f"Instruct: {instruction.strip()}\nAnswer:",
             "plain": instruction,
-        }.get(self.form) or str(self._chat(instruction, tokenize=False))
+        }[self.form]
 
     def response(self, response: str) -> list[int]:
         """Return the response's token ids, end mark last, for training and for ranking."""

@@ -28,7 +28,22 @@ CHALLENGER = "challenger"
 QUESTIONS = "data.questions_sha256"
 
 
-def choose_alias(stage: Stage, ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
+def load_questions(stage: Stage) -> Asked | None:
+    """Return what the run's models were asked; None where there are no labelled items.
+
+    A run of the stage loads it once: its resamples and its digest take time.
+    """
+    params = stage.params.evaluate
+    if not has_items(Path(params.items)):
+        return None
+    dataset = load_dataset(Path(params.dataset))
+    items = load_items(dataset, Path(params.items), params.max_items, params.seed)
+    return Asked.make(dataset, items, params)
+
+
+def choose_alias(
+    stage: Stage, ledger: Ledger, name: str, version: Any, asked: Asked
+) -> tuple[str, str]:
     """Judge the version and point its alias at it; return the alias and the verdict as a sentence.
 
     The verdict is stored before the alias moves. A registration that is killed after the move finds
@@ -37,7 +52,7 @@ def choose_alias(stage: Stage, ledger: Ledger, name: str, version: Any) -> tuple
     champion, verdict = ledger.champion(name), ledger.tag("verdict")
     if verdict and champion is not None and str(champion.version) == str(version.version):
         return "champion", verdict
-    comparison = judge(stage, ledger, name, version)
+    comparison = judge(stage, ledger, name, version, asked)
     ledger.tags({"alias": comparison.alias, "verdict": comparison.describe()})
     ledger.alias(name, comparison.alias, version.version)
     return comparison.alias, comparison.describe()
@@ -51,7 +66,7 @@ def leave_unjudged(ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
     return CHALLENGER, verdict
 
 
-def judge(stage: Stage, ledger: Ledger, name: str, version: Any) -> Comparison:
+def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Asked) -> Comparison:
     """Compare with the champion on the same items and templates.
 
     Without a comparable champion, compare with the unadapted model.
@@ -59,26 +74,33 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any) -> Comparison:
     predictions = read_table(stage.path("evaluation") / "predictions.parquet")
     scores = read_json(stage.path("evaluation") / "scores.json")
     adapted, zero_shot = (_of_model(predictions, model) for model in ("adapted", "zero_shot"))
-    faults = tuple(find_faults(_asked(stage), adapted, zero_shot, scores))
-    return replace(_judge_opponent(stage, ledger, name, version, adapted, zero_shot), faults=faults)
+    faults = tuple(find_faults(asked, adapted, zero_shot, scores))
+    comparison = _judge_opponent(stage, ledger, name, version, asked, adapted, zero_shot)
+    return replace(comparison, faults=faults)
 
 
 def _judge_opponent(
-    stage: Stage, ledger: Ledger, name: str, version: Any, adapted: pa.Table, zero_shot: pa.Table
+    stage: Stage,
+    ledger: Ledger,
+    name: str,
+    version: Any,
+    asked: Asked,
+    adapted: pa.Table,
+    zero_shot: pa.Table,
 ) -> Comparison:
     champion = ledger.champion(name)
     if champion is None or str(champion.version) == str(version.version):
-        return _compare(stage, adapted, zero_shot, "the unadapted model")
-    answers = same_questions_answers(stage, ledger, champion.run_id)
+        return _compare(asked, adapted, zero_shot, "the unadapted model")
+    answers = same_questions_answers(stage, ledger, champion.run_id, asked)
     if answers is not None:
-        return _compare(stage, adapted, answers, f"champion version {champion.version}")
+        return _compare(asked, adapted, answers, f"champion version {champion.version}")
     log.warning(
         "champion version %s was scored on other items or templates: the new version "
         "is compared with the unadapted model",
         champion.version,
     )
     opponent = "the unadapted model (the champion's evaluation differs)"
-    return replace(_compare(stage, adapted, zero_shot, opponent), champion_stays=True)
+    return replace(_compare(asked, adapted, zero_shot, opponent), champion_stays=True)
 
 
 def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
@@ -90,7 +112,7 @@ def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
     return Comparison(opponent, gain["f1"], gain["f1_low"], gain["f1_high"])
 
 
-def compare_with_tapt(stage: Stage, ledger: Ledger) -> Comparison | None:
+def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Asked | None) -> Comparison | None:
     """Compare with the experiment's newest TAPT run of the same target model on the same questions;
     return None if there is none.
 
@@ -98,49 +120,43 @@ def compare_with_tapt(stage: Stage, ledger: Ledger) -> Comparison | None:
     (``docs/matrix.md``).
     """
     params = stage.params
-    if params.supervise.source in ("tapt", "none") or not has_items(Path(params.evaluate.items)):
+    if params.supervise.source in ("tapt", "none") or asked is None:
         return None
     same = {
         "supervise.source": "tapt",
         "finetune.model": params.finetune.model,
         "finetune.revision": params.finetune.revision,
     }
-    run_id = ledger.newest(same, {QUESTIONS: _asked(stage).digest()})
+    run_id = ledger.newest(same, {QUESTIONS: asked.digest})
     if not run_id:
         return None
-    answers = same_questions_answers(stage, ledger, run_id)
+    answers = same_questions_answers(stage, ledger, run_id, asked)
     if answers is None:
         return None
     adapted = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
-    return _compare(stage, adapted, answers, f"TAPT, run {run_id[:8]}")
+    return _compare(asked, adapted, answers, f"TAPT, run {run_id[:8]}")
 
 
-def tag_questions(stage: Stage, ledger: Ledger) -> None:
+def tag_questions(ledger: Ledger, asked: Asked | None) -> None:
     """Tag the run with a digest of what its models were asked, if there are labelled items."""
-    if has_items(Path(stage.params.evaluate.items)):
-        ledger.tags({QUESTIONS: _asked(stage).digest()})
+    if asked is not None:
+        ledger.tags({QUESTIONS: asked.digest})
 
 
-def same_questions_answers(stage: Stage, ledger: Ledger, run_id: str) -> pa.Table | None:
+def same_questions_answers(
+    stage: Stage, ledger: Ledger, run_id: str, asked: Asked
+) -> pa.Table | None:
     """Return the answers of another run's adapted model; None if the run has lost them, or if it
     was asked other questions than this one, or does not say which.
     """
     path = ledger.download(run_id, "evaluation/predictions.parquet", stage.work)
-    if not path or ledger.tag(QUESTIONS, run_id) != _asked(stage).digest():
+    if not path or ledger.tag(QUESTIONS, run_id) != asked.digest:
         return None
     return _of_model(read_table(path), "adapted")
 
 
-def _compare(stage: Stage, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:
-    asked = _asked(stage)
+def _compare(asked: Asked, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:
     return asked.compare(asked.score(new), asked.score(old), opponent)
-
-
-def _asked(stage: Stage) -> Asked:
-    params = stage.params.evaluate
-    dataset = load_dataset(Path(params.dataset))
-    items = load_items(dataset, Path(params.items), params.max_items, params.seed)
-    return Asked.make(dataset, items, params)
 
 
 def _of_model(predictions: pa.Table, model: str) -> pa.Table:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,9 @@ class Asked:
         weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
         return cls(dataset, templates, items, weights, params.seed)
 
+    @cached_property
     def digest(self) -> str:
-        """Return what tells these questions from others: every template's text filled with every
+        """What tells these questions from others: every template's text filled with every
         item, its choices, and the right answers. The prompt form of a model is no part of it.
         """
         asked = (

@@ -22,9 +22,10 @@ from tasks.register.champion import (
     compare_with_start,
     compare_with_tapt,
     leave_unjudged,
+    load_questions,
     tag_questions,
 )
-from tasks.register.gate import describe_leak
+from tasks.register.gate import Asked, describe_leak
 from tasks.register.parity import check_parity
 from tasks.register.run_record import log_run, metric_table, run_name
 from tasks.tracking.fetch_model import default_name
@@ -53,17 +54,20 @@ def _register(stage: Stage) -> None:
     ledger = _open_ledger(stage, scores, provenance)
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = log_run(stage, ledger, scores, provenance)
-    tag_questions(stage, ledger)
+    asked = load_questions(stage)
+    tag_questions(ledger, asked)
     registration = {
         "tracking_uri": shown_uri(),
         "experiment": stage.params.register.experiment,
         "experiment_id": ledger.experiment_id,
         "run_id": ledger.run_id,
-        **_log_gain_over_tapt(stage, ledger, scores),
+        **_log_gain_over_tapt(stage, ledger, scores, asked),
         **_tell_leak(stage, ledger),
     }
     if provenance["adapter"]:
-        registration |= _register_model(stage, ledger, provenance, scores, scored_on, registration)
+        registration |= _register_model(
+            stage, ledger, provenance, scores, scored_on, asked, registration
+        )
     else:
         registration["verdict"] = "supervise.source none: no model was made"
     ledger.finish()
@@ -86,8 +90,10 @@ def _open_ledger(stage: Stage, scores: dict[str, Any], provenance: dict[str, Any
     )
 
 
-def _log_gain_over_tapt(stage: Stage, ledger: Ledger, scores: dict[str, Any]) -> dict[str, str]:
-    comparison = compare_with_tapt(stage, ledger)
+def _log_gain_over_tapt(
+    stage: Stage, ledger: Ledger, scores: dict[str, Any], asked: Asked | None
+) -> dict[str, str]:
+    comparison = compare_with_tapt(stage, ledger, asked)
     if comparison is None:
         return {}
     log.info(comparison.describe())
@@ -114,6 +120,7 @@ def _register_model(
     provenance: dict[str, Any],
     scores: dict[str, Any],
     scored_on: tuple[str, str],
+    asked: Asked | None,
     known: dict[str, Any],
 ) -> dict[str, Any]:
     """Register the adapter once trained, merged and served model agree; choose its alias, and give
@@ -132,8 +139,8 @@ def _register_model(
     version = ledger.version(name, uri)
     alias, verdict = (
         leave_unjudged(ledger, name, version)
-        if "agreement" in scores
-        else choose_alias(stage, ledger, name, version)
+        if asked is None
+        else choose_alias(stage, ledger, name, version, asked)
     )
     log.info("%s version %s is %s: %s", name, version.version, alias, verdict)
     told: dict[str, Any] = {

@@ -31,7 +31,7 @@ from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
 from tasks.verify.cross_fit import half_of
 from tasks.verify.judging import nearest_span
-from tasks.verify.reader import Asked, Kind, Reader, ShardReader, longest_prompt
+from tasks.verify.reader import Asked, Kind, Reader, ShardReader, bound_prompts
 from tasks.verify.rivals import find_unsure
 from tasks.verify.shards import do_shards
 
@@ -320,8 +320,11 @@ def _fill(
 ) -> None:
     """Ask the shards that the journal lacks, here or by Ray workers."""
     params = reader.params
-    longest = longest_prompt(reader, (row.asked() for _, group in cut() for row in group))
-    names = dict(enumerate(name for name, _ in cut() if name in todo))
+    # Of all rows, not only of those that are left: a run that goes on opens the same engine. A
+    # model that ranks labels needs no bound.
+    asked = (row.asked() for _, group in cut() for row in group)
+    longest = bound_prompts(reader, asked) if kind == "answers" else 0
+    names = list(todo)
     shards = enumerate([row.asked() for row in group] for name, group in cut() if name in todo)
     if not params.address:
         take_cards()

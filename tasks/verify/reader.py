@@ -19,8 +19,16 @@ from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.memory import free
 from tasks.lm.merged import plain_weights
-from tasks.lm.models import base_path, identify, load_model, load_tokenizer, pinned, resolve
-from tasks.lm.prompts import Prompter, prompt_form, trained_form
+from tasks.lm.models import (
+    base_path,
+    count_positions,
+    identify,
+    load_model,
+    load_tokenizer,
+    pinned,
+    resolve,
+)
+from tasks.lm.prompts import PROMPT_SLACK, Prompter, prompt_form, trained_form
 from tasks.scoring.ranking import rank
 
 Kind = Literal["answers", "labels"]
@@ -156,12 +164,31 @@ class ShardReader:
         free(self._opened)
 
 
-def longest_prompt(reader: Reader, asked: Iterable[Asked]) -> int:
-    """Return the tokens of the longest prompt; 0 behind an address."""
-    prompter = reader.prompter()
+def bound_prompts(reader: Reader, asked: Iterable[Asked]) -> int:
+    """Return a number of tokens that no prompt of these rows exceeds; 0 behind an address.
+
+    A text has no more tokens than bytes, so the prompts of most rows are not made into tokens here:
+    of a million rows that would take minutes at each start. Only those are whose bytes the reader
+    may have no room for. A prompt that it has no room for is a :class:`PipelineError`.
+    """
+    params, prompter = reader.params, reader.prompter()
     if prompter is None:
         return 0
-    return max(len(prompter.prompt(row.instruction)) for row in asked)
+    room = count_positions(params.reader, params.revision) - params.max_tokens
+    marks = PROMPT_SLACK + len(prompter.prompt("x"))
+    longest = 0
+    for row in asked:
+        size = marks + len(row.instruction.encode())
+        if size > room:
+            size = len(prompter.prompt(row.instruction))
+        if size > room > 0:
+            raise PipelineError(
+                f"the prompt of row {row.row_id} has {size} tokens, and {params.reader} has room "
+                f"for {room} beside verify.max_tokens = {params.max_tokens}: lower "
+                "ingest.passage_tokens, or take another verify.reader"
+            )
+        longest = max(longest, size)
+    return longest
 
 
 def _rank(model: Any, prompter: Prompter, shard: Sequence[Asked]) -> pa.Table:

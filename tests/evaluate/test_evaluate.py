@@ -18,7 +18,7 @@ import yaml
 from tasks import serve
 from tasks.baseline import stage as baseline
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
+from tasks.core.files import read_json, sha256_file, sha256_folder
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
@@ -27,87 +27,20 @@ from tasks.core.store import seal_folder
 from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
 from tasks.finetune import stage as finetune
-from tasks.register import stage as register
+from tasks.register import champion
 from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
+from tasks.scoring import datasets
+from tasks.scoring.datasets import Dataset, Item
 from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
-from tests.conftest import ROOT, Code, assert_pages_are_checked, instruction_table
+from tests.conftest import Code, assert_pages_are_checked, instruction_table
 from tests.pages import check_page
-from tests.supervise.test_constructed import passages
-
-NONE = ROOT / "supervision/none"
-
-
-def _items(kind: str) -> list[dict[str, Any]]:
-    context = "Pump P-1 failed at noon because its seal broke."
-    if kind == "privacy":
-        return [
-            {
-                "id": str(n),
-                "context": f"{context} {n // 2}",
-                "question": f"Did it fail ({n})?",
-                "answer": "yes" if n % 2 else "no",
-            }
-            for n in range(6)
-        ]
-    return [
-        {
-            "id": str(n),
-            "context": f"{context} {n // 2}",
-            "question": f"Why did it fail ({n})?",
-            "answers": ["its seal broke"],
-        }
-        for n in range(6)
-    ]
-
-
-def _finetune(
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    kind: str,
-    source: str = "bonito",
-    **finetuning: Any,
-) -> Path:
-    Path("items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in _items(kind)))
-    path = make_params(
-        supervise={"source": source},
-        finetune={
-            "model": str(tiny_model),
-            "precision": "float32",
-            "max_steps": 3,
-            "batch_rows": 4,
-            "micro_batch_rows": 4,
-            "start": str(NONE),
-            **finetuning,
-        },
-        evaluate={
-            "dataset": str(ROOT / f"datasets/{kind}.yaml"),
-            "items": "items.jsonl",
-            "templates": 2,
-            "engine": "transformers",
-            "bootstrap": 200,
-        },
-    )
-    assert (
-        finetune.main(
-            [
-                "--params",
-                str(path),
-                "--instructions",
-                str(instructions),
-                "--out",
-                "artifacts/finetune",
-            ]
-        )
-        == 0
-    )
-    return Path(path)
+from tests.registered import NONE, evaluate_tiny, finetune_tiny, register_tiny, write_judged
 
 
 def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
-    params: Params, workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+    finetuned: Any, params: Params, instructions: Path
 ) -> None:
     table = instruction_table(40)
     few = params.finetune.model_copy(update={"max_steps": 3, "batch_rows": 4, "epochs": 1.0})
@@ -123,7 +56,7 @@ def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
     assert len(chosen(epochs=0.5)) == 40, "half an epoch needs twice the rows"
     for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
         assert chosen(**all_of_them) == places.tolist()
-    _finetune(make_params, tiny_model, instructions, "incidents", max_steps=2)
+    finetuned("incidents", max_steps=2)
     told = read_json(Path("artifacts/finetune/summary.json"))
     assert told["rows_in"] == 40 and told["rows_kept"] == 8 and told["steps"] == 2
     assert told["dropped"] == {"beyond_max_steps": 32}
@@ -138,64 +71,10 @@ def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
         evaluate._need_same_base(told, {"revision": "a" * 40, "precision": "float32"})
 
 
-def _evaluate(params: Path, general: Path = NONE, trained: Path | None = None) -> int:
-    asked = ["--params", str(params), "--items", "items.jsonl", "--general", str(general)]
-    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
-    write_table(Path("passages.parquet"), passages())
-    return evaluate.main(
-        [
-            *asked,
-            "--adapter",
-            "artifacts/finetune",
-            "--baseline",
-            "artifacts/baseline",
-            "--passages",
-            "passages.parquet",
-            *(["--instructions", str(trained)] if trained else []),
-            "--out",
-            "artifacts/evaluate",
-        ]
-    )
-
-
-def _write_judged(instructions: Path) -> None:
-    """Write what register reads of validate and verify."""
-    for name in ("validated", "verified"):
-        folder = instructions.parent / name
-        folder.mkdir()
-        (folder / "report.html").write_text("<p>report</p>")
-        write_json(folder / "metrics.json", {"yield": 0.8, "agreed": 0.5})
-        reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5}
-        reviewed |= {"reviewed": 99, "reviewed_of": 99}
-        write_json(folder / "summary.json", {"agreed": 0.5} | reviewed)
-
-
-def _register(params: Path, instructions: Path) -> int:
-    ingested = instructions.parent / "ingested.json"
-    write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
-    arguments = [
-        "--ingested",
-        str(ingested),
-        "--adapter",
-        "artifacts/finetune",
-        "--evaluation",
-        "artifacts/evaluate",
-        "--instructions",
-        str(instructions.parent / "validated"),
-        "--verification",
-        str(instructions.parent / "verified"),
-        "--supervision",
-        str(instructions.parent),
-    ]
-    return register.main(["--params", str(params), *arguments, "--out", "artifacts/register"])
-
-
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
-def test_metrics_have_every_promised_key(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, kind: str
-) -> None:
-    params = _finetune(make_params, tiny_model, instructions, kind)
-    assert _evaluate(params) == 0
+def test_metrics_have_every_promised_key(finetuned: Any, kind: str) -> None:
+    params = finetuned(kind)
+    assert evaluate_tiny(params) == 0
     metrics = read_json(Path("artifacts/evaluate/scores.json"))
     for model in ("zero_shot", "adapted"):
         own = metrics[model]
@@ -227,10 +106,10 @@ def test_metrics_have_every_promised_key(
 
 
 def test_without_labelled_items_there_is_agreement_and_no_f1(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+    finetuned: Any, instructions: Path
 ) -> None:
     """It trains, says what it can under another name, and registers a challenger."""
-    params = _finetune(make_params, tiny_model, instructions, "incidents")
+    params = finetuned("incidents")
     settings = {
         "evaluate": {"items": str(NONE)},
         "baseline": {"general": str(NONE)},
@@ -260,8 +139,8 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     assert len(rows) == 2 * 5 and {row["dataset"] for row in rows} == {"held_out"}
     page = Path("artifacts/evaluate/report.html").read_text()
     assert "There are no labelled items" in page and "every labelled item" not in page
-    _write_judged(instructions)
-    assert _register(params, instructions) == 0
+    write_judged(instructions)
+    assert register_tiny(params, instructions) == 0
     told = read_json(Path("artifacts/register/registration.json"))
     assert told["alias"] == "challenger" and told["verdict"].startswith("not measured")
     assert told["parity"]["items"] == 2
@@ -278,14 +157,12 @@ def kept_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, kept_start: Path
-) -> Path:
+def start(finetuned: Any, workplace: Path, kept_start: Path) -> Path:
     """An adapter to start from. Its provenance says that it was asked in another form than the
     model's chat template.
     """
     if not kept_start.exists():
-        _finetune(make_params, tiny_model, instructions, "privacy", learning_rate=0.05)
+        finetuned("privacy", learning_rate=0.05)
         shutil.move("artifacts/finetune", kept_start)
         provenance = read_json(kept_start / "provenance.json")
         (kept_start / "provenance.json").write_text(json.dumps(provenance | {"prompt": "bonito"}))
@@ -322,16 +199,10 @@ def _answers(path: str, model: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_the_start_alone_is_a_row_of_its_own(
-    start: Path,
-    general: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    kind: str,
-    capsys: pytest.CaptureFixture[str],
+    finetuned: Any, start: Path, general: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = _finetune(make_params, tiny_model, instructions, kind, start=str(start))
-    assert _evaluate(params, general) == 0
+    params = finetuned(kind, start=str(start))
+    assert evaluate_tiny(params, general) == 0
     asked = {"zero_shot": "chat", "start": "bonito"}
     assert read_json(Path("artifacts/baseline/summary.json"))["prompt"] == asked
     scores = read_json(Path("artifacts/evaluate/scores.json"))
@@ -361,16 +232,16 @@ def test_the_start_alone_is_a_row_of_its_own(
 
 
 def test_every_model_is_calibrated_on_the_same_claims_where_it_is_asked_for(
-    start: Path, make_params: Any, tiny_model: Path, instructions: Path
+    finetuned: Any, start: Path, instructions: Path
 ) -> None:
-    params = _finetune(make_params, tiny_model, instructions, "privacy", start=str(start))
-    assert _evaluate(params, trained=instructions) == 0
+    params = finetuned("privacy", start=str(start))
+    assert evaluate_tiny(params, trained=instructions) == 0
     alone = read_json(Path("artifacts/evaluate/scores.json"))["calibrated"]
     prior = read_json(Path("artifacts/evaluate/calibration.json"))
     assert set(alone) == {"adapted"}, "a gain over a model that was not calibrated is none"
     made = read_yaml(params)
     params.write_text(json.dumps(overlay(made, {"evaluate": {"calibrated_models": "all"}})))
-    assert _evaluate(params, trained=instructions) == 0
+    assert evaluate_tiny(params, trained=instructions) == 0
     scores = read_json(Path("artifacts/evaluate/scores.json"))
     found = scores["calibrated"]
     assert set(found) == {"zero_shot", "start", "adapted", "gain", "gain_over_start"}
@@ -381,39 +252,37 @@ def test_every_model_is_calibrated_on_the_same_claims_where_it_is_asked_for(
 
 
 def test_without_provenance_the_start_is_asked_as_finetune_would(
-    start: Path, make_params: Any, tiny_model: Path, instructions: Path
+    finetuned: Any, start: Path
 ) -> None:
     (start / "provenance.json").unlink()
     seal_folder(start)
-    params = _finetune(make_params, tiny_model, instructions, "incidents", start=str(start))
-    assert _evaluate(params) == 0
+    params = finetuned("incidents", start=str(start))
+    assert evaluate_tiny(params) == 0
     told = read_json(Path("artifacts/baseline/summary.json"))["prompt"]["start"]
     assert told == read_json(Path("artifacts/finetune/provenance.json"))["prompt"] == "chat"
 
 
-def test_the_start_is_scored_as_the_adapter_it_is(
-    start: Path, make_params: Any, tiny_model: Path, instructions: Path
-) -> None:
+def test_the_start_is_scored_as_the_adapter_it_is(finetuned: Any, start: Path) -> None:
     """The same answers as where it is handed in as the adapted model."""
-    params = _finetune(make_params, tiny_model, instructions, "privacy", start=str(start))
-    assert _evaluate(params) == 0
+    params = finetuned("privacy", start=str(start))
+    assert evaluate_tiny(params) == 0
     as_start = _answers("evaluate/predictions.parquet", "start")
     shutil.rmtree("artifacts/finetune")
     shutil.copytree(start, "artifacts/finetune")
-    assert _evaluate(params) == 0
+    assert evaluate_tiny(params) == 0
     assert _answers("evaluate/predictions.parquet", "adapted") == as_start
 
 
 def test_without_supervision_the_start_alone_is_the_adapted_model(
     start: Path, general: Path, make_params: Any, tiny_model: Path, instructions: Path
 ) -> None:
-    params = _finetune(
+    params = finetune_tiny(
         make_params, tiny_model, _no_rows(instructions), "privacy", "none", start=str(start)
     )
     provenance = read_json(Path("artifacts/finetune/provenance.json"))
     assert not provenance["adapter"] and provenance["prompt"] == "bonito"
     assert provenance["start"] == sha256_folder(start)
-    assert _evaluate(params, general) == 0
+    assert evaluate_tiny(params, general) == 0
     for path in ("evaluate/predictions.parquet", "evaluate/general.parquet"):
         told = {model: _answers(path, model) for model in ("zero_shot", "start", "adapted")}
         assert told["adapted"] == told["start"] != told["zero_shot"]
@@ -428,8 +297,8 @@ def test_without_supervision_the_start_alone_is_the_adapted_model(
 def test_without_supervision_and_start_the_unadapted_model_is_scored(
     workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
 ) -> None:
-    params = _finetune(make_params, tiny_model, _no_rows(instructions), "privacy", "none")
-    assert _evaluate(params) == 0
+    params = finetune_tiny(make_params, tiny_model, _no_rows(instructions), "privacy", "none")
+    assert evaluate_tiny(params) == 0
     told = _answers("evaluate/predictions.parquet", "adapted")
     assert told == _answers("evaluate/predictions.parquet", "zero_shot")
     scores = read_json(Path("artifacts/evaluate/scores.json"))
@@ -443,12 +312,12 @@ def test_a_baseline_without_the_start_is_one_line(
     instructions: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    params = _finetune(
+    params = finetune_tiny(
         make_params, tiny_model, _no_rows(instructions), "privacy", "none", start=str(start)
     )
     made = read_yaml(params)
     params.write_text(json.dumps(overlay(made, {"finetune": {"start": str(NONE)}})))
-    assert _evaluate(params) == 2
+    assert evaluate_tiny(params) == 2
     assert "run the stages finetune and baseline with the same finetune.start" in (
         capsys.readouterr().err
     )
@@ -460,11 +329,9 @@ def _no_rows(instructions: Path) -> Path:
     return path
 
 
-def test_evaluation_is_repeatable_and_resumes_by_model(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
-) -> None:
-    params = _finetune(make_params, tiny_model, instructions, "privacy")
-    _evaluate(params)
+def test_evaluation_is_repeatable_and_resumes_by_model(finetuned: Any) -> None:
+    params = finetuned("privacy")
+    evaluate_tiny(params)
     before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
     journal = [
         path
@@ -474,7 +341,7 @@ def test_evaluation_is_repeatable_and_resumes_by_model(
     assert len(journal) == 3, "adapted, its calibration, unadapted"
     stamps = {path: path.stat().st_mtime_ns for path in journal}
     journal[0].write_bytes(b"damaged")
-    assert _evaluate(params) == 0
+    assert evaluate_tiny(params) == 0
     assert {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()} == before
     assert journal[1].stat().st_mtime_ns == stamps[journal[1]], (
         "the undamaged model was not scored again"
@@ -482,35 +349,28 @@ def test_evaluation_is_repeatable_and_resumes_by_model(
 
 
 def test_a_change_of_the_training_loop_starts_afresh_and_a_comment_does_not(
-    workplace: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    edited_code: Code,
-    capsys: pytest.CaptureFixture[str],
+    finetuned: Any, edited_code: Code, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def continues(module: str, old: str, new: str) -> bool:
         edited_code.edit(module, old, new)
-        _finetune(make_params, tiny_model, instructions, "incidents")
+        finetuned("incidents")
         return "continuing from checkpoint-3" in capsys.readouterr().err
 
-    _finetune(make_params, tiny_model, instructions, "incidents")
+    finetuned("incidents")
     capsys.readouterr()
     assert continues("tasks.core.lock", "patience: float = 4.0", "patience: float = 5.0")
     assert not continues("tasks.lm.response_trainer", 'reduction="sum"', 'reduction="mean"')
 
 
-def test_a_change_of_the_scoring_code_scores_again(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, edited_code: Code
-) -> None:
+def test_a_change_of_the_scoring_code_scores_again(finetuned: Any, edited_code: Code) -> None:
     def kept() -> set[Path]:
-        assert _evaluate(params) == 0
+        assert evaluate_tiny(params) == 0
         return {path.parent for path in Path(".work").glob("*/journal/*/*.parquet")}
 
     def merged() -> set[str]:
         return {path.name for path in Path("cache/merged").iterdir()}
 
-    params = _finetune(make_params, tiny_model, instructions, "privacy")
+    params = finetuned("privacy")
     first, models = kept(), merged()
     edited_code.edit("tasks.tracking.registry", "from __future__", "# A comment.\nfrom __future__")
     edited_code.edit("tasks.register.plots", "from __future__", "# A comment.\nfrom __future__")
@@ -518,13 +378,13 @@ def test_a_change_of_the_scoring_code_scores_again(
     edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")
     assert len(kept() - first) == 3 and merged() == models
     edited_code.edit("tasks.lm.merged", 'endswith("lm_head")', 'endswith("head")')
-    assert _evaluate(params) == 0 and len(merged() - models) == 2
+    assert evaluate_tiny(params) == 0 and len(merged() - models) == 2
 
 
 def test_provenance_says_how_to_make_the_adapter_again(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+    finetuned: Any, tiny_model: Path, instructions: Path
 ) -> None:
-    _finetune(make_params, tiny_model, instructions, "incidents")
+    finetuned("incidents")
     told = read_json(Path("artifacts/finetune/provenance.json"))
     assert (
         told["base"] == str(tiny_model)
@@ -539,22 +399,28 @@ def test_provenance_says_how_to_make_the_adapter_again(
     assert Path("artifacts/finetune/loss.csv").read_text().splitlines()[0] == "step,loss"
 
 
-def test_long_responses_are_left_out_and_counted(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, capsys: Any
-) -> None:
+def test_long_responses_are_left_out_and_counted(finetuned: Any, capsys: Any) -> None:
     with pytest.raises(AssertionError):
-        _finetune(make_params, tiny_model, instructions, "incidents", max_response_tokens=1)
+        finetuned("incidents", max_response_tokens=1)
     assert "no row of" in capsys.readouterr().err and not Path("artifacts/finetune").exists()
 
 
 def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+    finetuned: Any, instructions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
-    _write_judged(instructions)
-    params = _finetune(make_params, tiny_model, instructions, "privacy")
-    assert _evaluate(params) == 0 and _register(params, instructions) == 0
+    loads: list[Path] = []
+
+    def load_items(dataset: Dataset, path: Path, *more: Any) -> list[Item]:
+        loads.append(path)
+        return datasets.load_items(dataset, path, *more)
+
+    monkeypatch.setattr(champion, "load_items", load_items)
+    write_judged(instructions)
+    params = finetuned("privacy")
+    assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
+    assert loads == [Path("items.jsonl")], "the questions are loaded once"
     told = read_json(Path("artifacts/register/registration.json"))
     client = mlflow.MlflowClient()
     run = client.get_run(told["run_id"])
@@ -584,7 +450,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     assert "; not better than the majority class: " in told["verdict"]
     assert told["in_evaluation"] == run.data.tags["in_evaluation"]
     assert told["in_evaluation"].startswith("12 of 30 passages of the corpus are also in the eval")
-    assert _register(params, instructions) == 0, "a second registration of the same adapter"
+    assert register_tiny(params, instructions) == 0, "a second registration of the same adapter"
     assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"
     assert told["parity"]["items"] == 6 and run.data.tags["parity"].startswith("of 6 items")
     model = client.search_logged_models([run.info.experiment_id])[0]
@@ -610,27 +476,20 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
 
 
 def test_register_says_what_a_run_adds_to_its_start(
-    start: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    capsys: pytest.CaptureFixture[str],
+    finetuned: Any, start: Path, instructions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Here nothing: the training is one step that moves no weight."""
     import mlflow
 
-    _write_judged(instructions)
-    params = _finetune(
-        make_params,
-        tiny_model,
-        instructions,
+    write_judged(instructions)
+    params = finetuned(
         "privacy",
         start=str(start),
         max_steps=1,
         learning_rate=1e-12,
         prompt="bonito",
     )
-    assert _evaluate(params) == 0 and _register(params, instructions) == 0
+    assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
     told = read_json(Path("artifacts/register/registration.json"))
     f1 = read_json(Path("artifacts/evaluate/scores.json"))["start"]["f1"]
     line = f"version 1: +0.0 F1 [+0.0, +0.0] against its start alone ({f1:.1f}): not above zero"

@@ -10,20 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.baseline import stage as baseline
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import ADAPTER_FILES, CHAMPION_FILE, INSTRUCTIONS, TRAINED_FILE
 from tasks.finetune import continuation
+from tasks.finetune import stage as finetune
 from tasks.finetune.continuation import begin, digest_rows, known_after
 from tasks.scoring import predict
 from tasks.tracking.champion_start import main as place
 from tasks.tracking.champion_start import place_champion
 from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.conftest import ROOT, instruction_table
-from tests.evaluate import test_evaluate
-from tests.registered import registered
+from tests.registered import NONE
 
 
 def _continuation(make_params: Any, tiny_model: Path) -> Path:
@@ -39,17 +40,17 @@ def _continuation(make_params: Any, tiny_model: Path) -> Path:
             **{"precision": "float32", "max_steps": 3, "batch_rows": 4, "micro_batch_rows": 4},
             "restart_share": 0.3,
         },
-        evaluate={"dataset": str(test_evaluate.ROOT / "datasets/privacy.yaml")},
+        evaluate={"dataset": str(ROOT / "datasets/privacy.yaml")},
     )
     return path
 
 
 @pytest.fixture
-def champion(workplace: Path, make_params: Any, tiny_model: Path, instructions: Path) -> Path:
+def champion(finetuned: Any, make_params: Any, tiny_model: Path) -> Path:
     """A champion of twelve rows in MLflow, as register keeps it, but not scored; returns the
     parameter file that goes on from it.
     """
-    test_evaluate._finetune(make_params, tiny_model, instructions, "privacy")
+    finetuned("privacy")
     client, made, name = connect(), Path("artifacts/finetune"), "model-privacy"
     run = client.create_run(experiment_id(client, "bonito"))
     client.log_artifacts(run.info.run_id, str(made), "adapter/peft")
@@ -144,9 +145,9 @@ def test_small_changes_of_several_runs_add_up(
 
 
 def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path
+    registered: Any, make_params: Any, tiny_model: Path, instructions: Path
 ) -> None:
-    told = registered(make_params, tiny_model, instructions)
+    told = registered()
     connect().set_registered_model_alias(told["model_name"], "champion", told["version"])
     champion = _continuation(make_params, tiny_model)
     assert place(["--params", str(champion)]) == 0
@@ -156,7 +157,7 @@ def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
     made = []
     for _ in range(2):
         shutil.rmtree(".work/finetune", ignore_errors=True)
-        assert test_evaluate.finetune.main(arguments) == 0
+        assert finetune.main(arguments) == 0
         made.append(sha256_folder(Path("artifacts/finetune")))
     assert made[0] == made[1]
     provenance = read_json(Path("artifacts/finetune/provenance.json"))
@@ -173,14 +174,14 @@ def test_the_stage_goes_on_from_a_registered_version_with_the_same_bytes(
 
 
 def test_what_the_champion_answered_is_not_asked_again(
-    workplace: Path,
+    finetuned: Any,
+    registered: Any,
     make_params: Any,
     tiny_model: Path,
-    instructions: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What evaluate asked the adapted model is what baseline would ask the start."""
-    told = registered(make_params, tiny_model, instructions)
+    told = registered()
     connect().set_registered_model_alias(told["model_name"], "champion", told["version"])
     made = Path("artifacts/finetune")
     assert place(["--params", str(_continuation(make_params, tiny_model))]) == 0
@@ -188,22 +189,15 @@ def test_what_the_champion_answered_is_not_asked_again(
         assert sha256_file(Path("champion") / name) == sha256_file(made / name), (
             "the registered adapter is the trained one, to the byte"
         )
-    params = test_evaluate._finetune(
-        make_params,
-        tiny_model,
-        instructions,
-        "privacy",
-        start="champion",
-        restart=str(test_evaluate.NONE),
-    )
+    params = finetuned("privacy", start="champion", restart=str(NONE))
 
     def answer_again(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(predict, "load_model", answer_again)
     arguments = ["--params", str(params), "--items", "items.jsonl"]
-    arguments += ["--general", str(test_evaluate.NONE), "--out", "artifacts/baseline"]
-    assert test_evaluate.baseline.main(arguments) == 0
+    arguments += ["--general", str(NONE), "--out", "artifacts/baseline"]
+    assert baseline.main(arguments) == 0
     scored = read_table(Path("artifacts/evaluate/predictions.parquet")).to_pylist()
     rows = read_table(Path("artifacts/baseline/predictions.parquet")).to_pylist()
     assert [row for row in rows if row["model"] == "start"] == [

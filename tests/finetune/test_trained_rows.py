@@ -18,7 +18,6 @@ from tasks.finetune.stage import choose_rows
 from tasks.lm.examples import training_order
 from tasks.lm.training_set import TrainingSet
 from tests.conftest import instruction_table
-from tests.evaluate import test_evaluate
 
 _OUT = Path("artifacts/finetune")
 
@@ -43,9 +42,8 @@ def _used(table: pa.Table, settings: Any) -> set[str]:
     ],
 )
 def test_only_rows_of_the_batches_count_as_trained(
+    finetuned: Any,
     params: Params,
-    workplace: Path,
-    make_params: Any,
     tiny_model: Path,
     instructions: Path,
     limit: dict[str, Any],
@@ -54,7 +52,7 @@ def test_only_rows_of_the_batches_count_as_trained(
 ) -> None:
     table = instruction_table(40)
     write_table(instructions, table)
-    test_evaluate._finetune(make_params, tiny_model, instructions, "incidents", **limit)
+    finetuned("incidents", **limit)
     told = read_json(_OUT / "provenance.json")
     settings = params.finetune.model_copy(
         update={"model": str(tiny_model), "batch_rows": 4, "micro_batch_rows": 4, **limit}
@@ -75,11 +73,11 @@ def test_only_rows_of_the_batches_count_as_trained(
 
 
 def test_what_the_steps_left_over_is_new_to_the_next_training(
-    workplace: Path, make_params: Any, tiny_model: Path, instructions: Path, params: Params
+    finetuned: Any, tiny_model: Path, instructions: Path, params: Params
 ) -> None:
     table = instruction_table(40)
     write_table(instructions, table)
-    test_evaluate._finetune(make_params, tiny_model, instructions, "incidents", max_steps=2)
+    finetuned("incidents", max_steps=2)
     (_OUT / CHAMPION_FILE).write_text('{"name": "model", "version": "1"}')
     settings = params.finetune.model_copy(update={"model": str(tiny_model), "restart_share": 0.3})
     found = begin(digest_rows(table), settings, _OUT)

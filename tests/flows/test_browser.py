@@ -8,7 +8,6 @@ artifacts/browser.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.ports import find_free_port
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.flows.test_flows import await_no_process_in
 from tests.toy import environment, make_toy, write_stage
+from tests.ui_server import serve_ui
 
 pytestmark = [
     pytest.mark.browser,
@@ -105,35 +104,8 @@ def make_scored_toy(folder: Path) -> Path:
 def pages(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """What `make ui` prints: the addresses of Prefect's pages and of MLflow's."""
     root = make_scored_toy(tmp_path / "toy")
-    command = [
-        sys.executable,
-        "-m",
-        "flows.ui",
-        "--prefect-port",
-        str(find_free_port()),
-        "--mlflow-port",
-        str(find_free_port()),
-    ]
-    running = subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment(root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert running.stdout is not None
-    printed = ""
-    for line in running.stdout:
-        printed += line
-        if line.startswith("Ctrl-C"):
-            break
-    told = dict(re.findall(r"^(Prefect|MLflow) +(http\S+)", printed, re.MULTILINE))
-    try:
-        yield told["Prefect"], told["MLflow"]
-    finally:
-        running.terminate()
-        assert running.wait(60) == 0
+    with serve_ui(root, tmp_path / "ui.log", environment(root)) as addresses:
+        yield addresses
     await_no_process_in(root, patience=20)
 
 

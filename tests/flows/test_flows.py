@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -41,6 +42,7 @@ from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
 from tests.prefect_server import prefect_server
 from tests.toy import environment, git, make_toy, pipeline
+from tests.ui_server import serve_ui
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -895,38 +897,15 @@ def test_ui_says_which_port_is_taken(toy: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_ui_answers_and_leaves_nothing_behind(toy: Path) -> None:
-    prefect, mlflow = find_free_port(), find_free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "flows.ui",
-        "--prefect-port",
-        str(prefect),
-        "--mlflow-port",
-        str(mlflow),
-    ]
-    running = subprocess.Popen(
-        command,
-        cwd=toy,
-        env=environment(toy),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert running.stdout is not None
-    for line in running.stdout:
-        if line.startswith("Ctrl-C"):
-            break
-    assert server.answers(f"http://127.0.0.1:{prefect}/api/health")
-    assert server.answers(f"http://127.0.0.1:{mlflow}/health")
-    assert server.answers(
-        f"http://127.0.0.1:{prefect}/api/deployments/name/train-bonito/train-bonito"
-    )
-    _start_from_the_form(toy, f"http://127.0.0.1:{prefect}/api")
-    running.terminate()
-    assert running.wait(30) == 0
+def test_ui_answers_and_leaves_nothing_behind(toy: Path, tmp_path: Path) -> None:
+    log = tmp_path / "ui.log"
+    with serve_ui(toy, log, environment(toy)) as (prefect, mlflow):
+        assert server.answers(f"{prefect}/api/health")
+        assert server.answers(urljoin(mlflow, "/health"))
+        assert server.answers(f"{prefect}/api/deployments/name/train-bonito/train-bonito")
+        _start_from_the_form(toy, f"{prefect}/api")
     await_no_process_in(toy)
+    assert "database is locked" not in log.read_text(encoding="utf-8")
 
 
 def _start_from_the_form(toy: Path, api: str) -> None:

@@ -35,7 +35,6 @@ from tasks.register import parity
 from tasks.scoring import predict
 from tasks.tracking import registry
 from tests.conftest import ROOT, instruction_table, passage_table
-from tests.evaluate.test_evaluate import _finetune
 
 _VLLM = importlib.util.find_spec("vllm") is not None
 
@@ -87,14 +86,9 @@ def _score(params: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_scoring_and_parity_hold_one_model_at_a_time(
-    kind: str,
-    workplace: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finetuned: Any, kind: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = _finetune(make_params, tiny_model, instructions, kind)
+    params = finetuned(kind)
     trace = Trace(monkeypatch)
     _score(params)
     # Of each of two models: merge, answers, general answers; an engine loads its model in turn.
@@ -106,13 +100,9 @@ def test_scoring_and_parity_hold_one_model_at_a_time(
 
 
 def test_generate_merges_then_opens_its_engine_then_lets_go(
-    workplace: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finetuned: Any, make_params: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _finetune(make_params, tiny_model, instructions, "incidents")
+    finetuned("incidents")
     write_table(Path("passages.parquet"), passage_table(2))
     params = make_params(
         generate={"generator": "artifacts/finetune", "engine": "transformers", "max_tokens": 4}

@@ -21,8 +21,8 @@ from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.register.parity import check_parity
 from tests.conftest import make_sentencepiece_model, passage_table
-from tests.evaluate.test_evaluate import _finetune
 from tests.lm.test_memory import _score
+from tests.registered import finetune_tiny
 
 _WINDOW = 16
 
@@ -59,7 +59,7 @@ def test_a_tiny_mistral_goes_all_the_way(
     """Q-LoRA, merge, zero-shot and adapted scores (ranked, or greedy), parity, generation."""
     # The profile's shape of a training: 4 bits at rest, checkpointed activations.
     shape = {"resident": "nf4", "gradient_checkpointing": True, "micro_batch_rows": 2}
-    params = _finetune(
+    params = finetune_tiny(
         make_params, tiny_mistral, instructions, kind, learning_rate=0.02, max_steps=6, **shape
     )
     provenance = read_json(Path("artifacts/finetune/provenance.json"))

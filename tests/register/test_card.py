@@ -19,20 +19,16 @@ from tasks.lm.licence import licence_of
 from tasks.lm.models import EMBEDDED
 from tasks.register.card import make_card
 from tasks.tracking.fetch_model import fetch_model
-from tests.registered import EVIL_NAME, registered
+from tests.registered import EVIL_NAME
 
 
 def test_the_card_comes_with_the_model_and_says_what_is_known(
-    workplace: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    registered: Any, workplace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
     monkeypatch.setenv("PIPELINE_COMMAND", make_command("mine", ["generate.seed=2"]))
-    told = registered(make_params, tiny_model, instructions)
+    told = registered()
     uri = f"models:/{told['model_name']}@{told['alias']}"
     _, _, adapter, _ = fetch_model(uri, workplace / "fetched")
     card = (adapter / "README.md").read_text()

@@ -16,6 +16,7 @@ import pytest
 
 from tasks.core.params import load_params
 from tasks.core.rows import EVALUATIONS
+from tasks.register import gate
 from tasks.register.gate import Asked, Comparison, describe_leak, find_faults
 from tasks.scoring.datasets import Item, load_dataset, load_items
 
@@ -49,6 +50,18 @@ def test_items_of_one_document_are_drawn_together(tmp_path: Path) -> None:
     weights = Asked.make(asked.dataset, named, params).weights
     assert (weights[:, :6] == weights[:, :1]).all() and (weights[:, 6:] == weights[:, 6:7]).all()
     assert not (asked.weights[:, :6] == asked.weights[:, :1]).all(), "passages of two items"
+
+
+def test_the_digest_of_the_questions_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _asked(tmp_path, "privacy", 4)
+    digest = asked.digest
+    with monkeypatch.context() as patch:
+        patch.delattr(gate, "render")
+        assert asked.digest == digest
+    assert _asked(tmp_path, "privacy", 4).digest == digest
+    assert _asked(tmp_path, "privacy", 5).digest != digest
 
 
 def _answers(asked: Asked, answer: Callable[[Item], str], lean: float = 0.0) -> pa.Table:

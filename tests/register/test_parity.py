@@ -22,7 +22,7 @@ from tasks.register import parity
 from tasks.register.parity import Parity, check_parity
 from tasks.scoring.datasets import load_dataset
 from tasks.tracking.kept_answers import NAME, KeptAnswers
-from tests.evaluate.test_evaluate import _evaluate, _finetune
+from tests.registered import evaluate_tiny
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,9 @@ def evaluated() -> dict[str, Path]:
 
 @pytest.fixture
 def trained(
+    finetuned: Any,
     request: pytest.FixtureRequest,
     workplace: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
     evaluated: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Stage:
@@ -48,7 +46,7 @@ def trained(
     if kind in evaluated:
         shutil.copytree(evaluated[kind], workplace, dirs_exist_ok=True)
     else:
-        _evaluate(_finetune(make_params, tiny_model, instructions, kind))
+        evaluate_tiny(finetuned(kind))
         evaluated[kind] = tmp_path_factory.mktemp("evaluated") / kind
         shutil.copytree(workplace, evaluated[kind])
     found = load_params(workplace / "params.yaml")

@@ -42,9 +42,10 @@ class _Store:
         ]
 
     def choose_alias(self, number: int) -> tuple[str, str]:
+        nothing: Any = SimpleNamespace()
         return champion.choose_alias(
-            SimpleNamespace(), self.ledgers[number], "m", self.versions[number]
-        )  # type: ignore[arg-type]
+            nothing, self.ledgers[number], "m", self.versions[number], nothing
+        )
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
-    def judge(stage: Any, ledger: Ledger, name: str, version: Any) -> Comparison:
+    def judge(stage: Any, ledger: Ledger, name: str, version: Any, asked: Any) -> Comparison:
         holder = ledger.champion(name)
         opponent = f"champion version {holder.version}" if holder else "the unadapted model"
         return Comparison(opponent, 9.0, 4.0, 12.0)
@@ -115,12 +116,13 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
     tapt, ours = ledgers
     model = {"finetune.model": stages[1].params.finetune.model, "finetune.revision": "main"}
     tapt.params({"supervise.source": "tapt"} | model)
-    champion.tag_questions(stages[0], tapt)  # type: ignore[arg-type]
+    champion.tag_questions(tapt, champion.load_questions(stages[0]))
     tapt.files([tmp_path / "0" / "predictions.parquet"], "evaluation")
     stage: Any = stages[1]
-    assert champion.compare_with_tapt(stage, ours) is None, "that run is not finished yet"
+    asked = champion.load_questions(stage)
+    assert champion.compare_with_tapt(stage, ours, asked) is None, "that run is not finished yet"
     tapt.finish()
-    comparison = champion.compare_with_tapt(stage, ours)
+    comparison = champion.compare_with_tapt(stage, ours, asked)
     if changed:
         assert comparison is None
     else:
@@ -132,7 +134,7 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
         assert (
             comparison.describe() == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
         )
-    assert champion.compare_with_tapt(stage, tapt) is None, "not with itself"
+    assert champion.compare_with_tapt(stage, tapt, asked) is None, "not with itself"
 
 
 def test_a_champion_that_was_asked_other_words_under_the_same_names_is_not_compared(
@@ -142,12 +144,14 @@ def test_a_champion_that_was_asked_other_words_under_the_same_names_is_not_compa
     write_table(tmp_path / "predictions.parquet", _answers(_asking(tmp_path, ""), 0.25))
     stage: Any = SimpleNamespace(params=_asking(tmp_path, ""), work=tmp_path)
     before.files([tmp_path / "predictions.parquet"], "evaluation")
-    same = champion.same_questions_answers
-    assert same(stage, ours, before.run_id) is None, "it does not say what it was asked"
-    champion.tag_questions(stage, before)
-    assert same(stage, ours, before.run_id) is not None
+    same, asked = champion.same_questions_answers, champion.load_questions(stage)
+    assert asked is not None
+    assert same(stage, ours, before.run_id, asked) is None, "it does not say what it was asked"
+    champion.tag_questions(before, asked)
+    assert same(stage, ours, before.run_id, asked) is not None
     reworded: Any = SimpleNamespace(params=_asking(tmp_path, "template"), work=tmp_path)
-    assert same(reworded, ours, before.run_id) is None
+    others = champion.load_questions(reworded)
+    assert others is not None and same(reworded, ours, before.run_id, others) is None
 
 
 def test_the_store_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,14 +223,13 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
     """
     monkeypatch.setattr(champion, "read_table", lambda _: None)
     monkeypatch.setattr(champion, "read_json", lambda _: {})
-    monkeypatch.setattr(champion, "_asked", lambda _: None)
     monkeypatch.setattr(champion, "find_faults", lambda *_: [])
     monkeypatch.setattr(champion, "_of_model", lambda *_: None)
     monkeypatch.setattr(champion, "same_questions_answers", lambda *_: None)
     monkeypatch.setattr(
         champion,
         "_compare",
-        lambda stage, new, old, opponent: Comparison(opponent, 42.1, 34.2, 49.9),
+        lambda asked, new, old, opponent: Comparison(opponent, 42.1, 34.2, 49.9),
     )
     stage = SimpleNamespace(path=lambda _: Path("nowhere"))
     judged = {}
@@ -236,7 +239,8 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
                 number and SimpleNamespace(version=number, run_id="theirs")
             )
         )
-        judged[number] = champion.judge(stage, ledger, "m", SimpleNamespace(version="2"))  # type: ignore[arg-type]
+        version: Any = SimpleNamespace(version="2")
+        judged[number] = champion.judge(stage, ledger, "m", version, None)  # type: ignore[arg-type]
         assert (
             judged[number]
             .describe()

@@ -27,14 +27,13 @@ from tasks.core.page import Page
 from tasks.core.parquet import write_table
 from tasks.release import export, push
 from tests.conftest import ROOT, passage_table
-from tests.registered import registered
 
 _TOKEN = "hf_" + "t" * 20
 
 
 @pytest.fixture
-def uri(workplace: Path, make_params: Any, tiny_model: Path, instructions: Path) -> str:
-    told = registered(make_params, tiny_model, instructions, "incidents")
+def uri(registered: Any) -> str:
+    told = registered("incidents")
     return f"models:/{told['model_name']}@{told['alias']}"
 
 

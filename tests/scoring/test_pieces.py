@@ -20,7 +20,7 @@ from tasks.scoring import pieces, predict
 from tasks.scoring.pieces import Answers, keep_answers
 from tasks.scoring.predict import Questions, Scoreable
 from tests.conftest import instruction_table
-from tests.evaluate.test_evaluate import NONE, _finetune
+from tests.registered import NONE
 
 
 class Model:
@@ -103,14 +103,9 @@ def test_no_questions_are_no_rows(model: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["incidents", "privacy"])
 def test_pieces_change_no_answer(
-    kind: str,
-    workplace: Path,
-    make_params: Any,
-    tiny_model: Path,
-    instructions: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finetuned: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = _finetune(make_params, tiny_model, instructions, kind)
+    params = finetuned(kind)
     answers = []
     for piece in (1024, 5):
         monkeypatch.setattr(pieces, "PIECE", piece)
