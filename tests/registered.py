@@ -1,10 +1,6 @@
-<<<<<<< HEAD
-"""Registered versions in a real store: of the tiny model, as a run leaves it, or names alone."""
-=======
-"""A version of the tiny model, step by step as a run makes it: trained, scored, and registered in a
-real store.
+"""Versions of the tiny model: made step by step as a run makes them (trained, scored, registered in
+a real store), or names in a store alone.
 """
->>>>>>> mends
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Prompter:
     def text(self, instruction: str) -> str:
         """Return the prompt as text, for people to read."""
         if self.form == "chat":
-            return str(self._chat(instruction, tokenize=False))
+            return self._chat(instruction)
         return {
             "bonito": f"<|input|>\n{instruction.strip()}\n<|output|>\n",
             "pretrained": f"Instruct: {instruction.strip()}\nAnswer:",
@@ -154,12 +154,12 @@ class Prompter:
             else list(ids)
         )
 
-    def _chat(self, instruction: str, tokenize: bool) -> Any:
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": instruction.strip()}],
-            tokenize=tokenize,
-            add_generation_prompt=True,
+    def _chat(self, instruction: str) -> str:
+        message = {"role": "user", "content": instruction.strip()}
+        text = self.tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True
         )
+        return str(text)
 
 
 def trained_form(adapter: Path, tokenizer: Any, asked: str) -> str:
