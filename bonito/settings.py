@@ -67,7 +67,7 @@ def merge_settings(profile: str, settings: Sequence[str]) -> dict[str, Any]:
     is_file = profile.endswith((".yaml", ".yml"))
     files = [Path(profile)] if is_file else profile_files(_PROFILES, profile)
     values, layers = read_layers(_FOLDER / "params.yaml", files, settings)
-    parse_params(values, layers, GeneratorParams)
+    parse_params(values, layers, GeneratorParams, settings)
     return values
 
 

@@ -31,6 +31,9 @@ class _Ending:
     notice: str = ""
     #: A limit of the run ended it (``run`` in params.yaml).
     stopped: bool = False
+    #: The outcomes in the checkout are this run's. Those of a run that failed before its first
+    #: stage are an earlier one's.
+    has_outcomes: bool = True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,26 +95,31 @@ def _run_flow(
         words = [type(error).__name__, *str(error).splitlines()[:1]]
         notice = ": ".join(words) + "\n"
         state = None
+    last = last_run.read_last_flow_run(run.path)
+    own = last != before
     if state is not None and not state.is_crashed():
         if state.is_completed():
             return _Ending("")
-        return _Ending(state.message or state.name or "failed", stopped=state.name == STOPPED)
+        told = state.message or state.name or "failed"
+        return _Ending(told, stopped=state.name == STOPPED, has_outcomes=own)
     # What counts is the state of the stages, which is in the checkout.
-    last = last_run.read_last_flow_run(run.path)
     failed = (
         last_run.read_ending(run.path, last)
-        if last != before
+        if own
         else "Prefect's server stopped before the stages were done"
     )
     gone = "Prefect's server stopped: its page is corrected at the next start"
-    return _Ending(failed or "", notice + gone)
+    return _Ending(failed or "", notice + gone, has_outcomes=own)
 
 
 def _finish(run: worktree.Run, profile: str, ending: _Ending, log: Path) -> int:
-    """Print the closing table, the log's place and how to continue; return the exit status."""
+    """Print the closing table, if the run has one, the log's place and how to continue; return the
+    exit status.
+    """
     if ending.notice:
         print(ending.notice, file=sys.stderr)
-    print(summary.render(run.path, CODE))
+    if ending.has_outcomes:
+        print(summary.render(run.path, CODE))
     print(f"log       {_short(log)}", flush=True)
     if not ending.error:
         if profile == DEFAULT and (larger := request.machine_profile(CODE)) != DEFAULT:

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = [*arguments.set, *split_settings(arguments.settings)]
         profiles = profile_files(ROOT / "profiles", arguments.profile)
         values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
-        params: Params = parse_params(values, layers)
+        params: Params = parse_params(values, layers, settings=settings)
         print(
             f"{PASSAGES} passages go through the first stages: some two minutes, more on a busy "
             "machine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from flows.runs import table
-from flows.runs.board import begin_board, mark
+from flows.runs.board import begin_board, clear_board, mark
 from flows.runs.table import WIDTH, read_lines, render
 from flows.runs.worktree import Run, hold
+from tasks.core.overlay import overlay
+from tasks.core.yaml_file import read_yaml
 from tests.toy import dvc, environment, make_toy
 
 _SCREEN = 160
@@ -129,8 +132,9 @@ def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(root: Path)
     run = Run("working", root, runs / "working", {})
     with hold(run):
         lines = table_of(root)
-    shown = {line.split()[0]: line for line in lines[len(scored) - 3 : -3]}
-    assert lines[: len(scored) - 3] == scored[:-3] and lines[-2:] == scored[-2:]
+    shown = {line.split()[0]: line for line in lines[len(scored) - 3 : -5]}
+    assert lines[: len(scored) - 3] == scored[:-3] and lines[-4:-2] == scored[-2:]
+    assert ".work/logs/NAME.log" in lines[-2] and "default.log" in lines[-2], "a line is cut"
     assert shown["broken"].split(maxsplit=1)[1].startswith("failed in generate: CUDA out of memory")
     assert shown["broken"].split()[-1] == time.strftime("%Y-%m-%d")
     assert "stopped in generate: run.max_minutes = 1 are over" in shown["limited"]
@@ -138,6 +142,36 @@ def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(root: Path)
     assert "interrupted before generate" in shown["longlonglongl..onglonglong-2"]
     assert set(shown) & {"done", "nothing"} == set() and len(shown) == 5
     assert max(map(len, lines)) <= WIDTH
+
+
+def test_make_runs_forgets_a_failure_of_this_checkout_that_dvc_alone_made_good(root: Path) -> None:
+    """Only the next `make run` removed the line, though the work was done."""
+
+    def told() -> list[str]:
+        return [
+            line
+            for line in table_of(root)
+            if line.startswith("this checkout") and "failed in" in line
+        ]
+
+    params, before = root / "params.yaml", (root / "params.yaml").read_text()
+    params.write_text(json.dumps(overlay(read_yaml(params), {"generate": {"seed": 13}})))
+    with pytest.raises(subprocess.CalledProcessError):
+        dvc(root, "repro")
+    begin_board(root, ["ingest", "generate", "validate"])
+    mark(root, "generate", "failed", 1.0, "seed 13 is bad luck")
+    assert len(told()) == 1
+    dvc(root, "repro", "ingest")
+    with pytest.raises(subprocess.CalledProcessError):
+        dvc(root, "repro")
+    assert len(told()) == 1, "a part of the work is no good run"
+    params.write_text(before)
+    assert len(told()) == 1
+    dvc(root, "repro")
+    assert told() == [] and table_of(root)[1].startswith("this checkout")
+    mark(root, "generate", "failed", 1.0, "no memory")
+    assert len(told()) == 1, "it failed after that"
+    clear_board(root)
 
 
 def test_make_runs_shows_a_failed_run_where_none_was_scored(

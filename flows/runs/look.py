@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.figures import tabulate_f1
-from flows.runs.last_run import read_stages
+from flows.runs.last_run import read_last_flow_run, read_stages
 from flows.runs.worktree import Run
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, write_json
@@ -37,6 +37,8 @@ class Look:
     moved: dict[str, list[str]]
     first: bool
     other_settings: bool
+    #: The last flow run that ended in the checkout, before this look's run.
+    flow_run: str
 
     @property
     def changed(self) -> bool:
@@ -65,9 +67,9 @@ def look(run: Run) -> Look:
         "changed": sorted(name for name in both if files[name][2] != known[name][2]),
         "removed": sorted(known.keys() - files.keys()),
     }
-    return Look(
-        state, settings, files, moved, not last, bool(last) and last["settings"] != settings
-    )
+    other_settings = bool(last) and last["settings"] != settings
+    ended = read_last_flow_run(run.path)
+    return Look(state, settings, files, moved, not last, other_settings, ended)
 
 
 def settle(seen: Look) -> None:
@@ -85,7 +87,10 @@ def report(seen: Look, run: Run, failed: str = "") -> str:
         return "\n\n".join([*parts, "## Decision\n\nNothing changed: nothing was run.", ""])
     if failed:
         told = f"The run failed: {escape(failed)}. The next look tries again."
-        return "\n\n".join([*parts, *_list_reuse(run.path), f"## Decision\n\n{told}", ""])
+        # A run that failed before its first stage left the stages of the run before.
+        began = read_last_flow_run(run.path) != seen.flow_run
+        reuse = _list_reuse(run.path) if began else []
+        return "\n\n".join([*parts, *reuse, f"## Decision\n\n{told}", ""])
     return "\n\n".join([*parts, *_list_reuse(run.path), *_show_scores(run.path), ""])
 
 

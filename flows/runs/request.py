@@ -52,7 +52,7 @@ def plan(
     settings = overrides or []
     files = profile_files(main / "profiles", profile)
     params, layers = read_layers(main / "params.yaml", files, settings)
-    parse_params(params, layers)
+    parse_params(params, layers, settings=settings)
     if not files and not _of_results(settings) and not name:
         return Run(DEFAULT, main, main, params, make_command(profile, settings))
     name = check_name(name or derive_name(profile, settings))

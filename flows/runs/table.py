@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.board import find_unfinished
+from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.worktree import RUNS, folder_of, is_held
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
@@ -29,6 +30,12 @@ _NAME, _TOLD = 29, 58
 #: The reference of a DVC experiment: the commit that it started from, in two parts, and its name.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
 _NONE = "-"
+_NOTE = """\
+F1 in points. start: the start alone, or the unadapted model where a run has none.
+Every setting and figure: .venv/bin/dvc exp show"""
+_NOTE_UNFINISHED = """\
+The whole error of a run: .work/logs/NAME.log (of this checkout's: .work/logs/default.log).
+A run that was started in the browser has it on its page."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +123,26 @@ def read_unfinished(main: Path) -> list[Unfinished]:
     """Return a line for each checkout whose last run did not do every stage, the newest first: it
     is no experiment of DVC's.
     """
-    checkouts = [("this checkout", DEFAULT), *((run.name, run.name) for run in _folders(main))]
-    found = [
-        (ended[1], Unfinished(shown, ended[0], time.strftime("%Y-%m-%d", time.localtime(ended[1]))))
-        for shown, name in checkouts
-        if (ended := find_unfinished(folder_of(main, name), is_held(main, name)))
-    ]
+    found = []
+    for name in (DEFAULT, *(run.name for run in _folders(main))):
+        held = is_held(main, name)
+        ended = find_unfinished(folder_of(main, name), held)
+        if ended and not (name == DEFAULT and not held and _is_made_good(main, ended[1])):
+            date = time.strftime("%Y-%m-%d", time.localtime(ended[1]))
+            shown = "this checkout" if name == DEFAULT else name
+            found.append((ended[1], Unfinished(shown, ended[0], date)))
     return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _is_made_good(main: Path, ended: float) -> bool:
+    """Tell whether DVC alone (``make repro``) has done every stage since the flow's run ended: DVC
+    writes ``dvc.lock``, and not the board.
+    """
+    lock = main / "dvc.lock"
+    if not lock.is_file() or lock.stat().st_mtime <= ended:
+        return False
+    nodes = read_graph(main)
+    return list_unchanged(main, nodes) == {node.name for node in nodes}
 
 
 def _folders(main: Path) -> list[Path]:
@@ -132,11 +152,10 @@ def _folders(main: Path) -> list[Path]:
 def render(lines: Sequence[Line | Unfinished]) -> str:
     """Return the table, at most :data:`WIDTH` columns wide."""
     heading = _LINE.format("profile", "rows", "F1 (95 % interval)", "start", "gain over it", "date")
-    note = (
-        "F1 in points. start: the start alone, or the unadapted model where a run has none.\n"
-        "Every setting and figure: .venv/bin/dvc exp show"
-    )
-    return "\n".join([heading.rstrip(), *map(str, lines), "", note])
+    notes = [_NOTE]
+    if any(isinstance(line, Unfinished) for line in lines):
+        notes.append(_NOTE_UNFINISHED)
+    return "\n".join([heading.rstrip(), *map(str, lines), "", *notes])
 
 
 def _find_commits() -> list[str]:

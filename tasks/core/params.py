@@ -7,6 +7,7 @@ One section a stage, and ``run`` for all of them. ``params.yaml`` is the embedde
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,20 @@ def load_params(path: Path, model: type[Section] = Params) -> Any:
     return parse_params(read_yaml(path), str(path), model)
 
 
-def parse_params(values: dict[str, Any], where: str, model: type[Section] = Params) -> Any:
-    """Parse already loaded values; ``where`` names their source in errors."""
+def parse_params(
+    values: dict[str, Any],
+    where: str,
+    model: type[Section] = Params,
+    settings: Sequence[str] = (),
+) -> Any:
+    """Parse already loaded values; ``where`` names their source in errors, ``settings`` are the
+    ``section.key=value`` among them.
+    """
     _refuse_secrets(values)
     try:
         return model.model_validate(_tuples(values))
     except ValidationError as error:
-        raise PipelineError(f"{where}: {explain(error, model)}") from error
+        raise PipelineError(f"{where}: {explain(error, model, settings)}") from error
 
 
 def _refuse_secrets(value: Any, place: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -32,19 +33,20 @@ _WORDS = {
     "tuple_type": "must be a list, such as [a, b]",
     "value_error": "{error}",
 }
+_QUOTES = "put it in quotes"
 #: Most characters of a value in a message.
 _MOST = 160
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(error: ValidationError, model: type[BaseModel], settings: Sequence[str] = ()) -> str:
     """Return everything that is wrong with the values of ``model``: what, at which key, and what to
-    write there.
+    write there. ``settings`` are the ``section.key=value`` among them.
     """
     problems = error.errors()
     broken = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
     # pydantic counts the entries of a list without the wrong ones, and then finds it too short.
     told = [
-        _explain(problem, model)
+        _add_set(_explain(problem, model), _place(problem["loc"]), settings)
         for problem in problems
         if problem["type"] != "too_short" or problem["loc"] not in broken
     ]
@@ -56,7 +58,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key {_key(outer, name)}{did_you_mean(str(name), _keys(model, outer))}"
     if problem["type"] == "invalid_key":
-        return f"{_key(outer, str(name))} is no key: keys are text, so put it in quotes"
+        return f"{_key(outer, str(name))} is no key: keys are text, so {_QUOTES}"
     field = _field(model, outer, name)
     if problem["type"] == "missing":
         about = f" ({field.description})" if field and field.description else ""
@@ -67,6 +69,15 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     value = problem["input"]
     shown = "is empty" if value is None else f"= {_shown(value)[:_MOST]}"
     return f"{_place(problem['loc'])} {shown}: {words}"
+
+
+def _add_set(told: str, place: str, settings: Sequence[str]) -> str:
+    """Add how quotes are written in make's SET, which is split like the words of a shell: plain
+    ones are gone before YAML sees the value.
+    """
+    keys = [setting.strip().partition("=")[0] for setting in settings]
+    given = any(place == key or place.startswith((f"{key}.", f"{key},")) for key in keys)
+    return rf"{told}, in SET as \"...\"" if given and _QUOTES in told else told
 
 
 def _words(problem: Any, model: type[BaseModel], field: FieldInfo | None) -> str:
@@ -90,7 +101,7 @@ def _hint(kind: str, value: Any, limits: dict[str, Any]) -> str:
         return ' ("" where there is none)'
     if kind == "string_type" and isinstance(value, (bool, int, float)):
         boolean = " (YAML reads yes, no, on and off as true and false)"
-        return ": put it in quotes" + (boolean if isinstance(value, bool) else "")
+        return f": {_QUOTES}" + (boolean if isinstance(value, bool) else "")
     if kind in ("int_type", "float_type") and isinstance(value, str):
         with contextlib.suppress(ValueError):
             float(value)

@@ -10,7 +10,7 @@ import pytest
 
 from flows.runs import request
 from tasks.core.errors import PipelineError
-from tasks.core.overlay import parse_setting, profile_files, read_layers
+from tasks.core.overlay import parse_setting, profile_files, read_layers, split_settings
 from tasks.core.params import parse_params
 from tasks.core.yaml_file import parse_yaml, read_yaml
 from tests.conftest import ROOT
@@ -87,6 +87,26 @@ def test_a_setting_replaces_a_value_whole(tmp_path: Path) -> None:
     values, layers = read_layers(tmp_path / "p.yaml", (), ["finetune.mixture={}"])
     assert values == {"finetune": {"mixture": {}, "seed": 1}}
     assert layers == f"{tmp_path / 'p.yaml'} + finetune.mixture={{}}"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('finetune.model="yes"', "finetune.model = true: must be text: put it in quotes"),
+        ("finetune.model=7", "finetune.model = 7: must be text: put it in quotes"),
+    ],
+)
+def test_quotes_of_a_setting_are_told_as_set_takes_them(main: Path, given: str, told: str) -> None:
+    """SET is split like a shell's words: plain quotes are gone before YAML sees the value."""
+    with pytest.raises(PipelineError, match=re.escape(told)) as refused:
+        request.plan(main, "default", split_settings(given))
+    assert str(refused.value).endswith(r", in SET as \"...\"")
+    (setting,) = split_settings(r"finetune.model=\"yes\"")
+    assert request.plan(main, "default", [setting]).params["finetune"]["model"] == "yes"
+    (main / "profiles/wrong.yaml").write_text("finetune: {model: yes}\n")
+    with pytest.raises(PipelineError) as refused:
+        request.plan(main, "wrong", ["finetune.seed=2"])
+    assert "put it in quotes (YAML" in str(refused.value), "in a file quotes are quotes"
 
 
 @pytest.mark.parametrize(

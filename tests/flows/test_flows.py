@@ -180,6 +180,21 @@ def test_a_failure_is_one_line_and_the_rest_is_not_run(toy: Path, api: str) -> N
     (ended,) = read_unfinished(toy)
     assert str(ended).startswith("unlucky ")
     assert ended.told == "failed in generate: seed 13 is bad luck: take another"
+    log = toy / ".work" / "logs" / "unlucky.log"
+    assert "seed 13 is bad luck: take another" in log.read_text(), "make runs points there"
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_did_no_stage_shows_no_earlier_runs_table(toy: Path, api: str) -> None:
+    """It failed before its first stage, and the run before it was printed as its own."""
+    asked = ("--profile", "warm", "--name", "again")
+    assert "Run again" in pipeline(toy, *asked, PREFECT_API_URL=api).stdout
+    wrong = ("--set", "evaluate.dataset=datasets/none.yaml")
+    failed = pipeline(toy, *asked, *wrong, PREFECT_API_URL=api)
+    assert failed.returncode == 1
+    told = failed.stderr.splitlines()[-1]
+    assert told.startswith("error: evaluate.dataset: datasets/none.yaml does not exist"), told
+    assert failed.stdout == "log       .work/logs/again.log\n"
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

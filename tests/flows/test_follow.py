@@ -189,6 +189,10 @@ def test_make_follow_runs_only_where_something_changed(toy: Path, api: str) -> N
     failed = follow("generate.seed=13")
     assert failed.returncode == 1
     assert "The run failed" in page.read_text() and "bad luck" in failed.stderr
+    refused = follow("evaluate.dataset=datasets/none.yaml")
+    assert refused.returncode == 1 and "none.yaml does not exist" in refused.stderr
+    assert "The run failed" in page.read_text()
+    assert "What was reused" not in page.read_text(), "these are the stages of the run before"
     _write(corpus, d="four")
     third = follow()
     assert third.returncode == 0 and "4 files: 2 added, 1 changed" in third.stdout, third.stdout
