@@ -13,6 +13,7 @@ import pytest
 from bonito.answering.stage import Params, main, shortened
 from bonito.remix.output import REMIXED
 from tasks.claims.passages import passages_of
+from tasks.core.files import read_json
 from tasks.core.params import load_params
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tests.claims.test_construct import corpus
@@ -79,9 +80,17 @@ def test_a_passage_is_cut_around_its_answer() -> None:
 
 
 def test_the_shipped_settings_can_be_read() -> None:
-    params = load_params(ROOT / "bonito/answering/params.yaml", Params)
-    assert params.finetune.lora_rank == params.finetune.lora_alpha == 16
-    assert {"exqa/squad", "nli", "ynqa"} <= set(params.answering.mixture)
+    first, second = (
+        load_params(ROOT / "bonito/answering" / name, Params)
+        for name in ("params.yaml", "second_pass.yaml")
+    )
+    assert first.finetune.lora_rank == first.finetune.lora_alpha == 16
+    assert {"exqa/squad", "nli", "ynqa"} <= set(first.answering.mixture)
+    # An adapter that is trained on keeps its shape.
+    assert second.finetune.lora_rank == second.finetune.lora_alpha == 16
+    provenance = read_json(ROOT / "models/smollm2-135m-answering/provenance.json")
+    assert provenance["settings"]["start"] == second.finetune.start
+    assert provenance["settings"]["learning_rate"] == second.finetune.learning_rate
 
 
 def test_passages_take_the_questions_that_are_answered_in_them() -> None:
