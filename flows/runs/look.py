@@ -126,7 +126,7 @@ def _list_reuse(checkout: Path) -> list[str]:
         unit = f" {told['unit']}" if told else ""
         reused, again = (f"{told[key]:,}{unit}" if told else "" for key in ("reused", "again"))
         outcome = "ran" if status == "ran" else f"{status}: all of it was there"
-        if status in ("failed", "not run"):
+        if status in ("failed", "stopped", "not run"):
             outcome = status
         rows.append((name, outcome, reused, again, f"{stage['seconds']:.0f} s"))
     if not rows:

@@ -259,6 +259,20 @@ def test_prefect_keeps_no_secret_that_a_run_refused(toy: Path, api: str) -> None
 
 
 @pytest.mark.timeout(300)
+def test_a_wrong_setting_is_told_on_the_runs_page_as_make_run_tells_it(toy: Path, api: str) -> None:
+    """Prefect checks the fields of its form; what stands in its settings is ours to check."""
+    setting = "generate.samples=many"
+    asked = f"from flows.adapt import adapt; adapt(overrides=['{setting}'], return_state=True)"
+    own = {**environment(toy), "PREFECT_API_URL": api}
+    subprocess.run([sys.executable, "-c", asked], cwd=toy, env=own, check=True, capture_output=True)
+    name = request.derive_name("default", [setting])
+    (run,) = ask(f"{api}/flow_runs/filter", flow_runs={"name": {"any_": [name]}})
+    assert run["state"]["type"] == "FAILED"
+    told = "generate.samples = 'many': must be a whole number"
+    assert run["state"]["message"].endswith(f" + {setting}: {told}")
+
+
+@pytest.mark.timeout(300)
 def test_a_run_killed_before_it_began_blocks_no_pool(toy: Path, api: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PENDING],
@@ -935,8 +949,10 @@ def _start_from_the_form(toy: Path, api: str) -> None:
     with urllib.request.urlopen(f"{api}/csrf-token?client=test", timeout=20) as response:
         token = {"Prefect-Csrf-Token": json.load(response)["token"], "Prefect-Csrf-Client": "test"}
     for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}):
-        with pytest.raises(urllib.error.HTTPError, match="4(09|22)"):
+        with pytest.raises(urllib.error.HTTPError, match="4(09|22)") as refused:
             post(address, token, {"parameters": wrong})
+        (field,) = wrong
+        assert f"'{field}'" in refused.value.read().decode(), "Prefect's words, with our field"
     run = post(address, token, {"parameters": {"profile": "warm", "seed": 5}})
     deadline = time.monotonic() + 200
     while (state := _get(f"{api}/flow_runs/{run['id']}")["state"])["type"] not in (

@@ -128,7 +128,12 @@ def test_the_report_says_what_was_reused_and_decided_and_trusts_no_name(run: Run
     assert "| adapted | 41.0 | 40.0 | 42.0 |" in text
     assert "m version 4 is challenger: +0.4 F1" in text and "champion version 3" in text
     assert "<img" not in text and "[a](b)" not in text
-    failed = look.report(look.look(run), run, "ingest: no")
+    seen = look.look(run)
+    stages[0]["status"] = "stopped"
+    last = {"name": "mine", "flow_run": "another", "stages": stages}
+    write_json(run.path / ".work/last_run.json", last)
+    failed = look.report(seen, run, "ingest: no")
+    assert "| generate | stopped |" in failed, "nothing of it was there"
     assert "The run failed: ingest: no. The next look tries again." in failed
 
 
