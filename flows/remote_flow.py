@@ -15,6 +15,7 @@ from flows import remote_stage
 from flows.runs.die_with_parent import CODE
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
+from tasks.core.secrets import hide
 
 
 @flow(name=remote_stage.FLOW, persist_result=False)
@@ -33,7 +34,7 @@ def stage(folder: str, stage: str, ticket: str, parent: str = "", command: str =
     try:
         outcome = remote_stage.serve_stage(Path(folder), stage, ticket, log, parent, command)
     except PipelineError as error:
-        return Failed(message=str(error))
+        return Failed(message=hide(str(error)))
     return (
         Failed(message=outcome.error)
         if outcome.status == "failed"

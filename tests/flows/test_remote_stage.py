@@ -61,6 +61,21 @@ def test_a_machine_without_the_checkout_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
+def test_the_page_of_a_stage_shows_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_" + "a1B2" * 8
+
+    def refuse(*_: Any) -> StageOutcome:
+        raise PipelineError(f"no model {secret}")
+
+    monkeypatch.setattr(remote_stage, "serve_stage", refuse)
+    monkeypatch.setattr(remote_flow, "get_run_logger", lambda: _LOG)
+    monkeypatch.setattr(remote_flow, "set_prefect_environment", lambda _: None)
+    state = remote_flow.stage.fn(str(tmp_path), "generate", "1")
+    assert state.message == "no model ***"
+
+
 @pytest.mark.parametrize("asked", [None, {"ticket": "2", "beat": 1}, {"ticket": "1", "stop": True}])
 def test_what_nobody_asks_for_any_more_is_not_begun(
     tmp_path: Path, asked: dict[str, Any] | None
