@@ -297,7 +297,7 @@ def test_a_fault_on_a_later_row_names_template_and_row(
         ({"dataset": "toy", "path": "gone.jsonl"}, "no rows at"),
         (
             {"dataset": "toy", "path": "rows.parquet", "colums": {}},
-            "unknown key 'sources.0.colums'",
+            "unknown key 'colums' of sources, entry 1",
         ),
         (
             {"dataset": "toy", "path": "rows.parquet", "columns": {"text": "txt"}},
