@@ -32,7 +32,7 @@ CORRECTED = (
 
 def budget(matrix: Matrix) -> str:
     """Return a sentence on the budget of every source."""
-    passages = f"{matrix.passages} passages" if matrix.passages else "all passages"
+    passages = f"the same {matrix.passages} passages" if matrix.passages else "all passages"
     if matrix.tokens or matrix.tokens_per_row:
         amount = (
             f"{matrix.tokens:,} tokens"
@@ -40,12 +40,12 @@ def budget(matrix: Matrix) -> str:
             else f"{matrix.tokens_per_row} tokens a row"
         )
         return (
-            f"Budget-matched: every source had the same {passages} and was trained on {amount} "
+            f"Budget-matched: every source had {passages} and was trained on {amount} "
             "(prompts and responses)."
         )
     return (
-        f"Not budget-matched: every source had the same {passages} and was trained for the epochs "
-        "of the settings."
+        f"Not budget-matched: every source had {passages} and was trained for the epochs of the "
+        "settings."
     )
 
 
