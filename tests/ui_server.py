@@ -20,8 +20,8 @@ def serve_ui(
     """Run ``make ui`` in a repository, on free ports; lend the addresses that it prints: those of
     Prefect's pages and of MLflow's.
 
-    What the servers log goes to ``log``. Raises :class:`PipelineError` if it does not start, or
-    does not end well when it is told to.
+    The servers' log goes to ``log``. Raises :class:`PipelineError` if ``make ui`` does not start,
+    or exits with an error when it is stopped.
     """
     ports = [f"--{name}-port={find_free_port()}" for name in ("prefect", "mlflow")]
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.request import plan
-from flows.runs.worktree import RUNS, Run
+from flows.runs.worktree import Run, list_folders
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, split_settings
 from tasks.core.params import Params, parse_params
@@ -46,7 +46,7 @@ class Place:
     def _runs_with_settings(self, name: str) -> list[str]:
         """Return the names of this profile's runs with settings of their own that have a file."""
         form = re.compile(rf"{re.escape(self.profile.replace(',', '-'))}-(.+-)?[0-9a-f]{{6}}")
-        folders = sorted((self.main / RUNS).glob("*"))
+        folders = list_folders(self.main)
         has = [run.name for run in folders if (run / "artifacts" / name).is_file()]
         return [run for run in has if form.fullmatch(run)]
 

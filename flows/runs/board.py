@@ -62,9 +62,11 @@ def find_ending(checkout: Path) -> str:
 
 
 def find_unfinished(checkout: Path, held: bool) -> tuple[str, float] | None:
-    """Return where the last run of a checkout ended without having done every stage, such as
-    "failed in ingest: no documents", and when (seconds since 1970); None where it did, or no stage
-    ever began. ``held``: a living process holds the checkout.
+    """Return where a checkout's last run stands if it has not finished, such as "failed in ingest:
+    no documents", and since when (seconds since 1970).
+
+    None if it has finished, or no stage ever began. ``held``: a process that still runs holds the
+    checkout.
     """
     words = {
         "failed": "failed in {}: {}",

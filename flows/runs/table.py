@@ -1,7 +1,7 @@
 """Every run on one screen: ``make runs``, or ``python -m flows.runs.table``.
 
 DVC's own table (``dvc exp show``) has a column for each setting; this one has what tells runs
-apart, in a hundred columns. Below the scored runs stand those that did not do every stage.
+apart, in a hundred columns. The runs that have not finished come below the scored ones.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 from flows.runs.board import find_unfinished
 from flows.runs.dvc_graph import list_unchanged, read_graph
-from flows.runs.worktree import RUNS, folder_of, is_held
+from flows.runs.worktree import folder_of, is_held, list_folders
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
 from tasks.core.stage import one_line_errors
 
 WIDTH = 100
 _LINE = "{:<29} {:>6}  {:<20} {:>6}  {:<22} {:<10}"
-#: Characters of a name, and of what is told in place of figures.
+#: Width of a run's name, and of the text that an unfinished run has in place of figures.
 _NAME, _TOLD = 29, 58
 #: The reference of a DVC experiment: the commit that it started from, in two parts, and its name.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that failed, was stopped, or goes on: ``told`` says where."""
+    """A run that has not finished; ``told`` is such as "failed in ingest: no documents"."""
 
     name: str
     told: str
@@ -120,11 +120,12 @@ def _interval(figures: dict[str, float], name: str, sign: str) -> str:
 
 
 def read_unfinished(main: Path) -> list[Unfinished]:
-    """Return a line for each checkout whose last run did not do every stage, the newest first: it
-    is no experiment of DVC's.
+    """Return a line for each checkout whose last run has not finished, the newest first.
+
+    DVC's table lacks these runs: only a finished run is an experiment.
     """
     found = []
-    for name in (DEFAULT, *(run.name for run in _folders(main))):
+    for name in (DEFAULT, *(run.name for run in list_folders(main))):
         held = is_held(main, name)
         ended = find_unfinished(folder_of(main, name), held)
         if ended and not (name == DEFAULT and not held and _is_made_good(main, ended[1])):
@@ -143,10 +144,6 @@ def _is_made_good(main: Path, ended: float) -> bool:
         return False
     nodes = read_graph(main)
     return list_unchanged(main, nodes) == {node.name for node in nodes}
-
-
-def _folders(main: Path) -> list[Path]:
-    return sorted(path for path in (main / RUNS).glob("*") if path.is_dir())
 
 
 def render(lines: Sequence[Line | Unfinished]) -> str:

@@ -76,6 +76,11 @@ def folder_of(main: Path, name: str) -> Path:
     return main if name == DEFAULT else main / RUNS / name
 
 
+def list_folders(main: Path) -> list[Path]:
+    """Return the checkouts of the runs with a name of their own, by name."""
+    return sorted(path for path in (main / RUNS).glob("*") if path.is_dir())
+
+
 def is_held(main: Path, name: str) -> bool:
     """Tell whether a living process holds the checkout of that name."""
     return is_locked(_lock_of(main, name))

@@ -260,7 +260,7 @@ def test_prefect_keeps_no_secret_that_a_run_refused(toy: Path, api: str) -> None
 
 @pytest.mark.timeout(300)
 def test_a_wrong_setting_is_told_on_the_runs_page_as_make_run_tells_it(toy: Path, api: str) -> None:
-    """Prefect checks the fields of its form; what stands in its settings is ours to check."""
+    """Prefect checks the form's fields, but not the settings that are typed into one: we do."""
     setting = "generate.samples=many"
     asked = f"from flows.adapt import adapt; adapt(overrides=['{setting}'], return_state=True)"
     own = {**environment(toy), "PREFECT_API_URL": api}
