@@ -156,10 +156,8 @@ def _keys(model: type[BaseModel], place: list[Any]) -> list[str]:
 def _section(model: type[BaseModel], place: list[Any]) -> type[BaseModel] | None:
     """Return the model of the section at a place; None where there are keys of the user's own."""
     for part in place:
-        if isinstance(
-            part, int
-        ):  # an entry of a list of sections: the list's field gave their model
-            continue
+        if isinstance(part, int):
+            continue  # an entry of a list of sections: the list's field gave their model
         field = model.model_fields.get(part)
         kinds = (field.annotation, *get_args(field.annotation)) if field else ()
         sections = [

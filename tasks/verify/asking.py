@@ -320,8 +320,8 @@ def _fill(
 ) -> None:
     """Ask the shards that the journal lacks, here or by Ray workers."""
     params = reader.params
-    # Of all rows, not only of those that are left: a run that goes on opens the same engine. A
-    # model that ranks labels needs no bound.
+    # The bound counts all rows, also those that are answered already, so that a resumed run opens
+    # its engine with the same settings. A model that ranks labels opens no engine.
     asked = (row.asked() for _, group in cut() for row in group)
     longest = bound_prompts(reader, asked) if kind == "answers" else 0
     names = list(todo)
