@@ -93,6 +93,9 @@ def test_settings_with_spaces_stay_whole(programs: Path) -> None:
     assert split_settings("a.b=c d.e='f g'") == ["a.b=c", "d.e=f g"]
     assert split_settings("generate.task_types=[exqa,ynqa]") == ["generate.task_types=[exqa,ynqa]"]
     assert split_settings("") == []
+    lists = ["generate.task_types=[exqa, ynqa]", "finetune.mixture={exqa: 2, a: {b: 3}}", "a.b=1"]
+    assert split_settings(" ".join(lists)) == lists
+    assert split_settings("a.b=[1 c.d=2") == ["a.b=[1", "c.d=2"]
     with pytest.raises(PipelineError, match="cannot be split into words: No closing quotation"):
         split_settings("a.b='c")
 

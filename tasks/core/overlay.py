@@ -17,6 +17,7 @@ from tasks.core.yaml_file import parse_yaml, read_yaml
 
 #: The profile that changes nothing.
 DEFAULT = "default"
+_SETTING = re.compile(r"([a-z_]+(?:\.[a-z0-9_]+)+)=(.*)", re.DOTALL)
 
 
 def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
 
     The value is YAML, as in ``generate.task_types=[ynqa,nli]``; no value is an empty text.
     """
-    match = re.fullmatch(r"([a-z_]+(?:\.[a-z0-9_]+)+)=(.*)", text.strip(), re.DOTALL)
+    match = _SETTING.fullmatch(text.strip())
     if match is None:
         raise PipelineError(
             f"{text!r} is not a setting: write section.key=value, such as generate.temperature=0.7"
@@ -59,14 +60,28 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
 
 
 def split_settings(text: str) -> list[str]:
-    """Return the settings of one text, such as make's ``SET``, split like words of a shell."""
+    """Return the settings of one text, such as make's ``SET``, split like words of a shell; a list
+    or a map may have spaces.
+    """
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise PipelineError(
             f"the settings {text!r} cannot be split into words: {error}; write section.key=value "
             "with spaces between, and quotes around a value with spaces"
         ) from error
+    settings: list[str] = []
+    for word in words:
+        if settings and _is_open(settings[-1]) and not _SETTING.fullmatch(word):
+            settings[-1] += f" {word}"
+        else:
+            settings.append(word)
+    return settings
+
+
+def _is_open(setting: str) -> bool:
+    """Tell whether a list or a map begins in a setting and does not end there."""
+    return sum(map(setting.count, "[{")) > sum(map(setting.count, "]}"))
 
 
 def _replace(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.lm.memory import need_free
-from tasks.lm.models import dtype
+from tasks.lm.models import dtype, explain_float32
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def open_engine(
         raise PipelineError(
             "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
         )
-    log.info("starting %s", "the model" if kind == "transformers" else "vLLM")
+    name = "the model" if kind == "transformers" else "vLLM"
+    log.info("starting %s%s", name, explain_float32(precision))
     if kind == "transformers":
         # Its import takes a second, which vLLM's users save.
         from tasks.lm.transformers_engine import TransformersEngine

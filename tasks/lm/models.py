@@ -309,6 +309,17 @@ def dtype(precision: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
 
 
+def explain_float32(precision: str) -> str:
+    """Return what a log says where ``auto`` is float32: everything takes several times as long as
+    in bfloat16, and the results differ a little; empty where it is not.
+    """
+    import torch
+
+    if precision != "auto" or dtype(precision) != torch.float32:
+        return ""
+    return " in float32: this machine does not multiply bfloat16, and takes several times as long"
+
+
 def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Return float32 logits [positions, vocabulary] of hidden states [positions, width].
 

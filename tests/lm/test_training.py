@@ -18,7 +18,7 @@ from tasks.core.store import MANIFEST
 from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
-from tasks.lm.models import dtype, load_model
+from tasks.lm.models import dtype, explain_float32, load_model
 from tasks.lm.response_trainer import response_loss
 from tasks.lm.training import train, training_key
 
@@ -52,6 +52,8 @@ def test_auto_is_no_bfloat16_that_a_gpu_only_emulates(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
     assert dtype("auto") == wanted
+    assert bool(explain_float32("auto")) is (wanted is torch.float32)
+    assert explain_float32("float32") == ""
 
 
 def test_loss_equals_the_models_own(tiny_model: Path) -> None:
