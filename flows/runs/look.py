@@ -118,7 +118,7 @@ def _list_moved(seen: Look) -> list[str]:
 
 def _list_reuse(checkout: Path) -> list[str]:
     """Return what each stage took from earlier runs, and what it did again."""
-    rows = []
+    rows, undone = [], set()
     for stage in read_stages(checkout):
         name, status = stage["stage"], stage["status"]
         path = checkout / WORK / name / REUSED
@@ -128,11 +128,14 @@ def _list_reuse(checkout: Path) -> list[str]:
         outcome = "ran" if status == "ran" else f"{status}: all of it was there"
         if status in ("failed", "stopped", "not run"):
             outcome = status
+            undone.add(name)
         rows.append((name, outcome, reused, again, f"{stage['seconds']:.0f} s"))
     if not rows:
         return []
     shown = table(("stage", "outcome", "reused", "done again", "time"), rows)
-    return [f"## What was reused\n\n{shown}", *_tell_beginning(checkout)]
+    # What an undone stage left is an earlier run's.
+    beginning = [] if "finetune" in undone else _tell_beginning(checkout)
+    return [f"## What was reused\n\n{shown}", *beginning]
 
 
 def _tell_beginning(checkout: Path) -> list[str]:

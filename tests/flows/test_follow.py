@@ -107,6 +107,7 @@ def test_the_report_says_what_was_reused_and_decided_and_trusts_no_name(run: Run
     stages = [
         {"stage": "generate", "status": "ran", "seconds": 3.2, "error": ""},
         {"stage": "baseline", "status": "unchanged", "seconds": 0.5, "error": ""},
+        {"stage": "finetune", "status": "ran", "seconds": 9.0, "error": ""},
     ]
     write_json(run.path / ".work/last_run.json", {"name": "mine", "stages": stages})
     told = {"reused": 1980, "again": 20, "unit": "rows"}
@@ -129,12 +130,13 @@ def test_the_report_says_what_was_reused_and_decided_and_trusts_no_name(run: Run
     assert "m version 4 is challenger: +0.4 F1" in text and "champion version 3" in text
     assert "<img" not in text and "[a](b)" not in text
     seen = look.look(run)
-    stages[0]["status"] = "stopped"
+    stages[0]["status"], stages[2]["status"] = "stopped", "not run"
     last = {"name": "mine", "flow_run": "another", "stages": stages}
     write_json(run.path / ".work/last_run.json", last)
     failed = look.report(seen, run, "ingest: no")
     assert "| generate | stopped |" in failed, "nothing of it was there"
     assert "The run failed: ingest: no. The next look tries again." in failed
+    assert "continued from" not in failed, "that training was an earlier run's"
 
 
 @pytest.fixture(scope="module")
