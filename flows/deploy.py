@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for pool in sorted(set(remote_stage.read_pools().values())):
             _make_pool(pool)
             _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
+        _refuse_unknown_parameters()
         end_dead_runs("", print)
         end_pending_runs(POOL)
         return 0
@@ -92,6 +93,22 @@ def _deploy(name: str, *more: str) -> None:
     if done.returncode:
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         raise PipelineError(f"{name} cannot be deployed: {output.splitlines()[-1]}")
+
+
+def _refuse_unknown_parameters() -> None:
+    """Let the server refuse a request with a parameter that its flow does not have. The run would
+    fail as it starts, and its page would not say why.
+    """
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
+            # Not client.update_deployment: its form of a schema has no such key.
+            client.request(
+                "PATCH",
+                "/deployments/{id}",
+                path_params={"id": deployment.id},
+                json={"parameter_openapi_schema": schema},
+            )
 
 
 if __name__ == "__main__":

@@ -948,7 +948,7 @@ def _start_from_the_form(toy: Path, api: str) -> None:
         post(address, {}, {"parameters": {"profile": "warm"}})
     with urllib.request.urlopen(f"{api}/csrf-token?client=test", timeout=20) as response:
         token = {"Prefect-Csrf-Token": json.load(response)["token"], "Prefect-Csrf-Client": "test"}
-    for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}):
+    for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}, {"seeed": 5}):
         with pytest.raises(urllib.error.HTTPError, match="4(09|22)") as refused:
             post(address, token, {"parameters": wrong})
         (field,) = wrong
