@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
@@ -40,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _make_pool(POOL, runs)
         for deployment in list_deployments():
             _deploy(deployment)
-        for pool in sorted(set(remote_stage.read_pools().values())):
+        pools = sorted(set(remote_stage.read_pools().values()))
+        for pool in pools:
             _make_pool(pool)
             _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
-        _refuse_unknown_parameters()
+        _refuse_unknown_parameters([POOL, *pools])
         end_dead_runs("", print)
         end_pending_runs(POOL)
         return 0
@@ -95,12 +97,13 @@ def _deploy(name: str, *more: str) -> None:
         raise PipelineError(f"{name} cannot be deployed: {output.splitlines()[-1]}")
 
 
-def _refuse_unknown_parameters() -> None:
-    """Let the server refuse a request with a parameter that its flow does not have. The run would
-    fail as it starts, and its page would not say why.
+def _refuse_unknown_parameters(pools: Sequence[str]) -> None:
+    """Let the server refuse a request with a parameter that its flow does not have, for the flows
+    that run in these pools. The run would fail as it starts, and its page would not say why.
     """
+    named = WorkPoolFilter(name=WorkPoolFilterName(any_=list(pools)))
     with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments():
+        for deployment in client.read_deployments(work_pool_filter=named):
             schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
             # Not client.update_deployment: its form of a schema has no such key.
             client.request(
