@@ -24,6 +24,7 @@ from flows.review.server import make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
+from tasks.scoring.intervals import SPREAD, smallest_gain
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.review.checkout import EVIL, make_checkout, read_lines
@@ -140,13 +141,13 @@ def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
             browser.open(address)
             browser.see("a draft of the last run", "Drafts left", "554 items show 5.0")
             press(browser, "a")
-            browser.see("Saved.", "over 100", "on 1 passages")
+            browser.see("Saved.", "over 100", "on 1 passage\nHeld out")
             press(browser, "e")
             browser.type("Nobody knows when it broke.")
             press(browser, "Escape")
             press(browser, "2")
             press(browser, "a")
-            browser.see("99.1", "on 2 passages")
+            browser.see(f"{100 * smallest_gain(2, SPREAD):.1f}", "on 2 passages")
             made = read_lines(file)
             assert [row["held_out"]["how"] for row in made] == ["accepted", "edited"]
             assert (made[1]["hypothesis"], made[1]["label"]) == (

@@ -81,10 +81,11 @@ function leave(event) {
 function showProgress() {
   const { progress, labels, left } = state;
   const points = (share) => (100 * share).toFixed(1);
+  const passages = (count) => count === 1 ? "passage" : "passages";
   const gain = progress.smallest_gain;
   $("tiles").replaceChildren(
-    tile("Items", String(progress.items), `on ${progress.passages} passages`),
-    tile("Held out", String(progress.held_out), "passages"),
+    tile("Items", String(progress.items), `on ${progress.passages} ${passages(progress.passages)}`),
+    tile("Held out", String(progress.held_out), passages(progress.held_out)),
     tile("Drafts left", String(left)),
     tile("Smallest gain", gain === null ? "–" : gain > 1 ? "over 100" : points(gain),
       `points; ${progress.needed} items show ${points(progress.wanted)}`));
