@@ -52,8 +52,18 @@ def test_auto_is_no_bfloat16_that_a_gpu_only_emulates(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
     assert dtype("auto") == wanted
-    assert bool(explain_float32("auto")) is (wanted is torch.float32)
-    assert explain_float32("float32") == ""
+
+
+@pytest.mark.parametrize(("fast", "wanted"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_auto_is_no_bfloat16_that_a_cpu_only_emulates_and_the_log_says_so(
+    fast: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a product of bfloat16 takes many times as long as one of float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    assert dtype("auto") == wanted
+    assert bool(explain_float32("auto")) is not fast
+    assert explain_float32("float32") == "", "somebody asked for it"
 
 
 def test_loss_equals_the_models_own(tiny_model: Path) -> None:
