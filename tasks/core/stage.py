@@ -34,6 +34,7 @@ _FULL = (
     "Disk quota exceeded",
     "database or disk is full",
     "PytorchStreamWriter failed writing",
+    ". unexpected pos ",  # PyTorch again, where the file was closed before it noticed
 )
 
 

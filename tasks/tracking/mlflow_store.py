@@ -16,6 +16,7 @@ from typing import Any
 from tasks.core.errors import PipelineError
 from tasks.core.process import is_alive, process_mark
 from tasks.core.secrets import hide
+from tasks.core.stage import is_disk_full
 
 #: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
 #: one began.
@@ -79,9 +80,10 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, ConnectionError) as error:
+        when = "with more room on its disk" if is_disk_full(error) else "when it answers"
         raise PipelineError(
             f"the MLflow store {shown_uri()} failed ({first_line(error)}): run the same "
-            "command again when it answers"
+            f"command again {when}"
         ) from error
 
 

@@ -81,6 +81,22 @@ def test_no_space_is_one_line(run: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert "no space left on the device (artifacts): free some" in capsys.readouterr().err
 
 
+def test_what_pytorch_says_of_a_full_disk_is_one_line(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its two ways: `make soak` met both."""
+    for words in (
+        "PytorchStreamWriter failed writing file data/3: file write failed",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 118080 vs 117972",
+    ):
+
+        def work(stage: Stage, words: str = words) -> None:
+            raise RuntimeError(words)
+
+        assert run(work) == 2
+        assert "no space left on the device" in capsys.readouterr().err
+
+
 def test_bugs_keep_their_trace(run: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         run(lambda stage: 1 / 0)

@@ -49,7 +49,8 @@ def full(world: World, chance: Random) -> str:
         said = log_of(folder).strip().splitlines()
         if status == 0:
             return world.is_as_undisturbed(folder, name)
-        if status != 2 or not any("no space left on the device" in line for line in said):
+        full = ("no space left on the device", "database or disk is full")
+        if status != 2 or not any(words in line for line in said for words in full):
             return f"{name} with {room - used} of {wrote} bytes: status {status}: {said[-1:]}"
         if (folder / "artifacts" / name).exists():
             return f"{name}: something half-written is in its place"
