@@ -16,13 +16,20 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from tasks.core.errors import PipelineError
 from tasks.core.params import Params, load_params
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
 from tasks.register.gate import Comparison
 from tasks.scoring.datasets import load_dataset, load_items
-from tasks.tracking.mlflow_store import OWNER, close_orphans, create_private_store, owner
+from tasks.tracking.mlflow_store import (
+    OWNER,
+    close_orphans,
+    create_private_store,
+    owner,
+    store_errors,
+)
 from tasks.tracking.registry import Ledger
 from tasks.tracking.training_run import TrainingRun
 
@@ -162,6 +169,17 @@ def test_the_store_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_text("kept")
     create_private_store()
     assert path.read_text() == "kept"
+
+
+def test_a_store_that_fails_says_what_it_needs() -> None:
+    from mlflow.exceptions import MlflowException
+
+    for said, needed in (
+        ("(sqlite3.OperationalError) database or disk is full", "with more room on its disk"),
+        ("API request failed", "when it answers"),
+    ):
+        with pytest.raises(PipelineError, match=f"again {needed}$"), store_errors():
+            raise MlflowException(said)
 
 
 def test_a_model_path_with_an_apostrophe_is_found(store: _Store) -> None:
