@@ -2,7 +2,7 @@
 ``results.json``, a list of {fault, trials, kept, commit}.
 
 The faults take turns, so that a run that is cut short by ``--minutes``, by Ctrl-C or by a kill has
-tried all of them equally often. Each trial is written down as it ends: the same command goes on
+tried all of them equally often. Each trial is written down as it ends: the same command continues
 where the last one stopped, unless the code of its fault, or the seed, has changed since. ``--only FAULT``
 ``--replay N`` makes one trial again, with the same moment of the same call.
 
@@ -62,7 +62,7 @@ def main() -> int:
         print(
             (
                 f"{stopped}: {journal.made} trials made now, {journal.count} in all; the same "
-                "command goes on"
+                "command continues"
             ),
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Half-done work that an earlier version of the code has left: it goes on, or is refused by name."""
+"""Half-done work of an earlier version of the code: it is continued or refused by name."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _ask(request: str | urllib.request.Request, patience: float = 120.0) -> Any:
 
 def cancelled(world: World, chance: Random) -> str:
     """Cancelled in the page while a stage works: it stops, nothing of it is left, and the same
-    request goes on after what was done.
+    request continues after what was done.
     """
     pages, name = Pages.of(world), f"cancelled-{chance.randrange(1 << 40):x}"
     asked = {"profile": "warm", "seed": chance.randrange(20, 1 << 30), "name": name}
@@ -156,7 +156,7 @@ def cancelled(world: World, chance: Random) -> str:
 
 def left_running(world: World, chance: Random) -> str:
     """A second run of a name is refused while the first works. The first one's process killed:
-    Prefect says RUNNING until the next start, which ends that run and goes on.
+    Prefect says RUNNING until the next start, which ends that run and continues.
     """
     pages, name, stage = (
         Pages.of(world),

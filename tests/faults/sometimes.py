@@ -87,10 +87,12 @@ BRANCHES = (
         "tasks.ingest.journal",
         '@@log.warning("%s is damaged: every file',
     ),
-    Branch("ingest goes on", "tasks.ingest.stage", '@@log.info("%d of %d files need no reading"'),
-    Branch("generate goes on", "tasks.generate.stage", '@@log.info("%d rows are already in the j'),
+    Branch("ingest continues", "tasks.ingest.stage", '@@log.info("%d of %d files need no reading"'),
     Branch(
-        "verify goes on",
+        "generate continues", "tasks.generate.stage", '@@log.info("%d rows are already in the j'
+    ),
+    Branch(
+        "verify continues",
         "tasks.verify.asking",
         "@@progress.skip(known.rows, known.tests)",
         "len(todo) < len(sizes[way])",
@@ -105,7 +107,7 @@ BRANCHES = (
         "a damaged checkpoint is passed over", "tasks.lm.checkpoints", "@@shutil.rmtree(checkpoint)"
     ),
     Branch(
-        "a training goes on from a checkpoint",
+        "a training continues from a checkpoint",
         "tasks.lm.training",
         '@@log.info("training on %d rows%s"',
         "resume",
@@ -136,12 +138,12 @@ BRANCHES = (
         '@@log.warning(\n                "MLflow does not answer (%s): %d points wait',
     ),
     Branch(
-        "a training goes on in its MLflow run",
+        "a training continues in its MLflow run",
         "tasks.tracking.training_run",
         "@@client.set_tag(run.info.run_id, OWNER, owner())\n        client.update_run",
     ),
     Branch(
-        "a registration goes on in its MLflow run",
+        "a registration continues in its MLflow run",
         "tasks.tracking.registry",
         "@@ledger = cls(client, run.info.run_id)",
         "REGISTER_KEY in run.data.tags",

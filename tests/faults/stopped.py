@@ -1,4 +1,4 @@
-"""A writer that stands still past its time and goes on: it may not write over what came after."""
+"""A writer that stands still past its time and then continues: it may not write over what came after."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stage(world: World, chance: Random) -> str:
 
 def worker(world: World, chance: Random) -> str:
     """A worker of another pool that stands still while its run gives up and asks again: when it
-    goes on it stops its stage, and neither output nor answer is its.
+    continues it stops its stage, and neither output nor answer is its.
     """
     from flows import remote_stage
     from flows.runs.dvc_repro import stage_environment
