@@ -1,4 +1,4 @@
-"""Write the JSON schemas of the YAML files that people edit: ``make schemas``.
+"""Write the JSON schemas of the YAML files that people edit, and docs/settings.md: ``make schemas``.
 
 An editor with a YAML language server reads the first line of such a file, completes keys and marks
 wrong values. The schemas come from the typed models that parse the files.
@@ -19,9 +19,17 @@ from bonito.params import GeneratorParams
 from flows.matrix.matrix_file import Matrix
 from tasks.core.files import write_text
 from tasks.core.params import Params
+from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Dataset
 
-FOLDER = Path(__file__).resolve().parents[1] / "schemas"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, SETTINGS = ROOT / "schemas", ROOT / "docs/settings.md"
+_SETTINGS_HEAD = """\
+# Every setting
+
+Written by `make schemas` from the models that parse `params.yaml` (`tasks/core/data_params.py`,
+`tasks/core/model_params.py`). The value is that of `params.yaml`, the embedded default, or what
+holds where it has none. A profile or `SET` overlays it: `make run SET=generate.samples=2`."""
 
 
 def make_schemas() -> dict[str, dict[str, Any]]:
@@ -57,10 +65,28 @@ def to_text(schema: dict[str, Any]) -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def make_settings_page() -> str:
+    """Return docs/settings.md: each setting, its value in params.yaml or its default, and what it
+    does.
+    """
+    given = read_yaml(ROOT / "params.yaml")
+    lines = [_SETTINGS_HEAD]
+    for name, section in Params.model_fields.items():
+        model: Any = section.annotation
+        lines += [f"\n## {name}\n", "| setting | value | what it does |", "|---|---|---|"]
+        for key, field in model.model_fields.items():
+            value = given.get(name, {}).get(key, field.default)
+            shown = json.dumps(value, ensure_ascii=False) if value is not None else "none"
+            text = (field.description or "").replace("|", "\\|")
+            lines.append(f"| `{key}` | `{shown}` | {text} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
-    """Write every schema."""
+    """Write every schema, and the page of the settings."""
     for name, schema in make_schemas().items():
         write_text(FOLDER / name, to_text(schema))
+    write_text(SETTINGS, make_settings_page())
     return 0
 
 

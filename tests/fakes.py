@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.lm.engine import Completion, Sampling
+from tasks.lm.engine import Completion, OnDone, Sampling
 
 
 class FakeEngine:
@@ -19,7 +19,11 @@ class FakeEngine:
         self.die_after = die_after
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
         if self.die_after is not None and len(self.batches) >= self.die_after:
             raise KeyboardInterrupt

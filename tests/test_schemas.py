@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from scripts.schemas import FOLDER, make_schemas, to_text
+from scripts.schemas import FOLDER, SETTINGS, make_schemas, make_settings_page, to_text
 from tests.conftest import ROOT
 
 #: Schema -> the shipped files that follow it.
@@ -42,6 +42,15 @@ def shipped() -> list[tuple[str, str]]:
 def problems(schema: str, values: Any) -> list[str]:
     validator = jsonschema.Draft202012Validator(json.loads((FOLDER / schema).read_text()))
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(values)]
+
+
+def test_every_setting_is_on_its_page_and_described() -> None:
+    """``make schemas`` writes it again."""
+    page = make_settings_page()
+    assert SETTINGS.read_text(encoding="utf-8") == page
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 120
+    assert [row for row in rows if row.endswith("|  |")] == []
 
 
 def test_the_schemas_are_those_of_the_models() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -163,7 +164,10 @@ def line_that_matters(lines: list[str], code: int) -> str:
         if exited is None:
             return refusal[1]
         if int(exited[1]) < 0 or int(exited[1]) > 128:
-            return f"killed by signal {abs(int(exited[1])) % 128}, {STOPPED}"
+            number = abs(int(exited[1])) % 128
+            # So the kernel ends what takes the last memory of the machine.
+            why = " (often: too little memory)" if number == signal.SIGKILL else ""
+            return f"killed by signal {number}{why}, {STOPPED}"
         return lines[position - 1] if position else refusal[1]
     return lines[-1] if lines else f"dvc repro exited with {code} and printed nothing"
 

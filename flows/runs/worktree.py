@@ -172,12 +172,20 @@ def _share_cache(run: Run) -> None:
 def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
     for pointer in sorted(path.name for path in run.path.glob("*.dvc") if path.is_file()):
         folder = pointer.removesuffix(".dvc")
-        if _ask_dvc(run.main, "status", "--quiet", pointer):
+        here = (run.main / folder).exists()
+        if here and _ask_dvc(run.main, "status", "--quiet", pointer):
             log(
                 f"{folder}/ differs from {pointer}: run {run.name!r} takes the recorded version "
                 f"(dvc add {folder} records yours)"
             )
-        _dvc(run.path, "checkout", "--force", pointer)
+        try:
+            _dvc(run.path, "checkout", "--force", pointer)
+        except PipelineError as error:
+            if here:
+                raise
+            raise PipelineError(
+                f"{folder}/ is not here: run make data, then the same command"
+            ) from error
 
 
 def _write_params(run: Run) -> None:
@@ -260,7 +268,9 @@ def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | No
     if check and done.returncode:
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
-        raise PipelineError(f"{shown}: {output.splitlines()[-1]}")
+        lines = output.splitlines()
+        errors = [line for line in lines if line.startswith("ERROR: ")]  # DVC adds an address
+        raise PipelineError(f"{shown}: {(errors or lines)[-1].removeprefix('ERROR: ')}")
     return done.stdout.strip()
 
 

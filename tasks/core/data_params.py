@@ -195,9 +195,13 @@ class Generate(Section):
             "vLLM's own default"
         ),
     )
-    temperature: float = Field(ge=0.0, le=2.0)
-    top_p: float = Field(gt=0.0, le=1.0)
-    max_tokens: Positive
+    temperature: float = Field(
+        ge=0.0, le=2.0, description="of the sampling; 0: always the likeliest token"
+    )
+    top_p: float = Field(
+        gt=0.0, le=1.0, description="sample among the likeliest tokens that have this probability"
+    )
+    max_tokens: Positive = Field(description="most tokens of a task; longer ones are cut off")
     retries: int = Field(
         0,
         ge=0,
@@ -228,7 +232,7 @@ class Generate(Section):
             "machine that ends with the stage"
         ),
     )
-    seed: Seed
+    seed: Seed = Field(description="of the rows that are written: each row's own seed follows from it")
 
     @field_validator("task_types", mode="before")
     @classmethod
@@ -247,8 +251,8 @@ class Validate(Section):
     min_yield: Fraction = Field(
         description="the run fails when a smaller share of the predictions is kept"
     )
-    max_instruction_chars: Positive
-    max_response_chars: Positive
+    max_instruction_chars: Positive = Field(description="a longer instruction is dropped")
+    max_response_chars: Positive = Field(description="a longer response is dropped")
     max_label_share: Fraction = Field(
         description=(
             "largest share of a label among a classification type's kept rows; the surplus is "
@@ -264,7 +268,7 @@ class Validate(Section):
         ),
     )
     skip: tuple[str, ...] = Field((), description="names of expectations to leave out")
-    seed: Seed
+    seed: Seed = Field(description="of the rows that max_rows and max_label_share leave")
 
     @field_validator("labels", "skip", mode="before")
     @classmethod
@@ -300,12 +304,16 @@ class Verify(Section):
             "labels are then asked for as text"
         ),
     )
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Literal["vllm", "transformers"] = Field(
+        "vllm", description="vllm, or transformers where vLLM cannot run"
+    )
     gpu_memory_utilization: Fraction = Field(
         0.0, description="share of a GPU's memory that vLLM takes; 0: vLLM's own default"
     )
     answers: Positive = Field(description="answers that the reader samples to each instruction")
-    temperature: float = Field(0.7, ge=0.0, le=2.0)
+    temperature: float = Field(
+        0.7, ge=0.0, le=2.0, description="of the sampling of the reader's answers"
+    )
     max_tokens: Positive = Field(32, description="tokens of an answer")
     min_agreement: Fraction = Field(
         description=(
@@ -316,14 +324,12 @@ class Verify(Section):
         )
     )
     min_grounding: Fraction = Field(
-        0.0,
         description=(
             "extraction: smallest share of the question's words in the sentence that holds the "
             "answer; 0: not asked"
         ),
     )
     adopt: bool = Field(
-        False,
         description=(
             "a row whose response the answers agree against takes their answer, where they agree "
             "with each other"
@@ -338,7 +344,6 @@ class Verify(Section):
         ),
     )
     confident_share: float = Field(
-        1.0,
         gt=0.0,
         le=1.0,
         description=(
@@ -366,7 +371,7 @@ class Verify(Section):
         description="verdicts of people on rows, JSON Lines: docs/review.md",
     )
     exclude_wrong: bool = Field(
-        True, description="do not train on a row that a review found wrong (wrong_by_review)"
+        description="do not train on a row that a review found wrong (wrong_by_review)"
     )
     test_rows: Positive = Field(120, description="rows that test the reader in each task type")
     shard_rows: Positive = Field(
@@ -379,7 +384,7 @@ class Verify(Section):
         "on it",
     )
     ray_address: str = Field("", description="Ray cluster of the workers, as generate.ray_address")
-    seed: Seed
+    seed: Seed = Field(description="of the reader's answers and the tests of it")
 
 
 class Supervise(Section):
@@ -403,7 +408,7 @@ class Supervise(Section):
         description="prompted: folder of the prompt texts, one YAML file a task type"
     )
     max_rows: int = Field(ge=0, description="rows to train on, a seeded choice; 0: all")
-    seed: Seed
+    seed: Seed = Field(description="of the rows that max_rows leaves, and their order")
 
     @field_validator("source")
     @classmethod

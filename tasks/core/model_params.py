@@ -30,15 +30,15 @@ class Finetune(Section):
     restart: str = Field(
         NOTHING,
         description=(
-            "where start is champion: the adapter folder that a training from nothing starts "
-            f"from; {NOTHING}: a new adapter"
+            "where start is champion: the adapter folder to begin again from, when too much has "
+            f"changed; {NOTHING}: a new adapter"
         ),
     )
     restart_share: Fraction = Field(
         0.2,
         description=(
             "where start is champion: share of passages, new or gone, above which training "
-            "begins from nothing; 0: at every change"
+            "begins again from restart; 0: at every change"
         ),
     )
     replay_share: float = Field(
@@ -60,14 +60,18 @@ class Finetune(Section):
             "the same values: faster, 4 times the memory"
         ),
     )
-    precision: Precision = "auto"
-    lora_rank: int = Field(ge=1, le=4096)
-    lora_alpha: Positive
-    lora_dropout: Fraction
-    learning_rate: float = Field(gt=0.0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = Field(0, ge=0)
-    max_grad_norm: float = Field(gt=0.0)
+    precision: Precision = Field(
+        "auto", description="of the computing; auto: bfloat16 where the machine multiplies it"
+    )
+    lora_rank: int = Field(ge=1, le=4096, description="rank of the adapter's matrices")
+    lora_alpha: Positive = Field(description="the adapter's change is scaled by alpha / rank")
+    lora_dropout: Fraction = Field(description="share of the adapter's inputs left out in training")
+    learning_rate: float = Field(gt=0.0, description="highest learning rate of AdamW")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the learning rate falls after the warm-up"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises")
+    max_grad_norm: float = Field(gt=0.0, description="longer gradients are cut to this norm")
     batch_rows: Positive = Field(description="rows per optimiser step (effective batch)")
     micro_batch_rows: Positive = Field(description="rows per forward pass; must divide batch_rows")
     epochs: float = Field(gt=0.0, description="passes over the rows")
@@ -80,8 +84,10 @@ class Finetune(Section):
             "those of the epochs"
         ),
     )
-    max_prompt_tokens: Positive
-    max_response_tokens: Positive
+    max_prompt_tokens: Positive = Field(
+        description="a longer prompt loses its middle; the row, too, if its answer was there"
+    )
+    max_response_tokens: Positive = Field(description="a row with a longer response is left out")
     checkpoint_steps: Positive = Field(
         description="steps between checkpoints: the most that a kill loses"
     )
@@ -93,14 +99,16 @@ class Finetune(Section):
             "unfinished training stays always"
         ),
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations twice, to hold fewer in memory"
+    )
     processes: Positive = Field(
         1,
         description=(
             "GPUs that train together, each with a copy of the model; without a GPU, CPU processes"
         ),
     )
-    seed: Seed
+    seed: Seed = Field(description="of the order of the rows and of new adapter weights")
 
     @field_validator("micro_batch_rows")
     @classmethod
@@ -126,7 +134,7 @@ class Baseline(Section):
     general_rows: Positive = Field(
         description="rows of it to score, a seeded choice spread evenly over task types"
     )
-    seed: Seed
+    seed: Seed = Field(description="of the general tasks that general_rows draws")
 
 
 class Evaluate(Section):
@@ -154,7 +162,7 @@ class Evaluate(Section):
         ),
     )
     max_new_tokens: Positive = Field(description="tokens of an extractive answer")
-    batch_rows: Positive
+    batch_rows: Positive = Field(description="prompts whose choices are ranked together")
     bootstrap: int = Field(ge=100, le=1_000_000, description="resamples of the 95 % intervals")
     prior_correction: bool = Field(
         True,
@@ -178,13 +186,17 @@ class Evaluate(Section):
             "the start as well, each on the same claims, so that their figures compare"
         ),
     )
-    seed: Seed
+    seed: Seed = Field(description="of the items that max_items draws, and of the resamples")
 
 
 class Register(Section):
     """MLflow: run, metrics, adapter, alias."""
 
-    experiment: str = Field(pattern=r"\S", json_schema_extra={FORM: "must not be empty"})
+    experiment: str = Field(
+        pattern=r"\S",
+        json_schema_extra={FORM: "must not be empty"},
+        description="MLflow experiment of the runs",
+    )
     model_name: str = Field(
         "",
         # MLflow refuses "/" and ":", and has no way to ask for a name with quotes.

@@ -7,18 +7,19 @@ One section a stage, and ``run`` for all of them. ``params.yaml`` is the embedde
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from tasks.core.data_params import Generate, Ingest, Supervise, Validate, Verify
+from tasks.core.data_params import CROSS_FIT, Generate, Ingest, Supervise, Validate, Verify
 from tasks.core.errors import PipelineError
 from tasks.core.model_params import Baseline, Evaluate, Finetune, Limits, Register
 from tasks.core.problems import explain
 from tasks.core.secrets import SECRET
 from tasks.core.section import Section
+from tasks.core.setting_paths import NOTHING
 from tasks.core.yaml_file import read_yaml
 
 # The sections have the names of the stages. pydantic warns that two of them hide a method
@@ -59,9 +60,43 @@ def parse_params(
     """
     _refuse_secrets(values)
     try:
-        return model.model_validate(_tuples(values))
+        parsed = model.model_validate(_tuples(values))
     except ValidationError as error:
         raise PipelineError(f"{where}: {explain(error, model, settings)}") from error
+    if isinstance(parsed, Params):
+        for problem in _find_conflicts(parsed):
+            raise PipelineError(f"{where}: {problem}")
+    return parsed
+
+
+def _find_conflicts(params: Params) -> Iterator[str]:
+    """Yield what is wrong with settings that are right by themselves: found here, before the stages
+    that come first have worked for hours.
+    """
+    source, mix = params.supervise.source, params.supervise.mix
+    reads = [name for name in mix.names if name in ("labelled", "p3")]
+    if reads and Path(params.supervise.rows).parts[-2:] == Path(NOTHING).parts:
+        yield (
+            f"supervise.source {source} needs training rows: name their file in supervise.rows "
+            "(docs/matrix.md)"
+        )
+    generate, verify = params.generate, params.verify
+    if generate.address and mix.generator == "bonito":
+        yield (
+            "generate.address serves chat models: it goes with supervise.source prompted, not "
+            f"{source}"
+        )
+    for name, section in (("generate", generate), ("verify", verify)):
+        if section.address and section.workers:
+            yield (
+                f"{name}.workers open the model themselves, {name}.address has it opened already: "
+                "set one of the two"
+            )
+    if verify.reader == CROSS_FIT and (verify.fit is None or verify.address):
+        yield (
+            f"verify.reader {CROSS_FIT} trains its readers here: give verify.fit, a section as "
+            "finetune, and no verify.address (docs/verify.md)"
+        )
 
 
 def _refuse_secrets(value: Any, place: str = "") -> None:

@@ -35,6 +35,9 @@ class Progress:
     skipped: int = 0
     _beside_skipped: int = 0
     _logged: float = 0.0
+    _shown: float = 0.0
+    #: Rows of a group that is not finished.
+    _foreseen: int = 0
     #: What earlier meters of this run of the stage left in :data:`REUSED`: reused and done again.
     _before: tuple[int, int] = (0, 0)
 
@@ -69,21 +72,34 @@ class Progress:
         """
         self.done += rows
         self.beside_done += beside
+        self._foreseen = 0
         if self.beside_total:
             facts = {self.beside: f"{self.beside_done}/{self.beside_total}", **facts}
-        now = time.monotonic()
+        self._show(facts)
+
+    def foresee(self, rows: int) -> None:
+        """Show, once a second, ``rows`` more of a group that :meth:`advance` counts when it is
+        finished. A killed run does them again.
+        """
+        self._foreseen += rows
+        if time.monotonic() - self._shown >= 1 and self.done + self._foreseen < self.total:
+            self._show({})
+
+    def _show(self, facts: dict[str, Any]) -> None:
+        self._shown = now = time.monotonic()
         ended = self.done >= self.total and self.beside_done >= self.beside_total
         # Rate is 0 in the first second: cached rows would make it absurd. The end always has one.
         rated = now - self.started >= 1 or ended
-        new = self.done - self.skipped + self.beside_done - self._beside_skipped
+        done = self.done + self._foreseen
+        new = done - self.skipped + self.beside_done - self._beside_skipped
         rate = new / max(now - self.started, 1e-9) if rated else 0.0
-        to_do = self.total - self.done + self.beside_total - self.beside_done
+        to_do = self.total - done + self.beside_total - self.beside_done
         left = to_do / rate if rate else 0.0
         write_json(
             self.path,
             {
                 "stage": self.stage,
-                "done": self.done,
+                "done": done,
                 "total": self.total,
                 "unit": self.unit,
                 "rate": round(rate, 3),
@@ -97,7 +113,7 @@ class Progress:
             self._logged = now
             speed = [f"{rate:.2f}/s", f"{left:.0f} s left"] if rate else []
             more = [f"{name} {fact}" for name, fact in facts.items() if not isinstance(fact, dict)]
-            log.info("%s", "  ".join([f"{self.done}/{self.total} {self.unit}", *speed, *more]))
+            log.info("%s", "  ".join([f"{done}/{self.total} {self.unit}", *speed, *more]))
 
     def _tell_reuse(self) -> None:
         """Write how much was taken from earlier runs; not into the output, whose bytes do not

@@ -75,7 +75,7 @@ def evaluate(stage: Stage) -> None:
 
 def _heldout(stage: Stage) -> Path:
     if "heldout" not in stage.inputs:
-        raise PipelineError("without labelled items --heldout names the rows that supervise kept")
+        raise PipelineError("there are no labelled items: give --heldout artifacts/supervise/heldout.parquet")
     return stage.path("heldout")
 
 

@@ -56,9 +56,10 @@ def finetune(stage: Stage) -> None:
     if source == "none":
         return _write_no_adapter(stage, training, path)
     if not training.examples:
+        why = ", ".join(f"{count} {reason}" for reason, count in training.dropped.items())
         raise PipelineError(
-            f"no row of {path} can be trained on ({dict(training.dropped)}): look at its "
-            "quarantine, or raise finetune.max_response_tokens"
+            f"no row of {path} can be trained on ({why}): look at artifacts/supervise, or raise "
+            "finetune.max_response_tokens"
         )
     trained = _train(stage, training)
     write_text(stage.out / "loss.csv", trained.csv())

@@ -18,7 +18,7 @@ from tasks.core.rows import PREDICTIONS
 from tasks.core.spans import is_sound
 from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
-from tasks.lm.engine import Completion, Sampling, open_engine
+from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.merged import plain_weights
 from tasks.lm.models import count_positions, identify, load_tokenizer
 from tasks.lm.prompts import (
@@ -164,15 +164,21 @@ def load_weights(params: Generate) -> tuple[Path | str, str]:
 
 
 def generate_shard(
-    shard: list[Request], engine: Any, tokenizer: Any, generator: Generator
+    shard: list[Request],
+    engine: Any,
+    tokenizer: Any,
+    generator: Generator,
+    on_done: OnDone | None = None,
 ) -> pa.Table:
     """Send one shard's rows to the engine together; return rows.PREDICTIONS in the shard's order.
+
+    ``on_done`` is called with how many more rows have been sampled once.
 
     A shard that is generated again gives the same bytes: its rows always meet the engine together
     and alone, each with its own seed. vLLM's rows depend on what else is in their batch.
     """
     prompts = [generator.prompt(tokenizer, request) for request in shard]
-    rows = _sample(shard, prompts, engine, tokenizer, generator, 0)
+    rows = _sample(shard, prompts, engine, tokenizer, generator, 0, on_done)
     for attempt in range(1, generator.params.retries + 1):
         places = [place for place, row in enumerate(rows) if has_no_answer(row)]
         if not places:
@@ -205,13 +211,14 @@ def _sample(
     tokenizer: Any,
     generator: Generator,
     attempt: int,
+    on_done: OnDone | None = None,
 ) -> list[dict[str, Any]]:
     """Send rows to the engine; a later attempt has other seeds, and room for what was cut off."""
     params = generator.params
     most = _most_tokens(params, attempt)
     sampling = Sampling(params.temperature, params.top_p, most, logprobs=True)
     seeds = [_seed(request, attempt) for request in shard]
-    completions = engine.generate(prompts, sampling, seeds)
+    completions = engine.generate(prompts, sampling, seeds, on_done)
     return [
         _make_row(request, len(prompt) if tokenizer else 0, completion, generator)
         | {

@@ -45,6 +45,7 @@ from tasks.generate.shards import (
     load_weights,
     open_shard_engine,
 )
+from tasks.lm.engine import OnDone
 from tasks.lm.memory import freed_after
 from tasks.lm.models import pinned
 from tasks.lm.preflight import check_run
@@ -86,15 +87,6 @@ def _describe_generator(params: Params) -> Generator:
     if params.supervise.mix.generator == "prompted":
         prompts = Path(params.supervise.prompts)
         form = read_prompts(prompts, settings.task_types, params.validate.labels)
-    elif settings.address:
-        raise PipelineError(
-            "generate.address serves chat models: it goes with supervise.source prompted"
-        )
-    if settings.address and settings.workers:
-        raise PipelineError(
-            "generate.workers open the generator themselves, generate.address has it "
-            "opened already: set one of the two"
-        )
     if not settings.address:  # one commit for all workers, and for a run that continues
         revision = pinned(settings.generator, settings.revision)
         settings = settings.model_copy(update={"revision": revision})
@@ -128,7 +120,7 @@ def _fill_journal(
     work = _cut_missing(passages, names, params)
     parsed: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
-    for number, table in _generate_shards(work, len(names), generator, longest):
+    for number, table in _generate_shards(work, len(names), generator, longest, progress.foresee):
         journal.put(names[number], table.drop_columns(_PLACE))
         parsed.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
@@ -158,10 +150,14 @@ def _skip_finished(progress: Progress, rows: Counter[str], missing: set[str]) ->
 
 
 def _generate_shards(
-    shards: Iterator[tuple[int, list[Request]]], count: int, generator: Generator, longest: int
+    shards: Iterator[tuple[int, list[Request]]],
+    count: int,
+    generator: Generator,
+    longest: int,
+    on_done: OnDone,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield number and rows of every shard: in order in this process, in any order with
-    ``workers``.
+    ``workers``. ``on_done`` gets rows of shards that this process has not finished.
     """
     params = generator.params
     if not params.address:
@@ -170,9 +166,10 @@ def _generate_shards(
         tokenizer = generator.load_tokenizer()
         with freed_after(open_shard_engine(generator, longest)) as engine:
             log.info("the generator is loaded, rows come %d at a time", params.shard_rows)
+            on_done(0)  # the clock of the rows starts here: make plan reads it
             for together in pack(shards, params.shard_rows if _asks_together(params) else 1):
                 requests = [request for _, shard in together for request in shard]
-                rows = generate_shard(requests, engine, tokenizer, generator)
+                rows = generate_shard(requests, engine, tokenizer, generator, on_done)
                 for number, shard in together:
                     yield number, rows.slice(0, len(shard))
                     rows = rows.slice(len(shard))

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tasks.core.errors import PipelineError
-from tasks.lm.engine import Completion, Sampling
+from tasks.lm.engine import Completion, OnDone, Sampling
 
 log = logging.getLogger(__name__)
 #: Setting of an address -> environment variable that holds its key, where it asks for one.
@@ -70,16 +70,23 @@ class AddressEngine:
             ) from error
 
     def generate(
-        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
         """Complete every message, in order; a refused request is a :class:`PipelineError`."""
+        completions = []
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(
-                pool.map(
-                    lambda pair: self._complete(pair[0], sampling, pair[1]),
-                    zip(prompts, seeds, strict=True),
-                )
-            )
+            for completion in pool.map(
+                lambda pair: self._complete(pair[0], sampling, pair[1]),
+                zip(prompts, seeds, strict=True),
+            ):
+                completions.append(completion)
+                if on_done:
+                    on_done(1)
+        return completions
 
     def _complete(self, message: str, sampling: Sampling, seed: int) -> Completion:
         body = {

@@ -286,13 +286,16 @@ def vllm_environment(gpu: bool) -> dict[str, str]:
         # In this process, on a GPU too: vLLM promises the same tokens again only so.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
+    # FlashInfer's sampler is compiled at the first start, with a CUDA toolkit that few machines
+    # have. It takes no rows with seeds, and ours all have one.
+    cuda = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
     cpu = {
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         # vLLM compiles how log-probabilities are ranked, which needs a C++ compiler.
         "TORCHDYNAMO_DISABLE": "1",
     }
-    return everywhere if gpu else everywhere | cpu
+    return everywhere | (cuda if gpu else cpu)
 
 
 def _set_environment(gpu: bool) -> None:

@@ -57,7 +57,8 @@ def hub_weights(name: str, revision: str) -> tuple[int, int]:
     weights = [file for file in files if file.filename.endswith(".safetensors")]
     if not weights:
         raise PipelineError(
-            f"{name} holds no .safetensors weights (other formats can hold code and are refused)"
+            f"{name} holds no .safetensors weights (other formats can hold code and are refused): "
+            "name a model that has them"
         )
     lacking = [file for file in files if file.will_download]
     return sum(file.file_size or 0 for file in weights), sum(f.file_size or 0 for f in lacking)

@@ -42,7 +42,8 @@ def merged_folder(
                 from peft import PeftModel
 
                 plain = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-            plain.save_pretrained(out)
+            # In small files: each is copied into this machine's memory as a whole.
+            plain.save_pretrained(out, max_shard_size="2GB")
         load_tokenizer(base, revision).save_pretrained(out)
         write_json(out / "made_from.json", made_from)
 

@@ -104,7 +104,8 @@ def base_path(name: str, revision: str = "main", weights: bool = True) -> str:
 def _need_safetensors(name: str, folder: Path) -> str:
     if not any(folder.glob("*.safetensors")):
         raise PipelineError(
-            f"{name} holds no .safetensors weights (other formats can hold code and are refused)"
+            f"{name} holds no .safetensors weights (other formats can hold code and are refused): "
+            "name a model that has them"
         )
     return str(folder)
 

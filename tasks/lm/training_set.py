@@ -63,8 +63,8 @@ class TrainingSet:
         built = build_examples(read(), prompter, params)
         if built.shortened or built.cut_out:
             log.warning(
-                "max_prompt_tokens = %d cuts the middle out of %d instructions; %d more rows lose "
-                "their answer by it and are left out%s",
+                "finetune.max_prompt_tokens = %d cuts the middle out of %d instructions; %d more "
+                "rows lose their answer by it and are left out%s: raise it to keep them",
                 params.max_prompt_tokens,
                 built.shortened,
                 len(built.cut_out),

@@ -95,7 +95,7 @@ def _judge_opponent(
     if answers is not None:
         return _compare(asked, adapted, answers, f"champion version {champion.version}")
     log.warning(
-        "champion version %s was scored on other items or templates: the new version "
+        "champion version %s was scored on other items or templates, and stays: the new version "
         "is compared with the unadapted model",
         champion.version,
     )

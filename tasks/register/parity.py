@@ -85,7 +85,7 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     if parity.all_three < settings.parity_floor * parity.items:
         raise PipelineError(
             f"not registered: {parity.describe()}; register.parity_floor asks for "
-            f"{settings.parity_floor:.0%}"
+            f"{settings.parity_floor:.0%}: lower it, or train with finetune.quantization none"
         )
     kept.write(stage.out)
     return parity

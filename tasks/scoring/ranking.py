@@ -32,6 +32,8 @@ NEAR = 0.4
 _BATCH_TOKENS = 16_384
 #: Most places at which the head is applied together: 0.3 GB of logits of 32,000 tokens.
 _HEAD_PLACES = 2_048
+#: Rows of a sliding window's mask that are made together.
+_MASK_ROWS = 1_024
 
 Choices = list[list[int]]
 
@@ -241,12 +243,15 @@ def _masks(
 
     def mask(seen: torch.Tensor) -> torch.Tensor:
         zeros = torch.zeros(seen.shape, dtype=compute, device=seen.device)
-        return zeros.masked_fill(~seen, torch.finfo(compute).min)[:, None]
+        return zeros.masked_fill_(~seen, torch.finfo(compute).min)[:, None]
 
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if not window or (kinds and "sliding_attention" not in kinds) or int(positions.max()) < window:
         return mask(seen)
-    near = seen & (positions[:, :, None] - positions[:, None, :] < window)
+    near = seen.clone()
+    for start in range(0, seen.shape[1], _MASK_ROWS):  # all distances at once would take gigabytes
+        rows = slice(start, start + _MASK_ROWS)
+        near[:, rows] &= positions[:, rows, None] - positions[:, None, :] < window
     if kinds:
         return {"full_attention": mask(seen), "sliding_attention": mask(near)}
     return mask(near)

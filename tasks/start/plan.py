@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, read_json
@@ -40,6 +41,8 @@ from tasks.start.trial import Measured, run_apart, write_params
 
 #: Passages of the trial, rows that it generates and asks at a time, and steps that it trains.
 PASSAGES, SHARD, STEPS = 32, 32, 2
+#: The same of a GPU, which writes so many rows in hardly more time than one.
+_GPU_ROWS = 256
 #: A yield that one good row has; without any validate ends with an error.
 _ANY = 1e-9
 #: A row that the reader answers costs so many questions of baseline and evaluate: it samples
@@ -134,12 +137,17 @@ def _try(
     tell: Callable[[str], None],
 ) -> Trial:
     ids = found.passages["passage_id"].to_pylist()
-    passages = found.passages.take(choose(ids, PASSAGES, params.generate.seed, "passage"))
+    count, together = PASSAGES, SHARD
+    if torch.cuda.is_available():
+        together = _GPU_ROWS
+        a_passage = params.generate.samples * len(params.generate.task_types)
+        count = max(PASSAGES, together // a_passage)
+    passages = found.passages.take(choose(ids, count, params.generate.seed, "passage"))
     write_table(folder / "passages.parquet", passages)
     smaller: dict[str, dict[str, Any]] = {
-        "generate": {"max_passages": 0, "shard_rows": SHARD, "workers": 0},
+        "generate": {"max_passages": 0, "shard_rows": together, "workers": 0},
         "validate": {"min_yield": _ANY, "max_rows": 0},
-        "verify": {"shard_rows": SHARD, "workers": 0},
+        "verify": {"shard_rows": together, "workers": 0},
         "finetune": {"max_steps": STEPS, "processes": 1},
     }
     if params.finetune.start == CHAMPION:  # a step from another start costs as much
@@ -222,7 +230,7 @@ def _forecast(
         kept,
         {**minutes, "all": total},
         memory([stage.peak_mb for stage in trial.measured.values()]),
-        _disk(params, times),
+        _disk(params, passages),
         round(tokens),
         Range(written, written).times(0.9, 1.1),
         gain,
@@ -248,6 +256,8 @@ def _minutes(
     validate = Pace(checked.seconds, 0.0) if checked else nothing  # nearly all of it is its start
     read = found.seconds * found.times / 60
     answers = paces.get("verify", nothing)
+    if not (verify and verify.total):  # nobody read: an answer costs what a task does, at most
+        answers = paces["generate"]
     models = 1 if Path(params.finetune.start).is_file() else 2
     held_out = Range(min(100.0, 0.1 * trained.low), min(100.0, 0.1 * trained.high))
     scored = Range(questions, questions) if questions else held_out
@@ -256,7 +266,7 @@ def _minutes(
         "ingest": Range(read, read).times(0.8, 1.4),
         "generate": paces["generate"].minutes(Range(predictions, predictions)),
         "validate": validate.minutes(Range(0, 0)),
-        "verify": answers.minutes(Range(asked, asked)),
+        "verify": paces.get("verify", nothing).minutes(Range(asked, asked)),
         "finetune": paces.get("finetune", nothing).minutes(steps),
         "baseline": _ask(answers, scored, models) if questions else Range(0.1, 0.4),
         "evaluate": _ask(answers, scored, alone),
@@ -271,7 +281,7 @@ def _ask(pace: Pace, questions: Range, models: int) -> Range:
     return one.times(models, models)
 
 
-def _disk(params: Params, times: float) -> Range:
+def _disk(params: Params, passages: int) -> Range:
     """Return the disk space (MB) that a run asks for before it starts, and that of its rows.
 
     Models count as if none were there yet.
@@ -282,7 +292,7 @@ def _disk(params: Params, times: float) -> Range:
     }
     models = read_models(params.model_copy(update=known))
     needs = disk_needs(models, exact=False, folders=(WORK, cache_folder()))
-    rows = 0.02 * PASSAGES * times  # predictions, rows and their reports: 20 KB a passage
+    rows = 0.02 * passages  # predictions, rows and their reports: 20 KB a passage
     likely = sum(need.bytes for need in needs) / _MEGABYTE + rows
     return Range(likely, likely).times(0.7, 1.3)
 

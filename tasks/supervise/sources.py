@@ -130,7 +130,7 @@ def _choose_passages(stage: Stage) -> tuple[Read, int]:
 def _read_p3(stage: Stage) -> SourceRows:
     """General instruction tuning: prompted rows of the annotated datasets, with their passages."""
     path = stage.path("rows")
-    takes = "source p3 takes the train.parquet of bonito.remix.stage"
+    takes = "source p3 takes the train.parquet that make bonito leaves in bonito/artifacts/remix"
     need_columns(path, _P3.names, "supervise.rows", takes)
     rows = Batches(path, _P3)
     source = Source.of(lambda: map(_prompted_rows, rows))

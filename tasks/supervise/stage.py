@@ -92,9 +92,10 @@ def _read_sources(stage: Stage) -> tuple[dict[str, Source], Counter[str]]:
     for name in stage.params.supervise.mix.names:
         source, left_out = SOURCES[name](stage)
         if not len(source.keys) and name != "none":
+            why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
             raise PipelineError(
                 f"supervise.source {name} gives no row to train on "
-                f"({dict(left_out) or 'its input is empty'})"
+                f"({f'dropped: {why}' if why else 'its input is empty'})"
             )
         ids = source.keys["row_id"]
         while any(_share_one(ids, other.keys["row_id"]) for other in sources.values()):

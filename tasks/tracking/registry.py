@@ -164,6 +164,7 @@ class Ledger:
         if ready:
             return str(ready[0].model_uri)
         import mlflow
+        import torch
         from mlflow.models import infer_signature
 
         inference = dict(max_new_tokens=max_new_tokens, do_sample=False, return_full_text=False)
@@ -175,7 +176,8 @@ class Ledger:
                 base_model_path=str(base),
                 prompt_template=prompt_template,
                 signature=infer_signature([example], ["answer"], params=inference),
-                input_example=[example],
+                # MLflow tries an example on a copy of the model, for which a GPU has no room.
+                input_example=None if torch.cuda.is_available() else [example],
                 pip_requirements=packages,
             )
         return str(logged.model_uri)

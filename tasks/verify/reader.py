@@ -71,11 +71,6 @@ class Reader:
         address.
         """
         if params.address:
-            if params.workers:
-                raise PipelineError(
-                    "verify.workers open the reader themselves, verify.address has it opened "
-                    "already: set one of the two"
-                )
             return cls(params, "", "none", "auto", f"{params.reader}@{params.address}")
         try:
             revision = pinned(params.reader, params.revision)

@@ -190,7 +190,7 @@ def test_workers_and_an_address_exclude_each_other(
         generate.main(["--params", str(path), "--passages", "passages.parquet", "--out", "out"])
         == 2
     )
-    assert "generate.workers open the generator themselves" in capsys.readouterr().err
+    assert "generate.workers open the model themselves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])

@@ -20,7 +20,7 @@ if "tasks.generate" in sys.orig_argv:
         def __init__(self, kind, model, *_, **__):
             self.tokenizer = load_tokenizer(str(model))
 
-        def generate(self, prompts, sampling, seeds):
+        def generate(self, prompts, sampling, seeds, on_done=None):
             return [self._complete(self.tokenizer.decode(prompt)) for prompt in prompts]
 
         def _complete(self, prompt):

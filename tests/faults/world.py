@@ -369,7 +369,7 @@ class rule_engine:
 
         self.tokenizer = load_tokenizer(str(model))
 
-    def generate(self, prompts: Any, sampling: Any, seeds: Any) -> list[Any]:
+    def generate(self, prompts: Any, sampling: Any, seeds: Any, on_done: Any) -> list[Any]:
         """One line a batch in ``batches``: what was done can be counted."""
         with open("batches", "a") as batches:
             batches.write(f"{len(prompts)}\n")

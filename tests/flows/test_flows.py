@@ -806,12 +806,12 @@ def test_a_model_that_is_trained_again_in_its_place_is_another_setting(tmp_path:
         (
             ["12/40 rows", "ERROR: failed to reproduce 'x': failed to run: x, exited with -9"],
             255,
-            "killed by signal 9, stopped: run the same command again",
+            "killed by signal 9 (often: too little memory), stopped: run the same command again",
         ),
         (
             ["12/40 rows", "ERROR: failed to reproduce 'x': failed to run: x, exited with 137"],
             255,
-            "killed by signal 9, stopped: run the same command again",
+            "killed by signal 9 (often: too little memory), stopped: run the same command again",
         ),
         (
             ["ERROR: failed to reproduce 'x': missing data 'source': y"],

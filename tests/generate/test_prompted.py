@@ -56,7 +56,7 @@ def test_custom_labels_reach_the_request_the_instruction_and_what_is_kept(
     answers = itertools.cycle(["Allowed", "forbidden.", "yes"])
 
     class Engine:
-        def generate(self, prompts: Any, sampling: Any, seeds: Any) -> list[Completion]:
+        def generate(self, prompts: Any, *_: Any) -> list[Completion]:
             lead = {
                 "nli": "Claim: The pump was mended.\nAnswer:",
                 "ynqa": "Question: Was the pump mended?\nAnswer:",
@@ -237,7 +237,7 @@ def test_a_local_model_is_asked_by_its_chat_template(
     seen: list[list[int]] = []
 
     class Engine:
-        def generate(self, prompts: Any, sampling: Any, seeds: Any) -> list[Completion]:
+        def generate(self, prompts: Any, *_: Any) -> list[Completion]:
             seen.extend(prompts)
             return [Completion("Question: Why?\nAnswer: its seal broke", 9, True)] * len(prompts)
 

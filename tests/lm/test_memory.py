@@ -146,6 +146,8 @@ def _vllm_parts() -> list[torch.nn.Module]:
 @pytest.mark.parametrize("gpu", [True, False])
 def test_vllm_runs_in_our_process_with_and_without_a_gpu(gpu: bool) -> None:
     assert vllm_environment(gpu)["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    # Else the first start on a GPU compiles with a CUDA toolkit.
+    assert vllm_environment(gpu).get("VLLM_USE_FLASHINFER_SAMPLER") == ("0" if gpu else None)
 
 
 def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

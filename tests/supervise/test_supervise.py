@@ -356,10 +356,11 @@ def test_a_mix_of_which_one_source_is_empty_is_one_line(run: Any, capsys: Any) -
 @pytest.mark.parametrize(
     ("source", "rows", "message"),
     [
-        ("p3", NONE, "cannot be read as Parquet: source p3 takes the train.parquet"),
-        ("labelled", NONE, "rows must be in a file of .jsonl"),
+        ("p3", NONE, "supervise.source p3 needs training rows: name their file in supervise.rows"),
+        ("labelled", NONE, "supervise.source labelled needs training rows"),
+        ("labelled", "params.yaml", "rows must be in a file of .jsonl"),
         ("labelled", "twice", "was there before: ids must be unique"),
-        ("labelled", "only evaluated", "gives no row to train on ({'in_evaluation': 3})"),
+        ("labelled", "only evaluated", "gives no row to train on (dropped: 3 in_evaluation)"),
         ("p3", "no column", "has no column 'instruction'"),
         ("p3", "absent.parquet", "--rows absent.parquet does not exist"),
     ],
@@ -389,7 +390,7 @@ def test_without_a_generator_generate_and_validate_have_nothing_to_do(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shards, "open_engine", None)
     write_table(Path("passages.parquet"), passage_table(2))
-    path = str(make_params(supervise={"source": source}))
+    path = str(make_params(supervise={"source": source, "rows": "rows.jsonl"}))
     assert (
         generate.main(
             ["--params", path, "--passages", "passages.parquet", "--out", "artifacts/generate"]
