@@ -1,4 +1,6 @@
-"""Write the JSON schemas of the YAML files that people edit, and docs/settings.md: ``make schemas``.
+"""Write the JSON schemas of the YAML files that people edit, and docs/settings.md.
+
+``make schemas`` runs it.
 
 An editor with a YAML language server reads the first line of such a file, completes keys and marks
 wrong values. The schemas come from the typed models that parse the files.

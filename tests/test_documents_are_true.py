@@ -105,6 +105,13 @@ def test_every_command_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_takes_the_pinned_packages(name: str) -> None:
+    """The machine's own Python has none of them."""
+    bare = re.findall(r"^ *(python (?:-m|scripts/).*)", text_of(name), re.MULTILINE)
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_name_in_a_snippet_exists(name: str) -> None:
     assert [name for code in snippets(text_of(name)) for name in unknown_names(code)] == []
 

@@ -1,6 +1,6 @@
 """The short version of ``make soak``: every kind of answer to a fault, once.
 
-The figures of the long ones are in docs/operations.md.
+The figures of the long ones are in docs/faults.md.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What keeps the text of a removed document in DVC's cache, and the command that clears it, as
-docs/operations.md says.
+docs/continuing.md says.
 """
 
 from __future__ import annotations
