@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         items = params.evaluate.items
         if "evaluate.items=" not in chosen and not (profiles and Path(items).is_file()):
             items = ""
-        corpus, evaluation = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
+        corpus, items = arguments.corpus or params.ingest.corpus, arguments.evaluation or items
         write_text(file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        paths = ["--corpus", corpus, "--evaluation", evaluation, "--out", str(PREVIEW)]
+        paths = ["--corpus", corpus, "--items", items, "--out", str(PREVIEW)]
         status = ingest.main(["--params", str(file), *paths])
         if not status:
             record_cut(Path(), params, corpus)

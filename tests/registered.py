@@ -157,17 +157,17 @@ def register_tiny(params: Path, instructions: Path) -> int:
     ingested = instructions.parent / "ingested.json"
     write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
     arguments = [
-        "--ingested",
+        "--ingest",
         str(ingested),
-        "--adapter",
+        "--finetune",
         "artifacts/finetune",
-        "--evaluation",
+        "--evaluate",
         "artifacts/evaluate",
-        "--instructions",
+        "--validate",
         str(instructions.parent / "validated"),
-        "--verification",
+        "--verify",
         str(instructions.parent / "verified"),
-        "--supervision",
+        "--supervise",
         str(instructions.parent),
     ]
     return register.main(["--params", str(params), *arguments, "--out", "artifacts/register"])

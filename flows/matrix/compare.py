@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import erfc, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr  # type: ignore[import-untyped]
 
 from tasks.scoring.datasets import Item
 from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points
+
+#: Fewer passages than these decide nothing, whatever their questions say.
+_LEAST_CLUSTERS = 6
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,16 @@ class Draws:
 
     items: NDArray[np.float64]
     templates: NDArray[np.float64]
+    #: Passages, or documents, that are drawn.
+    clusters: int
 
     @classmethod
     def make(cls, items: Sequence[Item], templates: int, times: int, seed: int) -> Draws:
         """Draw ``times`` resamples."""
         random = np.random.Generator(np.random.PCG64([seed, 1]))
         counts = random.multinomial(templates, [1 / templates] * templates, size=times)
-        return cls(resample([item.cluster for item in items], times, seed), counts / templates)
+        clusters = [item.cluster for item in items]
+        return cls(resample(clusters, times, seed), counts / templates, len(set(clusters)))
 
     def f1(self, runs: Sequence[Scored]) -> NDArray[np.float64]:
         """Return the group's mean F1 in each resample [resamples]: over templates as drawn, over
@@ -76,14 +83,19 @@ def measure_difference(
 ) -> dict[str, float]:
     """Return the first group's F1 less the second's, with its paired 95 % interval.
 
-    ``p`` is two-sided, from a normal curve of the resamples' spread: counting resamples beyond 0
-    could not go below 1 / resamples, which many comparisons need.
+    ``p`` is two-sided, from Student's t of the resamples' spread with a degree of freedom less than
+    there are passages: counting resamples beyond 0 could not go below 1 / resamples, which many
+    comparisons need. On fewer than six passages it is 1: they decide nothing.
     """
     samples = draws.f1(runs) - draws.f1(others)
     low, high = interval(samples)
     first, second = (np.mean([run.f1()[0].mean() for run in group]) for group in (runs, others))
-    difference, error = float(first - second), float(samples.std())
-    p = erfc(abs(difference) / error / sqrt(2)) if error else float(difference == 0)
+    difference, error, freedom = float(first - second), float(samples.std()), draws.clusters - 1
+    p = 1.0
+    if draws.clusters >= _LEAST_CLUSTERS and difference:
+        # A bootstrap's spread of n things is too small by sqrt((n - 1) / n).
+        error *= sqrt(draws.clusters / freedom)
+        p = 2 * float(stdtr(freedom, -abs(difference) / error)) if error else 0.0
     return {
         "f1": round_points(difference),
         "f1_low": round_points(low),

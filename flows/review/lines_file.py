@@ -17,6 +17,9 @@ from tasks.core.files import fingerprint, write_text
 from tasks.core.lock import hold_lock
 from tasks.core.stage import WORK
 
+#: What some Windows programs put before the first line.
+_MARK = "\ufeff"
+
 
 class LinesFile:
     """The file at ``path``; it need not exist. The lock is in ``root``'s work folder."""
@@ -54,7 +57,7 @@ class LinesFile:
 
     def _read(self) -> list[str]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_bytes().decode("utf-8")
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
@@ -64,11 +67,15 @@ class LinesFile:
 
 def find_line(lines: list[str], fits: Callable[[dict[str, Any]], bool]) -> int | None:
     """Return the place of the first row that fits, or None."""
-    parsed = ((place, json.loads(line)) for place, line in enumerate(lines) if line.strip())
+    texts = ((place, line.removeprefix(_MARK)) for place, line in enumerate(lines))
+    parsed = ((place, json.loads(text)) for place, text in texts if text.strip())
     return next((place for place, row in parsed if fits(row)), None)
 
 
 def put_line(lines: list[str], place: int | None, row: dict[str, Any] | None) -> None:
     """Put a row at a place, or at the end where that is None; the row None removes the line."""
     start = len(lines) if place is None else place
-    lines[start : start + 1] = [] if row is None else [json.dumps(row, ensure_ascii=False)]
+    mark = _MARK if start == 0 and lines and lines[0].startswith(_MARK) else ""
+    end = "\r" if lines and lines[0].endswith("\r") else ""
+    text = "" if row is None else json.dumps(row, ensure_ascii=False)
+    lines[start : start + 1] = [f"{mark}{text}{end}"] if text else []

@@ -232,7 +232,9 @@ class Generate(Section):
             "machine that ends with the stage"
         ),
     )
-    seed: Seed = Field(description="of the rows that are written: each row's own seed follows from it")
+    seed: Seed = Field(
+        description="of the rows that are written: each row's own seed follows from it"
+    )
 
     @field_validator("task_types", mode="before")
     @classmethod

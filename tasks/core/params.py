@@ -19,7 +19,7 @@ from tasks.core.model_params import Baseline, Evaluate, Finetune, Limits, Regist
 from tasks.core.problems import explain
 from tasks.core.secrets import SECRET
 from tasks.core.section import Section
-from tasks.core.setting_paths import NOTHING
+from tasks.core.setting_paths import is_nothing
 from tasks.core.yaml_file import read_yaml
 
 # The sections have the names of the stages. pydantic warns that two of them hide a method
@@ -75,7 +75,7 @@ def _find_conflicts(params: Params) -> Iterator[str]:
     """
     source, mix = params.supervise.source, params.supervise.mix
     reads = [name for name in mix.names if name in ("labelled", "p3")]
-    if reads and Path(params.supervise.rows).parts[-2:] == Path(NOTHING).parts:
+    if reads and is_nothing(Path(params.supervise.rows)):
         yield (
             f"supervise.source {source} needs training rows: name their file in supervise.rows "
             "(docs/matrix.md)"

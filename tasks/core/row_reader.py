@@ -148,15 +148,21 @@ def _read_csv(path: Path, delimiter: str, infer_types: bool) -> Iterator[pa.Reco
     header = next(_split_lines(path, delimiter), None)
     if header is None:
         return
+    names = header[1]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PipelineError(
+            f"{path} line 1 has the column {twice!r} twice: give each a name of its own"
+        )
     read = pyarrow.csv.ReadOptions(block_size=_BLOCK)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    types = {} if infer_types else dict.fromkeys(header[1], pa.string())
+    types = {} if infer_types else dict.fromkeys(names, pa.string())
     convert = pyarrow.csv.ConvertOptions(column_types=types)
     try:
         with pyarrow.csv.open_csv(path, read, parse, convert) as batches:
             yield from batches
     except (pa.ArrowInvalid, OSError):
-        _find_broken_line(path, delimiter, len(header[1]))
+        _find_broken_line(path, delimiter, len(names))
         raise
 
 

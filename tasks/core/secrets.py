@@ -28,6 +28,14 @@ def hide(text: str) -> str:
     return _KEY.sub("***", _USER.sub("://***@", text))
 
 
+def first_line(error: BaseException) -> str:
+    """Return an error's first line, its kind where it has none, without passwords, cut to 300
+    characters.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return hide(line)[:300]
+
+
 def hub_token() -> str | None:
     """Return the user's token for the Hugging Face hub; None where there is none.
 

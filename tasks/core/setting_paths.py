@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 #: What a setting names where it needs no file or folder. DVC runs a stage only if each of its
 #: inputs exists, so "none" has to be a file too. No stage reads its text.
 NOTHING = "supervision/none"
+
+
+def is_nothing(path: Path) -> bool:
+    """Tell whether a setting's path is :data:`NOTHING`, of any checkout."""
+    return path.parts[-2:] == Path(NOTHING).parts
+
+
 #: Settings that are a path, but for the champion of ``finetune.start``.
 FILES = (
     ("ingest", "corpus"),

@@ -141,38 +141,34 @@ def run_stage(
         ):
             sweep(folder)
             (folder / REUSED).unlink(missing_ok=True)
-            values = vars(arguments)
-            paths = {
-                option: values[option.replace("-", "_")]
-                for option in (*inputs, *optional)
-                if values[option.replace("-", "_")] is not None
-            }
-            paths |= {
-                name: Path(path)
-                for name, key in settings.items()
-                if (path := _chosen(values[name], params, key))
-            }
-            for option, path in paths.items():
-                if not path.exists():
-                    raise PipelineError(f"--{option} {path} does not exist")
-                verify(path)
-            work(
-                Stage(
-                    name,
-                    params,
-                    paths,
-                    out,
-                    shared,
-                    {name: _chosen(values[name], params, key) for name, key in addresses.items()},
-                    afterwards,
-                )
-            )
+            given = vars(arguments)
+            paths = _find_inputs(given, params, (*inputs, *optional), settings)
+            places = {name: _chosen(given[name], params, key) for name, key in addresses.items()}
+            work(Stage(name, params, paths, out, shared, places, afterwards))
             seal_folder(out)
         (folder / "progress.json").unlink(missing_ok=True)
         if rank() > 0:
             shutil.rmtree(folder)
         return 0
     return 2
+
+
+def _find_inputs(
+    given: Mapping[str, Any], params: Section, options: Sequence[str], settings: Mapping[str, str]
+) -> dict[str, Path]:
+    """Return option -> path, from the command line or from the setting that names it.
+
+    Raises :class:`PipelineError` where one is not there or is damaged.
+    """
+    paths = {option: given[option] for option in options if given[option] is not None}
+    for option, key in settings.items():
+        if path := _chosen(given[option], params, key):
+            paths[option] = Path(path)
+    for option, path in paths.items():
+        if not path.exists():
+            raise PipelineError(f"--{option} {path} does not exist")
+        verify(path)
+    return paths
 
 
 def setting(params: Section, key: str) -> str:

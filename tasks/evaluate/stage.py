@@ -11,6 +11,8 @@ out, and how far they agree with them is shown under that name.
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,9 @@ def evaluate(stage: Stage) -> None:
 
 def _heldout(stage: Stage) -> Path:
     if "heldout" not in stage.inputs:
-        raise PipelineError("there are no labelled items: give --heldout artifacts/supervise/heldout.parquet")
+        raise PipelineError(
+            "there are no labelled items: give --heldout artifacts/supervise/heldout.parquet"
+        )
     return stage.path("heldout")
 
 
@@ -198,11 +202,13 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def _f1_csv(scores: dict[str, Any]) -> str:
-    lines = ["model,template,f1"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("model", "template", "f1"))
     for model in _models(scores):
         by_template = scores[model]["by_dataset"][scores["dataset"]]["by_template"]
-        lines += [f"{model},{name},{template['f1']}" for name, template in by_template.items()]
-    return "\n".join(lines) + "\n"
+        writer.writerows((model, name, found["f1"]) for name, found in by_template.items())
+    return text.getvalue()
 
 
 def _models(scores: dict[str, Any]) -> list[str]:

@@ -221,7 +221,7 @@ def mask(text: str) -> tuple[str, dict[str, int]]:
 
 
 def _is_plausible(name: str, value: str) -> bool:
-    digits = [int(character) for character in value if character.isdigit()]
+    digits = [int(character) for character in value if character.isdecimal()]
     if name == "IP":
         try:
             # "::" and the like are valid addresses, and not worth hiding.

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
-from tasks.core.secrets import hide, hub_token
+from tasks.core.secrets import first_line, hide, hub_token
 from tasks.ingest.discovery import CorpusFile, discover, readable_name
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Unreadable, printable
@@ -291,7 +291,7 @@ def _connect(address: str) -> tuple[Any, str]:
             "gs://, or hf://owner/dataset"
         ) from error
     except Exception as error:
-        raise PipelineError(f"{hide(address)} cannot be reached: {_first_line(error)}") from error
+        raise _unreachable(address, error) from error
     return system, str(root)
 
 
@@ -303,12 +303,12 @@ def _one_line_errors(address: str) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
-        raise PipelineError(f"{hide(address)} cannot be reached: {_first_line(error)}") from error
+        raise _unreachable(address, error) from error
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return hide(f"{type(error).__name__}: {lines[0]}")[:300]
+def _unreachable(address: str, error: Exception) -> PipelineError:
+    why = f"{type(error).__name__}: {first_line(error)}"
+    return PipelineError(f"{hide(address)} cannot be reached: {why}")
 
 
 def _inside(name: str, root: str) -> str:

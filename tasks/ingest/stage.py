@@ -2,7 +2,7 @@
 
 Files, parts of files and passages that are not used are kept with a reason.
 
-    python -m tasks.ingest --params params.yaml [--corpus FOLDER] [--evaluation ITEMS]
+    python -m tasks.ingest --params params.yaml [--corpus FOLDER] [--items ITEMS]
         --out artifacts/ingest
 
 Worker processes read and cut the files, and a journal keeps their results. Then one pass over the
@@ -153,9 +153,9 @@ def _read_items(stage: Stage) -> list[Item]:
     """Return the labelled items, read as evaluate reads them, so that a bad item is an error before
     any work is done.
     """
-    if "evaluation" in stage.inputs and has_items(stage.path("evaluation")):
+    if "items" in stage.inputs and has_items(stage.path("items")):
         dataset = load_dataset(Path(stage.params.evaluate.dataset))
-        items = load_items(dataset, stage.path("evaluation"))
+        items = load_items(dataset, stage.path("items"))
         if misplaced := find_misplaced(dataset, items):
             log.warning(
                 "%d of %d items have no answer that is in their passage: %s",
@@ -169,7 +169,7 @@ def _read_items(stage: Stage) -> list[Item]:
     if stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(
             "ingest.drop_evaluation_overlap is set, and there are no items to compare "
-            "with: name them with --evaluation"
+            "with: name them with --items"
         )
     return []
 
@@ -326,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ingest,
         (),
         argv,
-        settings={"evaluation": "evaluate.items"},
+        settings={"items": "evaluate.items"},
         addresses={"corpus": "ingest.corpus"},
         check=_check,
     )

@@ -266,8 +266,13 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
             for entry in _documents(item, work, count):
                 if entry["first"] and not entry["passages"]:
                     # Otherwise it would be neither a passage nor a reject.
-                    part.append(_reject(item.member, "empty", "no text below its headings"))
-                    continue
+                    trimmed = bool(entry["edits"])
+                    why = (
+                        "all of its text was taken out" if trimmed else "no text below its headings"
+                    )
+                    part.append(_reject(item.member, "empty", why))
+                    if not trimmed:
+                        continue
                 part.append(entry)
                 size += sum(len(passage["text"]) for passage in entry["passages"])
                 if size > _PART:

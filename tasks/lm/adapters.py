@@ -14,6 +14,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, sha256_file
 from tasks.core.model_params import Finetune
 from tasks.core.rows import ADAPTER_FILES
+from tasks.core.setting_paths import is_nothing
 from tasks.lm.models import resolve
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,10 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
     One that does not fit the model and the LoRA settings is an error. Other rounding of the base
     weights is a warning: an adapter of unquantised weights can be a good start on 4-bit ones.
     """
-    if start.is_file():
+    if is_nothing(start):
         return None
+    if start.is_file():
+        raise PipelineError(f"finetune.start = {start} is a file: name the adapter's folder")
     model = resolve(str(start))
     if model.adapter is None:
         raise PipelineError(

@@ -171,7 +171,7 @@ def _start(params: Finetune, provenance: dict[str, Any]) -> str:
 
 
 def _corpus(stage: Stage) -> Iterator[str]:
-    told = read_json(stage.path("ingested"))
+    told = read_json(stage.path("ingest"))
     formats = told.get("formats", {})
     read = ", ".join(f"{escape(name)} {count:,}" for name, count in sorted(formats.items()))
     unread = ", ".join(
@@ -209,13 +209,13 @@ def _rows(stage: Stage) -> Iterator[str]:
         counts = [told.get(key, UNKNOWN) for key in ("rows_in", "rows_kept")]
         lines.append((name, *counts, dropped or ("none" if told else UNKNOWN)))
     yield table(("stage", "in", "kept", "dropped, by reason"), lines)
-    quality = RowQuality.read(stage.path("instructions"), stage.path("verification"))
+    quality = RowQuality.read(stage.path("validate"), stage.path("verify"))
     yield "Three numbers about the rows, which are never one: " + escape(quality.describe()) + "."
 
 
 def _labels(stage: Stage) -> Iterator[str]:
     """Yield how often each label is the response of a training row."""
-    path = stage.path("supervision") / "instructions.parquet"
+    path = stage.path("supervise") / "instructions.parquet"
     rows = read_table(path, ["task_type", "response"])
     lines = []
     for name, kind in TASK_TYPES.items():
@@ -300,7 +300,7 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
         ("SHA-256 of the training rows", provenance["instructions_sha256"]),
         (
             "SHA-256 of the adapter",
-            sha256_file(stage.path("adapter") / "adapter_model.safetensors"),
+            sha256_file(stage.path("finetune") / "adapter_model.safetensors"),
         ),
     ]
     yield table(("what", "value"), lines)

@@ -24,6 +24,8 @@ from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
 CHALLENGER = "challenger"
+#: How often a version is judged again because another became the champion meanwhile.
+_JUDGEMENTS = 5
 #: Tag of a run: a digest of what its models were asked.
 QUESTIONS = "data.questions_sha256"
 
@@ -52,7 +54,13 @@ def choose_alias(
     champion, verdict = ledger.champion(name), ledger.tag("verdict")
     if verdict and champion is not None and str(champion.version) == str(version.version):
         return "champion", verdict
-    comparison = judge(stage, ledger, name, version, asked)
+    for _ in range(_JUDGEMENTS):
+        comparison = judge(stage, ledger, name, version, asked)
+        # Another run may have become the champion in these seconds.
+        present = ledger.champion(name)
+        if getattr(present, "version", None) == getattr(champion, "version", None):
+            break
+        champion = present
     ledger.tags({"alias": comparison.alias, "verdict": comparison.describe()})
     ledger.alias(name, comparison.alias, version.version)
     return comparison.alias, comparison.describe()
@@ -71,8 +79,8 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Asked) -
 
     Without a comparable champion, compare with the unadapted model.
     """
-    predictions = read_table(stage.path("evaluation") / "predictions.parquet")
-    scores = read_json(stage.path("evaluation") / "scores.json")
+    predictions = read_table(stage.path("evaluate") / "predictions.parquet")
+    scores = read_json(stage.path("evaluate") / "scores.json")
     adapted, zero_shot = (_of_model(predictions, model) for model in ("adapted", "zero_shot"))
     faults = tuple(find_faults(asked, adapted, zero_shot, scores))
     comparison = _judge_opponent(stage, ledger, name, version, asked, adapted, zero_shot)
@@ -133,7 +141,7 @@ def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Asked | None) -> Comp
     answers = same_questions_answers(stage, ledger, run_id, asked)
     if answers is None:
         return None
-    adapted = _of_model(read_table(stage.path("evaluation") / "predictions.parquet"), "adapted")
+    adapted = _of_model(read_table(stage.path("evaluate") / "predictions.parquet"), "adapted")
     return _compare(asked, adapted, answers, f"TAPT, run {run_id[:8]}")
 
 

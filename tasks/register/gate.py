@@ -77,25 +77,29 @@ class Asked:
     items: list[Item]
     weights: NDArray[np.float64]
     seed: int
+    #: How answers were written, where a model writes them: the engine, and the most tokens.
+    writing: tuple[str, int] | None
 
     @classmethod
     def make(cls, dataset: Dataset, items: list[Item], params: Evaluate) -> Asked:
         """Take the templates that the settings name, and draw the resamples."""
         templates = dataset.templates[: params.templates or None]
         weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
-        return cls(dataset, templates, items, weights, params.seed)
+        writing = None if dataset.classifies else (params.engine, params.max_new_tokens)
+        return cls(dataset, templates, items, weights, params.seed, writing)
 
     @cached_property
     def digest(self) -> str:
         """What tells these questions from others: every template's text filled with every
-        item, its choices, and the right answers. The prompt form of a model is no part of it.
+        item, its choices, the right answers, and how answers were written. The prompt form of a
+        model is no part of it.
         """
         asked = (
             (template.name, item.id, render(template, item), template.choices, item.golds)
             for template in self.templates
             for item in self.items
         )
-        return fingerprint(*sorted(asked))
+        return fingerprint(*sorted(asked), self.writing)
 
     def score(self, answers: pa.Table, corrected: bool = False) -> Scored:
         """Return a model's answers as arrays; see :func:`tasks.scoring.f1.scored_of`."""

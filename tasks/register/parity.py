@@ -66,7 +66,7 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     questions = (
         Questions.read(stage.params.evaluate, path)
         if has_items(path)
-        else Questions.held_out(stage.path("supervision") / "heldout.parquet")
+        else Questions.held_out(stage.path("supervise") / "heldout.parquet")
     )
     dataset, items = questions.dataset, list(questions.items)
     items.sort(key=lambda item: row_seed(stage.params.evaluate.seed, "parity", item.id))

@@ -35,9 +35,9 @@ def log_run(
     stage: Stage, ledger: Ledger, scores: dict[str, Any], provenance: dict[str, Any]
 ) -> tuple[str, str]:
     """Log everything but the model; return MLflow's name and digest of the evaluation set."""
-    adapter, evaluation = stage.path("adapter"), stage.path("evaluation")
+    adapter, evaluation = stage.path("finetune"), stage.path("evaluate")
     losses = _read_losses(adapter / "loss.csv")
-    quality = RowQuality.read(stage.path("instructions"), stage.path("verification"))
+    quality = RowQuality.read(stage.path("validate"), stage.path("verify"))
     ledger.params(flatten(stage.params.model_dump(mode="json")))
     ledger.curve("train_loss", losses)
     ledger.metrics(
@@ -48,8 +48,8 @@ def log_run(
     ledger.files(_draw_plots(stage.work / "plots", losses, scores), "plots")
     evaluated = ("scores.json", "predictions.parquet", "calibration.json", "report.html")
     ledger.files([evaluation / name for name in evaluated], "evaluation")
-    ledger.files([stage.path("instructions") / "report.html"], "validation")
-    ledger.files([stage.path("verification") / "report.html"], "verification")
+    ledger.files([stage.path("validate") / "report.html"], "validation")
+    ledger.files([stage.path("verify") / "report.html"], "verification")
     # A version's adapter has the digests of its rows, which finetune.start: champion needs.
     kept = ("provenance.json", TRAINED_FILE)
     ledger.files([adapter / name for name in kept if (adapter / name).is_file()])
@@ -142,9 +142,9 @@ def _log_datasets(
 ) -> tuple[str, str]:
     """Log the training rows and the evaluation questions; return name and digest of the latter."""
     if provenance["adapter"]:
-        path = stage.path("supervision") / "instructions.parquet"
+        path = stage.path("supervise") / "instructions.parquet"
         ledger.dataset(read_table(path).to_pandas(), "instructions", str(path), "training")
-    path = stage.path("evaluation") / "predictions.parquet"
+    path = stage.path("evaluate") / "predictions.parquet"
     questions = read_table(path, ["item_id", "template", "prompt"])
     items = stage.params.evaluate.items
     return ledger.dataset(questions.to_pandas(), scores["dataset"], items, "evaluation")

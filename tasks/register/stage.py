@@ -49,8 +49,8 @@ def register(stage: Stage) -> None:
 
 
 def _register(stage: Stage) -> None:
-    scores = read_json(stage.path("evaluation") / "scores.json")
-    provenance = read_json(stage.path("adapter") / "provenance.json")
+    scores = read_json(stage.path("evaluate") / "scores.json")
+    provenance = read_json(stage.path("finetune") / "provenance.json")
     ledger = _open_ledger(stage, scores, provenance)
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = log_run(stage, ledger, scores, provenance)
@@ -78,7 +78,7 @@ def _register(stage: Stage) -> None:
 def _open_ledger(stage: Stage, scores: dict[str, Any], provenance: dict[str, Any]) -> Ledger:
     """Open the MLflow run of this adapter and these scores; it is continued where there is one."""
     model = (
-        sha256_file(stage.path("adapter") / "adapter_model.safetensors")
+        sha256_file(stage.path("finetune") / "adapter_model.safetensors")
         if provenance["adapter"]
         else provenance["key"]
     )
@@ -106,7 +106,7 @@ def _tell_leak(stage: Stage, ledger: Ledger) -> dict[str, str]:
     """Say in the log, on the run's page and in the closing table what was trained on that is in the
     evaluation set too.
     """
-    text = describe_leak(read_json(stage.path("ingested")))
+    text = describe_leak(read_json(stage.path("ingest")))
     if not text:
         return {}
     log.warning(text)
@@ -128,13 +128,13 @@ def _register_model(
     """
     name = stage.params.register.model_name or default_name(provenance["base"], scores["dataset"])
     take_cards()
-    parity = check_parity(stage, stage.path("adapter"), stage.path("evaluation"))
+    parity = check_parity(stage, stage.path("finetune"), stage.path("evaluate"))
     ledger.tags({"parity": parity.describe()})
     ledger.files([path for path in [stage.out / KEPT_ANSWERS] if path.is_file()])
     uri = _log_model(stage, ledger, provenance)
     # As they were trained, to the byte: MLflow writes the same values in float32.
     for file in ADAPTER_FILES:
-        ledger.add_to_model(uri, stage.path("adapter") / file)
+        ledger.add_to_model(uri, stage.path("finetune") / file)
     ledger.score(uri, metric_table(scores), scored_on)
     version = ledger.version(name, uri)
     alias, verdict = (
@@ -188,7 +188,7 @@ def _log_model(stage: Stage, ledger: Ledger, provenance: dict[str, Any]) -> str:
     )
     return ledger.model(
         base,
-        stage.path("adapter"),
+        stage.path("finetune"),
         _mlflow_template(provenance["prompt_example"]),
         _example_prompt(stage),
         stage.params.evaluate.max_new_tokens,
@@ -206,12 +206,12 @@ def _mlflow_template(prompt_example: str) -> str:
 
 
 def _example_prompt(stage: Stage) -> str:
-    path = stage.path("supervision") / "instructions.parquet"
+    path = stage.path("supervise") / "instructions.parquet"
     first = read_table(path, ["instruction", "response"]).slice(0, 1).to_pylist()[0]
     return str(first["instruction"] or first["response"])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    inputs = ("ingested", "adapter", "evaluation", "instructions", "verification", "supervision")
+    inputs = ("ingest", "validate", "verify", "supervise", "finetune", "evaluate")
     return run_stage("register", register, inputs, argv)

@@ -5,6 +5,8 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
 from collections.abc import Iterable
@@ -22,7 +24,7 @@ from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
 from tasks.core.section import FORM, Section, TypeName
-from tasks.core.setting_paths import NOTHING
+from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
 
@@ -105,7 +107,7 @@ def has_items(path: Path) -> bool:
     """Tell whether ``evaluate.items`` names labelled items: ``supervision/none`` says that there
     are none.
     """
-    return path.parts[-2:] != Path(NOTHING).parts
+    return not is_nothing(path)
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -181,8 +183,13 @@ def asked_columns(dataset: Dataset) -> tuple[str, ...]:
     """Return the columns besides the passage that the templates show: the question, the claim."""
     given = {"context", "choices", dataset.context.split(".")[0]}
     given |= {dataset.label.split(".")[0], dataset.answers.split(".")[0]}
-    parsed = (_environment().parse(template.instruction) for template in dataset.templates)
-    return tuple(sorted(set().union(*map(find_undeclared_variables, parsed)) - given))
+    shown = (_find_columns(template.instruction) for template in dataset.templates)
+    return tuple(sorted(frozenset[str]().union(*shown) - given))
+
+
+@lru_cache(maxsize=64)
+def _find_columns(instruction: str) -> frozenset[str]:
+    return frozenset(find_undeclared_variables(_environment().parse(instruction)))
 
 
 def find_misplaced(dataset: Dataset, items: Iterable[Item]) -> list[str]:
@@ -222,6 +229,9 @@ def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
     context = _text(_value(row, dataset.context, where), f"{where}: {dataset.context}")
     if not context.strip():
         raise PipelineError(f"{where}: the passage ({dataset.context}) is empty")
+    asked = asked_columns(dataset)
+    if asked and all(name in row and not str(row[name] or "").strip() for name in asked):
+        raise PipelineError(f"{where}: {' and '.join(asked)} is empty: there is nothing to ask")
     gold = 0
     golds: tuple[str, ...]
     if dataset.classifies:
@@ -237,7 +247,15 @@ def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
             raise PipelineError(f"{where}: no gold answer in {dataset.answers}")
     name = _plain(_value(row, dataset.id, where), f"{where}: {dataset.id}")
     document = _document(dataset, row, where)
-    return Item(id=name, context=context, golds=golds, gold=gold, columns=row, document=document)
+    shown = {column: value for column, value in row.items() if not _holds_bytes(value)}
+    return Item(id=name, context=context, golds=golds, gold=gold, columns=shown, document=document)
+
+
+def _holds_bytes(value: Any) -> bool:
+    """Tell whether a column's value is an image or the like, which no template can show."""
+    if isinstance(value, (dict, list)):
+        return any(map(_holds_bytes, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bytes)
 
 
 def _document(dataset: Dataset, row: dict[str, Any], where: str) -> str:
@@ -253,6 +271,9 @@ def _document(dataset: Dataset, row: dict[str, Any], where: str) -> str:
 
 def _answers(value: Any, where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):  # a CSV file holds a list as text
+            values = json.loads(value)
     answers = [_plain(value, where) for value in values if value is not None]
     return tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
 
@@ -275,6 +296,8 @@ def _text(value: Any, where: str) -> str:
 
 def _plain(value: Any, where: str) -> str:
     """Return a text or number as text; anything else would be scored as Python prints it."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))  # a column of whole numbers that lacks one comes as decimals
     if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     kind = "an object" if isinstance(value, dict) else repr(value)[:40]
@@ -287,7 +310,10 @@ def _compile(instruction: str) -> Any:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        finalize=lambda value: "" if value is None else value,  # not the word None
+    )
     # They draw without our seed: each process would give an item another prompt.
     del environment.filters["random"], environment.globals["lipsum"]
     return environment

@@ -22,6 +22,7 @@ from tasks.core.files import fingerprint, row_seed
 from tasks.core.model_params import Baseline, Evaluate, Finetune
 from tasks.core.parquet import read_columns, read_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, require
+from tasks.core.setting_paths import is_nothing
 from tasks.core.store import work_key
 from tasks.lm.adapters import digest_adapter, start_adapter
 from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
@@ -254,10 +255,10 @@ def _general_row(
 
 def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
     """Return ``general_rows`` held-out rows of a remix, drawn in turn from each task type."""
-    if path.suffix != ".parquet":
+    if is_nothing(path):
         return []
     columns = ["row_id", "task_type", "context", "instruction", "response"]
-    takes = "it takes the heldout.parquet of bonito.remix.stage"
+    takes = "it takes a remix's heldout.parquet (docs/generator.md)"
     table = read_columns(path, columns, "baseline.general", takes)
     turns: dict[str, int] = {}
     order = []

@@ -10,7 +10,8 @@ from typing import Any
 
 from tasks.core.errors import PipelineError, near_miss
 from tasks.core.files import read_json
-from tasks.tracking.mlflow_store import connect, first_line, shown_uri
+from tasks.core.secrets import first_line
+from tasks.tracking.mlflow_store import connect, shown_uri
 
 log = logging.getLogger(__name__)
 #: Names, versions or aliases that an error lists.

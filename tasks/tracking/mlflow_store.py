@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.process import is_alive, process_mark
-from tasks.core.secrets import hide
+from tasks.core.secrets import first_line, hide
 from tasks.core.stage import is_disk_full
 
 #: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
@@ -85,12 +85,6 @@ def store_errors() -> Iterator[None]:
             f"the MLflow store {shown_uri()} failed ({first_line(error)}): run the same "
             f"command again {when}"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's first line, without passwords, cut to 160 characters."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return hide(line)[:160]
 
 
 def owner() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.core.secrets import first_line
 from tasks.tracking.mlflow_store import (
     OWNER,
     TRAINING_KEY,
@@ -16,7 +17,6 @@ from tasks.tracking.mlflow_store import (
     connect,
     experiment_id,
     find_run,
-    first_line,
     log_params,
     owner,
 )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.card import take_cards
-from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, write_json
 from tasks.core.model_params import Finetune

@@ -35,6 +35,7 @@ from tasks.core.parquet import (
     take_rows,
 )
 from tasks.core.rows import PASSAGES
+from tasks.core.setting_paths import is_nothing
 from tasks.lm.prompts import fill
 from tasks.scoring.f1 import draw_groups, interval
 from tasks.scoring.intervals import wilson
@@ -95,7 +96,7 @@ def read_tests(
 
     The instruction contains the passage. Without a file there are no rows.
     """
-    if path is None or path.suffix != ".parquet":
+    if path is None or is_nothing(path):
         return []
     need_columns(path, _ROWS.names, "verify.tests", "it takes a remix's heldout.parquet")
     keys = concat(Batches(path, _KEYS), _KEYS)

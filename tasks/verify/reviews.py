@@ -15,6 +15,7 @@ from tasks.core.files import fingerprint
 from tasks.core.problems import explain
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section
+from tasks.core.setting_paths import is_nothing
 from tasks.scoring.intervals import wilson
 from tasks.verify.draw import SAMPLE, Draw
 
@@ -52,11 +53,11 @@ class Reviews:
 
     @classmethod
     def read(cls, path: Path | None, seed: int = 0) -> Reviews:
-        """Read a JSON Lines file of :class:`Verdict`; a path of another kind has none.
+        """Read a JSON Lines file of :class:`Verdict`; ``supervision/none`` has none.
 
         A line that is no verdict, or a second verdict on a row, is an error that names it.
         """
-        if path is None or path.suffix != ".jsonl":
+        if path is None or is_nothing(path):
             return cls({}, seed)
         found: dict[str, Verdict] = {}
         for number, row in enumerate(read_rows(path), start=1):

@@ -88,7 +88,7 @@ def _params(folder: Path, **changes: Any) -> None:
 
 
 def _run(corpus: str = "corpus", evaluation: str = "items.jsonl") -> int:
-    inputs = ["--corpus", corpus, "--evaluation", evaluation]
+    inputs = ["--corpus", corpus, "--items", evaluation]
     return ingest.main(["--params", "params.yaml", *inputs, "--out", "artifacts/ingest"])
 
 
@@ -350,7 +350,7 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(corner: Path) -> None:
         "params.yaml",
         "--corpus",
         "corpus",
-        "--evaluation",
+        "--items",
         "items.jsonl",
         "--out",
         "artifacts/again",

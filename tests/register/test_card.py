@@ -133,8 +133,8 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
     write_json(tmp_path / "metrics.json", {"yield": None})
     names = ("agreed", "right", "right_low", "right_high")
     write_json(tmp_path / "summary.json", dict.fromkeys(names) | {"reviewed": 0, "reviewed_of": 0})
-    places = {"ingested": tmp_path / "ingested.json", "adapter": adapter}
-    places |= dict.fromkeys(("instructions", "verification", "supervision"), tmp_path)
+    places = {"ingest": tmp_path / "ingested.json", "finetune": adapter}
+    places |= dict.fromkeys(("validate", "verify", "supervise"), tmp_path)
     stage = SimpleNamespace(params=parse_params(values, "params.yaml"), path=places.__getitem__)
     provenance = {
         **{"base": EMBEDDED, "revision": "main", "quantization": "nf4", "precision": "float32"},

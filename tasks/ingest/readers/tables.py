@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ _TABLE_CHARS = 1 << 20
 
 #: A row's number in its file, from 1, and its values by column, or why it has none.
 TableRow = tuple[int, dict[str, Any] | Unreadable]
+#: The number of a line above the header; its text has no column.
+_TITLE = 0
+#: Most lines above a header.
+_MOST_TITLES = 10
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -41,12 +46,19 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     without it is read as a table (:func:`read_table`).
     """
     name, rows = _format(path), read_rows(path, options)
-    first = list(islice(rows, 1))
-    rows = chain(first, rows)
+    titles = []
+    first = next(rows, None)
+    while first and first[0] == _TITLE:
+        titles.append(first)
+        first = next(rows, None)
+    rows = chain([first] if first else [], rows)
     by_default = not options.text_column and name in ("csv", "tsv")
-    if by_default and any(isinstance(row, dict) and "text" not in row for _, row in first):
-        yield from read_table(rows, name)
+    if by_default and not (first and (isinstance(first[1], Unreadable) or "text" in first[1])):
+        yield from read_table(chain(titles, rows), name)
     else:
+        for _, row in titles:
+            detail = f"a line above the header: {get_text(row, '')[:100]}"
+            yield Reject("", "no_text_column", detail)
         yield from read_texts(rows, name, options.text_column or "text")
 
 
@@ -102,8 +114,9 @@ def read_table(rows: Iterable[TableRow], format: str, title: str = "") -> Iterat
 
 
 def _one_line(value: Any) -> str:
-    parts = value if isinstance(value, list) else [] if value is None else [value]
-    return " ".join(tidy(" ".join(map(str, parts))).split())
+    parts = value if isinstance(value, list) else [value]
+    texts = (str(part) for part in parts if part is not None)
+    return " ".join(tidy(" ".join(texts)).split())
 
 
 def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
@@ -117,7 +130,7 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     if head.startswith(b"PAR1"):
         return _parquet(path, column)
     if suffix in (".csv", ".tsv", ".tab"):
-        return _csv(path, options, "\t" if suffix != ".csv" else "")
+        return _csv(path, options, "\t" if suffix != ".csv" else "", column)
     if suffix == ".parquet":
         return _parquet(path, column)
     if suffix in (".arrow", ".feather") or head == b"ARROW1":
@@ -141,7 +154,7 @@ def get_text(row: dict[str, Any], column: str) -> str:
             )
         value = value[part]
     if isinstance(value, (list, tuple)):
-        return "\n\n".join(str(item) for item in value)
+        return "\n\n".join(str(item) for item in value if item is not None)
     return "" if value is None else str(value)
 
 
@@ -152,7 +165,7 @@ def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
         text, _ = decode(_read_whole(path, options))
         yield from (
             (place, _parse_object(line))
-            for place, line in enumerate(text.splitlines(), 1)
+            for place, line in enumerate(text.split("\n"), 1)
             if line.strip()
         )
         return
@@ -212,7 +225,7 @@ def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
         value = json.loads(text)
     except ValueError as error:
         # JSON Lines under the wrong name is common.
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and isinstance(_parse_object(lines[0]), dict):
             yield from ((place, _parse_object(line)) for place, line in enumerate(lines, 1))
             return
@@ -221,23 +234,55 @@ def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
         yield place, _as_row(row)
 
 
-def _csv(path: Path, options: ReadOptions, delimiter: str) -> Iterator[TableRow]:
+def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Iterator[TableRow]:
+    """Yield the lines above the header, numbered :data:`_TITLE`, then the rows below it."""
     with path.open("rb") as raw:
         sample = raw.read(1 << 20)
     # A sample may end inside a character; only whole lines are judged.
     encoding = detect(sample[: sample.rfind(b"\n") + 1] or sample)
     csv.field_size_limit(min(options.max_bytes, 1 << 30))
     with path.open("r", encoding=encoding, newline="") as stream:
-        reader = csv.DictReader(
+        reader = csv.reader(
             _text_lines(stream, options.max_bytes),
-            delimiter=delimiter or _delimiter(sample, encoding),
-            restkey="(more)",
-            restval=None,
+            delimiter=delimiter or _delimiter(sample, encoding, column),
         )
+        rows: Iterator[list[str]] = filter(None, reader)
         try:
-            yield from enumerate(reader, 1)
+            above, header, rows = _find_header(rows, column)
+            for cells in above:
+                yield _TITLE, {"": " | ".join(filter(None, cells))}
+            names = _name_columns(header)
+            for place, cells in enumerate(rows, 1):
+                row: dict[str, Any] = dict(zip_longest(names, cells[: len(names)]))
+                more = cells[len(names) :]
+                yield place, row | {"(more)": more} if more else row
         except (csv.Error, UnicodeDecodeError) as error:
             raise Unreadable("damaged", f"line {reader.line_num + 1}: {error}") from error
+
+
+def _find_header(
+    rows: Iterator[list[str]], column: str
+) -> tuple[list[list[str]], list[str], Iterator[list[str]]]:
+    """Return the lines above the header, the header, and those below it.
+
+    The header is the first line with the text's column, or with two cells that have text; the first
+    line where there is none.
+    """
+    seen: list[list[str]] = []
+    for cells in islice(rows, _MOST_TITLES):
+        if column in cells or sum(bool(cell.strip()) for cell in cells) > 1:
+            return seen, cells, rows
+        seen.append(cells)
+    return [], seen[0] if seen else [], chain(seen[1:], rows)
+
+
+def _name_columns(header: list[str]) -> list[str]:
+    """Return each column's name, with its number where several have one name or none."""
+    counts = Counter(header)
+    return [
+        name if counts[name] == 1 else f"{name or 'column'} ({number})"
+        for number, name in enumerate(header, 1)
+    ]
 
 
 def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
@@ -247,9 +292,18 @@ def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
         yield line
 
 
-def _delimiter(sample: bytes, encoding: str) -> str:
-    header = sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", 1)[0]
-    return max(",;\t|", key=header.count)
+def _delimiter(sample: bytes, encoding: str, column: str) -> str:
+    """Return what divides the cells of the first line that has two; a header of ``column`` alone
+    ends the search.
+    """
+    lines = sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", _MOST_TITLES)
+    for line in lines[:_MOST_TITLES]:
+        mark = max(",;\t|", key=line.count)
+        if mark in line:
+            return mark
+        if line.strip().strip('"') == column:
+            break
+    return ","
 
 
 def _arrow(path: Path, column: str) -> Iterator[TableRow]:
