@@ -267,9 +267,7 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
                 if entry["first"] and not entry["passages"]:
                     # Otherwise it would be neither a passage nor a reject.
                     trimmed = bool(entry["edits"])
-                    why = (
-                        "all of its text was taken out" if trimmed else "no text below its headings"
-                    )
+                    why = "all its text was taken out" if trimmed else "no text below its headings"
                     part.append(_reject(item.member, "empty", why))
                     if not trimmed:
                         continue

@@ -46,10 +46,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     without it is read as a table (:func:`read_table`).
     """
     name, rows = _format(path), read_rows(path, options)
-    titles = []
+    titles: list[tuple[int, dict[str, Any]]] = []
     first = next(rows, None)
-    while first and first[0] == _TITLE:
-        titles.append(first)
+    while first and first[0] == _TITLE and isinstance(first[1], dict):
+        titles.append((_TITLE, first[1]))
         first = next(rows, None)
     rows = chain([first] if first else [], rows)
     by_default = not options.text_column and name in ("csv", "tsv")
