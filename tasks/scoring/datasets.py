@@ -170,13 +170,20 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
 
 
 def check_prompts(dataset: Dataset, item: Item) -> None:
-    """Raise :class:`PipelineError` unless every template can be filled and shows the passage."""
+    """Raise :class:`PipelineError` unless every template can be filled and shows the passage, and
+    there is something to ask.
+    """
     for template in dataset.templates:
         if item.context.strip() not in render(template, item):
             raise PipelineError(
                 f"dataset {dataset.name}: template {template.name!r} does not show "
                 f"the passage: it must insert {{{{context}}}}"
             )
+    asked = [name for name in asked_columns(dataset) if name in item.columns]
+    if asked and not any(str(item.columns[name] or "").strip() for name in asked):
+        raise PipelineError(
+            f"item {item.id!r}: {' and '.join(asked)} is empty, there is nothing to ask"
+        )
 
 
 def asked_columns(dataset: Dataset) -> tuple[str, ...]:
@@ -229,9 +236,6 @@ def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
     context = _text(_value(row, dataset.context, where), f"{where}: {dataset.context}")
     if not context.strip():
         raise PipelineError(f"{where}: the passage ({dataset.context}) is empty")
-    asked = asked_columns(dataset)
-    if asked and all(name in row and not str(row[name] or "").strip() for name in asked):
-        raise PipelineError(f"{where}: {' and '.join(asked)} is empty: there is nothing to ask")
     gold = 0
     golds: tuple[str, ...]
     if dataset.classifies:

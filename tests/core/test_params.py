@@ -53,6 +53,17 @@ def test_params_are_frozen(params: Params) -> None:
         ({"finetune": {"micro_batch_rows": 3}}, "micro_batch_rows = 3: .*must divide .*batch_rows"),
         ({"finetune": {"epochs": float("inf")}}, "finetune.epochs = inf"),
         ({"register": {"experiment": " "}}, "register.experiment = ' '"),
+        ({"supervise": {"source": "labelled"}}, "supervise.source labelled needs training rows"),
+        (
+            {"supervise": {"source": "bonito+p3", "rows": "/else/where/supervision/none"}},
+            r"supervise.source bonito\+p3 needs training rows: name their file in supervise.rows",
+        ),
+        ({"generate": {"address": "http://a/v1"}}, "goes with supervise.source prompted, not bon"),
+        (
+            {"verify": {"address": "http://a/v1", "workers": 2}},
+            "verify.workers open the model themselves",
+        ),
+        ({"verify": {"reader": "cross-fit"}}, "cross-fit trains its readers here: give verify.fit"),
         ({"register": {"model_name": "a/b"}}, "register.model_name = 'a/b'"),
         ({"register": {"model_name": "it's"}}, "register.model_name = "),
     ],

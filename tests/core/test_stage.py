@@ -271,6 +271,24 @@ def test_a_meter_tells_no_rate_in_its_first_second(tmp_path: Path) -> None:
     )
 
 
+def test_rows_of_a_group_that_is_not_finished_are_shown_and_not_counted(tmp_path: Path) -> None:
+    meter = Progress(tmp_path / "progress.json", "generate", 400, "rows")
+    meter.advance(100)
+    meter.started -= 10
+    meter._shown -= 2
+    meter.foresee(60)
+    told = read_json(meter.path)
+    assert told["done"] == 160 and told["rate"] == pytest.approx(16, rel=0.01)
+    meter.foresee(30)
+    assert read_json(meter.path) == told, "once a second"
+    assert meter.done == 100
+    meter.advance(100)
+    assert read_json(meter.path)["done"] == meter.done == 200
+    meter._shown -= 2
+    meter.foresee(200)
+    assert read_json(meter.path)["done"] == 200, "the end is told when it is there"
+
+
 def test_what_is_counted_beside_the_rows_has_its_name_and_takes_time(tmp_path: Path) -> None:
     meter = Progress(tmp_path / "progress.json", "verify", 100, "rows", "tests", 50)
     meter.started -= 10

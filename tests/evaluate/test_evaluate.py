@@ -4,6 +4,8 @@ a real MLflow store.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shlex
 import shutil
@@ -507,6 +509,12 @@ def test_the_alias_follows_the_interval() -> None:
         Comparison("x", 3.0, 0.1, 6.0).alias == "champion"
         and Comparison("x", 3.0, 0.0, 6.0).alias == "challenger"
     )
+
+
+def test_a_template_may_have_a_comma_in_its_name() -> None:
+    found = {"f1": 35.0, "by_dataset": {"d": {"by_template": {'yes, "no"': {"f1": 35.0}}}}}
+    rows = list(csv.reader(io.StringIO(evaluate._f1_csv({"dataset": "d", "adapted": found}))))
+    assert rows == [["model", "template", "f1"], ["adapted", 'yes, "no"', "35.0"]]
 
 
 def test_names() -> None:

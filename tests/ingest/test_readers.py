@@ -150,6 +150,49 @@ def test_rows_of_every_table_format(tmp_path: Path) -> None:
         ], path.name
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (
+            "site,finding,finding\nA,crack,stuck\n",
+            "site: A | finding (2): crack | finding (3): stuck",
+        ),
+        ("site,fault,,\nA,1,2,3\n", "site: A | fault: 1 | column (3): 2 | column (4): 3"),
+        (",site\n0,A\n", "0 | site: A"),
+        (
+            "Report 2019,,\nsite,date,fault\nA,3 March,crack\n",
+            "Report 2019\nsite: A | date: 3 March | fault: crack",
+        ),
+        ("Report 2019\nsite;fault\nA;crack\n", "Report 2019\nsite: A | fault: crack"),
+        ("body\nOne.\nTwo.\n", "body: One.\nbody: Two."),
+        ("site,fault\nA,crack,more,most\n", "site: A | fault: crack | (more): more most"),
+        ("site,fault\nA\n", "site: A"),
+    ],
+)
+def test_no_cell_of_a_table_is_lost(tmp_path: Path, table: str, text: str) -> None:
+    (tmp_path / "a.csv").write_text(table)
+    assert _text(tmp_path / "a.csv").strip() == text
+
+
+def test_a_line_above_the_header_of_texts_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Report 2019\nid,text\n1,One row.\n")
+    title, row = _read(tmp_path / "a.csv")
+    assert isinstance(title, Reject) and "above the header: Report 2019" in title.detail
+    assert isinstance(row, Document) and (row.member, row.text) == ("#1", "One row.")
+
+
+def test_json_lines_may_hold_other_line_ends_and_nothing(tmp_path: Path) -> None:
+    rows = [{"text": "One\u2028and\u0085half."}, {"text": ["Two.", None, "Three."]}]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    for name in ("a.json", "b.jsonl"):
+        (tmp_path / name).write_bytes(lines.encode())
+        found = _read(tmp_path / name)
+        assert [item.member for item in found if isinstance(item, Document)] == ["#1", "#2"], name
+        assert "None" not in getattr(found[1], "text", "None")
+    (tmp_path / "c.json").write_bytes(lines.encode("utf-16"))
+    assert len(_read(tmp_path / "c.json")) == 2
+
+
 def test_bad_rows_are_rejects_and_a_missing_column_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(
@@ -560,6 +603,8 @@ def test_masks_leave_dates_and_amounts_alone() -> None:
         ("from 2001:db8::1 or 192.168.1.254.", "from [IP] or [IP]."),
         ("no address: 300.1.1.1, version 1.2.3.4.5, a std::vector at 12:30:45", None),
         ("SSN 123-45-6789", "SSN [SSN]"),
+        ("¹jane.doe@uni.edu ²john.roe@lab.org", "[EMAIL] [EMAIL]"),
+        ("²jdoe@uni.edu", "[EMAIL]"),
         ("call +4915112345678 or (555) 010-4477 x", "call [PHONE] or [PHONE] x"),
     ],
 )

@@ -64,6 +64,16 @@ def test_the_digest_of_the_questions_is_computed_once(
     assert _asked(tmp_path, "privacy", 5).digest != digest
 
 
+def test_answers_that_were_written_otherwise_are_not_the_same(tmp_path: Path) -> None:
+    """A shorter answer may score higher: a champion's answers are compared with their like."""
+    for kind, differs in (("incidents", True), ("privacy", False)):
+        asked = _asked(tmp_path, kind, 4)
+        params = load_params(Path("params.yaml")).evaluate.model_copy(update={"templates": 2})
+        for change in ({"max_new_tokens": 5}, {"engine": "transformers"}):
+            other = Asked.make(asked.dataset, asked.items, params.model_copy(update=change))
+            assert (other.digest != asked.digest) == differs, (kind, change)
+
+
 def _answers(asked: Asked, answer: Callable[[Item], str], lean: float = 0.0) -> pa.Table:
     """Answers as they are stored. ``lean``: how far the scores of all items prefer choice 0."""
     rows: list[dict[str, Any]] = []

@@ -97,6 +97,26 @@ def test_killed_around_the_alias_and_started_again(
     assert store.ledgers[1].tag("verdict") == "+9.0 F1 [+4.0, +12.0] against champion version 1"
 
 
+def test_who_became_champion_meanwhile_is_compared_with(
+    store: _Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs judge at once: the second to end looks again, and does not push the first out."""
+    judge, beaten = champion.judge, []
+
+    def slow(*arguments: Any) -> Comparison:
+        found: Comparison = judge(*arguments)
+        beaten.append(found.opponent)
+        if len(beaten) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(champion, "judge", judge)
+                store.choose_alias(0)
+        return found
+
+    monkeypatch.setattr(champion, "judge", slow)
+    assert store.choose_alias(1)[1].endswith("against champion version 1")
+    assert beaten == ["the unadapted model", "champion version 1"]
+
+
 def test_a_number_that_is_there_is_not_logged_twice(store: _Store) -> None:
     ledger = store.ledgers[0]
     for value in (1.0, 1.0, 2.0):

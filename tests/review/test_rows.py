@@ -98,6 +98,22 @@ def test_a_verdict_can_be_changed_and_taken_back_and_other_lines_keep_their_byte
     assert file.read_text() == other + "\n"
 
 
+def test_a_file_of_windows_keeps_its_mark_and_its_line_ends(
+    checkout: Path, client: TestClient
+) -> None:
+    file = checkout / "local/mine/reviews.jsonl"
+    other = '{"row_id":"x","key":"k","task_type":"nli","verdict":"right","reason":"r"}'
+    before = f"\ufeff{other}\r\n".encode()
+    file.write_bytes(before)
+    key = keys_of(client)[0]
+    assert save(client, key).status_code == 200
+    after = file.read_bytes()
+    assert after.startswith(before) and after.endswith(b"\r\n") and after.count(b"\n") == 2
+    seen = {"verdict": "right", "reason": "read"}
+    assert save(client, key, before=seen, after=None).status_code == 200
+    assert file.read_bytes() == before
+
+
 def test_the_second_of_two_pages_is_told_and_nothing_is_lost(checkout: Path) -> None:
     one, two = open_client(checkout), open_client(checkout)
     first, second, *_ = keys_of(one)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -126,6 +128,8 @@ def test_a_contradictory_file_is_refused(
         ([_ITEM, _ITEM], "row 2: the id '1' was there before"),
         ([{**_ITEM, "answer": "yess"}], "unknown label 'yess'.*did you mean 'yes'"),
         ([{**_ITEM, "context": " "}], "is empty"),
+        ([{**_ITEM, "question": None}], "item '1': question is empty, there is nothing to ask"),
+        ([{**_ITEM, "question": "  "}], "item '1': question is empty"),
         ([{"id": "1", "context": "x"}], "no column 'answer'"),
         (["{not json"], "line 1 is not valid JSON"),
         (["[1]"], "not a JSON object"),
@@ -135,6 +139,41 @@ def test_bad_items_are_refused_by_row(tmp_path: Path, items: list[Any], message:
     spec, path = _write(tmp_path, _YESNO, items)
     with pytest.raises(PipelineError, match=message):
         load_items(load_dataset(spec), path)
+
+
+def test_a_column_that_is_null_beside_a_question_shows_nothing(tmp_path: Path) -> None:
+    template = {**_YESNO["templates"][0], "instruction": "{{ context }} {{ hint }}{{ question }}"}
+    spec, path = _write(tmp_path, {**_YESNO, "templates": [template]}, [{**_ITEM, "hint": None}])
+    dataset = load_dataset(spec)
+    assert render(dataset.templates[0], load_items(dataset, path)[0]) == "A passage. Is it?"
+
+
+def test_an_image_beside_the_items_is_no_fault(tmp_path: Path) -> None:
+    spec, _ = _write(tmp_path, _YESNO, [])
+    rows = [{**_ITEM, "image": {"bytes": b"\x89PNG", "path": "a.png"}, "raw": b"\x89"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    (item,) = load_items(load_dataset(spec), tmp_path / "items.parquet")
+    assert "image" not in item.columns and "raw" not in item.columns
+    item.model_dump(mode="json")  # as the scorer's journal does
+
+
+def test_answers_of_a_table_are_the_texts_that_were_meant(tmp_path: Path) -> None:
+    dataset = load_dataset(ROOT / "datasets/incidents.yaml")
+    (tmp_path / "a.csv").write_text(
+        'id,context,question,answers\n1,The cat sat.,Who?,"[""cat"", ""the cat""]"\n'
+        "2,The cat sat.,Who?,[sic] cat\n"
+    )
+    assert [item.golds for item in load_items(dataset, tmp_path / "a.csv")] == [
+        ("cat", "the cat"),
+        ("[sic] cat",),
+    ]
+    row = {"id": 1.0, "context": "It took 12 hours.", "question": "How long?", "answers": 12.0}
+    (tmp_path / "b.jsonl").write_text(json.dumps(row))
+    (item,) = load_items(dataset, tmp_path / "b.jsonl")
+    assert (item.id, item.golds) == ("1", ("12",))
+    (tmp_path / "c.csv").write_text("id,context,question,answers,answers\n1,a,b,c,d\n")
+    with pytest.raises(PipelineError, match="line 1 has the column 'answers' twice"):
+        load_items(dataset, tmp_path / "c.csv")
 
 
 @pytest.mark.parametrize(

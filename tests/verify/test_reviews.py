@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tasks.core.errors import PipelineError
+from tasks.core.params import Params
 from tasks.core.quality import RowQuality
+from tasks.core.setting_paths import NOTHING
+from tasks.lm.adapters import start_adapter
 from tasks.scoring.intervals import wilson
+from tasks.scoring.predict import general_tasks
 from tasks.verify.draw import SAMPLE, Draw
+from tasks.verify.guard import read_tests
 from tasks.verify.reviews import Reviews, Verdict, review_key
+from tests.conftest import ROOT
 from tests.verify.conftest import make_row
 
 _ROWS = [make_row(number, "exqa" if number % 3 else "ynqa") for number in range(300)]
@@ -34,6 +44,23 @@ def _counted(read: Iterable[dict[str, Any]]) -> Reviews:
     for row in _ROWS:
         reviews.count(row)
     return reviews
+
+
+def test_a_file_of_another_kind_is_no_empty_one(tmp_path: Path, params: Params) -> None:
+    """A mistyped name would else train and judge without what the user gave."""
+    none, wrong = ROOT / NOTHING, tmp_path / "rows.txt"
+    wrong.write_text("text\n")
+    assert read_tests(none, ["exqa"], 10, 1) == [] == general_tasks(none, params.baseline)
+    assert Reviews.read(none).verdicts == {}
+    assert start_adapter(params.finetune, none) is None
+    for read in (
+        lambda: read_tests(wrong, ["exqa"], 10, 1),
+        lambda: general_tasks(wrong, params.baseline),
+        lambda: Reviews.read(wrong),
+        lambda: start_adapter(params.finetune, wrong),
+    ):
+        with pytest.raises(PipelineError, match=r"rows\.txt"):
+            read()
 
 
 def _drawn() -> list[dict[str, Any]]:

@@ -265,12 +265,13 @@ def _find_header(
 ) -> tuple[list[list[str]], list[str], Iterator[list[str]]]:
     """Return the lines above the header, the header, and those below it.
 
-    The header is the first line with the text's column, or with two cells that have text; the first
-    line where there is none.
+    The header is the first line with the text's column, with two cells that have text, or with a
+    blank first cell, as of a column of numbers; the first line where there is none.
     """
     seen: list[list[str]] = []
     for cells in islice(rows, _MOST_TITLES):
-        if column in cells or sum(bool(cell.strip()) for cell in cells) > 1:
+        filled = [bool(cell.strip()) for cell in cells]
+        if column in cells or sum(filled) > 1 or not filled[0]:
             return seen, cells, rows
         seen.append(cells)
     return [], seen[0] if seen else [], chain(seen[1:], rows)
