@@ -32,7 +32,7 @@ class Collector:
         self._stage, self._work = stage, work
         self._overlap, self._held_out = overlap, held_out
         self._params = stage.params.ingest
-        items = stage.inputs.get("evaluation")
+        items = stage.inputs.get("items")
         compared = items is not None and has_items(items)
         self._report = Report(stage.work / "report", compared=compared)
         self._count = make_counter(work.tokenizer)

@@ -31,14 +31,8 @@ from tasks.register.run_record import lineage
 
 #: The card's name in an adapter's folder, here and on the hub.
 NAME = "README.md"
-#: Stage -> input of register, and the file in it, that has the stage's counts.
-_COUNTED = {
-    "ingest": ("ingested", ""),
-    "validate": ("instructions", "summary.json"),
-    "verify": ("verification", "summary.json"),
-    "supervise": ("supervision", "summary.json"),
-    "finetune": ("adapter", "summary.json"),
-}
+#: Stages whose counts are shown; of ingest that file alone is an input.
+_COUNTED = ("ingest", "validate", "verify", "supervise", "finetune")
 #: Labels of a task type that are shown.
 _MOST_LABELS = 12
 
@@ -199,8 +193,8 @@ def _leaked(ingested: dict[str, Any]) -> str:
 def _rows(stage: Stage) -> Iterator[str]:
     yield "## Rows"
     lines = []
-    for name, (place, file) in _COUNTED.items():
-        path = stage.path(place) / file if file else stage.path(place)
+    for name in _COUNTED:
+        path = stage.path(name) if name == "ingest" else stage.path(name) / "summary.json"
         told = read_json(path) if path.is_file() else {}
         dropped = ", ".join(
             f"{escape(reason)} {count:,}"

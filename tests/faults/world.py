@@ -38,7 +38,7 @@ STAGES = (
 )
 #: What each stage reads, as ``dvc.yaml`` gives it.
 INPUTS: dict[str, dict[str, str]] = {
-    "ingest": {"corpus": "corpus", "evaluation": "items.jsonl"},
+    "ingest": {"corpus": "corpus", "items": "items.jsonl"},
     "generate": {"passages": "artifacts/ingest/passages.parquet"},
     "validate": {"predictions": "artifacts/generate/predictions.parquet"},
     "verify": {
@@ -75,12 +75,12 @@ INPUTS: dict[str, dict[str, str]] = {
         "start": "supervision/none",
     },
     "register": {
-        "ingested": "artifacts/ingest/summary.json",
-        "adapter": "artifacts/finetune",
-        "evaluation": "artifacts/evaluate",
-        "instructions": "artifacts/validate",
-        "verification": "artifacts/verify",
-        "supervision": "artifacts/supervise",
+        "ingest": "artifacts/ingest/summary.json",
+        "validate": "artifacts/validate",
+        "verify": "artifacts/verify",
+        "supervise": "artifacts/supervise",
+        "finetune": "artifacts/finetune",
+        "evaluate": "artifacts/evaluate",
     },
 }
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")

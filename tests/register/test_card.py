@@ -74,7 +74,7 @@ def test_a_run_without_items_has_a_card_without_f1(params_of: Any) -> None:
 
 def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
     stage, provenance, scores, told = params_of(None)
-    write_json(stage.path("ingested"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})
+    write_json(stage.path("ingest"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})
     card = make_card(stage, provenance, scores, told | {"verdict": EVIL_NAME}).text
     assert "<img" not in card and "\\](http&#58;//evil" in card
     assert "://evil" not in card and "\n# Injected" not in card
