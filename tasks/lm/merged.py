@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+#: Size of a file of weights: of a model on a GPU each is copied into this machine's memory whole.
+_FILE = "2GB"
 
 
 def merged_folder(
@@ -42,8 +44,7 @@ def merged_folder(
                 from peft import PeftModel
 
                 plain = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-            # In small files: each is copied into this machine's memory as a whole.
-            plain.save_pretrained(out, max_shard_size="2GB")
+            plain.save_pretrained(out, max_shard_size=_FILE)
         load_tokenizer(base, revision).save_pretrained(out)
         write_json(out / "made_from.json", made_from)
 

@@ -69,6 +69,19 @@ def test_an_adapter_is_merged_alike_into_the_rounded_base_of_the_cache(
     assert sha256_file(rounded / "model.safetensors") != first
 
 
+def test_a_large_one_is_written_in_parts_that_load_as_one(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_model(str(tiny_model), precision="float32").state_dict()
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(merged, "_FILE", "100KB")
+    folder = merged_folder(str(tiny_model), "main", None, "none", "float32")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+    parts = load_model(str(folder), precision="float32").state_dict()
+    assert parts.keys() == whole.keys()
+    assert all(parts[name].equal(whole[name]) for name in whole)
+
+
 def test_a_damaged_one_is_made_again(tmp_path: Path, made: list[Path]) -> None:
     base = tmp_path / "base"
     base.mkdir()
