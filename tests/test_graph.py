@@ -52,6 +52,13 @@ def declared_code(stage: str) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_one_name_everywhere(stage: str) -> None:
+    assert (ROOT / "tasks" / stage / "stage.py").is_file() and stage in Params.model_fields
+    assert list((ROOT / "tests" / stage).glob("test_*.py"))
+    assert definition(stage)["outs"] == [f"artifacts/{stage}"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_packages_a_stage_imports(stage: str) -> None:
     used = packages(f"tasks.{stage}.__main__")
     assert f"tasks/{stage}" in used, f"tasks/{stage} does not exist"
