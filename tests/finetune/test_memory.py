@@ -21,6 +21,7 @@ from tasks.lm.models import load_tokenizer
 from tasks.lm.training import Trained, training_key
 from tasks.lm.training_set import TrainingSet
 from tests.conftest import instruction_table
+from tests.registered import NONE
 
 _COUNT, _STEPS, _BATCH = 10_000, 2, 4
 #: Twice what the batches hold.
@@ -33,10 +34,9 @@ def run(
 ) -> Any:
     """Return a function that runs the stage on ``rows.parquet``, all but the training."""
     monkeypatch.setattr(finetune, "_train", lambda *_: Trained([(1, 1.0)], _STEPS, 1))
-    Path("none").write_text("none")
 
     def call(**settings: Any) -> Params:
-        values = {"model": str(tiny_model), "start": "none", "restart": "none", "epochs": 1.0}
+        values = {"model": str(tiny_model), "start": str(NONE), "restart": str(NONE), "epochs": 1.0}
         values |= {"batch_rows": _BATCH, "micro_batch_rows": _BATCH, "max_steps": _STEPS}
         path = make_params(finetune={**values, **settings})
         arguments = ["--params", str(path), "--instructions", "rows.parquet", "--out", "out"]
