@@ -198,7 +198,7 @@ def prepare(model: str, host: str, port: int, max_length: int, gpu_memory: float
         provenance["quantization"],
         provenance["precision"],
     )
-    address = f"http://{host}:{port}"
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     log.info("%s version %s starts on %s/v1", name, version, address)
     example = _example(name, version, provenance)
     body = question(name, weights, provenance["prompt"], example.instruction)

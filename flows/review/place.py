@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.runs.request import plan
 from flows.runs.worktree import Run, list_folders
+from tasks.core import errors
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, split_settings
 from tasks.core.params import Params, parse_params
@@ -100,7 +101,7 @@ def one_line(value: Any, most: int = _WIDTH) -> str:
     (0: all of it). Documents are hostile, so control characters go.
     """
     text = " | ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = errors.one_line(text)
     return text if not most or len(text) <= most else f"{text[:most]} ..."
 
 

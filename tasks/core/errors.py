@@ -13,6 +13,11 @@ class PipelineError(Exception):
     """
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line without control characters: names of files may hold any."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``' (did you mean X?)'`` for a near miss, else the list of known names."""
     known = sorted(known)

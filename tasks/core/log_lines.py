@@ -57,13 +57,11 @@ def quiet_libraries() -> None:
 def set_up_logging(name: str) -> None:
     """Print our lines on standard error, after the time and ``name`` unless :data:`BARE` is set."""
     bare = os.environ.get(BARE) == "1"
-    logging.basicConfig(
-        level=logging.INFO if rank() == 0 else logging.WARNING,
-        format="%(message)s" if bare else f"%(asctime)s {name:9} %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    form = "%(message)s" if bare else f"%(asctime)s {name:9} %(message)s"
+    handler.setFormatter(_Printable(form, "%H:%M:%S"))
+    level = logging.INFO if rank() == 0 else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     quiet_libraries()  # again: a library imported since then has set its own level
 
 
@@ -83,6 +81,14 @@ def ignore_closed_stdout() -> None:
         errors=printed.errors,
         line_buffering=printed.line_buffering or printed.write_through,
     )
+
+
+class _Printable(logging.Formatter):
+    """Leaves out control characters: a file's name may hold commands to the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
+        return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 class _Stdout(io.FileIO):

@@ -6,10 +6,13 @@ rebinding), and the browser takes the server for the page's own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from tasks.core.errors import PipelineError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -33,7 +36,7 @@ class OwnPagesOnly:
         self.app = app
         given = [*origins, *os.environ.get(VARIABLE, "").split(",")]
         self.origins = {one.strip().lower().rstrip("/") for one in given} - {"", "*"}
-        self.hosts = {*_LOOPBACK, *(urlsplit(origin).hostname for origin in self.origins)}
+        self.hosts = {*_LOOPBACK, *map(_host_of, self.origins)}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass an own request on, answer a foreign one with 403."""
@@ -50,6 +53,15 @@ class OwnPagesOnly:
             origin in self.origins or origin in (f"http://{hosts[0]}", f"https://{hosts[0]}")
             for origin in _values(headers, b"origin")
         )
+
+
+def _host_of(origin: str) -> str:
+    """Return the host of an origin; a text that is none is a :class:`PipelineError`."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(origin)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts.hostname
+    raise PipelineError(f"{VARIABLE}: {origin!r} is no address such as https://runs.example.org")
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.card import take_cards
-from tasks.core.errors import PipelineError
+from tasks.core.errors import PipelineError, one_line
 from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
 from tasks.core.log_lines import ignore_closed_stdout, set_up_logging
@@ -200,7 +200,7 @@ def one_line_errors(name: str) -> Iterator[None]:
         if rank() > 0:
             # Rank 0 nearly always finds the same fault, reports it, and then ends this process.
             time.sleep(5)
-        print(f"error: {name}: {hide(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {name}: {hide(one_line(str(error)))}", file=sys.stderr)
     except Exception as error:
         if not is_disk_full(error):
             raise

@@ -77,7 +77,7 @@ _TITLE = re.compile(
     r"^[# \t*]*(?:\d{1,2}\.?[ ])?(?:references|bibliography|works cited|literature cited|literature"
     r"|notes and references|endnotes|references and notes|literatur|literaturverzeichnis"
     r"|einzelnachweise|quellen|r\u00e9f\u00e9rences|bibliographie|referencias|bibliograf\u00eda)"
-    r"[ \t]*[:*#]*[ \t]*$",
+    r"[ \t:*#]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 #: Titles that follow a list of references and end it.

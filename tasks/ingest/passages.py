@@ -38,7 +38,8 @@ _LINE_START = re.compile(r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t
 #: The end of a sentence: Latin and alike need a space after it; Chinese, Japanese do not; danda,
 #: Arabic, Ethiopic, Armenian, Burmese, Khmer, Tibetan marks.
 _SENTENCE_END = re.compile(
-    r"[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u201d\u2019\uff09]*|[\u0964\u0965\u061f\u06d4\u1362\u0589\u104b\u17d4\u0f0d]+"
+    # The lookbehind: a long row of dots is looked at once, not from each of them.
+    r"(?<![.!?\u2026])[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u201d\u2019\uff09]*|[\u0964\u0965\u061f\u06d4\u1362\u0589\u104b\u17d4\u0f0d]+"
 )
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B)|^\s*\d+)\.$"

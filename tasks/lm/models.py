@@ -74,6 +74,11 @@ def resolve(name: str, revision: str = "main") -> ModelName:
                 f"{folder / 'adapter_config.json'} names no base model: "
                 "base_model_name_or_path must be a folder or a hub name"
             )
+        kind = config.get("peft_type", "LORA")
+        if kind != "LORA":  # others load further models, which may bring code
+            raise PipelineError(
+                f"{folder / 'adapter_config.json'} says peft_type {kind!r}: only LORA is taken"
+            )
         return ModelName(base, str(config.get("revision") or "main"), folder)
     return ModelName(name, revision)
 

@@ -64,7 +64,7 @@ class TrainingSet:
         if built.shortened or built.cut_out:
             log.warning(
                 "finetune.max_prompt_tokens = %d cuts the middle out of %d instructions; %d more "
-                "rows lose their answer by it and are left out%s: raise it to keep them",
+                "rows lose their answer by it and are left out (raise it to keep them)%s",
                 params.max_prompt_tokens,
                 built.shortened,
                 len(built.cut_out),

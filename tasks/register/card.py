@@ -7,6 +7,7 @@ be not known. Names that come from documents or settings are escaped.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 import yaml
 
+from tasks.core.errors import one_line
 from tasks.core.files import read_json, sha256_file, write_text
 from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
@@ -33,6 +35,8 @@ from tasks.register.run_record import lineage
 NAME = "README.md"
 #: Stages whose counts are shown; of ingest that file alone is an input.
 _COUNTED = ("ingest", "validate", "verify", "supervise", "finetune")
+#: The folders of an absolute path, which are nobody else's business.
+_PLACE = re.compile(r"(?<![\w.:/])(?:~|/)[^\s'\"=,]*/(?=[^/\s'\"])")
 #: Labels of a task type that are shown.
 _MOST_LABELS = 12
 
@@ -300,14 +304,14 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
     yield table(("what", "value"), lines)
     yield "The same again, at this commit with the same documents and parameters:"
     command = os.environ.get("PIPELINE_COMMAND", "")
-    yield _code(command or "make repro")
+    yield _code(_PLACE.sub(".../", command) or "make repro")
     if not command:
         yield "It was not started by `make run`: params.yaml gets the parameters of the MLflow run."
 
 
 def _code(text: str) -> str:
     """Return a text as an indented code block, in which nothing is markup."""
-    return "    " + " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f"    {one_line(text)}"
 
 
 def _span(values: dict[str, float], name: str = "f1", signed: bool = False) -> str:

@@ -46,6 +46,20 @@ def test_a_warning_of_mlflow_about_its_own_classes_is_left_out() -> None:
     assert "multiple ways" in _run(code.format(module="pandas.core"))
 
 
+def test_a_name_of_a_file_sends_no_command_to_the_terminal() -> None:
+    code = (
+        "from tasks.core.stage import one_line_errors; from tasks.core.errors import PipelineError; "
+        "from tasks.core.log_lines import set_up_logging; import logging; set_up_logging('ingest'); "
+        "name = chr(27) + ']0;x' + chr(7) + 'red.bin'; logging.getLogger('x').info('read %s', name)\n"
+        "with one_line_errors('ingest'): raise PipelineError(name + ' is damaged')"
+    )
+    log, error = _run(code, **{BARE: "1"}).splitlines()
+    assert (log.split(), error) == (
+        ["read", "]0;x", "red.bin"],
+        "error: ingest: ]0;x red.bin is damaged",
+    )
+
+
 @pytest.mark.parametrize(("bare", "stamped"), [("", True), ("1", False)])
 def test_a_line_is_stamped_once(bare: str, stamped: bool) -> None:
     code = (

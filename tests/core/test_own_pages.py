@@ -11,6 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tasks.core.errors import PipelineError
 from tasks.core.own_pages import VARIABLE, OwnPagesOnly
 
 
@@ -63,6 +64,21 @@ def test_a_websocket_of_a_foreign_page_is_refused() -> None:
             _client().websocket_connect("ws://127.0.0.1:4200/ws", headers=headers),
         ):
             pass
+
+
+@pytest.mark.parametrize(
+    "origin", ["runs.example.org", "http://::1:8000", "http://[bad", "file:///x"]
+)
+def test_an_address_that_is_none_is_refused_at_the_start(origin: str) -> None:
+    """It would let in every Host that cannot be read."""
+    with pytest.raises(PipelineError, match="is no address such as"):
+        _client((origin,)).get("/")
+
+
+@pytest.mark.parametrize("host", ["", "evil@x", "[evil"])
+def test_a_host_that_cannot_be_read_is_foreign(host: str) -> None:
+    client = _client(("https://runs.example.org",))
+    assert client.get("/", headers={"Host": host}).status_code == 403
 
 
 def test_the_names_of_a_proxy_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

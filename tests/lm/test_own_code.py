@@ -73,8 +73,20 @@ def test_every_loader_refuses_remote_code_itself() -> None:
     assert seen >= 4
 
 
+@pytest.mark.parametrize("kind", ["SHADOW", "XLORA", "IA3", None, ["LORA"]])
+def test_an_adapter_that_may_load_other_models_is_refused(tmp_path: Path, kind: Any) -> None:
+    config = {"base_model_name_or_path": "a/b", "r": 8, "shadow_model": "else/where"}
+    write_json(tmp_path / "adapter_config.json", {**config, "peft_type": kind})
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(PipelineError, match=r"peft_type .*: only LORA is taken"):
+        resolve(str(tmp_path))
+    write_json(tmp_path / "adapter_config.json", {**config, "peft_type": "LORA"})
+    assert resolve(str(tmp_path)).base == "a/b"
+
+
 @pytest.mark.parametrize(
-    "config", ["{}", "[]", "null", "7", '{"base_model_name_or_path": 3}', '{"x": ']
+    "config",
+    ["{}", "[]", "null", "7", '{"base_model_name_or_path": 3}', '{"x": '],
 )
 def test_an_adapter_without_a_base_is_one_line(tmp_path: Path, config: str) -> None:
     (tmp_path / "adapter_config.json").write_text(config)

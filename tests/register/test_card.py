@@ -17,6 +17,7 @@ from tasks.core.params import parse_params
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.licence import licence_of
 from tasks.lm.models import EMBEDDED
+from tasks.register import card
 from tasks.register.card import make_card
 from tasks.tracking.fetch_model import fetch_model
 from tests.registered import EVIL_NAME
@@ -115,6 +116,29 @@ def test_licences_are_told_and_never_guessed(tmp_path: Path) -> None:
     ):
         card.write_text(text)
         assert licence_of(str(tmp_path)) == licence
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("make run PROFILE=mine", "make run PROFILE=mine"),
+        (
+            "make run SET='ingest.corpus=/home/alice/client-x/docs generate.samples=2'",
+            "make run SET='ingest.corpus=.../docs generate.samples=2'",
+        ),
+        (
+            "make run SET=evaluate.items=~/x/items.jsonl",
+            "make run SET=evaluate.items=.../items.jsonl",
+        ),
+        (
+            "make run SET=ingest.corpus=s3://bucket/a/b",
+            "make run SET=ingest.corpus=s3://bucket/a/b",
+        ),
+        ("make run SET=finetune.model=org/name", "make run SET=finetune.model=org/name"),
+    ],
+)
+def test_the_command_of_a_card_tells_no_place(command: str, shown: str) -> None:
+    assert card._PLACE.sub(".../", command) == shown
 
 
 def test_the_command_is_one_that_a_shell_reads_back() -> None:

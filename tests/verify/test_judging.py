@@ -29,6 +29,7 @@ _PASSAGE = "The tee weighed 2.9 tonnes. Crew 4 closed the valve at noon on 3 May
 
 def _settings(**given: Any) -> Verify:
     values = {"reader": "r", "answers": 4, "min_agreement": 0.75, "min_grounding": 0.3, "seed": 1}
+    values |= {"confident_share": 1.0, "exclude_wrong": True, "adopt": False}
     return Verify.model_validate(values | given)
 
 

@@ -31,7 +31,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Unreadable("damaged", "no headers: not an e-mail message")
     if not options.skip:
-        yield _message(message)
+        try:
+            yield _message(message)
+        except Unreadable as problem:  # its attachments may be sound
+            yield Reject("", problem.reason, problem.detail)
     for number, attachment in enumerate(message.iter_attachments(), 1):
         if number > options.skip:
             name = _attachment_name(attachment, number)
@@ -62,9 +65,21 @@ def _content(part: MIMEPart) -> str:
 
 
 def _attachment_name(part: MIMEPart, number: int) -> str:
-    suffix = ".eml" if part.get_content_type() == "message/rfc822" else ""
+    suffix = ".eml" if part.get_content_maintype() in ("message", "multipart") else ""
     given = PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
     return given or f"part-{number}{suffix}"
+
+
+def _bytes_of(part: MIMEPart, inner: bool) -> bytes:
+    """Return an attachment's bytes; of a message inside, or of several parts, those of a mail."""
+    if inner:
+        return bytes(part.get_payload(0).as_bytes())  # type: ignore[union-attr, call-arg]
+    if part.is_multipart():
+        whole = message_from_bytes(part.as_bytes(), policy=policy.default)
+        del whole["Content-Disposition"]  # its first part is then a body
+        return whole.as_bytes()
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
 
 
 def _attachment(part: MIMEPart, name: str, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -77,8 +92,7 @@ def _attachment(part: MIMEPart, name: str, options: ReadOptions) -> Iterator[Rea
     with tempfile.TemporaryDirectory(prefix="attachment-") as folder:
         target = Path(folder) / ("attachment" + printable(PurePosixPath(name).suffix)[:16])
         try:
-            payload = part.get_payload(0).as_bytes() if inner else part.get_payload(decode=True)  # type: ignore[union-attr, call-arg]
-            target.write_bytes(payload if isinstance(payload, bytes) else b"")
+            target.write_bytes(_bytes_of(part, inner))
             for item in detect.read(target, replace(options, max_depth=options.max_depth - 1)):
                 nested = Alive() if isinstance(item, Begin) else item
                 yield detect.prefix_member(nested, f"!{name}")

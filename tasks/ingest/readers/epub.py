@@ -10,17 +10,18 @@ from urllib.parse import unquote
 
 from tasks.ingest.readers import html
 from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
-from tasks.ingest.readers.office import open_package, parse_xml
+from tasks.ingest.readers.office import open_package, parse_xml, refuse_long
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the book as one document."""
     builder = Builder()
     with open_package(path, options, "EPUB") as archive:
-        chapters = list(_chapters(archive))
+        chapters = list(dict.fromkeys(_chapters(archive)))  # a spine may name one many times
         _refuse_locked(archive, chapters)
         for name in chapters:
             html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
+            refuse_long(builder, options)
     yield builder.document("epub")
 
 

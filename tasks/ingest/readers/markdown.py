@@ -13,7 +13,7 @@ from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, Heading, ReaderItem, ReadOptions
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
-_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
+_TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 #: Without such a line there is no heading to parse: most rows of a table are plain text.
 _LIKELY = re.compile(r"^ {0,3}(?:#{1,6}(?:[ \t]|$)|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
 #: CommonMark's blocks that can hold a heading or look like one; inline syntax is not parsed.
@@ -62,4 +62,5 @@ def find_headings(text: str) -> tuple[Heading, ...]:
 def _front_matter(text: str) -> Iterator[Heading]:
     if match := _FRONT.match(text):
         title = _TITLE.search(match[0])
-        yield Heading(0, match.end(), 1, title[1] if title else "")
+        words = title[1].strip(" \t").strip("\"'") if title else ""
+        yield Heading(0, match.end(), 1, words)

@@ -13,7 +13,7 @@ _ENDS = re.compile(r"[.!?:;\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
 _BULLET = re.compile(r"^(?:[\u2022\u25cf\u25aa\u2013*-]|\(?[0-9a-zA-Z]{1,3}[.)])\s")
 #: A hyphen of line breaking: the file's soft hyphen, or pdfium's mark in a divided word.
 SOFT_HYPHEN = "\ufffe"
-_DIVIDED = re.compile(rf"([^\W\d_]+){SOFT_HYPHEN}([^\W\d_A-Z][^\W\d_]*)")
+_DIVIDED = re.compile(rf"(?<![^\W\d_])([^\W\d_]+){SOFT_HYPHEN}([^\W\d_A-Z][^\W\d_]*)")
 
 
 def build_document(pages: list[PdfPage], recognised: dict[int, list[str]]) -> Document:
@@ -45,9 +45,9 @@ def _add_paragraph(
         # A paragraph may continue on the next page, which then starts inside it.
         while len(builder.pages) < number:
             builder.pages.append(builder.length + len(text) - len(line.text))
-    text = _DIVIDED.sub(lambda match: _join_word(match[1], match[2], vocabulary), text).replace(
-        SOFT_HYPHEN, "-"
-    )
+    if SOFT_HYPHEN in text:
+        text = _DIVIDED.sub(lambda match: _join_word(match[1], match[2], vocabulary), text)
+        text = text.replace(SOFT_HYPHEN, "-")
     level = _heading_level([line for _, line in block], text, body)
     if level:
         builder.heading(level, text)

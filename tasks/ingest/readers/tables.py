@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -35,6 +36,8 @@ _TABLE_CHARS = 1 << 20
 TableRow = tuple[int, dict[str, Any] | Unreadable]
 #: The number of a line above the header; its text has no column.
 _TITLE = 0
+#: A byte that its encoding does not know, as Python escapes it.
+_UNDECODED = re.compile("[\ud800-\udfff]")
 #: Most lines above a header.
 _MOST_TITLES = 10
 
@@ -241,7 +244,7 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
     # A sample may end inside a character; only whole lines are judged.
     encoding = detect(sample[: sample.rfind(b"\n") + 1] or sample)
     csv.field_size_limit(min(options.max_bytes, 1 << 30))
-    with path.open("r", encoding=encoding, newline="") as stream:
+    with path.open("r", encoding=encoding, errors="surrogateescape", newline="") as stream:
         reader = csv.reader(
             _text_lines(stream, options.max_bytes),
             delimiter=delimiter or _delimiter(sample, encoding, column),
@@ -251,8 +254,13 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
             above, header, rows = _find_header(rows, column)
             for cells in above:
                 yield _TITLE, {"": " | ".join(filter(None, cells))}
+            if _UNDECODED.search("".join(header)):
+                raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
             names = _name_columns(header)
             for place, cells in enumerate(rows, 1):
+                if _UNDECODED.search("".join(cells)):
+                    yield place, Unreadable("damaged", f"bytes that are not {encoding}")
+                    continue
                 row: dict[str, Any] = dict(zip_longest(names, cells[: len(names)]))
                 more = cells[len(names) :]
                 yield place, row | {"(more)": more} if more else row
