@@ -43,7 +43,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 # Not /var/tmp/dvc, which every user can write to.
 BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
-export DVC_SITE_CACHE_DIR ?= $(abspath $(BONITO_CACHE))/dvc
+export DVC_SITE_CACHE_DIR ?= $(if $(filter /%,$(BONITO_CACHE)),,$(CURDIR)/)$(BONITO_CACHE)/dvc
 # Values reach programs through the environment, never in the text of a command: the shell would run
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
@@ -65,7 +65,10 @@ setup: ## make .venv from the pins (DEVICE=cpu|gpu; default: gpu where there is 
 
 # The figures are missing where dvc.lock was committed without `make publish`.
 data: setup ## fetch the data of data.dvc and the figures of dvc.lock
-	@$(BIN)/dvc status --quiet data.dvc || { $(BIN)/dvc pull data.dvc && { $(BIN)/dvc fetch --quiet $(FIGURES) 2>/dev/null || true; }; }
+	@$(BIN)/dvc status --quiet data.dvc \
+	  || { $(BIN)/dvc pull --quiet data.dvc 2>/dev/null && { $(BIN)/dvc fetch --quiet $(FIGURES) 2>/dev/null || true; }; } \
+	  || { test -d data && echo "data/ differs from data.dvc, and stays: $(BIN)/dvc add data records it, $(BIN)/dvc checkout --force data.dvc undoes it"; } \
+	  || $(BIN)/dvc pull data.dvc
 
 run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value ...")
 	@$(BIN)/python -m flows.pipeline $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
@@ -87,6 +90,7 @@ publish: setup ## push the last run's figures; then commit dvc.lock and datastor
 	@git status --short dvc.lock datastore
 
 repro: data ## the same work through DVC alone, without Prefect
+	@test -z "$$PROFILE$$SET" || { echo "error: make repro runs params.yaml alone: make run PROFILE=... SET=..." >&2; exit 2; }
 	@$(BIN)/python -m tasks.tracking.champion_start
 	@PATH="$$PWD/$(BIN):$$PATH" dvc repro
 

@@ -30,7 +30,7 @@ from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progres
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
-from flows.runs.last_run import write_outcomes
+from flows.runs.last_run import UNDONE, write_outcomes
 from flows.runs.limits import STOPPED, RunLimits, TimeUp
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
@@ -151,9 +151,10 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         raise
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
-    write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""), run.command)
+    settings = worktree.fingerprint_results(run.params)
+    write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""), run.command, settings)
     try:
-        _show(run.path)
+        _show(run.path, {outcome.stage for outcome in outcomes if outcome.status not in UNDONE})
     except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
         log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
     ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
@@ -252,14 +253,17 @@ def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:
     return StageOutcome(node.name, "failed", 0.0, state.message or str(state.name))
 
 
-def _show(path: Path) -> None:
-    """Put the two tables and the links on the run's page."""
+def _show(path: Path, done: set[str]) -> None:
+    """Put the two tables and the links on the run's page, of the stages that this run has done: of
+    others the artifacts are an earlier run's.
+    """
     create_markdown_artifact(
-        figures.list_links(path), key="links", description="model, report, data version"
+        figures.list_links(path, done), key="links", description="model, report, data version"
     )
+    f1 = figures.tabulate_f1(path) if "evaluate" in done else []
     for key, description, rows in (
-        ("rows", "rows in, kept and dropped, by stage", figures.tabulate_rows(path)),
-        ("f1", "F1 in points (0-100) with 95 % intervals", figures.tabulate_f1(path)),
+        ("rows", "rows in, kept and dropped, by stage", figures.tabulate_rows(path, done)),
+        ("f1", "F1 in points (0-100) with 95 % intervals", f1),
     ):
         if rows:
             create_table_artifact(rows, key=key, description=description)

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flows.runs.request import derive_name
-from flows.runs.worktree import folder_of
+from flows.runs.worktree import fingerprint_results, folder_of
 from tasks.core.files import write_json
 from tasks.core.model_params import Limits
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"    {stage + ' ...':<16}after {time.monotonic() - started:.0f} s", flush=True)
 
         found = plan(params, values, (WORK / "plan").absolute(), tell, spread)
-        write_json(OUT, to_json(found, arguments.profile, run, time.monotonic() - started))
+        told = to_json(found, arguments.profile, run, time.monotonic() - started)
+        write_json(OUT, told | {"settings": fingerprint_results(values)})
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
         print(f"\nin {time.monotonic() - started:.0f} s, to {OUT}")
         return 0

@@ -100,6 +100,50 @@ def test_settings_with_spaces_stay_whole(programs: Path) -> None:
         split_settings("a.b='c")
 
 
+@pytest.mark.parametrize(
+    ("cache", "place"),
+    [("/mnt/my disk/c", "/mnt/my disk/c/dvc"), ("my cache", "{here}/my cache/dvc")],
+)
+def test_a_cache_may_have_a_blank_in_its_name(tmp_path: Path, cache: str, place: str) -> None:
+    show = ["--eval", 'show: ; @echo "$$DVC_SITE_CACHE_DIR"', "show", f"BONITO_CACHE={cache}"]
+    clean = {name: text for name, text in os.environ.items() if name != "DVC_SITE_CACHE_DIR"}
+    command = ["make", "-s", "-f", str(ROOT / "Makefile"), *show]
+    told = subprocess.run(
+        command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == place.format(here=tmp_path)
+
+
+@pytest.mark.parametrize("variable", ["PROFILE", "SET"])
+def test_repro_refuses_what_it_would_ignore(programs: Path, variable: str) -> None:
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "-o", "data", "BIN=bin"]
+    done = subprocess.run(
+        [*command, "repro", f"{variable}=a.b=1"],
+        cwd=programs / "place",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode and "make repro runs params.yaml alone" in done.stderr
+    assert not (programs / "told").exists()
+
+
+@pytest.mark.parametrize(("there", "status"), [(True, 0), (False, 2)])
+def test_data_that_was_edited_stay_and_missing_ones_are_an_error(
+    programs: Path, there: bool, status: int
+) -> None:
+    """DVC refuses to replace the edits, and its advice, --force, would delete them."""
+    place = programs / "place"
+    (place / "bin/dvc").write_text("#!/bin/sh\necho 'Use --force' >&2\nexit 1\n")
+    if there:
+        (place / "data").mkdir()
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "BIN=bin", "data"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert ("data/ differs from data.dvc, and stays" in done.stdout) == there
+    assert ("--force" in done.stderr) != there
+
+
 def test_no_recipe_pastes_a_value() -> None:
     """``$(if $(NAME),...)`` only asks whether there is one."""
     text = (ROOT / "Makefile").read_text()

@@ -15,12 +15,14 @@ from tasks.core.yaml_file import read_yaml
 SCORES = {**MODEL_NAMES, "gain": "gain", "gain_over_start": "gain over start"}
 
 
-def tabulate_rows(checkout: Path) -> list[dict[str, Any]]:
-    """Return one row a stage: rows in, kept, dropped by reason."""
+def tabulate_rows(checkout: Path, done: set[str]) -> list[dict[str, Any]]:
+    """Return one row a stage that is ``done``: rows in, kept, dropped by reason."""
     rows = []
     for path in sorted(
         (checkout / "artifacts").glob("*/summary.json"), key=lambda path: path.stat().st_mtime
     ):
+        if path.parent.name not in done:
+            continue
         found = read_json(path)
         rows.append(
             {
@@ -54,11 +56,13 @@ def tabulate_f1(checkout: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def list_links(checkout: Path) -> str:
-    """Return Markdown links from a run to its MLflow run, its reports and its data version."""
+def list_links(checkout: Path, done: set[str]) -> str:
+    """Return Markdown links from a run to its MLflow run, its reports and its data version; of the
+    stages that are ``done``.
+    """
     lines = []
     found = read_if_there(checkout / "artifacts" / "register" / "registration.json")
-    if found:
+    if found and "register" in done:
         page = os.environ.get("PIPELINE_MLFLOW_PAGE", "")
         shown = (
             f"[{found['run_id']}]({run_page(page, found['experiment_id'], found['run_id'])})"
@@ -71,9 +75,8 @@ def list_links(checkout: Path) -> str:
                 f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}"
             )
         lines += [f"- {found[key]}" for key in ("verdict", "in_evaluation") if key in found]
-    lines += [
-        f"- report `{path}`" for path in sorted((checkout / "artifacts").glob("*/report.html"))
-    ]
+    reports = sorted((checkout / "artifacts").glob("*/report.html"))
+    lines += [f"- report `{path}`" for path in reports if path.parent.name in done]
     data = checkout / "data.dvc"
     if data.is_file():
         lines.append(f"- data version `{read_yaml(data)['outs'][0]['md5']}` (data.dvc)")

@@ -9,6 +9,8 @@ from typing import Any
 from flows.runs.dvc_repro import StageOutcome
 from tasks.core.files import read_if_there, write_json
 
+#: Statuses of a stage whose artifacts are not this run's.
+UNDONE = ("failed", "stopped", "not run")
 _LAST = Path(".work") / "last_run.json"
 
 
@@ -18,11 +20,14 @@ def write_outcomes(
     outcomes: Iterable[StageOutcome],
     flow_run: str = "",
     command: str = "",
+    settings: str = "",
 ) -> None:
-    """Write the outcomes of the last run; ``command`` is the make command that asks for it."""
+    """Write the outcomes of the last run; ``command`` is the make command that asks for it,
+    ``settings`` a digest of its parameters (:func:`flows.runs.worktree.fingerprint_results`).
+    """
     stages = [vars(outcome) for outcome in outcomes]
-    told = {"name": name, "command": command, "flow_run": flow_run, "stages": stages}
-    write_json(checkout / _LAST, told)
+    asked = {"name": name, "command": command, "settings": settings}
+    write_json(checkout / _LAST, {**asked, "flow_run": flow_run, "stages": stages})
 
 
 def read_last(checkout: Path) -> dict[str, Any] | None:

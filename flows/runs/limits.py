@@ -33,6 +33,11 @@ class RunLimits:
     #: ``generate.max_passages``; 0: all.
     most_passages: int = 0
 
+    @property
+    def again(self) -> str:
+        """What continues the run, for a message."""
+        return self.command or "the same request"
+
     @classmethod
     def of(cls, values: dict[str, object], command: str) -> RunLimits:
         """Return the limits in a run's parameters; the minutes begin now."""
@@ -50,7 +55,7 @@ class RunLimits:
         reached = f"in {stage}" + (f" ({progress})" if progress else "")
         return (
             f"run.max_minutes = {self.limits.max_minutes:g} are over {reached}: nothing is lost, "
-            f"continue with {self.command}"
+            f"continue with {self.again}"
         )
 
     def find_shortfall(self, checkout: Path, after: tuple[str, ...]) -> str:
@@ -75,5 +80,5 @@ class RunLimits:
         return (
             f"{kept} rows are kept, fewer than {which}: not trained; look at "
             f"artifacts/{_ROWS_STAGE}/report.html, add documents or generate.samples, or lower the "
-            f"floor, and continue with {self.command}"
+            f"floor, and continue with {self.again}"
         )

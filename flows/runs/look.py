@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.figures import tabulate_f1
-from flows.runs.last_run import read_last_flow_run, read_stages
-from flows.runs.worktree import Run
+from flows.runs.last_run import UNDONE, read_last_flow_run, read_stages
+from flows.runs.worktree import Run, fingerprint_results
 from tasks.core.errors import PipelineError
-from tasks.core.files import fingerprint, read_json, write_json
+from tasks.core.files import read_json, write_json
 from tasks.core.listing import Listing, list_files
 from tasks.core.markdown import escape, table
 from tasks.core.progress import REUSED
@@ -60,7 +60,7 @@ def look(run: Run) -> Look:
     last = _read_state(state)
     known: Listing = {name: (*entry,) for name, entry in last.get("files", {}).items()}
     files = list_files(run.main / run.params["ingest"]["corpus"], known)
-    settings = fingerprint(run.params)
+    settings = fingerprint_results(run.params)
     both = known.keys() & files.keys()
     moved = {
         "added": sorted(files.keys() - known.keys()),
@@ -126,7 +126,7 @@ def _list_reuse(checkout: Path) -> list[str]:
         unit = f" {told['unit']}" if told else ""
         reused, again = (f"{told[key]:,}{unit}" if told else "" for key in ("reused", "again"))
         outcome = "ran" if status == "ran" else f"{status}: all of it was there"
-        if status in ("failed", "stopped", "not run"):
+        if status in UNDONE:
             outcome = status
             undone.add(name)
         rows.append((name, outcome, reused, again, f"{stage['seconds']:.0f} s"))

@@ -55,8 +55,10 @@ def plan(
     parse_params(params, layers, settings=settings)
     if not files and not _of_results(settings) and not name:
         return Run(DEFAULT, main, main, params, make_command(profile, settings))
-    name = check_name(name or derive_name(profile, settings))
-    command = make_command(profile, settings)
+    derived = derive_name(profile, settings)
+    name = check_name(name or derived)
+    # No make command asks for a name of one's own.
+    command = make_command(profile, settings) if name == derived else ""
     return Run(name, main, folder_of(main, name), params, command)
 
 
@@ -140,9 +142,9 @@ def derive_name(profile: str, overrides: list[str]) -> str:
     continue the same run.
     """
     overrides = _of_results(overrides)
-    names = [name.strip() for name in profile.split(",")]
+    names = [name.strip() for name in profile.split(",") if name.strip()]
     if len(names) == 1 and not overrides:
-        return profile
+        return names[0]
     if holds_secret(overrides):  # it will be refused; the name must not repeat it
         overrides = []
     values = [

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.figures import SCORES, format_reasons, tabulate_f1
-from flows.runs.last_run import read_last
+from flows.runs.last_run import UNDONE, read_last
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_if_there
+from tasks.core.overlay import DEFAULT
 from tasks.core.quality import RowQuality
 from tasks.scoring.datasets import ITEM_FORMS
 
@@ -31,8 +32,6 @@ _STATUS = {
     "not run": "not run",
 }
 
-_UNDONE = ("failed", "stopped", "not run")
-
 
 def render(checkout: Path, main: Path) -> str:
     """Return the closing table of the last run in ``checkout``, at most 100 columns wide.
@@ -42,8 +41,9 @@ def render(checkout: Path, main: Path) -> str:
     last = read_last(checkout)
     if last is None:
         return ""
-    done = {outcome["stage"] for outcome in last["stages"] if outcome["status"] not in _UNDONE}
-    asked = str(last.get("command", "")).removeprefix("make run")  # PROFILE and SET
+    done = {outcome["stage"] for outcome in last["stages"] if outcome["status"] not in UNDONE}
+    command = str(last.get("command", ""))
+    asked = command.removeprefix("make run")  # PROFILE and SET
     parts = [
         _heading(f"Run {last['name']}"),
         *_stages(checkout, last["stages"]),
@@ -51,7 +51,7 @@ def render(checkout: Path, main: Path) -> str:
         *_forecast(checkout, main, last),
         *_scores(checkout, done, asked),
         *_where(checkout, done),
-        *_next(checkout, done, asked),
+        *_next(checkout, done if command or last["name"] == DEFAULT else set(), asked),
     ]
     return "\n".join(["", *parts, ""])
 
@@ -67,7 +67,7 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
     shown = _STATUS.get(outcome["status"]) or _duration(outcome["seconds"])
     found = (
         read_if_there(checkout / "artifacts" / outcome["stage"] / "summary.json")
-        if outcome["status"] not in _UNDONE
+        if outcome["status"] not in UNDONE
         else None
     )
     cells = (
@@ -97,12 +97,12 @@ def _quality(checkout: Path, done: set[str]) -> list[str]:
 def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
     """Return what ``make plan`` forecast for this run beside what came; nothing without a plan."""
     found = read_if_there(main / "artifacts" / "plan" / "plan.json")
-    if not found or found["run"] != last["name"]:
+    if not found or (found["run"], found.get("settings")) != (last["name"], last.get("settings")):
         return []
     told = []
     kept = read_if_there(checkout / "artifacts" / "verify" / "summary.json")
     stages = {stage["stage"]: stage["status"] for stage in last["stages"]}
-    if kept and stages.get("verify") not in (*_UNDONE, None):
+    if kept and stages.get("verify") not in (*UNDONE, None):
         told.append(_beside("kept rows", found["kept_rows"], f"{kept['rows_kept']:,}", "{:,.0f}"))
     if set(stages.values()) == {"ran"}:  # else a part of the work was there already
         minutes = sum(stage["seconds"] for stage in last["stages"]) / 60

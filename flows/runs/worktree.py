@@ -12,9 +12,10 @@ import contextlib
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import yaml
 
 from flows.runs.corpus_files import tell_unhashable
 from tasks.core.errors import PipelineError
-from tasks.core.files import sha256_folder, write_text
+from tasks.core.files import fingerprint, sha256_folder, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import DEFAULT
@@ -71,6 +72,11 @@ def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
         ) from None
 
 
+def fingerprint_results(params: Mapping[str, Any]) -> str:
+    """Return a digest of the parameters that results depend on: all but the limits of the run."""
+    return fingerprint({name: section for name, section in params.items() if name != "run"})
+
+
 def folder_of(main: Path, name: str) -> Path:
     """Return the checkout of the run of that name."""
     return main if name == DEFAULT else main / RUNS / name
@@ -98,7 +104,7 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
         _make_worktree(run, log)
         _share_cache(run)
         _check_out_data(run, log)
-        _write_params(run)
+        _write_params(run, log)
     if run.params["finetune"]["start"] == CHAMPION:
         _place_champion(run, log)
     for section, key in FILES:
@@ -137,15 +143,57 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     left_out = [name for name in untracked if Path(name).parts[0] not in _READ_HERE]
     if left_out:
         log(f"not part of run {run.name!r}, as git does not track them: {_names(left_out)}")
-    _git(run.main, "worktree", "prune")
-    if not run.path.exists():
-        _git(run.main, "worktree", "add", "--detach", "--force", str(run.path), head)
+    _renew(run, head)
     kept = _read(run.path / "dvc.lock")
     _git(run.path, "checkout", "--detach", "--force", head)
     if edits:
         _git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
     if kept is not None:  # the lock of this run's stages, not of the main checkout's
         write_text(run.path / "dvc.lock", kept)
+
+
+def _renew(run: Run, head: str) -> None:
+    """Make the worktree, or make it whole again: one whose checkout was moved, whose removal was
+    stopped half-way, or in which git was killed. What its stages made stays.
+    """
+    path = run.path
+    known = (_read(path / ".git") or "").removeprefix("gitdir: ").strip()
+    if known and not Path(known).exists():  # the checkout was moved, and this is its old place
+        _git(run.main, "worktree", "repair", str(path), check=False)
+    _git(run.main, "worktree", "prune")
+    aside = path.with_name(f".{path.name}.broken")
+    # In a folder without a sound .git file, git would work in the main checkout around it.
+    if path.exists() and not _is_worktree(path, run.main):
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    if not path.exists():
+        _git(run.main, "worktree", "prune")
+        _git(run.main, "worktree", "add", "--detach", "--force", str(path), head)
+    for name in (WORK, Path("artifacts"), Path("dvc.lock")):
+        if (aside / name).exists():
+            _remove(path / name)
+            (aside / name).rename(path / name)
+    shutil.rmtree(aside, ignore_errors=True)
+    # This run's lock is held: who else locked its index is dead.
+    (Path(_git(path, "rev-parse", "--absolute-git-dir")) / "index.lock").unlink(missing_ok=True)
+
+
+def _is_worktree(path: Path, main: Path) -> bool:
+    """Tell whether git takes a folder for a checkout of its own, and of this repository: that of a
+    copied one belongs to the original.
+    """
+    if not (path / ".git").is_file():
+        return False
+    ask = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+    top = _git(path, "rev-parse", "--show-toplevel", check=False)
+    return top == str(path.resolve()) and _git(path, *ask, check=False) == _git(main, *ask)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_read_here(run: Run, name: str) -> bool:
@@ -188,11 +236,24 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
             ) from error
 
 
-def _write_params(run: Run) -> None:
+def _has_untracked(run: Run, corpus: str) -> bool:
+    """Tell whether a corpus that git tracks in part has files that the worktree lacks."""
+    if "://" in corpus or Path(corpus).is_absolute() or not (run.path / corpus).exists():
+        return False
+    if (run.path / f"{Path(corpus).parts[0]}.dvc").is_file():
+        return False  # DVC has put it there whole
+    return bool(_git(run.main, "ls-files", "--others", "--", corpus, check=False))
+
+
+def _write_params(run: Run, log: Callable[[str], None]) -> None:
     """Write ``params.yaml``. A path that exists only in the main checkout becomes absolute, and a
     model's folder gets its digest as revision: DVC knows only the folder ``models``.
     """
     params = copy.deepcopy(run.params)
+    corpus = params["ingest"]["corpus"]
+    if _has_untracked(run, corpus):
+        log(f"the corpus is read in your checkout: git does not track all files of {corpus}")
+        params["ingest"]["corpus"] = str((run.main / corpus).resolve())
     for section, key in find_paths(params):
         value = section[key]
         if (
@@ -269,8 +330,10 @@ def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | No
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
         lines = output.splitlines()
-        errors = [line for line in lines if line.startswith("ERROR: ")]  # DVC adds an address
-        raise PipelineError(f"{shown}: {(errors or lines)[-1].removeprefix('ERROR: ')}")
+        # DVC adds an address behind its error, git what to do.
+        errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: ", "error: "))]
+        told = errors[0].partition(": ")[2] if errors else lines[-1]
+        raise PipelineError(f"{shown}: {told}")
     return done.stdout.strip()
 
 

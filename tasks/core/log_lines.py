@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 from tasks.core.process import rank
@@ -63,6 +64,15 @@ def set_up_logging(name: str) -> None:
     level = logging.INFO if rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, handlers=[handler], force=True)
     quiet_libraries()  # again: a library imported since then has set its own level
+    sys.excepthook = partial(_end, name)
+
+
+def _end(name: str, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print what ends a command: Ctrl-C is no fault, and has no trace."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{name}: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def ignore_closed_stdout() -> None:

@@ -6,6 +6,7 @@ That importing the stages prints nothing is tested in test_privacy.py, with the 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -58,6 +59,16 @@ def test_a_name_of_a_file_sends_no_command_to_the_terminal() -> None:
         ["read", "]0;x", "red.bin"],
         "error: ingest: ]0;x red.bin is damaged",
     )
+
+
+def test_ctrl_c_is_a_line_and_an_error_keeps_its_trace() -> None:
+    code = "from tasks.core.log_lines import set_up_logging; set_up_logging('plan'); raise {}"
+    command = [sys.executable, "-c", code.format("KeyboardInterrupt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.stderr, done.returncode) == ("plan: interrupted\n", -signal.SIGINT)
+    command = [sys.executable, "-c", code.format("ValueError('x')")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "Traceback" in done.stderr and done.returncode == 1
 
 
 @pytest.mark.parametrize(("bare", "stamped"), [("", True), ("1", False)])

@@ -743,14 +743,14 @@ def test_every_path_of_the_users_own_is_found_from_the_worktree(tmp_path: Path) 
     params = {**params, "verify": {**params["verify"], "fit": fit}}
     params["finetune"] = {**params["finetune"], "model": "own/on-the-hub", "start": CHAMPION}
     params["generate"] = {**params["generate"], "generator": "models/tracked"}
-    worktree._write_params(worktree.Run("mine", main, place, params))
+    worktree._write_params(worktree.Run("mine", main, place, params), print)
     written = read_yaml(place / "params.yaml")
     wanted = {**fit, "model": str(main / "local/model"), "start": str(main / "local/start")}
     wanted["revision"] = f"sha256:{sha256_folder(main / 'local/model')}"
     assert written == {**params, "verify": {**params["verify"], "fit": wanted}}
     assert params["verify"]["fit"]["model"] == "local/model", "the run's own stay as they were"
     plain = {**params, "verify": {**params["verify"], "fit": None}}
-    worktree._write_params(worktree.Run("mine", main, place, plain))
+    worktree._write_params(worktree.Run("mine", main, place, plain), print)
     assert read_yaml(place / "params.yaml") == plain
 
 
@@ -768,7 +768,7 @@ def test_a_model_that_is_trained_again_in_its_place_is_another_setting(tmp_path:
     written = []
     for content in (b"old", b"new", b"old"):
         weights.write_bytes(content)
-        worktree._write_params(worktree.Run("mine", main, place, params))
+        worktree._write_params(worktree.Run("mine", main, place, params), print)
         written.append(read_yaml(place / "params.yaml"))
     assert written[0] == written[2] != written[1]
     assert [values["generate"]["revision"] for values in written] == ["main"] * 3
@@ -779,7 +779,7 @@ def test_a_model_that_is_trained_again_in_its_place_is_another_setting(tmp_path:
     with pytest.raises(PipelineError, match="its files have changed since"):
         pinned(found["model"], found["revision"])
     own = {**params, "finetune": {**params["finetune"], "revision": "v2"}}
-    worktree._write_params(worktree.Run("mine", main, place, own))
+    worktree._write_params(worktree.Run("mine", main, place, own), print)
     assert read_yaml(place / "params.yaml")["finetune"]["revision"] == "v2"
 
 

@@ -92,14 +92,14 @@ def test_the_link_leads_to_the_run_among_training_runs(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIPELINE_MLFLOW_PAGE", "http://127.0.0.1:5000")
-    assert f"MLflow run {'3f' * 16}, experiment bonito" in list_links(finished), (
+    assert f"MLflow run {'3f' * 16}, experiment bonito" in list_links(finished, {"register"}), (
         "a registration of before has no such id"
     )
     file = finished / "artifacts" / "register" / "registration.json"
     write_json(file, read_json(file) | {"experiment_id": "4"})
     assert (
         f"(http://127.0.0.1:5000/#/experiments/4/runs/{'3f' * 16}?workflowType=machine_learning)"
-        in list_links(finished)
+        in list_links(finished, {"register"})
     )
 
 
@@ -264,7 +264,7 @@ def test_the_start_alone_is_a_line_of_its_own(finished: Path) -> None:
 
 def test_nothing_to_show_is_empty_and_the_command_says_so(tmp_path: Path) -> None:
     assert render(tmp_path, tmp_path) == ""
-    assert tabulate_rows(tmp_path) == [] and tabulate_f1(tmp_path) == []
+    assert tabulate_rows(tmp_path, set()) == [] and tabulate_f1(tmp_path) == []
     done = subprocess.run(
         [sys.executable, "-m", "flows.runs.summary", str(tmp_path)],
         cwd=ROOT,
@@ -299,15 +299,21 @@ def test_the_forecast_stands_beside_what_came(finished: Path) -> None:
     ends = {"low": 92.0, "high": 163.0}
     write_json(
         finished / "artifacts/plan/plan.json",
-        {"run": "default", "kept_rows": ends, "minutes": {"low": 5.0, "high": 9.5}},
+        {
+            "run": "default",
+            "settings": "a",
+            "kept_rows": ends,
+            "minutes": {"low": 5.0, "high": 9.5},
+        },
     )
     ran = [StageOutcome(stage, "ran", 60.0) for stage in [*STAGES, "verify"]]
-    write_outcomes(finished, "default", ran)
+    write_outcomes(finished, "default", ran, settings="a")
     told = "forecast  kept rows 92 to 163, came 137; minutes 5.0 to 9.5, came 7.0"
     assert told in render(finished, finished)
-    write_outcomes(finished, "other", ran)
-    assert "forecast  kept" not in render(finished, finished), "the plan of another run"
-    write_outcomes(finished, "default", [StageOutcome("verify", "unchanged", 0.1)])
+    for name, settings in (("other", "a"), ("default", "b")):
+        write_outcomes(finished, name, ran, settings=settings)
+        assert "forecast  kept" not in render(finished, finished), "the plan of another run"
+    write_outcomes(finished, "default", [StageOutcome("verify", "unchanged", 0.1)], settings="a")
     assert "came 137" in render(finished, finished) and "minutes" not in render(finished, finished)
 
 

@@ -1,0 +1,111 @@
+"""The checkout of a run with a name of its own, after a move, a stopped removal or a killed git."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.runs import request, worktree
+from flows.runs.worktree import Run
+from tasks.core.errors import PipelineError
+from tasks.core.yaml_file import read_yaml
+from tests.conftest import ROOT
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=u", "-c", "user.email=u@h", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Path:
+    """A checkout with parameters, a profile, two documents, and a run's worktree that has worked."""
+    folder = tmp_path / "main"
+    (folder / "profiles").mkdir(parents=True)
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "profiles" / "warm.yaml").write_text("ingest: {corpus: docs}\n")
+    (folder / "docs" / "a.md").write_text("A document.\n")
+    (folder / "docs" / ".gitignore").write_text("*.log\n")
+    (folder / ".gitignore").write_text(".runs/\n.work/\nartifacts/\n")
+    _git(folder, "init", "--quiet", "--initial-branch=main")
+    _git(folder, "add", "-A")
+    _git(folder, "commit", "--quiet", "-m", "first")
+    run = _plan(folder)
+    worktree._make_worktree(run, print)
+    (run.path / ".work").mkdir()
+    (run.path / ".work" / "journal").write_text("shards")
+    (run.path / "dvc.lock").write_text("its own")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "# mine\n")
+    return folder
+
+
+def _plan(main: Path) -> Run:
+    return request.plan(main, "warm")
+
+
+def _assert_good(main: Path) -> None:
+    """The user's edit and branch are there, and the run has its checkout and its work."""
+    run = _plan(main)
+    worktree._make_worktree(run, print)
+    assert _git(main, "branch", "--show-current") == "main"
+    assert (main / "params.yaml").read_text().endswith("# mine\n")
+    assert (run.path / "params.yaml").read_text().endswith("# mine\n")
+    assert _git(run.path, "rev-parse", "--show-toplevel") == str(run.path.resolve())
+    assert (run.path / ".work" / "journal").read_text() == "shards"
+    assert (run.path / "dvc.lock").read_text() == "its own"
+    assert sorted(path.name for path in (main / ".runs").iterdir()) == ["warm"]
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_removal_that_was_stopped_touches_nothing_of_the_user(main: Path, again: int) -> None:
+    """Without its .git file git takes the folder for a part of the main checkout around it."""
+    (main / ".runs" / "warm" / ".git").unlink()
+    for _ in range(again):
+        _assert_good(main)
+
+
+def test_a_checkout_that_was_moved_runs_on(main: Path) -> None:
+    place = main.rename(main.with_name("moved"))
+    _assert_good(place)
+
+
+def test_a_copied_checkout_has_worktrees_of_its_own(main: Path) -> None:
+    copy = Path(shutil.copytree(main, main.with_name("copy")))
+    _assert_good(copy)
+    _assert_good(main)
+
+
+def test_a_git_that_was_killed_leaves_no_lock(main: Path) -> None:
+    (main / ".git" / "worktrees" / "warm" / "index.lock").touch()
+    _assert_good(main)
+
+
+def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
+    (main / ".git" / "index.lock").touch()
+    with pytest.raises(PipelineError, match=r"index\.lock"):
+        worktree._git(main, "add", "params.yaml")
+
+
+@pytest.mark.parametrize("name", ["b.md", "b.log"])
+def test_documents_that_git_does_not_track_are_read(main: Path, name: str) -> None:
+    """A worktree has the tracked ones alone."""
+    run, said = _plan(main), list[str]()
+    worktree._make_worktree(run, print)
+    worktree._write_params(run, said.append)
+    assert read_yaml(run.path / "params.yaml")["ingest"]["corpus"] == "docs" and not said
+    (main / "docs" / name).write_text("A new one.\n")
+    worktree._write_params(run, said.append)
+    corpus = Path(read_yaml(run.path / "params.yaml")["ingest"]["corpus"])
+    assert corpus == (main / "docs").resolve() and (corpus / name).exists()
+    assert "git does not track all files of docs" in said[0]
+
+
+def test_no_command_asks_for_a_run_with_a_name_of_ones_own(main: Path) -> None:
+    assert request.plan(main, "warm").command == "make run PROFILE=warm"
+    assert request.plan(main, "warm", name="foo").command == ""
+    for profile in (" warm", "warm,", "warm , "):
+        assert request.plan(main, profile).name == "warm"
