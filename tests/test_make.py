@@ -134,7 +134,7 @@ def test_data_that_was_edited_stay_and_missing_ones_are_an_error(
 ) -> None:
     """DVC refuses to replace the edits, and its advice, --force, would delete them."""
     place = programs / "place"
-    (place / "bin/dvc").write_text("#!/bin/sh\necho 'Use --force' >&2\nexit 1\n")
+    (place / "bin/dvc").write_text("#!/bin/sh\ntest $1 = pull && echo 'Use --force' >&2\nexit 1\n")
     if there:
         (place / "data").mkdir()
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "BIN=bin", "data"]
