@@ -93,7 +93,7 @@ def test_too_few_rows_end_the_run_before_the_training(
     assert run.returncode == 3, run.stderr
     last = run.stderr.splitlines()[-1]
     assert last.startswith("stopped: supervise: 3 rows are kept, fewer than run.min_rows = 4: not ")
-    assert "continue with make run SET=" in last
+    assert "continue with the same request" in last
     lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
     assert "stopped" in lines["supervise"]
     assert re.search(r" 5 +3 ", lines["verify"]), "its rows are in the table"
