@@ -117,7 +117,7 @@ def test_a_failed_pip_is_told_and_tried_again(
     assert len(asked) > before
 
 
-def test_an_environment_that_was_cut_off_is_made_anew(
+def test_an_environment_that_was_cut_off_is_made_again(
     setup: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_environment(setup)

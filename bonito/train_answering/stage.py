@@ -16,7 +16,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_file, write_json, write_text
 from tasks.core.parquet import Batches, column_values
 from tasks.core.rows import INSTRUCTIONS
-from tasks.core.stage import Stage, run_stage
+from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.pins import pin
@@ -30,7 +30,8 @@ def train_answering(stage: Stage) -> None:
     start = start_adapter(params, Path(params.start))
     training = TrainingSet.of(rows.rows, params, start)
     if not training.examples:
-        raise PipelineError(f"no row of {path} can be trained on ({dict(training.dropped)})")
+        why = format_reasons(training.dropped)
+        raise PipelineError(f"no row of {path} can be trained on ({why})")
     on_step = report_steps(stage.progress(0, "steps"))
     take_cards()
     kept = params.checkpoints_gb

@@ -9,6 +9,7 @@ from typing import Any
 from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_if_there, read_json
 from tasks.core.rows import MODEL_NAMES
+from tasks.core.stage import format_reasons
 from tasks.core.yaml_file import read_yaml
 
 #: Keys of scores.json, in the order of the table.
@@ -81,10 +82,3 @@ def list_links(checkout: Path, done: set[str]) -> str:
     if data.is_file():
         lines.append(f"- data version `{read_yaml(data)['outs'][0]['md5']}` (data.dvc)")
     return "\n".join([*lines, f"- checkout `{checkout}`"])
-
-
-def format_reasons(dropped: dict[str, int]) -> str:
-    """Return ``12: 9 duplicate, 3 too_short``, the commonest reason first; ``0`` for none."""
-    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-    return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"

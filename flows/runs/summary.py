@@ -12,12 +12,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from flows.runs.figures import SCORES, format_reasons, tabulate_f1
+from flows.runs.figures import SCORES, tabulate_f1
 from flows.runs.last_run import UNDONE, read_last
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_if_there
 from tasks.core.overlay import DEFAULT
 from tasks.core.quality import RowQuality
+from tasks.core.stage import format_reasons
 from tasks.scoring.datasets import ITEM_FORMS
 
 WIDTH = 100

@@ -196,7 +196,7 @@ class Generate(Section):
         ),
     )
     temperature: float = Field(
-        ge=0.0, le=2.0, description="of the sampling; 0: always the likeliest token"
+        ge=0.0, le=2.0, description="sampling temperature; 0: always the likeliest token"
     )
     top_p: float = Field(
         gt=0.0, le=1.0, description="sample among the likeliest tokens that have this probability"
@@ -232,9 +232,7 @@ class Generate(Section):
             "machine that ends with the stage"
         ),
     )
-    seed: Seed = Field(
-        description="of the rows that are written: each row's own seed follows from it"
-    )
+    seed: Seed = Field(description="each row's own random seed is made from it")
 
     @field_validator("task_types", mode="before")
     @classmethod
@@ -270,7 +268,7 @@ class Validate(Section):
         ),
     )
     skip: tuple[str, ...] = Field((), description="names of expectations to leave out")
-    seed: Seed = Field(description="of the rows that max_rows and max_label_share leave")
+    seed: Seed = Field(description="decides which rows max_rows and max_label_share keep")
 
     @field_validator("labels", "skip", mode="before")
     @classmethod
@@ -314,7 +312,7 @@ class Verify(Section):
     )
     answers: Positive = Field(description="answers that the reader samples to each instruction")
     temperature: float = Field(
-        0.7, ge=0.0, le=2.0, description="of the sampling of the reader's answers"
+        0.7, ge=0.0, le=2.0, description="sampling temperature of the reader's answers"
     )
     max_tokens: Positive = Field(32, description="tokens of an answer")
     min_agreement: Fraction = Field(
@@ -340,9 +338,9 @@ class Verify(Section):
     repair: Literal["none", "span", "answer"] = Field(
         "none",
         description=(
-            "rows that validate put into quarantine for their response alone. span: a response "
-            "that nearly stands in the passage becomes the span that it means, and is judged; "
-            "answer: other rows take the reader's answers, too, where they agree with each other"
+            "rows that validate dropped only because of their response. span: a response that is "
+            "almost a span of the passage is replaced by that span, and judged; answer: the other "
+            "ones, too, take the reader's answer where its answers agree; none: they stay dropped"
         ),
     )
     confident_share: float = Field(
@@ -386,7 +384,7 @@ class Verify(Section):
         "on it",
     )
     ray_address: str = Field("", description="Ray cluster of the workers, as generate.ray_address")
-    seed: Seed = Field(description="of the reader's answers and the tests of it")
+    seed: Seed = Field(description="for the reader's sampled answers, and for drawing its tests")
 
 
 class Supervise(Section):
@@ -410,7 +408,7 @@ class Supervise(Section):
         description="prompted: folder of the prompt texts, one YAML file a task type"
     )
     max_rows: int = Field(ge=0, description="rows to train on, a seeded choice; 0: all")
-    seed: Seed = Field(description="of the rows that max_rows leaves, and their order")
+    seed: Seed = Field(description="decides which rows max_rows keeps, and their order")
 
     @field_validator("source")
     @classmethod

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tasks.core.errors import one_line
+
 #: As entities these are safe inside a table and outside; a backslash suffices for the others.
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "@": "&#64;"}
 #: What makes a link of plain text.
@@ -31,8 +33,7 @@ def escape(text: str) -> str:
     """Return a stranger's text as one line that Markdown shows as it is: no markup, HTML, link or
     mention of it takes effect.
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    line = "".join(_ENTITIES.get(c, c) for c in _MARKS.sub(r"\\\1", line))
+    line = "".join(_ENTITIES.get(c, c) for c in _MARKS.sub(r"\\\1", one_line(text)))
     for mark, entity in _LINKS.items():
         line = line.replace(mark, entity)
     return _FIRST.sub(r"\1\\", line)

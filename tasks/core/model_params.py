@@ -61,7 +61,8 @@ class Finetune(Section):
         ),
     )
     precision: Precision = Field(
-        "auto", description="of the computing; auto: bfloat16 where the machine multiplies it"
+        "auto",
+        description="number format of the model; auto: bfloat16 if the machine can, else float32",
     )
     lora_rank: int = Field(ge=1, le=4096, description="rank of the adapter's matrices")
     lora_alpha: Positive = Field(description="the adapter's change is scaled by alpha / rank")
@@ -85,7 +86,7 @@ class Finetune(Section):
         ),
     )
     max_prompt_tokens: Positive = Field(
-        description="a longer prompt loses its middle; the row, too, if its answer was there"
+        description="the middle of a longer prompt is cut out; with the answer, the row is left out"
     )
     max_response_tokens: Positive = Field(description="a row with a longer response is left out")
     checkpoint_steps: Positive = Field(
@@ -108,7 +109,7 @@ class Finetune(Section):
             "GPUs that train together, each with a copy of the model; without a GPU, CPU processes"
         ),
     )
-    seed: Seed = Field(description="of the order of the rows and of new adapter weights")
+    seed: Seed = Field(description="for the order of the rows, and for new adapter weights")
 
     @field_validator("micro_batch_rows")
     @classmethod
@@ -134,7 +135,7 @@ class Baseline(Section):
     general_rows: Positive = Field(
         description="rows of it to score, a seeded choice spread evenly over task types"
     )
-    seed: Seed = Field(description="of the general tasks that general_rows draws")
+    seed: Seed = Field(description="decides which general tasks general_rows draws")
 
 
 class Evaluate(Section):
@@ -186,7 +187,7 @@ class Evaluate(Section):
             "the start as well, each on the same claims, so that their figures compare"
         ),
     )
-    seed: Seed = Field(description="of the items that max_items draws, and of the resamples")
+    seed: Seed = Field(description="decides which items max_items draws; also for the resamples")
 
 
 class Register(Section):

@@ -63,15 +63,14 @@ def parse_params(
         parsed = model.model_validate(_tuples(values))
     except ValidationError as error:
         raise PipelineError(f"{where}: {explain(error, model, settings)}") from error
-    if isinstance(parsed, Params):
-        for problem in _find_conflicts(parsed):
-            raise PipelineError(f"{where}: {problem}")
+    if isinstance(parsed, Params) and (problems := "; ".join(_find_conflicts(parsed))):
+        raise PipelineError(f"{where}: {problems}")
     return parsed
 
 
 def _find_conflicts(params: Params) -> Iterator[str]:
-    """Yield what is wrong with settings that are right by themselves: found here, before the stages
-    that come first have worked for hours.
+    """Yield settings that do not go together. They are looked for here, before the first stages
+    have worked for hours.
     """
     source, mix = params.supervise.source, params.supervise.mix
     reads = [name for name in mix.names if name in ("labelled", "p3")]

@@ -171,6 +171,13 @@ def _find_inputs(
     return paths
 
 
+def format_reasons(dropped: Mapping[str, int]) -> str:
+    """Return ``12: 9 duplicate, 3 too_short``, the commonest reason first; ``0`` for none."""
+    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+    return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"
+
+
 def setting(params: Section, key: str) -> str:
     """Return the value of a setting by its name, such as ``evaluate.items``."""
     section, _, name = key.partition(".")

@@ -26,7 +26,7 @@ from tasks.core.model_params import Finetune
 from tasks.core.parquet import Batches, column_values, concat, rows_at, take_rows, write_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, TRAINED, TRAINED_FILE
-from tasks.core.stage import Stage, run_stage
+from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.finetune.continuation import KNOWN, begin, digest_rows, known_after
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import name_cut
@@ -56,10 +56,9 @@ def finetune(stage: Stage) -> None:
     if source == "none":
         return _write_no_adapter(stage, training, path)
     if not training.examples:
-        why = ", ".join(f"{count} {reason}" for reason, count in training.dropped.items())
         raise PipelineError(
-            f"no row of {path} can be trained on ({why}): look at artifacts/supervise, or raise "
-            "finetune.max_response_tokens"
+            f"no row of {path} can be trained on ({format_reasons(training.dropped)}): look at "
+            "artifacts/supervise, or raise finetune.max_response_tokens"
         )
     trained = _train(stage, training)
     write_text(stage.out / "loss.csv", trained.csv())

@@ -16,6 +16,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.model_params import Finetune
 from tasks.core.params import Params
+from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_place
@@ -53,7 +54,7 @@ def check_training(target: Finetune, stage: str, package: str) -> None:
     """Do as :func:`check_models` for the training of a stage of ``package``, outside the graph."""
     models = Models({}, [], target, 0, stage=stage)
     base, _ = _look(models, "finetune.model", target.model, target.revision)
-    if target.start and not Path(target.start).is_file():
+    if target.start and not is_nothing(Path(target.start)):
         _check_start(target, base)
     trained = count_lora(base.config, target.lora_rank)
     check_room(replace(models, trained=trained), WORK / package)

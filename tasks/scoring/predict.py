@@ -135,7 +135,7 @@ def models_before(target: Finetune, start: Path) -> list[Scoreable]:
     asked: list[tuple[str, Path | None, str]] = [
         ("zero_shot", None, prompt_form(tokenizer, target.prompt, adapted=False))
     ]
-    if not start.is_file():
+    if not is_nothing(start):
         asked.append(
             ("start", start_adapter(target, start), trained_form(start, tokenizer, target.prompt))
         )

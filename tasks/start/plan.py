@@ -22,6 +22,7 @@ from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.privacy import cache_folder
 from tasks.core.rows import INSTRUCTIONS
+from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.models import dtype
 from tasks.lm.preflight import check_models, read_models
@@ -41,7 +42,7 @@ from tasks.start.trial import Measured, run_apart, write_params
 
 #: Passages of the trial, rows that it generates and asks at a time, and steps that it trains.
 PASSAGES, SHARD, STEPS = 32, 32, 2
-#: The same of a GPU, which writes so many rows in hardly more time than one.
+#: Rows at a time on a GPU: it writes this many together in about the time that one row takes.
 _GPU_ROWS = 256
 #: A yield that one good row has; without any validate ends with an error.
 _ANY = 1e-9
@@ -258,7 +259,7 @@ def _minutes(
     answers = paces.get("verify", nothing)
     if not (verify and verify.total):  # nobody read: an answer costs what a task does, at most
         answers = paces["generate"]
-    models = 1 if Path(params.finetune.start).is_file() else 2
+    models = 1 if is_nothing(Path(params.finetune.start)) else 2
     held_out = Range(min(100.0, 0.1 * trained.low), min(100.0, 0.1 * trained.high))
     scored = Range(questions, questions) if questions else held_out
     alone = 1 if questions else models + 1  # without items evaluate asks all of them

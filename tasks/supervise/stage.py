@@ -25,7 +25,7 @@ from tasks.core.files import choose, row_seed
 from tasks.core.parquet import GROUP, column_values, write_batches
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.setting_paths import NOTHING
-from tasks.core.stage import Stage, run_stage
+from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.scoring.datasets import has_items
 from tasks.supervise.constructed import FEW_ROWS
 from tasks.supervise.sources import KEYS, SOURCES, Source
@@ -92,10 +92,9 @@ def _read_sources(stage: Stage) -> tuple[dict[str, Source], Counter[str]]:
     for name in stage.params.supervise.mix.names:
         source, left_out = SOURCES[name](stage)
         if not len(source.keys) and name != "none":
-            why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
             raise PipelineError(
                 f"supervise.source {name} gives no row to train on "
-                f"({f'dropped: {why}' if why else 'its input is empty'})"
+                f"({f'dropped: {format_reasons(left_out)}' if left_out else 'its input is empty'})"
             )
         ids = source.keys["row_id"]
         while any(_share_one(ids, other.keys["row_id"]) for other in sources.values()):

@@ -19,7 +19,7 @@ from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, write_json
 from tasks.core.model_params import Finetune
-from tasks.core.stage import Stage
+from tasks.core.stage import Stage, format_reasons
 from tasks.core.store import is_whole, keyed_folder, seal_folder
 from tasks.lm.adapters import start_adapter
 from tasks.lm.memory import free
@@ -86,7 +86,7 @@ def _fit(
     if not training.examples:
         raise PipelineError(
             "verify.reader cross-fit: no row of a half can be trained on "
-            f"({dict(training.dropped)}): raise verify.fit.max_response_tokens"
+            f"({format_reasons(training.dropped)}): raise verify.fit.max_response_tokens"
         )
     folder = keyed_folder(stage.work / "cross_fit", training.key, keep=4)
     adapter = folder / "adapter"

@@ -286,7 +286,7 @@ def test_rows_of_a_group_that_is_not_finished_are_shown_and_not_counted(tmp_path
     assert read_json(meter.path)["done"] == meter.done == 200
     meter._shown -= 2
     meter.foresee(200)
-    assert read_json(meter.path)["done"] == 200, "the end is told when it is there"
+    assert read_json(meter.path)["done"] == 200, "the last row is shown only when it is counted"
 
 
 def test_what_is_counted_beside_the_rows_has_its_name_and_takes_time(tmp_path: Path) -> None:

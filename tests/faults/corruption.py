@@ -23,7 +23,7 @@ def shard(world: World, chance: Random) -> str:
 def journal(world: World, chance: Random) -> str:
     """The journal of files that ingest has read: a byte of its results.
 
-    The corpus's own list in it is made anew by every run, and never read.
+    The corpus's own list in it is written again by every run, and never read.
     """
     folder = world.trial("ingest")
     run(folder, "ingest")

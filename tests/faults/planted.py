@@ -6,7 +6,7 @@ stands there instead, one line of what it breaks, and the checks that are to see
 test (``tests/...::name``) or a fault of the soak with the stage it is tried on (``soak: fault @
 stage``). A fault that no check sees says why in ``survives``.
 
-Libraries are imported once: each check runs in a forked child that imports only our code anew.
+Libraries are imported once: each check runs in a forked child that imports only our code again.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ BRANCHES = (
         '@@log.warning("%s is damaged: %d files',
     ),
     Branch(
-        "a damaged journal is begun anew",
+        "a damaged journal is started again",
         "tasks.ingest.journal",
         '@@log.warning("%s is damaged: every file',
     ),

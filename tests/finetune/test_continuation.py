@@ -94,7 +94,7 @@ def test_new_rows_and_a_share_of_old_ones_are_trained_on(champion: Path) -> None
     assert len(begin(digest_rows(table), none, folder).places) == 2
 
 
-def test_it_begins_anew_where_the_corpus_moved_far_or_only_shrank(
+def test_it_starts_again_where_the_corpus_moved_far_or_only_shrank(
     champion: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place(["--params", str(champion)])

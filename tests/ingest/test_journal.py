@@ -54,7 +54,7 @@ def test_a_damaged_result_is_named_and_read_again(
 
 
 @pytest.mark.parametrize("content", [b"no database", b""])
-def test_a_file_that_is_no_journal_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_journal_is_started_again(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.sqlite"
     path.write_bytes(content)
     assert _entries(path) == {}
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_journal_is_begun_anew(tmp_path: Path, content: bytes)
     assert sorted(_entries(path)) == ["a", "b"]
 
 
-def test_a_journal_of_an_earlier_form_is_begun_anew(tmp_path: Path) -> None:
+def test_a_journal_of_an_earlier_form_is_started_again(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with closing(sqlite3.connect(path)) as base:
         base.execute("CREATE TABLE done (key TEXT PRIMARY KEY, final INTEGER) WITHOUT ROWID")

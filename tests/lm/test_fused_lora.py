@@ -1,5 +1,5 @@
 """LoRA layers in one piece compute what peft's own passes compute, with 4-bit weights held or
-dequantised anew.
+dequantised again.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
-def test_other_weights_in_the_same_place_are_merged_anew(tmp_path: Path, made: list[Path]) -> None:
+def test_other_weights_in_the_same_place_are_merged_again(tmp_path: Path, made: list[Path]) -> None:
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     for folder in (base, adapter):
         folder.mkdir()
