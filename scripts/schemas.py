@@ -30,8 +30,8 @@ _SETTINGS_HEAD = """\
 # Every setting
 
 Written by `make schemas` from the models that parse `params.yaml` (`tasks/core/data_params.py`,
-`tasks/core/model_params.py`). The value is that of `params.yaml`, the embedded default, or what
-holds where it has none. A profile or `SET` overlays it: `make run SET=generate.samples=2`."""
+`tasks/core/model_params.py`). The value is the one in `params.yaml`; where it has none, the
+built-in one. A profile or `SET` overlays it: `make run SET=generate.samples=2`."""
 
 
 def make_schemas() -> dict[str, dict[str, Any]]:
