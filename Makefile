@@ -79,7 +79,7 @@ follow: data ## one look at the corpus: run the pipeline if files or settings ch
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
 	@$(BIN)/python scripts/start.py
 
-plan: setup ## what a run will give and cost, from 32 passages: artifacts/plan (PROFILE, SET)
+plan: setup ## what a run will give and cost, from a trial on 32 passages or more (PROFILE, SET)
 	@$(BIN)/python scripts/plan.py $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
@@ -109,7 +109,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
 	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py
 
-pictures: setup ## take README's pictures of this clone's newest run: docs/pictures
+pictures: setup ## take README's pictures, after `make run`, with Chromium: docs/pictures
 	@$(BIN)/python scripts/pictures.py
 
 lint: setup ## check style and types
@@ -120,7 +120,7 @@ lint: setup ## check style and types
 ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords)
 	@$(BIN)/python -m flows.ui --prefect-port="$$PREFECT_PORT" --mlflow-port="$$MLFLOW_PORT" --runs="$$RUNS" $(if $(TEAM),--team)
 
-review: data ## judge 100 of the last run's training rows in the browser (PROFILE, SET, REVIEWER=name)
+review: data ## judge 100 of the rows that the last run kept, in the browser (PROFILE, SET, REVIEWER=name)
 	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --settings="$$SET" --port "$${REVIEW_PORT:-4300}"
 
 label: data ## make labelled items of held-out passages in the browser (PROFILE, SET, REVIEWER=name)
@@ -151,7 +151,7 @@ bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], 
 	@$(BIN)/python -m benchmarks --rounds="$$ROUNDS" --only="$$BENCH" $${MODEL:+--model="$$MODEL"} \
 	  $${RECORD:+--record}
 
-gpu-check: setup ## on an NVIDIA GPU: every GPU path on a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
+gpu-check: setup ## on an NVIDIA GPU: train, score, generate with a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
 	@$(BIN)/python -m benchmarks.gpu_check $${SHAPE:+--shape="$$SHAPE"}
 
 repair: setup ## find and remove damaged objects in DVC's cache
@@ -181,7 +181,7 @@ answering: annotated ## train the answering model: bonito/artifacts/train_answer
 schemas: setup ## write the JSON schemas of params, profiles, datasets and matrices: schemas/
 	@$(BIN)/python scripts/schemas.py
 
-lock: setup ## update the pins: requirements/*.in to requirements/*.txt
+lock: setup ## pin again after a change of requirements/*.in: what still fits keeps its version
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt
 	@$(COMPILE) gpu.in --excludes gpu.excludes -o gpu.txt
 
