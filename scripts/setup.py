@@ -267,7 +267,8 @@ import sys, sysconfig
 from pathlib import Path
 import torch
 if not torch.cuda.is_available():
-    sys.exit(f"torch finds no GPU: CUDA {torch.version.cuda} needs a newer NVIDIA driver")
+    sys.exit(f"torch finds no GPU: CUDA {torch.version.cuda} needs a newer NVIDIA driver (CUDA 13: "
+             "580 or newer)")
 name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
 if capability < (8, 0):
     sys.exit(f"{name} does not compute in bfloat16: compute capability 8.0 or newer is needed")

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core import code
+from tasks.core.card import card_bytes
 from tasks.core.files import write_json
 from tasks.core.lock import hold_lock
 from tasks.core.overlay import overlay
@@ -48,6 +49,16 @@ _CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}{% if "
     "add_generation_prompt %}<|im_start|>{% endif %}"
 )
+
+
+def pytest_sessionstart() -> None:
+    """End where torch sees a GPU: the tests compare sums of a CPU, and share it between processes."""
+    if card_bytes() is not None:
+        pytest.exit(
+            "the tests are for the CPU's packages: give DEVICE=cpu make test in another clone; "
+            "make gpu-check tests this card",
+            returncode=2,
+        )
 
 
 #: Files that take longest, the longest first: `make test` gives them out in this order, so that no

@@ -56,7 +56,9 @@ def _check(name: str, work: Path, out: Path) -> int:
             "torch sees no NVIDIA GPU here; --shape tiny runs the same paths on the CPU"
         )
     if shutil.disk_usage(work).free < shape.disk * 1e9:
-        raise PipelineError(f"{work} has less than {shape.disk} GB free: name a folder with --work")
+        raise PipelineError(
+            f"{work} has less than {shape.disk} GB free: set TMPDIR to a folder with room"
+        )
     runner = run_paths(shape, work)
     write_json(
         out / "results.json",

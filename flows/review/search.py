@@ -48,8 +48,9 @@ def open_index(passages: Path, folder: Path) -> Path:
     path = folder / f"passages-{sha256_file(passages)[:24]}.sqlite"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("passages-*"):
-            old.unlink(missing_ok=True)
+        for pattern in ("passages-*", ".passages-*"):  # and what a killed indexer left
+            for old in folder.glob(pattern):
+                old.unlink(missing_ok=True)
         log.info("putting the passages into an index")
         with atomic_path(path) as partial:
             _write(partial, _rows(passages))

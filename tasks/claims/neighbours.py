@@ -40,7 +40,7 @@ class Neighbours:
         if len(words) < 3:
             return None
         scores: dict[str, float] = defaultdict(float)
-        for word in words:
+        for word in sorted(words):  # a sum of floats depends on its order, a set's on the hash seed
             holders = self._holders.get(word, [])
             if len(holders) <= self._most:
                 for key in holders:

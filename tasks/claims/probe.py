@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,6 +156,4 @@ def _ordered(rows: Sequence[Probed], places: list[int], seed: int) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    import re
-
     return " ".join(re.findall(r"\w[\w'’]*|[^\w\s]", text.lower()))

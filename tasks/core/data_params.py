@@ -26,8 +26,8 @@ class Ingest(Section):
 
     corpus: str = Field(
         description=(
-            "folder or file of documents, an address of fsspec (s3://...), or a hub dataset "
-            "(hf://owner/name)"
+            "folder or file of documents. make ingest also takes an address (s3://...) or a hub "
+            "dataset (hf://owner/name); for a run write that into a file *.address"
         )
     )
     text_column: str = Field(
@@ -222,7 +222,7 @@ class Generate(Section):
         ge=0,
         description=(
             "Ray workers, each with the generator and, if there are GPUs, a GPU; 0: this "
-            "process. The rows do not depend on it"
+            "process. On a CPU the rows do not depend on it"
         ),
     )
     ray_address: str = Field(
@@ -240,9 +240,12 @@ class Generate(Section):
         if not isinstance(names, (list, tuple)):
             raise ValueError("must be a list, such as [exqa]")
         try:
-            return tuple(task_type(str(name)) for name in names)
+            types = tuple(task_type(str(name)) for name in names)
         except PipelineError as error:
             raise ValueError(str(error)) from error
+        if len({*types}) < len(types):
+            raise ValueError(f"names a type twice: {', '.join(map(str, names))}")
+        return types
 
 
 class Validate(Section):
@@ -380,8 +383,8 @@ class Verify(Section):
     workers: int = Field(
         0,
         ge=0,
-        description="Ray workers, each with the reader; 0: this process. The rows do not depend "
-        "on it",
+        description="Ray workers, each with the reader; 0: this process. On a CPU the rows do not "
+        "depend on it",
     )
     ray_address: str = Field("", description="Ray cluster of the workers, as generate.ray_address")
     seed: Seed = Field(description="for the reader's sampled answers, and for drawing its tests")

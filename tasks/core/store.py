@@ -7,6 +7,7 @@ file that differs from it, is done again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -145,10 +146,22 @@ def verify(path: Path) -> None:
 
 def keep_newest(folder: Path, most: int, keep: Path | None = None) -> None:
     """Remove all but the ``most`` last changed files and folders of a folder; ``keep`` stays."""
-    entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-    for old in entries[: max(0, len(entries) - most)]:
+    for old in newest_first(folder)[most:]:
         if old != keep:
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """Return the finished files and folders of a folder, the last changed one first.
+
+    Other processes make and remove some at the same time: those are not among them.
+    """
+    changed = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            changed[path] = path.stat().st_mtime
+    finished = (path for path in changed if path.suffix != ".partial")
+    return sorted(finished, key=changed.__getitem__, reverse=True)
 
 
 def _seal(mark: Path, files: Iterable[Path]) -> None:

@@ -174,8 +174,9 @@ def generate_shard(
 
     ``on_done`` is called with how many more rows have been sampled once.
 
-    A shard that is generated again gives the same bytes: its rows always meet the engine together
-    and alone, each with its own seed. vLLM's rows depend on what else is in their batch.
+    A shard that is generated again gives the same bytes where its rows meet the engine together and
+    alone, each with its own seed: vLLM's rows depend on what else is in their batch. On a GPU, and
+    behind an address, small shards are asked together (docs/continuing.md).
     """
     prompts = [generator.prompt(tokenizer, request) for request in shard]
     rows = _sample(shard, prompts, engine, tokenizer, generator, 0, on_done)

@@ -48,6 +48,7 @@ from tasks.generate.shards import (
 from tasks.lm.engine import OnDone
 from tasks.lm.memory import freed_after
 from tasks.lm.models import pinned
+from tasks.lm.pins import arithmetic
 from tasks.lm.preflight import check_run
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def _describe_generator(params: Params) -> Generator:
 def _journal_key(generator: Generator) -> str:
     """Return the key of what makes the rows; the passages are in the names of the shards."""
     settings = generator.params.model_dump(mode="json", exclude=_WHERE)
-    return work_key(__name__, settings, generator.identity, generator.form.identity)
+    here = {} if generator.params.address else arithmetic(generator.params.precision)
+    return work_key(__name__, settings, generator.identity, generator.form.identity, here)
 
 
 def _fill_journal(

@@ -302,7 +302,7 @@ class _Fetcher:
             return not isinstance(self._corpus, LocalCorpus) or key == key_of(
                 CorpusFile(path.name, str(path))
             )
-        except OSError:
+        except (OSError, Unreadable):  # gone, or grown beyond its limit
             return False
 
     def release(self, key: str) -> int:

@@ -202,11 +202,29 @@ class VllmEngine:
 
     def close(self) -> None:
         """See :meth:`Engine.close`."""
-        if self._llm is not None:
-            # vLLM hides what it made at its start from the garbage collector; its own shutdown
-            # undoes that.
-            self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
+        if self._llm is None:
+            return
+        engine = self._llm.llm_engine
+        # The compiled model hangs on a hook of torch.compile until this runs.
+        if unhook := getattr(engine, "_finalizer", None):
+            unhook()
+        # vLLM hides what it made at its start from the garbage collector; its own shutdown undoes
+        # that.
+        engine.engine_core.shutdown()
+        self._llm = engine = None
+        if self._gpu:
+            forget_graph_pool()
+
+
+def forget_graph_pool() -> None:
+    """Let the next engine of this process capture its CUDA graphs in a pool of its own.
+
+    vLLM keeps one for the process. With the first engine's graphs that pool ends, and torch refuses
+    to capture into it again.
+    """
+    from vllm.platforms import current_platform
+
+    type(current_platform)._global_graph_pool = None
 
 
 def _completion(output: Any) -> Completion:

@@ -53,4 +53,6 @@ def free(loaded: Any) -> None:
         close()
     gc.collect()
     if torch.cuda.is_available():
+        gc.collect()  # what finalizers of the first pass have let go
         torch.cuda.empty_cache()
+        torch.accelerator.empty_host_cache()  # pinned memory, whose pools CUDA graphs share

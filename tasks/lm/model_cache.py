@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.core.errors import PipelineError
 from tasks.core.files import folder_size, staged_folder
 from tasks.core.process import is_alive
-from tasks.core.store import keep_newest, seal_folder
+from tasks.core.store import keep_newest, newest_first, seal_folder
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def make_checkpoint(folder: Path, keep: int, save: Callable[[Path], None]) -> No
     for partial in folder.parent.glob("*.partial"):
         if not is_alive(partial.suffixes[-2].lstrip(".")):
             shutil.rmtree(partial, ignore_errors=True)
-    keep_newest(folder.parent, min(keep, _fitting(folder.parent, limit)))
+    keep_newest(folder.parent, min(keep, _fitting(folder.parent, limit)), keep=folder)
 
 
 def cache_limit() -> float:
@@ -55,9 +55,8 @@ def _fitting(folder: Path, limit: float) -> int:
     """Return how many of the last used entries fit into ``limit`` bytes; the last one always
     counts.
     """
-    entries = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
     total, count = 0, 0
-    for entry in entries:
+    for entry in newest_first(folder):
         total += folder_size(entry)
         if total > limit:
             break

@@ -1,7 +1,8 @@
-"""The settings of a training with commit and precision resolved."""
+"""What a model's results depend on beside its settings: commit, precision, device, libraries."""
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from tasks.core.model_params import Finetune
@@ -22,3 +23,24 @@ def pin(settings: Training) -> Training:
             "precision": str(dtype(settings.precision)).removeprefix("torch."),
         }
     )
+
+
+def arithmetic(precision: str) -> dict[str, str]:
+    """Return what decides the low bits of a model's answers, and so some of their tokens: dtype,
+    device and the versions of the libraries. It is part of the key of unfinished answers, so that a
+    run which continues elsewhere, or after an upgrade, does not mix two kinds.
+    """
+    import torch
+
+    return {
+        "dtype": str(dtype(precision)),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        **{name: _version(name) for name in ("torch", "transformers", "vllm")},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # vLLM is for Linux alone
+        return ""

@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.model_params import Finetune
 from tasks.core.task_types import TASK_TYPES
@@ -22,6 +23,8 @@ from tasks.core.task_types import TASK_TYPES
 PLACEHOLDER = "{{context}}"
 #: Tokens that a prompt may have more than its parts have by themselves.
 PROMPT_SLACK = 64
+#: Tokens that a shortened instruction may gain when its two ends meet.
+_SPARE = 8
 _PIPE = "<|pipe|>"
 _SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
 
@@ -109,13 +112,19 @@ class Prompter:
     def shorten(self, instruction: str, max_tokens: int) -> str:
         """Return the instruction, without its middle if its prompt has more than ``max_tokens``.
 
-        The prompt's own marks stay, and the question is at the beginning or the end.
+        The prompt's own marks stay, and the question is at the beginning or the end. Raises
+        :class:`PipelineError` where the marks alone fill ``max_tokens``.
         """
         size = len(self._ids(instruction))
         if size <= max_tokens:
             return instruction
         tokens = self.tokenizer.encode(instruction, add_special_tokens=False)
-        room = max_tokens - (size - len(tokens)) - 8
+        room = max_tokens - (size - len(tokens)) - _SPARE
+        if room < 1:
+            raise PipelineError(
+                f"finetune.max_prompt_tokens is {max_tokens}, and {size - len(tokens) + _SPARE} "
+                f"tokens of a prompt are not its instruction: raise it"
+            )
         kept = tokens[: room // 2] + tokens[len(tokens) - (room - room // 2) :]
         return str(self.tokenizer.decode(kept))
 

@@ -230,9 +230,9 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,
         max_grad_norm=settings.max_grad_norm,
-        # The paged optimiser moves its state between GPU and host memory; there is nothing to page
-        # on a CPU.
-        optim="paged_adamw_32bit" if gpu else "adamw_torch",
+        # Not bitsandbytes' paged one: it never gives its memory back, a resume on several GPUs ends
+        # with an error, and a checkpoint of a CPU could not continue on a GPU. The state is small.
+        optim="adamw_torch",
         bf16=dtype(settings.precision) == torch.bfloat16,
         use_cpu=not gpu,
         train_sampling_strategy="sequential",

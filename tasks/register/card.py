@@ -29,6 +29,7 @@ from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of
 from tasks.lm.models import EMBEDDED
+from tasks.register.gate import count_leaked
 from tasks.register.run_record import lineage
 
 #: The card's name in an adapter's folder, here and on the hub.
@@ -190,7 +191,7 @@ def _corpus(stage: Stage) -> Iterator[str]:
 
 
 def _leaked(ingested: dict[str, Any]) -> str:
-    found = ingested.get("in_evaluation")
+    found = count_leaked(ingested)
     return "not compared" if found is None else f"{found:,} passages"
 
 

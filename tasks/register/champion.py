@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
@@ -168,4 +169,4 @@ def _compare(asked: Asked, new: pa.Table, old: pa.Table, opponent: str) -> Compa
 
 
 def _of_model(predictions: pa.Table, model: str) -> pa.Table:
-    return predictions.filter(pa.compute.equal(predictions.column("model"), model))
+    return predictions.filter(pc.equal(predictions.column("model"), model))

@@ -192,12 +192,22 @@ def shuffle_labels(asked: Asked, answers: pa.Table) -> list[float]:
     ]
 
 
+def count_leaked(ingested: dict[str, Any]) -> int | None:
+    """Return how many passages that are kept are in the evaluation set too, by ingest's
+    ``summary.json``; None where ingest did not compare.
+    """
+    found = ingested.get("in_evaluation")
+    if found is None:
+        return None
+    dropped = ingested["dropped"]
+    return int(found - dropped.get("in_evaluation", 0) - dropped.get("held_out", 0))
+
+
 def describe_leak(ingested: dict[str, Any]) -> str:
     """Return a sentence on passages that are in the evaluation set too, by ingest's
     ``summary.json``; empty where there are none, or where ingest did not compare.
     """
-    found = ingested.get("in_evaluation")
-    leaked = found - ingested["dropped"].get("in_evaluation", 0) if found else 0
+    leaked = count_leaked(ingested)
     if not leaked:
         return ""
     return (

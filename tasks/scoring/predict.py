@@ -29,6 +29,7 @@ from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.pins import arithmetic
 from tasks.lm.prompts import Prompter, fill, prompt_form, trained_form
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items, render
 from tasks.scoring.f1 import squad_f1
@@ -79,6 +80,7 @@ class Scoreable:
             self.revision,
             self.quantization,
             self.precision,
+            arithmetic(self.precision),
             self.form,
             digest_adapter(self.adapter) if self.adapter else "",
         )

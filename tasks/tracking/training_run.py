@@ -22,6 +22,8 @@ from tasks.tracking.mlflow_store import (
 )
 
 log = logging.getLogger(__name__)
+#: Seconds.
+_PAUSE = 15.0
 
 
 @dataclass
@@ -37,9 +39,9 @@ class TrainingRun:
     run_id: str
     last_step: int = 0
     waiting: list[tuple[str, float, int]] = field(default_factory=list)
-    #: Seconds without another attempt after one that failed; doubled each time, so that a dead
-    #: server costs a few attempts a day.
-    pause: float = 15.0
+    #: Seconds without another attempt after one that failed; doubled each time until one succeeds,
+    #: so that a dead server costs a few attempts a day.
+    pause: float = _PAUSE
     _silent_until: float = 0.0
 
     def metric(self, name: str, value: float, step: int) -> None:
@@ -61,6 +63,7 @@ class TrainingRun:
             for start in range(0, len(points), 500):
                 self.client.log_batch(self.run_id, metrics=points[start : start + 500])
                 self.waiting = self.waiting[500:]
+            self.pause = _PAUSE
         except Exception as error:  # noqa: BLE001 - whatever a store raises, training continues
             log.warning(
                 "MLflow does not answer (%s): %d points wait, loss.csv has them too",

@@ -29,6 +29,7 @@ from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
+from tasks.lm.pins import arithmetic
 from tasks.verify.cross_fit import half_of
 from tasks.verify.judging import nearest_span
 from tasks.verify.reader import Asked, Kind, Reader, ShardReader, bound_prompts
@@ -278,7 +279,8 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
     ways: list[_Way] = [(kind, half) for half in range(len(readers)) for kind in KINDS]
     sizes = {way: {name: _Size.of(group) for name, group in cut(way)} for way in ways}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
-    key = work_key(__name__, settings, *(reader.identity for reader in readers))
+    here = {} if params.address else arithmetic(readers[0].precision)
+    key = work_key(__name__, settings, *(reader.identity for reader in readers), here)
     journal = Store(stage.work / "journal", key, keep=3)
     keep_only(stage.work / "journal", {name for way in ways for name in sizes[way]})
     total = _Size.sum(size for way in ways for size in sizes[way].values())

@@ -72,7 +72,7 @@ class Test:
     @property
     def enough(self) -> bool:
         """Whether there are enough rows to tell anything."""
-        return self.rows >= _LEAST and self.passages >= _LEAST_PASSAGES
+        return are_enough(self.rows, self.passages)
 
     @property
     def passed(self) -> bool:
@@ -86,6 +86,11 @@ class Test:
             "margin": round(self.margin, 4),
             "passed": self.passed,
         }
+
+
+def are_enough(rows: int, passages: int) -> bool:
+    """Tell whether so many test rows of so many passages can tell anything."""
+    return rows >= _LEAST and passages >= _LEAST_PASSAGES
 
 
 def read_tests(

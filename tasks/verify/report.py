@@ -10,7 +10,7 @@ from tasks.core.data_params import NO_READER, Verify
 from tasks.core.page import Page, Tile, percent, stage_links, write_page
 from tasks.core.task_types import TASK_TYPES
 from tasks.verify.asking import Row
-from tasks.verify.judging import ADOPTED, REPAIRED, WRITTEN, WRONG_BY_REVIEW, Decision
+from tasks.verify.judging import ADOPTED, DISAGREES, REPAIRED, WRITTEN, Decision
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Sample rows shown for each task type and outcome.
@@ -35,9 +35,10 @@ class Tally:
         counts[outcome] += 1
         counts["judged"] += decision.agreement is not None and not row.repairing
         counts["agreed"] += (
-            outcome in (KEPT, WRONG_BY_REVIEW)
-            and decision.agreement is not None
+            decision.agreement is not None
+            and not row.repairing
             and decision.origin == WRITTEN
+            and DISAGREES not in decision.reasons
         )
         if outcome == KEPT:
             counts[decision.origin] += 1

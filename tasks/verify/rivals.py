@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def find_unsure(
         ordered = group["place"].to_numpy()
         written = np.flatnonzero(ordered < len(row_ids) - repairing)
         if len(written):
-            last = written[math.ceil(share * len(written)) - 1]
+            last = written[math.ceil(Fraction(str(share)) * len(written)) - 1]
             unsure[ordered[last + 1 :]] = True
     return unsure
 

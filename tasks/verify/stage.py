@@ -34,6 +34,7 @@ from tasks.verify.guard import (
     PEOPLE,
     RULES,
     Test,
+    are_enough,
     check_answers,
     check_labels,
     construct_tests,
@@ -113,14 +114,22 @@ def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
 
 
 def _read_tests(stage: Stage, rows: Rows) -> list[Row]:
-    """Return rows that test the reader: people's where there are any, else those made by rules."""
+    """Return rows that test the reader: people's where there are enough of a type, else those made
+    by rules, and people's few only where rules make none.
+    """
     params = stage.params.verify
     kinds = sorted({row.values["task_type"] for row in rows if row.kind})
     people = read_tests(stage.inputs.get("tests"), kinds, params.test_rows, params.seed)
-    untested = sorted({*kinds} - {row["task_type"] for row in people})
+    of_type = {kind: [row for row in people if row["task_type"] == kind] for kind in kinds}
+    few = [
+        kind
+        for kind, own in of_type.items()
+        if not are_enough(len(own), len({row["context"] for row in own}))
+    ]
     passages = Batches(stage.path("passages"), PASSAGES)
-    made = construct_tests(passages, untested, params.test_rows, params.seed)
-    tests = [replace(rows.row(row), source=PEOPLE) for row in people]
+    made = construct_tests(passages, few, params.test_rows, params.seed)
+    by_rules = {row["task_type"] for row in made}
+    tests = [replace(rows.row(r), source=PEOPLE) for r in people if r["task_type"] not in by_rules]
     tests += [replace(rows.row(row), source=RULES) for row in made]
     return [row for row in tests if row.kind]
 

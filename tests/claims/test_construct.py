@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.labels import offered
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.task_types import TASK_TYPES
+from tests.conftest import ROOT
 
 P = load_patterns()
 PLACES = [
@@ -119,6 +123,39 @@ def test_a_neighbour_that_decides_the_claim_is_not_taken() -> None:
     ]
     index = Neighbours(passages, P)
     assert index.undecided("The harbour of Corran was closed by heavy ice.", "a", Counter()) == "c"
+
+
+_MANY_TIES = """
+import random
+from collections import Counter
+from tasks.claims.claims import Premise
+from tasks.claims.neighbours import Neighbours
+from tasks.claims.patterns import load_patterns
+chance = random.Random(5)
+words = ["".join(chance.choice("bdfgklmnprtvz") + chance.choice("aiou") for _ in range(3))
+         for _ in range(220)]
+texts = [". ".join(" ".join(chance.sample(words, 6)).capitalize() for _ in range(4)) + "."
+         for _ in range(60)]
+passages = [Premise(f"p{number:02d}", "", text) for number, text in enumerate(texts)]
+index = Neighbours(passages, load_patterns())
+claims = [" ".join(chance.sample(words, 12)).capitalize() + "." for _ in range(400)]
+print([index.undecided(claim, "p00", Counter()) for claim in claims])
+"""
+
+
+def test_the_hash_seed_does_not_choose_the_neighbour() -> None:
+    """Scores are sums of floats over a set of words, and many passages nearly tie."""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", _MANY_TIES],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "0123"
+    }
+    assert len(told) == 1
 
 
 def test_a_date_that_the_passage_does_not_give_leaves_a_claim_open() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert read_json(path) == {"old": True} and [child.name for child in tmp_path.iterdir()] == [
         "a.json"
     ]
+
+
+def test_threads_that_write_one_file_do_not_take_each_others_draft(tmp_path: Path) -> None:
+    file = tmp_path / "beat.json"
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: write_json(file, number), range(200)))
+    assert read_json(file) in range(200) and [*tmp_path.iterdir()] == [file]
 
 
 def test_a_failed_stage_leaves_no_folder(tmp_path: Path) -> None:

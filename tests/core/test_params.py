@@ -49,6 +49,10 @@ def test_params_are_frozen(params: Params) -> None:
         ({"generate": {"temperature": "hot"}}, "generate.temperature = 'hot'"),
         ({"generate": {"task_types": ["exq"]}}, "unknown task type 'exq' .*did you mean 'exqa'"),
         ({"generate": {"task_types": []}}, "generate.task_types"),
+        (
+            {"generate": {"task_types": ["exqa", "extractive question answering"]}},
+            "generate.task_types.*names a type twice: exqa, extractive question answering",
+        ),
         ({"generate": {"engine": "llamacpp"}}, "'vllm' or 'transformers'"),
         ({"finetune": {"micro_batch_rows": 3}}, "micro_batch_rows = 3: .*must divide .*batch_rows"),
         ({"finetune": {"epochs": float("inf")}}, "finetune.epochs = inf"),

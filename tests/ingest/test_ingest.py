@@ -621,6 +621,25 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     assert [row["text"] for row in _rows("passages")] == [SENTENCES[0]]
 
 
+def test_a_file_that_grows_beyond_its_limit_while_it_is_read_costs_itself(
+    corner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _params(corner, max_file_mb=1)
+    for number, name in enumerate(("one", "two")):
+        (corner / "corpus" / f"{name}.txt").write_text(SENTENCES[number])
+    original = LocalCorpus.fetch
+
+    def fetch(self: LocalCorpus, place: str) -> Path:
+        found = original(self, place)
+        if place.endswith("one.txt"):
+            Path(place).write_text(SENTENCES[0] * (2**21 // len(SENTENCES[0])))
+        return found
+
+    monkeypatch.setattr(LocalCorpus, "fetch", fetch)
+    assert _run(evaluation="") == 0
+    assert SENTENCES[1] in {row["text"] for row in _rows("passages")}
+
+
 def test_a_store_that_loses_a_file_costs_that_file(
     corner: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

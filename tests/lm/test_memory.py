@@ -28,7 +28,13 @@ from tasks.evaluate import stage as evaluate
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.lm import merged, transformers_engine
-from tasks.lm.engine import Sampling, open_engine, vllm_environment, vllm_settings
+from tasks.lm.engine import (
+    Sampling,
+    forget_graph_pool,
+    open_engine,
+    vllm_environment,
+    vllm_settings,
+)
 from tasks.lm.memory import freed_after
 from tasks.lm.models import load_model
 from tasks.register import parity
@@ -141,6 +147,17 @@ def _vllm_parts() -> list[torch.nn.Module]:
         for thing in gc.get_objects()
         if issubclass(type(thing), torch.nn.Module) and type(thing).__module__.startswith("vllm.")
     ]
+
+
+@pytest.mark.skipif(not _VLLM, reason="vLLM has no build for this platform")
+def test_the_next_engine_gets_a_pool_of_its_own_for_its_cuda_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.platforms import current_platform
+
+    monkeypatch.setattr(type(current_platform), "_global_graph_pool", object(), raising=True)
+    forget_graph_pool()
+    assert type(current_platform)._global_graph_pool is None
 
 
 @pytest.mark.parametrize("gpu", [True, False])

@@ -59,3 +59,16 @@ def test_what_is_made_is_sealed_and_only_what_the_dead_left_goes(tmp_path: Path)
     _make(tmp_path, "a", 10, 0)
     assert is_whole(tmp_path / "a")
     assert not dead.exists() and alive.exists()
+
+
+def test_what_others_are_making_takes_no_place_of_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT, "0.0001")  # 100,000 bytes
+    other = tmp_path / f"y.{os.getppid()}.partial"
+    other.mkdir()
+    (other / "w").write_bytes(b"w" * 90_000)
+    os.utime(other, (4e9, 4e9))  # the last changed one
+    _make(tmp_path, "a", 40_000, 0)
+    make_checkpoint(tmp_path / "b", 8, lambda out: (out / "w").write_bytes(b"w" * 40_000) and None)
+    assert _left(tmp_path) == {"a", "b", other.name}

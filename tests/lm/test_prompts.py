@@ -98,6 +98,14 @@ def test_a_long_instruction_loses_its_middle_not_its_question(tiny_model: Path) 
     )
 
 
+def test_a_limit_that_the_prompts_own_marks_fill_is_refused(tiny_model: Path) -> None:
+    prompter = Prompter(load_tokenizer(str(tiny_model)), "bonito")
+    marks = len(prompter.prompt(""))
+    with pytest.raises(PipelineError, match=f"finetune.max_prompt_tokens is {marks + 8}, and"):
+        prompter.prompt("filler " * 400, max_tokens=marks + 8)
+    assert len(prompter.prompt("filler " * 400, max_tokens=marks + 9)) <= marks + 9
+
+
 @pytest.mark.parametrize("model_type", ["llama", "mistral"])
 def test_an_answer_after_a_pretrained_prompt_begins_with_one_space(
     tmp_path: Path, model_type: str

@@ -200,3 +200,9 @@ def test_what_leaked_is_told() -> None:
     assert describe_leak(told).startswith("12 of 300 passages of the corpus are also in the eval")
     for clean in ({"in_evaluation": 2}, {"in_evaluation": None}):
         assert describe_leak(told | clean) == ""
+
+
+def test_what_is_held_out_has_not_leaked() -> None:
+    told = {"rows_kept": 300, "dropped": {"held_out": 3, "in_evaluation": 1}, "in_evaluation": 4}
+    assert describe_leak(told) == ""
+    assert describe_leak(told | {"in_evaluation": 5}).startswith("1 of 300 passages")

@@ -343,7 +343,8 @@ class _Away:
 
 def test_points_wait_for_a_store_that_is_away_and_none_comes_twice() -> None:
     run = TrainingRun(_Away(), "id", last_step=2, pause=0.0)
+    first = TrainingRun(None, "").pause
     for step in range(1, 7):
         run.metric("train_loss", float(step), step)
     assert run.client.points == [(step, float(step)) for step in range(3, 7)]
-    assert run.waiting == []
+    assert run.waiting == [] and run.pause == first, "the next outage begins with a short pause"

@@ -22,6 +22,8 @@ from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.asking import Row
 from tasks.verify.guard import construct_tests
+from tasks.verify.judging import Decision
+from tasks.verify.report import Tally
 from tasks.verify.reviews import review_key
 from tests.supervise.test_constructed import passages
 from tests.verify.conftest import COUNT, RuleReader, make_row
@@ -116,6 +118,24 @@ def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any
     assert run.made[1].calls == 1
     now = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
     assert len(now - shards) == len(shards - now) == 1, "what is not asked any more is removed"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "agreed"),
+    [
+        ([], 1.0),
+        (["question_not_about_answer"], 1.0),
+        (["not_best_of_passage"], 1.0),
+        (["reader_disagrees"], 0.0),
+    ],
+)
+def test_a_confirmed_row_counts_as_agreed_whatever_else_drops_it(
+    reasons: list[str], agreed: float
+) -> None:
+    values, tally = make_row(1), Tally()
+    row = Row(values, False, "", "answers", (), 0)
+    tally.count(row, Decision(values["response"], 1.0, reasons=reasons), values)
+    assert tally.agreed == agreed
 
 
 def test_quarantined_rows_take_the_readers_answer_where_it_is_a_response(run: Any) -> None:

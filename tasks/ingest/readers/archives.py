@@ -103,7 +103,8 @@ def _members(path: Path) -> Generator[Member, None, None]:
 def _is_tar(path: Path) -> bool:
     try:
         with tarfile.open(path, "r|*") as archive:
-            return archive.next() is not None or True
+            archive.next()
+            return True
     except _DAMAGED:
         return False
 
