@@ -35,7 +35,7 @@ ADVISORIES ?=
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
 FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv \
-  artifacts/validate/metrics.json artifacts/finetune/loss.csv
+  artifacts/validate/metrics.json artifacts/verify/metrics.json artifacts/finetune/loss.csv
 COMPILE := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11
 
 # Nothing leaves this machine; tasks/core/privacy.py has the whole list.
@@ -66,7 +66,7 @@ setup: ## make .venv from the pins (DEVICE=cpu|gpu; default: gpu where there is 
 # The figures are missing where dvc.lock was committed without `make publish`.
 data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 	@$(BIN)/dvc status --quiet data.dvc \
-	  || { $(BIN)/dvc pull --quiet data.dvc 2>/dev/null && { $(BIN)/dvc fetch --quiet $(FIGURES) 2>/dev/null || true; }; } \
+	  || { $(BIN)/dvc pull --quiet data.dvc 2>/dev/null && { $(BIN)/dvc fetch --quiet -r datastore $(FIGURES) 2>/dev/null || true; }; } \
 	  || { test -d data && echo "data/ differs from data.dvc, and stays: $(BIN)/dvc add data records it, $(BIN)/dvc checkout --force data.dvc undoes it"; } \
 	  || $(BIN)/dvc pull data.dvc
 
@@ -86,7 +86,7 @@ ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PRO
 	@$(BIN)/python scripts/ingest.py --corpus="$$CORPUS" --evaluation="$$EVALUATION" --profile="$$PROFILE" --settings="$$SET"
 
 publish: setup ## push the last run's figures; then commit dvc.lock and datastore/
-	@$(BIN)/dvc push $(FIGURES)
+	@$(BIN)/dvc push -r datastore $(FIGURES)
 	@git status --short dvc.lock datastore
 
 repro: data ## the same work through DVC alone, without Prefect

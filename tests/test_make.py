@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import split_settings
+from tasks.core.yaml_file import read_yaml
 from tests.conftest import ROOT
 
 #: Each part would make the file ``run``: a shell's ways, and make's own.
@@ -152,3 +154,19 @@ def test_no_recipe_pastes_a_value() -> None:
         for line in recipes:
             pasted = line.replace(f"$(filter-out default,$({name}))", "")
             assert f"$({name})" not in pasted, line
+
+
+def test_what_is_published_is_what_dvc_compares() -> None:
+    """Else `dvc metrics diff` warns in a fresh clone, and a column stays empty there."""
+    graph = read_yaml(ROOT / "dvc.yaml")
+    compared = {*graph["metrics"], *(name for plot in graph["plots"] for name in plot)}
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (figures,) = re.findall(r"^FIGURES := (.*)$", text, re.MULTILINE)
+    assert set(figures.split()) == compared
+
+
+def test_a_plain_push_goes_nowhere() -> None:
+    """datastore/ is in git: passages, rows and weights must not land there by default."""
+    config = (ROOT / ".dvc" / "config").read_text(encoding="utf-8")
+    assert "remote = " not in config.replace("'remote ", "")
+    assert read_yaml(ROOT / "data.dvc")["outs"][0]["remote"] == "datastore"
