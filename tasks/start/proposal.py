@@ -108,9 +108,9 @@ def _tell_misplaced(dataset: Dataset, items: Sequence[Item]) -> list[str]:
     if len(misplaced) * 2 <= len(items):
         return [f"{len(misplaced)} of them have no answer in their passage: {shown}"]
     return [
-        f"{len(misplaced)} of them, more than half, have no answer in their passage: {shown}. "
-        "Extraction copies the answer from the passage, so F1 will be low whatever the model "
-        "learns: are these items of another task type?"
+        f"{len(misplaced)} of them, more than half, have no answer in their passage ({shown}): "
+        "extraction copies the answer from the passage, so F1 will be low whatever the model "
+        "learns; are these items of another task type?"
     ]
 
 

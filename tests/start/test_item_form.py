@@ -312,7 +312,9 @@ def test_answers_that_are_in_no_passage_are_told(tmp_path: Path) -> None:
     rows = _each(_ASK, "answer", "Relevant", "Irrelevant", "in May")
     path = _save(tmp_path, rows)
     _, told = check_items("mine", recognise(path, "mine"), path, tmp_path)
-    assert told[0].startswith("2 of them, more than half, have no answer in their passage: q0, q1.")
+    assert told[0].startswith(
+        "2 of them, more than half, have no answer in their passage (q0, q1):"
+    )
     path = _save(tmp_path, rows[1:])
     _, told = check_items("mine", recognise(path, "mine"), path, tmp_path)
     assert told == ["1 of them have no answer in their passage: q1"]
