@@ -7,6 +7,7 @@ is refused in one line.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,11 +78,7 @@ class ItemForm:
 HOUSE = {
     "exqa": ItemForm("exqa", answers="answers"),
     "nli": ItemForm(
-        "nli",
-        context="premise",
-        asked="hypothesis",
-        label="label",
-        labels=CLASSES["nli"],
+        "nli", context="premise", asked="hypothesis", label="label", labels=CLASSES["nli"]
     ),
     "ynqa": ItemForm("ynqa", label="answer", labels=CLASSES["ynqa"][:2]),
 }
@@ -108,9 +105,9 @@ class _Table:
         return next((name for name in names if self.values(name)), "")
 
     def values(self, column: str) -> dict[int, Any]:
-        """Return number of row, from 1 -> value, where there is one."""
+        """Return number of row, from 1 -> value; an empty cell of a CSV file has none."""
         found = ((number, row.get(column)) for number, row in enumerate(self.rows, start=1))
-        return {number: value for number, value in found if value is not None}
+        return {number: value for number, value in found if value not in (None, "")}
 
     def distinct(self, column: str) -> dict[str, int]:
         """Return each value as evaluate reads it -> the first row that has it."""
@@ -183,7 +180,7 @@ def _tell_lines(path: Path) -> str:
     return (
         "write it anew; of a list of items: "
         '.venv/bin/python -c "import json; [print(json.dumps(item)) for item in '
-        f"json.load(open('{path}'))]\" > {wanted}"
+        f"json.load(open('{path}'))]\" > {shlex.quote(str(wanted))}"
     )
 
 

@@ -185,9 +185,11 @@ def test_the_task_decides_where_the_form_allows_several(tmp_path: Path) -> None:
         recognise(many, "mine", "nli")
 
 
-def test_cells_of_a_table_are_text(tmp_path: Path) -> None:
+def test_cells_of_a_table_are_text_or_empty(tmp_path: Path) -> None:
     table = tmp_path / "items.csv"
-    table.write_text("qid,passage,question,label\n1,It broke.,Did it?,True\n2,It ran.,It?,False\n")
+    table.write_text(
+        "qid,context,passage,question,label\n1,,It broke.,Did it?,True\n2,,It ran.,It?,False\n"
+    )
     found = recognise(table, "mine")
     assert found.describe() == "id qid, context passage, label label (True, False)"
 
@@ -300,12 +302,12 @@ def test_a_file_in_another_form_says_how_to_save_it(
 def test_the_command_for_a_list_writes_items(tmp_path: Path) -> None:
     """It is copied from the error, and run."""
     rows = _each(_ASK, "answer", "yes", "no")
-    (tmp_path / "all.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "all of it.json").write_text(json.dumps(rows, indent=1))
     with pytest.raises(PipelineError) as refused:
-        recognise(tmp_path / "all.json", "mine")
+        recognise(tmp_path / "all of it.json", "mine")
     command = str(refused.value).split("items: ")[-1].replace(".venv/bin/python", sys.executable)
     subprocess.run(command, shell=True, check=True)
-    assert recognise(tmp_path / "all.jsonl", "mine") == HOUSE["ynqa"]
+    assert recognise(tmp_path / "all of it.jsonl", "mine") == HOUSE["ynqa"]
 
 
 def test_answers_that_are_in_no_passage_are_told(tmp_path: Path) -> None:
