@@ -178,7 +178,7 @@ def _tell_lines(path: Path) -> str:
     except ValueError:
         pass  # an item or a list over several lines
     return (
-        "write it anew; of a list of items: "
+        "write it as one; of a list of items: "
         '.venv/bin/python -c "import json; [print(json.dumps(item)) for item in '
         f"json.load(open('{path}'))]\" > {shlex.quote(str(wanted))}"
     )

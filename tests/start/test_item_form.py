@@ -281,7 +281,7 @@ def test_topics_and_sentiment_are_written_by_hand(tmp_path: Path) -> None:
         ("a.csv", "id\tcontext\tquestion\n1\ta, b\tWhy?\n", "are divided by a tab: save it with"),
         ("a.tsv", "id;context;question\n1;a;b\n", "line 1: its cells are divided by ;"),
         ("a.json", '[{"id": "1"}]', "of a list of items: .venv/bin/python -c "),
-        ("a.json", '{\n  "data": []\n}\n', "write it anew; of a list of items: "),
+        ("a.json", '{\n  "data": []\n}\n', "write it as one; of a list of items: "),
         (
             "a.json",
             '{"id": "1"}\n{"id": "2"}\n',
