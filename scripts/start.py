@@ -27,11 +27,12 @@ from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
 from tasks.lm.licence import licence_of
 from tasks.scoring.datasets import ITEM_FORMS
+from tasks.start.item_form import HOUSE, ItemForm
 from tasks.start.proposal import (
     ENGLISH,
     Proposal,
     check_items,
-    choose_kind,
+    choose_form,
     need_new,
     propose,
     write,
@@ -54,9 +55,9 @@ def main() -> int:
         corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
         model = _choose_model(os.environ.get("MODEL", ""))
         items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
-        kind = choose_kind(asked["TASK"], items)
+        form, why = choose_form(asked["TASK"], items, name)
         work = ROOT / WORK / "start"
-        count, misplaced = check_items(name, kind[0], items, work) if items else (0, [])
+        count, told = check_items(name, form, items, work) if items else (0, [])
         labelled = (items, count) if items else None
         # Tokens are counted by the embedded generator, so that a look needs no other model.
         embedded, _ = read_layers(ROOT / "params.yaml")
@@ -65,9 +66,11 @@ def main() -> int:
         settings = {**embedded, "ingest": values["ingest"]}
         found = survey(corpus, settings, work, tell=_tell_reading)
         stacked = f"{model},{name}" if model else name
+        kind = form.kind, why
         proposal = propose(name, stacked, found, values, kind, labelled, gpu=bool(model))
-        written = write(proposal, ROOT)
-        print("\n".join(_describe(found, proposal, model, _licences(values), written, misplaced)))
+        written = write(proposal, form, ROOT)
+        about_items = _describe_items(form, told)
+        print("\n".join(_describe(found, proposal, model, _licences(values), written, about_items)))
         return 0
     return 2
 
@@ -132,7 +135,7 @@ def _describe(
     model: str,
     licences: str,
     written: tuple[Path, Path],
-    misplaced: list[str],
+    about_items: list[tuple[str, str]],
 ) -> list[str]:
     """Return what was found, what is planned, and the next two commands."""
     megabytes = found.size / 2**20
@@ -172,9 +175,7 @@ def _describe(
             f"PROFILE={proposal.stacked} says how to get some; or write them by hand, one a line:",
         ),
     ]  # fmt: skip
-    if misplaced:
-        shown = ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else "")
-        lines.append(("", f"{len(misplaced)} of them have no answer in their passage: {shown}"))
+    lines += about_items
     if not proposal.labelled:
         lines.append(("", ITEM_FORMS[proposal.kind]))
     lines += [
@@ -184,6 +185,12 @@ def _describe(
         ("", f"make run PROFILE={proposal.stacked}"),
     ]
     return [part for name, text in lines for part in _wrap(name, text)]
+
+
+def _describe_items(form: ItemForm, told: list[str]) -> list[tuple[str, str]]:
+    """Return what is odd about the items, and their columns where docs/datasets.md has others."""
+    lines = [("", text) for text in told]
+    return lines if form == HOUSE[form.kind] else [*lines, ("columns", form.describe())]
 
 
 def _wrap(name: str, text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,16 +14,20 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
 from tasks.core.mix import parse_mix
-from tasks.core.row_reader import read_rows
 from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
-from tasks.scoring.datasets import find_misplaced, load_dataset, load_items
+from tasks.scoring.datasets import (
+    Dataset,
+    Item,
+    find_misplaced,
+    find_missing_labels,
+    load_dataset,
+    load_items,
+)
+from tasks.start.item_form import HOUSE, ItemForm, recognise
 from tasks.start.survey import Survey, short
 
 _TEMPLATES = Path(__file__).parent / "templates"
-#: The task types whose dataset file can be written without the user, and a column that only the
-#: items of that type have.
-KINDS = {"exqa": "answers", "nli": "hypothesis", "ynqa": "answer"}
 #: The language that the generators with weights of their own were trained on.
 ENGLISH = "en"
 #: Less text in English than this share is what the detector takes for English by mistake.
@@ -32,6 +36,8 @@ _LEAST_SHARE = 0.05
 _FIRST_LOOK = 200
 #: More passages than this share that are too short: the least length is halved.
 _MANY_SHORT = 0.25
+#: Ids of items that a line shows.
+_SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -61,52 +67,61 @@ class Proposal:
 
     def profile(self) -> str:
         """Return the text of the profile."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-        environment = Environment(  # noqa: S701 - YAML, not HTML
-            loader=FileSystemLoader(_TEMPLATES),
-            undefined=StrictUndefined,
-            keep_trailing_newline=True,
-        )
         paths = {name: _quote(getattr(self, name)) for name in ("corpus", "items")}
-        return environment.get_template("profile.jinja").render({**vars(self), **paths})
-
-    def dataset(self) -> str:
-        """Return the text of the dataset file."""
-        return _dataset_text(self.name, self.kind)
+        return _render("profile.jinja", {**vars(self), **paths})
 
 
-def choose_kind(task: str, items: Path | None) -> tuple[str, str]:
-    """Return a task type and the reason: the user's own, that of the items, or extraction."""
+def choose_form(task: str, items: Path | None, name: str) -> tuple[ItemForm, str]:
+    """Return the form of the items and the reason for its task type: the user's own, that of the
+    items, or extraction.
+    """
     asked = task_type(task) if task else ""
-    if asked and asked not in KINDS:
+    if asked and asked not in HOUSE:
         raise PipelineError(
-            f"TASK={task}: make start writes dataset files for {', '.join(KINDS)}; write those of "
+            f"TASK={task}: make start writes dataset files for {', '.join(HOUSE)}; write those of "
             "other types by hand: docs/datasets.md"
         )
-    found = _kind_of(items) if items else ""
-    if asked and found and asked != found:
-        raise PipelineError(
-            f"TASK={task}, but the items of {items} have the form of {found}: docs/datasets.md "
-            "shows the forms"
-        )
-    if found:
-        return found, "as the items have it; others: docs/datasets.md"
-    return asked or "exqa", (
+    if items:
+        return recognise(items, name, asked), "as the items have it; others: docs/datasets.md"
+    return HOUSE[asked or "exqa"], (
         "as you chose" if asked else "spans: checked against the passage; others: docs/datasets.md"
     )
 
 
-def check_items(name: str, kind: str, items: Path, folder: Path) -> tuple[int, list[str]]:
-    """Return how many labelled items there are, read as evaluate reads them, and the ids of those
-    whose answers are not in their passage.
+def check_items(name: str, form: ItemForm, items: Path, folder: Path) -> tuple[int, list[str]]:
+    """Return how many labelled items there are, read as evaluate reads them, and what is odd about
+    them, a sentence each.
     """
     draft = folder / f"{name}.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    draft.write_text(_dataset_text(name, kind), encoding="utf-8")
+    draft.write_text(dataset_text(name, form), encoding="utf-8")
     dataset = load_dataset(draft)
     found = load_items(dataset, items)
-    return len(found), find_misplaced(dataset, found)
+    return len(found), [*_tell_misplaced(dataset, found), *_tell_missing(dataset, found)]
+
+
+def _tell_misplaced(dataset: Dataset, items: Sequence[Item]) -> list[str]:
+    misplaced = find_misplaced(dataset, items)
+    if not misplaced:
+        return []
+    shown = ", ".join(misplaced[:_SHOWN_IDS]) + (" ..." if len(misplaced) > _SHOWN_IDS else "")
+    if len(misplaced) * 2 <= len(items):
+        return [f"{len(misplaced)} of them have no answer in their passage: {shown}"]
+    return [
+        f"{len(misplaced)} of them, more than half, have no answer in their passage ({shown}): "
+        "extraction copies the answer from the passage, so F1 will be low whatever the model "
+        "learns; are these items of another task type?"
+    ]
+
+
+def _tell_missing(dataset: Dataset, items: Sequence[Item]) -> list[str]:
+    missing = ", ".join(find_missing_labels(dataset, items))
+    if not missing:
+        return []
+    return [
+        f"no item has the label {missing}: if none will have it, take it and its choices out of "
+        f"datasets/{dataset.name}.yaml"
+    ]
 
 
 def propose(
@@ -170,13 +185,13 @@ def propose(
     )
 
 
-def write(proposal: Proposal, root: Path) -> tuple[Path, Path]:
+def write(proposal: Proposal, form: ItemForm, root: Path) -> tuple[Path, Path]:
     """Write profile and dataset file, and return them; neither may be there already.
 
     The file of verdicts that the profile names is made empty, unless there is one.
     """
     profile, dataset = need_new(proposal.name, root)
-    texts = {dataset: proposal.dataset(), profile: proposal.profile()}
+    texts = {dataset: dataset_text(proposal.name, form), profile: proposal.profile()}
     reviews = root / "reviews" / f"{proposal.name}.jsonl"
     if not reviews.exists():
         texts = {reviews: "", **texts}
@@ -209,22 +224,50 @@ def _need_english(found: Survey) -> None:
     )
 
 
-def _kind_of(items: Path) -> str:
-    row = next(iter(read_rows(items)), None)
-    if row is None:
-        raise PipelineError(f"{items} has no items: one a line, as in docs/datasets.md")
-    for kind, column in KINDS.items():
-        if column in row:
-            return kind
-    raise PipelineError(
-        f"{items}: an item has the columns {', '.join(row)}; known forms have "
-        f"{', '.join(f'{column} ({kind})' for kind, column in KINDS.items())}: docs/datasets.md"
+def dataset_text(name: str, form: ItemForm) -> str:
+    """Return the text of the dataset file for items of a form."""
+    house = HOUSE[form.kind]
+    columns = {
+        key: _quote(value)
+        for key in ("id", "context", "document", "answers", "label")
+        if (value := getattr(form, key)) != getattr(ItemForm, key)
+    }
+    if form.labels:
+        columns["labels"] = json.dumps(form.labels, ensure_ascii=False)
+
+    def choices(**words: str) -> str:
+        return json.dumps([words[name] for name in form.classes])
+
+    def offered(**words: str) -> str:
+        *most, last = [word for name, word in words.items() if name in form.classes]
+        return f"{', '.join(most)}{',' if len(most) > 1 else ''} or {last}"
+
+    values = {
+        "name": _quote(name),
+        "is_house": form == house,
+        "asked": form.asked,
+        "labels": form.labels,
+        "columns": "\n".join(f"{key}: {value}" for key, value in columns.items()),
+        "choices": choices,
+        "offered": offered,
+    }
+    # The file keeps the {{ }} of its own templates.
+    marks = {"variable_start_string": "<<", "variable_end_string": ">>"}
+    marks |= {"block_start_string": "<%", "block_end_string": "%>"}
+    return _render(f"dataset-{form.kind}.jinja", values, **marks)
+
+
+def _render(template: str, values: Mapping[str, Any], **marks: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - YAML, not HTML
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        **marks,
     )
-
-
-def _dataset_text(name: str, kind: str) -> str:
-    text = (_TEMPLATES / f"dataset-{kind}.jinja").read_text(encoding="utf-8")
-    return text.replace("name: NAME\n", f"name: {_quote(name)}\n", 1)
+    return environment.get_template(template).render(values)
 
 
 def _quote(text: str) -> str:

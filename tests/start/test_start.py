@@ -112,6 +112,19 @@ def test_items_are_read_as_evaluate_reads_them(
     assert len(load_items(load_dataset(desk / "datasets/own.yaml"), items)) == 1
 
 
+def test_the_columns_of_another_form_are_shown(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = desk / "items.jsonl"
+    item = {"context": {"contexts": ["It broke."]}, "question": "Did it?", "final_decision": "no"}
+    items.write_text(json.dumps({"pubid": 1, **item}) + "\n")
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="own", EVALUATION=items) == 0
+    printed = capsys.readouterr().out
+    line = "columns    id pubid, context context.contexts, label final_decision (yes, no)\n"
+    assert line in printed and "no item has the label yes: if none" in printed
+    assert load_dataset(desk / "datasets/own.yaml").id == "pubid"
+
+
 def test_what_is_not_english_is_told_and_left_out(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,8 +311,3 @@ def test_the_recipe_holds_no_value_of_the_user() -> None:
     assert "$(CORPUS" not in recipe and "$(NAME" not in recipe
     exported = next(line for line in makefile.splitlines() if line.startswith("VALUES :="))
     assert {"CORPUS", "NAME", "EVALUATION", "MODEL", "TASK"} <= set(exported.split())
-
-
-def test_every_dataset_that_start_writes_is_valid() -> None:
-    for path in (ROOT / "tasks/start/templates").glob("dataset-*.jinja"):
-        assert yaml.safe_load(path.read_text())["name"] == "NAME"
