@@ -30,8 +30,8 @@ REASONS: dict[str, str] = {
     "unknown_encoding": "its bytes fit no encoding with confidence: save it as UTF-8",
     "binary": "named like text, but not text",
     "no_text_column": (
-        "the table has no column of this name: set ingest.text_column to one of those the "
-        "detail lists"
+        "the table, or this row, has no column of this name, or an object in it: set "
+        "ingest.text_column to one of those the detail lists"
     ),
     "too_large": "larger than ingest.max_file_mb, or unpacks to more (a bomb does)",
     "nested_too_deep": (

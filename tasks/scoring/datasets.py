@@ -5,16 +5,19 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import io
 import json
 import logging
 import math
+import tokenize
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, UndefinedError
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
@@ -48,8 +51,8 @@ class Template(Section):
 class Dataset(Section):
     """A dataset file.
 
-    Column names may be dotted paths into nested values (``answers.text``); lists of text are joined
-    by a new line.
+    Column names may be dotted paths into nested values (``answers.text``), unless a column has the
+    whole name; lists of text are joined by a new line.
     """
 
     #: Part of MLflow's names of metrics and models.
@@ -145,13 +148,13 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
     Templates that do not show the passage are errors too.
     """
     items: dict[str, Item] = {}
+    places: dict[str, str] = {}
     for number, row in enumerate(read_rows(path), start=1):
-        item = parse_item(dataset, row, f"{path} row {number}")
+        place = f"{path} row {number}"
+        item = parse_item(dataset, row, place)
         if item.id in items:
-            raise PipelineError(
-                f"{path} row {number}: the id {item.id!r} was there before: ids must be unique"
-            )
-        items[item.id] = item
+            raise PipelineError(f"{place}: the id {item.id!r} was there before: ids must be unique")
+        items[item.id], places[item.id] = item, place
     if not items:
         raise PipelineError(f"{path} has no items")
     chosen = list(items.values())
@@ -165,7 +168,10 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
         chosen = [item for item in chosen if item.id in ids]
     # All are rendered: a column that only the last item lacks would end the run after the training.
     for item in chosen:
-        check_prompts(dataset, item)
+        try:
+            check_prompts(dataset, item)
+        except PipelineError as error:
+            raise PipelineError(f"{places[item.id]}: {error}") from error
     return chosen
 
 
@@ -219,15 +225,17 @@ def find_missing_labels(dataset: Dataset, items: Iterable[Item]) -> list[str]:
 def render(template: Template, item: Item) -> str:
     """Return the instruction of an item.
 
-    A column the item lacks is an error that names the template.
+    A column the item lacks is an error that names the template and the item's columns.
     """
     try:
         values = {"context": item.context, "choices": list(template.choices)}
         return str(_compile(template.instruction).render({**item.columns, **values})).strip()
     except Exception as error:  # a template may raise anything, such as a division by 0
         kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+        columns = ", ".join(item.columns) if isinstance(error, UndefinedError) else ""
+        there = f"; the item has the columns {columns}" if columns else ""
         raise PipelineError(
-            f"template {template.name!r}, item {item.id!r}: {kind}{error}"
+            f"template {template.name!r}, item {item.id!r}: {kind}{error}{there}"
         ) from error
 
 
@@ -267,7 +275,7 @@ def _document(dataset: Dataset, row: dict[str, Any], where: str) -> str:
     none.
     """
     value: Any = row
-    for part in filter(None, dataset.document.split(".")):
+    for part in filter(None, _path(row, dataset.document)):
         value = value.get(part) if isinstance(value, dict) else None
     named = dataset.document and value is not None
     return _plain(value, f"{where}: {dataset.document}") if named else ""
@@ -275,16 +283,54 @@ def _document(dataset: Dataset, row: dict[str, Any], where: str) -> str:
 
 def _answers(value: Any, where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):  # a CSV file holds a list as text
-            values = json.loads(value)
+    if isinstance(value, str):  # a CSV file holds a list as text
+        found = _parse_list(value.strip(), where)
+        values = values if found is None else found
     answers = [_plain(value, where) for value in values if value is not None]
     return tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
 
 
+def _parse_list(text: str, where: str) -> list[Any] | None:
+    """Return the list that ``text`` is in JSON, or in Python if all in it are texts; else None.
+
+    Raises :class:`PipelineError` where it is an object, or an array as NumPy prints it: that has no
+    commas, and Python would join its texts.
+    """
+    if text.startswith("{'"):
+        raise PipelineError(
+            f"{where} is an object, printed by Python: write the items as JSONL, and name a part "
+            "of it in the dataset file, as in answers.text"
+        )
+    if not text.startswith("["):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(text)
+        return values if isinstance(values, list) else None
+    if not text.startswith(("['", '["')):
+        return None
+    try:
+        found = ast.literal_eval(text)
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        count = sum(token.type == tokenize.STRING for token in tokens)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
+        return None
+    if not isinstance(found, list) or not all(isinstance(part, str) for part in found):
+        return None
+    if count != len(found):
+        raise PipelineError(
+            f"{where} is a list without commas, as NumPy prints it: write a list in JSON"
+        )
+    return found
+
+
+def _path(row: dict[str, Any], column: str) -> list[str]:
+    """Return the names to go through; a column that has the dotted name itself comes first."""
+    return [column] if column in row else column.split(".")
+
+
 def _value(row: dict[str, Any], column: str, where: str) -> Any:
     value: Any = row
-    for part in column.split("."):
+    for part in _path(row, column):
         if not isinstance(value, dict) or part not in value:
             columns = value if isinstance(value, dict) else []
             raise PipelineError(f"{where}: no column {column!r}{did_you_mean(part, columns)}")

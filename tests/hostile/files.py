@@ -354,6 +354,23 @@ FILES = (
         ),
         "read empty",
     ),
+    HostileFile("a mailbox of beginnings", ".mbox", b"From a\n\n" * 9999, "damaged"),
+    HostileFile(
+        "a mailbox with a message without an end",
+        ".mbox",
+        b"From a\n"
+        + _mail("Content-Type: multipart/mixed; boundary=x", f"--x\n\n{STORY}\n")
+        + b"\nFrom b\n"
+        + _mail("", f"{STORY} Again."),
+        "read",
+    ),
+    # --- notebooks and XML
+    HostileFile("a deep notebook", ".ipynb", b'{"cells":' * 99999, "nested_too_deep"),
+    HostileFile("half a notebook", ".ipynb", b'{"cells": [{"cell_type": "mark', "damaged"),
+    HostileFile(
+        "entities in entities in XML", ".xml", f"{_BOMB}<x>&i;</x>".encode(), "unsupported_format"
+    ),
+    HostileFile("XML of comments", ".xml", b"<!--" * 9999, "unsupported_format"),
     # --- archives
     HostileFile("an empty archive", ".zip", zipped(), "empty"),
     HostileFile("an archive's head", ".zip", b"PK\x03\x04" + bytes(50), "damaged"),

@@ -234,10 +234,10 @@ def test_one_text_in_very_many_cells_is_a_bomb(tmp_path: Path) -> None:
     assert path.stat().st_size < 100_000
     (reject,) = read(path, max_bytes=2 << 20)
     assert isinstance(reject, Reject) and reject.reason == "too_large"
-    cells = '<row r="1"><c t="s"><v>0</v></c><c t="s"><v>0</v></c></row>'
-    cells += "".join(f'<row r="{n}"><c><v>1</v></c></row>' for n in range(2, 5000))
+    cells = '<row r="1"><c t="s"><v>0</v></c><c t="inlineStr"><is><t>b</t></is></c></row>'
+    cells += "".join(f'<row r="{n}"><c><v>1</v></c></row>' for n in range(2, 12_000))
     found = read(
-        sheet_xml(tmp_path / "b.xlsx", cells, strings="long text " * 20_000), max_bytes=2 << 20
+        sheet_xml(tmp_path / "b.xlsx", cells, strings="long text " * 29), max_bytes=2 << 20
     )
     assert isinstance(found[-1], Reject) and found[-1].reason == "too_large"
     assert sum(len(item.text) for item in found if isinstance(item, Document)) < 4 << 20

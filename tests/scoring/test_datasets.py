@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,69 @@ def test_answers_of_a_table_are_the_texts_that_were_meant(tmp_path: Path) -> Non
     (tmp_path / "c.csv").write_text("id,context,question,answers,answers\n1,a,b,c,d\n")
     with pytest.raises(PipelineError, match="line 1 has the column 'answers' twice"):
         load_items(dataset, tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("cell", "golds"),
+    [
+        ("['a cat', \"the cat's\"]", ("a cat", "the cat's")),
+        ('["a cat", \'the "cat"\']', ("a cat", 'the "cat"')),
+        ("['a cat','the cat',]\n", ("a cat", "the cat")),
+        ("['a cat", ("['a cat",)),
+        ("['a cat', 1]", ("['a cat', 1]",)),
+        ("['a' * 99999999]", ("['a' * 99999999]",)),
+        ("['a', " + "[" * 9999, ("['a', " + "[" * 9999,)),
+    ],
+)
+def test_a_list_as_pandas_writes_it_is_a_list(
+    tmp_path: Path, cell: str, golds: tuple[str, ...]
+) -> None:
+    dataset = load_dataset(ROOT / "datasets/incidents.yaml")
+    path = _table(tmp_path, cell)
+    assert [item.golds for item in load_items(dataset, path)] == [golds]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("{'text': ['a cat'], 'answer_start': [3]}", "name a part of it.*as in answers.text"),
+        ("['a cat' 'the cat']", "list without commas.*in JSON"),
+        ("['a cat'\n 'the cat']", "list without commas"),
+        ("[]", "no gold answer"),
+    ],
+)
+def test_what_python_prints_is_no_answer(tmp_path: Path, cell: str, message: str) -> None:
+    dataset = load_dataset(ROOT / "datasets/incidents.yaml")
+    with pytest.raises(PipelineError, match=rf"a\.csv row 1: .*{message}"):
+        load_items(dataset, _table(tmp_path, cell))
+
+
+def _table(folder: Path, answers: str) -> Path:
+    with (folder / "a.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["id", "context", "question", "answers"])
+        table.writerow(["1", "The cat sat.", "Who?", answers])
+    return folder / "a.csv"
+
+
+def test_a_missing_question_is_named_with_its_row_and_the_columns(tmp_path: Path) -> None:
+    other = {"id": "2", "context": "A passage.", "answer": "yes"}
+    spec, path = _write(tmp_path, _YESNO, [_ITEM, other])
+    with pytest.raises(
+        PipelineError,
+        match=r"items\.jsonl row 2: template 'plain', item '2': 'question' is undefined; "
+        "the item has the columns id, context, answer$",
+    ):
+        load_items(load_dataset(spec), path)
+
+
+def test_a_columns_own_name_comes_before_a_path(tmp_path: Path) -> None:
+    change = {"label": "gold.answer", "context": "doc.text", "document": "doc.name"}
+    row = {"id": "1", "question": "?", "gold.answer": "yes", "doc.text": "One.", "doc.name": "a"}
+    row |= {"doc": {"text": "Two.", "name": "b"}}
+    spec, path = _write(tmp_path, {**_YESNO, **change}, [row])
+    (item,) = load_items(load_dataset(spec), path)
+    assert (item.context, item.golds, item.document) == ("One.", ("yes",), "a")
 
 
 @pytest.mark.parametrize(

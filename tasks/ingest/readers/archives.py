@@ -1,12 +1,14 @@
-"""ZIP and TAR archives and compressed single files: each member is read like a file, within limits
-that stop bombs.
+"""ZIP and TAR archives, compressed single files and files of messages (mbox): each member is read
+like a file, within limits that stop bombs.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -47,6 +49,9 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ\0": lzma.open,
 }
 
+#: The begin of a message's header, and of a line of its text that an mbox file has to quote.
+_HEADER, _QUOTED = re.compile(rb"[!-9;-~]+:"), re.compile(rb">+From ")
+
 #: The member's place in a document's name ("" for a compressed single file), its file name, and a
 #: function that opens it.
 Member = tuple[str, str, Callable[[], IO[bytes]]]
@@ -60,7 +65,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         raise Unreadable("nested_too_deep", "an archive inside an archive inside an archive ...")
     inner = replace(options, max_depth=options.max_depth - 1, skip=0)
     try:
-        with closing(_members(path)) as members:
+        with closing(_members(path, options)) as members:
             budget = options.budget or Budget.whole(options.max_bytes, options.max_members)
             for number, (place, name, open_member) in enumerate(members, 1):
                 if number > options.max_members:
@@ -74,7 +79,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         raise explain(error) from error
 
 
-def _members(path: Path) -> Generator[Member, None, None]:
+def _members(path: Path, options: ReadOptions) -> Generator[Member, None, None]:
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(b"PK"):
@@ -91,6 +96,9 @@ def _members(path: Path) -> Generator[Member, None, None]:
                         entry.name,
                         _refuse("link", "a link or a device in an archive is not followed"),
                     )
+    elif head.startswith(b"From "):
+        for number, message in enumerate(_messages(path, options.max_bytes), 1):
+            yield f"!{number}", f"{number}.eml", partial(io.BytesIO, message)
     else:
         opener = next(
             (opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None
@@ -98,6 +106,33 @@ def _members(path: Path) -> Generator[Member, None, None]:
         if opener is None:
             raise Unreadable("damaged", "neither an archive nor a compressed file")
         yield "", path.stem, partial(opener, path, "rb")
+
+
+def _messages(path: Path, most: int) -> Iterator[bytes]:
+    """Yield the messages of an mbox file, of one that is longer than ``most`` the first bytes.
+
+    A message begins with a line "From ..." at the file's begin or behind a blank line, if a header
+    follows. Programs that write mbox files put ">" before other lines that begin so.
+    """
+    parts: list[bytes] = []
+    size = 0
+    begin = b""  # a line that begins a message if the next one is a header
+    is_blank = True
+    with path.open("rb") as stream:
+        while line := stream.readline(most + 1):
+            if begin and _HEADER.match(line):
+                if parts:
+                    yield b"".join(parts)
+                parts, size = [], 0
+            elif begin:
+                line = begin + line
+            begin = line if is_blank and line.startswith(b"From ") else b""
+            is_blank = not line.strip()
+            if not begin and size <= most:
+                parts.append(line[1:] if _QUOTED.match(line) else line)
+                size += len(line)
+    if parts or begin:
+        yield b"".join([*parts, begin])
 
 
 def _is_tar(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ SUFFIXES = {
     ),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".tbz2", ".txz"), "archives"),
+    **dict.fromkeys((".mbox", ".mbx"), "archives"),
     **dict.fromkeys((".xlsx", ".xlsm"), "xlsx"),
     **dict.fromkeys((".pptx", ".pptm", ".ppsx"), "pptx"),
     ".docx": "docx",
@@ -38,6 +40,7 @@ SUFFIXES = {
     ".rtf": "rtf",
     ".epub": "epub",
     ".eml": "eml",
+    ".ipynb": "notebook",
 }
 #: First bytes that decide before the suffix.
 _SIGNATURES = (
@@ -58,6 +61,16 @@ _UNREAD = (
     *(".ods", ".odp", ".odg", ".docm", ".dotx", ".xlsb", ".xltx", ".potx"),
     *(".key", ".numbers", ".pages", ".jar", ".apk"),
 )
+#: A file of e-mail messages: each begins with such a line, which has a date, then its headers.
+_MBOX = re.compile(
+    rb"From [^\r\n]{1,300}(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +[A-Z][a-z]{2} +\d[^\r\n]*\r?\n[\w-]+:"
+)
+_NOTEBOOK = re.compile(rb'\s*\{\s*"(?:cells|metadata|nbformat|worksheets)"')
+#: What may stand before a page's first element.
+_PROLOG = re.compile(r"(?:\s|<\?xml.*?\?>|<!--.*?-->)*", re.DOTALL)
+_XML = re.compile(r"\s*<\?xml|<[\w:.-]+\s[^<>]*\bxmlns\b")
+#: A PDF file's first bytes may have others before them, such as those of a mail or a printer.
+_PDF_HEAD = 1024
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -112,20 +125,65 @@ def reader_name(path: Path) -> str:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _choose_zipped(suffix)
     if head.startswith(_OLE):
-        if SUFFIXES.get(suffix) in ("docx", "xlsx", "pptx"):
-            raise Unreadable("encrypted", "a password protects it: save it without one")
-        raise Unreadable(
-            "unsupported_format",
-            "an old binary Office file (.doc, .xls, .ppt): save it as .docx, .xlsx, .pptx or PDF",
-        )
+        _refuse_ole(suffix)
+    name = _choose_text(suffix, head)
+    if name:
+        return name
     if suffix in SUFFIXES:
         if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix not in (".tar",):
             raise Unreadable("damaged", f"named {suffix} but does not begin like one")
         return SUFFIXES[suffix]
-    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "html"
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
         raise Unreadable("unsupported_format", f"{suffix or 'no suffix'}, not a text file")
+    return _choose_markup(suffix, head)
+
+
+def _refuse_ole(suffix: str) -> None:
+    if SUFFIXES.get(suffix) in ("docx", "xlsx", "pptx"):
+        raise Unreadable("encrypted", "a password protects it: save it without one")
+    if suffix == ".msg":
+        raise Unreadable("unsupported_format", "an Outlook message (.msg): save it as .eml")
+    raise Unreadable(
+        "unsupported_format",
+        "an old binary Office file (.doc, .xls, .ppt): save it as .docx, .xlsx, .pptx or PDF",
+    )
+
+
+def _choose_text(suffix: str, head: bytes) -> str:
+    """Return the reader of a format that has no signature at its first byte; empty: none.
+
+    Raises :class:`Unreadable` for a web page saved with its pictures: it is a message, most of it
+    pictures.
+    """
+    if suffix == ".pdf" and b"%PDF-" in head[:_PDF_HEAD]:
+        return "pdf"
+    if suffix in (".mht", ".mhtml") or head.startswith(b"From: <Saved by "):
+        raise Unreadable(
+            "unsupported_format", "a web page in one file (.mhtml): save it as HTML or PDF"
+        )
+    is_mailbox = suffix in (".mbox", ".mbx") and head.startswith(b"From ")
+    if is_mailbox or (suffix != ".eml" and _MBOX.match(head)):
+        return "archives"
+    if suffix in (".jsonl", ".ndjson"):
+        return ""
+    return "notebook" if _NOTEBOOK.match(head) and b'"cell_type"' in head else ""
+
+
+def _choose_markup(suffix: str, head: bytes) -> str:
+    """Return the reader of a text of unknown suffix.
+
+    Raises :class:`Unreadable` where it is XML: its tags are no text, and what they mean is unknown.
+    """
+    is_wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = head.decode("utf-16" if is_wide else "utf-8", errors="ignore").lstrip("\ufeff")
+    body = text[_PROLOG.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    if body[:14].lower().startswith(("<!doctype html", "<html")):
+        return "html"
+    if _XML.match(text) or _XML.match(body) or (suffix == ".xml" and body.startswith("<")):
+        raise Unreadable(
+            "unsupported_format",
+            f"XML ({suffix or 'no suffix'}), not a web page: save it as HTML, PDF or text",
+        )
     return "text"
 
 

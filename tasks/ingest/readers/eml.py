@@ -24,6 +24,10 @@ from tasks.ingest.readers.document import (
     printable,
 )
 
+#: A page so many times as long as the plain text beside it takes its place: some programs write a
+#: blank there, or "view this message in an HTML capable client". Else both say the same.
+_STUB = 2
+
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the message, then its attachments."""
@@ -43,16 +47,36 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
 
 
 def _message(message: EmailMessage) -> Document:
-    builder = Builder()
-    builder.heading(1, tidy(str(message.get("subject", ""))))
-    body = message.get_body(preferencelist=("plain", "html"))
-    if body is not None:
-        text = _content(body)
-        if body.get_content_subtype() == "html":
-            html.build(text, builder, whole=True)
+    """Return subject and body: the plain text, or the page where that has far more text."""
+    short, long = Builder(), Builder()
+    for builder in (short, long):
+        builder.heading(1, tidy(str(message.get("subject", ""))))
+    before = short.length
+    plain = message.get_body(preferencelist=("plain",))
+    page = _find_page(message, plain)
+    text = _content(plain).strip() if plain is not None else ""
+    short.paragraph(text)
+    if page is not None:
+        try:
+            html.build(_content(page), long, whole=True)
+        except (Unreadable, RecursionError):
+            if not text:
+                raise
         else:
-            builder.paragraph(text)
-    return builder.document("eml")
+            if long.length - before > _STUB * len(text):
+                return long.document("eml")
+    return short.document("eml")
+
+
+def _find_page(message: EmailMessage, plain: MIMEPart | None) -> MIMEPart | None:
+    """Return the body in HTML: where there is one in plain text, the alternative to it."""
+    if plain is None:
+        return message.get_body(preferencelist=("html",))
+    for part in message.walk():
+        is_choice = part.get_content_type() == "multipart/alternative"
+        if is_choice and any(choice is plain for choice in part.iter_parts()):
+            return part.get_body(preferencelist=("html",))
+    return None
 
 
 def _content(part: MIMEPart) -> str:

@@ -4,34 +4,60 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urldefrag
 
 from tasks.ingest.readers import html
-from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
-from tasks.ingest.readers.office import open_package, parse_xml, refuse_long
+from tasks.ingest.readers.document import (
+    Builder,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+    explain,
+)
+from tasks.ingest.readers.office import DAMAGED, open_package, parse_xml, refuse_long
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield the book as one document."""
+    """Yield the book as one document, and a reject for each chapter that cannot be read.
+
+    Raises :class:`Unreadable` where none can.
+    """
     builder = Builder()
+    rejects: list[Reject] = []
     with open_package(path, options, "EPUB") as archive:
         chapters = list(dict.fromkeys(_chapters(archive)))  # a spine may name one many times
         _refuse_locked(archive, chapters)
         for name in chapters:
-            html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
+            try:
+                html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
+            except KeyError:
+                rejects.append(
+                    Reject(f"!{name}", "damaged", "the book names this chapter, it has none")
+                )
+            except (Unreadable, RecursionError, *DAMAGED) as error:
+                problem = explain(error)
+                rejects.append(Reject(f"!{name}", problem.reason, problem.detail))
             refuse_long(builder, options)
+    if rejects and len(rejects) == len(chapters):
+        raise Unreadable(rejects[0].reason, f"no chapter can be read: {rejects[0].detail}")
+    yield from rejects
     yield builder.document("epub")
 
 
 def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
+    """Yield the names of the spine's chapters, as they are in the file where they are there."""
     roots = parse_xml(archive.read("META-INF/container.xml")).xpath(
         "//*[local-name()='rootfile']/@full-path"
     )
     if not roots:
         raise ValueError("container.xml names no book")
-    package = parse_xml(archive.read(roots[0]))
+    names = _Names(archive)
+    root = names.find(roots[0])
+    package = parse_xml(archive.read(root))
     pages = {
         item.get("id"): item.get("href")
         for item in package.xpath("//*[local-name()='item']")
@@ -39,9 +65,23 @@ def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
     }
     for reference in package.xpath("//*[local-name()='itemref']/@idref"):
         if pages.get(reference):
-            yield posixpath.normpath(
-                posixpath.join(posixpath.dirname(roots[0]), unquote(pages[reference]))
-            )
+            href = unquote(urldefrag(pages[reference]).url)
+            yield names.find(posixpath.normpath(posixpath.join(posixpath.dirname(root), href)))
+
+
+class _Names:
+    """Finds the parts of a book, whose names are often written in another case."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._names = frozenset(archive.namelist())
+        self._cases = Counter(map(str.casefold, self._names))
+        self._by_case = {name.casefold(): name for name in self._names}
+
+    def find(self, name: str) -> str:
+        """Return the part of this name; else the only one that differs in case; else ``name``."""
+        if name in self._names or self._cases[name.casefold()] != 1:
+            return name
+        return self._by_case[name.casefold()]
 
 
 def _refuse_locked(archive: zipfile.ZipFile, chapters: list[str]) -> None:

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.row_reader import read_arrow_batches
+from tasks.ingest.readers import headers
+from tasks.ingest.readers.columns import get_text
 from tasks.ingest.readers.decoding import decode, detect, tidy
 from tasks.ingest.readers.document import (
     Builder,
@@ -38,15 +40,15 @@ TableRow = tuple[int, dict[str, Any] | Unreadable]
 _TITLE = 0
 #: A byte that its encoding does not know, as Python escapes it.
 _UNDECODED = re.compile("[\ud800-\udfff]")
-#: Most lines above a header.
-_MOST_TITLES = 10
+#: Rows of which one must have the text's column.
+_FIRST_ROWS = 100
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield one document a row from ``options.text_column``, by default ``text``.
 
-    Raises :class:`Unreadable` where the first row lacks the column. By default, a CSV or TSV file
-    without it is read as a table (:func:`read_table`).
+    Raises :class:`Unreadable` where the first rows lack the column (:func:`read_texts`). By
+    default, a CSV or TSV file without it is read as a table (:func:`read_table`).
     """
     name, rows = _format(path), read_rows(path, options)
     titles: list[tuple[int, dict[str, Any]]] = []
@@ -71,26 +73,40 @@ def _format(path: Path) -> str:
 
 
 def read_texts(rows: Iterable[TableRow], format: str, column: str) -> Iterator[ReaderItem]:
-    """Yield one document a row from ``column``.
+    """Yield one document a row from ``column``; a row without it is a reject.
 
-    Raises :class:`Unreadable` where the first row lacks the column.
+    Raises :class:`Unreadable` where none of the first :data:`_FIRST_ROWS` rows has it.
     """
-    for place, row in rows:
-        member = f"#{place}"
+    items = (_read_text(place, row, format, column) for place, row in rows)
+    # Rejects are small, and the first row with the column ends the wait for it.
+    first: list[Document | Reject] = []
+    for item in islice(items, _FIRST_ROWS):
+        first.append(item)
+        if isinstance(item, Document) or item.reason == "empty":
+            break
+    else:
+        rejects = [item for item in first if isinstance(item, Reject)]
+        lacking = [reject for reject in rejects if reject.reason == "no_text_column"]
+        if lacking:
+            yield from (reject for reject in rejects if reject not in lacking)
+            raise Unreadable("no_text_column", lacking[0].detail)
+    yield from first
+    yield from items
+
+
+def _read_text(
+    place: int, row: dict[str, Any] | Unreadable, format: str, column: str
+) -> Document | Reject:
+    member = f"#{place}"
+    try:
         if isinstance(row, Unreadable):
-            yield Reject(member, row.reason, row.detail)
-            continue
-        try:
-            text = tidy(get_text(row, column))
-        except Unreadable as problem:
-            if place == 1:
-                raise
-            yield Reject(member, problem.reason, problem.detail)
-            continue
-        if text.strip():
-            yield Document(text, format, member, find_headings(text))
-        else:
-            yield Reject(member, "empty", f"nothing in column {column!r}")
+            raise row
+        text = tidy(get_text(row, column))
+    except Unreadable as problem:
+        return Reject(member, problem.reason, problem.detail)
+    if text.strip():
+        return Document(text, format, member, find_headings(text))
+    return Reject(member, "empty", f"nothing in column {column!r}")
 
 
 def read_table(rows: Iterable[TableRow], format: str, title: str = "") -> Iterator[ReaderItem]:
@@ -139,26 +155,6 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     if suffix in (".arrow", ".feather") or head == b"ARROW1":
         return _arrow(path, column)
     return _json(path, options) if suffix == ".json" else _jsonl(path, options)
-
-
-def get_text(row: dict[str, Any], column: str) -> str:
-    """Return the text in ``column`` of a row: a dotted name reaches into nested objects, and the
-    parts of a list are paragraphs.
-
-    Raises :class:`Unreadable` (``no_text_column``) with the row's columns.
-    """
-    value: Any = row
-    for part in [column] if column in row else column.split("."):
-        if not isinstance(value, dict) or part not in value:
-            names = [str(name) for name in row]
-            more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-            raise Unreadable(
-                "no_text_column", f"no column {column!r}, there are: {', '.join(names[:20])}{more}"
-            )
-        value = value[part]
-    if isinstance(value, (list, tuple)):
-        return "\n\n".join(str(item) for item in value if item is not None)
-    return "" if value is None else str(value)
 
 
 def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
@@ -251,15 +247,18 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
         )
         rows: Iterator[list[str]] = filter(None, reader)
         try:
-            above, header, rows = _find_header(rows, column)
+            above, header, rows = headers.find_header(rows, column)
             for cells in above:
-                yield _TITLE, {"": " | ".join(filter(None, cells))}
+                yield _TITLE, _join_cells(cells)
             if _UNDECODED.search("".join(header)):
                 raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
             names = _name_columns(header)
             for place, cells in enumerate(rows, 1):
                 if _UNDECODED.search("".join(cells)):
                     yield place, Unreadable("damaged", f"bytes that are not {encoding}")
+                    continue
+                if not names:
+                    yield place, _join_cells(cells)
                     continue
                 row: dict[str, Any] = dict(zip_longest(names, cells[: len(names)]))
                 more = cells[len(names) :]
@@ -268,21 +267,9 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
             raise Unreadable("damaged", f"line {reader.line_num + 1}: {error}") from error
 
 
-def _find_header(
-    rows: Iterator[list[str]], column: str
-) -> tuple[list[list[str]], list[str], Iterator[list[str]]]:
-    """Return the lines above the header, the header, and those below it.
-
-    The header is the first line with the text's column, with two cells that have text, or with a
-    blank first cell, as of a column of numbers; the first line where there is none.
-    """
-    seen: list[list[str]] = []
-    for cells in islice(rows, _MOST_TITLES):
-        filled = [bool(cell.strip()) for cell in cells]
-        if column in cells or sum(filled) > 1 or not filled[0]:
-            return seen, cells, rows
-        seen.append(cells)
-    return [], seen[0] if seen else [], chain(seen[1:], rows)
+def _join_cells(cells: list[str]) -> dict[str, Any]:
+    """Return a row without names of columns as one text."""
+    return {"": " | ".join(cell for cell in cells if cell.strip())}
 
 
 def _name_columns(header: list[str]) -> list[str]:
@@ -305,8 +292,10 @@ def _delimiter(sample: bytes, encoding: str, column: str) -> str:
     """Return what divides the cells of the first line that has two; a header of ``column`` alone
     ends the search.
     """
-    lines = sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", _MOST_TITLES)
-    for line in lines[:_MOST_TITLES]:
+    lines = (
+        sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", headers.MOST_TITLES)
+    )
+    for line in lines[: headers.MOST_TITLES]:
         mark = max(",;\t|", key=line.count)
         if mark in line:
             return mark

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.readers import tables
+from tasks.ingest.readers import headers, tables
+from tasks.ingest.readers.columns import get_text
 from tasks.ingest.readers.decoding import tidy
 from tasks.ingest.readers.detect import prefix_member
 from tasks.ingest.readers.document import (
@@ -133,7 +134,7 @@ class _Sheet:
         column = text_column or "text"
         if text_column or column in names.values():
             # Raises what the first row of a CSV file would.
-            tables.get_text(dict.fromkeys(names.values()), column)
+            get_text(dict.fromkeys(names.values()), column)
             items = tables.read_texts(named, "xlsx", column)
         else:
             lines = ((place, {"": " | ".join(row.values())}) for place, row in above)
@@ -147,16 +148,20 @@ class _Sheet:
     def _divide(self, column: str) -> tuple[list[_Row], dict[int, str], Iterator[_Row]]:
         """Return the rows above the header, the header, and those below it.
 
-        The header is the first row with two cells or the text's column, if one of them has a
-        letter. Without one, all rows are above or below an empty header.
+        The header is the first row with the text's column; or the first with two cells, if none of
+        them looks like a value (:func:`headers.is_header`). Without one, all rows are above or
+        below an empty header.
         """
         rows = self._rows()
         above: list[_Row] = []
         for place, row in rows:
-            if len(row) > 1 or column in row.values():
-                if any(character.isalpha() for text in row.values() for character in text):
-                    return above, row, rows
-                return [*above, (place, row)], {}, rows
+            if column in row.values():
+                return above, row, rows
+            if len(row) > 1:
+                ahead = list(islice(rows, headers.SAMPLE_ROWS))
+                if headers.is_header(row, [below for _, below in ahead]):
+                    return above, row, chain(ahead, rows)
+                return [*above, (place, row)], {}, chain(ahead, rows)
             above.append((place, row))
             if len(above) == _MOST_TITLES:
                 break

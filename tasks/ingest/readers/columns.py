@@ -1,0 +1,68 @@
+"""The text in a column of a row, which may be nested in objects and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from tasks.ingest.readers.decoding import decode
+from tasks.ingest.readers.document import Unreadable
+
+#: Most names, and characters of one, that an error lists.
+_NAMES, _NAME_CHARS = 20, 60
+
+
+def get_text(row: dict[str, Any], column: str) -> str:
+    """Return the text in ``column`` of a row. A dotted name reaches into objects, and through the
+    lists on its way; the texts of lists are paragraphs.
+
+    Raises :class:`Unreadable` (``no_text_column``) with the names there are, where there is no such
+    column or it holds an object.
+    """
+    found = _find(row, [column] if column in row else column.split("."))
+    if found is None:
+        none = "none, as the table has no header" if "" in row else "none"
+        names = _list_names(_name_parts(row)) or none
+        raise Unreadable("no_text_column", f"no column {column!r}, there are: {names}")
+    objects = [value for value in found if isinstance(value, dict)]
+    if objects:
+        names = _list_names(f"{column}.{name}" for name in objects[0])
+        raise Unreadable("no_text_column", f"column {column!r} holds an object, with: {names}")
+    return "\n\n".join(_as_text(value) for value in found if value is not None)
+
+
+def _find(row: dict[str, Any], path: list[str]) -> list[Any] | None:
+    """Return all that stands at ``path``, lists taken apart; None where nothing does."""
+    found, is_there = [], False
+    waiting: list[tuple[Any, int]] = [(row, 0)]  # a loop, since lists may be nested without end
+    while waiting:
+        value, depth = waiting.pop()
+        is_there = is_there or depth == len(path)
+        if isinstance(value, (list, tuple)):
+            waiting.extend((part, depth) for part in reversed(value))
+        elif depth == len(path):
+            found.append(value)
+        elif isinstance(value, dict) and path[depth] in value:
+            waiting.append((value[path[depth]], depth + 1))
+    return found if is_there else None
+
+
+def _as_text(value: Any) -> str:
+    return decode(value)[0] if isinstance(value, bytes) else str(value)
+
+
+def _name_parts(row: dict[str, Any]) -> Iterator[str]:
+    """Yield the names that a row has, dotted ones where a column holds objects."""
+    for name, value in row.items():
+        part = value[0] if isinstance(value, list) and value else value
+        if isinstance(part, dict) and part:
+            yield from (f"{name}.{inner}" for inner in part)
+        elif name:
+            yield str(name)
+
+
+def _list_names(names: Iterator[str]) -> str:
+    shown = [name[:_NAME_CHARS] for name in islice(names, _NAMES)]
+    more = sum(1 for _ in names)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -1,0 +1,159 @@
+"""Tables with and without a header; rows without the text's column; texts inside objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.ingest.readers.document import Document, Reject
+from tests.ingest.test_office import book, read, read_one, refusal
+
+STORY = "The pump was stopped at noon. Its bearing had run hot since Monday, and a fitter came."
+_QUESTION = "How satisfied were you with the repair of the pump in the northern station in 2019?"
+
+
+def _lines(path: Path, rows: list[list[str]]) -> list[str]:
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    return read_one(path).text.splitlines()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([["0", STORY], ["1", f"{STORY} Again."]], id="a number and a text"),
+        pytest.param([[f"{STORY} {n}", ""] for n in range(3)], id="long texts"),
+        pytest.param([["Ann", "yes"], ["Bob", "no"], ["Cy", "yes"]], id="a value again"),
+        pytest.param([["08:00", "Stopped"], ["08:15", "Restarted"]], id="times"),
+        pytest.param([["2019-11-29", "Stopped"], ["2019-12-01", "Restarted"]], id="dates"),
+        pytest.param([["P-3", "running"], ["P-14", "stopped"]], id="ids"),
+        pytest.param([["Oslo", "2019", "a"], ["Rome", "2017", "b"]], id="years"),
+        pytest.param([["Pump", "$1,200.50"], ["Valve", "3 €"]], id="amounts"),
+        pytest.param([["1", "Oslo"]], id="one row"),
+    ],
+)
+def test_a_first_row_of_values_names_no_column(tmp_path: Path, rows: list[list[str]]) -> None:
+    shown = [" | ".join(filter(None, row)) for row in rows]
+    assert _lines(tmp_path / "a.tsv", rows) == shown
+    assert read_one(book(tmp_path / "a.xlsx", S=rows)).text.splitlines() == ["S", *shown]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([["site", "2019", "2020"], ["Oslo", "12", "13"]], id="years above counts"),
+        pytest.param([["area", "1/22/20", "1/23/20"], ["N", "4", "12"]], id="dates above counts"),
+        pytest.param([["area", "0-14", "65+"], ["N", "1400", "500"]], id="ages"),
+        pytest.param([["site", "Q1", "Q2"], ["Oslo", "7", "9"]], id="quarters"),
+        pytest.param([["when", _QUESTION], ["2019-11-29", "Very"]], id="a survey's question"),
+        pytest.param([["a", "b"], ["1", "2"], ["a", "b"], ["3", "4"]], id="files put together"),
+    ],
+)
+def test_a_header_stays(tmp_path: Path, rows: list[list[str]]) -> None:
+    head, *below = rows
+    shown = [
+        " | ".join(f"{name}: {cell}" for name, cell in zip(head, row, strict=True)) for row in below
+    ]
+    assert _lines(tmp_path / "a.tsv", rows) == shown
+    assert read_one(book(tmp_path / "a.xlsx", S=rows)).text.splitlines() == ["S", *shown]
+
+
+def test_lines_above_a_first_row_of_values_stay_and_blank_ones_name_nothing(
+    tmp_path: Path,
+) -> None:
+    rows = [["Report", ""], ["", ""], ["3", "P-1"], ["4", "P-2"]]
+    assert _lines(tmp_path / "a.tsv", rows) == ["Report", "3 | P-1", "4 | P-2"]
+    rows[2] = ["day", "pump"]
+    assert _lines(tmp_path / "a.tsv", rows) == ["Report", "day: 4 | pump: P-2"]
+
+
+def test_a_column_that_is_asked_for_is_the_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"1,text\n1,{STORY}\n2,text\n".replace(", and", " and"))
+    assert [getattr(item, "text", "") for item in read(tmp_path / "a.csv")][1] == "text"
+    (tmp_path / "b.csv").write_text("1,one\n2,two\n")
+    assert "there are: none, as the table has no header" in (
+        refusal(tmp_path / "b.csv", text_column="body").detail
+    )
+
+
+# --- rows without the column
+
+
+def _jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_first_row_without_the_column_costs_itself(tmp_path: Path) -> None:
+    rows = [{"export": "2024"}, [1], {"text": ""}, *({"text": f"{STORY} {n}"} for n in range(30))]
+    found = read(_jsonl(tmp_path / "a.jsonl", rows))
+    rejects = [item for item in found if isinstance(item, Reject)]
+    assert [(reject.member, reject.reason) for reject in rejects] == [
+        ("#1", "no_text_column"),
+        ("#2", "damaged"),
+        ("#3", "empty"),
+    ]
+    assert "there are: export" in rejects[0].detail
+    assert [item.member for item in found[3:]] == [f"#{n}" for n in range(4, 34)]
+
+
+def test_a_hundred_rows_without_the_column_cost_the_file(tmp_path: Path) -> None:
+    rows = [{"a": n} for n in range(99)]
+    found = read(_jsonl(tmp_path / "a.jsonl", [*rows, {"text": STORY}]))
+    assert len(found) == 100 and isinstance(found[-1], Document)
+    problem = refusal(_jsonl(tmp_path / "b.jsonl", [*rows, {"a": 1}, {"text": STORY}]))
+    assert problem.reason == "no_text_column" and "there are: a" in problem.detail
+
+
+def test_what_an_error_lists_is_short(tmp_path: Path) -> None:
+    row = {f"{n} {'x' * 100_000}": 1 for n in range(40)}
+    detail = refusal(_jsonl(tmp_path / "a.jsonl", [row])).detail
+    assert len(detail) < 2000 and detail.endswith("and 20 more")
+
+
+# --- texts inside objects
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ({"text": {"title": "A", "body": STORY}}, "text.title, text.body"),
+        ({"text": [{"p": STORY}]}, "text.p"),
+        ({"documents": [{"id": 1, "body": STORY}], "n": 1}, "documents.id, documents.body, n"),
+    ],
+)
+def test_an_object_is_no_text_and_its_parts_are_named(
+    tmp_path: Path, row: dict[str, Any], names: str
+) -> None:
+    problem = refusal(_jsonl(tmp_path / "a.jsonl", [row] * 3))
+    assert problem.reason == "no_text_column" and problem.detail.endswith(f": {names}")
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert refusal(tmp_path / "a.parquet").reason == "no_text_column"
+
+
+def test_a_dotted_name_goes_into_objects_and_through_lists(tmp_path: Path) -> None:
+    squad = {
+        "data": [
+            {"title": "A", "paragraphs": [{"context": "One."}, {"context": "Two."}]},
+            {"title": "B", "paragraphs": [{"qas": []}, {"context": ["Three.", None, "Four."]}]},
+        ]
+    }
+    (tmp_path / "a.json").write_text(json.dumps(squad))
+    name = "data.paragraphs.context"
+    assert read_one(tmp_path / "a.json", text_column=name).text == "One.\n\nTwo.\n\nThree.\n\nFour."
+    problem = refusal(tmp_path / "a.json", text_column="data.paragraphs")
+    assert problem.detail.endswith("with: data.paragraphs.context")
+    row = {"a.b": "The literal name.", "a": {"b": "The nested one."}}
+    assert read_one(_jsonl(tmp_path / "b.jsonl", [row]), text_column="a.b").text == row["a.b"]
+
+
+def test_bytes_are_decoded(tmp_path: Path) -> None:
+    table = pa.table({"text": [b"Gr\xc3\xbc\xc3\x9fe.", bytes(range(256)) * 9]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    good, bad = read(tmp_path / "a.parquet")
+    assert isinstance(good, Document) and good.text == "Grüße."
+    assert isinstance(bad, Reject) and bad.reason == "binary"
