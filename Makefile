@@ -76,7 +76,7 @@ run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value
 follow: data ## one look at the corpus: run the pipeline if files or settings changed (PROFILE, SET)
 	@$(BIN)/python -m flows.follow_once $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
-start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK)
+start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK, SET)
 	@$(BIN)/python scripts/start.py
 
 plan: setup ## what a run will give and cost, from a trial on 32 passages or more (PROFILE, SET)

@@ -16,8 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from flows.runs.corpus_files import tell_items_read
 from flows.runs.request import derive_name
 from flows.runs.worktree import fingerprint_results, folder_of
+from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.model_params import Limits
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
@@ -45,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         profiles = profile_files(ROOT / "profiles", arguments.profile)
         values, layers = read_layers(ROOT / "params.yaml", profiles, settings)
         params: Params = parse_params(values, layers, settings=settings)
+        corpus, items = Path(params.ingest.corpus), Path(params.evaluate.items)
+        if inside := tell_items_read(items, corpus, values["ingest"]):
+            raise PipelineError(f"evaluate.items: {inside}")
         print(
             f"{PASSAGES} passages go through the first stages: some two minutes, more on a busy "
             "machine",

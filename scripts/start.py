@@ -1,7 +1,9 @@
 """From a folder of documents to a profile: ``make start CORPUS=folder NAME=mine``.
 
-    python scripts/start.py     (CORPUS, NAME and, if wanted, EVALUATION, MODEL, TASK are read from
-                                 the environment)
+    python scripts/start.py     (CORPUS, NAME and, if wanted, EVALUATION, MODEL, TASK, SET are read
+                                 from the environment)
+
+SET has settings of ingest: ``ingest.text_column=body ingest.min_tokens=10``.
 
 Reads a seeded sample of the folder, shows what is in it, and writes ``profiles/<name>.yaml`` and
 ``datasets/<name>.yaml``. Nothing is overwritten, and after an error nothing is written.
@@ -18,16 +20,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flows.runs.corpus_files import tell_unhashable
+from flows.runs.corpus_files import is_inside, tell_unhashable
 from flows.runs.request import check_name, machine_profile
+from tasks.core.card import card_bytes
 from tasks.core.errors import PipelineError
-from tasks.core.overlay import DEFAULT, profile_files, read_layers
+from tasks.core.overlay import DEFAULT, parse_setting, profile_files, read_layers, split_settings
 from tasks.core.params import parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
 from tasks.lm.licence import licence_of
 from tasks.scoring.datasets import ITEM_FORMS
 from tasks.start.item_form import HOUSE, ItemForm
+from tasks.start.look import Look, look
 from tasks.start.proposal import (
     ENGLISH,
     Proposal,
@@ -37,13 +41,15 @@ from tasks.start.proposal import (
     propose,
     write,
 )
-from tasks.start.survey import Survey, short, survey
+from tasks.start.survey import Survey, short
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Names that a line of counts shows.
 _SHOWN = 10
 #: Names of MODEL for the models of params.yaml.
 _EMBEDDED = ("", DEFAULT, "embedded")
+#: Settings of ingest that a profile has whatever their value.
+_WRITTEN = ("passage_tokens", "min_tokens", "languages")
 #: Columns of the printed lines.
 _WIDTH, _INDENT = 96, 11
 
@@ -54,23 +60,35 @@ def main() -> int:
         asked = {key: os.environ.get(key, "") for key in ("CORPUS", "NAME", "EVALUATION", "TASK")}
         corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
         model = _choose_model(os.environ.get("MODEL", ""))
+        settings = _read_settings(os.environ.get("SET", ""))
         items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
+        _refuse_inside(items, corpus)
         form, why = choose_form(asked["TASK"], items, name)
         work = ROOT / WORK / "start"
         count, told = check_items(name, form, items, work) if items else (0, [])
         labelled = (items, count) if items else None
         # Tokens are counted by the embedded generator, so that a look needs no other model.
         embedded, _ = read_layers(ROOT / "params.yaml")
-        values, layers = read_layers(ROOT / "params.yaml", profile_files(ROOT / "profiles", model))
-        parse_params(values, layers)
-        settings = {**embedded, "ingest": values["ingest"]}
-        found = survey(corpus, settings, work, tell=_tell_reading)
+        profiles = profile_files(ROOT / "profiles", model)
+        before, _ = read_layers(ROOT / "params.yaml", profiles)
+        values, layers = read_layers(ROOT / "params.yaml", profiles, list(settings.values()))
+        parse_params(values, layers, settings=list(settings.values()))
+        seen = look(corpus, {**embedded, "ingest": values["ingest"]}, work, _tell_reading, settings)
+        values["ingest"] |= seen.chosen
+        reasons = seen.reasons | {
+            key: "as you set it"
+            for key in settings
+            if key in _WRITTEN or values["ingest"][key] != before["ingest"].get(key)
+        }
+        gpu = card_bytes() is not None
         stacked = f"{model},{name}" if model else name
         kind = form.kind, why
-        proposal = propose(name, stacked, found, values, kind, labelled, gpu=bool(model))
+        proposal = propose(name, stacked, seen.found, values, kind, labelled, gpu, reasons)
         written = write(proposal, form, ROOT)
+        where = "this machine's GPU" if gpu else f"{os.cpu_count()} CPU cores"
+        models = model or f"the embedded one of 135M, on {where}"
         about_items = _describe_items(form, told)
-        print("\n".join(_describe(found, proposal, model, _licences(values), written, about_items)))
+        print("\n".join(_describe(seen, proposal, models, _licences(values), written, about_items)))
         return 0
     return 2
 
@@ -113,6 +131,30 @@ def _choose_model(asked: str) -> str:
     return model
 
 
+def _read_settings(text: str) -> dict[str, str]:
+    """Return the settings of ``SET`` by their key in the section ingest."""
+    settings: dict[str, str] = {}
+    for setting in split_settings(text):
+        path, _ = parse_setting(setting)
+        if path[0] != "ingest" or len(path) != 2:
+            raise PipelineError(
+                f"SET={setting}: make start takes settings of ingest alone, such as "
+                "SET=ingest.text_column=body; write others into the profile that it makes"
+            )
+        if path[1] == "corpus":
+            raise PipelineError(f"SET={setting}: name the corpus with CORPUS=folder")
+        settings[path[1]] = setting
+    return settings
+
+
+def _refuse_inside(items: Path | None, corpus: Path) -> None:
+    if items and is_inside(items, corpus):
+        raise PipelineError(
+            f"EVALUATION={items} is in the corpus {corpus}, so a run would read the answers as "
+            "documents: move it out of the folder"
+        )
+
+
 def _tell_reading(what: str) -> None:
     print(f"reading    {what}", flush=True)
 
@@ -130,7 +172,7 @@ def _licences(values: dict[str, Any]) -> str:
 
 
 def _describe(
-    found: Survey,
+    seen: Look,
     proposal: Proposal,
     model: str,
     licences: str,
@@ -138,12 +180,14 @@ def _describe(
     about_items: list[tuple[str, str]],
 ) -> list[str]:
     """Return what was found, what is planned, and the next two commands."""
-    megabytes = found.size / 2**20
+    found = seen.found
+    megabytes = found.total / 2**20
     read = "all looked at" if found.whole else f"a sample of {found.sampled_files:,} looked at"
     other = 1 - found.share(ENGLISH)
     lines = [
         ("corpus", f"{found.corpus}: {found.files:,} files, {megabytes:.1f} MB, {read}"),
         ("formats", _counts(found.formats)),
+        *(("", note) for note in _notes(seen)),
         ("languages", f"{_counts(found.languages)} ({_looked_at(found)})"),
         ("tokens", f"{found.tokens:,} in {len(found.passages):,} passages{_whole(found)}"),
         ("not read", _counts(found.unread) or "none"),
@@ -152,7 +196,7 @@ def _describe(
     ]
     if told := tell_unhashable(found.corpus):
         lines.append(("", told))
-    if proposal.languages:
+    if proposal.languages == (ENGLISH,) and other:
         lines.append(
             (
                 "",
@@ -165,7 +209,7 @@ def _describe(
         ("", ""),
         ("plan", f"{proposal.kind} on {proposal.passages:,} passages of at most "
                  f"{proposal.passage_tokens} tokens ({proposal.kind_why})"),
-        ("model", model or f"the embedded one of 135M, on {os.cpu_count()} CPU cores"),
+        ("model", model),
         *([("licence", licences)] if licences else []),
         (
             "items",
@@ -191,6 +235,17 @@ def _describe_items(form: ItemForm, told: list[str]) -> list[tuple[str, str]]:
     """Return what is odd about the items, and their columns where docs/datasets.md has others."""
     lines = [("", text) for text in told]
     return lines if form == HOUSE[form.kind] else [*lines, ("columns", form.describe())]
+
+
+def _notes(seen: Look) -> list[str]:
+    """Return lines on what was chosen for the corpus, and what the figures leave out."""
+    notes = [f"ingest.{key} {value}: {seen.reasons[key]}" for key, value in seen.chosen.items()]
+    if seen.found.left_out:
+        notes.append(
+            f"{seen.found.left_out:,} large files are too large for a look: a run reads them, but "
+            "the figures here do not count them"
+        )
+    return [*notes, *seen.notes]
 
 
 def _wrap(name: str, text: str) -> list[str]:

@@ -1,20 +1,28 @@
-"""The files of a corpus that DVC cannot hash: it takes the hash of every file before ingest starts,
-and ends in an error of its own, or waits for a pipe for ever.
+"""What is wrong with a corpus before a run starts: files that DVC cannot hash, and labelled items
+that would be read as documents.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from tasks.ingest.readers.detect import read
+from tasks.ingest.readers.document import Document, ReadOptions
 
 #: Files that a line names.
 _SHOWN = 3
 
 
 def tell_unhashable(corpus: Path) -> str:
-    """Return one line on the files of a folder that DVC cannot hash; empty where there are none."""
+    """Return one line on the files of a folder that DVC cannot hash; empty where there are none.
+
+    It takes the hash of every file before ingest starts, and ends in an error of its own, or waits
+    for a pipe for ever.
+    """
     found = [
         f"{os.fsencode(path).decode(errors='backslashreplace')} ({problem})"
         for path in _walk(corpus)
@@ -28,6 +36,44 @@ def tell_unhashable(corpus: Path) -> str:
         f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: mend "
         "that, or move it out of the folder"
     )
+
+
+def is_inside(items: Path, corpus: Path) -> bool:
+    """Tell whether a file is the corpus, or in its folder, itself or as a link."""
+    return _find_inside(items, corpus) is not None
+
+
+def tell_items_read(items: Path, corpus: Path, ingest: Mapping[str, Any]) -> str:
+    """Return one line where ingest would read the labelled items as documents; else empty.
+
+    JSONL without the column of the texts is not read, nor is what is in a hidden folder. ``ingest``
+    has the settings of that section.
+    """
+    inner = _find_inside(items, corpus) if items.is_file() else None
+    if inner is None or any(part.startswith(".") for part in inner.parts):
+        return ""
+    if not _is_document(items, ReadOptions(text_column=ingest.get("text_column", ""))):
+        return ""
+    return (
+        f"{items} is in the corpus {corpus}, so the run would read the answers as documents: move "
+        "it out of the folder"
+    )
+
+
+def _find_inside(items: Path, corpus: Path) -> Path | None:
+    for place in (items.resolve(), Path(os.path.abspath(items))):
+        for root in (corpus.resolve(), Path(os.path.abspath(corpus))):
+            if place.is_relative_to(root):
+                return place.relative_to(root)
+    return None
+
+
+def _is_document(path: Path, options: ReadOptions) -> bool:
+    """Tell whether a reader finds a text in a file."""
+    try:
+        return any(isinstance(part, Document) for part in read(path, options))
+    except Exception:  # noqa: BLE001  what its parser cannot read ingest does not read either
+        return False
 
 
 def _walk(corpus: Path) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from flows.runs.corpus_files import tell_unhashable
+from flows.runs.corpus_files import tell_items_read, tell_unhashable
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, sha256_folder, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
@@ -100,6 +100,9 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
     """Make the run's checkout ready: worktree, shared cache, data, parameters. Hold it first."""
     if told := tell_unhashable(run.main / run.params["ingest"]["corpus"]):
         raise PipelineError(f"ingest.corpus: {told}")
+    ingest, items = run.params["ingest"], run.params["evaluate"]["items"]
+    if told := tell_items_read(run.main / items, run.main / ingest["corpus"], ingest):
+        raise PipelineError(f"evaluate.items: {told}")
     if run.own_checkout:
         _make_worktree(run, log)
         _share_cache(run)

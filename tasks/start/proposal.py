@@ -34,8 +34,6 @@ ENGLISH = "en"
 _LEAST_SHARE = 0.05
 #: Passages of a first look on CPU cores (docs/datasets.md); a GPU takes all of them.
 _FIRST_LOOK = 200
-#: More passages than this share that are too short: the least length is halved.
-_MANY_SHORT = 0.25
 #: Ids of items that a line shows.
 _SHOWN_IDS = 5
 
@@ -56,6 +54,8 @@ class Proposal:
     min_why: str
     languages: tuple[str, ...]
     language_why: str
+    #: Other settings of ingest: name, value as YAML, reason.
+    more: tuple[tuple[str, str, str], ...]
     max_passages: int
     passages_why: str
     #: How many passages a run will use.
@@ -68,7 +68,8 @@ class Proposal:
     def profile(self) -> str:
         """Return the text of the profile."""
         paths = {name: _quote(getattr(self, name)) for name in ("corpus", "items")}
-        return _render("profile.jinja", {**vars(self), **paths})
+        languages = [_quote(name) for name in self.languages]
+        return _render("profile.jinja", {**vars(self), **paths, "languages": languages})
 
 
 def choose_form(task: str, items: Path | None, name: str) -> tuple[ItemForm, str]:
@@ -132,19 +133,16 @@ def propose(
     kind: tuple[str, str],
     items: tuple[Path, int] | None,
     gpu: bool,
+    reasons: Mapping[str, str],
 ) -> Proposal:
-    """Choose the settings of a first run; ``values`` are those of params.yaml and the model's
-    profile.
+    """Choose the settings of a first run; ``values`` are those that the survey was made with, and
+    ``reasons`` say why a setting of ingest is not that of params.yaml or the model's profile.
     """
     english = parse_mix(values["supervise"]["source"]).generator == "bonito"
     if english:
         _need_english(found)
     ingest = values["ingest"]
-    short_share = found.dropped.get("too_short", 0) / max(
-        len(found.passages) + sum(found.dropped.values()), 1
-    )
-    halved = short_share > _MANY_SHORT
-    other = english and found.share(ENGLISH) < 1
+    other = english and found.share(ENGLISH) < 1 and "languages" not in reasons
     expected = round(found.expected_passages * (found.share(ENGLISH) if other else 1))
     about = f"about {expected:,}{' in English' if other else ''}"
     limited = not gpu and expected > 2 * _FIRST_LOOK  # not to leave out a few
@@ -155,20 +153,24 @@ def propose(
         kind=kind[0],
         kind_why=kind[1],
         passage_tokens=ingest["passage_tokens"],
-        passage_why="most tokens of a passage, as the model's own setting has it",
-        min_tokens=ingest["min_tokens"] // 2 if halved else ingest["min_tokens"],
-        min_why=(
-            f"least tokens, halved: of the sample {short_share:.0%} were too short"
-            if halved
-            else "least tokens of a passage"
+        passage_why=reasons.get(
+            "passage_tokens", "most tokens of a passage, as the model's own setting has it"
         ),
-        languages=(ENGLISH,) if other else (),
-        language_why=(
+        min_tokens=ingest["min_tokens"],
+        min_why=reasons.get("min_tokens", "least tokens of a passage"),
+        languages=(ENGLISH,) if other else tuple(ingest.get("languages", ())),
+        language_why=reasons.get(
+            "languages",
             "the generator writes English alone"
             if other
             else "all: it is English; else [en]"
             if english
-            else "all: a chat model writes the tasks (supervise.source prompted)"
+            else "all: a chat model writes the tasks (supervise.source prompted)",
+        ),
+        more=tuple(
+            (key, _as_yaml(ingest[key]), " ".join(why.split()))
+            for key, why in reasons.items()
+            if key not in ("passage_tokens", "min_tokens", "languages")
         ),
         max_passages=_FIRST_LOOK if limited else 0,
         passages_why=(
@@ -217,10 +219,13 @@ def _need_english(found: Survey) -> None:
     if found.share(ENGLISH) >= _LEAST_SHARE:
         return
     shown = ", ".join(f"{name} {count:,}" for name, count in islice(found.languages.items(), 5))
+    share = 100 * found.share(ENGLISH)
+    little = f"only {share:.0f} %" if share >= 1 else "less than 1 %"
+    told = f": {little} of its text is in English" if share else " has no text in English"
     raise PipelineError(
-        f"{found.corpus} has no text in English (passages: {shown}), the only language that the "
-        "generator writes: a chat model can write tasks in other languages (docs/matrix.md, "
-        "supervise.source prompted, with prompts of your own)"
+        f"{found.corpus}{told} (passages: {shown}), the only language that the generator writes: a "
+        "chat model can write tasks in other languages (docs/matrix.md, supervise.source prompted, "
+        "with prompts of your own)"
     )
 
 
@@ -268,6 +273,11 @@ def _render(template: str, values: Mapping[str, Any], **marks: Any) -> str:
         **marks,
     )
     return environment.get_template(template).render(values)
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value on one line of YAML, of the same type when it is read again."""
+    return _quote(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _quote(text: str) -> str:

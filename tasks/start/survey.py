@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, row_seed
+from tasks.core.files import read_json
 from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
 from tasks.core.setting_paths import NOTHING
 from tasks.ingest.cleaning import detect_language
-from tasks.ingest.discovery import CorpusFile, discover
+from tasks.ingest.discovery import discover
+from tasks.start.draw import draw, link
 from tasks.start.trial import ROOT, run_apart, write_params
 
-#: The sample: at most so many files, and so many bytes of them.
-FILES, BYTES = 200, 32 << 20
-#: Bytes to read of plain text. To cut 30 MB of it into 47,000 passages would take minutes.
-TEXT_BYTES = 8 << 20
-#: Formats of plain text, whose beginning can be read alone.
-_TEXTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md")
 #: Passages whose language is looked at.
 _LOOKED_AT = 500
+
+
+class NoPassages(PipelineError):
+    """No passage is kept of a corpus; the message is that of ingest."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,17 @@ class Survey:
     """What a sample of the corpus holds. Counts of passages are after ingest's own rules."""
 
     corpus: Path
+    #: All files, and their bytes.
     files: int
+    total: int
+    #: Bytes of the files that can be read, but for those that are left out.
     size: int
     sampled_files: int
     sampled_size: int
+    #: Whether all that can be read was read.
+    whole: bool
+    #: Files that would have taken too long to read. The figures do not count them.
+    left_out: int
     formats: dict[str, int]
     #: Reason -> files (documents of a table or an archive) that were not read.
     unread: dict[str, int]
@@ -55,11 +60,6 @@ class Survey:
     def share(self, language: str) -> float:
         """Return the share of the passages in a language, in 0-1."""
         return self.languages.get(language, 0) / max(sum(self.languages.values()), 1)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the sample is the whole corpus."""
-        return (self.sampled_files, self.sampled_size) == (self.files, self.size)
 
     @property
     def times(self) -> float:
@@ -82,27 +82,28 @@ def survey(
     """Read a seeded sample of ``corpus`` with the settings of ``values``; work in ``folder``.
 
     ``tell`` gets a line on what is read, before it is. Raises :class:`PipelineError` for a folder
-    that is not there, is empty, or has no text.
+    that is not there or is empty, and :class:`NoPassages` where no passage is kept.
     """
-    found = list(discover(corpus))
-    readable = [file for file in found if file.problem is None]
-    if not readable:
-        why = "; ".join(sorted({file.problem.reason for file in found if file.problem}))
+    ingest = values["ingest"]
+    follow_links = ingest.get("follow_links", _default("follow_links"))
+    listed = list(discover(corpus, follow_links))
+    files = [file for file in listed if file.problem is None]
+    if not files:
+        why = "; ".join(sorted({file.problem.reason for file in listed if file.problem}))
         raise PipelineError(
             f"{corpus} holds no file that can be read{f' ({why})' if why else ''}: put documents "
             "there (docs/corpus.md lists the formats), or name another folder"
         )
-    sizes = {file.name: Path(file.place).stat().st_size for file in readable}
-    chosen = _choose(readable, sizes, seed)
-    sampled = sum(min(sizes[file.name], _most(file)) for file in chosen)
+    drawn = draw(files, ingest.get("max_file_mb", _default("max_file_mb")) << 20, seed)
+    copied, shown = drawn.needs_copy(), drawn.shown()
     if tell:
-        tell(f"{corpus}: {len(chosen):,} files, {sampled / 2**20:.1f} MB ...")
-    whole = (len(chosen), sampled) == (len(readable), sum(sizes.values()))
-    place = corpus if whole else _link(chosen, sizes, folder / "sample")
+        count = len(drawn.chosen) + len(shown)
+        tell(f"{corpus}: {count:,} files, {drawn.sampled / 2**20:.1f} MB ...")
+    place = link(drawn, folder / "sample") if copied else corpus
     sample = {
         "ingest": {
             "corpus": str(place.absolute()),
-            "follow_links": values["ingest"].get("follow_links", False) or not whole,
+            "follow_links": follow_links or copied,
             "drop_evaluation_overlap": False,
         },
         "evaluate": {"items": NOTHING},
@@ -112,20 +113,26 @@ def survey(
     try:
         measured = run_apart("ingest", folder, {}, str(corpus))
     except PipelineError as error:
-        if not str(error).startswith("ingest: no readable document"):
-            raise
-        raise PipelineError(f"{error}; docs/corpus.md says what to do about each") from error
+        if str(error).startswith("ingest: no readable document"):
+            raise NoPassages(f"{error}; docs/corpus.md says what to do about each") from error
+        if str(error).startswith("ingest: no passage of "):
+            raise NoPassages(str(error)) from error
+        raise
     summary = read_json(folder / "ingest" / "summary.json")
     passages = read_table(folder / "ingest" / "passages.parquet")
     unread = Counter(summary["unread"])
-    if not whole:  # those of the listing alone: the sample has links to readable files only
-        unread.update(file.problem.reason for file in found if file.problem)
+    if copied:  # what the copy does not have
+        others = [*listed, *drawn.unreadable[len(shown) :]]
+        unread.update(file.problem.reason for file in others if file.problem)
     return Survey(
         corpus,
-        len(readable),
-        sum(sizes.values()),
-        len(chosen),
-        sampled,
+        len(files),
+        drawn.total,
+        drawn.size,
+        len(drawn.chosen),
+        drawn.sampled,
+        drawn.whole,
+        len(drawn.left_out),
         summary["formats"],
         dict(unread),
         summary["dropped"],
@@ -136,45 +143,8 @@ def survey(
     )
 
 
-def _choose(files: list[CorpusFile], sizes: dict[str, int], seed: int) -> list[CorpusFile]:
-    """Return the first files in a seeded order that are within the limits, one at least."""
-    order = sorted(files, key=lambda file: (row_seed(seed, "file", file.name), file.name))
-    chosen: list[CorpusFile] = []
-    size = text = 0
-    for file in order:
-        more = min(sizes[file.name], _most(file))
-        more_text = more if _is_text(file) else 0
-        fits = size + more <= BYTES and text + more_text <= TEXT_BYTES
-        if len(chosen) < FILES and (fits or not chosen):
-            chosen.append(file)
-            size, text = size + more, text + more_text
-    return chosen
-
-
-def _is_text(file: CorpusFile) -> bool:
-    return file.name.lower().endswith(_TEXTS)
-
-
-def _most(file: CorpusFile) -> int:
-    """Return how many bytes of a file are read: of plain text the beginning is enough."""
-    return TEXT_BYTES if _is_text(file) else sys.maxsize
-
-
-def _link(files: list[CorpusFile], sizes: dict[str, int], folder: Path) -> Path:
-    """Make a folder of links to the files, under their names; of a text that is too large its
-    beginning, up to the end of a line, or of a word where it is all one line.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    for file in files:
-        link = folder / PurePosixPath(file.name)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if sizes[file.name] > _most(file):
-            with Path(file.place).open("rb") as stream:
-                start = stream.read(_most(file))
-            link.write_bytes(start.rpartition(b"\n")[0] or start.rpartition(b" ")[0])
-        else:
-            link.symlink_to(Path(file.place).absolute())
-    return folder
+def _default(name: str) -> Any:
+    return Ingest.model_fields[name].default
 
 
 def _languages(passages: pa.Table) -> dict[str, int]:

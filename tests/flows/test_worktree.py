@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.runs import request, worktree
+from flows.runs.corpus_files import tell_items_read
 from flows.runs.worktree import Run
 from tasks.core.errors import PipelineError
 from tasks.core.yaml_file import read_yaml
@@ -109,3 +110,34 @@ def test_no_command_asks_for_a_run_with_a_name_of_ones_own(main: Path) -> None:
     assert request.plan(main, "warm", name="foo").command == ""
     for profile in (" warm", "warm,", "warm , "):
         assert request.plan(main, profile).name == "warm"
+
+
+@pytest.mark.parametrize(
+    ("items", "column", "refused"),
+    [
+        ("docs/items.csv", "", True),
+        ("docs/inner/items.jsonl", "premise", True),
+        ("docs/items.jsonl", "text", False),  # a table without the column is not read
+        ("docs/.items/items.csv", "", False),
+        ("items.csv", "", False),
+        ("link/items.csv", "", True),
+    ],
+)
+def test_items_that_would_be_read_as_documents_are_refused(
+    main: Path, items: str, column: str, refused: bool
+) -> None:
+    (main / "link").symlink_to("docs")
+    path = main / items
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        '{"id": "1", "premise": "It broke.", "hypothesis": "It did.", "label": "neutral"}\n'
+        if path.suffix == ".jsonl"
+        else "id,premise,hypothesis,label\n1,It broke.,It did.,neutral\n"
+    )
+    settings = [f"evaluate.items={items}", f"ingest.text_column={column}"]
+    run = request.plan(main, "warm", settings)
+    told = tell_items_read(main / items, main / "docs", run.params["ingest"])
+    assert ("would read the answers as documents: move it out" in told) == refused
+    if refused:
+        with pytest.raises(PipelineError, match=r"evaluate\.items: .* is in the corpus"):
+            worktree.prepare(run, print)

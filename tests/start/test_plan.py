@@ -148,6 +148,7 @@ def test_a_trial_gives_every_figure_with_two_ends(
         (["ingest.corpus=s3://bucket"], "make plan tries documents of this one"),
         (["ingest.corpus=nowhere"], "the corpus nowhere does not exist"),
         (["evaluate.items=gone.jsonl"], "gone.jsonl does not exist"),
+        (["evaluate.items=corpus/report-1.md"], "report-1.md is in the corpus"),
     ],
 )
 def test_what_cannot_be_forecast_is_one_line(

@@ -10,49 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts import start
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import read_layers
 from tasks.core.params import Params, parse_params
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
-
-_ENGLISH = (
-    "Pump {n} at the northern works was stopped on day {n} because its bearing ran hot. The crew "
-    "replaced the bearing within {n} hours, and the works manager wrote a report about the event "
-    "for the owner of the plant, who asked for a second inspection in the following week."
-)
-_GERMAN = (
-    "Die Pumpe {n} im nördlichen Werk wurde am Tag {n} angehalten, weil ihr Lager heiß lief. Die "
-    "Mannschaft ersetzte das Lager innerhalb von {n} Stunden, und der Leiter schrieb darüber einen "
-    "Bericht für den Eigentümer der Anlage, der eine zweite Prüfung in der nächsten Woche verlangte."
-)
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with parameters, one shipped profile and an English corpus, and nothing asked."""
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    (tmp_path / "profiles/big.yaml").write_text("ingest: {passage_tokens: 300}\n")
-    _write(tmp_path / "docs here", _ENGLISH, 6)
-    monkeypatch.setattr(start, "ROOT", tmp_path)
-    for name in ("EVALUATION", "MODEL", "TASK"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-def _write(folder: Path, text: str, count: int) -> None:
-    folder.mkdir(exist_ok=True)
-    for number in range(1, count + 1):
-        (folder / f"{text[:3]}{number}.txt").write_text(text.replace("{n}", str(number)))
-
-
-def _start(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> int:
-    for name, value in asked.items():
-        monkeypatch.setenv(name, str(value))
-    return start.main()
+from tests.start.conftest import ENGLISH as _ENGLISH
+from tests.start.conftest import GERMAN as _GERMAN
+from tests.start.conftest import begin as _start
+from tests.start.conftest import write_texts as _write
 
 
 def _params(desk: Path, name: str) -> Params:
@@ -180,7 +146,7 @@ def test_a_language_is_two_letters() -> None:
 def test_a_large_folder_is_sampled(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tasks.start.survey.FILES", 3)
+    monkeypatch.setattr("tasks.start.draw.FILES", 3)
     (desk / "docs here/.hidden").write_text("x")
     assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="large") == 0
     printed = capsys.readouterr().out
@@ -194,7 +160,7 @@ def test_of_one_large_table_the_beginning_is_read(
     rows = [json.dumps({"text": _ENGLISH.replace("{n}", str(n))}) + "\n" for n in range(1, 41)]
     table = desk / "all.jsonl"
     table.write_text("".join(rows))
-    monkeypatch.setattr("tasks.start.survey.TEXT_BYTES", table.stat().st_size // 4)
+    monkeypatch.setattr("tasks.start.draw.TEXT_BYTES", table.stat().st_size // 4)
     assert _start(monkeypatch, CORPUS=table, NAME="table") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert re.search(r"formats jsonl (9|10) ", printed) and "a sample of 1 looked at" in printed
@@ -206,7 +172,7 @@ def test_of_one_long_line_the_beginning_is_read(
 ) -> None:
     text = " ".join(_ENGLISH.replace("{n}", str(n)) for n in range(1, 41))
     (desk / "line.txt").write_text(text)
-    monkeypatch.setattr("tasks.start.survey.TEXT_BYTES", len(text) // 4)
+    monkeypatch.setattr("tasks.start.draw.TEXT_BYTES", len(text) // 4)
     assert _start(monkeypatch, CORPUS=desk / "line.txt", NAME="line") == 0
     assert "a sample of 1 looked at" in capsys.readouterr().out
 
@@ -219,7 +185,7 @@ def test_of_large_texts_the_beginnings_are_read(
     (desk / "texts").mkdir()
     for name in ("a", "b"):
         (desk / f"texts/{name}.txt").write_text(text.replace("Pump", f"Pump {name}"))
-    monkeypatch.setattr("tasks.start.survey.TEXT_BYTES", len(text) // 4)
+    monkeypatch.setattr("tasks.start.draw.TEXT_BYTES", len(text) // 4)
     assert _start(monkeypatch, CORPUS=desk / "texts", NAME="texts") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "2 files, 0.0 MB, a sample of 1 looked at" in said and "formats text 1" in said
@@ -251,6 +217,13 @@ def _items(text: str) -> Any:
     return write
 
 
+def _in_corpus(desk: Path) -> dict[str, Any]:
+    items = desk / "docs here/items.csv"
+    items.write_text("id,premise,hypothesis,label\n1,It broke.,It did.,entailment\n")
+    (desk / "items").symlink_to("docs here")
+    return {"EVALUATION": desk / "items/items.csv"}
+
+
 def _in_data(desk: Path) -> dict[str, Any]:
     (desk / "data/mine").mkdir(parents=True)
     return {"CORPUS": desk / "data/mine"}
@@ -272,6 +245,12 @@ def _in_data(desk: Path) -> dict[str, Any]:
         (lambda _: {"NAME": "a,b"}, "cannot name a run"),
         (lambda _: {"NAME": "$(touch x)"}, "cannot name a run"),
         (lambda _: {"MODEL": "bog"}, "unknown profile 'bog' (did you mean 'big'?)"),
+        (lambda _: {"SET": "generate.samples=2"}, "make start takes settings of ingest alone"),
+        (lambda _: {"SET": "ingest.corpus=here"}, "name the corpus with CORPUS=folder"),
+        (lambda _: {"SET": "ingest.text_colum=a"}, "did you mean 'text_column'?"),
+        (lambda _: {"SET": "ingest.min_tokens=few"}, "must be a whole number"),
+        (_in_corpus, "items.csv is in the corpus"),
+        (lambda desk: {"EVALUATION": desk / "docs here"}, "is in the corpus"),
         (lambda _: {"TASK": "exq"}, "unknown task type 'exq' (did you mean 'exqa'?"),
         (lambda _: {"TASK": "wsd"}, "write those of other types by hand"),
         (lambda _: {"EVALUATION": "no.jsonl"}, "no.jsonl does not exist"),

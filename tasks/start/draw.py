@@ -1,0 +1,207 @@
+"""Chooses the files of a corpus that a survey reads: a seeded sample of those that can be read."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import nlargest
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+
+from tasks.core.files import row_seed
+from tasks.ingest.discovery import CorpusFile
+from tasks.ingest.readers.decoding import detect
+from tasks.ingest.readers.detect import STREAMED, SUFFIXES, check_size, reader_name
+from tasks.ingest.readers.document import Unreadable, explain
+
+#: The sample: at most so many files, and so many bytes of them.
+FILES, BYTES = 200, 32 << 20
+#: Bytes to read of plain text. To cut 30 MB of it into 47,000 passages would take minutes.
+TEXT_BYTES = 8 << 20
+#: One file may be larger than the sample, where most of the corpus is in such files.
+_ONE_FILE = 4 * BYTES
+#: Bytes of a file from which its reader is chosen.
+_HEAD = 4096
+#: Files that are opened before any is chosen: the largest, and some of each suffix without a
+#: reader, of all suffixes together at most so many. To open 100,000 would take minutes.
+_LARGEST, _OF_A_SUFFIX, _OPENED = 200, 20, 2000
+_TEXTS = ("text", "markdown")
+#: Suffixes of plain text, whose beginning can be read alone.
+_TEXT_SUFFIXES = (
+    *(".jsonl", ".ndjson", ".csv", ".tsv", ".tab"),
+    *(suffix for suffix, name in SUFFIXES.items() if name in _TEXTS),
+)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The files that are read, and those that are not. Sizes are in bytes."""
+
+    chosen: tuple[CorpusFile, ...]
+    #: Name -> bytes of a chosen file that are read: of a large text its beginning.
+    read: dict[str, int]
+    #: Files that no reader takes, each with its problem.
+    unreadable: tuple[CorpusFile, ...]
+    #: Files that would take too long, and that the sizes leave out.
+    left_out: tuple[CorpusFile, ...]
+    #: Of the files that can be read.
+    size: int
+    #: Of all files.
+    total: int
+    #: Whether all of the corpus is read.
+    whole: bool
+
+    @property
+    def sampled(self) -> int:
+        """Bytes that are read."""
+        return sum(self.read.values())
+
+    def needs_copy(self) -> bool:
+        """Whether the files have to be read from a folder of links to them."""
+        return (
+            not self.whole or len(self.unreadable) > FILES or self.total - self.sampled > TEXT_BYTES
+        )
+
+    def shown(self) -> tuple[CorpusFile, ...]:
+        """Return the unreadable files that are read all the same, so that the report has them."""
+        return self.unreadable[:FILES] if self.needs_copy() else self.unreadable
+
+
+def draw(files: list[CorpusFile], most: int, seed: int) -> Draw:
+    """Choose the first files in a seeded order that are within the limits, one at least if one can
+    be read. ``most``: bytes of the largest file that ingest reads.
+    """
+    sizes = {file.name: Path(file.place).stat().st_size for file in files}
+    order = sorted(files, key=lambda file: (row_seed(seed, "file", file.name), file.name))
+    kinds = _look_at(order, sizes, most)
+    unreadable = tuple(
+        CorpusFile(file.name, file.place, kind)
+        for file in order
+        if isinstance(kind := kinds.get(file.name), Unreadable)
+    )
+    good = [file for file in order if not isinstance(kinds.get(file.name), Unreadable)]
+    limits = {
+        file.name: TEXT_BYTES
+        for file in good
+        if file.name.lower().endswith(_TEXT_SUFFIXES) or kinds.get(file.name) in _TEXTS
+    }
+    reads = {file.name: min(sizes[file.name], limits.get(file.name, sys.maxsize)) for file in good}
+    chosen, left_out = _choose(good, sizes, reads, limits.keys())
+    names = {file.name for file in left_out}
+    size = sum(sizes[file.name] for file in good if file.name not in names)
+    read = {file.name: reads[file.name] for file in chosen}
+    whole = len(chosen) == len(good) and sum(read.values()) == size
+    total = sum(sizes.values())
+    return Draw(tuple(chosen), read, unreadable, tuple(left_out), size, total, whole)
+
+
+def _choose(
+    order: list[CorpusFile],
+    sizes: Mapping[str, int],
+    reads: Mapping[str, int],
+    texts: Collection[str],
+) -> tuple[list[CorpusFile], list[CorpusFile]]:
+    """Return the files to read, and those to leave out of the sizes, as no part of them is read.
+
+    ``reads`` has the bytes to read of each, ``texts`` the names of plain text.
+    """
+    chosen: list[CorpusFile] = []
+    size = text = 0
+    for file in order:
+        more = reads[file.name]
+        more_text = more if file.name in texts else 0
+        if len(chosen) < FILES and size + more <= BYTES and text + more_text <= TEXT_BYTES:
+            chosen.append(file)
+            size, text = size + more, text + more_text
+    large = [file for file in order if reads[file.name] > BYTES]
+    # A few tiny texts say nothing about a large PDF beside them.
+    weight = sum(sizes[file.name] for file in large)
+    if not large or (chosen and 2 * weight <= sum(sizes[file.name] for file in order)):
+        return chosen, []
+    smallest = min(large, key=lambda file: (reads[file.name], file.name))
+    if chosen and reads[smallest.name] > _ONE_FILE:
+        return chosen, large
+    return [*chosen, smallest], []
+
+
+def link(drawn: Draw, folder: Path) -> Path:
+    """Make a folder of links to the files, under their names; of a text that is too large its
+    beginning, up to the end of a line, or of a word where it is all one line. Of an unreadable
+    file the beginning is enough to say why.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    for file in chain(drawn.chosen, drawn.shown()):
+        place, copy = Path(file.place), folder / PurePosixPath(file.name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        size = place.stat().st_size
+        most = _HEAD if file.problem else drawn.read[file.name]
+        if size <= most or (file.problem and file.problem.reason in ("too_large", "unreadable")):
+            copy.symlink_to(place.absolute())
+            continue
+        with place.open("rb") as stream:
+            start = stream.read(most)
+        if not file.problem:
+            start = start.rpartition(b"\n")[0] or start.rpartition(b" ")[0]
+        copy.write_bytes(start)
+    return folder
+
+
+def _look_at(
+    order: list[CorpusFile], sizes: dict[str, int], most: int
+) -> dict[str, str | Unreadable]:
+    """Return name -> reader, or problem, of the files that weigh most, and of those without a
+    suffix that a reader has. Where some of a suffix were opened and none can be read, none can.
+    """
+    known: dict[str, str | Unreadable] = {
+        file.name: Unreadable("empty", "zero bytes") for file in order if not sizes[file.name]
+    }
+    heavy = {file.name for file in nlargest(_LARGEST, order, key=lambda file: sizes[file.name])}
+    others: dict[str, list[CorpusFile]] = {}
+    for file in order:
+        if file.name in known:
+            continue
+        if file.name in heavy or sizes[file.name] > most:
+            known[file.name] = _find_kind(file, sizes[file.name], most)
+        suffix = PurePosixPath(file.name).suffix.lower()
+        if suffix not in SUFFIXES:
+            others.setdefault(suffix, []).append(file)
+    left = _OPENED
+    for alike in others.values():
+        some = alike[: min(_OF_A_SUFFIX, left)]
+        left -= len(some)
+        known.update(_find_kinds(some, known, sizes, most))
+        problems = [kind for file in some if isinstance(kind := known[file.name], Unreadable)]
+        if some and len(problems) == len(some):
+            known.update((file.name, problems[0]) for file in islice(alike, len(some), None))
+    return known
+
+
+def _find_kinds(
+    files: Iterable[CorpusFile],
+    known: dict[str, str | Unreadable],
+    sizes: dict[str, int],
+    most: int,
+) -> Iterator[tuple[str, str | Unreadable]]:
+    for file in files:
+        if file.name not in known:
+            yield file.name, _find_kind(file, sizes[file.name], most)
+
+
+def _find_kind(file: CorpusFile, size: int, most: int) -> str | Unreadable:
+    """Return the name of a file's reader, or why it is not read, from its first bytes."""
+    path = Path(file.place)
+    try:
+        check_size(path, most)
+        name = reader_name(path)
+        if name in STREAMED and path.suffix.lower() == ".json" and size > most:
+            raise Unreadable("too_large", f"{size >> 20} MiB of JSON, the most is {most >> 20}")
+        if name in _TEXTS:
+            with path.open("rb") as stream:
+                head = stream.read(_HEAD)
+            if b"\0" in head:
+                detect(head)
+    except (Unreadable, OSError) as problem:
+        return explain(problem)
+    return name

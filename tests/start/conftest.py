@@ -1,0 +1,50 @@
+"""A checkout for ``make start``, and texts for a corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import start
+from tests.conftest import ROOT
+
+ENGLISH = (
+    "Pump {n} at the northern works was stopped on day {n} because its bearing ran hot. The crew "
+    "replaced the bearing within {n} hours, and the works manager wrote a report about the event "
+    "for the owner of the plant, who asked for a second inspection in the following week."
+)
+GERMAN = (
+    "Die Pumpe {n} im nördlichen Werk wurde am Tag {n} angehalten, weil ihr Lager heiß lief. Die "
+    "Mannschaft ersetzte das Lager innerhalb von {n} Stunden, und der Leiter schrieb darüber einen "
+    "Bericht für den Eigentümer der Anlage, der eine zweite Prüfung in der nächsten Woche verlangte."
+)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with parameters, one shipped profile and an English corpus, and nothing asked."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "profiles/big.yaml").write_text("ingest: {passage_tokens: 300}\n")
+    write_texts(tmp_path / "docs here", ENGLISH, 6)
+    monkeypatch.setattr(start, "ROOT", tmp_path)
+    for name in ("EVALUATION", "MODEL", "SET", "TASK"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def write_texts(folder: Path, text: str, count: int) -> None:
+    """Write so many files of a text, ``{n}`` in it as their number."""
+    folder.mkdir(exist_ok=True)
+    for number in range(1, count + 1):
+        (folder / f"{text[:3]}{number}.txt").write_text(text.replace("{n}", str(number)))
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> int:
+    """Run ``make start`` with values of the environment."""
+    for name, value in asked.items():
+        monkeypatch.setenv(name, str(value))
+    return start.main()
