@@ -28,7 +28,7 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProbeResult:
     """Accuracy (0-1) of the probe and of the commonest label; the most telling n-grams."""
 
     accuracy: float
@@ -50,7 +50,7 @@ class Verdict:
         return self.excess <= most_excess + (error if self.rows < 1000 else 0.0)
 
 
-def probe(rows: Sequence[Probed], seed: int) -> Verdict | None:
+def probe(rows: Sequence[Probed], seed: int) -> ProbeResult | None:
     """Return how well logistic regression on n-grams tells the labels, cross-validated; None for
     few rows.
 
@@ -83,7 +83,7 @@ def probe(rows: Sequence[Probed], seed: int) -> Verdict | None:
         model.fit(texts, labels)
     except ValueError:  # fewer than three rows share any word
         return None
-    return Verdict(
+    return ProbeResult(
         float(np.mean(predicted == labels)),
         max(Counter(labels).values()) / len(drawn),
         len(drawn),

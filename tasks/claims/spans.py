@@ -48,7 +48,7 @@ _MOST_SUBJECT, _MOST_REST = 9, 18
 
 
 @dataclass(frozen=True)
-class Asked:
+class SpanQuestion:
     """A question about a passage, its answer (a span of it), and which part was asked for."""
 
     question: str
@@ -56,11 +56,11 @@ class Asked:
     kind: str
 
 
-def ask_spans(premise: Premise, most: int, seed: int, patterns: Patterns) -> list[Asked]:
+def ask_spans(premise: Premise, most: int, seed: int, patterns: Patterns) -> list[SpanQuestion]:
     """Return at most ``most`` questions about a passage, of different sentences and kinds where
     there are any, drawn by the seed and the passage.
     """
-    found: list[tuple[str, Asked]] = []
+    found: list[tuple[str, SpanQuestion]] = []
     for sentence, statement in statements(premise.text, patterns, hedged=True):
         found += [
             (sentence, asked)
@@ -69,7 +69,7 @@ def ask_spans(premise: Premise, most: int, seed: int, patterns: Patterns) -> lis
         ]
     chance = random.Random(row_seed(seed, "spans", premise.passage_id))
     chance.shuffle(found)
-    chosen: list[tuple[str, Asked]] = []
+    chosen: list[tuple[str, SpanQuestion]] = []
     while found and len(chosen) < most:
         used = [sentence for sentence, _ in chosen], [asked.kind for _, asked in chosen]
         best = min(found, key=lambda each: (used[0].count(each[0]), used[1].count(each[1].kind)))
@@ -106,7 +106,7 @@ def construct_spans(
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["row_id"]), schema=INSTRUCTIONS)
 
 
-def questions_of(statement: str, passage: str, patterns: Patterns) -> list[Asked]:
+def questions_of(statement: str, passage: str, patterns: Patterns) -> list[SpanQuestion]:
     """Return the questions that one statement (of :func:`statements`) answers."""
     verb = finite_verb(statement, patterns)
     if verb is None or main_clause(statement, patterns) or patterns.negation.search(statement):
@@ -125,7 +125,9 @@ def questions_of(statement: str, passage: str, patterns: Patterns) -> list[Asked
     return found
 
 
-def _of_subject(subject: str, rest: str, spans: Sequence[Span], patterns: Patterns) -> list[Asked]:
+def _of_subject(
+    subject: str, rest: str, spans: Sequence[Span], patterns: Patterns
+) -> list[SpanQuestion]:
     """Ask for the subject, or for the number that it begins with."""
     words = subject.split()
     if not words or len(words) > _MOST_SUBJECT:
@@ -134,25 +136,27 @@ def _of_subject(subject: str, rest: str, spans: Sequence[Span], patterns: Patter
     number = re.match(r"(?P<number>[\d.,]+|[A-Za-z-]+) (?P<noun>[a-z].*)", counted)
     values = {span.number for span in spans if span.kind == "quantity"} | {*patterns.number_words}
     if number and number["number"].lower() in values:
-        return [Asked(f"How many {number['noun']} {rest}?", number["number"], "count")]
+        return [SpanQuestion(f"How many {number['noun']} {rest}?", number["number"], "count")]
     if re.search(r"\d", subject) or rest.split(maxsplit=1)[0] in ("are", "were", "have"):
         return []
     if words[0].lower() in ("the", "a", "an"):
         plain = any(word[0].islower() for word in words[1:])
-        return [Asked(f"What {rest}?", subject, "subject")] if plain else []
+        return [SpanQuestion(f"What {rest}?", subject, "subject")] if plain else []
     capitals = sum(word[0].isupper() for word in words)
     if capitals == len(words) and capitals >= 2:
-        return [Asked(f"Who {rest}?", subject, "name")]
+        return [SpanQuestion(f"Who {rest}?", subject, "name")]
     return []
 
 
-def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> list[Asked]:
+def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> list[SpanQuestion]:
     """Ask for a value, a number, a date or a name behind the verb."""
     before, after = statement[: span.start], statement[span.end :]
     equal = re.fullmatch(r"(?P<subject>The .+|An? .+) (?P<be>is|was) ", before)
     if equal and span.kind in ("quantity", "money", "percent"):
         subject = equal["subject"][0].lower() + equal["subject"][1:]
-        return [Asked(f"What {equal['be']} {subject}{after.rstrip('. ')}?", span.text, "value")]
+        return [
+            SpanQuestion(f"What {equal['be']} {subject}{after.rstrip('. ')}?", span.text, "value")
+        ]
     holed = f"{before}{_HOLE}{after}"
     inverted = yes_no_question(holed, passage, patterns)
     if inverted is None:
@@ -162,21 +166,21 @@ def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> li
         return _when(inner, span, statement)
     if span.kind == "name" and f"by {_HOLE}" in inner:
         asked = inner.replace(f" {_HOLE}", "", 1)
-        return [Asked(f"Who {asked}", span.text, "name")]
+        return [SpanQuestion(f"Who {asked}", span.text, "name")]
     if span.kind != "quantity" or not span.number:
         return []
     return _how_many(inner, span, patterns)
 
 
-def _when(inner: str, span: Span, statement: str) -> list[Asked]:
+def _when(inner: str, span: Span, statement: str) -> list[SpanQuestion]:
     match = re.search(rf" (?:on|in) {_HOLE}(?P<year> \d{{4}})?(?=[ ?])", inner)
     if not match or (span.kind == "month" and match["year"]):
         return []
     asked = inner[: match.start()] + inner[match.end() :]
-    return [Asked(f"When {asked}", span.text + (match["year"] or ""), "date")]
+    return [SpanQuestion(f"When {asked}", span.text + (match["year"] or ""), "date")]
 
 
-def _how_many(inner: str, span: Span, patterns: Patterns) -> list[Asked]:
+def _how_many(inner: str, span: Span, patterns: Patterns) -> list[SpanQuestion]:
     measure = span.unit in patterns.words("units")
     answer = span.text if measure else span.number
     things = f"how many {span.unit}"
@@ -188,8 +192,10 @@ def _how_many(inner: str, span: Span, patterns: Patterns) -> list[Asked]:
     if before in _PREPOSITIONS.split("|"):
         if match["after"] == " " and whole[1].startswith(" of"):
             return []
-        return [Asked(f"{before.capitalize()} {things} {''.join(whole)}", answer, "quantity")]
+        return [
+            SpanQuestion(f"{before.capitalize()} {things} {''.join(whole)}", answer, "quantity")
+        ]
     if before not in _NOT_BEFORE and before.isalpha():
         kept = inner[: match.end("before")], inner[match.end() :]
-        return [Asked(f"How many {span.unit} {''.join(kept)}", answer, "quantity")]
+        return [SpanQuestion(f"How many {span.unit} {''.join(kept)}", answer, "quantity")]
     return []

@@ -32,7 +32,7 @@ from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
 from tasks.lm.pins import arithmetic
 from tasks.verify.cross_fit import half_of
 from tasks.verify.judging import nearest_span
-from tasks.verify.reader import Asked, Kind, Reader, ShardReader, bound_prompts
+from tasks.verify.reader import Kind, Reader, ReaderQuestion, ShardReader, bound_prompts
 from tasks.verify.rivals import find_unsure
 from tasks.verify.shards import do_shards
 
@@ -94,10 +94,10 @@ class Row:
         """Whether this row tests the reader."""
         return bool(self.source)
 
-    def asked(self) -> Asked:
+    def asked(self) -> ReaderQuestion:
         """Return what the reader sees."""
         ranked = self.choices if self.kind == "labels" else ()
-        return Asked(self.values["row_id"], self.values["instruction"], ranked)
+        return ReaderQuestion(self.values["row_id"], self.values["instruction"], ranked)
 
 
 #: A row and what the reader says of it (a row of reader.ANSWERED).

@@ -45,7 +45,7 @@ _BATCH_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReaderQuestion:
     """What the reader sees of a row; ``choices`` are the labels to rank, empty for answers."""
 
     row_id: str
@@ -119,7 +119,11 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
 
 
 def answer_shard(
-    reader: Reader, kind: Kind, opened: Any, prompter: Prompter | None, shard: Sequence[Asked]
+    reader: Reader,
+    kind: Kind,
+    opened: Any,
+    prompter: Prompter | None,
+    shard: Sequence[ReaderQuestion],
 ) -> pa.Table:
     """Return what the reader says of one shard: :data:`ANSWERED`, in the shard's order.
 
@@ -150,7 +154,7 @@ class ShardReader:
         self._reader, self._kind, self._prompter = reader, kind, reader.prompter()
         self._opened = open_reader(reader, kind, longest)
 
-    def __call__(self, shard: Sequence[Asked]) -> pa.Table:
+    def __call__(self, shard: Sequence[ReaderQuestion]) -> pa.Table:
         """Return what the reader says of a shard."""
         return answer_shard(self._reader, self._kind, self._opened, self._prompter, shard)
 
@@ -159,7 +163,7 @@ class ShardReader:
         free(self._opened)
 
 
-def bound_prompts(reader: Reader, asked: Iterable[Asked]) -> int:
+def bound_prompts(reader: Reader, asked: Iterable[ReaderQuestion]) -> int:
     """Return a number of tokens that no prompt of these rows exceeds; 0 behind an address.
 
     A text has no more tokens than bytes, so the prompts of most rows are not made into tokens here:
@@ -186,7 +190,7 @@ def bound_prompts(reader: Reader, asked: Iterable[Asked]) -> int:
     return longest
 
 
-def _rank(model: Any, prompter: Prompter, shard: Sequence[Asked]) -> pa.Table:
+def _rank(model: Any, prompter: Prompter, shard: Sequence[ReaderQuestion]) -> pa.Table:
     scores = rank(
         model,
         [prompter.prompt(row.instruction) for row in shard],

@@ -14,10 +14,10 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.params import Params
 from tasks.lm.prompts import Prompter
-from tasks.verify.reader import Asked, Reader, bound_prompts
+from tasks.verify.reader import Reader, ReaderQuestion, bound_prompts
 
 _TEXTS = ("x" * 90, "\u2603\U0001f600" * 20, "Why did the pump fail at noon? " * 5, "Why?")
-_ROWS = [Asked(f"row-{number}", text) for number, text in enumerate(_TEXTS)]
+_ROWS = [ReaderQuestion(f"row-{number}", text) for number, text in enumerate(_TEXTS)]
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_only_what_may_not_fit_is_made_into_tokens(
         return prompt(self, instruction, max_tokens)
 
     monkeypatch.setattr(Prompter, "prompt", spy)
-    rows = [Asked(f"row-{number}", f"Why did P-{number} fail?") for number in range(1000)]
+    rows = [ReaderQuestion(f"row-{number}", f"Why did P-{number} fail?") for number in range(1000)]
     assert bound_prompts(reader, rows) < 200 and len(made) == 1, "the form's marks alone"
     made.clear()
     long = "the pump failed at noon " * 60
-    assert len(long) > 1024 > bound_prompts(reader, [*rows, Asked("long", long)])
+    assert len(long) > 1024 > bound_prompts(reader, [*rows, ReaderQuestion("long", long)])
     assert made[1:] == [long]

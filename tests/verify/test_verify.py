@@ -261,7 +261,7 @@ def test_a_full_stop_behind_a_label_makes_it_no_other_label() -> None:
     assert (test.right, test.chance) == (COUNT, 0.5)
 
 
-def _ranked(shard: Sequence[reader.Asked], right: dict[str, str]) -> pa.Table:
+def _ranked(shard: Sequence[reader.ReaderQuestion], right: dict[str, str]) -> pa.Table:
     """Give the right label of a known instruction, else the first choice, nearly all weight."""
     rows = [
         {
