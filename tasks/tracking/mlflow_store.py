@@ -17,6 +17,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.process import is_alive, process_mark
 from tasks.core.secrets import first_line, hide
 from tasks.core.stage import is_disk_full
+from tasks.tracking.moved_store import follow_move
 
 #: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
 #: one began.
@@ -50,6 +51,8 @@ def connect() -> Any:
     try:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
+        if database := _own_database():
+            follow_move(database, _artifacts_of(database))
     except Exception as error:
         raise PipelineError(
             f"the MLflow store {shown_uri()} does not answer ({first_line(error)}): "
@@ -58,13 +61,33 @@ def connect() -> Any:
     return client
 
 
+def _own_database() -> Path | None:
+    """Return the SQLite file of the store if it is ``mlflow.db`` of this checkout, or of the main
+    checkout where this is the worktree of a run; else None.
+    """
+    path, here = _database(), Path.cwd()
+    homes = (here, here.parents[1]) if here.parent.name == ".runs" else (here,)
+    own = path and path.name == "mlflow.db" and path.resolve().parent in homes
+    return path if own else None
+
+
+def _database() -> Path | None:
+    """Return the SQLite file of the store; None where it is another kind of store."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def _artifacts_of(database: Path) -> Path:
+    """Return the folder of the artifacts of a SQLite store."""
+    return database.parent / "mlartifacts"
+
+
 def create_private_store() -> None:
     """Make the SQLite file of the store, empty and for its owner's eyes only, unless it exists.
 
     SQLite gives the files that it writes beside it the same mode.
     """
-    if tracking_uri().startswith(_SQLITE):
-        path = tracking_uri().removeprefix(_SQLITE)
+    if path := _database():
         with contextlib.suppress(OSError):  # it is there, or cannot be: MLflow says what is wrong
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
@@ -135,9 +158,8 @@ def experiment_id(client: Any, name: str) -> str:
     entry = client.get_experiment_by_name(name)
     if entry is not None:
         return str(entry.experiment_id)
-    uri, location = tracking_uri(), None
-    if uri.startswith(_SQLITE):
-        location = (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlartifacts").as_uri()
+    database = _database()
+    location = _artifacts_of(database).as_uri() if database else None
     # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return str(client.create_experiment(name, artifact_location=location, tags=tags))

@@ -1,0 +1,145 @@
+"""The MLflow store itself: moved, copied, of an earlier MLflow, in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.tracking.fetch_model import fetch_artifact
+from tasks.tracking.mlflow_store import connect
+from tasks.tracking.registry import Ledger
+
+
+@pytest.fixture
+def checkout(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, the present one, with a store of its own in which version 1 of ``m`` is there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "a b"  # a blank: the store holds addresses, not paths
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    _register()
+    from mlflow.tracking._tracking_service import utils
+
+    # Another process comes after the move: what MLflow has noted in this one is gone.
+    utils._artifact_repos_cache.clear()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    return folder
+
+
+def connect_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a client of the store of a folder, which is the present one then."""
+    monkeypatch.chdir(folder)
+    return connect()
+
+
+def _register() -> Ledger:
+    """Register a version of ``m`` as the stage does: files of the run, a model, a version."""
+    ledger = Ledger.open("toy", "register-0", "training-0", "run 0")
+    Path("provenance.json").write_text('{"base": "toy"}')
+    Path("adapter_config.json").write_text("{}")
+    ledger.files([Path("provenance.json")])
+    experiment = ledger.experiment_id
+    model = ledger.client.create_logged_model(experiment, "adapter", ledger.run_id)
+    ledger.client.log_model_artifact(model.model_id, "adapter_config.json", "peft")
+    ledger.client.finalize_logged_model(model.model_id, "READY")
+    ledger.client.create_registered_model("m")
+    ledger.version("m", model.model_uri)
+    ledger.finish()
+    return ledger
+
+
+def _addresses(database: Path) -> list[str]:
+    """Return every address of a file that a store holds, but that of MLflow's own experiment."""
+    with sqlite3.connect(database) as store:
+        return [
+            address
+            for table, column in (
+                ("experiments where name != 'Default'", "artifact_location"),
+                ("runs", "artifact_uri"),
+                ("logged_models", "artifact_location"),
+                ("model_versions", "storage_location"),
+            )
+            for (address,) in store.execute(f"select {column} from {table}")
+        ]
+
+
+def test_a_checkout_that_was_moved_has_its_models_and_writes_where_it_is(
+    checkout: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    moved = tmp_path / "moved"
+    checkout.rename(moved)
+    monkeypatch.chdir(moved)
+    with caplog.at_level(logging.INFO):
+        found = fetch_artifact("m", "1", "provenance.json", tmp_path)
+        connect()
+    assert found is not None and found.read_text() == '{"base": "toy"}'
+    assert [line for line in caplog.messages if "moved" in line] == [
+        f"the MLflow store was moved: 4 of its addresses begin with {moved / 'mlartifacts'} now, "
+        f"no longer with {checkout / 'mlartifacts'}"
+    ]
+    import mlflow
+
+    fetched = mlflow.artifacts.download_artifacts("models:/m/1", dst_path=str(tmp_path / "model"))
+    assert (Path(fetched) / "peft" / "adapter_config.json").is_file()
+    second = Ledger.open("toy", "register-1", "training-1", "run 1")
+    second.files([Path("provenance.json")])
+    assert not checkout.exists(), "nothing is written to the old place"
+    here = (moved / "mlartifacts").as_uri()
+    assert all(address.startswith(here) for address in _addresses(moved / "mlflow.db"))
+
+
+def test_a_copied_checkout_takes_its_own_files_and_those_that_the_first_alone_has(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkout, copy)
+    models = copy / "mlartifacts" / "models"
+    shutil.rmtree(models)
+    before = _addresses(checkout / "mlflow.db")
+    connect_at(copy, monkeypatch)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    first, second = checkout.as_uri(), copy.as_uri()
+    assert _addresses(copy / "mlflow.db") == [
+        address if "/models/" in address else address.replace(first, second) for address in before
+    ]
+    connect_at(checkout, monkeypatch)
+    assert _addresses(checkout / "mlflow.db") == before
+
+
+@pytest.mark.parametrize("what", ["alone", "of another checkout", "of another name"])
+def test_a_store_that_is_not_a_moved_one_of_this_checkout_stays_as_it_is(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Its file was copied without the artifacts, or the variable names it."""
+    other = tmp_path / "other"
+    name = "team.db" if what == "of another name" else "mlflow.db"
+    other.mkdir()
+    shutil.copy(checkout / "mlflow.db", other / name)
+    if what != "alone":
+        shutil.copytree(checkout / "mlartifacts", other / "mlartifacts")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other / name}")
+    before = _addresses(other / name)
+    connect_at(checkout if what == "of another checkout" else other, monkeypatch)
+    assert _addresses(other / name) == before
+
+
+def test_a_runs_worktree_mends_the_store_of_its_main_checkout(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "moved"
+    checkout.rename(moved)
+    worktree = moved / ".runs" / "mine"
+    worktree.mkdir(parents=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved / 'mlflow.db'}")
+    connect_at(worktree, monkeypatch)
+    here = (moved / "mlartifacts").as_uri()
+    assert all(address.startswith(here) for address in _addresses(moved / "mlflow.db"))
