@@ -30,9 +30,16 @@ _MOST_PARAMS = 100
 _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
 
 
-def tracking_uri() -> str:
-    """Return the address of the MLflow store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path('mlflow.db').absolute()}"
+def tracking_uri(folder: Path = Path()) -> str:
+    """Return the address of the MLflow store of a process whose folder is ``folder``."""
+    own = (folder / "mlflow.db").absolute()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{own}"
+
+
+def sqlite_file(folder: Path = Path()) -> Path | None:
+    """Return the file of that store; None where it is of another kind."""
+    uri = tracking_uri(folder)
+    return (folder / uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
 def shown_uri() -> str:
@@ -65,16 +72,10 @@ def _own_database() -> Path | None:
     """Return the SQLite file of the store if it is ``mlflow.db`` of this checkout, or of the main
     checkout where this is the worktree of a run; else None.
     """
-    path, here = _database(), Path.cwd()
+    path, here = sqlite_file(), Path.cwd()
     homes = (here, here.parents[1]) if here.parent.name == ".runs" else (here,)
     own = path and path.name == "mlflow.db" and path.resolve().parent in homes
     return path if own else None
-
-
-def _database() -> Path | None:
-    """Return the SQLite file of the store; None where it is another kind of store."""
-    uri = tracking_uri()
-    return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
 def _artifacts_of(database: Path) -> Path:
@@ -87,7 +88,7 @@ def create_private_store() -> None:
 
     SQLite gives the files that it writes beside it the same mode.
     """
-    if path := _database():
+    if path := sqlite_file():
         with contextlib.suppress(OSError):  # it is there, or cannot be: MLflow says what is wrong
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
@@ -158,7 +159,7 @@ def experiment_id(client: Any, name: str) -> str:
     entry = client.get_experiment_by_name(name)
     if entry is not None:
         return str(entry.experiment_id)
-    database = _database()
+    database = sqlite_file()
     location = _artifacts_of(database).as_uri() if database else None
     # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
     tags = {"mlflow.experimentKind": "custom_model_development"}
