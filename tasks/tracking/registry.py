@@ -234,6 +234,10 @@ class Ledger:
         with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what our own line says
             return mlflow.register_model(model_uri, model_name)
 
+    def has_version(self) -> bool:
+        """Tell whether a version of this run's model is registered."""
+        return bool(self.client.search_model_versions(f"run_id = '{self.run_id}'", max_results=1))
+
     def champion(self, model_name: str) -> Any | None:
         """Return the version that holds the alias ``champion``, or None."""
         from mlflow.exceptions import MlflowException

@@ -6,13 +6,18 @@ import logging
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tasks.core.params import load_params
+from tasks.register.run_record import keep_commit, logged_params
+from tasks.register.stage import _open_ledger
 from tasks.tracking.fetch_model import fetch_artifact
 from tasks.tracking.mlflow_store import connect
 from tasks.tracking.registry import Ledger
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -143,3 +148,37 @@ def test_a_runs_worktree_mends_the_store_of_its_main_checkout(
     connect_at(worktree, monkeypatch)
     here = (moved / "mlartifacts").as_uri()
     assert all(address.startswith(here) for address in _addresses(moved / "mlflow.db"))
+
+
+def test_other_settings_with_the_same_adapter_and_scores_are_a_run_of_their_own(
+    checkout: Path, tmp_path: Path
+) -> None:
+    """What a run may cost is none of its settings; the same again continues its run."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"adapter")
+    first = load_params(ROOT / "params.yaml")
+    generate = first.generate.model_copy(update={"seed": first.generate.seed + 1})
+    limits = first.run.model_copy(update={"max_minutes": 30.0})
+    changes: list[dict[str, Any]] = [{}, {}, {"run": limits}, {"generate": generate}]
+    seeds = []
+    for change in changes:
+        params = first.model_copy(update=change)
+        stage: Any = SimpleNamespace(params=params, path=lambda _: tmp_path)
+        scores = {"dataset": "toy", "adapted": {"f1": 1.0}}
+        ledger = _open_ledger(stage, scores, {"adapter": True, "key": "training-9"})
+        ledger.params(logged_params(params))
+        ledger.finish()
+        logged = ledger.client.get_run(ledger.run_id).data.params
+        seeds.append((ledger.run_id, int(logged["generate.seed"]) - first.generate.seed))
+    assert [run for run, _ in seeds[:3]] == [seeds[0][0]] * 3
+    assert [seed for _, seed in seeds] == [0, 0, 0, 1], "each run has the settings that made it"
+
+
+def test_a_version_keeps_the_commit_that_made_it(checkout: Path) -> None:
+    old = {"git.commit": "old", "git.dirty": "false", "prompt.form": "a"}
+    new = {"git.commit": "new", "git.dirty": "true", "prompt.form": "b"}
+    killed = Ledger.open("toy", "register-1", "training-1", "run 1")
+    made = Ledger.open("toy", "register-0", "training-0", "run 0")
+    for ledger, told in ((killed, new), (made, old | {"prompt.form": "b"})):
+        ledger.tags(old)
+        ledger.tags(keep_commit(ledger, new))
+        assert {name: ledger.tag(name) for name in new} == told
