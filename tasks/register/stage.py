@@ -30,7 +30,7 @@ from tasks.register.parity import check_parity
 from tasks.register.run_record import digest_settings, log_run, metric_table, run_name
 from tasks.tracking.fetch_model import default_name
 from tasks.tracking.kept_answers import NAME as KEPT_ANSWERS
-from tasks.tracking.mlflow_store import shown_uri, store_errors
+from tasks.tracking.mlflow_store import refuse_scratch_store, shown_uri, store_errors
 from tasks.tracking.registry import Ledger, gain_metrics
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def register(stage: Stage) -> None:
 
     A killed registration continues in the same run.
     """
+    refuse_scratch_store()
     with store_errors():
         _register(stage)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from tasks.tracking.moved_store import follow_move
 #: one began.
 TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
 _SQLITE = "sqlite:///"
+#: Where DVC has the checkouts of experiments outside the workspace.
+_SCRATCH = "/.dvc/tmp/exps/"
 #: MLflow refuses to log more at once.
 _MOST_PARAMS = 100
 #: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
@@ -61,6 +64,11 @@ def connect() -> Any:
         if database := _own_database():
             follow_move(database, _artifacts_of(database))
     except Exception as error:
+        if "out-of-date database schema" in str(error):
+            raise PipelineError(
+                f"the MLflow store {shown_uri()} was written by another version of MLflow: keep a "
+                f"copy and upgrade it: {_upgrade_command()}"
+            ) from error
         raise PipelineError(
             f"the MLflow store {shown_uri()} does not answer ({first_line(error)}): "
             "check MLFLOW_TRACKING_URI"
@@ -81,6 +89,28 @@ def _own_database() -> Path | None:
 def _artifacts_of(database: Path) -> Path:
     """Return the folder of the artifacts of a SQLite store."""
     return database.parent / "mlartifacts"
+
+
+def _upgrade_command() -> str:
+    """Return what copies and upgrades the store, as a person would type it in the checkout."""
+    file = sqlite_file()
+    if file is None:
+        return f".venv/bin/mlflow db upgrade {shown_uri()}"
+    path = file.name if file.parent == Path.cwd() else str(file)
+    names = [shlex.quote(name) for name in (path, f"{path}.bak", f"{_SQLITE}{path}")]
+    return "cp {} {} && .venv/bin/mlflow db upgrade {}".format(*names)
+
+
+def refuse_scratch_store() -> None:
+    """Raise :class:`PipelineError` where the store is in a folder that DVC removes with its
+    experiment (``dvc exp run --temp`` or ``--queue``): what is registered there is lost.
+    """
+    file = sqlite_file()
+    if file and _SCRATCH in file.as_posix():
+        raise PipelineError(
+            f"{shown_uri()} is in a folder that DVC removes when this experiment ends: set "
+            "MLFLOW_TRACKING_URI to a store that stays, or run without --temp and --queue"
+        )
 
 
 def create_private_store() -> None:

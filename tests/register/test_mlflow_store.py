@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from tasks.core.errors import PipelineError
 from tasks.core.params import load_params
 from tasks.register.run_record import keep_commit, logged_params
-from tasks.register.stage import _open_ledger
+from tasks.register.stage import _open_ledger, register
 from tasks.tracking.fetch_model import fetch_artifact
 from tasks.tracking.mlflow_store import connect
 from tasks.tracking.registry import Ledger
+from tasks.tracking.training_run import open_training_run
 from tests.conftest import ROOT
 
 
@@ -182,3 +184,41 @@ def test_a_version_keeps_the_commit_that_made_it(checkout: Path) -> None:
         ledger.tags(old)
         ledger.tags(keep_commit(ledger, new))
         assert {name: ledger.tag(name) for name in new} == told
+
+
+def test_a_store_of_an_earlier_mlflow_is_no_store_that_is_down(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("here", "there is"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
+        with sqlite3.connect(tmp_path / name / "mlflow.db") as store:
+            store.execute("update alembic_version set version_num = 'bf29a5ff90ea'")
+    told = "was written by another version of MLflow: keep a copy and upgrade it: "
+    command = "cp mlflow.db mlflow.db.bak && .venv/bin/mlflow db upgrade sqlite:///mlflow.db"
+    with pytest.raises(PipelineError, match=f"{told}{command}$"):
+        connect_at(tmp_path / "here", monkeypatch)
+    there = tmp_path / "there is" / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{there}")
+    command = f"cp '{there}' '{there}.bak' && .venv/bin/mlflow db upgrade 'sqlite:///{there}'"
+    with pytest.raises(PipelineError, match=f"{told}{command}$"):
+        connect_at(tmp_path, monkeypatch)
+
+
+def test_in_a_folder_that_dvc_throws_away_nothing_is_trained_or_registered(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = checkout / ".dvc" / "tmp" / "exps" / "tmpab12"
+    scratch.mkdir(parents=True)
+    monkeypatch.chdir(scratch)
+    stage: Any = None
+    said = "set MLFLOW_TRACKING_URI to a store that stays, or run without --temp and --queue"
+    with pytest.raises(PipelineError, match=said):
+        register(stage)
+    with pytest.raises(PipelineError, match=said), open_training_run("toy", "key", {}):
+        raise AssertionError
+    assert not (scratch / "mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout / 'mlflow.db'}")
+    with open_training_run("toy", "key", {}) as run:
+        assert run.client is not None
