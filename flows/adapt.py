@@ -32,6 +32,7 @@ from flows.runs.dvc_graph import Node, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
 from flows.runs.last_run import UNDONE, write_outcomes
 from flows.runs.limits import STOPPED, RunLimits, TimeUp
+from flows.runs.registration import REGISTER, find_lost
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_names
@@ -128,6 +129,8 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     limits = RunLimits.of(run.params, run.command)
     begin_board(run.path, [node.name for node in nodes])
     unchanged = list_unchanged(run.path, nodes)
+    if REGISTER in unchanged and find_lost(run.path, log.warning):
+        unchanged -= {REGISTER}
     for node in nodes:
         named = run_stage.with_options(name=node.name, task_run_name=node.name)
         pool = pools.get(node.name, "")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from flows.runs.die_with_parent import start
+from flows.runs.registration import REGISTER, find_lost
 from tasks.core.errors import PipelineError
 from tasks.core.log_lines import BARE
 from tasks.core.store import verify
@@ -62,15 +63,30 @@ def reproduce(
 ) -> StageOutcome:
     """Run ``stage`` in ``checkout``; each printed line goes to ``log``, ``watch`` is called every
     second.
+
+    Where DVC has register's output and MLflow lost what it names, register runs all the same.
     """
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    outcome = _reproduce(command, checkout, stage, log, watch, environment or {})
+    if stage != REGISTER or outcome.status not in _SKIPS.values():
+        return outcome
+    lost = find_lost(checkout, lambda line: log(f"warning: {line}"))
+    if not lost:
+        return outcome
+    log(f"register runs again: {lost}")
+    return _reproduce([*command, "--force"], checkout, stage, log, watch, environment or {})
+
+
+def _reproduce(
+    command: list[str],
+    checkout: Path,
+    stage: str,
+    log: Callable[[str], None],
+    watch: Callable[[], None],
+    environment: dict[str, str],
+) -> StageOutcome:
     started = time.monotonic()
-    lines, code = follow(
-        [sys.executable, "-m", "dvc", "repro", "--single-item", stage],
-        checkout,
-        log,
-        environment or {},
-        watch,
-    )
+    lines, code = follow(command, checkout, log, environment, watch)
     seconds = time.monotonic() - started
     if code:
         return StageOutcome(

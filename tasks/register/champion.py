@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CHALLENGER = "challenger"
 #: How often a version is judged again because another became the champion meanwhile.
 _JUDGEMENTS = 5
+#: The answers that a run keeps, for comparisons with later ones.
+_ANSWERS = "evaluation/predictions.parquet"
 #: Tag of a run: a digest of what its models were asked.
 QUESTIONS = "data.questions_sha256"
 
@@ -100,16 +102,50 @@ def _judge_opponent(
     champion = ledger.champion(name)
     if champion is None or str(champion.version) == str(version.version):
         return _compare(asked, adapted, zero_shot, "the unadapted model")
+    holder = f"champion version {champion.version}"
+    lost = ledger.find_lost(champion.run_id, _ANSWERS)
+    if lost:
+        return _judge_without_answers(
+            _compare(asked, adapted, zero_shot, ""), holder, lost, ledger.has_model(champion)
+        )
     answers = same_questions_answers(stage, ledger, champion.run_id, asked)
     if answers is not None:
-        return _compare(asked, adapted, answers, f"champion version {champion.version}")
+        return _compare(asked, adapted, answers, holder)
     log.warning(
-        "champion version %s was scored on other items or templates, and stays: the new version "
-        "is compared with the unadapted model",
-        champion.version,
+        "%s was scored on other items or templates, and stays: the new version is compared with "
+        "the unadapted model",
+        holder,
     )
     opponent = "the unadapted model (the champion's evaluation differs)"
     return replace(_compare(asked, adapted, zero_shot, opponent), champion_stays=True)
+
+
+def _judge_without_answers(
+    comparison: Comparison, holder: str, lost: str, has_model: bool
+) -> Comparison:
+    """Return the comparison with the unadapted model that stands in for one with a champion whose
+    answers are lost.
+
+    While that champion can be served, nothing shows that the new version is better, so it stays.
+    Where its model is lost too it can be neither served nor compared again, and would stay for
+    ever: it counts as none.
+    """
+    if has_model:
+        log.warning(
+            "%s has lost its answers (%s) and stays: put the file back, or take the alias champion "
+            "off that version in MLflow: the next one is then compared with the unadapted model",
+            holder,
+            lost,
+        )
+        opponent = f"the unadapted model ({holder} has lost its answers: {lost})"
+        return replace(comparison, opponent=opponent, champion_stays=True)
+    log.warning(
+        "%s is lost (%s, and its model): the new version takes its place if it is better than the "
+        "unadapted model",
+        holder,
+        lost,
+    )
+    return replace(comparison, opponent=f"the unadapted model ({holder} is lost: {lost})")
 
 
 def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
@@ -158,8 +194,10 @@ def same_questions_answers(
     """Return the answers of another run's adapted model; None if the run has lost them, or if it
     was asked other questions than this one, or does not say which.
     """
-    path = ledger.download(run_id, "evaluation/predictions.parquet", stage.work)
-    if not path or ledger.tag(QUESTIONS, run_id) != asked.digest:
+    if ledger.tag(QUESTIONS, run_id) != asked.digest:
+        return None
+    path = ledger.download(run_id, _ANSWERS, stage.work)
+    if path is None:
         return None
     return _of_model(read_table(path), "adapted")
 

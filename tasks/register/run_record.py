@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import sha256_file
+from tasks.core.files import fingerprint, sha256_file
 from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
@@ -38,7 +38,7 @@ def log_run(
     adapter, evaluation = stage.path("finetune"), stage.path("evaluate")
     losses = _read_losses(adapter / "loss.csv")
     quality = RowQuality.read(stage.path("validate"), stage.path("verify"))
-    ledger.params(flatten(stage.params.model_dump(mode="json")))
+    ledger.params(logged_params(stage.params))
     ledger.curve("train_loss", losses)
     ledger.metrics(
         metric_table(scores)
@@ -53,7 +53,8 @@ def log_run(
     # A version's adapter has the digests of its rows, which finetune.start: champion needs.
     kept = ("provenance.json", TRAINED_FILE)
     ledger.files([adapter / name for name in kept if (adapter / name).is_file()])
-    ledger.tags(lineage(stage, provenance) | {"rows.quality": quality.describe()})
+    ledger.tags(keep_commit(ledger, lineage(stage, provenance)))
+    ledger.tags({"rows.quality": quality.describe()})
     return _log_datasets(stage, ledger, scores, provenance)
 
 
@@ -83,6 +84,28 @@ def metric_table(scores: dict[str, Any]) -> dict[str, float]:
         table[f"f1_start/{name}"] = scores["start"]["f1"]
         table |= gain_metrics("start", name, *bounds)
     return table
+
+
+def logged_params(params: Params) -> dict[str, Any]:
+    """Return the parameters that a run shows, as ``section.key`` pairs."""
+    return flatten(params.model_dump(mode="json"))
+
+
+def digest_settings(params: Params) -> str:
+    """Return a digest of those parameters, but for the limits of the run: with another limit a
+    killed registration continues.
+    """
+    settings = logged_params(params).items()
+    return fingerprint({name: value for name, value in settings if not name.startswith("run.")})
+
+
+def keep_commit(ledger: Ledger, tags: dict[str, str]) -> dict[str, str]:
+    """Return the tags, without the commit where the run's version exists: it was made by the commit
+    that the run names.
+    """
+    if not ledger.has_version():
+        return tags
+    return {name: value for name, value in tags.items() if not name.startswith("git.")}
 
 
 def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:

@@ -27,10 +27,10 @@ from tasks.register.champion import (
 )
 from tasks.register.gate import Asked, describe_leak
 from tasks.register.parity import check_parity
-from tasks.register.run_record import log_run, metric_table, run_name
+from tasks.register.run_record import digest_settings, log_run, metric_table, run_name
 from tasks.tracking.fetch_model import default_name
 from tasks.tracking.kept_answers import NAME as KEPT_ANSWERS
-from tasks.tracking.mlflow_store import shown_uri, store_errors
+from tasks.tracking.mlflow_store import refuse_scratch_store, shown_uri, store_errors
 from tasks.tracking.registry import Ledger, gain_metrics
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def register(stage: Stage) -> None:
 
     A killed registration continues in the same run.
     """
+    refuse_scratch_store()
     with store_errors():
         _register(stage)
 
@@ -76,7 +77,9 @@ def _register(stage: Stage) -> None:
 
 
 def _open_ledger(stage: Stage, scores: dict[str, Any], provenance: dict[str, Any]) -> Ledger:
-    """Open the MLflow run of this adapter and these scores; it is continued where there is one."""
+    """Open the MLflow run of this adapter, these scores and these settings; it is continued where
+    there is one.
+    """
     model = (
         sha256_file(stage.path("finetune") / "adapter_model.safetensors")
         if provenance["adapter"]
@@ -84,7 +87,7 @@ def _open_ledger(stage: Stage, scores: dict[str, Any], provenance: dict[str, Any
     )
     return Ledger.open(
         stage.params.register.experiment,
-        fingerprint(model, scores),
+        fingerprint(model, scores, digest_settings(stage.params)),
         provenance["key"],
         run_name(stage.params, scores),
     )

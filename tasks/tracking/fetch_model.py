@@ -35,8 +35,8 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     except MlflowException as error:
         raise PipelineError(
             f"the files of models:/{name}/{registered.version} cannot be fetched from "
-            f"{shown_uri()} ({first_line(error)}): name another version, or register it again "
-            "(make run)"
+            f"{shown_uri()} ({first_line(error)}): put them back, name another version, or delete "
+            f"run {registered.run_id} in MLflow, and make run registers the model again"
         ) from error
     adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
     if len(adapters) != 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,14 @@ from tasks.core.errors import PipelineError
 from tasks.core.process import is_alive, process_mark
 from tasks.core.secrets import first_line, hide
 from tasks.core.stage import is_disk_full
+from tasks.tracking.moved_store import follow_move
 
 #: Tags that lead from a run back to its inputs. By them a stage also finds the run that a killed
 #: one began.
 TRAINING_KEY, REGISTER_KEY, OWNER = "finetune.key", "register.key", "owner"
 _SQLITE = "sqlite:///"
+#: Where DVC has the checkouts of experiments outside the workspace.
+_SCRATCH = "/.dvc/tmp/exps/"
 #: MLflow refuses to log more at once.
 _MOST_PARAMS = 100
 #: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
@@ -29,9 +33,16 @@ _MOST_PARAMS = 100
 _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
 
 
-def tracking_uri() -> str:
-    """Return the address of the MLflow store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path('mlflow.db').absolute()}"
+def tracking_uri(folder: Path = Path()) -> str:
+    """Return the address of the MLflow store of a process whose folder is ``folder``."""
+    own = (folder / "mlflow.db").absolute()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{own}"
+
+
+def sqlite_file(folder: Path = Path()) -> Path | None:
+    """Return the file of that store; None where it is of another kind."""
+    uri = tracking_uri(folder)
+    return (folder / uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
 def shown_uri() -> str:
@@ -50,7 +61,14 @@ def connect() -> Any:
     try:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
+        if database := _own_database():
+            follow_move(database, _artifacts_of(database))
     except Exception as error:
+        if "out-of-date database schema" in str(error):
+            raise PipelineError(
+                f"the MLflow store {shown_uri()} was written by another version of MLflow: keep a "
+                f"copy and upgrade it: {_upgrade_command()}"
+            ) from error
         raise PipelineError(
             f"the MLflow store {shown_uri()} does not answer ({first_line(error)}): "
             "check MLFLOW_TRACKING_URI"
@@ -58,13 +76,49 @@ def connect() -> Any:
     return client
 
 
+def _own_database() -> Path | None:
+    """Return the SQLite file of the store if it is ``mlflow.db`` of this checkout, or of the main
+    checkout where this is the worktree of a run; else None.
+    """
+    path, here = sqlite_file(), Path.cwd()
+    homes = (here, here.parents[1]) if here.parent.name == ".runs" else (here,)
+    own = path and path.name == "mlflow.db" and path.resolve().parent in homes
+    return path if own else None
+
+
+def _artifacts_of(database: Path) -> Path:
+    """Return the folder of the artifacts of a SQLite store."""
+    return database.parent / "mlartifacts"
+
+
+def _upgrade_command() -> str:
+    """Return what copies and upgrades the store, as a person would type it in the checkout."""
+    file = sqlite_file()
+    if file is None:
+        return f".venv/bin/mlflow db upgrade {shown_uri()}"
+    path = file.name if file.parent == Path.cwd() else str(file)
+    names = [shlex.quote(name) for name in (path, f"{path}.bak", f"{_SQLITE}{path}")]
+    return "cp {} {} && .venv/bin/mlflow db upgrade {}".format(*names)
+
+
+def refuse_scratch_store() -> None:
+    """Raise :class:`PipelineError` where the store is in a folder that DVC removes with its
+    experiment (``dvc exp run --temp`` or ``--queue``): what is registered there is lost.
+    """
+    file = sqlite_file()
+    if file and _SCRATCH in file.as_posix():
+        raise PipelineError(
+            f"{shown_uri()} is in a folder that DVC removes when this experiment ends: set "
+            "MLFLOW_TRACKING_URI to a store that stays, or run without --temp and --queue"
+        )
+
+
 def create_private_store() -> None:
     """Make the SQLite file of the store, empty and for its owner's eyes only, unless it exists.
 
     SQLite gives the files that it writes beside it the same mode.
     """
-    if tracking_uri().startswith(_SQLITE):
-        path = tracking_uri().removeprefix(_SQLITE)
+    if path := sqlite_file():
         with contextlib.suppress(OSError):  # it is there, or cannot be: MLflow says what is wrong
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
@@ -135,9 +189,8 @@ def experiment_id(client: Any, name: str) -> str:
     entry = client.get_experiment_by_name(name)
     if entry is not None:
         return str(entry.experiment_id)
-    uri, location = tracking_uri(), None
-    if uri.startswith(_SQLITE):
-        location = (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlartifacts").as_uri()
+    database = sqlite_file()
+    location = _artifacts_of(database).as_uri() if database else None
     # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return str(client.create_experiment(name, artifact_location=location, tags=tags))

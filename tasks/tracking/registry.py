@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tasks.core.secrets import hide
 from tasks.lm.memory import freed_after
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.tracking.mlflow_store import (
@@ -140,12 +141,39 @@ class Ledger:
             token = runs.token or ""
         return ""
 
+    def find_lost(self, run_id: str, name: str) -> str:
+        """Return where an artifact of a run should be and is not; empty where it is there.
+
+        A store that fails is MLflow's error: the artifact may be there.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            place = self.client.get_run(run_id).info.artifact_uri
+        except MlflowException as error:
+            if not _is_gone(error):
+                raise
+            return f"its MLflow run {run_id}"
+        listed = self.client.list_artifacts(run_id, str(PurePosixPath(name).parent))
+        return "" if any(file.path == name for file in listed) else hide(f"{place}/{name}")
+
+    def has_model(self, version: Any) -> bool:
+        """Tell whether the store still has files of a registered version's model."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(mlflow.artifacts.list_artifacts(artifact_uri=version.source))
+        except MlflowException as error:
+            if not _is_gone(error):
+                raise
+            return False
+
     def download(self, run_id: str, name: str, folder: Path) -> Path | None:
         """Fetch an artifact of a run; return its path, or None if it is gone."""
-        try:
-            return Path(self.client.download_artifacts(run_id, name, str(folder)))
-        except Exception:  # noqa: BLE001 - MLflow raises several kinds for a missing artifact
+        if self.find_lost(run_id, name):
             return None
+        return Path(self.client.download_artifacts(run_id, name, str(folder)))
 
     def model(
         self,
@@ -205,6 +233,10 @@ class Ledger:
                 return version
         with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what our own line says
             return mlflow.register_model(model_uri, model_name)
+
+    def has_version(self) -> bool:
+        """Tell whether a version of this run's model is registered."""
+        return bool(self.client.search_model_versions(f"run_id = '{self.run_id}'", max_results=1))
 
     def champion(self, model_name: str) -> Any | None:
         """Return the version that holds the alias ``champion``, or None."""
@@ -269,6 +301,11 @@ def gain_metrics(over: str, dataset: str, f1: float, low: float, high: float) ->
         f"gain_{over}_low/{dataset}": low,
         f"gain_{over}_high/{dataset}": high,
     }
+
+
+def _is_gone(error: Any) -> bool:
+    """Tell whether MLflow says that there is no such thing, not that it cannot look."""
+    return str(error.error_code) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def _components(plain: Any, base: Path, adapter: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tasks.tracking.mlflow_store import (
     find_run,
     log_params,
     owner,
+    refuse_scratch_store,
 )
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,10 @@ def open_training_run(experiment: str, key: str, settings: dict[str, Any]) -> It
     """Open the MLflow run of this training, or the one that a killed process began.
 
     Training does not need the store: if it does not answer, register makes the run from what the
-    adapter's folder holds.
+    adapter's folder holds. Only a store that DVC removes with its experiment ends it, at its start:
+    register would refuse it after the training.
     """
+    refuse_scratch_store()
     try:
         run = _begin(experiment, key, settings)
     except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy and the network raise their own

@@ -181,6 +181,44 @@ def test_a_champion_that_was_asked_other_words_under_the_same_names_is_not_compa
     assert others is not None and same(reworded, ours, before.run_id, others) is None
 
 
+@pytest.mark.parametrize("left", ["answers", "adapter", "nothing", "no run"])
+def test_a_champion_whose_answers_are_lost_is_named_and_without_its_adapter_replaced(
+    store: _Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, left: str
+) -> None:
+    before, ours = store.ledgers
+    params = _asking(tmp_path, "")
+    write_table(tmp_path / "predictions.parquet", _answers(params, 0.5))
+    before.files([tmp_path / "predictions.parquet"], "evaluation")
+    stage: Any = SimpleNamespace(params=params, work=tmp_path)
+    asked = champion.load_questions(stage)
+    assert asked is not None
+    champion.tag_questions(before, asked)
+    (tmp_path / "adapter").mkdir()
+    if left in ("answers", "adapter"):
+        (tmp_path / "adapter" / "MLmodel").write_text("")
+    client, address = before.client, (tmp_path / "adapter").as_uri()
+    version = client.create_model_version("m", address, before.run_id)
+    before.alias("m", "champion", version.version)
+    place = f"{client.get_run(before.run_id).info.artifact_uri}/evaluation/predictions.parquet"
+    if left != "answers":
+        shutil.rmtree(tmp_path / "mlartifacts")
+    if left == "no run":
+        place = f"its MLflow run {before.run_id}"
+        client.delete_run(before.run_id)
+        client._tracking_client.store._hard_delete_run(before.run_id)  # as `mlflow gc` does
+    new, unadapted = _answers(params, 0.75), _answers(params, 0.25)
+    found = champion._judge_opponent(stage, ours, "m", store.versions[1], asked, new, unadapted)
+    assert found.alias == ("challenger" if left == "adapter" else "champion")
+    opponent = {
+        "answers": "champion version 3",
+        "adapter": f"the unadapted model (champion version 3 has lost its answers: {place})",
+    }.get(left, f"the unadapted model (champion version 3 is lost: {place})")
+    assert found.opponent == opponent
+    warnings = "\n".join(caplog.messages)
+    assert (place in warnings) == (left != "answers")
+    assert ("put the file back, or take" in warnings) == (left == "adapter")
+
+
 def test_the_store_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
@@ -275,7 +313,8 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
         ledger = SimpleNamespace(
             champion=lambda _, number=number: (
                 number and SimpleNamespace(version=number, run_id="theirs")
-            )
+            ),
+            find_lost=lambda *_: "",
         )
         version: Any = SimpleNamespace(version="2")
         judged[number] = champion.judge(stage, ledger, "m", version, None)  # type: ignore[arg-type]
