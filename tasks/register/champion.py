@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
-from tasks.register.gate import Asked, Comparison, find_faults
+from tasks.register.gate import Comparison, Exam, find_faults
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.tracking.registry import Ledger
 
@@ -33,7 +33,7 @@ _ANSWERS = "evaluation/predictions.parquet"
 QUESTIONS = "data.questions_sha256"
 
 
-def load_questions(stage: Stage) -> Asked | None:
+def load_questions(stage: Stage) -> Exam | None:
     """Return what the run's models were asked; None where there are no labelled items.
 
     A run of the stage loads it once: its resamples and its digest take time.
@@ -43,11 +43,11 @@ def load_questions(stage: Stage) -> Asked | None:
         return None
     dataset = load_dataset(Path(params.dataset))
     items = load_items(dataset, Path(params.items), params.max_items, params.seed)
-    return Asked.make(dataset, items, params)
+    return Exam.make(dataset, items, params)
 
 
 def choose_alias(
-    stage: Stage, ledger: Ledger, name: str, version: Any, asked: Asked
+    stage: Stage, ledger: Ledger, name: str, version: Any, asked: Exam
 ) -> tuple[str, str]:
     """Judge the version and point its alias at it; return the alias and the verdict as a sentence.
 
@@ -77,7 +77,7 @@ def leave_unjudged(ledger: Ledger, name: str, version: Any) -> tuple[str, str]:
     return CHALLENGER, verdict
 
 
-def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Asked) -> Comparison:
+def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Exam) -> Comparison:
     """Compare with the champion on the same items and templates.
 
     Without a comparable champion, compare with the unadapted model.
@@ -95,7 +95,7 @@ def _judge_opponent(
     ledger: Ledger,
     name: str,
     version: Any,
-    asked: Asked,
+    asked: Exam,
     adapted: pa.Table,
     zero_shot: pa.Table,
 ) -> Comparison:
@@ -157,7 +157,7 @@ def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
     return Comparison(opponent, gain["f1"], gain["f1_low"], gain["f1_high"])
 
 
-def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Asked | None) -> Comparison | None:
+def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Exam | None) -> Comparison | None:
     """Compare with the experiment's newest TAPT run of the same target model on the same questions;
     return None if there is none.
 
@@ -182,14 +182,14 @@ def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Asked | None) -> Comp
     return _compare(asked, adapted, answers, f"TAPT, run {run_id[:8]}")
 
 
-def tag_questions(ledger: Ledger, asked: Asked | None) -> None:
+def tag_questions(ledger: Ledger, asked: Exam | None) -> None:
     """Tag the run with a digest of what its models were asked, if there are labelled items."""
     if asked is not None:
         ledger.tags({QUESTIONS: asked.digest})
 
 
 def same_questions_answers(
-    stage: Stage, ledger: Ledger, run_id: str, asked: Asked
+    stage: Stage, ledger: Ledger, run_id: str, asked: Exam
 ) -> pa.Table | None:
     """Return the answers of another run's adapted model; None if the run has lost them, or if it
     was asked other questions than this one, or does not say which.
@@ -202,7 +202,7 @@ def same_questions_answers(
     return _of_model(read_table(path), "adapted")
 
 
-def _compare(asked: Asked, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:
+def _compare(asked: Exam, new: pa.Table, old: pa.Table, opponent: str) -> Comparison:
     return asked.compare(asked.score(new), asked.score(old), opponent)
 
 

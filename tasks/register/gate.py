@@ -69,7 +69,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Exam:
     """What the models were asked, and its resamples [resamples, items]."""
 
     dataset: Dataset
@@ -81,7 +81,7 @@ class Asked:
     writing: tuple[str, int] | None
 
     @classmethod
-    def make(cls, dataset: Dataset, items: list[Item], params: Evaluate) -> Asked:
+    def make(cls, dataset: Dataset, items: list[Item], params: Evaluate) -> Exam:
         """Take the templates that the settings name, and draw the resamples."""
         templates = dataset.templates[: params.templates or None]
         weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
@@ -134,7 +134,7 @@ class Asked:
 
 
 def find_faults(
-    asked: Asked, adapted: pa.Table, zero_shot: pa.Table, scores: dict[str, Any]
+    asked: Exam, adapted: pa.Table, zero_shot: pa.Table, scores: dict[str, Any]
 ) -> Iterator[str]:
     """Yield what else keeps the version from being the champion, each in words.
 
@@ -164,7 +164,7 @@ def find_faults(
         )
 
 
-def shuffle_labels(asked: Asked, answers: pa.Table) -> list[float]:
+def shuffle_labels(asked: Exam, answers: pa.Table) -> list[float]:
     """Return the model's F1 under each of several random orders of the labels."""
     random = np.random.Generator(np.random.PCG64([asked.seed, 3]))
     orders = [random.permutation(len(asked.items)) for _ in range(_SHUFFLES)]
@@ -217,7 +217,7 @@ def describe_leak(ingested: dict[str, Any]) -> str:
     )
 
 
-def _answer_majority(asked: Asked) -> Scored:
+def _answer_majority(asked: Exam) -> Scored:
     """Return the answers of a model that always names the commonest label."""
     golds = np.array([item.gold for item in asked.items])
     commonest = Counter(golds.tolist()).most_common(1)[0][0]

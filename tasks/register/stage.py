@@ -25,7 +25,7 @@ from tasks.register.champion import (
     load_questions,
     tag_questions,
 )
-from tasks.register.gate import Asked, describe_leak
+from tasks.register.gate import Exam, describe_leak
 from tasks.register.parity import check_parity
 from tasks.register.run_record import digest_settings, log_run, metric_table, run_name
 from tasks.tracking.fetch_model import default_name
@@ -94,7 +94,7 @@ def _open_ledger(stage: Stage, scores: dict[str, Any], provenance: dict[str, Any
 
 
 def _log_gain_over_tapt(
-    stage: Stage, ledger: Ledger, scores: dict[str, Any], asked: Asked | None
+    stage: Stage, ledger: Ledger, scores: dict[str, Any], asked: Exam | None
 ) -> dict[str, str]:
     comparison = compare_with_tapt(stage, ledger, asked)
     if comparison is None:
@@ -123,7 +123,7 @@ def _register_model(
     provenance: dict[str, Any],
     scores: dict[str, Any],
     scored_on: tuple[str, str],
-    asked: Asked | None,
+    asked: Exam | None,
     known: dict[str, Any],
 ) -> dict[str, Any]:
     """Register the adapter once trained, merged and served model agree; choose its alias, and give

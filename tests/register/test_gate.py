@@ -17,13 +17,13 @@ import pytest
 from tasks.core.params import load_params
 from tasks.core.rows import EVALUATIONS
 from tasks.register import gate
-from tasks.register.gate import Asked, Comparison, describe_leak, find_faults
+from tasks.register.gate import Comparison, Exam, describe_leak, find_faults
 from tasks.scoring.datasets import Item, load_dataset, load_items
 
 _LABELS = {"yes": ["yes", "no", "no"], "no": ["no", "yes", "yes"]}
 
 
-def _asked(tmp_path: Path, kind: str, number: int) -> Asked:
+def _asked(tmp_path: Path, kind: str, number: int) -> Exam:
     """``number`` items, two to a passage; of three answers two are "no"."""
     rows = [
         {
@@ -40,14 +40,14 @@ def _asked(tmp_path: Path, kind: str, number: int) -> Asked:
     params = load_params(Path("params.yaml")).evaluate
     dataset = load_dataset(Path(f"datasets/{kind}.yaml"))
     short = params.model_copy(update={"templates": 2, "bootstrap": 1000})
-    return Asked.make(dataset, load_items(dataset, path), short)
+    return Exam.make(dataset, load_items(dataset, path), short)
 
 
 def test_items_of_one_document_are_drawn_together(tmp_path: Path) -> None:
     asked = _asked(tmp_path, "privacy", 12)
     named = [item.model_copy(update={"document": f"{int(item.id) // 6}"}) for item in asked.items]
     params = load_params(Path("params.yaml")).evaluate
-    weights = Asked.make(asked.dataset, named, params).weights
+    weights = Exam.make(asked.dataset, named, params).weights
     assert (weights[:, :6] == weights[:, :1]).all() and (weights[:, 6:] == weights[:, 6:7]).all()
     assert not (asked.weights[:, :6] == asked.weights[:, :1]).all(), "passages of two items"
 
@@ -70,11 +70,11 @@ def test_answers_that_were_written_otherwise_are_not_the_same(tmp_path: Path) ->
         asked = _asked(tmp_path, kind, 4)
         params = load_params(Path("params.yaml")).evaluate.model_copy(update={"templates": 2})
         for change in ({"max_new_tokens": 5}, {"engine": "transformers"}):
-            other = Asked.make(asked.dataset, asked.items, params.model_copy(update=change))
+            other = Exam.make(asked.dataset, asked.items, params.model_copy(update=change))
             assert (other.digest != asked.digest) == differs, (kind, change)
 
 
-def _answers(asked: Asked, answer: Callable[[Item], str], lean: float = 0.0) -> pa.Table:
+def _answers(asked: Exam, answer: Callable[[Item], str], lean: float = 0.0) -> pa.Table:
     """Answers as they are stored. ``lean``: how far the scores of all items prefer choice 0."""
     rows: list[dict[str, Any]] = []
     for template in asked.templates:
@@ -129,7 +129,7 @@ def test_of_200_equal_pairs_at_most_one_in_forty_is_called_better(
     assert won <= 9
 
 
-def _faults(asked: Asked, adapted: pa.Table, zero_shot: pa.Table, **scores: Any) -> str:
+def _faults(asked: Exam, adapted: pa.Table, zero_shot: pa.Table, **scores: Any) -> str:
     return "; ".join(find_faults(asked, adapted, zero_shot, scores))
 
 
