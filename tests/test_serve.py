@@ -87,7 +87,7 @@ _VERSIONS = "it has versions 2, 1 and aliases champion (2): write MODEL=models:/
         ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
         (
             "models:/incidents-qa/2",
-            ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "register it"],
+            ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "registers it again"],
         ),
     ],
 )

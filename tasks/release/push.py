@@ -24,7 +24,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.secrets import hub_token
 from tasks.core.stage import one_line_errors
 from tasks.lm.licence import hub_name
-from tasks.tracking.fetch_model import fetch_model
+from tasks.tracking.fetch_model import REGISTER_AGAIN, fetch_model
 
 CARD = "README.md"
 #: All that is ever sent.
@@ -75,10 +75,10 @@ def stage_files(adapter: Path, told: dict[str, Any], folder: Path) -> None:
     """
     for file in SENT:
         if not (adapter / file).is_file():
-            raise PipelineError(f"the model has no {file}: register it again (make run)")
+            raise PipelineError(f"the model has no {file}: {REGISTER_AGAIN}")
         shutil.copyfile(adapter / file, folder / file)
     if "\n## Made by\n" not in (folder / CARD).read_text(encoding="utf-8"):
-        raise PipelineError("the model was registered without a card: register it again (make run)")
+        raise PipelineError(f"the model was registered without a card: {REGISTER_AGAIN}")
     config = read_json(folder / "adapter_config.json")
     config["base_model_name_or_path"] = hub_name(told["base"])
     config["revision"] = told["revision"] if hub_name(told["base"]) == told["base"] else None

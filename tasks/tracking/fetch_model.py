@@ -14,6 +14,8 @@ from tasks.core.secrets import first_line
 from tasks.tracking.mlflow_store import connect, shown_uri
 
 log = logging.getLogger(__name__)
+#: What to do about a version that lacks something. `make run` looks for the run, not for its files.
+REGISTER_AGAIN = "delete its run in MLflow, and make run with its settings registers it again"
 #: Names, versions or aliases that an error lists.
 _SHOWN = 10
 
@@ -35,8 +37,8 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     except MlflowException as error:
         raise PipelineError(
             f"the files of models:/{name}/{registered.version} cannot be fetched from "
-            f"{shown_uri()} ({first_line(error)}): put them back, name another version, or delete "
-            f"run {registered.run_id} in MLflow, and make run registers the model again"
+            f"{shown_uri()} ({first_line(error)}): put them back, name another version, or "
+            f"{REGISTER_AGAIN}"
         ) from error
     adapters = sorted(path.parent for path in files.rglob("adapter_config.json"))
     if len(adapters) != 1:

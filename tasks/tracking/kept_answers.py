@@ -10,7 +10,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.problems import explain
 from tasks.core.section import Fraction, Section
-from tasks.tracking.fetch_model import fetch_artifact
+from tasks.tracking.fetch_model import REGISTER_AGAIN, fetch_artifact
 
 #: The file's name, in register's output and with the version's run.
 NAME = "parity.json"
@@ -52,5 +52,5 @@ def fetch_kept_answers(name: str, version: str, folder: Path) -> KeptAnswers | N
     except ValidationError as error:
         raise PipelineError(
             f"{NAME} of {name} version {version} cannot be read "
-            f"({explain(error, KeptAnswers)}): register the model again"
+            f"({explain(error, KeptAnswers)}): {REGISTER_AGAIN}"
         ) from error
