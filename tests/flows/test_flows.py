@@ -535,7 +535,7 @@ def test_a_command_that_fails_is_told_in_words(
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(PipelineError, match=f"^adapt cannot be deployed: {reason}$"):
-        deploy._deploy("adapt")
+        deploy._create("adapt")
     assert repair.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: repair: DVC does not say where its cache is: {reason}"

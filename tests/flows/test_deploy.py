@@ -1,0 +1,101 @@
+"""What ``make ui`` deploys, over a server of its own: what people set on the pages stays."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.prefect_server import prefect_server
+from tests.toy import environment, make_toy
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("deploy") / "toy")
+
+
+@pytest.fixture(scope="module")
+def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
+    with prefect_server(toy, empty_prefect) as url:
+        yield url
+
+
+def ask(method: str, url: str, **body: Any) -> Any:
+    """Return what Prefect's API answers, as its pages ask it."""
+    asked = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method
+    )
+    with urllib.request.urlopen(asked, timeout=60) as response:
+        return json.loads(response.read() or b"null")
+
+
+def deploy(toy: Path, api: str) -> dict[str, Any]:
+    """Deploy as ``make ui`` does; return the deployments by name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.deploy", "1"],
+        cwd=toy,
+        env={**environment(toy), "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {one["name"]: one for one in ask("POST", f"{api}/deployments/filter")}
+
+
+def schedules(deployment: dict[str, Any]) -> list[tuple[bool, str, dict[str, Any]]]:
+    return sorted(
+        (one["active"], one["schedule"]["cron"], one["parameters"])
+        for one in deployment["schedules"]
+    )
+
+
+def test_a_second_make_ui_leaves_what_was_set_on_the_pages(toy: Path, api: str) -> None:
+    first = deploy(toy, api)
+    assert schedules(first["adapt"]) == [(False, "0 3 * * 0", {})]
+    assert schedules(first["follow"]) == [(False, "0 * * * *", {})]
+    (automation,) = ask("POST", f"{api}/automations/filter")
+    assert (automation["name"], automation["enabled"]) == ("corpus changed", False)
+
+    adapt, follow = (f"{api}/deployments/{first[name]['id']}" for name in ("adapt", "follow"))
+    (shipped,) = first["adapt"]["schedules"]
+    ask("DELETE", f"{adapt}/schedules/{shipped['id']}")
+    own = {"schedule": {"cron": "5 5 * * *", "timezone": "UTC"}, "parameters": {"seed": 4}}
+    with_slug = json.dumps([{**own, "active": True, "slug": "mine"}]).encode()
+    asked = urllib.request.Request(
+        f"{adapt}/schedules", with_slug, {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(asked, timeout=60).close()
+    (hourly,) = first["follow"]["schedules"]
+    ask("PATCH", f"{follow}/schedules/{hourly['id']}", active=True)
+    ask("PATCH", follow, parameters={"profile": "warm"})
+    ask("PATCH", f"{api}/automations/{automation['id']}", enabled=True)
+
+    (toy / "profiles" / "later.yaml").write_text("generate: {temperature: 0.8}\n")
+    second = deploy(toy, api)
+    assert {name: one["id"] for name, one in second.items()} == {
+        name: one["id"] for name, one in first.items()
+    }
+    assert schedules(second["adapt"]) == [(True, "5 5 * * *", {"seed": 4})]
+    assert schedules(second["follow"]) == [(True, "0 * * * *", {})]
+    assert second["follow"]["parameters"] == {"profile": "warm"}
+    assert ask("POST", f"{api}/automations/filter") == [
+        {**automation, "enabled": True, "updated": second_updated(api)}
+    ]
+    form = second["adapt"]["parameter_openapi_schema"]
+    assert "later" in json.dumps(form["properties"]["profile"]), "the form is that of the code"
+    assert form["additionalProperties"] is False
+
+
+def second_updated(api: str) -> str:
+    (automation,) = ask("POST", f"{api}/automations/filter")
+    return str(automation["updated"])
