@@ -131,6 +131,8 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
         (toy / "params.yaml").read_bytes(),
         (toy / "dvc.lock").read_bytes(),
     )
+    shown_sample = ask(f"{api}/artifacts/filter", artifacts={"key": {"like_": "sample-generate"}})
+    assert "**prediction**\n\n    What? That." in shown_sample[-1]["data"]
     assert "git does not track them: tasks/unknown.py" in run.stderr
     assert "profiles/other.yaml" not in run.stderr, "it is no part of the run, and need not be"
     assert (
