@@ -39,8 +39,20 @@ from tasks.core.secrets import hide
 from tasks.core.task_types import TASK_TYPES
 
 TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
+#: Text, not a choice: that would offer one profile of those that were there when ``make ui`` began.
+#: The plan refuses an unknown name.
 Profile = Annotated[
-    str, Field(json_schema_extra={"enum": [DEFAULT, *profile_names(CODE / "profiles")]})
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9._-]+( *, *[A-Za-z0-9._-]+)*$",
+        max_length=1000,
+        json_schema_extra={
+            "description": "Files of profiles/ that overlay params.yaml, with commas between; the "
+            f"last one wins. {DEFAULT}: params.yaml alone, in the main checkout. There when make "
+            f"ui began: {', '.join(profile_names(CODE / 'profiles'))}. A file that you add later "
+            "can be named, too."
+        },
+    ),
 ]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
@@ -75,8 +87,7 @@ def adapt(
     """Adapt a language model to unlabelled text: run every stage that is not up to date, in order.
 
     Args:
-        profile: A file of profiles/ that overlays params.yaml. default: params.yaml alone, in
-            the main checkout.
+        profile: Files of profiles/ that overlay params.yaml, with commas between.
         corpus: Folder or file of documents, on the machine that runs this. Empty: the profile's.
         task_types: What kinds of tasks to generate. None: the profile's.
         generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty:

@@ -34,7 +34,7 @@ def follow(
     """Look at the corpus; where files or settings changed since the last look, run the pipeline.
 
     Args:
-        profile: A file of profiles/ that names the corpus. default: params.yaml alone.
+        profile: Files of profiles/ that name the corpus, with commas between.
         overrides: Settings of the run, each section.key=value.
         name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
             the settings.

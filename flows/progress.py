@@ -1,4 +1,4 @@
-"""Progress of a running stage (``.work/<stage>/progress.json``), and what it generates, as artifacts
+"""Progress of a running stage (``.work/<stage>/progress.json``) and its latest sample, as artifacts
 in Prefect's UI.
 """
 

@@ -828,21 +828,22 @@ def test_the_line_that_matters(lines: list[str], code: int, shown: str) -> None:
     assert shown in line_that_matters(lines, code)
 
 
-def test_the_form_offers_the_profiles_and_explains_itself(toy: Path) -> None:
+def test_the_form_takes_any_profiles_and_explains_itself(toy: Path) -> None:
     """Loaded by file name, as a served deployment loads it."""
     code = """
 import json
 from prefect.flows import load_flow_from_entrypoint
 adapt = load_flow_from_entrypoint("flows/adapt.py:adapt")
-adapt.validate_parameters({"profile": "warm", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
-for field, wrong in {"overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
+adapt.validate_parameters({"profile": "warm, made.later", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
+for field, wrong in {"profile": "warm,", "overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
     try:
         adapt.validate_parameters({field: wrong})
     except Exception as error:
         assert field in str(error), error
     else:
         raise SystemExit(f"{field}={wrong} was accepted")
-print(json.dumps(adapt.parameters.model_dump()))
+follow = load_flow_from_entrypoint("flows/follow.py:follow")
+print(json.dumps([flow.parameters.model_dump() for flow in (adapt, follow)]))
 """
     shown = subprocess.run(
         [sys.executable, "-c", code],
@@ -852,8 +853,10 @@ print(json.dumps(adapt.parameters.model_dump()))
         capture_output=True,
         text=True,
     ).stdout
-    properties = json.loads(shown)["properties"]
-    assert properties["profile"]["enum"] == ["default", "warm"]
+    properties, followed = (schema["properties"] for schema in json.loads(shown))
+    assert properties["profile"] == followed["profile"]
+    assert "enum" not in properties["profile"], "it would be of the profiles of the start, and one"
+    assert "began: warm. A file" in properties["profile"]["description"]
     assert all(
         properties[name]["description"]
         for name in (
@@ -950,12 +953,26 @@ def _start_from_the_form(toy: Path, api: str) -> None:
         post(address, {}, {"parameters": {"profile": "warm"}})
     with urllib.request.urlopen(f"{api}/csrf-token?client=test", timeout=20) as response:
         token = {"Prefect-Csrf-Token": json.load(response)["token"], "Prefect-Csrf-Client": "test"}
-    for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}, {"seeed": 5}):
+    for wrong in ({"rows": -1}, {"profile": "warm;x"}, {"seed": "x"}, {"seeed": 5}):
         with pytest.raises(urllib.error.HTTPError, match="4(09|22)") as refused:
             post(address, token, {"parameters": wrong})
         (field,) = wrong
         assert f"'{field}'" in refused.value.read().decode(), "Prefect's words, with our field"
-    run = post(address, token, {"parameters": {"profile": "warm", "seed": 5}})
+    later = toy / "profiles" / "later.yaml"
+    later.write_text("generate: {temperature: 0.8}\n")
+    stacked = {"profile": "warm,later", "seed": 5}
+    state = _end_of(api, post(address, token, {"parameters": stacked}))
+    assert state["type"] == "COMPLETED", state
+    params = read_yaml(toy / ".runs" / request.name_run(stacked) / "params.yaml")
+    assert (params["finetune"]["seed"], params["generate"]["temperature"]) == (5, 0.8)
+    later.unlink()
+    state = _end_of(api, post(address, token, {"parameters": {"profile": "wram"}}))
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("unknown profile 'wram' (did you mean 'warm'?)"), state
+
+
+def _end_of(api: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a flow run's end; return its state."""
     deadline = time.monotonic() + 200
     while (state := _get(f"{api}/flow_runs/{run['id']}")["state"])["type"] not in (
         "COMPLETED",
@@ -964,13 +981,8 @@ def _start_from_the_form(toy: Path, api: str) -> None:
     ):
         assert time.monotonic() < deadline, state
         time.sleep(1)
-    assert state["type"] == "COMPLETED", state
-    assert (
-        read_yaml(toy / ".runs" / request.name_run({"profile": "warm", "seed": 5}) / "params.yaml")[
-            "finetune"
-        ]["seed"]
-        == 5
-    )
+    found: dict[str, Any] = state
+    return found
 
 
 def post(address: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
