@@ -106,6 +106,7 @@ def adapt(
     log = get_run_logger()
     drop_failure_records()
     set_prefect_environment(CODE)
+    tag_with_host()
     try:
         fields = {
             "corpus": corpus,
@@ -120,7 +121,6 @@ def adapt(
             CODE, profile, request.read_settings({**fields, "overrides": overrides}), name
         )
         with worktree.hold(run):
-            tag_with_host()
             end_dead_runs(run.name, log.info)
             worktree.prepare(run, log.info)
             for doubt in request.find_doubts(run):

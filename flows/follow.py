@@ -41,10 +41,10 @@ def follow(
     """
     log = get_run_logger()
     set_prefect_environment(CODE)
+    tag_with_host()  # the look can take minutes
     try:
         run = request.plan(CODE, profile, [str(text) for text in overrides], name)
         seen = look.look(run)
-        tag_with_host()
         end_dead_runs("", log.info, look.FOLLOW)
     except PipelineError as error:
         drop_secret_parameters()

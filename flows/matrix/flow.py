@@ -29,7 +29,7 @@ from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.results import Result, tabulate_cells
 from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
 from flows.progress import FlowLogger, Watcher, drop_failure_records
-from flows.reconcile import end_dead_runs
+from flows.reconcile import end_dead_runs, tag_with_host
 from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import stop_children
@@ -75,6 +75,7 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
     log = get_run_logger()
     drop_failure_records()
     set_prefect_environment(CODE)
+    tag_with_host()
     try:
         plan = read_matrix(CODE / file)
         cells = expand(plan, CODE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -99,3 +100,24 @@ def test_a_second_make_ui_leaves_what_was_set_on_the_pages(toy: Path, api: str) 
 def second_updated(api: str) -> str:
     (automation,) = ask("POST", f"{api}/automations/filter")
     return str(automation["updated"])
+
+
+_FLOWS = """
+from flows.follow import follow
+from flows.matrix.flow import matrix
+from flows.train_bonito import train_bonito
+matrix(file="none.yaml", return_state=True)
+follow(profile="none", return_state=True)
+train_bonito(return_state=True)
+"""
+
+
+def test_a_run_names_its_machine_before_it_does_anything(toy: Path, api: str) -> None:
+    """Else a start on another machine would take it for a dead one."""
+    own = {**environment(toy), "PREFECT_API_URL": api}
+    subprocess.run([sys.executable, "-c", _FLOWS], cwd=toy, env=own, check=True)
+    runs = ask("POST", f"{api}/flow_runs/filter")
+    assert len(runs) == 3
+    assert {(run["state"]["type"], *run["tags"]) for run in runs} == {
+        ("FAILED", f"host:{socket.gethostname()}")
+    }
