@@ -18,11 +18,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import remote_stage
+from flows import cancelled, remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import figures, request, worktree
@@ -126,10 +126,13 @@ def adapt(
             for doubt in request.find_doubts(run):
                 log.warning("%s", doubt)
             log.info("run %r in %s", run.name, run.path)
-            return _run_graph(run, log)
+            with cancelled.heed_cancel():
+                return _run_graph(run, log)
     except PipelineError as error:
         drop_secret_parameters()
         return Failed(message=hide(str(error)))
+    except cancelled.CancelledOnPageError:
+        return Cancelled(message=cancelled.MESSAGE)
 
 
 def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.flows.test_flows import await_no_process_in, start_hanging
 from tests.prefect_server import prefect_server
 from tests.toy import environment, make_toy
 
@@ -121,3 +122,14 @@ def test_a_run_names_its_machine_before_it_does_anything(toy: Path, api: str) ->
     assert {(run["state"]["type"], *run["tags"]) for run in runs} == {
         ("FAILED", f"host:{socket.gethostname()}")
     }
+
+
+def test_cancel_on_the_page_ends_a_run_of_a_terminal_as_ctrl_c_does(toy: Path, api: str) -> None:
+    """It stayed "Cancelling", and ran on: no worker knows its process."""
+    running = start_hanging(toy, "cancelled", ["--name", "cancelled"], PREFECT_API_URL=api)
+    (run,) = ask("POST", f"{api}/flow_runs/filter", flow_runs={"name": {"any_": ["cancelled"]}})
+    url = f"{api}/flow_runs/{run['id']}"
+    ask("POST", f"{url}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    assert running.wait(60) == 130
+    assert ask("GET", url)["state"]["type"] == "CANCELLED"
+    await_no_process_in(toy / ".runs" / "cancelled")
