@@ -596,6 +596,13 @@ def test_a_team_needs_passwords(given: dict[str, str], message: str) -> None:
         ui.need_passwords(given)
 
 
+def test_a_teams_own_mlflow_server_has_its_own_passwords() -> None:
+    own = {"MLFLOW_TRACKING_URI": "https://me:secret@mlflow.example/x/"}
+    ui.need_passwords({"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one", **own})
+    assert ui.find_mlflow(own) == "https://mlflow.example/x"
+    assert ui.find_mlflow({"MLFLOW_TRACKING_URI": "sqlite:////x/mlflow.db"}) == ""
+
+
 def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
     generated = next(
         path
@@ -896,6 +903,31 @@ print(json.dumps(flow.parameters.model_dump()["properties"]["profile"]))
     field = json.loads(done.stdout)
     shipped = {path.stem for path in (ROOT / "bonito/profiles").glob("*.yaml")}
     assert set(field["enum"]) == shipped and field["default"] in shipped
+
+
+def test_addresses_of_the_users_own_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Behind a proxy the pages have other names."""
+    own = {
+        "PREFECT_SERVER_UI_API_URL": "https://prefect.example/api",
+        "PIPELINE_MLFLOW_PAGE": "https://mlflow.example",
+    }
+    monkeypatch.setattr(ui, "CODE", tmp_path)
+    monkeypatch.setattr(os, "environ", {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", **own})
+    ui._set_environment("http://127.0.0.1:4200", "http://127.0.0.1:5000")
+    assert {name: os.environ[name] for name in own} == own
+
+
+@pytest.mark.timeout(300)
+def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) -> None:
+    """It was given to MLflow as its store, and make ui ended."""
+    mlflow = "http://127.0.0.1:9"
+    own = {"MLFLOW_TRACKING_URI": mlflow, "PREFECT_SERVER_UI_API_URL": "https://p.example/api"}
+    with serve_ui(toy, tmp_path / "ui.log", {**environment(toy), **own}) as (prefect, printed):
+        assert printed == mlflow
+        assert _get(f"{prefect}/ui-settings")["api_url"] == "https://p.example/api"
+        started = [one for one in Path("/proc").glob("[0-9]*") if _works_in(one, toy)]
+        assert not any("\0mlflow\0" in (one / "cmdline").read_text() for one in started)
+    await_no_process_in(toy)
 
 
 def test_ui_says_which_port_is_taken(toy: Path) -> None:
