@@ -18,11 +18,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import remote_stage
+from flows import cancelled, remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import figures, request, worktree
@@ -40,8 +40,20 @@ from tasks.core.secrets import hide
 from tasks.core.task_types import TASK_TYPES
 
 TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
+#: Text, not a choice: that would offer one profile of those that were there when ``make ui`` began.
+#: The plan refuses an unknown name.
 Profile = Annotated[
-    str, Field(json_schema_extra={"enum": [DEFAULT, *profile_names(CODE / "profiles")]})
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9._-]+( *, *[A-Za-z0-9._-]+)*$",
+        max_length=1000,
+        json_schema_extra={
+            "description": "Files of profiles/ that overlay params.yaml, with commas between; the "
+            f"last one wins. {DEFAULT}: params.yaml alone, in the main checkout. There when make "
+            f"ui began: {', '.join(profile_names(CODE / 'profiles'))}. A file that you add later "
+            "can be named, too."
+        },
+    ),
 ]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 Name = Annotated[str, Field(max_length=80)]
@@ -76,8 +88,7 @@ def adapt(
     """Adapt a language model to unlabelled text: run every stage that is not up to date, in order.
 
     Args:
-        profile: A file of profiles/ that overlays params.yaml. default: params.yaml alone, in
-            the main checkout.
+        profile: Files of profiles/ that overlay params.yaml, with commas between.
         corpus: Folder or file of documents, on the machine that runs this. Empty: the profile's.
         task_types: What kinds of tasks to generate. None: the profile's.
         generator: The Bonito model or adapter that writes the tasks: a path or a hub name. Empty:
@@ -96,6 +107,7 @@ def adapt(
     log = get_run_logger()
     drop_failure_records()
     set_prefect_environment(CODE)
+    tag_with_host()
     try:
         fields = {
             "corpus": corpus,
@@ -110,16 +122,18 @@ def adapt(
             CODE, profile, request.read_settings({**fields, "overrides": overrides}), name
         )
         with worktree.hold(run):
-            tag_with_host()
             end_dead_runs(run.name, log.info)
             worktree.prepare(run, log.info)
             for doubt in request.find_doubts(run):
                 log.warning("%s", doubt)
             log.info("run %r in %s", run.name, run.path)
-            return _run_graph(run, log)
+            with cancelled.heed_cancel():
+                return _run_graph(run, log)
     except PipelineError as error:
         drop_secret_parameters()
         return Failed(message=hide(str(error)))
+    except cancelled.CancelledOnPageError:
+        return Cancelled(message=cancelled.MESSAGE)
 
 
 def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:

@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL
+from prefect.utilities.templating import apply_values
 from prefect.workers.process import ProcessWorker
 
 from flows import remote_stage
@@ -27,6 +29,7 @@ from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
 
 POOL = "pipeline"
+_FILE = CODE / "prefect.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,28 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "PREFECT_API_URL is not set: name a Prefect server, or run make ui, which deploys"
             )
         await_answer(url)
+        os.environ["PIPELINE_HOME"] = str(CODE)  # prefect.yaml names it
         _make_pool(POOL, runs)
-        for deployment in list_deployments():
-            _deploy(deployment)
-        pools = sorted(set(remote_stage.read_pools().values()))
-        for pool in pools:
+        for name, entrypoint in list_deployments().items():
+            _deploy(name, entrypoint, POOL)
+        for pool in sorted(set(remote_stage.read_pools().values())):
             _make_pool(pool)
-            _deploy(pool, "flows/remote_flow.py:stage", "--pool", pool)
-        _refuse_unknown_parameters([POOL, *pools])
+            _deploy(pool, "flows/remote_flow.py:stage", pool)
         end_dead_runs("", print)
         end_pending_runs(POOL)
         return 0
     return 2
 
 
-def list_deployments() -> list[str]:
-    """Return the deployments of ``prefect.yaml`` whose flow this checkout holds."""
-    deployments = read_yaml(CODE / "prefect.yaml")["deployments"]
-    return [
-        deployment["name"]
+def list_deployments() -> dict[str, str]:
+    """Return the deployments of ``prefect.yaml`` whose flow this checkout holds: the entrypoint of
+    each by its name.
+    """
+    deployments = read_yaml(_FILE)["deployments"]
+    return {
+        deployment["name"]: deployment["entrypoint"]
         for deployment in deployments
         if (CODE / deployment["entrypoint"].partition(":")[0]).is_file()
-    ]
+    }
 
 
 def _make_pool(name: str, runs: int | None = None) -> None:
@@ -82,12 +86,50 @@ def _make_pool(name: str, runs: int | None = None) -> None:
                 client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=runs))
 
 
-def _deploy(name: str, *more: str) -> None:
+def _deploy(name: str, entrypoint: str, pool: str) -> None:
+    """Create a deployment, or give the one that is there the code and the form of this checkout.
+
+    What people set on its page stays: schedules, automations, default values, a pause. Prefect's
+    command would replace them all by those of ``prefect.yaml``, so it only creates.
+    """
+    flow: Flow[..., Any] = load_flow_from_entrypoint(str(CODE / entrypoint))
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{flow.name}/{name}")
+        except ObjectNotFound:
+            _create(name, *([] if pool == POOL else [entrypoint, "--pool", pool]))
+            deployment = client.read_deployment_by_name(f"{flow.name}/{name}")
+        changes = {
+            "entrypoint": entrypoint,
+            "description": flow.description,
+            "pull_steps": apply_values(read_yaml(_FILE)["pull"], {}),
+            # The server then refuses a request with a parameter that the flow does not have. The
+            # run would fail as it starts, and its page would not say why.
+            "parameter_openapi_schema": {
+                **flow.parameters.model_dump(mode="json", exclude_unset=True),
+                "additionalProperties": False,
+            },
+            # None where someone deleted the pool.
+            **({} if deployment.work_pool_name else {"work_pool_name": pool}),
+        }
+        try:
+            # Not client.update_deployment: its form of a schema has no additionalProperties.
+            client.request(
+                "PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=changes
+            )
+        except PrefectHTTPStatusError as error:  # such as a default value that is no longer valid
+            told = " ".join(error.response.text.split())
+            raise PipelineError(
+                f"{flow.name}/{name} cannot be updated ({told}): correct it on its page, or delete "
+                "the deployment there and start again"
+            ) from error
+
+
+def _create(name: str, *more: str) -> None:
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
     done = subprocess.run(
-        [*prefect, "deploy", "--prefect-file", "prefect.yaml", "-n", name, *more],
+        [*prefect, "deploy", "--prefect-file", _FILE.name, "-n", name, *more],
         cwd=CODE,
-        env={**os.environ, "PIPELINE_HOME": str(CODE)},
         capture_output=True,
         text=True,
         check=False,
@@ -95,23 +137,6 @@ def _deploy(name: str, *more: str) -> None:
     if done.returncode:
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         raise PipelineError(f"{name} cannot be deployed: {output.splitlines()[-1]}")
-
-
-def _refuse_unknown_parameters(pools: Sequence[str]) -> None:
-    """Let the server refuse a request with a parameter that its flow does not have, for the flows
-    that run in these pools. The run would fail as it starts, and its page would not say why.
-    """
-    named = WorkPoolFilter(name=WorkPoolFilterName(any_=list(pools)))
-    with get_client(sync_client=True) as client:
-        for deployment in client.read_deployments(work_pool_filter=named):
-            schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
-            # Not client.update_deployment: its form of a schema has no such key.
-            client.request(
-                "PATCH",
-                "/deployments/{id}",
-                path_params={"id": deployment.id},
-                json={"parameter_openapi_schema": schema},
-            )
 
 
 if __name__ == "__main__":

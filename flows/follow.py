@@ -34,17 +34,17 @@ def follow(
     """Look at the corpus; where files or settings changed since the last look, run the pipeline.
 
     Args:
-        profile: A file of profiles/ that names the corpus. default: params.yaml alone.
+        profile: Files of profiles/ that name the corpus, with commas between.
         overrides: Settings of the run, each section.key=value.
         name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
             the settings.
     """
     log = get_run_logger()
     set_prefect_environment(CODE)
+    tag_with_host()  # the look can take minutes
     try:
         run = request.plan(CODE, profile, [str(text) for text in overrides], name)
         seen = look.look(run)
-        tag_with_host()
         end_dead_runs("", log.info, look.FOLLOW)
     except PipelineError as error:
         drop_secret_parameters()

@@ -95,6 +95,8 @@ def _run_flow(
         words = [type(error).__name__, *str(error).splitlines()[:1]]
         notice = ": ".join(words) + "\n"
         state = None
+    if state is not None and state.is_cancelled():
+        raise KeyboardInterrupt
     last = last_run.read_last_flow_run(run.path)
     own = last != before
     if state is not None and not state.is_crashed():

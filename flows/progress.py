@@ -1,4 +1,6 @@
-"""Progress of a running stage (``.work/<stage>/progress.json``) as artifacts in Prefect's UI."""
+"""Progress of a running stage (``.work/<stage>/progress.json``) and its latest sample, as artifacts
+in Prefect's UI.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.runs.board import read_sample
+
 FlowLogger = logging.Logger | logging.LoggerAdapter[Any]
 #: The server keeps every version of a Markdown artifact, so few are made.
 _SAMPLE_SECONDS = 15.0
@@ -29,36 +33,42 @@ class Watcher:
 
     def __init__(self, checkout: Path, stage: str, log: FlowLogger) -> None:
         """Watch ``stage`` in ``checkout``; a file that a killed run left is not shown."""
+        self.checkout = checkout
         self.path = checkout / ".work" / stage / "progress.json"
         self.stage = stage
         self.log = log
         self._artifact: UUID | None = None
         self._text = ""
         self._seen = self._stamp()
-        self._sampled = 0.0
+        self._sample = read_sample(checkout, stage)
+        self._sampled = -_SAMPLE_SECONDS
         self._silent_until = 0.0
 
     def poll(self) -> None:
-        """Show the progress if it has changed since the last call."""
-        stamp = self._stamp()
-        if stamp == self._seen or time.monotonic() < self._silent_until:
-            return
-        self._seen = stamp
-        progress = _read(self.path)
-        if progress is None and (stamp or self._artifact is None):
+        """Show the progress and the sample if they have changed since the last call."""
+        if time.monotonic() < self._silent_until:
             return
         try:
-            if progress is None:  # the stage is done: a finished stage removes the file
-                update_progress_artifact(
-                    cast(UUID, self._artifact), 100.0, description=f"done · last seen: {self._text}"
-                )
-            else:
-                self._show(progress)
+            self._show_progress()
+            self._show_sample()
         except Exception as error:  # noqa: BLE001 - display only: the stage continues, its log is complete
             self._silent_until = time.monotonic() + 30
             self.log.warning("Prefect cannot show the progress now (%s)", type(error).__name__)
 
-    def _show(self, progress: dict[str, Any]) -> None:
+    def _show_progress(self) -> None:
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        progress = _read(self.path)
+        if progress is None:
+            if stamp or self._artifact is None:
+                return
+            # The stage is done: a finished stage removes the file.
+            update_progress_artifact(
+                self._artifact, 100.0, description=f"done · last seen: {self._text}"
+            )
+            return
         percent = 100.0 * progress["done"] / progress["total"] if progress["total"] else 0.0
         text = self._text = describe(progress)
         if self._artifact is None:
@@ -68,18 +78,22 @@ class Watcher:
             )
         else:
             update_progress_artifact(self._artifact, percent, description=text)
-        sample = {
-            name: value
-            for name, value in progress.items()
-            if name not in _COUNTS and isinstance(value, dict)
-        }
-        if sample and time.monotonic() - self._sampled >= _SAMPLE_SECONDS:
-            self._sampled = time.monotonic()
-            create_markdown_artifact(
-                _markdown(sample),
-                key=f"sample-{self.stage}",
-                description=f"live sample of {self.stage}: {text}",
-            )
+
+    def _show_sample(self) -> None:
+        if time.monotonic() - self._sampled < _SAMPLE_SECONDS:
+            return
+        sample = read_sample(self.checkout, self.stage)
+        if sample == self._sample:
+            return
+        self._sample = sample
+        if not sample:  # a stage that begins removes an earlier run's
+            return
+        self._sampled = time.monotonic()
+        create_markdown_artifact(
+            _markdown(sample),
+            key=f"sample-{self.stage}",
+            description=f"live sample of {self.stage}: {self._text}".removesuffix(": "),
+        )
 
     def _stamp(self) -> int:
         try:
@@ -111,19 +125,17 @@ def describe(progress: dict[str, Any]) -> str:
     parts += [
         f"{name.replace('_', ' ')} {value}"
         for name, value in progress.items()
-        if name not in _COUNTS and not isinstance(value, dict)
+        if name not in _COUNTS
     ]
     return " · ".join(parts)
 
 
-def _markdown(sample: dict[str, dict[str, Any]]) -> str:
-    """Render the samples as code blocks, so that no model output is read as Markdown or HTML."""
+def _markdown(sample: dict[str, Any]) -> str:
+    """Render a sample as code blocks, so that no model output is read as Markdown or HTML."""
     blocks = []
-    for name, fields in sample.items():
-        blocks.append(f"## {name.replace('_', ' ')}")
-        for field, value in fields.items():
-            indented = "\n".join(f"    {line}" for line in str(value).splitlines() or [""])
-            blocks.append(f"**{field.replace('_', ' ')}**\n\n{indented}")
+    for field, value in sample.items():
+        indented = "\n".join(f"    {line}" for line in str(value).splitlines() or [""])
+        blocks.append(f"**{field.replace('_', ' ')}**\n\n{indented}")
     return "\n\n".join(blocks)
 
 

@@ -29,12 +29,12 @@ from flows.runs.die_with_parent import CODE
 
 _MESSAGE = "its process was killed; start the same run again to continue it"
 _HOST = "host:"
-#: A run that just started may not hold its checkout yet.
+#: A run that just started may not hold its checkout yet, nor have named its machine.
 _GRACE = datetime.timedelta(minutes=2)
 
 
 def tag_with_host() -> None:
-    """Add this machine's name to the tags of the current flow run.
+    """Add this machine's name to the tags of the current flow run, before it does anything else.
 
     On a shared server only this machine can tell whether the run is alive.
     """
@@ -114,14 +114,24 @@ def end_dead_runs(
 
 
 def _is_of_another_machine(run: FlowRun) -> bool:
-    hosts = [tag for tag in run.tags if tag.startswith(_HOST)]
-    return bool(hosts) and _HOST + socket.gethostname() not in hosts
+    """Tell whether only another machine can know if a run is alive: its tags say where it runs, or
+    the worker that began it.
+
+    A run of which neither says it may be anywhere, so it is left alone while it is young. An old
+    one was killed, wherever: the first thing that a run does is to tag itself.
+    """
+    hosts = [tag.removeprefix(_HOST) for tag in run.tags if tag.startswith(_HOST)]
+    if not hosts and run.infrastructure_pid:
+        hosts = [run.infrastructure_pid.rpartition(":")[0]]
+    return socket.gethostname() not in hosts if hosts else _is_young(run)
 
 
 def _may_live(run: FlowRun, name: str) -> bool:
-    if run.start_time is None or datetime.datetime.now(datetime.UTC) - run.start_time < _GRACE:
-        return True
-    return worktree.is_held(CODE, name)
+    return _is_young(run) or worktree.is_held(CODE, name)
+
+
+def _is_young(run: FlowRun) -> bool:
+    return run.start_time is None or datetime.datetime.now(datetime.UTC) - run.start_time < _GRACE
 
 
 def _state(name: str, flow_run_id: str) -> State[Any]:

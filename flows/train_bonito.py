@@ -47,12 +47,12 @@ def train_bonito(
     """
     log = get_run_logger()
     set_prefect_environment(CODE)
+    tag_with_host()
     try:
         for path in ("local/sources.yaml", "local/templates"):
             if not (CODE / path).exists():
                 raise PipelineError(f"{path} does not exist in {CODE}: see docs/generator.md")
         with worktree.hold(worktree.Run(_NAME, CODE, CODE, {})):
-            tag_with_host()
             end_dead_runs(_NAME, log.info, _NAME, _name)
             changes = ["--set", *overrides] if overrides else []
             run_command.with_options(task_run_name="settings")(

@@ -1,6 +1,6 @@
 """``make ui``: Prefect's server with a worker and deployments, and MLflow's server, on loopback.
 
-All end together.
+All end together. Where ``MLFLOW_TRACKING_URI`` names a server of MLflow, that one is shown.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
@@ -61,22 +62,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("ui"):
         if arguments.team:
             need_passwords(os.environ)
-            if importlib.util.find_spec("flask_wtf") is None:
+            if not find_mlflow(os.environ) and importlib.util.find_spec("flask_wtf") is None:
                 raise PipelineError(
                     "MLflow's passwords need the package Flask-WTF: .venv/bin/pip install flask-wtf"
                 )
         arguments.prefect_port = read_port(arguments.prefect_port, "PREFECT_PORT")
         arguments.mlflow_port = read_port(arguments.mlflow_port, "MLFLOW_PORT")
         need_free_port(HOST, arguments.prefect_port, "PREFECT_PORT")
-        need_free_port(HOST, arguments.mlflow_port, "MLFLOW_PORT")
+        if not find_mlflow(os.environ):
+            need_free_port(HOST, arguments.mlflow_port, "MLFLOW_PORT")
         with Servers(CODE) as servers:
             return _serve(servers, arguments, stop)
     return 2
 
 
 def need_passwords(environment: Mapping[str, str]) -> None:
-    """Raise :class:`PipelineError` unless both servers have a password of at least twelve
-    characters that is not MLflow's published one.
+    """Raise :class:`PipelineError` unless each server that starts here has a password of at least
+    twelve characters that is not MLflow's published one.
     """
     user, _, prefect = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
     mlflow = environment.get("MLFLOW_TRACKING_PASSWORD", "")
@@ -84,6 +86,8 @@ def need_passwords(environment: Mapping[str, str]) -> None:
         ("Prefect", "PREFECT_SERVER_API_AUTH_STRING=user:password", prefect if user else ""),
         ("MLflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD", mlflow),
     ):
+        if what == "MLflow" and find_mlflow(environment):
+            return
         if len(password) < _PASSWORD_CHARACTERS or password.startswith("password"):
             raise PipelineError(
                 f"{what} for a team needs a password of at least {_PASSWORD_CHARACTERS} "
@@ -95,23 +99,34 @@ def need_passwords(environment: Mapping[str, str]) -> None:
         )
 
 
+def find_mlflow(environment: Mapping[str, str]) -> str:
+    """Return the address of the user's own MLflow server, without a password that it may hold;
+    empty where one is to be started here.
+    """
+    address = urlsplit(environment.get("MLFLOW_TRACKING_URI", ""))
+    if address.scheme not in ("http", "https"):
+        return ""
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
 def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Event) -> int:
-    prefect, mlflow = (
-        f"http://{HOST}:{arguments.prefect_port}",
-        f"http://{HOST}:{arguments.mlflow_port}",
-    )
+    prefect = f"http://{HOST}:{arguments.prefect_port}"
+    own = find_mlflow(os.environ)
+    mlflow = own or f"http://{HOST}:{arguments.mlflow_port}"
     _set_environment(prefect, mlflow)
-    if arguments.team:
+    if arguments.team and not own:
         _set_mlflow_passwords()
     quiet = ["--log-level", "warning"]
     servers.start("Prefect", [*server_module(HOST, arguments.prefect_port), *quiet])
-    servers.start("MLflow", _mlflow_command(arguments.mlflow_port, arguments.team))
+    if not own:
+        servers.start("MLflow", _mlflow_command(arguments.mlflow_port, arguments.team))
     servers.wait_for(f"{prefect}/api/health", stop)
     if not stop.is_set():
         servers.run("deployments", ["flows.deploy", str(arguments.runs)])
         worker = ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process"]
         servers.start("worker", [*worker, "--name", "here", "--limit", str(arguments.runs)])
-    servers.wait_for(f"{mlflow}/health", stop)
+    if not own:
+        servers.wait_for(f"{mlflow}/health", stop)
     experiment = "" if stop.is_set() else ask_experiment(CODE)
     address = CODE / ".prefect" / "ui.url"
     address.write_text(f"{prefect}/api\n", encoding="utf-8")  # make run finds this server by it
@@ -122,7 +137,7 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
                 f"MLflow    {runs_page(mlflow, experiment) if experiment else mlflow}   "
                 "runs compared, registered models"
             )
-            print("Ctrl-C ends both.", flush=True)
+            print(f"Ctrl-C ends {'Prefect' if own else 'both'}.", flush=True)
         while not stop.wait(0.5):
             servers.check()
     finally:
@@ -132,9 +147,11 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
 
 
 def _set_environment(prefect: str, mlflow: str) -> None:
-    """Set what both servers and the worker read. Only Prefect's own pages may send it requests."""
+    """Set what both servers and the worker read; what people behind a proxy are shown is the
+    user's. Only Prefect's own pages may send it requests.
+    """
     os.environ["PREFECT_API_URL"] = f"{prefect}/api"
-    os.environ["PIPELINE_MLFLOW_PAGE"] = mlflow
+    os.environ.setdefault("PIPELINE_MLFLOW_PAGE", mlflow)
     os.environ["PIPELINE_HOME"] = str(CODE)
     set_prefect_environment(CODE)
     create_private_store()

@@ -31,10 +31,16 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import write_json, write_text
 from tasks.core.stage import Stage, run_stage
 
+def show_sample(stage: Stage) -> None:
+    if stage.name == "generate":  # as tasks/generate/stage.py writes it
+        fields = {{"task_type": "exqa", "context": "<b>A text.</b>", "prediction": "What? That.", "parsed": True, "rows": 1}}
+        write_json(stage.work / "sample.json", fields)
+
 def work(stage: Stage) -> None:
     meter = stage.progress(3, "rows")
     if os.environ.get("TOY_HANG") == stage.name:
-        meter.advance(1, sample={{"instruction": "What?", "response": "That."}})
+        meter.advance(1)
+        show_sample(stage)
         write_text(Path(".work") / "hanging", str(os.getpid()))
         while not (Path(".work") / "go").exists():
             time.sleep(0.05)
@@ -43,6 +49,7 @@ def work(stage: Stage) -> None:
     if stage.params.generate.seed == 14 and stage.name == "generate":
         raise ValueError("a bug")
     meter.advance(3)
+    show_sample(stage)
     stage.summary(5, 3, {{"too_short": 2}})
     if stage.name == "generate":
         write_json(stage.out / "metrics.json", {{"temperature": stage.params.generate.temperature}})

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         await_server()
         try:
             state = matrix(file=arguments.file, return_state=True)
+            if state.is_cancelled():
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             print("interrupted: run the same command again to continue", file=sys.stderr)
             return 130

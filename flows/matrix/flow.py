@@ -21,15 +21,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import cancelled
 from flows.matrix.cells import Cell, check_inputs, expand
 from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.results import Result, tabulate_cells
 from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
 from flows.progress import FlowLogger, Watcher, drop_failure_records
-from flows.reconcile import end_dead_runs
+from flows.reconcile import end_dead_runs, tag_with_host
 from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import stop_children
@@ -75,6 +76,7 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
     log = get_run_logger()
     drop_failure_records()
     set_prefect_environment(CODE)
+    tag_with_host()
     try:
         plan = read_matrix(CODE / file)
         cells = expand(plan, CODE)
@@ -82,9 +84,12 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
         name = name_matrix_run({"file": file})
         with worktree.hold(worktree.Run(name, CODE, CODE, {})):
             end_dead_runs(name, log.info, "matrix", name_matrix_run)
-            return _run_cells(plan, cells, log)
+            with cancelled.heed_cancel():
+                return _run_cells(plan, cells, log)
     except PipelineError as error:
         return Failed(message=str(error))
+    except cancelled.CancelledOnPageError:
+        return Cancelled(message=cancelled.MESSAGE)
 
 
 def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:

@@ -101,6 +101,13 @@ def read_progress(checkout: Path, stage: str, since: float) -> str:
     return f"{found.get('done', 0):,} of {found['total']:,} {found.get('unit', '')}".strip()
 
 
+def read_sample(checkout: Path, stage: str, since: float = 0.0) -> dict[str, Any]:
+    """Return the latest row that ``stage`` has generated, with its task type, context and
+    prediction; empty where it has written none since then.
+    """
+    return _optional(checkout / ".work" / stage / "sample.json", since)
+
+
 def read_stages(checkout: Path, now: float, messages: Mapping[str, str]) -> list[StageLine]:
     """Return a line for each stage; ``messages`` holds the last log message of each stage."""
     return [
@@ -125,10 +132,8 @@ def _read_stage(
     status, since = entry["status"], entry.get("since", now)
     if status == "running":
         progress = _optional(checkout / ".work" / stage / "progress.json", since)
-        sample = _optional(checkout / ".work" / stage / "sample.json", since)
-        for value in progress.values():
-            sample = value if isinstance(value, dict) else sample
-        return StageLine(stage, status, now - since, progress, news=_sample_text(sample) or message)
+        news = str(read_sample(checkout, stage, since).get("prediction", "")) or message
+        return StageLine(stage, status, now - since, progress, news=news)
     if status in ("ran", "unchanged", "restored"):
         summary = _optional(checkout / "artifacts" / stage / "summary.json")
         rows_in, rows_kept = summary.get("rows_in"), summary.get("rows_kept")
@@ -137,12 +142,6 @@ def _read_stage(
         )
     shown = _SHOWN.get(status, status)
     return StageLine(stage, shown, entry.get("seconds", 0.0), news=entry.get("error", ""))
-
-
-def _sample_text(sample: Mapping[str, Any]) -> str:
-    """Return the latest model output in one line."""
-    names = ["prediction"] if "prediction" in sample else [n for n in sample if n != "context"]
-    return " → ".join(str(sample[name]) for name in names)
 
 
 def _optional(path: Path, since: float = 0.0) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _cells(line: StageLine, bar: int) -> list[RenderableType]:
     facts = [
         f"{name.replace('_', ' ')} {value}"
         for name, value in sorted(progress.items(), key=lambda item: "second" in item[0])
-        if name not in _COUNTS and not isinstance(value, dict)
+        if name not in _COUNTS
     ]
     return [
         Text(line.stage, style="dim" if line.status == "waiting" else ""),

@@ -131,6 +131,8 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
         (toy / "params.yaml").read_bytes(),
         (toy / "dvc.lock").read_bytes(),
     )
+    shown_sample = ask(f"{api}/artifacts/filter", artifacts={"key": {"like_": "sample-generate"}})
+    assert "**prediction**\n\n    What? That." in shown_sample[-1]["data"]
     assert "git does not track them: tasks/unknown.py" in run.stderr
     assert "profiles/other.yaml" not in run.stderr, "it is no part of the run, and need not be"
     assert (
@@ -535,7 +537,7 @@ def test_a_command_that_fails_is_told_in_words(
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(PipelineError, match=f"^adapt cannot be deployed: {reason}$"):
-        deploy._deploy("adapt")
+        deploy._create("adapt")
     assert repair.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: repair: DVC does not say where its cache is: {reason}"
@@ -592,6 +594,13 @@ def test_how_a_run_ended_is_known_without_the_server(bare: Path) -> None:
 def test_a_team_needs_passwords(given: dict[str, str], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         ui.need_passwords(given)
+
+
+def test_a_teams_own_mlflow_server_has_its_own_passwords() -> None:
+    own = {"MLFLOW_TRACKING_URI": "https://me:secret@mlflow.example/x/"}
+    ui.need_passwords({"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one", **own})
+    assert ui.find_mlflow(own) == "https://mlflow.example/x"
+    assert ui.find_mlflow({"MLFLOW_TRACKING_URI": "sqlite:////x/mlflow.db"}) == ""
 
 
 def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:
@@ -826,21 +835,22 @@ def test_the_line_that_matters(lines: list[str], code: int, shown: str) -> None:
     assert shown in line_that_matters(lines, code)
 
 
-def test_the_form_offers_the_profiles_and_explains_itself(toy: Path) -> None:
+def test_the_form_takes_any_profiles_and_explains_itself(toy: Path) -> None:
     """Loaded by file name, as a served deployment loads it."""
     code = """
 import json
 from prefect.flows import load_flow_from_entrypoint
 adapt = load_flow_from_entrypoint("flows/adapt.py:adapt")
-adapt.validate_parameters({"profile": "warm", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
-for field, wrong in {"overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
+adapt.validate_parameters({"profile": "warm, made.later", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
+for field, wrong in {"profile": "warm,", "overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
     try:
         adapt.validate_parameters({field: wrong})
     except Exception as error:
         assert field in str(error), error
     else:
         raise SystemExit(f"{field}={wrong} was accepted")
-print(json.dumps(adapt.parameters.model_dump()))
+follow = load_flow_from_entrypoint("flows/follow.py:follow")
+print(json.dumps([flow.parameters.model_dump() for flow in (adapt, follow)]))
 """
     shown = subprocess.run(
         [sys.executable, "-c", code],
@@ -850,8 +860,10 @@ print(json.dumps(adapt.parameters.model_dump()))
         capture_output=True,
         text=True,
     ).stdout
-    properties = json.loads(shown)["properties"]
-    assert properties["profile"]["enum"] == ["default", "warm"]
+    properties, followed = (schema["properties"] for schema in json.loads(shown))
+    assert properties["profile"] == followed["profile"]
+    assert "enum" not in properties["profile"], "it would be of the profiles of the start, and one"
+    assert "began: warm. A file" in properties["profile"]["description"]
     assert all(
         properties[name]["description"]
         for name in (
@@ -891,6 +903,31 @@ print(json.dumps(flow.parameters.model_dump()["properties"]["profile"]))
     field = json.loads(done.stdout)
     shipped = {path.stem for path in (ROOT / "bonito/profiles").glob("*.yaml")}
     assert set(field["enum"]) == shipped and field["default"] in shipped
+
+
+def test_addresses_of_the_users_own_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Behind a proxy the pages have other names."""
+    own = {
+        "PREFECT_SERVER_UI_API_URL": "https://prefect.example/api",
+        "PIPELINE_MLFLOW_PAGE": "https://mlflow.example",
+    }
+    monkeypatch.setattr(ui, "CODE", tmp_path)
+    monkeypatch.setattr(os, "environ", {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", **own})
+    ui._set_environment("http://127.0.0.1:4200", "http://127.0.0.1:5000")
+    assert {name: os.environ[name] for name in own} == own
+
+
+@pytest.mark.timeout(300)
+def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) -> None:
+    """It was given to MLflow as its store, and make ui ended."""
+    mlflow = "http://127.0.0.1:9"
+    own = {"MLFLOW_TRACKING_URI": mlflow, "PREFECT_SERVER_UI_API_URL": "https://p.example/api"}
+    with serve_ui(toy, tmp_path / "ui.log", {**environment(toy), **own}) as (prefect, printed):
+        assert printed == mlflow
+        assert _get(f"{prefect}/ui-settings")["api_url"] == "https://p.example/api"
+        started = [one for one in Path("/proc").glob("[0-9]*") if _works_in(one, toy)]
+        assert not any("\0mlflow\0" in (one / "cmdline").read_text() for one in started)
+    await_no_process_in(toy)
 
 
 def test_ui_says_which_port_is_taken(toy: Path) -> None:
@@ -948,12 +985,26 @@ def _start_from_the_form(toy: Path, api: str) -> None:
         post(address, {}, {"parameters": {"profile": "warm"}})
     with urllib.request.urlopen(f"{api}/csrf-token?client=test", timeout=20) as response:
         token = {"Prefect-Csrf-Token": json.load(response)["token"], "Prefect-Csrf-Client": "test"}
-    for wrong in ({"rows": -1}, {"profile": "wram"}, {"seed": "x"}, {"seeed": 5}):
+    for wrong in ({"rows": -1}, {"profile": "warm;x"}, {"seed": "x"}, {"seeed": 5}):
         with pytest.raises(urllib.error.HTTPError, match="4(09|22)") as refused:
             post(address, token, {"parameters": wrong})
         (field,) = wrong
         assert f"'{field}'" in refused.value.read().decode(), "Prefect's words, with our field"
-    run = post(address, token, {"parameters": {"profile": "warm", "seed": 5}})
+    later = toy / "profiles" / "later.yaml"
+    later.write_text("generate: {temperature: 0.8}\n")
+    stacked = {"profile": "warm,later", "seed": 5}
+    state = _end_of(api, post(address, token, {"parameters": stacked}))
+    assert state["type"] == "COMPLETED", state
+    params = read_yaml(toy / ".runs" / request.name_run(stacked) / "params.yaml")
+    assert (params["finetune"]["seed"], params["generate"]["temperature"]) == (5, 0.8)
+    later.unlink()
+    state = _end_of(api, post(address, token, {"parameters": {"profile": "wram"}}))
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("unknown profile 'wram' (did you mean 'warm'?)"), state
+
+
+def _end_of(api: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a flow run's end; return its state."""
     deadline = time.monotonic() + 200
     while (state := _get(f"{api}/flow_runs/{run['id']}")["state"])["type"] not in (
         "COMPLETED",
@@ -962,13 +1013,8 @@ def _start_from_the_form(toy: Path, api: str) -> None:
     ):
         assert time.monotonic() < deadline, state
         time.sleep(1)
-    assert state["type"] == "COMPLETED", state
-    assert (
-        read_yaml(toy / ".runs" / request.name_run({"profile": "warm", "seed": 5}) / "params.yaml")[
-            "finetune"
-        ]["seed"]
-        == 5
-    )
+    found: dict[str, Any] = state
+    return found
 
 
 def post(address: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:

@@ -70,8 +70,9 @@ def test_a_stage_goes_from_waiting_to_done(tmp_path: Path) -> None:
     mark(tmp_path, "generate", "running")
     assert (line().status, line().progress) == ("running", {}), "a killed run's progress was shown"
     assert line().news == "starting vLLM"
-    write_json(progress, {**_TRAINING, "sample": {"instruction": "Why?", "response": "So."}})
-    assert (line().progress["done"], line().news) == (45, "Why? → So.")
+    write_json(progress, _TRAINING)
+    write_json(progress.with_name("sample.json"), {"context": "It.", "prediction": "Why? So."})
+    assert (line().progress["done"], line().news) == (45, "Why? So.")
     (tmp_path / "artifacts" / "generate").mkdir(parents=True)
     write_json(tmp_path / "artifacts/generate/summary.json", {"rows_in": 462, "rows_kept": 369})
     mark(tmp_path, "generate", "ran", 154.0)
@@ -180,7 +181,7 @@ def test_a_terminal_shows_a_table_then_the_log_and_the_error_last(toy: Path) -> 
 def test_ctrl_c_leaves_the_cursor_visible_and_one_line(toy: Path) -> None:
     run = TerminalRun(toy, "--name", "stopped", TOY_HANG="generate")
     deadline = time.monotonic() + 200
-    while "What? → That." not in run.text():
+    while "What? That." not in run.text():
         assert time.monotonic() < deadline, run.text()
         time.sleep(0.2)
     os.kill(run.process.pid, signal.SIGINT)

@@ -22,14 +22,26 @@ _LONG_AGO = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
 
 
 def _run(**more: Any) -> Any:
-    return SimpleNamespace(**{"tags": [], "start_time": _LONG_AGO, **more})
+    return SimpleNamespace(
+        **{"tags": [], "infrastructure_pid": None, "start_time": _LONG_AGO, **more}
+    )
 
 
 def test_a_run_of_another_machine_is_left_alone() -> None:
     here, there = f"host:{socket.gethostname()}", "host:another"
     assert not reconcile._is_of_another_machine(_run(tags=["x", here]))
     assert reconcile._is_of_another_machine(_run(tags=["x", there]))
-    assert not reconcile._is_of_another_machine(_run())
+    assert reconcile._is_of_another_machine(_run(infrastructure_pid="another:7"))
+    assert not reconcile._is_of_another_machine(
+        _run(infrastructure_pid=f"{socket.gethostname()}:7")
+    )
+
+
+def test_a_run_that_names_no_machine_is_left_alone_in_its_first_minutes() -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    assert reconcile._is_of_another_machine(_run(start_time=now))
+    assert reconcile._is_of_another_machine(_run(start_time=None))
+    assert not reconcile._is_of_another_machine(_run()), "killed before it could name its machine"
 
 
 def test_a_run_lives_while_its_checkout_is_held_and_in_its_first_minutes(
