@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "tasks.release": {"tasks.core", "tasks.lm", "tasks.tracking"},
     **{f"tasks.{stage}": _SHARED for stage in _STAGES},
     "tasks.start": {"tasks.ingest", *_SHARED},
-    "flows.runs": {"tasks.core", "tasks.scoring", "tasks.tracking"},
+    "flows.runs": {"tasks.core", "tasks.ingest", "tasks.scoring", "tasks.tracking"},
     "flows.review": {"flows.runs", "tasks.verify", *_SHARED - {"tasks.claims"}},
     "flows.matrix": {"flows", "flows.runs", "tasks.core", "tasks.scoring", "tasks.tracking"},
     "flows": {"flows.runs", "flows.matrix", "tasks.core", "tasks.tracking"},

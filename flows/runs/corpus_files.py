@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.readers.detect import read
-from tasks.ingest.readers.document import Document, ReadOptions
-
 #: Files that a line names.
 _SHOWN = 3
 
@@ -52,7 +49,7 @@ def tell_items_read(items: Path, corpus: Path, ingest: Mapping[str, Any]) -> str
     inner = _find_inside(items, corpus) if items.is_file() else None
     if inner is None or any(part.startswith(".") for part in inner.parts):
         return ""
-    if not _is_document(items, ReadOptions(text_column=ingest.get("text_column", ""))):
+    if not _is_document(items, ingest.get("text_column", "")):
         return ""
     return (
         f"{items} is in the corpus {corpus}, so the run would read the answers as documents: move "
@@ -68,10 +65,14 @@ def _find_inside(items: Path, corpus: Path) -> Path | None:
     return None
 
 
-def _is_document(path: Path, options: ReadOptions) -> bool:
+def _is_document(path: Path, text_column: str) -> bool:
     """Tell whether a reader finds a text in a file."""
+    from tasks.ingest.readers.detect import read  # seldom needed: items are seldom in the corpus
+    from tasks.ingest.readers.document import Document, ReadOptions
+
     try:
-        return any(isinstance(part, Document) for part in read(path, options))
+        parts = read(path, ReadOptions(text_column=text_column))
+        return any(isinstance(part, Document) for part in parts)
     except Exception:  # noqa: BLE001  what its parser cannot read ingest does not read either
         return False
 
