@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,16 @@ def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
     free: queue.Queue[str] = queue.Queue()
     for number in list_gpus() or [""]:
         free.put(number)
+    stopped = threading.Event()
     futures: dict[str, PrefectFuture[Any]] = {}
     for cell in cells:
         named = run_cell.with_options(name=cell.name, task_run_name=cell.name)
         futures[cell.name] = named.submit(
-            cell, free, return_state=False, wait_for=[futures[cell.start]] if cell.start else []
+            cell,
+            free,
+            stopped,
+            return_state=False,
+            wait_for=[futures[cell.start]] if cell.start else [],
         )
     results: list[Result] = []
     try:
@@ -109,6 +115,7 @@ def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
             results.append(_result(cell, futures[cell.name]))
             write_results(plan, results, CODE, final=cell is cells[-1])
     except BaseException:  # Ctrl-C, or cancelled from the UI
+        stopped.set()  # else the next cell would begin, and Prefect would wait for its end
         stop_children()
         raise
     rows = tabulate_cells(results, CODE)
@@ -123,11 +130,15 @@ def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def run_cell(cell: Cell, free: "queue.Queue[str]") -> State[Any]:
-    """Bring one cell up to date, on a GPU of its own where there are any."""
+def run_cell(cell: Cell, free: "queue.Queue[str]", stopped: threading.Event) -> State[Any]:
+    """Bring one cell up to date, on a GPU of its own where there are any, unless the matrix was
+    ``stopped``.
+    """
     log = get_run_logger()
     gpu = free.get()
     try:
+        if stopped.is_set():
+            return Failed(message="not run: the matrix was stopped")
         environment = {
             "PIPELINE_FLOW_RUN": str(flow_run.id or ""),
             **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),

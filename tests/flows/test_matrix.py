@@ -5,10 +5,13 @@ arithmetic, the report.
 from __future__ import annotations
 
 import json
+import logging
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -987,3 +990,18 @@ def test_an_evaluation_set_that_is_wrong_is_refused_before_the_first_cell(toy: P
         and "was there before: ids must be unique" in refused.stderr
         and len(refused.stderr.splitlines()) == 1
     )
+
+
+def test_after_ctrl_c_no_other_cell_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect waited for the next cell, which had begun when the stage of the last was killed."""
+    from flows.matrix import flow
+
+    monkeypatch.setattr(flow, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(flow, "bring_up_to_date", lambda *_: pytest.fail("a cell was begun"))
+    free: queue.Queue[str] = queue.Queue()
+    free.put("")
+    stopped = threading.Event()
+    stopped.set()
+    cell = expand(read_matrix(ROOT / "matrices/embedded.yaml"), ROOT)[0]
+    assert flow.run_cell.fn(cell, free, stopped).message == "not run: the matrix was stopped"
+    assert free.get_nowait() == "", "the GPU is free again"
