@@ -91,13 +91,13 @@ def _need_column(
     column = choose_column(tables) if free else ""
     if column:
         return column, f"the only column of {one_line(tables[0].table)} with long text"
-    help = "make start ... SET=ingest.text_column=NAME"
+    remedy = "make start ... SET=ingest.text_column=NAME"
     if not tables:  # in an archive: ingest's own message lists the columns
-        raise PipelineError(f"{error}; name the column that holds the text: {help}") from error
+        raise PipelineError(f"{error}; name the column that holds the text: {remedy}") from error
     lists = "; ".join(f"{one_line(table.table)}: {table.names()}" for table in tables[:3])
     raise PipelineError(
         f"{corpus}: its tables have no column {ingest.get('text_column') or 'text'!r} ({lists}): "
-        f"name the one that holds the text: {help}"
+        f"name the one that holds the text: {remedy}"
     ) from error
 
 
