@@ -7,6 +7,7 @@ Annotations are not postponed here: a deployment loads this module by file name,
 cannot resolve postponed names.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
@@ -45,7 +47,6 @@ TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # ty
 Profile = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z0-9._-]+( *, *[A-Za-z0-9._-]+)*$",
         max_length=1000,
         json_schema_extra={
             "description": "Files of profiles/ that overlay params.yaml, with commas between; the "
@@ -145,6 +146,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     unchanged = list_unchanged(run.path, nodes)
     if REGISTER in unchanged and find_lost(run.path, log.warning):
         unchanged -= {REGISTER}
+    stopped = threading.Event()
     for node in nodes:
         named = run_stage.with_options(name=node.name, task_run_name=node.name)
         pool = pools.get(node.name, "")
@@ -153,6 +155,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
             node.name,
             pool,
             limits,
+            stopped,
             tuple(node.after),
             node.name in unchanged,
             return_state=False,
@@ -163,6 +166,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     # Ctrl-C, or cancelled in the UI. Only this thread learns of it, not the one that waits for the
     # stage.
     except BaseException:
+        stopped.set()  # else a next stage could begin, and Prefect would wait for its end
         stop_children()
         remote_stage.stop_requests()
         raise
@@ -184,24 +188,26 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     return Completed(message=f"{ran} of {len(outcomes)} stages ran, the others were up to date")
 
 
-@task(persist_result=False)
+@task(persist_result=False, cache_policy=NO_CACHE)
 def run_stage(
     folder: str,
     stage: str,
     pool: str,
     limits: RunLimits,
+    stopped: threading.Event,
     after: tuple[str, ...] = (),
     unchanged: bool = False,
 ) -> State[dict[str, Any]]:
     """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool.
 
-    ``limits.command`` asks for the run again: a registered model's card shows it. ``after`` are the
-    stages whose outputs this one reads. ``unchanged`` says that DVC was asked, and has nothing to
-    do here.
+    ``limits.command`` asks for the run again: a registered model's card shows it. Once the run was
+    ``stopped`` nothing begins. ``after`` are the stages whose outputs this one reads. ``unchanged``
+    says that DVC was asked, and has nothing to do here.
     """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)
-    if ending := find_ending(Path(folder)):
+    ending = "the run was stopped" if stopped.is_set() else find_ending(Path(folder))
+    if ending:
         # The run has ended already: what does not depend on that stage waits, as with `dvc repro`.
         return Completed(
             name="NotRun",

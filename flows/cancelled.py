@@ -33,6 +33,8 @@ def heed_cancel() -> Iterator[None]:
         return
     cancelled, ended = threading.Event(), threading.Event()
     main, run_id = threading.get_ident(), UUID(str(flow_run.id))
+    # Not SIGINT: a shell that began the run in the background lets it ignore that.
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
 
     def watch() -> None:
         with get_client(sync_client=True) as client:
@@ -41,7 +43,7 @@ def heed_cancel() -> Iterator[None]:
                     state = client.read_flow_run(run_id).state
                     if state and state.type in _CANCELLED and not ended.is_set():
                         cancelled.set()
-                        return signal.pthread_kill(main, signal.SIGINT)
+                        return signal.pthread_kill(main, signal.SIGUSR1)
 
     threading.Thread(target=watch, daemon=True, name="cancelled").start()
     try:
@@ -52,3 +54,4 @@ def heed_cancel() -> Iterator[None]:
         raise
     finally:
         ended.set()
+        signal.signal(signal.SIGUSR1, before)

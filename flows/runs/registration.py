@@ -44,6 +44,8 @@ def find_lost(checkout: Path, warn: Callable[[str], None]) -> str:
     try:
         if "run_id" not in told:
             return ""
+        if "?" in uri:  # SQLAlchemy's options
+            return ""
         if database:
             lost = _look(database, told)
         elif uri.startswith(("http://", "https://")):
@@ -96,7 +98,9 @@ def _get(uri: str, what: str, **query: str) -> Any:
     """Return a server's answer; None where it says that there is no such thing."""
     parts = urlsplit(uri)
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
-    request = Request(f"{bare}/api/2.0/mlflow/{what}?{urlencode(query)}", headers=_headers(uri))  # noqa: S310
+    request = Request(f"{bare}/api/2.0/mlflow/{what}?{urlencode(query)}")  # noqa: S310
+    for name, value in _headers(uri).items():
+        request.add_unredirected_header(name, value)  # not to where an answer may send us
     trusted = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
     try:
         with urlopen(request, timeout=_PATIENCE, context=trusted) as response:  # noqa: S310 - http

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from tasks.core.rows import TRAINED_FILE
 from tasks.core.stage import Stage
 from tasks.register.plots import plot_f1, plot_loss
 from tasks.tracking.registry import Ledger, gain_metrics
+
+#: Parameters that change no result.
+_IDLE = re.compile(r"run\.|[a-z]+\.(ray_|workers$)")
 
 
 def run_name(params: Params, scores: dict[str, Any]) -> str:
@@ -92,11 +96,11 @@ def logged_params(params: Params) -> dict[str, Any]:
 
 
 def digest_settings(params: Params) -> str:
-    """Return a digest of those parameters, but for the limits of the run: with another limit a
-    killed registration continues.
+    """Return a digest of those parameters, but for those that change no result: the limits of the
+    run, and who does its work. With others a killed registration continues.
     """
     settings = logged_params(params).items()
-    return fingerprint({name: value for name, value in settings if not name.startswith("run.")})
+    return fingerprint({name: value for name, value in settings if not _IDLE.search(name)})
 
 
 def keep_commit(ledger: Ledger, tags: dict[str, str]) -> dict[str, str]:

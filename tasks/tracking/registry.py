@@ -148,6 +148,8 @@ class Ledger:
         """
         from mlflow.exceptions import MlflowException
 
+        if not run_id:  # a version that was registered by other means
+            return "its MLflow run, which it does not name"
         try:
             place = self.client.get_run(run_id).info.artifact_uri
         except MlflowException as error:

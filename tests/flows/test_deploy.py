@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -122,8 +123,14 @@ def test_a_run_names_its_machine_before_it_does_anything(toy: Path, api: str) ->
 
 
 def test_cancel_on_the_page_ends_a_run_of_a_terminal_as_ctrl_c_does(toy: Path, api: str) -> None:
-    """It stayed "Cancelling", and ran on: no worker knows its process."""
-    running = start_hanging(toy, "cancelled", ["--name", "cancelled"], PREFECT_API_URL=api)
+    """It stayed "Cancelling", and ran on: no worker knows its process. A shell that begins a run in
+    the background lets it ignore Ctrl-C.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        running = start_hanging(toy, "cancelled", ["--name", "cancelled"], PREFECT_API_URL=api)
+    finally:
+        signal.signal(signal.SIGINT, before)
     (run,) = ask("POST", f"{api}/flow_runs/filter", flow_runs={"name": {"any_": ["cancelled"]}})
     url = f"{api}/flow_runs/{run['id']}"
     ask("POST", f"{url}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
