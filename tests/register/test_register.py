@@ -22,6 +22,7 @@ from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.register import champion
 from tasks.register.gate import Comparison
+from tasks.register.run_record import digest_settings
 from tasks.scoring.datasets import load_dataset, load_items
 from tasks.tracking.mlflow_store import (
     OWNER,
@@ -32,6 +33,7 @@ from tasks.tracking.mlflow_store import (
 )
 from tasks.tracking.registry import Ledger
 from tasks.tracking.training_run import TrainingRun
+from tests.conftest import ROOT
 
 
 class _Store:
@@ -338,6 +340,21 @@ def test_a_registration_that_goes_on_finds_its_run_and_its_version(store: _Store
     assert Ledger.open("toy", "register-9", "training-0", "run 9").run_id != first.run_id
     assert again.version("m", "file:///nowhere").version == store.versions[0].version
     assert second.version("m", "file:///nowhere").version == store.versions[1].version
+
+
+def test_what_changes_no_result_does_not_change_the_run() -> None:
+    params = load_params(ROOT / "params.yaml")
+
+    def digest(**sections: dict[str, Any]) -> str:
+        changed = {
+            name: getattr(params, name).model_copy(update=values)
+            for name, values in sections.items()
+        }
+        return digest_settings(params.model_copy(update=changed))
+
+    same = digest()
+    assert digest(run={"max_minutes": 5}, generate={"workers": 2, "ray_address": "auto"}) == same
+    assert digest(verify={"min_grounding": 0.2}) != same
 
 
 def test_a_curve_is_logged_where_it_has_gaps(store: _Store) -> None:
