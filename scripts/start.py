@@ -143,6 +143,10 @@ def _read_settings(text: str) -> dict[str, str]:
             )
         if path[1] == "corpus":
             raise PipelineError(f"SET={setting}: name the corpus with CORPUS=folder")
+        if path[1] == "drop_evaluation_overlap":
+            raise PipelineError(
+                f"SET={setting}: a look does not compare with the items; write it into the profile"
+            )
         settings[path[1]] = setting
     return settings
 

@@ -109,7 +109,7 @@ def _rows(path: Path, column: str) -> list[dict[str, Any]]:
     try:
         rows = islice(read_rows(path, ReadOptions(text_column=column, max_bytes=BYTES)), _ROWS)
         return [row for place, row in rows if place and isinstance(row, dict)]
-    except (Unreadable, OSError, ValueError, pa.ArrowException):
+    except (Unreadable, OSError, ValueError, RecursionError, pa.ArrowException):
         return []
 
 
@@ -118,7 +118,7 @@ def _flatten(row: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, An
     for name, value in row.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{before}{name}.")
-        elif name is not None and name != "(more)":
+        elif name and name != "(more)":  # without a header there is no name
             yield f"{before}{name}", value
 
 

@@ -30,7 +30,7 @@ _LARGEST, _OF_A_SUFFIX, _OPENED = 200, 20, 2000
 _TEXTS = ("text", "markdown")
 #: Suffixes of plain text, whose beginning can be read alone.
 _TEXT_SUFFIXES = (
-    *(".jsonl", ".ndjson", ".csv", ".tsv", ".tab"),
+    *(".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".mbox", ".mbx"),
     *(suffix for suffix, name in SUFFIXES.items() if name in _TEXTS),
 )
 

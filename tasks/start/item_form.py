@@ -175,7 +175,7 @@ def _tell_lines(path: Path) -> str:
     try:
         if len(lines) == 2 and isinstance(json.loads(lines[0]), dict):
             return f"each of its lines is an item, so name it {wanted.name}"
-    except ValueError:
+    except (ValueError, RecursionError):
         pass  # an item or a list over several lines
     return (
         "write it as one; of a list of items: "

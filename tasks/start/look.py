@@ -54,7 +54,8 @@ def look(
             found = survey(corpus, tried, folder, tell=tell)
         except NoPassages as error:
             counts = _count(error)
-            if "no_text_column" in counts:
+            # A stray table among files that cannot be read is not what is wrong.
+            if counts.get("no_text_column", 0) == max(counts.values(), default=1):
                 column, why = _need_column(corpus, ingest, error, "text_column" in free)
                 tell(f"{corpus} again, with the column {column!r}: {why}")
                 chosen["text_column"], reasons["text_column"] = column, why

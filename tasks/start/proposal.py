@@ -26,6 +26,7 @@ from tasks.scoring.datasets import (
 )
 from tasks.start.item_form import HOUSE, ItemForm, recognise
 from tasks.start.survey import Survey, short
+from tasks.start.trial import ROOT
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: The language that the generators with weights of their own were trained on.
@@ -181,10 +182,16 @@ def propose(
         items_why=(
             f"{items[1]} labelled items, never trained on"
             if items
-            else f"none yet, so no F1; for make label write local/{name}/items.jsonl"
+            else f"none yet, so no F1; for make label write {_free_place(name, found.corpus)}"
         ),
         labelled=items[1] if items else 0,
     )
+
+
+def _free_place(name: str, corpus: Path) -> str:
+    """Return where labelled items may go: not into the corpus."""
+    inside = corpus.resolve() == (ROOT / "local" / name).resolve()
+    return f"local/{name}-items.jsonl" if inside else f"local/{name}/items.jsonl"
 
 
 def write(proposal: Proposal, form: ItemForm, root: Path) -> tuple[Path, Path]:

@@ -50,6 +50,7 @@ def test_a_first_row_of_values_names_no_column(tmp_path: Path, rows: list[list[s
         pytest.param([["area", "0-14", "65+"], ["N", "1400", "500"]], id="ages"),
         pytest.param([["site", "Q1", "Q2"], ["Oslo", "7", "9"]], id="quarters"),
         pytest.param([["when", _QUESTION], ["2019-11-29", "Very"]], id="a survey's question"),
+        pytest.param([["when", f"{_QUESTION}?"], ["Monday", STORY]], id="its answer is long"),
         pytest.param([["a", "b"], ["1", "2"], ["a", "b"], ["3", "4"]], id="files put together"),
     ],
 )

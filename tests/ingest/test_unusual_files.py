@@ -95,6 +95,21 @@ def test_a_notebook_gives_text_and_code_without_outputs(tmp_path: Path) -> None:
         assert (document.format, document.left_out) == ("notebook", (("output", 1),))
 
 
+def test_rows_that_have_the_keys_of_a_notebook_are_rows(tmp_path: Path) -> None:
+    row = {"metadata": {"cell_type": "neuron"}, "text": "The pump at Corran failed."}
+    (tmp_path / "a.json").write_text(json.dumps([row]) + "\n")
+    (tmp_path / "b.json").write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
+    for name in ("a.json", "b.json"):
+        texts = [part.text for part in read(tmp_path / name) if isinstance(part, Document)]
+        assert set(texts) == {row["text"]}
+
+
+def test_of_texts_among_objects_the_texts_are_read(tmp_path: Path) -> None:
+    text = ["See ", {"type": "link", "text": "https://x.example"}, "for the rest."]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    assert read_one(tmp_path / "chat.jsonl").text == "See \n\nfor the rest."
+
+
 def test_a_notebook_of_an_earlier_version(tmp_path: Path) -> None:
     cells = [{"cell_type": "heading", "level": 10**9, "source": "Pumps"}]
     cells += [{"cell_type": "code", "language": "python", "input": ["x = 1"]}]

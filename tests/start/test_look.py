@@ -60,6 +60,26 @@ def test_the_only_column_of_long_text_is_taken_and_said(
     assert "ingest.text_column body: the only column of docs.jsonl with long text" in printed
 
 
+def test_a_stray_table_is_not_what_is_wrong_with_a_corpus(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is its only long column taken for the corpus."""
+    corpus = desk / "scans"
+    corpus.mkdir()
+    (corpus / "about.json").write_text(json.dumps({"year": 2019, "what": ENGLISH}))
+    for number in range(3):
+        (corpus / f"{number}.doc").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+    assert begin(monkeypatch, CORPUS=corpus, NAME="scans") == 2
+    error = capsys.readouterr().err
+    assert "unsupported_format 3" in error and "no_text_column 1" in error
+
+
+def test_tables_that_no_column_can_be_named_of(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"1,{ENGLISH}\n2,{ENGLISH}\n".replace(", ", " "))
+    (tmp_path / "deep.json").write_text("[" * 50_000 + "]" * 50_000)
+    assert find_tables(tmp_path) == []
+
+
 def test_of_two_columns_the_user_names_one(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,25 +114,23 @@ def _messages(path: Path, most: int) -> Iterator[bytes]:
     A message begins with a line "From ..." at the file's begin or behind a blank line, if a header
     follows. Programs that write mbox files put ">" before other lines that begin so.
     """
-    parts: list[bytes] = []
-    size = 0
+    message = bytearray()
     begin = b""  # a line that begins a message if the next one is a header
     is_blank = True
     with path.open("rb") as stream:
         while line := stream.readline(most + 1):
             if begin and _HEADER.match(line):
-                if parts:
-                    yield b"".join(parts)
-                parts, size = [], 0
+                if message:
+                    yield bytes(message)
+                message = bytearray()
             elif begin:
                 line = begin + line
             begin = line if is_blank and line.startswith(b"From ") else b""
             is_blank = not line.strip()
-            if not begin and size <= most:
-                parts.append(line[1:] if _QUOTED.match(line) else line)
-                size += len(line)
-    if parts or begin:
-        yield b"".join([*parts, begin])
+            if not begin and len(message) <= most:
+                message += line[1:] if _QUOTED.match(line) else line
+    if message or begin:
+        yield bytes(message) + begin
 
 
 def _is_tar(path: Path) -> bool:

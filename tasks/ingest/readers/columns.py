@@ -26,10 +26,11 @@ def get_text(row: dict[str, Any], column: str) -> str:
         names = _list_names(_name_parts(row)) or none
         raise Unreadable("no_text_column", f"no column {column!r}, there are: {names}")
     objects = [value for value in found if isinstance(value, dict)]
-    if objects:
+    if objects and len(objects) == len(found):
         names = _list_names(f"{column}.{name}" for name in objects[0])
         raise Unreadable("no_text_column", f"column {column!r} holds an object, with: {names}")
-    return "\n\n".join(_as_text(value) for value in found if value is not None)
+    texts = (value for value in found if value is not None and not isinstance(value, dict))
+    return "\n\n".join(map(_as_text, texts))
 
 
 def _find(row: dict[str, Any], path: list[str]) -> list[Any] | None:

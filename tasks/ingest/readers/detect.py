@@ -66,6 +66,7 @@ _MBOX = re.compile(
     rb"From [^\r\n]{1,300}(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +[A-Z][a-z]{2} +\d[^\r\n]*\r?\n[\w-]+:"
 )
 _NOTEBOOK = re.compile(rb'\s*\{\s*"(?:cells|metadata|nbformat|worksheets)"')
+_CELLS = re.compile(rb'"(?:cells|worksheets)"\s*:\s*\[')
 #: What may stand before a page's first element.
 _PROLOG = re.compile(r"(?:\s|<\?xml.*?\?>|<!--.*?-->)*", re.DOTALL)
 _XML = re.compile(r"\s*<\?xml|<[\w:.-]+\s[^<>]*\bxmlns\b")
@@ -166,7 +167,8 @@ def _choose_text(suffix: str, head: bytes) -> str:
         return "archives"
     if suffix in (".jsonl", ".ndjson"):
         return ""
-    return "notebook" if _NOTEBOOK.match(head) and b'"cell_type"' in head else ""
+    is_notebook = _NOTEBOOK.match(head) and _CELLS.search(head) and b'"cell_type"' in head
+    return "notebook" if is_notebook else ""
 
 
 def _choose_markup(suffix: str, head: bytes) -> str:

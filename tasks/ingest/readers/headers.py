@@ -10,8 +10,8 @@ from itertools import chain, islice
 MOST_TITLES = 10
 #: Rows, and about how many characters of them, that a first row is compared with.
 SAMPLE_ROWS, _SAMPLE_CHARS = 100, 1 << 20
-#: Characters above which a cell is long; and up to which it may be a name where all values below it
-#: are short: the question of a survey stands above short answers.
+#: Characters above which a cell is long; up to which it may be a question of a survey; and of its
+#: answers, where they are short.
 _LONG, _LONGEST, _SHORT = 60, 300, 30
 _NUMBER = re.compile(r"[-+(]?[$€£]?\s?\d[\d.,' ]*(?:[eE][-+]?\d+)?\s?[%€$£)]?")
 _YEAR = re.compile(r"(?:19|20)\d\d")
@@ -47,7 +47,7 @@ def _divide(first: list[str], rows: Iterator[list[str]]) -> tuple[list[str], Ite
     ahead, size = [], 0
     for cells in islice(rows, SAMPLE_ROWS):
         ahead.append(cells)
-        size += sum(map(len, cells))
+        size += len(cells) + sum(map(len, cells))
         if size > _SAMPLE_CHARS:
             break
     below = [dict(enumerate(cells)) for cells in ahead]
@@ -75,7 +75,7 @@ def _is_value(cell: str, values: list[str]) -> bool:
     """Tell whether ``cell`` looks like one of the ``values`` of its column."""
     if cell in values:
         return True
-    if len(cell) > (_LONGEST if values and max(map(len, values)) <= _SHORT else _LONG):
+    if len(cell) > (_LONGEST if _is_question(cell, values) else _LONG):
         return True
     if _NUMBER.fullmatch(cell) and not _YEAR.fullmatch(cell):
         return True
@@ -83,6 +83,13 @@ def _is_value(cell: str, values: list[str]) -> bool:
         return False
     alike = sum(_form(value) == _form(cell) for value in values)
     return alike * 2 >= len(values)
+
+
+def _is_question(cell: str, values: list[str]) -> bool:
+    """Tell whether ``cell`` may be a question of a survey: they stand above short answers, or end
+    with a question mark or a colon.
+    """
+    return cell.endswith(("?", ":")) or bool(values and max(map(len, values)) <= _SHORT)
 
 
 def _form(text: str) -> str:
