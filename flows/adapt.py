@@ -47,6 +47,7 @@ TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # ty
 Profile = Annotated[
     str,
     Field(
+        pattern=r"^[^/;\n]*$",
         max_length=1000,
         json_schema_extra={
             "description": "Files of profiles/ that overlay params.yaml, with commas between; the "

@@ -841,8 +841,8 @@ def test_the_form_takes_any_profiles_and_explains_itself(toy: Path) -> None:
 import json
 from prefect.flows import load_flow_from_entrypoint
 adapt = load_flow_from_entrypoint("flows/adapt.py:adapt")
-adapt.validate_parameters({"profile": "warm, made.later", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
-for field, wrong in {"profile": "warm,", "overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
+adapt.validate_parameters({"profile": "warm, größe+1,", "task_types": ["exqa"], "rows": 10, "seed": 3, "overrides": ["generate.seed=2"]})
+for field, wrong in {"profile": "warm;x", "overrides": ["seed"], "rows": -1, "seed": "x", "task_types": ["exq"], "name": "x" * 99}.items():
     try:
         adapt.validate_parameters({field: wrong})
     except Exception as error:

@@ -203,5 +203,20 @@ def test_after_a_failure_no_other_stage_begins(
     monkeypatch.setattr(adapt, "reproduce", lambda *_: pytest.fail("a stage was begun"))
     begin_board(tmp_path, ["ingest", "baseline"])
     mark(tmp_path, "ingest", "failed", 1.0, "no corpus")
-    state = adapt.run_stage.fn(str(tmp_path), "baseline", "", None)
+    state = adapt.run_stage.fn(str(tmp_path), "baseline", "", None, threading.Event())
     assert state.data["status"] == "not run" and state.message == "not run: ingest failed"
+
+
+def test_after_the_run_was_stopped_no_other_stage_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect would wait for its end."""
+    from flows import adapt
+
+    monkeypatch.setattr(adapt, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(adapt, "reproduce", lambda *_: pytest.fail("a stage was begun"))
+    begin_board(tmp_path, ["ingest"])
+    stopped = threading.Event()
+    stopped.set()
+    state = adapt.run_stage.fn(str(tmp_path), "ingest", "", None, stopped)
+    assert state.data["status"] == "not run" and "the run was stopped" in state.message
