@@ -123,8 +123,8 @@ def _judge_opponent(
 def _judge_without_answers(
     comparison: Comparison, holder: str, lost: str, has_model: bool
 ) -> Comparison:
-    """Return the comparison with the unadapted model that stands in for one with a champion whose
-    answers are lost.
+    """Return the verdict where the champion's answers are lost: the new version was compared with
+    the unadapted model in its place.
 
     While that champion can be served, nothing shows that the new version is better, so it stays.
     Where its model is lost too it can be neither served nor compared again, and would stay for

@@ -16,7 +16,7 @@ from tasks.ingest.readers.decoding import detect
 from tasks.ingest.readers.detect import STREAMED, SUFFIXES, check_size, reader_name
 from tasks.ingest.readers.document import Unreadable, explain
 
-#: The sample: at most so many files, and so many bytes of them.
+#: The largest sample: number of files, and their bytes together.
 FILES, BYTES = 200, 32 << 20
 #: Bytes to read of plain text. To cut 30 MB of it into 47,000 passages would take minutes.
 TEXT_BYTES = 8 << 20
@@ -24,8 +24,8 @@ TEXT_BYTES = 8 << 20
 _ONE_FILE = 4 * BYTES
 #: Bytes of a file from which its reader is chosen.
 _HEAD = 4096
-#: Files that are opened before any is chosen: the largest, and some of each suffix without a
-#: reader, of all suffixes together at most so many. To open 100,000 would take minutes.
+#: Files that are opened before any is chosen: how many of the largest; how many of each suffix that
+#: no reader has; and how many of these suffixes together. To open 100,000 would take minutes.
 _LARGEST, _OF_A_SUFFIX, _OPENED = 200, 20, 2000
 _TEXTS = ("text", "markdown")
 #: Suffixes of plain text, whose beginning can be read alone.

@@ -89,7 +89,7 @@ class Test:
 
 
 def are_enough(rows: int, passages: int) -> bool:
-    """Tell whether so many test rows of so many passages can tell anything."""
+    """Tell whether a test of this size (test rows, and their passages) can show anything."""
     return rows >= _LEAST and passages >= _LEAST_PASSAGES
 
 

@@ -123,7 +123,7 @@ def test_notebooks_that_are_none(tmp_path: Path, content: str) -> None:
     assert refusal(tmp_path / "a.ipynb").reason == ("damaged" if content else "empty")
 
 
-# --- what is told by the first bytes
+# --- formats that show in the first bytes
 
 
 @pytest.mark.parametrize("name", ["a.php", "b.aspx", "c.xml", "d"])

@@ -37,7 +37,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_texts(folder: Path, text: str, count: int) -> None:
-    """Write so many files of a text, ``{n}`` in it as their number."""
+    """Write ``count`` files of a text; each has its number in place of ``{n}``."""
     folder.mkdir(exist_ok=True)
     for number in range(1, count + 1):
         (folder / f"{text[:3]}{number}.txt").write_text(text.replace("{n}", str(number)))

@@ -24,8 +24,8 @@ from tasks.ingest.readers.document import (
     printable,
 )
 
-#: A page so many times as long as the plain text beside it takes its place: some programs write a
-#: blank there, or "view this message in an HTML capable client". Else both say the same.
+#: The HTML is read in place of the plain text where it has more than this many times the text: some
+#: programs write only a blank or "view this message in an HTML capable client" as plain text.
 _STUB = 2
 
 

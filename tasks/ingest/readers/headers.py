@@ -60,7 +60,7 @@ def is_header(cells: Cells, below: Sequence[Cells]) -> bool:
     """Tell whether ``cells`` name the columns of the rows ``below``.
 
     One cell that looks like a value decides against it: a name too few loses nothing, since the
-    row is then read as the others are, but a value taken for a name would stand in every row.
+    row is then read as the others are, but a wrong header would be repeated in every row.
     """
     # Files that were put together repeat their header.
     others = [row for row in below if row != cells]
