@@ -8,14 +8,12 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.flows.test_flows import await_no_process_in, start_hanging
-from tests.prefect_server import prefect_server
 from tests.toy import environment, make_toy
 
 pytestmark = pytest.mark.timeout(400)
@@ -24,12 +22,6 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy(tmp_path_factory.mktemp("deploy") / "toy")
-
-
-@pytest.fixture(scope="module")
-def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
-    with prefect_server(toy, empty_prefect) as url:
-        yield url
 
 
 def ask(method: str, url: str, **body: Any) -> Any:

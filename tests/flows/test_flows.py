@@ -13,7 +13,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +39,6 @@ from tasks.core.model_params import CHAMPION
 from tasks.core.ports import find_free_port
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
-from tests.prefect_server import prefect_server
 from tests.toy import environment, git, make_toy, pipeline
 from tests.ui_server import serve_ui
 
@@ -53,13 +51,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("flows") / "toy")
     dvc(root, "repro")
     return root
-
-
-@pytest.fixture(scope="module")
-def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
-    """A Prefect server for the whole module: starting one costs more than a run."""
-    with prefect_server(toy, empty_prefect) as url:
-        yield url
 
 
 def dvc(root: Path, *arguments: str) -> str:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tasks.core.parquet import write_table
 from tasks.core.rows import TRAINED
 from tasks.core.yaml_file import read_yaml
 from tasks.tracking.mlflow_store import connect, experiment_id
-from tests.prefect_server import prefect_server
 from tests.toy import environment, make_toy
 
 
@@ -143,13 +141,6 @@ def test_the_report_says_what_was_reused_and_decided_and_trusts_no_name(run: Run
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small pipeline of milliseconds."""
     return make_toy(tmp_path_factory.mktemp("follow") / "toy")
-
-
-@pytest.fixture(scope="module")
-def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
-    """A Prefect server for the module."""
-    with prefect_server(toy, empty_prefect) as url:
-        yield url
 
 
 def _python(toy: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

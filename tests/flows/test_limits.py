@@ -19,7 +19,6 @@ from tasks.core.model_params import Limits
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan
 from tests.flows.test_flows import await_no_process_in
-from tests.prefect_server import prefect_server
 from tests.toy import _STAGE, environment, make_toy, pipeline, write_stage
 
 _MORE = """
@@ -54,13 +53,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = root / "dvc.yaml"
     graph.write_text(graph.read_text().replace("metrics:\n", _MORE.lstrip("\n"), 1))
     return root
-
-
-@pytest.fixture(scope="module")
-def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
-    """A Prefect server for all four runs: starting one costs more than a run."""
-    with prefect_server(toy, empty_prefect) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

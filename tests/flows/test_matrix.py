@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,6 @@ from tasks.scoring.f1 import Scored, macro_f1
 from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.conftest import ROOT
 from tests.pages import check_page
-from tests.prefect_server import prefect_server
 from tests.toy import environment, make_toy, write_stage
 
 _FILES = [path for path in sorted((ROOT / "matrices").glob("*.yaml")) if path.stem != "published"]
@@ -869,13 +867,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (["git", "add", "-A"], ["git", "commit", "-q", "-m", "matrix"]):
         subprocess.run(command, cwd=root, check=True, env=environment(root), capture_output=True)
     return root
-
-
-@pytest.fixture(scope="module")
-def api(toy: Path, empty_prefect: Path) -> Iterator[str]:
-    """A Prefect server for both runs: starting one costs more than a cell."""
-    with prefect_server(toy, empty_prefect) as url:
-        yield url
 
 
 def _run(root: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
