@@ -24,7 +24,7 @@ from flows import remote_flow, remote_stage
 from flows.runs.dvc_repro import STOPPED, StageOutcome
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
-from tests.flows.test_flows import api, ask, await_no_process_in, toy
+from tests.flows.test_flows import ask, await_no_process_in, toy
 from tests.toy import environment
 
 _POOLS = "generate=gpu, validate=big"
