@@ -206,6 +206,7 @@ def test_a_bench_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) 
     assert "did you mean 'evaluate'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_ranks_as_float32_does(options: BenchOptions) -> None:
     authors, lm_eval = evaluate.run(replace(options, rounds=1))
     assert (authors.gate, authors.rounds, lm_eval.gate[:8]) == (PASSED, 1, "not run:")

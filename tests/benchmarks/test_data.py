@@ -102,6 +102,7 @@ def test_the_gate_of_validate_sees_another_pair_and_another_choice(tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_generate_runs_against_transformers(options: BenchOptions) -> None:
     rows = {row.peer: row for row in generate.run(options)}
     assert rows["transformers"].gate == PASSED and rows["transformers"].ratio
