@@ -11,8 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Premise, Twins, make_twins
+from tasks.claims.claims import (
+    CONTRADICTED,
+    DENIALS,
+    DENIED,
+    ENTAILED,
+    UNDECIDED,
+    Premise,
+    Twins,
+    make_twins,
+)
 from tasks.claims.details import Details
+from tasks.claims.duties import DUTIES
 from tasks.claims.neighbours import Neighbours
 from tasks.claims.patterns import Patterns, load_patterns
 from tasks.claims.probe import Probed, balanced, probe
@@ -21,6 +31,8 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.rows import INSTRUCTIONS
 
+#: Fewer rows than this teach a model to repeat itself.
+FEW_ROWS = 50
 #: Shares of the task types among constructed rows.
 SHARES: Mapping[str, float] = {"nli": 0.5, "te": 0.15, "ynqa": 0.35}
 
@@ -102,16 +114,16 @@ def _distinct(passages: Sequence[Premise], dropped: Counter[str]) -> list[Premis
 
 def _even_negations(twins: list[Twins], seed: int, dropped: Counter[str]) -> list[Twins]:
     """Return as many twins that a negation makes false as twins that it makes true."""
-    kinds = {"negation added", "negation removed"}
     drawn = sorted(
         twins, key=lambda pair: row_seed(seed, "negation", pair.passage_id, pair.entailed)
     )
-    least = min(sum(pair.kind == kind for pair in twins) for kind in kinds)
-    used: Counter[str] = Counter()
+    least = min(sum(pair.kind in kinds for pair in twins) for kinds in (DENIALS, DENIED))
+    used: Counter[bool] = Counter()
     kept = []
     for pair in drawn:
-        used[pair.kind] += 1
-        if pair.kind not in kinds or used[pair.kind] <= least:
+        negation = pair.kind in DENIALS | DENIED
+        used[pair.kind in DENIALS] += negation
+        if not negation or used[pair.kind in DENIALS] <= least:
             kept.append(pair)
     dropped["uneven_negation"] += len(twins) - len(kept)
     return sorted(kept, key=lambda pair: (pair.passage_id, pair.kind, pair.entailed))
@@ -160,7 +172,8 @@ def _open_claim(
     text = (pair.entailed, pair.contradicted)[lot % 2]
     if lot % 3 and (found := details.undecided(text, pair.passage_id)):
         return found[0], "detail", found[1]
-    other = index.undecided(text, pair.passage_id, used)
+    # Another contract's clause may say the same in its own words, and decide it.
+    other = index.undecided(text, pair.passage_id, used, at_home=pair.kind in DUTIES)
     if other is None:
         return None
     used[other] += 1

@@ -28,13 +28,17 @@ class Neighbours:
         for key in sorted(self._passages):
             for word in self._words[key]:
                 self._holders[word].append(key)
+        self._count = Counter(passage.document for passage in passages)
         self._sentences: dict[str, list[frozenset[str]]] = {}
         self._most = max(20, len(passages) // 12)
 
-    def undecided(self, claim: str, origin: str, used: Counter[str]) -> str | None:
+    def undecided(
+        self, claim: str, origin: str, used: Counter[str], at_home: bool = False
+    ) -> str | None:
         """Return the passage that shares most with another's claim and leaves it open, or None.
 
         ``used`` counts how often a passage served before: each serves at most three times.
+        ``at_home``: a passage of the same document, if the document has others.
         """
         words = self._telling(claim)
         if len(words) < 3:
@@ -46,6 +50,8 @@ class Neighbours:
                 for key in holders:
                     scores[key] += math.log((1 + len(self._passages)) / len(holders))
         home = self._passages[origin].document
+        if at_home and home and self._count[home] > 1:
+            scores = {key: scores[key] for key in scores if self._passages[key].document == home}
         for key in scores:
             scores[key] += 3.0 if home and self._passages[key].document == home else 0.0
         best = sorted(scores, key=lambda key: (-scores[key], key))[:_TRIED]

@@ -18,7 +18,7 @@ _LISTS = frozenset(
         *("abbreviations", "openers", "unsure", "introductions", "conditions", "auxiliaries"),
         *("participles", "breaks", "quantifiers", "focus", "negations", "months", "weekdays"),
         *("number_words", "scales", "currencies", "bounds", "units", "functional", "titles"),
-        *("opposites", "same", "stopwords", "pointing"),
+        *("opposites", "same", "stopwords", "pointing", "actors", "happenings"),
     )
 )
 _MAPPINGS = frozenset({"verbs"})

@@ -13,8 +13,8 @@ _TIDY = (
     (re.compile(r"\s+"), " "),
     (re.compile(r"([(\[])\s+"), r"\1"),
 )
-_NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
-_MARKS = re.compile(r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\.")
+NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
+MARKS = re.compile(r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\.")
 _RELATIVE = re.compile(r"^(?P<main>[^,]{20,}), (?:which|who|whose|where)\b[^,]*\.$")
 _PARTICIPLE = re.compile(r"^(?P<main>[^,]{25,}), [a-z]{3,}ing\b[^,]*\.$")
 _COORDINATE = re.compile(r"^(?P<main>[^,]{25,}), (?:and|but) (?P<next>\w+) [^,]*\.$")
@@ -26,7 +26,7 @@ _OTHERS = re.compile(
     r"|(?:rest|remaining|one|new)\b"
     r"|\w+ (?:one|ones)\b)"
 )
-_NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
+NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
 _LEAST, _MOST = 5, 30
 
 
@@ -70,7 +70,7 @@ def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tupl
     """
     found: list[tuple[str, str]] = []
     for sentence in split_sentences(text, patterns):
-        plain = _NUMBERED.sub("", _NOTES.sub("", sentence))
+        plain = NUMBERED.sub("", NOTES.sub("", sentence))
         forms = list(dict.fromkeys([plain, *_cuts(plain, patterns)]))
         found += [(sentence, form) for form in forms if is_statement(form, patterns, hedged)]
     return list(dict.fromkeys(found))
@@ -116,7 +116,7 @@ def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> boo
     words = WORD.findall(sentence)
     if not (_LEAST <= len(words) <= _MOST and sentence.endswith(".")):
         return False
-    if not (sentence[0].isupper() or sentence[0].isdigit()) or _MARKS.search(sentence):
+    if not (sentence[0].isupper() or sentence[0].isdigit()) or MARKS.search(sentence):
         return False
     lower = [word.lower() for word in words]
     refused = patterns.pointing if hedged else patterns.pointing | patterns.unsure

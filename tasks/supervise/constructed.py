@@ -7,15 +7,13 @@ from collections import Counter
 
 import pyarrow as pa
 
-from tasks.claims.construct import SHARES, construct
+from tasks.claims.construct import FEW_ROWS, SHARES, construct
 from tasks.claims.passages import passages_of
 from tasks.core.errors import PipelineError
 
 log = logging.getLogger(__name__)
 #: Most pairs of claims from one passage.
 _PER_PASSAGE = 2
-#: Fewer rows than this are reported.
-FEW_ROWS = 50
 
 
 def construct_rows(

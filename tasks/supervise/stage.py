@@ -19,6 +19,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.claims.construct import FEW_ROWS
 from tasks.core.data_params import Supervise
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, row_seed
@@ -27,7 +28,6 @@ from tasks.core.rows import INSTRUCTIONS
 from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.scoring.datasets import has_items
-from tasks.supervise.constructed import FEW_ROWS
 from tasks.supervise.sources import KEYS, SOURCES, Source
 
 log = logging.getLogger(__name__)
