@@ -30,6 +30,7 @@ from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
 from tasks.lm.licence import licence_of
 from tasks.scoring.datasets import ITEM_FORMS
+from tasks.start.claims import expect_claims
 from tasks.start.item_form import HOUSE, ItemForm
 from tasks.start.look import Look, look
 from tasks.start.proposal import (
@@ -231,8 +232,18 @@ def _describe(
         ("", ""),
         ("next", f"make plan PROFILE={proposal.stacked}    # what it will give and cost"),
         ("", f"make run PROFILE={proposal.stacked}"),
+        *_rules(found, proposal),
     ]
     return [part for name, text in lines for part in _wrap(name, text)]
+
+
+def _rules(found: Survey, proposal: Proposal) -> list[tuple[str, str]]:
+    """Return the command that trains on claims made by rules, where they make enough of them."""
+    rows = expect_claims(found, proposal.kind)
+    if not rows:
+        return []
+    told = f"about {rows:,} rows by rules, nothing generated: docs/claims.md"
+    return [("or", f"make run PROFILE={proposal.stacked},constructed    # {told}")]
 
 
 def _describe_items(form: ItemForm, told: list[str]) -> list[tuple[str, str]]:

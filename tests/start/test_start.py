@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,20 @@ def test_the_recipe_holds_no_value_of_the_user() -> None:
     assert "$(CORPUS" not in recipe and "$(NAME" not in recipe
     exported = next(line for line in makefile.splitlines() if line.startswith("VALUES :="))
     assert {"CORPUS", "NAME", "EVALUATION", "MODEL", "TASK"} <= set(exported.split())
+
+
+def test_where_rules_make_enough_rows_the_command_is_shown(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "data/contracts/documents", desk / "rules")
+    assert _start(monkeypatch, CORPUS=desk / "rules", NAME="rules", TASK="nli") == 0
+    found = re.search(r"or +make run PROFILE=rules,constructed +# about (\d+) rows", _said(capsys))
+    assert found and int(found[1]) >= 50
+    assert _start(monkeypatch, CORPUS=desk / "rules", NAME="spans", TASK="exqa") == 0
+    assert "constructed" not in _said(capsys)
+    assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="few", TASK="nli") == 0
+    assert "constructed" not in _said(capsys)
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
