@@ -242,7 +242,7 @@ def _rules(found: Survey, proposal: Proposal) -> list[tuple[str, str]]:
     rows = expect_claims(found, proposal.kind)
     if not rows:
         return []
-    told = f"about {rows:,} rows by rules, nothing generated: docs/claims.md"
+    told = f"about {rows:,} rows by rules: docs/claims.md"
     return [("or", f"make run PROFILE={proposal.stacked},constructed    # {told}")]
 
 
