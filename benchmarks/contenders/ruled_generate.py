@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tasks.lm.engine
-from tasks.lm.engine import Completion, Sampling
+from tasks.lm.engine import Completion, OnDone, Sampling
 
 
 class _RuleEngine:
@@ -19,7 +19,11 @@ class _RuleEngine:
         pass
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_done: OnDone | None = None,
     ) -> list[Completion]:
         return [self._complete(seed) for seed in seeds]
 
