@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from tasks.claims.duties import BAN, DUTY, PERMISSION, duty_twins
 from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
@@ -16,9 +17,10 @@ from tasks.claims.sentences import content_words, finite_verb, split_sentences, 
 from tasks.core.files import row_seed
 
 ENTAILED, CONTRADICTED, UNDECIDED = "entailed", "contradicted", "undecided"
-#: Kinds whose entailed claim is a denial, and kinds whose contradicted one is. The first are rarer.
-DENIALS = frozenset((BAN, "negation removed"))
-DENIED = frozenset((DUTY, PERMISSION, "negation added"))
+#: Kinds whose entailed claim is a denial ("shall not"), and kinds whose contradicted one is. The
+#: first are rarer.
+TRUE_DENIALS = frozenset((BAN, "negation removed"))
+FALSE_DENIALS = frozenset((DUTY, PERMISSION, "negation added"))
 #: How a statement begins that is about one of several.
 _INDEFINITE = re.compile(r"(?:a|an|one|some|another)\b", re.I)
 
@@ -59,13 +61,14 @@ def make_twins(passage: Premise, most: int, seed: int, patterns: Patterns) -> li
     for twins in [
         *_from_answers(passage, chance, patterns),
         *_from_sentences(passage, chance, patterns),
-        *_from_duties(passage, chance, patterns),
     ]:
         if _differ(twins):
             by_origin.setdefault(twins.origin, []).append(_reworded(twins, key, patterns))
     origins = list(by_origin)
     chance.shuffle(origins)
-    origins.sort(key=lambda origin: not any(twins.kind in DENIALS for twins in by_origin[origin]))
+    origins.sort(
+        key=lambda origin: not any(twins.kind in TRUE_DENIALS for twins in by_origin[origin])
+    )
     for choices in by_origin.values():
         chance.shuffle(choices)
     chosen: list[Twins] = []
@@ -83,7 +86,9 @@ def make_twins(passage: Premise, most: int, seed: int, patterns: Patterns) -> li
 def _rarest(choices: list[Twins], chosen: Sequence[Twins]) -> Twins:
     """Take the twins whose kind has been chosen least out of the list."""
     kinds = [twins.kind for twins in chosen]
-    found = min(choices, key=lambda twins: (kinds.count(twins.kind), twins.kind not in DENIALS))
+    found = min(
+        choices, key=lambda twins: (kinds.count(twins.kind), twins.kind not in TRUE_DENIALS)
+    )
     choices.remove(found)
     return found
 
@@ -99,15 +104,15 @@ def _reworded(twins: Twins, key: int, patterns: Patterns) -> Twins:
 
 
 def _from_sentences(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
+    """Yield twins of the passage's statements, edited, and of its duties, reversed."""
     pool = find_spans(passage.text, patterns)
-    for sentence, statement in statements(passage.text, patterns):
-        for kind, true, false in _edits(statement, passage.text, pool, chance, patterns):
-            if not _is_stated(false, passage.text, patterns):
-                yield Twins(passage.passage_id, kind, true, false, sentence)
-
-
-def _from_duties(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
-    for sentence, kind, true, false in duty_twins(passage.text, chance, patterns):
+    edited = (
+        (sentence, *edit)
+        for sentence, statement in statements(passage.text, patterns)
+        for edit in _edits(statement, passage.text, pool, chance, patterns)
+    )
+    found = chain(edited, duty_twins(passage.text, chance, patterns))
+    for sentence, kind, true, false in found:
         if not _is_stated(false, passage.text, patterns):
             yield Twins(passage.passage_id, kind, true, false, sentence)
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from tasks.claims.claims import (
     CONTRADICTED,
-    DENIALS,
-    DENIED,
     ENTAILED,
+    FALSE_DENIALS,
+    TRUE_DENIALS,
     UNDECIDED,
     Premise,
     Twins,
@@ -117,13 +117,15 @@ def _even_negations(twins: list[Twins], seed: int, dropped: Counter[str]) -> lis
     drawn = sorted(
         twins, key=lambda pair: row_seed(seed, "negation", pair.passage_id, pair.entailed)
     )
-    least = min(sum(pair.kind in kinds for pair in twins) for kinds in (DENIALS, DENIED))
+    least = min(
+        sum(pair.kind in kinds for pair in twins) for kinds in (TRUE_DENIALS, FALSE_DENIALS)
+    )
     used: Counter[bool] = Counter()
     kept = []
     for pair in drawn:
-        negation = pair.kind in DENIALS | DENIED
-        used[pair.kind in DENIALS] += negation
-        if not negation or used[pair.kind in DENIALS] <= least:
+        negation = pair.kind in TRUE_DENIALS | FALSE_DENIALS
+        used[pair.kind in TRUE_DENIALS] += negation
+        if not negation or used[pair.kind in TRUE_DENIALS] <= least:
             kept.append(pair)
     dropped["uneven_negation"] += len(twins) - len(kept)
     return sorted(kept, key=lambda pair: (pair.passage_id, pair.kind, pair.entailed))

@@ -12,30 +12,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.claims.patterns import Patterns
-from tasks.claims.sentences import MARKS, NOTES, NUMBERED, WORD, split_sentences
+from tasks.claims.sentences import MARKS, WORD, split_sentences, without_notes
 
 BAN, DUTY, PERMISSION = "ban", "duty", "permission"
 DUTIES = frozenset((BAN, DUTY, PERMISSION))
 
-_MODALS = r"(?:shall|must|may|will)"
+_MODALS = r"shall|must|may|will"
 _MODAL = re.compile(rf"\b(?P<verb>{_MODALS})(?P<denied> not)?\b")
 _IS_NOT = re.compile(r"\b(?P<verb>is|are)(?P<denied> not)\b")
-_ANY_MODAL = re.compile(r"\b(?:shall|must|may|will|can|cannot|should|could|would|might)\b")
+_ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)\b")
 _LOOSE = re.compile(r" (?:further|also|hereby|therefore)$")
 #: Not cut where it ends (a full stop inside, or after a letter), or with a hole (two commas).
 _INNER_END = re.compile(r"\. |, ?,|\b\w\.$|\.\w\.$")
 _ADVERB = re.compile(r"^(?:However|Further|Furthermore|Moreover|Additionally|Accordingly), ")
-_INTRODUCTION = re.compile(
-    r"(?:Upon|After|Before|During|Within|At|In|On|For|If|Where|When|Unless|Subject to)"
-    r" [^,.;:]{3,90}, "
-)
 #: "agrees not to use" says "must not use".
 _AGREES = re.compile(
     r" (?:hereby )?(?:agrees?|undertakes?|promises?)"
     r"(?:(?P<denied> not)? to | that (?:it|they) (?:shall|will)(?P<bound> not)? )"
 )
 #: A second clause with a modal verb of its own, up to the end.
-_SECOND = re.compile(rf", (?:and|but) (?:[\w'’-]+ ){{0,9}}{_MODALS}\b.*$")
+_SECOND = re.compile(rf", (?:and|but) (?:[\w'’-]+ ){{0,9}}(?:{_MODALS})\b.*$")
 #: Examples that end a sentence: the rest says the same of more.
 _EXAMPLES = re.compile(
     r", including(?:,? (?:without limitation|but not limited to))?,? [^,.]+(?=\.$)"
@@ -45,17 +41,6 @@ _VERBS = re.compile(
     r"(?P<last> [a-z]+ (?:the|any|all|an?|its|their|such|[A-Z])\b)"
 )
 _FEWEST, _MOST, _MOST_IN_SUBJECT = 6, 45, 10
-_DETERMINERS = frozenset(
-    ("the", "this", "each", "every", "all", "any", "both", "either", "a", "an", "such")
-)
-#: A word that begins a sentence, inside a subject: what stands before it is a heading.
-_BEGINNINGS = frozenset(
-    word.capitalize()
-    for word in (*_DETERMINERS, "in", "if", "no", "it", "upon", "neither", "unless")
-)
-_NARROWING = frozenset(
-    ("only", "solely", "exclusively", "merely", "except", "unless", "but", "than", "until")
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +84,7 @@ def duty_twins(
     """
     is_rule = re.search(r"\bshall\b", text) is not None
     for sentence in split_sentences(text, patterns):
-        duty = _duty(NUMBERED.sub("", NOTES.sub("", sentence)), is_rule, patterns)
+        duty = _duty(without_notes(sentence), is_rule, patterns)
         if duty:
             yield sentence, duty.kind, *duty.claims(chance)
 
@@ -162,15 +147,18 @@ def _without_denial(head: str) -> str:
 
 def _is_subject(head: str, patterns: Patterns) -> bool:
     """Tell whether the words before a modal verb are its subject, maybe after an introduction."""
-    introduction = _INTRODUCTION.match(head)
+    introduction = patterns.condition.match(head)
     words = head[introduction.end() if introduction else 0 :].split()
     if not words or len(words) > _MOST_IN_SUBJECT:
         return False
     first = words[0].lower()
-    named = first in _DETERMINERS or first == "you" or first not in patterns.openers
+    determiners = patterns.words("determiners")
+    named = first in determiners or first == "you" or first not in patterns.openers
     plain = all(re.fullmatch(r"[A-Za-z][\w'’/-]*", word) for word in words)
     inside = {word.lower() for word in words[1:]} & patterns.words("breaks") - {"and", "or", "to"}
-    return named and plain and not inside and not _BEGINNINGS & set(words[1:])
+    # A capital inside the subject begins a sentence: what stands before it is a heading.
+    begins = {word.capitalize() for word in determiners | patterns.words("beginnings")}
+    return named and plain and not inside and not begins & set(words[1:])
 
 
 def _is_unclear(tail: str, patterns: Patterns) -> bool:
@@ -181,7 +169,7 @@ def _is_unclear(tail: str, patterns: Patterns) -> bool:
         len(words) < 3
         or not tail[0].isalnum()
         or words[0] in patterns.words("focus")
-        or bool(set(words) & (denials | _NARROWING))
+        or bool(set(words) & (denials | patterns.words("narrowing")))
     )
 
 
@@ -195,10 +183,10 @@ def _does_something(head: str, tail: str, patterns: Patterns) -> bool:
 
 
 def _last_verb(kind: str, tail: str) -> str:
-    """Return what follows a modal verb with the last of its verbs alone, where that follows.
+    """Return what stands behind a modal verb, of several verbs the last one alone.
 
-    Who may not copy or disclose it may not disclose it; who must return or destroy it need not
-    destroy it.
+    All stay where the last would say too much: who may not copy or disclose it may not disclose
+    it, but who must return or destroy it need not destroy it.
     """
     verbs = _VERBS.match(" " + tail)
     follows = {BAN: ("or",), DUTY: ("and",), PERMISSION: ("or", "and")}[kind]

@@ -19,6 +19,7 @@ _LISTS = frozenset(
         *("participles", "breaks", "quantifiers", "focus", "negations", "months", "weekdays"),
         *("number_words", "scales", "currencies", "bounds", "units", "functional", "titles"),
         *("opposites", "same", "stopwords", "pointing", "actors", "happenings"),
+        *("determiners", "beginnings", "narrowing", "preconditions"),
     )
 )
 _MAPPINGS = frozenset({"verbs"})
@@ -118,6 +119,12 @@ class Patterns:
     def introduction(self) -> re.Pattern[str]:
         first = "|".join(word.capitalize() for word in self.values["introductions"])
         return re.compile(rf"^(?:{first}) (?P<rest>[^,;:]{{2,45}}), (?P<main>\S.*)$")
+
+    @cached_property
+    def condition(self) -> re.Pattern[str]:
+        """What a duty may begin with, which stays a part of it: "Upon termination, "."""
+        first = _either(word.capitalize() for word in self.values["preconditions"])
+        return re.compile(rf"(?:{first}) [^,.;:]{{3,90}}, ")
 
 
 @lru_cache(maxsize=4)

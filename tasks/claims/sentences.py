@@ -13,7 +13,7 @@ _TIDY = (
     (re.compile(r"\s+"), " "),
     (re.compile(r"([(\[])\s+"), r"\1"),
 )
-NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
+_NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
 MARKS = re.compile(r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\.")
 _RELATIVE = re.compile(r"^(?P<main>[^,]{20,}), (?:which|who|whose|where)\b[^,]*\.$")
 _PARTICIPLE = re.compile(r"^(?P<main>[^,]{25,}), [a-z]{3,}ing\b[^,]*\.$")
@@ -26,7 +26,7 @@ _OTHERS = re.compile(
     r"|(?:rest|remaining|one|new)\b"
     r"|\w+ (?:one|ones)\b)"
 )
-NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
+_NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
 _LEAST, _MOST = 5, 30
 
 
@@ -63,6 +63,11 @@ def tidy(text: str) -> str:
     return re.sub(r"(\w) ('s|n't)\b", r"\1\2", text).strip()
 
 
+def without_notes(sentence: str) -> str:
+    """Return a sentence without what stands in brackets and the number that it begins with."""
+    return _NUMBERED.sub("", _NOTES.sub("", sentence))
+
+
 def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tuple[str, str]]:
     """Return (sentence, statement) of the passage: plain statements and their cuts.
 
@@ -70,7 +75,7 @@ def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tupl
     """
     found: list[tuple[str, str]] = []
     for sentence in split_sentences(text, patterns):
-        plain = NUMBERED.sub("", NOTES.sub("", sentence))
+        plain = without_notes(sentence)
         forms = list(dict.fromkeys([plain, *_cuts(plain, patterns)]))
         found += [(sentence, form) for form in forms if is_statement(form, patterns, hedged)]
     return list(dict.fromkeys(found))

@@ -10,7 +10,7 @@ interval.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,14 +151,24 @@ def construct_tests(
 
 
 def check_labels(
-    source: str, golds: Sequence[str], answers: Sequence[str], passages: Sequence[str]
+    source: str,
+    golds: Sequence[str],
+    answers: Sequence[str],
+    offered: Sequence[tuple[str, ...]],
+    passages: Sequence[str],
 ) -> Test:
-    """Return the test of a label type on rows whose labels are known; chance is always giving the
-    commonest label.
+    """Return the test of a label type on rows whose labels are known.
+
+    ``offered`` are the labels that each row's instruction names. Chance is to give the commonest
+    of them: one wording asks for Yes or No, another for True or False. Where few rows offer the
+    same labels that is on the high side, so a doubtful reader does not pass.
     """
     golds, answers = [gold.lower() for gold in golds], [answer.lower() for answer in answers]
     right = sum(gold == answer for gold, answer in zip(golds, answers, strict=True))
-    chance = max(Counter(golds).values()) / len(golds)
+    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for labels, gold in zip(offered, golds, strict=True):
+        counts[labels][gold] += 1
+    chance = sum(max(counted.values()) for counted in counts.values()) / len(golds)
     margin = wilson(right, len(golds))[0] - chance
     return Test(source, len(golds), right, chance, margin, len({*passages}))
 

@@ -173,7 +173,8 @@ def _test(pairs: list[Pair], seed: int) -> Test:
     said = (_said(row, answer, prior) for row, answer in pairs)
     golds, answers, passages = map(list, zip(*said, strict=True))
     if first.choices:
-        return check_labels(first.source, golds, answers, passages)
+        offered = [row.choices for row, _ in pairs]
+        return check_labels(first.source, golds, answers, offered, passages)
     return check_answers(first.source, golds, answers, passages, seed)
 
 

@@ -204,9 +204,24 @@ def test_a_reader_has_to_beat_chance_by_the_interval() -> None:
     assert not check_answers("rows", golds, golds, few, 1).passed, "too few passages"
     labels = ["yes", "no"] * 30
     rows = [str(number) for number in range(60)]
-    assert check_labels("claims", labels, labels, rows).passed
-    assert not check_labels("claims", labels, ["yes"] * 60, rows).passed
-    assert check_labels("claims", labels, ["Yes"] * 60, rows).chance == 0.5
+    offered = [("yes", "no")] * 60
+    assert check_labels("claims", labels, labels, offered, rows).passed
+    assert not check_labels("claims", labels, ["yes"] * 60, offered, rows).passed
+    assert check_labels("claims", labels, ["Yes"] * 60, offered, rows).chance == 0.5
+
+
+def test_chance_is_the_commonest_of_the_labels_that_a_row_offers() -> None:
+    """Four wordings with three labels each: who guesses is right on a third, not on a twelfth."""
+    families = [("yes", "no", "maybe"), ("true", "false", "neither")]
+    families += [("supported", "refuted", "unclear"), ("always", "never", "sometimes")]
+    offered = [family for family in families for _ in range(30)]
+    golds = [family[place % 3] for family in families for place in range(30)]
+    guesses = [family[place // 3 % 3] for family in families for place in range(30)]
+    rows = [str(number) for number in range(120)]
+    test = check_labels("claims", golds, guesses, offered, rows)
+    assert test.chance == pytest.approx(1 / 3)
+    assert 0.3 < test.right / 120 < 0.45 and not test.passed
+    assert check_labels("claims", golds, golds, offered, rows).passed
 
 
 def test_what_chance_gives_on_the_same_rows_is_no_known_number() -> None:
