@@ -27,7 +27,8 @@ from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.scoring.intervals import SPREAD, measured_spread
 from tasks.start.forecast import Range
-from tasks.start.plan import PASSAGES, Plan, plan
+from tasks.start.plan import Plan, plan
+from tasks.start.trial import PASSAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("artifacts") / "plan" / "plan.json"
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         if inside := tell_items_read(items, corpus, values["ingest"]):
             raise PipelineError(f"evaluate.items: {inside}")
         print(
-            f"{PASSAGES} passages go through the first stages: some two minutes, more on a busy "
+            f"{_opening(params)} go through the first stages: some two minutes, more on a busy "
             "machine",
             flush=True,
         )
@@ -70,13 +71,17 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
+def _opening(params: Params) -> str:
+    return f"{PASSAGES} passages" if params.supervise.mix.generator else "Claims made by rules"
+
+
 def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
     """Return the file's content: forecasts with the ends of their 80 % intervals."""
     return {
         "profile": profile,
         "run": run,
         "interval": 0.8,
-        "trial_passages": PASSAGES,
+        "trial_passages": found.tried,
         "seconds": round(seconds, 1),
         "passages": found.passages,
         "labelled_items": found.labelled,

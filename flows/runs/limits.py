@@ -13,8 +13,6 @@ from tasks.core.files import read_json
 from tasks.core.model_params import Limits
 from tasks.core.params import parse_params
 
-#: The stage whose kept rows the floor counts, and who reads them.
-_ROWS_STAGE = "verify"
 #: How an ending by a limit is called in Prefect, and its exit status (docs/operations.md).
 STOPPED, EXIT_STATUS = "Stopped", 3
 
@@ -32,6 +30,8 @@ class RunLimits:
     command: str
     #: ``generate.max_passages``; 0: all.
     most_passages: int = 0
+    #: The stage whose rows count: supervise where no generator writes any, empty without training.
+    rows_stage: str = "verify"
 
     @property
     def again(self) -> str:
@@ -42,7 +42,9 @@ class RunLimits:
     def of(cls, values: dict[str, object], command: str) -> RunLimits:
         """Return the limits in a run's parameters; the minutes begin now."""
         params = parse_params(values, "run")
-        return cls(params.run, time.monotonic(), command, params.generate.max_passages)
+        mix = params.supervise.mix
+        counted = "verify" if mix.generator else "" if mix.names == ("none",) else "supervise"
+        return cls(params.run, time.monotonic(), command, params.generate.max_passages, counted)
 
     def check_time(self) -> None:
         """Raise :class:`TimeUp` once the minutes are over."""
@@ -63,9 +65,9 @@ class RunLimits:
         run; empty where there are enough.
         """
         limits = self.limits
-        path = checkout / "artifacts" / _ROWS_STAGE / "summary.json"
-        if _ROWS_STAGE not in after or not (limits.min_rows or limits.min_rows_per_passage):
+        if self.rows_stage not in after or not (limits.min_rows or limits.min_rows_per_passage):
             return ""
+        path = checkout / "artifacts" / self.rows_stage / "summary.json"
         kept = int(read_json(path)["rows_kept"])
         chosen = int(read_json(checkout / "artifacts" / "ingest" / "summary.json")["rows_kept"])
         chosen = min(chosen, self.most_passages or chosen)
@@ -77,8 +79,9 @@ class RunLimits:
             if limits.min_rows >= limits.min_rows_per_passage * chosen
             else f"run.min_rows_per_passage = {limits.min_rows_per_passage:g} of {chosen} passages"
         )
+        told_in = "report.html" if self.rows_stage == "verify" else "summary.json"
         return (
             f"{kept} rows are kept, fewer than {which}: not trained; look at "
-            f"artifacts/{_ROWS_STAGE}/report.html, add documents or generate.samples, or lower the "
-            f"floor, and continue with {self.again}"
+            f"artifacts/{self.rows_stage}/{told_in}, add documents or generate.samples, or lower "
+            f"the floor, and continue with {self.again}"
         )

@@ -102,8 +102,10 @@ def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
         return []
     told = []
     kept = read_if_there(checkout / "artifacts" / "verify" / "summary.json")
+    if kept and not kept["rows_in"]:  # nothing is generated: supervise makes the rows
+        kept = read_if_there(checkout / "artifacts" / "supervise" / "summary.json")
     stages = {stage["stage"]: stage["status"] for stage in last["stages"]}
-    if kept and stages.get("verify") not in (*UNDONE, None):
+    if kept and stages.get(kept["stage"]) not in (*UNDONE, None):
         told.append(_beside("kept rows", found["kept_rows"], f"{kept['rows_kept']:,}", "{:,.0f}"))
     if set(stages.values()) == {"ran"}:  # else a part of the work was there already
         minutes = sum(stage["seconds"] for stage in last["stages"]) / 60

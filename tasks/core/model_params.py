@@ -235,7 +235,12 @@ class Limits(Section):
         ),
     )
     min_rows: int = Field(
-        0, ge=0, description="fewer rows kept by verify: the run ends before the training"
+        0,
+        ge=0,
+        description=(
+            "fewer rows kept by verify (by supervise where no generator writes them): the run ends "
+            "before the training"
+        ),
     )
     min_rows_per_passage: float = Field(
         0.0, ge=0.0, description="the same, as kept rows for each passage; the higher floor counts"

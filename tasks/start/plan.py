@@ -1,27 +1,18 @@
-"""Sends 32 passages through generate, validate, verify and two training steps, and forecasts the
-whole run from them.
+"""Forecasts a whole run from a trial: 32 passages through generate, validate, verify and two
+training steps, or claims that rules make of more of them.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import torch
-
 from tasks.core.errors import PipelineError
-from tasks.core.files import choose, read_json
-from tasks.core.model_params import CHAMPION
-from tasks.core.overlay import overlay
 from tasks.core.params import Params
-from tasks.core.parquet import read_table, write_table
 from tasks.core.privacy import cache_folder
-from tasks.core.rows import INSTRUCTIONS
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.models import dtype
@@ -38,33 +29,18 @@ from tasks.start.forecast import (
     memory,
 )
 from tasks.start.survey import Survey, survey
-from tasks.start.trial import Measured, run_apart, write_params
+from tasks.start.trial import Trial, try_constructed, try_generated
 
-#: Passages of the trial, rows that it generates and asks at a time, and steps that it trains.
-PASSAGES, SHARD, STEPS = 32, 32, 2
-#: Rows at a time on a GPU: it writes this many together in about the time that one row takes.
-_GPU_ROWS = 256
-#: A yield that one good row has; without any validate ends with an error.
-_ANY = 1e-9
 #: A row that the reader answers costs so many questions of baseline and evaluate: it samples
 #: several answers, but reads its prompt once.
 _QUESTIONS_A_ROW = (1.5, 4.0)
+#: A row that is trained on costs so many of them: it is read forwards and back.
+_QUESTIONS_A_STEP = (1.0, 4.0)
 #: Minutes of register, which compares three models and writes to MLflow.
 _REGISTER = Range(0.5, 2.5)
+#: Minutes of a stage that has little to do: most of it is the start of its process.
+_LITTLE = Range(0.05, 0.4)
 _MEGABYTE = 2**20
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What the trial gave: rows kept of each passage, and what each stage took."""
-
-    passages: int
-    predictions: int
-    validated: int
-    output_tokens: int
-    #: Task type -> rows kept of each passage of the trial.
-    kept: dict[str, list[int]]
-    measured: dict[str, Measured]
 
 
 @dataclass(frozen=True)
@@ -72,6 +48,8 @@ class Plan:
     """The forecast."""
 
     passages: int
+    #: Passages of the trial.
+    tried: int
     labelled: int
     #: Task type -> rows, and ``all``.
     kept_rows: dict[str, Range]
@@ -98,12 +76,13 @@ def plan(
 
     Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried;
     ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for a corpus, items
-    or a model that cannot be read, and for a supervision source without a generator.
+    or a model that cannot be read, and for a supervision source that makes no rows of the corpus.
     """
-    if not params.supervise.mix.generator:
+    mix = params.supervise.mix
+    if not mix.generator and mix.names != ("constructed",):
         raise PipelineError(
-            f"supervise.source {params.supervise.source} generates nothing: make plan forecasts "
-            "what a generator writes"
+            f"supervise.source {params.supervise.source}: make plan forecasts the rows that a "
+            f"generator writes, and the claims of constructed"
         )
     if "://" in params.ingest.corpus or params.ingest.corpus.endswith(".address"):
         raise PipelineError(
@@ -116,7 +95,8 @@ def plan(
     shutil.rmtree(folder, ignore_errors=True)
     tell("ingest")
     found = survey(Path(params.ingest.corpus), values, folder)
-    trial = _try(params, values, found, folder, tell)
+    try_out = try_generated if mix.generator else try_constructed
+    trial = try_out(params, values, found.passages, folder, tell)
     gain = smallest_gain(labelled, spread)
     return _forecast(params, found, trial, questions, labelled, gain)
 
@@ -128,80 +108,6 @@ def _count_questions(params: Params) -> tuple[int, int]:
         return 0, 0
     items = len(load_items(dataset, path, params.evaluate.max_items, params.evaluate.seed))
     return items * len(dataset.templates[: params.evaluate.templates or None]), items
-
-
-def _try(
-    params: Params,
-    values: Mapping[str, Any],
-    found: Survey,
-    folder: Path,
-    tell: Callable[[str], None],
-) -> Trial:
-    ids = found.passages["passage_id"].to_pylist()
-    count, together = PASSAGES, SHARD
-    if torch.cuda.is_available():
-        together = _GPU_ROWS
-        a_passage = params.generate.samples * len(params.generate.task_types)
-        count = max(PASSAGES, together // a_passage)
-    passages = found.passages.take(choose(ids, count, params.generate.seed, "passage"))
-    write_table(folder / "passages.parquet", passages)
-    smaller: dict[str, dict[str, Any]] = {
-        "generate": {"max_passages": 0, "shard_rows": together, "workers": 0},
-        "validate": {"min_yield": _ANY, "max_rows": 0},
-        "verify": {"shard_rows": together, "workers": 0},
-        "finetune": {"max_steps": STEPS, "processes": 1},
-    }
-    if params.finetune.start == CHAMPION:  # a step from another start costs as much
-        smaller["finetune"]["start"] = params.finetune.restart
-    write_params(overlay(dict(values), smaller), folder)
-    passage = {"passages": folder / "passages.parquet"}
-    tell("generate")
-    measured = {"generate": run_apart("generate", folder, passage)}
-    written = read_json(folder / "generate/summary.json")
-    tell("validate")
-    predictions = {"predictions": folder / "generate/predictions.parquet"}
-    validated = _run_or_none("validate", folder, predictions, measured)
-    rows = validated
-    if len(validated):
-        inputs = {
-            name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
-        }
-        tell("verify")
-        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured)
-        shown = rows if len(rows) >= params.finetune.batch_rows else validated
-        write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
-        tell("finetune")
-        measured["finetune"] = run_apart(
-            "finetune", folder, {"instructions": folder / "training.parquet"}
-        )
-    return Trial(
-        len(passages),
-        written["rows_in"],
-        len(validated),
-        written["output_tokens"],
-        _kept(params, passages, rows),
-        measured,
-    )
-
-
-def _run_or_none(
-    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured]
-) -> pa.Table:
-    """Return the rows that the stage keeps: none where it ends with an error because of that."""
-    try:
-        measured[stage] = run_apart(stage, folder, inputs)
-    except PipelineError as error:
-        if not str(error).startswith(("validate: yield ", "verify: none of ")):
-            raise
-        return INSTRUCTIONS.empty_table()
-    return read_table(folder / stage / "instructions.parquet")
-
-
-def _kept(params: Params, passages: pa.Table, rows: pa.Table) -> dict[str, list[int]]:
-    pairs = zip(rows["task_type"].to_pylist(), rows["passage_id"].to_pylist(), strict=True)
-    counts = Counter(pairs)
-    ids = passages["passage_id"].to_pylist()
-    return {kind: [counts[kind, name] for name in ids] for kind in params.generate.task_types}
 
 
 def _forecast(
@@ -218,7 +124,9 @@ def _forecast(
     limited = found.whole or passages < found.expected_passages
     kept = forecast_kept(trial.kept, passages, 0 if limited else found.sampled_files)
     times = passages / trial.passages
-    trained = kept["all"].at_most(params.validate.max_rows).at_most(params.supervise.max_rows)
+    trained = kept["all"].at_most(params.supervise.max_rows)
+    if params.supervise.mix.generator:
+        trained = trained.at_most(params.validate.max_rows)
     minutes = _minutes(params, found, trial, times, trained, questions)
     total = Range(0.0, 0.0)
     for part in minutes.values():
@@ -227,6 +135,7 @@ def _forecast(
     written = trial.output_tokens * times
     return Plan(
         passages,
+        trial.passages,
         labelled,
         kept,
         {**minutes, "all": total},
@@ -244,6 +153,8 @@ def _minutes(
 ) -> dict[str, Range]:
     """Return stage -> minutes. Stages that were not tried are reckoned from those that were."""
     paces = {name: Pace.of(stage.seconds, stage.marks) for name, stage in trial.measured.items()}
+    if made := trial.measured.get("supervise"):  # its rows are trials
+        paces["supervise"] = Pace(0.0, made.seconds)
     predictions = trial.predictions * times
     tried = trial.validated * params.verify.confident_share
     asked = tried * times
@@ -252,33 +163,48 @@ def _minutes(
         asked += max(verify.total - tried, 0)
     passes = params.finetune.epochs / params.finetune.batch_rows
     steps = trained.times(passes, passes).at_most(params.finetune.max_steps)
-    nothing = Pace(0.0, 0.0)
-    checked = trial.measured.get("validate")
-    validate = Pace(checked.seconds, 0.0) if checked else nothing  # nearly all of it is its start
     read = found.seconds * found.times / 60
-    answers = paces.get("verify", nothing)
-    if not (verify and verify.total):  # nobody read: an answer costs what a task does, at most
-        answers = paces["generate"]
+    question = _question(paces, bool(verify and verify.total), params.finetune.batch_rows)
     models = 1 if is_nothing(Path(params.finetune.start)) else 2
     held_out = Range(min(100.0, 0.1 * trained.low), min(100.0, 0.1 * trained.high))
     scored = Range(questions, questions) if questions else held_out
     alone = 1 if questions else models + 1  # without items evaluate asks all of them
+    rows = {
+        "generate": Range(predictions, predictions),
+        "validate": Range(0, 0),  # nearly all of it is its start
+        "verify": Range(asked, asked),
+        "supervise": Range(times, times),
+        "finetune": steps,
+    }
     return {
         "ingest": Range(read, read).times(0.8, 1.4),
-        "generate": paces["generate"].minutes(Range(predictions, predictions)),
-        "validate": validate.minutes(Range(0, 0)),
-        "verify": paces.get("verify", nothing).minutes(Range(asked, asked)),
-        "finetune": paces.get("finetune", nothing).minutes(steps),
-        "baseline": _ask(answers, scored, models) if questions else Range(0.1, 0.4),
-        "evaluate": _ask(answers, scored, alone),
+        **{name: paces[name].minutes(rows[name]) if name in paces else _LITTLE for name in rows},
+        "baseline": _ask(question, scored, models) if questions else _LITTLE,
+        "evaluate": _ask(question, scored, alone),
         "register": _REGISTER,
     }
 
 
-def _ask(pace: Pace, questions: Range, models: int) -> Range:
+#: The pace of a stage whose rows cost as much as so many questions, at least and at most.
+_Question = tuple[Pace, tuple[float, float]]
+
+
+def _question(paces: Mapping[str, Pace], has_read: bool, batch_rows: int) -> _Question:
+    """Return what a question to a model costs, from the trial that is most like it."""
+    if "baseline" in paces:
+        return paces["baseline"], (1.0, 1.0)
+    if has_read:
+        return paces["verify"], _QUESTIONS_A_ROW
+    if "generate" in paces:  # nobody read: an answer costs what a task does, at most
+        return paces["generate"], _QUESTIONS_A_ROW
+    step = paces["finetune"]
+    return Pace(step.start, step.row / batch_rows), _QUESTIONS_A_STEP
+
+
+def _ask(question: _Question, questions: Range, models: int) -> Range:
     """Return the minutes in which so many models answer the questions."""
-    few, many = _QUESTIONS_A_ROW
-    one = Pace(pace.start, pace.row).minutes(Range(questions.low / many, questions.high / few))
+    pace, (few, many) = question
+    one = pace.minutes(Range(questions.low / many, questions.high / few))
     return one.times(models, models)
 
 

@@ -24,9 +24,9 @@ from tasks.scoring.datasets import (
     load_dataset,
     load_items,
 )
+from tasks.start.apart import ROOT
 from tasks.start.item_form import HOUSE, ItemForm, recognise
 from tasks.start.survey import Survey, short
-from tasks.start.trial import ROOT
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: The language that the generators with weights of their own were trained on.

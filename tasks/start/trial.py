@@ -1,107 +1,169 @@
-"""Runs a stage in a folder of its own, outside the graph, and measures it.
-
-The pipeline's artifacts, journals and locks stay as they are.
-"""
+"""The trial that a forecast is made from: a part of the corpus goes through the stages in small."""
 
 from __future__ import annotations
 
-import copy
-import os
-import re
-import subprocess
-import sys
-import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import pyarrow as pa
+import torch
 
+from tasks.claims.construct import SHARES
 from tasks.core.errors import PipelineError
-from tasks.core.files import write_text
-from tasks.core.process import start_guard
-from tasks.core.setting_paths import find_paths
+from tasks.core.files import choose, read_json
+from tasks.core.model_params import CHAMPION
+from tasks.core.overlay import overlay
+from tasks.core.params import Params
+from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import INSTRUCTIONS
+from tasks.core.setting_paths import NOTHING
+from tasks.scoring.datasets import has_items
+from tasks.start.apart import Measured, run_apart, write_params
 
-ROOT = Path(__file__).resolve().parents[2]
-#: A line of a stage's progress meter: ``32/64 rows``.
-_PROGRESS = re.compile(r" ([\d,]+)/([\d,]+) [a-z]+")
+#: Passages of the trial, rows that it generates and asks at a time, and steps that it trains.
+PASSAGES, SHARD, STEPS = 32, 32, 2
+#: Rows at a time on a GPU: it writes this many together in about the time that one row takes.
+_GPU_ROWS = 256
+#: A yield that one good row has; without any validate ends with an error.
+_ANY = 1e-9
+#: Passages that rules make claims of, in some seconds, and items that the unadapted model is asked.
+_CLAIM_PASSAGES, _ITEMS = 1000, 8
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a stage took: wall seconds, and the most memory of one of its processes, in MB."""
+class Trial:
+    """What the trial gave: rows kept of each passage, and what each stage took."""
 
-    seconds: float
-    peak_mb: float
-    #: Its progress: seconds since its start, and rows (or steps) done.
-    marks: tuple[tuple[float, int], ...] = ()
-    #: Rows (or steps) that it had to do.
-    total: int = 0
-
-
-def write_params(values: Mapping[str, Any], folder: Path) -> Path:
-    """Write ``params.yaml`` into ``folder``, with the checkout's paths absolute; return it."""
-    params = copy.deepcopy(dict(values))
-    for section, key in find_paths(params):
-        value = section[key]
-        if not Path(value).is_absolute() and (ROOT / value).exists():
-            section[key] = str(ROOT / value)
-    path = folder / "params.yaml"
-    write_text(path, yaml.safe_dump(params, sort_keys=False, allow_unicode=True))
-    return path
+    passages: int
+    #: Task type -> rows kept of each passage of the trial.
+    kept: dict[str, list[int]]
+    #: Stage -> what it took.
+    measured: dict[str, Measured]
+    predictions: int = 0
+    validated: int = 0
+    output_tokens: int = 0
 
 
-def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = "") -> Measured:
-    """Run ``python -m tasks.<stage>`` on ``folder/params.yaml``, with ``folder/<stage>`` as output.
-
-    Raises :class:`PipelineError` with the stage's own error line, or the end of its trace. ``kept``
-    takes the place of the sample's folder in it.
+def try_generated(
+    params: Params,
+    values: Mapping[str, Any],
+    found: pa.Table,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> Trial:
+    """Try what a generator writes: some passages of ``found`` (rows.PASSAGES) go through generate,
+    validate, verify and two training steps.
     """
-    command = [sys.executable, "-m", f"tasks.{stage}", "--params", "params.yaml", "--out", stage]
-    for name, path in inputs.items():
-        command += [f"--{name}", str(path)]
-    places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
-    started = time.monotonic()
-    lines: list[tuple[float, str]] = []
-    guard = start_guard()  # a killed plan leaves no engine behind
-    child = subprocess.Popen(
-        command,
-        cwd=folder,
-        process_group=guard.pid,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+    count, together = PASSAGES, SHARD
+    if torch.cuda.is_available():
+        together = _GPU_ROWS
+        a_passage = params.generate.samples * len(params.generate.task_types)
+        count = max(PASSAGES, together // a_passage)
+    passages = _draw(found, count, params.generate.seed, folder)
+    smaller: dict[str, dict[str, Any]] = {
+        "generate": {"max_passages": 0, "shard_rows": together, "workers": 0},
+        "validate": {"min_yield": _ANY, "max_rows": 0},
+        "verify": {"shard_rows": together, "workers": 0},
+        "finetune": _two_steps(params),
+    }
+    write_params(overlay(dict(values), smaller), folder)
+    passage = {"passages": folder / "passages.parquet"}
+    tell("generate")
+    measured = {"generate": run_apart("generate", folder, passage)}
+    written = read_json(folder / "generate/summary.json")
+    tell("validate")
+    predictions = {"predictions": folder / "generate/predictions.parquet"}
+    validated = _run_or_none("validate", folder, predictions, measured)
+    rows = validated
+    if len(validated):
+        inputs = {
+            name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
+        }
+        tell("verify")
+        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured)
+        shown = rows if len(rows) >= params.finetune.batch_rows else validated
+        write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
+        tell("finetune")
+        training = {"instructions": folder / "training.parquet"}
+        measured["finetune"] = run_apart("finetune", folder, training)
+    return Trial(
+        len(passages),
+        _kept(params.generate.task_types, passages, rows),
+        measured,
+        written["rows_in"],
+        len(validated),
+        written["output_tokens"],
     )
+
+
+def try_constructed(
+    params: Params,
+    values: Mapping[str, Any],
+    found: pa.Table,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> Trial:
+    """Try claims made by rules: up to a thousand passages of ``found`` (rows.PASSAGES) go through
+    supervise and two training steps, and the unadapted model answers some of the items, if any.
+    """
+    passages = _draw(found, _CLAIM_PASSAGES, params.generate.seed, folder)
+    smaller: dict[str, dict[str, Any]] = {
+        "generate": {"max_passages": 0},
+        "supervise": {"max_rows": 0},
+        "finetune": _two_steps(params),
+        "evaluate": {"max_items": _ITEMS},
+    }
+    write_params(overlay(dict(values), smaller), folder)
+    write_table(folder / "none.parquet", INSTRUCTIONS.empty_table())
+    inputs = {"passages": folder / "passages.parquet", "instructions": folder / "none.parquet"}
+    tell("supervise")
+    measured = {"supervise": run_apart("supervise", folder, inputs)}
+    training = {"instructions": folder / "supervise/instructions.parquet"}
+    tell("finetune")
+    measured["finetune"] = run_apart("finetune", folder, training)
+    if has_items(Path(params.evaluate.items)):
+        # The unadapted model alone: the pace of one is that of the others.
+        alone = {"finetune": {**smaller["finetune"], "start": NOTHING}}
+        write_params(overlay(dict(values), smaller | alone), folder)
+        tell("baseline")
+        measured["baseline"] = run_apart("baseline", folder, {})
+    kinds = [kind for kind in params.generate.task_types if kind in SHARES]
+    rows = read_table(training["instructions"])
+    return Trial(len(passages), _kept(kinds, passages, rows), measured)
+
+
+def _draw(found: pa.Table, count: int, seed: int, folder: Path) -> pa.Table:
+    """Write the passages of the trial, at most ``count``, to ``folder``; return them."""
+    passages = found.take(choose(found["passage_id"].to_pylist(), count, seed, "passage"))
+    write_table(folder / "passages.parquet", passages)
+    return passages
+
+
+def _two_steps(params: Params) -> dict[str, Any]:
+    steps: dict[str, Any] = {"max_steps": STEPS, "processes": 1}
+    if params.finetune.start == CHAMPION:  # a step from another start costs as much
+        steps["start"] = params.finetune.restart
+    return steps
+
+
+def _run_or_none(
+    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured]
+) -> pa.Table:
+    """Return the rows that the stage keeps: none where it ends with an error because of that."""
     try:
-        assert child.stdout is not None  # noqa: S101 - for the type checker
-        lines += ((time.monotonic() - started, line) for line in child.stdout)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            child.wait()
-        guard.communicate()  # its input ends: it kills what is left
-    log = folder / f"{stage}.log"
-    write_text(log, "".join(line for _, line in lines))
-    if child.returncode:
-        raise PipelineError(_error(log).replace(str(folder / "sample"), kept or "the sample"))
-    steps = [(second, found) for second, line in lines if (found := _PROGRESS.search(line))]
-    return Measured(
-        time.monotonic() - started,
-        # Kilobytes on Linux, bytes on macOS.
-        usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
-        tuple((second, int(found[1].replace(",", ""))) for second, found in steps),
-        int(steps[-1][1][2].replace(",", "")) if steps else 0,
-    )
+        measured[stage] = run_apart(stage, folder, inputs)
+    except PipelineError as error:
+        if not str(error).startswith(("validate: yield ", "verify: none of ")):
+            raise
+        return INSTRUCTIONS.empty_table()
+    return read_table(folder / stage / "instructions.parquet")
 
 
-def _error(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    ours = [line for line in lines if line.startswith("error: ")]
-    if ours:
-        return ours[-1].removeprefix("error: ")
-    return f"{lines[-1] if lines else 'the stage printed nothing'} (see {log})"
+def _kept(kinds: Sequence[str], passages: pa.Table, rows: pa.Table) -> dict[str, list[int]]:
+    pairs = zip(rows["task_type"].to_pylist(), rows["passage_id"].to_pylist(), strict=True)
+    counts = Counter(pairs)
+    ids = passages["passage_id"].to_pylist()
+    return {kind: [counts[kind, name] for name in ids] for kind in kinds}

@@ -16,8 +16,10 @@ from flows.runs.limits import RunLimits, TimeUp
 from scripts import plan as script
 from tasks.core.files import read_json, write_json
 from tasks.core.model_params import Limits
+from tasks.core.yaml_file import read_yaml
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan
+from tests.conftest import ROOT
 from tests.flows.test_flows import await_no_process_in
 from tests.toy import _STAGE, environment, make_toy, pipeline, write_stage
 
@@ -130,6 +132,25 @@ def test_the_floor_counts_rows_and_rows_for_each_passage_that_was_used(tmp_path:
     assert shortfall(after=("finetune",), min_rows=31) == ""
 
 
+@pytest.mark.parametrize(("source", "least"), [("constructed", 405), ("none", 0)])
+def test_without_a_generator_the_floor_counts_what_supervise_has(
+    tmp_path: Path, source: str, least: int
+) -> None:
+    """Verify keeps no rows then: there are none."""
+    write_json(tmp_path / "artifacts" / "verify" / "summary.json", {"rows_kept": 0})
+    write_json(tmp_path / "artifacts" / "supervise" / "summary.json", {"rows_kept": least})
+    write_json(tmp_path / "artifacts" / "ingest" / "summary.json", {"rows_kept": 100})
+    values = read_yaml(ROOT / "params.yaml")
+    values["supervise"]["source"] = source
+    values["run"]["min_rows"] = 400
+    limits = RunLimits.of(values, "make run")
+    assert limits.find_shortfall(tmp_path, ("ingest", "verify")) == ""
+    assert limits.find_shortfall(tmp_path, ("ingest", "supervise")) == ""
+    values["run"]["min_rows"] = 406
+    told = RunLimits.of(values, "make run").find_shortfall(tmp_path, ("ingest", "supervise"))
+    assert ("look at artifacts/supervise/summary.json" in told) == (source == "constructed")
+
+
 def test_no_limit_never_ends_a_run() -> None:
     RunLimits(Limits(max_minutes=0.0), 0.0, "").check_time()
     with pytest.raises(TimeUp):
@@ -145,6 +166,7 @@ def test_the_form_has_the_minutes_and_they_do_not_name_the_run() -> None:
 def test_a_plan_says_where_its_forecast_reaches_a_limit() -> None:
     found = Plan(
         passages=100,
+        tried=32,
         kept_rows={"exqa": Range(40, 80), "all": Range(40, 80)},
         minutes={"all": Range(10.0, 20.0)},
         peak_memory_mb=Range(1, 2),

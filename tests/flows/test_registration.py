@@ -50,11 +50,12 @@ def registered(
     """A checkout whose only stage has registered version 1 of ``m`` in a store of its own."""
 
     def make(folder: Path) -> None:
-        dvc(folder, "init", "--no-scm", "--quiet")
+        silent = {"DVC_NO_ANALYTICS": "1"}  # no .dvc/config switches it off here
+        dvc(folder, "init", "--no-scm", "--quiet", **silent)
         (folder / "dvc.yaml").write_text(_GRAPH)
         (folder / "register.py").write_text(_STAGE)
         shutil.copy(empty_store, folder / "mlflow.db")
-        dvc(folder, "repro", "--quiet")
+        dvc(folder, "repro", "--quiet", **silent)
 
     folder = tmp_path / "checkout"
     shutil.copytree(make_once(tmp_path_factory, "registered", make), folder)

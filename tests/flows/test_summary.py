@@ -313,8 +313,18 @@ def test_the_forecast_stands_beside_what_came(finished: Path) -> None:
     for name, settings in (("other", "a"), ("default", "b")):
         write_outcomes(finished, name, ran, settings=settings)
         assert "forecast  kept" not in render(finished, finished), "the plan of another run"
-    write_outcomes(finished, "default", [StageOutcome("verify", "unchanged", 0.1)], settings="a")
+    write_outcomes(
+        finished,
+        "default",
+        [StageOutcome(stage, "unchanged", 0.1) for stage in ("verify", "supervise")],
+        settings="a",
+    )
     assert "came 137" in render(finished, finished) and "minutes" not in render(finished, finished)
+    empty = {"rows_kept": 0, "rows_in": 0, "dropped": {}, "stage": "verify", **_UNREVIEWED}
+    write_json(finished / "artifacts/verify/summary.json", empty)
+    made = {"rows_kept": 120, "rows_in": 130, "dropped": {"max_rows": 10}, "stage": "supervise"}
+    write_json(finished / "artifacts/supervise/summary.json", made)
+    assert "came 120" in render(finished, finished), "no generator: supervise makes the rows"
 
 
 _UNREVIEWED = dict.fromkeys(("agreed", "right", "right_low", "right_high")) | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tasks.core.overlay import overlay
 from tasks.core.process import is_alive, process_mark
 from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
+from tasks.start.apart import write_params
 from tasks.start.forecast import (
     Pace,
     Range,
@@ -28,7 +30,7 @@ from tasks.start.forecast import (
     judge_text,
     memory,
 )
-from tasks.start.trial import write_params
+from tests.claims.test_construct import corpus
 from tests.conftest import ROOT
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
@@ -127,6 +129,7 @@ def test_a_trial_gives_every_figure_with_two_ends(
         "generate",
         "validate",
         "verify",
+        "supervise",
         "finetune",
         "baseline",
         "evaluate",
@@ -141,10 +144,33 @@ def test_a_trial_gives_every_figure_with_two_ends(
     assert not (desk / "artifacts/generate").exists(), "the pipeline's artifacts do not change"
 
 
+def test_claims_made_by_rules_are_forecast_without_a_generator(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("corpus")
+    Path("corpus").mkdir()
+    for number, passage in enumerate(corpus()):
+        Path(f"corpus/{number}.md").write_text(passage.text)
+    settings = ["supervise.source=constructed", "generate.task_types=[nli]"]
+    assert script.main(["--profile", "default", "--set", *settings]) == 0
+    found = read_json(desk / "artifacts/plan/plan.json")
+    assert set(found["kept_rows"]["by_task_type"]) == {"nli"} and found["kept_rows"]["low"] > 20
+    assert found["minutes"]["by_stage"]["finetune"]["low"] > 0
+    assert found["minutes"]["by_stage"]["evaluate"]["high"] > 0
+    printed = capsys.readouterr().out
+    for stage, line in zip(("ingest", "supervise", "finetune"), printed.splitlines()[1:4]):
+        assert re.fullmatch(rf"    {stage} \.\.\. +after \d+ s", line)
+    assert re.search(r"\n +written +0\n", printed)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["supervise.source=tapt"], "supervise.source tapt generates nothing"),
+        (["supervise.source=tapt"], "supervise.source tapt: make plan forecasts the rows that"),
+        (
+            ["supervise.source=constructed", "generate.task_types=[exqa]"],
+            "supervise.source constructed makes rows of nli, te, ynqa",
+        ),
         (["ingest.corpus=s3://bucket"], "make plan tries documents of this one"),
         (["ingest.corpus=nowhere"], "the corpus nowhere does not exist"),
         (["evaluate.items=gone.jsonl"], "gone.jsonl does not exist"),
@@ -166,7 +192,7 @@ def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
         "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
     )
     asked = (
-        "import pathlib; from tasks.start.trial import run_apart; "
+        "import pathlib; from tasks.start.apart import run_apart; "
         f"run_apart('sleepy', pathlib.Path({str(tmp_path)!r}), {{}})"
     )
     plan = subprocess.Popen([sys.executable, "-c", asked], cwd=ROOT)
