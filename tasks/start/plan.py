@@ -21,13 +21,7 @@ from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.intervals import SPREAD, smallest_gain
 from tasks.scoring.lengths import check_prompts
-from tasks.start.forecast import (
-    Pace,
-    Range,
-    forecast_kept,
-    judge_text,
-    memory,
-)
+from tasks.start.forecast import Pace, Range, forecast_kept, judge_text, memory
 from tasks.start.survey import Survey, survey
 from tasks.start.trial import Trial, try_constructed, try_generated
 
@@ -82,7 +76,7 @@ def plan(
     if not mix.generator and mix.names != ("constructed",):
         raise PipelineError(
             f"supervise.source {params.supervise.source}: make plan forecasts the rows that a "
-            f"generator writes, and the claims of constructed"
+            "generator writes, and the claims of constructed"
         )
     if "://" in params.ingest.corpus or params.ingest.corpus.endswith(".address"):
         raise PipelineError(
@@ -153,7 +147,9 @@ def _minutes(
 ) -> dict[str, Range]:
     """Return stage -> minutes. Stages that were not tried are reckoned from those that were."""
     paces = {name: Pace.of(stage.seconds, stage.marks) for name, stage in trial.measured.items()}
-    if made := trial.measured.get("supervise"):  # its rows are trials
+    if checked := trial.measured.get("validate"):  # nearly all of it is its start
+        paces["validate"] = Pace(checked.seconds, 0.0)
+    if made := trial.measured.get("supervise"):  # the whole takes so many times the trial
         paces["supervise"] = Pace(0.0, made.seconds)
     predictions = trial.predictions * times
     tried = trial.validated * params.verify.confident_share
@@ -171,7 +167,7 @@ def _minutes(
     alone = 1 if questions else models + 1  # without items evaluate asks all of them
     rows = {
         "generate": Range(predictions, predictions),
-        "validate": Range(0, 0),  # nearly all of it is its start
+        "validate": Range(predictions, predictions),
         "verify": Range(asked, asked),
         "supervise": Range(times, times),
         "finetune": steps,
