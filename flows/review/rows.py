@@ -3,7 +3,8 @@
     python -m flows.review.rows [--profile NAME] [--port 4300]
 
 Each verdict goes to the file ``verify.reviews`` at once. The sample depends on the seed and on the
-rows' texts alone, so that it is the same at every start.
+rows' texts alone, so that it is the same at every start. It is drawn from the rows that verify
+keeps; where no generator writes any, such as with claims made by rules, from those of supervise.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.parquet import Batches
 from tasks.core.ports import read_port
-from tasks.core.rows import UNVERIFIED, VERIFIED
+from tasks.core.rows import INSTRUCTIONS, UNVERIFIED, VERIFIED
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import TASK_TYPES
 from tasks.scoring.intervals import wilson
@@ -70,40 +71,49 @@ def open_desk(place: Place) -> ReviewDesk:
         )
     file = LinesFile(path, place.main)
     file.create()  # before the run is looked for: a run refuses a setting whose file is missing
-    folder = place.artifact("verify/instructions.parquet").parent
-    rows, count = draw(folder, SAMPLE, place.params.verify.seed)
+    mix = place.params.supervise.mix
+    stage, whose = ("verify", "the reader keeps") if mix.generator else ("supervise", f"{mix} gave")
+    folder = place.artifact(f"{stage}/instructions.parquet").parent
+    kept = kept_rows(folder) if mix.generator else made_rows(folder)
+    rows, count = draw(kept, SAMPLE, place.params.verify.seed)
     if not rows:
         raise PipelineError(f"{place.shown(folder)} has no rows to judge")
     desk = ReviewDesk(rows, file, os.environ.get("REVIEWER", ""))
     judged = desk.progress()["total"]["judged"]
     say(
-        rows=f"{len(rows)} drawn of {count:,} that the reader keeps, {place.shown(folder)}",
+        rows=f"{len(rows)} drawn of {count:,} that {whose}, {place.shown(folder)}",
         verdicts=f"{place.shown(path)}, {judged} of the {len(rows)} judged",
     )
-    if place.params.verify.exclude_wrong:
+    if mix.generator and place.params.verify.exclude_wrong:
         say(wrong="a row judged wrong is not trained on from the next run (verify.exclude_wrong)")
     return desk
 
 
-def draw(folder: Path, most: int, seed: int) -> tuple[list[dict[str, Any]], int]:
-    """Return at most ``most`` rows of verify's output, each task type in its share and at least
-    once, and how many rows there are. Memory does not grow with the file.
-
-    Rows that an earlier review excluded are drawn as well: without them the share of right rows
-    would rise by itself.
+def draw(kept: Iterable[dict[str, Any]], most: int, seed: int) -> tuple[list[dict[str, Any]], int]:
+    """Return at most ``most`` of the rows, each task type in its share and at least once, and how
+    many rows there are. Memory does not grow with their number.
     """
     drawn = Draw(most, seed)
-    for row in _kept(folder):
+    for row in kept:
         drawn.add(review_key(row["instruction"], row["response"]), row)
-    rows = [{"key": key, **{name: row[name] for name in _SHOWN}} for key, row in drawn.rows()]
+    rows = [{"key": key, **{name: row.get(name) for name in _SHOWN}} for key, row in drawn.rows()]
     return rows, drawn.count
 
 
-def _kept(folder: Path) -> Iterator[dict[str, Any]]:
+def kept_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield verify's rows, with those that an earlier review excluded: without them the share of
+    right rows would rise by itself.
+    """
     for batch in Batches(folder / "instructions.parquet", VERIFIED):
         yield from batch.to_pylist()
     for batch in Batches(folder / "quarantine.parquet", UNVERIFIED):
         yield from (row for row in batch.to_pylist() if row["reasons"] == [WRONG_BY_REVIEW])
+
+
+def made_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield supervise's rows (rows.INSTRUCTIONS): no reader has answered them."""
+    for batch in Batches(folder / "instructions.parquet", INSTRUCTIONS):
+        yield from batch.to_pylist()
 
 
 class ReviewDesk:

@@ -27,7 +27,7 @@ from flows.review.server import SmallRequests, make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
-from tasks.core.rows import UNVERIFIED, VERIFIED
+from tasks.core.rows import INSTRUCTIONS, UNVERIFIED, VERIFIED
 from tasks.verify.draw import allocate
 from tasks.verify.reviews import Reviews, review_key
 from tests.conftest import ROOT
@@ -217,7 +217,8 @@ def test_a_reviews_file_that_was_broken_by_hand_is_told_and_not_written(
 ) -> None:
     file = checkout / "local/mine/reviews.jsonl"
     file.write_text('{"row_id": "x"}\n')
-    answer = save(client, review.draw(checkout / ".runs/mine/artifacts/verify", 1, 1)[0][0]["key"])
+    kept = review.kept_rows(checkout / ".runs/mine/artifacts/verify")
+    answer = save(client, review.draw(kept, 1, 1)[0][0]["key"])
     assert answer.status_code == 409 and "reviews.jsonl row 1" in answer.json()["error"]
     assert file.read_text() == '{"row_id": "x"}\n'
     with pytest.raises(PipelineError, match="reviews.jsonl row 1"):
@@ -230,14 +231,32 @@ def test_the_sample_is_stratified_seeded_and_holds_what_a_review_excluded(tmp_pa
     write_rows(tmp_path / "instructions.parquet", rows[1:], VERIFIED)
     wrong = [rows[0] | {"reasons": ["wrong_by_review"]}, rows[1] | {"reasons": ["duplicate"]}]
     write_rows(tmp_path / "quarantine.parquet", wrong, UNVERIFIED)
-    drawn, count = review.draw(tmp_path, 100, 1)
+
+    def draw(most: int, seed: int) -> tuple[list[dict[str, Any]], int]:
+        return review.draw(review.kept_rows(tmp_path), most, seed)
+
+    drawn, count = draw(100, 1)
     assert count == 995 and len({row["key"] for row in drawn}) == 100
     assert sum(row["task_type"] == "exqa" for row in drawn) in (9, 10)
     write_rows(tmp_path / "instructions.parquet", rows[:0:-1], VERIFIED)
-    assert review.draw(tmp_path, 100, 1)[0] == drawn, "the order of the rows does not matter"
-    assert review.draw(tmp_path, 100, 2)[0] != drawn
-    everything, _ = review.draw(tmp_path, 1000, 1)
+    assert draw(100, 1)[0] == drawn, "the order of the rows does not matter"
+    assert draw(100, 2)[0] != drawn
+    everything, _ = draw(1000, 1)
     assert rows[0]["row_id"] in {row["row_id"] for row in everything}
+
+
+def test_rows_that_no_generator_wrote_are_judged_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"supervise": {"source": "constructed"}}
+    checkout = make_checkout(tmp_path / "main", rows=0, **source)
+    made = checkout / ".runs/mine/artifacts/supervise/instructions.parquet"
+    write_rows(made, map(row_of, range(7)), INSTRUCTIONS)
+    client = open_client(checkout)
+    assert "7 drawn of 7 that constructed gave" in " ".join(capsys.readouterr().out.split())
+    row = client.get("/state").json()["rows"][0]
+    assert (row["answer"], row["agreement"], row["origin"]) == (None, None, None)
+    assert save(client, row["key"]).json()["progress"]["total"]["right"] == 1
 
 
 def test_every_type_is_drawn_at_least_once() -> None:

@@ -56,10 +56,13 @@ function card(shown) {
       ["passage", marked(shown.context, shown.response)],
       ["instruction", instruction],
       ["response", shown.response, true],
-      ["reader's answer", shown.answer],
-      ["agreement", shown.agreement === null ? "not judged" : percent(shown.agreement)],
-      ["written by", { written: "the generator", adopted: "the reader, adopted",
-        repaired: "the reader, repaired" }[shown.origin] ?? shown.origin],
+      // Without a generator there is no reader either.
+      ...(shown.origin === null ? [] : [
+        ["reader's answer", shown.answer],
+        ["agreement", shown.agreement === null ? "not judged" : percent(shown.agreement)],
+        ["written by", { written: "the generator", adopted: "the reader, adopted",
+          repaired: "the reader, repaired" }[shown.origin] ?? shown.origin],
+      ]),
     ]),
   ];
 }
