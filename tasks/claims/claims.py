@@ -13,7 +13,13 @@ from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
 from tasks.claims.exchange import Span, exchanged, find_spans, is_bound
 from tasks.claims.patterns import Patterns
 from tasks.claims.questions import answer_statement, statement_of
-from tasks.claims.sentences import content_words, finite_verb, split_sentences, statements
+from tasks.claims.sentences import (
+    WORD,
+    content_words,
+    finite_verb,
+    split_sentences,
+    statements,
+)
 from tasks.core.files import row_seed
 
 ENTAILED, CONTRADICTED, UNDECIDED = "entailed", "contradicted", "undecided"
@@ -23,6 +29,7 @@ TRUE_DENIALS = frozenset((BAN, "negation removed"))
 FALSE_DENIALS = frozenset((DUTY, PERMISSION, "negation added"))
 #: How a statement begins that is about one of several.
 _INDEFINITE = re.compile(r"(?:a|an|one|some|another)\b", re.I)
+_THERE_IS = re.compile(r"\bthere (?:is|are|was|were)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def _edits(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (kind, true, false) of a statement that the passage holds."""
     for span in find_spans(statement, patterns):
-        if is_bound(statement, span, patterns):
+        if is_bound(statement, span, patterns) or _follows_anyway(statement, span, patterns):
             continue
         other = exchanged(statement, span, text, pool, patterns, chance)
         if other:
@@ -145,6 +152,16 @@ def _edits(
         yield "negation removed", statement, plain
 
 
+def _follows_anyway(statement: str, span: Span, patterns: Patterns) -> bool:
+    """Tell whether another value may hold as well: of "none of 20" none of 10 follows, and what
+    there was in 2009 there may have been in 2006.
+    """
+    if span.kind == "year":
+        return _THERE_IS.search(statement) is not None
+    numbered = span.kind in ("quantity", "percent", "money")
+    return numbered and patterns.negation.search(statement[: span.start]) is not None
+
+
 def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:
     """Tell whether the denial of a statement with another value follows from the statement.
 
@@ -157,9 +174,16 @@ def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:
         verb is not None
         and verb.end() < span.start
         and verb[0].lower() not in ("must", "shall", "will")
+        and not _clause_between(statement[verb.end() : span.start], patterns)
     )
     repeats = span.kind == "weekday" or _INDEFINITE.match(statement) is not None
     return plain and not repeats and span.kind != "quantity"
+
+
+def _clause_between(text: str, patterns: Patterns) -> bool:
+    """Tell whether the value belongs to another verb: "was launched before a deadline on 3 May"."""
+    words = {word.lower() for word in WORD.findall(text)}
+    return bool(words & patterns.words("breaks") - {"to"})
 
 
 def _is_stated(false: str, text: str, patterns: Patterns) -> bool:

@@ -26,6 +26,8 @@ from tasks.claims.duties import DUTIES
 from tasks.claims.neighbours import Neighbours
 from tasks.claims.patterns import Patterns, load_patterns
 from tasks.claims.probe import Probed, balanced, probe
+from tasks.claims.questions import small_words
+from tasks.claims.sentences import WORD, stem
 from tasks.claims.wordings import Family, Wordings, instruction, load_wordings
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
@@ -33,6 +35,8 @@ from tasks.core.rows import INSTRUCTIONS
 
 #: Fewer rows than this teach a model to repeat itself.
 FEW_ROWS = 50
+#: Words that mean other people in another document.
+_OURS = frozenset(("we", "our", "ours", "us"))
 #: Shares of the task types among constructed rows.
 SHARES: Mapping[str, float] = {"nli": 0.5, "te": 0.15, "ynqa": 0.35}
 
@@ -91,7 +95,8 @@ def construct(
         for claim, family, wording, kind in _worded(group, seed, shares, wordings)
     ]
     kept, probes = _probed(worded, most_excess, seed, dropped)
-    made = {row[0]: (row, each[0]) for each in kept for row in [_row(*each, patterns)]}
+    small = small_words(passage.text for passage in distinct)
+    made = {row[0]: (row, each[0]) for each in kept for row in [_row(*each, small, patterns)]}
     dropped["same_row"] += len(kept) - len(made)
     rows = [made[row_id] for row_id in sorted(made)]
     table = pa.Table.from_pylist(
@@ -146,7 +151,7 @@ def _claims(
     details = Details(passages, seed, patterns)
     groups: list[tuple[Claim, ...]] = []
     for pair in twins:
-        open_claim = _open_claim(pair, index, details, used, seed)
+        open_claim = _open_claim(pair, index, details, used, seed, patterns)
         if open_claim is None:
             dropped["no_neighbour"] += 1
             continue
@@ -163,7 +168,12 @@ def _claims(
 
 
 def _open_claim(
-    pair: Twins, index: Neighbours, details: Details, used: Counter[str], seed: int
+    pair: Twins,
+    index: Neighbours,
+    details: Details,
+    used: Counter[str],
+    seed: int,
+    patterns: Patterns,
 ) -> tuple[str, str, str] | None:
     """Return (passage, kind, claim) that the passage leaves open, or None.
 
@@ -172,14 +182,31 @@ def _open_claim(
     """
     lot = row_seed(seed, "undecided", pair.passage_id, pair.entailed)
     text = (pair.entailed, pair.contradicted)[lot % 2]
+    words = {word.lower() for word in WORD.findall(text)}
+    if _points_away(text, patterns):
+        return None
     if lot % 3 and (found := details.undecided(text, pair.passage_id)):
         return found[0], "detail", found[1]
-    # Another contract's clause may say the same in its own words, and decide it.
-    other = index.undecided(text, pair.passage_id, used, at_home=pair.kind in DUTIES)
+    # Another contract's clause may say the same in its own words, and decide it; "we" are others
+    # there.
+    at_home = pair.kind in DUTIES or bool(words & _OURS)
+    other = index.undecided(text, pair.passage_id, used, at_home)
     if other is None:
         return None
     used[other] += 1
     return other, pair.kind, text
+
+
+def _points_away(text: str, patterns: Patterns) -> bool:
+    """Tell whether a claim would be about something else in another passage: "such reports" where
+    it has named no reports.
+    """
+    words = [word.lower() for word in WORD.findall(text)]
+    return any(
+        word in patterns.words("carried_along")
+        and stem(words[place + 1]) not in map(stem, words[:place])
+        for place, word in enumerate(words[:-1])
+    )
 
 
 def _worded(
@@ -235,9 +262,14 @@ def _answer(claim: Claim, kind: str) -> str:
 
 
 def _row(
-    claim: Claim, family: Family, wording: str, kind: str, patterns: Patterns
+    claim: Claim,
+    family: Family,
+    wording: str,
+    kind: str,
+    small: frozenset[str],
+    patterns: Patterns,
 ) -> tuple[Any, ...]:
-    text = instruction(wording, claim.text, claim.passage.text, patterns)
+    text = instruction(wording, claim.text, claim.passage.text, small, patterns)
     response = family.labels[claim.label]
     passage = claim.passage
     row_id = fingerprint("claim", passage.passage_id, kind, text, response)[:20]

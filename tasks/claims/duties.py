@@ -63,16 +63,25 @@ class Duty:
         verb = self.verb
         if self.kind == BAN and self.is_of_actor and verb in _FORBIDDING:
             verb = "may" if _FREE.search(self.tail) else chance.choice(_FORBIDDING)
-        if self.plain_head:
-            return f"{self.head} {verb} {self.tail}", f"{self.plain_head} {verb} {self.tail}"
-        plain, denied = (f"{self.head} {verb}{word} {self.tail}" for word in ("", " not"))
+        denied = f"{self.head} {verb} {self.tail}"
+        head = self.plain_head or self.head
+        if not self.plain_head:
+            denied = f"{self.head} {verb} not {self.tail}"
+        # Without the denial "any" is no English, and would tell the label: "shall have any right".
+        tail = self.tail if verb == "may" or self.kind != BAN else _without_any(self.tail)
+        plain = f"{head} {verb} {tail}"
         return (denied, plain) if self.kind == BAN else (plain, denied)
 
 
 #: Each of them is false of what is forbidden: it may not, must not and shall not be done.
 _FORBIDDING = ("shall", "must", "may")
 #: What an order can hardly hold: "must disclose any information to anyone".
+_ANY = re.compile(r"\bany (?=[a-z])|\bany(?:thing|one|body)\b")
 _FREE = re.compile(r"\b(?:any|anyone|anybody|anything|either)\b")
+
+
+def _without_any(tail: str) -> str:
+    return _ANY.sub(lambda match: {"any ": ""}.get(match[0], f"some{match[0][3:]}"), tail)
 
 
 def duty_twins(
@@ -84,6 +93,8 @@ def duty_twins(
     """
     is_rule = re.search(r"\bshall\b", text) is not None
     for sentence in split_sentences(text, patterns):
+        if sentence[:1].islower():  # the end of a sentence that a page break cut
+            continue
         duty = _duty(without_notes(sentence), is_rule, patterns)
         if duty:
             yield sentence, duty.kind, *duty.claims(chance)

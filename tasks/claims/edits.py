@@ -13,6 +13,9 @@ from tasks.claims.sentences import WORD, finite_verb, main_clause
 _DENY = re.compile(
     r"\b(?P<aux>is|are|was|were|will|shall|must|has|have|had) not\b (?!only|necessarily|yet)"
 )
+#: Before a word that says what something is: "was found to be", "lies in the".
+_STATES = re.compile(r"\b(?:is|are|was|were|be|lies|lie|lay) (?:(?!by\b)[\w-]+,? ){0,4}$")
+_OR_LATER = re.compile(r"\bor (?:longer|shorter|later|earlier|more|less)\b|\bwhichever\b")
 _DID_NOT = re.compile(r"\b(?P<aux>did|does|do) not (?P<base>[a-z]+)\b")
 
 
@@ -21,10 +24,13 @@ def negated(text: str, patterns: Patterns) -> str | None:
     start = main_clause(text, patterns)
     clause = text[start:]
     verb = finite_verb(clause, patterns)
+    first = clause.split()[0].lower()
+    counted = first[0].isdigit() or first in patterns.number_words
     if (
         verb is None
         or patterns.negation.search(text)
-        or clause.split()[0].lower() in patterns.words("quantifiers")
+        or counted
+        or first in patterns.words("quantifiers")
     ):
         return None
     after = WORD.search(clause, verb.end())
@@ -78,14 +84,32 @@ def affirmed(text: str, patterns: Patterns) -> str | None:
 
 
 def opposites(text: str, patterns: Patterns) -> Iterator[str]:
-    """Yield the statement with one word in its opposite's place."""
-    if patterns.negation.search(text):
+    """Yield the statement with one word in its opposite's place.
+
+    In the subject it would be about another thing, but for a superlative. What can be both, such as
+    public and private property, is exchanged only where something is said to be it.
+    """
+    verb = finite_verb(text, patterns)
+    if verb is None or patterns.negation.search(text):
         return
-    for pair in patterns.pairs("opposites"):
-        for old, new in (pair, pair[::-1]):
-            found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
-            if len(found) == 1 and not re.search(rf"\b{re.escape(new)}\b", text):
-                yield text[: found[0].start()] + new + text[found[0].end() :]
+    for name in ("opposites", "opposite_states"):
+        for pair in patterns.pairs(name):
+            for old, new in (pair, pair[::-1]):
+                found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
+                if len(found) != 1 or re.search(rf"\b{re.escape(new)}\b", text):
+                    continue
+                head = text[: found[0].start()]
+                told = len(head) >= verb.start() or old.endswith("est")
+                if told and (name == "opposites" or _STATES.search(head)):
+                    yield _with_article(head, new) + new + text[found[0].end() :]
+
+
+def _with_article(head: str, word: str) -> str:
+    """Return what stands before a word, its article in the word's form."""
+    article = re.search(r"\b(?P<a>[Aa])n? $", head)
+    if article is None:
+        return head
+    return head[: article.start()] + article["a"] + ("n " if word[0] in "aeiou" else " ")
 
 
 def compared(
@@ -96,7 +120,8 @@ def compared(
     "Took 35 minutes" gives "took more than 30 minutes" and "took more than 50 minutes"; the
     direction is drawn. A year gives before and after.
     """
-    if is_bound(text, span, patterns):
+    # A number that begins a statement may be no count: "1,000 of these cost as much as one".
+    if is_bound(text, span, patterns) or not span.start or _OR_LATER.search(text, span.end):
         return None
     if span.kind == "year":
         return _compared_year(text, span, patterns, chance)
@@ -158,6 +183,8 @@ def _compared_year(
     head = text[: span.start]
     if not re.search(r"\b[Ii]n $", head) or text[span.end : span.end + 1] not in (",", ".", " "):
         return None
+    if " had " in text:  # "had closed in 1990": before or after what?
+        return None
     year, word = int(span.text), chance.choice(("before", "after"))
     early, late = year - chance.choice((2, 3, 5, 8)), year + chance.choice((2, 3, 5, 8))
     true, false = (late, early) if word == "before" else (early, late)
@@ -191,5 +218,7 @@ def _respell(text: str, patterns: Patterns) -> str:
         )
     plain = "|".join(words[2:])
     return re.sub(
-        rf"(?<!^)\b(?:{plain})\b(?= [a-z])(?!-)", lambda match: str(words.index(match[0])), text
+        rf"(?<!^)(?<!-)(?<![Tt]he )\b(?:{plain})\b(?= [a-z])(?!-)",
+        lambda match: str(words.index(match[0])),
+        text,
     )

@@ -19,6 +19,12 @@ _RATIO = re.compile(r"\d (?:in|out of)$")
 _BEFORE_DATE = frozenset(
     ("between", "from", "and", "to", "by", "until", "since", "about", "before", "after")
 )
+#: "by the end of 2017" is as much a bound as "by 2017".
+_PART_OF_TIME = re.compile(
+    r"\s*\b(?:(?:the )?(?:end|start|beginning|middle) of|early|mid|late)(?: in)?$", re.I
+)
+#: "4 hours 57 minutes" is one value.
+_MEASURE = re.compile(r"\d [a-z]+$")
 _TRAIL = re.compile(r"(?:'s|’s)$")
 
 
@@ -80,13 +86,20 @@ def is_bound(text: str, span: Span, patterns: Patterns) -> bool:
     """Tell whether a span is a bound, a label or part of a range, which no value contradicts."""
     head, tail = text[: span.start].rstrip(), text[span.end :].lstrip()
     word = (head.split() or [""])[-1]
+    labels = word[:1].isupper() and " " in head  # "Panel 5", "Euro 2019"
     if _RANGE.match(tail):
         return True
     if span.kind not in ("quantity", "money", "percent"):
-        return word.lower() in _BEFORE_DATE
+        if span.kind == "year" and (word.lower() == "the" or _labels_year(word, labels, patterns)):
+            return True
+        return (_PART_OF_TIME.sub("", head).split() or [""])[-1].lower() in _BEFORE_DATE
     if word.lower().strip(",.()") in patterns.bounds or head.endswith("-") or _RATIO.search(head):
         return True
-    return span.kind == "quantity" and word[:1].isupper() and " " in head
+    return span.kind == "quantity" and (labels or _MEASURE.search(head) is not None)
+
+
+def _labels_year(word: str, labels: bool, patterns: Patterns) -> bool:
+    return labels and word.strip(",") not in (*patterns.months, "In", "Of")
 
 
 def exchanged(

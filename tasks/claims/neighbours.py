@@ -28,7 +28,6 @@ class Neighbours:
         for key in sorted(self._passages):
             for word in self._words[key]:
                 self._holders[word].append(key)
-        self._count = Counter(passage.document for passage in passages)
         self._sentences: dict[str, list[frozenset[str]]] = {}
         self._most = max(20, len(passages) // 12)
 
@@ -38,7 +37,7 @@ class Neighbours:
         """Return the passage that shares most with another's claim and leaves it open, or None.
 
         ``used`` counts how often a passage served before: each serves at most three times.
-        ``at_home``: a passage of the same document, if the document has others.
+        ``at_home``: only a passage of the same document.
         """
         words = self._telling(claim)
         if len(words) < 3:
@@ -50,7 +49,7 @@ class Neighbours:
                 for key in holders:
                     scores[key] += math.log((1 + len(self._passages)) / len(holders))
         home = self._passages[origin].document
-        if at_home and home and self._count[home] > 1:
+        if at_home:
             scores = {key: scores[key] for key in scores if self._passages[key].document == home}
         for key in scores:
             scores[key] += 3.0 if home and self._passages[key].document == home else 0.0

@@ -19,7 +19,8 @@ _LISTS = frozenset(
         *("participles", "breaks", "quantifiers", "focus", "negations", "months", "weekdays"),
         *("number_words", "scales", "currencies", "bounds", "units", "functional", "titles"),
         *("opposites", "same", "stopwords", "pointing", "actors", "happenings"),
-        *("determiners", "beginnings", "narrowing", "preconditions"),
+        *("determiners", "beginnings", "narrowing", "preconditions", "opposite_states"),
+        "carried_along",
     )
 )
 _MAPPINGS = frozenset({"verbs"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterable
 
 from tasks.claims.edits import is_participle
 from tasks.claims.patterns import Patterns
@@ -15,6 +16,7 @@ _WHAT_IS = re.compile(r"^(?:What|Who) (?P<be>is|was|are|were) (?P<rest>(?:the|[A
 _WHEN = re.compile(
     r"^(?:When|In what year|In which year|What year|On what date) (?P<be>was|were) (?P<rest>.*)\?$"
 )
+_JOINING = ("and", "or", "but")
 _QUESTION = re.compile(r"[^.?!\n\"“:]*\?")
 
 
@@ -63,34 +65,51 @@ def answer_statement(question: str, answer: str, turn: int) -> str:
     )[turn % 3]
 
 
-def yes_no_question(statement: str, known: str, patterns: Patterns) -> str | None:
+def yes_no_question(statement: str, small: Container[str], patterns: Patterns) -> str | None:
     """Return a statement as a question, by inversion, or None where that is not simple.
 
-    ``known``: a text that shows which words are written small (the passage).
+    ``small``: words that the texts write small (:func:`small_words`).
     """
     verb = finite_verb(statement, patterns)
-    if verb is None or patterns.negation.search(statement) or re.match(r"[A-Z][^,]*, ", statement):
+    after = WORD.search(statement, verb.end()) if verb else None
+    if verb is None or after is None or not _is_simple(statement, verb, patterns):
         return None
-    after = WORD.search(statement, verb.end())
-    if after is None or '"' in statement:
-        return None
-    subject = uncapitalised(statement[: verb.start()].strip(), known, patterns)
+    subject = uncapitalised(statement[: verb.start()].strip(), small, patterns)
     rest = statement[verb.end() :].strip().rstrip(".")
     if verb[0].lower() in patterns.verb_bases:
-        if re.search(r",|\b(?:and|or|but)\b", rest):  # a second verb would keep its ending
-            return None
         base, did = patterns.verb_bases[verb[0].lower()]
-        return f"{did.capitalize()} {subject} {base} {rest}?"
+        # "Machines built since 2021 carry a modem": the second form is the verb.
+        twice = did == "did" and set(rest.split()) & patterns.values["verbs"].keys()
+        return None if twice else f"{did.capitalize()} {subject} {base} {rest}?"
     if verb[0] in ("has", "have", "had") and not is_participle(after[0], patterns):
         did = {"has": "Does", "have": "Do", "had": "Did"}[verb[0]]
         return f"{did} {subject} have {rest}?"
     return f"{verb[0].capitalize()} {subject} {rest}?"
 
 
-def uncapitalised(text: str, known: str, patterns: Patterns) -> str:
-    """Return a text in the form it has inside a sentence: first word small, unless it is a name."""
-    first = text.split(maxsplit=1)[0] if text.split() else ""
-    small = first.lower() in patterns.stopwords or re.search(
-        rf"(?<![\w-]){re.escape(first.lower())}(?![\w-])", known
+def _is_simple(statement: str, verb: re.Match[str], patterns: Patterns) -> bool:
+    """Tell whether a statement has one verb, and nothing before its subject."""
+    if patterns.negation.search(statement) or re.match(r"[A-Z][^,]*, |.*\"", statement):
+        return False
+    subject = statement[: verb.start()].lower().split()
+    introduced = subject[0] in patterns.words("introductions") | patterns.words("preconditions")
+    second = subject[-1] in _JOINING or re.search(
+        rf",|\b(?:{'|'.join(_JOINING)})\b", statement[verb.end() :]
     )
-    return text[:1].lower() + text[1:] if first and small else text
+    return not introduced and not second
+
+
+def small_words(texts: Iterable[str]) -> frozenset[str]:
+    """Return the words that stand in one of the texts with a small first letter."""
+    return frozenset(word for text in texts for word in WORD.findall(text) if word[0].islower())
+
+
+def uncapitalised(text: str, small: Container[str], patterns: Patterns) -> str:
+    """Return a text in the form it has inside a sentence: first word small, unless it is a name.
+
+    A word that the texts write small stays great before another great one ("New York").
+    """
+    first, *others = text.split(maxsplit=2)[:2] or [""]
+    in_name = bool(others) and others[0][0].isupper()
+    plain = first.lower() in patterns.stopwords or (first.lower() in small and not in_name)
+    return text[:1].lower() + text[1:] if plain else text

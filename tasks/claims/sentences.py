@@ -7,14 +7,20 @@ import re
 from tasks.claims.patterns import Patterns
 
 WORD = re.compile(r"[A-Za-z][\w'’-]*|\d(?:[\w.,%-]*[\w%])?")
-_END = re.compile(r"(?<=[.!?])[\"”’)\]]*\s+(?=[\"“(\[]?[A-Z0-9])")
+#: "0. 057" is one number, as tokenised data sets have it.
+_END = re.compile(r"(?<=[.!?])(?!(?<=\d\.)\s+\d)[\"”’)\]]*\s+(?=[\"“(\[]?[A-Z0-9])")
 _TIDY = (
     (re.compile(r"\s+([,.;:%)\]])"), r"\1"),
     (re.compile(r"\s+"), " "),
     (re.compile(r"([(\[])\s+"), r"\1"),
 )
+_LINK = re.compile(r"\[([^\]]{1,80})\]\([^()\s]{1,300}\)")
 _NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
-MARKS = re.compile(r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\.")
+MARKS = re.compile(
+    r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\."
+    #: A number that is cut: "0. 057", "16, 219".
+    r"|\d\. \d|(?<!\d)\d{1,3}, \d{3}\b"
+)
 _RELATIVE = re.compile(r"^(?P<main>[^,]{20,}), (?:which|who|whose|where)\b[^,]*\.$")
 _PARTICIPLE = re.compile(r"^(?P<main>[^,]{25,}), [a-z]{3,}ing\b[^,]*\.$")
 _COORDINATE = re.compile(r"^(?P<main>[^,]{25,}), (?:and|but) (?P<next>\w+) [^,]*\.$")
@@ -27,16 +33,38 @@ _OTHERS = re.compile(
     r"|\w+ (?:one|ones)\b)"
 )
 _NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
-_LEAST, _MOST = 5, 30
+_PREPOSITIONS = frozenset(("of", "with", "by", "for", "from", "in", "on", "at"))
+_ITEM = re.compile(r"^\s*(?:[-*•>]|\d+[.)])\s+")
+_ALTERNATIVES = re.compile(r"\b(?:one of|any of|either|if|unless|until|when)\b")
+_ENDED = re.compile(r"[.!?:;][\"”’)\]]*\s*$")
+_LEAST, _MOST, _MOST_IN_HEADING = 5, 30, 10
 
 
 def split_sentences(text: str, patterns: Patterns) -> list[str]:
-    """Return the sentences of a text in order, without headings and list marks."""
+    """Return the sentences of a text in order, without headings and list marks.
+
+    Items of which only one may hold ("one of the following:") are left out.
+    """
     sentences: list[str] = []
+    lead = ""
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*•#|>]|\d+[.)])\s)", text):
+        item = _ITEM.match(block)
+        lead = lead if item else block.rstrip()
+        if item and lead.endswith(":") and _ALTERNATIVES.search(lead):
+            continue
         lines = [line for line in block.split("\n") if not line.lstrip().startswith(("#", "|"))]
-        sentences += _split(re.sub(r"^\s*(?:[-*•>]|\d+[.)])\s+", "", " ".join(lines)), patterns)
+        sentences += _split(_ITEM.sub("", " ".join(_without_heading(lines))), patterns)
     return sentences
+
+
+def _without_heading(lines: list[str]) -> list[str]:
+    """Return the lines without one that alone has no end, is short and has a sentence below it."""
+    loose = [number for number, line in enumerate(lines) if not _ENDED.search(line)]
+    if len(loose) != 1 or loose[0] + 1 == len(lines):
+        return lines
+    line, below = lines[loose[0]], lines[loose[0] + 1].lstrip()
+    heads = len(line.split()) <= _MOST_IN_HEADING and below[:1].isupper()
+    return [other for other in lines if other is not line] if heads else lines
 
 
 def _split(block: str, patterns: Patterns) -> list[str]:
@@ -64,8 +92,10 @@ def tidy(text: str) -> str:
 
 
 def without_notes(sentence: str) -> str:
-    """Return a sentence without what stands in brackets and the number that it begins with."""
-    return _NUMBERED.sub("", _NOTES.sub("", sentence))
+    """Return a sentence without what stands in brackets and the number that it begins with; of a
+    link its text stays.
+    """
+    return _NUMBERED.sub("", _NOTES.sub("", _LINK.sub(r"\1", sentence)))
 
 
 def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tuple[str, str]]:
@@ -140,10 +170,16 @@ def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
     A subject is plain when nothing in it can begin another clause. An introduction is passed over.
     """
     auxiliaries, breaks = patterns.words("auxiliaries"), patterns.words("breaks")
+    before = ""
     for place, match in enumerate(WORD.finditer(sentence, main_clause(sentence, patterns))):
         word = match[0].lower()
-        if place and (word in auxiliaries or _is_verb(match[0], sentence[match.end() :], patterns)):
+        # "photographs of finished work": behind a preposition a form in -ed is no verb.
+        known = before not in _PREPOSITIONS and _is_verb(
+            match[0], sentence[match.end() :], patterns
+        )
+        if place and (word in auxiliaries or known):
             return match
+        before = word
         if (place and (word in breaks and word not in ("and", "or"))) or place > 11:
             return None
         if sentence[match.end() : match.end() + 1] in (",", ";"):

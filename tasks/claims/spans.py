@@ -17,7 +17,7 @@ import pyarrow as pa
 from tasks.claims.claims import Premise
 from tasks.claims.exchange import Span, find_spans, is_bound
 from tasks.claims.patterns import Patterns, load_patterns
-from tasks.claims.questions import yes_no_question
+from tasks.claims.questions import small_words, yes_no_question
 from tasks.claims.sentences import WORD, finite_verb, main_clause, statements
 from tasks.claims.wordings import Wordings, load_wordings, span_instruction
 from tasks.core.files import fingerprint, row_seed
@@ -158,7 +158,7 @@ def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> li
             SpanQuestion(f"What {equal['be']} {subject}{after.rstrip('. ')}?", span.text, "value")
         ]
     holed = f"{before}{_HOLE}{after}"
-    inverted = yes_no_question(holed, passage, patterns)
+    inverted = yes_no_question(holed, small_words([passage]), patterns)
     if inverted is None:
         return []
     inner = inverted[0].lower() + inverted[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from functools import lru_cache
 from pathlib import Path
 
@@ -85,11 +86,15 @@ def span_instruction(wording: str, question: str, context: str) -> str:
     return fill(wording.replace("{{question}}", question), context)
 
 
-def instruction(wording: str, claim: str, context: str, patterns: Patterns) -> str:
-    """Return the instruction of a claim about a passage."""
+def instruction(
+    wording: str, claim: str, context: str, small: Container[str], patterns: Patterns
+) -> str:
+    """Return the instruction of a claim about a passage; ``small`` are words that the corpus writes
+    with a small letter.
+    """
     bare = claim.rstrip(".")
-    inner = uncapitalised(bare, context, patterns)
-    question = yes_no_question(claim, context, patterns) or f"Is it true that {inner}?"
+    inner = uncapitalised(bare, small, patterns)
+    question = yes_no_question(claim, small, patterns) or f"Is it true that {inner}?"
     texts = {"claim": claim, "bare": bare, "inner": inner, "question": question}
     filled = _SLOT.sub(lambda match: texts.get(match[1], match[0]), wording)
     return fill(filled, context)

@@ -1,0 +1,172 @@
+"""Claims that readers found wrong, unclear or no English are not made any more."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tasks.claims.claims import Premise, make_twins
+from tasks.claims.construct import construct
+from tasks.claims.duties import duty_twins
+from tasks.claims.edits import negated, opposites, reworded
+from tasks.claims.exchange import find_spans, is_bound
+from tasks.claims.patterns import load_patterns
+from tasks.claims.questions import small_words, uncapitalised, yes_no_question
+from tasks.claims.sentences import split_sentences, statements, without_notes
+from tests.claims.test_construct import corpus
+
+P = load_patterns()
+
+
+def claims_of(text: str) -> set[str]:
+    """All claims that any of twenty seeds makes of a passage."""
+    made = [make_twins(Premise("p", "d", text), 6, seed, P) for seed in range(20)]
+    return {
+        claim for twins in made for pair in twins for claim in (pair.entailed, pair.contradicted)
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The mean level of the acid was 0. 057 per cent in these families.",
+        "The study was done on 16, 219 controls of the same age.",
+    ],
+)
+def test_a_number_that_is_cut_makes_no_statement(text: str) -> None:
+    assert split_sentences(text, P) == [text]
+    assert statements(text, P) == [] and claims_of(text) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The ownership of public land led to a society of classes and armies.",
+        "Storyburrow logs books opened and pages turned in the last week.",
+        "The northern mill made most of the profit in these years.",
+        "Supplier A paid at least the same price as the other customers.",
+    ],
+)
+def test_what_can_be_both_has_no_opposite(text: str) -> None:
+    assert list(opposites(text, P)) == []
+
+
+def test_an_opposite_is_said_of_the_subject_and_brings_its_article() -> None:
+    found = list(opposites("The disorder is a dominant trait of this family.", P))
+    assert found == ["The disorder is a recessive trait of this family."]
+    assert list(opposites("The shop saw an increase in shipments.", P)) == [
+        "The shop saw a decrease in shipments."
+    ]
+    assert list(opposites("The largest share of the rent was paid late.", P))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The market is due to be moved by the end of 2017.", "2017"),
+        ("The road was closed in the 2014 election.", "2014"),
+        ("The venue was named for the Euro 2019 qualifier.", "2019"),
+        ("The run took at 4 hours 57 minutes.", "57 minutes"),
+    ],
+)
+def test_bounds_and_labels(text: str, value: str) -> None:
+    (span,) = (span for span in find_spans(text, P) if span.text == value)
+    assert is_bound(text, span, P)
+
+
+@pytest.mark.parametrize("text", ["The road was closed in 2014.", "In May 2014 it was closed."])
+def test_a_plain_year_is_no_label(text: str) -> None:
+    assert not any(is_bound(text, span, P) for span in find_spans(text, P))
+
+
+def test_no_other_number_where_it_may_hold_as_well() -> None:
+    found = claims_of("The mutation was not found in 20 control samples of the study.")
+    assert all("20 control samples" in claim for claim in found)
+    found = claims_of("In 2009, there were six people for each open post.")
+    assert found and all("2009" in claim for claim in found)
+
+
+def test_a_value_of_another_verb_is_not_denied() -> None:
+    text = "The appeal was launched before a deadline expires on 26 February."
+    assert not [
+        claim for claim in claims_of(text) if "was not launched" in claim and "26" not in claim
+    ]
+
+
+def test_the_denial_of_a_count_has_two_readings() -> None:
+    assert negated("5 of ten siblings had low values of the protein.", P) is None
+    assert negated("Twenty individuals were healthy in the second year.", P) is None
+
+
+def test_a_form_behind_a_preposition_is_no_verb() -> None:
+    text = "Members post photographs of finished work."
+    assert negated(text, P) is None
+
+
+def test_only_one_item_of_such_a_list_holds() -> None:
+    text = "The threshold is raised until one of these is true:\n- It is not within the bucket.\n"
+    assert split_sentences(text, P) == ["The threshold is raised until one of these is true:"]
+    plain = "The supplier must do this:\n- The supplier shall keep all records."
+    assert len(split_sentences(plain, P)) == 2
+
+
+def test_a_line_without_an_end_does_not_run_into_the_next() -> None:
+    text = "Media playback is not supported\nThe striker scored in the first half."
+    assert split_sentences(text, P) == ["The striker scored in the first half."]
+    wrapped = "The striker who came from the north scored a goal\nin the first half of the match."
+    assert len(split_sentences(wrapped, P)) == 1
+
+
+def test_a_link_leaves_its_text() -> None:
+    assert without_notes("In 2020, [Promtool](https://a.b/c) was released (late).") == (
+        "In 2020, Promtool was released."
+    )
+
+
+def test_a_ban_without_its_denial_has_no_any() -> None:
+    text = "Neither party shall have any authority to bind the other."
+    ((_, _, true, false),) = duty_twins(text, random.Random(1), P)
+    assert (true, false) == (text, "Each party shall have authority to bind the other.")
+    text = "This agreement shall not do anything to harm the goodwill."
+    ((_, _, _, false),) = duty_twins(text, random.Random(1), P)
+    assert false == "This agreement shall do something to harm the goodwill."
+
+
+def test_the_end_of_a_sentence_that_a_page_break_cut_is_no_duty() -> None:
+    text = "in Nevada, the agency shall not sell any competing products to others."
+    assert list(duty_twins(text, random.Random(1), P)) == []
+
+
+def test_what_points_elsewhere_or_is_ours_stays_where_it_is() -> None:
+    others = corpus()
+    lone = Premise(
+        "z", "alone", "The host shall provide such reports of the pumps and valves each week."
+    )
+    made = construct([*others, lone], 1, 2, shares={"nli": 1.0})
+    assert not [claim for claim in made.claims if claim.origin == "z"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "In the last financial year the firm earned a profit.",
+        "Heat maps are published each season and rest on many matches.",
+        "Machines built since last year carry a modem.",
+        "The main pupil file moves with the child and is kept.",
+    ],
+)
+def test_no_question_by_inversion(statement: str) -> None:
+    assert yes_no_question(statement, frozenset(), P) is None
+
+
+def test_a_first_word_is_small_where_the_corpus_writes_it_so() -> None:
+    small = small_words(["Some photographs are new.", "He came to the town."])
+    assert uncapitalised("Photographs are kept", small, P) == "photographs are kept"
+    assert uncapitalised("New York is large", small, P) == "New York is large"
+    assert uncapitalised("Ada is here", small, P) == "Ada is here"
+
+
+def test_half_a_number_is_not_respelt() -> None:
+    text = "Some twenty-five relatives and the two station names were listed."
+    assert {reworded(text, seed, P) for seed in range(40)} == {text}
