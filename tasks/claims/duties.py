@@ -21,6 +21,7 @@ _MODALS = r"shall|must|may|will"
 _MODAL = re.compile(rf"\b(?P<verb>{_MODALS})(?P<denied> not)?\b")
 _IS_NOT = re.compile(r"\b(?P<verb>is|are)(?P<denied> not)\b")
 _ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)\b")
+_LONG_NOTE = re.compile(r"\((?:[^\s()]+\s+){4,}[^()]*\)")
 _LOOSE = re.compile(r" (?:further|also|hereby|therefore)$")
 #: Not cut where it ends (a full stop inside, or after a letter), or with a hole (two commas).
 _INNER_END = re.compile(r"\. |, ?,|\b\w\.$|\.\w\.$")
@@ -67,8 +68,9 @@ class Duty:
         head = self.plain_head or self.head
         if not self.plain_head:
             denied = f"{self.head} {verb} not {self.tail}"
-        # Without the denial "any" is no English, and would tell the label: "shall have any right".
-        tail = self.tail if verb == "may" or self.kind != BAN else _without_any(self.tail)
+        # Without the denial "any" is no English: "shall have any right".
+        orders = self.kind == BAN and verb != "may"
+        tail = _ANY.sub("some", self.tail) if orders else self.tail
         plain = f"{head} {verb} {tail}"
         return (denied, plain) if self.kind == BAN else (plain, denied)
 
@@ -76,12 +78,8 @@ class Duty:
 #: Each of them is false of what is forbidden: it may not, must not and shall not be done.
 _FORBIDDING = ("shall", "must", "may")
 #: What an order can hardly hold: "must disclose any information to anyone".
-_ANY = re.compile(r"\bany (?=[a-z])|\bany(?:thing|one|body)\b")
+_ANY = re.compile(r"\bany(?=(?:thing|one|body)?\b)")
 _FREE = re.compile(r"\b(?:any|anyone|anybody|anything|either)\b")
-
-
-def _without_any(tail: str) -> str:
-    return _ANY.sub(lambda match: {"any ": ""}.get(match[0], f"some{match[0][3:]}"), tail)
 
 
 def duty_twins(
@@ -93,7 +91,8 @@ def duty_twins(
     """
     is_rule = re.search(r"\bshall\b", text) is not None
     for sentence in split_sentences(text, patterns):
-        if sentence[:1].islower():  # the end of a sentence that a page break cut
+        # The end of a sentence that a page break cut, or one that may lose a condition in brackets.
+        if sentence[:1].islower() or _LONG_NOTE.search(sentence):
             continue
         duty = _duty(without_notes(sentence), is_rule, patterns)
         if duty:

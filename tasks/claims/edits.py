@@ -39,7 +39,7 @@ def negated(text: str, patterns: Patterns) -> str | None:
         return None
     if after is None or after[0].lower() in patterns.words("focus"):
         return None
-    if re.search(r", |\b(?:and|or|while|until|since|so)\b", clause[verb.end() :]):
+    if re.search(r", |\b(?:and|or|but|while|until|since|so)\b", clause[verb.end() :]):
         return None
     denied = _denied(clause, verb, after[0], patterns)
     return text[:start] + denied if denied else None
@@ -64,7 +64,7 @@ def is_participle(word: str, patterns: Patterns) -> bool:
 def affirmed(text: str, patterns: Patterns) -> str | None:
     """Return a denial without its negation, or None where it is not the only one."""
     if len(patterns.negation.findall(text)) != 1 or re.search(
-        r"\b(?:any|ever|yet|but|only)\b", text
+        r"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer)\b", text
     ):
         return None
     match = _DENY.search(text)
@@ -121,7 +121,9 @@ def compared(
     direction is drawn. A year gives before and after.
     """
     # A number that begins a statement may be no count: "1,000 of these cost as much as one".
-    if is_bound(text, span, patterns) or not span.start or _OR_LATER.search(text, span.end):
+    loose = span.start and not is_bound(text, span, patterns)
+    limit = {word.lower() for word in WORD.findall(text)} & patterns.words("limits")
+    if not loose or limit or _OR_LATER.search(text, span.end):
         return None
     if span.kind == "year":
         return _compared_year(text, span, patterns, chance)

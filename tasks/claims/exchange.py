@@ -17,7 +17,7 @@ _NAME = re.compile(
 _RANGE = re.compile(r"(?:to|or|and|per|or more|or less|and over)\b|[-–/]")
 _RATIO = re.compile(r"\d (?:in|out of)$")
 _BEFORE_DATE = frozenset(
-    ("between", "from", "and", "to", "by", "until", "since", "about", "before", "after")
+    ("between", "from", "and", "to", "by", "until", "since", "about", "before", "after", "dated")
 )
 #: "by the end of 2017" is as much a bound as "by 2017".
 _PART_OF_TIME = re.compile(
@@ -90,16 +90,13 @@ def is_bound(text: str, span: Span, patterns: Patterns) -> bool:
     if _RANGE.match(tail):
         return True
     if span.kind not in ("quantity", "money", "percent"):
-        if span.kind == "year" and (word.lower() == "the" or _labels_year(word, labels, patterns)):
+        named = labels and word not in patterns.months
+        if span.kind == "year" and (named or word.lower() == "the"):
             return True
         return (_PART_OF_TIME.sub("", head).split() or [""])[-1].lower() in _BEFORE_DATE
     if word.lower().strip(",.()") in patterns.bounds or head.endswith("-") or _RATIO.search(head):
         return True
     return span.kind == "quantity" and (labels or _MEASURE.search(head) is not None)
-
-
-def _labels_year(word: str, labels: bool, patterns: Patterns) -> bool:
-    return labels and word.strip(",") not in (*patterns.months, "In", "Of")
 
 
 def exchanged(

@@ -21,6 +21,7 @@ _LISTS = frozenset(
         *("opposites", "same", "stopwords", "pointing", "actors", "happenings"),
         *("determiners", "beginnings", "narrowing", "preconditions", "opposite_states"),
         "carried_along",
+        "limits",
     )
 )
 _MAPPINGS = frozenset({"verbs"})
