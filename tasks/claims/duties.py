@@ -64,21 +64,16 @@ class Duty:
         verb = self.verb
         if self.kind == BAN and self.is_of_actor and verb in _FORBIDDING:
             verb = "may" if _FREE.search(self.tail) else chance.choice(_FORBIDDING)
-        denied = f"{self.head} {verb} {self.tail}"
-        head = self.plain_head or self.head
-        if not self.plain_head:
-            denied = f"{self.head} {verb} not {self.tail}"
-        # Without the denial "any" is no English: "shall have any right".
-        orders = self.kind == BAN and verb != "may"
-        tail = _ANY.sub("some", self.tail) if orders else self.tail
-        plain = f"{head} {verb} {tail}"
+        if self.plain_head:
+            return f"{self.head} {verb} {self.tail}", f"{self.plain_head} {verb} {self.tail}"
+        plain, denied = (f"{self.head} {verb}{word} {self.tail}" for word in ("", " not"))
         return (denied, plain) if self.kind == BAN else (plain, denied)
 
 
 #: Each of them is false of what is forbidden: it may not, must not and shall not be done.
 _FORBIDDING = ("shall", "must", "may")
-#: What an order can hardly hold: "must disclose any information to anyone".
-_ANY = re.compile(r"\bany(?=(?:thing|one|body)?\b)")
+#: What an order can hardly hold: "must disclose any information to anyone". Elsewhere it stays, as
+#: "some" in its place would tell the label.
 _FREE = re.compile(r"\b(?:any|anyone|anybody|anything|either)\b")
 
 
