@@ -24,10 +24,11 @@ from flows.review.server import make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
+from tasks.core.rows import INSTRUCTIONS
 from tasks.scoring.intervals import SPREAD, smallest_gain
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
-from tests.review.checkout import EVIL, make_checkout, read_lines
+from tests.review.checkout import EVIL, make_checkout, read_lines, row_of, write_rows
 
 pytestmark = [
     pytest.mark.browser,
@@ -129,6 +130,25 @@ def test_rows_are_judged_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
             browser.see("3 of 8")
             shoot(browser, "review")
         assert browser.elsewhere() == []
+
+
+def test_rows_that_no_reader_answered_say_nothing_of_a_reader(tmp_path: Path) -> None:
+    source = {"supervise": {"source": "constructed"}}
+    checkout = make_checkout(tmp_path / "main", rows=0, **source)
+    made = checkout / ".runs/mine/artifacts/supervise/instructions.parquet"
+    write_rows(made, map(row_of, range(3)), INSTRUCTIONS)
+    page, port = Page("Review", "Is the response right?", script=review.SCRIPT), find_free_port()
+    desk = review.open_desk(Place(checkout, "mine"))
+    with (
+        Browser(tmp_path / "profile", patience=_PATIENCE) as browser,
+        served(desk, page, port) as address,
+    ):
+        browser.open(address)
+        browser.see("0 of 3", "row 1 of 3", "instruction", "response")
+        assert "agreement" not in browser.js("document.body.innerText").lower()
+        press(browser, "r")
+        browser.see("1 of 3", "row 2 of 3")
+        shoot(browser, "review-constructed")
 
 
 def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:

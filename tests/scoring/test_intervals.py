@@ -26,7 +26,19 @@ def test_more_items_show_smaller_gains_and_none_show_none() -> None:
 def test_a_plan_says_what_the_label_page_says() -> None:
     some = Range(1, 2)
     gain = smallest_gain(100, SPREAD)
-    plan = Plan(100, 100, {"all": some}, {"all": some}, some, some, 1, some, gain, "")
+    plan = Plan(
+        passages=100,
+        tried=32,
+        labelled=100,
+        kept_rows={"all": some},
+        minutes={"all": some},
+        peak_memory_mb=some,
+        disk_mb=some,
+        passage_tokens=1,
+        generated_tokens=some,
+        smallest_gain=gain,
+        verdict="",
+    )
     said = "smallest gain   11.8 points of F1 can be told from chance with 100 items"
     assert said in describe(plan, "mine")
 
