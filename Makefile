@@ -48,7 +48,8 @@ export DVC_SITE_CACHE_DIR ?= $(if $(filter /%,$(BONITO_CACHE)),,$(CURDIR)/)$(BON
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
   TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
-  BENCH SHAPE ROUNDS RECORD MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES
+  BENCH SHAPE ROUNDS RECORD MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES \
+  GPU_MEMORY
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
@@ -138,8 +139,9 @@ export: setup ## write a registered model as safetensors and GGUF (MODEL=models:
 push: setup ## show what would go to the hub; YES=1 sends adapter and card (MODEL, REPO=owner/name)
 	@$(BIN)/python -m tasks.release.push --model="$$MODEL" --repo="$$REPO" --yes="$$YES"
 
-serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000)
-	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT"
+serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000, GPU_MEMORY=0.4)
+	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT" \
+	  $${GPU_MEMORY:+--gpu-memory="$$GPU_MEMORY"}
 
 soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FAULT=name)
 	@$(BIN)/python -m tests.faults --trials="$$TRIALS" $${MINUTES:+--minutes="$$MINUTES"} --only="$$FAULT"

@@ -27,7 +27,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tasks.core.card import take_cards
+from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.log_lines import set_up_logging
@@ -66,9 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", default="8000")
     parser.add_argument(
         "--gpu-memory",
-        type=float,
-        default=0.0,
-        help="share of the GPU's memory; 0: vLLM's own default",
+        default="",
+        help="share of the GPU's memory (0-1), so that runs have the rest; empty: vLLM's default",
     )
     parser.add_argument(
         "--max-length", type=int, default=2048, help="tokens of prompt and answer together"
@@ -82,10 +81,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.host,
                 read_port(arguments.port, "SERVE_PORT"),
                 arguments.max_length,
-                arguments.gpu_memory,
+                read_share(arguments.gpu_memory),
             )
         )
     return 2
+
+
+def read_share(text: str) -> float:
+    """Return GPU_MEMORY, a share in 0-1; 0 for an empty text. Anything else is a
+    :class:`PipelineError`.
+    """
+    with contextlib.suppress(ValueError):
+        if not text or 0 < float(text) <= 1:
+            return float(text or 0)
+    raise PipelineError(f"GPU_MEMORY={text} must be a share of the GPU's memory, such as 0.4")
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,8 @@ def run(asked: Server) -> int:
         while not stop.is_set() and server.poll() is None:
             if not ready and _answers(f"{asked.address}/health"):
                 ready = True
+                # Its memory is taken by now, so a run beside it sees what is left.
+                give_cards_back()
                 check_answers(asked, stop)
                 if stop.is_set() or server.poll() is not None:
                     break

@@ -28,7 +28,11 @@ def test_a_bare_machine_has_an_empty_home_and_temporary_folder_and_ends_as_the_c
     assert done.returncode == 7, done.stderr
     *listed, place = done.stdout.split()
     # A checkout in a temporary folder stays visible.
-    own = [folder.name for folder in ROOT.parents if str(folder.parent) in ("/tmp", "/var/tmp")]
+    own = [
+        folder.name
+        for folder in (ROOT, *ROOT.parents)
+        if str(folder.parent) in ("/tmp", "/var/tmp")
+    ]
     assert [name for name in listed if name not in own] == [
         f"{place}:",
         "home",

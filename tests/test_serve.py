@@ -23,6 +23,7 @@ import pytest
 from tasks import serve
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.lock import hold_lock
 from tasks.core.own_pages import OwnPagesOnly
 from tasks.core.parquet import read_table
 from tasks.core.ports import find_free_port
@@ -177,11 +178,13 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 _RUN = """
 import sys
 from tasks import serve
+from tasks.core import card
 from tasks.core.log_lines import set_up_logging
 from tasks.core.stage import one_line_errors
 from tasks.tracking.kept_answers import KeptAnswers
 set_up_logging("serve")
 port, code, kept = sys.argv[1:]
+card._wait_for("0")
 with one_line_errors("serve"):
     command, address = [sys.executable, "-c", code, port], f"http://127.0.0.1:{port}"
     known = KeptAnswers.model_validate_json(kept) if kept else None
@@ -204,6 +207,23 @@ def test_it_says_when_it_is_ready_and_ends_with_all_that_it_started(
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_alive(child)
+
+
+@pytest.mark.parametrize("text", ["0", "1.5", "half", "nan"])
+def test_a_share_that_is_none_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve.main(["--model", "models:/m/1", "--gpu-memory", text]) == 2
+    assert f"error: serve: GPU_MEMORY={text} must be a share" in capsys.readouterr().err
+
+
+def test_a_run_beside_a_ready_server_does_not_wait_for_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path))
+    server, _ = _started("")
+    with hold_lock(tmp_path / "cards" / "0.lock", "work on GPU 0", patience=0.0):
+        assert server.poll() is None
+    server.terminate()
+    assert server.wait(30) == 0
 
 
 def _started(kept: str) -> tuple[subprocess.Popen[str], list[str]]:
