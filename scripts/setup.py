@@ -63,6 +63,7 @@ def set_up(device: str) -> None:
     if STAMP.is_file() and STAMP.read_text() == wanted and python().exists():
         return
     started = time.monotonic()
+    tell_driver()
     make_environment()
     print(
         f"setup: installing {pins.relative_to(ROOT)} into .venv (minutes the first time)",
@@ -72,7 +73,7 @@ def set_up(device: str) -> None:
     install(pins, device)
     UNFINISHED.unlink()
     prove()
-    if device == "gpu" and driver_answers():  # an image may be built where there is no GPU
+    if device == "gpu" and ask_driver()[0]:  # an image may be built where there is no GPU
         prove_card()
     STAMP.write_text(wanted)
     print(f"setup: done in {duration(time.monotonic() - started)}", flush=True)
@@ -85,15 +86,30 @@ def choose_device() -> str:
         return device
     if device:
         raise SetupError(f"DEVICE={device!r} is unknown: cpu or gpu")
-    return "gpu" if driver_answers() else "cpu"
+    return "gpu" if ask_driver()[0] else "cpu"
 
 
-def driver_answers() -> bool:
-    """Tell whether an NVIDIA driver names a GPU."""
+def tell_driver() -> None:
+    """Say that a driver names no GPU, if so: its GPU would stand idle without a word."""
+    names_a_gpu, said = ask_driver()
+    if said and not names_a_gpu and not os.environ.get("DEVICE"):
+        print(
+            f"setup: nvidia-smi names no GPU ({said}): taking the packages for the CPU. Mend the "
+            "driver and call make setup again, or DEVICE=gpu make setup",
+            flush=True,
+        )
+
+
+def ask_driver() -> tuple[bool, str]:
+    """Tell whether an NVIDIA driver names a GPU, and the first line that it says; an empty one
+    where there is no driver.
+    """
     if shutil.which("nvidia-smi") is None:
-        return False
+        return False, ""
     seen = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return seen.returncode == 0 and "GPU" in seen.stdout
+    lines = [*seen.stdout.split("\n"), *seen.stderr.split("\n"), f"status {seen.returncode}"]
+    said = next(line.strip() for line in lines if line.strip())
+    return seen.returncode == 0 and "GPU" in seen.stdout, said
 
 
 def make_environment() -> None:

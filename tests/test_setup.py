@@ -153,21 +153,31 @@ def test_an_unknown_device_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("script", "device"),
+    ("script", "device", "told"),
     [
-        ("echo 'GPU 0: NVIDIA H200'", "gpu"),
-        ("echo 'no devices were found'; exit 6", "cpu"),
-        ("exit 9", "cpu"),
+        ("echo 'GPU 0: NVIDIA H200'", "gpu", ""),
+        ("echo 'no devices were found'; exit 6", "cpu", "no GPU (no devices were found): taking"),
+        ("echo 'version mismatch' >&2; exit 18", "cpu", "no GPU (version mismatch): taking"),
+        ("exit 9", "cpu", "names no GPU (status 9): taking the packages for the CPU"),
     ],
 )
-def test_the_driver_decides(
-    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, device: str
+def test_the_driver_decides_and_one_that_fails_is_told(
+    setup: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    script: str,
+    device: str,
+    told: str,
 ) -> None:
     monkeypatch.delenv("DEVICE")
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert setup.choose_device() == device
+    setup.tell_driver()
+    printed = capsys.readouterr().out
+    assert told in printed and (told != "") == (printed != "")
 
 
 @pytest.mark.parametrize(
@@ -205,10 +215,10 @@ def test_the_card_is_proved_where_a_driver_answers_alone(
     (setup.ROOT / "requirements" / "gpu.txt").write_text(pins)
     fake_environment(setup)
     record_pip(setup, monkeypatch)
-    monkeypatch.setattr(setup, "driver_answers", lambda: False)
+    monkeypatch.setattr(setup, "ask_driver", lambda: (False, ""))
     setup.set_up("gpu")
     setup.STAMP.unlink()
-    monkeypatch.setattr(setup, "driver_answers", lambda: True)
+    monkeypatch.setattr(setup, "ask_driver", lambda: (True, "GPU 0: A card"))
     with pytest.raises(setup.SetupError, match="the GPU cannot be used|no C compiler"):
         setup.set_up("gpu")
     assert not setup.STAMP.exists()
