@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from benchmarks.harness import ROOT
 from benchmarks.machine import describe
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.log_lines import ignore_closed_stdout
-from tasks.core.privacy import silence
+from tasks.core.privacy import CACHES, silence
 
 if TYPE_CHECKING:
     from benchmarks.gpu_check.model import Shape
@@ -42,9 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(name: str, work: Path, out: Path) -> int:
-    # What is merged, compiled and cached goes with the folder.
-    os.environ |= {"BONITO_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
     silence()
+    take_cards()  # its lock is where runs look for it, in the user's own cache
+    # What is merged, compiled and cached goes with the folder.
+    cache = work / "cache"
+    os.environ |= {variable: str(cache / name) for variable, name in CACHES.items()}
+    os.environ |= {"BONITO_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     import torch
 
     from benchmarks.gpu_check.model import SHAPES
