@@ -7,7 +7,7 @@ from tasks.claims.passages import passages_of
 from tasks.core.errors import PipelineError
 from tasks.start.survey import Survey
 
-#: Where such rows gain: with yes-no questions they have not (docs/results.md).
+#: Where such rows gained in some trainings: with yes-no questions in none (docs/results.md).
 _GAINING = ("nli",)
 #: Passages of the sample that are looked at: some seconds.
 _LOOKED_AT = 1000
@@ -15,7 +15,7 @@ _LOOKED_AT = 1000
 
 def expect_claims(found: Survey, kind: str) -> int:
     """Return about how many rows of a task type ``supervise.source: constructed`` has of the whole
-    corpus; 0 for a type that gains nothing by them, and where there would be too few to train on.
+    corpus; 0 for a type that never gained by them, and where there would be too few to train on.
     """
     if kind not in _GAINING:
         return 0
