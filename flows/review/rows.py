@@ -22,6 +22,7 @@ from flows.review.lines_file import LinesFile, find_line, put_line
 from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
+from flows.runs.limits import rows_stage
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.parquet import Batches
@@ -72,9 +73,9 @@ def open_desk(place: Place) -> ReviewDesk:
     file = LinesFile(path, place.main)
     file.create()  # before the run is looked for: a run refuses a setting whose file is missing
     mix = place.params.supervise.mix
-    stage, whose = ("verify", "the reader keeps") if mix.generator else ("supervise", f"{mix} gave")
-    folder = place.artifact(f"{stage}/instructions.parquet").parent
+    folder = place.artifact(f"{rows_stage(mix)}/instructions.parquet").parent
     kept = kept_rows(folder) if mix.generator else made_rows(folder)
+    whose = "the reader keeps" if mix.generator else f"{mix} gave"
     rows, count = draw(kept, SAMPLE, place.params.verify.seed)
     if not rows:
         raise PipelineError(f"{place.shown(folder)} has no rows to judge")

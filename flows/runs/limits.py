@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.files import read_json
+from tasks.core.mix import Mix
 from tasks.core.model_params import Limits
 from tasks.core.params import parse_params
 
@@ -21,6 +22,13 @@ class TimeUp(Exception):
     """The run has had its minutes."""
 
 
+def rows_stage(mix: Mix) -> str:
+    """Return the stage that keeps the rows to train on: verify those of a generator, else
+    supervise.
+    """
+    return "verify" if mix.generator else "supervise"
+
+
 @dataclass(frozen=True)
 class RunLimits:
     """The limits of one call, and when it began (``time.monotonic``)."""
@@ -30,7 +38,7 @@ class RunLimits:
     command: str
     #: ``generate.max_passages``; 0: all.
     most_passages: int = 0
-    #: The stage whose rows count: supervise where no generator writes any, empty without training.
+    #: The stage whose rows count (:func:`rows_stage`); empty where nothing is trained.
     rows_stage: str = "verify"
 
     @property
@@ -43,7 +51,7 @@ class RunLimits:
         """Return the limits in a run's parameters; the minutes begin now."""
         params = parse_params(values, "run")
         mix = params.supervise.mix
-        counted = "verify" if mix.generator else "" if mix.names == ("none",) else "supervise"
+        counted = "" if mix.names == ("none",) else rows_stage(mix)
         return cls(params.run, time.monotonic(), command, params.generate.max_passages, counted)
 
     def check_time(self) -> None:

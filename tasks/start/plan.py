@@ -25,10 +25,10 @@ from tasks.start.forecast import Pace, Range, forecast_kept, judge_text, memory
 from tasks.start.survey import Survey, survey
 from tasks.start.trial import Trial, try_constructed, try_generated
 
-#: A row that the reader answers costs so many questions of baseline and evaluate: it samples
-#: several answers, but reads its prompt once.
+#: One row that the reader answers costs as much as 1.5 to 4 questions of baseline and evaluate: it
+#: samples several answers, but reads its prompt once.
 _QUESTIONS_A_ROW = (1.5, 4.0)
-#: A row that is trained on costs so many of them: it is read forwards and back.
+#: Training on one row costs as much as 1 to 4 questions: a forward and a backward pass.
 _QUESTIONS_A_STEP = (1.0, 4.0)
 #: Minutes of register, which compares three models and writes to MLflow.
 _REGISTER = Range(0.5, 2.5)
@@ -149,7 +149,7 @@ def _minutes(
     paces = {name: Pace.of(stage.seconds, stage.marks) for name, stage in trial.measured.items()}
     if checked := trial.measured.get("validate"):  # nearly all of it is its start
         paces["validate"] = Pace(checked.seconds, 0.0)
-    if made := trial.measured.get("supervise"):  # the whole takes so many times the trial
+    if made := trial.measured.get("supervise"):  # one row of this pace is the whole trial
         paces["supervise"] = Pace(0.0, made.seconds)
     predictions = trial.predictions * times
     tried = trial.validated * params.verify.confident_share
@@ -181,7 +181,7 @@ def _minutes(
     }
 
 
-#: The pace of a stage whose rows cost as much as so many questions, at least and at most.
+#: A stage's pace, and how many questions one of its rows costs: at least, at most.
 _Question = tuple[Pace, tuple[float, float]]
 
 
@@ -198,7 +198,7 @@ def _question(paces: Mapping[str, Pace], has_read: bool, batch_rows: int) -> _Qu
 
 
 def _ask(question: _Question, questions: Range, models: int) -> Range:
-    """Return the minutes in which so many models answer the questions."""
+    """Return the minutes that ``models`` models take to answer the questions, one by one."""
     pace, (few, many) = question
     one = pace.minutes(Range(questions.low / many, questions.high / few))
     return one.times(models, models)
