@@ -153,8 +153,8 @@ def _edits(
 
 
 def _follows_anyway(statement: str, span: Span, patterns: Patterns) -> bool:
-    """Tell whether another value may hold as well: of "none of 20" none of 10 follows, and what
-    there was in 2009 there may have been in 2006.
+    """Tell whether the statement may hold with another value too: "none of 20" includes "none of
+    10", and what there was in 2009 there may have been in 2006.
     """
     if span.kind == "year":
         return _THERE_IS.search(statement) is not None

@@ -35,7 +35,7 @@ from tasks.core.rows import INSTRUCTIONS
 
 #: Fewer rows than this teach a model to repeat itself.
 FEW_ROWS = 50
-#: Words that mean other people in another document.
+#: Words that mean somebody else in another document.
 _OURS = frozenset(("we", "our", "ours", "us"))
 #: Shares of the task types among constructed rows.
 SHARES: Mapping[str, float] = {"nli": 0.5, "te": 0.15, "ynqa": 0.35}
@@ -187,8 +187,8 @@ def _open_claim(
         return None
     if lot % 3 and (found := details.undecided(text, pair.passage_id)):
         return found[0], "detail", found[1]
-    # Another contract's clause may say the same in its own words, and decide it; "we" are others
-    # there.
+    # Another contract's clause may say the same in its own words, and decide it; and its "we" is
+    # somebody else.
     at_home = pair.kind in DUTIES or bool(words & _OURS)
     other = index.undecided(text, pair.passage_id, used, at_home)
     if other is None:

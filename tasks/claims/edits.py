@@ -86,8 +86,8 @@ def affirmed(text: str, patterns: Patterns) -> str | None:
 def opposites(text: str, patterns: Patterns) -> Iterator[str]:
     """Yield the statement with one word in its opposite's place.
 
-    In the subject it would be about another thing, but for a superlative. What can be both, such as
-    public and private property, is exchanged only where something is said to be it.
+    Not in the subject, which would then name another thing (a superlative may stand there). Words
+    such as male and female, which do not exclude each other, only after "is" and the like.
     """
     verb = finite_verb(text, patterns)
     if verb is None or patterns.negation.search(text):
@@ -105,7 +105,7 @@ def opposites(text: str, patterns: Patterns) -> Iterator[str]:
 
 
 def _with_article(head: str, word: str) -> str:
-    """Return what stands before a word, its article in the word's form."""
+    """Return the text before a word, with "a" or "an" as the word needs it."""
     article = re.search(r"\b(?P<a>[Aa])n? $", head)
     if article is None:
         return head

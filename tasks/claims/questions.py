@@ -68,7 +68,7 @@ def answer_statement(question: str, answer: str, turn: int) -> str:
 def yes_no_question(statement: str, small: Container[str], patterns: Patterns) -> str | None:
     """Return a statement as a question, by inversion, or None where that is not simple.
 
-    ``small``: words that the texts write small (:func:`small_words`).
+    ``small``: words that the texts write in lower case (:func:`small_words`).
     """
     verb = finite_verb(statement, patterns)
     after = WORD.search(statement, verb.end()) if verb else None
@@ -100,14 +100,14 @@ def _is_simple(statement: str, verb: re.Match[str], patterns: Patterns) -> bool:
 
 
 def small_words(texts: Iterable[str]) -> frozenset[str]:
-    """Return the words that stand in one of the texts with a small first letter."""
+    """Return the words that one of the texts writes in lower case."""
     return frozenset(word for text in texts for word in WORD.findall(text) if word[0].islower())
 
 
 def uncapitalised(text: str, small: Container[str], patterns: Patterns) -> str:
-    """Return a text in the form it has inside a sentence: first word small, unless it is a name.
+    """Return a text as it stands inside a sentence: in lower case, unless it begins with a name.
 
-    A word that the texts write small stays great before another great one ("New York").
+    Before another capitalised word the capital stays ("New York").
     """
     first, *others = text.split(maxsplit=2)[:2] or [""]
     in_name = bool(others) and others[0][0].isupper()

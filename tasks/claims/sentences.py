@@ -58,7 +58,7 @@ def split_sentences(text: str, patterns: Patterns) -> list[str]:
 
 
 def _without_heading(lines: list[str]) -> list[str]:
-    """Return the lines without one that alone has no end, is short and has a sentence below it."""
+    """Return the lines without a heading: the one line without a full stop, short and not last."""
     loose = [number for number, line in enumerate(lines) if not _ENDED.search(line)]
     if len(loose) != 1 or loose[0] + 1 == len(lines):
         return lines
@@ -92,8 +92,8 @@ def tidy(text: str) -> str:
 
 
 def without_notes(sentence: str) -> str:
-    """Return a sentence without what stands in brackets and the number that it begins with; of a
-    link its text stays.
+    """Return a sentence without its notes in brackets and its leading number. A link keeps its
+    text.
     """
     return _NUMBERED.sub("", _NOTES.sub("", _LINK.sub(r"\1", sentence)))
 

@@ -89,8 +89,8 @@ def span_instruction(wording: str, question: str, context: str) -> str:
 def instruction(
     wording: str, claim: str, context: str, small: Container[str], patterns: Patterns
 ) -> str:
-    """Return the instruction of a claim about a passage; ``small`` are words that the corpus writes
-    with a small letter.
+    """Return the instruction of a claim about a passage; ``small`` are the words that the corpus
+    writes in lower case.
     """
     bare = claim.rstrip(".")
     inner = uncapitalised(bare, small, patterns)
