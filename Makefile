@@ -139,7 +139,7 @@ export: setup ## write a registered model as safetensors and GGUF (MODEL=models:
 push: setup ## show what would go to the hub; YES=1 sends adapter and card (MODEL, REPO=owner/name)
 	@$(BIN)/python -m tasks.release.push --model="$$MODEL" --repo="$$REPO" --yes="$$YES"
 
-serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=8000, GPU_MEMORY=0.4)
+serve: setup ## serve a model on loopback (MODEL=models:/NAME@champion, SERVE_PORT=n, GPU_MEMORY=n)
 	@exec $(BIN)/python -m tasks.serve --model="$$MODEL" --port="$$SERVE_PORT" \
 	  $${GPU_MEMORY:+--gpu-memory="$$GPU_MEMORY"}
 
