@@ -149,16 +149,20 @@ def write_judged(instructions: Path) -> None:
         write_json(folder / "metrics.json", {"yield": 0.8, "agreed": 0.5})
         reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5}
         reviewed |= {"reviewed": 99, "reviewed_of": 99}
-        write_json(folder / "summary.json", {"agreed": 0.5} | reviewed)
+        write_json(folder / "summary.json", {"agreed": 0.5, "readers": []} | reviewed)
 
 
 def register_tiny(params: Path, instructions: Path) -> int:
     """Register what is trained and scored; return the exit status."""
     ingested = instructions.parent / "ingested.json"
     write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
+    generated = instructions.parent / "generated.json"
+    write_json(generated, {"generator": f"sha256:{'0' * 64}"})
     arguments = [
         "--ingest",
         str(ingested),
+        "--generate",
+        str(generated),
         "--finetune",
         "artifacts/finetune",
         "--evaluate",

@@ -23,6 +23,8 @@ from typing import Any
 import yaml
 
 from flows.runs.corpus_files import tell_items_read, tell_unhashable
+from flows.runs.hub_models import pin_hub_models
+from flows.runs.own_process import run_module
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, sha256_folder, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
@@ -249,8 +251,9 @@ def _has_untracked(run: Run, corpus: str) -> bool:
 
 
 def _write_params(run: Run, log: Callable[[str], None]) -> None:
-    """Write ``params.yaml``. A path that exists only in the main checkout becomes absolute, and a
-    model's folder gets its digest as revision: DVC knows only the folder ``models``.
+    """Write ``params.yaml``. A path that exists only in the main checkout becomes absolute. A
+    model's folder gets its digest as revision, a model of the hub its commit: DVC knows only the
+    folder ``models``.
     """
     params = copy.deepcopy(run.params)
     corpus = params["ingest"]["corpus"]
@@ -266,28 +269,27 @@ def _write_params(run: Run, log: Callable[[str], None]) -> None:
             and (run.main / value).exists()
         ):
             section[key] = str((run.main / value).resolve())
-    for section, key in find_models(params):
+    for _, section, key in find_models(params):
         folder = run.path / section[key]
         tracked = folder.is_relative_to(run.path / "models")
         if folder.is_dir() and not tracked and section.get("revision", "main") == "main":
             section["revision"] = FOLDER_REVISION + sha256_folder(folder)
-    write_text(
-        run.path / "params.yaml",
-        yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000),
-    )
+    _write_yaml(run.path, params)
+    if pin_hub_models(params, run.path, log):
+        _write_yaml(run.path, params)
+
+
+def _write_yaml(folder: Path, params: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000)
+    write_text(folder / "params.yaml", text)
 
 
 def _place_champion(run: Run, log: Callable[[str], None]) -> None:
     """Write the champion where the graph reads it, in a process of its own: it loads libraries that
     this one does without.
     """
-    command = [sys.executable, "-m", "tasks.tracking.champion_start"]
-    command += ["--store", str(run.main / WORK / CHAMPION)]
-    done = subprocess.run(command, cwd=run.path, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise PipelineError(lines[-1].removeprefix(f"error: {CHAMPION}: "))
-    log(done.stdout.strip())
+    store = str(run.main / WORK / CHAMPION)
+    log(run_module("tasks.tracking.champion_start", CHAMPION, run.path, "--store", store))
 
 
 def _identity(main: Path) -> dict[str, str]:

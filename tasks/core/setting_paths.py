@@ -52,20 +52,22 @@ FOLDER_REVISION = "sha256:"
 
 def find_paths(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the section and the key of each setting that may be a path and has a value."""
-    return _find(params, _PATHS)
+    return ((section, key) for _, section, key in _find(params, _PATHS))
 
 
-def find_models(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the section and the key of each setting that names a model and has a revision."""
+def find_models(params: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield name (``generate.generator``), section and key of each setting that names a model and
+    has a revision.
+    """
     return _find(params, _MODELS)
 
 
 def _find(
     params: Mapping[str, Any], settings: tuple[tuple[str, ...], ...]
-) -> Iterator[tuple[dict[str, Any], str]]:
+) -> Iterator[tuple[str, dict[str, Any], str]]:
     for *sections, key in settings:
         section: Any = params
         for name in sections:
             section = section.get(name) or {}
         if section.get(key):
-            yield section, key
+            yield ".".join((*sections, key)), section, key

@@ -38,8 +38,11 @@ class PredictionTally:
         self.first += table.slice(0, self._SHOWN - len(self.first)).to_pylist()
         return table
 
-    def summarise(self, stage: Stage) -> None:
-        """Write ``summary.json`` and ``samples.md``."""
+    def summarise(self, stage: Stage, generator: str) -> None:
+        """Write ``summary.json`` and ``samples.md``.
+
+        ``generator`` is the identity of the model that wrote the rows, or empty.
+        """
         total = self.rows.total()
         by_type = {
             kind: {"rows": self.rows[kind], "parsed": self.parsed[kind]}
@@ -50,6 +53,7 @@ class PredictionTally:
             total,
             total - self.reasons.total(),
             dict(self.reasons),
+            generator=generator,
             by_task_type=by_type,
             sampled_again=self.sampled_again,
             **self.tokens,

@@ -64,7 +64,7 @@ def generate(stage: Stage) -> None:
     params, mix = stage.params.generate, stage.params.supervise.mix
     if not mix.generator:
         log.info("supervise.source is %s: there is nothing to generate", mix)
-        return _write_predictions(stage, ())
+        return _write_predictions(stage, (), "")
     passages = Batches(stage.path("passages"), PASSAGES)
     total = count_planned(len(passages), params)
     if not total:
@@ -79,7 +79,8 @@ def generate(stage: Stage) -> None:
     ):
         _show_sample(stage.work / "sample.json", sample, rows)
     shards = cut_shards(passages, generator.params)
-    _write_predictions(stage, (_read_shard(journal, shard, generator.params) for shard in shards))
+    read = (_read_shard(journal, shard, generator.params) for shard in shards)
+    _write_predictions(stage, read, generator.identity)
 
 
 def _describe_generator(params: Params) -> Generator:
@@ -227,13 +228,13 @@ def _read_shard(journal: Store, shard: Shard, params: Generate) -> pa.Table:
     return table.select(PREDICTIONS.names)
 
 
-def _write_predictions(stage: Stage, shards: Iterable[pa.Table]) -> None:
+def _write_predictions(stage: Stage, shards: Iterable[pa.Table], generator: str) -> None:
     """Write the shards as one file, and count their rows on the way."""
     tally = PredictionTally()
     write_batches(
         stage.out / "predictions.parquet", (tally.count(shard) for shard in shards), PREDICTIONS
     )
-    tally.summarise(stage)
+    tally.summarise(stage, generator)
 
 
 def main(argv: list[str] | None = None) -> int:

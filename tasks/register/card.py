@@ -20,7 +20,6 @@ from tasks.core.errors import one_line
 from tasks.core.files import read_json, sha256_file, write_text
 from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
-from tasks.core.mix import parse_mix
 from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
@@ -143,14 +142,28 @@ def _parts(stage: Stage, provenance: dict[str, Any]) -> Iterator[tuple[str, str,
     params, base, revision = stage.params, provenance["base"], provenance["revision"]
     at = f", commit {revision}" if hub_name(base) == base else ""
     yield "base", shown_model(base) + at, licence_of(base, revision)
-    if parse_mix(params.supervise.source).generator:
+    if identity := read_json(stage.path("generate"))["generator"]:
         name = params.generate.generator
-        yield "generator", shown_model(name), licence_of(name, params.generate.revision)
+        licence = licence_of(name, params.generate.revision)
+        yield "generator", shown_model(name) + _state(identity), licence
+    for identity in read_json(stage.path("verify") / "summary.json")["readers"]:
+        name, licence = params.verify.reader, licence_of(params.verify.reader)
+        yield "reader", shown_model(name) + _state(identity), licence
     if start := _start(params.finetune, provenance):
         digest = f" (sha256 {provenance['start'][:12]})"
         continues = provenance.get("champion", {}).get("continues")
         licence = "as its own card says" if continues else licence_of(start)
         yield "start", shown_model(start) + digest, licence
+
+
+def _state(identity: str) -> str:
+    """Return what tells a model's present state from another, of its identity: a hub model's
+    commit, the digest of a folder; nothing of a model behind an address.
+    """
+    if commit := re.fullmatch(r"[^@]+@([0-9a-f]{40})", identity):
+        return f", commit {commit[1]}"
+    digest = re.match(r"sha256:([0-9a-f]{12})", identity)
+    return f" (sha256 {digest[1]})" if digest else ""
 
 
 def _weights(quantization: str) -> str:

@@ -157,9 +157,11 @@ def compare_with_start(scores: dict[str, Any]) -> Comparison | None:
     return Comparison(opponent, gain["f1"], gain["f1_low"], gain["f1_high"])
 
 
-def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Exam | None) -> Comparison | None:
-    """Compare with the experiment's newest TAPT run of the same target model on the same questions;
-    return None if there is none.
+def compare_with_tapt(
+    stage: Stage, ledger: Ledger, asked: Exam | None, revision: str
+) -> Comparison | None:
+    """Compare with the experiment's newest TAPT run of the same target model, at that revision, on
+    the same questions; return None if there is none.
 
     That run may have trained on another number of tokens: only a matrix compares equal training
     (``docs/matrix.md``).
@@ -170,7 +172,7 @@ def compare_with_tapt(stage: Stage, ledger: Ledger, asked: Exam | None) -> Compa
     same = {
         "supervise.source": "tapt",
         "finetune.model": params.finetune.model,
-        "finetune.revision": params.finetune.revision,
+        "finetune.revision": revision,
     }
     run_id = ledger.newest(same, {QUESTIONS: asked.digest})
     if not run_id:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import fingerprint, sha256_file
+from tasks.core.files import fingerprint, read_json, sha256_file
 from tasks.core.params import Params
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
@@ -42,7 +42,8 @@ def log_run(
     adapter, evaluation = stage.path("finetune"), stage.path("evaluate")
     losses = _read_losses(adapter / "loss.csv")
     quality = RowQuality.read(stage.path("validate"), stage.path("verify"))
-    ledger.params(logged_params(stage.params))
+    # The commit that was trained on, where the setting names a branch of the hub.
+    ledger.params(logged_params(stage.params) | {"finetune.revision": provenance["revision"]})
     ledger.curve("train_loss", losses)
     ledger.metrics(
         metric_table(scores)
@@ -113,10 +114,12 @@ def keep_commit(ledger: Ledger, tags: dict[str, str]) -> dict[str, str]:
 
 
 def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
-    """Return the tags that lead back to commit, data version, instruction rows, prompt form and
-    Prefect run.
+    """Return the tags that lead back to commit, data version, models that made the rows, rows,
+    prompt form and Prefect run.
     """
     data = Path("data.dvc")
+    generated = read_json(stage.path("generate"))
+    verified = read_json(stage.path("verify") / "summary.json")
     # DVC writes dvc.lock during the run, and a run with a profile writes its params.yaml: those are
     # no edits of the user's.
     written = ["dvc.lock", *(["params.yaml"] if Path.cwd().parent.name == ".runs" else [])]
@@ -127,6 +130,8 @@ def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
         "dvc.data": sha256_file(data) if data.is_file() else "",
         "data.items_sha256": sha256_file(Path(stage.params.evaluate.items)),
         "data.instructions_sha256": provenance["instructions_sha256"],
+        "rows.generator": generated["generator"],
+        "rows.readers": ", ".join(verified["readers"]),
         "prompt.form": provenance["prompt"],
         "scored": (
             f"{provenance['base']} rounded through {provenance['quantization']} + adapter, merged"

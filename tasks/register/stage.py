@@ -62,7 +62,7 @@ def _register(stage: Stage) -> None:
         "experiment": stage.params.register.experiment,
         "experiment_id": ledger.experiment_id,
         "run_id": ledger.run_id,
-        **_log_gain_over_tapt(stage, ledger, scores, asked),
+        **_log_gain_over_tapt(stage, ledger, scores, asked, provenance["revision"]),
         **_tell_leak(stage, ledger),
     }
     if provenance["adapter"]:
@@ -94,9 +94,9 @@ def _open_ledger(stage: Stage, scores: dict[str, Any], provenance: dict[str, Any
 
 
 def _log_gain_over_tapt(
-    stage: Stage, ledger: Ledger, scores: dict[str, Any], asked: Exam | None
+    stage: Stage, ledger: Ledger, scores: dict[str, Any], asked: Exam | None, revision: str
 ) -> dict[str, str]:
-    comparison = compare_with_tapt(stage, ledger, asked)
+    comparison = compare_with_tapt(stage, ledger, asked, revision)
     if comparison is None:
         return {}
     log.info(comparison.describe())
@@ -216,5 +216,5 @@ def _example_prompt(stage: Stage) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the stage."""
-    inputs = ("ingest", "validate", "verify", "supervise", "finetune", "evaluate")
+    inputs = ("ingest", "generate", "validate", "verify", "supervise", "finetune", "evaluate")
     return run_stage("register", register, inputs, argv)

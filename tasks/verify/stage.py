@@ -70,8 +70,9 @@ def verify(stage: Stage) -> None:
     params = stage.params.verify
     rows = Rows.of(stage)
     if not is_read(stage):
-        return _write(stage, ((row, _decide(row, None, params)) for row in rows), {})
-    answered = ask(stage, _readers(stage, rows), _read_tests(stage, rows), rows)
+        return _write(stage, ((row, _decide(row, None, params)) for row in rows), {}, [])
+    readers = _readers(stage, rows)
+    answered = ask(stage, readers, _read_tests(stage, rows), rows)
     tested = _test_reader(answered, params.seed)
     _warn(tested)
     judged = {kind for kind, test in tested.items() if test.passed}
@@ -84,7 +85,7 @@ def verify(stage: Stage) -> None:
     # Rows are decided twice: a million of them with their texts would fill the memory.
     alone = ((row.values, decision) for row, decision in decide_all())
     beaten = find_beaten(alone, params.keep_per_passage)
-    _write(stage, _add_reasons(decide_all(), beaten), tested)
+    _write(stage, _add_reasons(decide_all(), beaten), tested, readers)
 
 
 def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
@@ -212,7 +213,12 @@ def _warn(tested: dict[str, Test]) -> None:
             )
 
 
-def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[str, Test]) -> None:
+def _write(
+    stage: Stage,
+    decided: Iterable[tuple[Row, Decision]],
+    tested: dict[str, Test],
+    readers: Sequence[Reader],
+) -> None:
     tally = Tally()
     reviews = Reviews.read(stage.inputs.get("reviews"), stage.params.verify.seed)
     with (
@@ -235,7 +241,7 @@ def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[s
             "artifacts/validate/instructions.parquet, lower verify.min_agreement, or set "
             "verify.reader to none"
         )
-    _summarise(stage, tally, reviews.figures(), tested)
+    _summarise(stage, tally, reviews.figures(), tested, readers)
 
 
 def _values(row: Row, decision: Decision) -> dict[str, Any]:
@@ -250,7 +256,11 @@ def _values(row: Row, decision: Decision) -> dict[str, Any]:
 
 
 def _summarise(
-    stage: Stage, tally: Tally, reviewed: dict[str, float | int | None], tested: dict[str, Test]
+    stage: Stage,
+    tally: Tally,
+    reviewed: dict[str, float | int | None],
+    tested: dict[str, Test],
+    readers: Sequence[Reader],
 ) -> None:
     """Write report, metrics and summary."""
     figures = {kind: test.figures() for kind, test in tested.items()}
@@ -265,6 +275,7 @@ def _summarise(
         **known,
         by_task_type=tally.by_task_type(),
         reader=figures,
+        readers=[reader.identity for reader in readers],
     )
     log.info(
         "kept %d of %d rows; agreed %s; not kept: %s",

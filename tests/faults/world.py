@@ -76,6 +76,7 @@ INPUTS: dict[str, dict[str, str]] = {
     },
     "register": {
         "ingest": "artifacts/ingest/summary.json",
+        "generate": "artifacts/generate/summary.json",
         "validate": "artifacts/validate",
         "verify": "artifacts/verify",
         "supervise": "artifacts/supervise",

@@ -741,7 +741,9 @@ def test_every_path_of_the_users_own_is_found_from_the_worktree(tmp_path: Path) 
     params = read_yaml(ROOT / "params.yaml")
     fit = {**params["finetune"], "model": "local/model", "start": "local/start"}
     params = {**params, "verify": {**params["verify"], "fit": fit}}
-    params["finetune"] = {**params["finetune"], "model": "own/on-the-hub", "start": CHAMPION}
+    commit = "c" * 40  # else the hub is asked
+    on_hub = {"model": "own/on-the-hub", "revision": commit, "start": CHAMPION}
+    params["finetune"] = {**params["finetune"], **on_hub}
     params["generate"] = {**params["generate"], "generator": "models/tracked"}
     worktree._write_params(worktree.Run("mine", main, place, params), print)
     written = read_yaml(place / "params.yaml")

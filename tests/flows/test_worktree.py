@@ -141,3 +141,49 @@ def test_items_that_would_be_read_as_documents_are_refused(
     if refused:
         with pytest.raises(PipelineError, match=r"evaluate\.items: .* is in the corpus"):
             worktree.prepare(run, print)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache with own/model, and no network; ``refs/main`` says where its branch is."""
+    model = tmp_path / "hub" / "models--own--model"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(tiny_model, model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # this checkout has no code
+    monkeypatch.delenv("PIPELINE_POOLS", raising=False)
+    return model
+
+
+def test_a_branch_of_the_hub_that_moves_is_another_setting(
+    main: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, said = _plan(main), list[str]()
+    run.params["finetune"] |= {"model": "own/model", "start": str(main / "supervision/none")}
+    worktree._make_worktree(run, print)
+    written = []
+    for commit in ("a" * 40, "b" * 40):
+        (hub_cache / "refs" / "main").write_text(commit)
+        worktree._write_params(run, said.append)
+        written.append(read_yaml(run.path / "params.yaml"))
+    assert [params["finetune"]["revision"] for params in written] == ["a" * 40, "b" * 40]
+    assert said[0] == f"finetune.model is at commit {'a' * 12} of the hub"
+    assert run.params["finetune"]["revision"] == "main", "the run's own stay as they were"
+    others = [params | {"finetune": None} for params in written]
+    assert others[0] == others[1], "nothing else is another"
+    monkeypatch.setenv("PIPELINE_POOLS", "finetune=gpu")
+    worktree._write_params(run, said.append)
+    assert read_yaml(run.path / "params.yaml")["finetune"]["revision"] == "main"
+
+
+def test_a_model_that_is_not_on_the_hub_ends_the_run_before_it_begins(
+    main: Path, hub_cache: Path
+) -> None:
+    run = _plan(main)
+    run.params["finetune"] |= {"model": "own/other", "start": str(main / "supervision/none")}
+    worktree._make_worktree(run, print)
+    with pytest.raises(PipelineError, match=r"^finetune.model: model 'own/other' is neither"):
+        worktree._write_params(run, print)

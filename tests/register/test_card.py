@@ -156,8 +156,11 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
     write_json(tmp_path / "ingested.json", {"rows_kept": 3, "dropped": {}})
     write_json(tmp_path / "metrics.json", {"yield": None})
     names = ("agreed", "right", "right_low", "right_high")
-    write_json(tmp_path / "summary.json", dict.fromkeys(names) | {"reviewed": 0, "reviewed_of": 0})
+    told = {"reviewed": 0, "reviewed_of": 0, "readers": [f"sha256:{'b' * 64} on {'c' * 40}"]}
+    write_json(tmp_path / "summary.json", dict.fromkeys(names) | told)
+    write_json(tmp_path / "generated.json", {"generator": f"own/generator@{'d' * 40}"})
     places = {"ingest": tmp_path / "ingested.json", "finetune": adapter}
+    places["generate"] = tmp_path / "generated.json"
     places |= dict.fromkeys(("validate", "verify", "supervise"), tmp_path)
     stage = SimpleNamespace(params=parse_params(values, "params.yaml"), path=places.__getitem__)
     provenance = {
@@ -193,7 +196,8 @@ def test_the_card_says_that_what_it_was_made_of_is_not_free(params_of: Any) -> N
     card = make_card(stage, begun, scores, told).text
     said = "other: non-commercial-training-rows"
     assert f"| start | the folder smollm2-135m-answering (sha256 aaaaaaaaaaaa) | {said} |" in card
-    assert f"| generator | the folder bonito-smollm2-135m | {said} |" in card
+    assert f"| generator | the folder bonito-smollm2-135m, commit {'d' * 40} | {said} |" in card
+    assert f"| reader | the folder smollm2-135m-answering (sha256 bbbbbbbbbbbb) | {said} |" in card
     tags = yaml.safe_load(card.split("---\n")[1])["tags"]
     assert {"base-license:apache-2.0", "start-license:other-non-commercial-training-rows"} <= {
         *tags

@@ -149,9 +149,10 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
     tapt.files([tmp_path / "0" / "predictions.parquet"], "evaluation")
     stage: Any = stages[1]
     asked = champion.load_questions(stage)
-    assert champion.compare_with_tapt(stage, ours, asked) is None, "that run is not finished yet"
+    assert champion.compare_with_tapt(stage, ours, asked, "main") is None, "it is not finished"
     tapt.finish()
-    comparison = champion.compare_with_tapt(stage, ours, asked)
+    assert champion.compare_with_tapt(stage, ours, asked, "a" * 40) is None, "another commit"
+    comparison = champion.compare_with_tapt(stage, ours, asked, "main")
     if changed:
         assert comparison is None
     else:
@@ -163,7 +164,7 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
         assert (
             comparison.describe() == f"+50.0 F1 [+50.0, +50.0] against TAPT, run {tapt.run_id[:8]}"
         )
-    assert champion.compare_with_tapt(stage, tapt, asked) is None, "not with itself"
+    assert champion.compare_with_tapt(stage, tapt, asked, "main") is None, "not with itself"
 
 
 def test_a_champion_that_was_asked_other_words_under_the_same_names_is_not_compared(
