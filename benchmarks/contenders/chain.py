@@ -119,7 +119,7 @@ def answer(config: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.contenders.generate_transformers import padded
     from tasks.scoring.datasets import render
     from tasks.scoring.f1 import squad_f1
-    from tasks.scoring.predict import Questions
+    from tasks.scoring.questions import Questions
 
     params = load_params(Path(config["params"]))
     asked = Questions.read(params.evaluate, Path(params.evaluate.items))

@@ -36,7 +36,9 @@ from tasks.core.stage import one_line_errors
 from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form
 from tasks.scoring.datasets import Dataset, Item, Template, asked_columns, load_dataset
-from tasks.scoring.predict import Questions, Scoreable, answer
+from tasks.scoring.predict import answer
+from tasks.scoring.questions import Questions
+from tasks.scoring.scoreable import Scoreable
 from tasks.tracking.fetch_model import fetch_model, find_version
 
 log = logging.getLogger(__name__)

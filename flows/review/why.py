@@ -98,7 +98,7 @@ def _read_items(place: Place) -> tuple[Dataset, list[Item]]:
     if has_items(path):
         dataset = load_dataset(place.user_file("evaluate", "dataset"))
         return dataset, load_items(dataset, path)
-    from tasks.scoring.predict import Questions  # it imports torch, which takes seconds
+    from tasks.scoring.questions import Questions  # it imports torch, which takes seconds
 
     questions = Questions.held_out(place.artifact("supervise/heldout.parquet"))
     return questions.dataset, questions.items

@@ -15,7 +15,10 @@ from tasks.core.stage import Stage, run_stage
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import has_items
-from tasks.scoring.predict import Questions, answer, answer_general, models_before
+from tasks.scoring.general import answer_general
+from tasks.scoring.predict import answer
+from tasks.scoring.questions import Questions
+from tasks.scoring.scoreable import models_before
 
 
 def baseline(stage: Stage) -> None:

@@ -31,7 +31,9 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
 from tasks.scoring.datasets import Dataset, Item, Template, asked_columns
 from tasks.scoring.f1 import choice_prior
 from tasks.scoring.pieces import Meter
-from tasks.scoring.predict import Questions, Scoreable, answer
+from tasks.scoring.predict import answer
+from tasks.scoring.questions import Questions
+from tasks.scoring.scoreable import Scoreable
 
 log = logging.getLogger(__name__)
 #: Task types whose items are a passage and one claim or yes-no question about it.

@@ -19,7 +19,7 @@ from tasks.core.page import Page, Tile, number, stage_links, write_page
 from tasks.core.rows import MODEL_NAMES
 from tasks.evaluate.measures import MODELS
 from tasks.scoring.datasets import Item, asked_columns
-from tasks.scoring.predict import HELD_OUT, Questions
+from tasks.scoring.questions import HELD_OUT, Questions
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Items on the page, general tasks included; documents in its filter; characters of a passage.

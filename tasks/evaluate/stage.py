@@ -32,15 +32,10 @@ from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import has_items
-from tasks.scoring.predict import (
-    Questions,
-    Scoreable,
-    answer,
-    answer_general,
-    models_before,
-    name_model,
-    name_passages,
-)
+from tasks.scoring.general import answer_general, name_passages
+from tasks.scoring.predict import answer, name_model
+from tasks.scoring.questions import Questions
+from tasks.scoring.scoreable import Scoreable, models_before
 
 log = logging.getLogger(__name__)
 

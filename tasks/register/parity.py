@@ -25,7 +25,8 @@ from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
-from tasks.scoring.predict import Questions, open_writer
+from tasks.scoring.predict import open_writer
+from tasks.scoring.questions import Questions
 from tasks.scoring.ranking import rank
 from tasks.tracking.kept_answers import MOST, KeptAnswer, KeptAnswers
 

@@ -5,13 +5,7 @@ A user adds a dataset with one YAML file in ``datasets/`` and no code.
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import io
-import json
 import logging
-import math
-import tokenize
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +24,14 @@ from tasks.core.section import FORM, Section, TypeName
 from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
+from tasks.scoring.item_values import (
+    holds_bytes,
+    read_answers,
+    read_document,
+    read_plain,
+    read_text,
+    read_value,
+)
 
 log = logging.getLogger(__name__)
 #: Task type -> an item as the dataset files that ship with the repository read it.
@@ -241,117 +243,26 @@ def render(template: Template, item: Item) -> str:
 
 def parse_item(dataset: Dataset, row: dict[str, Any], where: str) -> Item:
     """Return the item of a row; ``where`` names the row in errors."""
-    context = _text(_value(row, dataset.context, where), f"{where}: {dataset.context}")
+    context = read_text(read_value(row, dataset.context, where), f"{where}: {dataset.context}")
     if not context.strip():
         raise PipelineError(f"{where}: the passage ({dataset.context}) is empty")
     gold = 0
     golds: tuple[str, ...]
     if dataset.classifies:
-        label = _plain(_value(row, dataset.label, where), f"{where}: {dataset.label}")
+        label = read_plain(read_value(row, dataset.label, where), f"{where}: {dataset.label}")
         if label not in dataset.labels:
             raise PipelineError(
                 f"{where}: unknown label {label!r}{did_you_mean(label, dataset.labels)}"
             )
         gold, golds = dataset.labels.index(label), (label,)
     else:
-        golds = _answers(_value(row, dataset.answers, where), f"{where}: {dataset.answers}")
+        golds = read_answers(read_value(row, dataset.answers, where), f"{where}: {dataset.answers}")
         if not golds:
             raise PipelineError(f"{where}: no gold answer in {dataset.answers}")
-    name = _plain(_value(row, dataset.id, where), f"{where}: {dataset.id}")
-    document = _document(dataset, row, where)
-    shown = {column: value for column, value in row.items() if not _holds_bytes(value)}
+    name = read_plain(read_value(row, dataset.id, where), f"{where}: {dataset.id}")
+    document = read_document(row, dataset.document, where)
+    shown = {column: value for column, value in row.items() if not holds_bytes(value)}
     return Item(id=name, context=context, golds=golds, gold=gold, columns=shown, document=document)
-
-
-def _holds_bytes(value: Any) -> bool:
-    """Tell whether a column's value is an image or the like, which no template can show."""
-    if isinstance(value, (dict, list)):
-        return any(map(_holds_bytes, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, bytes)
-
-
-def _document(dataset: Dataset, row: dict[str, Any], where: str) -> str:
-    """Return the name of the passage's document; empty where the dataset file or the row names
-    none.
-    """
-    value: Any = row
-    for part in filter(None, _path(row, dataset.document)):
-        value = value.get(part) if isinstance(value, dict) else None
-    named = dataset.document and value is not None
-    return _plain(value, f"{where}: {dataset.document}") if named else ""
-
-
-def _answers(value: Any, where: str) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    if isinstance(value, str):  # a CSV file holds a list as text
-        found = _parse_list(value.strip(), where)
-        values = values if found is None else found
-    answers = [_plain(value, where) for value in values if value is not None]
-    return tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
-
-
-def _parse_list(text: str, where: str) -> list[Any] | None:
-    """Return the list that ``text`` is in JSON, or in Python if all in it are texts; else None.
-
-    Raises :class:`PipelineError` where it is an object, or an array as NumPy prints it: that has no
-    commas, and Python would join its texts.
-    """
-    if text.startswith("{'"):
-        raise PipelineError(
-            f"{where} is an object, printed by Python: write the items as JSONL, and name a part "
-            "of it in the dataset file, as in answers.text"
-        )
-    if not text.startswith("["):
-        return None
-    with contextlib.suppress(ValueError, RecursionError):
-        values = json.loads(text)
-        return values if isinstance(values, list) else None
-    if not text.startswith(("['", '["')):
-        return None
-    try:
-        found = ast.literal_eval(text)
-        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-        count = sum(token.type == tokenize.STRING for token in tokens)
-    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
-        return None
-    if not isinstance(found, list) or not all(isinstance(part, str) for part in found):
-        return None
-    if count != len(found):
-        raise PipelineError(
-            f"{where} is a list without commas, as NumPy prints it: write a list in JSON"
-        )
-    return found
-
-
-def _path(row: dict[str, Any], column: str) -> list[str]:
-    """Return the names to go through; a column that has the dotted name itself comes first."""
-    return [column] if column in row else column.split(".")
-
-
-def _value(row: dict[str, Any], column: str, where: str) -> Any:
-    value: Any = row
-    for part in _path(row, column):
-        if not isinstance(value, dict) or part not in value:
-            columns = value if isinstance(value, dict) else []
-            raise PipelineError(f"{where}: no column {column!r}{did_you_mean(part, columns)}")
-        value = value[part]
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    """Return a column's value as text, a line for each part of a list."""
-    parts = value if isinstance(value, list) else [value]
-    return "\n".join(_plain(part, where) for part in parts)
-
-
-def _plain(value: Any, where: str) -> str:
-    """Return a text or number as text; anything else would be scored as Python prints it."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))  # a column of whole numbers that lacks one comes as decimals
-    if isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
-    kind = "an object" if isinstance(value, dict) else repr(value)[:40]
-    raise PipelineError(f"{where} is {kind}: write text (name a part of an object as a.b)")
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from tasks.core.params import Params
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
 from tasks.evaluate.measures import measure_general
-from tasks.scoring.predict import name_passages
+from tasks.scoring.general import name_passages
 
 
 def _answers(model: str, passages: int, questions: int, right: int) -> pa.Table:

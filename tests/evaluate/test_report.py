@@ -16,7 +16,7 @@ import pytest
 from tasks.core.rows import EVALUATIONS
 from tasks.evaluate.report import why_command, write_report
 from tasks.scoring.datasets import load_dataset, parse_item
-from tasks.scoring.predict import Questions
+from tasks.scoring.questions import Questions
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.pages import check_page

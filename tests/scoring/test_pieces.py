@@ -18,7 +18,8 @@ from tasks.core.progress import Progress
 from tasks.core.rows import ADAPTER_FILES, EVALUATIONS
 from tasks.scoring import pieces, predict
 from tasks.scoring.pieces import Answers, keep_answers
-from tasks.scoring.predict import Questions, Scoreable
+from tasks.scoring.questions import Questions
+from tasks.scoring.scoreable import Scoreable
 from tests.conftest import instruction_table
 from tests.registered import NONE
 

@@ -13,8 +13,8 @@ from tasks.core.params import Params
 from tasks.core.quality import RowQuality
 from tasks.core.setting_paths import NOTHING
 from tasks.lm.adapters import start_adapter
+from tasks.scoring.general import general_tasks
 from tasks.scoring.intervals import wilson
-from tasks.scoring.predict import general_tasks
 from tasks.verify.draw import SAMPLE, Draw
 from tasks.verify.guard import read_tests
 from tasks.verify.reviews import Reviews, Verdict, review_key
