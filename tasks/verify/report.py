@@ -9,8 +9,8 @@ from typing import Any
 from tasks.core.data_params import NO_READER, Verify
 from tasks.core.page import Page, Tile, percent, stage_links, write_page
 from tasks.core.task_types import TASK_TYPES
-from tasks.verify.asking import Row
 from tasks.verify.judging import ADOPTED, DISAGREES, REPAIRED, WRITTEN, Decision
+from tasks.verify.rows import Row
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Sample rows shown for each task type and outcome.

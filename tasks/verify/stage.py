@@ -27,7 +27,7 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run
-from tasks.verify.asking import Answered, Pair, Row, Rows, ask, is_read
+from tasks.verify.asking import Answered, Pair, ask
 from tasks.verify.cross_fit import fit_readers
 from tasks.verify.guard import (
     OWN_ROWS,
@@ -56,6 +56,7 @@ from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
 from tasks.verify.reviews import Reviews
 from tasks.verify.rivals import find_beaten
+from tasks.verify.rows import Row, Rows, is_read
 
 log = logging.getLogger(__name__)
 #: What the rows themselves are tested by where nothing else tests the reader; a passage by its

@@ -10,7 +10,6 @@ import pytest
 
 from tasks.core.data_params import Verify
 from tasks.scoring.intervals import wilson
-from tasks.verify.asking import choices_of
 from tasks.verify.guard import check_answers, check_labels, construct_tests, read_tests
 from tasks.verify.judging import (
     Prior,
@@ -22,6 +21,7 @@ from tasks.verify.judging import (
     weigh_labels,
     weigh_told_labels,
 )
+from tasks.verify.rows import choices_of
 from tests.supervise.test_constructed import passages
 
 _PASSAGE = "The tee weighed 2.9 tonnes. Crew 4 closed the valve at noon on 3 May."
