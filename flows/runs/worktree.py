@@ -9,28 +9,24 @@ unchanged and continues what was killed.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.runs.corpus_files import tell_items_read, tell_unhashable
-from flows.runs.hub_models import pin_hub_models
+from flows.runs.git import ask_dvc, committer, run_dvc, run_git
 from flows.runs.own_process import run_module
+from flows.runs.run_params import write_params
 from tasks.core.errors import PipelineError
-from tasks.core.files import fingerprint, sha256_folder, write_text
+from tasks.core.files import fingerprint, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import DEFAULT
-from tasks.core.setting_paths import FILES, FOLDER_REVISION, NOTHING, find_models, find_paths
+from tasks.core.setting_paths import FILES, NOTHING
 from tasks.core.stage import WORK
 
 RUNS = Path(".runs")
@@ -109,7 +105,7 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
         _make_worktree(run, log)
         _share_cache(run)
         _check_out_data(run, log)
-        _write_params(run, log)
+        write_params(run.params, run.main, run.path, log)
     if run.params["finetune"]["start"] == CHAMPION:
         _place_champion(run, log)
     for section, key in FILES:
@@ -125,11 +121,11 @@ def record(run: Run) -> str:
     # Only this graph: without a target DVC would also commit bonito/dvc.yaml, and fail where the
     # generator was never made.
     save = ("exp", "save", "--force", "--name", run.name, "dvc.yaml")
-    return _dvc(run.path, *save, env={**os.environ, **_identity(run.main)})
+    return run_dvc(run.path, *save, env={**os.environ, **committer(run.main)})
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
-    head = _git(run.main, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
+    head = run_git(run.main, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
     if not head:
         raise PipelineError(
             f"{run.main} has no commit yet: a run with its own settings needs one (git commit)"
@@ -137,9 +133,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     # The user's uncommitted edits as a commit on no branch; empty where there are none. Files and
     # index stay as they are, but for the times in it: git would fail on a file that was written
     # again with the same text.
-    _git(run.main, "update-index", "-q", "--refresh", check=False)
-    edits = _git(run.main, "stash", "create", env={**os.environ, **_identity(run.main)})
-    untracked = _git(
+    run_git(run.main, "update-index", "-q", "--refresh", check=False)
+    edits = run_git(run.main, "stash", "create", env={**os.environ, **committer(run.main)})
+    untracked = run_git(
         run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE
     ).splitlines()
     used = [name for name in untracked if _is_read_here(run, name)]
@@ -150,9 +146,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
         log(f"not part of run {run.name!r}, as git does not track them: {_names(left_out)}")
     _renew(run, head)
     kept = _read(run.path / "dvc.lock")
-    _git(run.path, "checkout", "--detach", "--force", head)
+    run_git(run.path, "checkout", "--detach", "--force", head)
     if edits:
-        _git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
+        run_git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
     if kept is not None:  # the lock of this run's stages, not of the main checkout's
         write_text(run.path / "dvc.lock", kept)
 
@@ -164,23 +160,23 @@ def _renew(run: Run, head: str) -> None:
     path = run.path
     known = (_read(path / ".git") or "").removeprefix("gitdir: ").strip()
     if known and not Path(known).exists():  # the checkout was moved, and this is its old place
-        _git(run.main, "worktree", "repair", str(path), check=False)
-    _git(run.main, "worktree", "prune")
+        run_git(run.main, "worktree", "repair", str(path), check=False)
+    run_git(run.main, "worktree", "prune")
     aside = path.with_name(f".{path.name}.broken")
     # In a folder without a sound .git file, git would work in the main checkout around it.
     if path.exists() and not _is_worktree(path, run.main):
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
     if not path.exists():
-        _git(run.main, "worktree", "prune")
-        _git(run.main, "worktree", "add", "--detach", "--force", str(path), head)
+        run_git(run.main, "worktree", "prune")
+        run_git(run.main, "worktree", "add", "--detach", "--force", str(path), head)
     for name in (WORK, Path("artifacts"), Path("dvc.lock")):
         if (aside / name).exists():
             _remove(path / name)
             (aside / name).rename(path / name)
     shutil.rmtree(aside, ignore_errors=True)
     # This run's lock is held: who else locked its index is dead.
-    (Path(_git(path, "rev-parse", "--absolute-git-dir")) / "index.lock").unlink(missing_ok=True)
+    (Path(run_git(path, "rev-parse", "--absolute-git-dir")) / "index.lock").unlink(missing_ok=True)
 
 
 def _is_worktree(path: Path, main: Path) -> bool:
@@ -190,8 +186,8 @@ def _is_worktree(path: Path, main: Path) -> bool:
     if not (path / ".git").is_file():
         return False
     ask = ("rev-parse", "--path-format=absolute", "--git-common-dir")
-    top = _git(path, "rev-parse", "--show-toplevel", check=False)
-    return top == str(path.resolve()) and _git(path, *ask, check=False) == _git(main, *ask)
+    top = run_git(path, "rev-parse", "--show-toplevel", check=False)
+    return top == str(path.resolve()) and run_git(path, *ask, check=False) == run_git(main, *ask)
 
 
 def _remove(path: Path) -> None:
@@ -215,73 +211,30 @@ def _names(paths: list[str]) -> str:
 
 
 def _share_cache(run: Run) -> None:
-    cache = _dvc(run.main, "cache", "dir").strip()
+    cache = run_dvc(run.main, "cache", "dir").strip()
     shared = run.path / ".dvc" / "config.local"
     # Only where needed: a DVC command costs seconds, and a matrix has many cells.
     if cache not in (_read(shared) or ""):
-        _dvc(run.path, "cache", "dir", "--local", cache)
+        run_dvc(run.path, "cache", "dir", "--local", cache)
 
 
 def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
     for pointer in sorted(path.name for path in run.path.glob("*.dvc") if path.is_file()):
         folder = pointer.removesuffix(".dvc")
         here = (run.main / folder).exists()
-        if here and _ask_dvc(run.main, "status", "--quiet", pointer):
+        if here and ask_dvc(run.main, "status", "--quiet", pointer):
             log(
                 f"{folder}/ differs from {pointer}: run {run.name!r} takes the recorded version "
                 f"(dvc add {folder} records yours)"
             )
         try:
-            _dvc(run.path, "checkout", "--force", pointer)
+            run_dvc(run.path, "checkout", "--force", pointer)
         except PipelineError as error:
             if here:
                 raise
             raise PipelineError(
                 f"{folder}/ is not here: run make data, then the same command"
             ) from error
-
-
-def _has_untracked(run: Run, corpus: str) -> bool:
-    """Tell whether a corpus that git tracks in part has files that the worktree lacks."""
-    if "://" in corpus or Path(corpus).is_absolute() or not (run.path / corpus).exists():
-        return False
-    if (run.path / f"{Path(corpus).parts[0]}.dvc").is_file():
-        return False  # DVC has put it there whole
-    return bool(_git(run.main, "ls-files", "--others", "--", corpus, check=False))
-
-
-def _write_params(run: Run, log: Callable[[str], None]) -> None:
-    """Write ``params.yaml``. A path that exists only in the main checkout becomes absolute. A
-    model's folder gets its digest as revision, a model of the hub its commit: DVC knows only the
-    folder ``models``.
-    """
-    params = copy.deepcopy(run.params)
-    corpus = params["ingest"]["corpus"]
-    if _has_untracked(run, corpus):
-        log(f"the corpus is read in your checkout: git does not track all files of {corpus}")
-        params["ingest"]["corpus"] = str((run.main / corpus).resolve())
-    for section, key in find_paths(params):
-        value = section[key]
-        if (
-            (key, value) != ("start", CHAMPION)  # a folder of this run
-            and not Path(value).is_absolute()
-            and not (run.path / value).exists()
-            and (run.main / value).exists()
-        ):
-            section[key] = str((run.main / value).resolve())
-    for _, section, key in find_models(params):
-        folder = run.path / section[key]
-        tracked = folder.is_relative_to(run.path / "models")
-        if folder.is_dir() and not tracked and section.get("revision", "main") == "main":
-            section["revision"] = FOLDER_REVISION + sha256_folder(folder)
-    _write_yaml(run.path, params)
-    if pin_hub_models(params, run.path, log):
-        _write_yaml(run.path, params)
-
-
-def _write_yaml(folder: Path, params: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000)
-    write_text(folder / "params.yaml", text)
 
 
 def _place_champion(run: Run, log: Callable[[str], None]) -> None:
@@ -292,54 +245,12 @@ def _place_champion(run: Run, log: Callable[[str], None]) -> None:
     log(run_module("tasks.tracking.champion_start", CHAMPION, run.path, "--store", store))
 
 
-def _identity(main: Path) -> dict[str, str]:
-    """Return a committer for git where the user has set none: no branch gets these commits."""
-    if _git(main, "config", "user.email", check=False) and _git(
-        main, "config", "user.name", check=False
-    ):
-        return {}
-    return {
-        f"GIT_{role}_{what}": value
-        for role in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "pipeline"), ("EMAIL", "pipeline@localhost"))
-    }
-
-
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} since {holder['since']}"
     except (OSError, ValueError, KeyError):
         return "another process"
-
-
-def _git(
-    folder: Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None
-) -> str:
-    return _run(["git", "-C", str(folder), *arguments], folder, check, env)
-
-
-def _dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
-    return _run([sys.executable, "-m", "dvc", *arguments], folder, True, env)
-
-
-def _ask_dvc(folder: Path, *arguments: str) -> int:
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, check=False
-    ).returncode
-
-
-def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
-    if check and done.returncode:
-        output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
-        shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
-        lines = output.splitlines()
-        # DVC adds an address behind its error, git what to do.
-        errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: ", "error: "))]
-        told = errors[0].partition(": ")[2] if errors else lines[-1]
-        raise PipelineError(f"{shown}: {told}")
-    return done.stdout.strip()
 
 
 def _read(path: Path) -> str | None:

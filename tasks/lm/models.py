@@ -132,7 +132,7 @@ def _refuse_own_code(name: str, folder: Path) -> None:
 def pinned(name: str, revision: str = "main") -> str:
     """Return the present commit of a hub model's revision; other models keep theirs.
 
-    A folder whose revision is a digest (flows/runs/worktree.py writes it) must still have that.
+    A folder whose revision is a digest (flows/runs/run_params.py writes it) must still have that.
     """
     if name.startswith("embedded:"):
         return revision

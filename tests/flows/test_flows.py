@@ -32,6 +32,7 @@ from flows.runs.dvc_repro import (
     reproduce,
     stage_environment,
 )
+from flows.runs.run_params import write_params
 from flows.runs.table import read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
@@ -745,14 +746,14 @@ def test_every_path_of_the_users_own_is_found_from_the_worktree(tmp_path: Path) 
     on_hub = {"model": "own/on-the-hub", "revision": commit, "start": CHAMPION}
     params["finetune"] = {**params["finetune"], **on_hub}
     params["generate"] = {**params["generate"], "generator": "models/tracked"}
-    worktree._write_params(worktree.Run("mine", main, place, params), print)
+    write_params(params, main, place, print)
     written = read_yaml(place / "params.yaml")
     wanted = {**fit, "model": str(main / "local/model"), "start": str(main / "local/start")}
     wanted["revision"] = f"sha256:{sha256_folder(main / 'local/model')}"
     assert written == {**params, "verify": {**params["verify"], "fit": wanted}}
     assert params["verify"]["fit"]["model"] == "local/model", "the run's own stay as they were"
     plain = {**params, "verify": {**params["verify"], "fit": None}}
-    worktree._write_params(worktree.Run("mine", main, place, plain), print)
+    write_params(plain, main, place, print)
     assert read_yaml(place / "params.yaml") == plain
 
 
@@ -770,7 +771,7 @@ def test_a_model_that_is_trained_again_in_its_place_is_another_setting(tmp_path:
     written = []
     for content in (b"old", b"new", b"old"):
         weights.write_bytes(content)
-        worktree._write_params(worktree.Run("mine", main, place, params), print)
+        write_params(params, main, place, print)
         written.append(read_yaml(place / "params.yaml"))
     assert written[0] == written[2] != written[1]
     assert [values["generate"]["revision"] for values in written] == ["main"] * 3
@@ -781,7 +782,7 @@ def test_a_model_that_is_trained_again_in_its_place_is_another_setting(tmp_path:
     with pytest.raises(PipelineError, match="its files have changed since"):
         pinned(found["model"], found["revision"])
     own = {**params, "finetune": {**params["finetune"], "revision": "v2"}}
-    worktree._write_params(worktree.Run("mine", main, place, own), print)
+    write_params(own, main, place, print)
     assert read_yaml(place / "params.yaml")["finetune"]["revision"] == "v2"
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from flows.runs import request, worktree
 from flows.runs.corpus_files import tell_items_read
+from flows.runs.git import run_git
+from flows.runs.run_params import write_params
 from flows.runs.worktree import Run
 from tasks.core.errors import PipelineError
 from tasks.core.yaml_file import read_yaml
@@ -88,7 +90,7 @@ def test_a_git_that_was_killed_leaves_no_lock(main: Path) -> None:
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
     (main / ".git" / "index.lock").touch()
     with pytest.raises(PipelineError, match=r"index\.lock"):
-        worktree._git(main, "add", "params.yaml")
+        run_git(main, "add", "params.yaml")
 
 
 @pytest.mark.parametrize("name", ["b.md", "b.log"])
@@ -96,10 +98,10 @@ def test_documents_that_git_does_not_track_are_read(main: Path, name: str) -> No
     """A worktree has the tracked ones alone."""
     run, said = _plan(main), list[str]()
     worktree._make_worktree(run, print)
-    worktree._write_params(run, said.append)
+    write_params(run.params, run.main, run.path, said.append)
     assert read_yaml(run.path / "params.yaml")["ingest"]["corpus"] == "docs" and not said
     (main / "docs" / name).write_text("A new one.\n")
-    worktree._write_params(run, said.append)
+    write_params(run.params, run.main, run.path, said.append)
     corpus = Path(read_yaml(run.path / "params.yaml")["ingest"]["corpus"])
     assert corpus == (main / "docs").resolve() and (corpus / name).exists()
     assert "git does not track all files of docs" in said[0]
@@ -167,7 +169,7 @@ def test_a_branch_of_the_hub_that_moves_is_another_setting(
     written = []
     for commit in ("a" * 40, "b" * 40):
         (hub_cache / "refs" / "main").write_text(commit)
-        worktree._write_params(run, said.append)
+        write_params(run.params, run.main, run.path, said.append)
         written.append(read_yaml(run.path / "params.yaml"))
     assert [params["finetune"]["revision"] for params in written] == ["a" * 40, "b" * 40]
     assert said[0] == f"finetune.model is at commit {'a' * 12} of the hub"
@@ -175,7 +177,7 @@ def test_a_branch_of_the_hub_that_moves_is_another_setting(
     others = [params | {"finetune": None} for params in written]
     assert others[0] == others[1], "nothing else is another"
     monkeypatch.setenv("PIPELINE_POOLS", "finetune=gpu")
-    worktree._write_params(run, said.append)
+    write_params(run.params, run.main, run.path, said.append)
     assert read_yaml(run.path / "params.yaml")["finetune"]["revision"] == "main"
 
 
@@ -186,4 +188,4 @@ def test_a_model_that_is_not_on_the_hub_ends_the_run_before_it_begins(
     run.params["finetune"] |= {"model": "own/other", "start": str(main / "supervision/none")}
     worktree._make_worktree(run, print)
     with pytest.raises(PipelineError, match=r"^finetune.model: model 'own/other' is neither"):
-        worktree._write_params(run, print)
+        write_params(run.params, run.main, run.path, print)

@@ -1,0 +1,54 @@
+"""git and DVC as a checkout's commands; where one fails, what it said is the error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.core.errors import PipelineError
+
+
+def run_git(
+    folder: Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+) -> str:
+    """Return what git prints; where it fails, raise :class:`PipelineError` if ``check``."""
+    return _run(["git", "-C", str(folder), *arguments], folder, check, env)
+
+
+def run_dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """Return what DVC prints; where it fails, raise :class:`PipelineError`."""
+    return _run([sys.executable, "-m", "dvc", *arguments], folder, True, env)
+
+
+def ask_dvc(folder: Path, *arguments: str) -> int:
+    """Return DVC's exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, check=False
+    ).returncode
+
+
+def committer(main: Path) -> dict[str, str]:
+    """Return a committer for git where the user has set none: no branch gets these commits."""
+    if run_git(main, "config", "user.email", check=False) and run_git(
+        main, "config", "user.name", check=False
+    ):
+        return {}
+    return {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "pipeline"), ("EMAIL", "pipeline@localhost"))
+    }
+
+
+def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
+    if check and done.returncode:
+        output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
+        lines = output.splitlines()
+        # DVC adds an address behind its error, git what to do.
+        errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: ", "error: "))]
+        told = errors[0].partition(": ")[2] if errors else lines[-1]
+        raise PipelineError(f"{shown}: {told}")
+    return done.stdout.strip()

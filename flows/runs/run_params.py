@@ -1,0 +1,64 @@
+"""The ``params.yaml`` of a run's checkout: the run's parameters, with what the checkout lacks named
+where it is, and models named with their present state.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.runs.git import run_git
+from flows.runs.hub_models import pin_hub_models
+from tasks.core.files import sha256_folder, write_text
+from tasks.core.model_params import CHAMPION
+from tasks.core.setting_paths import FOLDER_REVISION, find_models, find_paths
+
+
+def write_params(
+    asked: Mapping[str, Any], main: Path, checkout: Path, log: Callable[[str], None]
+) -> None:
+    """Write the ``params.yaml`` of a run in ``checkout``, a worktree of ``main``.
+
+    A path that exists only in the main checkout becomes absolute. A model's folder gets its digest
+    as revision, a model of the hub its commit: DVC knows only the folder ``models``.
+    """
+    params = copy.deepcopy(dict(asked))
+    corpus = params["ingest"]["corpus"]
+    if _has_untracked(corpus, main, checkout):
+        log(f"the corpus is read in your checkout: git does not track all files of {corpus}")
+        params["ingest"]["corpus"] = str((main / corpus).resolve())
+    for section, key in find_paths(params):
+        value = section[key]
+        if (
+            (key, value) != ("start", CHAMPION)  # a folder of this run
+            and not Path(value).is_absolute()
+            and not (checkout / value).exists()
+            and (main / value).exists()
+        ):
+            section[key] = str((main / value).resolve())
+    for _, section, key in find_models(params):
+        folder = checkout / section[key]
+        tracked = folder.is_relative_to(checkout / "models")
+        if folder.is_dir() and not tracked and section.get("revision", "main") == "main":
+            section["revision"] = FOLDER_REVISION + sha256_folder(folder)
+    _write_yaml(checkout, params)
+    if pin_hub_models(params, checkout, log):
+        _write_yaml(checkout, params)
+
+
+def _write_yaml(folder: Path, params: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True, width=1000)
+    write_text(folder / "params.yaml", text)
+
+
+def _has_untracked(corpus: str, main: Path, checkout: Path) -> bool:
+    """Tell whether a corpus that git tracks in part has files that the worktree lacks."""
+    if "://" in corpus or Path(corpus).is_absolute() or not (checkout / corpus).exists():
+        return False
+    if (checkout / f"{Path(corpus).parts[0]}.dvc").is_file():
+        return False  # DVC has put it there whole
+    return bool(run_git(main, "ls-files", "--others", "--", corpus, check=False))
