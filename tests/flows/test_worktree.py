@@ -160,11 +160,17 @@ def hub_cache(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
     return model
 
 
+def _name_target(run: Run, name: str) -> None:
+    """Let a run load that model alone."""
+    run.params["supervise"]["source"] = "tapt"
+    run.params["finetune"] |= {"model": name, "start": "supervision/none"}
+
+
 def test_a_branch_of_the_hub_that_moves_is_another_setting(
     main: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, said = _plan(main), list[str]()
-    run.params["finetune"] |= {"model": "own/model", "start": str(main / "supervision/none")}
+    _name_target(run, "own/model")
     worktree._make_worktree(run, print)
     written = []
     for commit in ("a" * 40, "b" * 40):
@@ -185,7 +191,7 @@ def test_a_model_that_is_not_on_the_hub_ends_the_run_before_it_begins(
     main: Path, hub_cache: Path
 ) -> None:
     run = _plan(main)
-    run.params["finetune"] |= {"model": "own/other", "start": str(main / "supervision/none")}
+    _name_target(run, "own/other")
     worktree._make_worktree(run, print)
     with pytest.raises(PipelineError, match=r"^finetune.model: model 'own/other' is neither"):
         write_params(run.params, run.main, run.path, print)
