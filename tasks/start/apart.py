@@ -1,17 +1,18 @@
 """Runs a stage in a folder of its own, outside the graph, and measures it.
 
-The pipeline's artifacts, journals and locks stay as they are.
+The pipeline's artifacts, journals and locks stay as they are: the folder has a lock of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
+from tasks.core.lock import hold_lock
 from tasks.core.process import start_guard
 from tasks.core.setting_paths import find_paths
 
@@ -38,6 +40,17 @@ class Measured:
     marks: tuple[tuple[float, int], ...] = ()
     #: Rows (or steps) that it had to do.
     total: int = 0
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path, command: str) -> Iterator[None]:
+    """Hold ``folder`` for ``command``, also while it is emptied: the lock is the file beside it.
+
+    Where another process holds it, :class:`~tasks.core.lock.LockedError` names that at once.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder.with_name(f"{folder.name}.lock"), command, patience=0.0):
+        yield
 
 
 def write_params(values: Mapping[str, Any], folder: Path) -> Path:

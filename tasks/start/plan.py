@@ -21,6 +21,7 @@ from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.intervals import SPREAD, smallest_gain
 from tasks.scoring.lengths import check_prompts
+from tasks.start.apart import hold_folder
 from tasks.start.forecast import Pace, Range, forecast_kept, judge_text, memory
 from tasks.start.survey import Survey, survey
 from tasks.start.trial import Trial, try_constructed, try_generated
@@ -70,7 +71,8 @@ def plan(
 
     Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried;
     ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for a corpus, items
-    or a model that cannot be read, and for a supervision source that makes no rows of the corpus.
+    or a model that cannot be read, for a supervision source that makes no rows of the corpus, and
+    where another plan works in ``folder``.
     """
     mix = params.supervise.mix
     if not mix.generator and mix.names != ("constructed",):
@@ -86,11 +88,12 @@ def plan(
     questions, labelled = _count_questions(params)
     check_models(params)
     check_prompts(params)
-    shutil.rmtree(folder, ignore_errors=True)
-    tell("ingest")
-    found = survey(Path(params.ingest.corpus), values, folder)
-    try_out = try_generated if mix.generator else try_constructed
-    trial = try_out(params, values, found.passages, folder, tell)
+    with hold_folder(folder, "make plan"):
+        shutil.rmtree(folder, ignore_errors=True)
+        tell("ingest")
+        found = survey(Path(params.ingest.corpus), values, folder)
+        try_out = try_generated if mix.generator else try_constructed
+        trial = try_out(params, values, found.passages, folder, tell)
     gain = smallest_gain(labelled, spread)
     return _forecast(params, found, trial, questions, labelled, gain)
 

@@ -17,6 +17,7 @@ import yaml
 
 from scripts import plan as script
 from tasks.core.files import read_json
+from tasks.core.lock import hold_lock
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.process import is_alive, process_mark
@@ -161,6 +162,20 @@ def test_claims_made_by_rules_are_forecast_without_a_generator(
     for stage, line in zip(("ingest", "supervise", "finetune"), printed.splitlines()[1:4]):
         assert re.fullmatch(rf"    {stage} \.\.\. +after \d+ s", line)
     assert re.search(r"\n +written +0\n", printed)
+
+
+def test_a_second_plan_says_who_holds_the_first_and_leaves_its_files(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = desk / ".work/plan/generate.log"
+    first.parent.mkdir(parents=True)
+    first.touch()
+    with hold_lock(desk / ".work/plan.lock", "make plan"):
+        assert script.main(["--profile", "default"]) == 2
+    error = capsys.readouterr().err
+    assert f'make plan is already being run here by {{"pid": {os.getpid()}' in error
+    assert error.count("\n") == 1 and first.exists()
+    assert not (desk / "artifacts").exists()
 
 
 @pytest.mark.parametrize(
