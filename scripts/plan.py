@@ -59,8 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         run = derive_name(arguments.profile, settings)
         spread = measured_spread(folder_of(ROOT, run)) or SPREAD
 
-        def tell(stage: str) -> None:
-            print(f"    {stage + ' ...':<16}after {time.monotonic() - started:.0f} s", flush=True)
+        def tell(stage: str, progress: str) -> None:
+            name, more = ("", f": {progress}") if progress else (f"{stage} ...", "")
+            print(f"    {name:<16}after {time.monotonic() - started:.0f} s{more}", flush=True)
 
         found = plan(params, values, (WORK / "plan").absolute(), tell, spread)
         told = to_json(found, arguments.profile, run, time.monotonic() - started)

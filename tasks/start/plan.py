@@ -5,7 +5,7 @@ training steps, or claims that rules make of more of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.intervals import SPREAD, smallest_gain
 from tasks.scoring.lengths import check_prompts
-from tasks.start.apart import hold_folder
+from tasks.start.apart import Tell, hold_folder
 from tasks.start.forecast import Pace, Range, forecast_kept, judge_text, memory
 from tasks.start.survey import Survey, survey
 from tasks.start.trial import Trial, try_constructed, try_generated
@@ -64,15 +64,15 @@ def plan(
     params: Params,
     values: Mapping[str, Any],
     folder: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
     spread: float = SPREAD,
 ) -> Plan:
     """Try the run of ``params`` (``values``: the same as they are in the files) and forecast it.
 
-    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried;
-    ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for a corpus, items
-    or a model that cannot be read, for a supervision source that makes no rows of the corpus, and
-    where another plan works in ``folder``.
+    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried,
+    and its progress; ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for
+    a corpus, items or a model that cannot be read, for a supervision source that makes no rows of
+    the corpus, and where another plan works in ``folder``.
     """
     mix = params.supervise.mix
     if not mix.generator and mix.names != ("constructed",):
@@ -90,8 +90,7 @@ def plan(
     check_prompts(params)
     with hold_folder(folder, "make plan"):
         shutil.rmtree(folder, ignore_errors=True)
-        tell("ingest")
-        found = survey(Path(params.ingest.corpus), values, folder)
+        found = survey(Path(params.ingest.corpus), values, folder, progress=tell)
         try_out = try_generated if mix.generator else try_constructed
         trial = try_out(params, values, found.passages, folder, tell)
     gain = smallest_gain(labelled, spread)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.setting_paths import NOTHING
 from tasks.scoring.datasets import has_items
-from tasks.start.apart import Measured, run_apart, write_params
+from tasks.start.apart import Measured, Tell, run_apart, write_params
 
 #: Passages of the trial, rows that it generates and asks at a time, and steps that it trains.
 PASSAGES, SHARD, STEPS = 32, 32, 2
@@ -52,7 +52,7 @@ def try_generated(
     values: Mapping[str, Any],
     found: pa.Table,
     folder: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Trial:
     """Try what a generator writes: some passages of ``found`` (rows.PASSAGES) go through generate,
     validate, verify and two training steps.
@@ -71,24 +71,20 @@ def try_generated(
     }
     write_params(overlay(dict(values), smaller), folder)
     passage = {"passages": folder / "passages.parquet"}
-    tell("generate")
-    measured = {"generate": run_apart("generate", folder, passage)}
+    measured = {"generate": run_apart("generate", folder, passage, tell=tell)}
     written = read_json(folder / "generate/summary.json")
-    tell("validate")
     predictions = {"predictions": folder / "generate/predictions.parquet"}
-    validated = _run_or_none("validate", folder, predictions, measured)
+    validated = _run_or_none("validate", folder, predictions, measured, tell)
     rows = validated
     if len(validated):
         inputs = {
             name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
         }
-        tell("verify")
-        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured)
+        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured, tell)
         shown = rows if len(rows) >= params.finetune.batch_rows else validated
         write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
-        tell("finetune")
         training = {"instructions": folder / "training.parquet"}
-        measured["finetune"] = run_apart("finetune", folder, training)
+        measured["finetune"] = run_apart("finetune", folder, training, tell=tell)
     return Trial(
         len(passages),
         _kept(params.generate.task_types, passages, rows),
@@ -104,7 +100,7 @@ def try_constructed(
     values: Mapping[str, Any],
     found: pa.Table,
     folder: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Trial:
     """Try claims made by rules: up to a thousand passages of ``found`` (rows.PASSAGES) go through
     supervise and two training steps, and the unadapted model answers some of the items, if any.
@@ -119,17 +115,14 @@ def try_constructed(
     write_params(overlay(dict(values), smaller), folder)
     write_table(folder / "none.parquet", INSTRUCTIONS.empty_table())
     inputs = {"passages": folder / "passages.parquet", "instructions": folder / "none.parquet"}
-    tell("supervise")
-    measured = {"supervise": run_apart("supervise", folder, inputs)}
+    measured = {"supervise": run_apart("supervise", folder, inputs, tell=tell)}
     training = {"instructions": folder / "supervise/instructions.parquet"}
-    tell("finetune")
-    measured["finetune"] = run_apart("finetune", folder, training)
+    measured["finetune"] = run_apart("finetune", folder, training, tell=tell)
     if has_items(Path(params.evaluate.items)):
         # The unadapted model alone: the pace of one is that of the others.
         alone = {"finetune": {**smaller["finetune"], "start": NOTHING}}
         write_params(overlay(dict(values), smaller | alone), folder)
-        tell("baseline")
-        measured["baseline"] = run_apart("baseline", folder, {})
+        measured["baseline"] = run_apart("baseline", folder, {}, tell=tell)
     kinds = [kind for kind in params.generate.task_types if kind in SHARES]
     rows = read_table(training["instructions"])
     return Trial(len(passages), _kept(kinds, passages, rows), measured)
@@ -150,11 +143,11 @@ def _two_steps(params: Params) -> dict[str, Any]:
 
 
 def _run_or_none(
-    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured]
+    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured], tell: Tell
 ) -> pa.Table:
     """Return the rows that the stage keeps: none where it ends with an error because of that."""
     try:
-        measured[stage] = run_apart(stage, folder, inputs)
+        measured[stage] = run_apart(stage, folder, inputs, tell=tell)
     except PipelineError as error:
         if not str(error).startswith(("validate: yield ", "verify: none of ")):
             raise

@@ -23,7 +23,8 @@ from tasks.core.overlay import overlay
 from tasks.core.process import is_alive, process_mark
 from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
-from tasks.start.apart import write_params
+from tasks.start import apart
+from tasks.start.apart import run_apart, write_params
 from tasks.start.forecast import (
     Pace,
     Range,
@@ -201,11 +202,8 @@ def test_what_cannot_be_forecast_is_one_line(
 
 
 def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/__init__.py").touch()
-    (tmp_path / "tasks/sleepy.py").write_text(
-        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
-    )
+    code = "import os\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    _stage_of(tmp_path, code)
     asked = (
         "import pathlib; from tasks.start.apart import run_apart; "
         f"run_apart('sleepy', pathlib.Path({str(tmp_path)!r}), {{}})"
@@ -221,6 +219,37 @@ def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
     while is_alive(stage):
         assert time.monotonic() < deadline, "the stage outlived the plan"
         time.sleep(0.05)
+
+
+def _stage_of(folder: Path, code: str) -> Path:
+    """Make a folder in which ``tasks.sleepy`` runs ``code``; return the folder."""
+    (folder / "tasks").mkdir()
+    (folder / "tasks/__init__.py").touch()
+    (folder / "tasks/sleepy.py").write_text(f"import pathlib, time\n{code}")
+    return folder
+
+
+def test_progress_is_told_but_not_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "for n in range(6):\n    print(f'12:00 {n * 200:,}/1,000 rows  1/s')\n    time.sleep(0.2)\n"
+    )
+    folder, told = _stage_of(tmp_path, code), []
+    monkeypatch.setattr(apart, "_EVERY", 0.5)
+    found = run_apart("sleepy", folder, {}, tell=lambda *said: told.append(said))
+    assert told[0] == ("sleepy", "") and 2 <= len(told) <= 4
+    assert all(re.fullmatch(r"[\d,]+/1,000 rows", said) for _, said in told[1:])
+    assert len(found.marks) == 6 and found.total == 1000 and not found.stopped
+
+
+def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:
+    folder = _stage_of(
+        tmp_path, "for n in range(60):\n    print(f' {n}/60 rows')\n    time.sleep(0.1)\n"
+    )
+    found = run_apart("sleepy", folder, {}, enough=lambda worked: worked > 0.3)
+    assert found.stopped and 2 < len(found.marks) < 30
+    assert found.seconds == found.marks[-1][0], "what came after the last row is not counted"
 
 
 def test_the_paths_of_a_section_in_a_section_are_absolute_in_a_trial(tmp_path: Path) -> None:
