@@ -20,10 +20,12 @@ from tasks.core.files import read_json
 from tasks.core.lock import hold_lock
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
+from tasks.core.parquet import read_table
 from tasks.core.process import is_alive, process_mark
 from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
 from tasks.start import apart
+from tasks.start import trial as trials
 from tasks.start.apart import run_apart, write_params
 from tasks.start.forecast import (
     Pace,
@@ -33,7 +35,7 @@ from tasks.start.forecast import (
     memory,
 )
 from tests.claims.test_construct import corpus
-from tests.conftest import ROOT
+from tests.conftest import ROOT, passage_table
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
 
@@ -74,6 +76,17 @@ def test_the_text_is_judged_by_the_rows_it_gives() -> None:
     assert judge_text(Range(40, 90)).startswith("perhaps too little text")
     assert judge_text(Range(140, 900)).startswith("enough text")
     assert memory([100.0, 300.0]) == Range(300.0, 375.0)
+
+
+@pytest.mark.parametrize("tried", [4, 8])
+def test_of_few_passages_the_intervals_are_wider_and_still_hold(tried: int) -> None:
+    chance = np.random.default_rng(5)
+    held = 0
+    for trial in range(200):
+        whole = chance.choice(5, 400, p=[0.2, 0.2, 0.2, 0.2, 0.2])
+        found = forecast_kept({"exqa": whole[:tried].tolist()}, 400, seed=trial)["all"]
+        held += found.low <= whole.sum() <= found.high
+    assert 140 <= held <= 180
 
 
 @pytest.fixture
@@ -142,8 +155,28 @@ def test_a_trial_gives_every_figure_with_two_ends(
     stages = ("ingest", "generate", "validate", "verify", "finetune")
     for stage, line in zip(stages, printed.splitlines()[1:6], strict=True):
         assert re.fullmatch(rf"    {stage} \.\.\. +after \d+ s", line)
+    assert "\ntried           32 passages\n" in printed and found["trial_passages"] == 32
     assert "kept rows" in printed and "no labelled items: there will be no F1" in printed
     assert not (desk / "artifacts/generate").exists(), "the pipeline's artifacts do not change"
+
+
+def test_a_slow_generator_is_stopped_and_what_is_finished_counts(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECONDS_A_CALL", "0.5")
+    monkeypatch.setattr(trials, "SECONDS", 0.2)
+    small = {"generate": {"samples": 2, "shard_rows": 4}}
+    write_params(overlay(read_yaml(desk / "params.yaml"), small), desk)
+    told: list[tuple[str, str]] = []
+    took, tried = trials.generate_in_time(
+        passage_table(32), 2, desk, lambda *said: told.append(said)
+    )
+    rows = read_table(desk / "generate/predictions.parquet")
+    assert 4 <= len(tried) < 32 and took.stopped
+    assert rows["passage_id"].to_pylist() == [
+        name for name in tried["passage_id"].to_pylist() for _ in range(2)
+    ]
+    assert told[0] == ("generate", "") and took.marks[-1][0] == took.seconds
 
 
 def test_claims_made_by_rules_are_forecast_without_a_generator(
