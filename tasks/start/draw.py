@@ -159,17 +159,20 @@ def _opener(name: str) -> Callable[..., Any] | None:
 def _choose(
     order: list[CorpusFile],
     sizes: Mapping[str, int],
-    reads: Mapping[str, int],
+    reads: dict[str, int],
     texts: Collection[str],
 ) -> tuple[list[CorpusFile], list[CorpusFile]]:
     """Return the files to read, and those to leave out of the sizes, as no part of them is read.
 
-    ``reads`` has the bytes to read of each, ``texts`` the names of plain text.
+    ``reads`` has the bytes to read of each, ``texts`` the names of plain text. A text that does not
+    fit is read as far as it does, where that is not little: it may be most of the corpus.
     """
     chosen: list[CorpusFile] = []
     size = text = 0
     for file in order:
-        more = reads[file.name]
+        more, room = reads[file.name], TEXT_BYTES - text
+        if file.name in texts and more > room >= TEXT_BYTES // 4:
+            more = reads[file.name] = room
         more_text = more if file.name in texts else 0
         if len(chosen) < FILES and size + more <= BYTES and text + more_text <= TEXT_BYTES:
             chosen.append(file)
