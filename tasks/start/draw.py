@@ -127,21 +127,20 @@ def _measure(order: list[CorpusFile], sizes: Mapping[str, int]) -> dict[str, int
 
     A few are unpacked, as far as a look reads; the others are taken to be packed as tightly.
     """
-    texts = [file for file in order if sizes[file.name] and _opener(file.name)]
+    texts = [(file, open_) for file in order if sizes[file.name] and (open_ := _opener(file.name))]
     found: dict[str, int] = {}
-    for file in texts[:_OF_A_SUFFIX]:
+    for file, opener in texts[:_OF_A_SUFFIX]:
         with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError):
-            found[file.name] = _unpacked_size(file, sizes[file.name])
+            found[file.name] = _unpacked_size(Path(file.place), sizes[file.name], opener)
     if found:
         times = sum(found.values()) / sum(sizes[name] for name in found)
-        for file in texts[_OF_A_SUFFIX:]:
+        for file, _ in texts[_OF_A_SUFFIX:]:
             found[file.name] = round(times * sizes[file.name])
     return found
 
 
-def _unpacked_size(file: CorpusFile, size: int) -> int:
-    opened = _opener(file.name) or open
-    with Path(file.place).open("rb") as packed, opened(packed, "rb") as stream:
+def _unpacked_size(path: Path, size: int, opener: Callable[..., Any]) -> int:
+    with path.open("rb") as packed, opener(packed, "rb") as stream:
         read = 0
         while block := stream.read(_HEAD):
             read += len(block)
