@@ -204,9 +204,9 @@ def _asks_together(params: Generate) -> bool:
 
 def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:
     """Log a prediction and leave it in the work folder, for whoever watches the run."""
-    log.info("sample %s: %s", sample["row_id"], " ".join(str(sample["prediction"]).split())[:200])
     fields = {name: sample[name] for name in ("task_type", "context", "prediction", "parsed")}
-    write_json(path, fields | {"rows": rows})
+    write_json(path, fields | {"rows": rows})  # before the line: make plan reads it then
+    log.info("sample %s: %s", sample["row_id"], " ".join(str(sample["prediction"]).split())[:200])
 
 
 def _read_shard(journal: Store, shard: Shard, params: Generate) -> pa.Table:
