@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -37,9 +37,12 @@ class Collector:
         self._report = Report(stage.work / "report", compared=compared)
         self._count = make_counter(work.tokenizer)
 
-    def run(self, journal: Journal) -> None:
+    def run(self, journal: Journal, count_unsettled: Callable[[], int]) -> None:
         """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``
         from what the journal holds.
+
+        ``count_unsettled`` is called at the end: what it returns is more than 0 if the stage may
+        give another result when it runs again.
         """
         out, work = self._stage.out, self._stage.work
         with ExitStack() as stack:
@@ -66,7 +69,7 @@ class Collector:
                     self._reject(document, entry["reason"], entry["detail"])
         with closing(self._report):
             self._report.check(self._stage.addresses["corpus"], self._params.text_column)
-            self._report.write(self._stage)
+            self._report.write(self._stage, count_unsettled())
 
     def _edits(self, document: str, edits: list[tuple[str, int, int, str]]) -> None:
         """Write what was taken out of a document's text."""

@@ -132,8 +132,11 @@ class Report:
             "ingest section of the parameters"
         )
 
-    def write(self, stage: Stage) -> None:
-        """Write ``summary.json`` and ``report.html``, and log the closing lines."""
+    def write(self, stage: Stage, unsettled: int) -> None:
+        """Write ``summary.json`` and ``report.html``, and log the closing lines.
+
+        ``unsettled`` are the files that may give another result in the next run.
+        """
         facts = {
             "documents": sum(self.formats.values()),
             "formats": dict(self.formats),
@@ -147,6 +150,7 @@ class Report:
             "other_languages": dict(self.languages),
             "trimmed": dict(self.taken),
             "trimmed_characters": self.taken_characters,
+            "unsettled": unsettled,
             "passages_sha256": sha256_file(stage.out / "passages.parquet"),
         }
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
@@ -155,6 +159,10 @@ class Report:
         self._write_page(stage.out / "report.html", stage.addresses["corpus"])
         for name, value in self._facts():
             log.info("%-20s %s", name, value)
+        if unsettled:
+            log.warning(
+                "%d files were not read, or changed meanwhile: the next run tries again", unsettled
+            )
 
     def close(self) -> None:
         """Delete what was kept for the page."""

@@ -92,9 +92,16 @@ def ingest(stage: Stage) -> None:
     )
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
+            state = corpus.state()
             _list_files(corpus, journal, work)
             _read_new(stage, corpus, journal, work)
-            Collector(stage, work, overlap, held_out).run(journal)
+
+            def count_unsettled() -> int:
+                # DVC hashes the corpus when the stage has ended: it would take what changed during
+                # the stage for what was read.
+                return journal.count_unsettled() + (state != corpus.state())
+
+            Collector(stage, work, overlap, held_out).run(journal, count_unsettled)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -835,3 +835,22 @@ def test_of_many_names_the_most_frequent_are_shown_and_the_rest_is_counted() -> 
         report.format_counts(counts, 4) == report.format_counts(counts)
         and report.format_counts({}, 2) == ""
     )
+
+
+def test_what_changes_during_the_stage_is_read_by_the_next_run(
+    corner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC hashes the corpus when the stage has ended, and would take the new text for read."""
+    (corner / "corpus" / "a.txt").write_text("The pump failed at noon because its seal broke.")
+    read = ingest._read_new
+
+    def read_and_write(*arguments: Any) -> None:
+        read(*arguments)
+        (corner / "corpus" / "a.txt").write_text("The valve was replaced in the evening of May 3.")
+
+    assert _run() == 0 and _summary()["unsettled"] == 0
+    monkeypatch.setattr(ingest, "_read_new", read_and_write)
+    assert _run() == 0 and _summary()["unsettled"] == 1
+    monkeypatch.setattr(ingest, "_read_new", read)
+    assert _run() == 0 and _summary()["unsettled"] == 0
+    assert "valve" in _rows("passages")[0]["text"]
