@@ -12,7 +12,7 @@ from tasks.core.parquet import TableWriter
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.core.stage import Stage
 from tasks.ingest.boilerplate import Repeated, split_around
-from tasks.ingest.cleaning import EvaluationOverlap, Seen
+from tasks.ingest.cleaning import EvaluationOverlap, Leaks, Seen
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers.document import Unreadable
@@ -26,11 +26,16 @@ class Collector:
     """Writes passages and rejects, in bounded memory."""
 
     def __init__(
-        self, stage: Stage, work: Work, overlap: EvaluationOverlap, held_out: EvaluationOverlap
+        self,
+        stage: Stage,
+        work: Work,
+        overlap: EvaluationOverlap,
+        held_out: EvaluationOverlap,
+        leaks: Leaks,
     ) -> None:
         """``held_out`` are those passages of ``overlap`` that the corpus must not have."""
         self._stage, self._work = stage, work
-        self._overlap, self._held_out = overlap, held_out
+        self._overlap, self._held_out, self._leaks = overlap, held_out, leaks
         self._params = stage.params.ingest
         items = stage.inputs.get("items")
         compared = items is not None and has_items(items)
@@ -69,6 +74,7 @@ class Collector:
                     self._reject(document, entry["reason"], entry["detail"])
         with closing(self._report):
             self._report.check(self._stage.addresses["corpus"], self._params.text_column)
+            self._report.leaked = sorted(self._leaks.found)
             self._report.write(self._stage, count_unsettled())
 
     def _edits(self, document: str, edits: list[tuple[str, int, int, str]]) -> None:
@@ -109,6 +115,7 @@ class Collector:
             self._reject(document, reason, detail, row["start"], row["end"], row["text"])
         else:
             self._passages.add(row)
+            self._leaks.look(row["text"])
 
     def _reject(
         self, document: str, reason: str, detail: str, start: int = 0, end: int = 0, text: str = ""

@@ -51,6 +51,8 @@ class Report:
         self.taken: Counter[str] = Counter()
         self.taken_characters = 0
         self.cut = self.kept = self.tokens = self.in_evaluation = 0
+        #: Labelled items whose question and answer are in the corpus.
+        self.leaked: list[str] = []
         self._rejects: Counter[str] = Counter()
         self._first: dict[str, Any] = {}
         self._files: dict[str, IO[str]] = {}
@@ -144,6 +146,7 @@ class Report:
             "unread": dict(self.unread),
             "tokens": self.tokens,
             "in_evaluation": self.in_evaluation if self._compared else None,
+            "leaked_items": len(self.leaked) if self._compared else None,
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
             "left_out": dict(self.left_out),
@@ -159,6 +162,12 @@ class Report:
         self._write_page(stage.out / "report.html", stage.addresses["corpus"])
         for name, value in self._facts():
             log.info("%-20s %s", name, value)
+        if self.leaked:
+            log.warning(
+                "the corpus has the question and an answer of %d labelled items: %s",
+                len(self.leaked),
+                ", ".join(self.leaked[:5]) + (" ..." if len(self.leaked) > 5 else ""),
+            )
         if unsettled:
             log.warning(
                 "%d files were not read, or changed meanwhile: the next run tries again", unsettled

@@ -854,3 +854,13 @@ def test_what_changes_during_the_stage_is_read_by_the_next_run(
     monkeypatch.setattr(ingest, "_read_new", read)
     assert _run() == 0 and _summary()["unsettled"] == 0
     assert "valve" in _rows("passages")[0]["text"]
+
+
+def test_a_corpus_that_holds_the_items_says_so(corner: Path) -> None:
+    context, question = "The pump failed at noon because its seal broke.", "Why did the pump fail?"
+    row = {"id": "1", "passage": context, "question": question, "answer": "its seal broke"}
+    (corner / "items.jsonl").write_text(json.dumps(row) + "\n")
+    (corner / "corpus" / "a.txt").write_text(context)
+    assert _run() == 0 and _summary()["leaked_items"] == 0
+    (corner / "corpus" / "items.csv").write_text(f'text\n"{context} {question} its seal broke"\n')
+    assert _run() == 0 and _summary()["leaked_items"] == 1
