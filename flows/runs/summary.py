@@ -202,6 +202,7 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
         gains = (("start", "over_start"), ("TAPT", "over_tapt"))
         lines += [_fact(name, found[key]) for name, key in gains if key in found]
         lines += _wrapped("leaked", found.get("in_evaluation", ""))
+        lines += _wrapped("served", found.get("served", ""))
     return ["", *lines] if lines else []
 
 

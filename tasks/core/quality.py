@@ -41,11 +41,13 @@ class RowQuality:
         return cls(well_formed, *(word[name] for name in names))
 
     def metrics(self) -> dict[str, float]:
-        """Return the three shares by name, those that there are."""
+        """Return the three shares by name, and the last one's interval; those that there are."""
         found = {
             "rows_well_formed": self.well_formed,
             "rows_agreed": self.agreed,
             "rows_right": self.right,
+            "rows_right_low": self.low,
+            "rows_right_high": self.high,
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -269,6 +269,8 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
         yield f"Over next-word training (TAPT): {escape(told['over_tapt'])}."
     if "in_evaluation" in told:
         yield f"**Note.** {escape(told['in_evaluation'])}."
+    if "served" in told:
+        yield f"**Note.** {escape(told['served'])}."
 
 
 def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
