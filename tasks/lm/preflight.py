@@ -19,10 +19,8 @@ from tasks.core.params import Params
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
-from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_place
-from tasks.lm.hub import hub_weights
-from tasks.lm.models import EMBEDDED, base_path, count_values, pinned, resolve
-from tasks.lm.room import Copy, Models, Weights, check_room, count_lora
+from tasks.lm.models import Weights, find_weights, resolve
+from tasks.lm.room import Copy, Models, check_room, count_lora
 
 #: The stages that load models, in the order of the graph.
 _ORDER = ("ingest", "generate", "verify", "finetune", "baseline", "evaluate")
@@ -137,24 +135,10 @@ def _look(models: Models, setting: str, name: str, revision: str) -> tuple[Weigh
     """Return base model and adapter of a name, and add the base to the models."""
     try:
         model = resolve(name, revision)
-        base = _weights(model.base, model.revision)
+        base = find_weights(model.base, model.revision)
         if model.adapter:
             check_adapter(model.adapter, model.base, base.config)
     except PipelineError as error:
         raise PipelineError(f"{setting}: {error}") from error
     models.bases[setting] = base
     return base, model.adapter
-
-
-def _weights(name: str, revision: str) -> Weights:
-    if name == EMBEDDED:
-        lacking = 0 if embedded_place().is_dir() else EMBEDDED_BYTES
-        return Weights(name, revision, EMBEDDED_BYTES // 2, lacking, EMBEDDED_CONFIG)
-    folder = Path(base_path(name, revision, weights=False))
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if Path(name).is_dir():
-        size, lacking = sum(file.stat().st_size for file in folder.glob("*.safetensors")), 0
-    else:
-        revision = pinned(name, revision)
-        size, lacking = hub_weights(name, revision)
-    return Weights(name, revision, count_values(size, config), lacking, config)

@@ -21,7 +21,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.stage import WORK
 from tasks.lm.merged import is_merged
 from tasks.lm.model_cache import LIMIT, cache_limit
-from tasks.lm.models import EMBEDDED, NF4_BYTES, dtype
+from tasks.lm.models import EMBEDDED, NF4_BYTES, Weights, dtype
 
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3
@@ -31,18 +31,6 @@ _CHECKPOINT_BYTES = 12
 _TRAINED_BYTES = 16
 #: bfloat16 copies of an adapter: output, DVC's cache, MLflow's.
 _ADAPTER_COPIES = 3
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A base model: its size in values, the bytes that must come first, and its ``config.json``."""
-
-    name: str
-    revision: str
-    values: int
-    #: Bytes to download, or to convert.
-    lacking: int
-    config: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tasks.core.params import load_params
 from tasks.ingest import stage as ingest
 from tasks.lm import engine, room
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model
+from tasks.lm.models import Weights, load_model
 from tasks.lm.preflight import check_models, read_models
 from tasks.lm.room import count_lora, disk_needs
 from tests.conftest import ROOT
@@ -284,7 +284,7 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     monkeypatch.setattr(room, "card_bytes", lambda: 10**4)
     with pytest.raises(PipelineError, match=r"generate.generator .* of the GPU at least, which"):
         check_models(params)
-    seven = room.Weights("seven", "main", 7_241_732_096, 0, _MISTRAL)
+    seven = Weights("seven", "main", 7_241_732_096, 0, _MISTRAL)
     models = room.Models({"finetune.model": seven}, [], params.finetune, count_lora(_MISTRAL, 64))
     needs = dict(room._card_needs(models))
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
