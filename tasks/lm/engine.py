@@ -19,7 +19,7 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.lm.memory import need_free
-from tasks.lm.models import dtype, explain_float32
+from tasks.lm.models import dtype, explain_float32, need_card, resolve
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +108,7 @@ def open_engine(
 
     ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
     """
-    if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
-        raise PipelineError(
-            "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
-        )
+    _need_kind(kind, precision, gpu_memory_utilization)
     name = "the model" if kind == "transformers" else "vLLM"
     log.info("starting %s%s", name, explain_float32(precision))
     if kind == "transformers":
@@ -119,9 +116,33 @@ def open_engine(
         from tasks.lm.transformers_engine import TransformersEngine
 
         return TransformersEngine(str(model), revision, precision)
-    need_share(gpu_memory_utilization)
     settings = vllm_settings(precision, max_length, gpu_memory_utilization)
     return VllmEngine(str(model), revision, settings)
+
+
+def need_engine(
+    kind: str,
+    name: str,
+    revision: str = "main",
+    precision: str = "auto",
+    gpu_memory_utilization: float = 0.0,
+) -> None:
+    """Refuse what :func:`open_engine` would refuse of a model or adapter, before its weights are
+    downloaded or merged.
+    """
+    _need_kind(kind, precision, gpu_memory_utilization)
+    if kind == "transformers":
+        model = resolve(name, revision)
+        need_card(model.base, model.revision, "none", precision)
+
+
+def _need_kind(kind: str, precision: str, share: float) -> None:
+    if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
+        raise PipelineError(
+            "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
+        )
+    if kind != "transformers":
+        need_share(share)
 
 
 def serve_command(

@@ -316,10 +316,12 @@ def load_model(
     if torch.cuda.is_available():
         extra["device_map"] = {"": torch.cuda.current_device()}
     with _loading(name):
-        folder = Path(base_path(name, revision))
-        need_free(f"model {name!r}", _loaded_bytes(str(folder), quantization, precision))
+        need_card(name, revision, quantization, precision)
+        folder = base_path(name, revision)
+        # Again: a download takes long, and something else can have taken the card meanwhile.
+        need_card(name, revision, quantization, precision)
         return AutoModelForCausalLM.from_pretrained(
-            str(folder),
+            folder,
             dtype=dtype(precision),
             use_safetensors=True,
             trust_remote_code=False,
@@ -327,10 +329,18 @@ def load_model(
         )
 
 
-def _loaded_bytes(folder: str, quantization: str, precision: str) -> float:
-    """Return the bytes that a model takes in memory."""
-    width = NF4_BYTES if quantization == "nf4" else dtype(precision).itemsize
-    return find_weights(folder).values * width
+def need_card(name: str, revision: str, quantization: str, precision: str) -> None:
+    """Raise :class:`PipelineError` where a base model's weights take more than what is free on the
+    GPU; without a GPU do nothing.
+
+    Their size comes from the hub's list or the model's folder: ask before they are downloaded.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        width = 1 if precision == "fp8" else dtype(precision).itemsize
+        size = find_weights(name, revision).values * (NF4_BYTES if quantization == "nf4" else width)
+        need_free(f"model {name!r}", size)
 
 
 def dtype(precision: str) -> torch.dtype:

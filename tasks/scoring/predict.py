@@ -25,7 +25,7 @@ from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, require
 from tasks.core.setting_paths import is_nothing
 from tasks.core.store import work_key
 from tasks.lm.adapters import digest_adapter, start_adapter
-from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
+from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import load_model, load_tokenizer
@@ -176,6 +176,8 @@ def answer(
 
     @contextlib.contextmanager
     def opened(on_done: OnDone) -> Iterator[Answers]:
+        if not questions.dataset.classifies:
+            need_writer(model.base, model.revision, model.precision, params)
         folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info(
@@ -211,6 +213,7 @@ def answer_general(
 
     @contextlib.contextmanager
     def opened(on_done: OnDone) -> Iterator[Answers]:
+        need_writer(model.base, model.revision, model.precision, params)
         folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info("%s: %d general tasks", model.name, len(tasks))
@@ -282,6 +285,11 @@ def name_passages(path: Path, baseline: Baseline) -> dict[str, str]:
         for task in general_tasks(path, baseline)
         for text in [" ".join(task["context"].split())]
     }
+
+
+def need_writer(base: str, revision: str, precision: str, params: Evaluate) -> None:
+    """Refuse what the GPU has no room for, before it is merged for :func:`open_writer`."""
+    need_engine(params.engine, base, revision, precision, params.gpu_memory_utilization)
 
 
 @contextlib.contextmanager
