@@ -6,6 +6,7 @@ and before anything is computed.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,19 +14,22 @@ from pathlib import Path
 
 from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_json, write_text
 from tasks.core.model_params import Finetune
 from tasks.core.params import Params
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
 from tasks.lm.models import Weights, find_weights, resolve
-from tasks.lm.room import Copy, Models, check_room, count_lora
+from tasks.lm.room import Copy, Models, check_room, count_lora, describe_needs
 
+log = logging.getLogger(__name__)
 #: The stages that load models, in the order of the graph.
 _ORDER = ("ingest", "generate", "verify", "finetune", "baseline", "evaluate")
 #: Environment variable: the stages that run in other work pools (docs/operations.md).
 _POOLS = "PIPELINE_POOLS"
+#: File in the stages' work folder: the run that has said what it downloads, and the models.
+_SAID = "downloads.txt"
 
 
 def check_run(stage: str, params: Params) -> None:
@@ -35,7 +39,25 @@ def check_run(stage: str, params: Params) -> None:
     Asks only where DVC started the stage: one that is tried by hand is no run.
     """
     if is_run():
-        check_models(params, stage)
+        models = read_models(params, stage)
+        check_room(models)
+        _announce(models)
+
+
+def _announce(models: Models) -> None:
+    """Log what the run will download and write. Its first stage says it: later ones have nothing
+    new to say.
+    """
+    coming = sorted({base.name for base in models.bases.values() if base.lacking})
+    if not coming:
+        return
+    # The flow's run; without one DVC itself, which starts all stages of a run.
+    run = os.environ.get("PIPELINE_FLOW_RUN") or f"process {os.getppid()}"
+    file = WORK / _SAID
+    said = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    if run not in said or not {*coming} <= {*said}:
+        log.info("%s", describe_needs(models))
+        write_text(file, "\n".join([run, *coming]))
 
 
 def is_run() -> bool:
