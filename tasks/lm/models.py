@@ -350,13 +350,17 @@ def dtype(precision: str) -> torch.dtype:
     import torch
 
     if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if torch.cuda.is_available()
-            else torch.cpu._is_avx512_bf16_supported()
-        )
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if has_bfloat16() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the GPU, or without one the CPU, multiplies bfloat16 and does not emulate it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def explain_float32(precision: str) -> str:

@@ -21,7 +21,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.stage import WORK
 from tasks.lm.merged import is_merged
 from tasks.lm.model_cache import LIMIT, cache_limit
-from tasks.lm.models import EMBEDDED, NF4_BYTES, Weights, dtype
+from tasks.lm.models import EMBEDDED, NF4_BYTES, Weights, dtype, has_bfloat16
 
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3
@@ -212,10 +212,17 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_card(models: Models) -> None:
-    """Refuse what a GPU has no room for even when it is empty."""
+    """Refuse what a GPU has no room for even when it is empty, or does not compute."""
     total = card_bytes()
     if total is None:
         return
+    for setting in models.bases:
+        precision = _precision(models, setting)
+        if precision in ("bfloat16", "fp8") and not has_bfloat16():
+            raise PipelineError(
+                f"{setting} is to be loaded in {precision}, which this GPU does not multiply (it "
+                "is older than NVIDIA's Ampere): set its precision to float32, or take a newer card"
+            )
     for what, need in _card_needs(models):
         if need > total:
             raise PipelineError(
@@ -224,11 +231,15 @@ def _check_card(models: Models) -> None:
             )
 
 
+def _precision(models: Models, setting: str) -> str:
+    return models.precisions.get(setting) or (models.target.precision if models.target else "auto")
+
+
 def _card_needs(models: Models) -> Iterator[tuple[str, float]]:
     """Yield what each step holds on the GPU at least: weights, and what is trained."""
     target = models.target
     for setting, base in models.bases.items():
-        precision = models.precisions.get(setting) or (target.precision if target else "auto")
+        precision = _precision(models, setting)
         width = 1 if precision == "fp8" else dtype(precision).itemsize
         yield f"{setting} {base.name}", base.values * width
     if models.trained and target:

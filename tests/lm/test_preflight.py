@@ -345,6 +345,21 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
 
 
+@pytest.mark.parametrize("setting", ["generate.generator", "finetune.model"])
+def test_a_card_without_bfloat16_is_one_line_where_a_setting_asks_for_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    section = setting.partition(".")[0]
+    params = load_params(make(**{section: {"precision": "bfloat16"}}))  # type: ignore[arg-type]
+    monkeypatch.setattr(room, "card_bytes", lambda: 32 * 10**9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    check_models(params)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    with pytest.raises(PipelineError, match=rf"^{setting} is to be loaded in bfloat16, which this"):
+        check_models(params)
+
+
 def test_a_driver_that_is_too_old_is_one_line_and_no_silent_run_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
