@@ -111,11 +111,11 @@ def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
     def find_model() -> Path:
         from tasks.lm.merged import merged_folder
         from tasks.lm.models import base_path
+        from tasks.lm.weight_files import weight_bytes
 
         if not (adapter / "adapter_config.json").is_file():
             raise PipelineError("the run has no adapter here")
-        base = Path(base_path(finetune.model, finetune.revision))
-        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+        size = weight_bytes(Path(base_path(finetune.model, finetune.revision)))
         if size > MOST_BYTES:
             raise PipelineError(f"a model of {size / 2**30:.1f} GB takes more than seconds")
         return merged_folder(

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
 from tasks.core.setting_paths import FOLDER_REVISION
-from tasks.lm.embedded import embedded_folder
-from tasks.lm.hub import hub_folder
+from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_folder, embedded_place
+from tasks.lm.hub import hub_folder, hub_weights
 from tasks.lm.memory import need_free
+from tasks.lm.weight_files import INDEX, weight_bytes, weight_files
 
 if TYPE_CHECKING:
     # Its import takes a second, which a stage that needs a name or a tokenizer only saves.
@@ -56,6 +57,18 @@ class ModelName:
     base: str
     revision: str
     adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A base model: its size in values, the bytes that must come first, and its ``config.json``."""
+
+    name: str
+    revision: str
+    values: int
+    #: Bytes to download, or to convert.
+    lacking: int
+    config: dict[str, Any]
 
 
 def resolve(name: str, revision: str = "main") -> ModelName:
@@ -107,11 +120,17 @@ def base_path(name: str, revision: str = "main", weights: bool = True) -> str:
 
 
 def _need_safetensors(name: str, folder: Path) -> str:
-    if not any(folder.glob("*.safetensors")):
+    files = weight_files(folder)
+    if not files:
         raise PipelineError(
-            f"{name} holds no .safetensors weights (other formats can hold code and are refused): "
-            "name a model that has them"
+            f"{name} holds no .safetensors weights that transformers loads (other formats can hold "
+            "code and are refused): name a model that has them"
         )
+    for file in files:
+        if not file.is_file():
+            raise PipelineError(
+                f"model {name!r} lacks {file.name}, which its {INDEX} names: download it again"
+            )
     return str(folder)
 
 
@@ -182,7 +201,24 @@ def count_positions(name: str, revision: str = "main") -> int:
     return int(config.get("max_position_embeddings") or 0)
 
 
-def count_values(size: int, config: dict[str, Any]) -> int:
+def find_weights(name: str, revision: str = "main") -> Weights:
+    """Look at a base model's files, or at the hub's list of them; download its configuration and
+    tokenizer, no weights.
+    """
+    if name == EMBEDDED:
+        lacking = 0 if embedded_place().is_dir() else EMBEDDED_BYTES
+        return Weights(name, revision, EMBEDDED_BYTES // 2, lacking, EMBEDDED_CONFIG)
+    folder = Path(base_path(name, revision, weights=False))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if Path(name).is_dir():
+        size, lacking = weight_bytes(folder), 0
+    else:
+        revision = pinned(name, revision)
+        size, lacking = hub_weights(name, revision)
+    return Weights(name, revision, _count_values(size, config), lacking, config)
+
+
+def _count_values(size: int, config: dict[str, Any]) -> int:
     """Return the number of values that ``size`` bytes of weights hold, as ``config.json`` tells."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return size // _STORED.get(stored, 2)
@@ -280,10 +316,12 @@ def load_model(
     if torch.cuda.is_available():
         extra["device_map"] = {"": torch.cuda.current_device()}
     with _loading(name):
-        folder = Path(base_path(name, revision))
-        need_free(f"model {name!r}", _loaded_bytes(folder, quantization, precision))
+        need_card(name, revision, quantization, precision)
+        folder = base_path(name, revision)
+        # Again: a download takes long, and something else can have taken the card meanwhile.
+        need_card(name, revision, quantization, precision)
         return AutoModelForCausalLM.from_pretrained(
-            str(folder),
+            folder,
             dtype=dtype(precision),
             use_safetensors=True,
             trust_remote_code=False,
@@ -291,12 +329,18 @@ def load_model(
         )
 
 
-def _loaded_bytes(folder: Path, quantization: str, precision: str) -> float:
-    """Return the bytes that a model takes in memory."""
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    width = NF4_BYTES if quantization == "nf4" else dtype(precision).itemsize
-    return count_values(size, config) * width
+def need_card(name: str, revision: str, quantization: str, precision: str) -> None:
+    """Raise :class:`PipelineError` where a base model's weights take more than what is free on the
+    GPU; without a GPU do nothing.
+
+    Their size comes from the hub's list or the model's folder: ask before they are downloaded.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        width = 1 if precision == "fp8" else dtype(precision).itemsize
+        size = find_weights(name, revision).values * (NF4_BYTES if quantization == "nf4" else width)
+        need_free(f"model {name!r}", size)
 
 
 def dtype(precision: str) -> torch.dtype:
@@ -306,13 +350,17 @@ def dtype(precision: str) -> torch.dtype:
     import torch
 
     if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if torch.cuda.is_available()
-            else torch.cpu._is_avx512_bf16_supported()
-        )
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if has_bfloat16() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the GPU, or without one the CPU, multiplies bfloat16 and does not emulate it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def explain_float32(precision: str) -> str:

@@ -21,7 +21,7 @@ from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, fill
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers
-from tasks.scoring.predict import name_model, open_writer
+from tasks.scoring.predict import name_model, need_writer, open_writer
 from tasks.scoring.scoreable import Scoreable
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def answer_general(
 
     @contextlib.contextmanager
     def opened(on_done: OnDone) -> Iterator[Answers]:
+        need_writer(model.base, model.revision, model.precision, params)
         folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info("%s: %d general tasks", model.name, len(tasks))

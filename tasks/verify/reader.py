@@ -16,7 +16,7 @@ from tasks.core.data_params import Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.lm.address import AddressEngine
-from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.engine import Sampling, need_engine, open_engine
 from tasks.lm.memory import free
 from tasks.lm.merged import plain_weights
 from tasks.lm.models import (
@@ -25,6 +25,7 @@ from tasks.lm.models import (
     identify,
     load_model,
     load_tokenizer,
+    need_card,
     pinned,
     resolve,
 )
@@ -93,6 +94,16 @@ class Reader:
         params = self.params
         return plain_weights(params.reader, params.revision, self.quantization, self.precision)
 
+    def need_room(self, kind: Kind) -> None:
+        """Refuse a reader that the GPU has no room for, before its weights come."""
+        params = self.params
+        if kind == "labels":
+            model = resolve(params.reader, params.revision)
+            need_card(model.base, model.revision, "none", self.precision)
+        else:
+            share = params.gpu_memory_utilization
+            need_engine(params.engine, params.reader, params.revision, self.precision, share)
+
     def prompter(self) -> Prompter | None:
         """Return what turns an instruction into the reader's prompt; None behind an address."""
         if self.params.address:
@@ -105,6 +116,7 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
     params = reader.params
     if params.address:
         return AddressEngine(params.address, params.reader, "verify.address")
+    reader.need_room(kind)
     weights, revision = reader.load()
     if kind == "labels":
         return load_model(str(weights), revision, precision=reader.precision).eval()

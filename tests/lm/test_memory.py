@@ -8,6 +8,7 @@ import gc
 import importlib.util
 import inspect
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from tasks.generate import stage as generate
 from tasks.lm import merged, transformers_engine
 from tasks.lm.engine import (
     Sampling,
+    _set_environment,
     forget_graph_pool,
     open_engine,
     vllm_environment,
@@ -165,6 +167,30 @@ def test_vllm_runs_in_our_process_with_and_without_a_gpu(gpu: bool) -> None:
     assert vllm_environment(gpu)["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     # Else the first start on a GPU compiles with a CUDA toolkit.
     assert vllm_environment(gpu).get("VLLM_USE_FLASHINFER_SAMPLER") == ("0" if gpu else None)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_what_promises_rest_on_overrides_the_environment_and_says_so(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_cpu = {"TORCHDYNAMO_DISABLE": ("0", "1"), "VLLM_CPU_OMP_THREADS_BIND": ("auto", "nobind")}
+    forced = {"VLLM_ENABLE_V1_MULTIPROCESSING": ("1", "0")} | (
+        {"VLLM_USE_FLASHINFER_SAMPLER": ("1", "0")} if gpu else on_cpu
+    )
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    for name in vllm_environment(gpu).keys() - {"VLLM_LOGGING_LEVEL"}:
+        monkeypatch.setenv(name, forced.get(name, ("7",))[0])
+    _set_environment(gpu)
+    for name, (given, value) in forced.items():
+        assert os.environ[name] == value
+        assert (
+            f"{name}={given} of the environment is overridden: it has to be {value}" in caplog.text
+        )
+    assert len(caplog.records) == len(forced)
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG", "how much is said is the user's choice"
+    assert gpu or os.environ["VLLM_CPU_KVCACHE_SPACE"] == "7", "and how much memory it takes"
+    _set_environment(gpu)
+    assert len(caplog.records) == len(forced), "said once"
 
 
 def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
