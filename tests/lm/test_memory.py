@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,9 +179,10 @@ def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def gpus(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two GPUs, as far as the lock can see."""
+    """Two GPUs, as far as the lock can see; their torch tells no UUID."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     yield
     card.give_cards_back()
@@ -234,6 +236,26 @@ def test_a_card_is_taken_once_and_given_back(
     card.give_cards_back()
     assert not is_locked(lock)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("visible", "first"), [("", 0), ("0", 0), ("GPU-6f2e", 0), ("1", 1), ("1,0", 1)]
+)
+def test_a_card_has_one_lock_under_all_its_names(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, visible: str, first: int
+) -> None:
+    """Device 0 of a process is the card that CUDA_VISIBLE_DEVICES names first."""
+    uuids = ["6f2e", "93ab"]
+
+    def told(number: int) -> SimpleNamespace:
+        return SimpleNamespace(uuid=uuids[abs(first - number)])
+
+    monkeypatch.setattr("torch.cuda.get_device_properties", told)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    card.take_cards()
+    assert [path.name for path in Path("cache/cards").iterdir()] == [f"{uuids[first]}.lock"]
+    assert is_locked(Path(f"cache/cards/{uuids[first]}.lock"))
 
 
 def test_processes_that_train_together_leave_the_cards_to_their_launcher(
