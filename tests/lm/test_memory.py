@@ -10,6 +10,7 @@ import inspect
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from tasks.core.stage import Stage
 from tasks.evaluate import stage as evaluate
 from tasks.generate import shards
 from tasks.generate import stage as generate
-from tasks.lm import merged, transformers_engine
+from tasks.lm import merged, training, transformers_engine
 from tasks.lm.engine import (
     Sampling,
     forget_graph_pool,
@@ -41,6 +42,7 @@ from tasks.lm.models import load_model
 from tasks.register import parity
 from tasks.scoring import predict
 from tasks.tracking import registry
+from tasks.verify import reader
 from tests.conftest import ROOT, instruction_table, passage_table
 
 _VLLM = importlib.util.find_spec("vllm") is not None
@@ -54,13 +56,18 @@ class Trace:
         self.beside: list[str] = []
         self.precisions: set[str] = set()
         self._alive: list[tuple[str, Callable[[], bool]]] = []
-        for module in (predict, parity, merged, transformers_engine, registry, judging):
+        for module in (predict, parity, merged, transformers_engine, registry, judging, reader):
             monkeypatch.setattr(module, "load_model", self._load)
-        for module in (predict, shards, judging):
+        monkeypatch.setattr(training, "load_model", self._load_to_train)
+        for module in (predict, shards, judging, reader):
             monkeypatch.setattr(module, "open_engine", self._open)
 
+    def holds(self) -> list[str]:
+        """Return what is alive now."""
+        return [kind for kind, alive in self._alive if alive()]
+
     def _note(self, kind: str) -> None:
-        self.beside += [f"{kind} beside {other}" for other, alive in self._alive if alive()]
+        self.beside += [f"{kind} beside {other}" for other in self.holds()]
         self.loads.append(kind)
 
     def _load(self, *arguments: Any, **options: Any) -> Any:
@@ -70,6 +77,14 @@ class Trace:
         model = load_model(*arguments, **options)
         # The reference stays here: the weights must go, not only the caller's name.
         self._alive.append(("model", lambda: any(part.numel() for part in model.parameters())))
+        return model
+
+    def _load_to_train(self, *arguments: Any, **options: Any) -> Any:
+        self._note("training")
+        model = load_model(*arguments, **options)
+        # Nobody takes its weights away: they go with the last reference to it.
+        held = weakref.ref(model)
+        self._alive.append(("training", lambda: held() is not None))
         return model
 
     def _open(self, *arguments: Any, **options: Any) -> Any:
@@ -118,7 +133,7 @@ def test_generate_merges_then_opens_its_engine_then_lets_go(
     command = ["--params", str(params), "--passages", "passages.parquet", "--out", "out"]
     assert generate.main(command) == 0
     assert trace.loads == ["model", "engine", "model"] and trace.beside == []
-    assert not any(alive() for _, alive in trace._alive)
+    assert not trace.holds()
 
 
 def test_a_failure_frees_the_model_too(tiny_model: Path) -> None:
