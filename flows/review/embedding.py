@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, fingerprint, sha256_folder
 from tasks.core.params import Params
@@ -118,6 +119,7 @@ def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
         size = weight_bytes(Path(base_path(finetune.model, finetune.revision)))
         if size > MOST_BYTES:
             raise PipelineError(f"a model of {size / 2**30:.1f} GB takes more than seconds")
+        take_cards()
         return merged_folder(
             finetune.model, finetune.revision, adapter, finetune.quantization, finetune.precision
         )
