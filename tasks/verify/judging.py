@@ -78,7 +78,7 @@ class Decision:
     """What becomes of a row: its response, and the reasons why it is not kept, if any.
 
     ``agreement`` is None where the row's type is not judged. ``confidence`` is the generator's own
-    (rows.PREDICTIONS).
+    (rows.PREDICTIONS). ``excluded``: a person found the row wrong, and it shall not be trained on.
     """
 
     response: str
@@ -87,6 +87,7 @@ class Decision:
     origin: str = WRITTEN
     grounded: float = 1.0
     confidence: float | None = None
+    excluded: bool = False
     reasons: list[str] = field(default_factory=list)
 
 

@@ -75,17 +75,17 @@ class Reviews:
             found[verdict.key] = verdict
         return cls(found, seed)
 
-    def count(self, row: dict[str, Any]) -> str:
-        """Count and return the verdict on a row (rows.INSTRUCTIONS) that the reader keeps; empty
-        where there is none.
-        """
+    def verdict(self, instruction: str, response: str) -> str:
+        """Return the verdict on a row; empty where there is none."""
+        found = self.verdicts.get(review_key(instruction, response))
+        return found.verdict if found else ""
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Count a row (rows.INSTRUCTIONS) that the reader keeps, and the verdict on it."""
         key = review_key(row["instruction"], row["response"])
         self._draw.add(key, {"task_type": row["task_type"]})
-        found = self.verdicts.get(key)
-        if found is None:
-            return ""
-        self.counts[found.verdict] += 1
-        return found.verdict
+        if found := self.verdicts.get(key):
+            self.counts[found.verdict] += 1
 
     def figures(self) -> dict[str, float | int | None]:
         """Return ``right`` (the share 0-1 of the reviewed rows that are right, unclear ones are

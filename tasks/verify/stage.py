@@ -69,8 +69,10 @@ def verify(stage: Stage) -> None:
     """
     params = stage.params.verify
     rows = Rows.of(stage)
+    reviews = Reviews.read(stage.inputs.get("reviews"), params.seed)
     if not is_read(stage):
-        return _write(stage, ((row, _decide(row, None, params)) for row in rows), {})
+        alone = ((row, _decide(row, None, params, reviews)) for row in rows)
+        return _write(stage, alone, reviews, {})
     answered = ask(stage, _readers(stage, rows), _read_tests(stage, rows), rows)
     tested = _test_reader(answered, params.seed)
     _warn(tested)
@@ -79,12 +81,12 @@ def verify(stage: Stage) -> None:
 
     def decide_all() -> Iterator[tuple[Row, Decision]]:
         for row, answer in answered:
-            yield row, _decide(row, _weigh(row, answer, prior, judged), params)
+            yield row, _decide(row, _weigh(row, answer, prior, judged), params, reviews)
 
     # Rows are decided twice: a million of them with their texts would fill the memory.
-    alone = ((row.values, decision) for row, decision in decide_all())
-    beaten = find_beaten(alone, params.keep_per_passage)
-    _write(stage, _add_reasons(decide_all(), beaten), tested)
+    decided = ((row.values, decision) for row, decision in decide_all())
+    beaten = find_beaten(decided, params.keep_per_passage)
+    _write(stage, _add_reasons(decide_all(), beaten), reviews, tested)
 
 
 def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
@@ -105,11 +107,14 @@ def _add_reasons(
         yield row, decision
 
 
-def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
+def _decide(row: Row, word: Word | None, params: Verify, reviews: Reviews) -> Decision:
     if row.unsure:
         return Decision(row.values["response"], confidence=row.confidence, reasons=[UNSURE])
     decision = decide(row.values, word, params, row.repairing, row.nearly)
     decision.confidence = row.confidence
+    if params.exclude_wrong:
+        asked = row.values["instruction"]
+        decision.excluded = reviews.verdict(asked, decision.response) == "wrong"
     return decision
 
 
@@ -212,18 +217,22 @@ def _warn(tested: dict[str, Test]) -> None:
             )
 
 
-def _write(stage: Stage, decided: Iterable[tuple[Row, Decision]], tested: dict[str, Test]) -> None:
+def _write(
+    stage: Stage,
+    decided: Iterable[tuple[Row, Decision]],
+    reviews: Reviews,
+    tested: dict[str, Test],
+) -> None:
     tally = Tally()
-    reviews = Reviews.read(stage.inputs.get("reviews"), stage.params.verify.seed)
     with (
         TableWriter(stage.out / "instructions.parquet", VERIFIED) as kept,
         TableWriter(stage.out / "quarantine.parquet", UNVERIFIED) as dropped,
     ):
         for row, decision in decided:
             values = _values(row, decision)
-            judged = "" if decision.reasons else reviews.count(values)
-            if judged == "wrong" and stage.params.verify.exclude_wrong:
-                decision.reasons.append(WRONG_BY_REVIEW)
+            if not decision.reasons:
+                reviews.count(values)
+                decision.reasons += [WRONG_BY_REVIEW] if decision.excluded else []
             tally.count(row, decision, values)
             if decision.reasons:
                 dropped.add(values | {"reasons": decision.reasons})
