@@ -29,8 +29,6 @@ DISAGREES, UNGROUNDED, UNSURE, NOT_REPAIRED = (
     "generator_unsure",
     "not_repaired",
 )
-#: Reason of a row that the reader keeps and a person found wrong.
-WRONG_BY_REVIEW = "wrong_by_review"
 WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
 _SAME = 0.5
 #: Least token F1 of a response and the span that it nearly is ("Iwan Roberts", "Iwan Wyn Roberts").

@@ -27,6 +27,7 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run
+from tasks.scoring.reviews import WRONG_BY_REVIEW, Reviews
 from tasks.verify.asking import Answered, Pair, Row, Rows, ask, is_read
 from tasks.verify.cross_fit import fit_readers
 from tasks.verify.guard import (
@@ -42,7 +43,6 @@ from tasks.verify.guard import (
 )
 from tasks.verify.judging import (
     UNSURE,
-    WRONG_BY_REVIEW,
     Decision,
     Prior,
     Word,
@@ -54,7 +54,6 @@ from tasks.verify.judging import (
 )
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
-from tasks.verify.reviews import Reviews
 from tasks.verify.rivals import find_beaten
 
 log = logging.getLogger(__name__)

@@ -18,13 +18,13 @@ from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.lm.engine import Completion
+from tasks.scoring.reviews import review_key
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.asking import Row
 from tasks.verify.guard import construct_tests
 from tasks.verify.judging import Decision
 from tasks.verify.report import Tally
-from tasks.verify.reviews import review_key
 from tests.supervise.test_constructed import passages
 from tests.verify.conftest import COUNT, RuleReader, make_row
 
