@@ -30,7 +30,7 @@ from tasks.core.rows import EVALUATIONS, MODEL_NAMES, PASSAGES, VERIFIED, requir
 from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import Dataset, Item, asked_columns, has_items, load_dataset, load_items
 from tasks.scoring.f1 import normalise_answer
-from tasks.verify.reviews import Reviews, review_key
+from tasks.scoring.reviews import Reviews, review_key
 
 _TEMPLATE = Path(__file__).parent / "templates" / "why.html"
 #: Ids that an unknown one is answered with.

@@ -54,6 +54,7 @@ INPUTS: dict[str, dict[str, str]] = {
         "instructions": "artifacts/verify/instructions.parquet",
         "rows": "supervision/none",
         "items": "items.jsonl",
+        "reviews": "supervision/none",
     },
     "finetune": {
         "instructions": "artifacts/supervise/instructions.parquet",

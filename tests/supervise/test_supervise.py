@@ -102,6 +102,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> An
             rows,
             "--items",
             items,
+            "--reviews",
+            NONE,
         ]
         return supervise.main(["--params", str(params), *given, "--out", "artifacts/supervise"])
 
