@@ -153,7 +153,7 @@ bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], 
 	@$(BIN)/python -m benchmarks --rounds="$$ROUNDS" --only="$$BENCH" $${MODEL:+--model="$$MODEL"} \
 	  $${RECORD:+--record}
 
-gpu-check: setup ## on an NVIDIA GPU: train, score, generate with a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
+gpu-check: data ## on an NVIDIA GPU: train, score, generate, serve a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
 	@$(BIN)/python -m benchmarks.gpu_check $${SHAPE:+--shape="$$SHAPE"}
 
 repair: setup ## find and remove damaged objects in DVC's cache

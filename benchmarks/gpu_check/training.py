@@ -70,9 +70,10 @@ def train_steps(setting: Setting) -> Figures:
         examples,
         settings,
         setting.pad_token,
-        setting.adapter,
+        setting.trained,
         setting.work / "checkpoints",
         lambda step, last, loss: times.append(time.perf_counter()),
+        setting.start,
     )
     losses = [loss for _, loss in trained.losses]
     gate = PASSED if all(map(math.isfinite, losses)) else f"losses are not finite: {losses}"
