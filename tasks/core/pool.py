@@ -11,16 +11,20 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import multiprocessing
+import pickle
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -82,6 +86,7 @@ class Pool:
         self._start, self._setup, self._workers, self._limits = start, setup, workers, limits
         self._busy: dict[Connection, _Worker] = {}
         self._idle: list[_Worker] = []
+        self._written: _Setup | None = None
 
     def __enter__(self) -> Pool:
         return self
@@ -91,6 +96,9 @@ class Pool:
             worker.stop()
         self._busy.clear()
         self._idle.clear()
+        if self._written:
+            self._written.file.close()
+            self._written = None
 
     def map(self, jobs: Iterable[Any]) -> Iterator[tuple[Any, ResultPart]]:
         """Yield each job with the end of its result, in the order of the jobs; few of them are in
@@ -139,11 +147,10 @@ class Pool:
         return bool(self._busy)
 
     def _start_worker(self) -> _Worker:
+        self._written = self._written or _Setup.write(self._start, self._setup)
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
-            target=_serve,
-            args=(theirs, self._start, self._setup, self._limits.memory_mb),
-            daemon=True,
+            target=_serve, args=(theirs, self._written, self._limits.memory_mb), daemon=True
         )
         process.start()
         theirs.close()
@@ -193,6 +200,42 @@ class Pool:
     def _dismiss(self, worker: _Worker) -> None:
         del self._busy[worker.pipe]
         worker.stop()
+
+
+@dataclass
+class _Setup:
+    """What each worker calls first, and with what, in a file without a name: it goes with the last
+    process that has it open, also where all are killed.
+
+    A process's arguments go through a pipe that its parent can read, too. If they are more than a
+    pipe holds and the process dies as it starts, the parent waits for ever.
+    """
+
+    file: IO[bytes]
+
+    @classmethod
+    def write(cls, start: Start, setup: tuple[Any, ...]) -> _Setup:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the pool closes it
+        pickle.dump((start, setup), file)
+        file.flush()
+        return cls(file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a process that is spawned inherit the file."""
+        return _inherit, (DupFd(self.file.fileno()),)
+
+    def read(self) -> tuple[Start, tuple[Any, ...]]:
+        """Return what was written, and close the file: a stranger's file that takes over the worker
+        finds it closed.
+        """
+        # Mapped, not read: all processes have one position in the file.
+        with self.file, mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start, setup = pickle.loads(content)  # noqa: S301 - our own, no other can open it
+        return start, setup
+
+
+def _inherit(handle: Any) -> _Setup:
+    return _Setup(open(handle.detach(), "rb"))
 
 
 @dataclass
@@ -247,12 +290,13 @@ class _Worker:
         self.process.join()
 
 
-def _serve(pipe: Connection, start: Start, setup: tuple[Any, ...], memory_mb: int) -> None:
+def _serve(pipe: Connection, written: _Setup, memory_mb: int) -> None:
     """Do jobs until the pipe closes: the life of a worker."""
     set_death_signal()
     forget_secrets()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    start, setup = written.read()
     do = start(*setup)
     _limit_memory(memory_mb)
     try:

@@ -8,10 +8,12 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tasks.core import pool
@@ -144,6 +146,28 @@ def test_an_idle_worker_that_is_killed_costs_one_job_at_most() -> None:
         lost, after = (result for _, result in crew.map(["a", "b"]))
     assert lost.failure == "crashed" and lost.detail == "SIGKILL"
     assert after.value == "w b"
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_as_it_starts_costs_one_job() -> None:
+    """Its setup is more than a pipe holds: the parent waited for ever."""
+
+    def kill_first() -> None:
+        while not (children := _spawned()):
+            time.sleep(0.005)
+        children[0].kill()
+
+    threading.Thread(target=kill_first, daemon=True).start()
+    with pool.Pool(open_worker, ("x" * (1 << 20),), 1, LIMITS) as crew:
+        lost, after = (result for _, result in crew.map(["a", "count"]))
+    assert (lost.failure, lost.detail) == ("crashed", "SIGKILL")
+    assert after.value == 1
+
+
+def _spawned() -> list[psutil.Process]:
+    """Return the processes of this one's pools."""
+    children = psutil.Process().children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_workers_die_with_their_parent() -> None:
