@@ -4,6 +4,7 @@ its parent.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -50,6 +51,13 @@ def open_worker(name: str) -> Callable[[Any], Iterator[Any]]:
             os.closerange(3, 64)  # its pipe too, a moment before it ends
             time.sleep(0.3)
             os._exit(3)
+        elif job == "nap":
+            time.sleep(0.5)
+            os.abort()
+        elif job in ("drip", "flood"):
+            for number in itertools.count():
+                time.sleep(0.1 if job == "drip" else 0.0)
+                yield number
         elif job == "greedy":
             yield len("x" * (1 << 30))
         elif job == "raise":
@@ -107,6 +115,35 @@ def test_a_job_that_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch, 
     first, bad, last = ends("a", job, "b", limits=pool.Limits(0.5, 256))
     assert (bad.failure, bad.detail) == ("timeout", "more than 0.5 s")
     assert [first.value, last.value] == ["w a", "w b"]
+
+
+@pytest.mark.parametrize("job", ["drip", "flood"])
+def test_a_job_whose_parts_take_too_long_together_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    first, bad, last = ends("a", job, "b", limits=pool.Limits(60.0, 256, 0.5))
+    assert (bad.failure, bad.detail) == ("total", "more than 0.5 s in all")
+    assert [first.value, last.value] == ["w a", "w b"]
+
+
+def test_a_job_that_is_given_again_has_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time it ends its process after half a second; the start of a process is not counted."""
+    monkeypatch.setattr(pool, "_RESTARTS", 0)
+    failures: list[str] = []
+
+    def again() -> Iterator[tuple[str, str]]:
+        while failures[-1:] != ["total"] and len(failures) < 9:
+            yield "key", "nap"
+
+    with pool.Pool(open_worker, ("w",), 1, pool.Limits(60.0, 256, 1.2)) as crew:
+        for result in crew.run(again()):
+            failures.append(result.failure)
+        assert failures[-1] == "total" and {*failures[:-1]} <= {"crashed"} and len(failures) <= 3
+        ((_, result),) = crew.map(["a"])
+    assert result.value == "w a"
 
 
 def test_a_worker_keeps_its_state_until_it_has_done_many_jobs(
