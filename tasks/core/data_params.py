@@ -124,6 +124,11 @@ class Ingest(Section):
     file_seconds: float = Field(
         120.0, gt=0.0, description="a file that yields nothing for this long is cut off"
     )
+    file_total_seconds: float = Field(
+        1200.0,
+        ge=0.0,
+        description="a file that takes longer in all, with its members, is cut off; 0: no limit",
+    )
     file_memory_mb: int = Field(2048, ge=64, description="a file that takes more memory is cut off")
     workers: int = Field(
         0, ge=0, description="processes; 0: one per core. The result does not depend on it"

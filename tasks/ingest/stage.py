@@ -13,6 +13,7 @@ does not depend on which process did what, or when.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -266,7 +267,9 @@ def _read_files(
     cluster.
     """
     params, scratch = stage.params.ingest, stage.work / "unpacked"
-    limits = Limits(params.file_seconds, params.file_memory_mb)
+    limits = Limits(
+        params.file_seconds, params.file_memory_mb, params.file_total_seconds or math.inf
+    )
     if params.ray_workers and left:
         cluster = Workers("ingest", min(params.ray_workers, left), params.ray_address, 1, gpu=False)
         return read_on_ray(jobs, work, cluster, limits, scratch)

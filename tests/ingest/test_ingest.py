@@ -164,6 +164,22 @@ def test_near_duplicates_can_be_kept(corner: Path) -> None:
     assert _summary()["dropped"] == {}
 
 
+def test_a_file_that_takes_too_long_in_all_is_tried_again_by_the_next_run(
+    corner: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (f"{sentence} {number}." for number in range(300) for sentence in SENTENCES[:20])
+    (corner / "corpus" / "a.txt").write_text("\n\n".join(lines))
+    _params(corner, file_total_seconds=0.0001)
+    assert _run() == 2
+    assert "a.txt: timeout, more than 0.0001 s in all: the rest was not read" in (
+        capsys.readouterr().err
+    )
+    _params(corner, file_total_seconds=0)
+    assert _run() == 0
+    assert len(_rows("passages")) > 100
+    assert "timeout" not in {row["reason"] for row in _rows("rejects")}
+
+
 def test_evaluation_overlap_is_always_counted_and_dropped_on_request(corner: Path) -> None:
     (corner / "corpus" / "a.txt").write_text("Some words that come before. " + SENTENCES[0])
     (corner / "corpus" / "b.txt").write_text(SENTENCES[1])
