@@ -125,3 +125,39 @@ def test_an_arrow_stream_is_read_up_to_its_damaged_batch(tmp_path: Path) -> None
         for item in detect.read(path, ReadOptions()):
             found.append(item)
     assert [item.member for item in found] == [f"#{number}" for number in range(1, 2001)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "50," + "long " * 5000,
+        '50,"' + 'a ""long"" text, ' * 2000 + '"',
+        '50,"two lines' + "{end}" + "long " * 5000 + '"',
+        '50,"' + "long " * 5000 + "{end}" + 'two lines"',
+    ],
+)
+@pytest.mark.parametrize("head", ["id,text", "id,note"])
+def test_a_line_of_a_csv_file_that_is_too_long_costs_its_row(
+    tmp_path: Path, line: str, end: str, head: str
+) -> None:
+    rows = [f'{number},"Row {number}, of the pump"' for number in range(1, 101)]
+    rows[49] = line.replace("{end}", end)
+    (tmp_path / "a.csv").write_bytes(end.join([head, *rows, ""]).encode())
+    documents, (reject,) = _read(tmp_path / "a.csv", max_bytes=5000)
+    numbers = [number for number in range(1, 101) if number != 50]
+    if head == "id,text":
+        assert [document.member for document in documents] == [f"#{n}" for n in numbers]
+        texts = [document.text for document in documents]
+        assert texts == [f"Row {number}, of the pump" for number in numbers]
+    else:  # no column of texts: it is read as a table
+        lines = [f"id: {number} | note: Row {number}, of the pump" for number in numbers]
+        assert documents[0].text.split("\n")[:-1] == lines
+    assert (reject.member, reject.reason) == ("#50", "too_large")
+
+
+def test_a_csv_file_whose_header_is_too_long_is_one_reject(tmp_path: Path) -> None:
+    for head in ("text," + "long " * 2000, "title " * 2000 + "\nid,text"):
+        (tmp_path / "a.csv").write_text(f"{head}\n1,one row\n2,another row\n")
+        with pytest.raises(Unreadable, match="too_large: a line of more than 0 MiB"):
+            _read(tmp_path / "a.csv", max_bytes=5000)

@@ -31,8 +31,10 @@ _TABLE_CHARS = 1 << 20
 
 #: The number of a line above the header; its text has no column.
 _TITLE = 0
-#: A byte that its encoding does not know, as Python escapes it.
+#: A byte that its encoding does not know, as Python escapes it; or the mark of a long line.
 _UNDECODED = re.compile("[\ud800-\udfff]")
+#: Stands in a CSV file in place of a line that is too long: no encoding gives it.
+_LONG_LINE = "\ud800"
 #: Rows of which one must have the text's column.
 _FIRST_ROWS = 100
 
@@ -233,6 +235,7 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
     # A sample may end inside a character; only whole lines are judged.
     encoding = detect(sample[: sample.rfind(b"\n") + 1] or sample)
     csv.field_size_limit(min(options.max_bytes, 1 << 30))
+    long_line = f"a line of more than {options.max_bytes >> 20} MiB"
     with path.open("r", encoding=encoding, errors="surrogateescape", newline="") as stream:
         reader = csv.reader(
             _text_lines(stream, options.max_bytes),
@@ -242,13 +245,22 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
         try:
             above, header, rows = headers.find_header(rows, column)
             for cells in above:
+                if _LONG_LINE in "".join(cells):
+                    raise Unreadable("too_large", f"{long_line}, and its header cannot be told")
                 yield _TITLE, _join_cells(cells)
+            if _LONG_LINE in "".join(header):
+                raise Unreadable("too_large", f"{long_line}: its header")
             if _UNDECODED.search("".join(header)):
                 raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
             names = _name_columns(header)
             for place, cells in enumerate(rows, 1):
                 if _UNDECODED.search("".join(cells)):
-                    yield place, Unreadable("damaged", f"bytes that are not {encoding}")
+                    yield (
+                        place,
+                        Unreadable("too_large", long_line)
+                        if _LONG_LINE in "".join(cells)
+                        else Unreadable("damaged", f"bytes that are not {encoding}"),
+                    )
                     continue
                 if not names:
                     yield place, _join_cells(cells)
@@ -275,10 +287,18 @@ def _name_columns(header: list[str]) -> list[str]:
 
 
 def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
+    """Yield lines; for one of more than ``limit`` characters, which is never held whole, a line
+    with :data:`_LONG_LINE`, behind a quote where a quoted cell begins or ends in it.
+    """
     for line in iter(partial(stream.readline, limit + 1), ""):
-        if len(line) > limit:
-            raise Unreadable("too_large", f"a line of more than {limit >> 20} MiB")
-        yield line
+        if len(line) <= limit:
+            yield line
+            continue
+        quotes, rest = 0, line
+        while rest:
+            quotes += rest.count('"')
+            rest = "" if rest.endswith(("\n", "\r")) else stream.readline(1 << 20)
+        yield '"' * (quotes % 2) + _LONG_LINE + "\n"
 
 
 def _delimiter(sample: bytes, encoding: str, column: str) -> str:
