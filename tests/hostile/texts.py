@@ -129,6 +129,21 @@ PROFILES = (
     ),
     ("a huge rank", b"finetune: {lora_rank: 10000000000}", "finetune.lora_rank"),
     ("a huge bootstrap", b"evaluate: {bootstrap: 1000000000000}", "evaluate.bootstrap"),
+    *(
+        (f"a huge {name.decode()}", b"%s: {%s: %s}" % (section, name, number), "must be at most")
+        for section, name, number in (
+            (b"finetune", b"processes", b"1000000000000"),
+            (b"finetune", b"batch_rows", b"10000000000000000000"),
+            (b"finetune", b"learning_rate", b"1.0e+19"),
+            (b"finetune", b"epochs", b"1000000000000"),
+            (b"finetune", b"max_tokens", b"10000000000000000000"),
+            (b"generate", b"samples", b"1000000000000"),
+            (b"generate", b"workers", b"1000000000000"),
+            (b"ingest", b"max_file_mb", b"1000000000000"),
+            (b"ingest", b"file_seconds", b"1.0e+12"),
+            (b"verify", b"answers", b"1000000000000"),
+        )
+    ),
     ("endless seconds", b"ingest: {file_seconds: .inf}", "ingest.file_seconds"),
     (
         "a token",
