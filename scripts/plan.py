@@ -28,7 +28,7 @@ from tasks.core.stage import WORK, one_line_errors
 from tasks.scoring.intervals import SPREAD, measured_spread
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan, plan
-from tasks.start.trial import PASSAGES
+from tasks.start.trial import PASSAGES, SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("artifacts") / "plan" / "plan.json"
@@ -52,15 +52,16 @@ def main(argv: list[str] | None = None) -> int:
         if inside := tell_items_read(items, corpus, values["ingest"]):
             raise PipelineError(f"evaluate.items: {inside}")
         print(
-            f"{_opening(params)} go through the first stages: some two minutes, more on a busy "
-            "machine",
+            f"{_opening(params)} go through the first stages: one to two minutes, more on a "
+            "busy machine",
             flush=True,
         )
         run = derive_name(arguments.profile, settings)
         spread = measured_spread(folder_of(ROOT, run)) or SPREAD
 
-        def tell(stage: str) -> None:
-            print(f"    {stage + ' ...':<16}after {time.monotonic() - started:.0f} s", flush=True)
+        def tell(stage: str, progress: str) -> None:
+            name, more = ("", f": {progress}") if progress else (f"{stage} ...", "")
+            print(f"    {name:<16}after {time.monotonic() - started:.0f} s{more}", flush=True)
 
         found = plan(params, values, (WORK / "plan").absolute(), tell, spread)
         told = to_json(found, arguments.profile, run, time.monotonic() - started)
@@ -72,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _opening(params: Params) -> str:
-    return f"{PASSAGES} passages" if params.supervise.mix.generator else "Claims made by rules"
+    return (
+        f"Up to {PASSAGES} passages" if params.supervise.mix.generator else "Claims made by rules"
+    )
 
 
 def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
@@ -131,6 +134,8 @@ def describe(found: Plan, profile: str) -> list[str]:
         _line("tokens", "written", _shown(found.generated_tokens, "{:,.0f}")),
         _line("smallest gain", "", _gain(found)),
     ]
+    few = f", as {SECONDS:.0f} s were over: fewer make wider ranges" if found.stopped else ""
+    lines.append(_line("tried", "", f"{found.tried:,} passages{few}"))
     shown, before = [], ""
     for line in lines:  # a name that was there is not repeated
         name = line[:16]

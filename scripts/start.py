@@ -30,6 +30,7 @@ from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
 from tasks.lm.licence import licence_of
 from tasks.scoring.datasets import ITEM_FORMS
+from tasks.start.apart import hold_folder
 from tasks.start.claims import expect_claims
 from tasks.start.item_form import HOUSE, ItemForm
 from tasks.start.look import Look, look
@@ -57,7 +58,8 @@ _WIDTH, _INDENT = 96, 11
 
 def main() -> int:
     """Survey the corpus, write the two files, print the plan and what to type next."""
-    with one_line_errors("start"):
+    work = ROOT / WORK / "start"
+    with one_line_errors("start"), hold_folder(work, "make start"):
         asked = {key: os.environ.get(key, "") for key in ("CORPUS", "NAME", "EVALUATION", "TASK")}
         corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
         model = _choose_model(os.environ.get("MODEL", ""))
@@ -65,7 +67,6 @@ def main() -> int:
         items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
         _refuse_inside(items, corpus)
         form, why = choose_form(asked["TASK"], items, name)
-        work = ROOT / WORK / "start"
         count, told = check_items(name, form, items, work) if items else (0, [])
         labelled = (items, count) if items else None
         # Tokens are counted by the embedded generator, so that a look needs no other model.

@@ -1,18 +1,19 @@
 """Runs a stage in a folder of its own, outside the graph, and measures it.
 
-The pipeline's artifacts, journals and locks stay as they are.
+The pipeline's artifacts, journals and locks stay as they are: the folder has a lock of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
+from tasks.core.lock import hold_lock
 from tasks.core.process import start_guard
 from tasks.core.setting_paths import find_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A line of a stage's progress meter: ``32/64 rows``.
-_PROGRESS = re.compile(r" ([\d,]+)/([\d,]+) [a-z]+")
+_PROGRESS = re.compile(r" (([\d,]+)/([\d,]+) [a-z]+)")
+#: Seconds between two lines of progress that a user sees.
+_EVERY = 10.0
+#: Gets the name of a stage and its progress, such as ``32/64 rows``: empty when it starts.
+Tell = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,19 @@ class Measured:
     marks: tuple[tuple[float, int], ...] = ()
     #: Rows (or steps) that it had to do.
     total: int = 0
+    #: Whether it was stopped before its end; the seconds are then those to its last mark.
+    stopped: bool = False
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path, command: str) -> Iterator[None]:
+    """Hold ``folder`` for ``command``, also while it is emptied: the lock is the file beside it.
+
+    Where another process holds it, :class:`~tasks.core.lock.LockedError` names that at once.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder.with_name(f"{folder.name}.lock"), command, patience=0.0):
+        yield
 
 
 def write_params(values: Mapping[str, Any], folder: Path) -> Path:
@@ -52,18 +71,30 @@ def write_params(values: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = "") -> Measured:
+def run_apart(
+    stage: str,
+    folder: Path,
+    inputs: Mapping[str, Path],
+    kept: str = "",
+    tell: Tell | None = None,
+    enough: Callable[[float], bool] | None = None,
+) -> Measured:
     """Run ``python -m tasks.<stage>`` on ``folder/params.yaml``, with ``folder/<stage>`` as output.
 
-    Raises :class:`PipelineError` with the stage's own error line, or the end of its trace. ``kept``
-    takes the place of the sample's folder in it.
+    ``tell`` gets its start and, at most every ten seconds, its progress. ``enough`` gets the
+    seconds since its first progress at each line that it prints; where it says yes the stage is
+    killed, and there is no output. Raises :class:`PipelineError` with the stage's own error line,
+    or the end of its trace; ``kept`` takes the place of the sample's folder in it.
     """
+    if tell:
+        tell(stage, "")
     command = [sys.executable, "-m", f"tasks.{stage}", "--params", "params.yaml", "--out", stage]
     for name, path in inputs.items():
         command += [f"--{name}", str(path)]
     places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
     started = time.monotonic()
-    lines: list[tuple[float, str]] = []
+    lines: list[str] = []
+    meter = _Meter(stage, tell, enough)
     guard = start_guard()  # a killed plan leaves no engine behind
     child = subprocess.Popen(
         command,
@@ -77,7 +108,11 @@ def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = 
     )
     try:
         assert child.stdout is not None  # noqa: S101 - for the type checker
-        lines += ((time.monotonic() - started, line) for line in child.stdout)
+        for line in child.stdout:
+            lines.append(line)
+            if meter.read(time.monotonic() - started, line):
+                child.kill()
+                break
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     finally:
@@ -86,17 +121,42 @@ def run_apart(stage: str, folder: Path, inputs: Mapping[str, Path], kept: str = 
             child.wait()
         guard.communicate()  # its input ends: it kills what is left
     log = folder / f"{stage}.log"
-    write_text(log, "".join(line for _, line in lines))
-    if child.returncode:
+    write_text(log, "".join(lines))
+    if child.returncode and not meter.stopped:
         raise PipelineError(_error(log).replace(str(folder / "sample"), kept or "the sample"))
-    steps = [(second, found) for second, line in lines if (found := _PROGRESS.search(line))]
     return Measured(
-        time.monotonic() - started,
+        meter.marks[-1][0] if meter.stopped else time.monotonic() - started,
         # Kilobytes on Linux, bytes on macOS.
         usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
-        tuple((second, int(found[1].replace(",", ""))) for second, found in steps),
-        int(steps[-1][1][2].replace(",", "")) if steps else 0,
+        tuple(meter.marks),
+        meter.total,
+        meter.stopped,
     )
+
+
+@dataclass
+class _Meter:
+    """Reads the progress among a stage's lines, and passes it on."""
+
+    stage: str
+    tell: Tell | None
+    enough: Callable[[float], bool] | None
+    marks: list[tuple[float, int]] = field(default_factory=list)
+    total: int = 0
+    stopped: bool = False
+    _told: float = 0.0
+
+    def read(self, second: float, line: str) -> bool:
+        """Take a line that came ``second`` seconds after the start; tell whether to stop."""
+        if found := _PROGRESS.search(line):
+            done, self.total = (int(found[part].replace(",", "")) for part in (2, 3))
+            self.marks.append((second, done))
+            if self.tell and second - self._told >= _EVERY:
+                self._told = second
+                self.tell(self.stage, found[1])
+        if self.enough and self.marks:
+            self.stopped = self.enough(second - self.marks[0][0])
+        return self.stopped
 
 
 def _error(log: Path) -> str:

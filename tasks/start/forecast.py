@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 #: Ends of an 80 % interval.
 _ENDS = (10, 90)
@@ -72,7 +74,8 @@ def forecast_kept(
     """Return task type -> the rows that are kept of ``passages`` passages, and ``all`` of them.
 
     ``kept`` has, for each type, the rows kept of each passage of the trial. The trial's passages
-    are drawn again and again, and those outside it drawn from them. ``sampled_files``: how many
+    are drawn again and again, and those outside it drawn from them; of few passages the ends are
+    moved apart as Student's t has them. ``sampled_files``: how many
     files the number of passages was reckoned from; 0: it was counted.
     """
     chance = np.random.default_rng(seed)
@@ -97,7 +100,16 @@ def _total(
 ) -> NDArray[np.float64]:
     again = rows[drawn]
     noise = chance.normal(0.0, 1.0, len(rest)) * again.std(axis=1) * np.sqrt(rest)
-    return np.asarray(rows.sum() + np.maximum(again.mean(axis=1) * rest + noise, 0.0))
+    likely = rows.mean() * rest
+    away = (again.mean(axis=1) * rest + noise - likely) * _widen(len(rows))
+    return np.asarray(rows.sum() + np.maximum(likely + away, 0.0))
+
+
+def _widen(tried: int) -> float:
+    """Return by how much a bootstrap's 80 % interval of so few passages is too narrow."""
+    freedom = max(tried - 1, 1)
+    # A bootstrap's spread of n things is too small by sqrt((n - 1) / n).
+    return float(stdtrit(freedom, 0.9) / NormalDist().inv_cdf(0.9)) * math.sqrt(tried / freedom)
 
 
 def _range(total: NDArray[np.float64], rows: NDArray[np.float64], passages: int) -> Range:

@@ -1,11 +1,12 @@
-"""Forecasts a whole run from a trial: 32 passages through generate, validate, verify and two
+"""Forecasts a whole run from a trial: up to 32 passages through generate, validate, verify and two
 training steps, or claims that rules make of more of them.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.intervals import SPREAD, smallest_gain
 from tasks.scoring.lengths import check_prompts
+from tasks.start.apart import Tell, hold_folder
 from tasks.start.forecast import Pace, Range, forecast_kept, judge_text, memory
 from tasks.start.survey import Survey, survey
-from tasks.start.trial import Trial, try_constructed, try_generated
+from tasks.start.trial import PASSAGES, Trial, try_constructed, try_generated
 
 #: One row that the reader answers costs as much as 1.5 to 4 questions of baseline and evaluate: it
 #: samples several answers, but reads its prompt once.
@@ -57,20 +59,23 @@ class Plan:
     #: The smallest gain in F1, in 0-1, that the items can show; None without labelled items.
     smallest_gain: float | None
     verdict: str
+    #: Whether the trial was stopped, as its time was over.
+    stopped: bool = False
 
 
 def plan(
     params: Params,
     values: Mapping[str, Any],
     folder: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
     spread: float = SPREAD,
 ) -> Plan:
     """Try the run of ``params`` (``values``: the same as they are in the files) and forecast it.
 
-    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried;
-    ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for a corpus, items
-    or a model that cannot be read, and for a supervision source that makes no rows of the corpus.
+    Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried,
+    and its progress; ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for
+    a corpus, items or a model that cannot be read, for a supervision source that makes no rows of
+    the corpus, and where another plan works in ``folder``.
     """
     mix = params.supervise.mix
     if not mix.generator and mix.names != ("constructed",):
@@ -86,11 +91,11 @@ def plan(
     questions, labelled = _count_questions(params)
     check_models(params)
     check_prompts(params)
-    shutil.rmtree(folder, ignore_errors=True)
-    tell("ingest")
-    found = survey(Path(params.ingest.corpus), values, folder)
-    try_out = try_generated if mix.generator else try_constructed
-    trial = try_out(params, values, found.passages, folder, tell)
+    with hold_folder(folder, "make plan"):
+        shutil.rmtree(folder, ignore_errors=True)
+        found = survey(Path(params.ingest.corpus), values, folder, progress=tell)
+        try_out = try_generated if mix.generator else try_constructed
+        trial = try_out(params, values, found.passages, folder, tell)
     gain = smallest_gain(labelled, spread)
     return _forecast(params, found, trial, questions, labelled, gain)
 
@@ -126,7 +131,7 @@ def _forecast(
     for part in minutes.values():
         total = total.plus(part)
     tokens = sum(found.passages["tokens"].to_pylist()) / len(found.passages) * passages
-    written = trial.output_tokens * times
+    written, unsure = trial.output_tokens * times, _unsure(trial)
     return Plan(
         passages,
         trial.passages,
@@ -136,10 +141,16 @@ def _forecast(
         memory([stage.peak_mb for stage in trial.measured.values()]),
         _disk(params, passages),
         round(tokens),
-        Range(written, written).times(0.9, 1.1),
+        Range(written, written).times(1 - unsure, 1 + unsure),
         gain,
         judge_text(trained),
+        any(stage.stopped for stage in trial.measured.values()),
     )
+
+
+def _unsure(trial: Trial) -> float:
+    """Return how far a count of the trial may be from the whole's: 0.1 where all were tried."""
+    return min(0.1 * math.sqrt(PASSAGES / trial.passages), 0.9)
 
 
 def _minutes(
@@ -153,10 +164,12 @@ def _minutes(
         paces["supervise"] = Pace(0.0, made.seconds)
     predictions = trial.predictions * times
     tried = trial.validated * params.verify.confident_share
-    asked = tried * times
+    unsure = _unsure(trial)
+    asked = Range(tried, tried).times((1 - unsure) * times, (1 + unsure) * times)
     verify = trial.measured.get("verify")
     if verify and verify.total:  # rows that test the reader, and those it may repair
-        asked += max(verify.total - tried, 0)
+        more = max(verify.total - tried, 0)
+        asked = asked.plus(Range(more, more))
     passes = params.finetune.epochs / params.finetune.batch_rows
     steps = trained.times(passes, passes).at_most(params.finetune.max_steps)
     read = found.seconds * found.times / 60
@@ -168,7 +181,7 @@ def _minutes(
     rows = {
         "generate": Range(predictions, predictions),
         "validate": Range(predictions, predictions),
-        "verify": Range(asked, asked),
+        "verify": asked,
         "supervise": Range(times, times),
         "finetune": steps,
     }

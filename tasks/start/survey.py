@@ -18,7 +18,7 @@ from tasks.core.parquet import read_table
 from tasks.core.setting_paths import NOTHING
 from tasks.ingest.cleaning import detect_language
 from tasks.ingest.discovery import discover
-from tasks.start.apart import ROOT, run_apart, write_params
+from tasks.start.apart import ROOT, Tell, run_apart, write_params
 from tasks.start.draw import draw, link
 
 #: Passages whose language is looked at.
@@ -78,11 +78,13 @@ def survey(
     folder: Path,
     seed: int = 1,
     tell: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> Survey:
     """Read a seeded sample of ``corpus`` with the settings of ``values``; work in ``folder``.
 
-    ``tell`` gets a line on what is read, before it is. Raises :class:`PipelineError` for a folder
-    that is not there or is empty, and :class:`NoPassages` where no passage is kept.
+    ``tell`` gets a line on what is read, before it is, and ``progress`` that of the reading. Raises
+    :class:`PipelineError` for a folder that is not there or is empty, and :class:`NoPassages` where
+    no passage is kept.
     """
     ingest = values["ingest"]
     follow_links = ingest.get("follow_links", _default("follow_links"))
@@ -111,7 +113,7 @@ def survey(
     folder.mkdir(parents=True, exist_ok=True)
     write_params(overlay(dict(values), sample), folder)
     try:
-        measured = run_apart("ingest", folder, {}, str(corpus))
+        measured = run_apart("ingest", folder, {}, str(corpus), progress)
     except PipelineError as error:
         if str(error).startswith("ingest: no readable document"):
             raise NoPassages(f"{error}; docs/corpus.md says what to do about each") from error

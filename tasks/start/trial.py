@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,22 @@ import torch
 
 from tasks.claims.construct import SHARES
 from tasks.core.errors import PipelineError
-from tasks.core.files import choose, read_json
+from tasks.core.files import choose, read_json, row_seed
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.setting_paths import NOTHING
+from tasks.core.stage import WORK
 from tasks.scoring.datasets import has_items
-from tasks.start.apart import Measured, run_apart, write_params
+from tasks.start.apart import Measured, Tell, run_apart, write_params
 
-#: Passages of the trial, rows that it generates and asks at a time, and steps that it trains.
-PASSAGES, SHARD, STEPS = 32, 32, 2
+#: Passages of the trial at most, rows that it generates and asks at a time, and steps that it
+#: trains.
+PASSAGES, SHARD, STEPS = 32, 16, 2
+#: Seconds of generating after which a trial has enough, and passages that it needs all the same.
+SECONDS, _LEAST = 40.0, 4
 #: Rows at a time on a GPU: it writes this many together in about the time that one row takes.
 _GPU_ROWS = 256
 #: A yield that one good row has; without any validate ends with an error.
@@ -37,6 +41,7 @@ _CLAIM_PASSAGES, _ITEMS = 1000, 8
 class Trial:
     """What the trial gave: rows kept of each passage, and what each stage took."""
 
+    #: Those that were generated from: fewer than were drawn where it took too long.
     passages: int
     #: Task type -> rows kept of each passage of the trial.
     kept: dict[str, list[int]]
@@ -52,15 +57,15 @@ def try_generated(
     values: Mapping[str, Any],
     found: pa.Table,
     folder: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Trial:
     """Try what a generator writes: some passages of ``found`` (rows.PASSAGES) go through generate,
     validate, verify and two training steps.
     """
     count, together = PASSAGES, SHARD
+    a_passage = params.generate.samples * len(params.generate.task_types)
     if torch.cuda.is_available():
         together = _GPU_ROWS
-        a_passage = params.generate.samples * len(params.generate.task_types)
         count = max(PASSAGES, together // a_passage)
     passages = _draw(found, count, params.generate.seed, folder)
     smaller: dict[str, dict[str, Any]] = {
@@ -71,24 +76,21 @@ def try_generated(
     }
     write_params(overlay(dict(values), smaller), folder)
     passage = {"passages": folder / "passages.parquet"}
-    tell("generate")
-    measured = {"generate": run_apart("generate", folder, passage)}
+    generated, passages = generate_in_time(passages, a_passage, folder, tell)
+    measured = {"generate": generated}
     written = read_json(folder / "generate/summary.json")
-    tell("validate")
     predictions = {"predictions": folder / "generate/predictions.parquet"}
-    validated = _run_or_none("validate", folder, predictions, measured)
+    validated = _run_or_none("validate", folder, predictions, measured, tell)
     rows = validated
     if len(validated):
         inputs = {
             name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
         }
-        tell("verify")
-        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured)
+        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured, tell)
         shown = rows if len(rows) >= params.finetune.batch_rows else validated
         write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
-        tell("finetune")
         training = {"instructions": folder / "training.parquet"}
-        measured["finetune"] = run_apart("finetune", folder, training)
+        measured["finetune"] = run_apart("finetune", folder, training, tell=tell)
     return Trial(
         len(passages),
         _kept(params.generate.task_types, passages, rows),
@@ -99,12 +101,42 @@ def try_generated(
     )
 
 
+def generate_in_time(
+    passages: pa.Table, a_passage: int, folder: Path, tell: Tell
+) -> tuple[Measured, pa.Table]:
+    """Generate from ``passages`` (rows.PASSAGES), ``a_passage`` rows of each, for forty seconds or
+    until it is done; return what it took, and the passages whose rows are finished, four or more.
+
+    The time begins when the engine is there. A stage that is stopped has its finished shards in the
+    journal, from which it is run again: nothing is generated then.
+    """
+    asked = {"passages": folder / "asked.parquet"}
+    least, whole = _LEAST * a_passage, len(passages) * a_passage
+
+    def enough(worked: float) -> bool:
+        return worked >= SECONDS and least <= _finished(folder) < whole
+
+    write_table(asked["passages"], passages)
+    measured = run_apart("generate", folder, asked, tell=tell, enough=enough)
+    if measured.stopped:
+        passages = passages.slice(0, _finished(folder) // a_passage)
+        write_table(asked["passages"], passages)
+        run_apart("generate", folder, asked)
+    return measured, passages
+
+
+def _finished(folder: Path) -> int:
+    """Return the rows of the finished shards: generate tells them with a sample of each."""
+    sample = folder / WORK / "generate" / "sample.json"
+    return int(read_json(sample)["rows"]) if sample.is_file() else 0
+
+
 def try_constructed(
     params: Params,
     values: Mapping[str, Any],
     found: pa.Table,
     folder: Path,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Trial:
     """Try claims made by rules: up to a thousand passages of ``found`` (rows.PASSAGES) go through
     supervise and two training steps, and the unadapted model answers some of the items, if any.
@@ -119,25 +151,30 @@ def try_constructed(
     write_params(overlay(dict(values), smaller), folder)
     write_table(folder / "none.parquet", INSTRUCTIONS.empty_table())
     inputs = {"passages": folder / "passages.parquet", "instructions": folder / "none.parquet"}
-    tell("supervise")
-    measured = {"supervise": run_apart("supervise", folder, inputs)}
+    measured = {"supervise": run_apart("supervise", folder, inputs, tell=tell)}
     training = {"instructions": folder / "supervise/instructions.parquet"}
-    tell("finetune")
-    measured["finetune"] = run_apart("finetune", folder, training)
+    measured["finetune"] = run_apart("finetune", folder, training, tell=tell)
     if has_items(Path(params.evaluate.items)):
         # The unadapted model alone: the pace of one is that of the others.
         alone = {"finetune": {**smaller["finetune"], "start": NOTHING}}
         write_params(overlay(dict(values), smaller | alone), folder)
-        tell("baseline")
-        measured["baseline"] = run_apart("baseline", folder, {})
+        measured["baseline"] = run_apart("baseline", folder, {}, tell=tell)
     kinds = [kind for kind in params.generate.task_types if kind in SHARES]
     rows = read_table(training["instructions"])
     return Trial(len(passages), _kept(kinds, passages, rows), measured)
 
 
 def _draw(found: pa.Table, count: int, seed: int, folder: Path) -> pa.Table:
-    """Write the passages of the trial, at most ``count``, to ``folder``; return them."""
+    """Write the passages of the trial, at most ``count``, to ``folder``; return them.
+
+    They come document by document in a seeded order, so that the first ones stand for all.
+    """
     passages = found.take(choose(found["passage_id"].to_pylist(), count, seed, "passage"))
+    names = zip(passages["document"].to_pylist(), passages["passage_id"].to_pylist(), strict=True)
+    ranks = [
+        (row_seed(seed, "document", file), row_seed(seed, "place", own)) for file, own in names
+    ]
+    passages = passages.take(sorted(range(len(ranks)), key=ranks.__getitem__))
     write_table(folder / "passages.parquet", passages)
     return passages
 
@@ -150,11 +187,11 @@ def _two_steps(params: Params) -> dict[str, Any]:
 
 
 def _run_or_none(
-    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured]
+    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured], tell: Tell
 ) -> pa.Table:
     """Return the rows that the stage keeps: none where it ends with an error because of that."""
     try:
-        measured[stage] = run_apart(stage, folder, inputs)
+        measured[stage] = run_apart(stage, folder, inputs, tell=tell)
     except PipelineError as error:
         if not str(error).startswith(("validate: yield ", "verify: none of ")):
             raise

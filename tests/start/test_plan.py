@@ -17,12 +17,16 @@ import yaml
 
 from scripts import plan as script
 from tasks.core.files import read_json
+from tasks.core.lock import hold_lock
 from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
+from tasks.core.parquet import read_table
 from tasks.core.process import is_alive, process_mark
 from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
-from tasks.start.apart import write_params
+from tasks.start import apart
+from tasks.start import trial as trials
+from tasks.start.apart import run_apart, write_params
 from tasks.start.forecast import (
     Pace,
     Range,
@@ -31,7 +35,7 @@ from tasks.start.forecast import (
     memory,
 )
 from tests.claims.test_construct import corpus
-from tests.conftest import ROOT
+from tests.conftest import ROOT, passage_table
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
 
@@ -72,6 +76,17 @@ def test_the_text_is_judged_by_the_rows_it_gives() -> None:
     assert judge_text(Range(40, 90)).startswith("perhaps too little text")
     assert judge_text(Range(140, 900)).startswith("enough text")
     assert memory([100.0, 300.0]) == Range(300.0, 375.0)
+
+
+@pytest.mark.parametrize("tried", [4, 8])
+def test_of_few_passages_the_intervals_are_wider_and_still_hold(tried: int) -> None:
+    chance = np.random.default_rng(5)
+    held = 0
+    for trial in range(200):
+        whole = chance.choice(5, 400, p=[0.2, 0.2, 0.2, 0.2, 0.2])
+        found = forecast_kept({"exqa": whole[:tried].tolist()}, 400, seed=trial)["all"]
+        held += found.low <= whole.sum() <= found.high
+    assert 140 <= held <= 180
 
 
 @pytest.fixture
@@ -140,8 +155,28 @@ def test_a_trial_gives_every_figure_with_two_ends(
     stages = ("ingest", "generate", "validate", "verify", "finetune")
     for stage, line in zip(stages, printed.splitlines()[1:6], strict=True):
         assert re.fullmatch(rf"    {stage} \.\.\. +after \d+ s", line)
+    assert "\ntried           32 passages\n" in printed and found["trial_passages"] == 32
     assert "kept rows" in printed and "no labelled items: there will be no F1" in printed
     assert not (desk / "artifacts/generate").exists(), "the pipeline's artifacts do not change"
+
+
+def test_a_slow_generator_is_stopped_and_what_is_finished_counts(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECONDS_A_CALL", "0.5")
+    monkeypatch.setattr(trials, "SECONDS", 0.2)
+    small = {"generate": {"samples": 2, "shard_rows": 4}}
+    write_params(overlay(read_yaml(desk / "params.yaml"), small), desk)
+    told: list[tuple[str, str]] = []
+    took, tried = trials.generate_in_time(
+        passage_table(32), 2, desk, lambda *said: told.append(said)
+    )
+    rows = read_table(desk / "generate/predictions.parquet")
+    assert 4 <= len(tried) < 32 and took.stopped
+    assert rows["passage_id"].to_pylist() == [
+        name for name in tried["passage_id"].to_pylist() for _ in range(2)
+    ]
+    assert told[0] == ("generate", "") and took.marks[-1][0] == took.seconds
 
 
 def test_claims_made_by_rules_are_forecast_without_a_generator(
@@ -161,6 +196,20 @@ def test_claims_made_by_rules_are_forecast_without_a_generator(
     for stage, line in zip(("ingest", "supervise", "finetune"), printed.splitlines()[1:4]):
         assert re.fullmatch(rf"    {stage} \.\.\. +after \d+ s", line)
     assert re.search(r"\n +written +0\n", printed)
+
+
+def test_a_second_plan_says_who_holds_the_first_and_leaves_its_files(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = desk / ".work/plan/generate.log"
+    first.parent.mkdir(parents=True)
+    first.touch()
+    with hold_lock(desk / ".work/plan.lock", "make plan"):
+        assert script.main(["--profile", "default"]) == 2
+    error = capsys.readouterr().err
+    assert f'make plan is already being run here by {{"pid": {os.getpid()}' in error
+    assert error.count("\n") == 1 and first.exists()
+    assert not (desk / "artifacts").exists()
 
 
 @pytest.mark.parametrize(
@@ -186,11 +235,8 @@ def test_what_cannot_be_forecast_is_one_line(
 
 
 def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/__init__.py").touch()
-    (tmp_path / "tasks/sleepy.py").write_text(
-        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
-    )
+    code = "import os\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    _stage_of(tmp_path, code)
     asked = (
         "import pathlib; from tasks.start.apart import run_apart; "
         f"run_apart('sleepy', pathlib.Path({str(tmp_path)!r}), {{}})"
@@ -206,6 +252,37 @@ def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:
     while is_alive(stage):
         assert time.monotonic() < deadline, "the stage outlived the plan"
         time.sleep(0.05)
+
+
+def _stage_of(folder: Path, code: str) -> Path:
+    """Make a folder in which ``tasks.sleepy`` runs ``code``; return the folder."""
+    (folder / "tasks").mkdir()
+    (folder / "tasks/__init__.py").touch()
+    (folder / "tasks/sleepy.py").write_text(f"import pathlib, time\n{code}")
+    return folder
+
+
+def test_progress_is_told_but_not_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "for n in range(6):\n    print(f'12:00 {n * 200:,}/1,000 rows  1/s')\n    time.sleep(0.2)\n"
+    )
+    folder, told = _stage_of(tmp_path, code), []
+    monkeypatch.setattr(apart, "_EVERY", 0.5)
+    found = run_apart("sleepy", folder, {}, tell=lambda *said: told.append(said))
+    assert told[0] == ("sleepy", "") and 2 <= len(told) <= 4
+    assert all(re.fullmatch(r"[\d,]+/1,000 rows", said) for _, said in told[1:])
+    assert len(found.marks) == 6 and found.total == 1000 and not found.stopped
+
+
+def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:
+    folder = _stage_of(
+        tmp_path, "for n in range(60):\n    print(f' {n}/60 rows')\n    time.sleep(0.1)\n"
+    )
+    found = run_apart("sleepy", folder, {}, enough=lambda worked: worked > 0.3)
+    assert found.stopped and 2 < len(found.marks) < 30
+    assert found.seconds == found.marks[-1][0], "what came after the last row is not counted"
 
 
 def test_the_paths_of_a_section_in_a_section_are_absolute_in_a_trial(tmp_path: Path) -> None:

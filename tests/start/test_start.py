@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tasks.core.errors import PipelineError
+from tasks.core.lock import hold_lock
 from tasks.core.overlay import read_layers
 from tasks.core.params import Params, parse_params
 from tasks.scoring.datasets import load_dataset, load_items
@@ -273,6 +275,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert said in error and error.count("\n") == 1
     assert [path.name for path in (desk / "profiles").iterdir()] == ["big.yaml"]
     assert list((desk / "datasets").iterdir()) == [] and not (desk / "reviews").exists()
+
+
+def test_a_second_start_says_who_holds_the_first(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (desk / ".work").mkdir()
+    with hold_lock(desk / ".work/start.lock", "make start"):
+        assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="mine") == 2
+    error = capsys.readouterr().err
+    assert f'make start is already being run here by {{"pid": {os.getpid()}' in error
+    assert error.count("\n") == 1 and not (desk / "profiles/mine.yaml").exists()
 
 
 @pytest.mark.parametrize("name", ["contracts-2", "true", "1e5", "Q4.reports"])
