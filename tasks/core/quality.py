@@ -5,7 +5,7 @@ review.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from tasks.core.files import read_if_there, read_json
 class Reviewed:
     """What people found: ``right`` is the share (0-1) of the rows that they read (``read``) among
     those that are kept (``of``), None where they read none. Its 95 % interval is None where the
-    rows read are no sample of the kept ones.
+    rows read are no sample of the kept ones. ``by_type`` is the same of each task type of which
+    they read rows.
     """
 
     right: float | None
@@ -24,17 +25,30 @@ class Reviewed:
     high: float | None
     read: int
     of: int
+    by_type: dict[str, Reviewed] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, told: Mapping[str, Any]) -> Reviewed:
-        """Take a stage's figures (:meth:`tasks.scoring.reviews.Reviews.figures`)."""
+    def parse(
+        cls, told: Mapping[str, Any], kinds: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Reviewed:
+        """Take a stage's figures (:meth:`tasks.scoring.reviews.Reviews.figures`), and those of each
+        task type.
+        """
         names = ("right", "right_low", "right_high", "reviewed", "reviewed_of")
-        return cls(*(told[name] for name in names))
+        by_type = {kind: cls.parse(own) for kind, own in (kinds or {}).items() if own["reviewed"]}
+        right, low, high, read, of = (told[name] for name in names)
+        return cls(right, low, high, read, of, by_type)
 
     def __str__(self) -> str:
         """``44 % (34 to 55; 85 of 85 kept rows read)``, or without the interval why there is none;
-        or ``not reviewed``.
+        or ``not reviewed``. Several task types follow, each with the same.
         """
+        if len(self.by_type) < 2:
+            return self._share()
+        kinds = ", ".join(f"{kind} {found}" for kind, found in self.by_type.items())
+        return f"{self._share()}: {kinds}"
+
+    def _share(self) -> str:
         if self.right is None:
             return "not reviewed"
         share, read = f"{100 * self.right:.0f} %", f"{self.read} of {self.of} kept rows"
@@ -49,14 +63,13 @@ class RowQuality:
 
     ``well_formed`` is of the predictions, ``agreed`` of the rows that the reader was asked.
     ``generated`` is what people found among the rows that the reader keeps, ``made`` among those
-    that no generator wrote (None where they read none), and ``by_type`` the same by task type.
+    that no generator wrote (None where they read none).
     """
 
     well_formed: float | None
     agreed: float | None
     generated: Reviewed
     made: Reviewed | None = None
-    by_type: dict[str, Reviewed] = field(default_factory=dict)
 
     @classmethod
     def read(cls, validated: Path, verified: Path, supervised: Path | None = None) -> RowQuality:
@@ -75,12 +88,9 @@ class RowQuality:
         """Take the share of well-formed predictions, verify's summary, and ``review`` of
         supervise's.
         """
-        quality = cls(well_formed, word["agreed"], Reviewed.parse(word))
-        if not made or not made["reviewed"]:
-            return quality
-        kinds = made["by_task_type"].items()
-        by_type = {kind: Reviewed.parse(told) for kind, told in kinds if told["reviewed"]}
-        return replace(quality, made=Reviewed.parse(made), by_type=by_type)
+        generated = Reviewed.parse(word, word.get("review_by_task_type"))
+        read = Reviewed.parse(made, made["by_task_type"]) if made and made["reviewed"] else None
+        return cls(well_formed, word["agreed"], generated, read)
 
     def metrics(self) -> dict[str, float]:
         """Return the shares by name, and the interval of the last one; those that there are.
@@ -98,6 +108,8 @@ class RowQuality:
         }
         if self.made and right is not self.made:
             found["rows_right_made"] = self.made.right
+        if len(right.by_type) > 1:
+            found |= {f"rows_right/{kind}": own.right for kind, own in right.by_type.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def describe(self) -> str:
@@ -106,15 +118,7 @@ class RowQuality:
         word = "not judged" if self.agreed is None else f"{100 * self.agreed:.0f} %"
         told = f"well-formed {form}, agreed by the reader {word}, right by review "
         if not self.made:
-            return told + self.reviewed_as
-        made = str(self.made)
-        if len(self.by_type) > 1:
-            made += f": {', '.join(f'{kind} {each}' for kind, each in self.by_type.items())}"
+            return f"{told}{self.generated}"
         if not self.generated.of:
-            return told + made
-        return f"{told}{self.reviewed_as}; of the rows that no generator wrote {made}"
-
-    @property
-    def reviewed_as(self) -> str:
-        """What people found among the rows that the reader keeps, in words."""
-        return str(self.generated)
+            return f"{told}{self.made}"
+        return f"{told}{self.generated}; of the rows that no generator wrote {self.made}"

@@ -22,7 +22,7 @@ from tasks.core.data_params import CROSS_FIT, Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
 from tasks.core.parquet import Batches, TableWriter, gather
-from tasks.core.quality import RowQuality
+from tasks.core.quality import Reviewed
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
@@ -246,7 +246,7 @@ def _write(
             "artifacts/validate/instructions.parquet, lower verify.min_agreement, or set "
             "verify.reader to none"
         )
-    _summarise(stage, tally, reviews.figures(), tested, readers)
+    _summarise(stage, tally, reviews, tested, readers)
 
 
 def _values(row: Row, decision: Decision) -> dict[str, Any]:
@@ -263,21 +263,22 @@ def _values(row: Row, decision: Decision) -> dict[str, Any]:
 def _summarise(
     stage: Stage,
     tally: Tally,
-    reviewed: dict[str, float | int | None],
+    reviews: Reviews,
     tested: dict[str, Test],
     readers: Sequence[Reader],
 ) -> None:
     """Write report, metrics and summary."""
     figures = {kind: test.figures() for kind, test in tested.items()}
-    known = {"agreed": tally.agreed} | reviewed
+    known, kinds = {"agreed": tally.agreed} | reviews.figures(), reviews.by_task_type()
     write_json(stage.out / "metrics.json", {name: known[name] for name in ("agreed", "right")})
-    quality = RowQuality.of(None, known)
-    write_report(stage.out, stage.params.verify, tally, figures, quality.reviewed_as)
+    reviewed = Reviewed.parse(known, kinds)
+    write_report(stage.out, stage.params.verify, tally, figures, reviewed)
     stage.summary(
         tally.rows,
         tally.kept,
         dict(tally.reasons),
         **known,
+        review_by_task_type=kinds,
         by_task_type=tally.by_task_type(),
         reader=figures,
         readers=[reader.identity for reader in readers],

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params
-from tasks.core.quality import RowQuality
+from tasks.core.quality import Reviewed
 from tasks.core.setting_paths import NOTHING
 from tasks.lm.adapters import start_adapter
 from tasks.scoring.draw import SAMPLE, Draw
@@ -71,7 +71,7 @@ def _drawn() -> list[dict[str, Any]]:
 
 
 def _words(reviews: Reviews) -> str:
-    return RowQuality.of(None, reviews.figures() | {"agreed": None}).reviewed_as
+    return str(Reviewed.parse(reviews.figures()))
 
 
 def test_without_a_verdict_there_is_no_share() -> None:

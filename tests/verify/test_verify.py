@@ -423,8 +423,10 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
     found = _made()[2]
     assert (found["right"], found["reviewed"]) == (round(22 / 24, 4), 24)
     assert (found["right_low"], found["right_high"]) == (0.7415, 0.9768)
+    (figures,) = found["review_by_task_type"].values()
+    assert figures == {name: found[name] for name in figures}
     page = Path("artifacts/verify/report.html").read_text()
-    assert "74 to 98; 24 of 24 kept rows read" in page
+    assert "Right by review: 92 % (74 to 98; 24 of 24 kept rows read)." in page
 
 
 def test_a_row_that_a_person_found_wrong_takes_no_other_ones_place(run: Any) -> None:
