@@ -24,8 +24,9 @@ from tasks.scoring.float32 import compute_in_float32
 #: In bfloat16 the difference of two scores of the 135M model was off by 0.31 at most
 #: (tasks/scoring/ranking.py); another model's tokens are several apart.
 TIE = {"bfloat16": 0.5, "float32": 1e-3}
-#: Rows that are also generated one at a time, and how many times faster batches are to be on a GPU.
-_ALONE, _LEAST_FACTOR = 4, 10.0
+#: Rows that are also generated one at a time, and how many times faster batches are to be on a GPU
+#: where the rows fill this share of their budget: a batch waits for its longest row.
+_ALONE, _LEAST_FACTOR, _FULL = 4, 10.0, 0.9
 
 
 def generate_with(setting: Setting, kind: str) -> Figures:
@@ -52,8 +53,9 @@ def generate_with(setting: Setting, kind: str) -> Figures:
     note = f"{len(prompts)} prompts, {new} new tokens"
     if alone:
         factor = new / seconds / alone
-        note += f"; {factor:.1f} times one row at a time ({alone:,.0f} tokens/s)"
-        if gate == PASSED and torch.cuda.is_available() and factor < _LEAST_FACTOR:
+        note += f"; {factor:.1f} times one row at a time ({alone:,.1f} tokens/s)"
+        full = torch.cuda.is_available() and new >= _FULL * len(prompts) * shape.new_tokens
+        if gate == PASSED and full and factor < _LEAST_FACTOR:
             gate = f"batches are {factor:.1f} times as fast as one row at a time"
     # A step reads the weights once, however many rows it serves; speed counts the new tokens.
     need = Need(sum(map(len, prompts)) + new, new, passes=max(one.tokens for one in second))

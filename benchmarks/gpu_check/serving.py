@@ -32,7 +32,7 @@ _NAME, _FILES = "gpu-check", "served"
 #: Share of the GPU that the server takes: this process and the command have some of the rest.
 _SHARE = 0.8
 #: Seconds that the server has to start, to answer, and to end with all that it started.
-_START, _ANSWER, _END = 420.0, 120.0, 60.0
+_START, _ANSWER, _END = 900.0, 120.0, 60.0
 
 
 def serve(setting: Setting) -> Figures:

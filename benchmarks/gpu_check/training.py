@@ -100,7 +100,8 @@ def compare_gradients(setting: Setting) -> Figures:
         {"settings": settings.model_dump(), "rows": rows, "pad_token": setting.pad_token}
     ).outputs
     ours, reference = found["ours"], found["reference"]
-    gate = loss_gate(ours, reference, TOLERANCES[str(dtype(settings.precision))])
+    tolerances = TOLERANCES[str(dtype(settings.precision))]
+    gate = loss_gate(ours, reference, tolerances, found["plain"])
     if gate == PASSED and found["cosine"] < _LEAST_COSINE:
         gate = "the gradients point elsewhere"
     return Figures(
