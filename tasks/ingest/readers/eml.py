@@ -37,7 +37,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     if not options.skip:
         try:
             yield _message(message)
-        except Unreadable as problem:  # its attachments may be sound
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a parser may raise anything, and the attachments may be sound
+            problem = explain(error)
             yield Reject("", problem.reason, problem.detail)
     for number, attachment in enumerate(message.iter_attachments(), 1):
         if number > options.skip:
@@ -90,7 +93,10 @@ def _content(part: MIMEPart) -> str:
 
 def _attachment_name(part: MIMEPart, number: int) -> str:
     suffix = ".eml" if part.get_content_maintype() in ("message", "multipart") else ""
-    given = PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
+    try:
+        given = PurePosixPath((part.get_filename() or "").replace("\\", "/")).name
+    except (ValueError, TypeError, AttributeError, LookupError):  # its header is broken
+        given = ""
     return given or f"part-{number}{suffix}"
 
 
