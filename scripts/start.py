@@ -16,7 +16,6 @@ import re
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,13 +24,13 @@ from flows.runs.request import check_name, machine_profile
 from tasks.core.card import card_bytes
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, parse_setting, profile_files, read_layers, split_settings
-from tasks.core.params import parse_params
+from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
 from tasks.lm.licence import licence_of
 from tasks.scoring.datasets import ITEM_FORMS
 from tasks.start.apart import hold_folder
-from tasks.start.claims import expect_claims
+from tasks.start.claims import choose_claims, expect_claims, need_claims
 from tasks.start.item_form import HOUSE, ItemForm
 from tasks.start.look import Look, look
 from tasks.start.proposal import (
@@ -66,17 +65,24 @@ def main() -> int:
         settings = _read_settings(os.environ.get("SET", ""))
         items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
         _refuse_inside(items, corpus)
-        form, why = choose_form(asked["TASK"], items, name)
-        count, told = check_items(name, form, items, work) if items else (0, [])
-        labelled = (items, count) if items else None
         # Tokens are counted by the embedded generator, so that a look needs no other model.
         embedded, _ = read_layers(ROOT / "params.yaml")
         profiles = profile_files(ROOT / "profiles", model)
         before, _ = read_layers(ROOT / "params.yaml", profiles)
         values, layers = read_layers(ROOT / "params.yaml", profiles, list(settings.values()))
-        parse_params(values, layers, settings=list(settings.values()))
+        params: Params = parse_params(values, layers, settings=list(settings.values()))
+        ruled = "constructed" in params.supervise.mix.names
+        form, why = choose_form(asked["TASK"], items, name)
+        chosen = bool(asked["TASK"] or items)
+        if ruled and chosen:
+            need_claims(form.kind)
+        count, told = check_items(name, form, items, work) if items else (0, [])
+        labelled = (items, count) if items else None
         seen = look(corpus, {**embedded, "ingest": values["ingest"]}, work, _tell_reading, settings)
         values["ingest"] |= seen.chosen
+        if ruled and not chosen:
+            kind, why = choose_claims(seen.found)
+            form = HOUSE[kind]
         reasons = seen.reasons | {
             key: "as you set it"
             for key in settings
@@ -84,13 +90,14 @@ def main() -> int:
         }
         gpu = card_bytes() is not None
         stacked = f"{model},{name}" if model else name
-        kind = form.kind, why
-        proposal = propose(name, stacked, seen.found, values, kind, labelled, gpu, reasons)
+        proposal = propose(
+            name, stacked, seen.found, values, (form.kind, why), labelled, gpu, reasons
+        )
         written = write(proposal, form, ROOT)
         where = "this machine's GPU" if gpu else f"{os.cpu_count()} CPU cores"
         models = model or f"the embedded one of 135M, on {where}"
         about_items = _describe_items(form, told)
-        print("\n".join(_describe(seen, proposal, models, _licences(values), written, about_items)))
+        print("\n".join(_describe(seen, proposal, models, _licences(params), written, about_items)))
         return 0
     return 2
 
@@ -165,9 +172,11 @@ def _tell_reading(what: str) -> None:
     print(f"reading    {what}", flush=True)
 
 
-def _licences(values: dict[str, Any]) -> str:
-    """Return what the cards of the adapters on this machine say; a hub's are not asked."""
-    asked = {"generator": values["generate"]["generator"], "start": values["finetune"]["start"]}
+def _licences(params: Params) -> str:
+    """Return what the cards of the used adapters on this machine say; a hub's are not asked."""
+    asked = {"start": params.finetune.start}
+    if params.supervise.mix.generator:
+        asked = {"generator": params.generate.generator, **asked}
     found: dict[str, list[str]] = {}
     for part, name in asked.items():
         if Path(name).is_dir():
@@ -207,7 +216,7 @@ def _describe(
             (
                 "",
                 f"{max(other, 0.01):.0%} of the passages are not in English and are left out, as "
-                "the generator writes English alone; a chat model may write for them: "
+                f"the {proposal.writer} English alone; a chat model may write for them: "
                 "supervise.source prompted (docs/matrix.md)",
             )
         )
@@ -241,7 +250,7 @@ def _describe(
 def _rules(found: Survey, proposal: Proposal) -> list[tuple[str, str]]:
     """Return the command that trains on claims made by rules, where they make enough of them."""
     rows = expect_claims(found, proposal.kind)
-    if not rows:
+    if not rows or proposal.ruled:
         return []
     told = f"about {rows:,} rows by rules: docs/claims.md"
     return [("or", f"make run PROFILE={proposal.stacked},constructed    # {told}")]

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from tasks.core.parquet import read_table
+from tasks.scoring.questions import HELD_OUT
 
 #: Normal quantile of a two-sided 95 % interval.
 _Z = 1.959964
@@ -29,12 +30,13 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 
 def measured_spread(checkout: Path) -> float | None:
     """Return the standard deviation (0-1) of the items' differences, adapted minus what it started
-    from, in the last run of a checkout; None where there is none.
+    from, in the last run of a checkout; None where there is none, or it had no labelled items.
     """
     path = checkout / "artifacts/evaluate/predictions.parquet"
     if not path.is_file():
         return None
-    table = read_table(path, ["model", "item_id", "f1"]).to_pandas()
+    table = read_table(path, ["model", "dataset", "item_id", "f1"]).to_pandas()
+    table = table[table["dataset"] != HELD_OUT]  # those say how far it agrees with the generator
     means = table.groupby(["model", "item_id"])["f1"].mean().unstack("model")
     before = "start" if "start" in means else "zero_shot"
     if len(means) < 2 or not {before, "adapted"} <= set(means):

@@ -13,7 +13,7 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
-from tasks.core.mix import parse_mix
+from tasks.core.mix import Mix, parse_mix
 from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
 from tasks.scoring.datasets import (
@@ -55,6 +55,10 @@ class Proposal:
     min_why: str
     languages: tuple[str, ...]
     language_why: str
+    #: What makes rows of English alone, with its verb; empty where nothing does.
+    writer: str
+    #: Whether rules make claims of it.
+    ruled: bool
     #: Other settings of ingest: name, value as YAML, reason.
     more: tuple[tuple[str, str, str], ...]
     max_passages: int
@@ -139,14 +143,17 @@ def propose(
     """Choose the settings of a first run; ``values`` are those that the survey was made with, and
     ``reasons`` say why a setting of ingest is not that of params.yaml or the model's profile.
     """
-    english = parse_mix(values["supervise"]["source"]).generator == "bonito"
+    mix = parse_mix(values["supervise"]["source"])
+    writer = _english_writer(mix)
+    english = bool(writer)
     if english:
-        _need_english(found)
+        _need_english(found, writer)
     ingest = values["ingest"]
     other = english and found.share(ENGLISH) < 1 and "languages" not in reasons
     expected = round(found.expected_passages * (found.share(ENGLISH) if other else 1))
     about = f"about {expected:,}{' in English' if other else ''}"
-    limited = not gpu and expected > 2 * _FIRST_LOOK  # not to leave out a few
+    # Not to leave out a few; rules take no time.
+    limited = bool(mix.generator) and not gpu and expected > 2 * _FIRST_LOOK
     return Proposal(
         name=name,
         stacked=stacked,
@@ -162,12 +169,16 @@ def propose(
         languages=(ENGLISH,) if other else tuple(ingest.get("languages", ())),
         language_why=reasons.get(
             "languages",
-            "the generator writes English alone"
+            f"the {writer} English alone"
             if other
             else "all: it is English; else [en]"
             if english
-            else "all: a chat model writes the tasks (supervise.source prompted)",
+            else "all: a chat model writes the tasks (supervise.source prompted)"
+            if mix.generator
+            else "all",
         ),
+        writer=writer,
+        ruled="constructed" in mix.names,
         more=tuple(
             (key, _as_yaml(ingest[key]), " ".join(why.split()))
             for key, why in reasons.items()
@@ -186,6 +197,12 @@ def propose(
         ),
         labelled=items[1] if items else 0,
     )
+
+
+def _english_writer(mix: Mix) -> str:
+    if mix.generator == "bonito":
+        return "generator writes"
+    return "rules make claims of" if "constructed" in mix.names and not mix.generator else ""
 
 
 def _free_place(name: str, corpus: Path) -> str:
@@ -222,7 +239,7 @@ def need_new(name: str, root: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _need_english(found: Survey) -> None:
+def _need_english(found: Survey, writer: str) -> None:
     if found.share(ENGLISH) >= _LEAST_SHARE:
         return
     shown = ", ".join(f"{name} {count:,}" for name, count in islice(found.languages.items(), 5))
@@ -230,7 +247,7 @@ def _need_english(found: Survey) -> None:
     little = f"only {share:.0f} %" if share >= 1 else "less than 1 %"
     told = f": {little} of its text is in English" if share else " has no text in English"
     raise PipelineError(
-        f"{found.corpus}{told} (passages: {shown}), the only language that the generator writes: a "
+        f"{found.corpus}{told} (passages: {shown}), the only language that the {writer}: a "
         "chat model can write tasks in other languages (docs/matrix.md, supervise.source prompted, "
         "with prompts of your own)"
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.claims.construct import SHARES
 from tasks.core.errors import PipelineError
 from tasks.core.lock import hold_lock
-from tasks.core.overlay import read_layers
+from tasks.core.overlay import profile_files, read_layers
 from tasks.core.params import Params, parse_params
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
@@ -317,6 +318,51 @@ def test_where_rules_make_enough_rows_the_command_is_shown(
     assert "constructed" not in _said(capsys)
     assert _start(monkeypatch, CORPUS=desk / "docs here", NAME="few", TASK="nli") == 0
     assert "constructed" not in _said(capsys)
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))
+def test_what_is_written_for_a_model_passes_the_check_of_its_next_command(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    shutil.copytree(ROOT / "profiles", desk / "profiles", dirs_exist_ok=True)
+    rules = model == "constructed"
+    corpus = ROOT / "data/contracts/documents" if rules else desk / "docs here"
+    assert _start(monkeypatch, CORPUS=corpus, NAME="mine", MODEL=model) == 0
+    said = _said(capsys)
+    profile = re.search(r"make plan PROFILE=(\S+)", said)
+    assert profile and profile[1] == f"{model},mine"
+    files = profile_files(desk / "profiles", profile[1])
+    params = parse_params(*read_layers(desk / "params.yaml", files))
+    written = (desk / "profiles/mine.yaml").read_text()
+    assert "chat model" not in written
+    if rules:
+        assert set(params.generate.task_types) <= set(SHARES)
+        assert "task_types: [nli]   # rules make about" in written
+        assert "languages: []   # all: it is English" in written
+        assert "(start)" in said and "generator" not in said and "or make run" not in said
+    else:
+        assert "(generator, start)" in said or model in ("mistral-7b", "plain")
+
+
+def test_rules_are_asked_for_what_they_make(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "profiles/constructed.yaml", desk / "profiles")
+    asked = {"CORPUS": desk / "docs here", "NAME": "mine", "MODEL": "constructed"}
+    assert _start(monkeypatch, **asked, TASK="exqa") == 2
+    error = capsys.readouterr().err
+    assert "rules make rows of nli, te, ynqa, not of exqa" in error and error.count("\n") == 1
+    assert _start(monkeypatch, **asked, TASK="ynqa") == 0
+    assert "task_types: [ynqa]   # as you chose" in (desk / "profiles/mine.yaml").read_text()
+    _write(desk / "docs here", _GERMAN, 3)
+    assert _start(monkeypatch, **asked | {"NAME": "mixed", "TASK": "nli"}) == 0
+    assert "not in English and are left out, as the rules make claims of English alone" in _said(
+        capsys
+    )
+    assert (
+        "[en]   # the rules make claims of English alone"
+        in (desk / "profiles/mixed.yaml").read_text()
+    )
 
 
 def _said(capsys: pytest.CaptureFixture[str]) -> str:
