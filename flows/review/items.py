@@ -26,6 +26,7 @@ from tasks.core.files import fingerprint
 from tasks.core.page import Page
 from tasks.core.ports import read_port
 from tasks.core.row_reader import read_rows
+from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import EXTRACTION, task_type
@@ -34,7 +35,6 @@ from tasks.scoring.datasets import (
     Item,
     asked_columns,
     check_prompts,
-    has_items,
     load_dataset,
     load_items,
     parse_item,
@@ -67,7 +67,7 @@ def open_desk(place: Place) -> LabelDesk:
     for key, example in (("items", "local/mine/items.jsonl"), ("dataset", "datasets/mine.yaml")):
         place.need_own("evaluate", key, example)
     path = place.user_file("evaluate", "items")
-    if not has_items(path):
+    if is_nothing(path):
         name = place.profile.rpartition(",")[2]
         raise PipelineError(
             f"profile {place.profile} names no file for labelled items: in its section evaluate "
