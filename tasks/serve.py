@@ -39,8 +39,8 @@ from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
 from tasks.lm.engine import need_share, serve_command
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.tracking.fetch_model import fetch_evaluation, fetch_model
 from tasks.tracking.kept_answers import KeptAnswers, fetch_kept_answers
 

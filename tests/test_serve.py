@@ -29,8 +29,8 @@ from tasks.core.parquet import read_table
 from tasks.core.ports import find_free_port
 from tasks.core.process import is_alive
 from tasks.lm import engine
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.release import export, push
 from tasks.tracking.fetch_model import parse_model_uri
 from tasks.tracking.kept_answers import KeptAnswer, KeptAnswers

@@ -16,8 +16,8 @@ from benchmarks.gpu_check.setting import Answers, Setting
 from benchmarks.harness import PASSED
 from benchmarks.roofline import Need, read_weights
 from tasks.lm.engine import Engine, Sampling, open_engine
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model
 from tasks.scoring.float32 import compute_in_float32
 
 #: Logits of float32 that are no further apart are a tie, which each computation may break its way.

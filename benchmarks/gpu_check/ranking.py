@@ -15,8 +15,8 @@ from benchmarks.gpu_check.setting import Setting
 from benchmarks.harness import PASSED
 from benchmarks.inputs import prompter_of
 from benchmarks.roofline import Need, read_weights
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model
 from tasks.scoring import ranking
 from tasks.scoring.float32 import wide_residual
 

@@ -21,9 +21,10 @@ from benchmarks.roofline import Need, read_weights
 from tasks.core.model_params import Finetune
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import round_through_nf4
-from tasks.lm.models import dtype, load_model
+from tasks.lm.precision import dtype
 from tasks.lm.training import train
 
 #: Higher than the profile's: after a few steps the adapter must stand above bfloat16's rounding.

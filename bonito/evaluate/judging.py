@@ -22,17 +22,12 @@ from tasks.core.files import row_seed
 from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Engine, Sampling, need_engine, open_engine
+from tasks.lm.loading import load_model, need_card, vocabulary_logits
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import (
-    base_path,
-    load_model,
-    load_tokenizer,
-    need_card,
-    resolve,
-    vocabulary_logits,
-)
+from tasks.lm.models import base_path, resolve
 from tasks.lm.prompts import Prompter, bonito_output, fill, generator_prompt, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.ranking import rank
 from tasks.validate.labels import OFFERING

@@ -59,7 +59,8 @@ class Embedder:
         # Their import takes seconds, which texts with known vectors need not wait for.
         import torch
 
-        from tasks.lm.models import load_model, load_tokenizer
+        from tasks.lm.loading import load_model
+        from tasks.lm.tokenizers import load_tokenizer
 
         if self._model is None:
             self._model = load_model(str(folder)).eval()

@@ -20,7 +20,7 @@ from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
 from tasks.lm.merged import plain_weights
-from tasks.lm.models import count_positions, identify, load_tokenizer
+from tasks.lm.models import count_positions, identify
 from tasks.lm.prompts import (
     PROMPT_SLACK,
     Task,
@@ -29,6 +29,7 @@ from tasks.lm.prompts import (
     generator_prompt,
     parse_prediction,
 )
+from tasks.lm.tokenizers import load_tokenizer
 
 
 class GeneratorForm(Protocol):

@@ -147,7 +147,7 @@ def tokenizer_name(stage: Stage) -> tuple[str, str]:
 
 def _read_tokenizer(generator: str, revision: str) -> str:
     """Return the tokenizer as JSON: worker processes load it without the model library."""
-    from tasks.lm.models import tokenizer_json
+    from tasks.lm.tokenizers import tokenizer_json
 
     tokenizer = tokenizer_json(generator, revision)
     if not tokenizer:

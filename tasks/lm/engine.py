@@ -18,8 +18,10 @@ from typing import Any, Protocol
 import torch
 
 from tasks.core.errors import PipelineError
+from tasks.lm.loading import need_card
 from tasks.lm.memory import need_free
-from tasks.lm.models import dtype, explain_float32, need_card, resolve
+from tasks.lm.models import resolve
+from tasks.lm.precision import dtype, explain_float32
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,12 @@ from tasks.core.files import fingerprint, sha256_file, write_json
 from tasks.core.privacy import cache_folder
 from tasks.core.store import is_still_whole, work_key
 from tasks.lm.adapters import digest_adapter
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
-from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned, resolve
+from tasks.lm.models import base_path, pinned, resolve
+from tasks.lm.precision import dtype
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.weight_files import weight_files
 
 if TYPE_CHECKING:

@@ -19,9 +19,11 @@ from tasks.core.files import folder_size
 from tasks.core.model_params import Finetune
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import WORK
+from tasks.lm.loading import NF4_BYTES
 from tasks.lm.merged import is_merged
 from tasks.lm.model_cache import LIMIT, cache_limit
-from tasks.lm.models import EMBEDDED, NF4_BYTES, Weights, dtype, has_bfloat16
+from tasks.lm.models import EMBEDDED, Weights
+from tasks.lm.precision import dtype, has_bfloat16
 
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3

@@ -25,9 +25,9 @@ from tasks.lm.examples import (
     name_cut,
     tokens_trained,
 )
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.token_budget import build_within_budget
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training import OnStep, Trained, train, training_key
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,11 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
 from tasks.scoring.predict import need_writer, open_writer
 from tasks.scoring.questions import Questions

@@ -17,8 +17,8 @@ from tasks.core.rows import EVALUATIONS
 from tasks.core.setting_paths import is_nothing
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, fill
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers
 from tasks.scoring.predict import name_model, need_writer, open_writer

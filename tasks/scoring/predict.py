@@ -20,9 +20,10 @@ from tasks.core.model_params import Evaluate
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import render
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers

@@ -17,19 +17,12 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Sampling, need_engine, open_engine
+from tasks.lm.loading import load_model, need_card
 from tasks.lm.memory import free
 from tasks.lm.merged import plain_weights
-from tasks.lm.models import (
-    base_path,
-    count_positions,
-    identify,
-    load_model,
-    load_tokenizer,
-    need_card,
-    pinned,
-    resolve,
-)
+from tasks.lm.models import base_path, count_positions, identify, pinned, resolve
 from tasks.lm.prompts import PROMPT_SLACK, Prompter, prompt_form, trained_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.ranking import rank
 
 Kind = Literal["answers", "labels"]

@@ -368,7 +368,7 @@ class rule_engine:
     """
 
     def __init__(self, kind: str, model: Any, *_: Any, **__: Any) -> None:
-        from tasks.lm.models import load_tokenizer
+        from tasks.lm.tokenizers import load_tokenizer
 
         self.tokenizer = load_tokenizer(str(model))
 

@@ -25,7 +25,8 @@ from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import report
 from tasks.ingest import stage as ingest
 from tasks.ingest.sources import LocalCorpus
-from tasks.lm.models import EMBEDDED, load_tokenizer
+from tasks.lm.models import EMBEDDED
+from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import assert_pages_are_checked
 from tests.pages import check_page
 
@@ -820,7 +821,7 @@ def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_the
 ) -> None:
     """The same JSON as transformers gives, to the byte: passages are cut by its count."""
     asked = (
-        "import sys; from tasks.lm.models import tokenizer_json; told = "
+        "import sys; from tasks.lm.tokenizers import tokenizer_json; told = "
         "tokenizer_json(sys.argv[1]); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules))); print(told)"
     )

@@ -16,7 +16,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.params import Params, load_params
 from tasks.core.progress import Progress
 from tasks.generate.shards import open_generator_engine
-from tasks.lm.models import load_model
+from tasks.lm.loading import load_model
 from tasks.scoring.predict import Questions, Scoreable, answer
 from tasks.verify.reader import Reader, open_reader
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture

@@ -23,8 +23,10 @@ from tasks.core.params import Params
 from tasks.generate.shards import identify_generator
 from tasks.lm import hub, merged
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import dtype, load_tokenizer, pinned, tokenizer_json
+from tasks.lm.models import pinned
 from tasks.lm.pins import pin
+from tasks.lm.precision import dtype
+from tasks.lm.tokenizers import load_tokenizer, tokenizer_json
 
 _COMMIT, _NEXT = "a" * 40, "b" * 40
 _TOKEN = "hf_" + "t" * 20

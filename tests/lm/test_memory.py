@@ -39,8 +39,8 @@ from tasks.lm.engine import (
     vllm_environment,
     vllm_settings,
 )
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model
 from tasks.register import parity
 from tasks.scoring import predict
 from tasks.tracking import registry

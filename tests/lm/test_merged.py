@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from tasks.core.files import sha256_file, write_json
 from tasks.core.store import seal_folder
 from tasks.lm import merged
+from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from tasks.core.params import Params, load_params
 from tasks.ingest import stage as ingest
 from tasks.lm import engine, room
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG
+from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import EMBEDDED, Weights, base_path, load_model
+from tasks.lm.models import EMBEDDED, Weights, base_path
 from tasks.lm.preflight import check_models, check_run, read_models
 from tasks.lm.room import Copy, Models, count_lora, describe_needs, disk_needs
 from tests.conftest import ROOT

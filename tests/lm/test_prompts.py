@@ -9,7 +9,6 @@ from tokenizers.processors import TemplateProcessing
 
 from tasks.core.errors import PipelineError
 from tasks.core.task_types import TASK_TYPES
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import (
     Prompter,
     bonito_input,
@@ -19,6 +18,7 @@ from tasks.lm.prompts import (
     parse_prediction,
     prompt_form,
 )
+from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import make_sentencepiece_model
 
 

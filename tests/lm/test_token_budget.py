@@ -13,9 +13,9 @@ from tasks.core.model_params import Finetune
 from tasks.core.params import Params
 from tasks.lm import training_set
 from tasks.lm.examples import Built, build_examples
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
 from tasks.lm.token_budget import build_within_budget
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training_set import TrainingSet
 
 _ROWS = 600

@@ -15,8 +15,9 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.lm import hub
 from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import base_path, find_weights, load_model
+from tasks.lm.models import base_path, find_weights
 from tasks.lm.weight_files import INDEX, weight_bytes
 from tests.lm.test_engine import needs_vllm
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture
