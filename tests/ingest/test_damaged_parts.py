@@ -296,21 +296,22 @@ def test_a_broken_chapter_costs_itself(tmp_path: Path) -> None:
     assert [item.member for item in rejects] == ["!b.html", "!x"]
 
 
-def test_an_attachment_with_a_broken_name_costs_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["filename*", "filename=" + "(" * 400, "name*"])
+def test_an_attachment_with_a_broken_name_costs_no_other(tmp_path: Path, name: str) -> None:
     parts = "".join(
-        f"--b\nContent-Type: text/plain\nContent-Disposition: attachment; filename={name}\n\n"
-        f"attachment {number}\n"
-        for number, name in enumerate(("a.txt", '"=?utf-8?q?=?="', "c.txt"), 1)
+        f"--b\nContent-Disposition: attachment; {name}\n\nattachment {number}\n"
+        for number, name in enumerate(("filename=a.txt", name, "filename=c.txt"), 1)
     )
-    deep = "<div>" * 3000 + "the body" + "</div>" * 3000
     (tmp_path / "a.eml").write_text(
         'Subject: s\nContent-Type: multipart/mixed; boundary="b"\n\n'
-        f"--b\nContent-Type: text/html\n\n{deep}\n{parts}--b--\n"
+        f'--b\nContent-Type: text/plain; charset="\0"\n\nthe body\n{parts}--b--\n'
     )
     documents, rejects = _read(tmp_path / "a.eml")
-    texts = [document.text.strip() for document in documents]
-    assert texts[-3:] == ["attachment 1", "attachment 2", "attachment 3"]
-    assert len(documents) + len(rejects) == 4
+    assert [document.text.strip() for document in documents] == [
+        *("s\n\nthe body", "attachment 1", "attachment 2", "attachment 3")
+    ]
+    assert [document.member for document in documents[1:]] == ["!a.txt", "!part-2", "!c.txt"]
+    assert not rejects
 
 
 @pytest.mark.parametrize("cell", [7, "text", {"cell_type": "code", "source": {"a": 1}}])
