@@ -74,6 +74,8 @@ _LIBRARIES = (
 )
 #: Files that are listed at a time, and files that are fetched ahead of their readers.
 _LISTED, _AHEAD = 2000, 8
+#: What the JSON of a result has once for each passage that is kept.
+_KEPT = '"reason": ""'
 
 
 def ingest(stage: Stage) -> None:
@@ -239,7 +241,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
     if left < total:
         log.info("%d of %d files need no reading", total - left, total)
     parts: Counter[str] = Counter()
-    finished, shown = 0, time.monotonic()
+    finished, passages, shown = 0, 0, time.monotonic()
     fetcher, key_of = _Fetcher(corpus, journal), _make_key(corpus, work)
     for result in _read_files(stage, fetcher.jobs(), work, left):
         if result.done or result.value != "[]":
@@ -252,12 +254,13 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
             journal.finish(result.key, final)
             del parts[result.key]
             finished += fetcher.release(result.key)
-            # Progress is a write to the disk, which takes longer than a small file.
-            if time.monotonic() - shown > 1:
-                progress.advance(finished)
-                finished, shown = 0, time.monotonic()
+        passages += str(result.value).count(_KEPT)
+        # Progress is a write to the disk, which takes longer than a small file.
+        if time.monotonic() - shown > 1:
+            progress.advance(finished, passages=passages)
+            finished, shown = 0, time.monotonic()
     if finished or fetcher.failed:
-        progress.advance(finished + fetcher.failed)
+        progress.advance(finished + fetcher.failed, passages=passages)
 
 
 def _read_files(

@@ -26,8 +26,8 @@ from tasks.core.process import start_guard
 from tasks.core.setting_paths import find_paths
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A line of a stage's progress meter: ``32/64 rows``.
-_PROGRESS = re.compile(r" (([\d,]+)/([\d,]+) [a-z]+)")
+#: A line of a stage's progress meter: ``32/64 rows``; ingest has the passages so far behind it.
+_PROGRESS = re.compile(r" (([\d,]+)/([\d,]+) [a-z]+)(?:.* passages (\d+))?")
 #: Seconds between two lines of progress that a user sees.
 _EVERY = 10.0
 #: Gets the name of a stage and its progress, such as ``32/64 rows``: empty when it starts.
@@ -153,7 +153,8 @@ class _Meter:
             self.marks.append((second, done))
             if self.tell and second - self._told >= _EVERY:
                 self._told = second
-                self.tell(self.stage, found[1])
+                passages = f", {int(found[4]):,} passages so far" if found[4] else ""
+                self.tell(self.stage, found[1] + passages)
         if self.enough and self.marks:
             self.stopped = self.enough(second - self.marks[0][0])
         return self.stopped

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import lzma
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tasks.core.files import row_seed
 from tasks.ingest.discovery import CorpusFile
@@ -18,7 +24,8 @@ from tasks.ingest.readers.document import Unreadable, explain
 
 #: The largest sample: number of files, and their bytes together.
 FILES, BYTES = 200, 32 << 20
-#: Bytes to read of plain text. To cut 30 MB of it into 47,000 passages would take minutes.
+#: Bytes to read of plain text, compressed or not. To cut 30 MB of it into 47,000 passages would
+#: take minutes.
 TEXT_BYTES = 8 << 20
 #: One file may be larger than the sample, where most of the corpus is in such files.
 _ONE_FILE = 4 * BYTES
@@ -28,6 +35,12 @@ _HEAD = 4096
 #: no reader has; and how many of these suffixes together. To open 100,000 would take minutes.
 _LARGEST, _OF_A_SUFFIX, _OPENED = 200, 20, 2000
 _TEXTS = ("text", "markdown")
+#: Suffix of one compressed file -> what opens it.
+_OPENERS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 #: Suffixes of plain text, whose beginning can be read alone.
 _TEXT_SUFFIXES = (
     *(".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".mbox", ".mbx"),
@@ -37,7 +50,9 @@ _TEXT_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Draw:
-    """The files that are read, and those that are not. Sizes are in bytes."""
+    """The files that are read, and those that are not. Sizes are in bytes, of a compressed text of
+    the unpacked ones.
+    """
 
     chosen: tuple[CorpusFile, ...]
     #: Name -> bytes of a chosen file that are read: of a large text its beginning.
@@ -48,10 +63,12 @@ class Draw:
     left_out: tuple[CorpusFile, ...]
     #: Of the files that can be read.
     size: int
-    #: Of all files.
+    #: Of all files, as they lie there.
     total: int
     #: Whether all of the corpus is read.
     whole: bool
+    #: Name -> bytes of a compressed text, unpacked.
+    unpacked: dict[str, int] = field(default_factory=dict)
 
     @property
     def sampled(self) -> int:
@@ -76,6 +93,11 @@ def draw(files: list[CorpusFile], most: int, seed: int) -> Draw:
     sizes = {file.name: Path(file.place).stat().st_size for file in files}
     order = sorted(files, key=lambda file: (row_seed(seed, "file", file.name), file.name))
     kinds = _look_at(order, sizes, most)
+    unpacked = _measure(order, sizes)
+    for name, large in unpacked.items():
+        if large > most:  # in words of ingest, which unpacks it all the same
+            detail = f"unpacks to more than {most >> 20} MiB"
+            kinds[name] = Unreadable("too_large", detail)
     unreadable = tuple(
         CorpusFile(file.name, file.place, kind)
         for file in order
@@ -85,16 +107,53 @@ def draw(files: list[CorpusFile], most: int, seed: int) -> Draw:
     limits = {
         file.name: TEXT_BYTES
         for file in good
-        if file.name.lower().endswith(_TEXT_SUFFIXES) or kinds.get(file.name) in _TEXTS
+        if file.name in unpacked
+        or file.name.lower().endswith(_TEXT_SUFFIXES)
+        or kinds.get(file.name) in _TEXTS
     }
-    reads = {file.name: min(sizes[file.name], limits.get(file.name, sys.maxsize)) for file in good}
-    chosen, left_out = _choose(good, sizes, reads, limits.keys())
+    full = sizes | unpacked
+    reads = {file.name: min(full[file.name], limits.get(file.name, sys.maxsize)) for file in good}
+    chosen, left_out = _choose(good, full, reads, limits.keys())
     names = {file.name for file in left_out}
-    size = sum(sizes[file.name] for file in good if file.name not in names)
+    size = sum(full[file.name] for file in good if file.name not in names)
     read = {file.name: reads[file.name] for file in chosen}
     whole = len(chosen) == len(good) and sum(read.values()) == size
     total = sum(sizes.values())
-    return Draw(tuple(chosen), read, unreadable, tuple(left_out), size, total, whole)
+    return Draw(tuple(chosen), read, unreadable, tuple(left_out), size, total, whole, unpacked)
+
+
+def _measure(order: list[CorpusFile], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return name -> unpacked bytes of the compressed texts, but for damaged ones.
+
+    A few are unpacked, as far as a look reads; the others are taken to be packed as tightly.
+    """
+    texts = [file for file in order if sizes[file.name] and _opener(file.name)]
+    found: dict[str, int] = {}
+    for file in texts[:_OF_A_SUFFIX]:
+        with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError):
+            found[file.name] = _unpacked_size(file, sizes[file.name])
+    if found:
+        times = sum(found.values()) / sum(sizes[name] for name in found)
+        for file in texts[_OF_A_SUFFIX:]:
+            found[file.name] = round(times * sizes[file.name])
+    return found
+
+
+def _unpacked_size(file: CorpusFile, size: int) -> int:
+    opened: Callable[..., Any] = _opener(file.name) or open
+    with Path(file.place).open("rb") as packed, opened(packed, "rb") as stream:
+        read = 0
+        while block := stream.read(_HEAD):
+            read += len(block)
+            if read >= TEXT_BYTES and packed.tell() < size:
+                return round(read * size / packed.tell())
+        return read
+
+
+def _opener(name: str) -> Callable[..., Any] | None:
+    """Return what opens a compressed text of that name; None for another file."""
+    stem, dot, suffix = name.lower().rpartition(".")
+    return _OPENERS.get(dot + suffix) if stem.endswith(_TEXT_SUFFIXES) else None
 
 
 def _choose(
@@ -135,16 +194,19 @@ def link(drawn: Draw, folder: Path) -> Path:
     for file in chain(drawn.chosen, drawn.shown()):
         place, copy = Path(file.place), folder / PurePosixPath(file.name)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        size = place.stat().st_size
+        opened = _opener(file.name) if file.name in drawn.unpacked and not file.problem else None
+        size = drawn.unpacked[file.name] if opened else place.stat().st_size
         most = _HEAD if file.problem else drawn.read[file.name]
         if size <= most or (file.problem and file.problem.reason in ("too_large", "unreadable")):
             copy.symlink_to(place.absolute())
             continue
-        with place.open("rb") as stream:
+        opened = opened or open
+        with opened(place, "rb") as stream:
             start = stream.read(most)
         if not file.problem:
             start = start.rpartition(b"\n")[0] or start.rpartition(b" ")[0]
-        copy.write_bytes(start)
+        with opened(copy, "wb") as stream:
+            stream.write(start)
     return folder
 
 

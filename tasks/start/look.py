@@ -45,13 +45,18 @@ def look(
     """
     chosen: dict[str, Any] = {}
     reasons: dict[str, str] = {}
+
+    def progress(_: str, said: str) -> None:
+        if said:
+            tell(said)
+
     while True:
         tried = overlay(dict(values), {"ingest": chosen})
         free = {"text_column", "min_tokens"} - {*given, *chosen}
         ingest = tried["ingest"]
         half = ingest["min_tokens"] // 2
         try:
-            found = survey(corpus, tried, folder, tell=tell)
+            found = survey(corpus, tried, folder, tell=tell, progress=progress)
         except NoPassages as error:
             counts = _count(error)
             # A stray table among files that cannot be read is not what is wrong.

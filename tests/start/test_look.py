@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +174,47 @@ def test_a_large_file_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     drawn = _draw(tmp_path)
     assert not drawn.left_out and "large.pdf" not in _names(drawn.chosen)
     assert drawn.size == drawn.total
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [("gz", gzip.open), ("xz", lzma.open)])
+def test_of_a_compressed_text_the_beginning_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, opener: Any
+) -> None:
+    """27 MB of JSONL in 7 MB of gzip were under every limit, and took minutes."""
+    monkeypatch.setattr(module, "TEXT_BYTES", 8000)
+    rows = _rows(400, text=ENGLISH).encode()
+    (tmp_path / "docs").mkdir()
+    packed = tmp_path / f"docs/rows.jsonl.{suffix}"
+    with opener(packed, "wb") as stream:
+        stream.write(rows)
+    drawn = _draw(tmp_path / "docs")
+    assert drawn.sampled == 8000 and not drawn.whole and drawn.total == packed.stat().st_size
+    assert drawn.needs_copy() and len(rows) / 2 < drawn.size < len(rows) * 2
+    with opener(link(drawn, tmp_path / "copy") / packed.name) as stream:
+        start = stream.read()
+    assert rows.startswith(start + b"\n") and 7000 < len(start) < 8000
+    with opener(packed, "wb") as stream:
+        stream.write(rows[:5000])
+    drawn = _draw(tmp_path / "docs")
+    assert drawn.whole and drawn.sampled == drawn.size == 5000 and not drawn.needs_copy()
+
+
+def test_a_compressed_text_that_ingest_refuses_is_too_large(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.txt.gz", "wb") as stream:
+        stream.write(ENGLISH.encode() * 9000)
+    (tmp_path / "b.txt.gz").write_bytes(b"\x1f\x8b no gzip")
+    write_texts(tmp_path, ENGLISH, 2)
+    drawn = _draw(tmp_path, most=1 << 20)
+    assert _names(drawn.unreadable) == ["a.txt.gz"]
+    assert "b.txt.gz" in _names(drawn.chosen), "ingest says what is wrong with it"
+
+
+def test_the_passages_so_far_are_told(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.start.apart._EVERY", 0.0)
+    assert begin(monkeypatch, CORPUS=desk / "docs here", NAME="mine") == 0
+    assert "reading    6/6 files, 6 passages so far\n" in capsys.readouterr().out
 
 
 def test_few_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
