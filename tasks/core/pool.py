@@ -11,28 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import mmap
 import multiprocessing
-import pickle
-import resource
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.reduction import DupFd
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
-from tasks.core.process import set_death_signal
-from tasks.core.secrets import forget_secrets
+from tasks.core.pool_process import Setup, Start, serve
 
-#: What a worker calls once: it returns the function that does the jobs.
-Start = Callable[..., Callable[[Any], Iterator[Any]]]
 #: Spawned, not forked: a fork of a process with threads (Arrow's) may hang, and a worker that
 #: inherits no memory can be measured.
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -91,7 +82,7 @@ class Pool:
         self._idle: list[_Worker] = []
         #: Of the keys at work, and of those whose job failed: they may be given again.
         self._totals: dict[Any, _Clock] = {}
-        self._written: _Setup | None = None
+        self._written: Setup | None = None
 
     def __enter__(self) -> Pool:
         return self
@@ -156,10 +147,10 @@ class Pool:
         return bool(self._busy)
 
     def _start_worker(self) -> _Worker:
-        self._written = self._written or _Setup.write(self._start, self._setup)
+        self._written = self._written or Setup.write(self._start, self._setup)
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
-            target=_serve, args=(theirs, self._written, self._limits.memory_mb), daemon=True
+            target=serve, args=(theirs, self._written, self._limits.memory_mb), daemon=True
         )
         process.start()
         theirs.close()
@@ -220,42 +211,6 @@ class Pool:
     def _dismiss(self, worker: _Worker) -> None:
         del self._busy[worker.pipe]
         worker.stop()
-
-
-@dataclass
-class _Setup:
-    """What each worker calls first, and with what, in a file without a name: it goes with the last
-    process that has it open, also where all are killed.
-
-    A process's arguments go through a pipe that its parent can read, too. If they are more than a
-    pipe holds and the process dies as it starts, the parent waits for ever.
-    """
-
-    file: IO[bytes]
-
-    @classmethod
-    def write(cls, start: Start, setup: tuple[Any, ...]) -> _Setup:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - the pool closes it
-        pickle.dump((start, setup), file)
-        file.flush()
-        return cls(file)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let a process that is spawned inherit the file."""
-        return _inherit, (DupFd(self.file.fileno()),)
-
-    def read(self) -> tuple[Start, tuple[Any, ...]]:
-        """Return what was written, and close the file: a stranger's file that takes over the worker
-        finds it closed.
-        """
-        # Mapped, not read: all processes have one position in the file.
-        with self.file, mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start, setup = pickle.loads(content)  # noqa: S301 - our own, no other can open it
-        return start, setup
-
-
-def _inherit(handle: Any) -> _Setup:
-    return _Setup(open(handle.detach(), "rb"))
 
 
 @dataclass
@@ -350,48 +305,3 @@ class _Worker:
         self.pipe.close()
         self.process.kill()
         self.process.join()
-
-
-def _serve(pipe: Connection, written: _Setup, memory_mb: int) -> None:
-    """Do jobs until the pipe closes: the life of a worker."""
-    set_death_signal()
-    forget_secrets()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    start, setup = written.read()
-    do = start(*setup)
-    _limit_memory(memory_mb)
-    try:
-        _send(pipe, "ready")
-        while True:
-            _send_result(pipe, do, pipe.recv())
-    except MemoryError:
-        _send(pipe, "memory")
-    except (EOFError, OSError):
-        return
-
-
-def _send_result(pipe: Connection, do: Callable[[Any], Iterator[Any]], job: Any) -> None:
-    last: Any = None
-    try:
-        for number, part in enumerate(do(job)):
-            if number:
-                _send(pipe, "part", last)
-            last = part
-        _send(pipe, "done", last)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  a parser may raise anything at a damaged file, and that must cost this job alone
-        _send(pipe, "error", f"{type(error).__name__}: {error}"[:500])
-
-
-def _send(pipe: Connection, kind: str, value: Any = None) -> None:
-    pipe.send_bytes(json.dumps([kind, value]).encode())
-
-
-def _limit_memory(memory_mb: int) -> None:
-    """Allow so much address space beyond what this process has already."""
-    with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + (memory_mb << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
