@@ -63,7 +63,6 @@ _LIBRARIES = (
     "openpyxl",
     "py3langid",
     "pypdfium2",
-    "python-docx",
     "rensa",
     "semchunk",
     "striprtf",
