@@ -65,7 +65,6 @@ _LIBRARIES = (
     "openpyxl",
     "py3langid",
     "pypdfium2",
-    "python-docx",
     "rensa",
     "semchunk",
     "striprtf",
