@@ -234,6 +234,7 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "near_duplicates": 0.0,
             "workers": 1,
             "file_seconds": 120.0,  # here, as some faults replace it
+            "max_file_mb": 256,
         },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
         "verify": {
