@@ -234,8 +234,9 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "min_tokens": 5,
             "near_duplicates": 0.0,
             "workers": 1,
-            "file_seconds": 120.0,  # here, as some faults replace these two
+            "file_seconds": 120.0,  # here, as some faults replace these three
             "file_total_seconds": 1200.0,
+            "max_file_mb": 256,
         },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
         "verify": {

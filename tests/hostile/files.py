@@ -12,8 +12,10 @@ import io
 import json
 import lzma
 import tarfile
+import warnings
 import zipfile
 from dataclasses import dataclass
+from random import Random
 
 STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 GOOD = STORY.encode()
@@ -32,7 +34,8 @@ class HostileFile:
 def zipped(*members: tuple[str, bytes]) -> bytes:
     """Return a ZIP archive; names may repeat."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # of a name that repeats
         for name, data in members:
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
@@ -53,6 +56,17 @@ def tarred(*members: tuple[str, bytes | None, str]) -> bytes:
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def mutate(content: bytes, random: Random) -> bytes:
+    """Return ``content`` with some of its bytes changed, cut out or doubled."""
+    data = bytearray(content)
+    for _ in range(random.randint(1, 20)):
+        place = random.randrange(len(data) + 1)
+        end = min(len(data), place + random.randint(1, 40))
+        part = data[place:end]
+        data[place:end] = random.choice([random.randbytes(len(part)), b"", part * 2])
+    return bytes(data)
 
 
 def docx(document: str, **parts: str) -> bytes:

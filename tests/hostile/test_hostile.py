@@ -32,7 +32,7 @@ from tasks.lm.models import base_path, resolve
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
 from tests.hostile.climbers import make_climbers
-from tests.hostile.files import FILES, STORY
+from tests.hostile.files import FILES, STORY, mutate
 from tests.hostile.texts import (
     ADAPTERS,
     ITEMS,
@@ -238,7 +238,7 @@ def test_mutated_files_give_reasons_that_are_known(tmp_path: Path, seed: int) ->
     random, jobs = Random(seed), []
     for number, file in enumerate(FILES):
         path, good = tmp_path / f"{number:03}{file.suffix}", tmp_path / f"{number:03}-good.txt"
-        path.write_bytes(_mutate(file.content, random))
+        path.write_bytes(mutate(file.content, random))
         good.write_text(f"{STORY} Number {number}.")
         jobs += [(file.name, path), (f"good {number}", good)]
     found = _read(jobs, tmp_path)
@@ -248,13 +248,3 @@ def test_mutated_files_give_reasons_that_are_known(tmp_path: Path, seed: int) ->
     }
     known = {*REASONS, "read"}
     assert {name: outcome - known for name, outcome in found.items() if outcome - known} == {}
-
-
-def _mutate(content: bytes, random: Random) -> bytes:
-    data = bytearray(content)
-    for _ in range(random.randint(1, 20)):
-        place = random.randrange(len(data) + 1)
-        end = min(len(data), place + random.randint(1, 40))
-        part = data[place:end]
-        data[place:end] = random.choice([random.randbytes(len(part)), b"", part * 2])
-    return bytes(data)
