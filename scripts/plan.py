@@ -25,7 +25,7 @@ from tasks.core.model_params import Limits
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
-from tasks.scoring.intervals import SPREAD, measured_spread
+from tasks.scoring.intervals import SPREAD, measured_spread, spread_ends
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan, plan
 from tasks.start.trial import PASSAGES, SECONDS
@@ -57,13 +57,14 @@ def main(argv: list[str] | None = None) -> int:
             flush=True,
         )
         run = derive_name(arguments.profile, settings)
-        spread = measured_spread(folder_of(ROOT, run)) or SPREAD
+        checkout = folder_of(ROOT, run)
+        spread, ends = measured_spread(checkout) or SPREAD, spread_ends(checkout)
 
         def tell(stage: str, progress: str) -> None:
             name, more = ("", f": {progress}") if progress else (f"{stage} ...", "")
             print(f"    {name:<16}after {time.monotonic() - started:.0f} s{more}", flush=True)
 
-        found = plan(params, values, (WORK / "plan").absolute(), tell, spread)
+        found = plan(params, values, (WORK / "plan").absolute(), tell, spread, ends)
         told = to_json(found, arguments.profile, run, time.monotonic() - started)
         write_json(OUT, told | {"settings": fingerprint_results(values)})
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
@@ -107,6 +108,8 @@ def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, An
             "generated": _ends(found.generated_tokens, 0),
         },
         "smallest_gain": None if found.smallest_gain is None else round(found.smallest_gain, 4),
+        "detectable_gain": found.detectable_gain and _ends(found.detectable_gain, 4),
+        "gpu_hours": found.gpu_hours and _ends(found.gpu_hours, 3),
         "verdict": found.verdict,
     }
 
@@ -134,6 +137,8 @@ def describe(found: Plan, profile: str) -> list[str]:
         _line("tokens", "written", _shown(found.generated_tokens, "{:,.0f}")),
         _line("smallest gain", "", _gain(found)),
     ]
+    if found.gpu_hours:
+        lines.append(_line("GPU hours", "", _shown(found.gpu_hours, "{:.2f}")))
     few = f", as {SECONDS:.0f} s were over: fewer make wider ranges" if found.stopped else ""
     lines.append(_line("tried", "", f"{found.tried:,} passages{few}"))
     shown, before = [], ""
@@ -165,7 +170,10 @@ def _gain(found: Plan) -> str:
     if found.smallest_gain is None:
         return "no labelled items: there will be no F1 (docs/datasets.md shows their form)"
     points = 100 * found.smallest_gain
-    return f"{points:.1f} points of F1 can be told from chance with {found.labelled:,} items"
+    ends = ""
+    if found.detectable_gain:
+        ends = f" ({_shown(found.detectable_gain.times(100, 100), '{:.1f}')})"
+    return f"{points:.1f} points of F1{ends} can be told from chance with {found.labelled:,} items"
 
 
 def _line(name: str, part: str, value: str) -> str:

@@ -139,7 +139,7 @@ class Ingest(Section):
         120.0, gt=0.0, le=10**6, description="a file that yields nothing for this long is cut off"
     )
     file_total_seconds: float = Field(
-        1200.0,
+        14400.0,
         ge=0.0,
         le=10**6,
         description="a file that takes longer in all, with its members, is cut off; 0: no limit",

@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
-import pickle
 import resource
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import DupFd
+from multiprocessing.reduction import DupFd, ForkingPickler
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,9 +37,11 @@ class Setup:
 
     @classmethod
     def write(cls, start: Start, setup: tuple[Any, ...]) -> Setup:
-        """Pickle them into a new file; an :class:`OSError` where there is no room for it."""
+        """Write them into a new file, as multiprocessing writes a process's arguments; an
+        :class:`OSError` where there is no room for it.
+        """
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the pool closes it
-        pickle.dump((start, setup), file)
+        file.write(ForkingPickler.dumps((start, setup)))
         file.flush()
         return cls(file)
 
@@ -54,7 +55,7 @@ class Setup:
         """
         # Mapped, not read: all processes have one position in the file.
         with self.file, mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start, setup = pickle.loads(content)  # noqa: S301 - our own, without a name
+            start, setup = ForkingPickler.loads(content)
         return start, setup
 
 

@@ -127,21 +127,20 @@ def _measure(order: list[CorpusFile], sizes: Mapping[str, int]) -> dict[str, int
 
     A few are unpacked, as far as a look reads; the others are taken to be packed as tightly.
     """
-    texts = [file for file in order if sizes[file.name] and _opener(file.name)]
+    texts = [(file, open_) for file in order if sizes[file.name] and (open_ := _opener(file.name))]
     found: dict[str, int] = {}
-    for file in texts[:_OF_A_SUFFIX]:
+    for file, opener in texts[:_OF_A_SUFFIX]:
         with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError):
-            found[file.name] = _unpacked_size(file, sizes[file.name])
+            found[file.name] = _unpacked_size(Path(file.place), sizes[file.name], opener)
     if found:
         times = sum(found.values()) / sum(sizes[name] for name in found)
-        for file in texts[_OF_A_SUFFIX:]:
+        for file, _ in texts[_OF_A_SUFFIX:]:
             found[file.name] = round(times * sizes[file.name])
     return found
 
 
-def _unpacked_size(file: CorpusFile, size: int) -> int:
-    opened: Callable[..., Any] = _opener(file.name) or open
-    with Path(file.place).open("rb") as packed, opened(packed, "rb") as stream:
+def _unpacked_size(path: Path, size: int, opener: Callable[..., Any]) -> int:
+    with path.open("rb") as packed, opener(packed, "rb") as stream:
         read = 0
         while block := stream.read(_HEAD):
             read += len(block)
@@ -159,17 +158,20 @@ def _opener(name: str) -> Callable[..., Any] | None:
 def _choose(
     order: list[CorpusFile],
     sizes: Mapping[str, int],
-    reads: Mapping[str, int],
+    reads: dict[str, int],
     texts: Collection[str],
 ) -> tuple[list[CorpusFile], list[CorpusFile]]:
     """Return the files to read, and those to leave out of the sizes, as no part of them is read.
 
-    ``reads`` has the bytes to read of each, ``texts`` the names of plain text.
+    ``reads`` has the bytes to read of each, ``texts`` the names of plain text. A text that does not
+    fit is read as far as it does, where that is not little: it may be most of the corpus.
     """
     chosen: list[CorpusFile] = []
     size = text = 0
     for file in order:
-        more = reads[file.name]
+        more, room = reads[file.name], TEXT_BYTES - text
+        if file.name in texts and more > room >= TEXT_BYTES // 4:
+            more = reads[file.name] = room
         more_text = more if file.name in texts else 0
         if len(chosen) < FILES and size + more <= BYTES and text + more_text <= TEXT_BYTES:
             chosen.append(file)

@@ -7,9 +7,11 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params
@@ -61,6 +63,10 @@ class Plan:
     verdict: str
     #: Whether the trial was stopped, as its time was over.
     stopped: bool = False
+    #: Between which values the smallest gain lies, as far as the items' spread is known.
+    detectable_gain: Range | None = None
+    #: Hours of the stages that use the GPU; None without one.
+    gpu_hours: Range | None = None
 
 
 def plan(
@@ -69,13 +75,14 @@ def plan(
     folder: Path,
     tell: Tell,
     spread: float = SPREAD,
+    ends: tuple[float, float] | None = None,
 ) -> Plan:
     """Try the run of ``params`` (``values``: the same as they are in the files) and forecast it.
 
     Works in ``folder``, which is emptied. ``tell`` gets the name of each stage before it is tried,
-    and its progress; ``spread`` is that of :func:`smallest_gain`. Raises :class:`PipelineError` for
-    a corpus, items or a model that cannot be read, for a supervision source that makes no rows of
-    the corpus, and where another plan works in ``folder``.
+    and its progress; ``spread`` is that of :func:`smallest_gain`, ``ends`` are its own. Raises
+    :class:`PipelineError` for a corpus, items or a model that cannot be read, for a supervision
+    source that makes no rows of the corpus, and where another plan works in ``folder``.
     """
     mix = params.supervise.mix
     if not mix.generator and mix.names != ("constructed",):
@@ -97,7 +104,11 @@ def plan(
         try_out = try_generated if mix.generator else try_constructed
         trial = try_out(params, values, found.passages, folder, tell)
     gain = smallest_gain(labelled, spread)
-    return _forecast(params, found, trial, questions, labelled, gain)
+    forecast = _forecast(params, found, trial, questions, labelled, gain)
+    if not ends or not labelled:
+        return forecast
+    low, high = (smallest_gain(labelled, end) or 0.0 for end in ends)
+    return replace(forecast, detectable_gain=Range(low, high))
 
 
 def _count_questions(params: Params) -> tuple[int, int]:
@@ -145,7 +156,28 @@ def _forecast(
         gain,
         judge_text(trained),
         any(stage.stopped for stage in trial.measured.values()),
+        gpu_hours=_gpu_hours(params, trial, minutes, questions),
     )
+
+
+def _gpu_hours(
+    params: Params, trial: Trial, minutes: Mapping[str, Range], questions: int
+) -> Range | None:
+    """Return the hours of the stages that load a model onto this machine's GPU."""
+    if not torch.cuda.is_available():
+        return None
+    verify = trial.measured.get("verify")
+    uses = {
+        "generate": "generate" in trial.measured and not params.generate.address,
+        "verify": bool(verify and verify.total),
+        "finetune": True,
+        "baseline": bool(questions),
+        "evaluate": True,
+    }
+    hours = Range(0.0, 0.0)
+    for name in (name for name, used in uses.items() if used):
+        hours = hours.plus(minutes[name].times(1 / 60, 1 / 60))
+    return hours
 
 
 def _unsure(trial: Trial) -> float:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from scripts.plan import describe
+from scripts.plan import describe, to_json
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
-from tasks.scoring.intervals import SPREAD, measured_spread, smallest_gain
+from tasks.scoring.intervals import (
+    SPREAD,
+    bound_spread,
+    measured_spread,
+    smallest_gain,
+    spread_ends,
+)
 from tasks.scoring.questions import HELD_OUT
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan
@@ -39,9 +46,36 @@ def test_a_plan_says_what_the_label_page_says() -> None:
         generated_tokens=some,
         smallest_gain=gain,
         verdict="",
+        detectable_gain=Range(0.07, 0.12),
+        gpu_hours=Range(0.25, 0.5),
     )
-    said = "smallest gain   11.8 points of F1 can be told from chance with 100 items"
-    assert said in describe(plan, "mine")
+    said = "11.8 points of F1 (7.0 to 12.0) can be told from chance with 100 items"
+    shown = describe(plan, "mine")
+    assert f"smallest gain   {said}" in shown and "GPU hours       0.25 to 0.50" in shown
+    told = to_json(plan, "mine", "mine", 1.0)
+    assert told["detectable_gain"] == {"low": 0.07, "high": 0.12}
+    assert told["gpu_hours"] == {"low": 0.25, "high": 0.5}
+
+
+def test_the_spread_has_two_ends(tmp_path: Path) -> None:
+    """Those of the shipped example where no run has measured it; of few items there are none."""
+    assert spread_ends(tmp_path) == (0.25, SPREAD)
+    for items, held in ((8, False), (100, True)):
+        checkout = tmp_path / str(items)
+        _leave_predictions(checkout, items)
+        ends = spread_ends(checkout)
+        assert bool(ends) == held
+    assert ends and ends[0] <= (measured_spread(checkout) or 0) <= ends[1]
+    assert ends == spread_ends(checkout), "the same again"
+
+
+def test_ends_hold_four_of_five_spreads() -> None:
+    chance = np.random.default_rng(3)
+    held = 0
+    for _ in range(100):
+        low, high = bound_spread(chance.choice([-1.0, 0.0, 0.0, 0.5, 1.0], 60))
+        held += low <= np.std([-1.0, 0.0, 0.0, 0.5, 1.0]) <= high
+    assert 68 <= held <= 92
 
 
 def _leave_predictions(checkout: Path, items: int, dataset: str = "d") -> None:

@@ -199,6 +199,18 @@ def test_of_a_compressed_text_the_beginning_is_read(
     assert drawn.whole and drawn.sampled == drawn.size == 5000 and not drawn.needs_copy()
 
 
+def test_beside_a_small_text_the_beginning_of_a_large_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3.8 MB of a table came first, and 27 MB of contracts were not looked at."""
+    monkeypatch.setattr(module, "TEXT_BYTES", 4000)
+    (tmp_path / "small.txt").write_text("x" * 1500)
+    (tmp_path / "large.txt").write_text(ENGLISH * 100)
+    for seed in range(8):
+        drawn = draw(list(discover(tmp_path)), _MOST, seed)
+        assert "large.txt" in drawn.read and drawn.sampled == 4000, seed
+
+
 def test_a_compressed_text_that_ingest_refuses_is_too_large(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.txt.gz", "wb") as stream:
         stream.write(ENGLISH.encode() * 9000)
