@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PROGRESS = re.compile(r" (([\d,]+)/([\d,]+) [a-z]+)(?:.* passages (\d+))?")
 #: Seconds between two lines of progress that a user sees.
 _EVERY = 10.0
-#: Gets the name of a stage and its progress, such as ``32/64 rows``: empty when it starts.
+#: Gets the name of a stage and its progress, such as ``32/64 rows``; empty when it starts.
 Tell = Callable[[str, str], None]
 
 
@@ -81,7 +82,7 @@ def run_apart(
 ) -> Measured:
     """Run ``python -m tasks.<stage>`` on ``folder/params.yaml``, with ``folder/<stage>`` as output.
 
-    ``tell`` gets its start and, at most every ten seconds, its progress. ``enough`` gets the
+    ``tell`` gets its start and, every ten seconds, its last progress. ``enough`` gets the
     seconds since its first progress at each line that it prints; where it says yes the stage is
     killed, and there is no output. Raises :class:`PipelineError` with the stage's own error line,
     or the end of its trace; ``kept`` takes the place of the sample's folder in it.
@@ -94,7 +95,7 @@ def run_apart(
     places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
     started = time.monotonic()
     lines: list[str] = []
-    meter = _Meter(stage, tell, enough)
+    meter = _Meter(enough)
     guard = start_guard()  # a killed plan leaves no engine behind
     child = subprocess.Popen(
         command,
@@ -108,11 +109,12 @@ def run_apart(
     )
     try:
         assert child.stdout is not None  # noqa: S101 - for the type checker
-        for line in child.stdout:
-            lines.append(line)
-            if meter.read(time.monotonic() - started, line):
-                child.kill()
-                break
+        with _telling(stage, meter, tell):
+            for line in child.stdout:
+                lines.append(line)
+                if meter.read(time.monotonic() - started, line):
+                    child.kill()
+                    break
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     finally:
@@ -134,27 +136,44 @@ def run_apart(
     )
 
 
+@contextlib.contextmanager
+def _telling(stage: str, meter: _Meter, tell: Tell | None) -> Iterator[None]:
+    """Tell the last progress every ten seconds, also while a stage prints nothing: an engine that
+    loads its weights is silent for long.
+    """
+    ended = threading.Event()
+
+    def beat() -> None:
+        while tell and not ended.wait(_EVERY):
+            tell(stage, meter.said)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @dataclass
 class _Meter:
-    """Reads the progress among a stage's lines, and passes it on."""
+    """Reads the progress among a stage's lines."""
 
-    stage: str
-    tell: Tell | None
     enough: Callable[[float], bool] | None
+    #: The last progress, for a user.
+    said: str = "nothing yet"
     marks: list[tuple[float, int]] = field(default_factory=list)
     total: int = 0
     stopped: bool = False
-    _told: float = 0.0
 
     def read(self, second: float, line: str) -> bool:
         """Take a line that came ``second`` seconds after the start; tell whether to stop."""
         if found := _PROGRESS.search(line):
             done, self.total = (int(found[part].replace(",", "")) for part in (2, 3))
             self.marks.append((second, done))
-            if self.tell and second - self._told >= _EVERY:
-                self._told = second
-                passages = f", {int(found[4]):,} passages so far" if found[4] else ""
-                self.tell(self.stage, found[1] + passages)
+            passages = f", {int(found[4]):,} passages so far" if found[4] else ""
+            self.said = found[1] + passages
         if self.enough and self.marks:
             self.stopped = self.enough(second - self.marks[0][0])
         return self.stopped

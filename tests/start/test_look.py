@@ -224,7 +224,7 @@ def test_a_compressed_text_that_ingest_refuses_is_too_large(tmp_path: Path) -> N
 def test_the_passages_so_far_are_told(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tasks.start.apart._EVERY", 0.0)
+    monkeypatch.setattr("tasks.start.apart._EVERY", 0.02)
     assert begin(monkeypatch, CORPUS=desk / "docs here", NAME="mine") == 0
     assert "reading    6/6 files, 6 passages so far\n" in capsys.readouterr().out
 
