@@ -68,7 +68,7 @@ setup: ## make .venv from the pins (DEVICE=cpu|gpu; default: gpu where there is 
 data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 	@$(BIN)/dvc status --quiet data.dvc \
 	  || { $(BIN)/dvc pull --quiet data.dvc 2>/dev/null && { $(BIN)/dvc fetch --quiet -r datastore $(FIGURES) 2>/dev/null || true; }; } \
-	  || { test -d data && echo "data/ differs from data.dvc, and stays: $(BIN)/dvc add data records it, $(BIN)/dvc checkout --force data.dvc undoes it"; } \
+	  || { test -d data && echo "data/ differs from data.dvc, and stays: files of your own belong into local/. $(BIN)/dvc add data records what is there, $(BIN)/dvc checkout data.dvc undoes it and asks before it removes a file"; } \
 	  || $(BIN)/dvc pull data.dvc
 
 run: data ## run the whole pipeline (PROFILE=name[,name], SET="section.key=value ...")
@@ -153,7 +153,7 @@ bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], 
 	@$(BIN)/python -m benchmarks --rounds="$$ROUNDS" --only="$$BENCH" $${MODEL:+--model="$$MODEL"} \
 	  $${RECORD:+--record}
 
-gpu-check: setup ## on an NVIDIA GPU: train, score, generate with a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
+gpu-check: data ## on an NVIDIA GPU: train, score, generate, serve a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
 	@$(BIN)/python -m benchmarks.gpu_check $${SHAPE:+--shape="$$SHAPE"}
 
 repair: setup ## find and remove damaged objects in DVC's cache

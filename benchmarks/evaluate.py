@@ -140,7 +140,7 @@ def float32_scores(folder: str, asked: list[dict[str, Any]]) -> Scores:
     """Return each question's scores in float32, one sequence at a time without padding."""
     import torch
 
-    from tasks.lm.models import load_model
+    from tasks.lm.loading import load_model
 
     model, prompter = load_model(folder, precision="float32").eval(), prompter_of(folder)
 

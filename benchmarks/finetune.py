@@ -19,7 +19,7 @@ from benchmarks.roofline import Need, roofline
 from benchmarks.rows import ResultRow, compare
 from tasks.core.files import write_text
 from tasks.core.params import load_params
-from tasks.lm.models import dtype
+from tasks.lm.precision import dtype
 
 NAMES = ("finetune", "finetune-memory")
 TARGETS = {"authors": 2.0, "trl-default": 1.8, "trl-tuned": 1.3}

@@ -21,8 +21,9 @@ from tasks.core.rows import PASSAGES
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import vllm_environment, vllm_settings
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import EMBEDDED, load_tokenizer, resolve
+from tasks.lm.models import EMBEDDED, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
+from tasks.lm.tokenizers import load_tokenizer
 
 NAMES = ("generate", "generate-fp8")
 TARGETS = {"bonito-llm": 1.1, "transformers": 3.0, "transformers continuous batching": 3.0}

@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks.harness import ROOT, BenchOptions
 from tasks.core.errors import PipelineError
-from tasks.lm.models import EMBEDDED, base_path, load_tokenizer
+from tasks.lm.models import EMBEDDED, base_path
 from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import load_dataset, load_items, render
 
 SEED = 1

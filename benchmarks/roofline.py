@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.harness import BenchOptions, Contender, ContenderResult, race
 from benchmarks.machine import has_gpu
+from tasks.lm.weight_files import weight_files
 
 #: Side of the square matrices whose product is timed.
 _SIDE, _GPU_SIDE, _QUICK_SIDE = 2048, 8192, 256
@@ -116,7 +117,7 @@ def _ceiling(options: BenchOptions) -> ContenderResult:
 def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="np") as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no mapping
                 yield name, tuple(opened.get_slice(name).get_shape())

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from tasks.core.errors import PipelineError
 from tasks.core.model_params import Finetune
-from tasks.core.section import Fraction, Positive, Precision, Section, Seed
+from tasks.core.section import (
+    Batch,
+    Count,
+    Fraction,
+    Positive,
+    Precision,
+    Section,
+    Seed,
+    Tokens,
+    Workers,
+)
 from tasks.core.task_types import task_type
 
 
@@ -22,22 +32,19 @@ class Remix(Section):
     task_types: tuple[str, ...] = Field(
         min_length=1, description="tables with each template's task type; a later file wins"
     )
-    max_rows_per_dataset: int = Field(
+    max_rows_per_dataset: Count = Field(
         100_000,
-        ge=0,
         description="rows drawn from a dataset configuration, by hash; 0: all (the paper: 100,000)",
     )
-    weights: dict[str, float] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0.0, le=10**6)]] = Field(
         default_factory=dict,
         description="task type -> weight of its templates in a row's draw; default 1, 0: never",
     )
-    caps: dict[str, int] = Field(
+    caps: dict[str, Count] = Field(
         default_factory=dict, description="task type -> most rows kept, drawn by hash"
     )
-    max_context_chars: int = Field(0, ge=0, description="longer passages are dropped; 0: no limit")
-    max_response_chars: int = Field(
-        0, ge=0, description="longer responses are dropped; 0: no limit"
-    )
+    max_context_chars: Count = Field(0, description="longer passages are dropped; 0: no limit")
+    max_response_chars: Count = Field(0, description="longer responses are dropped; 0: no limit")
     held_out: Fraction = Field(
         0.0, description="share of the passages whose rows go to heldout.parquet"
     )
@@ -49,12 +56,13 @@ class Remix(Section):
         20, description="rows on which a dataset's templates are tried before its remix"
     )
     render_seconds: float = Field(
-        2.0, gt=0.0, description="most CPU seconds for a row in a template"
+        2.0, gt=0.0, le=10**6, description="most CPU seconds for a row in a template"
     )
-    render_megabytes: Positive = Field(512, description="most memory for a row in a template")
-    workers: int = Field(
+    render_megabytes: int = Field(
+        512, ge=1, le=10**7, description="most memory for a row in a template"
+    )
+    workers: Workers = Field(
         0,
-        ge=0,
         description="processes that render; 0: one for each core. The result is the same",
     )
     seed: Seed
@@ -62,8 +70,6 @@ class Remix(Section):
     @field_validator("weights", "caps")
     @classmethod
     def _by_task_type(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if any(value < 0 for value in values.values()):
-            raise ValueError("must not be negative")
         try:
             return {task_type(name): value for name, value in values.items()}
         except PipelineError as error:
@@ -74,15 +80,15 @@ class GeneratorFinetune(Finetune):
     """The generator's training: the target models' settings, and the mixture of rows."""
 
     start: str = Field("", description="adapter folder to continue from; empty: a fresh adapter")
-    mixture: dict[str, int] = Field(
+    mixture: dict[str, Count] = Field(
         default_factory=dict,
         description="rows by task type or task type/dataset, drawn by hash; empty: all (the paper)",
     )
     balance: tuple[str, ...] = Field(
         (), description="task types whose rows are drawn in turns over their responses"
     )
-    max_context_chars: int = Field(
-        0, ge=0, description="rows with longer passages are left out; 0: no limit"
+    max_context_chars: Count = Field(
+        0, description="rows with longer passages are left out; 0: no limit"
     )
 
     @field_validator("mixture")
@@ -108,9 +114,7 @@ class GeneratorEvaluate(Section):
     rows_per_type: Positive = Field(
         16, description="held-out passages for each task type, drawn by hash"
     )
-    max_context_chars: int = Field(
-        8000, ge=0, description="longer passages are not drawn; 0: no limit"
-    )
+    max_context_chars: Count = Field(8000, description="longer passages are not drawn; 0: no limit")
     engine: Literal["vllm", "transformers"] = Field(
         "vllm", description="vllm, or transformers where vLLM cannot run"
     )
@@ -124,16 +128,16 @@ class GeneratorEvaluate(Section):
     )
     temperature: float = Field(0.5, ge=0.0, le=2.0)
     top_p: float = Field(0.95, gt=0.0, le=1.0)
-    max_tokens: Positive = 256
+    max_tokens: Tokens = 256
     judge: str = Field(
         "embedded:smollm2-135m-instruct",
         description="second model that answers the tasks; empty: none",
     )
     judge_revision: str = "main"
-    judge_tokens: Positive = Field(
+    judge_tokens: Tokens = Field(
         32, description="tokens of the judge's answer to an extractive question"
     )
-    batch_rows: Positive = Field(
+    batch_rows: Batch = Field(
         8, description="rows in a forward pass of the held-out loss and the judge's ranking"
     )
     max_instruction_chars: Positive = Field(10000, description="as in stage validate")

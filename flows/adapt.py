@@ -30,11 +30,12 @@ from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
 from flows.runs import figures, request, worktree
 from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
 from flows.runs.die_with_parent import CODE
-from flows.runs.dvc_graph import Node, list_unchanged, read_graph
+from flows.runs.dvc_graph import Node, list_behind, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
 from flows.runs.last_run import UNDONE, write_outcomes
 from flows.runs.limits import STOPPED, RunLimits, TimeUp
 from flows.runs.registration import REGISTER, find_lost
+from flows.runs.unsettled import INGEST, explain_unsettled
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_names
@@ -145,6 +146,8 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     limits = RunLimits.of(run.params, run.command)
     begin_board(run.path, [node.name for node in nodes])
     unchanged = list_unchanged(run.path, nodes)
+    if INGEST in unchanged and explain_unsettled(run.path):
+        unchanged -= list_behind(nodes, INGEST)
     if REGISTER in unchanged and find_lost(run.path, log.warning):
         unchanged -= {REGISTER}
     stopped = threading.Event()

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +38,15 @@ class _Ending:
     has_outcomes: bool = True
 
 
+class _Terminated(KeyboardInterrupt):
+    """TERM reached this process: it ends as after Ctrl-C."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow, with a live table where there is a terminal, and print the closing table.
 
     Returns 0 (done), 1 (a stage failed), 2 (the request itself is wrong), 3 (a limit of the run
-    ended it) or 130 (interrupted).
+    ended it), 130 (interrupted) or 143 (terminated).
     """
     arguments = _parser().parse_args(argv)
     with one_line_errors("pipeline"):
@@ -53,16 +59,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             clear_board(run.path)
         log = _empty_log(run)
         try:
-            ending = _show_flow(run, arguments, log)
+            with _heed_term():
+                ending = _show_flow(run, arguments, log)
         except PipelineError:
             print(f"log       {_short(log)}", flush=True)
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            terminated = isinstance(error, _Terminated)
             print(f"log       {_short(log)}", flush=True)
-            print("interrupted: run the same command again to continue", file=sys.stderr)
-            return 130
+            word = "terminated" if terminated else "interrupted"
+            print(f"{word}: run the same command again to continue", file=sys.stderr)
+            return 143 if terminated else 130
         return _finish(run, arguments.profile, ending, log)
     return 2
+
+
+@contextlib.contextmanager
+def _heed_term() -> Iterator[None]:
+    """Raise :class:`_Terminated` in the block at TERM. Prefect has a handler of its own while the
+    flow runs; when the flow's end is reported it sends the signal again, to this one.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_flow(run: worktree.Run, arguments: argparse.Namespace, log: Path) -> _Ending:

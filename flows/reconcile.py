@@ -5,7 +5,9 @@ A run is dead when no process holds its checkout on the machine that its tags na
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +28,7 @@ from prefect.states import Completed, Crashed, Failed
 
 from flows.runs import last_run, request, worktree
 from flows.runs.die_with_parent import CODE
+from tasks.core.process import is_alive
 
 _MESSAGE = "its process was killed; start the same run again to continue it"
 _HOST = "host:"
@@ -72,10 +75,16 @@ def _may_begin(run: FlowRun) -> bool:
     host, _, number = (run.infrastructure_pid or "").rpartition(":")
     if host and host != socket.gethostname():
         return True
+    begun = datetime.datetime.now(datetime.UTC).timestamp()
     if host and number.isdecimal():
-        return psutil.pid_exists(int(number))
-    since = run.state.timestamp if run.state else None
-    return since is not None and datetime.datetime.now(datetime.UTC) - since < _GRACE
+        if not is_alive(number):
+            return False
+        # The worker notes no start time. Its process began within moments of the state PENDING: one
+        # of the same number that began later is another, as after a reboot.
+        with contextlib.suppress(psutil.Error):
+            begun = psutil.Process(int(number)).create_time()
+    since = run.state.timestamp.timestamp() if run.state else -math.inf
+    return begun - since < _GRACE.total_seconds()
 
 
 def end_dead_runs(

@@ -230,8 +230,8 @@ def _describe(
             "items",
             f"{proposal.labelled} labelled, in {proposal.items}"
             if proposal.labelled
-            else "no labelled ones, so no F1: make label "
-            f"PROFILE={proposal.stacked} says how to get some; or write them by hand, one a line:",
+            else f"none yet, so no F1: make label PROFILE={proposal.stacked} helps you write "
+            f"them, into {proposal.items}; or do it by hand, one a line:",
         ),
     ]  # fmt: skip
     lines += about_items

@@ -6,6 +6,7 @@ import re
 
 from tasks.core.params import load_params
 from tasks.finetune.continuation import KNOWN
+from tasks.scoring import reviews
 from tasks.supervise import stage as supervise
 from tasks.validate import verdicts
 from tasks.validate.expectations import LABEL_BALANCE, select_checks
@@ -26,7 +27,7 @@ def reasons_of_the_code() -> set[str]:
     found |= {check.name for check in select_checks(validate)} | {LABEL_BALANCE}
     found |= {verdicts.MAX_ROWS, rivals.DUPLICATE, rivals.NOT_BEST, KNOWN}
     found |= {judging.DISAGREES, judging.UNGROUNDED, judging.UNSURE, judging.NOT_REPAIRED}
-    found |= {judging.WRONG_BY_REVIEW, supervise.MAX_ROWS, supervise.OVER_SHARE}
+    found |= {reviews.WRONG_BY_REVIEW, supervise.MAX_ROWS, supervise.OVER_SHARE}
     return found | {supervise.HELD_OUT, supervise.OF_HELD_OUT_PASSAGE, "empty"}
 
 

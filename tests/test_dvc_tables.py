@@ -13,7 +13,7 @@ import pytest
 
 from flows.runs import table
 from flows.runs.board import begin_board, clear_board, mark
-from flows.runs.table import WIDTH, read_lines, render
+from flows.runs.table import NARROW, WIDTH, Unfinished, read_lines, render
 from flows.runs.worktree import Run, hold
 from tasks.core.overlay import overlay
 from tasks.core.yaml_file import read_yaml
@@ -212,5 +212,10 @@ def test_a_line_says_what_was_compared_with_what() -> None:
     ]
     assert lines[2].f1 == "no labelled items" and lines[0].rows == "1,234"
     assert lines[0].date == "2026-03-01"
-    assert str(lines[0]).startswith("mineminemine") and "mine-2 " in str(lines[0])
-    assert max(map(len, render(lines).splitlines())) <= WIDTH
+    first = lines[0].show(WIDTH)
+    assert first.startswith("mineminemine") and "mine-2 " in first and first.endswith("03-01")
+    unfinished = Unfinished("mine" * 20, "failed in ingest: " + "no documents " * 9, "2026-03-01")
+    for width in (WIDTH, NARROW):
+        shown = render([*lines, unfinished], width)
+        assert max(map(len, shown.splitlines())) <= width and "(+1.0 to +50.0)" in shown
+        assert ("2026" in shown) == (width == WIDTH)

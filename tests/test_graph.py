@@ -119,9 +119,11 @@ def test_one_name_everywhere() -> None:
 
 def test_the_users_documents_are_a_dependency() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    ingest = _whole_graph()[0]
-    assert params["ingest"]["corpus"] in ingest.deps
-    assert params["evaluate"]["items"] in ingest.deps
+    nodes = {node.name: node for node in _whole_graph()}
+    assert params["ingest"]["corpus"] in nodes["ingest"].deps
+    assert params["evaluate"]["items"] in nodes["ingest"].deps
+    for stage in ("verify", "supervise"):
+        assert params["verify"]["reviews"] in nodes[stage].deps, "a verdict reruns the stage"
 
 
 def _whole_graph() -> list[Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import jsonschema
 import pytest
 import yaml
 
-from scripts.schemas import FOLDER, SETTINGS, make_schemas, make_settings_page, to_text
+from bonito.answering import stage as answering
+from scripts.schemas import (
+    FOLDER,
+    SETTINGS,
+    make_schemas,
+    make_settings_page,
+    schema_of,
+    to_text,
+)
 from tests.conftest import ROOT
 
 #: Schema -> the shipped files that follow it.
@@ -51,6 +60,25 @@ def test_every_setting_is_on_its_page_and_described() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 120
     assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_every_number_has_an_upper_bound() -> None:
+    """A slip of the keyboard is one line at the start, not an allocation hours later."""
+
+    def find_endless(value: Any, place: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            number = value.get("type") in ("integer", "number")
+            if number and not {"maximum", "exclusiveMaximum"} & value.keys():
+                yield place
+            for key, inner in value.items():
+                yield from find_endless(inner, f"{place}.{key}")
+        elif isinstance(value, list):
+            for inner in value:
+                yield from find_endless(inner, place)
+
+    schemas = {**make_schemas(), "answering": schema_of(answering.Params)}
+    del schemas["dataset.json"]
+    assert [row for name, schema in schemas.items() for row in find_endless(schema, name)] == []
 
 
 def test_the_schemas_are_those_of_the_models() -> None:

@@ -29,8 +29,8 @@ from tasks.core.parquet import read_table
 from tasks.core.ports import find_free_port
 from tasks.core.process import is_alive
 from tasks.lm import engine
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.release import export, push
 from tasks.tracking.fetch_model import parse_model_uri
 from tasks.tracking.kept_answers import KeptAnswer, KeptAnswers
@@ -137,6 +137,7 @@ def test_the_scored_checkpoint_is_served_and_no_adapter_beside_another(
         options = dict(pairwise(command))
         assert options["--model"] == str(tmp_path) and options["--served-model-name"] == "m"
         assert options["--load-format"] == "safetensors"
+        assert options["--config-format"] == options["--tokenizer-mode"] == "hf"
         assert options.get("--gpu-memory-utilization") == ("0.5" if gpu else None)
         assert ("--enforce-eager" in command) == (not gpu)
         assert not {"--enable-lora", "--lora-modules", "--trust-remote-code"} & set(command)

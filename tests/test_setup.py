@@ -224,6 +224,74 @@ def test_the_card_is_proved_where_a_driver_answers_alone(
     assert not setup.STAMP.exists()
 
 
+#: What a machine with a good card says; a fault below changes one line of it.
+_TORCH = """\
+import sysconfig
+from types import SimpleNamespace
+sysconfig.get_paths = lambda: {{"include": {include!r}}}
+version = SimpleNamespace(cuda="13.0")
+cuda = SimpleNamespace(
+    is_available=lambda: {found},
+    get_device_name=lambda number: "A card",
+    get_device_capability=lambda number: {capability},
+    mem_get_info=lambda number: (70 * 2**30, 80 * 2**30),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({}, ""),
+        (
+            {"found": False},
+            "(torch finds no GPU: CUDA 13.0 needs a newer NVIDIA driver (CUDA 13: 580 or newer))",
+        ),
+        (
+            {"capability": (7, 5)},
+            "(A card does not compute in bfloat16: compute capability 8.0 or newer is needed)",
+        ),
+        ({"header": ""}, "(Python.h is missing, which Triton compiles with: install python3-dev)"),
+        ({"compiler": "ls"}, "there is no C compiler, and vLLM compiles kernels when it starts"),
+        ({"compiler": "cc"}, ""),
+    ],
+)
+def test_a_card_that_will_not_do_ends_the_setup_in_one_line(
+    setup: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    fault: dict[str, object],
+    told: str,
+) -> None:
+    """The driver answers; torch, its header and the compiler are asked for real, and made up."""
+    given = {"found": True, "capability": (9, 0), "header": "Python.h", "compiler": "gcc", **fault}
+    for name, text in (("nvidia-smi", "echo 'GPU 0: A card'"), (str(given["compiler"]), "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / (given["header"] or "other.h")).touch()
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "torch.py").write_text(
+        _TORCH.format(include=str(tmp_path / "include"), **given)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    monkeypatch.delenv("DEVICE")
+    pins = (setup.ROOT / "requirements" / "cpu.txt").read_text()
+    (setup.ROOT / "requirements" / "gpu.txt").write_text(pins)
+    fake_environment(setup)
+    record_pip(setup, monkeypatch)
+    assert setup.main() == (2 if told else 0)
+    out, err = capsys.readouterr()
+    assert setup.STAMP.exists() == (not told)
+    if told:
+        (line,) = err.splitlines()
+        assert line.startswith("error: setup: ") and told in line and "DEVICE=cpu" in line
+    else:
+        assert err == "" and "setup: A card, CUDA 13.0, 70 of 80 GiB free\n" in out
+
+
 def test_the_script_needs_nothing_installed() -> None:
     """It has to start under an interpreter that has no package at all."""
     done = subprocess.run(

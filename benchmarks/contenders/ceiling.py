@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.worker import Done, serve
-from tasks.lm.models import dtype
+from tasks.lm.precision import dtype
 
 #: Seconds that each of the two is repeated for.
 _SECONDS = 1.0

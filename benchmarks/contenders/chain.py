@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.core.params import load_params
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.loading import load_model
 from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 
 
 def write(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks.worker import Done, serve
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.loading import load_model
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
 from benchmarks.worker import Done, serve
-from tasks.lm.models import dtype, load_model
+from tasks.lm.loading import load_model
+from tasks.lm.precision import dtype
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

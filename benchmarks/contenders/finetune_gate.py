@@ -13,8 +13,9 @@ from peft import LoraConfig, get_peft_model
 
 from benchmarks.worker import Done, serve
 from tasks.core.model_params import Finetune
+from tasks.lm.loading import load_model
 from tasks.lm.merged import round_through_nf4
-from tasks.lm.models import dtype, load_model
+from tasks.lm.precision import dtype
 from tasks.lm.response_trainer import response_loss
 from tasks.lm.training import lora_model
 

@@ -18,7 +18,9 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.worker import Done, serve
 from datasets import Dataset
-from tasks.lm.models import dtype, load_model, load_tokenizer
+from tasks.lm.loading import load_model
+from tasks.lm.precision import dtype
+from tasks.lm.tokenizers import load_tokenizer
 
 _TUNED: dict[str, Any] = {
     "gradient_checkpointing": False,

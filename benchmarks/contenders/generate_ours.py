@@ -16,8 +16,8 @@ from tasks.core.parquet import read_table
 from tasks.core.yaml_file import read_yaml
 from tasks.generate import shards
 from tasks.generate import stage as generate
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import bonito_input
+from tasks.lm.tokenizers import load_tokenizer
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.loading import load_model
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 
 
 def load(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import tasks.lm.engine
-import tasks.lm.models
+import tasks.lm.loading
 import tasks.scoring.ranking
 from tasks.lm.engine import Completion, Sampling
+from tasks.lm.tokenizers import load_tokenizer
 
 _ASKED = "What stands right behind "
 
@@ -24,7 +25,7 @@ class _RuleReader:
     """Every fifth answer is wrong."""
 
     def __init__(self, kind: str, model: str, *_: object, **__: object) -> None:
-        self._tokenizer = tasks.lm.models.load_tokenizer(str(model))
+        self._tokenizer = load_tokenizer(str(model))
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int]
@@ -57,7 +58,7 @@ def _rank(
 def main() -> Any:
     """Run the stage; its imports of the models come after the exchange."""
     tasks.lm.engine.open_engine = _RuleReader  # type: ignore[assignment]
-    tasks.lm.models.load_model = lambda *_, **__: _NoModel()  # type: ignore[assignment]
+    tasks.lm.loading.load_model = lambda *_, **__: _NoModel()  # type: ignore[assignment]
     tasks.scoring.ranking.rank = _rank  # type: ignore[assignment]
     from tasks.verify.stage import main as verify
 

@@ -20,7 +20,9 @@ from typing import Any
 #: Module -> its functions that load a model or start an engine. They are patched before a stage
 #: imports them.
 _LOADS = {
-    "tasks.lm.models": ("load_model", "load_tokenizer", "base_path"),
+    "tasks.lm.models": ("base_path",),
+    "tasks.lm.tokenizers": ("load_tokenizer",),
+    "tasks.lm.loading": ("load_model",),
     "tasks.lm.merged": ("merged_folder",),
     "tasks.lm.engine": ("open_engine",),
 }

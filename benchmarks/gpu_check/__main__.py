@@ -1,6 +1,7 @@
 """``python -m benchmarks.gpu_check``: run every path, print one table, write results.json.
 
-Ten minutes on a GPU with 24 GB, without the hub. With ``--shape tiny`` the same code runs on a CPU.
+Ten minutes on an H200 by the arithmetic of docs/paper.md, without the hub. With ``--shape tiny``
+the same code runs on a CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.harness import ROOT
 from benchmarks.machine import describe
@@ -22,10 +22,6 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.log_lines import ignore_closed_stdout
 from tasks.core.privacy import CACHES, silence
-
-if TYPE_CHECKING:
-    from benchmarks.gpu_check.model import Shape
-    from benchmarks.gpu_check.outcome import Runner
 
 _VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "vllm")
 
@@ -36,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ignore_closed_stdout()
     try:
         with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=arguments.work) as work:
-            return _check(arguments.shape, Path(work), arguments.out)
+            return _check(arguments.shape, Path(work).absolute(), arguments.out)
     except (PipelineError, OSError) as error:
         print(f"error: gpu-check: {error}", file=sys.stderr)
         return 2
@@ -53,6 +49,7 @@ def _check(name: str, work: Path, out: Path) -> int:
 
     from benchmarks.gpu_check.model import SHAPES
     from benchmarks.gpu_check.outcome import render
+    from benchmarks.gpu_check.paths import run_paths
 
     shape = SHAPES[name]
     if name != "tiny" and not torch.cuda.is_available():
@@ -81,38 +78,6 @@ def _check(name: str, work: Path, out: Path) -> int:
         f"{runner.ceiling['bytes'] / 1e9:.0f} GB/s (copy). {out / 'results.json'}"
     )
     return 1 if any(one.gate.startswith("failed") for one in runner.outcomes) else 0
-
-
-def run_paths(shape: Shape, work: Path) -> Runner:
-    """Run the paths in the order of a pipeline, each after the memory of the one before is free."""
-    import torch
-
-    from benchmarks.contenders import ceiling
-    from benchmarks.gpu_check import answering, training
-    from benchmarks.gpu_check.model import write_model
-    from benchmarks.gpu_check.outcome import Runner
-    from benchmarks.gpu_check.setting import Setting
-
-    side = {"side": shape.side, "threads": torch.get_num_threads()}
-    runner, setting = Runner(ceiling.play(ceiling.load(side)).facts), Setting(shape, work)
-    write_model(setting.cut, shape, 2)
-    write_model(setting.whole, shape, shape.layers)
-    paths = {
-        "load in 4 bits": training.load_4bit,
-        "train": training.train_steps,
-        "gradients (cut)": training.compare_gradients,
-        "kill and resume (cut)": training.resume_after_kill,
-        "merge": training.merge,
-        "rank (cut)": answering.rank_like_float32,
-        "rank": answering.rank_speed,
-        "generate, transformers": lambda given: answering.generate_with(given, "transformers"),
-        "generate, vLLM": lambda given: answering.generate_with(given, "vllm"),
-        "greedy parity (cut)": answering.same_greedy_answers,
-    }
-    for name, path in paths.items():
-        print(f"gpu-check: {name}", file=sys.stderr, flush=True)
-        runner.run(name, lambda path=path: path(setting))  # type: ignore[misc]
-    return runner
 
 
 def _version(package: str) -> str:

@@ -44,7 +44,8 @@ class Shape:
     new_tokens: int = 64
     #: Side of the square matrices of the measured ceiling.
     side: int = 8192
-    #: Free disk that the check needs, in GB: the model, the merged one, both cuts, checkpoints.
+    #: Free disk that the check needs, in GB: the model, the merged one, its cut,
+    #: checkpoints, the embedded model.
     disk: int = 45
 
 
@@ -80,7 +81,7 @@ SHAPES = {
         prompts=6,
         new_tokens=8,
         side=256,
-        disk=1,
+        disk=3,
     ),
 }
 

@@ -17,7 +17,7 @@ from benchmarks.worker import gpu_peak_bytes
 from tasks.core.markdown import table
 
 #: What a path may leave on the GPU: libraries keep workspaces, a model is larger.
-_MOST_LEFT_GIB = 1.0
+MOST_LEFT_GIB = 1.0
 
 
 class NotRun(Exception):
@@ -69,7 +69,7 @@ class Runner:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._held = _held_gib()
+        self._held = held_gib()
 
     def run(self, name: str, path: Callable[[], Figures]) -> None:
         """Run a path, collect its garbage, and measure what is still held."""
@@ -88,8 +88,8 @@ class Runner:
             one.roofline = round(figures.tokens / least, 1)
         if self._held is not None:
             one.peak_gib = round(gpu_peak_bytes() / 2**30, 2)
-            one.left_gib = round((_held_gib() or 0.0) - self._held, 2)
-            if one.gate == PASSED and one.left_gib > _MOST_LEFT_GIB:
+            one.left_gib = round((held_gib() or 0.0) - self._held, 2)
+            if one.gate == PASSED and one.left_gib > MOST_LEFT_GIB:
                 one.gate = f"failed: {one.left_gib} GiB are left on the GPU"
         self.outcomes.append(one)
 
@@ -108,7 +108,7 @@ def _try(path: Callable[[], Figures]) -> Figures:
         return Figures(f"failed: {type(error).__name__}: {first}"[:300])
 
 
-def _held_gib() -> float | None:
+def held_gib() -> float | None:
     """Return what all processes hold on the GPU; None without one."""
     gc.collect()
     if not torch.cuda.is_available():

@@ -26,7 +26,7 @@ from tasks.core.files import fingerprint, row_seed
 from tasks.core.model_params import Finetune
 from tasks.core.parquet import GROUP, read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
-from tasks.core.section import Positive, Section, Seed
+from tasks.core.section import Count, Positive, Section, Seed, Tokens
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.preflight import check_training
 from tasks.lm.prompts import fill
@@ -41,29 +41,28 @@ _LEAST_PASSAGE = 120
 class Answering(Section):
     """Which remixed rows a reader learns from, and how many claims are constructed beside them."""
 
-    mixture: dict[str, int] = Field(
+    mixture: dict[str, Count] = Field(
         description="rows by task type or task type/dataset, drawn by hash"
     )
     balance: tuple[str, ...] = Field(
         (), description="task types drawn in turns over wordings and responses"
     )
-    max_context_chars: int = Field(
-        0, ge=0, description="rows with longer passages are left out; 0: no limit"
+    max_context_chars: Count = Field(
+        0, description="rows with longer passages are left out; 0: no limit"
     )
-    max_passage_chars: int = Field(
+    max_passage_chars: Count = Field(
         0,
-        ge=0,
         description="spans and claims: sentences go until the passage is so short; 0: none go",
     )
-    claims: int = Field(0, ge=0, description="constructed rows, drawn by hash; 0: none")
+    claims: Count = Field(0, description="constructed rows, drawn by hash; 0: none")
     claim_sources: tuple[str, ...] = Field(
         (), description="datasets whose passages claims are made of"
     )
     claims_per_passage: Positive = Field(2, description="pairs of claims a passage at most")
-    max_prompt_tokens: Positive = Field(
+    max_prompt_tokens: Tokens = Field(
         230, description="rows with longer instructions are left out (four characters a token)"
     )
-    max_response_tokens: Positive = Field(
+    max_response_tokens: Tokens = Field(
         40, description="rows with longer responses are left out (four characters a token)"
     )
     seed: Seed

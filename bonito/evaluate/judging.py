@@ -21,17 +21,13 @@ from bonito.params import GeneratorEvaluate
 from tasks.core.files import row_seed
 from tasks.core.labels import normal_labels, offered
 from tasks.core.task_types import EXTRACTION
-from tasks.lm.engine import Engine, Sampling, open_engine
+from tasks.lm.engine import Engine, Sampling, need_engine, open_engine
+from tasks.lm.loading import load_model, need_card, vocabulary_logits
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import (
-    base_path,
-    load_model,
-    load_tokenizer,
-    resolve,
-    vocabulary_logits,
-)
+from tasks.lm.models import base_path, resolve
 from tasks.lm.prompts import Prompter, bonito_output, fill, generator_prompt, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.ranking import rank
 from tasks.validate.labels import OFFERING
@@ -64,6 +60,7 @@ def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, s
         return str(
             merged_folder(model.base, model.revision, model.adapter, "none", precision)
         ), "main"
+    need_card(model.base, model.revision, "none", precision)
     return base_path(model.base, model.revision), "main"
 
 
@@ -156,6 +153,8 @@ def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opi
     ]
     if not ranked and not extracted:
         return judged
+    if extracted:
+        need_judging_engine(params.judge, params.judge_revision, params)
     path, revision = prepare_checkpoint(params.judge, params.judge_revision, params.precision)
     tokenizer = load_tokenizer(path, revision)
     prompter = Prompter(tokenizer, prompt_form(tokenizer, "auto", adapted=False))
@@ -219,6 +218,11 @@ def read_choices(task: Written) -> list[str]:
         if label in options and len(options) > 1
         else []
     )
+
+
+def need_judging_engine(name: str, revision: str, params: GeneratorEvaluate) -> None:
+    """Refuse an engine that the GPU has no room for, before its model comes or is merged."""
+    need_engine(params.engine, name, revision, params.precision, params.gpu_memory_utilization)
 
 
 def _open_engine(params: GeneratorEvaluate, path: str, revision: str, longest: int) -> Engine:

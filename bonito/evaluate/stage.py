@@ -25,6 +25,7 @@ from bonito.evaluate.judging import (
     Opinion,
     judge_tasks,
     measure_held_out_losses,
+    need_judging_engine,
     prepare_checkpoint,
     write_tasks,
 )
@@ -95,7 +96,6 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         )
     take_cards()
     progress = stage.progress(5, "steps")
-    path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
     identity = identify(params.generator, params.revision)
     key = work_key(
         _JUDGING,
@@ -105,6 +105,9 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         params.model_dump(mode="json", exclude={"experiment"}),
     )
     store = Store(stage.work / "journal", key, _KEEP)
+    if not store.has("tasks"):
+        need_judging_engine(params.generator, params.revision, params)
+    path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
     progress.advance(1, now="writing tasks")
     completions = store.remember("tasks", lambda: write_tasks(rows, path, revision, params))
     written = [

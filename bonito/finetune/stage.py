@@ -24,10 +24,10 @@ from tasks.core.stage import Stage, run_stage
 from tasks.lm.adapters import start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example, Examples, examples_trained, name_cut
-from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_training
 from tasks.lm.prompts import bonito_output, generator_prompt
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training import train, training_key
 from tasks.lm.training_set import report_steps
 

@@ -11,7 +11,7 @@ from flows.matrix.supervision import parse_supervision
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
 from tasks.core.params import load_params
-from tasks.core.section import FORM, Section, Seed
+from tasks.core.section import FORM, Count, Section, Seed
 
 
 def _parsed(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class Matrix(Section):
         min_length=1,
         description="sources, mixes (bonito+constructed:0.5), or either after p3: p3 then tapt",
     )
-    rows: tuple[int, ...] = Field(
+    rows: tuple[Count, ...] = Field(
         (0,), description="training rows, 0: all; several make a learning curve"
     )
     seeds: tuple[Seed, ...] = Field(
@@ -89,15 +89,15 @@ class Matrix(Section):
     variants: tuple[Variant, ...] = Field(
         (), description="an ablation: every source they name is also run with each of them"
     )
-    passages: int = Field(0, ge=0, description="passages that every source gets, 0: all")
+    passages: Count = Field(0, description="passages that every source gets, 0: all")
     tokens: int = Field(
         0,
         ge=0,
+        le=10**11,
         description="training tokens of every source, 0: by the epochs (not budget-matched)",
     )
-    tokens_per_row: int = Field(
+    tokens_per_row: Count = Field(
         0,
-        ge=0,
         description="instead of tokens, where rows vary: the budget is this number times the rows",
     )
     p3_rows: str = Field("", description="train.parquet of a remix, for p3")

@@ -33,8 +33,8 @@ from tasks.core.progress import Progress
 from tasks.core.rows import MODEL_NAMES
 from tasks.core.spans import find_span
 from tasks.core.stage import one_line_errors
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import Dataset, Item, Template, asked_columns, load_dataset
 from tasks.scoring.predict import answer
 from tasks.scoring.questions import Questions

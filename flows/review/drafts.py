@@ -16,7 +16,7 @@ from tasks.core.parquet import Batches
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.task_types import task_type
 from tasks.scoring.datasets import Dataset, asked_columns
-from tasks.verify.reviews import review_key
+from tasks.scoring.reviews import review_key
 
 #: Passages that are drawn: more than anyone labels.
 MOST = 1000

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, fingerprint, sha256_folder
 from tasks.core.params import Params
@@ -58,7 +59,8 @@ class Embedder:
         # Their import takes seconds, which texts with known vectors need not wait for.
         import torch
 
-        from tasks.lm.models import load_model, load_tokenizer
+        from tasks.lm.loading import load_model
+        from tasks.lm.tokenizers import load_tokenizer
 
         if self._model is None:
             self._model = load_model(str(folder)).eval()
@@ -111,13 +113,14 @@ def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
     def find_model() -> Path:
         from tasks.lm.merged import merged_folder
         from tasks.lm.models import base_path
+        from tasks.lm.weight_files import weight_bytes
 
         if not (adapter / "adapter_config.json").is_file():
             raise PipelineError("the run has no adapter here")
-        base = Path(base_path(finetune.model, finetune.revision))
-        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+        size = weight_bytes(Path(base_path(finetune.model, finetune.revision)))
         if size > MOST_BYTES:
             raise PipelineError(f"a model of {size / 2**30:.1f} GB takes more than seconds")
+        take_cards()
         return merged_folder(
             finetune.model, finetune.revision, adapter, finetune.quantization, finetune.precision
         )

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tasks.core.files import fingerprint
 from tasks.core.page import Page
 from tasks.core.ports import read_port
 from tasks.core.row_reader import read_rows
+from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import EXTRACTION, task_type
@@ -33,7 +35,6 @@ from tasks.scoring.datasets import (
     Item,
     asked_columns,
     check_prompts,
-    has_items,
     load_dataset,
     load_items,
     parse_item,
@@ -66,7 +67,7 @@ def open_desk(place: Place) -> LabelDesk:
     for key, example in (("items", "local/mine/items.jsonl"), ("dataset", "datasets/mine.yaml")):
         place.need_own("evaluate", key, example)
     path = place.user_file("evaluate", "items")
-    if not has_items(path):
+    if is_nothing(path):
         name = place.profile.rpartition(",")[2]
         raise PipelineError(
             f"profile {place.profile} names no file for labelled items: in its section evaluate "
@@ -131,10 +132,13 @@ class LabelDesk:
         self.dataset, self.drafts, self.file, self.rejected = dataset, drafts, file, rejected
         self._drafts = {draft["key"]: draft for draft in drafts}
         self._spread, self._reviewer = spread, os.environ.get("REVIEWER", "")
+        #: Draft -> when it was skipped; another start of the page offers it as any other.
+        self._skipped: dict[str, int] = {}
+        self._skips = count(1)
 
     def state(self) -> dict[str, Any]:
         """Return the form, the progress, and the drafts that are open: first those whose label
-        there is least of, then passages without a draft.
+        there is least of, then passages without a draft, then what was skipped.
         """
         items = read_items(self.dataset, self.file.path)
         labels = Counter({label: 0 for label in self.dataset.labels})
@@ -142,7 +146,13 @@ class LabelDesk:
             labels.update(item.golds[0] for item in items)
         taken = {*_taken(items), *self._rejections()}
         left = [draft for draft in self.drafts if draft["key"] not in taken]
-        left.sort(key=lambda draft: (not draft["row_id"], labels.get(draft["label"], 0)))
+        left.sort(
+            key=lambda draft: (
+                self._skipped.get(draft["key"], 0),
+                not draft["row_id"],
+                labels.get(draft["label"], 0),
+            )
+        )
         return {
             "columns": asked_columns(self.dataset),
             "labels": dict(labels),
@@ -171,11 +181,16 @@ class LabelDesk:
 
     def save(self, change: dict[str, Any]) -> dict[str, Any]:
         """Write an item (``accept``), or a rejection (``reject``), or take one back
-        (``undo``, which names what ``accept`` or ``reject`` returned as ``saved``).
+        (``undo``, which names what ``accept`` or ``reject`` returned as ``saved``); or put a draft
+        behind the others (``skip``).
         """
         draft = self._drafts.get(str(change.get("key")))
-        actions = {"accept": self._accept, "reject": self._reject, "undo": self._undo}
-        action = actions.get(str(change.get("action")))
+        action = {
+            "accept": self._accept,
+            "reject": self._reject,
+            "undo": self._undo,
+            "skip": self._skip,
+        }.get(str(change.get("action")))
         if draft is None or action is None:
             raise PipelineError("this draft is not there any more: load the page again")
         saved = action(draft, change)
@@ -239,6 +254,10 @@ class LabelDesk:
         with self.file.edit(), self.rejected.edit() as lines:
             self._need_open(draft, read_items(self.dataset, self.file.path))
             put_line(lines, None, row | {"verdict": "rejected", "reviewer": self._reviewer})
+        return ""
+
+    def _skip(self, draft: dict[str, Any], change: dict[str, Any]) -> str:
+        self._skipped[draft["key"]] = next(self._skips)
         return ""
 
     def _undo(self, draft: dict[str, Any], change: dict[str, Any]) -> str:

@@ -27,13 +27,12 @@ from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.parquet import Batches
 from tasks.core.ports import read_port
-from tasks.core.rows import INSTRUCTIONS, UNVERIFIED, VERIFIED
+from tasks.core.rows import INSTRUCTIONS, QUARANTINE, UNVERIFIED, VERIFIED
 from tasks.core.stage import one_line_errors
 from tasks.core.task_types import TASK_TYPES
+from tasks.scoring.draw import SAMPLE, Draw
 from tasks.scoring.intervals import wilson
-from tasks.verify.draw import SAMPLE, Draw
-from tasks.verify.judging import WRONG_BY_REVIEW
-from tasks.verify.reviews import Reviews, Verdict, review_key
+from tasks.scoring.reviews import WRONG_BY_REVIEW, Reviews, Verdict, review_key
 
 PORT, VARIABLE = 4300, "REVIEW_PORT"
 _SHOWN = (
@@ -85,7 +84,7 @@ def open_desk(place: Place) -> ReviewDesk:
         rows=f"{len(rows)} drawn of {count:,} that {whose}, {place.shown(folder)}",
         verdicts=f"{place.shown(path)}, {judged} of the {len(rows)} judged",
     )
-    if mix.generator and place.params.verify.exclude_wrong:
+    if place.params.verify.exclude_wrong:
         say(wrong="a row judged wrong is not trained on from the next run (verify.exclude_wrong)")
     return desk
 
@@ -112,8 +111,13 @@ def kept_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def made_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield supervise's rows (rows.INSTRUCTIONS): no reader has answered them."""
+    """Yield supervise's instructions (rows.INSTRUCTIONS), which no reader has answered, with those
+    that an earlier review excluded.
+    """
     for batch in Batches(folder / "instructions.parquet", INSTRUCTIONS):
+        yield from (row for row in batch.to_pylist() if row["instruction"])
+    excluded = folder / "quarantine.parquet"
+    for batch in Batches(excluded, QUARANTINE) if excluded.is_file() else ():
         yield from batch.to_pylist()
 
 

@@ -23,13 +23,14 @@ from flows.review.place import Place, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
+from tasks.core.log_lines import set_up_logging
 from tasks.core.page import STAGE_PAGES, Page, write_page
 from tasks.core.parquet import Batches, read_table
 from tasks.core.rows import EVALUATIONS, MODEL_NAMES, PASSAGES, VERIFIED, require
 from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import Dataset, Item, asked_columns, has_items, load_dataset, load_items
 from tasks.scoring.f1 import normalise_answer
-from tasks.verify.reviews import Reviews, review_key
+from tasks.scoring.reviews import Reviews, review_key
 
 _TEMPLATE = Path(__file__).parent / "templates" / "why.html"
 #: Ids that an unknown one is answered with.
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("flows.review.why", "Explain the answers to one item.")
     parser.add_argument("--item", default="")
     arguments = parser.parse_args(argv)
+    set_up_logging("why")
     with one_line_errors("why"):
         place = Place(CODE, arguments.profile, arguments.settings)
         found = explain(place, arguments.item)

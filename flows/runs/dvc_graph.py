@@ -74,6 +74,15 @@ def list_unchanged(root: Path, nodes: Sequence[Node]) -> frozenset[str]:
     return frozenset(unchanged)
 
 
+def list_behind(nodes: Sequence[Node], stage: str) -> frozenset[str]:
+    """Return a stage and all that read what it writes, directly or not; ``nodes`` are in order."""
+    behind = {stage}
+    for node in nodes:
+        if not behind.isdisjoint(node.after):
+            behind.add(node.name)
+    return frozenset(behind)
+
+
 def _node(stage: PipelineStage, after: list[str]) -> Node:
     files = [dep for dep in stage.deps if not hasattr(dep, "params")]
     keys = [key for dep in stage.deps for key in getattr(dep, "params", ())]

@@ -17,6 +17,7 @@ from typing import IO, Literal
 
 from flows.runs.die_with_parent import start
 from flows.runs.registration import REGISTER, find_lost
+from flows.runs.unsettled import INGEST, explain_unsettled
 from tasks.core.errors import PipelineError
 from tasks.core.log_lines import BARE
 from tasks.core.store import verify
@@ -64,17 +65,25 @@ def reproduce(
     """Run ``stage`` in ``checkout``; each printed line goes to ``log``, ``watch`` is called every
     second.
 
-    Where DVC has register's output and MLflow lost what it names, register runs all the same.
+    Where DVC has register's output and MLflow lost what it names, register runs all the same; so
+    does ingest where files that it could not read may be read now.
     """
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
     outcome = _reproduce(command, checkout, stage, log, watch, environment or {})
-    if stage != REGISTER or outcome.status not in _SKIPS.values():
+    reason = ""
+    if outcome.status in _SKIPS.values():
+        reason = _find_reason(stage, checkout, log)
+    if not reason:
         return outcome
-    lost = find_lost(checkout, lambda line: log(f"warning: {line}"))
-    if not lost:
-        return outcome
-    log(f"register runs again: {lost}")
+    log(f"{stage} runs again: {reason}")
     return _reproduce([*command, "--force"], checkout, stage, log, watch, environment or {})
+
+
+def _find_reason(stage: str, checkout: Path, log: Callable[[str], None]) -> str:
+    """Return why a stage runs that DVC has nothing to do for; empty where nothing speaks for it."""
+    if stage == REGISTER:
+        return find_lost(checkout, lambda line: log(f"warning: {line}"))
+    return explain_unsettled(checkout) if stage == INGEST else ""
 
 
 def _reproduce(

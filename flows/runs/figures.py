@@ -75,7 +75,9 @@ def list_links(checkout: Path, done: set[str]) -> str:
             lines.append(
                 f"- model {found['model_name']}, version {found['version']}, alias {found['alias']}"
             )
-        lines += [f"- {found[key]}" for key in ("verdict", "in_evaluation") if key in found]
+        lines += [
+            f"- {found[key]}" for key in ("verdict", "in_evaluation", "served") if key in found
+        ]
     reports = sorted((checkout / "artifacts").glob("*/report.html"))
     lines += [f"- report `{path}`" for path in reports if path.parent.name in done]
     data = checkout / "data.dvc"

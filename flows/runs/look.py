@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.runs.figures import tabulate_f1
 from flows.runs.last_run import UNDONE, read_last_flow_run, read_stages
+from flows.runs.unsettled import explain_unsettled
 from flows.runs.worktree import Run, fingerprint_results
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
@@ -37,13 +38,16 @@ class Look:
     moved: dict[str, list[str]]
     first: bool
     other_settings: bool
+    #: Files that the last run could not read, and the next one may; in words, or empty.
+    unsettled: str
     #: The last flow run that ended in the checkout, before this look's run.
     flow_run: str
 
     @property
     def changed(self) -> bool:
         """Whether there is anything to run for."""
-        return self.first or self.other_settings or any(self.moved.values())
+        moved = any(self.moved.values())
+        return self.first or self.other_settings or bool(self.unsettled) or moved
 
     def describe(self) -> str:
         """Return the difference as a sentence."""
@@ -51,7 +55,8 @@ class Look:
         text = f"{len(self.files):,} files: {', '.join(counts)}"
         if self.first:
             return f"first look at {len(self.files):,} files"
-        return f"{text}; the settings changed" if self.other_settings else text
+        text += "; the settings changed" if self.other_settings else ""
+        return f"{text}; {self.unsettled}" if self.unsettled else text
 
 
 def look(run: Run) -> Look:
@@ -68,8 +73,8 @@ def look(run: Run) -> Look:
         "removed": sorted(known.keys() - files.keys()),
     }
     other_settings = bool(last) and last["settings"] != settings
-    ended = read_last_flow_run(run.path)
-    return Look(state, settings, files, moved, not last, other_settings, ended)
+    unsettled, ended = explain_unsettled(run.path), read_last_flow_run(run.path)
+    return Look(state, settings, files, moved, not last, other_settings, unsettled, ended)
 
 
 def settle(seen: Look) -> None:

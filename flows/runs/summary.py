@@ -85,12 +85,14 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
 
 
 def _quality(checkout: Path, done: set[str]) -> list[str]:
-    """Return what is known of the generated rows: their form, a reader's word, people's."""
-    validated, verified = (checkout / "artifacts" / name for name in ("validate", "verify"))
+    """Return what is known of the rows: a generated one's form, a reader's word, people's."""
+    validated, verified, supervised = (
+        checkout / "artifacts" / name for name in ("validate", "verify", "supervise")
+    )
     if "verify" not in done or not (verified / "summary.json").exists():
         return []
-    quality = RowQuality.read(validated, verified)
-    if quality.well_formed is None:
+    quality = RowQuality.read(validated, verified, supervised if "supervise" in done else None)
+    if quality.well_formed is None and not quality.made:
         return []
     return _wrapped("rows", quality.describe())
 
@@ -202,6 +204,7 @@ def _where(checkout: Path, done: set[str]) -> list[str]:
         gains = (("start", "over_start"), ("TAPT", "over_tapt"))
         lines += [_fact(name, found[key]) for name, key in gains if key in found]
         lines += _wrapped("leaked", found.get("in_evaluation", ""))
+        lines += _wrapped("served", found.get("served", ""))
     return ["", *lines] if lines else []
 
 

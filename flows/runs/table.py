@@ -1,15 +1,18 @@
 """Every run on one screen: ``make runs``, or ``python -m flows.runs.table``.
 
 DVC's own table (``dvc exp show``) has a column for each setting; this one has what tells runs
-apart, in a hundred columns. The runs that have not finished come below the scored ones.
+apart, in a hundred columns, or in eighty. The runs that have not finished come below the scored
+ones.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +26,12 @@ from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
 from tasks.core.stage import one_line_errors
 
-WIDTH = 100
-_LINE = "{:<29} {:>6}  {:<20} {:>6}  {:<22} {:<10}"
-#: Width of a run's name, and of the text that an unfinished run has in place of figures.
-_NAME, _TOLD = 29, 58
+WIDTH, NARROW = 100, 80
+_LINE = "{:<{name}} {:>6}  {:<20} {:>6}  {:<22}"
+#: Width of the text that an unfinished run has in place of figures.
+_TOLD = 58
+#: Width of a run's name. On a narrow screen it is shorter, and there is no date.
+_NAME, _SHORT = 29, 20
 #: The reference of a DVC experiment: the commit that it started from, in two parts, and its name.
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
 _NONE = "-"
@@ -49,9 +54,11 @@ class Line:
     gain: str
     date: str
 
-    def __str__(self) -> str:
-        shown = (_shorten(self.name), self.rows, self.f1, self.start, self.gain, self.date)
-        return _LINE.format(*shown).rstrip()
+    def show(self, width: int) -> str:
+        """Return the line for a screen of that width."""
+        name = _name_width(width)
+        shown = (_shorten(self.name, name), self.rows, self.f1, self.start, self.gain)
+        return f"{_LINE.format(*shown, name=name)}{_date(self.date, width)}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,26 @@ class Unfinished:
     told: str
     date: str
 
-    def __str__(self) -> str:
+    def show(self, width: int) -> str:
+        """Return the line for a screen of that width."""
+        name = _name_width(width)
         told = self.told if len(self.told) <= _TOLD else f"{self.told[: _TOLD - 3]}..."
-        return f"{_shorten(self.name):<{_NAME}} {told:<{_TOLD}}  {self.date}"
+        line = f"{_shorten(self.name, name):<{name}} {told:<{_TOLD + 1}}{_date(self.date, width)}"
+        return line.rstrip()
 
 
-def _shorten(name: str) -> str:
+def _name_width(width: int) -> int:
+    return _NAME if width >= WIDTH else _SHORT
+
+
+def _date(date: str, width: int) -> str:
+    return f" {date:<10}" if width >= WIDTH else ""
+
+
+def _shorten(name: str, width: int) -> str:
     """Return a name without its middle: the runs of a matrix differ in the ends of theirs."""
-    half = _NAME // 2 - 1
-    return name if len(name) <= _NAME else f"{name[:half]}..{name[-half:]}"
+    half = width // 2 - 1
+    return name if len(name) <= width else f"{name[:half]}..{name[-half:]}"
 
 
 def read_lines(table: list[dict[str, Any]]) -> list[Line]:
@@ -146,13 +164,14 @@ def _is_made_good(main: Path, ended: float) -> bool:
     return list_unchanged(main, nodes) == {node.name for node in nodes}
 
 
-def render(lines: Sequence[Line | Unfinished]) -> str:
-    """Return the table, at most :data:`WIDTH` columns wide."""
-    heading = _LINE.format("profile", "rows", "F1 (95 % interval)", "start", "gain over it", "date")
+def render(lines: Sequence[Line | Unfinished], width: int = WIDTH) -> str:
+    """Return the table, at most :data:`WIDTH` columns wide, :data:`NARROW` on a narrower screen."""
+    heading = Line("profile", "rows", "F1 (95 % interval)", "start", "gain over it", "date")
     notes = [_NOTE]
     if any(isinstance(line, Unfinished) for line in lines):
         notes.append(_NOTE_UNFINISHED)
-    return "\n".join([heading.rstrip(), *map(str, lines), "", *notes])
+    told = [textwrap.fill(line, width) for note in notes for line in note.splitlines()]
+    return "\n".join([*(line.show(width) for line in (heading, *lines)), "", *told])
 
 
 def _find_commits() -> list[str]:
@@ -178,7 +197,7 @@ def main() -> int:
         lines: list[Line | Unfinished] = [*scored, *read_unfinished(Path.cwd())]
         if not lines:
             raise PipelineError("there is no run yet: make run")
-        print(render(lines))
+        print(render(lines, shutil.get_terminal_size((WIDTH, 0)).columns))
         return 0
     return 2
 

@@ -94,14 +94,21 @@ def opposites(text: str, patterns: Patterns) -> Iterator[str]:
         return
     for name in ("opposites", "opposite_states"):
         for pair in patterns.pairs(name):
-            for old, new in (pair, pair[::-1]):
-                found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
-                if len(found) != 1 or re.search(rf"\b{re.escape(new)}\b", text):
-                    continue
-                head = text[: found[0].start()]
-                told = len(head) >= verb.start() or old.endswith("est")
-                if told and (name == "opposites" or _STATES.search(head)):
-                    yield _with_article(head, new) + new + text[found[0].end() :]
+            yield from _exchanged(text, verb.start(), pair, name == "opposite_states")
+
+
+def _exchanged(text: str, verb: int, pair: tuple[str, str], state: bool) -> Iterator[str]:
+    """Yield the statement with one word of a pair in the other's place; ``verb`` is where its verb
+    begins.
+    """
+    for old, new in (pair, pair[::-1]):
+        found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
+        if len(found) != 1 or re.search(rf"\b{re.escape(new)}\b", text):
+            continue
+        head = text[: found[0].start()]
+        told = len(head) >= verb or old.endswith("est")
+        if told and (not state or _STATES.search(head)):
+            yield _with_article(head, new) + new + text[found[0].end() :]
 
 
 def _with_article(head: str, word: str) -> str:

@@ -20,8 +20,7 @@ _LISTS = frozenset(
         *("number_words", "scales", "currencies", "bounds", "units", "functional", "titles"),
         *("opposites", "same", "stopwords", "pointing", "actors", "happenings"),
         *("determiners", "beginnings", "narrowing", "preconditions", "opposite_states"),
-        "carried_along",
-        "limits",
+        *("carried_along", "limits"),
     )
 )
 _MAPPINGS = frozenset({"verbs"})

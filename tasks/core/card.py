@@ -31,7 +31,7 @@ def take_cards(count: int = 1) -> None:
 
     if is_launched() or not torch.cuda.is_available():
         return
-    for name in sorted(_visible_cards(torch.cuda.device_count())[:count]):
+    for name in sorted(map(_name, range(min(count, torch.cuda.device_count())))):
         if name not in _names:
             _wait_for(name)
             _names.add(name)
@@ -64,10 +64,18 @@ def give_cards_back() -> None:
     _held.close()
 
 
-def _visible_cards(count: int) -> list[str]:
-    """Return the GPUs' names, as CUDA_VISIBLE_DEVICES has them, else their numbers."""
+def _name(number: int) -> str:
+    """Return a name of this process's GPU ``number`` that is the same in every process.
+
+    Numbers are not: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER change them. It is the card's UUID;
+    from a torch that does not tell it, what CUDA_VISIBLE_DEVICES calls the card.
+    """
+    import torch
+
+    if uuid := getattr(torch.cuda.get_device_properties(number), "uuid", None):
+        return str(uuid)
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [name.strip() for name in named.split(",")] if named else list(map(str, range(count)))
+    return named.split(",")[number].strip() if named else str(number)
 
 
 def _wait_for(name: str) -> None:

@@ -10,7 +10,17 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 from tasks.core.errors import PipelineError
 from tasks.core.mix import PATTERN, SOURCES, Mix, parse_mix
 from tasks.core.model_params import Finetune
-from tasks.core.section import Fraction, Positive, Precision, Section, Seed, TypeName
+from tasks.core.section import (
+    Count,
+    Fraction,
+    Positive,
+    Precision,
+    Section,
+    Seed,
+    Tokens,
+    TypeName,
+    Workers,
+)
 from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
 
@@ -37,7 +47,7 @@ class Ingest(Section):
             "read as a whole table"
         ),
     )
-    passage_tokens: Positive = Field(
+    passage_tokens: Tokens = Field(
         description="most tokens a passage may have, counted by the generator's own tokenizer"
     )
     tokenizer: str = Field(
@@ -47,7 +57,7 @@ class Ingest(Section):
             "passages; empty: the generator's"
         ),
     )
-    min_tokens: int = Field(ge=0, description="shorter passages are dropped (reason: too_short)")
+    min_tokens: Count = Field(description="shorter passages are dropped (reason: too_short)")
     languages: tuple[str, ...] = Field(
         (), description="ISO 639-1 codes of the languages to keep, such as [en]; empty: all"
     )
@@ -100,8 +110,10 @@ class Ingest(Section):
             "always counted"
         )
     )
-    evaluation_words: Positive = Field(
+    evaluation_words: int = Field(
         13,
+        ge=1,
+        le=10_000,
         description="n-gram length, in words, that counts as overlap with the evaluation set",
     )
     ocr: bool = Field(
@@ -114,23 +126,32 @@ class Ingest(Section):
     follow_links: bool = Field(
         False, description="read symbolic links that lead out of the corpus folder"
     )
-    max_file_mb: Positive = Field(
+    max_file_mb: int = Field(
         256,
+        ge=1,
+        le=10**6,
         description=(
             "larger files, rows and unpacked archive members are refused (tables and archives "
             "are streamed)"
         ),
     )
     file_seconds: float = Field(
-        120.0, gt=0.0, description="a file that yields nothing for this long is cut off"
+        120.0, gt=0.0, le=10**6, description="a file that yields nothing for this long is cut off"
     )
-    file_memory_mb: int = Field(2048, ge=64, description="a file that takes more memory is cut off")
-    workers: int = Field(
-        0, ge=0, description="processes; 0: one per core. The result does not depend on it"
+    file_total_seconds: float = Field(
+        14400.0,
+        ge=0.0,
+        le=10**6,
+        description="a file that takes longer in all, with its members, is cut off; 0: no limit",
     )
-    ray_workers: int = Field(
+    file_memory_mb: int = Field(
+        2048, ge=64, le=10**7, description="a file that takes more memory is cut off"
+    )
+    workers: Workers = Field(
+        0, description="processes; 0: one per core. The result does not depend on it"
+    )
+    ray_workers: Workers = Field(
         0,
-        ge=0,
         description=(
             "Ray workers that read in place of these processes, one core each, on machines with "
             "the same folders; 0: none. The result does not depend on it"
@@ -179,8 +200,8 @@ class Generate(Section):
     task_types: tuple[TypeName, ...] = Field(
         min_length=1, description="short or full names, see docs/datasets.md"
     )
-    samples: Positive = Field(description="tasks to write for each passage and task type")
-    max_passages: int = Field(ge=0, description="passages to use, a seeded choice; 0: all")
+    samples: int = Field(ge=1, le=1000, description="tasks to write for each passage and task type")
+    max_passages: Count = Field(description="passages to use, a seeded choice; 0: all")
     engine: Literal["vllm", "transformers"] = Field(
         description="vllm, or transformers where vLLM cannot run"
     )
@@ -201,7 +222,7 @@ class Generate(Section):
     top_p: float = Field(
         gt=0.0, le=1.0, description="sample among the likeliest tokens that have this probability"
     )
-    max_tokens: Positive = Field(description="most tokens of a task; longer ones are cut off")
+    max_tokens: Tokens = Field(description="most tokens of a task; longer ones are cut off")
     retries: int = Field(
         0,
         ge=0,
@@ -217,9 +238,8 @@ class Generate(Section):
             "and of what a changed corpus generates again"
         )
     )
-    workers: int = Field(
+    workers: Workers = Field(
         0,
-        ge=0,
         description=(
             "Ray workers, each with the generator and, if there are GPUs, a GPU; 0: this "
             "process. On a CPU the rows do not depend on it"
@@ -262,7 +282,7 @@ class Validate(Section):
             "dropped (label_balance)"
         )
     )
-    max_rows: int = Field(ge=0, description="rows to keep, a seeded choice; 0: all")
+    max_rows: Count = Field(description="rows to keep, a seeded choice; 0: all")
     labels: tuple[str, ...] = Field(
         (),
         description=(
@@ -313,11 +333,13 @@ class Verify(Section):
     gpu_memory_utilization: Fraction = Field(
         0.0, description="share of a GPU's memory that vLLM takes; 0: vLLM's own default"
     )
-    answers: Positive = Field(description="answers that the reader samples to each instruction")
+    answers: int = Field(
+        ge=1, le=1000, description="answers that the reader samples to each instruction"
+    )
     temperature: float = Field(
         0.7, ge=0.0, le=2.0, description="sampling temperature of the reader's answers"
     )
-    max_tokens: Positive = Field(32, description="tokens of an answer")
+    max_tokens: Tokens = Field(32, description="tokens of an answer")
     min_agreement: Fraction = Field(
         description=(
             "smallest share of the answers that agree with the row's response (token F1 of at "
@@ -355,9 +377,8 @@ class Verify(Section):
             "a reader"
         ),
     )
-    keep_per_passage: int = Field(
+    keep_per_passage: Count = Field(
         0,
-        ge=0,
         description=(
             "best rows to keep of each passage and task type, by agreement and confidence; 0: all"
         ),
@@ -380,9 +401,8 @@ class Verify(Section):
     shard_rows: Positive = Field(
         256, description="rows that are asked and stored together: the unit of resuming"
     )
-    workers: int = Field(
+    workers: Workers = Field(
         0,
-        ge=0,
         description="Ray workers, each with the reader; 0: this process. On a CPU the rows do not "
         "depend on it",
     )
@@ -410,7 +430,7 @@ class Supervise(Section):
     prompts: str = Field(
         description="prompted: folder of the prompt texts, one YAML file a task type"
     )
-    max_rows: int = Field(ge=0, description="rows to train on, a seeded choice; 0: all")
+    max_rows: Count = Field(description="rows to train on, a seeded choice; 0: all")
     seed: Seed = Field(description="decides which rows max_rows keeps, and their order")
 
     @field_validator("source")

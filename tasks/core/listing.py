@@ -18,7 +18,10 @@ def list_files(corpus: Path, known: Mapping[str, Entry] | None = None) -> Listin
     """Return name -> entry of every file below ``corpus``, or of the file itself.
 
     Hidden files, and links to folders, are left out, as ingest does. A file that has the size and
-    the time of its entry in ``known`` is not read again.
+    the time of its entry in ``known`` is not read again. A file or folder that cannot be opened is
+    listed with its fault, as ingest rejects it: its entry changes once it can be.
+
+    Raises :class:`PipelineError` where ``corpus`` is not here, or cannot be opened.
     """
     if not corpus.exists():
         raise PipelineError(
@@ -26,20 +29,28 @@ def list_files(corpus: Path, known: Mapping[str, Entry] | None = None) -> Listin
             "can be listed"
         )
     listing: Listing = {}
-    for path in sorted(_walk(corpus)):
+    closed: list[OSError] = []
+    for path in sorted(_walk(corpus, closed)):
+        name = _name(path, corpus)
         try:
             state = path.stat()
-            name = os.fsencode(path.relative_to(corpus)).decode("utf-8", "backslashreplace")
             old = (known or {}).get(name)
             same = old is not None and old[:2] == (state.st_size, state.st_mtime_ns)
             digest = old[2] if same and old is not None else sha256_file(path)
         except FileNotFoundError:  # it was deleted while the folder was read
             continue
         except OSError as error:
-            # Listed with its fault: ingest rejects it, and its entry changes once it can be read.
             listing[name] = (state.st_size, state.st_mtime_ns, f"unreadable: {error.strerror}")
             continue
         listing[name] = (state.st_size, state.st_mtime_ns, digest)
+    for problem in closed:
+        path = Path(problem.filename)
+        if path == corpus:
+            raise PipelineError(
+                f"the corpus folder {corpus} cannot be opened: {problem.strerror}"
+            ) from problem
+        if not isinstance(problem, FileNotFoundError):
+            listing[_name(path, corpus)] = (0, 0, f"unreadable: {problem.strerror}")
     return listing
 
 
@@ -48,11 +59,23 @@ def digest_listing(listing: Listing) -> str:
     return fingerprint(*(f"{name}:{entry[2]}" for name, entry in sorted(listing.items())))
 
 
-def _walk(corpus: Path) -> Iterator[Path]:
+def _name(path: Path, corpus: Path) -> str:
+    return os.fsencode(path.relative_to(corpus)).decode("utf-8", "backslashreplace")
+
+
+def _walk(corpus: Path, closed: list[OSError]) -> Iterator[Path]:
+    """Yield the files; what cannot be opened, so that it is unknown what it is or holds, goes to
+    ``closed``.
+    """
     if corpus.is_file():
         yield corpus
         return
-    for folder, folders, files in os.walk(corpus):
+    for folder, folders, files in os.walk(corpus, onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(folder) / name for name in files if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+        for name in files:
+            path = Path(folder) / name
+            try:
+                if not name.startswith(".") and path.is_file():
+                    yield path
+            except PermissionError as error:
+                closed.append(error)

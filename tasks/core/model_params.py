@@ -6,7 +6,17 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tasks.core.section import FORM, Fraction, Positive, Precision, Section, Seed
+from tasks.core.section import (
+    FORM,
+    Batch,
+    Count,
+    Fraction,
+    Positive,
+    Precision,
+    Section,
+    Seed,
+    Tokens,
+)
 from tasks.core.setting_paths import NOTHING
 
 #: The value of finetune.start that names the last champion, and the folder that it is written to.
@@ -65,36 +75,42 @@ class Finetune(Section):
         description="number format of the model; auto: bfloat16 if the machine can, else float32",
     )
     lora_rank: int = Field(ge=1, le=4096, description="rank of the adapter's matrices")
-    lora_alpha: Positive = Field(description="the adapter's change is scaled by alpha / rank")
+    lora_alpha: int = Field(
+        ge=1, le=100_000, description="the adapter's change is scaled by alpha / rank"
+    )
     lora_dropout: Fraction = Field(description="share of the adapter's inputs left out in training")
-    learning_rate: float = Field(gt=0.0, description="highest learning rate of AdamW")
+    learning_rate: float = Field(gt=0.0, le=10.0, description="highest learning rate of AdamW")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate falls after the warm-up"
     )
-    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises")
-    max_grad_norm: float = Field(gt=0.0, description="longer gradients are cut to this norm")
-    batch_rows: Positive = Field(description="rows per optimiser step (effective batch)")
-    micro_batch_rows: Positive = Field(description="rows per forward pass; must divide batch_rows")
-    epochs: float = Field(gt=0.0, description="passes over the rows")
-    max_steps: int = Field(ge=0, description="most steps; 0: those of the epochs")
+    warmup_steps: Count = Field(0, description="steps in which the learning rate rises")
+    max_grad_norm: float = Field(
+        gt=0.0, le=10**6, description="longer gradients are cut to this norm"
+    )
+    batch_rows: Batch = Field(description="rows per optimiser step (effective batch)")
+    micro_batch_rows: Batch = Field(description="rows per forward pass; must divide batch_rows")
+    epochs: float = Field(gt=0.0, le=10_000.0, description="passes over the rows")
+    max_steps: Count = Field(description="most steps; 0: those of the epochs")
     max_tokens: int = Field(
         0,
         ge=0,
+        le=10**11,
         description=(
             "tokens of prompts and responses to train on, in as many epochs as needed; 0: "
             "those of the epochs"
         ),
     )
-    max_prompt_tokens: Positive = Field(
+    max_prompt_tokens: Tokens = Field(
         description="the middle of a longer prompt is cut out; with the answer, the row is left out"
     )
-    max_response_tokens: Positive = Field(description="a row with a longer response is left out")
+    max_response_tokens: Tokens = Field(description="a row with a longer response is left out")
     checkpoint_steps: Positive = Field(
         description="steps between checkpoints: the most that a kill loses"
     )
     checkpoints_gb: float = Field(
         1.0,
         gt=0.0,
+        le=10**6,
         description=(
             "GB of earlier trainings' checkpoints that stay in .work; the last one of an "
             "unfinished training stays always"
@@ -103,8 +119,10 @@ class Finetune(Section):
     gradient_checkpointing: bool = Field(
         False, description="compute activations twice, to hold fewer in memory"
     )
-    processes: Positive = Field(
+    processes: int = Field(
         1,
+        ge=1,
+        le=1024,
         description=(
             "GPUs that train together, each with a copy of the model; without a GPU, CPU processes"
         ),
@@ -150,8 +168,8 @@ class Evaluate(Section):
             f"{NOTHING}: there are none, and the run has no F1"
         )
     )
-    max_items: int = Field(ge=0, description="items to score, a seeded choice; 0: all")
-    templates: int = Field(ge=0, description="prompt templates to use, in file order; 0: all")
+    max_items: Count = Field(description="items to score, a seeded choice; 0: all")
+    templates: Count = Field(description="prompt templates to use, in file order; 0: all")
     engine: Literal["vllm", "transformers"] = Field(
         description="engine of the extractive answers; transformers always scores ranked choices"
     )
@@ -162,8 +180,8 @@ class Evaluate(Section):
             "vLLM's own default"
         ),
     )
-    max_new_tokens: Positive = Field(description="tokens of an extractive answer")
-    batch_rows: Positive = Field(description="prompts whose choices are ranked together")
+    max_new_tokens: Tokens = Field(description="tokens of an extractive answer")
+    batch_rows: Batch = Field(description="prompts whose choices are ranked together")
     bootstrap: int = Field(ge=100, le=1_000_000, description="resamples of the 95 % intervals")
     prior_correction: bool = Field(
         True,
@@ -172,9 +190,8 @@ class Evaluate(Section):
             "removed"
         ),
     )
-    calibration_rows: int = Field(
+    calibration_rows: Count = Field(
         60,
-        ge=0,
         description=(
             "classification: claims of the corpus that the adapted model's preference for a choice "
             "is estimated on, to be divided out when it is used; 0: none"
@@ -207,9 +224,8 @@ class Register(Section):
         },
         description="registered model; empty: <target model>-<dataset>",
     )
-    parity_items: int = Field(
+    parity_items: Count = Field(
         6,
-        ge=0,
         description=(
             "evaluation items that the 4-bit adapter, the merged and the served model all "
             "answer; 0: no check"
@@ -229,19 +245,22 @@ class Limits(Section):
 
     max_minutes: float = Field(
         ge=0.0,
+        le=10**6,
         description=(
             "the run ends after this many minutes, even in the middle of a stage; the same command "
             "again continues it. 0: no limit"
         ),
     )
-    min_rows: int = Field(
+    min_rows: Count = Field(
         0,
-        ge=0,
         description=(
             "fewer rows kept by verify (by supervise where no generator writes them): the run ends "
             "before the training"
         ),
     )
     min_rows_per_passage: float = Field(
-        0.0, ge=0.0, description="the same, as kept rows for each passage; the higher floor counts"
+        0.0,
+        ge=0.0,
+        le=10**6,
+        description="the same, as kept rows for each passage; the higher floor counts",
     )

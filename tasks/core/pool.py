@@ -12,23 +12,18 @@ import contextlib
 import json
 import math
 import multiprocessing
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tasks.core.process import set_death_signal
-from tasks.core.secrets import forget_secrets
+from tasks.core.pool_process import Setup, Start, serve
 
-#: What a worker calls once: it returns the function that does the jobs.
-Start = Callable[..., Callable[[Any], Iterator[Any]]]
 #: Spawned, not forked: a fork of a process with threads (Arrow's) may hang, and a worker that
 #: inherits no memory can be measured.
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -46,13 +41,15 @@ _LONGEST_WAIT = 86_400.0
 class Limits:
     """What one job may cost.
 
-    ``seconds`` of wall time count from one part of a result to the next, and are more where the
-    machine is busy with other things. ``memory_mb`` (MiB) come on top of what a worker needs
-    before its first job; only Linux enforces them.
+    ``seconds`` of wall time count from one part of a result to the next, ``total_seconds`` for all
+    parts of a job, and of those given again under its key; both are more where the machine is busy
+    with other things. ``memory_mb`` (MiB) come on top of what a worker needs before its first job;
+    only Linux enforces them.
     """
 
     seconds: float
     memory_mb: int
+    total_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,8 @@ class ResultPart:
     """A part of the result of the job ``key``, the last one where ``done``.
 
     A job that failed has no last part: ``failure`` is ``error`` (it raised), ``timeout``,
-    ``memory`` or ``crashed`` (its process died), and ``detail`` explains it.
+    ``total`` (its key has no time left), ``memory`` or ``crashed`` (its process died), and
+    ``detail`` explains it.
     """
 
     key: Any
@@ -82,6 +80,9 @@ class Pool:
         self._start, self._setup, self._workers, self._limits = start, setup, workers, limits
         self._busy: dict[Connection, _Worker] = {}
         self._idle: list[_Worker] = []
+        #: Of the keys at work, and of those whose job failed: they may be given again.
+        self._totals: dict[Any, _Clock] = {}
+        self._written: Setup | None = None
 
     def __enter__(self) -> Pool:
         return self
@@ -91,6 +92,9 @@ class Pool:
             worker.stop()
         self._busy.clear()
         self._idle.clear()
+        if self._written:
+            self._written.file.close()
+            self._written = None
 
     def map(self, jobs: Iterable[Any]) -> Iterator[tuple[Any, ResultPart]]:
         """Yield each job with the end of its result, in the order of the jobs; few of them are in
@@ -119,9 +123,11 @@ class Pool:
         each job's parts in theirs.
 
         Jobs are taken one by one as workers get free: they may be made, or fetched from elsewhere,
-        at that moment. None means that the next one has to wait for a result.
+        at that moment. None means that the next one has to wait for a result. The key of a job that
+        failed may be given again, for what is left of its total seconds.
         """
         waiting = iter(jobs)
+        self._totals.clear()
         try:
             while self._hand_out(waiting):
                 yield from self._receive_some()
@@ -135,27 +141,31 @@ class Pool:
         while len(self._busy) < self._workers and (entry := next(waiting, None)):
             worker = self._idle.pop() if self._idle else self._start_worker()
             self._busy[worker.pipe] = worker
-            worker.give(*entry, self._limits.seconds)
+            seconds = self._limits.total_seconds
+            total = self._totals.setdefault(entry[0], _Clock(seconds, seconds))
+            worker.give(*entry, self._limits.seconds, total)
         return bool(self._busy)
 
     def _start_worker(self) -> _Worker:
+        self._written = self._written or Setup.write(self._start, self._setup)
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
-            target=_serve,
-            args=(theirs, self._start, self._setup, self._limits.memory_mb),
-            daemon=True,
+            target=serve, args=(theirs, self._written, self._limits.memory_mb), daemon=True
         )
         process.start()
         theirs.close()
         return _Worker(process, ours)
 
     def _receive_some(self) -> Iterator[ResultPart]:
-        nearest = min(worker.deadline for worker in self._busy.values())
+        nearest = min(
+            min(worker.part.deadline, worker.total.deadline) for worker in self._busy.values()
+        )
         seconds = min(max(0.0, nearest - time.monotonic()), _LONGEST_WAIT)
         for pipe in wait(list(self._busy), timeout=seconds):
-            yield self._receive(self._busy[pipe])  # type: ignore[index]
+            if result := self._receive(self._busy[pipe]):  # type: ignore[index]
+                yield result
 
-    def _receive(self, worker: _Worker) -> ResultPart:
+    def _receive(self, worker: _Worker) -> ResultPart | None:
         try:
             # JSON, not pickle: a pickle could run code here, and a stranger's file may have taken
             # over the worker.
@@ -164,6 +174,9 @@ class Pool:
             worker.process.join(5)  # it closes its pipe before it has ended
             self._dismiss(worker)
             return ResultPart(worker.key, None, True, "crashed", worker.ending())
+        if kind == "ready":
+            worker.begin()
+            return None
         worker.restart_clock(self._limits.seconds)
         if kind == "part":
             return ResultPart(worker.key, value)
@@ -178,13 +191,18 @@ class Pool:
 
     def _end_overdue(self) -> Iterator[ResultPart]:
         for worker in [*self._busy.values()]:
-            if worker.is_overdue(self._limits.seconds):
+            if worker.total.is_over(worker.cpu_seconds):
+                self._dismiss(worker)
+                detail = f"more than {self._limits.total_seconds:g} s in all"
+                yield ResultPart(worker.key, None, True, "total", detail)
+            elif worker.is_overdue():
                 self._dismiss(worker)
                 detail = f"more than {self._limits.seconds:g} s"
                 yield ResultPart(worker.key, None, True, "timeout", detail)
 
     def _release(self, worker: _Worker) -> None:
         """Keep a worker for the next job, unless it has done many."""
+        self._totals.pop(worker.key, None)
         if worker.jobs >= _JOBS_A_WORKER:
             self._dismiss(worker)
         else:
@@ -196,38 +214,78 @@ class Pool:
 
 
 @dataclass
+class _Clock:
+    """``seconds`` of wall time for a worker, or for several one after the other: ``left`` are left
+    while it stands still.
+
+    They start again where the machine gave the worker too little of the processor: a few times at
+    most, since a job may hang without using the processor.
+    """
+
+    seconds: float
+    left: float
+    #: CPU seconds that it has counted, while it stands still.
+    used: float = 0.0
+    #: CPU seconds of its worker that it does not count, while it runs.
+    base: float = 0.0
+    restarts: int = 0
+    deadline: float = math.inf
+
+    def start(self, cpu: float) -> None:
+        self.deadline, self.base = time.monotonic() + self.left, cpu - self.used
+
+    def stop(self, cpu: float) -> None:
+        if self.deadline < math.inf:
+            self.left, self.used = self.deadline - time.monotonic(), cpu - self.base
+            self.deadline = math.inf
+
+    def is_over(self, cpu_seconds: Callable[[], float]) -> bool:
+        if self.deadline >= time.monotonic():
+            return False
+        if self.restarts >= _RESTARTS or cpu_seconds() - self.base >= self.seconds / 2:
+            return True
+        self.restarts += 1
+        self.deadline = time.monotonic() + self.seconds
+        return False
+
+
+@dataclass
 class _Worker:
     process: SpawnProcess
     pipe: Connection
     key: Any = None
     jobs: int = 0
-    deadline: float = math.inf
-    #: CPU seconds its process had used when the clock last started.
-    used: float = 0.0
-    restarts: int = 0
+    #: Whether it does jobs already: it starts before.
+    ready: bool = False
+    #: For the part that it works at, and for its key.
+    part: _Clock = field(default_factory=lambda: _Clock(math.inf, math.inf))
+    total: _Clock = field(default_factory=lambda: _Clock(math.inf, math.inf))
+    #: CPU seconds that its process had used when ``part`` started.
+    cpu: float = 0.0
 
-    def give(self, key: Any, job: Any, seconds: float) -> None:
-        self.key = key
+    def give(self, key: Any, job: Any, seconds: float, total: _Clock) -> None:
+        self.key, self.total = key, total
         self.jobs += 1
-        self.restart_clock(seconds + (_START_SECONDS if self.jobs == 1 else 0.0))
+        self.restart_clock(seconds, _START_SECONDS if self.jobs == 1 else 0.0)
+        if self.ready:
+            self.total.start(self.cpu)
         with contextlib.suppress(OSError):  # it is dead, which the next read notices
             self.pipe.send(job)
 
-    def restart_clock(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
-        self.used, self.restarts = self.cpu_seconds(), 0
+    def begin(self) -> None:
+        """Start the clock of its first job's key: its start is no file's fault."""
+        if not self.ready:  # else a stranger's file that took it over could say so for ever
+            self.ready = True
+            self.total.start(self.cpu_seconds())
 
-    def is_overdue(self, seconds: float) -> bool:
-        """Tell whether its time is over. The clock restarts where the machine gave it too little of
-        the processor: a few times at most, since a job may hang without using the processor.
-        """
-        if self.deadline >= time.monotonic() or self.pipe.poll():
-            return False
-        if self.restarts >= _RESTARTS or self.cpu_seconds() - self.used >= seconds / 2:
-            return True
-        self.restarts += 1
-        self.deadline = time.monotonic() + seconds
-        return False
+    def restart_clock(self, seconds: float, more: float = 0.0) -> None:
+        self.cpu = self.cpu_seconds()
+        self.part = _Clock(seconds, seconds + more)
+        self.part.start(self.cpu)
+
+    def is_overdue(self) -> bool:
+        """Tell whether the time of its part is over, and nothing of it is there to be read."""
+        return not self.pipe.poll() and self.part.is_over(self.cpu_seconds)
 
     def cpu_seconds(self) -> float:
         try:
@@ -242,49 +300,8 @@ class _Worker:
         return signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
 
     def stop(self) -> None:
+        # The process of a worker that died is gone, and another may have its number.
+        self.total.stop(self.cpu_seconds() if self.process.is_alive() else self.cpu)
         self.pipe.close()
         self.process.kill()
         self.process.join()
-
-
-def _serve(pipe: Connection, start: Start, setup: tuple[Any, ...], memory_mb: int) -> None:
-    """Do jobs until the pipe closes: the life of a worker."""
-    set_death_signal()
-    forget_secrets()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    do = start(*setup)
-    _limit_memory(memory_mb)
-    try:
-        while True:
-            _send_result(pipe, do, pipe.recv())
-    except MemoryError:
-        _send(pipe, "memory")
-    except (EOFError, OSError):
-        return
-
-
-def _send_result(pipe: Connection, do: Callable[[Any], Iterator[Any]], job: Any) -> None:
-    last: Any = None
-    try:
-        for number, part in enumerate(do(job)):
-            if number:
-                _send(pipe, "part", last)
-            last = part
-        _send(pipe, "done", last)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  a parser may raise anything at a damaged file, and that must cost this job alone
-        _send(pipe, "error", f"{type(error).__name__}: {error}"[:500])
-
-
-def _send(pipe: Connection, kind: str, value: Any = None) -> None:
-    pipe.send_bytes(json.dumps([kind, value]).encode())
-
-
-def _limit_memory(memory_mb: int) -> None:
-    """Allow so much address space beyond what this process has already."""
-    with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + (memory_mb << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))

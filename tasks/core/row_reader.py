@@ -105,14 +105,23 @@ def read_hub_rows(
 
 def read_arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
     """Yield the batches of an open Arrow file or Arrow stream."""
+    reader = open_arrow(source)
+    if isinstance(reader, pa.RecordBatchReader):
+        yield from reader
+        return
+    for number in range(reader.num_record_batches):
+        yield reader.get_batch(number)
+
+
+def open_arrow(source: Any) -> Any:
+    """Return a ``pa.RecordBatchFileReader`` of an open Arrow file, of whose batches each can be
+    read alone; or the ``pa.RecordBatchReader`` of an Arrow stream.
+    """
     try:
-        file = pa.ipc.open_file(source)
+        return pa.ipc.open_file(source)
     except pa.ArrowInvalid:
         source.seek(0)
-        yield from pa.ipc.open_stream(source)
-        return
-    for number in range(file.num_record_batches):
-        yield file.get_batch(number)
+        return pa.ipc.open_stream(source)
 
 
 def _parse(line: str, where: str) -> Row:

@@ -97,7 +97,8 @@ CHAMPION_FILE = "champion.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 #: artifacts/validate/quarantine.parquet: rows that failed, with the names of all the expectations
-#: they failed.
+#: they failed. artifacts/supervise/quarantine.parquet, where no generator wrote some of the rows:
+#: those of them that a person found wrong.
 QUARANTINE = pa.schema([*INSTRUCTIONS, ("reasons", pa.list_(pa.string()))])
 
 #: artifacts/verify/instructions.parquet. ``agreement`` is the share of the reader's answers that

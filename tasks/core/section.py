@@ -10,7 +10,15 @@ from tasks.core.task_types import TASK_TYPES
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+#: The most of a value is far above what anyone needs: a slip of the keyboard ends at the start.
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+#: Tokens of one row: of a passage, a prompt or a response.
+Tokens = Annotated[int, Field(ge=1, le=10**6)]
+#: Rows that are in memory together.
+Batch = Annotated[int, Field(ge=1, le=100_000)]
+#: Processes or workers; 0 has a meaning of its own.
+Workers = Annotated[int, Field(ge=0, le=1024)]
 #: A short or full name; validators check it, the schema offers all of them to an editor.
 TypeName = Annotated[
     str,

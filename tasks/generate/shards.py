@@ -18,9 +18,9 @@ from tasks.core.rows import PREDICTIONS
 from tasks.core.spans import is_sound
 from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
-from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
+from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
 from tasks.lm.merged import plain_weights
-from tasks.lm.models import count_positions, identify, load_tokenizer
+from tasks.lm.models import count_positions, identify
 from tasks.lm.prompts import (
     PROMPT_SLACK,
     Task,
@@ -29,6 +29,7 @@ from tasks.lm.prompts import (
     generator_prompt,
     parse_prediction,
 )
+from tasks.lm.tokenizers import load_tokenizer
 
 
 class GeneratorForm(Protocol):
@@ -152,10 +153,17 @@ def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]]
 
 def open_generator_engine(params: Generate, longest: int) -> Any:
     """Start the engine on the generator, for ``longest`` tokens of prompt and prediction."""
+    need_generator_engine(params)
     weights, revision = load_weights(params)
     return open_engine(
         params.engine, weights, revision, params.precision, longest, params.gpu_memory_utilization
     )
+
+
+def need_generator_engine(params: Generate) -> None:
+    """Refuse a generator that this machine has no room for, before its weights come."""
+    share = params.gpu_memory_utilization
+    need_engine(params.engine, params.generator, params.revision, params.precision, share)
 
 
 def load_weights(params: Generate) -> tuple[Path | str, str]:

@@ -43,6 +43,7 @@ from tasks.generate.shards import (
     generate_shard,
     identify_generator,
     load_weights,
+    need_generator_engine,
     open_shard_engine,
 )
 from tasks.lm.engine import OnDone
@@ -177,6 +178,8 @@ def _generate_shards(
                     yield number, rows.slice(0, len(shard))
                     rows = rows.slice(len(shard))
         return
+    if not params.ray_address:  # else other machines have the cards
+        need_generator_engine(params)
     load_weights(params)  # merged once, not by every worker at the same time
     give_cards_back()
     yield from spread(

@@ -78,7 +78,7 @@ class EvaluationOverlap:
             if len(words) >= min(_LEAST_WORDS, length):
                 size = min(length, len(words))
                 self._sequences.setdefault(size, set()).update(_hash_sequences(words, size))
-                self._texts.append(f" {' '.join(words)} ")
+                self._texts.append(_spaced(text))
 
     def __contains__(self, text: str) -> bool:
         words = split_words(text)
@@ -90,6 +90,44 @@ class EvaluationOverlap:
             not hashes.isdisjoint(_hash_sequences(words, size))
             for size, hashes in self._sequences.items()
         )
+
+
+class Leaks:
+    """The labelled items that the corpus answers: a passage has an item's question, word by word,
+    and a right answer. The item's own passage is no such passage, unless it asks the question.
+    """
+
+    def __init__(self, items: Iterable[tuple[str, str, str, Iterable[str]]]) -> None:
+        """``items`` are id, question, passage and right answers of each. A question of fewer than
+        five words is not looked for.
+        """
+        self.found: set[str] = set()
+        #: Hash of a question's first words -> the items that it may be of.
+        self._items: dict[int, list[tuple[str, str, list[str]]]] = {}
+        for name, question, context, answers in items:
+            words, asked = split_words(question), _spaced(question)
+            if len(words) >= _LEAST_WORDS and asked not in _spaced(context):
+                (first,) = _hash_sequences(words[:_LEAST_WORDS], _LEAST_WORDS)
+                told = [_spaced(answer) for answer in answers if answer.strip()]
+                self._items.setdefault(first, []).append((name, asked, told))
+
+    def look(self, text: str) -> None:
+        """Add to ``found`` the items that a passage answers."""
+        if not self._items:
+            return
+        words = split_words(text)
+        hashes = set(_hash_sequences(words, _LEAST_WORDS))
+        for first in hashes & self._items.keys():
+            spaced = f" {' '.join(words)} "
+            for name, asked, answers in self._items[first]:
+                rest = spaced.replace(asked, "  ")
+                if rest != spaced and any(answer in rest for answer in answers):
+                    self.found.add(name)
+
+
+def _spaced(text: str) -> str:
+    """Return the words of a text with a space around each."""
+    return f" {' '.join(split_words(text))} "
 
 
 def _hash_sequences(words: list[str], size: int) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -12,7 +12,7 @@ from tasks.core.parquet import TableWriter
 from tasks.core.rows import PASSAGES, REJECTS
 from tasks.core.stage import Stage
 from tasks.ingest.boilerplate import Repeated, split_around
-from tasks.ingest.cleaning import EvaluationOverlap, Seen
+from tasks.ingest.cleaning import EvaluationOverlap, Leaks, Seen
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers.document import Unreadable
@@ -26,20 +26,28 @@ class Collector:
     """Writes passages and rejects, in bounded memory."""
 
     def __init__(
-        self, stage: Stage, work: Work, overlap: EvaluationOverlap, held_out: EvaluationOverlap
+        self,
+        stage: Stage,
+        work: Work,
+        overlap: EvaluationOverlap,
+        held_out: EvaluationOverlap,
+        leaks: Leaks,
     ) -> None:
         """``held_out`` are those passages of ``overlap`` that the corpus must not have."""
         self._stage, self._work = stage, work
-        self._overlap, self._held_out = overlap, held_out
+        self._overlap, self._held_out, self._leaks = overlap, held_out, leaks
         self._params = stage.params.ingest
         items = stage.inputs.get("items")
         compared = items is not None and has_items(items)
         self._report = Report(stage.work / "report", compared=compared)
         self._count = make_counter(work.tokenizer)
 
-    def run(self, journal: Journal) -> None:
+    def run(self, journal: Journal, count_unsettled: Callable[[], int]) -> None:
         """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``
         from what the journal holds.
+
+        ``count_unsettled`` is called at the end: what it returns is more than 0 if the stage may
+        give another result when it runs again.
         """
         out, work = self._stage.out, self._stage.work
         with ExitStack() as stack:
@@ -66,7 +74,8 @@ class Collector:
                     self._reject(document, entry["reason"], entry["detail"])
         with closing(self._report):
             self._report.check(self._stage.addresses["corpus"], self._params.text_column)
-            self._report.write(self._stage)
+            self._report.leaked = sorted(self._leaks.found)
+            self._report.write(self._stage, count_unsettled())
 
     def _edits(self, document: str, edits: list[tuple[str, int, int, str]]) -> None:
         """Write what was taken out of a document's text."""
@@ -106,6 +115,7 @@ class Collector:
             self._reject(document, reason, detail, row["start"], row["end"], row["text"])
         else:
             self._passages.add(row)
+            self._leaks.look(row["text"])
 
     def _reject(
         self, document: str, reason: str, detail: str, start: int = 0, end: int = 0, text: str = ""

@@ -22,6 +22,13 @@ from tasks.ingest.readers.document import Unreadable
 
 log = logging.getLogger(__name__)
 _PAGE = 500
+#: Runs in a row in which a file's fault is taken for one that may pass.
+_TRIES = 3
+#: Files whose result may be another one when they are read again.
+_OPEN = (
+    "SELECT name, rows_before FROM file LEFT JOIN done USING (key) "
+    "WHERE done.final = 0 OR file.reason = 'unreadable'"
+)
 
 
 class Journal:
@@ -152,6 +159,23 @@ class Journal:
                 "INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (key, int(final), self._digest(key))
             )
 
+    def count_unsettled(self) -> int:
+        """Return how many files may give another result in the next run: their reader was ended,
+        their store did not answer, or they changed meanwhile. Call it once, at the end of a run.
+
+        What ends so in three runs in a row counts no longer, though each run of the stage tries it.
+        """
+        with self._base:
+            self._base.execute(
+                f"DELETE FROM tried WHERE (name, rows_before) NOT IN ({_OPEN})"  # noqa: S608 - our own text
+            )
+            self._base.execute(
+                f"INSERT INTO tried SELECT name, rows_before, 1 FROM ({_OPEN}) WHERE true "  # noqa: S608
+                "ON CONFLICT (name, rows_before) DO UPDATE SET times = times + 1"
+            )
+        ask = "SELECT count(*) FROM tried WHERE times < ?"
+        return int(self._base.execute(ask, (_TRIES,)).fetchone()[0])
+
     def entries(self, key: str) -> Iterator[dict[str, Any]]:
         """Yield the documents and rejects under ``key`` in order."""
         for (part,) in self._base.execute(
@@ -179,6 +203,10 @@ def _open_database(path: Path) -> sqlite3.Connection:
     base.execute(
         "CREATE TABLE IF NOT EXISTS file (name TEXT, rows_before INTEGER, place BLOB, key TEXT, "
         "reason TEXT, detail TEXT, PRIMARY KEY (name, rows_before)) WITHOUT ROWID"
+    )
+    base.execute(
+        "CREATE TABLE IF NOT EXISTS tried (name TEXT, rows_before INTEGER, times INTEGER, "
+        "PRIMARY KEY (name, rows_before)) WITHOUT ROWID"
     )
     base.execute("CREATE INDEX IF NOT EXISTS file_key ON file (key)")
     columns = [column[1] for column in base.execute("PRAGMA table_info(done)")]

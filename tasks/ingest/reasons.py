@@ -40,7 +40,8 @@ REASONS: dict[str, str] = {
     ),
     "link": "a link or device inside an archive: those are not followed",
     "timeout": (
-        "took longer than ingest.file_seconds without giving anything; the next run tries again"
+        "took longer than ingest.file_seconds without giving anything, or than "
+        "ingest.file_total_seconds in all; the next run tries again"
     ),
     "memory": "took more memory than ingest.file_memory_mb; the next run tries again",
     "crashed": "the parser's process died of it; the next run tries again",

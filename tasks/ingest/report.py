@@ -51,6 +51,8 @@ class Report:
         self.taken: Counter[str] = Counter()
         self.taken_characters = 0
         self.cut = self.kept = self.tokens = self.in_evaluation = 0
+        #: Labelled items whose question and answer are in the corpus.
+        self.leaked: list[str] = []
         self._rejects: Counter[str] = Counter()
         self._first: dict[str, Any] = {}
         self._files: dict[str, IO[str]] = {}
@@ -132,8 +134,11 @@ class Report:
             "ingest section of the parameters"
         )
 
-    def write(self, stage: Stage) -> None:
-        """Write ``summary.json`` and ``report.html``, and log the closing lines."""
+    def write(self, stage: Stage, unsettled: int) -> None:
+        """Write ``summary.json`` and ``report.html``, and log the closing lines.
+
+        ``unsettled`` are the files that may give another result in the next run.
+        """
         facts = {
             "documents": sum(self.formats.values()),
             "formats": dict(self.formats),
@@ -141,12 +146,14 @@ class Report:
             "unread": dict(self.unread),
             "tokens": self.tokens,
             "in_evaluation": self.in_evaluation if self._compared else None,
+            "leaked_items": len(self.leaked) if self._compared else None,
             "masked": dict(self.masked),
             "boilerplate": dict(self.lines),
             "left_out": dict(self.left_out),
             "other_languages": dict(self.languages),
             "trimmed": dict(self.taken),
             "trimmed_characters": self.taken_characters,
+            "unsettled": unsettled,
             "passages_sha256": sha256_file(stage.out / "passages.parquet"),
         }
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
@@ -155,6 +162,16 @@ class Report:
         self._write_page(stage.out / "report.html", stage.addresses["corpus"])
         for name, value in self._facts():
             log.info("%-20s %s", name, value)
+        if self.leaked:
+            log.warning(
+                "the corpus has the question and an answer of %d labelled items: %s",
+                len(self.leaked),
+                ", ".join(self.leaked[:5]) + (" ..." if len(self.leaked) > 5 else ""),
+            )
+        if unsettled:
+            log.warning(
+                "%d files were not read, or changed meanwhile: the next run tries again", unsettled
+            )
 
     def close(self) -> None:
         """Delete what was kept for the page."""

@@ -7,6 +7,7 @@ the end.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -58,6 +59,12 @@ class Corpus(Protocol):
         """Yield all files, in any order."""
         ...
 
+    def state(self) -> str:
+        """Return a digest of the files' names, sizes and times; empty where others look after that:
+        what changes at an address is read by the next run that reads it.
+        """
+        ...
+
     def version(self, file: CorpusFile) -> str:
         """Return a string that changes with the file's content: part of its result's key."""
         ...
@@ -94,13 +101,25 @@ def open_corpus(
 
 
 class LocalCorpus:
-    """A folder or file of this machine, read in place."""
+    """A folder or file of this machine, read in place. Others may write to it meanwhile."""
 
     def __init__(self, path: Path, follow_links: bool, max_bytes: int) -> None:
         self._path, self._follow_links, self._max_bytes = path, follow_links, max_bytes
 
     def files(self) -> Iterator[CorpusFile]:
         return discover(self._path, self._follow_links)
+
+    def state(self) -> str:
+        digest = hashlib.sha256()
+        for file in self.files():
+            if file.problem is None:
+                try:
+                    facts = os.stat(file.place)
+                    told = f"{facts.st_size} {facts.st_mtime_ns}"
+                except OSError:  # it is gone
+                    told = ""
+                digest.update(f"{file.name}: {told}\n".encode())
+        return digest.hexdigest()
 
     def version(self, file: CorpusFile) -> str:
         # Before it is hashed: a sparse file of a terabyte takes hours.
@@ -148,6 +167,9 @@ class RemoteCorpus:
         return CorpusFile(
             readable_name(name.encode(errors="surrogatepass")), info["name"], problem, version
         )
+
+    def state(self) -> str:
+        return ""
 
     def version(self, file: CorpusFile) -> str:
         if file.version:
@@ -202,6 +224,9 @@ class HubCorpus:
         with _one_line_errors(f"hf://{self._name}"):
             for split, rows in self._splits():
                 yield from self._stage_rows(split, self._select_column(rows))
+
+    def state(self) -> str:
+        return ""
 
     def _splits(self) -> Iterator[tuple[str, Any]]:
         """Yield the split of the address; else train, where there is one; else all."""

@@ -13,12 +13,13 @@ does not depend on which process did what, or when.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
@@ -35,7 +36,7 @@ from tasks.core.secrets import hide
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
 from tasks.ingest import apparatus
-from tasks.ingest.cleaning import EvaluationOverlap
+from tasks.ingest.cleaning import EvaluationOverlap, Leaks
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
@@ -46,6 +47,7 @@ from tasks.ingest.worker import Work, format_reject, read_files, read_on_ray
 from tasks.lm.preflight import check_run, is_run
 from tasks.scoring.datasets import (
     Item,
+    asked_columns,
     find_misplaced,
     find_missing_labels,
     has_items,
@@ -63,7 +65,6 @@ _LIBRARIES = (
     "openpyxl",
     "py3langid",
     "pypdfium2",
-    "python-docx",
     "rensa",
     "semchunk",
     "striprtf",
@@ -79,7 +80,7 @@ _KEPT = '"reason": ""'
 def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
-    items = _read_items(stage)
+    items, leaks = _read_items(stage)
     overlap, held_out = (
         EvaluationOverlap((item.context for item in chosen), params.evaluation_words)
         for chosen in (items, [item for item in items if item.held_out])
@@ -94,9 +95,16 @@ def ingest(stage: Stage) -> None:
     )
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
+            state = corpus.state()
             _list_files(corpus, journal, work)
             _read_new(stage, corpus, journal, work)
-            Collector(stage, work, overlap, held_out).run(journal)
+
+            def count_unsettled() -> int:
+                # DVC hashes the corpus when the stage has ended: it would take what changed during
+                # the stage for what was read.
+                return journal.count_unsettled() + (state != corpus.state())
+
+            Collector(stage, work, overlap, held_out, leaks).run(journal, count_unsettled)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -140,7 +148,7 @@ def tokenizer_name(stage: Stage) -> tuple[str, str]:
 
 def _read_tokenizer(generator: str, revision: str) -> str:
     """Return the tokenizer as JSON: worker processes load it without the model library."""
-    from tasks.lm.models import tokenizer_json
+    from tasks.lm.tokenizers import tokenizer_json
 
     tokenizer = tokenizer_json(generator, revision)
     if not tokenizer:
@@ -151,9 +159,9 @@ def _read_tokenizer(generator: str, revision: str) -> str:
     return tokenizer
 
 
-def _read_items(stage: Stage) -> list[Item]:
-    """Return the labelled items, read as evaluate reads them, so that a bad item is an error before
-    any work is done.
+def _read_items(stage: Stage) -> tuple[list[Item], Leaks]:
+    """Return the labelled items and what finds them in the corpus. They are read as evaluate reads
+    them, so that a bad item is an error before any work is done.
     """
     if "items" in stage.inputs and has_items(stage.path("items")):
         dataset = load_dataset(Path(stage.params.evaluate.dataset))
@@ -167,13 +175,22 @@ def _read_items(stage: Stage) -> list[Item]:
             )
         if missing := find_missing_labels(dataset, items):
             log.warning("no item has the label %s of %s", ", ".join(missing), dataset.name)
-        return items
+        columns = asked_columns(dataset)
+        return items, Leaks(
+            (item.id, _longest_text(item, columns), item.context, item.golds) for item in items
+        )
     if stage.params.ingest.drop_evaluation_overlap:
         raise PipelineError(
             "ingest.drop_evaluation_overlap is set, and there are no items to compare "
             "with: name them with --items"
         )
-    return []
+    return [], Leaks([])
+
+
+def _longest_text(item: Item, columns: Iterable[str]) -> str:
+    """Return what tells an item from others: the longest text beside its passage."""
+    values = (item.columns.get(name) for name in columns)
+    return max((value for value in values if isinstance(value, str)), key=len, default="")
 
 
 def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
@@ -252,7 +269,9 @@ def _read_files(
     cluster.
     """
     params, scratch = stage.params.ingest, stage.work / "unpacked"
-    limits = Limits(params.file_seconds, params.file_memory_mb)
+    limits = Limits(
+        params.file_seconds, params.file_memory_mb, params.file_total_seconds or math.inf
+    )
     if params.ray_workers and left:
         cluster = Workers("ingest", min(params.ray_workers, left), params.ray_address, 1, gpu=False)
         return read_on_ray(jobs, work, cluster, limits, scratch)

@@ -74,6 +74,7 @@ def read_files(
 
     Where a member of an archive or message crashes or hangs its process, reading continues with the
     next member. The ``failure`` is then the member's, or ``unreadable``: another run may succeed.
+    A file that has used up ``limits.total_seconds`` ends with a reject that says so.
 
     ``scratch`` is a folder for what is unpacked. Killed workers leave some of it, which goes at the
     end; where this process is killed too, the next call with the same folder clears it.
@@ -178,6 +179,9 @@ class _Reading:
                 file.begun, file.member = begun, member
             if retry:
                 file.failure = "unreadable"
+        elif result.failure == "total":
+            rest = f"the rest, from {file.member} on," if file.member else "the rest"
+            text = format_reject("timeout", f"{result.detail}: {rest} was not read")
         elif result.failure != "error" and file.begun > file.skipped and file.deaths < _DEATHS:
             file.skipped, file.failure, file.deaths = file.begun, result.failure, file.deaths + 1
             self._again.append(result.key)

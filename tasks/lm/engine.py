@@ -18,8 +18,10 @@ from typing import Any, Protocol
 import torch
 
 from tasks.core.errors import PipelineError
+from tasks.lm.loading import need_card
 from tasks.lm.memory import need_free
-from tasks.lm.models import dtype, explain_float32
+from tasks.lm.models import resolve
+from tasks.lm.precision import dtype, explain_float32
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,22 @@ log = logging.getLogger(__name__)
 _CPU_BLOCK = 32
 #: vLLM's own default of gpu_memory_utilization.
 _VLLM_SHARE = 0.92
+#: vLLM reads the files that transformers reads. Beside a consolidated.safetensors it would take
+#: configuration and tokenizer from Mistral's own files, which can say something else.
+_FORMATS = {"load_format": "safetensors", "config_format": "hf", "tokenizer_mode": "hf"}
+#: Variables whose values a run's promises rest on: what the environment has is overridden.
+_FORCED = frozenset(
+    {
+        # The same tokens again, and nothing that outlives a kill.
+        "VLLM_ENABLE_V1_MULTIPROCESSING",
+        # A start without a CUDA toolkit: 1 compiles the sampler, or ends the run where it cannot.
+        "VLLM_USE_FLASHINFER_SAMPLER",
+        # A start without a C++ compiler; and compiled code sums log-probabilities in another order.
+        "TORCHDYNAMO_DISABLE",
+        # The same rows: bound threads are others in number, and stay so when the engine is closed.
+        "VLLM_CPU_OMP_THREADS_BIND",
+    }
+)
 #: Called with the number of prompts that were completed since the last call.
 OnDone = Callable[[int], None]
 
@@ -92,10 +110,7 @@ def open_engine(
 
     ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
     """
-    if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
-        raise PipelineError(
-            "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
-        )
+    _need_kind(kind, precision, gpu_memory_utilization)
     name = "the model" if kind == "transformers" else "vLLM"
     log.info("starting %s%s", name, explain_float32(precision))
     if kind == "transformers":
@@ -103,9 +118,33 @@ def open_engine(
         from tasks.lm.transformers_engine import TransformersEngine
 
         return TransformersEngine(str(model), revision, precision)
-    need_share(gpu_memory_utilization)
     settings = vllm_settings(precision, max_length, gpu_memory_utilization)
     return VllmEngine(str(model), revision, settings)
+
+
+def need_engine(
+    kind: str,
+    name: str,
+    revision: str = "main",
+    precision: str = "auto",
+    gpu_memory_utilization: float = 0.0,
+) -> None:
+    """Refuse what :func:`open_engine` would refuse of a model or adapter, before its weights are
+    downloaded or merged.
+    """
+    _need_kind(kind, precision, gpu_memory_utilization)
+    if kind == "transformers":
+        model = resolve(name, revision)
+        need_card(model.base, model.revision, "none", precision)
+
+
+def _need_kind(kind: str, precision: str, share: float) -> None:
+    if precision == "fp8" and (kind == "transformers" or not torch.cuda.is_available()):
+        raise PipelineError(
+            "precision fp8 needs vLLM and an NVIDIA GPU: set it to auto in params.yaml"
+        )
+    if kind != "transformers":
+        need_share(share)
 
 
 def serve_command(
@@ -127,8 +166,8 @@ def serve_command(
         "port": port,
         "dtype": str(dtype(precision)).removeprefix("torch."),
         "max-model-len": max_length,
-        "load-format": "safetensors",
         "served-model-name": name,
+        **{option.replace("_", "-"): value for option, value in _FORMATS.items()},
     }
     for option, share in memory_share(gpu, gpu_memory_utilization).items():
         options[option.replace("_", "-")] = share
@@ -273,7 +312,7 @@ def vllm_settings(
         "quantization": "fp8" if precision == "fp8" else None,
         # The time until the last row counts, not the time until the first.
         "performance_mode": "throughput",
-        "load_format": "safetensors",
+        **_FORMATS,
         "trust_remote_code": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -297,7 +336,11 @@ def memory_share(gpu: bool, share: float) -> dict[str, float]:
 
 
 def vllm_environment(gpu: bool) -> dict[str, str]:
-    """Return the environment variables vLLM runs under in our processes."""
+    """Return the environment variables vLLM runs under in our processes.
+
+    A user's own values of what vLLM logs and of its memory on a CPU stay. A small memory computes
+    fewer rows together, so their last digits can differ.
+    """
     everywhere = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_CONFIGURE_LOGGING": "1",
@@ -318,4 +361,9 @@ def vllm_environment(gpu: bool) -> dict[str, str]:
 
 def _set_environment(gpu: bool) -> None:
     for name, value in vllm_environment(gpu).items():
-        os.environ.setdefault(name, value)
+        given = os.environ.setdefault(name, value)
+        if name in _FORCED and given != value:
+            log.warning(
+                "%s=%s of the environment is overridden: it has to be %s", name, given, value
+            )
+            os.environ[name] = value

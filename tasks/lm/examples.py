@@ -16,6 +16,8 @@ from tasks.lm.prompts import Prompter
 
 #: Batches that are sorted by length and shuffled together.
 _STRETCH = 50
+#: The reason of an extraction row whose answer would be cut out of its instruction.
+_CUT_OUT = "answer_cut_out"
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,32 @@ class Examples(Sequence[Example]):
 
     def __init__(self) -> None:
         self._ids = array("i")
-        #: Where each prompt and each response ends, behind a first 0.
-        self._ends = array("q", [0])
+        #: Where each prompt begins and ends, and where its response ends.
+        self._places = array("q")
 
     def append(self, example: Example) -> None:
         """Add an example."""
+        self._places.extend((0, 0, 0))
+        self[len(self) - 1] = example
+
+    def __setitem__(self, number: int, example: Example) -> None:
+        """Put an example in the place of an empty one."""
+        places = [len(self._ids)]
         for ids in (example.prompt, example.response):
             self._ids.extend(ids)
-            self._ends.append(len(self._ids))
+            places.append(len(self._ids))
+        self._places[3 * number : 3 * number + 3] = array("q", places)
 
     def __len__(self) -> int:
         """Return the examples."""
-        return len(self._ends) // 2
+        return len(self._places) // 3
 
     def __getitem__(self, place: Any) -> Any:
         """Return an example, or a list of them for a slice."""
         if isinstance(place, slice):
             return [self[one] for one in range(len(self))[place]]
         number = range(len(self))[place]
-        start, middle, end = self._ends[2 * number : 2 * number + 3]
+        start, middle, end = self._places[3 * number : 3 * number + 3]
         return Example(self._ids[start:middle].tolist(), self._ids[middle:end].tolist())
 
 
@@ -71,46 +80,62 @@ class Built:
     #: The ids of rows that are left out because their answer stood there.
     cut_out: list[str] = field(default_factory=list)
 
+    def add(self, place: int, row: dict[str, Any], made: Made) -> None:
+        """Add what is made of the row at ``place``."""
+        for example in made.examples:
+            self.examples.append(example)
+            self.places.append(place)
+        self.shortened += made.shortened
+        if made.reason:
+            self.dropped[made.reason] += 1
+        if made.reason == _CUT_OUT:
+            self.cut_out.append(row["row_id"])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is made of a row: its examples, or the reason why there are none."""
+
+    examples: Sequence[Example]
+    reason: str = ""
+    shortened: bool = False
+
 
 def build_examples(rows: Iterable[dict[str, Any]], prompter: Prompter, params: Finetune) -> Built:
-    """Return the examples of ``rows``, and how many rows are left out by reason.
+    """Return the examples of ``rows``, and how many rows are left out by reason."""
+    built = Built()
+    for place, row in enumerate(rows):
+        built.add(place, row, make_examples(row, prompter, params))
+    return built
+
+
+def make_examples(row: dict[str, Any], prompter: Prompter, params: Finetune) -> Made:
+    """Return the examples of a row: one, or several of long raw text.
 
     A long instruction loses its middle, so that the question is kept; an extraction row whose
     answer stood there is left out. So is a row whose response is too long: half an answer is a
     wrong answer.
     """
-    built = Built()
-    longest = params.max_prompt_tokens + params.max_response_tokens
-    for place, row in enumerate(rows):
-        if not row["instruction"]:
-            made = text_examples(prompter.tokenizer, row["response"], longest)
-            built.dropped["too_short"] += not made
-        elif len(response := prompter.response(row["response"])) > params.max_response_tokens:
-            made = []
-            built.dropped["response_too_long"] += 1
-        elif len(prompt := prompter.prompt(row["instruction"])) <= params.max_prompt_tokens:
-            made = [Example(prompt, response)]
-        elif _loses_answer(row, prompter.shorten(row["instruction"], params.max_prompt_tokens)):
-            made = []
-            built.dropped["answer_cut_out"] += 1
-            built.cut_out.append(row["row_id"])
-        else:
-            prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
-            made = [Example(prompt, response)]
-            built.shortened += 1
-        for example in made:
-            built.examples.append(example)
-            built.places.append(place)
-    return built
+    if not row["instruction"]:
+        longest = params.max_prompt_tokens + params.max_response_tokens
+        made = text_examples(prompter.tokenizer, row["response"], longest)
+        return Made(made, "" if made else "too_short")
+    response = prompter.response(row["response"])
+    if len(response) > params.max_response_tokens:
+        return Made([], "response_too_long")
+    prompt = prompter.prompt(row["instruction"])
+    if len(prompt) <= params.max_prompt_tokens:
+        return Made([Example(prompt, response)])
+    shortened = prompter.shorten(row["instruction"], params.max_prompt_tokens)
+    if is_extracted(row) and not holds(shortened, row["response"]):
+        return Made([], _CUT_OUT)
+    prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
+    return Made([Example(prompt, response)], shortened=True)
 
 
-def _loses_answer(row: dict[str, Any], shortened: str) -> bool:
-    """Tell whether the response, a span of the instruction, is none of the shortened one."""
-    return (
-        row["task_type"] in EXTRACTION
-        and holds(row["instruction"], row["response"])
-        and not holds(shortened, row["response"])
-    )
+def is_extracted(row: dict[str, Any]) -> bool:
+    """Tell whether a row's response is a span of its instruction."""
+    return row["task_type"] in EXTRACTION and holds(row["instruction"], row["response"])
 
 
 def text_examples(tokenizer: Any, text: str, most: int) -> list[Example]:
@@ -158,6 +183,11 @@ def examples_trained(examples: Sequence[Example], params: Finetune, steps: int) 
     return order[: steps * params.batch_rows]
 
 
+def draw_epoch(count: int, chance: random.Random) -> list[int]:
+    """Return the indices of ``count`` examples in the order in which an epoch draws them."""
+    return chance.sample(range(count), count)
+
+
 def name_cut(params: Finetune) -> str:
     """Return the reason of rows for which the batches have no room."""
     if params.max_tokens:
@@ -176,12 +206,12 @@ def _draw(lengths: list[int], settings: Finetune, chance: random.Random) -> list
     if settings.max_tokens:
         tokens = 0
         while tokens < settings.max_tokens:
-            for index in chance.sample(range(len(lengths)), len(lengths)):
+            for index in draw_epoch(len(lengths), chance):
                 if tokens < settings.max_tokens:
                     drawn.append(index)
                     tokens += lengths[index]
         return drawn
     rows = max(1, round(settings.epochs * len(lengths)))
     while len(drawn) < rows:
-        drawn += chance.sample(range(len(lengths)), len(lengths))
+        drawn += draw_epoch(len(lengths), chance)
     return drawn[:rows]

@@ -14,11 +14,13 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.secrets import hub_token
+from tasks.lm.weight_files import PATTERN, loaded_names, weight_bytes
 
 log = logging.getLogger(__name__)
-#: What a tokenizer is made of; the weights, in the one format that holds no code.
+#: What a tokenizer is made of, with the configuration and the index of the weights.
 _TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
-_WEIGHTS = "model*.safetensors"
+#: Weights, in the one format that holds no code.
+_WEIGHTS = "*.safetensors"
 
 
 @lru_cache
@@ -36,11 +38,14 @@ def hub_folder(name: str, revision: str, weights: bool = True) -> Path:
     no network, no room on the disk.
     """
     commit = hub_commit(name, revision)
+    folder = _fetch(name, commit, _TOKENIZER)
     if not weights:
-        return _fetch(name, commit, _TOKENIZER)
+        return folder
     log.info("model %s is at commit %s of the hub", name, commit[:12])
-    _announce(name, commit)
-    return _fetch(name, commit, (*_TOKENIZER, _WEIGHTS))
+    files = _list(name, commit, folder)
+    _announce(name, files)
+    loaded = [file.filename for file in files if file.filename.endswith(".safetensors")]
+    return _fetch(name, commit, (*_TOKENIZER, *(loaded or [PATTERN])))
 
 
 def hub_weights(name: str, revision: str) -> tuple[int, int]:
@@ -50,10 +55,10 @@ def hub_weights(name: str, revision: str) -> tuple[int, int]:
     A model without safetensors is refused. Without the network both are those of the cache.
     """
     commit = hub_commit(name, revision)
-    files = _list(name, commit)
+    folder = _fetch(name, commit, _TOKENIZER)
+    files = _list(name, commit, folder)
     if not files:
-        folder = _fetch(name, commit, _TOKENIZER)
-        return sum(file.stat().st_size for file in folder.glob(_WEIGHTS)), 0
+        return weight_bytes(folder), 0
     weights = [file for file in files if file.filename.endswith(".safetensors")]
     if not weights:
         raise PipelineError(
@@ -64,11 +69,11 @@ def hub_weights(name: str, revision: str) -> tuple[int, int]:
     return sum(file.file_size or 0 for file in weights), sum(f.file_size or 0 for f in lacking)
 
 
-def _announce(name: str, commit: str) -> None:
+def _announce(name: str, files: list[Any]) -> None:
     """Log what the cache lacks of a model, and refuse what its disk has no room for."""
     from huggingface_hub import constants
 
-    lacking = [file for file in _list(name, commit) if file.will_download]
+    lacking = [file for file in files if file.will_download]
     size = sum(file.file_size or 0 for file in lacking)
     if not size:
         return
@@ -84,26 +89,30 @@ def _announce(name: str, commit: str) -> None:
     log.info("fetching %s: %d files, %s", name, len(lacking), told)
 
 
-def _list(name: str, commit: str) -> list[Any]:
-    """Return the files of a model with their sizes; none without the network, where the cache is
-    all that there is.
+def _list(name: str, commit: str, folder: Path) -> list[Any]:
+    """Return the files that are fetched of a model, with their sizes; none without the network,
+    where the cache is all that there is. ``folder`` has the model's index.
     """
     from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
 
     try:
-        return list(
-            snapshot_download(
-                name,
-                revision=commit,
-                token=hub_token(),
-                allow_patterns=[*_TOKENIZER, _WEIGHTS],
-                dry_run=True,
-            )
+        files = snapshot_download(
+            name,
+            revision=commit,
+            token=hub_token(),
+            allow_patterns=[*_TOKENIZER, _WEIGHTS],
+            dry_run=True,
         )
     except (HTTPError, OSError, ValueError) as error:  # the download itself says what is wrong
         log.debug("the sizes of %s are not known: %s", name, error)
         return []
+    loaded = set(loaded_names(folder, (file.filename for file in files)))
+    return [
+        file
+        for file in files
+        if file.filename in loaded or not file.filename.endswith(".safetensors")
+    ]
 
 
 def _fetch(name: str, revision: str, patterns: tuple[str, ...]) -> Path:

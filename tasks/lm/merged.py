@@ -12,9 +12,13 @@ from tasks.core.files import fingerprint, sha256_file, write_json
 from tasks.core.privacy import cache_folder
 from tasks.core.store import is_still_whole, work_key
 from tasks.lm.adapters import digest_adapter
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.lm.model_cache import make_checkpoint
-from tasks.lm.models import base_path, dtype, load_model, load_tokenizer, pinned, resolve
+from tasks.lm.models import base_path, pinned, resolve
+from tasks.lm.precision import dtype
+from tasks.lm.tokenizers import load_tokenizer
+from tasks.lm.weight_files import weight_files
 
 if TYPE_CHECKING:
     # Its import takes a second, which only a merge needs.
@@ -125,14 +129,14 @@ def round_through_nf4(model: torch.nn.Module) -> None:
 
 
 def _identity(base: str, revision: str) -> str:
-    """Return what identifies a base model's weights: digests for folders, name and commit for hub
-    models.
+    """Return what identifies a base model's weights: digests for folders (of the weights that are
+    loaded, and of the configuration), name and commit for hub models.
     """
     commit = pinned(base, revision)
     if not (base.startswith("embedded:") or Path(base).is_dir()):
         return f"{base}@{commit}"
     path = Path(base_path(base, commit))
-    files = [file for file in sorted(path.glob("*")) if file.suffix in {".safetensors", ".json"}]
+    files = sorted({*weight_files(path), *path.glob("*.json")})
     return fingerprint(*(f"{file.name}:{_digest(file, *_state(file))}" for file in files))
 
 

@@ -8,43 +8,23 @@ model with code of its own is refused.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
 from tasks.core.setting_paths import FOLDER_REVISION
-from tasks.lm.embedded import embedded_folder
-from tasks.lm.hub import hub_folder
-from tasks.lm.memory import need_free
-
-if TYPE_CHECKING:
-    # Its import takes a second, which a stage that needs a name or a tokenizer only saves.
-    import torch
+from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_folder, embedded_place
+from tasks.lm.hub import hub_folder, hub_weights
+from tasks.lm.weight_files import INDEX, weight_bytes, weight_files
 
 EMBEDDED = "embedded:smollm2-135m-instruct"
 
-#: Special tokens that a tokenizer's configuration names, and other keys of it that do not change
-#: the tokenizer.
-_MARKS = {"bos_token", "eos_token", "pad_token", "unk_token"}
-_PLAIN_CONFIG = _MARKS | {
-    "backend",
-    "clean_up_tokenization_spaces",
-    "is_local",
-    "local_files_only",
-    "model_max_length",
-    "tokenizer_class",
-}
-
 #: Bytes of a value of weights; 2 for what is not named.
 _STORED = {"float32": 4, "float64": 8}
-#: Of a 4-bit value with its constants.
-NF4_BYTES = 0.53
-
 #: Files that can name Python classes of the model's own.
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 
@@ -56,6 +36,18 @@ class ModelName:
     base: str
     revision: str
     adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A base model: its size in values, the bytes that must come first, and its ``config.json``."""
+
+    name: str
+    revision: str
+    values: int
+    #: Bytes to download, or to convert.
+    lacking: int
+    config: dict[str, Any]
 
 
 def resolve(name: str, revision: str = "main") -> ModelName:
@@ -107,11 +99,17 @@ def base_path(name: str, revision: str = "main", weights: bool = True) -> str:
 
 
 def _need_safetensors(name: str, folder: Path) -> str:
-    if not any(folder.glob("*.safetensors")):
+    files = weight_files(folder)
+    if not files:
         raise PipelineError(
-            f"{name} holds no .safetensors weights (other formats can hold code and are refused): "
-            "name a model that has them"
+            f"{name} holds no .safetensors weights that transformers loads (other formats can hold "
+            "code and are refused): name a model that has them"
         )
+    for file in files:
+        if not file.is_file():
+            raise PipelineError(
+                f"model {name!r} lacks {file.name}, which its {INDEX} names: download it again"
+            )
     return str(folder)
 
 
@@ -182,169 +180,31 @@ def count_positions(name: str, revision: str = "main") -> int:
     return int(config.get("max_position_embeddings") or 0)
 
 
-def count_values(size: int, config: dict[str, Any]) -> int:
+def find_weights(name: str, revision: str = "main") -> Weights:
+    """Look at a base model's files, or at the hub's list of them; download its configuration and
+    tokenizer, no weights.
+    """
+    if name == EMBEDDED:
+        lacking = 0 if embedded_place().is_dir() else EMBEDDED_BYTES
+        return Weights(name, revision, EMBEDDED_BYTES // 2, lacking, EMBEDDED_CONFIG)
+    folder = Path(base_path(name, revision, weights=False))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if Path(name).is_dir():
+        size, lacking = weight_bytes(folder), 0
+    else:
+        revision = pinned(name, revision)
+        size, lacking = hub_weights(name, revision)
+    return Weights(name, revision, _count_values(size, config), lacking, config)
+
+
+def _count_values(size: int, config: dict[str, Any]) -> int:
     """Return the number of values that ``size`` bytes of weights hold, as ``config.json`` tells."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return size // _STORED.get(stored, 2)
 
 
-def load_tokenizer(name: str, revision: str = "main") -> Any:
-    """Return the transformers tokenizer of a model or of an adapter's base model."""
-    from transformers import AutoTokenizer
-
-    model = resolve(name, revision)
-    with _loading(model.base):
-        folder = base_path(model.base, model.revision, weights=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    _need_same_pieces(model.base, Path(folder), tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def tokenizer_json(name: str, revision: str = "main") -> str:
-    """Return a model's tokenizer as JSON of the library tokenizers, or an empty string if it is of
-    another kind.
-
-    It equals that of :func:`load_tokenizer`. Where the model's folder holds just this JSON, the
-    seconds that importing transformers takes are saved.
-    """
-    model = resolve(name, revision)
-    folder = Path(base_path(model.base, model.revision, weights=False))
-    if _stands_alone(folder):
-        from tokenizers import Tokenizer
-
-        return str(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())
-    tokenizer = load_tokenizer(name, revision)
-    return str(tokenizer.backend_tokenizer.to_str()) if getattr(tokenizer, "is_fast", False) else ""
-
-
-def _need_same_pieces(name: str, folder: Path, tokenizer: Any) -> None:
-    """Refuse a tokenizer that transformers made of a tokenizer.model alone, and made wrong: for
-    some model types it leaves out the space before the first word.
-    """
-    model = folder / "tokenizer.model"
-    if (folder / "tokenizer.json").is_file() or not model.is_file():
-        return
-    from sentencepiece import SentencePieceProcessor
-
-    probe = "yes no"
-    pieces = SentencePieceProcessor(model_file=str(model)).encode(probe, out_type=str)
-    if tokenizer.tokenize(probe) != pieces:
-        raise PipelineError(
-            f"model {name!r} has a tokenizer.model and no tokenizer.json, and transformers would "
-            "cut text into other tokens than the model was trained on: put the model's "
-            "tokenizer.json beside it"
-        )
-
-
-def _stands_alone(folder: Path) -> bool:
-    """Tell whether transformers would use the folder's tokenizer.json unchanged: it needs no class
-    of its own and holds all special tokens.
-    """
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # transformers reports the fault
-    return (
-        config.keys() <= _PLAIN_CONFIG
-        and config.get("tokenizer_class") == "TokenizersBackend"
-        and {config[name] for name in _MARKS & config.keys()} <= special
-    )
-
-
-def load_model(
-    name: str, revision: str = "main", quantization: str = "none", precision: str = "auto"
-) -> Any:
-    """Load a causal language model on the GPU if there is one, else the CPU.
-
-    ``quantization`` is ``none`` or ``nf4`` (bitsandbytes, double quantisation, bf16 compute:
-    QLoRA's, arXiv 2305.14314). An adapter is not merged here, see :mod:`tasks.lm.merged`. Free it
-    with :mod:`tasks.lm.memory` before the next one is loaded: a GPU holds one.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    extra: dict[str, Any] = {}
-    if quantization == "nf4":
-        extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype(precision),
-        )
-    if torch.cuda.is_available():
-        extra["device_map"] = {"": torch.cuda.current_device()}
-    with _loading(name):
-        folder = Path(base_path(name, revision))
-        need_free(f"model {name!r}", _loaded_bytes(folder, quantization, precision))
-        return AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=dtype(precision),
-            use_safetensors=True,
-            trust_remote_code=False,
-            **extra,
-        )
-
-
-def _loaded_bytes(folder: Path, quantization: str, precision: str) -> float:
-    """Return the bytes that a model takes in memory."""
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    width = NF4_BYTES if quantization == "nf4" else dtype(precision).itemsize
-    return count_values(size, config) * width
-
-
-def dtype(precision: str) -> torch.dtype:
-    """Return the dtype of a precision: ``auto`` is bfloat16 where the hardware multiplies it, else
-    float32; fp8 is rounded from bfloat16.
-    """
-    import torch
-
-    if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if torch.cuda.is_available()
-            else torch.cpu._is_avx512_bf16_supported()
-        )
-        return torch.bfloat16 if fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
-
-
-def explain_float32(precision: str) -> str:
-    """Return what a log says where ``auto`` is float32: everything takes several times as long as
-    in bfloat16, and the results differ a little; empty where it is not.
-    """
-    import torch
-
-    if precision != "auto" or dtype(precision) != torch.float32:
-        return ""
-    return " in float32: this machine does not multiply bfloat16, and takes several times as long"
-
-
-def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Return float32 logits [positions, vocabulary] of hidden states [positions, width].
-
-    They equal those of the model's forward, which applies the head everywhere: for a small model
-    with a large vocabulary the head is much of the work.
-    """
-    import torch
-
-    logits = model.get_output_embeddings()(hidden).float()
-    scale, cap = (
-        getattr(model.config, "logits_scaling", None),
-        getattr(model.config, "final_logit_softcapping", None),
-    )
-    logits = logits / scale if scale else logits
-    return torch.tanh(logits / cap) * cap if cap else logits
-
-
 @contextlib.contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading_errors(name: str) -> Iterator[None]:
     """Turn the errors of loading a model into one line that names it."""
     from safetensors import SafetensorError
 

@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from tasks.core.model_params import Finetune
-from tasks.lm.models import dtype, pinned
+from tasks.lm.models import pinned
+from tasks.lm.precision import dtype
 
 Training = TypeVar("Training", bound=Finetune)
 

@@ -6,6 +6,7 @@ and before anything is computed.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,21 +14,22 @@ from pathlib import Path
 
 from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_json, write_text
 from tasks.core.model_params import Finetune
 from tasks.core.params import Params
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
-from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_place
-from tasks.lm.hub import hub_weights
-from tasks.lm.models import EMBEDDED, base_path, count_values, pinned, resolve
-from tasks.lm.room import Copy, Models, Weights, check_room, count_lora
+from tasks.lm.models import Weights, find_weights, resolve
+from tasks.lm.room import Copy, Models, check_room, count_lora, describe_needs
 
+log = logging.getLogger(__name__)
 #: The stages that load models, in the order of the graph.
 _ORDER = ("ingest", "generate", "verify", "finetune", "baseline", "evaluate")
 #: Environment variable: the stages that run in other work pools (docs/operations.md).
 _POOLS = "PIPELINE_POOLS"
+#: File in the stages' work folder: the run that has said what it downloads, and the models.
+_SAID = "downloads.txt"
 
 
 def check_run(stage: str, params: Params) -> None:
@@ -37,7 +39,25 @@ def check_run(stage: str, params: Params) -> None:
     Asks only where DVC started the stage: one that is tried by hand is no run.
     """
     if is_run():
-        check_models(params, stage)
+        models = read_models(params, stage)
+        check_room(models)
+        _announce(models)
+
+
+def _announce(models: Models) -> None:
+    """Log what the run will download and write. Its first stage says it: later ones have nothing
+    new to say.
+    """
+    coming = sorted({base.name for base in models.bases.values() if base.lacking})
+    if not coming:
+        return
+    # The flow's run; without one DVC itself, which starts all stages of a run.
+    run = os.environ.get("PIPELINE_FLOW_RUN") or f"process {os.getppid()}"
+    file = WORK / _SAID
+    said = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    if run not in said or not {*coming} <= {*said}:
+        log.info("%s", describe_needs(models))
+        write_text(file, "\n".join([run, *coming]))
 
 
 def is_run() -> bool:
@@ -137,24 +157,10 @@ def _look(models: Models, setting: str, name: str, revision: str) -> tuple[Weigh
     """Return base model and adapter of a name, and add the base to the models."""
     try:
         model = resolve(name, revision)
-        base = _weights(model.base, model.revision)
+        base = find_weights(model.base, model.revision)
         if model.adapter:
             check_adapter(model.adapter, model.base, base.config)
     except PipelineError as error:
         raise PipelineError(f"{setting}: {error}") from error
     models.bases[setting] = base
     return base, model.adapter
-
-
-def _weights(name: str, revision: str) -> Weights:
-    if name == EMBEDDED:
-        lacking = 0 if embedded_place().is_dir() else EMBEDDED_BYTES
-        return Weights(name, revision, EMBEDDED_BYTES // 2, lacking, EMBEDDED_CONFIG)
-    folder = Path(base_path(name, revision, weights=False))
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if Path(name).is_dir():
-        size, lacking = sum(file.stat().st_size for file in folder.glob("*.safetensors")), 0
-    else:
-        revision = pinned(name, revision)
-        size, lacking = hub_weights(name, revision)
-    return Weights(name, revision, count_values(size, config), lacking, config)

@@ -17,7 +17,7 @@ from tasks.core.model_params import Finetune
 from tasks.core.process import world_size
 from tasks.lm.checkpoints import SealCheckpoint
 from tasks.lm.examples import Example
-from tasks.lm.models import vocabulary_logits
+from tasks.lm.loading import vocabulary_logits
 
 _IGNORED = -100
 _LENGTH_MULTIPLE = 32

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from tasks.core.files import folder_size
 from tasks.core.model_params import Finetune
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import WORK
+from tasks.lm.loading import NF4_BYTES
 from tasks.lm.merged import is_merged
 from tasks.lm.model_cache import LIMIT, cache_limit
-from tasks.lm.models import EMBEDDED, NF4_BYTES, dtype
+from tasks.lm.models import EMBEDDED, Weights
+from tasks.lm.precision import dtype, has_bfloat16
 
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3
@@ -31,18 +33,6 @@ _CHECKPOINT_BYTES = 12
 _TRAINED_BYTES = 16
 #: bfloat16 copies of an adapter: output, DVC's cache, MLflow's.
 _ADAPTER_COPIES = 3
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A base model: its size in values, the bytes that must come first, and its ``config.json``."""
-
-    name: str
-    revision: str
-    values: int
-    #: Bytes to download, or to convert.
-    lacking: int
-    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,6 +71,8 @@ class Need:
     folder: Path
     #: How to have them elsewhere, or fewer.
     remedy: str
+    #: The model that is downloaded or converted; empty for what the stages make.
+    model: str = ""
 
 
 def check_room(models: Models, work: Path = WORK) -> None:
@@ -92,6 +84,30 @@ def check_room(models: Models, work: Path = WORK) -> None:
         if short:
             raise PipelineError(short)
     _check_card(models)
+
+
+def describe_needs(models: Models, work: Path = WORK) -> str:
+    """Say in one line what a run will download and write, and where, as if no merged model and no
+    checkpoint were there yet.
+    """
+    # As wide as this machine makes them, which takes torch.
+    widths = [str(dtype(copy.precision)).removeprefix("torch.") for copy in models.copies]
+    copies = [replace(copy, precision=one) for copy, one in zip(models.copies, widths, strict=True)]
+    needs = disk_needs(replace(models, copies=copies), False, (work, cache_folder()))
+    said = []
+    if fetched := [need for need in needs if need.model not in ("", EMBEDDED)]:
+        listed = ", ".join(f"{need.model} {_gigabytes(need.bytes)}" for need in fetched)
+        size = _gigabytes(sum(need.bytes for need in fetched))
+        said.append(f"download {size} into {fetched[0].folder} ({listed})")
+    made = [need for need in needs if need.model in ("", EMBEDDED)]
+    said += [f"write {_list(made)}"] if made else []
+    free = ", ".join(
+        f"{_gigabytes(shutil.disk_usage(_existing(together[0].folder)).free)} "
+        f"({', '.join(dict.fromkeys(str(need.folder) for need in together))})"
+        for together in _by_disk(needs)
+    )
+    whole = _gigabytes(sum(need.bytes for need in needs))
+    return f"this run will {' and '.join(said)}, at most {whole} in all; free: {free}"
 
 
 def count_lora(config: dict[str, Any], rank: int) -> int:
@@ -121,10 +137,12 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
     needs = []
     for base in {base.name: base for base in models.bases.values()}.values():
         if base.lacking and base.name == EMBEDDED:
-            needs.append(Need("the embedded model", base.lacking, cache, "BONITO_CACHE moves it"))
+            remedy = "BONITO_CACHE moves it"
+            needs.append(Need("for the embedded model", base.lacking, cache, remedy, EMBEDDED))
         elif base.lacking:
             place, what = Path(constants.HF_HUB_CACHE), f"to download {base.name}"
-            needs.append(Need(what, base.lacking, place, "HF_HUB_CACHE moves downloads"))
+            remedy = "HF_HUB_CACHE moves downloads"
+            needs.append(Need(what, base.lacking, place, remedy, base.name))
     sizes = [
         copy.base.values * _width(copy.precision, exact)
         for copy in models.copies
@@ -163,22 +181,31 @@ def _is_there(copy: Copy) -> bool:
 
 def _short(needs: Sequence[Need]) -> str:
     """Say which disk has no room for the needs on it; an empty text where all have."""
-    disks: dict[int, list[Need]] = {}
-    for need in needs:
-        disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
-    for together in disks.values():
+    for together in _by_disk(needs):
         free = shutil.disk_usage(_existing(together[0].folder)).free
         whole = sum(need.bytes for need in together)
         if whole > free:
-            parts = ", ".join(
-                f"{need.bytes / 1e9:.1f} GB {need.what} in {need.folder}" for need in together
-            )
             remedies = "; ".join(dict.fromkeys(need.remedy for need in together))
             return (
-                f"the run needs {whole / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free: "
-                f"{parts}. Free some ({remedies})"
+                f"the run needs {_gigabytes(whole)} of disk and {_gigabytes(free)} are free: "
+                f"{_list(together)}. Free some ({remedies})"
             )
     return ""
+
+
+def _by_disk(needs: Sequence[Need]) -> list[list[Need]]:
+    disks: dict[int, list[Need]] = {}
+    for need in needs:
+        disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
+    return list(disks.values())
+
+
+def _list(needs: Sequence[Need]) -> str:
+    return ", ".join(f"{_gigabytes(need.bytes)} {need.what} in {need.folder}" for need in needs)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def _existing(folder: Path) -> Path:
@@ -187,10 +214,17 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_card(models: Models) -> None:
-    """Refuse what a GPU has no room for even when it is empty."""
+    """Refuse what a GPU has no room for even when it is empty, or does not compute."""
     total = card_bytes()
     if total is None:
         return
+    for setting in models.bases:
+        precision = _precision(models, setting)
+        if precision in ("bfloat16", "fp8") and not has_bfloat16():
+            raise PipelineError(
+                f"{setting} is to be loaded in {precision}, which this GPU does not multiply (it "
+                "is older than NVIDIA's Ampere): set its precision to float32, or take a newer card"
+            )
     for what, need in _card_needs(models):
         if need > total:
             raise PipelineError(
@@ -199,11 +233,15 @@ def _check_card(models: Models) -> None:
             )
 
 
+def _precision(models: Models, setting: str) -> str:
+    return models.precisions.get(setting) or (models.target.precision if models.target else "auto")
+
+
 def _card_needs(models: Models) -> Iterator[tuple[str, float]]:
     """Yield what each step holds on the GPU at least: weights, and what is trained."""
     target = models.target
     for setting, base in models.bases.items():
-        precision = models.precisions.get(setting) or (target.precision if target else "auto")
+        precision = _precision(models, setting)
         width = 1 if precision == "fp8" else dtype(precision).itemsize
         yield f"{setting} {base.name}", base.values * width
     if models.trained and target:

@@ -27,7 +27,8 @@ from tasks.core.store import work_key
 from tasks.lm.checkpoints import agree_on_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.fused_lora import fuse_lora
-from tasks.lm.models import dtype, load_model
+from tasks.lm.loading import load_model
+from tasks.lm.precision import dtype
 from tasks.lm.response_trainer import response_trainer
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,9 @@ from tasks.lm.examples import (
     name_cut,
     tokens_trained,
 )
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
+from tasks.lm.token_budget import build_within_budget
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training import OnStep, Trained, train, training_key
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,18 @@ class TrainingSet:
         params: Finetune,
         start: Path | None,
     ) -> TrainingSet:
-        """Return the training on the rows (rows.INSTRUCTIONS) that ``read`` reads, twice.
+        """Return the training on the rows (rows.INSTRUCTIONS) that ``read`` reads, more than once.
 
         ``params`` name the commits of hub models: they come from :func:`tasks.lm.pins.pin`.
         """
         tokenizer = load_tokenizer(params.model, params.revision)
         prompter = Prompter(tokenizer, choose_form(tokenizer, params, read(), start))
         digest = sha256_folder(start) if start else ""
-        built = build_examples(read(), prompter, params)
+        built = (
+            build_within_budget(read, prompter, params)
+            if params.max_tokens
+            else build_examples(read(), prompter, params)
+        )
         if built.shortened or built.cut_out:
             log.warning(
                 "finetune.max_prompt_tokens = %d cuts the middle out of %d instructions; %d more "

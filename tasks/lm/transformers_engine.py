@@ -8,8 +8,9 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tasks.lm.engine import Completion, OnDone, Sampling
+from tasks.lm.loading import load_model
 from tasks.lm.memory import free
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 
 #: Most tokens of a batch: 2 GB of keys and values of Mistral-7B.
 _BATCH_TOKENS = 16_384

@@ -221,7 +221,8 @@ def _rows(stage: Stage) -> Iterator[str]:
         counts = [told.get(key, UNKNOWN) for key in ("rows_in", "rows_kept")]
         lines.append((name, *counts, dropped or ("none" if told else UNKNOWN)))
     yield table(("stage", "in", "kept", "dropped, by reason"), lines)
-    quality = RowQuality.read(stage.path("validate"), stage.path("verify"))
+    places = (stage.path(name) for name in ("validate", "verify", "supervise"))
+    quality = RowQuality.read(*places)
     yield "Three numbers about the rows, which are never one: " + escape(quality.describe()) + "."
 
 
@@ -269,6 +270,8 @@ def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
         yield f"Over next-word training (TAPT): {escape(told['over_tapt'])}."
     if "in_evaluation" in told:
         yield f"**Note.** {escape(told['in_evaluation'])}."
+    if "served" in told:
+        yield f"**Note.** {escape(told['served'])}."
 
 
 def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:

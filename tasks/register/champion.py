@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
-from tasks.register.gate import Comparison, Exam, find_faults
+from tasks.register.gate import Comparison, Exam, find_faults, find_leaked_items
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.tracking.registry import Ledger
 
@@ -85,7 +85,8 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Exam) ->
     predictions = read_table(stage.path("evaluate") / "predictions.parquet")
     scores = read_json(stage.path("evaluate") / "scores.json")
     adapted, zero_shot = (_of_model(predictions, model) for model in ("adapted", "zero_shot"))
-    faults = tuple(find_faults(asked, adapted, zero_shot, scores))
+    leaked = find_leaked_items(read_json(stage.path("ingest")), len(asked.items))
+    faults = (*find_faults(asked, adapted, zero_shot, scores), *leaked)
     comparison = _judge_opponent(stage, ledger, name, version, asked, adapted, zero_shot)
     return replace(comparison, faults=faults)
 

@@ -28,6 +28,8 @@ CHANCE = 0.025
 #: Exchanges of two models' answers, and of the labels. 1 / (39 + 1) is CHANCE: the measured score
 #: must be above all 39.
 _EXCHANGES, _SHUFFLES = 999, 39
+#: Share of the items that a corpus may answer: a question can stand in a text by itself.
+_LEAKED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,15 @@ def shuffle_labels(asked: Exam, answers: pa.Table) -> list[float]:
         )
         for order in orders
     ]
+
+
+def find_leaked_items(ingested: dict[str, Any], items: int) -> Iterator[str]:
+    """Yield a fault where the corpus has the question and an answer of more than one in twenty of
+    the items, by ingest's ``summary.json``.
+    """
+    leaked = int(ingested.get("leaked_items") or 0)
+    if leaked > _LEAKED_SHARE * items:
+        yield f"{leaked:,} of {items:,} items are in the corpus, with their answers"
 
 
 def count_leaked(ingested: dict[str, Any]) -> int | None:

@@ -20,12 +20,13 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
-from tasks.scoring.predict import open_writer
+from tasks.scoring.predict import need_writer, open_writer
 from tasks.scoring.questions import Questions
 from tasks.scoring.ranking import rank
 from tasks.tracking.kept_answers import MOST, KeptAnswer, KeptAnswers
@@ -108,6 +109,8 @@ def _answers(
     template = dataset.templates[0]
     base = (provenance["base"], provenance["revision"])
     rounding = (provenance["quantization"], provenance["precision"])
+    if dataset.classifies:
+        need_writer(*base, rounding[1], stage.params.evaluate)
     folder = merged_folder(*base, adapter, *rounding)
     tokenizer = load_tokenizer(str(folder))
     prompter = Prompter(tokenizer, prompt_form(tokenizer, provenance["prompt"], adapted=True))

@@ -41,7 +41,8 @@ def log_run(
     """Log everything but the model; return MLflow's name and digest of the evaluation set."""
     adapter, evaluation = stage.path("finetune"), stage.path("evaluate")
     losses = _read_losses(adapter / "loss.csv")
-    quality = RowQuality.read(stage.path("validate"), stage.path("verify"))
+    judged = (stage.path(name) for name in ("validate", "verify", "supervise"))
+    quality = RowQuality.read(*judged)
     # The commit that was trained on, where the setting names a branch of the hub.
     ledger.params(logged_params(stage.params) | {"finetune.revision": provenance["revision"]})
     ledger.curve("train_loss", losses)

@@ -26,7 +26,7 @@ from tasks.register.champion import (
     tag_questions,
 )
 from tasks.register.gate import Exam, describe_leak
-from tasks.register.parity import check_parity
+from tasks.register.parity import Parity, check_parity
 from tasks.register.run_record import digest_settings, log_run, metric_table, run_name
 from tasks.tracking.fetch_model import default_name
 from tasks.tracking.kept_answers import NAME as KEPT_ANSWERS
@@ -152,6 +152,7 @@ def _register_model(
         "alias": alias,
         "verdict": verdict,
         "parity": vars(parity),
+        **_say_parity(parity),
         **_say_gain_over_start(version, scores),
     }
     card = make_card(stage, provenance, scores, known | told)
@@ -161,6 +162,11 @@ def _register_model(
     lines = [card.lead, *(told[key] for key in ("over_start",) if key in told)]
     ledger.describe(name, version.version, "\n\n".join(lines))
     return told
+
+
+def _say_parity(parity: Parity) -> dict[str, str]:
+    """Say in the closing table, on the run's page and in the card where the models differ."""
+    return {} if parity.all_three == parity.items else {"served": parity.describe()}
 
 
 def _say_gain_over_start(version: Any, scores: dict[str, Any]) -> dict[str, str]:

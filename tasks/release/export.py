@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder
 from tasks.core.log_lines import set_up_logging
@@ -48,6 +49,7 @@ def export(uri: str, out: str) -> Path:
     """Write the model to a folder, whole or not at all, and print what was written."""
     folder = _need_empty(out)
     name, version, adapter, told = fetch_model(uri, cache_folder() / "served")
+    take_cards()
     merged = merged_folder(
         told["base"], told["revision"], adapter, told["quantization"], told["precision"]
     )

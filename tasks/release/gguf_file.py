@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, read_json
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

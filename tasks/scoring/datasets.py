@@ -110,9 +110,9 @@ class Item(Section):
 
 def has_items(path: Path) -> bool:
     """Tell whether ``evaluate.items`` names labelled items: ``supervision/none`` says that there
-    are none.
+    are none, and so does a file that is empty, as ``make start`` makes it for ``make label``.
     """
-    return not is_nothing(path)
+    return not is_nothing(path) and not (path.is_file() and not path.stat().st_size)
 
 
 def load_dataset(path: Path) -> Dataset:

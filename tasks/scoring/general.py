@@ -17,11 +17,11 @@ from tasks.core.rows import EVALUATIONS
 from tasks.core.setting_paths import is_nothing
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, fill
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers
-from tasks.scoring.predict import name_model, open_writer
+from tasks.scoring.predict import name_model, need_writer, open_writer
 from tasks.scoring.scoreable import Scoreable
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def answer_general(
 
     @contextlib.contextmanager
     def opened(on_done: OnDone) -> Iterator[Answers]:
+        need_writer(model.base, model.revision, model.precision, params)
         folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info("%s: %d general tasks", model.name, len(tasks))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params
-from tasks.lm.models import count_positions, load_tokenizer
+from tasks.lm.models import count_positions
 from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import Item, Template, has_items, load_dataset, load_items, render
 
 #: Most tokens that a prompt form adds to the instruction: chat templates bring texts of their own.

@@ -17,7 +17,7 @@ from tasks.lm.engine import OnDone
 
 #: Questions that are answered and kept together: the most that a kill loses. The answers of a piece
 #: depend on its own questions alone, as an engine's low bits depend on what it is asked together.
-PIECE = 1024
+PIECE = 256
 #: Makes a progress meter for a total and a unit, as ``Stage.progress`` does.
 Meter = Callable[[int, str], Progress]
 #: Answers the questions of a slice, one row (rows.EVALUATIONS) each.

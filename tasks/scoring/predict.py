@@ -19,10 +19,11 @@ import pyarrow as pa
 from tasks.core.model_params import Evaluate
 from tasks.core.rows import EVALUATIONS
 from tasks.core.store import work_key
-from tasks.lm.engine import Completion, OnDone, Sampling, open_engine
+from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model, load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import render
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers
@@ -75,6 +76,11 @@ def name_model(answers: pa.Table, name: str) -> pa.Table:
     return answers.set_column(column, EVALUATIONS.field(column), models)
 
 
+def need_writer(base: str, revision: str, precision: str, params: Evaluate) -> None:
+    """Refuse what the GPU has no room for, before it is merged for :func:`open_writer`."""
+    need_engine(params.engine, base, revision, precision, params.gpu_memory_utilization)
+
+
 @contextlib.contextmanager
 def open_writer(
     folder: Path, precision: str, prompts: list[list[int]], params: Evaluate, on_done: OnDone
@@ -106,7 +112,10 @@ class _Asked:
     @contextlib.contextmanager
     def open(self, on_done: OnDone) -> Iterator[Answers]:
         """Open the model; see :data:`tasks.scoring.pieces.Opened`."""
-        folder, questions = self.model.folder(), self.questions
+        model, questions = self.model, self.questions
+        if not questions.dataset.classifies:
+            need_writer(model.base, model.revision, model.precision, self.params)
+        folder = model.folder()
         prompter = Prompter(load_tokenizer(str(folder)), self.model.form)
         log.info(
             "%s: %d items x %d templates, prompt form %s",

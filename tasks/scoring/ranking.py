@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tasks.lm.models import vocabulary_logits
+from tasks.lm.loading import vocabulary_logits
 from tasks.scoring.float32 import compute_in_float32, wide_residual
 
 #: Choices whose scores are closer than this (in nats) are scored again in float32. In a trial of 50

@@ -14,9 +14,9 @@ from tasks.core.model_params import Finetune
 from tasks.core.setting_paths import is_nothing
 from tasks.lm.adapters import digest_adapter, start_adapter
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_tokenizer
 from tasks.lm.pins import arithmetic
 from tasks.lm.prompts import prompt_form, trained_form
+from tasks.lm.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)

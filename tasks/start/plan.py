@@ -18,7 +18,7 @@ from tasks.core.params import Params
 from tasks.core.privacy import cache_folder
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
-from tasks.lm.models import dtype
+from tasks.lm.precision import dtype
 from tasks.lm.preflight import check_models, read_models
 from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items

@@ -14,7 +14,6 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
 from tasks.core.mix import Mix, parse_mix
-from tasks.core.setting_paths import NOTHING
 from tasks.core.task_types import task_type
 from tasks.scoring.datasets import (
     Dataset,
@@ -189,11 +188,11 @@ def propose(
             f"of {about}: a first look in minutes; 0: all" if limited else f"all, {about}"
         ),
         passages=_FIRST_LOOK if limited else expected,
-        items=short(items[0]) if items else NOTHING,
+        items=short(items[0]) if items else _free_place(name, found.corpus),
         items_why=(
             f"{items[1]} labelled items, never trained on"
             if items
-            else f"none yet, so no F1; for make label write {_free_place(name, found.corpus)}"
+            else f"for make label PROFILE={stacked}; while it is empty there is no F1"
         ),
         labelled=items[1] if items else 0,
     )
@@ -214,14 +213,16 @@ def _free_place(name: str, corpus: Path) -> str:
 def write(proposal: Proposal, form: ItemForm, root: Path) -> tuple[Path, Path]:
     """Write profile and dataset file, and return them; neither may be there already.
 
-    The file of verdicts that the profile names is made empty, unless there is one.
+    The file of verdicts that the profile names is made empty, and that of labelled items where
+    there are none; one that is there stays.
     """
     profile, dataset = need_new(proposal.name, root)
     texts = {dataset: dataset_text(proposal.name, form), profile: proposal.profile()}
-    reviews = root / "reviews" / f"{proposal.name}.jsonl"
-    if not reviews.exists():
-        texts = {reviews: "", **texts}
+    empty = [root / "reviews" / f"{proposal.name}.jsonl"]
+    empty += [] if proposal.labelled else [root / proposal.items]
+    texts = {path: "" for path in empty if not path.exists()} | texts
     for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as draft:
             draft.write_text(text, encoding="utf-8")
     return profile, dataset

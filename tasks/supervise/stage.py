@@ -24,10 +24,12 @@ from tasks.core.data_params import Supervise
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, row_seed
 from tasks.core.parquet import GROUP, column_values, write_batches
-from tasks.core.rows import INSTRUCTIONS
+from tasks.core.rows import INSTRUCTIONS, QUARANTINE
 from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.scoring.datasets import has_items
+from tasks.scoring.reviews import WRONG_BY_REVIEW
+from tasks.supervise.reviewed import quarantined, review_rows
 from tasks.supervise.sources import KEYS, SOURCES, Source
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ _SOURCE = "source"
 def supervise(stage: Stage) -> None:
     """Write ``instructions.parquet`` (rows.INSTRUCTIONS), ``summary.json``, and
     ``heldout.parquet``: rows kept out of the training where there are no labelled items, else none.
+    Where no generator wrote some of the rows, ``quarantine.parquet`` has those of them that a
+    person found wrong (rows.QUARANTINE).
     """
     params = stage.params.supervise
     sources, dropped = _read_sources(stage)
@@ -55,6 +59,10 @@ def supervise(stage: Stage) -> None:
         dropped[HELD_OUT] += _count(held_out)
         dropped[OF_HELD_OUT_PASSAGE] += _count(chosen) - _count(kept) - _count(held_out)
         chosen = kept
+    chosen, wrong, review = review_rows(stage, sources, chosen)
+    dropped[WRONG_BY_REVIEW] += _count(wrong)
+    if review:
+        write_batches(stage.out / "quarantine.parquet", quarantined(sources, wrong), QUARANTINE)
     for file, keep in (("instructions.parquet", chosen), ("heldout.parquet", held_out)):
         tables = (sources[name].rows(mine) for name, mine in keep.items())
         write_batches(stage.out / file, chain.from_iterable(tables), INSTRUCTIONS)
@@ -70,6 +78,7 @@ def supervise(stage: Stage) -> None:
             | ({"rows_wanted": wanted[name]} if name in wanted else {})
             for name, table in chosen.items()
         },
+        **({"review": review} if review else {}),
     )
     for name, table in chosen.items():
         log.info("%s: %d rows", name, len(table))
@@ -209,5 +218,9 @@ def main(argv: list[str] | None = None) -> int:
         supervise,
         ("passages", "instructions"),
         argv,
-        settings={"rows": "supervise.rows", "items": "evaluate.items"},
+        settings={
+            "rows": "supervise.rows",
+            "items": "evaluate.items",
+            "reviews": "verify.reviews",
+        },
     )

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.core.secrets import hide
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.tracking.mlflow_store import (
     OWNER,
     REGISTER_KEY,

@@ -96,12 +96,13 @@ def write_report(
 
 
 def _head(verdicts: Verdicts, share: float, floor: float, links: Sequence[tuple[str, str]]) -> Page:
-    kept, tone = int(verdicts.kept().sum()), "good" if share >= floor else "bad"
+    # Not green above the floor: a row of the right form may be wrong.
+    kept, tone = int(verdicts.kept().sum()), "" if share >= floor else "bad"
     tiles = (
         Tile("Predictions", f"{len(verdicts):,}"),
         Tile("Kept", f"{kept:,}"),
         Tile("Not kept", f"{len(verdicts) - kept:,}"),
-        Tile("Yield", percent(share), f"floor {percent(floor)}", tone),
+        Tile("Yield", percent(share), f"of the right form; floor {percent(floor)}", tone),
     )
     lead = "What the generator wrote, what is kept to train on, and why the rest is not."
     return Page("Validation", lead, tiles, links=links)

@@ -29,8 +29,6 @@ DISAGREES, UNGROUNDED, UNSURE, NOT_REPAIRED = (
     "generator_unsure",
     "not_repaired",
 )
-#: Reason of a row that the reader keeps and a person found wrong.
-WRONG_BY_REVIEW = "wrong_by_review"
 WRITTEN, ADOPTED, REPAIRED = "written", "adopted", "repaired"
 _SAME = 0.5
 #: Least token F1 of a response and the span that it nearly is ("Iwan Roberts", "Iwan Wyn Roberts").
@@ -78,7 +76,7 @@ class Decision:
     """What becomes of a row: its response, and the reasons why it is not kept, if any.
 
     ``agreement`` is None where the row's type is not judged. ``confidence`` is the generator's own
-    (rows.PREDICTIONS).
+    (rows.PREDICTIONS). ``excluded``: a person found the row wrong, and it shall not be trained on.
     """
 
     response: str
@@ -87,6 +85,7 @@ class Decision:
     origin: str = WRITTEN
     grounded: float = 1.0
     confidence: float | None = None
+    excluded: bool = False
     reasons: list[str] = field(default_factory=list)
 
 

@@ -16,19 +16,13 @@ from tasks.core.data_params import Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
 from tasks.lm.address import AddressEngine
-from tasks.lm.engine import Sampling, open_engine
+from tasks.lm.engine import Sampling, need_engine, open_engine
+from tasks.lm.loading import load_model, need_card
 from tasks.lm.memory import free
 from tasks.lm.merged import plain_weights
-from tasks.lm.models import (
-    base_path,
-    count_positions,
-    identify,
-    load_model,
-    load_tokenizer,
-    pinned,
-    resolve,
-)
+from tasks.lm.models import base_path, count_positions, identify, pinned, resolve
 from tasks.lm.prompts import PROMPT_SLACK, Prompter, prompt_form, trained_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.ranking import rank
 
 Kind = Literal["answers", "labels"]
@@ -93,6 +87,16 @@ class Reader:
         params = self.params
         return plain_weights(params.reader, params.revision, self.quantization, self.precision)
 
+    def need_room(self, kind: Kind) -> None:
+        """Refuse a reader that the GPU has no room for, before its weights come."""
+        params = self.params
+        if kind == "labels":
+            model = resolve(params.reader, params.revision)
+            need_card(model.base, model.revision, "none", self.precision)
+        else:
+            share = params.gpu_memory_utilization
+            need_engine(params.engine, params.reader, params.revision, self.precision, share)
+
     def prompter(self) -> Prompter | None:
         """Return what turns an instruction into the reader's prompt; None behind an address."""
         if self.params.address:
@@ -105,6 +109,7 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
     params = reader.params
     if params.address:
         return AddressEngine(params.address, params.reader, "verify.address")
+    reader.need_room(kind)
     weights, revision = reader.load()
     if kind == "labels":
         return load_model(str(weights), revision, precision=reader.precision).eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.core.data_params import NO_READER, Verify
 from tasks.core.page import Page, Tile, percent, stage_links, write_page
+from tasks.core.quality import Reviewed
 from tasks.core.task_types import TASK_TYPES
 from tasks.verify.judging import ADOPTED, DISAGREES, REPAIRED, WRITTEN, Decision
 from tasks.verify.rows import Row
@@ -78,15 +79,19 @@ class Tally:
 
 
 def write_report(
-    folder: Path, params: Verify, tally: Tally, tested: dict[str, dict[str, Any]], reviewed: str
+    folder: Path,
+    params: Verify,
+    tally: Tally,
+    tested: dict[str, dict[str, Any]],
+    reviewed: Reviewed,
 ) -> None:
     """Write the page into ``folder``; ``tested`` is task type -> the reader's test, ``reviewed``
-    what people found, in words.
+    what people found.
     """
     counts = tally.by_task_type()
     repaired = sum(each[REPAIRED] for each in counts.values())
     adopted = sum(each[ADOPTED] for each in counts.values())
-    share, _, bounds = reviewed.partition(" (")
+    share, _, bounds = str(reviewed).partition(":")[0].partition(" (")
     tiles = [
         Tile("Well-formed", f"{tally.rows - sum(c['from_quarantine'] for c in counts.values()):,}"),
         Tile("Agreed by the reader", percent(tally.agreed) or "not judged"),
@@ -117,6 +122,7 @@ def write_report(
                 "title": TASK_TYPES[kind].full_name,
                 "counts": each,
                 "test": tested.get(kind),
+                "review": str(reviewed.by_type.get(kind, "")),
                 "samples": [
                     (outcome, samples)
                     for (of_kind, outcome), samples in sorted(tally.samples.items())

@@ -33,6 +33,7 @@ _KEPT = pa.schema(
         ("agreement", pa.float64()),
         ("confidence", pa.float64()),
         ("grounded", pa.float64()),
+        ("excluded", pa.bool_()),
     ]
 )
 #: The best row comes first; of equal rows the one with the lower id.
@@ -80,6 +81,8 @@ def find_beaten(rows: Iterable[tuple[dict[str, Any], Decision]], most: int) -> n
 
     A row that took the reader's answer may equal another one. ``most`` is how many rows of a
     passage and task type stay, the best ones; 0: all. Rows of types that are not judged all stay.
+    An excluded row takes no other one's place, and is beaten by those that would be kept without
+    it. It still makes its repetitions superfluous: they are as wrong.
     """
     table = gather((_columns(*row) for row in rows), _KEPT)
     places = pa.array(np.arange(len(table)))
@@ -106,6 +109,7 @@ def _columns(values: dict[str, Any], decision: Decision) -> tuple[Any, ...]:
         decision.agreement,
         -math.inf if decision.confidence is None else decision.confidence,
         decision.grounded,
+        decision.excluded,
     )
 
 
@@ -121,14 +125,18 @@ def _find_repeated(kept: pa.Table) -> np.ndarray:
 
 
 def _find_worse(kept: pa.Table, most: int) -> np.ndarray:
-    """Return the places of all but the ``most`` best judged rows of every passage and type."""
+    """Return the places of the judged rows that ``most`` better ones of their passage and type
+    leave no place; excluded rows take none.
+    """
     group = ["passage_id", "task_type"]
     judged = kept.filter(pc.is_valid(kept["agreement"]))
     ordered = judged.sort_by([*((name, "ascending") for name in group), *_BEST_FIRST])
     begins = np.flatnonzero(_begins(ordered, group))
     sizes = np.diff(begins, append=len(ordered))
-    rank = np.arange(len(ordered)) - np.repeat(begins, sizes)
-    return ordered["place"].to_numpy()[rank >= most]
+    takes = ~ordered["excluded"].to_numpy()
+    better = np.cumsum(takes) - takes  # of all groups before as well
+    better -= np.repeat(better[begins], sizes)
+    return ordered["place"].to_numpy()[better >= most]
 
 
 def _begins(ordered: pa.Table, group: list[str]) -> np.ndarray:

@@ -22,11 +22,12 @@ from tasks.core.data_params import CROSS_FIT, Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
 from tasks.core.parquet import Batches, TableWriter, gather
-from tasks.core.quality import RowQuality
+from tasks.core.quality import Reviewed
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run
+from tasks.scoring.reviews import WRONG_BY_REVIEW, Reviews
 from tasks.verify.asking import Answered, Pair, ask
 from tasks.verify.cross_fit import fit_readers
 from tasks.verify.guard import (
@@ -42,7 +43,6 @@ from tasks.verify.guard import (
 )
 from tasks.verify.judging import (
     UNSURE,
-    WRONG_BY_REVIEW,
     Decision,
     Prior,
     Word,
@@ -54,7 +54,6 @@ from tasks.verify.judging import (
 )
 from tasks.verify.reader import Reader
 from tasks.verify.report import Tally, write_report
-from tasks.verify.reviews import Reviews
 from tasks.verify.rivals import find_beaten
 from tasks.verify.rows import Row, Rows, is_read
 
@@ -70,8 +69,10 @@ def verify(stage: Stage) -> None:
     """
     params = stage.params.verify
     rows = Rows.of(stage)
+    reviews = Reviews.read(stage.inputs.get("reviews"), params.seed)
     if not is_read(stage):
-        return _write(stage, ((row, _decide(row, None, params)) for row in rows), {}, [])
+        alone = ((row, _decide(row, None, params, reviews)) for row in rows)
+        return _write(stage, alone, reviews, {}, [])
     readers = _readers(stage, rows)
     answered = ask(stage, readers, _read_tests(stage, rows), rows)
     tested = _test_reader(answered, params.seed)
@@ -81,12 +82,12 @@ def verify(stage: Stage) -> None:
 
     def decide_all() -> Iterator[tuple[Row, Decision]]:
         for row, answer in answered:
-            yield row, _decide(row, _weigh(row, answer, prior, judged), params)
+            yield row, _decide(row, _weigh(row, answer, prior, judged), params, reviews)
 
     # Rows are decided twice: a million of them with their texts would fill the memory.
-    alone = ((row.values, decision) for row, decision in decide_all())
-    beaten = find_beaten(alone, params.keep_per_passage)
-    _write(stage, _add_reasons(decide_all(), beaten), tested, readers)
+    decided = ((row.values, decision) for row, decision in decide_all())
+    beaten = find_beaten(decided, params.keep_per_passage)
+    _write(stage, _add_reasons(decide_all(), beaten), reviews, tested, readers)
 
 
 def _readers(stage: Stage, rows: Rows) -> Sequence[Reader]:
@@ -107,11 +108,14 @@ def _add_reasons(
         yield row, decision
 
 
-def _decide(row: Row, word: Word | None, params: Verify) -> Decision:
+def _decide(row: Row, word: Word | None, params: Verify, reviews: Reviews) -> Decision:
     if row.unsure:
         return Decision(row.values["response"], confidence=row.confidence, reasons=[UNSURE])
     decision = decide(row.values, word, params, row.repairing, row.nearly)
     decision.confidence = row.confidence
+    if params.exclude_wrong:
+        asked = row.values["instruction"]
+        decision.excluded = reviews.verdict(asked, decision.response) == "wrong"
     return decision
 
 
@@ -217,20 +221,20 @@ def _warn(tested: dict[str, Test]) -> None:
 def _write(
     stage: Stage,
     decided: Iterable[tuple[Row, Decision]],
+    reviews: Reviews,
     tested: dict[str, Test],
     readers: Sequence[Reader],
 ) -> None:
     tally = Tally()
-    reviews = Reviews.read(stage.inputs.get("reviews"), stage.params.verify.seed)
     with (
         TableWriter(stage.out / "instructions.parquet", VERIFIED) as kept,
         TableWriter(stage.out / "quarantine.parquet", UNVERIFIED) as dropped,
     ):
         for row, decision in decided:
             values = _values(row, decision)
-            judged = "" if decision.reasons else reviews.count(values)
-            if judged == "wrong" and stage.params.verify.exclude_wrong:
-                decision.reasons.append(WRONG_BY_REVIEW)
+            if not decision.reasons:
+                reviews.count(values)
+                decision.reasons += [WRONG_BY_REVIEW] if decision.excluded else []
             tally.count(row, decision, values)
             if decision.reasons:
                 dropped.add(values | {"reasons": decision.reasons})
@@ -242,7 +246,7 @@ def _write(
             "artifacts/validate/instructions.parquet, lower verify.min_agreement, or set "
             "verify.reader to none"
         )
-    _summarise(stage, tally, reviews.figures(), tested, readers)
+    _summarise(stage, tally, reviews, tested, readers)
 
 
 def _values(row: Row, decision: Decision) -> dict[str, Any]:
@@ -259,21 +263,22 @@ def _values(row: Row, decision: Decision) -> dict[str, Any]:
 def _summarise(
     stage: Stage,
     tally: Tally,
-    reviewed: dict[str, float | int | None],
+    reviews: Reviews,
     tested: dict[str, Test],
     readers: Sequence[Reader],
 ) -> None:
     """Write report, metrics and summary."""
     figures = {kind: test.figures() for kind, test in tested.items()}
-    known = {"agreed": tally.agreed} | reviewed
+    known, kinds = {"agreed": tally.agreed} | reviews.figures(), reviews.by_task_type()
     write_json(stage.out / "metrics.json", {name: known[name] for name in ("agreed", "right")})
-    quality = RowQuality.of(None, known)
-    write_report(stage.out, stage.params.verify, tally, figures, quality.reviewed_as)
+    reviewed = Reviewed.parse(known, kinds)
+    write_report(stage.out, stage.params.verify, tally, figures, reviewed)
     stage.summary(
         tally.rows,
         tally.kept,
         dict(tally.reasons),
         **known,
+        review_by_task_type=kinds,
         by_task_type=tally.by_task_type(),
         reader=figures,
         readers=[reader.identity for reader in readers],

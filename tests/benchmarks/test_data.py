@@ -23,8 +23,9 @@ from tasks.core.overlay import overlay
 from tasks.core.params import load_params
 from tasks.core.rows import PREDICTIONS
 from tasks.core.yaml_file import read_yaml
-from tasks.lm.models import EMBEDDED, base_path, load_tokenizer
+from tasks.lm.models import EMBEDDED, base_path
 from tasks.lm.prompts import generator_prompt
+from tasks.lm.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "data").is_dir(), reason="data/ has not been fetched: make data"
@@ -214,7 +215,7 @@ def test_a_stage_is_taken_apart_and_its_seconds_add_up(tmp_path: Path) -> None:
     (tmp_path / "stage/__init__.py").touch()
     (tmp_path / "stage/__main__.py").write_text(
         "import time\n\ndef main(rest):\n    import slow_library\n    from "
-        "tasks.lm.models import load_tokenizer\n"
+        "tasks.lm.tokenizers import load_tokenizer\n"
         f"    load_tokenizer({EMBEDDED!r})\n    time.sleep(float(rest[0]))\n    return 3\n"
     )
     (tmp_path / "slow_library.py").write_text("import time\ntime.sleep(0.3)\n")

@@ -6,24 +6,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from benchmarks.gpu_check import answering, training
+from benchmarks.gpu_check import generation, ranking, serving, training
 from benchmarks.gpu_check.model import SHAPES, words, write_model
 from benchmarks.gpu_check.outcome import Figures, NotRun, Runner, render
+from benchmarks.gpu_check.paths import PATHS
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.harness import ROOT
 from benchmarks.roofline import Need, Weights
-from tasks.lm.engine import Completion, Sampling
-from tasks.lm.memory import freed_after
+from tasks.core.errors import PipelineError
+from tasks.scoring import ranking as product
 
 TINY = SHAPES["tiny"]
 
@@ -49,17 +52,24 @@ def run_check(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_path_runs_on_a_tiny_model(tmp_path: Path) -> None:
     done = run_check("--shape", "tiny", "--work", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     gates = {path["path"]: path["gate"] for path in result["paths"]}
-    assert len(gates) == 10
-    assert {name for name, gate in gates.items() if gate != "passed"} <= {
-        "generate, vLLM",
-        "greedy parity (cut)",
-    }
-    assert all(gate == "passed" or gate.startswith("not run: vLLM") for gate in gates.values())
+    notes = {path["path"]: path["note"] for path in result["paths"]}
+    assert len(gates) == 12 + 10 + 5
+    embedded = {name.partition(": ")[2] for name in gates if ": " in name}
+    assert embedded == {name.format(part="") for name in PATHS}, "each path has an embedded model"
+    needs_vllm = ("vLLM", "greedy parity", "serve")
+    for name, gate in gates.items():
+        may_lack = name.endswith(needs_vllm) and gate.startswith("not run: vLLM")
+        assert gate == "passed" or may_lack, (name, gate)
+    for name in ("generate, transformers", "generator: generate, transformers"):
+        assert "times one row at a time" in notes[name]
+    for name in ("serve", "answering: serve"):
+        assert gates[name] != "passed" or "its own check of the texts: " in notes[name]
     assert [path["path"] for path in result["paths"] if path["roofline"]][:2] == ["train", "rank"]
     assert result["gpu"] is False and {path["left_gib"] for path in result["paths"]} == {None}
     assert "Neither is measured without a GPU" in done.stdout
@@ -134,7 +144,9 @@ def test_a_merge_without_the_adapter_is_noticed(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert training.train_steps(setting).gate == "passed"
-    assert training.merge(setting).gate == "passed"
+    found = training.merge(setting)
+    assert found.gate == "passed"
+    assert "0.00% of its change, of which it has 100.0%" in found.note, "float32 rounds nothing"
     monkeypatch.setattr(Setting, "merged", lambda self: self.whole)
     assert training.merge(setting).gate == "the merged matrix is another"
 
@@ -142,44 +154,82 @@ def test_a_merge_without_the_adapter_is_noticed(
 def test_scores_of_another_model_are_noticed(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert answering.rank_like_float32(setting).gate == "passed"
-    right = answering.float32_scores
+    assert ranking.rank_like_float32(setting).gate == "passed"
+    right = ranking.float32_scores
     monkeypatch.setattr(
-        answering, "float32_scores", lambda folder, asked: right(str(setting.whole), asked)
+        ranking, "float32_scores", lambda folder, asked: right(str(setting.whole), asked)
     )
-    assert "ranked otherwise than in float32" in answering.rank_like_float32(setting).gate
+    assert "ranked otherwise than in float32" in ranking.rank_like_float32(setting).gate
 
 
-class _Says:
-    """An engine that gives the answers it was made with."""
+def test_near_ties_are_those_that_rank_scores_again(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, counted, scored = setting.questions(6), [], product._rank
+    whole = ranking._rank(setting, setting.cut, asked)
+    assert whole.describe_near() == "all in float32"
+    margins = sorted(map(product.margin, whole.scores))
+    monkeypatch.setattr(product, "NEAR", sum(margins[2:4]) / 2)
 
-    def __init__(self, answers: list[Completion]) -> None:
-        self._answers = answers
+    def counts(model: object, compute: torch.dtype, prompts: list[list[int]], *rest: object) -> Any:
+        counted.append((compute, len(prompts)))
+        return scored(model, compute, prompts, *rest)  # type: ignore[arg-type]
 
-    def generate(self, *_: object) -> list[Completion]:
-        return self._answers
+    monkeypatch.setattr(product, "_rank", counts)
+    found = ranking._rank(
+        Setting(replace(TINY, precision="bfloat16"), setting.work), setting.cut, asked
+    )
+    again = [prompts for compute, prompts in counted if compute == torch.float32]
+    assert found.near == sum(again) and 0 < found.near < 6
+    assert f"scored again in float32: {found.near} of 6" in found.describe_near()
 
-    def close(self) -> None: ...
 
-
-@pytest.mark.slow
-def test_engines_may_part_at_a_tie_alone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "_need", lambda kind: None)
-    prompts = [*setting.prompts(6), setting.long_prompt()]
-    with freed_after(answering._engine(setting, "transformers", setting.cut, prompts)) as engine:
-        right = engine.generate(prompts, Sampling(0.0, 1.0, 4), [0] * 7)
-    wrong = [*right[:3], replace(right[3], text="w1 w2 w3 w4"), *right[4:]]
-    engines = {"transformers": right, "vllm": right}
-    monkeypatch.setattr(answering, "_engine", lambda _, kind, *__: _Says(engines[kind]))
-    assert answering.same_greedy_answers(setting).gate == "passed"
-    engines["vllm"] = wrong
-    found = answering.same_greedy_answers(setting)
+def test_answers_may_part_at_a_tie_alone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = generation.generate_with(setting, "transformers")
+    assert found.gate == "passed" and "times one row at a time" in found.note
+    right = setting.kept("transformers")
+    assert generation.compare_answers(setting, right, right).gate == "passed"
+    wrong = [*right[:3], [right[3][0], right[3][1] + 1, *right[3][2:]], *right[4:]]
+    found = generation.compare_answers(setting, right, wrong)
     assert (found.gate, found.note[:18]) == (
         "they part where float32 does not",
         "6 of 7 answers ali",
     )
-    monkeypatch.setattr(answering, "_TIE", {"float32": 100.0})
-    assert answering.same_greedy_answers(setting).gate == "passed"
+    monkeypatch.setattr(generation, "TIE", {"float32": 100.0})
+    assert generation.compare_answers(setting, right, wrong).gate == "passed"
+    with pytest.raises(NotRun, match="there are no answers of vllm to compare with"):
+        generation.same_greedy_answers(setting)
+
+
+def test_another_4bit_adapter_than_the_merged_one_is_noticed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert training.train_steps(setting).gate == "passed"
+    assert generation.generate_with(setting, "transformers").gate == "passed"
+    found = serving.compare_4bit(setting)
+    assert found.gate == "passed" and "none were served" in found.note
+    other = setting.work / "other"
+    shutil.copytree(setting.adapter, other)
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file(
+        {name: value * 30 for name, value in weights.items()}, other / "adapter_model.safetensors"
+    )
+    setting.keep("served", setting.kept("transformers"))
+    merged = setting.merged()
+    monkeypatch.setattr(Setting, "merged", lambda self: merged)
+    monkeypatch.setattr(Setting, "adapter", other)
+    assert serving.compare_4bit(setting).gate == "they part where float32 does not"
+
+
+def test_a_server_that_ends_by_itself_is_one_line(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.sys, "executable", "false")
+    with (
+        pytest.raises(PipelineError, match="the server is not ready: it said nothing"),
+        serving._running(setting, 64, setting.work / "serve.log"),
+    ):
+        raise AssertionError("it is not ready")
 
 
 @pytest.mark.slow
@@ -187,4 +237,4 @@ def test_bfloat16_keeps_the_gates_of_training_and_ranking(setting: Setting) -> N
     narrow = replace(TINY, precision="bfloat16", finetune=TINY.finetune | {"precision": "bfloat16"})
     other = Setting(narrow, setting.work)
     assert training.compare_gradients(other).gate == "passed"
-    assert answering.rank_like_float32(other).gate == "passed"
+    assert ranking.rank_like_float32(other).gate == "passed"

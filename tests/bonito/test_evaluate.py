@@ -36,7 +36,7 @@ from tasks.core.files import read_json, row_seed, write_json
 from tasks.core.parquet import Batches, TableWriter, read_table, write_table
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
-from tasks.lm.models import load_model
+from tasks.lm.loading import load_model
 from tasks.lm.prompts import bonito_output
 from tasks.lm.response_trainer import response_loss
 from tests.conftest import Code
@@ -323,7 +323,7 @@ def test_the_whole_evaluation(
     capsys: pytest.CaptureFixture[str],
     edited_code: Code,
 ) -> None:
-    from tasks.lm.models import load_tokenizer
+    from tasks.lm.tokenizers import load_tokenizer
 
     engine = Scripted(load_tokenizer(str(tiny_model)))
     monkeypatch.setattr("bonito.evaluate.judging.open_engine", lambda *_: engine)

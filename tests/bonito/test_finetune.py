@@ -23,8 +23,8 @@ from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
 from tasks.core.parquet import Batches, write_table
 from tasks.core.yaml_file import read_yaml
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import generator_prompt
+from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import ROOT
 
 

@@ -362,7 +362,7 @@ def test_a_hub_dataset_that_cannot_be_read_is_named(
     ("settings", "said"),
     [
         ({"weights": {"sentimant": 1.0}}, "did you mean 'sentiment'"),
-        ({"caps": {"sentiment": -1}}, "must not be negative"),
+        ({"caps": {"sentiment": -1}}, "must be at least 0"),
         ({"max_rows": 3}, "unknown key"),
     ],
 )

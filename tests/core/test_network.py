@@ -39,8 +39,8 @@ from tasks.validate.expectations import select_checks
 from tasks.validate.suites import Suites
 Suites(select_checks(parse_params(read_yaml(ROOT / 'params.yaml'), 'x').validate), folder / 'docs')""",
     "transformers": (
-        "from tasks.lm.models import load_model, "
-        "load_tokenizer\nload_model(model)\nload_tokenizer(model)"
+        "from tasks.lm.loading import load_model\nfrom tasks.lm.tokenizers import load_tokenizer\n"
+        "load_model(model)\nload_tokenizer(model)"
     ),
     "peft": "import peft, bitsandbytes, accelerate",
     "vllm": (

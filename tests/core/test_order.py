@@ -41,7 +41,7 @@ def calls(tmp_path: Path) -> Calls:
         return [
             f"{call} {_plain(path.removeprefix(own))}"
             for _, when, call, path in rows
-            if when == "after"
+            if when == "after" and call not in ("read", "write")
         ]
 
     return see

@@ -4,14 +4,17 @@ its parent.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tasks.core import pool
@@ -48,6 +51,13 @@ def open_worker(name: str) -> Callable[[Any], Iterator[Any]]:
             os.closerange(3, 64)  # its pipe too, a moment before it ends
             time.sleep(0.3)
             os._exit(3)
+        elif job == "nap":
+            time.sleep(0.5)
+            os.abort()
+        elif job in ("drip", "flood"):
+            for number in itertools.count():
+                time.sleep(0.1 if job == "drip" else 0.0)
+                yield number
         elif job == "greedy":
             yield len("x" * (1 << 30))
         elif job == "raise":
@@ -107,6 +117,35 @@ def test_a_job_that_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch, 
     assert [first.value, last.value] == ["w a", "w b"]
 
 
+@pytest.mark.parametrize("job", ["drip", "flood"])
+def test_a_job_whose_parts_take_too_long_together_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    first, bad, last = ends("a", job, "b", limits=pool.Limits(60.0, 256, 0.5))
+    assert (bad.failure, bad.detail) == ("total", "more than 0.5 s in all")
+    assert [first.value, last.value] == ["w a", "w b"]
+
+
+def test_a_job_that_is_given_again_has_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time it ends its process after half a second; the start of a process is not counted."""
+    monkeypatch.setattr(pool, "_RESTARTS", 0)
+    failures: list[str] = []
+
+    def again() -> Iterator[tuple[str, str]]:
+        while failures[-1:] != ["total"] and len(failures) < 9:
+            yield "key", "nap"
+
+    with pool.Pool(open_worker, ("w",), 1, pool.Limits(60.0, 256, 1.2)) as crew:
+        for result in crew.run(again()):
+            failures.append(result.failure)
+        assert failures[-1] == "total" and {*failures[:-1]} <= {"crashed"} and len(failures) <= 3
+        ((_, result),) = crew.map(["a"])
+    assert result.value == "w a"
+
+
 def test_a_worker_keeps_its_state_until_it_has_done_many_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -144,6 +183,28 @@ def test_an_idle_worker_that_is_killed_costs_one_job_at_most() -> None:
         lost, after = (result for _, result in crew.map(["a", "b"]))
     assert lost.failure == "crashed" and lost.detail == "SIGKILL"
     assert after.value == "w b"
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_as_it_starts_costs_one_job() -> None:
+    """Its setup is more than a pipe holds: the parent waited for ever."""
+
+    def kill_first() -> None:
+        while not (children := _spawned()):
+            time.sleep(0.005)
+        children[0].kill()
+
+    threading.Thread(target=kill_first, daemon=True).start()
+    with pool.Pool(open_worker, ("x" * (1 << 20),), 1, LIMITS) as crew:
+        lost, after = (result for _, result in crew.map(["a", "count"]))
+    assert (lost.failure, lost.detail) == ("crashed", "SIGKILL")
+    assert after.value == 1
+
+
+def _spawned() -> list[psutil.Process]:
+    """Return the processes of this one's pools."""
+    children = psutil.Process().children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_workers_die_with_their_parent() -> None:

@@ -111,6 +111,15 @@ def test_two_workers_share_the_jobs_and_a_death_costs_its_own_job_only(
     assert len(set(_processes(tmp_path, "die once"))) == 2 and len(_processes(tmp_path)) == 6
 
 
+def test_the_workers_end_with_the_work(cluster: str, tmp_path: Path) -> None:
+    """With them their GPUs are free for what the stage does next."""
+    _spread(cluster, tmp_path, ["slow", "slow"])
+    deadline = time.monotonic() + 60
+    while left := [number for number in _processes(tmp_path) if psutil.pid_exists(int(number))]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
 def test_a_job_that_kills_every_worker_ends_in_one_line(cluster: str, tmp_path: Path) -> None:
     with pytest.raises(
         PipelineError, match=r"shard 1 ended its worker 3 times, .*take fewer workers"

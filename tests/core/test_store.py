@@ -30,7 +30,7 @@ from tests.conftest import ROOT, Code
 WORKERS = {
     "tasks.generate.stage": "tasks.lm.prompts",
     "tasks.ingest.worker": "tasks.ingest.readers.pdf",
-    "tasks.lm.merged": "tasks.lm.models",
+    "tasks.lm.merged": "tasks.lm.loading",
     "tasks.lm.training": "tasks.lm.fused_lora",
     "tasks.scoring.predict": "tasks.scoring.ranking",
     "bonito.evaluate.judging": "tasks.lm.engine",

@@ -20,7 +20,7 @@ import yaml
 from tasks import serve
 from tasks.baseline import stage as baseline
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, sha256_folder
+from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
@@ -420,6 +420,9 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
 
     monkeypatch.setattr(champion, "load_items", load_items)
     write_judged(instructions)
+    made = {"right": 0.9, "right_low": None, "right_high": None, "reviewed": 10, "reviewed_of": 30}
+    review = made | {"by_task_type": {"nli": made}}
+    write_json(instructions.parent / "summary.json", {"review": review})
     params = finetuned("privacy")
     assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
     assert loads == [Path("items.jsonl")], "the questions are loaded once"
@@ -432,8 +435,10 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     )
     assert run.data.metrics["rows_right"] == 0.4 and run.data.tags["rows.quality"] == (
         "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50; 99 of 99 "
-        "kept rows read)"
+        "kept rows read); of the rows that no generator wrote 90 % (10 of 30 kept rows read, no "
+        "sample of them)"
     )
+    assert run.data.metrics["rows_right_made"] == 0.9
     assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
     assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
     few = {
@@ -443,6 +448,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
             *("gain", "f1_majority", "f1_calibrated"),
         )
     } | {"rows", "steps", "train_loss", "rows_well_formed", "rows_agreed", "rows_right"}
+    few.add("rows_right_made")
     assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
     stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
     assert stored == {"adapter_model.safetensors"}, (

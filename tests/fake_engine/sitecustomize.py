@@ -12,7 +12,7 @@ gc.set_threshold(10_000, 20, 20)
 
 if "tasks.generate" in sys.orig_argv:
     import tasks.lm.engine
-    from tasks.lm.models import load_tokenizer
+    from tasks.lm.tokenizers import load_tokenizer
 
     class RuleEngine:
         """Asks for the third to fifth word of the passage it finds in the prompt; every fifth

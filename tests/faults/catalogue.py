@@ -134,6 +134,7 @@ def faults() -> list[Fault]:
         Fault("other clock, time zone, hash seed, workers, locale", surroundings.changed),
         Fault("hostile template", hostile.template),
         Fault("hostile document", hostile.document),
+        Fault("a piece of the hostile suite", hostile.suite),
         Fault(
             "no network: every stage, cut off, under an empty environment",
             network.whole,

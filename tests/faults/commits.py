@@ -132,7 +132,7 @@ def find_disorder(lines: list[str]) -> str:
         if when == "after" and call == "fsync":
             synced.add(path)
             unnamed = "" if path == unnamed else unnamed
-        if when == "after" and call == "open":
+        if when == "after" and call in ("open", "write"):
             synced.discard(path)
         if when != "before" or call not in ("replace", "rename", "_exchange"):
             continue

@@ -52,18 +52,18 @@ def worker_dies(world: World, chance: Random) -> str:
 
 
 def worker_stops(world: World, chance: Random) -> str:
-    """SIGSTOP of that process between two files: the next file takes too long, and is read again by
-    the next run.
+    """SIGSTOP of that process between two files: the next file takes too long, by itself or with all
+    its parts, and is read again by the next run.
     """
-    number = chance.randrange(12)
+    number, limit = chance.randrange(12), chance.choice(("file_seconds", "file_total_seconds"))
     ends = iter(range(12))
 
     def stop(moment: moments.Moment) -> None:
         if (moment.when, moment.call) == ("after", "finish") and next(ends) == number:
             _tell_workers(signal.SIGSTOP)
 
-    said = _trial(world, "ingest", moments.watch(stop), seconds=1.0)
-    return said and f"behind file {number}: {said}"
+    said = _trial(world, "ingest", moments.watch(stop), **{limit: 1.0})
+    return said and f"behind file {number}, {limit}: {said}"
 
 
 def _tell_workers(number: signal.Signals) -> None:
@@ -71,10 +71,11 @@ def _tell_workers(number: signal.Signals) -> None:
         child.send_signal(number)
 
 
-def _trial(world: World, name: str, before: Callable[[], None], seconds: float = 120.0) -> str:
-    """``seconds`` are what a file may take."""
+def _trial(world: World, name: str, before: Callable[[], None], **limits: float) -> str:
+    """``limits`` are settings of ingest: what a file may take."""
     folder = world.trial(name)
-    set_parameter(folder, "ingest.file_seconds", seconds)
+    for limit, seconds in limits.items():
+        set_parameter(folder, f"ingest.{limit}", seconds)
     status = run(folder, name, before=before)
     said = "" if none_left(folder) else "an orphan is left"
     out = folder / "artifacts" / name

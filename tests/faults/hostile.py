@@ -13,11 +13,16 @@ from random import Random
 
 from bonito.templating.templates import PromptTemplate
 from bonito.templating.workers import Renderers, RenderJob, RenderLimits
+from tasks.ingest.reasons import REASONS
 from tests.bonito.test_workers import GOOD, HOSTILE, PASSAGE
 from tests.faults.settings import set_parameter
 from tests.faults.world import World, log_of, none_left, run
+from tests.hostile.climbers import make_climbers
+from tests.hostile.files import FILES, mutate
 
 _SECRET = "CANARY-5d41402a"
+#: Files of the hostile suite in one trial.
+_PIECE = 8
 _REACHING = (
     "{{ text }}{{ text.__init__.__globals__ }} ||| x",
     "{{ text }}{{ cycler.__init__.__globals__.os.system('touch " + "%s') }} ||| x",
@@ -70,6 +75,24 @@ def document(world: World, chance: Random) -> str:
     set_parameter(folder, "ingest.file_seconds", 5.0)
     kind = chance.choice(sorted(_DOCUMENTS))
     _DOCUMENTS[kind](folder / "corpus", folder / "secret", chance)
+    return _read(world, folder, kind)
+
+
+def suite(world: World, chance: Random) -> str:
+    """A piece of the hostile suite among the good documents, half of it with bytes changed."""
+    folder = world.trial("ingest")
+    (folder / "secret").write_text(_SECRET)
+    set_parameter(folder, "ingest.file_seconds", 5.0)
+    set_parameter(folder, "ingest.max_file_mb", 2)
+    files = chance.sample([*FILES, *make_climbers(folder / "secret")], _PIECE)
+    for number, file in enumerate(files):
+        content = mutate(file.content, chance) if number % 2 else file.content
+        (folder / f"corpus/z{number}{file.suffix}").write_bytes(content)
+    return _read(world, folder, ", ".join(file.name for file in files))
+
+
+def _read(world: World, folder: Path, kind: str) -> str:
+    """Let ingest read a corpus with hostile files; return what is wrong with what it makes."""
     began = time.monotonic()
     status = run(folder, "ingest")
     took = time.monotonic() - began
@@ -77,16 +100,18 @@ def document(world: World, chance: Random) -> str:
         return f"{kind}: status {status} after {took:.0f} s: {log_of(folder)[-300:]}"
     from tasks.core.parquet import read_table
 
-    def texts(place: Path) -> set[str]:
-        return set(
-            read_table(place / "artifacts/ingest/passages.parquet").column("text").to_pylist()
-        )
+    def column(place: Path, table: str, name: str) -> set[str]:
+        path = place / f"artifacts/ingest/{table}.parquet"
+        return set(read_table(path).column(name).to_pylist())
 
-    found, wanted = texts(folder), texts(world.reference)
+    found, wanted = (column(place, "passages", "text") for place in (folder, world.reference))
     if not wanted <= found:
         return f"{kind}: passages of other documents are gone"
-    if any(_SECRET in text for text in found):
+    details = column(folder, "rejects", "detail")
+    if any(_SECRET in text for text in (*found, *details, log_of(folder))):
         return f"{kind}: a file outside the corpus was read"
+    if unknown := column(folder, "rejects", "reason") - REASONS.keys():
+        return f"{kind}: rejects say {sorted(unknown)}"
     if not none_left(folder):
         return f"{kind}: a process is left"
     shutil.rmtree(folder)

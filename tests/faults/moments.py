@@ -1,6 +1,8 @@
-"""The moments of a process: before and after each of its own calls that change a file, numbered.
+"""The moments of a process: before and after each of its own calls that change a file, and the
+first that reads it, numbered.
 
-A fault is put at the n-th of them, so that a seed names it for good. What libraries write in C is
+A fault is put at the n-th of them, so that a seed names it for good. Reads and writes are those of
+the system, behind the buffers of files that Python opened by name. What libraries write in C is
 seen at its calls from Python: Parquet files, the rows of ingest's journal, MLflow, torch.
 """
 
@@ -125,9 +127,13 @@ class _Watched:
 
     def opened(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
-            writes = not isinstance(file, int) and set(mode) & set("wax+")
-            place = self.place(file) if writes else None
-            return self.around("open", place, lambda: real(file, mode, *more, **named))
+            place = None if isinstance(file, int) else self.place(file)
+            if place is None:
+                return real(file, mode, *more, **named)
+            writes = place if set(mode) & set("wax+") else None
+            return self.around(
+                "open", writes, lambda: _open(self, place, file, mode, *more, **named)
+            )
 
         return call
 
@@ -164,6 +170,58 @@ class _Watched:
             return self.around(name, path, lambda: real(*given, **named), source)
 
         return call
+
+
+class _Raw(io.FileIO):
+    """An opened file whose writes, and whose first read, are moments."""
+
+    def __init__(self, watched: _Watched, place: str, *given: Any) -> None:
+        super().__init__(*given)
+        self._watched, self._place, self._unread = watched, place, True
+
+    def readall(self) -> bytes:
+        return self._read(super().readall)
+
+    def readinto(self, buffer: Any) -> Any:
+        return self._read(lambda: super(_Raw, self).readinto(buffer))
+
+    def _read(self, real: Callable[[], Any]) -> Any:
+        place, self._unread = self._place if self._unread else None, False
+        return self._watched.around("read", place, real)
+
+    def write(self, data: Any) -> Any:
+        return self._watched.around("write", self._place, lambda: super(_Raw, self).write(data))
+
+
+def _open(
+    watched: _Watched,
+    place: str,
+    file: Any,
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Any = None,
+) -> Any:
+    """Open as Python does, over a :class:`_Raw`."""
+    raw = _Raw(watched, place, file, mode.replace("b", "").replace("t", ""), closefd, opener)
+    try:
+        if buffering == 0:
+            return raw
+        kind = io.BufferedRandom if "+" in mode else io.BufferedReader
+        buffered = (io.BufferedWriter if set(mode) & set("wax") and "+" not in mode else kind)(
+            raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE
+        )
+        if "b" in mode:
+            return buffered
+        text = io.TextIOWrapper(buffered, encoding, errors, newline, buffering == 1)
+        text.mode = mode
+        return text
+    except BaseException:
+        raw.close()
+        raise
 
 
 def tally(path: Path) -> Callable[[], None]:

@@ -66,6 +66,11 @@ BRANCHES = (
     Branch("a file's process has died", "tasks.core.pool", "@@worker.process.join(5)"),
     Branch("a file takes too long", "tasks.core.pool", '@@detail = f"more than {self._limits.sec'),
     Branch(
+        "a file takes too long in all",
+        "tasks.core.pool",
+        '@@detail = f"more than {self._limits.total',
+    ),
+    Branch(
         "parts of an unfinished file are removed",
         "tasks.ingest.journal",
         '@@self._base.execute("DELETE FROM part WHERE key NOT IN (SELECT key FROM done)")',

@@ -5,6 +5,8 @@ The figures of the long ones are in docs/faults.md.
 
 from __future__ import annotations
 
+import errno
+import gzip
 import json
 import os
 import re
@@ -17,10 +19,11 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.faults import moments
 from tests.faults.catalogue import SHORT, faults
 from tests.faults.planted import QUICK, read_planted
 from tests.faults.sometimes import BRANCHES
-from tests.faults.world import INPUTS
+from tests.faults.world import INPUTS, fork, wait
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses fork, /proc and mounts")
 
@@ -83,6 +86,34 @@ def test_every_planted_fault_has_its_text_and_its_checks() -> None:
                 assert check.removeprefix("soak: ").partition(" @ ")[0] in soaked, fault.name
             else:
                 assert f"def {test}(" in (ROOT / path).read_text(), fault.name
+
+
+@pytest.mark.parametrize(("call", "status"), [("write", errno.EIO), ("read", errno.EIO), ("", 0)])
+def test_writes_and_first_reads_are_moments(tmp_path: Path, call: str, status: int) -> None:
+    """A file that is watched does what Python's does."""
+
+    def act(moment: moments.Moment) -> None:
+        if (moment.when, moment.call) == ("before", call):
+            raise OSError(errno.EIO, "the disk fails", moment.path)
+
+    def child() -> int:
+        moments.watch(act)()
+        path = Path("a.txt")
+        try:
+            path.write_text("\u00e9" * 9000 + "\n")
+            with gzip.open("a.gz", "wt") as packed, path.open() as lines:
+                packed.writelines(lines)
+            with path.open("r+b", buffering=0) as file, path.open("a", buffering=1) as more:
+                more.write("b\n")
+                file.seek(-2, os.SEEK_END)
+                assert file.read() == b"b\n" == path.read_bytes()[-2:]
+            unpacked = gzip.decompress(Path("a.gz").read_bytes()).decode()
+            assert unpacked + "b\n" == path.read_text()
+        except OSError as error:
+            return error.errno or 1
+        return 0
+
+    assert wait(fork(tmp_path, child, {})) == status, (tmp_path / "log").read_text()
 
 
 @pytest.mark.timeout(300)

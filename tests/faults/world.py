@@ -54,6 +54,7 @@ INPUTS: dict[str, dict[str, str]] = {
         "instructions": "artifacts/verify/instructions.parquet",
         "rows": "supervision/none",
         "items": "items.jsonl",
+        "reviews": "supervision/none",
     },
     "finetune": {
         "instructions": "artifacts/supervise/instructions.parquet",
@@ -233,7 +234,9 @@ def _write_inputs(folder: Path, model: Path) -> None:
             "min_tokens": 5,
             "near_duplicates": 0.0,
             "workers": 1,
-            "file_seconds": 120.0,  # here, as some faults replace it
+            "file_seconds": 120.0,  # here, as some faults replace these three
+            "file_total_seconds": 1200.0,
+            "max_file_mb": 256,
         },
         "generate": {"generator": str(model), "samples": 1, "shard_rows": 4},
         "verify": {
@@ -366,7 +369,7 @@ class rule_engine:
     """
 
     def __init__(self, kind: str, model: Any, *_: Any, **__: Any) -> None:
-        from tasks.lm.models import load_tokenizer
+        from tasks.lm.tokenizers import load_tokenizer
 
         self.tokenizer = load_tokenizer(str(model))
 

@@ -17,7 +17,7 @@ from tasks.core.parquet import Batches, TableWriter, column_values, read_table, 
 from tasks.core.rows import INSTRUCTIONS, TRAINED
 from tasks.finetune import stage as finetune
 from tasks.lm.examples import Example, Examples
-from tasks.lm.models import load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training import Trained, training_key
 from tasks.lm.training_set import TrainingSet
 from tests.conftest import instruction_table

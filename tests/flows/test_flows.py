@@ -4,10 +4,12 @@ once, kills.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,10 +19,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending
 
-from flows import deploy, server, ui
+from flows import deploy, reconcile, server, ui
 from flows import pipeline as door
 from flows.runs import last_run, repair, request, worktree
 from flows.runs.corpus_files import tell_unhashable
@@ -280,6 +285,18 @@ def test_a_run_killed_before_it_began_blocks_no_pool(toy: Path, api: str) -> Non
     assert last == ["dead=CRASHED alive=PENDING new=PENDING"], done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(("hours", "lives"), [(0, True), (48, False)])
+def test_a_pending_runs_number_that_another_process_has_now_is_no_sign_of_life(
+    hours: int, lives: bool
+) -> None:
+    """After a reboot a worker's old number may be anyone's: this process began after that run."""
+    now = datetime.datetime.now(datetime.UTC)
+    state = Pending(timestamp=now - datetime.timedelta(hours=hours))
+    process = f"{socket.gethostname()}:{os.getpid()}"
+    run = FlowRun(flow_id=uuid4(), state=state, infrastructure_pid=process)
+    assert reconcile._may_begin(run) is lives
+
+
 @pytest.mark.timeout(300)
 def test_killed_held_and_continued(toy: Path) -> None:
     """No server is given here: the temporary one has to die with the run, and the next run ends
@@ -306,32 +323,41 @@ def test_killed_held_and_continued(toy: Path) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)]
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
 )
-def test_a_stopped_run_stops_its_stage(
-    toy: Path, api: str, number: signal.Signals, status: int
+def test_a_stopped_run_stops_its_stage_and_is_continued(
+    toy: Path, api: str, number: signal.Signals, status: int, word: str
 ) -> None:
     name = f"stopped-{number.name}"
-    running = start_hanging(
-        toy, name, ["--name", name, "--set", f"generate.seed={status % 1000}"], PREFECT_API_URL=api
-    )
+    request = ["--name", name, "--set", f"generate.seed={status}"]
+    running = start_hanging(toy, name, request, PREFECT_API_URL=api)
     started = time.monotonic()
     running.send_signal(number)
     assert running.wait(20) == status
     assert time.monotonic() - started < 10
     await_no_process_in(toy / ".runs" / name)
+    said = (toy / f"{name}.stderr").read_text().splitlines()
+    assert said[-1] == f"{word}: run the same command again to continue"
+    continued = pipeline(toy, *request, PREFECT_API_URL=api)
+    assert continued.returncode == 0, continued.stderr
+    ingest = next(line for line in continued.stdout.splitlines() if line.startswith("ingest"))
+    assert "unchanged" in ingest
 
 
 def start_hanging(toy: Path, name: str, request: list[str], **more: str) -> subprocess.Popen[bytes]:
-    """Start a run whose stage ``generate`` never ends, and return once it is there."""
+    """Start a run whose stage ``generate`` never ends, and return once it is there. What it says
+    goes to ``NAME.stderr``.
+    """
     command = [sys.executable, "-m", "flows.pipeline", *request]
-    running = subprocess.Popen(
-        command,
-        cwd=toy,
-        env={**environment(toy), "TOY_HANG": "generate", **more},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with (toy / f"{name}.stderr").open("wb") as said:
+        running = subprocess.Popen(
+            command,
+            cwd=toy,
+            env={**environment(toy), "TOY_HANG": "generate", **more},
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
     mark = toy / ".runs" / name / ".work" / "hanging"
     deadline = time.monotonic() + 200
     while not mark.exists():

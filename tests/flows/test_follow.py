@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -73,6 +74,34 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(
     monkeypatch.setattr(listing, "sha256_file", lambda path: read.append(path.name) or digest(path))
     _write(run.main / "corpus", c="three!")
     assert look.look(run).moved["changed"] == ["c.md"] and read == ["c.md"]
+
+
+def test_a_folder_that_cannot_be_opened_is_listed_with_its_fault(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = run.main / "corpus"
+    for name in ("a", "locked", "z"):
+        _write(corpus / name, x="text")
+    look.settle(look.look(run))
+    closed, scan = [corpus / "locked"], os.scandir
+
+    def refuse(path: Any) -> Any:  # root opens it all the same
+        if Path(path) in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    seen = look.look(run)
+    assert seen.files["locked"] == (0, 0, "unreadable: Permission denied")
+    assert seen.moved == {"added": ["locked"], "changed": [], "removed": ["locked/x.md"]}
+    assert {"a/x.md", "z/x.md"} < seen.files.keys()
+    look.settle(seen)
+    assert not look.look(run).changed
+    closed.clear()
+    assert look.look(run).moved["added"] == ["locked/x.md"]
+    closed.append(corpus)
+    with pytest.raises(PipelineError, match="the corpus folder .* cannot be opened: Permission"):
+        look.look(run)
 
 
 def test_a_damaged_state_is_a_first_look(run: Run) -> None:

@@ -327,6 +327,31 @@ def test_the_forecast_stands_beside_what_came(finished: Path) -> None:
     assert "came 120" in render(finished, finished), "no generator: supervise makes the rows"
 
 
+def test_verdicts_on_rows_that_no_generator_wrote_are_told(finished: Path) -> None:
+    empty = {"rows_kept": 0, "rows_in": 0, "dropped": {}, "stage": "verify", **_UNREVIEWED}
+    write_json(finished / "artifacts/verify/summary.json", empty)
+    write_json(finished / "artifacts/validate/metrics.json", {"yield": None})
+    made = {"rows_kept": 120, "rows_in": 120, "dropped": {}, "stage": "supervise"}
+    names = ("right", "right_low", "right_high", "reviewed", "reviewed_of")
+    kinds = {"nli": (0.9, 0.8, 0.95, 60, 72), "ynqa": (1.0, 0.91, 1.0, 40, 48)}
+    figures = dict(zip(names, (0.94, 0.88, 0.97, 100, 120), strict=True))
+    by_type = {kind: dict(zip(names, told, strict=True)) for kind, told in kinds.items()}
+    path = finished / "artifacts/supervise/summary.json"
+    stages = [StageOutcome(stage, "ran", 1.0) for stage in ("verify", "supervise")]
+    write_outcomes(finished, "default", stages)
+    write_json(path, made | {"review": figures | {"reviewed": 0, "by_task_type": {}}})
+    assert "right by review" not in render(finished, finished), "nobody has read any"
+    write_json(path, made | {"review": figures | {"by_task_type": by_type}})
+    text = render(finished, finished)
+    assert (
+        "right by review 94 % (88 to 97; 100 of 120 kept rows read): nli 90 % (80 to 95; 60 of 72 "
+        "kept rows read), ynqa 100 % (91 to 100; 40 of 48 kept rows read)"
+    ) in " ".join(text.split())
+    assert widest(text, finished) <= WIDTH
+    write_outcomes(finished, "default", stages[:1])
+    assert "right by review" not in render(finished, finished), "supervise has not run"
+
+
 _UNREVIEWED = dict.fromkeys(("agreed", "right", "right_low", "right_high")) | {
     "reviewed": 0,
     "reviewed_of": 0,

@@ -30,7 +30,7 @@ from tasks.generate.shards import (
     measure_confidence,
 )
 from tasks.lm.engine import Completion
-from tasks.lm.models import load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import ROOT, Code, assert_pages_are_checked, passage_table
 from tests.fakes import FakeEngine
 

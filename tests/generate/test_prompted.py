@@ -251,7 +251,7 @@ def test_a_local_model_is_asked_by_its_chat_template(
         generate.main(["--params", str(path), "--passages", "passages.parquet", "--out", "out"])
         == 0
     )
-    from tasks.lm.models import load_tokenizer
+    from tasks.lm.tokenizers import load_tokenizer
 
     text = load_tokenizer(str(tiny_model)).decode(seen[0])
     assert text.startswith("<|im_start|>Read the passage.") and text.endswith(

@@ -1,7 +1,7 @@
 """Documents and archives that are out to hurt: name, content, and what must come of each.
 
 The verdict is the set of what a file gives: ``read`` where it has passages, and its rejects'
-reasons (:data:`tasks.ingest.reasons.REASONS`). ``slow`` cases take seconds.
+reasons (:data:`tasks.ingest.reasons.REASONS`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import io
 import json
 import lzma
 import tarfile
+import warnings
 import zipfile
 from dataclasses import dataclass
+from random import Random
 
 STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 GOOD = STORY.encode()
@@ -27,13 +29,13 @@ class HostileFile:
     suffix: str
     content: bytes
     verdict: str
-    slow: bool = False
 
 
 def zipped(*members: tuple[str, bytes]) -> bytes:
     """Return a ZIP archive; names may repeat."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # of a name that repeats
         for name, data in members:
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
@@ -56,6 +58,17 @@ def tarred(*members: tuple[str, bytes | None, str]) -> bytes:
     return buffer.getvalue()
 
 
+def mutate(content: bytes, random: Random) -> bytes:
+    """Return ``content`` with some of its bytes changed, cut out or doubled."""
+    data = bytearray(content)
+    for _ in range(random.randint(1, 20)):
+        place = random.randrange(len(data) + 1)
+        end = min(len(data), place + random.randint(1, 40))
+        part = data[place:end]
+        data[place:end] = random.choice([random.randbytes(len(part)), b"", part * 2])
+    return bytes(data)
+
+
 def docx(document: str, **parts: str) -> bytes:
     """Return a .docx with this ``word/document.xml``."""
     types = (
@@ -75,20 +88,17 @@ def docx(document: str, **parts: str) -> bytes:
 
 
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-_BODY = f"<w:document {_W}><w:body><w:p><w:r><w:t>{{}}</w:t></w:r></w:p></w:body></w:document>"
+#: ``word/document.xml`` with a place for its text.
+BODY = f"<w:document {_W}><w:body><w:p><w:r><w:t>{{}}</w:t></w:r></w:p></w:body></w:document>"
 _LAUGHS = "".join(
     f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi")
 )
 _BOMB = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha">{_LAUGHS}]>'
-_XXE = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
-_RELATIONS = (
-    '<Relationships><Relationship Id="a" Target="../../etc/passwd" Type="x/officeDocument"/>'
-    "</Relationships>"
-)
 
 
-def _odt(head: str, text: str) -> bytes:
+def odt(head: str, text: str) -> bytes:
+    """Return an .odt with this text, behind ``head``."""
     spaces = " ".join(
         f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
         for name in ("office", "text")
@@ -100,7 +110,8 @@ def _odt(head: str, text: str) -> bytes:
     return zipped(("content.xml", content.encode()))
 
 
-def _epub(opf: str, page: str, page_name: str = "a.xhtml") -> bytes:
+def epub(opf: str, page: str, page_name: str = "a.xhtml") -> bytes:
+    """Return an .epub of one page."""
     container = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
     return zipped(
         ("mimetype", b"application/epub+zip"),
@@ -110,14 +121,16 @@ def _epub(opf: str, page: str, page_name: str = "a.xhtml") -> bytes:
     )
 
 
-def _opf(href: str) -> str:
+def opf(href: str) -> str:
+    """Return the list of an .epub whose page is ``href``."""
     return (
         f'<package><manifest><item id="a" href="{href}" media-type="application/xhtml+xml"/>'
         '</manifest><spine><itemref idref="a"/></spine></package>'
     )
 
 
-def _mail(headers: str, body: str) -> bytes:
+def mail(headers: str, body: str) -> bytes:
+    """Return a message."""
     return f"From: a@b\nSubject: Pump\n{headers}\n\n{body}".encode()
 
 
@@ -128,7 +141,8 @@ def _nested(depth: int) -> bytes:
     return data
 
 
-def _pdf(*objects: str) -> bytes:
+def pdf(*objects: str) -> bytes:
+    """Return a PDF of these objects."""
     data, places = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
         places.append(len(data))
@@ -170,12 +184,6 @@ FILES = (
     HostileFile(
         "HTML with an unknown charset", ".html", b"<meta charset=undefined><p>" + GOOD, "read"
     ),
-    HostileFile(
-        "HTML that includes a file",
-        ".html",
-        b"<p>" + GOOD + b"<iframe src=file:///etc/passwd>",
-        "read",
-    ),
     HostileFile("deep lists", ".md", b"- " * 5000 + GOOD, "read"),
     HostileFile("deep quotes", ".md", b"> " * 5000 + GOOD, "read"),
     HostileFile("headings alone", ".md", b"# A\n" * 5000, "empty"),
@@ -190,19 +198,19 @@ FILES = (
     HostileFile(
         "a PDF in a ring",
         ".pdf",
-        _pdf("<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [2 0 R] /Count 1 >>"),
+        pdf("<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [2 0 R] /Count 1 >>"),
         "damaged",
     ),
     HostileFile(
         "a PDF of a billion pages",
         ".pdf",
-        _pdf("<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [] /Count 999999999 >>"),
+        pdf("<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [] /Count 999999999 >>"),
         "damaged",
     ),
     HostileFile(
         "a PDF that opens a page",
         ".pdf",
-        _pdf(
+        pdf(
             "<< /Type /Catalog /Pages 2 0 R /OpenAction << /S /URI /URI (http://127.0.0.1:1/) >> >>",
             "<< /Type /Pages /Kids [] /Count 0 >>",
         ),
@@ -210,16 +218,7 @@ FILES = (
     ),
     # --- Office
     HostileFile(
-        "entities in entities in a .docx", ".docx", docx(_BOMB + _BODY.format("&i;")), "damaged"
-    ),
-    HostileFile(
-        "a file as an entity in a .docx", ".docx", docx(_XXE + _BODY.format(f"{STORY} &e;")), "read"
-    ),
-    HostileFile(
-        "a .docx whose part lies outside",
-        ".docx",
-        docx(_BODY.format(STORY), target="../../../etc/passwd"),
-        "damaged",
+        "entities in entities in a .docx", ".docx", docx(_BOMB + BODY.format("&i;")), "damaged"
     ),
     HostileFile("a .docx without a document", ".docx", zipped(("a.xml", b"<a/>")), "damaged"),
     HostileFile("a .docx of no XML", ".docx", docx("<w:document"), "damaged"),
@@ -234,33 +233,20 @@ FILES = (
     HostileFile("a workbook with a password", ".xlsx", _OLE, "encrypted"),
     HostileFile("a presentation with a password", ".pptx", _OLE, "encrypted"),
     HostileFile("an old presentation", ".ppt", _OLE, "unsupported_format"),
+    HostileFile("entities in entities in an .odt", ".odt", odt(_BOMB, "&i;"), "damaged"),
+    HostileFile("a deep .odt", ".odt", odt("", "<text:span>" * 9999), "damaged"),
     HostileFile(
-        "a presentation that begins outside",
-        ".pptx",
-        zipped(("_rels/.rels", _RELATIONS.encode())),
-        "damaged",
+        "an .odt of spaces", ".odt", odt("", f'{STORY}<text:s text:c="99999999"/>'), "read"
     ),
-    HostileFile("entities in entities in an .odt", ".odt", _odt(_BOMB, "&i;"), "damaged"),
-    HostileFile("a file as an entity in an .odt", ".odt", _odt(_XXE, "&e;"), "damaged"),
-    HostileFile("a deep .odt", ".odt", _odt("", "<text:span>" * 9999), "damaged"),
-    HostileFile(
-        "an .odt of spaces", ".odt", _odt("", f'{STORY}<text:s text:c="99999999"/>'), "read"
-    ),
-    HostileFile("an .odt that is a bomb", ".odt", _odt("", " " * (9 << 20)), "too_large"),
-    HostileFile(
-        "an .epub whose page lies outside",
-        ".epub",
-        _epub(_opf("../../etc/passwd"), f"<p>{STORY}</p>"),
-        "damaged",
-    ),
+    HostileFile("an .odt that is a bomb", ".odt", odt("", " " * (9 << 20)), "too_large"),
     HostileFile(
         "an .epub with an entity bomb",
         ".epub",
-        _epub(_BOMB + _opf("a.xhtml"), f"<p>{STORY}</p>"),
+        epub(_BOMB + opf("a.xhtml"), f"<p>{STORY}</p>"),
         "read",
     ),
     HostileFile(
-        "an .epub without a spine", ".epub", _epub("<package/>", f"<p>{STORY}</p>"), "empty"
+        "an .epub without a spine", ".epub", epub("<package/>", f"<p>{STORY}</p>"), "empty"
     ),
     # --- tables
     HostileFile(
@@ -314,32 +300,32 @@ FILES = (
     HostileFile(
         "a message without an end",
         ".eml",
-        _mail("Content-Type: multipart/mixed; boundary=x", f"--x\n\n{STORY}"),
+        mail("Content-Type: multipart/mixed; boundary=x", f"--x\n\n{STORY}"),
         "read",
     ),
     HostileFile(
         "a message of an unknown charset",
         ".eml",
-        _mail("Content-Type: text/plain; charset=zz", STORY),
+        mail("Content-Type: text/plain; charset=zz", STORY),
         "read",
     ),
     HostileFile(
         "a message of bad base64",
         ".eml",
-        _mail("Content-Transfer-Encoding: base64", "!!!!"),
+        mail("Content-Transfer-Encoding: base64", "!!!!"),
         "empty",
     ),
     HostileFile(
         "a message of the charset undefined",
         ".eml",
-        _mail("Content-Type: text/plain; charset=undefined", STORY),
+        mail("Content-Type: text/plain; charset=undefined", STORY),
         "read",
     ),
     HostileFile("no message", ".eml", b"\n\n" + GOOD, "damaged"),
     HostileFile(
         "an attachment named outside",
         ".eml",
-        _mail(
+        mail(
             "Content-Type: multipart/mixed; boundary=x",
             f"--x\n\n{STORY}\n--x\nContent-Disposition: attachment; filename=../../../x.txt\n\n{STORY} Again.\n--x--",
         ),
@@ -348,7 +334,7 @@ FILES = (
     HostileFile(
         "a thousand parts",
         ".eml",
-        _mail(
+        mail(
             "Content-Type: multipart/mixed; boundary=x",
             f"--x\n\n{STORY}\n" + "--x\nContent-Disposition: attachment\n\n\n" * 1000 + "--x--",
         ),
@@ -359,9 +345,9 @@ FILES = (
         "a mailbox with a message without an end",
         ".mbox",
         b"From a\n"
-        + _mail("Content-Type: multipart/mixed; boundary=x", f"--x\n\n{STORY}\n")
+        + mail("Content-Type: multipart/mixed; boundary=x", f"--x\n\n{STORY}\n")
         + b"\nFrom b\n"
-        + _mail("", f"{STORY} Again."),
+        + mail("", f"{STORY} Again."),
         "read",
     ),
     # --- notebooks and XML
@@ -431,12 +417,6 @@ FILES = (
         ".zip",
         zipped(("a.docx", docx("<")), ("b.txt", GOOD)),
         "read damaged",
-    ),
-    HostileFile(
-        "a link in an archive",
-        ".tar",
-        tarred(("a", None, "/etc/passwd"), ("b.txt", GOOD, "")),
-        "read link",
     ),
     HostileFile(
         "a device in an archive", ".tar", tarred(("a", None, ""), ("b.txt", GOOD, "")), "read link"

@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
+from flows.review.server import make_app
 from flows.runs.request import check_name, plan
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import overlay
+from tasks.core.page import Page
 from tasks.core.params import parse_params
 from tasks.core.pool import Limits
 from tasks.core.yaml_file import read_yaml
@@ -28,11 +31,12 @@ from tasks.ingest.reasons import REASONS
 from tasks.lm.models import base_path, resolve
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
-from tests.core.test_own_pages import _client
-from tests.hostile.files import FILES, STORY
+from tests.hostile.climbers import make_climbers
+from tests.hostile.files import FILES, STORY, mutate
 from tests.hostile.texts import (
     ADAPTERS,
     ITEMS,
+    MODELS,
     NAMES,
     PROFILES,
     REQUESTS,
@@ -84,14 +88,43 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 def _read(jobs: list[tuple[str, Path]], folder: Path) -> dict[str, set[str]]:
     """Return what each file gives: ``read``, and the reasons of its rejects."""
+    return {key: _outcome(json.loads(part)) for key, part in _give(jobs, folder).items()}
+
+
+def _give(jobs: list[tuple[str, Path]], folder: Path) -> dict[str, str]:
+    """Return each file's documents, passages and rejects, as one JSON list."""
     work = worker.Work("", ReadOptions(max_bytes=2 << 20), 50, 5)
-    found: dict[str, set[str]] = {}
+    found: dict[str, list[Any]] = {}
     for part in worker.read_files(jobs, work, 2, Limits(20.0, 2048), folder / "unpacked"):
-        outcome = found.setdefault(part.key, set())
-        for entry in json.loads(part.value):
-            reasons = [passage["reason"] or "read" for passage in entry.get("passages", [])]
-            outcome |= {*reasons, *([entry["reason"]] if "reason" in entry else [])}
-    return found
+        found.setdefault(part.key, []).extend(json.loads(part.value))
+    return {key: json.dumps(entries) for key, entries in found.items()}
+
+
+def _outcome(entries: list[Any]) -> set[str]:
+    passages = [passage for entry in entries for passage in entry.get("passages", [])]
+    reasons = {entry["reason"] for entry in entries if "reason" in entry}
+    return reasons | {passage["reason"] or "read" for passage in passages}
+
+
+def test_no_text_of_a_file_outside_is_in_what_a_file_gives(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in a passage nor in a reject or a line of the log, whatever names the file."""
+    corpus, canary, word = tmp_path / "corpus", tmp_path / "canary.txt", "zanzibarquux"
+    corpus.mkdir()
+    canary.write_text(f"The {word} was stopped at noon. Its bearing had run hot since Monday.")
+    files = make_climbers(canary)
+    jobs = [("the file itself", canary)]
+    for number, file in enumerate(files):
+        path = corpus / f"{number:03}{file.suffix}"
+        path.write_bytes(file.content)
+        jobs.append((file.name, path))
+    given = _give(jobs, corpus)
+    assert word in given.pop("the file itself")
+    assert {key for key, text in given.items() if word in text.lower()} == set()
+    assert word not in "".join((*capfd.readouterr(), caplog.text)).lower()
+    wanted = {file.name: set(file.verdict.split()) for file in files}
+    assert {key: _outcome(json.loads(text)) for key, text in given.items()} == wanted
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -157,14 +190,43 @@ def test_hostile_adapters(
     _expect(verdict, lambda: base_path(resolve(str(folder)).base))
 
 
+@pytest.mark.parametrize(("name", "files", "verdict"), **_named(MODELS))
+def test_hostile_models(tmp_path: Path, name: str, files: dict[str, bytes], verdict: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    _expect(verdict, base_path, str(folder))
+
+
+class _Desk:
+    """What a page of ours works on: it counts what reaches it."""
+
+    def __init__(self) -> None:
+        self.reached = 0
+
+    def state(self) -> dict[str, Any]:
+        self.reached += 1
+        return {}
+
+    def save(self, change: dict[str, Any]) -> dict[str, Any]:
+        self.reached += 1
+        return change
+
+
 @pytest.mark.parametrize(("name", "headers", "status"), **_named(REQUESTS))
 def test_hostile_requests(name: str, headers: dict[str, str], status: int) -> None:
-    for method in ("GET", "POST"):
-        assert _client().request(method, "/", headers=headers).status_code == status
+    """To the server of ``make review``, ``make label`` and ``make ask``."""
+    desk = _Desk()
+    client = TestClient(make_app(desk, Page("Review")), base_url="http://127.0.0.1:4200")
+    answers = [client.get(path, headers=headers) for path in ("/", "/state", "/scripts/review.js")]
+    answers.append(client.post("/save", json={}, headers=headers))
+    assert {answer.status_code for answer in answers} == {status}
+    assert desk.reached == (2 if status == 200 else 0)
 
 
 def test_there_are_at_least_150() -> None:
-    tables = (FILES, ITEMS, PROFILES, SETTINGS, NAMES, TEMPLATES, ADAPTERS, REQUESTS)
+    tables = (FILES, ITEMS, PROFILES, SETTINGS, NAMES, TEMPLATES, ADAPTERS, MODELS, REQUESTS)
     assert sum(map(len, tables)) >= 150
 
 
@@ -176,7 +238,7 @@ def test_mutated_files_give_reasons_that_are_known(tmp_path: Path, seed: int) ->
     random, jobs = Random(seed), []
     for number, file in enumerate(FILES):
         path, good = tmp_path / f"{number:03}{file.suffix}", tmp_path / f"{number:03}-good.txt"
-        path.write_bytes(_mutate(file.content, random))
+        path.write_bytes(mutate(file.content, random))
         good.write_text(f"{STORY} Number {number}.")
         jobs += [(file.name, path), (f"good {number}", good)]
     found = _read(jobs, tmp_path)
@@ -186,13 +248,3 @@ def test_mutated_files_give_reasons_that_are_known(tmp_path: Path, seed: int) ->
     }
     known = {*REASONS, "read"}
     assert {name: outcome - known for name, outcome in found.items() if outcome - known} == {}
-
-
-def _mutate(content: bytes, random: Random) -> bytes:
-    data = bytearray(content)
-    for _ in range(random.randint(1, 20)):
-        place = random.randrange(len(data) + 1)
-        end = min(len(data), place + random.randint(1, 40))
-        part = data[place:end]
-        data[place:end] = random.choice([random.randbytes(len(part)), b"", part * 2])
-    return bytes(data)

@@ -1,4 +1,4 @@
-"""Items, profiles, settings, names, templates, adapters and requests that are out to hurt.
+"""Items, profiles, settings, names, templates, adapters, models and requests that are out to hurt.
 
 Each is (name, input, verdict): a regular expression of the one line that refuses it, or the empty
 string where it is taken.
@@ -129,6 +129,21 @@ PROFILES = (
     ),
     ("a huge rank", b"finetune: {lora_rank: 10000000000}", "finetune.lora_rank"),
     ("a huge bootstrap", b"evaluate: {bootstrap: 1000000000000}", "evaluate.bootstrap"),
+    *(
+        (f"a huge {name.decode()}", b"%s: {%s: %s}" % (section, name, number), "must be at most")
+        for section, name, number in (
+            (b"finetune", b"processes", b"1000000000000"),
+            (b"finetune", b"batch_rows", b"10000000000000000000"),
+            (b"finetune", b"learning_rate", b"1.0e+19"),
+            (b"finetune", b"epochs", b"1000000000000"),
+            (b"finetune", b"max_tokens", b"10000000000000000000"),
+            (b"generate", b"samples", b"1000000000000"),
+            (b"generate", b"workers", b"1000000000000"),
+            (b"ingest", b"max_file_mb", b"1000000000000"),
+            (b"ingest", b"file_seconds", b"1.0e+12"),
+            (b"verify", b"answers", b"1000000000000"),
+        )
+    ),
     ("endless seconds", b"ingest: {file_seconds: .inf}", "ingest.file_seconds"),
     (
         "a token",
@@ -266,6 +281,33 @@ ADAPTERS = (
         ("adapter_model.safetensors",),
         "unknown embedded model",
     ),
+    *(
+        (
+            f"the kind {kind}",
+            b'{"base_model_name_or_path": "a/b", "peft_type": %s}' % kind.encode(),
+            ("adapter_model.safetensors",),
+            "only LORA is taken",
+        )
+        for kind in ('"XLORA"', '"IA3"', "null", '["LORA"]')
+    ),
+)
+
+_OWN = b'{"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.Own"}}'
+_PLAIN = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b""}
+_PICKLE = b"\x80\x04cos\nsystem\n(S'touch ran'\ntR."
+#: (name, files of a model's folder, verdict).
+MODELS = (
+    ("plain", _PLAIN, ""),
+    ("nothing", {}, "holds no .safetensors weights"),
+    ("own code", {**_PLAIN, "config.json": _OWN}, "brings code of its own"),
+    ("a tokenizer's own code", {**_PLAIN, "tokenizer_config.json": _OWN}, "brings code of its own"),
+    ("a processor's own code", {**_PLAIN, "processor_config.json": _OWN}, "brings code of its own"),
+    ("a list", {**_PLAIN, "config.json": b'["auto_map"]'}, "is no JSON object|brings code"),
+    ("half", {**_PLAIN, "config.json": b"{"}, "config.json"),
+    ("Latin-1", {**_PLAIN, "config.json": b'{"a": "\xe9"}'}, "config.json"),
+    ("deep", {**_PLAIN, "config.json": b"[" * 99999}, "config.json"),
+    ("a pickle", {"config.json": b"{}", "pytorch_model.bin": _PICKLE}, "holds no .safetensors"),
+    ("a pickle of another name", {"config.json": b"{}", "model.pt": _PICKLE}, "holds no .safetens"),
 )
 
 #: (name, headers, status) of a request to a server on 127.0.0.1:4200.

@@ -31,6 +31,7 @@ import os, time
 def rtf_to_text(text, *a, **k):
     if "crash" in text: os.abort()
     if "hang" in text: time.sleep(60)
+    if "slow" in text: time.sleep(0.8)
     return text
 """
 
@@ -92,6 +93,32 @@ def test_a_member_that_hangs_costs_itself(tmp_path: Path) -> None:
         entries, failures = run(path, Limits(1.0, 512))
     assert documents(entries) == ["!a.txt", "!c.txt"] and failures == ["timeout"]
     assert rejects(entries) == [("!b.rtf", "timeout")]
+
+
+@pytest.mark.usefixtures("rtf")
+def test_members_that_take_nearly_their_time_end_their_file(tmp_path: Path) -> None:
+    """Each is in time, so their number decided how long a file is read. The clock begins again
+    once, as sleeping needs no processor: 3 s in all.
+    """
+    good = tmp_path / "first.txt"
+    good.write_text(STORY)
+    members = {f"{n:03}.rtf": rb"{\rtf1 slow " + f"{STORY} {n}".encode() + b"}" for n in range(20)}
+    slow = zipped(tmp_path / "a.zip", members)
+    jobs = [("first", good), ("slow", slow), ("last", good)]
+    limits, work = Limits(1.0, 512, 1.5), worker.Work("", ReadOptions(), 50, 1)
+    results = list(worker.read_files(jobs, work, 1, limits, tmp_path / "unpacked"))
+    found = [
+        entry for result in results if result.key == "slow" for entry in json.loads(result.value)
+    ]
+    read = documents(found)
+    assert 1 <= len(read) <= 4 and read == [f"!{name}" for name in members][: len(read)]
+    (reject,) = (entry for entry in found if "reason" in entry)
+    assert (reject["member"], reject["reason"]) == ("", "timeout")
+    assert reject["detail"] == (
+        f"more than 1.5 s in all: the rest, from !{len(read):03}.rtf on, was not read"
+    )
+    ends = {result.key: result.failure for result in results if result.done}
+    assert ends == {"first": "", "slow": "total", "last": ""}
 
 
 @pytest.mark.usefixtures("rtf")

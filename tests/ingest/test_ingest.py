@@ -25,7 +25,8 @@ from tasks.core.rows import PASSAGES, REJECTS
 from tasks.ingest import report
 from tasks.ingest import stage as ingest
 from tasks.ingest.sources import LocalCorpus
-from tasks.lm.models import EMBEDDED, load_tokenizer
+from tasks.lm.models import EMBEDDED
+from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import assert_pages_are_checked
 from tests.pages import check_page
 
@@ -162,6 +163,22 @@ def test_near_duplicates_can_be_kept(corner: Path) -> None:
     _params(corner, near_duplicates=0)
     assert _run() == 0
     assert _summary()["dropped"] == {}
+
+
+def test_a_file_that_takes_too_long_in_all_is_tried_again_by_the_next_run(
+    corner: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (f"{sentence} {number}." for number in range(300) for sentence in SENTENCES[:20])
+    (corner / "corpus" / "a.txt").write_text("\n\n".join(lines))
+    _params(corner, file_total_seconds=0.0001)
+    assert _run() == 2
+    assert "a.txt: timeout, more than 0.0001 s in all: the rest was not read" in (
+        capsys.readouterr().err
+    )
+    _params(corner, file_total_seconds=0)
+    assert _run() == 0
+    assert len(_rows("passages")) > 100
+    assert "timeout" not in {row["reason"] for row in _rows("rejects")}
 
 
 def test_evaluation_overlap_is_always_counted_and_dropped_on_request(corner: Path) -> None:
@@ -804,7 +821,7 @@ def test_a_tokenizer_is_read_without_the_model_library_where_its_file_is_all_the
 ) -> None:
     """The same JSON as transformers gives, to the byte: passages are cut by its count."""
     asked = (
-        "import sys; from tasks.lm.models import tokenizer_json; told = "
+        "import sys; from tasks.lm.tokenizers import tokenizer_json; told = "
         "tokenizer_json(sys.argv[1]); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules))); print(told)"
     )
@@ -835,3 +852,32 @@ def test_of_many_names_the_most_frequent_are_shown_and_the_rest_is_counted() -> 
         report.format_counts(counts, 4) == report.format_counts(counts)
         and report.format_counts({}, 2) == ""
     )
+
+
+def test_what_changes_during_the_stage_is_read_by_the_next_run(
+    corner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC hashes the corpus when the stage has ended, and would take the new text for read."""
+    (corner / "corpus" / "a.txt").write_text("The pump failed at noon because its seal broke.")
+    read = ingest._read_new
+
+    def read_and_write(*arguments: Any) -> None:
+        read(*arguments)
+        (corner / "corpus" / "a.txt").write_text("The valve was replaced in the evening of May 3.")
+
+    assert _run() == 0 and _summary()["unsettled"] == 0
+    monkeypatch.setattr(ingest, "_read_new", read_and_write)
+    assert _run() == 0 and _summary()["unsettled"] == 1
+    monkeypatch.setattr(ingest, "_read_new", read)
+    assert _run() == 0 and _summary()["unsettled"] == 0
+    assert "valve" in _rows("passages")[0]["text"]
+
+
+def test_a_corpus_that_holds_the_items_says_so(corner: Path) -> None:
+    context, question = "The pump failed at noon because its seal broke.", "Why did the pump fail?"
+    row = {"id": "1", "passage": context, "question": question, "answer": "its seal broke"}
+    (corner / "items.jsonl").write_text(json.dumps(row) + "\n")
+    (corner / "corpus" / "a.txt").write_text(context)
+    assert _run() == 0 and _summary()["leaked_items"] == 0
+    (corner / "corpus" / "items.csv").write_text(f'text\n"{context} {question} its seal broke"\n')
+    assert _run() == 0 and _summary()["leaked_items"] == 1

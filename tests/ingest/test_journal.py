@@ -10,6 +10,7 @@ import pytest
 
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
+from tasks.ingest.readers.document import Unreadable
 
 
 def _filled(path: Path) -> None:
@@ -129,3 +130,25 @@ def test_pages_that_do_not_fit_together_are_found(
     path.write_bytes(data)
     assert _entries(path) == {}
     assert "is damaged: every file is read again" in caplog.text
+
+
+def test_a_file_is_unsettled_three_times_at_most(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+
+    def run(final: bool) -> int:
+        with closing(Journal(path)) as journal:
+            gone = Unreadable("unreadable", "no answer")
+            hidden = Unreadable("hidden", "its name begins with a dot")
+            files = [(CorpusFile("a", "a"), "a"), (CorpusFile("b", "b"), "b")]
+            journal.list(
+                [*files, (CorpusFile("c", "c", gone), ""), (CorpusFile(".d", "d", hidden), "")]
+            )
+            for key, _, _ in journal.todo() if journal.plan()[1] else ():
+                journal.finish(key, final or key == "b")
+            return journal.count_unsettled()
+
+    assert [run(final=False) for _ in range(4)] == [2, 2, 0, 0]
+    assert run(final=True) == 0, "c was tried often enough"
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute("DELETE FROM done")
+    assert run(final=False) == 1, "a begins again"

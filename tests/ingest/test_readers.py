@@ -565,6 +565,23 @@ def test_evaluation_overlap_by_words_in_a_row() -> None:
     assert "three four" not in overlap
 
 
+def test_items_that_the_corpus_answers() -> None:
+    context = "Pump P-1 failed at noon because its seal broke."
+    items = [
+        ("a", "Why did pump P-1 fail?", context, ["its seal broke"]),
+        ("b", "When did it fail?", context, ["noon"]),
+        ("c", "Pump P-1 failed at noon.", f"{context} It was old.", ["yes"]),
+    ]
+    leaks = cleaning.Leaks(items)
+    leaks.look(context)
+    leaks.look("Why did pump P-1 fail? Nobody knows.")
+    leaks.look("When did it fail? noon. Pump P-1 failed at noon. yes")
+    assert not leaks.found, "no answer; too short; its own passage says it"
+    leaks.look(f"q7,{context},why did Pump P-1 fail,its seal broke")
+    leaks.look("Why did pump P-1 fail? Its SEAL broke.")
+    assert leaks.found == {"a"}
+
+
 def test_near_duplicates_agree_with_the_exact_similarity(tmp_path: Path) -> None:
     base = [f"word{number}" for number in range(200)]
     close, far = (

@@ -12,8 +12,8 @@ import torch
 from tasks.core.errors import PipelineError
 from tasks.lm import transformers_engine
 from tasks.lm.engine import Engine, Sampling, open_engine, vllm_settings
+from tasks.lm.loading import load_model
 from tasks.lm.memory import free
-from tasks.lm.models import load_model
 from tasks.lm.transformers_engine import TransformersEngine
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]

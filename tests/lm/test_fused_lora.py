@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tasks.lm.fused_lora import fuse_lora
-from tasks.lm.models import load_model
+from tasks.lm.loading import load_model
 
 
 def _adapted(folder: Path, quantization: str, precision: str, **more: Any) -> Any:

@@ -23,8 +23,10 @@ from tasks.core.params import Params
 from tasks.generate.shards import identify_generator
 from tasks.lm import hub, merged
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import dtype, load_tokenizer, pinned, tokenizer_json
+from tasks.lm.models import pinned
 from tasks.lm.pins import pin
+from tasks.lm.precision import dtype
+from tasks.lm.tokenizers import load_tokenizer, tokenizer_json
 
 _COMMIT, _NEXT = "a" * 40, "b" * 40
 _TOKEN = "hf_" + "t" * 20
@@ -40,7 +42,7 @@ class Hub:
         self.without_weights = False
         self.fetched: list[str] = []
         self.tokens: set[str] = set()
-        hub, names = self, [path.name for path in folder.iterdir() if path.is_file()]
+        hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -54,12 +56,12 @@ class Hub:
                     sha = hub.commit if parts[-1] == "main" else parts[-1]
                     self.answer(200, json.dumps({"id": "own/model", "sha": sha}).encode())
                 elif "tree" in parts:
-                    entries = [_entry(folder / name) for name in names if hub.has(name)]
+                    entries = [_entry(path) for path in hub.folder.iterdir() if hub.has(path.name)]
                     self.answer(200, json.dumps(entries).encode())
                 elif hub.gated and self.headers.get("Authorization") != f"Bearer {_TOKEN}":
                     self.answer(401, b"", {"X-Error-Code": "GatedRepo"})
                 else:
-                    content = (folder / parts[-1]).read_bytes()
+                    content = (hub.folder / parts[-1]).read_bytes()
                     if self.command == "GET":
                         hub.fetched.append(parts[-1])
                     tag = hashlib.sha256(content).hexdigest()

@@ -8,10 +8,13 @@ import gc
 import importlib.util
 import inspect
 import logging
+import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,19 +30,21 @@ from tasks.core.stage import Stage
 from tasks.evaluate import stage as evaluate
 from tasks.generate import shards
 from tasks.generate import stage as generate
-from tasks.lm import merged, transformers_engine
+from tasks.lm import merged, training, transformers_engine
 from tasks.lm.engine import (
     Sampling,
+    _set_environment,
     forget_graph_pool,
     open_engine,
     vllm_environment,
     vllm_settings,
 )
+from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.models import load_model
 from tasks.register import parity
 from tasks.scoring import predict
 from tasks.tracking import registry
+from tasks.verify import reader
 from tests.conftest import ROOT, instruction_table, passage_table
 
 _VLLM = importlib.util.find_spec("vllm") is not None
@@ -53,13 +58,18 @@ class Trace:
         self.beside: list[str] = []
         self.precisions: set[str] = set()
         self._alive: list[tuple[str, Callable[[], bool]]] = []
-        for module in (predict, parity, merged, transformers_engine, registry, judging):
+        for module in (predict, parity, merged, transformers_engine, registry, judging, reader):
             monkeypatch.setattr(module, "load_model", self._load)
-        for module in (predict, shards, judging):
+        monkeypatch.setattr(training, "load_model", self._load_to_train)
+        for module in (predict, shards, judging, reader):
             monkeypatch.setattr(module, "open_engine", self._open)
 
+    def holds(self) -> list[str]:
+        """Return what is alive now."""
+        return [kind for kind, alive in self._alive if alive()]
+
     def _note(self, kind: str) -> None:
-        self.beside += [f"{kind} beside {other}" for other, alive in self._alive if alive()]
+        self.beside += [f"{kind} beside {other}" for other in self.holds()]
         self.loads.append(kind)
 
     def _load(self, *arguments: Any, **options: Any) -> Any:
@@ -69,6 +79,14 @@ class Trace:
         model = load_model(*arguments, **options)
         # The reference stays here: the weights must go, not only the caller's name.
         self._alive.append(("model", lambda: any(part.numel() for part in model.parameters())))
+        return model
+
+    def _load_to_train(self, *arguments: Any, **options: Any) -> Any:
+        self._note("training")
+        model = load_model(*arguments, **options)
+        # Nobody takes its weights away: they go with the last reference to it.
+        held = weakref.ref(model)
+        self._alive.append(("training", lambda: held() is not None))
         return model
 
     def _open(self, *arguments: Any, **options: Any) -> Any:
@@ -117,7 +135,7 @@ def test_generate_merges_then_opens_its_engine_then_lets_go(
     command = ["--params", str(params), "--passages", "passages.parquet", "--out", "out"]
     assert generate.main(command) == 0
     assert trace.loads == ["model", "engine", "model"] and trace.beside == []
-    assert not any(alive() for _, alive in trace._alive)
+    assert not trace.holds()
 
 
 def test_a_failure_frees_the_model_too(tiny_model: Path) -> None:
@@ -167,6 +185,30 @@ def test_vllm_runs_in_our_process_with_and_without_a_gpu(gpu: bool) -> None:
     assert vllm_environment(gpu).get("VLLM_USE_FLASHINFER_SAMPLER") == ("0" if gpu else None)
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_what_promises_rest_on_overrides_the_environment_and_says_so(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_cpu = {"TORCHDYNAMO_DISABLE": ("0", "1"), "VLLM_CPU_OMP_THREADS_BIND": ("auto", "nobind")}
+    forced = {"VLLM_ENABLE_V1_MULTIPROCESSING": ("1", "0")} | (
+        {"VLLM_USE_FLASHINFER_SAMPLER": ("1", "0")} if gpu else on_cpu
+    )
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    for name in vllm_environment(gpu).keys() - {"VLLM_LOGGING_LEVEL"}:
+        monkeypatch.setenv(name, forced.get(name, ("7",))[0])
+    _set_environment(gpu)
+    for name, (given, value) in forced.items():
+        assert os.environ[name] == value
+        assert (
+            f"{name}={given} of the environment is overridden: it has to be {value}" in caplog.text
+        )
+    assert len(caplog.records) == len(forced)
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG", "how much is said is the user's choice"
+    assert gpu or os.environ["VLLM_CPU_KVCACHE_SPACE"] == "7", "and how much memory it takes"
+    _set_environment(gpu)
+    assert len(caplog.records) == len(forced), "said once"
+
+
 def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
@@ -178,9 +220,10 @@ def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def gpus(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two GPUs, as far as the lock can see."""
+    """Two GPUs, as far as the lock can see; their torch tells no UUID."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     yield
     card.give_cards_back()
@@ -234,6 +277,26 @@ def test_a_card_is_taken_once_and_given_back(
     card.give_cards_back()
     assert not is_locked(lock)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("visible", "first"), [("", 0), ("0", 0), ("GPU-6f2e", 0), ("1", 1), ("1,0", 1)]
+)
+def test_a_card_has_one_lock_under_all_its_names(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, visible: str, first: int
+) -> None:
+    """Device 0 of a process is the card that CUDA_VISIBLE_DEVICES names first."""
+    uuids = ["6f2e", "93ab"]
+
+    def told(number: int) -> SimpleNamespace:
+        return SimpleNamespace(uuid=uuids[abs(first - number)])
+
+    monkeypatch.setattr("torch.cuda.get_device_properties", told)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    card.take_cards()
+    assert [path.name for path in Path("cache/cards").iterdir()] == [f"{uuids[first]}.lock"]
+    assert is_locked(Path(f"cache/cards/{uuids[first]}.lock"))
 
 
 def test_processes_that_train_together_leave_the_cards_to_their_launcher(

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from tasks.core.files import sha256_file, write_json
 from tasks.core.store import seal_folder
 from tasks.lm import merged
+from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model
 
 
 @pytest.fixture
@@ -49,6 +49,8 @@ def test_other_weights_in_the_same_place_are_merged_again(tmp_path: Path, made: 
     second = folder()
     (adapter / "loss.csv").write_text("step,loss")
     assert folder() == second, "how it was made is no part of it"
+    (base / "consolidated.safetensors").write_bytes(b"other")
+    assert folder() == second, "nor are weights that are not loaded"
     (base / "model.safetensors").write_bytes(b"three")
     assert len({first, second, folder(), folder("nf4")}) == 4
 

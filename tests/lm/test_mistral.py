@@ -17,8 +17,9 @@ from tasks.core.params import load_params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.stage import Stage
 from tasks.generate import stage as generate
+from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model, load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.register.parity import check_parity
 from tests.conftest import make_sentencepiece_model, passage_table
 from tests.lm.test_memory import _score

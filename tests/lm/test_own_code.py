@@ -12,7 +12,9 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
-from tasks.lm.models import load_model, load_tokenizer, resolve, tokenizer_json
+from tasks.lm.loading import load_model
+from tasks.lm.models import resolve
+from tasks.lm.tokenizers import load_tokenizer, tokenizer_json
 from tests.conftest import ROOT
 
 _CODE = """

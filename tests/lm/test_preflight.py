@@ -12,19 +12,22 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 from tasks.core import card
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
-from tasks.core.params import load_params
+from tasks.core.params import Params, load_params
 from tasks.ingest import stage as ingest
 from tasks.lm import engine, room
+from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG
+from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_model
-from tasks.lm.preflight import check_models, read_models
-from tasks.lm.room import count_lora, disk_needs
+from tasks.lm.models import EMBEDDED, Weights, base_path
+from tasks.lm.preflight import check_models, check_run, read_models
+from tasks.lm.room import Copy, Models, count_lora, describe_needs, disk_needs
 from tests.conftest import ROOT
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture
 
@@ -165,6 +168,59 @@ def test_one_sum_is_made_of_downloads_merged_models_and_checkpoints(
     assert not read_models(params, "ingest").bases, "other stages run on other machines"
 
 
+def test_the_first_stage_says_once_what_the_run_downloads_and_writes(
+    own_hub: Hub,  # noqa: F811
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    params = load_params(make(finetune={"model": "own/model"}))
+    monkeypatch.setenv("DVC_STAGE", "ingest")
+    monkeypatch.setenv("PIPELINE_FLOW_RUN", "first")
+    caplog.set_level("INFO", "tasks.lm.preflight")
+    for stage in ("ingest", "generate", "finetune"):
+        check_run(stage, params)
+    (line,) = caplog.messages
+    assert line.startswith(f"this run will download 0.0 GB into {tmp_path}/hub (own/model 0.0 GB)")
+    assert f" and write 0.0 GB for 2 merged models in {tmp_path}/cache, " in line
+    assert " in .work, at most 0.0 GB in all; free: " in line
+    assert "model.safetensors" not in own_hub.fetched
+    monkeypatch.setenv("PIPELINE_FLOW_RUN", "second")
+    check_run("finetune", params)
+    assert len(caplog.messages) == 2, "another run says it again"
+    check_models(params)
+    base_path("own/model")
+    caplog.clear()
+    monkeypatch.setenv("PIPELINE_FLOW_RUN", "third")
+    check_run("ingest", params)
+    assert not caplog.messages, "nothing has to come"
+
+
+def test_the_line_has_each_model_its_size_and_the_sum(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=900 * 10**9))
+    bonito, seven = (
+        Weights(name, "main", 7_241_732_096, 14_483_464_192, _MISTRAL)
+        for name in ("BatsResearch/bonito-v1", "mistralai/Mistral-7B-v0.1")
+    )
+    small = Weights(EMBEDDED, "main", EMBEDDED_BYTES // 2, EMBEDDED_BYTES, EMBEDDED_CONFIG)
+    bases = {"generate.generator": bonito, "verify.reader": small, "finetune.model": seven}
+    copies = 2 * [Copy(seven, None, "nf4", "bfloat16")]
+    target = params.finetune.model_copy(update={"lora_rank": 64})
+    models = Models(bases, copies, target, count_lora(_MISTRAL, target.lora_rank))
+    hub, cache, work = tmp_path / "hub", tmp_path / "cache", tmp_path / "work"
+    assert describe_needs(models, work) == (
+        f"this run will download 29.0 GB into {hub} (BatsResearch/bonito-v1 14.5 GB, "
+        f"mistralai/Mistral-7B-v0.1 14.5 GB) and write 0.3 GB for the embedded model in {cache}, "
+        f"29.0 GB for 2 merged models in {cache}, 7.0 GB for checkpoints and adapter of rank 64 in "
+        f"{work}, at most 65.2 GB in all; free: 900.0 GB ({hub}, {cache}, {work})"
+    )
+
+
 def test_what_is_there_already_is_not_needed_again(
     make: Make, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,10 +340,25 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     monkeypatch.setattr(room, "card_bytes", lambda: 10**4)
     with pytest.raises(PipelineError, match=r"generate.generator .* of the GPU at least, which"):
         check_models(params)
-    seven = room.Weights("seven", "main", 7_241_732_096, 0, _MISTRAL)
+    seven = Weights("seven", "main", 7_241_732_096, 0, _MISTRAL)
     models = room.Models({"finetune.model": seven}, [], params.finetune, count_lora(_MISTRAL, 64))
     needs = dict(room._card_needs(models))
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
+
+
+@pytest.mark.parametrize("setting", ["generate.generator", "finetune.model"])
+def test_a_card_without_bfloat16_is_one_line_where_a_setting_asks_for_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    section = setting.partition(".")[0]
+    params = load_params(make(**{section: {"precision": "bfloat16"}}))  # type: ignore[arg-type]
+    monkeypatch.setattr(room, "card_bytes", lambda: 32 * 10**9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    check_models(params)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    with pytest.raises(PipelineError, match=rf"^{setting} is to be loaded in bfloat16, which this"):
+        check_models(params)
 
 
 def test_a_driver_that_is_too_old_is_one_line_and_no_silent_run_on_the_cpu(

@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from tasks.core.errors import PipelineError
 from tasks.core.task_types import TASK_TYPES
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import (
     Prompter,
     bonito_input,
     bonito_output,
     fill,
+    generator_prompt,
     parse_prediction,
     prompt_form,
 )
+from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import make_sentencepiece_model
 
 
@@ -106,6 +108,21 @@ def test_a_limit_that_the_prompts_own_marks_fill_is_refused(tiny_model: Path) ->
     with pytest.raises(PipelineError, match=f"finetune.max_prompt_tokens is {marks + 8}, and"):
         prompter.prompt(text, max_tokens=marks + 8)
     assert len(prompter.prompt(text, max_tokens=marks + 9)) <= marks + 9
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_the_generator_gets_the_tokens_that_the_authors_engine_makes_of_the_text(
+    tmp_path: Path, model_type: str
+) -> None:
+    """It gives the text to the tokenizer; a published Llama's or Mistral's puts the BOS in front."""
+    tokenizer = load_tokenizer(str(make_sentencepiece_model(tmp_path / "model", model_type)))
+    ids = generator_prompt(tokenizer, "  A passage.\n", "nli")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    text = "<|tasktype|>\nnatural language inference\n<|context|>\nA passage.\n<|task|>\n"
+    assert ids == tokenizer(text)["input_ids"]
+    assert generator_prompt(tokenizer, "A passage.", "nli") == ids, "no BOS of the tokenizer's too"
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral"])

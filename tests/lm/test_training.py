@@ -18,7 +18,8 @@ from tasks.core.store import MANIFEST
 from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
-from tasks.lm.models import dtype, explain_float32, load_model
+from tasks.lm.loading import load_model
+from tasks.lm.precision import dtype, explain_float32
 from tasks.lm.response_trainer import response_loss
 from tasks.lm.training import train, training_key
 

@@ -73,6 +73,18 @@ def test_a_run_without_items_has_a_card_without_f1(params_of: Any) -> None:
     assert "| adapted | 12.0 (8.0 to 16.0) |" in card and "model-index" not in card
 
 
+def test_verdicts_on_rows_that_no_generator_wrote_are_in_the_card(params_of: Any) -> None:
+    stage, *told = params_of({})
+    path = stage.path("supervise") / "summary.json"
+    names = ("right", "right_low", "right_high", "reviewed", "reviewed_of")
+    made = dict(zip(names, (0.93, 0.86, 0.96, 100, 354), strict=True))
+    write_json(path, read_json(path) | {"review": made | {"by_task_type": {"nli": made}}})
+    share = "93 % (86 to 96; 100 of 354 kept rows read)"
+    assert (
+        f"agreed by the reader not judged, right by review {share}." in make_card(stage, *told).text
+    )
+
+
 def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
     stage, provenance, scores, told = params_of(None)
     write_json(stage.path("ingest"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})

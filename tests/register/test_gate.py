@@ -206,3 +206,11 @@ def test_what_is_held_out_has_not_leaked() -> None:
     told = {"rows_kept": 300, "dropped": {"held_out": 3, "in_evaluation": 1}, "in_evaluation": 4}
     assert describe_leak(told) == ""
     assert describe_leak(told | {"in_evaluation": 5}).startswith("1 of 300 passages")
+
+
+def test_items_that_the_corpus_answers_are_a_fault() -> None:
+    for leaked, told in ((None, []), (0, []), (5, [])):
+        assert list(gate.find_leaked_items({"leaked_items": leaked}, 100)) == told
+    (fault,) = gate.find_leaked_items({"leaked_items": 6}, 100)
+    assert fault == "6 of 100 items are in the corpus, with their answers"
+    assert list(gate.find_leaked_items({}, 100)) == []

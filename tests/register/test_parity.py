@@ -17,7 +17,7 @@ from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.register import parity
 from tasks.register.parity import Parity, check_parity
 from tasks.scoring.datasets import load_dataset

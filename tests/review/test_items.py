@@ -89,6 +89,24 @@ def test_drafts_can_be_edited_rejected_and_taken_back(checkout: Path) -> None:
     assert {one["key"], two["key"]} <= {draft["key"] for draft in state_of(client)["drafts"]}
 
 
+def test_what_is_skipped_comes_last(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page gets a few drafts at a time: the others come when those are skipped."""
+    monkeypatch.setattr(label, "_SENT", 2)
+    client = open_client(checkout)
+    offered = []
+    for _ in range(99):
+        key = state_of(client)["drafts"][0]["key"]
+        if key in offered:
+            break
+        offered.append(key)
+        client.post("/save", json={"action": "skip", "key": key})
+    assert key == offered[0], "all were skipped: they come again, in this order"
+    desk = label.open_desk(Place(checkout, "mine"))
+    assert sorted(offered) == sorted(draft["key"] for draft in desk.drafts) and len(offered) > 2
+    accept(client, next(d for d in desk.drafts if d["key"] == key))
+    assert state_of(client)["drafts"][0]["key"] == offered[1]
+
+
 def test_the_scarcest_label_comes_first(checkout: Path) -> None:
     client, labels = open_client(checkout), []
     for _ in range(9):

@@ -27,9 +27,9 @@ from flows.review.server import SmallRequests, make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
-from tasks.core.rows import INSTRUCTIONS, UNVERIFIED, VERIFIED
-from tasks.verify.draw import allocate
-from tasks.verify.reviews import Reviews, review_key
+from tasks.core.rows import INSTRUCTIONS, QUARANTINE, UNVERIFIED, VERIFIED
+from tasks.scoring.draw import allocate
+from tasks.scoring.reviews import Reviews, review_key
 from tests.conftest import ROOT
 from tests.review.checkout import EVIL, make_checkout, read_lines, row_of, write_rows
 
@@ -251,7 +251,10 @@ def test_rows_that_no_generator_wrote_are_judged_too(
     source = {"supervise": {"source": "constructed"}}
     checkout = make_checkout(tmp_path / "main", rows=0, **source)
     made = checkout / ".runs/mine/artifacts/supervise/instructions.parquet"
-    write_rows(made, map(row_of, range(7)), INSTRUCTIONS)
+    raw = row_of(7) | {"instruction": ""}
+    write_rows(made, [*map(row_of, range(6)), raw], INSTRUCTIONS)
+    wrong = row_of(6) | {"reasons": ["wrong_by_review"]}
+    write_rows(made.with_name("quarantine.parquet"), [wrong], QUARANTINE)
     client = open_client(checkout)
     assert "7 drawn of 7 that constructed gave" in " ".join(capsys.readouterr().out.split())
     row = client.get("/state").json()["rows"][0]

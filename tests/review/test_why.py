@@ -22,7 +22,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
-from tasks.verify.reviews import review_key
+from tasks.scoring.reviews import review_key
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.pages import check_page, find_dead_links

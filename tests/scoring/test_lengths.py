@@ -12,8 +12,8 @@ import pytest
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params, load_params
 from tasks.ingest import stage as ingest
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring import lengths
 from tasks.scoring.datasets import load_dataset, load_items, render
 from tests.conftest import ROOT

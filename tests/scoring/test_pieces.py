@@ -82,6 +82,17 @@ def test_a_killed_run_asks_again_only_what_was_being_answered(model: Model, tmp_
     assert whole.run().equals(table) and whole.asked == list(range(10))
 
 
+def test_a_kill_costs_a_few_hundred_questions_at_most(tmp_path: Path) -> None:
+    """Of a 7B model a piece takes minutes on a small card."""
+    model = Model(tmp_path)
+    model.dies_at = 700
+    with pytest.raises(KeyboardInterrupt):
+        model.run(701)
+    model.dies_at, model.asked = None, []
+    assert len(model.run(701)) == 701
+    assert model.asked == list(range(512, 701))
+
+
 def test_what_is_answered_opens_no_model(model: Model) -> None:
     assert model.run().equals(model.run())
     assert model.opened == 1 and len(model.meters) == 1
@@ -108,7 +119,7 @@ def test_pieces_change_no_answer(
 ) -> None:
     params = finetuned(kind)
     answers = []
-    for piece in (1024, 5):
+    for piece in (256, 5):
         monkeypatch.setattr(pieces, "PIECE", piece)
         command = ["--params", str(params), "--items", "items.jsonl", "--general", str(NONE)]
         assert baseline.main([*command, "--out", f"{piece}/baseline"]) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks.lm.models import load_model
+from tasks.lm.loading import load_model
 from tasks.scoring import ranking
 from tasks.scoring.ranking import NEAR, rank
 

@@ -17,7 +17,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.lock import hold_lock
 from tasks.core.overlay import profile_files, read_layers
 from tasks.core.params import Params, parse_params
-from tasks.scoring.datasets import load_dataset, load_items
+from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tests.conftest import ROOT
 from tests.start.conftest import ENGLISH as _ENGLISH
 from tests.start.conftest import GERMAN as _GERMAN
@@ -40,12 +40,12 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     assert _start(monkeypatch, CORPUS=corpus, NAME="mine") == 0
     params = _params(desk, "mine")
     assert params.ingest.corpus == str(corpus)
-    assert params.evaluate.items == "supervision/none"
+    assert params.evaluate.items == "local/mine/items.jsonl"
+    assert (desk / "local/mine/items.jsonl").read_bytes() == b""
+    assert not has_items(desk / "local/mine/items.jsonl")
     assert params.evaluate.dataset == "datasets/mine.yaml"
     assert params.generate.task_types == ("exqa",) and params.generate.max_passages == 0
-    assert (
-        "for make label write local/mine/items.jsonl" in (desk / "profiles/mine.yaml").read_text()
-    )
+    assert "# for make label PROFILE=mine; while it" in (desk / "profiles/mine.yaml").read_text()
     assert load_dataset(desk / "datasets/mine.yaml").name == "mine"
     for kind in ("profile", "dataset"):
         first = (desk / f"{kind}s/mine.yaml").read_text().splitlines()[0]
@@ -57,7 +57,7 @@ def test_a_folder_gives_a_profile_that_runs_without_items(
     assert said.startswith(f"reading {corpus}: 8 files") and "0.0 MB, all looked at" in said
     licence = "other: non-commercial-training-rows"
     assert f"licence {licence} (generator, start), as their cards say: models/bonito-" in said
-    assert "make label PROFILE=mine says how to get some" in said
+    assert "make label PROFILE=mine helps you write them, into local/mine/items.jsonl" in said
     assert printed.rstrip().endswith("make run PROFILE=mine")
 
 

@@ -31,8 +31,8 @@ from tasks.lm.examples import (
     tokens_trained,
     training_order,
 )
-from tasks.lm.models import load_tokenizer
 from tasks.lm.prompts import Prompter, choose_form
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training import train
 from tasks.lm.training_set import TrainingSet
 from tasks.supervise import stage as supervise
@@ -102,6 +102,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any) -> An
             rows,
             "--items",
             items,
+            "--reviews",
+            NONE,
         ]
         return supervise.main(["--params", str(params), *given, "--out", "artifacts/supervise"])
 

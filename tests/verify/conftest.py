@@ -12,7 +12,7 @@ import pytest
 from tasks.core.parquet import write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, PREDICTIONS, QUARANTINE
 from tasks.lm.engine import Completion
-from tasks.lm.models import load_tokenizer
+from tasks.lm.tokenizers import load_tokenizer
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tests.conftest import ROOT

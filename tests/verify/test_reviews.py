@@ -10,14 +10,14 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params
-from tasks.core.quality import RowQuality
+from tasks.core.quality import Reviewed
 from tasks.core.setting_paths import NOTHING
 from tasks.lm.adapters import start_adapter
+from tasks.scoring.draw import SAMPLE, Draw
 from tasks.scoring.general import general_tasks
 from tasks.scoring.intervals import wilson
-from tasks.verify.draw import SAMPLE, Draw
+from tasks.scoring.reviews import Reviews, Verdict, review_key
 from tasks.verify.guard import read_tests
-from tasks.verify.reviews import Reviews, Verdict, review_key
 from tests.conftest import ROOT
 from tests.verify.conftest import make_row
 
@@ -71,7 +71,7 @@ def _drawn() -> list[dict[str, Any]]:
 
 
 def _words(reviews: Reviews) -> str:
-    return RowQuality.of(None, reviews.figures() | {"agreed": None}).reviewed_as
+    return str(Reviewed.parse(reviews.figures()))
 
 
 def test_without_a_verdict_there_is_no_share() -> None:
@@ -92,6 +92,15 @@ def test_the_rows_that_review_draws_have_an_interval_and_others_do_not_count_in_
     assert (figures["right_low"], figures["right_high"]) == tuple(
         round(bound, 4) for bound in wilson(50, SAMPLE)
     )
+    by_type = _counted(drawn).by_task_type()
+    assert {kind: told["reviewed_of"] for kind, told in by_type.items()} == {
+        "exqa": 200,
+        "ynqa": 100,
+    }
+    for kind, told in by_type.items():
+        mine = [number % 2 for number, row in enumerate(drawn) if row["task_type"] == kind]
+        low, _ = wilson(mine.count(0), len(mine))
+        assert (told["reviewed"], told["right_low"]) == (len(mine), round(low, 4))
     others = [row for row in _ROWS if row not in drawn]
     more = _counted([*drawn, *others[1::2], *others[:50]])
     assert _words(more) == "50 % (40 to 60; 100 of 300 kept rows read)"

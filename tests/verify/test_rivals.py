@@ -57,6 +57,14 @@ def test_the_best_rows_of_a_passage_stay_and_a_repeated_one_goes() -> None:
     assert find_beaten([], 1).tolist() == []
 
 
+def test_an_excluded_row_takes_no_place_but_its_repetitions_go_with_it() -> None:
+    wrong = _pair("a", 1.0, excluded=True)
+    assert find_beaten([wrong, _pair("b", 1.0), _pair("c", 0.8)], 1).tolist() == ["", "", NOT_BEST]
+    late = _pair("b", 0.8, excluded=True)
+    assert find_beaten([_pair("a", 1.0), late], 1).tolist() == ["", NOT_BEST]
+    assert find_beaten([wrong, _pair("b", 1.0, origin="adopted")], 1).tolist() == ["", DUPLICATE]
+
+
 def _made(count: int) -> list[_Pair]:
     """Rows of few passages, instructions and answers, so that many equal each other."""
     draw = random.Random(count)
@@ -75,6 +83,7 @@ def _made(count: int) -> list[_Pair]:
             grounded=draw.choice([0.5, 1.0]),
             confidence=draw.choice([None, -0.5, -0.1]),
             reasons=["reader_disagrees"] if draw.random() < 0.3 else [],
+            excluded=draw.random() < 0.2,
         )
         rows.append((values, decision))
     return rows
@@ -96,9 +105,13 @@ def _beaten_in_memory(rows: list[_Pair], most: int) -> list[str]:
         if values["row_id"] not in reasons and each.agreement is not None:
             sure = -math.inf if each.confidence is None else each.confidence
             order = (-each.agreement, -sure, -each.grounded, values["row_id"])
-            groups[values["passage_id"], values["task_type"]].append(order)
+            groups[values["passage_id"], values["task_type"]].append((order, each.excluded))
     for group in groups.values():
-        reasons |= {row_id: NOT_BEST for *_, row_id in sorted(group)[most or len(group) :]}
+        places = most or len(group)
+        for (*_, row_id), excluded in sorted(group):
+            if not places:
+                reasons[row_id] = NOT_BEST
+            places -= bool(places) and not excluded
     return [reasons.get(values["row_id"], "") for values, _ in rows]
 
 

@@ -18,12 +18,12 @@ from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.lm.engine import Completion
+from tasks.scoring.reviews import review_key
 from tasks.verify import reader
 from tasks.verify import stage as verify
 from tasks.verify.guard import construct_tests
 from tasks.verify.judging import Decision
 from tasks.verify.report import Tally
-from tasks.verify.reviews import review_key
 from tasks.verify.rows import Row
 from tests.supervise.test_constructed import passages
 from tests.verify.conftest import COUNT, RuleReader, make_row
@@ -423,8 +423,37 @@ def test_peoples_verdicts_on_kept_rows_are_counted_apart(run: Any, capsys: Any) 
     found = _made()[2]
     assert (found["right"], found["reviewed"]) == (round(22 / 24, 4), 24)
     assert (found["right_low"], found["right_high"]) == (0.7415, 0.9768)
+    (figures,) = found["review_by_task_type"].values()
+    assert figures == {name: found[name] for name in figures}
     page = Path("artifacts/verify/report.html").read_text()
-    assert "74 to 98; 24 of 24 kept rows read" in page
+    assert "Right by review: 92 % (74 to 98; 24 of 24 kept rows read)." in page
+
+
+def test_a_row_that_a_person_found_wrong_takes_no_other_ones_place(run: Any) -> None:
+    """Of three rows a passage the best was found wrong: the next one stays, the last is too many.
+    "agreed" is as without the verdicts, and all rows that had or have a place can be reviewed.
+    """
+    rows = [
+        make_row(number) | {"row_id": f"{turn}-{number}", "response": f"seal-{number}" + " " * turn}
+        for number in (1, 2, 3, 4, 6, 7, 8, 9)
+        for turn in range(3)
+    ]
+    verdicts = [_verdict(row, "wrong") for row in rows if row["row_id"] in ("0-1", "0-2", "2-3")]
+    Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    assert run(rows, keep_per_passage=1, reviews="reviews.jsonl") == 0
+    assert [row["row_id"] for row in _made()[0]] == [f"0-{number}" for number in "12346789"]
+    before = _made()[2]
+    assert (before["right"], before["reviewed"], before["reviewed_of"]) == (0.0, 2, 8)
+    assert run(rows, keep_per_passage=1, reviews="reviews.jsonl", exclude_wrong=True) == 0
+    kept, dropped, summary = _made()
+    assert [row["row_id"] for row in kept][:3] == ["1-1", "1-2", "0-3"] and len(kept) == 8
+    reasons = {row["row_id"]: row["reasons"] for row in dropped}
+    assert reasons["0-1"] == reasons["0-2"] == ["wrong_by_review"]
+    assert reasons["2-3"] == ["not_best_of_passage"], "it had no place to lose"
+    assert summary["dropped"] == {"not_best_of_passage": 14, "wrong_by_review": 2}
+    assert summary["agreed"] == before["agreed"]
+    assert (summary["right"], summary["reviewed"], summary["reviewed_of"]) == (0.0, 2, 10)
+    assert len(run.made) == 1, "the reader is not asked again"
 
 
 def test_a_row_that_a_person_found_wrong_is_not_trained_on(run: Any) -> None:

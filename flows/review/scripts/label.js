@@ -1,7 +1,6 @@
 import { $, ask, button, listen, make, marked, parts, tell, tile } from "./frame.js";
 
 let state = null, draft = null, byHand = false, busy = false;
-const skipped = new Set();
 const done = []; // what this page has saved: {key, saved}
 
 async function start() {
@@ -9,14 +8,10 @@ async function start() {
   if (state) pick();
 }
 
-// The first open draft that was not skipped; when all were, they come again.
+// The first open draft; those that were skipped come last.
 function pick() {
   byHand = false;
-  draft = state.drafts.find((each) => !skipped.has(each.key));
-  if (!draft && skipped.size) {
-    skipped.clear();
-    [draft] = state.drafts;
-  }
+  [draft] = state.drafts;
   show();
 }
 
@@ -142,16 +137,19 @@ async function undo() {
   if (!answer) return;
   done.pop();
   state = answer;
-  skipped.delete(last.key);
   byHand = false;
   draft = state.drafts.find((each) => each.key === last.key) ?? state.drafts[0];
   show();
   tell("Undone.");
 }
 
-function skip() {
-  if (!draft) return;
-  skipped.add(draft.key);
+async function skip() {
+  if (busy || !draft) return;
+  busy = true;
+  const answer = await ask("/save", { action: "skip", key: draft.key });
+  busy = false;
+  if (!answer) return;
+  state = answer;
   tell("");
   pick();
 }

@@ -9,6 +9,9 @@ from typing import Any
 from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Unreadable
 
+#: A row's number in its file, from 1, and its values by column, or why it has none.
+TableRow = tuple[int, dict[str, Any] | Unreadable]
+
 #: Most names, and characters of one, that an error lists.
 _NAMES, _NAME_CHARS = 20, 60
 
@@ -67,3 +70,8 @@ def _list_names(names: Iterator[str]) -> str:
     shown = [name[:_NAME_CHARS] for name in islice(names, _NAMES)]
     more = sum(1 for _ in names)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def find_column(names: list[str], column: str) -> str:
+    """Return the top-level column that holds the text; empty where there is none."""
+    return next((name for name in (column, column.split(".", maxsplit=1)[0]) if name in names), "")

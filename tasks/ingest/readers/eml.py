@@ -34,16 +34,44 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Unreadable("damaged", "no headers: not an e-mail message")
+    try:
+        attachments = _list_attachments(message)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  the library raises many kinds at a broken header
+        _drop_broken_headers(message)
+        attachments = _list_attachments(message)
     if not options.skip:
         try:
             yield _message(message)
-        except Unreadable as problem:  # its attachments may be sound
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a parser may raise anything, and the attachments may be sound
+            problem = explain(error)
             yield Reject("", problem.reason, problem.detail)
-    for number, attachment in enumerate(message.iter_attachments(), 1):
+    for number, (name, attachment) in enumerate(attachments, 1):
         if number > options.skip:
-            name = _attachment_name(attachment, number)
             yield Begin(f"!{name}", number)
             yield from _attachment(attachment, name, replace(options, skip=0))
+
+
+def _list_attachments(message: EmailMessage) -> list[tuple[str, MIMEPart]]:
+    parts = enumerate(message.iter_attachments(), 1)
+    return [(_attachment_name(part, number), part) for number, part in parts]
+
+
+def _drop_broken_headers(message: EmailMessage) -> None:
+    """Remove from each part what would say its type or name and cannot be parsed: it is then an
+    attachment without a name, or text.
+    """
+    for part in message.walk():
+        for name in ("Content-Type", "Content-Disposition"):
+            try:
+                part.get(name)
+            except MemoryError:
+                raise
+            except Exception:  # noqa: BLE001  as above
+                del part[name]
 
 
 def _message(message: EmailMessage) -> Document:
@@ -84,7 +112,7 @@ def _content(part: MIMEPart) -> str:
     data = data if isinstance(data, bytes) else b""
     try:
         return tidy(data.decode(part.get_content_charset() or "utf-8"))
-    except (LookupError, UnicodeError):  # the codec "undefined" raises the latter
+    except (LookupError, ValueError):  # no such name, no name at all, or the codec "undefined"
         return decode(data)[0]
 
 

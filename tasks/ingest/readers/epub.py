@@ -16,9 +16,8 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
 )
-from tasks.ingest.readers.office import DAMAGED, open_package, parse_xml, refuse_long
+from tasks.ingest.readers.office import open_package, parse_xml, refuse_long, spare
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -31,16 +30,12 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     with open_package(path, options, "EPUB") as archive:
         chapters = list(dict.fromkeys(_chapters(archive)))  # a spine may name one many times
         _refuse_locked(archive, chapters)
+        there = frozenset(archive.namelist())
         for name in chapters:
-            try:
+            with spare(rejects, f"!{name}"):
+                if name not in there:
+                    raise Unreadable("damaged", "the book names this chapter, it has none")
                 html.build(html.decode_page(archive.read(name))[0], builder, whole=True)
-            except KeyError:
-                rejects.append(
-                    Reject(f"!{name}", "damaged", "the book names this chapter, it has none")
-                )
-            except (Unreadable, RecursionError, *DAMAGED) as error:
-                problem = explain(error)
-                rejects.append(Reject(f"!{name}", problem.reason, problem.detail))
             refuse_long(builder, options)
     if rejects and len(rejects) == len(chapters):
         raise Unreadable(rejects[0].reason, f"no chapter can be read: {rejects[0].detail}")
@@ -49,7 +44,9 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
 
 
 def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
-    """Yield the names of the spine's chapters, as they are in the file where they are there."""
+    """Yield the names of the spine's chapters, as they are in the file where they are there; of one
+    that the book does not list the id, which no part has.
+    """
     roots = parse_xml(archive.read("META-INF/container.xml")).xpath(
         "//*[local-name()='rootfile']/@full-path"
     )
@@ -58,15 +55,19 @@ def _chapters(archive: zipfile.ZipFile) -> Iterator[str]:
     names = _Names(archive)
     root = names.find(roots[0])
     package = parse_xml(archive.read(root))
+    items = package.xpath("//*[local-name()='item']")
+    listed = {item.get("id") for item in items}
     pages = {
         item.get("id"): item.get("href")
-        for item in package.xpath("//*[local-name()='item']")
+        for item in items
         if "html" in (item.get("media-type") or "")
     }
     for reference in package.xpath("//*[local-name()='itemref']/@idref"):
         if pages.get(reference):
             href = unquote(urldefrag(pages[reference]).url)
             yield names.find(posixpath.normpath(posixpath.join(posixpath.dirname(root), href)))
+        elif reference not in listed:
+            yield reference
 
 
 class _Names:

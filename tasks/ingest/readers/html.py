@@ -42,6 +42,8 @@ _LISTS = ("ul", "ol", "list")
 _BREAK = "\u2028"
 #: Bytes of one text that libxml2 takes.
 _LONGEST_TEXT = 10_000_000
+#: A picture or a font that is written into the page.
+_EMBEDDED = re.compile(r"data:[\w.+/;=-]{0,100},[^\s\"'<>()]*", re.ASCII)
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -82,7 +84,9 @@ def build(source: str, builder: Builder, whole: bool = False, infoboxes: bool = 
     import trafilatura
 
     # What follows a longer text would be left out without a word.
-    if any(len(text.encode()) >= _LONGEST_TEXT for text in source.split("<")):
+    if _has_long_text(source):
+        source = _EMBEDDED.sub("data:,", source)
+    if _has_long_text(source):
         raise Unreadable("too_large", "10 million bytes of text without a tag: split it")
     source = _DECLARATION.sub("", source)
     page = trafilatura.load_html(source)
@@ -112,6 +116,10 @@ def build(source: str, builder: Builder, whole: bool = False, infoboxes: bool = 
             builder.paragraph(text)
     for text in boxes:
         builder.marked(text, "infobox")
+
+
+def _has_long_text(source: str) -> bool:
+    return any(len(text.encode()) >= _LONGEST_TEXT for text in source.split("<"))
 
 
 def _take_infoboxes(page: Any) -> list[str]:

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
-from tasks.ingest.readers.office import open_package, parse_part
+from tasks.ingest.readers.document import (
+    Builder,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
+from tasks.ingest.readers.office import open_package, parse_part, spare
 
 _SPACE = "{{urn:oasis:names:tc:opendocument:xmlns:{}:1.0}}"
 _OFFICE, _TEXT, _TABLE = _SPACE.format("office"), _SPACE.format("text"), _SPACE.format("table")
@@ -59,24 +65,31 @@ _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield the file as one document."""
+    """Yield the file as one document, and a reject for each part beside the text that is broken."""
+    rejects: list[Reject] = []
     with open_package(path, options, "an OpenDocument text") as archive:
-        _refuse_encrypted(archive)
+        _refuse_encrypted(archive, rejects)
         root = parse_part(archive, "content.xml")
         body = root.find(f"{_OFFICE}body/{_OFFICE}text")
         if body is None:
             raise ValueError("content.xml holds no text document")
         text = _Text(_title_styles(root))
-        text.builder.left_out["running_head"] = _count_heads(archive)
+        with spare(rejects, "!styles.xml"):
+            text.builder.left_out["running_head"] = _count_heads(archive)
         text.add(body)
+    yield from rejects
     yield text.builder.document("odt")
 
 
-def _refuse_encrypted(archive: zipfile.ZipFile) -> None:
+def _refuse_encrypted(archive: zipfile.ZipFile, rejects: list[Reject]) -> None:
     name = "META-INF/manifest.xml"
+    is_encrypted = False
     if name in archive.namelist():
-        for _ in parse_part(archive, name).iter(f"{_MANIFEST}encryption-data"):
-            raise Unreadable("encrypted", "a password protects it")
+        with spare(rejects, f"!{name}"):
+            entries = parse_part(archive, name).iter(f"{_MANIFEST}encryption-data")
+            is_encrypted = any(True for _ in entries)
+    if is_encrypted:
+        raise Unreadable("encrypted", "a password protects it")
 
 
 def _title_styles(root: Any) -> set[str]:

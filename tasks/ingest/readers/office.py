@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, ReadOptions, Unreadable, explain
+from tasks.ingest.readers.document import Builder, ReadOptions, Reject, Unreadable, explain
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -75,6 +75,18 @@ def open_package(path: Path, options: ReadOptions, kind: str) -> Iterator[zipfil
         problem = explain(cause if isinstance(cause, Exception) else error)
         detail = f"not readable as {kind}: {' '.join(problem.detail.split())}"
         raise Unreadable(problem.reason, detail) from error
+
+
+@contextmanager
+def spare(rejects: list[Reject], member: str) -> Iterator[None]:
+    """Add to ``rejects`` what a parser raises in the block, as that of ``member``: a broken part
+    costs itself, and what follows the block goes on.
+    """
+    try:
+        yield
+    except (Unreadable, RecursionError, *DAMAGED) as error:
+        problem = explain(error)
+        rejects.append(Reject(member, problem.reason, problem.detail))
 
 
 def refuse_bomb(path: Path, options: ReadOptions) -> None:

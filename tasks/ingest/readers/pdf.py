@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tasks.ingest.readers import ocr
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Alive, ReaderItem, ReadOptions, Reject, Unreadable
+from tasks.ingest.readers.document import (
+    Alive,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+    explain,
+)
 from tasks.ingest.readers.page import (
     Line,
     PdfPage,
@@ -32,10 +39,13 @@ _UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff]")
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield the file as one document, and a reject for pages that are images without text."""
+    """Yield the file as one document, and a reject for its pages that are images without text, for
+    those that are broken, and for those that could not be recognised.
+    """
     pages: list[PdfPage] = []
     recognised: dict[int, list[str]] = {}
     broken: dict[int, str] = {}
+    failed: dict[int, str] = {}
     for number, page, handle in _pages(path, options.clause_numbers):
         if isinstance(page, str):
             broken[number] = page
@@ -43,11 +53,18 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
             continue
         pages.append(page)
         if options.ocr and page.images:
-            recognised[number] = ocr.paragraphs(handle, options.ocr)
+            try:
+                recognised[number] = ocr.paragraphs(handle, options.ocr)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  the page cannot be drawn, or not recognised
+                failed[number] = explain(error).detail
             yield Alive()
     text = "".join(line.text for page in pages for line in page.lines)
     if broken and not text.strip() and not any(recognised.values()):
         raise Unreadable("damaged", f"a page cannot be read: {next(iter(broken.values()))}")
+    if failed and not text.strip() and not any(recognised.values()):
+        raise Unreadable("ocr_failed", f"page {next(iter(failed))}: {next(iter(failed.values()))}")
     if not text.strip() and not any(recognised.values()):
         hint = (
             "tesseract found no text either"
@@ -69,20 +86,23 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         joined=sum(page.joined for page in pages),
     )
     blank = [
-        str(number)
+        number
         for number, page in enumerate(pages, 1)
-        if page.images and not recognised.get(number)
+        if page.images and not recognised.get(number) and number not in failed
     ]
     if broken:
-        numbers = ", ".join(map(str, [*broken][:20])) + (" ..." if len(broken) > 20 else "")
-        detail = f"pages that cannot be read: {numbers} ({next(iter(broken.values()))})"
+        detail = f"pages that cannot be read: {_list(broken)} ({next(iter(broken.values()))})"
         yield Reject("", "damaged", detail)
+    if failed:
+        why = next(iter(failed.values()))
+        yield Reject("", "ocr_failed", f"pages that were not recognised: {_list(failed)} ({why})")
     if blank:
-        yield Reject(
-            "",
-            "no_text_layer",
-            f"pages without text: {', '.join(blank[:20])}{' ...' if len(blank) > 20 else ''}",
-        )
+        yield Reject("", "no_text_layer", f"pages without text: {_list(blank)}")
+
+
+def _list(numbers: Iterable[int]) -> str:
+    shown = [str(number) for number in numbers]
+    return ", ".join(shown[:20]) + (" ..." if len(shown) > 20 else "")
 
 
 def _pages(path: Path, numbers: bool) -> Iterator[tuple[int, PdfPage | str, Any]]:
@@ -102,8 +122,11 @@ def _pages(path: Path, numbers: bool) -> Iterator[tuple[int, PdfPage | str, Any]
             try:
                 handle = file[number]
                 page: PdfPage | str = _page(handle, numbers)
-            except pypdfium2.PdfiumError as error:
-                yield number + 1, str(error), None
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a broken page raises costs the page
+                is_known = isinstance(error, pypdfium2.PdfiumError)
+                yield number + 1, str(error) if is_known else explain(error).detail, None
                 continue
             yield number + 1, page, handle
             handle.close()

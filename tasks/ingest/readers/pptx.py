@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions
+from tasks.ingest.readers.document import (
+    Builder,
+    ReaderItem,
+    ReadOptions,
+    Reject,
+    Unreadable,
+)
 from tasks.ingest.readers.office import (
     FALLBACK,
     A,
@@ -21,6 +27,7 @@ from tasks.ingest.readers.office import (
     parse_part,
     read_relations,
     refuse_long,
+    spare,
     table_lines,
     text_of,
 )
@@ -40,6 +47,9 @@ class _Slide:
     archive: zipfile.ZipFile
     relations: dict[str, Relation]
     builder: Builder
+    #: Its place in the file, and what of it cannot be read.
+    member: str
+    rejects: list[Reject]
     title: str = ""
     body: list[str] = field(default_factory=list)
 
@@ -68,54 +78,78 @@ class _Slide:
             self.body.append("\n".join(table_lines(table, A)))
         for diagram in frame.iter(f"{_DIAGRAM}relIds"):
             data = self.relations.get(diagram.get(f"{R}dm"))
-            points = parse_part(self.archive, data.target).iter(f"{_DIAGRAM}pt") if data else ()
-            texts = (
-                line
-                for point in points
-                if point.get("type") not in _NO_TEXT
-                for line in _lines(point.find(f"{_DIAGRAM}t"))
-            )
-            self.body.append("\n".join(texts))
+            with spare(self.rejects, f"{self.member} diagram"):
+                points = parse_part(self.archive, data.target).iter(f"{_DIAGRAM}pt") if data else ()
+                texts = (
+                    line
+                    for point in points
+                    if point.get("type") not in _NO_TEXT
+                    for line in _lines(point.find(f"{_DIAGRAM}t"))
+                )
+                self.body.append("\n".join(texts))
         self.builder.left_out["chart"] += sum(1 for _ in frame.iter(f"{_CHART}chart"))
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
-    """Yield the file as one document. A page is a slide; a hidden one has a number, too."""
+    """Yield the file as one document, and a reject for each slide, or part of one, that cannot be
+    read. A page is a slide; a hidden or broken one has a number, too.
+
+    Raises :class:`Unreadable` where no slide can be read.
+    """
     builder = Builder()
+    rejects: list[Reject] = []
+    unread = 0
     with open_package(path, options, "a PowerPoint file") as archive:
-        for number, name in enumerate(_slides(archive), 1):
+        slides = _slides(archive)
+        for number, name in enumerate(slides, 1):
             builder.page()
-            _add_slide(archive, name, number, builder)
+            broken: list[Reject] = []
+            with spare(broken, f"!slide {number}"):
+                _add_slide(archive, name, number, builder, rejects)
+            rejects += broken
+            unread += len(broken)
             refuse_long(builder, options)
+    if unread and unread == len(slides):
+        raise Unreadable(rejects[0].reason, f"no slide can be read: {rejects[0].detail}")
+    yield from rejects
     yield builder.document("pptx")
 
 
 def _slides(archive: zipfile.ZipFile) -> list[str]:
-    """Return the parts of the slides in their order, each once."""
+    """Return the parts of the slides in their order, each once. A slide without a part has its id
+    in place of a name, which no part has.
+    """
     main = find_main_part(archive)
     relations = read_relations(archive, main)
     root = parse_part(archive, main)
     if root.tag != f"{_P}presentation":
         raise ValueError(f"{main} is no presentation")
-    entries = root.iterfind(f"{_P}sldIdLst/{_P}sldId")
-    return list(dict.fromkeys(relations[entry.get(f"{R}id")].target for entry in entries))
+    ids = [entry.get(f"{R}id", "") for entry in root.iterfind(f"{_P}sldIdLst/{_P}sldId")]
+    return list(dict.fromkeys(relations[id].target if id in relations else id for id in ids))
 
 
-def _add_slide(archive: zipfile.ZipFile, name: str, number: int, builder: Builder) -> None:
+def _add_slide(
+    archive: zipfile.ZipFile, name: str, number: int, builder: Builder, rejects: list[Reject]
+) -> None:
     root = parse_part(archive, name)
     if root.get("show") in ("0", "false"):
         builder.left_out["hidden_slide"] += 1
         return
-    relations = read_relations(archive, name)
-    slide = _Slide(archive, relations, builder)
+    member = f"!slide {number}"
+    relations: dict[str, Relation] = {}
+    with spare(rejects, f"{member} relations"):
+        relations = read_relations(archive, name)
+    slide = _Slide(archive, relations, builder, member, rejects)
     slide.add_shapes(root.iterfind(f"{_P}cSld/{_P}spTree"))
     notes: list[str] = []
     for relation in relations.values():
         if relation.kind == "notesSlide":
-            notes += _notes(parse_part(archive, relation.target))
+            with spare(rejects, f"{member} notes"):
+                notes += _notes(parse_part(archive, relation.target))
         elif relation.kind == "comments":
-            comments = parse_part(archive, relation.target)
-            builder.left_out["comment"] += sum(1 for _ in comments.iter("{*}cm"))
+            with spare(rejects, f"{member} comments"):
+                comments = parse_part(archive, relation.target)
+                builder.left_out["comment"] += sum(1 for _ in comments.iter("{*}cm"))
     if slide.title or any(slide.body) or any(notes):
         # Without a heading of its own it would belong to the slide before it.
         builder.heading(1, slide.title or f"Slide {number}")

@@ -13,12 +13,8 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tasks.core.row_reader import read_arrow_batches
-from tasks.ingest.readers import headers
-from tasks.ingest.readers.columns import get_text
+from tasks.ingest.readers import columnar, headers
+from tasks.ingest.readers.columns import TableRow, get_text
 from tasks.ingest.readers.decoding import decode, detect, tidy
 from tasks.ingest.readers.document import (
     Builder,
@@ -27,19 +23,18 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
 )
 from tasks.ingest.readers.markdown import find_headings
 
 #: Characters of one document of a table that is read as a whole.
 _TABLE_CHARS = 1 << 20
 
-#: A row's number in its file, from 1, and its values by column, or why it has none.
-TableRow = tuple[int, dict[str, Any] | Unreadable]
 #: The number of a line above the header; its text has no column.
 _TITLE = 0
-#: A byte that its encoding does not know, as Python escapes it.
+#: A byte that its encoding does not know, as Python escapes it; or the mark of a long line.
 _UNDECODED = re.compile("[\ud800-\udfff]")
+#: Stands in a CSV file in place of a line that is too long: no encoding gives it.
+_LONG_LINE = "\ud800"
 #: Rows of which one must have the text's column.
 _FIRST_ROWS = 100
 
@@ -147,13 +142,13 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     with path.open("rb") as stream:
         head = stream.read(6)
     if head.startswith(b"PAR1"):
-        return _parquet(path, column)
+        return columnar.read_parquet(path, column)
     if suffix in (".csv", ".tsv", ".tab"):
         return _csv(path, options, "\t" if suffix != ".csv" else "", column)
     if suffix == ".parquet":
-        return _parquet(path, column)
+        return columnar.read_parquet(path, column)
     if suffix in (".arrow", ".feather") or head == b"ARROW1":
-        return _arrow(path, column)
+        return columnar.read_arrow(path, column)
     return _json(path, options) if suffix == ".json" else _jsonl(path, options)
 
 
@@ -240,6 +235,7 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
     # A sample may end inside a character; only whole lines are judged.
     encoding = detect(sample[: sample.rfind(b"\n") + 1] or sample)
     csv.field_size_limit(min(options.max_bytes, 1 << 30))
+    long_line = f"a line of more than {options.max_bytes >> 20} MiB"
     with path.open("r", encoding=encoding, errors="surrogateescape", newline="") as stream:
         reader = csv.reader(
             _text_lines(stream, options.max_bytes),
@@ -249,13 +245,22 @@ def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
         try:
             above, header, rows = headers.find_header(rows, column)
             for cells in above:
+                if _LONG_LINE in "".join(cells):
+                    raise Unreadable("too_large", f"{long_line}, and its header cannot be told")
                 yield _TITLE, _join_cells(cells)
+            if _LONG_LINE in "".join(header):
+                raise Unreadable("too_large", f"{long_line}: its header")
             if _UNDECODED.search("".join(header)):
                 raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
             names = _name_columns(header)
             for place, cells in enumerate(rows, 1):
                 if _UNDECODED.search("".join(cells)):
-                    yield place, Unreadable("damaged", f"bytes that are not {encoding}")
+                    yield (
+                        place,
+                        Unreadable("too_large", long_line)
+                        if _LONG_LINE in "".join(cells)
+                        else Unreadable("damaged", f"bytes that are not {encoding}"),
+                    )
                     continue
                 if not names:
                     yield place, _join_cells(cells)
@@ -282,10 +287,18 @@ def _name_columns(header: list[str]) -> list[str]:
 
 
 def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
+    """Yield lines; for one of more than ``limit`` characters, which is never held whole, a line
+    with :data:`_LONG_LINE`, behind a quote where a quoted cell begins or ends in it.
+    """
     for line in iter(partial(stream.readline, limit + 1), ""):
-        if len(line) > limit:
-            raise Unreadable("too_large", f"a line of more than {limit >> 20} MiB")
-        yield line
+        if len(line) <= limit:
+            yield line
+            continue
+        quotes, rest = 0, line
+        while rest:
+            quotes += rest.count('"')
+            rest = "" if rest.endswith(("\n", "\r")) else stream.readline(1 << 20)
+        yield '"' * (quotes % 2) + _LONG_LINE + "\n"
 
 
 def _delimiter(sample: bytes, encoding: str, column: str) -> str:
@@ -302,50 +315,3 @@ def _delimiter(sample: bytes, encoding: str, column: str) -> str:
         if line.strip().strip('"') == column:
             break
     return ","
-
-
-def _arrow(path: Path, column: str) -> Iterator[TableRow]:
-    """Yield the rows of an Arrow file or stream: the format in which ``datasets`` saves."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            place = 0
-            for batch in read_arrow_batches(source):
-                for start in range(0, batch.num_rows, 256):
-                    yield from _rows_of(batch.slice(start, 256), column, place)
-                    place += min(256, batch.num_rows - start)
-    except (pa.ArrowException, OSError) as error:
-        raise explain(error) from error
-
-
-def _parquet(path: Path, column: str) -> Iterator[TableRow]:
-    try:
-        place = 0
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            wanted = [_find_column(names, column)] if _find_column(names, column) else None
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                yield from _rows_of(batch, column, place)
-                place += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise explain(error) from error
-
-
-def _find_column(names: list[str], column: str) -> str:
-    """Return the top-level column that holds the text; empty where there is none."""
-    return next((name for name in (column, column.split(".", maxsplit=1)[0]) if name in names), "")
-
-
-def _rows_of(batch: pa.RecordBatch, column: str, before: int) -> Iterator[TableRow]:
-    """Yield a batch's rows with the text's column alone: a value of another column that Python
-    cannot hold (a date of the year 10,000) costs nothing. Without the column: the names, no values.
-    """
-    name = _find_column(batch.schema.names, column)
-    if not name:
-        empty = dict.fromkeys(batch.schema.names)
-        yield from ((before + number, empty) for number in range(1, batch.num_rows + 1))
-        return
-    for number, value in enumerate(batch.column(name), before + 1):
-        try:
-            yield number, {name: value.as_py()}
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            yield number, explain(error)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, time
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tasks.ingest.readers import headers, tables
 from tasks.ingest.readers.columns import get_text
@@ -26,16 +26,16 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
 )
 from tasks.ingest.readers.office import (
-    DAMAGED,
     A,
     R,
+    Relation,
     find_main_part,
     open_package,
     parse_part,
     read_relations,
+    spare,
 )
 
 _S = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
@@ -52,40 +52,59 @@ _Row = tuple[int, dict[int, str]]
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the rows of each sheet as those of a CSV file; a sheet that is hidden, empty or broken
     is a reject.
+
+    Raises :class:`Unreadable` where what all sheets share cannot be read: their texts, and the
+    styles, without which a date is a number.
     """
-    import openpyxl
+    from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
     warnings.filterwarnings("ignore", module="openpyxl")
     budget = Budget(options.max_bytes, 0)
     with open_package(path, options, "an Excel workbook") as archive, path.open("rb") as stream:
-        parts = _sheet_parts(archive)
-        # What is kept of other workbooks that it refers to can be large, and is not read.
-        book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
-        for title in sorted(parts.keys() - set(book.sheetnames)):
-            yield Reject(f"!{title}", "damaged", "the file names this sheet, and has none")
-        for sheet in book.worksheets:
-            if sheet.sheet_state != "visible":
-                yield Reject(f"!{sheet.title}", "hidden", "a hidden sheet: show it to have it read")
-                continue
-            try:
-                found = _Sheet(sheet, budget)
-                found.count_left_out(archive, parts.get(sheet.title, ""))
+        book, texts = _open_book(stream)
+        there = frozenset(archive.namelist())
+        for title, state, part in _sheets(archive):
+            member = f"!{title}"
+            lost: list[Reject] = []
+            with spare(lost, member):
+                if part not in there:
+                    raise Unreadable("damaged", "the file names this sheet, and has none")
+                if state != "visible":
+                    yield Reject(member, "hidden", "a hidden sheet: show it to have it read")
+                    continue
+                found = _Sheet(ReadOnlyWorksheet(book, title, part, texts), budget)
+                found.count_left_out(archive, part, lost, member)
                 for item in found.read(options.text_column):
-                    yield prefix_member(item, f"!{sheet.title}")
-            except (Unreadable, *DAMAGED) as error:
-                problem = explain(error)
-                yield Reject(f"!{sheet.title}", problem.reason, problem.detail)
+                    yield prefix_member(item, member)
+            yield from lost
 
 
-def _sheet_parts(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Return the name of each sheet's part."""
+def _open_book(stream: IO[bytes]) -> tuple[Any, Any]:
+    """Return openpyxl's workbook without its sheets, and the texts that they share.
+
+    ``openpyxl.load_workbook`` would refuse the file for one broken sheet, or a broken part that is
+    not read here, such as its theme.
+    """
+    from openpyxl.reader.excel import ExcelReader
+    from openpyxl.styles.stylesheet import apply_stylesheet
+
+    # What is kept of other workbooks that it refers to can be large, and is not read.
+    reader = ExcelReader(stream, read_only=True, data_only=True, keep_links=False)
+    reader.read_manifest()
+    reader.read_strings()
+    reader.read_workbook()
+    apply_stylesheet(reader.archive, reader.wb)
+    return reader.wb, reader.shared_strings
+
+
+def _sheets(archive: zipfile.ZipFile) -> Iterator[tuple[str, str, str]]:
+    """Yield each sheet's title, state, and the name of its part, empty where it has none."""
     main = find_main_part(archive)
     relations, root = read_relations(archive, main), parse_part(archive, main)
-    return {
-        sheet.get("name"): relations[sheet.get(f"{R}id")].target
-        for sheet in root.iterfind(f"{_S}sheets/{_S}sheet")
-        if sheet.get(f"{R}id") in relations
-    }
+    for sheet in root.iterfind(f"{_S}sheets/{_S}sheet"):
+        relation = relations.get(sheet.get(f"{R}id", ""), Relation("", ""))
+        if relation.kind != "chartsheet":
+            yield sheet.get("name", ""), sheet.get("state", "visible"), relation.target
 
 
 @dataclass
@@ -96,22 +115,20 @@ class _Sheet:
     budget: Budget
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def count_left_out(self, archive: zipfile.ZipFile, part: str) -> None:
+    def count_left_out(
+        self, archive: zipfile.ZipFile, part: str, rejects: list[Reject], member: str
+    ) -> None:
         """Count comments, charts, boxes with text, and formulas without a saved value: a program
-        that does not calculate writes those.
+        that does not calculate writes those. A part of them that is broken is one of ``rejects``.
         """
         from lxml import etree
 
-        for relation in read_relations(archive, part).values():
-            if relation.kind == "comments":
-                comments = parse_part(archive, relation.target).iter(f"{_S}comment")
-                self.left_out["comment"] += sum(1 for _ in comments)
-            elif relation.kind == "drawing":
-                drawing = parse_part(archive, relation.target)
-                self.left_out["chart"] += sum(1 for _ in drawing.iter("{*}chart"))
-                self.left_out["text_box"] += sum(
-                    any(True for _ in shape.iter(f"{A}t")) for shape in drawing.iter("{*}sp")
-                )
+        relations: dict[str, Relation] = {}
+        with spare(rejects, f"{member} relations"):
+            relations = read_relations(archive, part)
+        for relation in relations.values():
+            with spare(rejects, f"{member} {relation.kind}"):
+                self._count_part(archive, relation)
         with archive.open(part) as stream:
             rows = etree.iterparse(stream, tag=f"{_S}row", resolve_entities=False, no_network=True)
             for _, row in rows:
@@ -119,6 +136,17 @@ class _Sheet:
                     cell.find(f"{_S}f") is not None and not cell.findtext(f"{_S}v") for cell in row
                 )
                 row.clear()
+
+    def _count_part(self, archive: zipfile.ZipFile, relation: Relation) -> None:
+        if relation.kind == "comments":
+            comments = parse_part(archive, relation.target).iter(f"{_S}comment")
+            self.left_out["comment"] += sum(1 for _ in comments)
+        elif relation.kind == "drawing":
+            drawing = parse_part(archive, relation.target)
+            self.left_out["chart"] += sum(1 for _ in drawing.iter("{*}chart"))
+            self.left_out["text_box"] += sum(
+                any(True for _ in shape.iter(f"{A}t")) for shape in drawing.iter("{*}sp")
+            )
 
     def read(self, text_column: str) -> Iterator[ReaderItem]:
         """Yield the sheet's rows as documents, each with a heading, the sheet's name."""

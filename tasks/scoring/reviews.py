@@ -1,4 +1,7 @@
-"""People's verdicts on rows: how many of the kept rows are right, as far as somebody read them."""
+"""People's verdicts on rows: how many of the kept rows are right, as far as somebody read them.
+
+verify counts them for a generator's rows, supervise for those that no generator wrote.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from tasks.core.problems import explain
 from tasks.core.row_reader import read_rows
 from tasks.core.section import Section
 from tasks.core.setting_paths import is_nothing
+from tasks.scoring.draw import SAMPLE, Draw
 from tasks.scoring.intervals import wilson
-from tasks.verify.draw import SAMPLE, Draw
 
 log = logging.getLogger(__name__)
+#: Reason of a row that is kept but for a person who found it wrong (verify.exclude_wrong).
+WRONG_BY_REVIEW = "wrong_by_review"
 
 
 class Verdict(Section):
@@ -40,13 +45,13 @@ def review_key(instruction: str, response: str) -> str:
 
 @dataclass
 class Reviews:
-    """Verdicts by key, and those of the rows counted so far, of which ``make review`` draws some
-    with the seed (verify.seed).
+    """Verdicts by key, and those of the rows counted so far by task type and verdict. Of these rows
+    ``make review`` draws some with the seed (verify.seed).
     """
 
     verdicts: dict[str, Verdict]
     seed: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._draw = Draw(SAMPLE, self.seed)
@@ -75,16 +80,21 @@ class Reviews:
             found[verdict.key] = verdict
         return cls(found, seed)
 
+    def verdict(self, instruction: str, response: str) -> str:
+        """Return the verdict on a row; empty where there is none."""
+        found = self.verdicts.get(review_key(instruction, response))
+        return found.verdict if found else ""
+
     def count(self, row: dict[str, Any]) -> str:
-        """Count and return the verdict on a row (rows.INSTRUCTIONS) that the reader keeps; empty
-        where there is none.
+        """Count a row (rows.INSTRUCTIONS) that is kept, and return the verdict on it; empty where
+        there is none.
         """
         key = review_key(row["instruction"], row["response"])
         self._draw.add(key, {"task_type": row["task_type"]})
         found = self.verdicts.get(key)
         if found is None:
             return ""
-        self.counts[found.verdict] += 1
+        self.counts[row["task_type"], found.verdict] += 1
         return found.verdict
 
     def figures(self) -> dict[str, float | int | None]:
@@ -95,22 +105,37 @@ class Reviews:
         There is an interval where all rows that ``make review`` draws have a verdict, and so where
         all rows have one; without them those that happen to have one are no sample. Once the draw
         is read, other rows that have a verdict do not count, unless all have one. Rows that are
-        excluded as wrong count too: the share is about what the reader keeps.
+        excluded as wrong count too: the share is about what is kept without a verdict.
         """
-        counts, rows = self.counts, self._draw.count
-        unknown = len(self.verdicts) - counts.total()
+        unknown = len(self.verdicts) - self.counts.total()
         if unknown:
             log.info("%d of %d reviewed rows are not kept in this run", unknown, len(self.verdicts))
+        return self._figures(tuple(self._draw.counts))
+
+    def by_task_type(self) -> dict[str, dict[str, float | int | None]]:
+        """Return task type -> :meth:`figures` of its rows."""
+        return {kind: self._figures((kind,)) for kind in sorted(self._draw.counts)}
+
+    def _figures(self, kinds: tuple[str, ...]) -> dict[str, float | int | None]:
+        counts, sampled = self._read_rows()
+        reviewed = sum(count for (kind, _), count in counts.items() if kind in kinds)
+        right = sum(counts[kind, "right"] for kind in kinds)
         found: dict[str, float | int | None] = dict.fromkeys(("right", "right_low", "right_high"))
-        if not counts:
-            return found | {"reviewed": 0, "reviewed_of": rows}
-        drawn = [key for key, _ in self._draw.rows()]
-        sampled = all(key in self.verdicts for key in drawn)
-        if sampled and counts.total() < rows:
-            counts = Counter(self.verdicts[key].verdict for key in drawn)
-        reviewed = counts.total()
-        found["right"] = round(counts["right"] / reviewed, 4)
-        if sampled:
-            low, high = wilson(counts["right"], reviewed)
+        if reviewed:
+            found["right"] = round(right / reviewed, 4)
+        if reviewed and sampled:
+            low, high = wilson(right, reviewed)
             found |= {"right_low": round(low, 4), "right_high": round(high, 4)}
+        rows = sum(self._draw.counts[kind] for kind in kinds)
         return found | {"reviewed": reviewed, "reviewed_of": rows}
+
+    def _read_rows(self) -> tuple[Counter[tuple[str, str]], bool]:
+        """Return the verdicts that count, by task type and verdict, and whether they are those of a
+        sample.
+        """
+        drawn = self._draw.rows()
+        sampled = all(key in self.verdicts for key, _ in drawn)
+        if sampled and self.counts.total() < self._draw.count:
+            read = ((row["task_type"], self.verdicts[key].verdict) for key, row in drawn)
+            return Counter(read), sampled
+        return self.counts, sampled

@@ -23,13 +23,14 @@ class Draw:
         self.count = 0
         self._most, self._seed = most, seed
         self._heaps: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
-        self._counts: Counter[str] = Counter()
+        #: Rows offered, by task type.
+        self.counts: Counter[str] = Counter()
 
     def add(self, key: str, row: dict[str, Any]) -> None:
-        """Offer a row; ``key`` is that of its text (:func:`tasks.verify.reviews.review_key`)."""
+        """Offer a row; ``key`` is that of its text (:func:`tasks.scoring.reviews.review_key`)."""
         heap = self._heaps.setdefault(row["task_type"], [])
         self.count += 1
-        self._counts[row["task_type"]] += 1
+        self.counts[row["task_type"]] += 1
         entry = (-row_seed(self._seed, "review", key), key, row)
         full = len(heap) == self._most
         if (full and _place(entry) <= _place(heap[0])) or any(key == one for _, one, _ in heap):
@@ -38,7 +39,7 @@ class Draw:
 
     def rows(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the drawn rows with their keys, in the draw's order."""
-        shares = allocate(self._counts, self._most)
+        shares = allocate(self.counts, self._most)
         chosen = [
             entry
             for kind, heap in self._heaps.items()
