@@ -83,9 +83,9 @@ def run_apart(
     """Run ``python -m tasks.<stage>`` on ``folder/params.yaml``, with ``folder/<stage>`` as output.
 
     ``tell`` gets its start and, every ten seconds, its last progress. ``enough`` gets the
-    seconds since its first progress at each line that it prints; where it says yes the stage is
-    killed, and there is no output. Raises :class:`PipelineError` with the stage's own error line,
-    or the end of its trace; ``kept`` takes the place of the sample's folder in it.
+    seconds since its first progress, as often and at each line that it prints; where it says yes
+    the stage is killed, and there is no output. Raises :class:`PipelineError` with the stage's own
+    error line, or the end of its trace; ``kept`` takes the place of the sample's folder in it.
     """
     if tell:
         tell(stage, "")
@@ -93,7 +93,6 @@ def run_apart(
     for name, path in inputs.items():
         command += [f"--{name}", str(path)]
     places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
-    started = time.monotonic()
     lines: list[str] = []
     meter = _Meter(enough)
     guard = start_guard()  # a killed plan leaves no engine behind
@@ -109,10 +108,10 @@ def run_apart(
     )
     try:
         assert child.stdout is not None  # noqa: S101 - for the type checker
-        with _telling(stage, meter, tell):
+        with _watching(child, stage, meter, tell):
             for line in child.stdout:
                 lines.append(line)
-                if meter.read(time.monotonic() - started, line):
+                if meter.read(line):
                     child.kill()
                     break
         _, status, usage = os.wait4(child.pid, 0)
@@ -127,7 +126,7 @@ def run_apart(
     if child.returncode and not meter.stopped:
         raise PipelineError(_error(log).replace(str(folder / "sample"), kept or "the sample"))
     return Measured(
-        meter.marks[-1][0] if meter.stopped else time.monotonic() - started,
+        meter.marks[-1][0] if meter.stopped else meter.seconds,
         # Kilobytes on Linux, bytes on macOS.
         usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
         tuple(meter.marks),
@@ -137,15 +136,20 @@ def run_apart(
 
 
 @contextlib.contextmanager
-def _telling(stage: str, meter: _Meter, tell: Tell | None) -> Iterator[None]:
-    """Tell the last progress every ten seconds, also while a stage prints nothing: an engine that
-    loads its weights is silent for long.
+def _watching(
+    child: subprocess.Popen[str], stage: str, meter: _Meter, tell: Tell | None
+) -> Iterator[None]:
+    """Every ten seconds tell the last progress, and kill a stage that has done enough: it prints
+    nothing for long while an engine loads its weights, or writes the rows of a shard.
     """
     ended = threading.Event()
 
     def beat() -> None:
-        while tell and not ended.wait(_EVERY):
-            tell(stage, meter.said)
+        while not ended.wait(_EVERY):
+            if tell:
+                tell(stage, meter.said)
+            if meter.is_enough():
+                child.kill()
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -161,21 +165,31 @@ class _Meter:
     """Reads the progress among a stage's lines."""
 
     enough: Callable[[float], bool] | None
+    started: float = field(default_factory=time.monotonic)
     #: The last progress, for a user.
     said: str = "nothing yet"
     marks: list[tuple[float, int]] = field(default_factory=list)
     total: int = 0
     stopped: bool = False
 
-    def read(self, second: float, line: str) -> bool:
-        """Take a line that came ``second`` seconds after the start; tell whether to stop."""
+    @property
+    def seconds(self) -> float:
+        """How long ago the stage was started."""
+        return time.monotonic() - self.started
+
+    def read(self, line: str) -> bool:
+        """Take a line; tell whether to stop."""
         if found := _PROGRESS.search(line):
             done, self.total = (int(found[part].replace(",", "")) for part in (2, 3))
-            self.marks.append((second, done))
+            self.marks.append((self.seconds, done))
             passages = f", {int(found[4]):,} passages so far" if found[4] else ""
             self.said = found[1] + passages
-        if self.enough and self.marks:
-            self.stopped = self.enough(second - self.marks[0][0])
+        return self.is_enough()
+
+    def is_enough(self) -> bool:
+        """Tell whether to stop; once said it holds."""
+        if self.enough and self.marks and not self.stopped:
+            self.stopped = self.enough(self.seconds - self.marks[0][0])
         return self.stopped
 
 
