@@ -286,6 +286,16 @@ def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:
     assert found.seconds == found.marks[-1][0], "what came after the last row is not counted"
 
 
+def test_a_stage_that_falls_silent_is_stopped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "_EVERY", 0.2)
+    folder = _stage_of(tmp_path, "print(' 1/60 rows')\ntime.sleep(60)\n")
+    began = time.monotonic()
+    assert run_apart("sleepy", folder, {}, enough=lambda worked: worked > 0.3).stopped
+    assert time.monotonic() - began < 30
+
+
 def test_the_paths_of_a_section_in_a_section_are_absolute_in_a_trial(tmp_path: Path) -> None:
     params = read_yaml(ROOT / "params.yaml")
     fit = {**params["finetune"], "start": "models/smollm2-135m-answering"}
