@@ -6,6 +6,7 @@ import re
 
 from tasks.core.params import load_params
 from tasks.finetune.continuation import KNOWN
+from tasks.lm import examples
 from tasks.scoring import reviews
 from tasks.supervise import stage as supervise
 from tasks.validate import verdicts
@@ -28,7 +29,7 @@ def reasons_of_the_code() -> set[str]:
     found |= {verdicts.MAX_ROWS, rivals.DUPLICATE, rivals.NOT_BEST, KNOWN}
     found |= {judging.DISAGREES, judging.UNGROUNDED, judging.UNSURE, judging.NOT_REPAIRED}
     found |= {reviews.WRONG_BY_REVIEW, supervise.MAX_ROWS, supervise.OVER_SHARE}
-    return found | {supervise.HELD_OUT, supervise.OF_HELD_OUT_PASSAGE, "empty"}
+    return found | {supervise.HELD_OUT, supervise.OF_HELD_OUT_PASSAGE, examples.CUT_OUT, "empty"}
 
 
 def test_the_page_names_every_reason_and_no_other() -> None:

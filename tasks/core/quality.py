@@ -93,7 +93,7 @@ class RowQuality:
         return cls(well_formed, word["agreed"], generated, read)
 
     def metrics(self) -> dict[str, float]:
-        """Return the shares by name, and the interval of the last one; those that there are.
+        """Return the shares by name, those that there are.
 
         ``rows_right`` is about the rows that the reader keeps, or where there are none about those
         that no generator wrote. Where there are both, those have ``rows_right_made``.
@@ -103,13 +103,9 @@ class RowQuality:
             "rows_well_formed": self.well_formed,
             "rows_agreed": self.agreed,
             "rows_right": right.right,
-            "rows_right_low": right.low,
-            "rows_right_high": right.high,
         }
         if self.made and right is not self.made:
             found["rows_right_made"] = self.made.right
-        if len(right.by_type) > 1:
-            found |= {f"rows_right/{kind}": own.right for kind, own in right.by_type.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def describe(self) -> str:

@@ -17,7 +17,7 @@ from tasks.lm.prompts import Prompter
 #: Batches that are sorted by length and shuffled together.
 _STRETCH = 50
 #: The reason of an extraction row whose answer would be cut out of its instruction.
-_CUT_OUT = "answer_cut_out"
+CUT_OUT = "answer_cut_out"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Built:
         self.shortened += made.shortened
         if made.reason:
             self.dropped[made.reason] += 1
-        if made.reason == _CUT_OUT:
+        if made.reason == CUT_OUT:
             self.cut_out.append(row["row_id"])
 
 
@@ -119,16 +119,16 @@ def make_examples(row: dict[str, Any], prompter: Prompter, params: Finetune) -> 
     if not row["instruction"]:
         longest = params.max_prompt_tokens + params.max_response_tokens
         made = text_examples(prompter.tokenizer, row["response"], longest)
-        return Made(made, "" if made else "too_short")
+        return Made(made) if made else Made([], reason="too_short")
     response = prompter.response(row["response"])
     if len(response) > params.max_response_tokens:
-        return Made([], "response_too_long")
+        return Made([], reason="response_too_long")
     prompt = prompter.prompt(row["instruction"])
     if len(prompt) <= params.max_prompt_tokens:
         return Made([Example(prompt, response)])
     shortened = prompter.shorten(row["instruction"], params.max_prompt_tokens)
     if is_extracted(row) and not holds(shortened, row["response"]):
-        return Made([], _CUT_OUT)
+        return Made([], CUT_OUT)
     prompt = prompter.prompt(row["instruction"], params.max_prompt_tokens)
     return Made([Example(prompt, response)], shortened=True)
 

@@ -38,7 +38,7 @@ from flows.runs.dvc_repro import (
     stage_environment,
 )
 from flows.runs.run_params import write_params
-from flows.runs.table import read_unfinished
+from flows.runs.table import WIDTH, read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
 from tasks.core.model_params import CHAMPION
@@ -177,7 +177,7 @@ def test_a_failure_is_one_line_and_the_rest_is_not_run(toy: Path, api: str) -> N
     }
     assert (tasks["generate"], tasks["validate"]) == ("Failed", "NotReady")
     (ended,) = read_unfinished(toy)
-    assert str(ended).startswith("unlucky ")
+    assert ended.show(WIDTH).startswith("unlucky ")
     assert ended.told == "failed in generate: seed 13 is bad luck: take another"
     log = toy / ".work" / "logs" / "unlucky.log"
     assert "seed 13 is bad luck: take another" in log.read_text(), "make runs points there"

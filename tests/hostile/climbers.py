@@ -71,10 +71,13 @@ def make_climbers(canary: Path) -> tuple[HostileFile, ...]:
             "a file as an entity in a .docx",
             ".docx",
             docx(entity + BODY.format(f"{STORY} &e;")),
-            "read",
+            "damaged",
         ),
         HostileFile(
-            "a file of entities in a .docx", ".docx", docx(parameter + BODY.format(STORY)), "read"
+            "a file of entities in a .docx",
+            ".docx",
+            docx(parameter + BODY.format(STORY)),
+            "damaged",
         ),
         HostileFile(
             "a .docx whose part lies outside",

@@ -311,6 +311,7 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
         lambda asked, new, old, opponent: Comparison(opponent, 42.1, 34.2, 49.9),
     )
     stage = SimpleNamespace(path=lambda _: Path("nowhere"))
+    asked: Any = SimpleNamespace(items=[])
     judged = {}
     for number in (None, "1", "2"):
         ledger = SimpleNamespace(
@@ -320,7 +321,7 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
             find_lost=lambda *_: "",
         )
         version: Any = SimpleNamespace(version="2")
-        judged[number] = champion.judge(stage, ledger, "m", version, None)  # type: ignore[arg-type]
+        judged[number] = champion.judge(stage, ledger, "m", version, asked)
         assert (
             judged[number]
             .describe()
