@@ -1,4 +1,4 @@
-"""Passages to label, and the questions that a run has already written about them."""
+"""Passages to label, and the questions that a run has already written about them, or rules make."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.review.place import Place
 from flows.review.preview import find_preview
+from flows.review.rule_drafts import RuleDraft, RuleDrafts
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 from tasks.core.parquet import Batches
@@ -20,6 +21,10 @@ from tasks.scoring.reviews import review_key
 
 #: Passages that are drawn: more than anyone labels.
 MOST = 1000
+#: Where a draft is from.
+RUN, RULES = "run", "rules"
+#: Of the passages without a written draft one in so many has an empty form.
+_BY_HAND = 3
 _QUOTED = re.compile(r"[\"“]([^\"“”]{8,})[\"”]")
 _QUESTION = re.compile(r"[^.?!\n\"“”:]*\?")
 #: What a question says before it asks: "With reference to the above, What is ...?".
@@ -57,26 +62,31 @@ def draw_passages(path: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def make_drafts(
-    dataset: Dataset, passages: list[dict[str, Any]], written: Path | None
+    dataset: Dataset, passages: list[dict[str, Any]], written: Path | None, seed: int
 ) -> list[dict[str, Any]]:
     """Return what a person decides on, passage by passage: the questions in ``written``
-    (rows.INSTRUCTIONS) of the dataset's task type, and an empty form where there is none.
+    (rows.INSTRUCTIONS) of the dataset's task type; where there is none, what rules make of one of
+    its sentences, and for every third such passage an empty form, so that not all items have the
+    words of their passages.
 
-    A draft has a ``key``, its passage's place, ``fields`` (column -> text), and ``label`` or
-    ``answers``.
+    A draft has a ``key``, its passage's place, ``fields`` (column -> text), ``label`` or
+    ``answers``, and its ``origin``: ``run``, ``rules``, or nothing for an empty form.
     """
+    rules = RuleDrafts.of(dataset, passages, seed)
     found: dict[str, list[dict[str, Any]]] = {row["passage_id"]: [] for row in passages}
     for row in _rows(written, task_type(dataset.task_type)):
         if row["passage_id"] in found:
             found[row["passage_id"]].append(row)
-    drafts = []
+    drafts, alone = [], 0
     for passage in passages:
         kept = ("passage_id", "document", "page", "section", "start", "end", "text")
         place = {name: passage[name] for name in kept}
         rows = found[passage["passage_id"]]
         drafts += [place | _draft(dataset, row) for row in rows if row["context"] == place["text"]]
         if not rows:
-            drafts.append(place | _empty(dataset, passage["passage_id"]))
+            alone += 1
+            made = rules.draft(passage) if alone % _BY_HAND else None
+            drafts.append(place | _unwritten(dataset, passage["passage_id"], made))
     return list({draft["key"]: draft for draft in drafts}.values())
 
 
@@ -87,21 +97,40 @@ def _rows(written: Path | None, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _draft(dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
-    columns = asked_columns(dataset)
     asked = asked_text(row["instruction"].replace(row["context"], "\n"))
     response = row["response"].strip()
     return {
         "key": review_key(row["instruction"], row["response"]),
         "row_id": row["row_id"],
-        "fields": {name: asked if place == 0 else "" for place, name in enumerate(columns)},
+        "origin": RUN,
+        "fields": _fields(dataset, asked),
         "label": label_of(dataset, response),
         "answers": [] if dataset.classifies else [response],
     }
 
 
-def _empty(dataset: Dataset, key: str) -> dict[str, Any]:
-    fields = dict.fromkeys(asked_columns(dataset), "")
-    return {"key": key, "row_id": "", "fields": fields, "label": "", "answers": []}
+def _unwritten(dataset: Dataset, key: str, made: RuleDraft | None) -> dict[str, Any]:
+    """Return what rules made of a passage; an empty form where that is nothing, or no label of the
+    dataset.
+    """
+    label = (
+        next(filter(None, (label_of(dataset, word) for word in made.labels)), "") if made else ""
+    )
+    if not made or (dataset.classifies and not label):
+        made, label = RuleDraft(""), ""
+    return {
+        "key": key,
+        "row_id": "",
+        "origin": RULES if made.asked else "",
+        "fields": _fields(dataset, made.asked),
+        "label": label,
+        "answers": [made.answer] if made.answer else [],
+    }
+
+
+def _fields(dataset: Dataset, asked: str) -> dict[str, str]:
+    """Return the columns that a person fills; the question or claim is in the first."""
+    return {name: "" if place else asked for place, name in enumerate(asked_columns(dataset))}
 
 
 def asked_text(instruction: str) -> str:

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flows.review.drafts import draw_passages, find_passages, make_drafts
+from flows.review.drafts import RULES, RUN, draw_passages, find_passages, make_drafts
 from flows.review.lines_file import LinesFile, find_line, put_line
 from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
@@ -83,7 +83,8 @@ def open_desk(place: Place) -> LabelDesk:
     known = read_items(dataset, path)
     passages = find_passages(place)
     written = place.run.path / "artifacts/validate/instructions.parquet"
-    drafts = make_drafts(dataset, draw_passages(passages, place.params.evaluate.seed), written)
+    seed = place.params.evaluate.seed
+    drafts = make_drafts(dataset, draw_passages(passages, seed), written, seed)
     desk = LabelDesk(
         dataset,
         drafts,
@@ -91,13 +92,11 @@ def open_desk(place: Place) -> LabelDesk:
         LinesFile(rejected_path(path), place.main),
         measured_spread(place.run.path),
     )
-    generated = sum(bool(draft["row_id"]) for draft in drafts)
+    origins = Counter(draft["origin"] for draft in drafts)
     say(
         items=f"{len(known)} in {place.shown(path)}",
-        drafts=f"{generated} of the last run, for the passages of {place.shown(passages)}"
-        if generated
-        else f"none: a run writes them. Until then {len(drafts):,} passages of "
-        f"{place.shown(passages)} and an empty form",
+        drafts=f"{origins[RUN]:,} of the last run, {origins[RULES]:,} by rules, and "
+        f"{origins['']:,} empty forms, for the passages of {place.shown(passages)}",
     )
     if path.is_relative_to(place.main / "data"):
         say(note="data/ is the shipped example's: `dvc add data` records your items for a run")
@@ -138,7 +137,7 @@ class LabelDesk:
 
     def state(self) -> dict[str, Any]:
         """Return the form, the progress, and the drafts that are open: first those whose label
-        there is least of, then passages without a draft, then what was skipped.
+        there is least of, then drafts by rules and empty forms, then what was skipped.
         """
         items = read_items(self.dataset, self.file.path)
         labels = Counter({label: 0 for label in self.dataset.labels})
@@ -149,8 +148,8 @@ class LabelDesk:
         left.sort(
             key=lambda draft: (
                 self._skipped.get(draft["key"], 0),
-                not draft["row_id"],
-                labels.get(draft["label"], 0),
+                draft["origin"] != RUN,
+                labels.get(draft["label"], 0) if draft["origin"] == RUN else 0,
             )
         )
         return {
@@ -159,7 +158,7 @@ class LabelDesk:
             "scarcest": min(labels, key=lambda name: labels[name]) if labels else "",
             "task_type": task_type(self.dataset.task_type),
             "drafts": left[:_SENT],
-            "left": sum(bool(draft["row_id"]) for draft in left),
+            "left": sum(bool(draft["origin"]) for draft in left),
             "progress": self.progress(items),
         }
 
@@ -197,7 +196,7 @@ class LabelDesk:
         return {"saved": saved, **self.state()}
 
     def _accept(self, draft: dict[str, Any], change: dict[str, Any]) -> str:
-        by_hand = bool(change.get("by_hand")) or not draft["row_id"]
+        by_hand = bool(change.get("by_hand")) or not draft["origin"]
         row = self._make_row(draft, change, by_hand)
         item = self._check(row)
         with self.file.edit() as lines:
@@ -228,8 +227,9 @@ class LabelDesk:
         for column, value in fields.items():
             _put(row, column, value)
         _put(row, self.dataset.label if self.dataset.classifies else self.dataset.answers, gold)
-        key = "" if by_hand and draft["row_id"] else draft["key"]
-        row["held_out"] = {**place, "draft": key, "how": how, "reviewer": self._reviewer}
+        key, drafted = ("", "") if by_hand and draft["origin"] else (draft["key"], draft["origin"])
+        told = {"draft": key, "drafted_by": drafted, "how": how, "reviewer": self._reviewer}
+        row["held_out"] = place | told
         return row
 
     def _check(self, row: dict[str, Any]) -> Item:

@@ -59,7 +59,7 @@ def test_an_accepted_draft_is_an_item_that_holds_its_passage_out(checkout: Path)
     assert line["hypothesis"].startswith("Pump P-") and line["label"] == first["label"]
     assert line["held_out"] == {
         **{name: first[name] for name in ("passage_id", "document", "page", "start", "end")},
-        **{"draft": first["key"], "how": "accepted", "reviewer": ""},
+        **{"draft": first["key"], "drafted_by": "run", "how": "accepted", "reviewer": ""},
     }
     dataset = load_dataset(ROOT / "datasets/contracts.yaml")
     (item,) = load_items(dataset, checkout / _ITEMS)
@@ -134,9 +134,9 @@ def test_questions_are_written_by_hand_beside_a_draft_and_where_there_is_none(
     shutil.rmtree(checkout / ".runs/mine/artifacts/validate")
     capsys.readouterr()
     client = open_client(checkout)
-    assert "none: a run writes them. Until then" in capsys.readouterr().out
+    assert "0 of the last run, 0 by rules, and 30 empty forms" in capsys.readouterr().out
     empty = state_of(client)["drafts"][0]
-    assert empty["row_id"] == "" and empty["fields"] == {"hypothesis": ""}
+    assert empty["origin"] == "" and empty["fields"] == {"hypothesis": ""}
     assert accept(client, empty).json()["error"] == "the hypothesis is empty"
     assert (
         accept(client, empty, fields={"hypothesis": "It ran."})

@@ -22,13 +22,12 @@ function show() {
     $("actions").replaceChildren(button("undo", "z", undo, { disabled: !done.length }));
     return;
   }
-  const written = draft.row_id && !byHand;
+  const written = draft.origin && !byHand;
   const place = [draft.page ? `page ${draft.page}` : "", draft.section,
     `characters ${draft.start}-${draft.end}`].filter(Boolean).join(" · ");
   $("card").replaceChildren(
     make("div", { class: "id" }, make("span", {}, draft.document), make("span", {}, place),
-      make("span", { class: "badge" }, written ? "a draft of the last run"
-        : byHand ? "written by hand" : "no draft: write the first question")),
+      make("span", { class: "badge" }, badge(written))),
     parts([["passage", marked(draft.text, written ? draft.answers[0] : "")]]),
     ...form(written));
   $("actions").replaceChildren(make("div", { class: "buttons" },
@@ -38,6 +37,12 @@ function show() {
       : button("nothing to ask", "x", reject, { disabled: byHand }),
     button("skip", "→", skip), button("by hand", "h", hand, { disabled: !written }),
     button("undo", "z", undo, { disabled: !done.length })));
+}
+
+function badge(written) {
+  if (byHand) return "written by hand";
+  if (!written) return "no draft: write the first question";
+  return draft.origin === "run" ? "a draft of the last run" : "a draft by rules, of one sentence";
 }
 
 const first = () => document.querySelector("#card textarea, #card button");
@@ -155,7 +160,7 @@ async function skip() {
 }
 
 function hand() {
-  if (!draft?.row_id || byHand) return;
+  if (!draft?.origin || byHand) return;
   byHand = true;
   show();
   first().focus();
