@@ -80,6 +80,7 @@ LONGEST = (
     "tests/core/test_ray_workers.py",
     "tests/core/test_network.py",
     "tests/start/test_plan.py",
+    "tests/lm/test_memory_stages.py",
     "tests/benchmarks/test_benchmarks.py",
     "tests/bonito/test_evaluate.py",
     "tests/core/test_privacy.py",
@@ -94,6 +95,7 @@ VLLM = (
     "tests/lm/test_memory.py",
     "tests/lm/test_engine.py",
     "tests/lm/test_nucleus.py",
+    "tests/lm/test_weight_files.py",
     "tests/test_serve.py",
 )
 
