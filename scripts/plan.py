@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         if inside := tell_items_read(items, corpus, values["ingest"]):
             raise PipelineError(f"evaluate.items: {inside}")
         print(
-            f"{_opening(params)} go through the first stages: some two minutes, four on a "
-            "processor without bfloat16 or a busy one",
+            f"{_opening(params)} go through the first stages: some two minutes, four "
+            "without bfloat16",
             flush=True,
         )
         run = derive_name(arguments.profile, settings)
