@@ -29,6 +29,8 @@ from tasks.core.setting_paths import find_paths
 ROOT = Path(__file__).resolve().parents[2]
 #: A line of a stage's progress meter: ``32/64 rows``; ingest has the passages so far behind it.
 _PROGRESS = re.compile(r" (([\d,]+)/([\d,]+) [a-z]+)(?:.* passages (\d+))?")
+#: verify asks its reader tests before the rows: ``0/64 rows ... tests 32/98``.
+_TESTS = re.compile(r" tests ([\d,]+/[\d,]+)")
 #: Seconds between two lines of progress that a user sees.
 _EVERY = 10.0
 #: Gets the name of a stage and its progress, such as ``32/64 rows``; empty when it starts.
@@ -183,7 +185,8 @@ class _Meter:
             done, self.total = (int(found[part].replace(",", "")) for part in (2, 3))
             self.marks.append((self.seconds, done))
             passages = f", {int(found[4]):,} passages so far" if found[4] else ""
-            self.said = found[1] + passages
+            tests = f", {tested[1]} tests" if (tested := _TESTS.search(line)) else ""
+            self.said = found[1] + passages + tests
         return self.is_enough()
 
     def is_enough(self) -> bool:

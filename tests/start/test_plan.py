@@ -277,6 +277,14 @@ def test_the_last_progress_is_told_again_and_again(
     assert len(found.marks) == 6 and found.total == 1000 and not found.stopped
 
 
+def test_the_tests_of_a_reader_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "print('12:00 verify  0/439 rows  0.44/s  826 s left  tests 32/98')\ntime.sleep(1)\n"
+    folder, told = _stage_of(tmp_path, code), []
+    monkeypatch.setattr(apart, "_EVERY", 0.3)
+    run_apart("sleepy", folder, {}, tell=lambda *said: told.append(said))
+    assert told[-1] == ("sleepy", "0/439 rows, 32/98 tests")
+
+
 def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:
     folder = _stage_of(
         tmp_path, "for n in range(60):\n    print(f' {n}/60 rows')\n    time.sleep(0.1)\n"
