@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     **{f"tasks.{stage}": _SHARED for stage in _STAGES},
     "tasks.start": {"tasks.ingest", *_SHARED},
     "flows.runs": {"tasks.core", "tasks.ingest", "tasks.scoring", "tasks.tracking"},
-    "flows.review": {"flows.runs", "tasks.verify", *_SHARED - {"tasks.claims"}},
+    "flows.review": {"flows.runs", *_SHARED},
     "flows.matrix": {"flows", "flows.runs", "tasks.core", "tasks.scoring", "tasks.tracking"},
     "flows": {"flows.runs", "flows.matrix", "tasks.core", "tasks.tracking"},
     "bonito": {"bonito.templating", "tasks.core"},
