@@ -23,7 +23,7 @@ from tasks.scoring.reviews import review_key
 MOST = 1000
 #: Where a draft is from.
 RUN, RULES = "run", "rules"
-#: Of the passages without a written draft one in so many has an empty form.
+#: Every third passage without a draft of a run gets an empty form.
 _BY_HAND = 3
 _QUOTED = re.compile(r"[\"“]([^\"“”]{8,})[\"”]")
 _QUESTION = re.compile(r"[^.?!\n\"“”:]*\?")

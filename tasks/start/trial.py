@@ -167,7 +167,7 @@ def try_constructed(
 def _draw(found: pa.Table, count: int, seed: int, folder: Path) -> pa.Table:
     """Write the passages of the trial, at most ``count``, to ``folder``; return them.
 
-    They come document by document in a seeded order, so that the first ones stand for all.
+    The seed shuffles the documents: a trial that is stopped has a fair sample.
     """
     passages = found.take(choose(found["passage_id"].to_pylist(), count, seed, "passage"))
     names = zip(passages["document"].to_pylist(), passages["passage_id"].to_pylist(), strict=True)

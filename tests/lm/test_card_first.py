@@ -29,7 +29,7 @@ Fill = Callable[[float], None]
 
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
-    """Return a function that leaves so many bytes of a made-up card of 24 GB free."""
+    """Return a function that sets how many bytes of a made-up 24 GB card are free."""
 
     def leave(free: float) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
