@@ -28,7 +28,8 @@ CHANCE = 0.025
 #: Exchanges of two models' answers, and of the labels. 1 / (39 + 1) is CHANCE: the measured score
 #: must be above all 39.
 _EXCHANGES, _SHUFFLES = 999, 39
-#: Share of the items that a corpus may answer: a question can stand in a text by itself.
+#: Share of the items that may be in the corpus with their answers: some texts ask such questions
+#: themselves.
 _LEAKED_SHARE = 0.05
 
 

@@ -79,8 +79,8 @@ def open_package(path: Path, options: ReadOptions, kind: str) -> Iterator[zipfil
 
 @contextmanager
 def spare(rejects: list[Reject], member: str) -> Iterator[None]:
-    """Add to ``rejects`` what a parser raises in the block, as that of ``member``: a broken part
-    costs itself, and what follows the block goes on.
+    """Turn what a parser raises in the block into a reject of ``member``, and go on: a broken part
+    does not cost the rest of the file.
     """
     try:
         yield
