@@ -48,6 +48,9 @@ def main() -> int:
     except SetupError as error:
         print(f"error: setup: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # another user's clone or .venv, a full disk
+        print(f"error: setup: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command to start again", file=sys.stderr)
         return 130

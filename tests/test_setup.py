@@ -144,6 +144,21 @@ def test_a_shim_that_answers_nothing_is_no_python(setup: ModuleType, tmp_path: P
     assert setup.version_of(str(tmp_path / "absent")) == ""
 
 
+def test_a_file_that_cannot_be_written_is_one_line(
+    setup: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".work").write_text("a file where the folder should be")
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+
+    assert setup.main() == 2
+
+    said = capsys.readouterr().err
+    assert said.startswith("error: setup: ") and ".work" in said and said.count("\n") == 1
+
+
 def test_an_unknown_device_is_refused(
     setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
