@@ -196,7 +196,9 @@ def main() -> int:
         scored = read_lines(json.loads(done.stdout))
         lines: list[Line | Unfinished] = [*scored, *read_unfinished(Path.cwd())]
         if not lines:
-            raise PipelineError("there is no run yet: make run")
+            raise PipelineError(
+                "there is no run yet: make run, or make data for the figures of the committed one"
+            )
         print(render(lines, shutil.get_terminal_size((WIDTH, 0)).columns))
         return 0
     return 2
