@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.core.data_params import Generate
 from tasks.core.files import choose, fingerprint, row_seed
 from tasks.core.groups import cut_groups
 from tasks.core.parquet import column_values, take_rows
+from tasks.core.sections.generate import Generate
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import Field
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import load_params
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 from tasks.lm.prompts import PLACEHOLDER, Prompter, Task
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePath
 
-from tasks.core.data_params import Ingest
+from tasks.core.sections.ingest import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import Params

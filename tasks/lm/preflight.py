@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_text
-from tasks.core.model_params import Finetune
 from tasks.core.params import Params
+from tasks.core.sections.finetune import Finetune
+from tasks.core.sections.verify import CROSS_FIT
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter

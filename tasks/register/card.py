@@ -20,10 +20,10 @@ from tasks.core.errors import one_line
 from tasks.core.files import read_json, sha256_file, write_text
 from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
-from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
 from tasks.core.rows import MODEL_NAMES
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of

@@ -20,7 +20,7 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
-from tasks.core.section import FORM, Section, TypeName
+from tasks.core.sections.base import FORM, Section, TypeName
 from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
