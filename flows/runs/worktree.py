@@ -175,7 +175,7 @@ def _renew(run: Run, head: str) -> None:
             _remove(path / name)
             (aside / name).rename(path / name)
     shutil.rmtree(aside, ignore_errors=True)
-    # This run's lock is held: who else locked its index is dead.
+    # This run's lock is held, so whoever locked the index is dead.
     (Path(run_git(path, "rev-parse", "--absolute-git-dir")) / "index.lock").unlink(missing_ok=True)
 
 

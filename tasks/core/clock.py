@@ -13,16 +13,16 @@ _RESTARTS = 4
 
 @dataclass
 class Clock:
-    """``seconds`` of wall time for a worker, or for several one after the other: ``left`` are left
-    while it stands still.
+    """``seconds`` of wall time for a worker, or for several one after the other. While the clock is
+    stopped, ``left`` seconds remain.
 
-    They start again where the machine gave the worker too little of the processor: a few times at
-    most, since a job may hang without using the processor.
+    It starts again from ``seconds`` where the machine gave the worker too little of the processor:
+    a few times at most, since a job may hang without using the processor.
     """
 
     seconds: float
     left: float
-    #: CPU seconds that it has counted, while it stands still.
+    #: CPU seconds that it has counted, while it is stopped.
     used: float = 0.0
     #: CPU seconds of its worker that it does not count, while it runs.
     base: float = 0.0
@@ -30,11 +30,11 @@ class Clock:
     deadline: float = math.inf
 
     def start(self, cpu: float) -> None:
-        """Run; ``cpu`` are the CPU seconds that the worker has used so far."""
+        """Let the time run; ``cpu`` are the CPU seconds that the worker has used so far."""
         self.deadline, self.base = time.monotonic() + self.left, cpu - self.used
 
     def stop(self, cpu: float) -> None:
-        """Stand still; ``cpu`` as for :meth:`start`."""
+        """Stop, and keep the seconds that are left; ``cpu`` as for :meth:`start`."""
         if self.deadline < math.inf:
             self.left, self.used = self.deadline - time.monotonic(), cpu - self.base
             self.deadline = math.inf

@@ -73,9 +73,7 @@ def _name(path: Path, corpus: Path) -> str:
 
 
 def _walk(corpus: Path, closed: list[OSError]) -> Iterator[Path]:
-    """Yield the files; what cannot be opened, so that it is unknown what it is or holds, goes to
-    ``closed``.
-    """
+    """Yield the files; the error of each path that cannot be opened goes to ``closed``."""
     if corpus.is_file():
         yield corpus
         return

@@ -1,5 +1,5 @@
-"""Processes that do jobs under limits: a job that hangs, crashes or eats memory takes no other with
-it.
+"""Processes that do jobs under limits: a job that hangs, crashes or needs too much memory ends no
+other.
 
 multiprocessing.Pool waits forever for a worker that was killed, and an executor of
 concurrent.futures loses the jobs of all its workers. Here a dead worker costs the job that it had,
@@ -30,7 +30,7 @@ from tasks.core.pool_process import Setup, Start, serve
 _CONTEXT = multiprocessing.get_context("spawn")
 #: A worker that has done so many jobs is replaced, so that what libraries leak stays small.
 _JOBS_A_WORKER = 2000
-#: A worker's first job also pays for its start, on a busy machine too.
+#: More time for a worker's first job, which includes its start, maybe on a busy machine.
 _START_SECONDS = 60.0
 #: The system counts the milliseconds of one wait in 32 bits.
 _LONGEST_WAIT = 86_400.0
@@ -218,7 +218,7 @@ class _Worker:
     pipe: Connection
     key: Any = None
     jobs: int = 0
-    #: Whether it does jobs already: it starts before.
+    #: False while it starts.
     ready: bool = False
     #: For the part that it works at, and for its key.
     part: Clock = field(default_factory=lambda: Clock(math.inf, math.inf))
@@ -236,8 +236,8 @@ class _Worker:
             self.pipe.send(job)
 
     def begin(self) -> None:
-        """Start the clock of its first job's key: its start is no file's fault."""
-        if not self.ready:  # else a stranger's file that took it over could say so for ever
+        """Start the clock of its first job's key: the start of the process is not counted."""
+        if not self.ready:  # a file that took the process over could restart the clock for ever
             self.ready = True
             self.total.start(self.cpu_seconds())
 

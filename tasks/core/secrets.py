@@ -31,7 +31,7 @@ SECRET = re.compile(
 )
 #: An @ before the first slash ends the password, else the first one behind it does.
 _USER = re.compile(r"://[^/\s:@]*(?::(?:[^\s/]*|[^\s@]{0,400}))?@")
-#: The variables that a parser needs, or a library of its: the others may hold anything.
+#: The variables that a parser and its libraries need: the others may hold anything.
 _NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|PWD|LANG|LANGUAGE|LC_[A-Z]+|TZ|TZDIR|TMPDIR|TEMP|TMP|TERM"
     r"|PYTHON[A-Z]+|LD_[A-Z_]+|[A-Z]+_NUM_THREADS|OMP_[A-Z_]+|MALLOC_[A-Z_]+|TESSDATA_PREFIX"

@@ -39,8 +39,8 @@ def read_files(
     next member. The ``failure`` is then the member's, or ``unreadable``: another run may succeed.
     A file that has used up ``limits.total_seconds`` ends with a reject that says so.
 
-    ``scratch`` is a folder for what is unpacked. Killed workers leave some of it, which goes at the
-    end; where this process is killed too, the next call with the same folder clears it.
+    ``scratch`` is a folder for what is unpacked. Killed workers leave some of it, which is removed
+    at the end; where this process is killed too, the next call with the same folder removes it.
     """
     with _emptied(scratch), _pool(work, workers, limits, scratch) as pool:
         yield from _read(jobs, pool)
@@ -79,7 +79,7 @@ class RayReader:
 
 @contextmanager
 def _emptied(scratch: Path) -> Iterator[None]:
-    """Make an empty folder, which goes with the block."""
+    """Make an empty folder, and remove it when the block ends."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
@@ -162,8 +162,8 @@ def _start(work: Work, scratch: str) -> Callable[[tuple[Path, int]], Iterator[li
     count = make_counter(work.tokenizer)
 
     def do(job: tuple[Path, int]) -> Iterator[list[Any]]:
-        """Yield each part's JSON text, the number and place of the member that begins behind it,
-        and whether it tells of a fault that may pass.
+        """Yield each part's JSON text, the number and place of the member that begins after it,
+        and whether it has a fault that may pass.
         """
         path, skip = job
         chosen = replace(work, options=replace(work.options, skip=skip))

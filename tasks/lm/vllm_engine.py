@@ -76,7 +76,7 @@ class VllmEngine:
         if self._llm is None:
             return
         engine = self._llm.llm_engine
-        # The compiled model hangs on a hook of torch.compile until this runs.
+        # A hook of torch.compile holds the compiled model until this runs.
         if unhook := getattr(engine, "_finalizer", None):
             unhook()
         # vLLM hides what it made at its start from the garbage collector; its own shutdown undoes
@@ -90,7 +90,7 @@ class VllmEngine:
 def forget_graph_pool() -> None:
     """Let the next engine of this process capture its CUDA graphs in a pool of its own.
 
-    vLLM keeps one for the process. With the first engine's graphs that pool ends, and torch refuses
+    vLLM keeps one for the process. That pool ends with the first engine's graphs, and torch refuses
     to capture into it again.
     """
     from vllm.platforms import current_platform

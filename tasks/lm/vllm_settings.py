@@ -23,7 +23,7 @@ _VLLM_SHARE = 0.92
 #: vLLM reads the files that transformers reads. Beside a consolidated.safetensors it would take
 #: configuration and tokenizer from Mistral's own files, which can say something else.
 _FORMATS = {"load_format": "safetensors", "config_format": "hf", "tokenizer_mode": "hf"}
-#: Variables whose values a run's promises rest on: what the environment has is overridden.
+#: Variables whose values are needed for the reasons given here: the environment's are overridden.
 _FORCED = frozenset(
     {
         # The same tokens again, and nothing that outlives a kill.
@@ -32,7 +32,7 @@ _FORCED = frozenset(
         "VLLM_USE_FLASHINFER_SAMPLER",
         # A start without a C++ compiler; and compiled code sums log-probabilities in another order.
         "TORCHDYNAMO_DISABLE",
-        # The same rows: bound threads are others in number, and stay so when the engine is closed.
+        # The same rows: binding changes the number of threads, also after the engine is closed.
         "VLLM_CPU_OMP_THREADS_BIND",
     }
 )

@@ -35,7 +35,7 @@ from tasks.register.run_record import lineage
 NAME = "README.md"
 #: Stages whose counts are shown; of ingest that file alone is an input.
 _COUNTED = ("ingest", "validate", "verify", "supervise", "finetune")
-#: The folders of an absolute path, which are nobody else's business.
+#: The folders of an absolute path: the card does not show them.
 _PLACE = re.compile(r"(?<![\w.:/])(?:~|/)[^\s'\"=,]*/(?=[^/\s'\"])")
 #: Labels of a task type that are shown.
 _MOST_LABELS = 12
@@ -75,7 +75,7 @@ def make_card(
 
 
 def shown_model(name: str) -> str:
-    """Return a model's name without the place of a folder, which is nobody else's business."""
+    """Return a model's name without the place of a folder, which the card does not show."""
     is_path = name.startswith((".", "/", "~")) or Path(name).is_dir()
     return f"the folder {Path(name).name}" if is_path else name
 
@@ -104,7 +104,7 @@ def _yaml_block(
     values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base := hub_name(provenance["base"]):
         values["base_model"] = base
-    # Licences of the parts it was made of; that of the documents only their owner knows.
+    # Licences of the parts it was made of; only their owner knows that of the documents.
     values["tags"] = ["bonito", "lora", "peft"] + [
         f"{part}-license:{licence.replace(': ', '-').replace(' ', '-')}"
         for part, _, licence in _parts(stage, provenance)

@@ -98,7 +98,7 @@ class Item(Section):
     def cluster(self) -> str:
         """What the item is drawn with in a bootstrap: its document, else its passage.
 
-        Items on one document rise and fall together, whichever of its passages they are on.
+        Scores of items on one document are correlated, whichever of its passages they are on.
         """
         return self.document or self.context
 

@@ -131,7 +131,7 @@ class Finetune(Section):
     @field_validator("micro_batch_rows")
     @classmethod
     def _divides(cls, rows: int, others: ValidationInfo) -> int:
-        """Known at the start, it must not stop the run after generation."""
+        """Checked here, it cannot stop the run after hours of generation."""
         whole = others.data.get("batch_rows", rows)
         if whole % rows:
             raise ValueError(f"must divide finetune.batch_rows = {whole}")
