@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core import pool
+from tasks.core import clock, pool
 from tasks.core.pool import Limits
 from tasks.ingest import file_pool, worker
 from tasks.ingest.discovery import CorpusFile
@@ -43,7 +43,7 @@ def rtf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "__init__.py").write_text("")
     (package / "striprtf.py").write_text(_PARSER)
     monkeypatch.syspath_prepend(str(tmp_path / "libraries"))
-    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    monkeypatch.setattr(clock, "_RESTARTS", 1)
 
 
 def run(

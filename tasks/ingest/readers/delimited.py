@@ -107,9 +107,9 @@ def _delimiter(sample: bytes, encoding: str, column: str) -> str:
     ends the search.
     """
     lines = (
-        sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", headers.MOSTTITLES)
+        sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", headers.MOST_TITLES)
     )
-    for line in lines[: headers.MOSTTITLES]:
+    for line in lines[: headers.MOST_TITLES]:
         mark = max(",;\t|", key=line.count)
         if mark in line:
             return mark
