@@ -18,16 +18,19 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.advisories import ADVICE, Finding, match_pins, merge_finding, read_advisories
 from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
@@ -36,9 +39,31 @@ ROOT = Path(__file__).resolve().parents[1]
 PIP_AUDIT = "pip-audit==2.10.1"
 #: Finding's id -> why it does not affect this pipeline.
 ACCEPTED = ROOT / "requirements" / "accepted.yaml"
+#: What an offline audit takes, and where it comes from.
+ADVICE = (
+    "get https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip, or clone "
+    "https://github.com/pypa/advisory-database, and name it: make audit ADVISORIES=path"
+)
 #: Days after which a database is said to be old.
 _OLD = 30
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;+]+)(?:\+\w+)?", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A known vulnerability of a pin. ``fixed`` are the versions that mend it, if any are known."""
+
+    id: str
+    package: str
+    version: str
+    fixed: tuple[str, ...] = ()
+    #: Other names of the same vulnerability: CVE-..., GHSA-..., PYSEC-...
+    aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def names(self) -> set[str]:
+        """Return all names of the vulnerability."""
+        return {self.id, *self.aliases}
 
 
 def main() -> int:
@@ -63,7 +88,7 @@ def audit_offline(pins: dict[str, set[str]], path: Path, accepted: dict[str, str
         records += 1
         date = max(date, str(record.get("modified", "")))
         for finding in match_pins(record, pins):
-            merge_finding(findings, finding)
+            _merge(findings, finding)
     if not records:
         raise PipelineError(f"{path} holds no advisory: {ADVICE}")
     print(f"{records:,} advisories of {path}, the newest of {date[:10] or 'no date'}")
@@ -88,6 +113,29 @@ def report(findings: Iterable[Finding], accepted: dict[str, str]) -> int:
     return status
 
 
+def match_pins(record: dict[str, Any], pins: dict[str, set[str]]) -> Iterator[Finding]:
+    """Yield a finding for each pin that an OSV record says is affected.
+
+    Versions compare by PEP 440. A version that a record names in its list is affected, whatever its
+    ranges say; both are in use.
+    """
+    if record.get("withdrawn"):
+        return
+    for affected in record.get("affected") or ():
+        package = affected.get("package") or {}
+        name = canonicalize_name(str(package.get("name", "")))
+        if package.get("ecosystem") != "PyPI" or name not in pins:
+            continue
+        ranges = [one for one in affected.get("ranges") or () if one.get("type") == "ECOSYSTEM"]
+        events = [event for one in ranges for event in one.get("events", ())]
+        fixed = {str(event["fixed"]) for event in events if "fixed" in event}
+        for version in sorted(pins[name], key=_key):
+            if _is_listed(version, affected) or any(_is_inside(version, one) for one in ranges):
+                later = tuple(sorted((v for v in fixed if _key(v) > _key(version)), key=_key))
+                aliases = tuple(map(str, record.get("aliases") or ()))
+                yield Finding(str(record["id"]), name, version, later, aliases)
+
+
 def read_pins(files: Iterable[Path]) -> dict[str, set[str]]:
     """Return name -> versions of the pins of files that uv compiled.
 
@@ -106,6 +154,29 @@ def read_pins(files: Iterable[Path]) -> dict[str, set[str]]:
     return pins
 
 
+def read_advisories(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the OSV records of a zip, of a folder with JSON or YAML files below it, or of one file.
+
+    A file that is no record is an error: a database that is half there would find half.
+    """
+    if not path.exists():
+        raise PipelineError(f"ADVISORIES={path} does not exist: {ADVICE}")
+    if path.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in sorted(archive.namelist()):
+                    if name.endswith((".json", ".yaml")):
+                        yield _parse(archive.read(name), f"{path}: {name}")
+        except (zipfile.BadZipFile, OSError) as error:
+            raise PipelineError(f"{path} cannot be read ({error}): fetch it again") from error
+        return
+    root = path / "vulns" if (path / "vulns").is_dir() else path  # as pypa's database has it
+    for file in [path] if path.is_file() else sorted(root.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.suffix in (".json", ".yaml") and file.is_file() and not hidden:
+            yield _parse(file.read_bytes(), str(file))
+
+
 def read_accepted(path: Path) -> dict[str, str]:
     """Return the accepted findings, id -> reason; none may be without a reason."""
     accepted = read_yaml(path) if path.is_file() else {}
@@ -113,6 +184,72 @@ def read_accepted(path: Path) -> dict[str, str]:
         if not isinstance(reason, str) or not reason.strip():
             raise PipelineError(f"{path}: {name} has no reason why it is accepted")
     return {str(name): " ".join(reason.split()) for name, reason in accepted.items()}
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content) if content[:1] == b"{" else _load_yaml(content)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise PipelineError(
+            f"{where} is damaged ({type(error).__name__}): fetch it again"
+        ) from error
+    if not isinstance(record, dict) or "id" not in record:
+        raise PipelineError(f"{where} is no advisory in OSV's form: {ADVICE}")
+    return record
+
+
+def _load_yaml(content: bytes) -> Any:
+    # The base loader makes texts alone: dates and version numbers (1.10) stay as they are.
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    return yaml.load(content, Loader=loader)  # noqa: S506
+
+
+def _is_listed(version: str, affected: dict[str, Any]) -> bool:
+    return any(_key(str(one)) == _key(version) for one in affected.get("versions") or ())
+
+
+def _is_inside(version: str, one: dict[str, Any]) -> bool:
+    """Tell whether a range's events, in the order of their versions, leave a version affected.
+
+    Of an event whose version PEP 440 refuses only that it was introduced is believed: rather a
+    finding too many than one too few.
+    """
+    events = [
+        (kind, str(value)) for event in one.get("events", ()) for kind, value in event.items()
+    ]
+    inside = False
+    for kind, value in sorted(events, key=lambda event: _key(event[1])):
+        if kind == "introduced" and _key(value) <= _key(version):
+            inside = True
+        elif (kind == "fixed" and _is_version(value) and _key(value) <= _key(version)) or (
+            kind == "last_affected" and _is_version(value) and _key(value) < _key(version)
+        ):
+            inside = False
+    return inside
+
+
+def _is_version(text: object) -> bool:
+    return _key(text)[0]
+
+
+def _key(text: object) -> tuple[bool, Version]:
+    """Return what a version is sorted by: ``0`` is before all, and so is what PEP 440 refuses."""
+    try:
+        return (str(text) != "0", Version(str(text)))
+    except InvalidVersion:
+        return (False, Version("0"))
+
+
+def _merge(findings: dict[tuple[str, str, str], Finding], new: Finding) -> None:
+    """Add a finding; databases hold one vulnerability under several ids, which name each other."""
+    for key, old in findings.items():
+        same = (old.package, old.version) == (new.package, new.version)
+        if same and old.names & new.names:
+            aliases = (old.names | new.names) - {old.id}
+            fixed = tuple(sorted({*old.fixed, *new.fixed}, key=_key))
+            findings[key] = Finding(old.id, old.package, old.version, fixed, tuple(sorted(aliases)))
+            return
+    findings[(new.package, new.version, new.id)] = new
 
 
 def _age_in_days(date: str) -> int:

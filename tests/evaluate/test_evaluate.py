@@ -18,39 +18,14 @@ from tasks.baseline import stage as baseline
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, sha256_folder
 from tasks.core.overlay import overlay
-from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.store import seal_folder
 from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
-from tasks.finetune import stage as finetune
 from tests.conftest import assert_pages_are_checked, instruction_table
 from tests.pages import check_page
 from tests.registered import NONE, evaluate_tiny, finetune_tiny, register_tiny, write_judged
-
-
-def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
-    finetuned: Any, params: Params, instructions: Path
-) -> None:
-    table = instruction_table(40)
-    few = params.finetune.model_copy(update={"max_steps": 3, "batch_rows": 4, "epochs": 1.0})
-    write_table(instructions, table)
-    places = np.arange(40)
-
-    def chosen(**changes: Any) -> list[int]:
-        settings = few.model_copy(update=changes)
-        return list(finetune.choose_rows(instructions, places, settings))
-
-    assert len(set(chosen())) == 24
-    assert chosen() == sorted(chosen()), "the seed alone decides, and the order is the file's"
-    assert len(chosen(epochs=0.5)) == 40, "half an epoch needs twice the rows"
-    for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
-        assert chosen(**all_of_them) == places.tolist()
-    finetuned("incidents", max_steps=2)
-    told = read_json(Path("artifacts/finetune/summary.json"))
-    assert told["rows_in"] == 40 and told["rows_kept"] == 8 and told["steps"] == 2
-    assert told["dropped"] == {"beyond_max_steps": 32}
 
 
 def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
@@ -318,12 +293,6 @@ def _no_rows(instructions: Path) -> Path:
     path = instructions.with_name("no_rows.parquet")
     write_table(path, INSTRUCTIONS.empty_table())
     return path
-
-
-def test_long_responses_are_left_out_and_counted(finetuned: Any, capsys: Any) -> None:
-    with pytest.raises(AssertionError):
-        finetuned("incidents", max_response_tokens=1)
-    assert "no row of" in capsys.readouterr().err and not Path("artifacts/finetune").exists()
 
 
 def test_register_says_what_a_run_adds_to_its_start(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from tasks.core.files import read_json
 from tasks.core.params import Params
+from tasks.core.parquet import write_table
+from tasks.finetune import stage as finetune
 from tasks.lm.examples import (
     Example,
     build_examples,
@@ -17,6 +22,7 @@ from tasks.lm.examples import (
 from tasks.lm.prompts import Prompter, choose_form
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.training_set import TrainingSet
+from tests.conftest import instruction_table
 
 
 def test_a_token_budget_takes_as_many_passes_as_it_needs_and_is_met(params: Params) -> None:
@@ -104,3 +110,32 @@ def test_prompt_forms_follow_what_the_model_has_seen(
     assert choose_form(tokenizer, settings, text, tmp_path) == "bonito", (
         "P3, then TAPT: it has learnt the form"
     )
+
+
+def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
+    finetuned: Any, params: Params, instructions: Path
+) -> None:
+    table = instruction_table(40)
+    few = params.finetune.model_copy(update={"max_steps": 3, "batch_rows": 4, "epochs": 1.0})
+    write_table(instructions, table)
+    places = np.arange(40)
+
+    def chosen(**changes: Any) -> list[int]:
+        settings = few.model_copy(update=changes)
+        return list(finetune.choose_rows(instructions, places, settings))
+
+    assert len(set(chosen())) == 24
+    assert chosen() == sorted(chosen()), "the seed alone decides, and the order is the file's"
+    assert len(chosen(epochs=0.5)) == 40, "half an epoch needs twice the rows"
+    for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
+        assert chosen(**all_of_them) == places.tolist()
+    finetuned("incidents", max_steps=2)
+    told = read_json(Path("artifacts/finetune/summary.json"))
+    assert told["rows_in"] == 40 and told["rows_kept"] == 8 and told["steps"] == 2
+    assert told["dropped"] == {"beyond_max_steps": 32}
+
+
+def test_long_responses_are_left_out_and_counted(finetuned: Any, capsys: Any) -> None:
+    with pytest.raises(AssertionError):
+        finetuned("incidents", max_response_tokens=1)
+    assert "no row of" in capsys.readouterr().err and not Path("artifacts/finetune").exists()

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from flows.review import items as label
-from flows.review import label_desk
+from flows.review import label, label_desk
 from flows.review.drafts import asked_text, label_of
 from flows.review.place import Place
 from flows.review.preview import PREVIEW, record_cut

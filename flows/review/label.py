@@ -1,6 +1,6 @@
 """``make label``: a person makes labelled items of passages, which ingest then holds out for good.
 
-    python -m flows.review.items [--profile NAME] [--port 4301]
+    python -m flows.review.label [--profile NAME] [--port 4301]
 
 An item says in ``held_out`` which passage it is about. From the next run on ingest drops passages
 that share its words (reason ``held_out``), so that no model is trained on what it is asked.
@@ -33,7 +33,7 @@ SCRIPT = "/scripts/label.js"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; return 2 after an error that the user can fix."""
-    parser = make_parser("flows.review.items", "Make labelled items of held-out passages.", PORT)
+    parser = make_parser("flows.review.label", "Make labelled items of held-out passages.", PORT)
     arguments = parser.parse_args(argv)
     with one_line_errors("label"):
         port = read_port(arguments.port, VARIABLE)
