@@ -16,8 +16,6 @@ from tasks.ingest import file_pool, worker
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
 from tests.ingest.reading import STORY, read
 
-# --- archives and hostile files
-
 
 def test_archives_hold_documents_and_bad_members_are_rejects(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

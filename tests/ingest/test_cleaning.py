@@ -9,8 +9,6 @@ import pytest
 
 from tasks.ingest import cleaning
 
-# --- rules
-
 
 def test_evaluation_overlap_by_words_in_a_row() -> None:
     known = "one two three four five six seven eight nine ten"

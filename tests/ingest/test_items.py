@@ -46,9 +46,6 @@ def test_a_passage_that_an_item_holds_out_is_never_kept_however_it_is_cut(corner
     assert "holds it out of the corpus" in Path("artifacts/ingest/report.html").read_text()
 
 
-# --- without labelled items, and from elsewhere
-
-
 def test_no_labelled_items_are_needed(corner: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (corner / "corpus" / "a.txt").write_text(SENTENCES[0])
     (corner / "items.jsonl").unlink()

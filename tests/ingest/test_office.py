@@ -12,8 +12,6 @@ import pytest
 from tests.ingest.office_files import OLE, STORY, book, odt, parts_of, shape, slide, slides, zipped
 from tests.ingest.reading import read, read_one, refusal
 
-# --- all of them
-
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".pptx", ".odt"])
 def test_broken_and_locked_files_have_one_reason(tmp_path: Path, suffix: str) -> None:

@@ -17,9 +17,6 @@ def _characters(texts: Any) -> list[int]:
     return [len(text) for text in texts]
 
 
-# --- passages
-
-
 def _cut(text: str, budget: int, least: int, count: Any = _words) -> list[Passage]:
     found = list(
         cut(Document(text, "markdown", headings=find_headings(text)), count, budget, least)

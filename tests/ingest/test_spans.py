@@ -17,8 +17,6 @@ from tasks.ingest.readers.document import Document, ReadOptions
 from tests.ingest.pdf_files import pdf
 from tests.ingest.reading import STORY
 
-# --- spans
-
 
 def _every_format(folder: Path) -> None:
     import docx
