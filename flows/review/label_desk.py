@@ -104,7 +104,7 @@ class LabelDesk:
     def save(self, change: dict[str, Any]) -> dict[str, Any]:
         """Write an item (``accept``), or a rejection (``reject``), or take one back
         (``undo``, which names what ``accept`` or ``reject`` returned as ``saved``); or put a draft
-        behind the others (``skip``).
+        after the others (``skip``).
         """
         draft = self._drafts.get(str(change.get("key")))
         action = {

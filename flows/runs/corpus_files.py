@@ -30,8 +30,8 @@ def tell_unhashable(corpus: Path) -> str:
     shown = ", ".join(found[:_SHOWN])
     more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
     return (
-        f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: mend "
-        "that, or move it out of the folder"
+        f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: "
+        "correct that, or move it out of the folder"
     )
 
 

@@ -166,7 +166,7 @@ class Pool:
 
     def _receive(self, worker: _Worker) -> ResultPart | None:
         try:
-            # JSON, not pickle: a pickle could run code here, and a stranger's file may have taken
+            # JSON, not pickle: a pickle could run code here, and an untrusted file may have taken
             # over the worker.
             kind, value = json.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):

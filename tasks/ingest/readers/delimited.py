@@ -89,7 +89,7 @@ def _name_columns(header: list[str]) -> list[str]:
 
 def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
     """Yield lines; for one of more than ``limit`` characters, which is never held whole, a line
-    with :data:`_LONG_LINE`, behind a quote where a quoted cell begins or ends in it.
+    with :data:`_LONG_LINE`, after a quote where a quoted cell begins or ends in it.
     """
     for line in iter(partial(stream.readline, limit + 1), ""):
         if len(line) <= limit:
