@@ -86,37 +86,50 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
     part: list[dict[str, Any]] = []
     size = 0
     try:
-        for item in detect.read(path, work.options):
+        for item in _read_items(path, work, count):
+            if isinstance(item, Begin):
+                # The pool sends a part when the next one comes: all before it is safe.
+                yield [*part, {"begin": item.number, "member": printable(item.member)}]
+                part = []
             if isinstance(item, Alive | Begin):
-                if isinstance(item, Begin):
-                    # The pool sends a part when the next one comes: all before it is safe.
-                    yield [*part, {"begin": item.number, "member": printable(item.member)}]
-                    part = []
                 yield part
                 part, size = [], 0
                 continue
-            if not isinstance(item, Document):
-                part.append(_reject(item.member, item.reason, item.detail))
-                continue
-            for entry in _documents(item, work, count):
-                if entry["first"] and not entry["passages"]:
-                    # Otherwise it would be neither a passage nor a reject.
-                    trimmed = bool(entry["edits"])
-                    why = "all its text was taken out" if trimmed else "no text below its headings"
-                    part.append(_reject(item.member, "empty", why))
-                    if not trimmed:
-                        continue
-                part.append(entry)
-                size += sum(len(passage["text"]) for passage in entry["passages"])
-                if size > _PART:
-                    yield part
-                    part, size = [], 0
+            part.append(item)
+            size += sum(len(passage["text"]) for passage in item.get("passages", ()))
+            if size > _PART:
+                yield part
+                part, size = [], 0
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  any parser error; what was read is kept
         problem = explain(error)
         part.append(_reject("", problem.reason, problem.detail))
     yield part
+
+
+def _read_items(
+    path: Path, work: Work, count: TokenCounter
+) -> Iterator[dict[str, Any] | Alive | Begin]:
+    """Yield the documents (with passages) and rejects of a file, and its reader's signs."""
+    for item in detect.read(path, work.options):
+        if isinstance(item, Alive | Begin):
+            yield item
+        elif isinstance(item, Document):
+            yield from _with_reject(item, _documents(item, work, count))
+        else:
+            yield _reject(item.member, item.reason, item.detail)
+
+
+def _with_reject(document: Document, entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a document; where it has no passage, a reject that says why."""
+    for entry in entries:
+        is_empty = entry["first"] and not entry["passages"]
+        if is_empty:
+            trimmed = "all its text was taken out" if entry["edits"] else ""
+            yield _reject(document.member, "empty", trimmed or "no text below its headings")
+        if entry["edits"] or not is_empty:
+            yield entry
 
 
 def _reject(member: str, reason: str, detail: str) -> dict[str, Any]:

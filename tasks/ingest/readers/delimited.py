@@ -49,28 +49,39 @@ def read(path: Path, options: ReadOptions, delimiter: str, column: str) -> Itera
                 if _LONG_LINE in "".join(cells):
                     raise Unreadable("too_large", f"{long_line}, and its header cannot be told")
                 yield TITLE, _join_cells(cells)
-            if _LONG_LINE in "".join(header):
-                raise Unreadable("too_large", f"{long_line}: its header")
-            if _UNDECODED.search("".join(header)):
-                raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
-            names = _name_columns(header)
+            names = _name_columns(_need_readable(header, encoding, long_line))
             for place, cells in enumerate(rows, 1):
-                if _UNDECODED.search("".join(cells)):
-                    yield (
-                        place,
-                        Unreadable("too_large", long_line)
-                        if _LONG_LINE in "".join(cells)
-                        else Unreadable("damaged", f"bytes that are not {encoding}"),
-                    )
-                    continue
-                if not names:
-                    yield place, _join_cells(cells)
-                    continue
-                row: dict[str, Any] = dict(zip_longest(names, cells[: len(names)]))
-                more = cells[len(names) :]
-                yield place, row | {"(more)": more} if more else row
+                yield place, _make_row(cells, names, encoding, long_line)
         except (csv.Error, UnicodeDecodeError) as error:
             raise Unreadable("damaged", f"line {reader.line_num + 1}: {error}") from error
+
+
+def _need_readable(header: list[str], encoding: str, long_line: str) -> list[str]:
+    """Return the header; raise :class:`Unreadable` where a part of it is not known."""
+    text = "".join(header)
+    if _LONG_LINE in text:
+        raise Unreadable("too_large", f"{long_line}: its header")
+    if _UNDECODED.search(text):
+        raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
+    return header
+
+
+def _make_row(
+    cells: list[str], names: list[str], encoding: str, long_line: str
+) -> dict[str, Any] | Unreadable:
+    """Return a row by the names of its columns, all in one text where there are no names; or why
+    it cannot be read.
+    """
+    text = "".join(cells)
+    if _LONG_LINE in text:
+        return Unreadable("too_large", long_line)
+    if _UNDECODED.search(text):
+        return Unreadable("damaged", f"bytes that are not {encoding}")
+    if not names:
+        return _join_cells(cells)
+    row: dict[str, Any] = dict(zip_longest(names, cells[: len(names)]))
+    more = cells[len(names) :]
+    return row | {"(more)": more} if more else row
 
 
 def _join_cells(cells: list[str]) -> dict[str, Any]:
