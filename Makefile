@@ -125,7 +125,7 @@ review: data ## judge 100 of the rows that the last run kept, in the browser (PR
 	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --settings="$$SET" --port "$${REVIEW_PORT:-4300}"
 
 label: data ## make labelled items of held-out passages in the browser (PROFILE, SET, REVIEWER=name)
-	@$(BIN)/python -m flows.review.items --profile "$$PROFILE" --settings="$$SET" --port "$${LABEL_PORT:-4301}"
+	@$(BIN)/python -m flows.review.label --profile "$$PROFILE" --settings="$$SET" --port "$${LABEL_PORT:-4301}"
 
 why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE, SET)
 	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --settings="$$SET" --item="$$ITEM"

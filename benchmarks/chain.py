@@ -24,7 +24,7 @@ from tasks.core.files import read_json, write_json
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.task_types import TASK_TYPES
-from tasks.lm.engine import vllm_environment, vllm_settings
+from tasks.lm.vllm_settings import vllm_environment, vllm_settings
 
 #: Chain -> its training step. All else is the same in both; the steps before training run once a
 #: round for both.

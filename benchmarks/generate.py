@@ -19,11 +19,11 @@ from benchmarks.rows import ResultRow, compare
 from tasks.core.parquet import write_table
 from tasks.core.rows import PASSAGES
 from tasks.core.task_types import TASK_TYPES
-from tasks.lm.engine import vllm_environment, vllm_settings
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import EMBEDDED, resolve
 from tasks.lm.prompts import Task, generator_prompt, parse_prediction
 from tasks.lm.tokenizers import load_tokenizer
+from tasks.lm.vllm_settings import vllm_environment, vllm_settings
 
 NAMES = ("generate", "generate-fp8")
 TARGETS = {"bonito-llm": 1.1, "transformers": 3.0, "transformers continuous batching": 3.0}

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from tasks.core.errors import PipelineError
-from tasks.core.model_params import Finetune
-from tasks.core.section import (
+from tasks.core.sections.base import (
     Batch,
     Count,
     Fraction,
@@ -19,6 +18,7 @@ from tasks.core.section import (
     Tokens,
     Workers,
 )
+from tasks.core.sections.finetune import Finetune
 from tasks.core.task_types import task_type
 
 

@@ -13,7 +13,7 @@ from bonito.templating.templates import source_name
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.params import load_params
 from tasks.core.row_reader import Row, holds_rows, read_hub_rows, read_rows
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 
 
 class AnnotatedDataset(Section):

@@ -43,8 +43,8 @@ from tasks.core.secrets import hide
 from tasks.core.task_types import TASK_TYPES
 
 TypeName = Enum("TypeName", {name: name for name in TASK_TYPES}, type=str)  # type: ignore[misc]
-#: Text, not a choice: that would offer one profile of those that were there when ``make ui`` began.
-#: The plan refuses an unknown name.
+#: Text, not a list to choose from: that would be the profiles that were there when ``make ui``
+#: began, and would take only one. An unknown name is refused.
 Profile = Annotated[
     str,
     Field(
@@ -100,8 +100,8 @@ def adapt(
         rows: Most training rows, of all sources together, drawn with the seed. 0: the profile's.
         seed: Seed of generation, selection and training; the questions asked stay the same. 0: the
             profile's.
-        max_minutes: The run ends after so many minutes, also within a stage; the same request goes
-            on. 0: the profile's.
+        max_minutes: The run ends after so many minutes, also within a stage; the same request
+            continues it. 0: the profile's.
         overrides: Settings for this run only, each section.key=value, such as
             generate.temperature=0.7.
         name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and
@@ -204,9 +204,9 @@ def run_stage(
 ) -> State[dict[str, Any]]:
     """Bring one stage of the checkout in ``folder`` up to date, here or in another work pool.
 
-    ``limits.command`` asks for the run again: a registered model's card shows it. Once the run was
-    ``stopped`` nothing begins. ``after`` are the stages whose outputs this one reads. ``unchanged``
-    says that DVC was asked, and has nothing to do here.
+    ``limits.command`` asks for the run again: a registered model's card shows it. Nothing starts
+    once the run is ``stopped``. ``after`` are the stages whose outputs this one reads.
+    ``unchanged`` says that DVC was asked, and has nothing to do here.
     """
     log = get_run_logger()
     watcher = Watcher(Path(folder), stage, log)

@@ -23,7 +23,7 @@ class CancelledOnPageError(Exception):
 
 @contextlib.contextmanager
 def heed_cancel() -> Iterator[None]:
-    """Interrupt the block, as Ctrl-C does, within some ten seconds after the current run was
+    """Interrupt the block, as Ctrl-C does, within about ten seconds after the current run was
     cancelled on the page; it then ends with :class:`CancelledOnPageError`.
 
     Not where a worker began the run: the worker ends its process. Call it in the main thread.

@@ -21,9 +21,9 @@ from flows.runs.request import derive_name
 from flows.runs.worktree import fingerprint_results, folder_of
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
-from tasks.core.model_params import Limits
 from tasks.core.overlay import DEFAULT, profile_files, read_layers, split_settings
 from tasks.core.params import Params, parse_params
+from tasks.core.sections.run import Limits
 from tasks.core.stage import WORK, one_line_errors
 from tasks.scoring.intervals import SPREAD, measured_spread, spread_ends
 from tasks.start.forecast import Range

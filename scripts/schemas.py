@@ -29,9 +29,9 @@ FOLDER, SETTINGS = ROOT / "schemas", ROOT / "docs/settings.md"
 _SETTINGS_HEAD = """\
 # Every setting
 
-Written by `make schemas` from the models that parse `params.yaml` (`tasks/core/data_params.py`,
-`tasks/core/model_params.py`). The value is the one in `params.yaml`; where it has none, the
-built-in one. A profile or `SET` overlays it: `make run SET=generate.samples=2`."""
+Written by `make schemas` from the models that parse `params.yaml` (`tasks/core/sections/`). The
+value is the one in `params.yaml`; where it has none, the built-in one. A profile or `SET` overlays
+it: `make run SET=generate.samples=2`."""
 
 
 def make_schemas() -> dict[str, dict[str, Any]]:

@@ -37,10 +37,10 @@ from tasks.core.ports import need_free_port, read_port
 from tasks.core.privacy import cache_folder
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
-from tasks.lm.engine import need_share, serve_command
 from tasks.lm.merged import merged_folder
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
+from tasks.lm.vllm_settings import need_share, serve_command
 from tasks.tracking.fetch_model import fetch_evaluation, fetch_model
 from tasks.tracking.kept_answers import KeptAnswers, fetch_kept_answers
 

@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
 }
 #: Library -> the only modules that may import it.
 GIANTS = {
-    "vllm": {"tasks/lm/engine.py", "tasks/lm/nucleus.py"},
+    "vllm": {"tasks/lm/vllm_engine.py", "tasks/lm/nucleus.py"},
     "great_expectations": {"tasks/validate/suites.py"},
     "mlflow": {"tasks/tracking/"},
     "ray": {"tasks/core/ray_cluster.py"},

@@ -54,6 +54,7 @@ def declared_code(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_one_name_everywhere(stage: str) -> None:
     assert (ROOT / "tasks" / stage / "stage.py").is_file() and stage in Params.model_fields
+    assert (ROOT / "tasks" / "core" / "sections" / f"{stage}.py").is_file()
     assert list((ROOT / "tests" / stage).glob("test_*.py"))
     assert definition(stage)["outs"] == [f"artifacts/{stage}"]
 

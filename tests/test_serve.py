@@ -28,7 +28,7 @@ from tasks.core.own_pages import OwnPagesOnly
 from tasks.core.parquet import read_table
 from tasks.core.ports import find_free_port
 from tasks.core.process import is_alive
-from tasks.lm import engine
+from tasks.lm import vllm_settings
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.release import export, push
@@ -128,10 +128,10 @@ def test_a_model_nobody_registered_is_one_line(
 def test_the_scored_checkpoint_is_served_and_no_adapter_beside_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.torch.cuda, "mem_get_info", lambda *_: (80 << 30, 80 << 30))
+    monkeypatch.setattr(vllm_settings.torch.cuda, "mem_get_info", lambda *_: (80 << 30, 80 << 30))
     for gpu in (False, True):
-        monkeypatch.setattr(engine.torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        command, _ = engine.serve_command(
+        monkeypatch.setattr(vllm_settings.torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        command, _ = vllm_settings.serve_command(
             tmp_path, "m", "127.0.0.1", 8000, 512, "float32", gpu_memory_utilization=0.5
         )
         options = dict(pairwise(command))

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.worker import Done, serve
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.loading import load_model
 from tasks.lm.merged import round_through_nf4
 from tasks.lm.precision import dtype

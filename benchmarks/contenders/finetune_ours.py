@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from benchmarks.worker import Done, serve
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.examples import Example, training_order
 from tasks.lm.response_trainer import response_trainer
 from tasks.lm.training import lora_model, training_arguments

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.gpu_check.setting import Setting, read_finetune
 from benchmarks.harness import ROOT
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.examples import Example
 from tasks.lm.models import EMBEDDED, base_path
 from tasks.lm.prompts import generator_prompt

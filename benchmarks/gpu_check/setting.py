@@ -13,9 +13,9 @@ from benchmarks.gpu_check.outcome import NotRun
 from benchmarks.harness import ROOT
 from benchmarks.inputs import prompter_of
 from tasks.core.files import read_json, write_json
-from tasks.core.model_params import Finetune
 from tasks.core.overlay import read_layers
 from tasks.core.params import parse_params
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.examples import Example
 from tasks.lm.merged import merged_folder
 from tasks.lm.prompts import Prompter

@@ -18,7 +18,7 @@ from benchmarks.gpu_check.outcome import Figures
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.harness import PASSED
 from benchmarks.roofline import Need, read_weights
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.loading import load_model

@@ -23,10 +23,10 @@ from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
-from tasks.core.model_params import Finetune
 from tasks.core.parquet import GROUP, read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
-from tasks.core.section import Count, Positive, Section, Seed, Tokens
+from tasks.core.sections.base import Count, Positive, Section, Seed, Tokens
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage, run_stage
 from tasks.lm.preflight import check_training
 from tasks.lm.prompts import fill

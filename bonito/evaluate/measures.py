@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from bonito.evaluate.adherence import adheres
-from tasks.core.data_params import Validate
 from tasks.core.labels import normal_labels, offered
+from tasks.core.sections.validate import Validate
 from tasks.core.task_types import CLASSIFICATION, EXTRACTION, LABEL_FAMILIES, TASK_TYPES
 from tasks.validate.checks import measure
 from tasks.validate.expectations import select_checks

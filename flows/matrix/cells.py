@@ -15,9 +15,9 @@ from flows.runs.worktree import RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.mix import Mix
-from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FILES, NOTHING
 from tasks.scoring.datasets import load_dataset, load_items
 

@@ -11,7 +11,7 @@ from flows.matrix.supervision import parse_supervision
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
 from tasks.core.params import load_params
-from tasks.core.section import FORM, Count, Section, Seed
+from tasks.core.sections.base import FORM, Count, Section, Seed
 
 
 def _parsed(names: tuple[str, ...]) -> tuple[str, ...]:

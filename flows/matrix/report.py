@@ -31,7 +31,7 @@ from flows.runs.mlflow_urls import run_page
 from tasks.core.files import read_json, write_json, write_text
 from tasks.core.page import Page, Tile, write_page
 from tasks.core.yaml_file import read_yaml
-from tasks.tracking.registry import group_runs
+from tasks.tracking.matrix_runs import group_runs
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Functions that the template calls.

@@ -1,7 +1,7 @@
 """The passages of a run that share words with a question: SQLite's full-text index (FTS5, bm25).
 
 The index is a file in the run's ``.work/ask``, named by the hash of the passages that it holds. An
-index of other passages is deleted: what left the corpus leaves this folder too.
+index of other passages is deleted: it may hold passages that left the corpus.
 """
 
 from __future__ import annotations

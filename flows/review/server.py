@@ -1,4 +1,4 @@
-"""The frame of ``make review`` and ``make label``: one page on loopback, and what its script asks.
+"""The server of ``make review`` and ``make label``: one page on loopback, its script's requests.
 
 The page shows a state and sends changes; a desk keeps both. Documents are hostile: the script puts
 their text into the page as text, and the policy lets nothing else run.

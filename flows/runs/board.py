@@ -16,7 +16,7 @@ from typing import Any
 from tasks.core.files import write_json
 
 _BOARD = Path(".work") / "board.json"
-#: Statuses behind which nothing else of the run is done.
+#: Statuses after which nothing else of the run is done.
 ENDED = ("failed", "stopped")
 #: As in the closing table.
 _SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}

@@ -17,8 +17,8 @@ _SHOWN = 3
 def tell_unhashable(corpus: Path) -> str:
     """Return one line on the files of a folder that DVC cannot hash; empty where there are none.
 
-    It takes the hash of every file before ingest starts, and ends in an error of its own, or waits
-    for a pipe for ever.
+    DVC hashes every file before ingest starts: it would end in an error of its own, or wait for a
+    pipe for ever.
     """
     found = [
         f"{os.fsencode(path).decode(errors='backslashreplace')} ({problem})"
@@ -30,8 +30,8 @@ def tell_unhashable(corpus: Path) -> str:
     shown = ", ".join(found[:_SHOWN])
     more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
     return (
-        f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: mend "
-        "that, or move it out of the folder"
+        f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: "
+        "correct that, or move it out of the folder"
     )
 
 
@@ -67,7 +67,7 @@ def _find_inside(items: Path, corpus: Path) -> Path | None:
 
 def _is_document(path: Path, text_column: str) -> bool:
     """Tell whether a reader finds a text in a file."""
-    from tasks.ingest.readers.detect import read  # seldom needed: items are seldom in the corpus
+    from tasks.ingest.readers.detect import read  # rarely needed: items are rarely in the corpus
     from tasks.ingest.readers.document import Document, ReadOptions
 
     try:

@@ -80,7 +80,7 @@ def reproduce(
 
 
 def _find_reason(stage: str, checkout: Path, log: Callable[[str], None]) -> str:
-    """Return why a stage runs that DVC has nothing to do for; empty where nothing speaks for it."""
+    """Return why a stage runs that DVC has nothing to do for; empty where there is no reason."""
     if stage == REGISTER:
         return find_lost(checkout, lambda line: log(f"warning: {line}"))
     return explain_unsettled(checkout) if stage == INGEST else ""
@@ -190,7 +190,7 @@ def line_that_matters(lines: list[str], code: int) -> str:
             return refusal[1]
         if int(exited[1]) < 0 or int(exited[1]) > 128:
             number = abs(int(exited[1])) % 128
-            # So the kernel ends what takes the last memory of the machine.
+            # The kernel kills so where the machine has no memory left.
             why = " (often: too little memory)" if number == signal.SIGKILL else ""
             return f"killed by signal {number}{why}, {STOPPED}"
         return lines[position - 1] if position else refusal[1]

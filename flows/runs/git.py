@@ -47,7 +47,7 @@ def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | No
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
         lines = output.splitlines()
-        # DVC adds an address behind its error, git what to do.
+        # DVC adds an address after its error, git what to do.
         errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: ", "error: "))]
         told = errors[0].partition(": ")[2] if errors else lines[-1]
         raise PipelineError(f"{shown}: {told}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.own_process import run_module
-from tasks.core.data_params import CROSS_FIT
+from tasks.core.sections.verify import CROSS_FIT
 from tasks.core.setting_paths import find_models
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

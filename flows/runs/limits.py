@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tasks.core.files import read_json
 from tasks.core.mix import Mix
-from tasks.core.model_params import Limits
 from tasks.core.params import parse_params
+from tasks.core.sections.run import Limits
 
 #: How an ending by a limit is called in Prefect, and its exit status (docs/operations.md).
 STOPPED, EXIT_STATUS = "Stopped", 3

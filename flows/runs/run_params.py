@@ -14,7 +14,7 @@ import yaml
 from flows.runs.git import run_git
 from flows.runs.hub_models import pin_hub_models
 from tasks.core.files import sha256_folder, write_text
-from tasks.core.model_params import CHAMPION
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FOLDER_REVISION, find_models, find_paths
 
 

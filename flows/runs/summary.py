@@ -85,7 +85,7 @@ def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
 
 
 def _quality(checkout: Path, done: set[str]) -> list[str]:
-    """Return what is known of the rows: a generated one's form, a reader's word, people's."""
+    """Return what is known of the rows: their form, a reader's verdict, people's verdicts."""
     validated, verified, supervised = (
         checkout / "artifacts" / name for name in ("validate", "verify", "supervise")
     )

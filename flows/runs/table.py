@@ -146,14 +146,14 @@ def read_unfinished(main: Path) -> list[Unfinished]:
     for name in (DEFAULT, *(run.name for run in list_folders(main))):
         held = is_held(main, name)
         ended = find_unfinished(folder_of(main, name), held)
-        if ended and not (name == DEFAULT and not held and _is_made_good(main, ended[1])):
+        if ended and not (name == DEFAULT and not held and _is_done_since(main, ended[1])):
             date = time.strftime("%Y-%m-%d", time.localtime(ended[1]))
             shown = "this checkout" if name == DEFAULT else name
             found.append((ended[1], Unfinished(shown, ended[0], date)))
     return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _is_made_good(main: Path, ended: float) -> bool:
+def _is_done_since(main: Path, ended: float) -> bool:
     """Tell whether DVC alone (``make repro``) has done every stage since the flow's run ended: DVC
     writes ``dvc.lock``, and not the board.
     """

@@ -1,7 +1,7 @@
 """Whether ingest may give another result although nothing changed: it could not read some files.
 
-DVC compares inputs. It skips ingest, or takes its result from a cache, whatever became of a file
-whose reader was ended, and hashes a corpus only when the stage has ended.
+DVC compares inputs: it skips ingest, or takes its result from a cache, also where the reader of a
+file was ended. It hashes a corpus only when the stage has ended.
 """
 
 from __future__ import annotations

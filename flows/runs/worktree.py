@@ -24,8 +24,8 @@ from flows.runs.run_params import write_params
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_text
 from tasks.core.lock import LockedError, hold_lock, is_locked
-from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import DEFAULT
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FILES, NOTHING
 from tasks.core.stage import WORK
 
@@ -175,7 +175,7 @@ def _renew(run: Run, head: str) -> None:
             _remove(path / name)
             (aside / name).rename(path / name)
     shutil.rmtree(aside, ignore_errors=True)
-    # This run's lock is held: who else locked its index is dead.
+    # This run's lock is held, so whoever locked the index is dead.
     (Path(run_git(path, "rev-parse", "--absolute-git-dir")) / "index.lock").unlink(missing_ok=True)
 
 

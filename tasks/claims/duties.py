@@ -161,7 +161,7 @@ def _is_subject(head: str, patterns: Patterns) -> bool:
     named = first in determiners or first == "you" or first not in patterns.openers
     plain = all(re.fullmatch(r"[A-Za-z][\w'’/-]*", word) for word in words)
     inside = {word.lower() for word in words[1:]} & patterns.words("breaks") - {"and", "or", "to"}
-    # A capital inside the subject begins a sentence: what stands before it is a heading.
+    # A capital inside the subject begins a sentence: what is before it is a heading.
     begins = {word.capitalize() for word in determiners | patterns.words("beginnings")}
     return named and plain and not inside and not begins & set(words[1:])
 
@@ -188,7 +188,7 @@ def _does_something(head: str, tail: str, patterns: Patterns) -> bool:
 
 
 def _last_verb(kind: str, tail: str) -> str:
-    """Return what stands behind a modal verb, of several verbs the last one alone.
+    """Return what follows a modal verb, of several verbs the last one alone.
 
     All stay where the last would say too much: who may not copy or disclose it may not disclose
     it, but who must return or destroy it need not destroy it.

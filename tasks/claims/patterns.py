@@ -13,15 +13,43 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.yaml_file import read_yaml
 
 PATTERNS = Path(__file__).parent / "patterns.yaml"
+#: The lists that a file of patterns must have.
 _LISTS = frozenset(
-    (
-        *("abbreviations", "openers", "unsure", "introductions", "conditions", "auxiliaries"),
-        *("participles", "breaks", "quantifiers", "focus", "negations", "months", "weekdays"),
-        *("number_words", "scales", "currencies", "bounds", "units", "functional", "titles"),
-        *("opposites", "same", "stopwords", "pointing", "actors", "happenings"),
-        *("determiners", "beginnings", "narrowing", "preconditions", "opposite_states"),
-        *("carried_along", "limits"),
-    )
+    {
+        "abbreviations",
+        "actors",
+        "auxiliaries",
+        "beginnings",
+        "bounds",
+        "breaks",
+        "carried_along",
+        "conditions",
+        "currencies",
+        "determiners",
+        "focus",
+        "functional",
+        "happenings",
+        "introductions",
+        "limits",
+        "months",
+        "narrowing",
+        "negations",
+        "number_words",
+        "openers",
+        "opposite_states",
+        "opposites",
+        "participles",
+        "pointing",
+        "preconditions",
+        "quantifiers",
+        "same",
+        "scales",
+        "stopwords",
+        "titles",
+        "units",
+        "unsure",
+        "weekdays",
+    }
 )
 _MAPPINGS = frozenset({"verbs"})
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"

@@ -1,4 +1,4 @@
-"""A probe that does not see the passage: a label that it can tell is given away by the claim."""
+"""A probe that does not see the passage: a label that it can tell is known from the claim alone."""
 
 from __future__ import annotations
 

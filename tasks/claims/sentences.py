@@ -173,7 +173,7 @@ def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
     before = ""
     for place, match in enumerate(WORD.finditer(sentence, main_clause(sentence, patterns))):
         word = match[0].lower()
-        # "photographs of finished work": behind a preposition a form in -ed is no verb.
+        # "photographs of finished work": after a preposition a form in -ed is no verb.
         known = before not in _PREPOSITIONS and _is_verb(
             match[0], sentence[match.end() :], patterns
         )
@@ -188,7 +188,7 @@ def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
 
 
 def main_clause(sentence: str, patterns: Patterns) -> int:
-    """Return where the main clause begins: behind an introduction such as "In 2011, "; else 0."""
+    """Return where the main clause begins: after an introduction such as "In 2011, "; else 0."""
     match = patterns.introduction.match(sentence)
     return match.start("main") if match else 0
 

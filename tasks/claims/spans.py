@@ -30,13 +30,13 @@ _HOLE = "Xholex"
 _TOTAL = re.compile(r"^(?:A total of|In all,?|Altogether,?) ", re.I)
 _PREPOSITIONS = "for|by|within|after|in|at|to|from"
 _DATES = ("date", "month", "weekday", "year")
-#: A clause with a subject of its own, which a question about the first must not drag along.
+#: A clause with a subject of its own: a question about the first one must not include it.
 _SECOND_CLAUSE = re.compile(
     r"(?:, |\b(?:and|but|so|since|because|while|though|although|until|when) )"
     r"[^,]*?\b(?:the|an?|it|its|he|she|they|his|her|their|[A-Z]\w+)\b[^,]*?"
     r"\b(?:is|are|was|were|had|has|have|will|would|could|can|did)\b"
 )
-#: A part behind one of these belongs to a clause or an aside: it cannot be drawn to the front.
+#: A part after one of these belongs to a clause or an aside: it cannot be moved to the front.
 _INSIDE = re.compile(r"\b(?:that|which|who|whose|where|when|if|as|than|and|or|but)\b|,")
 _NOT_BEFORE = frozenset(
     (
@@ -149,7 +149,7 @@ def _of_subject(
 
 
 def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> list[SpanQuestion]:
-    """Ask for a value, a number, a date or a name behind the verb."""
+    """Ask for a value, a number, a date or a name after the verb."""
     before, after = statement[: span.start], statement[span.end :]
     equal = re.fullmatch(r"(?P<subject>The .+|An? .+) (?P<be>is|was) ", before)
     if equal and span.kind in ("quantity", "money", "percent"):

@@ -14,7 +14,7 @@ from tasks.claims.patterns import Patterns
 from tasks.claims.questions import uncapitalised, yes_no_question
 from tasks.core.errors import PipelineError
 from tasks.core.params import load_params
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 from tasks.lm.prompts import PLACEHOLDER, fill
 
 WORDINGS = Path(__file__).parent / "wordings.yaml"

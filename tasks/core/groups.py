@@ -1,6 +1,6 @@
 """Cuts a stream into groups that depend on their members' content alone.
 
-Work is stored by the group: in a changed corpus the groups of what has not changed are found again.
+Work is stored by the group: in a changed corpus the unchanged groups are found again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def cut_groups(
     """Yield (fingerprint of the contents, members) of groups of at most ``most`` members of one
     file, in order.
 
-    A file is cut where a member's own hash says so. A change moves the cuts next to it; behind
-    those the groups are what they were. ``document`` names a member's document: a file, or a row
+    A file is cut where a member's own hash says so. A change moves the cuts next to it; the
+    groups after those stay the same. ``document`` names a member's document: a file, or a row
     (``#``) or member (``!``) of one.
     """
     least, often = max(1, most // 4), max(2, most // 2)

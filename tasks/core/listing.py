@@ -44,14 +44,23 @@ def list_files(corpus: Path, known: Mapping[str, Entry] | None = None) -> Listin
             continue
         listing[name] = (state.st_size, state.st_mtime_ns, digest)
     for problem in closed:
-        path = Path(problem.filename)
-        if path == corpus:
-            raise PipelineError(
-                f"the corpus folder {corpus} cannot be opened: {problem.strerror}"
-            ) from problem
+        path = closed_folder(corpus, problem)
         if not isinstance(problem, FileNotFoundError):
             listing[_name(path, corpus)] = (0, 0, f"unreadable: {problem.strerror}")
     return listing
+
+
+def closed_folder(corpus: Path, error: OSError) -> Path:
+    """Return the path that ``os.walk`` below ``corpus`` could not open.
+
+    Raises :class:`PipelineError` where it is the corpus itself.
+    """
+    path = Path(error.filename)
+    if path == corpus:
+        raise PipelineError(
+            f"the corpus folder {corpus} cannot be opened: {error.strerror}"
+        ) from error
+    return path
 
 
 def digest_listing(listing: Listing) -> str:
@@ -64,9 +73,7 @@ def _name(path: Path, corpus: Path) -> str:
 
 
 def _walk(corpus: Path, closed: list[OSError]) -> Iterator[Path]:
-    """Yield the files; what cannot be opened, so that it is unknown what it is or holds, goes to
-    ``closed``.
-    """
+    """Yield the files; the error of each path that cannot be opened goes to ``closed``."""
     if corpus.is_file():
         yield corpus
         return

@@ -78,8 +78,8 @@ def _end(name: str, kind: type[BaseException], error: BaseException, trace: Any)
 def ignore_closed_stdout() -> None:
     """From now on drop what is printed after the reader of standard output has gone.
 
-    So ``make why | head`` ends without a trace, and a command that prints on its way still does
-    its work and returns its own status. Programs started afterwards print nowhere, too.
+    So ``make why | head`` ends without a trace, and a command that prints while it works finishes
+    and returns its own status. What programs started afterwards print is dropped too.
     """
     printed = sys.stdout
     if printed is not sys.__stdout__ or not isinstance(printed, io.TextIOWrapper):

@@ -30,7 +30,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], padded: bool = Fa
 
 
 def escape(text: str) -> str:
-    """Return a stranger's text as one line that Markdown shows as it is: no markup, HTML, link or
+    """Return an untrusted text as one line that Markdown shows as it is: no markup, HTML, link or
     mention of it takes effect.
     """
     line = "".join(_ENTITIES.get(c, c) for c in _MARKS.sub(r"\\\1", one_line(text)))

@@ -13,12 +13,20 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from tasks.core.data_params import CROSS_FIT, Generate, Ingest, Supervise, Validate, Verify
 from tasks.core.errors import PipelineError
-from tasks.core.model_params import Baseline, Evaluate, Finetune, Limits, Register
 from tasks.core.problems import explain
 from tasks.core.secrets import SECRET
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
+from tasks.core.sections.baseline import Baseline
+from tasks.core.sections.evaluate import Evaluate
+from tasks.core.sections.finetune import Finetune
+from tasks.core.sections.generate import Generate
+from tasks.core.sections.ingest import Ingest
+from tasks.core.sections.register import Register
+from tasks.core.sections.run import Limits
+from tasks.core.sections.supervise import Supervise
+from tasks.core.sections.validate import Validate
+from tasks.core.sections.verify import CROSS_FIT, Verify
 from tasks.core.setting_paths import is_nothing
 from tasks.core.yaml_file import read_yaml
 

@@ -1,5 +1,5 @@
-"""Processes that do jobs under limits: a job that hangs, crashes or eats memory takes no other with
-it.
+"""Processes that do jobs under limits: a job that hangs, crashes or needs too much memory ends no
+other.
 
 multiprocessing.Pool waits forever for a worker that was killed, and an executor of
 concurrent.futures loses the jobs of all its workers. Here a dead worker costs the job that it had,
@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from tasks.core.clock import Clock
 from tasks.core.pool_process import Setup, Start, serve
 
 #: Spawned, not forked: a fork of a process with threads (Arrow's) may hang, and a worker that
@@ -29,10 +30,8 @@ from tasks.core.pool_process import Setup, Start, serve
 _CONTEXT = multiprocessing.get_context("spawn")
 #: A worker that has done so many jobs is replaced, so that what libraries leak stays small.
 _JOBS_A_WORKER = 2000
-#: A worker's first job also pays for its start, on a busy machine too.
+#: More time for a worker's first job, which includes its start, maybe on a busy machine.
 _START_SECONDS = 60.0
-#: How often the clock of a worker that got too little of the processor is restarted.
-_RESTARTS = 4
 #: The system counts the milliseconds of one wait in 32 bits.
 _LONGEST_WAIT = 86_400.0
 
@@ -81,7 +80,7 @@ class Pool:
         self._busy: dict[Connection, _Worker] = {}
         self._idle: list[_Worker] = []
         #: Of the keys at work, and of those whose job failed: they may be given again.
-        self._totals: dict[Any, _Clock] = {}
+        self._totals: dict[Any, Clock] = {}
         self._written: Setup | None = None
 
     def __enter__(self) -> Pool:
@@ -142,7 +141,7 @@ class Pool:
             worker = self._idle.pop() if self._idle else self._start_worker()
             self._busy[worker.pipe] = worker
             seconds = self._limits.total_seconds
-            total = self._totals.setdefault(entry[0], _Clock(seconds, seconds))
+            total = self._totals.setdefault(entry[0], Clock(seconds, seconds))
             worker.give(*entry, self._limits.seconds, total)
         return bool(self._busy)
 
@@ -167,7 +166,7 @@ class Pool:
 
     def _receive(self, worker: _Worker) -> ResultPart | None:
         try:
-            # JSON, not pickle: a pickle could run code here, and a stranger's file may have taken
+            # JSON, not pickle: a pickle could run code here, and an untrusted file may have taken
             # over the worker.
             kind, value = json.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
@@ -214,56 +213,20 @@ class Pool:
 
 
 @dataclass
-class _Clock:
-    """``seconds`` of wall time for a worker, or for several one after the other: ``left`` are left
-    while it stands still.
-
-    They start again where the machine gave the worker too little of the processor: a few times at
-    most, since a job may hang without using the processor.
-    """
-
-    seconds: float
-    left: float
-    #: CPU seconds that it has counted, while it stands still.
-    used: float = 0.0
-    #: CPU seconds of its worker that it does not count, while it runs.
-    base: float = 0.0
-    restarts: int = 0
-    deadline: float = math.inf
-
-    def start(self, cpu: float) -> None:
-        self.deadline, self.base = time.monotonic() + self.left, cpu - self.used
-
-    def stop(self, cpu: float) -> None:
-        if self.deadline < math.inf:
-            self.left, self.used = self.deadline - time.monotonic(), cpu - self.base
-            self.deadline = math.inf
-
-    def is_over(self, cpu_seconds: Callable[[], float]) -> bool:
-        if self.deadline >= time.monotonic():
-            return False
-        if self.restarts >= _RESTARTS or cpu_seconds() - self.base >= self.seconds / 2:
-            return True
-        self.restarts += 1
-        self.deadline = time.monotonic() + self.seconds
-        return False
-
-
-@dataclass
 class _Worker:
     process: SpawnProcess
     pipe: Connection
     key: Any = None
     jobs: int = 0
-    #: Whether it does jobs already: it starts before.
+    #: False while it starts.
     ready: bool = False
     #: For the part that it works at, and for its key.
-    part: _Clock = field(default_factory=lambda: _Clock(math.inf, math.inf))
-    total: _Clock = field(default_factory=lambda: _Clock(math.inf, math.inf))
+    part: Clock = field(default_factory=lambda: Clock(math.inf, math.inf))
+    total: Clock = field(default_factory=lambda: Clock(math.inf, math.inf))
     #: CPU seconds that its process had used when ``part`` started.
     cpu: float = 0.0
 
-    def give(self, key: Any, job: Any, seconds: float, total: _Clock) -> None:
+    def give(self, key: Any, job: Any, seconds: float, total: Clock) -> None:
         self.key, self.total = key, total
         self.jobs += 1
         self.restart_clock(seconds, _START_SECONDS if self.jobs == 1 else 0.0)
@@ -273,14 +236,14 @@ class _Worker:
             self.pipe.send(job)
 
     def begin(self) -> None:
-        """Start the clock of its first job's key: its start is no file's fault."""
-        if not self.ready:  # else a stranger's file that took it over could say so for ever
+        """Start the clock of its first job's key: the start of the process is not counted."""
+        if not self.ready:  # a file that took the process over could restart the clock for ever
             self.ready = True
             self.total.start(self.cpu_seconds())
 
     def restart_clock(self, seconds: float, more: float = 0.0) -> None:
         self.cpu = self.cpu_seconds()
-        self.part = _Clock(seconds, seconds + more)
+        self.part = Clock(seconds, seconds + more)
         self.part.start(self.cpu)
 
     def is_overdue(self) -> bool:

@@ -50,7 +50,7 @@ class Setup:
         return _inherit, (DupFd(self.file.fileno()),)
 
     def read(self) -> tuple[Start, tuple[Any, ...]]:
-        """Return what was written, and close the file: a stranger's file that takes over the worker
+        """Return what was written, and close the file: an untrusted file that takes over the worker
         finds it closed.
         """
         # Mapped, not read: all processes have one position in the file.

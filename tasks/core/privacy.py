@@ -1,7 +1,7 @@
 """Switch off the libraries' telemetry, update checks and remote code, and move their caches.
 
-No single switch silences all of them (``DO_NOT_TRACK=1`` leaves MLflow talking, ``true`` leaves
-vLLM talking), so each has its own. They are set before any library is imported. The hub's token is
+No single switch is read by all of them (MLflow ignores ``DO_NOT_TRACK=1``, vLLM ignores ``true``),
+so each has its own. They are set before any library is imported. The hub's token is
 never sent unasked; ``HF_TOKEN`` is sent for the models and datasets that settings name.
 """
 

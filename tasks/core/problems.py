@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tasks.core.errors import did_you_mean, near_miss
-from tasks.core.section import FORM
+from tasks.core.sections.base import FORM
 
 #: pydantic's type of a problem -> what to write instead. In braces are the limits that pydantic
 #: tells, and a key that the value's section has.

@@ -82,7 +82,7 @@ def open_cluster(ray: Any, workers: Workers) -> Iterator[None]:
     try:
         try:
             if address:
-                _knock(address)
+                _need_listener(address)
                 ray.init(address=address, **quiet)
             else:
                 ray.init(
@@ -133,7 +133,7 @@ def _start_guard() -> subprocess.Popen[str] | None:
     return start_guard(child.pid for child in psutil.Process().children(recursive=True))
 
 
-def _knock(address: str) -> None:
+def _need_listener(address: str) -> None:
     """Raise :class:`OSError` if nobody listens: Ray would retry for minutes."""
     host, _, port = address.partition("://")[2 * ("://" in address)].rpartition(":")
     if host and port.isdigit():

@@ -29,9 +29,9 @@ SECRET = re.compile(
     rf"{_KEY.pattern}|://[^/\s:@]+:(?!\d+/)[^\s@]{{1,400}}@"
     r"|(?:https?|ftps?)://(?!anonymous@)[^/\s@]+@|ftps?://[^/\s:@.]+:\d+/[^\s@]{0,400}@"
 )
-#: An @ before the first slash ends the password, else the first one behind it does.
+#: An @ before the first slash ends the password, else the first one after it does.
 _USER = re.compile(r"://[^/\s:@]*(?::(?:[^\s/]*|[^\s@]{0,400}))?@")
-#: The variables that a parser needs, or a library of its: the others may hold anything.
+#: The variables that a parser and its libraries need: the others may hold anything.
 _NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|PWD|LANG|LANGUAGE|LC_[A-Z]+|TZ|TZDIR|TMPDIR|TEMP|TMP|TERM"
     r"|PYTHON[A-Z]+|LD_[A-Z_]+|[A-Z]+_NUM_THREADS|OMP_[A-Z_]+|MALLOC_[A-Z_]+|TESSDATA_PREFIX"
@@ -62,7 +62,7 @@ def hub_token() -> str | None:
 
 
 def forget_secrets() -> None:
-    """Remove from this process's environment what a parser of strangers' files does not need, also
+    """Remove from this process's environment what a parser of untrusted files does not need, also
     from the copy that the system shows in ``/proc``: no list names all that may be a password.
 
     It keeps the paths, the language, the threads, and the switches of

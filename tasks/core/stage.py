@@ -22,7 +22,7 @@ from tasks.core.params import Params, load_params
 from tasks.core.process import die_with_parent, is_launched, launch, rank
 from tasks.core.progress import REUSED, Progress
 from tasks.core.secrets import hide
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 from tasks.core.store import seal_folder, verify
 
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those

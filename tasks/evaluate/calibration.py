@@ -25,9 +25,9 @@ from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import yes_no_question
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, fingerprint, row_seed
-from tasks.core.model_params import Evaluate
 from tasks.core.parquet import Batches, read_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, require
+from tasks.core.sections.evaluate import Evaluate
 from tasks.scoring.datasets import Dataset, Item, Template, asked_columns
 from tasks.scoring.f1 import choice_prior
 from tasks.scoring.pieces import Meter

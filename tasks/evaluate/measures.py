@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.model_params import Evaluate
+from tasks.core.sections.evaluate import Evaluate
 from tasks.evaluate.calibration import Priors, as_arrays
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset
 from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points, scored_of

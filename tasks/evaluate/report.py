@@ -92,8 +92,8 @@ def write_report(
 
 
 def why_command(item_id: str) -> str:
-    """Return the command that explains an item's answers. The id is anything: it is quoted for the
-    shell and for make.
+    """Return the command that explains an item's answers. The id may hold any characters: it is
+    quoted for the shell and for make.
     """
     return f"make why ITEM={shlex.quote(item_id.replace('$', '$$'))}"
 

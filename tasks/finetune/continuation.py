@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, fingerprint, read_json
-from tasks.core.model_params import Finetune
 from tasks.core.parquet import GROUP, column_values, read_table
 from tasks.core.rows import CHAMPION_FILE, TRAINED, TRAINED_FILE, require
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.adapters import start_adapter
 
 log = logging.getLogger(__name__)

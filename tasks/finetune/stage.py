@@ -22,10 +22,10 @@ from tasks.core.files import (
     write_json,
     write_text,
 )
-from tasks.core.model_params import Finetune
 from tasks.core.parquet import Batches, column_values, concat, rows_at, take_rows, write_table
 from tasks.core.process import rank
 from tasks.core.rows import INSTRUCTIONS, TRAINED, TRAINED_FILE
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.finetune.continuation import KNOWN, begin, digest_rows, known_after
 from tasks.lm.checkpoints import checkpoints_of

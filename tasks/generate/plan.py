@@ -2,7 +2,7 @@
 
 A shard is a group of passages of one file, and depends on their texts alone: where they lie in the
 file or the corpus changes neither the shard nor the seeds of its rows. A run over a changed corpus
-therefore meets the shards of what has not changed again.
+therefore finds the shards of unchanged passages again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.core.data_params import Generate
 from tasks.core.files import choose, fingerprint, row_seed
 from tasks.core.groups import cut_groups
 from tasks.core.parquet import column_values, take_rows
+from tasks.core.sections.generate import Generate
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import Field
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import load_params
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 from tasks.lm.prompts import PLACEHOLDER, Prompter, Task
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class PromptedForm:
             mark: text[match.end() : end].strip()
             for mark, match, end in zip(prompt.marks, found, [*starts[1:], len(text)], strict=True)
         }
-        # Chat models add remarks behind the last part: it ends with its paragraph.
+        # Chat models add remarks after the last part: it ends with its paragraph.
         parts[prompt.marks[-1]] = parts[prompt.marks[-1]].split("\n\n")[0].strip()
         empty = next((mark for mark, part in parts.items() if not part), None)
         if empty:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.data_params import Generate
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 from tasks.core.rows import PREDICTIONS
+from tasks.core.sections.generate import Generate
 from tasks.core.spans import is_sound
 from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine

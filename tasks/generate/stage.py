@@ -20,7 +20,6 @@ import pyarrow as pa
 import torch
 
 from tasks.core.card import give_cards_back, take_cards
-from tasks.core.data_params import Generate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.groups import pack
@@ -30,6 +29,7 @@ from tasks.core.progress import Progress
 from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import spread
 from tasks.core.rows import PASSAGES, PREDICTIONS
+from tasks.core.sections.generate import Generate
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.generate.plan import Request, Shard, count_planned, cut_shards

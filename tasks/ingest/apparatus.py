@@ -38,7 +38,7 @@ _NOTE = re.compile(
     r"(?<=[\w.,;:!?\"'\u201d\u2019)\]])\[(?:[a-z]|(?:needs )?update|note \d+|citation needed"
     r"|clarification needed|dubious[^][\n]{0,20}|who\?|when\?|which\?)\](?![\w(=])"
 )
-#: A marker behind a space, as in papers; "[30] days" is a blank of a form, "in [12]" a word of the
+#: A marker after a space, as in papers; "[30] days" is a blank of a form, "in [12]" a word of the
 #: sentence.
 _APART = re.compile(rf"[ ]\[({_NUMBERS})\](?=[.,;:)]|[ ]|\n|\Z)")
 _NEEDED = re.compile(

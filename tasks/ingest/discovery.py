@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
+from tasks.core.listing import closed_folder
 from tasks.ingest.readers.document import Unreadable
 
 
@@ -65,11 +66,7 @@ def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[CorpusFile]:
                 _find_problem(path, root, follow_links),
             )
     for error in errors:
-        path = Path(error.filename)
-        if path == corpus:
-            raise PipelineError(
-                f"the corpus folder {corpus} cannot be opened: {error.strerror}"
-            ) from error
+        path = closed_folder(corpus, error)
         yield CorpusFile(
             readable_name(os.fsencode(path.relative_to(corpus).as_posix())),
             str(path),

@@ -18,42 +18,36 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePath
 
-from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.params import Params
 from tasks.core.pool import Limits, ResultPart
 from tasks.core.ray_cluster import Workers
 from tasks.core.secrets import hide
+from tasks.core.sections.ingest import Ingest
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
 from tasks.ingest import apparatus
-from tasks.ingest.cleaning import EvaluationOverlap, Leaks
+from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
+from tasks.ingest.fetcher import Fetcher, explain_fetch
+from tasks.ingest.file_pool import read_files, read_on_ray
+from tasks.ingest.items import read_items
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers import ocr
-from tasks.ingest.readers.document import ReadOptions, Unreadable, printable
-from tasks.ingest.sources import Corpus, LocalCorpus, open_corpus
-from tasks.ingest.worker import Work, format_reject, read_files, read_on_ray
+from tasks.ingest.readers.document import ReadOptions, printable
+from tasks.ingest.sources import Corpus, open_corpus
+from tasks.ingest.worker import Work
 from tasks.lm.preflight import check_run, is_run
-from tasks.scoring.datasets import (
-    Item,
-    asked_columns,
-    find_misplaced,
-    find_missing_labels,
-    has_items,
-    load_dataset,
-    load_items,
-)
 from tasks.scoring.lengths import check_prompts
 
 log = logging.getLogger(__name__)
@@ -71,8 +65,8 @@ _LIBRARIES = (
     "tokenizers",
     "trafilatura",
 )
-#: Files that are listed at a time, and files that are fetched ahead of their readers.
-_LISTED, _AHEAD = 2000, 8
+#: Files that are listed at a time.
+_LISTED = 2000
 #: What the JSON of a result has once for each passage that is kept.
 _KEPT = '"reason": ""'
 
@@ -80,7 +74,7 @@ _KEPT = '"reason": ""'
 def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
-    items, leaks = _read_items(stage)
+    items, leaks = read_items(stage)
     overlap, held_out = (
         EvaluationOverlap((item.context for item in chosen), params.evaluation_words)
         for chosen in (items, [item for item in items if item.held_out])
@@ -159,40 +153,6 @@ def _read_tokenizer(generator: str, revision: str) -> str:
     return tokenizer
 
 
-def _read_items(stage: Stage) -> tuple[list[Item], Leaks]:
-    """Return the labelled items and what finds them in the corpus. They are read as evaluate reads
-    them, so that a bad item is an error before any work is done.
-    """
-    if "items" in stage.inputs and has_items(stage.path("items")):
-        dataset = load_dataset(Path(stage.params.evaluate.dataset))
-        items = load_items(dataset, stage.path("items"))
-        if misplaced := find_misplaced(dataset, items):
-            log.warning(
-                "%d of %d items have no answer that is in their passage: %s",
-                len(misplaced),
-                len(items),
-                ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else ""),
-            )
-        if missing := find_missing_labels(dataset, items):
-            log.warning("no item has the label %s of %s", ", ".join(missing), dataset.name)
-        columns = asked_columns(dataset)
-        return items, Leaks(
-            (item.id, _longest_text(item, columns), item.context, item.golds) for item in items
-        )
-    if stage.params.ingest.drop_evaluation_overlap:
-        raise PipelineError(
-            "ingest.drop_evaluation_overlap is set, and there are no items to compare "
-            "with: name them with --items"
-        )
-    return [], Leaks([])
-
-
-def _longest_text(item: Item, columns: Iterable[str]) -> str:
-    """Return what tells an item from others: the longest text beside its passage."""
-    values = (item.columns.get(name) for name in columns)
-    return max((value for value in values if isinstance(value, str)), key=len, default="")
-
-
 def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
     """List every file in the journal with the key of its result: content, suffix, parameters, code.
 
@@ -206,7 +166,7 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
         try:
             return file, key_of(file)
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            problem = _explain_fetch(error)
+            problem = explain_fetch(error)
             return CorpusFile(file.name, file.place, problem), ""
 
     files = corpus.files()
@@ -218,7 +178,7 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
 def _make_key(corpus: Corpus, work: Work) -> Callable[[CorpusFile], str]:
     """Return a function that makes the key of a file's result."""
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-    basis = work_key("tasks.ingest.worker", work.to_json(), libraries, sys.version_info[:2])
+    basis = work_key("tasks.ingest.file_pool", work.to_json(), libraries, sys.version_info[:2])
 
     def key_of(file: CorpusFile) -> str:
         kind = printable("".join(PurePath(file.place).suffixes[-2:]).lower())
@@ -241,7 +201,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         log.info("%d of %d files need no reading", total - left, total)
     parts: Counter[str] = Counter()
     finished, passages, shown = 0, 0, time.monotonic()
-    fetcher, key_of = _Fetcher(corpus, journal), _make_key(corpus, work)
+    fetcher, key_of = Fetcher(corpus, journal), _make_key(corpus, work)
     for result in _read_files(stage, fetcher.jobs(), work, left):
         if result.done or result.value != "[]":
             journal.add(result.key, parts[result.key], result.value)
@@ -277,61 +237,6 @@ def _read_files(
         return read_on_ray(jobs, work, cluster, limits, scratch)
     processes = min(params.workers or os.cpu_count() or 1, max(left, 1))
     return read_files(jobs, work, processes, limits, scratch)
-
-
-def _explain_fetch(error: Exception) -> Unreadable:
-    """Return what an error of a corpus's store says about a file; passwords are hidden."""
-    if isinstance(error, Unreadable):
-        return error
-    return Unreadable("unreadable", hide(f"{type(error).__name__}: {error}")[:300])
-
-
-class _Fetcher:
-    """Fetches files a few ahead of the processes that read them, and releases them afterwards."""
-
-    def __init__(self, corpus: Corpus, journal: Journal) -> None:
-        self._corpus, self._journal = corpus, journal
-        self._in_use: dict[str, tuple[Path, int]] = {}
-        self.failed = 0
-
-    def jobs(self) -> Iterator[tuple[str, Path]]:
-        """Yield key and path; a file that cannot be fetched is a reject until the next run."""
-        queue: deque[tuple[str, int, Future[Path]]] = deque()
-        with ThreadPoolExecutor(max_workers=_AHEAD) as threads:
-            for key, place, files in self._journal.todo():
-                queue.append((key, files, threads.submit(self._corpus.fetch, place)))
-                if len(queue) > _AHEAD:
-                    yield from self._wait_for(*queue.popleft())
-            while queue:
-                yield from self._wait_for(*queue.popleft())
-
-    def _wait_for(self, key: str, files: int, future: Future[Path]) -> Iterator[tuple[str, Path]]:
-        try:
-            path = future.result()
-        except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
-            problem = _explain_fetch(error)
-            self._journal.add(key, 0, format_reject(problem.reason, problem.detail))
-            self._journal.finish(key, final=False)
-            self.failed += files
-            return
-        self._in_use[key] = path, files
-        yield key, path
-
-    def is_unchanged(self, key: str, key_of: Callable[[CorpusFile], str]) -> bool:
-        """Tell whether a file of this machine, which others may write to, still has its key."""
-        path, _ = self._in_use[key]
-        try:
-            return not isinstance(self._corpus, LocalCorpus) or key == key_of(
-                CorpusFile(path.name, str(path))
-            )
-        except (OSError, Unreadable):  # gone, or grown beyond its limit
-            return False
-
-    def release(self, key: str) -> int:
-        """Release a file that has been read; return how many files have its content."""
-        path, files = self._in_use.pop(key)
-        self._corpus.release(path)
-        return files
 
 
 def _check(stage: str, params: Params) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, sha256_file
-from tasks.core.model_params import Finetune
 from tasks.core.rows import ADAPTER_FILES
+from tasks.core.sections.finetune import Finetune
 from tasks.core.setting_paths import is_nothing
 from tasks.lm.models import resolve
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION
 from tasks.lm.prompts import Prompter

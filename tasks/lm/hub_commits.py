@@ -1,4 +1,4 @@
-"""``python -m tasks.lm.hub_commits``: the commits that a run's hub models stand at now.
+"""``python -m tasks.lm.hub_commits``: the present commits of a run's hub models.
 
 A run asks before its graph begins, and writes them into its parameters: DVC knows a model by its
 settings alone.

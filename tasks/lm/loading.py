@@ -1,4 +1,4 @@
-"""Load a model's weights for training and ranking; vLLM loads its own (:mod:`tasks.lm.engine`)."""
+"""Load a model's weights for training and ranking; :mod:`tasks.lm.vllm_engine` loads its own."""
 
 from __future__ import annotations
 

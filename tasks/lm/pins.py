@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.models import pinned
 from tasks.lm.precision import dtype
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.core.data_params import CROSS_FIT
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_text
-from tasks.core.model_params import Finetune
 from tasks.core.params import Params
+from tasks.core.sections.finetune import Finetune
+from tasks.core.sections.verify import CROSS_FIT
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
@@ -34,7 +34,7 @@ _SAID = "downloads.txt"
 
 def check_run(stage: str, params: Params) -> None:
     """Raise :class:`PipelineError` where a model of the run cannot be loaded, an adapter does not
-    fit its base model, or disk or GPU are too small for what ``stage`` and the stages behind it do.
+    fit its base model, or disk or GPU are too small for what ``stage`` and the stages after it do.
 
     Asks only where DVC started the stage: one that is tried by hand is no run.
     """
@@ -91,10 +91,10 @@ def check_plain(named: Sequence[tuple[str, str, str]], precision: str) -> None:
 
 
 def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
-    """Look at every model that ``stage`` and the stages behind it load; download configurations, no
+    """Look at every model that ``stage`` and the stages after it load; download configurations, no
     weights.
     """
-    # With work pools the stages behind it may run on another machine.
+    # With work pools the stages after it may run on another machine.
     behind = (stage,) if os.environ.get(_POOLS) else _ORDER[_ORDER.index(stage) :]
     models = Models({}, [], params.finetune, 0)
     generate, verify, writes = params.generate, params.verify, bool(params.supervise.mix.generator)

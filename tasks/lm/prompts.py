@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.core.task_types import TASK_TYPES
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).

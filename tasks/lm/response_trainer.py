@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from tasks.core.model_params import Finetune
 from tasks.core.process import world_size
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.checkpoints import SealCheckpoint
 from tasks.lm.examples import Example
 from tasks.lm.loading import vocabulary_logits

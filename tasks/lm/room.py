@@ -16,8 +16,8 @@ from typing import Any
 from tasks.core.card import card_bytes
 from tasks.core.errors import PipelineError
 from tasks.core.files import folder_size
-from tasks.core.model_params import Finetune
 from tasks.core.privacy import cache_folder
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import WORK
 from tasks.lm.loading import NF4_BYTES
 from tasks.lm.merged import is_merged

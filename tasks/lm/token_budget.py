@@ -1,8 +1,8 @@
 """The examples of a training that ends after ``finetune.max_tokens`` tokens: of a million rows it
 needs the token ids of few.
 
-Which examples it takes depends on how many there are. So all rows are read, and only those are made
-into tokens of which nothing else tells whether they count.
+Which examples it takes depends on how many there are. So all rows are read, but a row gets token
+ids only if it is trained on, or if its number of examples is not known otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.examples import (
     Built,
     Example,
@@ -80,8 +80,8 @@ def _build_first(
 
 
 def _is_one(row: dict[str, Any], marks: int, params: Finetune) -> bool:
-    """Tell of a row that it gives one example, where that is sure without its token ids: a text has
-    no more tokens than bytes.
+    """Tell whether a row is certain to give one example, without its token ids: a text has no more
+    tokens than bytes.
     """
     if not row["instruction"]:
         return False
@@ -99,7 +99,7 @@ def _fill(
     params: Finetune,
 ) -> bool:
     """Make the wanted examples; return False where a row gives another number of them than was
-    reckoned with, as a tokenizer with more tokens than bytes does.
+    expected, as a tokenizer with more tokens than bytes does.
     """
     index = 0
     for place, row in enumerate(rows):

@@ -21,8 +21,8 @@ from torch import distributed
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from tasks.core.errors import PipelineError
-from tasks.core.model_params import Finetune
 from tasks.core.process import rank, world_size
+from tasks.core.sections.finetune import Finetune
 from tasks.core.store import work_key
 from tasks.lm.checkpoints import agree_on_checkpoint
 from tasks.lm.examples import Example, training_order

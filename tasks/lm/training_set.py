@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.files import sha256_folder
-from tasks.core.model_params import Finetune
 from tasks.core.progress import Progress
+from tasks.core.sections.finetune import Finetune
 from tasks.lm.examples import (
     Built,
     Example,

@@ -74,7 +74,7 @@ class TransformersEngine:
         return [self._completion(*row) for row in zip(written, told, strict=True)]
 
     def _completion(self, new: list[int], chances: list[float]) -> Completion:
-        """Return a row's completion; what stands behind its end mark is padding."""
+        """Return a row's completion; what follows its end mark is padding."""
         end = self._tokenizer.eos_token_id
         finished = end in new
         new = new[: new.index(end) + 1] if finished else new

@@ -20,14 +20,14 @@ from tasks.core.errors import one_line
 from tasks.core.files import read_json, sha256_file, write_text
 from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
-from tasks.core.model_params import Finetune
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
-from tasks.core.rows import MODEL_NAMES
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of
 from tasks.lm.models import EMBEDDED
+from tasks.register.card_scores import describe_forgetting, describe_scores, span
 from tasks.register.gate import count_leaked
 from tasks.register.run_record import lineage
 
@@ -35,7 +35,7 @@ from tasks.register.run_record import lineage
 NAME = "README.md"
 #: Stages whose counts are shown; of ingest that file alone is an input.
 _COUNTED = ("ingest", "validate", "verify", "supervise", "finetune")
-#: The folders of an absolute path, which are nobody else's business.
+#: The folders of an absolute path: the card does not show them.
 _PLACE = re.compile(r"(?<![\w.:/])(?:~|/)[^\s'\"=,]*/(?=[^/\s'\"])")
 #: Labels of a task type that are shown.
 _MOST_LABELS = 12
@@ -67,15 +67,15 @@ def make_card(
         *_corpus(stage),
         *_rows(stage),
         *_labels(stage),
-        *_measured(scores, told),
-        *_general(scores),
+        *describe_scores(scores, told),
+        *describe_forgetting(scores),
         *_made(stage, provenance, told),
     ]
     return Card("\n\n".join(parts) + "\n", lead)
 
 
 def shown_model(name: str) -> str:
-    """Return a model's name without the place of a folder, which is nobody else's business."""
+    """Return a model's name without the place of a folder, which the card does not show."""
     is_path = name.startswith((".", "/", "~")) or Path(name).is_dir()
     return f"the folder {Path(name).name}" if is_path else name
 
@@ -89,9 +89,9 @@ def _lead(
         f"{escape(scores['dataset'])} ({escape(scores['task_type'])}), trained on {rows}. "
     )
     if "adapted" in scores:
-        text += f"F1 {_span(scores['adapted'])} on {scores['items']:,} labelled items, in points; "
-        text += f"the unadapted model {_span(scores['zero_shot'])}"
-        text += f"; the start alone {_span(scores['start'])}" if "start" in scores else ""
+        text += f"F1 {span(scores['adapted'])} on {scores['items']:,} labelled items, in points; "
+        text += f"the unadapted model {span(scores['zero_shot'])}"
+        text += f"; the start alone {span(scores['start'])}" if "start" in scores else ""
         text += ". "
     else:
         text += "There is no F1: the run had no labelled items. "
@@ -104,7 +104,7 @@ def _yaml_block(
     values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base := hub_name(provenance["base"]):
         values["base_model"] = base
-    # Licences of the parts it was made of; that of the documents only their owner knows.
+    # Licences of the parts it was made of; only their owner knows that of the documents.
     values["tags"] = ["bonito", "lora", "peft"] + [
         f"{part}-license:{licence.replace(': ', '-').replace(' ', '-')}"
         for part, _, licence in _parts(stage, provenance)
@@ -248,61 +248,6 @@ def _labels(stage: Stage) -> Iterator[str]:
         yield table(("task type", "label", "rows", "share"), lines)
 
 
-def _measured(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
-    yield "## F1"
-    if "adapted" not in scores:
-        yield "There is no F1: the run had no labelled items."
-        yield f"Agreement with {scores['heldout_rows']:,} held-out generated rows (not accuracy):"
-        found = scores["agreement"]
-        lines = [
-            (title, _span(found[model], "agreement"))
-            for model, title in MODEL_NAMES.items()
-            if model in found
-        ]
-        yield table(("model", "token F1 with the generator (95 %)"), lines)
-        return
-    yield (
-        f"{escape(scores['metric'])} in points, mean over {scores['templates']} templates on "
-        f"{scores['items']:,} items of {escape(scores['dataset'])}; 95 % intervals."
-    )
-    yield table(("figure", "F1 (95 %)"), _figures(scores))
-    if "over_tapt" in told:
-        yield f"Over next-word training (TAPT): {escape(told['over_tapt'])}."
-    if "in_evaluation" in told:
-        yield f"**Note.** {escape(told['in_evaluation'])}."
-    if "served" in told:
-        yield f"**Note.** {escape(told['served'])}."
-
-
-def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for model, title in MODEL_NAMES.items():
-        if model in scores:
-            yield title, _span(scores[model])
-    yield "gain over zero-shot", _span(scores["gain"], signed=True)
-    if "gain_over_start" in scores:
-        yield "gain over start", _span(scores["gain_over_start"], signed=True)
-    if "majority" in scores["adapted"]:
-        yield "majority class", f"{scores['adapted']['majority']:.1f}"
-    for model, title in MODEL_NAMES.items():
-        if model in scores.get("prior_corrected", {}):
-            yield f"{title}, prior corrected", _span(scores["prior_corrected"][model])
-    for model, title in MODEL_NAMES.items():
-        if model in scores.get("calibrated", {}):
-            yield f"{title}, calibrated", _span(scores["calibrated"][model])
-
-
-def _general(scores: dict[str, Any]) -> Iterator[str]:
-    yield "## Forgetting"
-    found = scores.get("general")
-    if not found:
-        yield "Not measured: no general tasks were asked (`baseline.general`)."
-        return
-    lines = [(title, _span(found[model])) for model, title in MODEL_NAMES.items() if model in found]
-    lines.append(("change over zero-shot", _span(found["change"], signed=True)))
-    yield f"Token F1 on {found['tasks']:,} general tasks, in points:"
-    yield table(("model", "F1 (95 %)"), lines)
-
-
 def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
     tags = lineage(stage, provenance)
     yield "## Made by"
@@ -329,10 +274,3 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
 def _code(text: str) -> str:
     """Return a text as an indented code block, in which nothing is markup."""
     return f"    {one_line(text)}"
-
-
-def _span(values: dict[str, float], name: str = "f1", signed: bool = False) -> str:
-    """Return a figure with its interval: ``32.1 (27.3 to 37.0)``."""
-    sign = "+" if signed else ""
-    middle, low, high = (f"{values[name + end]:{sign}.1f}" for end in ("", "_low", "_high"))
-    return f"{middle} ({low} to {high})"

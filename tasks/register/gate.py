@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.core.files import fingerprint
-from tasks.core.model_params import Evaluate
+from tasks.core.sections.evaluate import Evaluate
 from tasks.scoring.datasets import Dataset, Item, Template, render
 from tasks.scoring.f1 import Scored, interval, resample, scored_of, squad_f1
 

@@ -20,7 +20,7 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import row_seed
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
-from tasks.core.section import FORM, Section, TypeName
+from tasks.core.sections.base import FORM, Section, TypeName
 from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
 from tasks.core.task_types import EXTRACTION, task_type
@@ -98,7 +98,7 @@ class Item(Section):
     def cluster(self) -> str:
         """What the item is drawn with in a bootstrap: its document, else its passage.
 
-        Items on one document rise and fall together, whichever of its passages they are on.
+        Scores of items on one document are correlated, whichever of its passages they are on.
         """
         return self.document or self.context
 

@@ -167,8 +167,8 @@ def without_prior(scores: NDArray[np.float64], prior: NDArray[np.float64]) -> ND
 def resample(groups: Sequence[str], times: int, seed: int) -> NDArray[np.float64]:
     """Return bootstrap item weights [times, items], drawing whole groups with replacement.
 
-    Items on one passage rise and fall together; drawing them one by one would give intervals that
-    are too narrow.
+    Scores of items on one passage are correlated: drawing them one by one would give intervals
+    that are too narrow.
     """
     names = sorted(set(groups))
     position = {name: index for index, name in enumerate(names)}

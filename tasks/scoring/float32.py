@@ -22,7 +22,7 @@ def wide_residual(model: Any) -> Iterator[bool]:
     hooks = [
         model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.float())
     ]
-    # Without these hooks autocast would round the input of every product again, three times behind
+    # Without these hooks autocast would round the input of every product again, three times after
     # a norm, and would compute the rotations in float32.
     for module in model.modules():
         if type(module).__name__.endswith("Norm"):

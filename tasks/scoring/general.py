@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.files import fingerprint, row_seed
-from tasks.core.model_params import Baseline, Evaluate
 from tasks.core.parquet import read_columns
 from tasks.core.rows import EVALUATIONS
+from tasks.core.sections.baseline import Baseline
+from tasks.core.sections.evaluate import Evaluate
 from tasks.core.setting_paths import is_nothing
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.model_params import Evaluate
 from tasks.core.rows import EVALUATIONS
+from tasks.core.sections.evaluate import Evaluate
 from tasks.core.store import work_key
 from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
 from tasks.lm.loading import load_model

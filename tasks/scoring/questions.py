@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.model_params import Evaluate
 from tasks.core.parquet import read_table
 from tasks.core.rows import INSTRUCTIONS, require
+from tasks.core.sections.evaluate import Evaluate
 from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_items
 
 #: Name of the questions, and of their one template, where there are no labelled items.

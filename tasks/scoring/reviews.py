@@ -17,7 +17,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
 from tasks.core.problems import explain
 from tasks.core.row_reader import read_rows
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 from tasks.core.setting_paths import is_nothing
 from tasks.scoring.draw import SAMPLE, Draw
 from tasks.scoring.intervals import wilson

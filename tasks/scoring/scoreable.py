@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.files import fingerprint
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.core.setting_paths import is_nothing
 from tasks.lm.adapters import digest_adapter, start_adapter
 from tasks.lm.merged import merged_folder

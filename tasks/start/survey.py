@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.core.data_params import Ingest
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
+from tasks.core.sections.ingest import Ingest
 from tasks.core.setting_paths import NOTHING
 from tasks.ingest.cleaning import detect_language
 from tasks.ingest.discovery import discover

@@ -14,11 +14,11 @@ import torch
 from tasks.claims.construct import SHARES
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, read_json, row_seed
-from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import WORK
 from tasks.scoring.datasets import has_items

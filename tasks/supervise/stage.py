@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.claims.construct import FEW_ROWS
-from tasks.core.data_params import Supervise
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, row_seed
 from tasks.core.parquet import GROUP, column_values, write_batches
 from tasks.core.rows import INSTRUCTIONS, QUARANTINE
+from tasks.core.sections.supervise import Supervise
 from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.scoring.datasets import has_items

@@ -30,9 +30,9 @@ from tasks.core.files import (
 )
 from tasks.core.listing import digest_listing, list_files
 from tasks.core.log_lines import set_up_logging
-from tasks.core.model_params import CHAMPION
 from tasks.core.params import Params, load_params
 from tasks.core.rows import ADAPTER_FILES, CHAMPION_FILE, TRAINED_FILE
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.stage import WORK, one_line_errors
 from tasks.core.store import is_whole, keep_newest, seal_folder
 from tasks.core.yaml_file import read_yaml

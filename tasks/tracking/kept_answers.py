@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.problems import explain
-from tasks.core.section import Fraction, Section
+from tasks.core.sections.base import Fraction, Section
 from tasks.tracking.fetch_model import REGISTER_AGAIN, fetch_artifact
 
 #: The file's name, in register's output and with the version's run.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError, did_you_mean
+from tasks.core.sections.validate import Validate
 from tasks.core.task_types import types_expecting
 
 #: Checked on the labels of the selected rows; no expectation on single rows.

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.data_params import Validate
+from tasks.core.sections.validate import Validate
 from tasks.core.stage import Stage
 from tasks.validate.checks import measure
 from tasks.validate.predictions import count_rows, read_batches

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from tasks.core.data_params import Validate
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.page import BASE, Page, stage_links, write_page
 from tasks.core.parquet import write_batches
 from tasks.core.rows import INSTRUCTIONS, QUARANTINE
+from tasks.core.sections.validate import Validate
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import CLASSIFICATION
 from tasks.validate.expectations import LABEL_BALANCE, select_checks

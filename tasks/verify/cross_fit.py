@@ -18,7 +18,7 @@ from typing import Any
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, write_json
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage, format_reasons
 from tasks.core.store import is_whole, keyed_folder, seal_folder
 from tasks.lm.adapters import start_adapter

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences
-from tasks.core.data_params import Verify
+from tasks.core.sections.verify import Verify
 from tasks.core.spans import holds, is_sound
 from tasks.core.task_types import EXTRACTION
 from tasks.scoring.f1 import normalise_answer, squad_f1

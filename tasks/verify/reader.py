@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from tasks.core.data_params import Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, row_seed
+from tasks.core.sections.verify import Verify
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Sampling, need_engine, open_engine
 from tasks.lm.loading import load_model, need_card

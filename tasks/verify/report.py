@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tasks.core.data_params import NO_READER, Verify
 from tasks.core.page import Page, Tile, percent, stage_links, write_page
 from tasks.core.quality import Reviewed
+from tasks.core.sections.verify import NO_READER, Verify
 from tasks.core.task_types import TASK_TYPES
 from tasks.verify.judging import ADOPTED, DISAGREES, REPAIRED, WRITTEN, Decision
 from tasks.verify.rows import Row

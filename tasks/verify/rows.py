@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.data_params import CROSS_FIT, NO_READER
 from tasks.core.labels import normal_labels, offered
 from tasks.core.parquet import Batches, concat
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
+from tasks.core.sections.verify import CROSS_FIT, NO_READER
 from tasks.core.stage import Stage
 from tasks.core.task_types import LABEL_FAMILIES, TASK_TYPES
 from tasks.verify.cross_fit import half_of

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 
 from tasks.core.card import give_cards_back
-from tasks.core.data_params import Verify
 from tasks.core.groups import pack
 from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import spread
+from tasks.core.sections.verify import Verify
 from tasks.lm.memory import freed_after
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.data_params import CROSS_FIT, Verify
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_json
 from tasks.core.parquet import Batches, TableWriter, gather
 from tasks.core.quality import Reviewed
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
+from tasks.core.sections.verify import CROSS_FIT, Verify
 from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run

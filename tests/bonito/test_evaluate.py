@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,15 @@ import yaml
 
 from bonito.evaluate import compare
 from bonito.evaluate import stage as evaluate
-from bonito.evaluate.adherence import adheres
-from bonito.evaluate.judging import measure_response_losses, read_choices
+from bonito.evaluate.judging import measure_response_losses
 from bonito.evaluate.measures import (
     Written,
-    check_forms,
-    check_tasks,
-    make_suites,
-    measure_balance,
-    measure_diversity,
-    measure_tasks,
 )
 from bonito.evaluate.results import SCORED
 from bonito.params import GeneratorEvaluate
 from bonito.remix.output import REMIXED
-from tasks.core.files import read_json, row_seed, write_json
-from tasks.core.parquet import Batches, TableWriter, read_table, write_table
+from tasks.core.files import read_json, write_json
+from tasks.core.parquet import read_table, write_table
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.engine import Completion, Sampling
 from tasks.lm.loading import load_model
@@ -110,123 +102,6 @@ TASKS: dict[str, tuple[str, str]] = {
 
 def human(kind: str, number: int = 0, passage: str = PASSAGE) -> Written:
     return Written(f"{kind}-{number}", kind, passage, *TASKS[kind])
-
-
-def fits(kind: str, instruction: str, response: str) -> bool:
-    return adheres(kind, [PASSAGE], [instruction], [response])[0]
-
-
-@pytest.mark.parametrize("kind", TASK_TYPES)
-def test_a_task_has_the_form_of_its_type_and_of_few_others(kind: str) -> None:
-    assert fits(kind, *TASKS[kind])
-    assert sum(fits(other, *TASKS[kind]) for other in TASK_TYPES) <= 3
-    wrong = {"exqa": "Yes", "qg": "granite", "summarization": "Yes"}.get(kind, "What is it?")
-    assert not fits(kind, TASKS[kind][0], wrong)
-
-
-def test_every_form_can_fail_on_wording_alone() -> None:
-    """The same response under an instruction that asks for nothing of the kind."""
-    for kind, (_, response) in TASKS.items():
-        assert not fits(kind, "{{context}} Lorem ipsum dolor sit amet.", response), kind
-
-
-def test_the_check_of_forms_reports_on_itself() -> None:
-    found = check_forms([human(kind) for kind in TASK_TYPES])
-    assert set(found) == set(TASK_TYPES)
-    assert all(own["own"] == 1.0 for own in found.values())
-    assert found["nli"]["worst_type"] == "te"
-    relabelled = check_forms([Written("a", "wsd", PASSAGE, *TASKS["exqa"]), human("exqa")])
-    assert relabelled["wsd"]["own"] == 0.0
-
-
-def test_scores_of_good_and_bad_tasks(tmp_path: Path) -> None:
-    expected = make_suites(4000, 600, tmp_path)
-    good = [human("exqa"), human("ynqa")]
-    found = measure_tasks(good, check_tasks(good, expected))
-    assert (
-        found["parse_yield"],
-        found["adherence"],
-        found["valid"],
-        found["answer_in_passage"],
-    ) == (1.0, 1.0, 1.0, 1.0)
-    bad = [
-        Written("a", "exqa", PASSAGE, reason="no_pipe"),
-        Written("b", "exqa", PASSAGE, TASKS["exqa"][0], "tallow"),
-        Written("c", "ynqa", PASSAGE, TASKS["exqa"][0], "Yes"),
-        human("exqa", 1),
-        human("exqa", 2),
-    ]
-    found = measure_tasks(bad, check_tasks(bad, expected))
-    assert (found["rows"], found["parsed"], found["parse_yield"], found["unparsed"]) == (
-        5,
-        4,
-        0.8,
-        {"no_pipe": 1},
-    )
-    assert found["adherence"] == pytest.approx(2 / 5)
-    assert found["valid"] == pytest.approx(1 / 5)  # the last one is a copy
-    assert found["answer_in_passage"] == pytest.approx(2 / 3)
-    assert (
-        found["failed"]["answer_in_passage"] == 1
-        and found["failed"]["question_closed"] == 1
-        and found["failed"]["unique"] == 1
-    )
-    nothing = [Written("a", "exqa", PASSAGE, reason="no_pipe")]
-    assert measure_tasks(nothing, check_tasks(nothing, expected))["answer_in_passage"] is None
-
-
-def test_label_balance_is_within_a_family() -> None:
-    even = measure_balance(
-        [("yes/no", "yes"), ("yes/no", "no"), ("true/false", "true"), ("true/false", "false")]
-    )
-    assert (even["largest_label_share"], even["label_entropy"]) == (0.5, pytest.approx(1.0))
-    # As many yes as false: balanced over all labels, and within each family always the same answer.
-    skewed = measure_balance(
-        [("yes/no", "yes"), ("yes/no", "yes"), ("true/false", "false"), ("true/false", "false")]
-    )
-    assert (skewed["largest_label_share"], skewed["label_entropy"]) == (1.0, 0.0)
-    assert skewed["labels"] == {"true/false": {"false": 2}, "yes/no": {"yes": 2}}
-    assert measure_balance([])["label_entropy"] is None
-
-
-def test_diversity_counts_grams_and_near_duplicates_without_the_passage() -> None:
-    tasks = [
-        Written(
-            str(n), "exqa", f"p{n}", f"{{{{context}}}} What did the lamp burn until {year}?", "oil"
-        )
-        for n, year in enumerate(("1931", "1931", "1932"))
-    ]
-    found = measure_diversity(tasks)
-    assert found["distinct_1"] == pytest.approx(8 / 21)
-    assert found["near_duplicates"] == pytest.approx(1 / 3)
-    assert measure_diversity([human("exqa"), human("ynqa")])["near_duplicates"] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("kind", "instruction", "response", "offered"),
-    [
-        (
-            "nli",
-            "{{context}} Is it true? Always, sometimes, or never?",
-            "Never",
-            ["Always", "never", "sometimes"],
-        ),
-        ("mcqa", "{{context}} Why?\nA. oil ran out\nB. power came", "B", ["A", "B"]),
-        (
-            "mcqa",
-            "{{context}} Why?\nOptions:\n- Oil ran out\n- power came",
-            "power came",
-            ["Oil ran out", "power came"],
-        ),
-        ("paraphrase_id", "{{context}} Do they mean the same?", "yes", ["no", "yes"]),
-        ("ynqa", "{{context}} Was it so?", "granite", []),
-        ("exqa", "{{context}} Yes or no?", "Yes", []),
-    ],
-)
-def test_choices_are_those_of_the_instruction(
-    kind: str, instruction: str, response: str, offered: list[str]
-) -> None:
-    assert read_choices(Written("a", kind, PASSAGE, instruction, response)) == offered
 
 
 def test_losses_by_row_sum_to_the_training_loss(tiny_model: Path) -> None:
@@ -470,71 +345,6 @@ def test_another_judge_under_the_same_name_is_asked_again(
     (judge / "generation_config.json").write_text("{}")
     ask()
     assert asked == [2, 2]
-
-
-def _rows_to_draw(count: int) -> list[dict[str, Any]]:
-    """Rows of two types, a passage in four of them; the later ones are longer."""
-    return [
-        {
-            "row_id": f"{n}",
-            "dataset": "made",
-            "task_type": ("exqa", "nli")[n % 2],
-            "context": f"passage {n // 4} " * (1 + n // 4),
-            "instruction": "Why?",
-            "response": "A seal.",
-        }
-        for n in range(count)
-    ]
-
-
-def _draw(rows: Any, **given: Any) -> list[dict[str, Any]]:
-    values = {"rows_per_type": 6, "max_context_chars": 300} | given
-    batches = (
-        rows
-        if isinstance(rows, Batches)
-        else [pa.Table.from_pylist(rows[:7]), pa.Table.from_pylist(rows[7:])]
-    )
-    return evaluate.draw_rows(batches, GeneratorEvaluate.model_validate(values))
-
-
-def test_the_same_rows_are_drawn_for_every_generator_and_no_passage_twice() -> None:
-    rows = _rows_to_draw(80)
-    drawn = _draw(rows)
-    for kind in ("exqa", "nli"):
-        contexts = [row["context"] for row in drawn if row["task_type"] == kind]
-        assert len(contexts) == 6 == len(set(contexts)) and max(map(len, contexts)) <= 300
-    assert _draw(rows[::-1]) == drawn and _draw(rows, seed=2) != drawn
-
-
-def test_the_draw_is_that_from_a_list_of_all_rows() -> None:
-    rows = _rows_to_draw(300)
-    wanted = []
-    for kind in ("nli", "exqa"):
-        of_kind = [row for row in rows if row["task_type"] == kind and len(row["context"]) <= 300]
-        passages: dict[str, dict[str, Any]] = {}
-        for row in sorted(
-            of_kind, key=lambda row: (row_seed(1, kind, row["row_id"]), row["row_id"])
-        ):
-            passages.setdefault(row["context"], row)
-        wanted += list(passages.values())[:6]
-    order = [kind for kind in TASK_TYPES if kind in ("exqa", "nli")]
-    assert _draw(rows, seed=1) == sorted(wanted, key=lambda row: order.index(row["task_type"]))
-
-
-def test_of_many_rows_the_drawn_ones_are_held(tmp_path: Path, bounded_arrow: Any) -> None:
-    """A row is 2 kB: all of them as Python objects were 20 MB."""
-    schema = pa.schema([(name, pa.string()) for name in _rows_to_draw(1)[0]])
-    path = tmp_path / "rows.parquet"
-    with TableWriter(path, schema) as writer:
-        for number in range(8_000):
-            row = _rows_to_draw(1)[0] | {"row_id": f"{number}"}
-            writer.add(row | {"context": f"passage {number} " * 130})
-    with bounded_arrow(30e6):
-        tracemalloc.start()
-        drawn = _draw(Batches(path, schema), max_context_chars=0)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert len(drawn) == 6 and peak < 14e6
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flows.matrix.matrix_file import Matrix
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import overlay
 from tasks.core.params import Params, parse_params
-from tasks.core.section import Section
+from tasks.core.sections.base import Section
 from tasks.core.yaml_file import read_yaml
 from tasks.scoring.datasets import Dataset
 from tests.conftest import ROOT

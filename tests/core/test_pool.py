@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.core import pool
+from tasks.core import clock, pool
 from tasks.core.process import is_alive
 from tests.conftest import ROOT
 
@@ -111,7 +111,7 @@ def test_a_bad_job_fails_alone(job: str, failure: str, detail: str) -> None:
 
 @pytest.mark.parametrize("job", ["hang", "spin"])
 def test_a_job_that_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
-    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    monkeypatch.setattr(clock, "_RESTARTS", 1)
     first, bad, last = ends("a", job, "b", limits=pool.Limits(0.5, 256))
     assert (bad.failure, bad.detail) == ("timeout", "more than 0.5 s")
     assert [first.value, last.value] == ["w a", "w b"]
@@ -121,7 +121,7 @@ def test_a_job_that_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch, 
 def test_a_job_whose_parts_take_too_long_together_fails_alone(
     monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
-    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    monkeypatch.setattr(clock, "_RESTARTS", 1)
     first, bad, last = ends("a", job, "b", limits=pool.Limits(60.0, 256, 0.5))
     assert (bad.failure, bad.detail) == ("total", "more than 0.5 s in all")
     assert [first.value, last.value] == ["w a", "w b"]
@@ -131,7 +131,7 @@ def test_a_job_that_is_given_again_has_the_time_that_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each time it ends its process after half a second; the start of a process is not counted."""
-    monkeypatch.setattr(pool, "_RESTARTS", 0)
+    monkeypatch.setattr(clock, "_RESTARTS", 0)
     failures: list[str] = []
 
     def again() -> Iterator[tuple[str, str]]:

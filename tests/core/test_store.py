@@ -29,7 +29,7 @@ from tests.conftest import ROOT, Code
 #: Module whose code is in a key -> a module below it that decides what is kept.
 WORKERS = {
     "tasks.generate.stage": "tasks.lm.prompts",
-    "tasks.ingest.worker": "tasks.ingest.readers.pdf",
+    "tasks.ingest.file_pool": "tasks.ingest.readers.pdf",
     "tasks.lm.merged": "tasks.lm.loading",
     "tasks.lm.training": "tasks.lm.fused_lora",
     "tasks.scoring.predict": "tasks.scoring.ranking",

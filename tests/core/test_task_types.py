@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bonito.evaluate.adherence import RULES
-from tasks.core.data_params import Validate
+from tasks.core.sections.validate import Validate
 from tasks.core.task_types import TASK_TYPES, task_type
 from tasks.validate.expectations import select_checks
 from tests.conftest import ROOT

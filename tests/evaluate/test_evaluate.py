@@ -4,10 +4,7 @@ a real MLflow store.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,51 +14,18 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tasks import serve
 from tasks.baseline import stage as baseline
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, sha256_folder, write_json
+from tasks.core.files import read_json, sha256_folder
 from tasks.core.overlay import overlay
-from tasks.core.params import Params
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.store import seal_folder
 from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
-from tasks.finetune import stage as finetune
-from tasks.register import champion
-from tasks.register.gate import Comparison
-from tasks.register.run_record import flatten
-from tasks.scoring import datasets
-from tasks.scoring.datasets import Dataset, Item
-from tasks.tracking.fetch_model import default_name
-from tasks.tracking.mlflow_store import TRAINING_KEY
-from tests.conftest import Code, assert_pages_are_checked, instruction_table
+from tests.conftest import assert_pages_are_checked, instruction_table
 from tests.pages import check_page
 from tests.registered import NONE, evaluate_tiny, finetune_tiny, register_tiny, write_judged
-
-
-def test_of_many_rows_only_what_the_steps_can_take_is_tokenised(
-    finetuned: Any, params: Params, instructions: Path
-) -> None:
-    table = instruction_table(40)
-    few = params.finetune.model_copy(update={"max_steps": 3, "batch_rows": 4, "epochs": 1.0})
-    write_table(instructions, table)
-    places = np.arange(40)
-
-    def chosen(**changes: Any) -> list[int]:
-        settings = few.model_copy(update=changes)
-        return list(finetune.choose_rows(instructions, places, settings))
-
-    assert len(set(chosen())) == 24
-    assert chosen() == sorted(chosen()), "the seed alone decides, and the order is the file's"
-    assert len(chosen(epochs=0.5)) == 40, "half an epoch needs twice the rows"
-    for all_of_them in ({"max_steps": 0}, {"max_tokens": 100}, {"max_steps": 5}):
-        assert chosen(**all_of_them) == places.tolist()
-    finetuned("incidents", max_steps=2)
-    told = read_json(Path("artifacts/finetune/summary.json"))
-    assert told["rows_in"] == 40 and told["rows_kept"] == 8 and told["steps"] == 2
-    assert told["dropped"] == {"beyond_max_steps": 32}
 
 
 def test_a_baseline_of_another_commit_or_precision_is_not_compared() -> None:
@@ -331,158 +295,6 @@ def _no_rows(instructions: Path) -> Path:
     return path
 
 
-def test_evaluation_is_repeatable_and_resumes_by_model(finetuned: Any) -> None:
-    params = finetuned("privacy")
-    evaluate_tiny(params)
-    before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
-    journal = [
-        path
-        for stage in ("evaluate", "baseline")
-        for path in sorted(Path(f".work/{stage}/journal").glob("*/*.parquet"))
-    ]
-    assert len(journal) == 3, "adapted, its calibration, unadapted"
-    stamps = {path: path.stat().st_mtime_ns for path in journal}
-    journal[0].write_bytes(b"damaged")
-    assert evaluate_tiny(params) == 0
-    assert {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()} == before
-    assert journal[1].stat().st_mtime_ns == stamps[journal[1]], (
-        "the undamaged model was not scored again"
-    )
-
-
-def test_a_change_of_the_training_loop_starts_afresh_and_a_comment_does_not(
-    finetuned: Any, edited_code: Code, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def continues(module: str, old: str, new: str) -> bool:
-        edited_code.edit(module, old, new)
-        finetuned("incidents")
-        return "continuing from checkpoint-3" in capsys.readouterr().err
-
-    finetuned("incidents")
-    capsys.readouterr()
-    assert continues("tasks.core.lock", "patience: float = 4.0", "patience: float = 5.0")
-    assert not continues("tasks.lm.response_trainer", 'reduction="sum"', 'reduction="mean"')
-
-
-def test_a_change_of_the_scoring_code_scores_again(finetuned: Any, edited_code: Code) -> None:
-    def kept() -> set[Path]:
-        assert evaluate_tiny(params) == 0
-        return {path.parent for path in Path(".work").glob("*/journal/*/*.parquet")}
-
-    def merged() -> set[str]:
-        return {path.name for path in Path("cache/merged").iterdir()}
-
-    params = finetuned("privacy")
-    first, models = kept(), merged()
-    edited_code.edit("tasks.tracking.registry", "from __future__", "# A comment.\nfrom __future__")
-    edited_code.edit("tasks.register.plots", "from __future__", "# A comment.\nfrom __future__")
-    assert kept() == first and merged() == models
-    edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")
-    assert len(kept() - first) == 3 and merged() == models
-    edited_code.edit("tasks.lm.merged", 'endswith("lm_head")', 'endswith("head")')
-    assert evaluate_tiny(params) == 0 and len(merged() - models) == 2
-
-
-def test_provenance_says_how_to_make_the_adapter_again(
-    finetuned: Any, tiny_model: Path, instructions: Path
-) -> None:
-    finetuned("incidents")
-    told = read_json(Path("artifacts/finetune/provenance.json"))
-    assert (
-        told["base"] == str(tiny_model)
-        and told["prompt"] == "chat"
-        and told["rows"] == 12
-        and told["steps"] == 3
-    )
-    assert (
-        told["instructions_sha256"] == sha256_file(instructions)
-        and told["settings"]["lora_rank"] == 16
-    )
-    assert Path("artifacts/finetune/loss.csv").read_text().splitlines()[0] == "step,loss"
-
-
-def test_long_responses_are_left_out_and_counted(finetuned: Any, capsys: Any) -> None:
-    with pytest.raises(AssertionError):
-        finetuned("incidents", max_response_tokens=1)
-    assert "no row of" in capsys.readouterr().err and not Path("artifacts/finetune").exists()
-
-
-def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
-    finetuned: Any, instructions: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mlflow
-
-    loads: list[Path] = []
-
-    def load_items(dataset: Dataset, path: Path, *more: Any) -> list[Item]:
-        loads.append(path)
-        return datasets.load_items(dataset, path, *more)
-
-    monkeypatch.setattr(champion, "load_items", load_items)
-    write_judged(instructions)
-    made = {"right": 0.9, "right_low": None, "right_high": None, "reviewed": 10, "reviewed_of": 30}
-    review = made | {"by_task_type": {"nli": made}}
-    write_json(instructions.parent / "summary.json", {"review": review})
-    params = finetuned("privacy")
-    assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
-    assert loads == [Path("items.jsonl")], "the questions are loaded once"
-    told = read_json(Path("artifacts/register/registration.json"))
-    client = mlflow.MlflowClient()
-    run = client.get_run(told["run_id"])
-    metrics = read_json(Path("artifacts/evaluate/scores.json"))
-    assert (
-        run.info.status == "FINISHED" and run.data.metrics["f1/privacy"] == metrics["adapted"]["f1"]
-    )
-    assert run.data.metrics["rows_right"] == 0.4 and run.data.tags["rows.quality"] == (
-        "well-formed 80 %, agreed by the reader 50 %, right by review 40 % (30 to 50; 99 of 99 "
-        "kept rows read); of the rows that no generator wrote 90 % (10 of 30 kept rows read, no "
-        "sample of them)"
-    )
-    assert run.data.metrics["rows_right_made"] == 0.9
-    assert run.data.params["finetune.lora_rank"] == "16" and run.data.tags[TRAINING_KEY]
-    assert len(client.get_metric_history(told["run_id"], "train_loss")) == 3
-    few = {
-        f"{key}/privacy"
-        for key in (
-            *("f1", "f1_low", "f1_high", "f1_zero_shot"),
-            *("gain", "f1_majority", "f1_calibrated"),
-        )
-    } | {"rows", "steps", "train_loss", "rows_well_formed", "rows_agreed", "rows_right"}
-    few.add("rows_right_made")
-    assert set(run.data.metrics) == few, "MLflow's pages slow down with every further key"
-    stored = {path.name for path in Path("mlartifacts").rglob("*.safetensors")}
-    assert stored == {"adapter_model.safetensors"}, (
-        "the adapter alone is stored, not the base model's weights"
-    )
-    assert told["version"] == "1" and told["alias"] == "challenger"
-    assert "; not better than the majority class: " in told["verdict"]
-    assert told["in_evaluation"] == run.data.tags["in_evaluation"]
-    assert told["in_evaluation"].startswith("12 of 30 passages of the corpus are also in the eval")
-    assert register_tiny(params, instructions) == 0, "a second registration of the same adapter"
-    assert read_json(Path("artifacts/register/registration.json"))["version"] == "1"
-    assert told["parity"]["items"] == 6 and run.data.tags["parity"].startswith("of 6 items")
-    model = client.search_logged_models([run.info.experiment_id])[0]
-    assert {metric.key: metric.dataset_name for metric in model.metrics}[
-        "f1/privacy"
-    ] == "privacy", "the scores are tied to the model and the dataset"
-    server = serve.prepare(f"models:/{told['model_name']}@{told['alias']}", "127.0.0.1", 8123, 512)
-    command, example = server.command, server.example
-    assert server.kept is not None and len(server.kept.answers) == 6
-    merged = Path(command[command.index("--model") + 1])
-    assert (
-        command[command.index("--served-model-name") + 1] == told["model_name"]
-        and read_json(merged / "made_from.json")["adapter"]
-    )
-    body = json.loads(shlex.split(example)[-1])
-    assert "Pump P-1 failed at noon" in body["prompt"] and body["model"] == told["model_name"]
-    assert body["prompt"].count("Did it fail") == 1
-    assert len(body["allowed_token_ids"]) == len(body["logit_bias"]) == 2
-    answer = mlflow.pyfunc.load_model(f"models:/{told['model_name']}/1").predict(
-        ["Why?"], params={"max_new_tokens": 3}
-    )
-    assert isinstance(answer[0], str)
-
-
 def test_register_says_what_a_run_adds_to_its_start(
     finetuned: Any, start: Path, instructions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -508,25 +320,3 @@ def test_register_says_what_a_run_adds_to_its_start(
     assert metrics["f1_start/privacy"] == f1 == metrics["f1/privacy"]
     gains = [metrics[f"gain_start{end}/privacy"] for end in ("", "_low", "_high")]
     assert gains == [0.0, 0.0, 0.0]
-
-
-def test_the_alias_follows_the_interval() -> None:
-    assert (
-        Comparison("x", 3.0, 0.1, 6.0).alias == "champion"
-        and Comparison("x", 3.0, 0.0, 6.0).alias == "challenger"
-    )
-
-
-def test_a_template_may_have_a_comma_in_its_name() -> None:
-    found = {"f1": 35.0, "by_dataset": {"d": {"by_template": {'yes, "no"': {"f1": 35.0}}}}}
-    rows = list(csv.reader(io.StringIO(evaluate._f1_csv({"dataset": "d", "adapted": found}))))
-    assert rows == [["model", "template", "f1"], ["adapted", 'yes, "no"', "35.0"]]
-
-
-def test_names() -> None:
-    assert (
-        default_name("embedded:smollm2-135m-instruct", "incidents")
-        == "smollm2-135m-instruct-incidents"
-    )
-    assert default_name("mistralai/Mistral-7B-v0.1", "nda set") == "Mistral-7B-v0.1-nda-set"
-    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}

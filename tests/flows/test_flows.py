@@ -41,8 +41,8 @@ from flows.runs.run_params import write_params
 from flows.runs.table import WIDTH, read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
-from tasks.core.model_params import CHAMPION
 from tasks.core.ports import find_free_port
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
 from tests.toy import environment, git, make_toy, pipeline

@@ -15,7 +15,7 @@ from flows.runs import request
 from flows.runs.limits import RunLimits, TimeUp
 from scripts import plan as script
 from tasks.core.files import read_json, write_json
-from tasks.core.model_params import Limits
+from tasks.core.sections.run import Limits
 from tasks.core.yaml_file import read_yaml
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan

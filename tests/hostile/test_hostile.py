@@ -25,7 +25,7 @@ from tasks.core.page import Page
 from tasks.core.params import parse_params
 from tasks.core.pool import Limits
 from tasks.core.yaml_file import read_yaml
-from tasks.ingest import worker
+from tasks.ingest import file_pool, worker
 from tasks.ingest.readers.document import ReadOptions
 from tasks.ingest.reasons import REASONS
 from tasks.lm.models import base_path, resolve
@@ -95,7 +95,7 @@ def _give(jobs: list[tuple[str, Path]], folder: Path) -> dict[str, str]:
     """Return each file's documents, passages and rejects, as one JSON list."""
     work = worker.Work("", ReadOptions(max_bytes=2 << 20), 50, 5)
     found: dict[str, list[Any]] = {}
-    for part in worker.read_files(jobs, work, 2, Limits(20.0, 2048), folder / "unpacked"):
+    for part in file_pool.read_files(jobs, work, 2, Limits(20.0, 2048), folder / "unpacked"):
         found.setdefault(part.key, []).extend(json.loads(part.value))
     return {key: json.dumps(entries) for key, entries in found.items()}
 

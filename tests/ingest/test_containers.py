@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core import pool
+from tasks.core import clock, pool
 from tasks.core.pool import Limits
-from tasks.ingest import worker
+from tasks.ingest import file_pool, worker
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers import archives, detect
@@ -43,7 +43,7 @@ def rtf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "__init__.py").write_text("")
     (package / "striprtf.py").write_text(_PARSER)
     monkeypatch.syspath_prepend(str(tmp_path / "libraries"))
-    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    monkeypatch.setattr(clock, "_RESTARTS", 1)
 
 
 def run(
@@ -52,7 +52,7 @@ def run(
     """Read files in a worker; return the entries, and the failure of every file."""
     work = worker.Work("", ReadOptions(**options), 50, 1)
     results = list(
-        worker.read_files([(path.name, path)], work, 1, limits, path.parent / "unpacked")
+        file_pool.read_files([(path.name, path)], work, 1, limits, path.parent / "unpacked")
     )
     entries = [entry for result in results for entry in json.loads(result.value)]
     return entries, [result.failure for result in results if result.done]
@@ -106,7 +106,7 @@ def test_members_that_take_nearly_their_time_end_their_file(tmp_path: Path) -> N
     slow = zipped(tmp_path / "a.zip", members)
     jobs = [("first", good), ("slow", slow), ("last", good)]
     limits, work = Limits(1.0, 512, 1.5), worker.Work("", ReadOptions(), 50, 1)
-    results = list(worker.read_files(jobs, work, 1, limits, tmp_path / "unpacked"))
+    results = list(file_pool.read_files(jobs, work, 1, limits, tmp_path / "unpacked"))
     found = [
         entry for result in results if result.key == "slow" for entry in json.loads(result.value)
     ]

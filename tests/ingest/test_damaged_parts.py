@@ -20,9 +20,8 @@ from openpyxl.comments import Comment
 
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
-from tests.ingest.test_layout import _scan as scan
-from tests.ingest.test_layout import pdf
-from tests.ingest.test_office import book, odt, relations, shape, slide, slides
+from tests.ingest.office_files import book, odt, relations, shape, slide, slides
+from tests.ingest.pdf_files import make_scan, pdf
 
 
 def _read(path: Path, **options: Any) -> tuple[list[Document], list[Reject]]:
@@ -340,7 +339,7 @@ def tesseract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_page_that_is_not_recognised_costs_itself(tmp_path: Path, tesseract: None) -> None:
-    (tmp_path / "a.pdf").write_bytes(pdf([[], [], []], scan(["A scanned line"])))
+    (tmp_path / "a.pdf").write_bytes(pdf([[], [], []], make_scan(["A scanned line"])))
     (document,), (reject,) = _read(tmp_path / "a.pdf", ocr="eng")
     assert document.text == "Picture number 1.\n\nPicture number 3.\n\n"
     assert document.page(document.text.index("3")) == 3
@@ -352,7 +351,7 @@ def test_a_scan_of_which_no_page_is_recognised_is_one_reject(
     tmp_path: Path, tesseract: None
 ) -> None:
     (tmp_path / "bin" / "calls").write_text("x\n")
-    (tmp_path / "a.pdf").write_bytes(pdf([[]], scan(["A scanned line"])))
+    (tmp_path / "a.pdf").write_bytes(pdf([[]], make_scan(["A scanned line"])))
     with pytest.raises(Unreadable, match="ocr_failed: page 1: bad picture"):
         _read(tmp_path / "a.pdf", ocr="eng")
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.ingest.readers.document import Document, Reject
-from tests.ingest.test_office import book, read, read_one, refusal
+from tests.ingest.office_files import book
+from tests.ingest.reading import read, read_one, refusal
 
 STORY = "The pump was stopped at noon. Its bearing had run hot since Monday, and a fitter came."
 _QUESTION = "How satisfied were you with the repair of the pump in the northern station in 2019?"

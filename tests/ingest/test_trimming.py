@@ -13,7 +13,7 @@ from tasks.core.rows import REJECTS
 from tasks.ingest import trimming, worker
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, Heading, ReadOptions
-from tests.ingest.test_layout import pdf, text_of
+from tests.ingest.pdf_files import pdf, text_of
 
 ALL = ("citation", "author_citation", "references", "infobox", "clause_number")
 

@@ -14,8 +14,9 @@ import pytest
 
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, Reject
-from tests.ingest.test_layout import pdf
-from tests.ingest.test_office import read, read_one, refusal, zipped
+from tests.ingest.office_files import zipped
+from tests.ingest.pdf_files import pdf
+from tests.ingest.reading import read, read_one, refusal
 
 STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 _PAGE = f"<html><body><p>{STORY}</p></body></html>"

@@ -11,10 +11,11 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.lm import transformers_engine
-from tasks.lm.engine import Engine, Sampling, open_engine, vllm_settings
+from tasks.lm.engine import Engine, Sampling, open_engine
 from tasks.lm.loading import load_model
 from tasks.lm.memory import free
 from tasks.lm.transformers_engine import TransformersEngine
+from tasks.lm.vllm_settings import vllm_settings
 
 _PROMPTS = [[0, *range(10, 10 + length)] for length in (3, 40, 11, 25)]
 needs_vllm = pytest.mark.skipif(

@@ -31,16 +31,11 @@ from tasks.evaluate import stage as evaluate
 from tasks.generate import shards
 from tasks.generate import stage as generate
 from tasks.lm import merged, training, transformers_engine
-from tasks.lm.engine import (
-    Sampling,
-    _set_environment,
-    forget_graph_pool,
-    open_engine,
-    vllm_environment,
-    vllm_settings,
-)
+from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
+from tasks.lm.vllm_engine import forget_graph_pool
+from tasks.lm.vllm_settings import set_vllm_environment, vllm_environment, vllm_settings
 from tasks.register import parity
 from tasks.scoring import predict
 from tasks.tracking import registry
@@ -196,7 +191,7 @@ def test_what_promises_rest_on_overrides_the_environment_and_says_so(
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
     for name in vllm_environment(gpu).keys() - {"VLLM_LOGGING_LEVEL"}:
         monkeypatch.setenv(name, forced.get(name, ("7",))[0])
-    _set_environment(gpu)
+    set_vllm_environment(gpu)
     for name, (given, value) in forced.items():
         assert os.environ[name] == value
         assert (
@@ -205,7 +200,7 @@ def test_what_promises_rest_on_overrides_the_environment_and_says_so(
     assert len(caplog.records) == len(forced)
     assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG", "how much is said is the user's choice"
     assert gpu or os.environ["VLLM_CPU_KVCACHE_SPACE"] == "7", "and how much memory it takes"
-    _set_environment(gpu)
+    set_vllm_environment(gpu)
     assert len(caplog.records) == len(forced), "said once"
 
 

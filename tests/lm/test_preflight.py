@@ -21,7 +21,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.params import Params, load_params
 from tasks.ingest import stage as ingest
-from tasks.lm import engine, room
+from tasks.lm import engine, room, vllm_settings
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG
 from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
@@ -390,7 +390,7 @@ def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
     with pytest.raises(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.92 needs 22.1 GB"
     ):
-        engine.serve_command(tiny_model, "model", "127.0.0.1", 8000, 64, "float32")
+        vllm_settings.serve_command(tiny_model, "model", "127.0.0.1", 8000, 64, "float32")
 
 
 def test_the_first_stage_asks_without_torch() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tasks.core.files import sha256_file
-from tasks.core.model_params import Finetune
 from tasks.core.params import Params
+from tasks.core.sections.finetune import Finetune
 from tasks.lm import training_set
 from tasks.lm.examples import Built, build_examples
 from tasks.lm.prompts import Prompter

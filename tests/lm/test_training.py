@@ -12,8 +12,8 @@ import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
-from tasks.core.model_params import Finetune
 from tasks.core.params import Params
+from tasks.core.sections.finetune import Finetune
 from tasks.core.store import MANIFEST
 from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint

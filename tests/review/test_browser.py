@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from flows.review import ask
-from flows.review import items as label
+from flows.review import ask, label
 from flows.review import rows as review
 from flows.review.place import Place
 from flows.review.server import make_app

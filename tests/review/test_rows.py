@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from flows.review import ask, items
+from flows.review import ask, label
 from flows.review import rows as review
 from flows.review.place import Place
 from flows.review.server import SmallRequests, make_app
@@ -316,7 +316,7 @@ def test_a_port_in_use_is_one_line(
 
 @pytest.mark.parametrize("port", ["abc", "0", "-4", "65536", "4300.5", ""])
 def test_what_is_no_port_is_one_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for command, variable in ((review, "REVIEW_PORT"), (items, "LABEL_PORT"), (ask, "ASK_PORT")):
+    for command, variable in ((review, "REVIEW_PORT"), (label, "LABEL_PORT"), (ask, "ASK_PORT")):
         assert command.main([f"--port={port}"]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and f"{variable}={port} is no port: " in error

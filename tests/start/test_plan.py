@@ -18,10 +18,10 @@ import yaml
 from scripts import plan as script
 from tasks.core.files import read_json
 from tasks.core.lock import hold_lock
-from tasks.core.model_params import CHAMPION
 from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
 from tasks.core.process import is_alive, process_mark
+from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
 from tasks.start import apart

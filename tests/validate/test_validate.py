@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core import parquet
-from tasks.core.data_params import Validate
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import INSTRUCTIONS, PREDICTIONS, QUARANTINE
+from tasks.core.sections.validate import Validate
 from tasks.core.store import MANIFEST
 from tasks.core.task_types import TASK_TYPES
 from tasks.validate import judging

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.data_params import Verify
+from tasks.core.sections.verify import Verify
 from tasks.scoring.intervals import wilson
 from tasks.verify.guard import check_answers, check_labels, construct_tests, read_tests
 from tasks.verify.judging import (

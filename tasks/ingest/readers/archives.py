@@ -49,7 +49,7 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ\0": lzma.open,
 }
 
-#: The begin of a message's header, and of a line of its text that an mbox file has to quote.
+#: The start of a message's header, and of a line of its text that an mbox file has to quote.
 _HEADER, _QUOTED = re.compile(rb"[!-9;-~]+:"), re.compile(rb">+From ")
 
 #: The member's place in a document's name ("" for a compressed single file), its file name, and a
@@ -111,7 +111,7 @@ def _members(path: Path, options: ReadOptions) -> Generator[Member, None, None]:
 def _messages(path: Path, most: int) -> Iterator[bytes]:
     """Yield the messages of an mbox file, of one that is longer than ``most`` the first bytes.
 
-    A message begins with a line "From ..." at the file's begin or behind a blank line, if a header
+    A message begins with a line "From ..." at the file's start or after a blank line, if a header
     follows. Programs that write mbox files put ">" before other lines that begin so.
     """
     message = bytearray()

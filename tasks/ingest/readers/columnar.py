@@ -109,7 +109,7 @@ def _read_stream(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[Tab
 
 
 def _read_parts(parts: Iterable[_Part], column: str, done: int = 0) -> Iterator[TableRow]:
-    """Yield the rows behind the first ``done`` ones, and an :class:`Unreadable` for each part that
+    """Yield the rows after the first ``done`` ones, and an :class:`Unreadable` for each part that
     cannot be read, at its first row that is lost.
 
     Raises :class:`Unreadable` where no part can be read.

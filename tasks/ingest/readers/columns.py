@@ -37,7 +37,7 @@ def get_text(row: dict[str, Any], column: str) -> str:
 
 
 def _find(row: dict[str, Any], path: list[str]) -> list[Any] | None:
-    """Return all that stands at ``path``, lists taken apart; None where nothing does."""
+    """Return the values at ``path``, of lists each element; None where there is no such path."""
     found, is_there = [], False
     waiting: list[tuple[Any, int]] = [(row, 0)]  # a loop, since lists may be nested without end
     while waiting:

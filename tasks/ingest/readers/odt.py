@@ -1,4 +1,4 @@
-"""OpenDocument texts: paragraphs, headings, lists and tables in reading order, notes behind their
+"""OpenDocument texts: paragraphs, headings, lists and tables in reading order, notes after their
 paragraph; without deleted text, comments, headers, footers and tables of contents.
 """
 
@@ -156,7 +156,7 @@ class _Text:
     def _rows(self, table: Any) -> Iterator[str]:
         """Yield a table's rows as lines, cells divided by " | ", all that a cell holds in its line.
 
-        Numbers of repeated rows are not believed.
+        The file's counts of repeated rows are not trusted.
         """
         for element in table:
             if element.tag == f"{_TABLE}table-row":

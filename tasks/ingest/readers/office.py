@@ -19,7 +19,7 @@ from tasks.ingest.readers.document import Builder, ReadOptions, Reject, Unreadab
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
-#: Of the parts that a program writes in place of one that it may not know, the latter repeats it.
+#: A copy of a part in an older form, for programs that do not know the newer one.
 FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _STRICT = "{http://purl.oclc.org/ooxml/"

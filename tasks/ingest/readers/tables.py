@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.readers import columnar, headers
+from tasks.ingest.readers import columnar, delimited
 from tasks.ingest.readers.columns import TableRow, get_text
 from tasks.ingest.readers.decoding import decode, detect, tidy
 from tasks.ingest.readers.document import (
@@ -28,13 +24,6 @@ from tasks.ingest.readers.markdown import find_headings
 
 #: Characters of one document of a table that is read as a whole.
 _TABLE_CHARS = 1 << 20
-
-#: The number of a line above the header; its text has no column.
-_TITLE = 0
-#: A byte that its encoding does not know, as Python escapes it; or the mark of a long line.
-_UNDECODED = re.compile("[\ud800-\udfff]")
-#: Stands in a CSV file in place of a line that is too long: no encoding gives it.
-_LONG_LINE = "\ud800"
 #: Rows of which one must have the text's column.
 _FIRST_ROWS = 100
 
@@ -48,8 +37,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     name, rows = _format(path), read_rows(path, options)
     titles: list[tuple[int, dict[str, Any]]] = []
     first = next(rows, None)
-    while first and first[0] == _TITLE and isinstance(first[1], dict):
-        titles.append((_TITLE, first[1]))
+    while first and first[0] == delimited.TITLE and isinstance(first[1], dict):
+        titles.append((delimited.TITLE, first[1]))
         first = next(rows, None)
     rows = chain([first] if first else [], rows)
     by_default = not options.text_column and name in ("csv", "tsv")
@@ -144,7 +133,7 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     if head.startswith(b"PAR1"):
         return columnar.read_parquet(path, column)
     if suffix in (".csv", ".tsv", ".tab"):
-        return _csv(path, options, "\t" if suffix != ".csv" else "", column)
+        return delimited.read(path, options, "\t" if suffix != ".csv" else "", column)
     if suffix == ".parquet":
         return columnar.read_parquet(path, column)
     if suffix in (".arrow", ".feather") or head == b"ARROW1":
@@ -226,92 +215,3 @@ def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
         raise Unreadable("damaged", f"not valid JSON: {type(error).__name__} {error}") from error
     for place, row in enumerate(value if isinstance(value, list) else [value], 1):
         yield place, _as_row(row)
-
-
-def _csv(path: Path, options: ReadOptions, delimiter: str, column: str) -> Iterator[TableRow]:
-    """Yield the lines above the header, numbered :data:`_TITLE`, then the rows below it."""
-    with path.open("rb") as raw:
-        sample = raw.read(1 << 20)
-    # A sample may end inside a character; only whole lines are judged.
-    encoding = detect(sample[: sample.rfind(b"\n") + 1] or sample)
-    csv.field_size_limit(min(options.max_bytes, 1 << 30))
-    long_line = f"a line of more than {options.max_bytes >> 20} MiB"
-    with path.open("r", encoding=encoding, errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(
-            _text_lines(stream, options.max_bytes),
-            delimiter=delimiter or _delimiter(sample, encoding, column),
-        )
-        rows: Iterator[list[str]] = filter(None, reader)
-        try:
-            above, header, rows = headers.find_header(rows, column)
-            for cells in above:
-                if _LONG_LINE in "".join(cells):
-                    raise Unreadable("too_large", f"{long_line}, and its header cannot be told")
-                yield _TITLE, _join_cells(cells)
-            if _LONG_LINE in "".join(header):
-                raise Unreadable("too_large", f"{long_line}: its header")
-            if _UNDECODED.search("".join(header)):
-                raise Unreadable("damaged", f"its header has bytes that are not {encoding}")
-            names = _name_columns(header)
-            for place, cells in enumerate(rows, 1):
-                if _UNDECODED.search("".join(cells)):
-                    yield (
-                        place,
-                        Unreadable("too_large", long_line)
-                        if _LONG_LINE in "".join(cells)
-                        else Unreadable("damaged", f"bytes that are not {encoding}"),
-                    )
-                    continue
-                if not names:
-                    yield place, _join_cells(cells)
-                    continue
-                row: dict[str, Any] = dict(zip_longest(names, cells[: len(names)]))
-                more = cells[len(names) :]
-                yield place, row | {"(more)": more} if more else row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise Unreadable("damaged", f"line {reader.line_num + 1}: {error}") from error
-
-
-def _join_cells(cells: list[str]) -> dict[str, Any]:
-    """Return a row without names of columns as one text."""
-    return {"": " | ".join(cell for cell in cells if cell.strip())}
-
-
-def _name_columns(header: list[str]) -> list[str]:
-    """Return each column's name, with its number where several have one name or none."""
-    counts = Counter(header)
-    return [
-        name if counts[name] == 1 else f"{name or 'column'} ({number})"
-        for number, name in enumerate(header, 1)
-    ]
-
-
-def _text_lines(stream: io.TextIOWrapper, limit: int) -> Iterator[str]:
-    """Yield lines; for one of more than ``limit`` characters, which is never held whole, a line
-    with :data:`_LONG_LINE`, behind a quote where a quoted cell begins or ends in it.
-    """
-    for line in iter(partial(stream.readline, limit + 1), ""):
-        if len(line) <= limit:
-            yield line
-            continue
-        quotes, rest = 0, line
-        while rest:
-            quotes += rest.count('"')
-            rest = "" if rest.endswith(("\n", "\r")) else stream.readline(1 << 20)
-        yield '"' * (quotes % 2) + _LONG_LINE + "\n"
-
-
-def _delimiter(sample: bytes, encoding: str, column: str) -> str:
-    """Return what divides the cells of the first line that has two; a header of ``column`` alone
-    ends the search.
-    """
-    lines = (
-        sample.decode(encoding, errors="replace").lstrip("\ufeff").split("\n", headers.MOST_TITLES)
-    )
-    for line in lines[: headers.MOST_TITLES]:
-        mark = max(",;\t|", key=line.count)
-        if mark in line:
-            return mark
-        if line.strip().strip('"') == column:
-            break
-    return ","

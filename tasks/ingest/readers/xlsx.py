@@ -41,7 +41,7 @@ from tasks.ingest.readers.office import (
 _S = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 #: Rows that Excel has at most.
 _MOST_ROWS = 1 << 20
-#: So many rows of one cell may stand above a table's header.
+#: Most rows of one cell above a table's header.
 _MOST_TITLES = 20
 _QUOTED = re.compile(r'"[^"]*"|\\.')
 

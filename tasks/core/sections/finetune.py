@@ -1,4 +1,4 @@
-"""The sections of ``params.yaml`` whose stages train, score and register a model."""
+"""The section ``finetune`` of ``params.yaml``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tasks.core.section import (
-    FORM,
+from tasks.core.sections.base import (
     Batch,
     Count,
     Fraction,
@@ -132,135 +131,8 @@ class Finetune(Section):
     @field_validator("micro_batch_rows")
     @classmethod
     def _divides(cls, rows: int, others: ValidationInfo) -> int:
-        """Known at the start, it must not stop the run after generation."""
+        """Checked here, it cannot stop the run after hours of generation."""
         whole = others.data.get("batch_rows", rows)
         if whole % rows:
             raise ValueError(f"must divide finetune.batch_rows = {whole}")
         return rows
-
-
-class Baseline(Section):
-    """The unadapted model, and the start alone if any, on the same items, and on general tasks that
-    adaptation may harm.
-    """
-
-    general: str = Field(
-        description=(
-            "held-out prompted rows of general tasks (a remix's heldout.parquet), scored "
-            f"before and after; {NOTHING}: none"
-        )
-    )
-    general_rows: Positive = Field(
-        description="rows of it to score, a seeded choice spread evenly over task types"
-    )
-    seed: Seed = Field(description="decides which general tasks general_rows draws")
-
-
-class Evaluate(Section):
-    """Base and adapted model over the labelled evaluation set."""
-
-    dataset: str = Field(
-        description="a file of datasets/: task type, columns, label set and prompt templates"
-    )
-    items: str = Field(
-        description=(
-            "labelled items, JSONL, CSV or Parquet, with the dataset file's columns; "
-            f"{NOTHING}: there are none, and the run has no F1"
-        )
-    )
-    max_items: Count = Field(description="items to score, a seeded choice; 0: all")
-    templates: Count = Field(description="prompt templates to use, in file order; 0: all")
-    engine: Literal["vllm", "transformers"] = Field(
-        description="engine of the extractive answers; transformers always scores ranked choices"
-    )
-    gpu_memory_utilization: Fraction = Field(
-        0.0,
-        description=(
-            "share of a GPU's memory that vLLM takes, less where something else needs some; 0: "
-            "vLLM's own default"
-        ),
-    )
-    max_new_tokens: Tokens = Field(description="tokens of an extractive answer")
-    batch_rows: Batch = Field(description="prompts whose choices are ranked together")
-    bootstrap: int = Field(ge=100, le=1_000_000, description="resamples of the 95 % intervals")
-    prior_correction: bool = Field(
-        True,
-        description=(
-            "classification: also report F1 with each template's prior preference for a choice "
-            "removed"
-        ),
-    )
-    calibration_rows: Count = Field(
-        60,
-        description=(
-            "classification: claims of the corpus that the adapted model's preference for a choice "
-            "is estimated on, to be divided out when it is used; 0: none"
-        ),
-    )
-    calibrated_models: Literal["adapted", "all"] = Field(
-        "adapted",
-        description=(
-            "models whose preference is estimated: the adapted one; all: the unadapted one and "
-            "the start as well, each on the same claims, so that their figures compare"
-        ),
-    )
-    seed: Seed = Field(description="decides which items max_items draws; also for the resamples")
-
-
-class Register(Section):
-    """MLflow: run, metrics, adapter, alias."""
-
-    experiment: str = Field(
-        pattern=r"\S",
-        json_schema_extra={FORM: "must not be empty"},
-        description="MLflow experiment of the runs",
-    )
-    model_name: str = Field(
-        "",
-        # MLflow refuses "/" and ":", and has no way to ask for a name with quotes.
-        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._ -]*)?$",
-        json_schema_extra={
-            FORM: "must be letters, digits, _ and -, and after the first of them also . and spaces"
-        },
-        description="registered model; empty: <target model>-<dataset>",
-    )
-    parity_items: Count = Field(
-        6,
-        description=(
-            "evaluation items that the 4-bit adapter, the merged and the served model all "
-            "answer; 0: no check"
-        ),
-    )
-    parity_floor: Fraction = Field(
-        0.0,
-        description=(
-            "smallest share of them on which all agree; below it nothing is registered; 0: "
-            "report only"
-        ),
-    )
-
-
-class Limits(Section):
-    """When a run ends on purpose. The results do not depend on it."""
-
-    max_minutes: float = Field(
-        ge=0.0,
-        le=10**6,
-        description=(
-            "the run ends after this many minutes, even in the middle of a stage; the same command "
-            "again continues it. 0: no limit"
-        ),
-    )
-    min_rows: Count = Field(
-        0,
-        description=(
-            "fewer rows kept by verify (by supervise where no generator writes them): the run ends "
-            "before the training"
-        ),
-    )
-    min_rows_per_passage: float = Field(
-        0.0,
-        ge=0.0,
-        le=10**6,
-        description="the same, as kept rows for each passage; the higher floor counts",
-    )

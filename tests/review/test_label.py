@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from flows.review import items as label
+from flows.review import label, label_desk
 from flows.review.drafts import asked_text, label_of
 from flows.review.place import Place
 from flows.review.preview import PREVIEW, record_cut
@@ -91,7 +91,7 @@ def test_drafts_can_be_edited_rejected_and_taken_back(checkout: Path) -> None:
 
 def test_what_is_skipped_comes_last(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page gets a few drafts at a time: the others come when those are skipped."""
-    monkeypatch.setattr(label, "_SENT", 2)
+    monkeypatch.setattr(label_desk, "_SENT", 2)
     client = open_client(checkout)
     offered = []
     for _ in range(99):

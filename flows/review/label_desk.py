@@ -1,111 +1,34 @@
-"""``make label``: a person makes labelled items of passages, which ingest then holds out for good.
-
-    python -m flows.review.items [--profile NAME] [--port 4301]
-
-An item says in ``held_out`` which passage it is about. From the next run on ingest drops passages
-that share its words (reason ``held_out``), so that no model is trained on what it is asked.
-"""
+"""What the page of ``make label`` shows and saves: drafts, the items made of them, rejections."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flows.review.drafts import RULES, RUN, draw_passages, find_passages, make_drafts
+from flows.review.drafts import RUN
 from flows.review.lines_file import LinesFile, find_line, put_line
-from flows.review.place import Place, make_parser, say
-from flows.review.server import serve
-from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
-from tasks.core.page import Page
-from tasks.core.ports import read_port
 from tasks.core.row_reader import read_rows
-from tasks.core.setting_paths import is_nothing
 from tasks.core.spans import holds
-from tasks.core.stage import one_line_errors
 from tasks.core.task_types import EXTRACTION, task_type
 from tasks.scoring.datasets import (
     Dataset,
     Item,
     asked_columns,
     check_prompts,
-    load_dataset,
     load_items,
     parse_item,
 )
-from tasks.scoring.intervals import SPREAD, items_needed, measured_spread, smallest_gain
+from tasks.scoring.intervals import SPREAD, items_needed, smallest_gain
 
-PORT, VARIABLE = 4301, "LABEL_PORT"
-SCRIPT = "/scripts/label.js"
 #: A gain in 0-1 whose number of items is shown.
 _WANTED = 0.05
 #: Drafts that the page gets at a time.
 _SENT = 40
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl-C; return 2 after an error that the user can fix."""
-    parser = make_parser("flows.review.items", "Make labelled items of held-out passages.", PORT)
-    arguments = parser.parse_args(argv)
-    with one_line_errors("label"):
-        port = read_port(arguments.port, VARIABLE)
-        desk = open_desk(Place(CODE, arguments.profile, arguments.settings))
-        lead = "Questions to measure the model with. Their passages are never trained on."
-        serve(desk, Page("Label", lead, script=SCRIPT), port, VARIABLE)
-        return 0
-    return 2
-
-
-def open_desk(place: Place) -> LabelDesk:
-    """Return the desk of a profile, and print what it is about."""
-    for key, example in (("items", "local/mine/items.jsonl"), ("dataset", "datasets/mine.yaml")):
-        place.need_own("evaluate", key, example)
-    path = place.user_file("evaluate", "items")
-    if is_nothing(path):
-        name = place.profile.rpartition(",")[2]
-        raise PipelineError(
-            f"profile {place.profile} names no file for labelled items: in its section evaluate "
-            f"write items: local/{name}/items.jsonl in place of {place.shown(path)}"
-        )
-    if path.suffix != ".jsonl":
-        raise PipelineError(
-            f"evaluate.items is {place.shown(path)}: items are written as JSON Lines only, name a "
-            ".jsonl file"
-        )
-    dataset = load_dataset(place.user_file("evaluate", "dataset"))
-    file = LinesFile(path, place.main)
-    known = read_items(dataset, path)
-    passages = find_passages(place)
-    written = place.run.path / "artifacts/validate/instructions.parquet"
-    seed = place.params.evaluate.seed
-    drafts = make_drafts(dataset, draw_passages(passages, seed), written, seed)
-    desk = LabelDesk(
-        dataset,
-        drafts,
-        file,
-        LinesFile(rejected_path(path), place.main),
-        measured_spread(place.run.path),
-    )
-    origins = Counter(draft["origin"] for draft in drafts)
-    say(
-        items=f"{len(known)} in {place.shown(path)}",
-        drafts=f"{origins[RUN]:,} of the last run, {origins[RULES]:,} by rules, and "
-        f"{origins['']:,} empty forms, for the passages of {place.shown(passages)}",
-    )
-    if path.is_relative_to(place.main / "data"):
-        say(note="data/ is the shipped example's: `dvc add data` records your items for a run")
-    return desk
-
-
-def rejected_path(items: Path) -> Path:
-    """Return the file of rejected drafts: beside the items, so that they do not come again."""
-    return items.with_suffix(".rejected.jsonl")
 
 
 def read_items(dataset: Dataset, path: Path) -> list[Item]:
@@ -181,7 +104,7 @@ class LabelDesk:
     def save(self, change: dict[str, Any]) -> dict[str, Any]:
         """Write an item (``accept``), or a rejection (``reject``), or take one back
         (``undo``, which names what ``accept`` or ``reject`` returned as ``saved``); or put a draft
-        behind the others (``skip``).
+        after the others (``skip``).
         """
         draft = self._drafts.get(str(change.get("key")))
         action = {
@@ -309,7 +232,3 @@ def _get(row: dict[str, Any], column: str) -> Any:
     for part in column.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

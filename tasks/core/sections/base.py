@@ -10,7 +10,7 @@ from tasks.core.task_types import TASK_TYPES
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-#: The most of a value is far above what anyone needs: a slip of the keyboard ends at the start.
+#: Upper bounds are far above what anyone needs: they refuse a typing error at the start.
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 #: Tokens of one row: of a passage, a prompt or a response.

@@ -1,0 +1,76 @@
+"""Where a document is cut into passages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.ingest.passages import Passage, cut
+from tasks.ingest.readers.document import Document
+from tasks.ingest.readers.markdown import find_headings
+
+
+def _words(texts: Any) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def _characters(texts: Any) -> list[int]:
+    return [len(text) for text in texts]
+
+
+def _cut(text: str, budget: int, least: int, count: Any = _words) -> list[Passage]:
+    found = list(
+        cut(Document(text, "markdown", headings=find_headings(text)), count, budget, least)
+    )
+    assert all(text[passage.start : passage.end] == passage.text for passage in found)
+    assert all(passage.tokens <= budget for passage in found)
+    assert [passage.start for passage in found] == sorted(passage.start for passage in found)
+    return found
+
+
+def test_cuts_stand_at_paragraphs_then_sentences() -> None:
+    paragraphs = [
+        " ".join(f"Sentence {number} of part {part} ends." for number in range(3))
+        for part in range(4)
+    ]
+    found = _cut("\n\n".join(paragraphs), budget=40, least=5)
+    assert [passage.text for passage in found] == [
+        "\n\n".join(paragraphs[:2]),
+        "\n\n".join(paragraphs[2:]),
+    ]
+    found = _cut(" ".join(paragraphs), budget=20, least=5)
+    assert all(passage.text.endswith("ends.") for passage in found)
+    assert max(passage.tokens for passage in found) - min(passage.tokens for passage in found) <= 6
+
+
+def test_a_short_tail_is_balanced_and_main_headings_divide() -> None:
+    sentences = [f"Line {number} has exactly five words." for number in range(11)]
+    assert min(passage.tokens for passage in _cut(" ".join(sentences), budget=60, least=20)) >= 24
+    text = "# A\n\n" + " ".join(sentences[:4]) + "\n\n# B\n\n" + " ".join(sentences[4:8])
+    found = _cut(text, budget=100, least=10)
+    assert [passage.section for passage in found] == ["A", "B"]
+    # A section too short for a passage of its own joins its neighbour.
+    assert (
+        len(_cut("# A\n\nShort one.\n\n# B\n\n" + " ".join(sentences[:4]), budget=100, least=10))
+        == 1
+    )
+
+
+def test_any_script_and_text_without_spaces() -> None:
+    japanese = "水泵在中午停止了。轴承从星期一开始过热。工人在晚上换了它。" * 6
+    found = _cut(japanese, budget=40, least=5, count=_characters)
+    assert all(passage.text.endswith("。") for passage in found)
+    assert "".join(passage.text for passage in found) == japanese
+    assert (
+        "".join(passage.text for passage in _cut("x" * 1000, budget=64, least=1, count=_characters))
+        == "x" * 1000
+    )
+    hindi = "पंप दोपहर में बंद हुआ। असर गरम था। शाम को बदला गया।"
+    assert [passage.text[-1] for passage in _cut(hindi, budget=6, least=1)] == ["।", "।", "।"]
+
+
+def test_abbreviations_and_decimals_end_no_sentence() -> None:
+    text = "Dr. A. Smith measured 3.5 bar at No. 7. The valve was shut."
+    assert [passage.text for passage in _cut(text, budget=9, least=1)] == [
+        "Dr. A. Smith measured 3.5 bar at No. 7.",
+        "The valve was shut.",
+    ]
