@@ -67,7 +67,7 @@ def look(run: Run) -> Look:
     from tasks.ingest.sources import is_address  # seconds, for this flow alone
 
     corpus = run.params["ingest"]["corpus"]
-    if is_address(corpus):
+    if is_address(corpus) and not (run.main / corpus).is_dir():
         raise PipelineError(
             f"ingest.corpus = {corpus} is not on this machine, so a look cannot tell what changed "
             "in it: copy it here and follow the folder, or make run after a change "

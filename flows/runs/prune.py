@@ -141,10 +141,10 @@ def _find_reasons(
     reasons = {folder: f"the newest run of {profile}" for profile, folder in newest.items()}
     named = _find_named(main, used)
     aliased = {(each.name, each.number): each for each in versions if each.aliases}
-    for version in versions:
+    for version in sorted(versions, key=lambda each: not each.aliases):
         for value in version.params.values():
             for name in _IN_RUNS.findall(value):
-                named[name] = f"{version.describe()} was made from it"
+                named.setdefault(name, f"{version.describe()} was made from it")
     for folder in used:
         told = read_if_there(folder / "artifacts" / "register" / "registration.json") or {}
         holder = aliased.get((str(told.get("model_name")), str(told.get("version"))))
