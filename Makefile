@@ -32,6 +32,7 @@ OUT ?=
 REPO ?=
 YES ?=
 ADVISORIES ?=
+DAYS ?= 30
 BIN := .venv/bin
 # The files of a run that DVC compares: a few KB in the repository (docs/operations.md, "dvc.lock").
 FIGURES := artifacts/evaluate/metrics.json artifacts/evaluate/f1.csv \
@@ -49,14 +50,14 @@ export DVC_SITE_CACHE_DIR ?= $(if $(filter /%,$(BONITO_CACHE)),,$(CURDIR)/)$(BON
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
   TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
   BENCH SHAPE ROUNDS RECORD MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES \
-  GPU_MEMORY
+  GPU_MEMORY DAYS
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
 
 .DEFAULT_GOAL := help
 .PHONY: browser gpu-check help setup data publish run follow runs start plan review label why \
   ask export push ingest matrix test lint ui serve soak soak-eye bench repair audit repro \
-  doctor annotated bonito answering schemas pictures lock clean
+  doctor annotated bonito answering schemas pictures lock prune clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -186,6 +187,9 @@ schemas: setup ## write the JSON schemas of params, profiles, datasets and matri
 lock: setup ## pin again after a change of requirements/*.in: what still fits keeps its version
 	@$(COMPILE) cpu.in --overrides cpu.overrides --excludes cpu.excludes -o cpu.txt
 	@$(COMPILE) gpu.in --excludes gpu.excludes -o gpu.txt
+
+prune: setup ## list what was not used in .runs/ for DAYS=30 days; YES=1 removes what nothing needs
+	@$(BIN)/python -m flows.runs.prune --days="$$DAYS" --yes="$$YES"
 
 clean: ## remove work files, tool caches and .runs/: make run PROFILE=... brings a run back from DVC's cache
 	@rm -rf .work .runs .pytest_cache .mypy_cache .ruff_cache dvc_plots

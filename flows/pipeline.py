@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from flows.runs.board import clear_board
 from flows.runs.die_with_parent import CODE
 from flows.runs.limits import EXIT_STATUS, STOPPED
 from flows.runs.live import LiveTable, is_terminal, log_to_file
+from flows.runs.terminated import heed_term, tell_interrupted
 from flows.server import open_api
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, split_settings
@@ -38,10 +37,6 @@ class _Ending:
     has_outcomes: bool = True
 
 
-class _Terminated(KeyboardInterrupt):
-    """TERM reached this process: it ends as after Ctrl-C."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow, with a live table where there is a terminal, and print the closing table.
 
@@ -59,35 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             clear_board(run.path)
         log = _empty_log(run)
         try:
-            with _heed_term():
+            with heed_term():
                 ending = _show_flow(run, arguments, log)
         except PipelineError:
             print(f"log       {_short(log)}", flush=True)
             raise
         except KeyboardInterrupt as error:
-            terminated = isinstance(error, _Terminated)
             print(f"log       {_short(log)}", flush=True)
-            word = "terminated" if terminated else "interrupted"
-            print(f"{word}: run the same command again to continue", file=sys.stderr)
-            return 143 if terminated else 130
+            return tell_interrupted(error)
         return _finish(run, arguments.profile, ending, log)
     return 2
-
-
-@contextlib.contextmanager
-def _heed_term() -> Iterator[None]:
-    """Raise :class:`_Terminated` in the block at TERM. Prefect has a handler of its own while the
-    flow runs; when the flow's end is reported it sends the signal again, to this one.
-    """
-
-    def end(number: int, frame: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show_flow(run: worktree.Run, arguments: argparse.Namespace, log: Path) -> _Ending:

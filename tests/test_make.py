@@ -28,6 +28,7 @@ _TARGETS = {
     "ask": ("PROFILE", "MODEL", "ASK_PORT"),
     "export": ("MODEL", "OUT"),
     "push": ("MODEL", "REPO", "YES"),
+    "prune": ("DAYS", "YES"),
     "soak": ("TRIALS", "MINUTES", "FAULT"),
     "soak-eye": ("FAULT",),
     "bench": ("BENCH", "ROUNDS", "MODEL"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from flows.matrix.cells import check_inputs, expand
 from flows.matrix.matrix_file import read_matrix
 from flows.matrix.run_cell import OUT
 from flows.runs.die_with_parent import CODE
+from flows.runs.terminated import heed_term, tell_interrupted
 from flows.server import open_api
 from tasks.core.stage import one_line_errors
 
@@ -17,7 +19,8 @@ from tasks.core.stage import one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow and print where its report is.
 
-    Returns 0 (every cell is done), 1 (some are not) or 2 (the request is wrong).
+    Returns 0 (every cell is done), 1 (some are not), 2 (the request is wrong), 130 (interrupted) or
+    143 (terminated).
     """
     parser = argparse.ArgumentParser(
         prog="python -m flows.matrix",
@@ -37,17 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.list:
             print("\n".join(cell.name for cell in cells))
             return 0
-        await_server = open_api(CODE)
-        from flows.matrix.flow import matrix  # Prefect: 2 s to import, while its server starts
-
-        await_server()
         try:
-            state = matrix(file=arguments.file, return_state=True)
-            if state.is_cancelled():
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            print("interrupted: run the same command again to continue", file=sys.stderr)
-            return 130
+            with heed_term():
+                state = _run_flow(arguments.file)
+        except KeyboardInterrupt as error:
+            return tell_interrupted(error)
         table = CODE / OUT / plan.name / "table.md"
         if table.is_file():
             print(f"\n{table.read_text(encoding='utf-8')}")
@@ -57,3 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {state.message}", file=sys.stderr)
         return 1
     return 2
+
+
+def _run_flow(file: str) -> Any:
+    """Return the flow's final state; raise :class:`KeyboardInterrupt` where it was cancelled."""
+    await_server = open_api(CODE)
+    from flows.matrix.flow import matrix  # Prefect: 2 s to import, while its server starts
+
+    await_server()
+    state = matrix(file=file, return_state=True)
+    if state.is_cancelled():
+        raise KeyboardInterrupt
+    return state

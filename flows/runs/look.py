@@ -60,11 +60,23 @@ class Look:
 
 
 def look(run: Run) -> Look:
-    """List the corpus of ``run`` without reading what its files say; nothing is written."""
+    """List the corpus of ``run`` without reading what its files say; nothing is written.
+
+    Raises :class:`PipelineError` where it is not on this machine.
+    """
+    from tasks.ingest.sources import is_address  # seconds, for this flow alone
+
+    corpus = run.params["ingest"]["corpus"]
+    if is_address(corpus) and not (run.main / corpus).is_dir():
+        raise PipelineError(
+            f"ingest.corpus = {corpus} is not on this machine, so a look cannot tell what changed "
+            "in it: copy it here and follow the folder, or make run after a change "
+            "(docs/continuing.md)"
+        )
     state = run.main / WORK / FOLLOW / f"{run.name}.json"
     last = _read_state(state)
     known: Listing = {name: (*entry,) for name, entry in last.get("files", {}).items()}
-    files = list_files(run.main / run.params["ingest"]["corpus"], known)
+    files = list_files(run.main / corpus, known)
     settings = fingerprint_results(run.params)
     both = known.keys() & files.keys()
     moved = {

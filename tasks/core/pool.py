@@ -8,7 +8,6 @@ and another one takes its place.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import multiprocessing
@@ -16,13 +15,13 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import psutil
 
 from tasks.core.clock import Clock
+from tasks.core.pool_pipe import WorkerPipe, wait
 from tasks.core.pool_process import Setup, Start, serve
 
 #: Spawned, not forked: a fork of a process with threads (Arrow's) may hang, and a worker that
@@ -77,7 +76,7 @@ class Pool:
 
     def __init__(self, start: Start, setup: tuple[Any, ...], workers: int, limits: Limits) -> None:
         self._start, self._setup, self._workers, self._limits = start, setup, workers, limits
-        self._busy: dict[Connection, _Worker] = {}
+        self._busy: dict[WorkerPipe, _Worker] = {}
         self._idle: list[_Worker] = []
         #: Of the keys at work, and of those whose job failed: they may be given again.
         self._totals: dict[Any, Clock] = {}
@@ -153,23 +152,23 @@ class Pool:
         )
         process.start()
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, WorkerPipe(ours))
 
     def _receive_some(self) -> Iterator[ResultPart]:
         nearest = min(
             min(worker.part.deadline, worker.total.deadline) for worker in self._busy.values()
         )
         seconds = min(max(0.0, nearest - time.monotonic()), _LONGEST_WAIT)
-        for pipe in wait(list(self._busy), timeout=seconds):
-            if result := self._receive(self._busy[pipe]):  # type: ignore[index]
+        for pipe in wait(self._busy, seconds):
+            if result := self._receive(self._busy[pipe]):
                 yield result
 
     def _receive(self, worker: _Worker) -> ResultPart | None:
         try:
             # JSON, not pickle: a pickle could run code here, and an untrusted file may have taken
             # over the worker.
-            kind, value = json.loads(worker.pipe.recv_bytes())
-        except (EOFError, OSError):
+            kind, value = json.loads(worker.pipe.receive())
+        except (EOFError, ValueError, TypeError, RecursionError):
             worker.process.join(5)  # it closes its pipe before it has ended
             self._dismiss(worker)
             return ResultPart(worker.key, None, True, "crashed", worker.ending())
@@ -215,7 +214,7 @@ class Pool:
 @dataclass
 class _Worker:
     process: SpawnProcess
-    pipe: Connection
+    pipe: WorkerPipe
     key: Any = None
     jobs: int = 0
     #: False while it starts.
@@ -232,8 +231,7 @@ class _Worker:
         self.restart_clock(seconds, _START_SECONDS if self.jobs == 1 else 0.0)
         if self.ready:
             self.total.start(self.cpu)
-        with contextlib.suppress(OSError):  # it is dead, which the next read notices
-            self.pipe.send(job)
+        self.pipe.send(job)
 
     def begin(self) -> None:
         """Start the clock of its first job's key: the start of the process is not counted."""

@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 #: Folders that this process has found whole, with their files' sizes and times.
 _seen_whole: dict[Path, list[tuple[str, int, int]]] = {}
+#: Bytes of a journal that what earlier settings made may take, all keys together.
+_EARLIER_BYTES = 1 << 30
+#: Suffix of a file with digests of the texts that a value was made from.
+_TEXTS = ".texts"
 #: The mark of a finished folder: a stage's output, a checkpoint, a merged model.
 MANIFEST = "manifest.sha256.json"
 
@@ -59,12 +63,16 @@ class Store:
     def __init__(self, parent: Path, key: str, keep: int = 0) -> None:
         self._folder = keyed_folder(parent, key, keep) if keep else _folder_of(parent, key)
 
-    def put(self, name: str, value: Any) -> None:
-        """Keep a table (as Parquet) or a JSON value under ``name``."""
+    def put(self, name: str, value: Any, texts: Iterable[str] = ()) -> None:
+        """Keep a table (as Parquet) or a JSON value under ``name``; ``texts`` are those of the
+        corpus that it was made from (:func:`keep_only`).
+        """
         is_table = isinstance(value, pa.Table)
         path = self._folder / f"{name}.{'parquet' if is_table else 'json'}"
         self._mark(name).unlink(missing_ok=True)
         (write_table if is_table else write_json)(path, value)
+        if made_from := sorted(_digest_texts(texts)):
+            write_json(self._folder / f"{name}{_TEXTS}", made_from)
         _seal(self._mark(name), [path])
 
     def get(self, name: str) -> Any:
@@ -93,11 +101,45 @@ class Store:
         return self._folder / f"{name}.sha256"
 
 
-def keep_only(parent: Path, names: Container[str]) -> None:
-    """Remove what is kept under other names, from the folders of all keys below ``parent``."""
+def keep_only(
+    parent: Path,
+    names: Container[str],
+    texts: Callable[[], Iterable[str]] = tuple,
+    most_bytes: int = _EARLIER_BYTES,
+) -> None:
+    """Remove what is kept under other names, from the folders of all keys below ``parent``.
+
+    What was made from ``texts`` alone stays, for a run that goes back to earlier settings: what was
+    written last, ``most_bytes`` in all. Nothing else may, since a document that must be gone leaves
+    no text behind.
+    """
+    others: dict[Path, list[Path]] = {}
     for path in parent.glob("*/*"):
         if path.stem not in names:
+            others.setdefault(path.with_suffix(""), []).append(path)
+    made_from = {entry: _read_texts(entry) for entry in others}
+    known = _digest_texts(texts()) if any(made_from.values()) else set()
+    written = {entry: max(path.stat().st_mtime for path in others[entry]) for entry in others}
+    room = most_bytes
+    for entry in sorted(others, key=written.__getitem__, reverse=True):
+        size = sum(path.stat().st_size for path in others[entry])
+        if made_from[entry] and made_from[entry] <= known and size <= room:
+            room -= size
+            continue
+        for path in others[entry]:
             path.unlink(missing_ok=True)
+
+
+def _digest_texts(texts: Iterable[str]) -> set[str]:
+    return {fingerprint(text)[:16] for text in texts}
+
+
+def _read_texts(entry: Path) -> set[str]:
+    """Return digests of the texts that a value was made from; empty where they are not known."""
+    try:
+        return set(read_json(entry.with_suffix(_TEXTS)))
+    except (PipelineError, TypeError):
+        return set()
 
 
 def seal_folder(folder: Path) -> None:

@@ -115,7 +115,7 @@ def _fill_journal(
     rows = Counter[str]()  # a shard that occurs twice is generated once
     for shard in cut_shards(passages, params):
         rows[shard.name] += len(shard.passages) * len(params.task_types) * params.samples
-    keep_only(stage.work / "journal", rows)
+    keep_only(stage.work / "journal", rows, lambda: _read_texts(passages))
     names = [name for name in rows if not journal.has(name)]
     _skip_finished(progress, rows, set(names))
     if not names:
@@ -125,7 +125,7 @@ def _fill_journal(
     parsed: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
     for number, table in _generate_shards(work, len(names), generator, longest, progress.foresee):
-        journal.put(names[number], table.drop_columns(_PLACE))
+        journal.put(names[number], table.drop_columns(_PLACE), table.column("context").to_pylist())
         parsed.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
         progress.advance(
@@ -134,6 +134,11 @@ def _fill_journal(
             parse_yield=round(parsed[True] / parsed.total(), 3),
         )
         yield table.slice(len(table) // 2, 1).to_pylist()[0], progress.done
+
+
+def _read_texts(passages: Iterable[pa.Table]) -> Iterator[str]:
+    for batch in passages:
+        yield from batch.column("text").to_pylist()
 
 
 def _cut_missing(

@@ -23,6 +23,7 @@ from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
 from tasks.core.secrets import first_line, hide, hub_token
 from tasks.ingest.discovery import CorpusFile, discover, readable_name
+from tasks.ingest.http_client import guard
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Unreadable, printable
 
@@ -37,6 +38,9 @@ _VERSIONS = (
     "CRC",
     "checksum",
     "version_id",
+    "Content-MD5",
+    "Digest",
+    "Last-Modified",
     "LastModified",
     "last_modified",
     "mtime",
@@ -45,6 +49,8 @@ _VERSIONS = (
 )
 #: Suffix of a local file that holds the address of a remote corpus: DVC watches local files only.
 _POINTER = ".address"
+#: Folders within folders of a remote corpus: a server can make up more without end.
+_DEPTH = 64
 #: How much larger a remote file may be that is streamed by its reader: the disk has to hold it.
 _STREAMED_MORE = 64
 #: Rows of a dataset that are staged as one file.
@@ -100,6 +106,11 @@ def open_corpus(
     return LocalCorpus(Path(address), follow_links, max_bytes)
 
 
+def is_address(corpus: str) -> bool:
+    """Tell whether a corpus is at an address, or a file that names one: not on this machine."""
+    return corpus.endswith(_POINTER) or bool(_ADDRESS.match(corpus))
+
+
 class LocalCorpus:
     """A folder or file of this machine, read in place. Others may write to it meanwhile."""
 
@@ -146,7 +157,7 @@ class RemoteCorpus:
                 yield self._describe(PurePosixPath(self._root).name, self._system.info(self._root))
                 return
             unlisted: set[str] = set()
-            for path, folders, files in self._system.walk(self._root, detail=True):
+            for path, folders, files in self._system.walk(self._root, _DEPTH, detail=True):
                 unlisted.discard(str(path).rstrip("/"))
                 strip = self._system._strip_protocol
                 unlisted |= {str(strip(info["name"])).rstrip("/") for info in folders.values()}
@@ -303,7 +314,7 @@ def _connect(address: str) -> tuple[Any, str]:
 
     protocol = address.partition("://")[0].rpartition("::")[2]
     try:
-        system, root = fsspec.core.url_to_fs(address)
+        system, root = fsspec.core.url_to_fs(address, **guard(address))
     except ImportError as error:
         package = re.search(r"[Ii]nstall (?:the )?[\"'`]?([\w.-]+)", str(error))
         raise PipelineError(

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.core.errors import PipelineError, near_miss
 from tasks.core.files import read_json
 from tasks.core.secrets import first_line
-from tasks.tracking.mlflow_store import connect, shown_uri
+from tasks.tracking.mlflow_store import connect, is_store_error, shown_uri
 
 log = logging.getLogger(__name__)
 #: What to do about a version that lacks something. `make run` looks for the run, not for its files.
@@ -25,8 +25,6 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     ``folder/NAME-VERSION``; return name, version, adapter folder and provenance.
     """
     registered = find_version(uri)
-    from mlflow.exceptions import MlflowException
-
     name, client = registered.name, connect()
     log.info("fetching models:/%s/%s from %s", name, registered.version, shown_uri())
     folder = folder / f"{name}-{registered.version}"
@@ -34,7 +32,9 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
     try:
         files = Path(_download(registered.source, folder))
         provenance = client.download_artifacts(registered.run_id, "provenance.json", str(folder))
-    except MlflowException as error:
+    except Exception as error:
+        if not is_store_error(error):
+            raise
         raise PipelineError(
             f"the files of models:/{name}/{registered.version} cannot be fetched from "
             f"{shown_uri()} ({first_line(error)}): put them back, name another version, or "

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from tasks.core.errors import PipelineError
 from tasks.core.process import is_alive, process_mark
@@ -30,6 +32,8 @@ _SCRATCH = "/.dvc/tmp/exps/"
 _MOST_PARAMS = 100
 #: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
 #: continues later.
+#: Packages by which MLflow reaches stores of artifacts. It passes their errors on as they are.
+_DRIVERS = ("azure", "boto3", "botocore", "google", "requests", "s3transfer", "urllib3")
 _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
 
 
@@ -129,16 +133,55 @@ def store_errors() -> Iterator[None]:
 
     What the store holds already stays, and the same command continues.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, ConnectionError) as error:
+    except Exception as error:
+        if not is_store_error(error):
+            raise
         when = "with more room on its disk" if is_disk_full(error) else "when it answers"
+        if isinstance(error, ModuleNotFoundError):
+            when = f"after .venv/bin/pip install {error.name}"
+        elif _package(type(error).__module__) in _DRIVERS:
+            when = "when its artifacts can be read and written"
         raise PipelineError(
             f"the MLflow store {shown_uri()} failed ({first_line(error)}): run the same "
             f"command again {when}"
         ) from error
+
+
+def is_store_error(error: Exception) -> bool:
+    """Tell whether an error is the store's: MLflow's own, one of the package that reaches its
+    artifacts (S3, Azure, Google, HTTP), or that this package is not installed.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, ModuleNotFoundError):
+        return _package(error.name or "") in _DRIVERS
+    own = isinstance(error, (MlflowException, ConnectionError))
+    return own or _package(type(error).__module__) in _DRIVERS
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def refuse_unmounted(client: Any, experiment: str) -> None:
+    """Raise :class:`PipelineError` where an experiment has models and the folder of its artifacts
+    is missing or empty: what is on a disk that is not mounted would count as lost.
+    """
+    entry = client.get_experiment_by_name(experiment)
+    address = urlsplit(entry.artifact_location if entry else "")
+    if not entry or address.scheme not in ("", "file"):
+        return
+    folder = Path(url2pathname(address.path))
+    if folder.is_dir() and any(folder.iterdir()):
+        return
+    if client.search_logged_models([entry.experiment_id], max_results=1):
+        raise PipelineError(
+            f"{folder}, the folder of the artifacts in the MLflow store {shown_uri()}, is "
+            f"{'empty' if folder.is_dir() else 'not there'}: mount its disk and run the same "
+            "command again; if its files are lost, put any file there first"
+        )
 
 
 def owner() -> str:

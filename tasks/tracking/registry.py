@@ -22,6 +22,7 @@ from tasks.tracking.mlflow_store import (
     find_run,
     log_params,
     owner,
+    refuse_unmounted,
 )
 
 #: MLflow's name of the folder that holds a model's adapter.
@@ -39,6 +40,7 @@ class Ledger:
     def open(cls, experiment: str, register_key: str, training_key: str, name: str) -> Ledger:
         """Open the run of a killed registration, or of the training, or else a new one."""
         client = connect()
+        refuse_unmounted(client, experiment)
         close_orphans(client, experiment)
         run = find_run(client, experiment, REGISTER_KEY, register_key) or find_run(
             client, experiment, TRAINING_KEY, training_key, unregistered=True

@@ -1,7 +1,7 @@
 """In which order the reader is asked, and the journal of its answers.
 
 A killed run keeps its finished shards. A run over a changed corpus keeps those of what has not
-changed and removes the others.
+changed and removes those of texts that are gone; shards of earlier settings stay within a bound.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.groups import cut_groups
+from tasks.core.parquet import Batches
 from tasks.core.progress import Progress
+from tasks.core.rows import PASSAGES
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.lm.pins import arithmetic
-from tasks.verify.reader import Kind, Reader, ShardReader, bound_prompts
+from tasks.verify.reader import Kind, Reader, ReaderQuestion, ShardReader, bound_prompts
 from tasks.verify.rows import Row, Rows
 from tasks.verify.shards import do_shards
 
@@ -97,7 +99,8 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
     here = {} if params.address else arithmetic(readers[0].precision)
     key = work_key(__name__, settings, *(reader.identity for reader in readers), here)
     journal = Store(stage.work / "journal", key, keep=3)
-    keep_only(stage.work / "journal", {name for way in ways for name in sizes[way]})
+    named = {name for way in ways for name in sizes[way]}
+    keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
     total = _Size.sum(size for way in ways for size in sizes[way].values())
     progress = stage.progress(total.rows, "rows", "tests", total.tests)
     for way in ways:
@@ -142,15 +145,31 @@ def _fill(
     asked = (row.asked() for _, group in cut() for row in group)
     longest = bound_prompts(reader, asked) if kind == "answers" else 0
     names = list(todo)
-    shards = enumerate([row.asked() for row in group] for name, group in cut() if name in todo)
+    texts: dict[str, set[str]] = {}
+
+    def take() -> Iterator[list[ReaderQuestion]]:
+        for name, group in cut():
+            if name in todo:
+                texts[name] = {row.values["context"] for row in group}
+                yield [row.asked() for row in group]
+
     if not params.address:
         take_cards()
         if params.workers:
             reader.load()  # merged once, not by every worker at the same time
+    shards = enumerate(take())
     for number, table in do_shards(ShardReader, (reader, kind, longest), shards, len(todo), params):
         name = names[number]
-        journal.put(name, table)
+        journal.put(name, table, texts.pop(name))
         progress.advance(todo[name].rows, todo[name].tests)
+
+
+def _read_texts(stage: Stage, tests: Sequence[Row]) -> Iterator[str]:
+    """Yield the texts that a row may be about: those of today's corpus and of people's tests."""
+    for batch in Batches(stage.path("passages"), PASSAGES):
+        yield from batch.column("text").to_pylist()
+    for row in tests:
+        yield row.values["context"]
 
 
 def _document(row: Row) -> str:

@@ -4,9 +4,13 @@ its parent.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
+import signal
+import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -51,6 +55,9 @@ def open_worker(name: str) -> Callable[[Any], Iterator[Any]]:
             os.closerange(3, 64)  # its pipe too, a moment before it ends
             time.sleep(0.3)
             os._exit(3)
+        elif job in ("half", "garbage"):
+            _write_to_parent(struct.pack("!i", 8) + (b"half" if job == "half" else b"not JSON"))
+            time.sleep(600)
         elif job == "nap":
             time.sleep(0.5)
             os.abort()
@@ -77,6 +84,14 @@ def open_worker(name: str) -> Callable[[Any], Iterator[Any]]:
     return do
 
 
+def _write_to_parent(data: bytes) -> None:
+    """Do as a stranger's file might that has taken over its worker."""
+    for number in range(3, 64):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.write(number, data)
+
+
 def ends(*jobs: Any, workers: int = 1, limits: pool.Limits = LIMITS) -> list[pool.ResultPart]:
     with pool.Pool(open_worker, ("w",), workers, limits) as crew:
         return [result for _, result in crew.map(jobs)]
@@ -100,6 +115,7 @@ def test_parts_come_one_by_one_and_the_last_ends_the_job() -> None:
         ("crash", "crashed", "SIGABRT"),
         ("exit", "crashed", "status 3"),
         ("greedy", "memory", "more than 256 MiB"),
+        ("garbage", "crashed", "SIGKILL"),
         ("raise", "error", "ValueError: no such page"),
     ],
 )
@@ -109,7 +125,7 @@ def test_a_bad_job_fails_alone(job: str, failure: str, detail: str) -> None:
     assert [(r.value, r.failure) for r in (first, last)] == [("w a", ""), ("w b", "")]
 
 
-@pytest.mark.parametrize("job", ["hang", "spin"])
+@pytest.mark.parametrize("job", ["hang", "spin", "half"])
 def test_a_job_that_takes_too_long_fails_alone(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     monkeypatch.setattr(clock, "_RESTARTS", 1)
     first, bad, last = ends("a", job, "b", limits=pool.Limits(0.5, 256))
@@ -183,6 +199,26 @@ def test_an_idle_worker_that_is_killed_costs_one_job_at_most() -> None:
         lost, after = (result for _, result in crew.map(["a", "b"]))
     assert lost.failure == "crashed" and lost.detail == "SIGKILL"
     assert after.value == "w b"
+
+
+@pytest.mark.timeout(90)
+def test_a_large_job_for_a_worker_that_does_not_read_it_fails_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is more than a pipe holds: the parent waited for ever, for this file and for the rest."""
+    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    with pool.Pool(open_worker, ("w",), 1, pool.Limits(0.5, 256)) as crew:
+        ((_, result),) = crew.map(["pid"])
+        os.kill(result.value, signal.SIGSTOP)
+        lost, after = (result for _, result in crew.map([["x" * (1 << 21)], "a"]))
+    assert (lost.failure, lost.detail) == ("timeout", "more than 0.5 s")
+    assert after.value == "w a"
+
+
+def test_a_large_job_arrives_whole() -> None:
+    size = 1 << 22
+    (result,) = ends(["x" * size])
+    assert result.value == f"w {'x' * size}"
 
 
 @pytest.mark.timeout(60)

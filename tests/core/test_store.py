@@ -184,3 +184,24 @@ def test_what_is_no_longer_named_is_removed_under_every_key(tmp_path: Path) -> N
     keep_only(tmp_path, {"kept"})
     assert {path.stem for path in tmp_path.glob("*/*")} == {"kept"}
     assert Store(tmp_path, "a", keep=2).get("kept") == 1
+
+
+def test_what_earlier_settings_made_stays_within_a_bound_while_its_texts_are_there(
+    tmp_path: Path,
+) -> None:
+    """A run that went back to earlier settings did everything again."""
+    made = {"both": ["a", "b"], "one": ["a"], "gone": ["a", "gone"], "unknown": []}
+    store = Store(tmp_path, "key", keep=2)
+    for age, (name, texts) in enumerate(made.items()):
+        store.put(name, 1, texts)
+        for path in tmp_path.glob(f"key/{name}.*"):
+            os.utime(path, (1000 + age, 1000 + age))
+    (tmp_path / "key" / "one.texts").write_text("[")
+    keep_only(tmp_path, {"now"}, lambda: ["a", "b"])
+    assert {path.stem for path in tmp_path.glob("*/*")} == {"both"}, "damage: not known either"
+    store.put("one", 1, ["a"])
+    size = sum(path.stat().st_size for path in tmp_path.glob("key/one.*"))
+    keep_only(tmp_path, {"now"}, lambda: ["a", "b"], most_bytes=size)
+    assert {path.stem for path in tmp_path.glob("*/*")} == {"one"}, "the last written stays"
+    keep_only(tmp_path, {"now"}, lambda: ["b"])
+    assert not list(tmp_path.glob("*/*"))

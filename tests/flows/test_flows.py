@@ -988,10 +988,25 @@ def test_ui_answers_and_leaves_nothing_behind(toy: Path, tmp_path: Path) -> None
     with serve_ui(toy, log, environment(toy)) as (prefect, mlflow):
         assert server.answers(f"{prefect}/api/health")
         assert server.answers(urljoin(mlflow, "/health"))
+        _assert_foreign_pages_are_refused(urljoin(mlflow, "/api/2.0/mlflow/experiments/"))
         assert server.answers(f"{prefect}/api/deployments/name/train-bonito/train-bonito")
         _start_from_the_form(toy, f"{prefect}/api")
     await_no_process_in(toy)
     assert "database is locked" not in log.read_text(encoding="utf-8")
+
+
+def _assert_foreign_pages_are_refused(experiments: str) -> None:
+    """A name that was pointed at this machine, and another page: without TEAM MLflow has no
+    password.
+    """
+    for what, foreign, body in (
+        ("search?max_results=5", {"Host": "evil.example"}, None),
+        ("create", {"Origin": "http://evil.example"}, b'{"name": "stolen"}'),
+    ):
+        head = {"Content-Type": "application/json", **foreign}
+        page = urllib.request.Request(f"{experiments}{what}", body, head)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(page, timeout=30)
 
 
 def _start_from_the_form(toy: Path, api: str) -> None:

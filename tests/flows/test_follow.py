@@ -112,9 +112,17 @@ def test_a_damaged_state_is_a_first_look(run: Run) -> None:
 
 
 def test_a_corpus_that_is_not_here_is_one_line(tmp_path: Path) -> None:
-    for corpus in ("nowhere", "s3://bucket/folder"):
-        with pytest.raises(PipelineError, match="does not exist on this machine"):
+    (tmp_path / "mine.address").write_text("s3://bucket/folder\n")
+    for corpus, told in (
+        ("nowhere", "does not exist on this machine"),
+        ("s3://bucket/folder", "ingest.corpus = s3://bucket/folder is not on this machine"),
+        ("mine.address", "ingest.corpus = mine.address is not on this machine, so a look cannot"),
+    ):
+        with pytest.raises(PipelineError, match=told):
             look.look(Run("mine", tmp_path, tmp_path, {"ingest": {"corpus": corpus}}))
+    _write(tmp_path / "a.address", a="one")
+    there = look.look(Run("mine", tmp_path, tmp_path, {"ingest": {"corpus": "a.address"}}))
+    assert len(there.files) == 1, "a folder, whatever its name is"
 
 
 def test_the_digest_of_a_listing_is_that_of_names_and_bytes(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import logging
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -783,7 +785,8 @@ stages:
     outs: [artifacts/evaluate]
 """
 _FINETUNE = """
-import os, sys
+import os, sys, time
+from pathlib import Path
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.stage import Stage, run_stage
@@ -792,6 +795,9 @@ def work(stage: Stage) -> None:
     source = stage.params.supervise.source
     with open(os.environ["TOY_COUNT"], "a") as count:
         count.write(source + "\\n")
+    if source == "tapt" and "TOY_HANG" in os.environ:
+        Path(os.environ["TOY_HANG"]).touch()
+        time.sleep(600)
     if source == "tapt" and os.path.exists(os.environ["TOY_BROKEN"]):
         raise PipelineError("the machine is tired")
     write_json(stage.out / "provenance.json", {"supervision": source})
@@ -869,17 +875,40 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+_COMMAND = [sys.executable, "-m", "flows.matrix", "matrices/toy.yaml"]
+
+
+def _variables(root: Path, **more: str) -> dict[str, str]:
+    count, broken = (str(root.parent / name) for name in ("count", "broken"))
+    return {**environment(root), "TOY_COUNT": count, "TOY_BROKEN": broken, **more}
+
+
 def _run(root: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.matrix", "matrices/toy.yaml", *more]
-    own = {
-        **environment(root),
-        "TOY_COUNT": str(root.parent / "count"),
-        "TOY_BROKEN": str(root.parent / "broken"),
-        **variables,
-    }
+    own = _variables(root, **variables)
+    command = [*_COMMAND, *more]
     return subprocess.run(
         command, cwd=root, env=own, capture_output=True, text=True, timeout=500, check=False
     )
+
+
+@pytest.mark.timeout(900)
+def test_term_ends_a_matrix_as_ctrl_c_does(toy: Path, api: str) -> None:
+    """It ended at once, without a word; what stands below finishes what this leaves."""
+    mark = toy.parent / "hanging"
+    own = _variables(toy, PREFECT_API_URL=api, TOY_HANG=str(mark))
+    running = subprocess.Popen(
+        _COMMAND, cwd=toy, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not mark.exists():
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    said = running.communicate(timeout=30)[1].splitlines()
+    assert running.returncode == 143
+    assert said[-1] == "terminated: run the same command again to continue"
+    assert (toy.parent / "count").read_text().split() == ["none", "tapt"], "no other cell began"
+    (toy.parent / "count").unlink()
 
 
 @pytest.mark.timeout(900)
@@ -921,8 +950,8 @@ def test_a_failed_cell_says_why_the_rest_goes_on_and_the_same_command_finishes_i
     broken.unlink()
     second = _run(toy, PREFECT_API_URL=api)
     assert second.returncode == 0, second.stderr
-    assert sorted(count.read_text().split()) == ["bonito", "none", "tapt", "tapt"], (
-        "what was done was done again"
+    assert sorted(count.read_text().split()) == ["bonito", "tapt", "tapt"], (
+        "what was done, here or before TERM, was done again"
     )
     assert {cell["status"] for cell in read_json(toy / "artifacts/matrix/cells.json")} == {"done"}
     again = {cell["supervision"]: cell for cell in read_json(toy / "artifacts/matrix/cells.json")}

@@ -227,6 +227,12 @@ def test_another_setting_is_another_journal(run: Any) -> None:
     assert len(run()[1].batches) == 0, "the first journal is still there"
 
 
+def test_going_back_to_earlier_settings_generates_nothing_again(run: Any) -> None:
+    whole = _prompts(run(max_passages=0)[1])
+    assert _prompts(run(max_passages=2, shard_rows=2)[1]) > 0
+    assert whole and _prompts(run(max_passages=0)[1]) == 0
+
+
 def test_a_row_depends_on_its_own_key_alone(params: Params) -> None:
     few, many = passage_table(3), passage_table(9)
     settings = params.generate.model_copy(update={"samples": 2})

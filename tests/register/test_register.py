@@ -241,6 +241,48 @@ def test_a_store_that_fails_says_what_it_needs() -> None:
     ):
         with pytest.raises(PipelineError, match=f"again {needed}$"), store_errors():
             raise MlflowException(said)
+    refused = type("ClientError", (Exception,), {"__module__": "botocore.exceptions"})
+    for error, needed in (
+        (refused("An error occurred (AccessDenied)"), "when its artifacts can be read and written"),
+        (ModuleNotFoundError("No module named 'boto3'", name="boto3"), "after .* install boto3"),
+    ):
+        with pytest.raises(PipelineError, match=f"again {needed}$"), store_errors():
+            raise error
+    for bug in (ModuleNotFoundError("No module named 'tasks.x'", name="tasks.x"), KeyError("f1")):
+        with pytest.raises(type(bug)), store_errors():
+            raise bug
+
+
+def test_an_artifact_store_in_s3_without_its_package_is_one_line(
+    store: _Store, tmp_path: Path
+) -> None:
+    """It was a trace; MLflow looks for boto3 when the first file is stored."""
+    store.ledgers[0].client.create_experiment("s3", artifact_location="s3://bucket/runs")
+    ledger = Ledger.open("s3", "register-s3", "training-s3", "run s3")
+    (tmp_path / "card.md").write_text("")
+    with pytest.raises(PipelineError, match=r"install boto3$"), store_errors():
+        ledger.files([tmp_path / "card.md"])
+
+
+@pytest.mark.parametrize("left", ["missing", "empty"])
+def test_artifacts_that_are_not_mounted_do_not_count_as_lost(
+    store: _Store, tmp_path: Path, left: str
+) -> None:
+    before = store.ledgers[0]
+    (tmp_path / "card.md").write_text("")
+    before.files([tmp_path / "card.md"])
+    folder = tmp_path / "mlartifacts"
+    folder.rename(tmp_path / "elsewhere")
+    Ledger.open("toy", "register-0", "training-0", "run 0").finish()  # it has no model yet
+    if left == "empty":
+        folder.mkdir()
+    before.client.create_logged_model(before.experiment_id, "adapter", before.run_id)
+    told = f"{folder}, the folder of the artifacts .* is {'empty' if left == 'empty' else 'not'}"
+    with pytest.raises(PipelineError, match=f"{told}.*: mount its disk"):
+        Ledger.open("toy", "register-1", "training-1", "run 1")
+    folder.mkdir(exist_ok=True)
+    (folder / "lost").write_text("")
+    Ledger.open("toy", "register-1", "training-1", "run 1").finish()
 
 
 def test_a_model_path_with_an_apostrophe_is_found(store: _Store) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tasks.core.files import read_json, sha256_file
 from tasks.core.parquet import read_table, write_table
-from tasks.core.rows import INSTRUCTIONS
+from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.lm.engine import Completion
 from tasks.scoring.reviews import review_key
 from tasks.verify import reader
@@ -25,6 +25,7 @@ from tasks.verify.guard import construct_tests
 from tasks.verify.judging import Decision
 from tasks.verify.report import Tally
 from tasks.verify.rows import Row
+from tests.conftest import passage_table
 from tests.supervise.test_constructed import passages
 from tests.verify.conftest import COUNT, RuleReader, make_row
 
@@ -118,6 +119,21 @@ def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any
     assert run.made[1].calls == 1
     now = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
     assert len(now - shards) == len(shards - now) == 1, "what is not asked any more is removed"
+
+
+def test_going_back_to_earlier_rows_asks_nothing_while_their_passages_are_there(run: Any) -> None:
+    rows = [make_row(number) for number in range(COUNT)]
+    texts = passage_table(COUNT).to_pylist()
+    for row, passage in zip(rows, texts, strict=True):
+        passage["text"] = row["context"]
+    others = [row | {"instruction": f"{row['instruction']} Say it."} for row in rows]
+    for number, asked in enumerate((rows, others, rows), start=1):
+        assert run(asked, corpus=pa.Table.from_pylist(texts, schema=PASSAGES)) == 0
+        assert len(run.made) == min(number, 2), "the earlier rows are asked again"
+    less = pa.Table.from_pylist(texts[1:], schema=PASSAGES)
+    assert run(others[1:], corpus=less) == 0
+    assert run(rows, corpus=less) == 0
+    assert run.made[-1].calls == 1, "the shard that held a text that is gone"
 
 
 @pytest.mark.parametrize(
