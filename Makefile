@@ -108,7 +108,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),-m slow,--numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py tests/test_report_pages.py
 
 pictures: setup ## take README's pictures, after `make run`, with Chromium: docs/pictures
 	@$(BIN)/python scripts/pictures.py
