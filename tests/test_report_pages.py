@@ -6,6 +6,7 @@ screen and on a phone, worked by keyboard, no link into nothing.
 
 from __future__ import annotations
 
+import html
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_the_pages_of_a_run(artifacts: Path, tmp_path: Path) -> None:
     with Browser(tmp_path / "profile", patience=30) as browser:
         for stage, shown in words.items():
             page = artifacts / stage / "report.html"
-            check_page(page.read_text().replace(EVIL, ""))
+            check_page(page.read_text().replace(html.escape(EVIL), ""))
             check_in_browser(browser, page, stage, *shown)
         for page in sorted((artifacts / "validate/data_docs").rglob("*.html")):
             check_in_browser(browser, page, f"data-docs-{page.parent.name}", "Great Expectations")
@@ -109,13 +110,12 @@ def test_details_open_by_keyboard(artifacts: Path, tmp_path: Path) -> None:
     with Browser(tmp_path / "profile", patience=30) as browser:
         browser.open((artifacts / "verify/report.html").as_uri())
         browser.see("Verification")
-        hidden = "seal-5 broke."
-        assert f"5 past noon because {hidden}" not in browser.text()
+        assert "past noon because" not in browser.text()
         browser.js("document.querySelector('.row.failed summary').focus()")
         for kind, text in (("keyDown", {"text": "\r"}), ("keyUp", {})):
             key = {"key": "Enter", "windowsVirtualKeyCode": 13, **text}
             browser.send("Input.dispatchKeyEvent", type=kind, **key)
-        browser.see("because seal-")
+        browser.see("past noon because seal-")
 
 
 def test_the_page_of_a_matrix(request: pytest.FixtureRequest, tmp_path: Path) -> None:
