@@ -109,7 +109,7 @@ test: data ## run the tests (SLOW=1: only those that take minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),-m slow,--numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
-	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py
+	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py tests/test_report_pages.py
 
 pictures: setup ## take README's pictures, after `make run`, with Chromium: docs/pictures
 	@$(BIN)/python scripts/pictures.py
@@ -134,7 +134,7 @@ why: setup ## explain the answers to one item: the nearest training rows and the
 ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, SET, MODEL)
 	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --settings="$$SET" --model="$$MODEL" --port "$${ASK_PORT:-4302}"
 
-export: setup ## write a registered model as safetensors and GGUF (MODEL=models:/NAME@champion, OUT=folder)
+export: setup ## write a registered model as safetensors and GGUF, with its prompt (MODEL=models:/NAME@champion, OUT=folder)
 	@$(BIN)/python -m tasks.release.export --model="$$MODEL" --out="$$OUT"
 
 push: setup ## show what would go to the hub; YES=1 sends adapter and card (MODEL, REPO=owner/name)

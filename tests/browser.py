@@ -32,6 +32,23 @@ _FIND = """
   return [box.x + box.width / 2, box.y + box.height / 2];
 })(%s)
 """
+#: Notes what gets the focus, of what a person operates and can see, in the page's order.
+_WATCH_FOCUS = """
+window.operable = [...document.querySelectorAll('a[href], select, input, textarea, button, summary')]
+  .filter(e => e.checkVisibility());
+window.reached = [];
+document.addEventListener('focusin', event => {
+  const style = getComputedStyle(event.target);
+  if (style.outlineStyle != 'none' && parseFloat(style.outlineWidth)) reached.push(event.target);
+});
+document.activeElement.blur();
+"""
+_MISSED = """
+operable.filter((e, place) => reached.indexOf(e) < 0
+  || (place && reached.indexOf(e) < reached.indexOf(operable[place - 1]))).map(e => e.outerHTML)
+"""
+#: Boxes that scroll sideways get the focus too.
+_SPARE_TABS = 20
 
 
 def chromium() -> str:
@@ -52,6 +69,7 @@ class Browser:
     def __init__(self, profile: Path, patience: float = 60.0) -> None:
         self.patience = patience
         self.asked: list[str] = []
+        self.faults: list[str] = []
         command = [
             chromium(),
             "--headless=new",
@@ -78,7 +96,7 @@ class Browser:
             page = next(target for target in json.load(response) if target["type"] == "page")
         self.socket = connect(page["webSocketDebuggerUrl"], max_size=None, open_timeout=30)
         self.number = 0
-        for domain in ("Page", "Network", "Runtime"):
+        for domain in ("Page", "Network", "Runtime", "Log"):
             self.send(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
@@ -104,15 +122,24 @@ class Browser:
 
     def send(self, method: str, **params: Any) -> Any:
         """Send one command and return its result; requests that the page makes meanwhile are noted
-        in ``asked``.
+        in ``asked``, errors in its console in ``faults``.
         """
         self.number += 1
         self.socket.send(json.dumps({"id": self.number, "method": method, "params": params}))
         while (message := json.loads(self.socket.recv(timeout=60))).get("id") != self.number:
-            if message.get("method") == "Network.requestWillBeSent":
-                self.asked.append(message["params"]["request"]["url"])
+            self._note(message.get("method"), message.get("params", {}))
         assert "error" not in message, f"{method}: {message['error']}"
         return message["result"]
+
+    def _note(self, method: str | None, told: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            self.asked.append(told["request"]["url"])
+        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
+            self.faults.append(told["entry"]["text"])
+        elif method == "Runtime.exceptionThrown":
+            self.faults.append(str(told["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
+            self.faults.append(str(told["args"]))
 
     def js(self, expression: str) -> Any:
         """Return an expression's value in the page."""
@@ -166,6 +193,16 @@ class Browser:
         """Put ``text`` in place of what the focused field holds, as typed."""
         self.js("document.activeElement.select && document.activeElement.select()")
         self.send("Input.insertText", text=text)
+
+    def tab_through(self) -> list[str]:
+        """Press Tab from the top of the page until it has gone round; return the markup of what
+        can be operated but was not reached in order, or was reached without a mark that shows it.
+        """
+        self.js(_WATCH_FOCUS)
+        for _ in range(self.js("window.operable.length") + _SPARE_TABS):
+            for kind in ("keyDown", "keyUp"):
+                self.send("Input.dispatchKeyEvent", type=kind, key="Tab", windowsVirtualKeyCode=9)
+        return list(self.js(_MISSED))
 
     def shot(self, path: Path, width: int = 0) -> None:
         """Save what is seen as a PNG; with ``width``, as a window of that width shows it."""

@@ -45,9 +45,11 @@ def find_passages(place: Place) -> Path:
     command = place.command("ingest", CORPUS=place.params.ingest.corpus)
     preview = find_preview(place.main, place.params, command)
     if preview is None:
+        there = place.user_file("evaluate", "items").is_file()
+        but = "" if there else ", but does not start without the items file"
         raise PipelineError(
-            f"there are no passages to label: {command} cuts them; "
-            f"{place.command('run')} also writes drafts, but does not start without the items file"
+            f"there are no passages to label: {command} cuts them; {place.command('run')} also "
+            f"writes drafts{but}"
         )
     return preview
 

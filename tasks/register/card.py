@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import yaml
 
 from tasks.core.errors import one_line
 from tasks.core.files import read_json, sha256_file, write_text
@@ -22,13 +21,14 @@ from tasks.core.labels import normal_labels
 from tasks.core.markdown import escape, table
 from tasks.core.parquet import read_table
 from tasks.core.quality import RowQuality
-from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage
 from tasks.core.task_types import TASK_TYPES
-from tasks.lm.licence import UNKNOWN, hub_name, licence_of
+from tasks.lm.licence import UNKNOWN
 from tasks.lm.models import EMBEDDED
+from tasks.register.card_head import yaml_block
 from tasks.register.card_scores import describe_forgetting, describe_scores, span
 from tasks.register.gate import count_leaked
+from tasks.register.made_of import Part, list_parts, shown_model
 from tasks.register.run_record import lineage
 
 #: The card's name in an adapter's folder, here and on the hub.
@@ -59,11 +59,12 @@ def make_card(
 ) -> Card:
     """Return the card of a version; ``told`` is what ``registration.json`` says of it."""
     lead = _lead(stage, provenance, scores, told)
+    made_of = list(list_parts(stage, provenance))
     parts = [
-        _yaml_block(stage, provenance, scores, told),
+        yaml_block(stage, provenance, scores, told, made_of),
         f"# {escape(told['model_name'])}, version {told['version']}",
         lead,
-        *_base(stage, provenance),
+        *_base(stage, provenance, made_of),
         *_corpus(stage),
         *_rows(stage),
         *_labels(stage),
@@ -72,12 +73,6 @@ def make_card(
         *_made(stage, provenance, told),
     ]
     return Card("\n\n".join(parts) + "\n", lead)
-
-
-def shown_model(name: str) -> str:
-    """Return a model's name without the place of a folder, which the card does not show."""
-    is_path = name.startswith((".", "/", "~")) or Path(name).is_dir()
-    return f"the folder {Path(name).name}" if is_path else name
 
 
 def _lead(
@@ -98,33 +93,15 @@ def _lead(
     return f"{text}At its registration it was the {told['alias']}: {escape(told['verdict'])}."
 
 
-def _yaml_block(
-    stage: Stage, provenance: dict[str, Any], scores: dict[str, Any], told: dict[str, Any]
-) -> str:
-    values: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation"}
-    if base := hub_name(provenance["base"]):
-        values["base_model"] = base
-    # Licences of the parts it was made of; only their owner knows that of the documents.
-    values["tags"] = ["bonito", "lora", "peft"] + [
-        f"{part}-license:{licence.replace(': ', '-').replace(' ', '-')}"
-        for part, _, licence in _parts(stage, provenance)
-    ]
-    if "adapted" in scores:
-        metric = {"type": "f1", "name": scores["metric"], "value": scores["adapted"]["f1"]}
-        result = {
-            "task": {"type": "text-generation", "name": scores["task_type"]},
-            "dataset": {"name": scores["dataset"], "type": scores["dataset"]},
-            "metrics": [metric],
-        }
-        values["model-index"] = [{"name": told["model_name"], "results": [result]}]
-    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
-
-
-def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
+def _base(stage: Stage, provenance: dict[str, Any], parts: list[Part]) -> Iterator[str]:
     yield "## Made of"
-    rows = [tuple(map(escape, row)) for row in _parts(stage, provenance)]
+    rows = [tuple(map(escape, (part.kind, part.name, part.licence))) for part in parts]
     rows.append(("rows and documents", escape(stage.params.supervise.source), UNKNOWN))
     yield table(("part", "which", "licence"), rows)
+    yield (
+        "The licence at the head of this card is the strictest of these parts' without the "
+        "documents: theirs only their owner knows, and it may bind the adapter too."
+    )
     yield (
         f"Trained and scored on {_weights(provenance['quantization'])}; "
         f"precision {escape(provenance['precision'])}; prompt form {escape(provenance['prompt'])}; "
@@ -137,49 +114,8 @@ def _base(stage: Stage, provenance: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _parts(stage: Stage, provenance: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the part, the name and the licence of each model that the adapter was made of."""
-    params, base, revision = stage.params, provenance["base"], provenance["revision"]
-    at = f", commit {revision}" if hub_name(base) == base else ""
-    yield "base", shown_model(base) + at, licence_of(base, revision)
-    if identity := read_json(stage.path("generate"))["generator"]:
-        name = params.generate.generator
-        licence = licence_of(name, params.generate.revision)
-        yield "generator", shown_model(name) + _state(identity), licence
-    for identity in read_json(stage.path("verify") / "summary.json")["readers"]:
-        name, licence = params.verify.reader, licence_of(params.verify.reader)
-        yield "reader", shown_model(name) + _state(identity), licence
-    if start := _start(params.finetune, provenance):
-        digest = f" (sha256 {provenance['start'][:12]})"
-        continues = provenance.get("champion", {}).get("continues")
-        licence = "as its own card says" if continues else licence_of(start)
-        yield "start", shown_model(start) + digest, licence
-
-
-def _state(identity: str) -> str:
-    """Return what tells a model's present state from another, of its identity: a hub model's
-    commit, the digest of a folder; nothing of a model behind an address.
-    """
-    if commit := re.fullmatch(r"[^@]+@([0-9a-f]{40})", identity):
-        return f", commit {commit[1]}"
-    digest = re.match(r"sha256:([0-9a-f]{12})", identity)
-    return f" (sha256 {digest[1]})" if digest else ""
-
-
 def _weights(quantization: str) -> str:
     return "the base's own weights" if quantization == "none" else f"weights in {quantization}"
-
-
-def _start(params: Finetune, provenance: dict[str, Any]) -> str:
-    """Return the adapter that the training started from; empty for a new one."""
-    if not provenance["start"]:
-        return ""
-    champion = provenance.get("champion")
-    if not champion:
-        return params.start
-    if not champion["continues"]:
-        return params.restart
-    return f"{champion['name']} version {champion['version']}, the champion before"
 
 
 def _corpus(stage: Stage) -> Iterator[str]:

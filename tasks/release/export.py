@@ -2,7 +2,8 @@
 models:/NAME@champion --out folder``.
 
 The folder gets the merged checkpoint that was scored (safetensors with its tokenizer), the model's
-card, and one GGUF file where the model is of a kind that :mod:`tasks.release.gguf_file` writes.
+card, and one GGUF file where the model is of a kind that :mod:`tasks.release.gguf_file` writes,
+with the prompt that was scored for Ollama and llama.cpp (:mod:`tasks.release.prompt_files`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
@@ -23,7 +26,9 @@ from tasks.core.privacy import cache_folder
 from tasks.core.stage import one_line_errors
 from tasks.lm.merged import merged_folder
 from tasks.release.gguf_file import NoGgufError, write_gguf
+from tasks.release.prompt_files import MODELFILE, SCRIPT, write_prompt_files
 from tasks.tracking.fetch_model import fetch_model
+from tasks.tracking.kept_answers import fetch_kept_answers
 
 log = logging.getLogger(__name__)
 CARD = "README.md"
@@ -68,13 +73,42 @@ def export(uri: str, out: str) -> Path:
                 f"read back: {compared.same} of {compared.positions} likeliest tokens are the "
                 f"same, logits differ by at most {compared.change:.1g} of their spread"
             )
+            longest = _longest_answer(name, version, told)
+            asked = _write_prompts(staged, gguf.name, told, longest, folder, name)
         except NoGgufError as error:
-            said = f"not written: {error}"
+            said, asked = f"not written: {error}", []
     print(f"model     models:/{name}/{version}, merged, in {folder}")
     for file in sorted(folder.iterdir()):
         print(f"file      {file.name:<40} {file.stat().st_size / 1e6:>10,.1f} MB")
     print(f"gguf      {said}")
+    for line in asked:
+        print(line)
     return folder
+
+
+def _write_prompts(
+    staged: Path, gguf: str, told: dict[str, Any], max_tokens: int, folder: Path, name: str
+) -> list[str]:
+    """Write the prompt for Ollama and llama.cpp beside the file; return the lines that say how to
+    use it in ``folder``.
+    """
+    try:
+        write_prompt_files(staged, gguf, told["prompt"], max_tokens)
+    except PipelineError as error:
+        return [f"prompt    no {MODELFILE} for Ollama, no {SCRIPT}: {error}"]
+    place, name, asked = shlex.quote(str(folder)), name.lower(), "'passage and question'"
+    return [
+        f"ollama    ollama create {name} -f {place}/{MODELFILE} && ollama run {name} {asked}",
+        f"llama.cpp sh {place}/{SCRIPT} {asked}",
+    ]
+
+
+def _longest_answer(name: str, version: str, told: dict[str, Any]) -> int:
+    """Return the tokens of the longest answer that was scored; where no answers are kept, those of
+    the longest response that was trained on.
+    """
+    kept = fetch_kept_answers(name, version, cache_folder() / "served")
+    return kept.max_tokens if kept else int(told["settings"]["max_response_tokens"])
 
 
 def _need_empty(out: str) -> Path:

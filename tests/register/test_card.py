@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import EvalResult, ModelCard
 
 from flows.runs.request import make_command
 from tasks.core.files import read_json, write_json
@@ -19,6 +20,8 @@ from tasks.lm.licence import licence_of
 from tasks.lm.models import EMBEDDED
 from tasks.register import card
 from tasks.register.card import make_card
+from tasks.register.card_head import find_languages
+from tasks.register.made_of import Part, join_licences
 from tasks.tracking.fetch_model import fetch_model
 from tests.registered import EVIL_NAME
 
@@ -38,7 +41,9 @@ def test_the_card_comes_with_the_model_and_says_what_is_known(
     scores = read_json(Path("artifacts/evaluate/scores.json"))
     assert head["library_name"] == "peft" and "base_model" not in head, "a folder of this machine"
     assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == scores["adapted"]["f1"]
-    assert "base-license:not-known" in head["tags"] and "license" not in head
+    assert "base-license:not-known" in head["tags"]
+    assert head["license"] == "unknown" and head["language"] == ["en"]
+    assert not {"license_name", "license_link", "datasets"} & {*head}
     for text in (
         "| zero-shot |",
         "| majority class |",
@@ -214,3 +219,76 @@ def test_the_card_says_that_what_it_was_made_of_is_not_free(params_of: Any) -> N
     assert {"base-license:apache-2.0", "start-license:other-non-commercial-training-rows"} <= {
         *tags
     }
+
+
+def test_the_hub_reads_all_that_the_head_says(params_of: Any) -> None:
+    stage, *told = params_of({})
+    ingest = stage.params.ingest.model_copy(update={"corpus": "hf://own/docs?split=train"})
+    stage.params = stage.params.model_copy(update={"ingest": ingest})
+    text = make_card(stage, *told).text
+    data = ModelCard(text).data
+    assert data.to_dict() == yaml.safe_load(text.split("---\n")[1]), "nothing lost or renamed"
+    assert (data.license, data.license_name) == ("other", "non-commercial-training-rows")
+    assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
+    assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert data.base_model_relation == "adapter" and {"lora", "peft"} <= {*data.tags}
+    assert data.language == ["en"] and data.datasets == ["own/docs"]
+    assert data.model_name == "m"
+    assert data.eval_results == [
+        EvalResult(
+            task_type="text-generation",
+            task_name="exqa",
+            dataset_type="mine",
+            dataset_name="mine",
+            metric_type="f1",
+            metric_name="squad_f1",
+            metric_value=10.0,
+        )
+    ]
+
+
+def test_a_folder_of_documents_is_no_dataset_of_the_hub(params_of: Any) -> None:
+    head = yaml.safe_load(make_card(*params_of({})).text.split("---\n")[1])
+    assert "datasets" not in head, "data/incidents/documents is a folder"
+
+
+@pytest.mark.parametrize(
+    ("licences", "head"),
+    [
+        (["mit", "apache-2.0", "mit"], {"license": "apache-2.0"}),
+        (["apache-2.0", "llama3.1"], {"license": "llama3.1"}),
+        (["apache-2.0", "not known"], {"license": "unknown"}),
+        (["mit", "as its own card says"], {"license": "unknown"}),
+        (
+            ["mit", "other: research-only"],
+            {"license": "other", "license_name": "research-only", "license_link": "own/1"},
+        ),
+        (["mit", "other"], {"license": "other"}),
+        (
+            ["llama3.1", "other: research-only", "cc-by-nc-4.0"],
+            {"license": "other", "license_name": "cc-by-nc-4.0-and-llama3.1-and-research-only"},
+        ),
+    ],
+)
+def test_the_strictest_licence_binds(licences: list[str], head: dict[str, str]) -> None:
+    parts = [Part("base", "m", licence, f"own/{n}") for n, licence in enumerate(licences)]
+    assert join_licences(parts) == head
+
+
+def test_given_rows_state_no_licence(params_of: Any) -> None:
+    stage, *told = params_of({})
+    given = {"source": "bonito+labelled:0.5", "rows": "data/incidents/labelled.jsonl"}
+    supervise = stage.params.supervise.model_copy(update=given)
+    stage.params = stage.params.model_copy(update={"supervise": supervise})
+    text = make_card(stage, *told).text
+    assert "rows | data/incidents/labelled.jsonl (labelled) | not known |" in text
+    assert "license_name: non-commercial-training-rows-and-unknown\n" in text
+
+
+def test_a_language_of_few_passages_is_not_listed() -> None:
+    english = "The pump failed at noon because its seal broke, and nobody was there."
+    german = "Die Pumpe fiel am Mittag aus, weil ihre Dichtung brach, und niemand war da."
+    assert find_languages([english] * 2 + [german], []) == ["en", "de"]
+    assert find_languages([english] * 19 + [german], []) == ["en"]
+    assert find_languages([english, german], ["de"]) == ["de"]
+    assert find_languages([], []) == []

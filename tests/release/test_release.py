@@ -27,6 +27,7 @@ from tasks.core.page import Page
 from tasks.core.parquet import write_table
 from tasks.release import export, push
 from tests.conftest import ROOT, passage_table
+from tests.release.test_prompt_files import ask_in_other_programs
 
 _TOKEN = "hf_" + "t" * 20
 
@@ -68,6 +69,8 @@ def _exports(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> N
     names = {file.name for file in out.iterdir()}
     assert {"README.md", "model.safetensors", "tokenizer.json", "config.json"} <= names
     assert "model-incidents-1-f16.gguf" in names and "made_from.json" not in names
+    assert f"ollama create model-incidents -f {out}/Modelfile" in said
+    ask_in_other_programs(out, read_json(Path("artifacts/finetune/provenance.json")))
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
     assert export.main(["--model", uri, "--out", str(out)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err

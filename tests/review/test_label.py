@@ -230,7 +230,12 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     passages.unlink()
     with pytest.raises(
         PipelineError, match=r"no passages to label: make ingest PROFILE=mine CORPUS=data/.* cuts"
-    ):
+    ) as missing:
+        open_client(checkout)
+    assert "does not start without the items file" in str(missing.value)
+    (checkout / _ITEMS).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / _ITEMS).touch()
+    with pytest.raises(PipelineError, match="make run PROFILE=mine also writes drafts$"):
         open_client(checkout)
     other = {"evaluate": {"dataset": "datasets/mine.yaml", "items": "local/mine/items.csv"}}
     with pytest.raises(PipelineError, match="JSON Lines only"):
