@@ -19,7 +19,7 @@ from flows.review import nearest, why
 from flows.review.embedding import Embedder
 from flows.review.place import Place
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_json, safe_name
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
 from tasks.scoring.reviews import review_key
@@ -106,12 +106,14 @@ def check(page: Path) -> None:
 
 def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     artifacts = checkout / ".runs/mine/artifacts"
-    for name in ("verify", "ingest"):
+    for name in ("verify", "ingest", "evaluate"):
         (artifacts / name / "report.html").write_text("")
     assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
     page = artifacts / "why/contracts-001.html"
     links = re.findall('href="([^"]+)"', page.read_text())
-    assert links == ["../ingest/report.html", "../verify/report.html"]
+    item = "../evaluate/report.html#contracts-001"
+    assert links == ["../ingest/report.html", "../verify/report.html", item, item]
+    assert "make why PROFILE=mine ITEM=contracts-001" in page.read_text()
     assert find_dead_links(artifacts) == []
     (artifacts / "verify/report.html").unlink()
     assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
@@ -146,7 +148,7 @@ def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
     assert len(names) == 4 and all(name.endswith((".json", ".html")) for name in names)
     for name in names[::2]:
         check(folder / name)
-    assert len({why.file_name(name) for name in ["a b", "a-b", "a/b", "..", "", "A" * 99]}) == 6
+    assert len({safe_name(name) for name in ["a b", "a-b", "a/b", "..", "", "A" * 99]}) == 6
 
 
 def test_an_unknown_item_is_one_line_with_the_nearest_ids(
