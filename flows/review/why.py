@@ -21,7 +21,7 @@ from flows.review.nearest import Near, find_nearest
 from flows.review.place import Place, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
-from tasks.core.files import safe_name, write_json
+from tasks.core.files import write_json
 from tasks.core.log_lines import set_up_logging
 from tasks.core.page import STAGE_PAGES, Page, write_page
 from tasks.core.parquet import Batches, read_table
@@ -29,6 +29,7 @@ from tasks.core.rows import EVALUATIONS, MODEL_NAMES, PASSAGES, VERIFIED, requir
 from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import Dataset, Item, asked_columns, has_items, load_dataset, load_items
 from tasks.scoring.f1 import normalise_answer
+from tasks.scoring.item_page import page_name
 from tasks.scoring.reviews import Reviews, review_key
 
 _TEMPLATE = Path(__file__).parent / "templates" / "why.html"
@@ -45,10 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("why"):
         place = Place(CODE, arguments.profile, arguments.settings)
         found = explain(place, arguments.item)
-        path = place.run.path / "artifacts/why" / f"{safe_name(arguments.item)}.json"
+        path = place.run.path / "artifacts/why" / f"{page_name(arguments.item)}.json"
         write_json(path, found)
-        command = place.command("why", ITEM=arguments.item)
-        write_report(path.with_suffix(".html"), found, command)
+        write_report(path.with_suffix(".html"), found, place.command("why", ITEM=arguments.item))
         show(found)
         say(written=place.shown(path), page=place.shown(path.with_suffix(".html")))
         return 0
@@ -229,8 +229,23 @@ def write_report(path: Path, found: dict[str, Any], command: str) -> None:
     )
     # A template may name a label in words of its own.
     named = any(answer["golds"] != found["item"]["expected"] for answer in found["answers"])
-    told = {**found, "nearest": rows, "model_names": MODEL_NAMES, "named": named}
+    answers = [{**one, "seen_told": _seen(one["scorer"])} for one in found["answers"]]
+    told = {
+        **found,
+        "answers": answers,
+        "nearest": rows,
+        "model_names": MODEL_NAMES,
+        "named": named,
+    }
     write_page(path, _TEMPLATE, page, evaluation=links.get("evaluate", ""), **told)
+
+
+def _seen(scorer: dict[str, Any]) -> str:
+    """Return what the scorer compared, in words."""
+    if "ranked" in scorer:
+        ranked = scorer["ranked"]
+        return " · ".join(f"{one['choice']} {one['log_probability']:.2f}" for one in ranked)
+    return f"scored as \u201c{scorer['compared']}\u201d against {' | '.join(scorer['with'])}"
 
 
 def _nearness(row: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import threading
@@ -146,12 +145,6 @@ def fingerprint(*parts: object) -> str:
         text = part if isinstance(part, str) else json.dumps(part, sort_keys=True, default=str)
         digest.update(f"{len(text)}:{text};".encode())
     return digest.hexdigest()
-
-
-def safe_name(text: str) -> str:
-    """Return a safe name of a file, without an ending: another one for every text."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:60].strip(".-")
-    return safe if safe == text else f"{safe}-{fingerprint(text)[:8]}".lstrip("-")
 
 
 def row_seed(seed: int, *key: object) -> int:

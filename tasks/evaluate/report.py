@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.files import safe_name
 from tasks.core.page import Page, Tile, number, stage_links, write_page
 from tasks.core.rows import MODEL_NAMES
 from tasks.evaluate.measures import MODELS
 from tasks.scoring.datasets import Item, asked_columns
+from tasks.scoring.item_page import page_name
 from tasks.scoring.questions import HELD_OUT, Questions
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -195,7 +195,7 @@ def _entries(
             "text": item.text[:_CHARACTERS] + (" ..." if len(item.text) > _CHARACTERS else ""),
             "answers": found[item.general][item.id],
             "command": why_command(item.id),
-            "page": safe_name(item.id),
+            "page": page_name(item.id),
         }
 
 
