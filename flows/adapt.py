@@ -32,7 +32,7 @@ from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progres
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_behind, list_unchanged, read_graph
 from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
-from flows.runs.last_run import UNDONE, write_outcomes
+from flows.runs.last_run import UNDONE, remove_explanations, write_outcomes
 from flows.runs.limits import STOPPED, RunLimits, TimeUp
 from flows.runs.registration import REGISTER, find_lost
 from flows.runs.unsettled import INGEST, explain_unsettled
@@ -176,6 +176,7 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         raise
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
+    remove_explanations(run.path, outcomes)
     settings = worktree.fingerprint_results(run.params)
     write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""), run.command, settings)
     try:

@@ -172,7 +172,8 @@ def test_documents_in_registered_model_out_and_nothing_to_do_the_second_time(clo
         _PARTS
     )
     assert read_json(clone / "artifacts/register/registration.json")["version"] == "1"
-    assert find_dead_links(clone / "artifacts") == []
+    # A person makes the pages of `make why`.
+    assert [dead for dead in find_dead_links(clone / "artifacts") if "/why/" not in dead] == []
     assert "zero_shot" in _dvc(clone, "metrics", "show", "--json")
     again = _dvc(clone, "repro")
     assert "Running stage" not in again and "up to date" in again

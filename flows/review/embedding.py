@@ -5,8 +5,10 @@ A vector is kept under the digest of its text and model, so that a second questi
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,15 @@ class Embedder:
     then ``reason`` says why.
     """
 
-    def __init__(self, name: str, find_model: Callable[[], Path], cache: Path) -> None:
+    def __init__(
+        self, name: str, find_model: Callable[[], Path], cache: Path, adapter: Path | None = None
+    ) -> None:
         """``name`` tells the model from others; ``find_model`` returns its folder, and is called
-        only for texts that have no vector in ``cache`` yet.
+        only for texts that have no vector in ``cache`` yet. ``adapter`` is put on the model.
         """
         self.reason = ""
         self._name, self._find_model, self._cache = name, find_model, cache
-        self._folder: Path | None = None
+        self._adapter, self._folder = adapter, Path()
         self._model: Any = None
 
     def __call__(self, texts: Sequence[str]) -> Vectors | None:
@@ -55,16 +59,15 @@ class Embedder:
         return np.stack([known[name] for name in names])
 
     def _compute(self, texts: list[str]) -> Vectors:
-        folder = self._folder = self._folder or self._find_model()
+        if self._model is None:
+            self._folder = self._find_model()
+            self._model = _load(self._folder, self._adapter)
         # Their import takes seconds, which texts with known vectors need not wait for.
         import torch
 
-        from tasks.lm.loading import load_model
         from tasks.lm.tokenizers import load_tokenizer
 
-        if self._model is None:
-            self._model = load_model(str(folder)).eval()
-        tokenizer = load_tokenizer(str(folder))
+        tokenizer = load_tokenizer(str(self._folder))
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"][:_TOKENS] for text in texts]
         # Texts of one length together: padding would be half of the work.
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
@@ -105,24 +108,52 @@ class Embedder:
             np.savez(file, names=np.array(names), vectors=np.stack([known[n] for n in names]))
 
 
+def _load(folder: Path, adapter: Path | None) -> Any:
+    """Return a model with its adapter. Its weights are not rounded as those of the training were:
+    rounding and writing them again takes longer than everything else here.
+    """
+    with _no_scikit_learn():
+        from tasks.lm.loading import load_model
+
+        model = load_model(str(folder))
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _no_scikit_learn() -> Iterator[None]:
+    """Let transformers find no scikit-learn in the block. It would import it, and SciPy with it,
+    for a way to generate that is not used here: a second or more.
+    """
+    hidden = "sklearn" not in sys.modules
+    if hidden:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["sklearn"]
+
+
 def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
     """Return an embedder of the model that was trained."""
     finetune = params.finetune
-    made_of = (finetune.model, finetune.revision, finetune.quantization, finetune.precision)
+    made_of = (finetune.model, finetune.revision)
 
     def find_model() -> Path:
-        from tasks.lm.merged import merged_folder
         from tasks.lm.models import base_path
         from tasks.lm.weight_files import weight_bytes
 
         if not (adapter / "adapter_config.json").is_file():
             raise PipelineError("the run has no adapter here")
-        size = weight_bytes(Path(base_path(finetune.model, finetune.revision)))
+        folder = Path(base_path(finetune.model, finetune.revision))
+        size = weight_bytes(folder)
         if size > MOST_BYTES:
             raise PipelineError(f"a model of {size / 2**30:.1f} GB takes more than seconds")
         take_cards()
-        return merged_folder(
-            finetune.model, finetune.revision, adapter, finetune.quantization, finetune.precision
-        )
+        return folder
 
-    return Embedder(fingerprint(sha256_folder(adapter), *made_of), find_model, cache)
+    return Embedder(fingerprint(sha256_folder(adapter), *made_of), find_model, cache, adapter)

@@ -8,7 +8,6 @@ It prints the most of it, and writes all of it to ``artifacts/why`` of the run.
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from flows.review.nearest import Near, find_nearest
 from flows.review.place import Place, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
-from tasks.core.files import fingerprint, write_json
+from tasks.core.files import write_json
 from tasks.core.log_lines import set_up_logging
 from tasks.core.page import STAGE_PAGES, Page, write_page
 from tasks.core.parquet import Batches, read_table
@@ -30,6 +29,7 @@ from tasks.core.rows import EVALUATIONS, MODEL_NAMES, PASSAGES, VERIFIED, requir
 from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import Dataset, Item, asked_columns, has_items, load_dataset, load_items
 from tasks.scoring.f1 import normalise_answer
+from tasks.scoring.item_page import page_name
 from tasks.scoring.reviews import Reviews, review_key
 
 _TEMPLATE = Path(__file__).parent / "templates" / "why.html"
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("why"):
         place = Place(CODE, arguments.profile, arguments.settings)
         found = explain(place, arguments.item)
-        path = place.run.path / "artifacts/why" / f"{file_name(arguments.item)}.json"
+        path = place.run.path / "artifacts/why" / f"{page_name(arguments.item)}.json"
         write_json(path, found)
-        write_report(path.with_suffix(".html"), found)
+        write_report(path.with_suffix(".html"), found, place.command("why", ITEM=arguments.item))
         show(found)
         say(written=place.shown(path), page=place.shown(path.with_suffix(".html")))
         return 0
@@ -124,12 +124,6 @@ def _need_known(place: Place, name: str, answers: pa.Table) -> None:
     raise PipelineError(f"the last run has no item {name!r}; the nearest ids: {', '.join(near)}")
 
 
-def file_name(name: str) -> str:
-    """Return a safe file name, another one for every id."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip(".-")
-    return safe if safe == name else f"{safe}-{fingerprint(name)[:8]}".lstrip("-")
-
-
 def _item(item: Item, dataset: Dataset, asked: dict[str, str]) -> dict[str, Any]:
     return {
         "id": item.id,
@@ -202,8 +196,10 @@ def _look_up(
     return found
 
 
-def write_report(path: Path, found: dict[str, Any]) -> None:
-    """Write an explanation as a page, with links to the run's pages that there are."""
+def write_report(path: Path, found: dict[str, Any], command: str) -> None:
+    """Write an explanation as a page, with links to the run's pages that there are; that to the
+    page of evaluation leads to the item. ``command`` makes the page again.
+    """
     rows = [
         {
             **row,
@@ -214,19 +210,42 @@ def write_report(path: Path, found: dict[str, Any]) -> None:
         }
         for row in found["nearest"]
     ]
+    links = {
+        stage: f"../{stage}/report.html"
+        for _, stage in STAGE_PAGES
+        if (path.parents[1] / stage / "report.html").is_file()
+    }
+    if "evaluate" in links:
+        links["evaluate"] += f"#{path.stem}"
+    alone = found["compared"]["no_vectors"]
     page = Page(
         f"Why: {found['item']['id']}",
         "One item: what the models answered, and the training rows that are nearest to it.",
-        links=[
-            (name, f"../{stage}/report.html")
-            for name, stage in STAGE_PAGES
-            if (path.parents[1] / stage / "report.html").is_file()
-        ],
+        facts=(
+            ("made by", command),
+            *((("compared", f"by words alone: {one_line(alone)}"),) if alone else ()),
+        ),
+        links=[(name, links[stage]) for name, stage in STAGE_PAGES if stage in links],
     )
     # A template may name a label in words of its own.
     named = any(answer["golds"] != found["item"]["expected"] for answer in found["answers"])
-    told = {**found, "nearest": rows, "model_names": MODEL_NAMES, "named": named}
-    write_page(path, _TEMPLATE, page, **told)
+    answers = [{**one, "seen_told": _seen(one["scorer"])} for one in found["answers"]]
+    told = {
+        **found,
+        "answers": answers,
+        "nearest": rows,
+        "model_names": MODEL_NAMES,
+        "named": named,
+    }
+    write_page(path, _TEMPLATE, page, evaluation=links.get("evaluate", ""), **told)
+
+
+def _seen(scorer: dict[str, Any]) -> str:
+    """Return what the scorer compared, in words."""
+    if "ranked" in scorer:
+        ranked = scorer["ranked"]
+        return " · ".join(f"{one['choice']} {one['log_probability']:.2f}" for one in ranked)
+    return f"scored as \u201c{scorer['compared']}\u201d against {' | '.join(scorer['with'])}"
 
 
 def _nearness(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ def write_outcomes(
     stages = [vars(outcome) for outcome in outcomes]
     asked = {"name": name, "command": command, "settings": settings}
     write_json(checkout / _LAST, {**asked, "flow_run": flow_run, "stages": stages})
+
+
+def remove_explanations(checkout: Path, outcomes: Iterable[StageOutcome]) -> None:
+    """Remove the pages of ``make why`` where evaluate gave new answers: they explain the old ones,
+    and the new page of evaluation leads to them.
+    """
+    if any(one.stage == "evaluate" and one.status in ("ran", "restored") for one in outcomes):
+        shutil.rmtree(checkout / "artifacts" / "why", ignore_errors=True)
 
 
 def read_last(checkout: Path) -> dict[str, Any] | None:

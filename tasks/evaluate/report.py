@@ -5,6 +5,7 @@ The template is templates/report.html. It filters with CSS alone: a written page
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from tasks.core.page import Page, Tile, number, stage_links, write_page
 from tasks.core.rows import MODEL_NAMES
 from tasks.evaluate.measures import MODELS
 from tasks.scoring.datasets import Item, asked_columns
+from tasks.scoring.item_page import page_name
 from tasks.scoring.questions import HELD_OUT, Questions
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -86,16 +88,22 @@ def write_report(
         groups=list(groups.items()),
         kinds=sorted({item.task_type for item in shown}),
         items=_entries(shown, groups, models, predictions, general),
+        explained=bool(why_command("")),
         total=len(everything),
         count=len(shown),
     )
 
 
 def why_command(item_id: str) -> str:
-    """Return the command that explains an item's answers. The id may hold any characters: it is
-    quoted for the shell and for make.
+    """Return the command that explains an item's answers, with the PROFILE and SET that the run was
+    started with. It is empty for a run with a name of its own: no command of `make why` names it.
+
+    The id may hold any characters: it is quoted for the shell. Make passes it on as it is (Makefile, VALUES).
     """
-    return f"make why ITEM={shlex.quote(item_id.replace('$', '$$'))}"
+    run = os.environ.get("PIPELINE_COMMAND", "")
+    if not run and os.environ.get("PIPELINE_FLOW_RUN"):
+        return ""
+    return f"make why{run.removeprefix('make run')} ITEM={shlex.quote(item_id)}"
 
 
 def _items(
@@ -187,6 +195,7 @@ def _entries(
             "text": item.text[:_CHARACTERS] + (" ..." if len(item.text) > _CHARACTERS else ""),
             "answers": found[item.general][item.id],
             "command": why_command(item.id),
+            "page": page_name(item.id),
         }
 
 

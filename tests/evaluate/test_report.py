@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from flows.runs.request import make_command
 from tasks.core.rows import EVALUATIONS
 from tasks.evaluate.report import why_command, write_report
 from tasks.scoring.datasets import load_dataset, parse_item
 from tasks.scoring.questions import Questions
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
-from tests.pages import check_page
+from tests.pages import check_page, find_dead_links
 from tests.review.checkout import EVIL
 
 
@@ -82,7 +83,7 @@ def test_wrong_answers_come_first_and_hostile_text_is_text(tmp_path: Path) -> No
     page = write(tmp_path / "report.html")
     assert EVIL not in page and html.escape(EVIL) in page
     check_page(page.replace(html.escape(EVIL), ""))
-    order = re.findall(r'<section class="card item d?\w+ t\d (\w+)(?: \w+)?">', page)
+    order = re.findall(r'<section class="card item d?\w+ t\d (\w+)(?: \w+)?"', page)
     assert order == ["wrong"] * 7 + ["right"] * 6
     for tile in ('<b class="good">6</b>', '<b class="bad">3</b>'):
         assert tile in page, "mended 6, broken 3"
@@ -98,11 +99,48 @@ def test_a_page_has_some_thousand_items_at_most_and_counts_the_rest(tmp_path: Pa
     assert "20 of 301" in page and "281 more items are not shown" in page
 
 
+def test_each_item_has_the_whole_command_of_its_run_and_leads_to_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page of `make why` leads back: it is there once the command has run."""
+    settings = ["generate.seed=2", "ingest.corpus=a b"]
+    monkeypatch.setenv("PIPELINE_COMMAND", make_command("mine", settings))
+    page = write(tmp_path / "evaluate/report.html")
+    command = html.unescape(re.findall("<code>(make why [^<]+ ITEM=q7)</code>", page)[0])
+    assert shlex.split(command)[2:] == [
+        "PROFILE=mine",
+        "SET=generate.seed=2 'ingest.corpus=a b'",
+        "ITEM=q7",
+    ]
+    why = tmp_path / "why"
+    assert len(find_dead_links(tmp_path)) == 3 + 12, "those of the other stages, and each item's"
+    why.mkdir()
+    for link in re.findall(r'href="\.\./why/([^"]+)"', page):
+        (why / link).write_text("")
+        assert f' id="{link.removesuffix(".html")}">' in page
+    assert len(find_dead_links(tmp_path)) == 3
+
+
+def test_a_run_that_no_command_names_shows_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect started it, as a cell of a matrix; `make repro` starts the run of params.yaml."""
+    alone = write(tmp_path / "report.html")
+    monkeypatch.setenv("PIPELINE_FLOW_RUN", "run 1")
+    page = write(tmp_path / "report.html")
+    assert "ITEM=" not in page and "../why/" not in page and "This run has another name" in page
+    monkeypatch.setenv("PIPELINE_COMMAND", "make run")
+    assert write(tmp_path / "report.html") == alone and "make why ITEM=q7" in alone
+
+
 @pytest.mark.parametrize(
-    "name", ["q1", "a b", "it's", "$(touch stolen)", "`touch stolen`", "a;b#c"]
+    "name", ["q1", "a b", "it's", "$(touch stolen)", "`touch stolen`", "a;b#c", "$HOME"]
 )
 def test_the_command_of_any_id_reaches_the_program_as_it_is(tmp_path: Path, name: str) -> None:
-    (tmp_path / "Makefile").write_text("export ITEM\nwhy:\n\t@printf '%s' \"$$ITEM\"\n")
+    """With the lines of our Makefile that take values: others would need another `$`."""
+    ours = (ROOT / "Makefile").read_text()
+    values = ours[ours.index("VALUES :=") : ours.index("\n.DEFAULT_GOAL")]
+    (tmp_path / "Makefile").write_text(f"{values}\nwhy:\n\t@printf '%s' \"$$ITEM\"\n")
     command = why_command(name)
     # `make test` is a make as well: the inner one would say which folder it enters.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}

@@ -13,7 +13,7 @@ import pytest
 from flows import progress
 from flows.runs.dvc_repro import StageOutcome
 from flows.runs.figures import list_links, tabulate_f1, tabulate_rows
-from flows.runs.last_run import write_outcomes
+from flows.runs.last_run import remove_explanations, write_outcomes
 from flows.runs.summary import WIDTH, render
 from tasks.core.files import read_json, write_json
 
@@ -350,6 +350,15 @@ def test_verdicts_on_rows_that_no_generator_wrote_are_told(finished: Path) -> No
     assert widest(text, finished) <= WIDTH
     write_outcomes(finished, "default", stages[:1])
     assert "right by review" not in render(finished, finished), "supervise has not run"
+
+
+def test_new_answers_take_the_explanations_of_the_old_ones_away(finished: Path) -> None:
+    page = finished / "artifacts/why/q1.html"
+    for status, left in (("unchanged", True), ("failed", True), ("restored", False)):
+        write_json(page, "of make why")
+        remove_explanations(finished, [StageOutcome("evaluate", status, 1.0)])
+        assert page.is_file() == left, status
+    remove_explanations(finished, [StageOutcome("evaluate", "ran", 1.0)])
 
 
 _UNREVIEWED = dict.fromkeys(("agreed", "right", "right_low", "right_high")) | {

@@ -12,6 +12,7 @@ import yaml
 
 from tasks.core.parquet import write_table
 from tasks.core.rows import INSTRUCTIONS, PASSAGES, UNVERIFIED, VERIFIED
+from tasks.lm.loading import load_model
 from tests.conftest import ROOT
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -90,6 +91,15 @@ def write_rows(path: Path, rows: Any, schema: pa.Schema) -> None:
     picked = [{name: row[name] for name in schema.names} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, pa.Table.from_pylist(picked, schema=schema))
+
+
+def save_adapter(model: Path, folder: Path) -> Path:
+    """Save a random adapter, which changes the model's answers, and return its folder."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(str(model), precision="float32"), config).save_pretrained(folder)
+    return folder
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ claim with a third of its words missing and the others in another order.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -20,11 +21,13 @@ import pytest
 
 from flows.review.embedding import Embedder
 from flows.review.nearest import _compare, find_nearest
+from flows.review.place import Place
+from flows.review.why import explain
 from tasks.core.errors import PipelineError
-from tasks.core.rows import INSTRUCTIONS
+from tasks.core.rows import EVALUATIONS, INSTRUCTIONS, PASSAGES
 from tasks.lm.models import EMBEDDED, base_path
 from tests.conftest import ROOT
-from tests.review.checkout import write_rows
+from tests.review.checkout import make_checkout, save_adapter, write_rows
 
 _FIRST = 5
 _NUMBER = re.compile(r"\b\d[\d,.]*\d\b|\b\d\b")
@@ -156,6 +159,70 @@ def _ranks(tmp_path: Path, seed: int, embed: Any = None) -> dict[str, list[int]]
 def test_the_culprit_is_among_the_first_five(seed: int, tmp_path: Path) -> None:
     found = _ranks(tmp_path, seed)
     assert all(rank <= _FIRST for ranks in found.values() for rank in ranks), found
+
+
+def _make_run(main: Path, seed: int, **profile: Any) -> tuple[Place, list[Planted]]:
+    """Return a run that was trained on the rows, whose items show the faults: item ``0`` the first.
+
+    An item's text, what is right and what the model says are the lines of ``Planted.text``.
+    """
+    make_checkout(main, 0, **profile)
+    rows, faults = plant(seed)
+    artifacts = main / ".runs/mine/artifacts"
+    write_rows(artifacts / "supervise/instructions.parquet", rows, INSTRUCTIONS)
+    passages = [
+        {
+            **{name: row[name] for name in ("passage_id", "document")},
+            **{"text": row["context"], "start": 7, "end": 7 + len(row["context"]), "page": 2},
+            **{"section": "", "tokens": 9, "sha256": "0", "in_evaluation": False},
+        }
+        for row in rows
+    ]
+    write_rows(artifacts / "ingest/passages.parquet", passages, PASSAGES)
+    items, answers = [], []
+    for name, fault in enumerate(faults):
+        claim, right, said = fault.text.split("\n")
+        label = {"true": "entailment", "false": "contradiction"}[right]
+        items.append(
+            {"id": str(name), "premise": fault.context, "hypothesis": claim, "label": label}
+        )
+        answers.append(
+            {
+                **{"model": "adapted", "dataset": "mine", "template": "t", "item_id": str(name)},
+                **{"prompt": "?", "prediction": said, "golds": [right], "f1": 0.0},
+                **{"choices": [], "scores": []},
+            }
+        )
+    lines = "".join(json.dumps(item) + "\n" for item in items)
+    (main / "local/mine/items.jsonl").write_text(lines)
+    write_rows(artifacts / "evaluate/predictions.parquet", answers, EVALUATIONS)
+    return Place(main, "mine"), faults
+
+
+def _rank_in_run(place: Place, name: int, fault: Planted) -> int:
+    """Return the culprit's rank in what ``make why`` says of an item, with its place."""
+    nearest = explain(place, str(name))["nearest"]
+    rank = next((at for at, row in enumerate(nearest) if row["row_id"] in fault.culprits), 98)
+    if rank < len(nearest):
+        place_of = nearest[rank]["place"]
+        assert (place_of["page"], place_of["start"]) == (2, 7), "page and characters"
+    return rank + 1
+
+
+def test_a_run_shows_the_culprit_of_each_kind_with_its_place(tmp_path: Path) -> None:
+    place, faults = _make_run(tmp_path / "main", 1)
+    assert all(_rank_in_run(place, name, faults[name]) <= _FIRST for name in (0, 7, 14))
+
+
+@pytest.mark.slow
+def test_a_run_shows_all_twenty_culprits(tmp_path: Path, tiny_model: Path) -> None:
+    """With an adapter on a random model, whose vectors say nothing: the words outweigh them."""
+    profile = {"finetune": {"model": str(tiny_model), "start": "supervision/none"}}
+    place, faults = _make_run(tmp_path / "main", 1, **profile)
+    save_adapter(tiny_model, place.run.path / "artifacts/finetune")
+    ranks = [_rank_in_run(place, name, fault) for name, fault in enumerate(faults)]
+    print(ranks)
+    assert len(ranks) == 20 and max(ranks) <= _FIRST
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -22,11 +23,13 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
 from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
+from tasks.lm.merged import merged_folder
+from tasks.scoring.item_page import page_name
 from tasks.scoring.reviews import review_key
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
 from tests.pages import check_page, find_dead_links
-from tests.review.checkout import EVIL, context_of, make_checkout, row_of, write_rows
+from tests.review.checkout import EVIL, context_of, make_checkout, row_of, save_adapter, write_rows
 
 IDS = ["contracts-001", "contracts-002", "../../evil \x1b[31m", "$(touch stolen)"]
 
@@ -106,17 +109,20 @@ def check(page: Path) -> None:
 
 def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     artifacts = checkout / ".runs/mine/artifacts"
-    for name in ("verify", "ingest"):
+    for name in ("verify", "ingest", "evaluate"):
         (artifacts / name / "report.html").write_text("")
     assert why.main(["--profile", "mine", "--item", IDS[0]]) == 0
     page = artifacts / "why/contracts-001.html"
     links = re.findall('href="([^"]+)"', page.read_text())
-    assert links == ["../ingest/report.html", "../verify/report.html"]
+    item = "../evaluate/report.html#contracts-001"
+    assert links == ["../ingest/report.html", "../verify/report.html", item, item]
+    assert "make why PROFILE=mine ITEM=contracts-001" in page.read_text()
     assert find_dead_links(artifacts) == []
     (artifacts / "verify/report.html").unlink()
     assert find_dead_links(artifacts) == ["why/contracts-001.html -> ../verify/report.html"]
     check(page)
     assert "contract-2.md, page 1, characters 5000-" in page.read_text()
+    assert "No -1.00 · Yes -2.00 · Maybe -5.00" in page.read_text(), "what the scorer saw"
     assert '<td data-name="expected">No</td>' in page.read_text(), "in the template's own words"
 
 
@@ -146,7 +152,7 @@ def test_hostile_ids_make_a_safe_file_and_a_clean_terminal(
     assert len(names) == 4 and all(name.endswith((".json", ".html")) for name in names)
     for name in names[::2]:
         check(folder / name)
-    assert len({why.file_name(name) for name in ["a b", "a-b", "a/b", "..", "", "A" * 99]}) == 6
+    assert len({page_name(name) for name in ["a b", "a-b", "a/b", "..", "", "A" * 99]}) == 6
 
 
 def test_an_unknown_item_is_one_line_with_the_nearest_ids(
@@ -191,6 +197,7 @@ def test_the_scorer_of_extraction_sees_normal_text() -> None:
     row: dict[str, Any] = {name: "" for name in EVALUATIONS.names}
     row |= {"choices": [], "scores": [], "prediction": "The Seal!", "golds": ["a seal", "oil"]}
     assert why._answer(row)["scorer"] == {"compared": "seal", "with": ["seal", "oil"]}
+    assert why._seen(why._answer(row)["scorer"]) == "scored as \u201cseal\u201d against seal | oil"
 
 
 def test_of_too_many_rows_a_choice_and_those_of_the_passage_are_compared(
@@ -225,6 +232,11 @@ HEAVY = {
 }
 
 
+@pytest.fixture
+def adapter(tiny_model: Path, tmp_path: Path) -> Path:
+    return save_adapter(tiny_model, tmp_path / "adapter")
+
+
 def imported_by(code: str, *arguments: Path) -> set[str]:
     """Return which of ``HEAVY`` a new process has imported when it has run ``code``."""
     told = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
@@ -244,18 +256,34 @@ def test_a_question_without_a_model_to_ask_imports_no_heavy_library(checkout: Pa
     assert imported_by("import scipy") == {"scipy"}
 
 
-def test_the_model_is_asked_with_transformers_alone_and_known_texts_without(
-    tiny_model: Path, tmp_path: Path
+def test_the_model_is_asked_without_scikit_learn_and_known_texts_without_it(
+    tiny_model: Path, adapter: Path, tmp_path: Path
 ) -> None:
+    """transformers imports scikit-learn, and SciPy with it, where it finds it."""
     code = (
         "from pathlib import Path; from flows.review.embedding import Embedder; "
-        "model, cache = map(Path, sys.argv[1:]); "
-        "assert Embedder('tiny', lambda: model, cache)(['a pump', 'b']).shape[0] == 2"
+        "model, adapter, cache = map(Path, sys.argv[1:]); "
+        "embed = Embedder('tiny', lambda: model, cache, adapter); "
+        "assert embed(['a pump', 'b']).shape[0] == 2; assert 'sklearn' not in sys.modules"
     )
-    asked = (tiny_model, tmp_path / "vectors.npz")
-    # SciPy and scikit-learn are imported by transformers.
-    assert imported_by(code, *asked) == {"accelerate", "torch", "transformers", "scipy", "sklearn"}
+    asked = (tiny_model, adapter, tmp_path / "vectors.npz")
+    assert imported_by(code, *asked) == {"accelerate", "peft", "torch", "transformers"}
     assert imported_by(code, *asked) == set()
+
+
+def test_the_vectors_are_those_of_the_model_with_its_adapter(
+    tiny_model: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    merged = merged_folder(str(tiny_model), "main", adapter, "none")
+    texts = ["the pump failed", "why did the seal break?", "no"]
+
+    def read(name: str, model: Path, adapter: Path | None = None) -> Any:
+        return Embedder(name, lambda: model, tmp_path / f"{name}.npz", adapter)(texts)
+
+    expected = read("merged", merged)
+    np.testing.assert_allclose(read("adapted", tiny_model, adapter), expected, atol=1e-3)
+    assert np.abs(read("plain", tiny_model) - expected).max() > 0.05
 
 
 def test_vectors_do_not_depend_on_the_other_texts(tiny_model: Path, tmp_path: Path) -> None:
