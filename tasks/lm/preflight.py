@@ -125,6 +125,9 @@ def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
             models.copies.extend(
                 2 * [Copy(base, None, fit.quantization, fit.precision, unknown=True)]
             )
+    for setting, spread in (("generate.generator", generate), ("verify.reader", verify)):
+        if spread.workers and spread.ray_address:
+            models.elsewhere.add(setting)
     if not {"baseline", "finetune", "evaluate"} & set(behind):
         return models
     return _add_target(models, params, behind)

@@ -65,6 +65,8 @@ class Models:
     precisions: dict[str, str] = field(default_factory=dict)
     #: The training's stage.
     stage: str = "finetune"
+    #: Settings whose models the machines of a Ray cluster load.
+    elsewhere: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,8 @@ def _check_card(models: Models) -> None:
 
 def _check_processor(models: Models) -> None:
     for setting, base in models.bases.items():
-        if base.values > _MOST_ON_CPU and os.environ.get(_ON_CPU) != "1":
+        here = setting not in models.elsewhere
+        if here and base.values > _MOST_ON_CPU and os.environ.get(_ON_CPU) != "1":
             raise PipelineError(
                 f"{setting}: {base.name} has {base.values / 1e9:.1f} billion values, and there is "
                 "no NVIDIA GPU here, without which a run takes weeks: take a machine with one or "

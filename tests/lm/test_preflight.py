@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -373,7 +374,10 @@ def test_a_large_model_without_a_gpu_is_one_line(
     make: Make, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_models(load_params(make()))
+    spread = read_models(load_params(make(generate={"workers": 2, "ray_address": "head:6379"})))
+    assert spread.elsewhere == {"generate.generator"}, "the machines of the cluster have GPUs"
     seven = Weights("own/seven", "main", 7_241_732_096, 0, _MISTRAL)
+    room.check_room(replace(spread, bases={"generate.generator": seven}))
     models = Models({"finetune.model": seven}, [], params.finetune, 0)
     with pytest.raises(PipelineError, match=r"^finetune.model: own/seven has 7.2 billion values,"):
         room.check_room(models)
