@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, sha256_file, sha256_folder, write_json
@@ -35,7 +36,7 @@ def kept_sha256(path: Path) -> str:
         return sha256_file(path)
     place = str(path.resolve())
     entry = cache_folder() / "digests" / f"{fingerprint(place)[:24]}.json"
-    told = {"path": place, **state}
+    told: dict[str, Any] = {"path": place, **state}
     with contextlib.suppress(PipelineError):  # there is none yet, or it is damaged
         known = read_json(entry)
         if isinstance(known, dict) and known.items() >= told.items():

@@ -172,8 +172,7 @@ def serve_command(
         **{option.replace("_", "-"): value for option, value in _FORMATS.items()},
     }
     on_gpu = memory_share(gpu, gpu_memory_utilization) | attention(gpu)
-    for option, value in on_gpu.items():
-        options[option.replace("_", "-")] = value
+    options |= {option.replace("_", "-"): value for option, value in on_gpu.items()}
     flags = []
     if not gpu:
         options |= {"max-num-seqs": 16, "max-num-batched-tokens": max(8192, max_length)}

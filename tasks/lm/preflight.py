@@ -125,9 +125,10 @@ def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
             models.copies.extend(
                 2 * [Copy(base, None, fit.quantization, fit.precision, unknown=True)]
             )
-    for setting, spread in (("generate.generator", generate), ("verify.reader", verify)):
-        if spread.workers and spread.ray_address:
-            models.elsewhere.add(setting)
+    if generate.workers and generate.ray_address:
+        models.elsewhere.add("generate.generator")
+    if verify.workers and verify.ray_address:
+        models.elsewhere.add("verify.reader")
     if not {"baseline", "finetune", "evaluate"} & set(behind):
         return models
     return _add_target(models, params, behind)

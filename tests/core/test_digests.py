@@ -70,7 +70,10 @@ def test_a_file_that_is_another_is_read(cache: Path, model: Path, how: str) -> N
     else:
         path.rename(model / "old")
         (model / "new").write_bytes(b"3" * _LARGE)
-        (model / "new").rename(path) if how == "replaced" else path.symlink_to(model / "new")
+        if how == "replaced":
+            (model / "new").rename(path)
+        else:
+            path.symlink_to(model / "new")
     if how != "written":
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert kept_sha256(path) == sha256_file(path)
