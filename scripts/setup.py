@@ -293,13 +293,23 @@ if capability < (8, 0):
     sys.exit(f"{name} does not compute in bfloat16: compute capability 8.0 or newer is needed")
 if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
     sys.exit("Python.h is missing, which Triton compiles with: install python3-dev")
+try:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    ones = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda")
+    back = dequantize_4bit(*quantize_4bit(ones @ ones, quant_type="nf4"))
+    wrong = "" if back.float().mean() == 64 else "it is wrong"
+except Exception as error:
+    wrong = (str(error).splitlines() or [type(error).__name__])[0]
+if wrong:
+    sys.exit(f"a product on {name}, rounded to 4 bits, fails: {wrong}")
 free, total = (size / 2**30 for size in torch.cuda.mem_get_info(0))
 print(f"{name}, CUDA {torch.version.cuda}, {free:.0f} of {total:.0f} GiB free")
 """
 
 
 def prove_card() -> None:
-    """Ask torch for the GPU, bfloat16 and free memory, and look for a C compiler.
+    """Ask torch for the GPU, bfloat16 and free memory, compute a product and round it to 4 bits
+    there, and look for a C compiler.
 
     Otherwise the GPU's pins would run on the CPU without a word, or fail at the first kernel.
     """

@@ -27,7 +27,7 @@ from tasks.core.overlay import DEFAULT, parse_setting, profile_files, read_layer
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.ingest.report import format_counts
-from tasks.lm.licence import licence_of
+from tasks.lm.licence import hub_name, licence_of
 from tasks.scoring.datasets import ITEM_FORMS
 from tasks.start.apart import hold_folder
 from tasks.start.claims import choose_claims, expect_claims, need_claims
@@ -95,7 +95,9 @@ def main() -> int:
         )
         written = write(proposal, form, ROOT)
         where = "this machine's GPU" if gpu else f"{os.cpu_count()} CPU cores"
-        models = model or f"the embedded one of 135M, on {where}"
+        models = (
+            f"{model}{_origin(params, gpu)}" if model else f"the embedded one of 135M, on {where}"
+        )
         about_items = _describe_items(form, told)
         print("\n".join(_describe(seen, proposal, models, _licences(params), written, about_items)))
         return 0
@@ -170,6 +172,19 @@ def _refuse_inside(items: Path | None, corpus: Path) -> None:
 
 def _tell_reading(what: str) -> None:
     print(f"reading    {what}", flush=True)
+
+
+def _origin(params: Params, gpu: bool) -> str:
+    """Return which models come from the hub, and what they need; it is not asked here."""
+    named = [params.generate.generator] if params.supervise.mix.generator else []
+    named = [name for name in (*named, params.finetune.model) if hub_name(name) == name]
+    if not named:
+        return ""
+    needs = "" if gpu else ". Large ones need an NVIDIA GPU, and there is none here (docs/gpu.md)"
+    return (
+        f": {' and '.join(named)} of the Hugging Face hub. make plan and make run say how large "
+        f"they are before they come{needs}"
+    )
 
 
 def _licences(params: Params) -> str:

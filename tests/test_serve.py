@@ -129,6 +129,7 @@ def test_the_scored_checkpoint_is_served_and_no_adapter_beside_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_settings.torch.cuda, "mem_get_info", lambda *_: (80 << 30, 80 << 30))
+    monkeypatch.setattr(vllm_settings.torch.cuda, "get_device_capability", lambda: (9, 0))
     for gpu in (False, True):
         monkeypatch.setattr(vllm_settings.torch.cuda, "is_available", lambda gpu=gpu: gpu)
         command, _ = vllm_settings.serve_command(

@@ -251,6 +251,20 @@ cuda = SimpleNamespace(
     get_device_capability=lambda number: {capability},
     mem_get_info=lambda number: (70 * 2**30, 80 * 2**30),
 )
+bfloat16 = None
+class Matrix:
+    __matmul__ = lambda one, other: one
+    float = mean = lambda one: one
+    __eq__ = lambda one, number: {product} == number
+ones = lambda *sizes, **options: Matrix()
+"""
+#: Stands in for bitsandbytes; with a fault its library lacks the card.
+_FOUR_BITS = """\
+def quantize_4bit(matrix, quant_type):
+    if {lacks}:
+        raise RuntimeError("no kernel image is available\\nfor this card")
+    return matrix, None
+dequantize_4bit = lambda matrix, state: matrix
 """
 
 
@@ -266,6 +280,11 @@ cuda = SimpleNamespace(
             {"capability": (7, 5)},
             "(A card does not compute in bfloat16: compute capability 8.0 or newer is needed)",
         ),
+        (
+            {"lacks": True},
+            "(a product on A card, rounded to 4 bits, fails: no kernel image is available)",
+        ),
+        ({"product": 63}, "(a product on A card, rounded to 4 bits, fails: it is wrong)"),
         ({"header": ""}, "(Python.h is missing, which Triton compiles with: install python3-dev)"),
         ({"compiler": "ls"}, "there is no C compiler, and vLLM compiles kernels when it starts"),
         ({"compiler": "cc"}, ""),
@@ -280,7 +299,8 @@ def test_a_card_that_will_not_do_ends_the_setup_in_one_line(
     told: str,
 ) -> None:
     """The driver answers; torch, its header and the compiler are asked for real, and made up."""
-    given = {"found": True, "capability": (9, 0), "header": "Python.h", "compiler": "gcc", **fault}
+    given = {"found": True, "capability": (9, 0), "header": "Python.h", "compiler": "gcc"}
+    given |= {"product": 64, "lacks": False, **fault}
     for name, text in (("nvidia-smi", "echo 'GPU 0: A card'"), (str(given["compiler"]), "")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -291,6 +311,8 @@ def test_a_card_that_will_not_do_ends_the_setup_in_one_line(
     (tmp_path / "fake" / "torch.py").write_text(
         _TORCH.format(include=str(tmp_path / "include"), **given)
     )
+    (tmp_path / "fake" / "bitsandbytes").mkdir()
+    (tmp_path / "fake" / "bitsandbytes" / "functional.py").write_text(_FOUR_BITS.format(**given))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
     monkeypatch.delenv("DEVICE")
     pins = (setup.ROOT / "requirements" / "cpu.txt").read_text()

@@ -13,7 +13,8 @@ import yaml
 
 from flows.runs.git import run_git
 from flows.runs.hub_models import pin_hub_models
-from tasks.core.files import sha256_folder, write_text
+from tasks.core.digests import kept_sha256_folder
+from tasks.core.files import write_text
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FOLDER_REVISION, find_models, find_paths
 
@@ -44,7 +45,7 @@ def write_params(
         folder = checkout / section[key]
         tracked = folder.is_relative_to(checkout / "models")
         if folder.is_dir() and not tracked and section.get("revision", "main") == "main":
-            section["revision"] = FOLDER_REVISION + sha256_folder(folder)
+            section["revision"] = FOLDER_REVISION + kept_sha256_folder(folder)
     _write_yaml(checkout, params)
     if pin_hub_models(params, checkout, log):
         _write_yaml(checkout, params)

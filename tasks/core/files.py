@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +128,15 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def sha256_folder(path: Path) -> str:
+def sha256_folder(path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
     """Return one SHA-256 over the relative names and bytes of every file below ``path``.
 
     A ``README.md`` at the top does not count, as in .dvcignore: a model's card is not the model.
+    ``digest`` is for large ones: :func:`tasks.core.digests.kept_sha256`.
     """
     card = path / "README.md"
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file != card]
-    return fingerprint(*(f"{f.relative_to(path).as_posix()}:{sha256_file(f)}" for f in files))
+    return fingerprint(*(f"{f.relative_to(path).as_posix()}:{digest(f)}" for f in files))
 
 
 def fingerprint(*parts: object) -> str:

@@ -98,7 +98,8 @@ def why_command(item_id: str) -> str:
     """Return the command that explains an item's answers, with the PROFILE and SET that the run was
     started with. It is empty for a run with a name of its own: no command of `make why` names it.
 
-    The id may hold any characters: it is quoted for the shell. Make passes it on as it is (Makefile, VALUES).
+    The id may hold any characters: it is quoted for the shell. Make passes it on as it is
+    (Makefile, VALUES).
     """
     run = os.environ.get("PIPELINE_COMMAND", "")
     if not run and os.environ.get("PIPELINE_FLOW_RUN"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.secrets import hub_token
-from tasks.lm.weight_files import PATTERN, loaded_names, weight_bytes
+from tasks.lm.weight_files import PATTERN, loaded_names, weight_bytes, weight_files
 
 log = logging.getLogger(__name__)
 #: What a tokenizer is made of, with the configuration and the index of the weights.
@@ -52,12 +52,15 @@ def hub_weights(name: str, revision: str) -> tuple[int, int]:
     """Return the bytes of a hub model's weights, and of what the cache lacks of the model; nothing
     but its configuration and tokenizer is downloaded for that.
 
-    A model without safetensors is refused. Without the network both are those of the cache.
+    A model without safetensors is refused, and one whose weights are not all in the cache where
+    nothing can be downloaded.
     """
     commit = hub_commit(name, revision)
     folder = _fetch(name, commit, _TOKENIZER)
     files = _list(name, commit, folder)
-    if not files:
+    if not files:  # no network: the cache has to have them all
+        if not weight_files(folder) or not all(file.is_file() for file in weight_files(folder)):
+            raise _cannot_come(name, "some of its weights are missing")
         return weight_bytes(folder), 0
     weights = [file for file in files if file.filename.endswith(".safetensors")]
     if not weights:
@@ -144,7 +147,14 @@ def _fetch(name: str, revision: str, patterns: tuple[str, ...]) -> Path:
     except RevisionNotFoundError as error:
         raise PipelineError(f"model {name!r} has no revision {revision!r} on the hub") from error
     except (LocalEntryNotFoundError, HTTPError, ValueError) as error:
-        raise PipelineError(
-            f"model {name!r} is neither whole in the hub's cache nor can it be downloaded "
-            f"({type(error).__name__}): check the network, or download it and name its folder"
-        ) from error
+        raise _cannot_come(name, type(error).__name__) from error
+
+
+def _cannot_come(name: str, why: str) -> PipelineError:
+    from huggingface_hub import constants
+
+    network = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "check the network"
+    return PipelineError(
+        f"model {name!r} is neither whole in the hub's cache nor can it be downloaded ({why}): "
+        f"{network}, or download it elsewhere and name its folder"
+    )

@@ -12,9 +12,9 @@ from tasks.core.errors import PipelineError
 Loaded = TypeVar("Loaded")
 
 
-def need_free(what: str, size: float) -> None:
+def need_free(what: str, size: float, remedy: str = "take a larger card") -> None:
     """Raise :class:`PipelineError` where the GPU has less than ``size`` bytes free; without a GPU
-    do nothing.
+    do nothing. ``remedy`` is what helps where nothing can be ended.
     """
     import torch  # takes a second, so only where something is loaded
 
@@ -25,7 +25,7 @@ def need_free(what: str, size: float) -> None:
         raise PipelineError(
             f"{what} needs {size / 1e9:.1f} GB of the GPU, and {free / 1e9:.1f} of its "
             f"{total / 1e9:.1f} GB are free: see with nvidia-smi what else is on it and end that, "
-            "or take a larger card"
+            f"or {remedy}"
         )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.files import fingerprint, sha256_file, write_json
+from tasks.core.digests import kept_sha256
+from tasks.core.files import fingerprint, write_json
 from tasks.core.privacy import cache_folder
 from tasks.core.store import is_still_whole, work_key
 from tasks.lm.adapters import digest_adapter
@@ -137,14 +137,4 @@ def _identity(base: str, revision: str) -> str:
         return f"{base}@{commit}"
     path = Path(base_path(base, commit))
     files = sorted({*weight_files(path), *path.glob("*.json")})
-    return fingerprint(*(f"{file.name}:{_digest(file, *_state(file))}" for file in files))
-
-
-def _state(path: Path) -> tuple[int, int]:
-    return path.stat().st_size, path.stat().st_mtime_ns
-
-
-@lru_cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    """Return a file's SHA-256; once for each size and change time, as weights are gigabytes."""
-    return sha256_file(path)
+    return fingerprint(*(f"{file.name}:{kept_sha256(file)}" for file in files))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.core.digests import kept_sha256_folder
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_folder
+from tasks.core.files import read_json
 from tasks.core.setting_paths import FOLDER_REVISION
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_folder, embedded_place
 from tasks.lm.hub import hub_folder, hub_weights
@@ -135,7 +135,9 @@ def pinned(name: str, revision: str = "main") -> str:
     if name.startswith("embedded:"):
         return revision
     if Path(name).is_dir():
-        if revision.startswith(FOLDER_REVISION) and revision != _folder_revision(Path(name)):
+        if revision.startswith(FOLDER_REVISION) and revision != (
+            FOLDER_REVISION + kept_sha256_folder(Path(name))
+        ):
             raise PipelineError(
                 f"model {name!r} is not the one that its run began with or was trained on: its "
                 f"files have changed since (revision {revision[:19]}): give the run's command "
@@ -143,18 +145,6 @@ def pinned(name: str, revision: str = "main") -> str:
             )
         return revision
     return Path(base_path(name, revision, weights=False)).name
-
-
-def _folder_revision(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    states = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return FOLDER_REVISION + _digest_folder(folder, states)
-
-
-@lru_cache
-def _digest_folder(folder: Path, states: tuple[tuple[Path, int, int], ...]) -> str:
-    """Return a folder's SHA-256; once for each state of its files, as weights are gigabytes."""
-    return sha256_folder(folder)
 
 
 def identify(name: str, revision: str = "main") -> str:
@@ -167,7 +157,7 @@ def identify(name: str, revision: str = "main") -> str:
     model = resolve(name, revision)
     commit = pinned(model.base, model.revision)
     moving = f" on {commit}" if commit != model.revision else ""
-    return f"sha256:{sha256_folder(folder)}{moving}"
+    return f"sha256:{kept_sha256_folder(folder)}{moving}"
 
 
 def count_positions(name: str, revision: str = "main") -> int:

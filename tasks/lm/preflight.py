@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tasks.core.sections.verify import CROSS_FIT
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.adapters import check_adapter, start_adapter
-from tasks.lm.models import Weights, find_weights, resolve
+from tasks.lm.models import Weights, base_path, find_weights, resolve
 from tasks.lm.room import Copy, Models, check_room, count_lora, describe_needs
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _announce(models: Models) -> None:
     """Log what the run will download and write. Its first stage says it: later ones have nothing
     new to say.
     """
-    coming = sorted({base.name for base in models.bases.values() if base.lacking})
+    coming = _coming(models)
     if not coming:
         return
     # The flow's run; without one DVC itself, which starts all stages of a run.
@@ -58,6 +58,21 @@ def _announce(models: Models) -> None:
     if run not in said or not {*coming} <= {*said}:
         log.info("%s", describe_needs(models))
         write_text(file, "\n".join([run, *coming]))
+
+
+def _coming(models: Models) -> list[str]:
+    return sorted({base.name for base in models.bases.values() if base.lacking})
+
+
+def fetch_models(params: Params, tell: Callable[[str], None]) -> None:
+    """Download what is lacking of a run's models, and make the embedded one; ``tell`` gets a line
+    on their size before. Whoever measures a stage would else measure its downloads.
+    """
+    models = read_models(params)
+    if _coming(models):
+        tell(describe_needs(models))
+        for base in models.bases.values():
+            base_path(base.name, base.revision)
 
 
 def is_run() -> bool:
@@ -110,6 +125,10 @@ def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
             models.copies.extend(
                 2 * [Copy(base, None, fit.quantization, fit.precision, unknown=True)]
             )
+    if generate.workers and generate.ray_address:
+        models.elsewhere.add("generate.generator")
+    if verify.workers and verify.ray_address:
+        models.elsewhere.add("verify.reader")
     if not {"baseline", "finetune", "evaluate"} & set(behind):
         return models
     return _add_target(models, params, behind)

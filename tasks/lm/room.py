@@ -7,6 +7,7 @@ or where the disk is short.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,10 @@ _CHECKPOINT_BYTES = 12
 _TRAINED_BYTES = 16
 #: bfloat16 copies of an adapter: output, DVC's cache, MLflow's.
 _ADAPTER_COPIES = 3
+#: Values of a model that a processor has no use for: it trains one of 7 billion for weeks.
+_MOST_ON_CPU = 3_000_000_000
+#: Environment variable: 1 lets a run begin all the same.
+_ON_CPU = "BONITO_LARGE_ON_CPU"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Models:
     precisions: dict[str, str] = field(default_factory=dict)
     #: The training's stage.
     stage: str = "finetune"
+    #: Settings whose models the machines of a Ray cluster load.
+    elsewhere: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -76,14 +83,16 @@ class Need:
 
 
 def check_room(models: Models, work: Path = WORK) -> None:
-    """Refuse models that disk or GPU have no room for; ``work`` is the stages' work folder."""
+    """Refuse models that disk or GPU have no room for, and large ones where there is no GPU;
+    ``work`` is the stages' work folder.
+    """
+    _check_card(models)
     folders = (work, cache_folder())
     if _short(disk_needs(models, exact=False, folders=folders)):
         # torch and the base models' digests say which copies are there already, and how wide.
         short = _short(disk_needs(models, exact=True, folders=folders))
         if short:
             raise PipelineError(short)
-    _check_card(models)
 
 
 def describe_needs(models: Models, work: Path = WORK) -> str:
@@ -135,7 +144,8 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
 
     work, cache = folders
     needs = []
-    for base in {base.name: base for base in models.bases.values()}.values():
+    # Two revisions of a model are two downloads.
+    for base in {(base.name, base.revision): base for base in models.bases.values()}.values():
         if base.lacking and base.name == EMBEDDED:
             remedy = "BONITO_CACHE moves it"
             needs.append(Need("for the embedded model", base.lacking, cache, remedy, EMBEDDED))
@@ -214,10 +224,12 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_card(models: Models) -> None:
-    """Refuse what a GPU has no room for even when it is empty, or does not compute."""
+    """Refuse what a GPU has no room for even when it is empty, or does not compute; without a GPU,
+    a model that needs one.
+    """
     total = card_bytes()
     if total is None:
-        return
+        return _check_processor(models)
     for setting in models.bases:
         precision = _precision(models, setting)
         if precision in ("bfloat16", "fp8") and not has_bfloat16():
@@ -230,6 +242,17 @@ def _check_card(models: Models) -> None:
             raise PipelineError(
                 f"{what} needs {need / 1e9:.1f} GB of the GPU at least, which has "
                 f"{total / 1e9:.1f} GB: take a smaller model or a larger card"
+            )
+
+
+def _check_processor(models: Models) -> None:
+    for setting, base in models.bases.items():
+        here = setting not in models.elsewhere
+        if here and base.values > _MOST_ON_CPU and os.environ.get(_ON_CPU) != "1":
+            raise PipelineError(
+                f"{setting}: {base.name} has {base.values / 1e9:.1f} billion values, and there is "
+                "no NVIDIA GPU here, without which a run takes weeks: take a machine with one or "
+                f"a smaller model; {_ON_CPU}=1 runs it here all the same"
             )
 
 

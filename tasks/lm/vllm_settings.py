@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _CPU_BLOCK = 32
 #: vLLM's own default of gpu_memory_utilization.
 _VLLM_SHARE = 0.92
+#: Compute capability of Blackwell's data centre cards.
+_BLACKWELL = 10
 #: vLLM reads the files that transformers reads. Beside a consolidated.safetensors it would take
 #: configuration and tokenizer from Mistral's own files, which can say something else.
 _FORMATS = {"load_format": "safetensors", "config_format": "hf", "tokenizer_mode": "hf"}
@@ -65,6 +67,7 @@ def vllm_settings(
         "max_num_seqs": 256 if gpu else 64,
         **({} if gpu else on_cpu),
         **memory_share(gpu, gpu_memory_utilization),
+        **attention(gpu),
     }
 
 
@@ -90,8 +93,8 @@ def serve_command(
         "served-model-name": name,
         **{option.replace("_", "-"): value for option, value in _FORMATS.items()},
     }
-    for option, share in memory_share(gpu, gpu_memory_utilization).items():
-        options[option.replace("_", "-")] = share
+    on_gpu = memory_share(gpu, gpu_memory_utilization) | attention(gpu)
+    options |= {option.replace("_", "-"): value for option, value in on_gpu.items()}
     flags = []
     if not gpu:
         options |= {"max-num-seqs": 16, "max-num-batched-tokens": max(8192, max_length)}
@@ -107,12 +110,24 @@ def need_share(share: float) -> None:
     if torch.cuda.is_available():
         share = share or _VLLM_SHARE
         total = torch.cuda.mem_get_info()[1]
-        need_free(f"vLLM with gpu_memory_utilization {share:g}", share * total)
+        remedy = "set a smaller share (GPU_MEMORY for make serve)"
+        need_free(f"vLLM with gpu_memory_utilization {share:g}", share * total, remedy)
 
 
 def memory_share(gpu: bool, share: float) -> dict[str, float]:
     """Return vLLM's argument for its share of the GPU's memory; none for its default or a CPU."""
     return {"gpu_memory_utilization": share} if gpu and share else {}
+
+
+def attention(gpu: bool) -> dict[str, str]:
+    """Return vLLM's argument for its attention kernels; none where its own choice will do.
+
+    On data centre cards of the Blackwell kind (B200) that is FlashInfer's, which a CUDA toolkit
+    compiles at the first start, or which come from NVIDIA's server then. Its second choice there is
+    in the package.
+    """
+    blackwell = gpu and torch.cuda.get_device_capability()[0] == _BLACKWELL
+    return {"attention_backend": "FLASH_ATTN"} if blackwell else {}
 
 
 def vllm_environment(gpu: bool) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.files import read_json
-from tasks.core.model_params import Finetune
+from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage
 from tasks.lm.licence import UNKNOWN, hub_name, licence_of
 

@@ -19,7 +19,7 @@ from tasks.core.privacy import cache_folder
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
 from tasks.lm.precision import dtype
-from tasks.lm.preflight import check_models, read_models
+from tasks.lm.preflight import check_models, fetch_models, read_models
 from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.intervals import SPREAD, smallest_gain
@@ -98,6 +98,7 @@ def plan(
     questions, labelled = _count_questions(params)
     check_models(params)
     check_prompts(params)
+    fetch_models(params, lambda line: tell("models", line))
     with hold_folder(folder, "make plan"):
         shutil.rmtree(folder, ignore_errors=True)
         found = survey(Path(params.ingest.corpus), values, folder, progress=tell)

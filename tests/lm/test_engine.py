@@ -134,6 +134,18 @@ def test_fp8_without_a_gpu_is_refused_before_anything_is_loaded(
         open_engine(kind, tmp_path / "nothing", precision="fp8")
 
 
+@needs_vllm
+def test_attention_is_compiled_by_no_cuda_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's own first choice on a B200 is FlashInfer's; the name is one that vLLM knows."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for capability, wanted in (((9, 0), None), ((10, 0), "FLASH_ATTN"), ((12, 0), None)):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda found=capability: found)
+        assert vllm_settings("bfloat16", 64).get("attention_backend") == wanted
+    assert AttentionBackendEnum["FLASH_ATTN"]
+
+
 def test_fp8_is_rounded_by_vllm_from_the_bfloat16_weights() -> None:
     assert {key: vllm_settings("fp8", 64)[key] for key in ("dtype", "quantization")} == {
         "dtype": "bfloat16",

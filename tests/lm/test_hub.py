@@ -23,7 +23,7 @@ from tasks.core.params import Params
 from tasks.generate.shards import identify_generator
 from tasks.lm import hub, merged
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import pinned
+from tasks.lm.models import find_weights, pinned
 from tasks.lm.pins import pin
 from tasks.lm.precision import dtype
 from tasks.lm.tokenizers import load_tokenizer, tokenizer_json
@@ -233,6 +233,22 @@ def test_without_the_network_the_cache_is_used(
     assert pinned("own/model") == _COMMIT and load_tokenizer("own/model").encode("yes")
     assert merged._identity("own/model", "main") == f"own/model@{_COMMIT}"
     assert own_hub.fetched == []
+
+
+def test_without_the_network_a_cache_without_the_weights_is_one_line(
+    own_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configuration and tokenizer were fetched when the run was asked for, and no more."""
+    load_tokenizer("own/model")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _new_process()
+    with pytest.raises(PipelineError, match=r"whole in the hub's cache .* unset HF_HUB_OFFLINE, "):
+        find_weights("own/model")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.hub_folder("own/model", "main")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _new_process()
+    assert find_weights("own/model").lacking == 0 < find_weights("own/model").values
 
 
 def test_folders_and_the_embedded_model_keep_their_revision(tiny_model: Path) -> None:

@@ -207,6 +207,7 @@ def test_what_promises_rest_on_overrides_the_environment_and_says_so(
 def test_the_share_of_a_gpu_is_vllms_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
     assert "gpu_memory_utilization" not in vllm_settings("auto", 64)
     assert vllm_settings("auto", 64, 0.4)["gpu_memory_utilization"] == 0.4
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

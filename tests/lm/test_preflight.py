@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG
 from tasks.lm.loading import load_model
 from tasks.lm.merged import merged_folder
 from tasks.lm.models import EMBEDDED, Weights, base_path
-from tasks.lm.preflight import check_models, check_run, read_models
+from tasks.lm.preflight import check_models, check_run, fetch_models, read_models
 from tasks.lm.room import Copy, Models, count_lora, describe_needs, disk_needs
 from tests.conftest import ROOT
 from tests.lm.test_hub import Hub, own_hub  # noqa: F401 - a fixture
@@ -221,6 +222,29 @@ def test_the_line_has_each_model_its_size_and_the_sum(
     )
 
 
+def test_two_revisions_of_a_model_are_two_downloads(params: Params, tmp_path: Path) -> None:
+    named = ("generate.generator", "verify.reader", "finetune.model")
+    bases = {
+        setting: Weights("own/model", revision, 10**9, 2 * 10**9, {})
+        for setting, revision in zip(named, ("a" * 40, "a" * 40, "b" * 40), strict=True)
+    }
+    needs = disk_needs(Models(bases, [], params.finetune, 0), False, (tmp_path, tmp_path))
+    assert [need.bytes for need in needs] == [2 * 10**9, 2 * 10**9]
+
+
+def test_a_plan_fetches_the_models_before_it_measures_and_says_so(
+    own_hub: Hub,  # noqa: F811
+    make: Make,
+) -> None:
+    params, said = load_params(make(finetune={"model": "own/model"})), list[str]()
+    fetch_models(params, said.append)
+    assert "model.safetensors" in own_hub.fetched
+    (line,) = said
+    assert line.startswith("this run will download 0.0 GB into ")
+    fetch_models(params, said.append)
+    assert len(said) == 1, "nothing has to come"
+
+
 def test_what_is_there_already_is_not_needed_again(
     make: Make, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +370,24 @@ def test_a_card_too_small_for_the_weights_is_one_line(
     assert [round(need / 1e9, 1) for need in needs.values()] == [29.0, 6.5], "float32; 4 bits"
 
 
+def test_a_large_model_without_a_gpu_is_one_line(
+    make: Make, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_models(load_params(make()))
+    spread = read_models(load_params(make(generate={"workers": 2, "ray_address": "head:6379"})))
+    assert spread.elsewhere == {"generate.generator"}, "the machines of the cluster have GPUs"
+    seven = Weights("own/seven", "main", 7_241_732_096, 0, _MISTRAL)
+    room.check_room(replace(spread, bases={"generate.generator": seven}))
+    models = Models({"finetune.model": seven}, [], params.finetune, 0)
+    with pytest.raises(PipelineError, match=r"^finetune.model: own/seven has 7.2 billion values,"):
+        room.check_room(models)
+    monkeypatch.setenv("BONITO_LARGE_ON_CPU", "1")
+    room.check_room(models)
+    monkeypatch.delenv("BONITO_LARGE_ON_CPU")
+    monkeypatch.setattr(room, "card_bytes", lambda: 80 * 10**9)
+    room.check_room(models)
+
+
 @pytest.mark.parametrize("setting", ["generate.generator", "finetune.model"])
 def test_a_card_without_bfloat16_is_one_line_where_a_setting_asks_for_it(
     make: Make, monkeypatch: pytest.MonkeyPatch, setting: str
@@ -385,7 +427,9 @@ def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**4, 24 * 10**9))
     with pytest.raises(PipelineError, match=r"^model .* 0.0 of its 24.0 GB are free: see with nv"):
         load_model(str(tiny_model), precision="float32")
-    with pytest.raises(PipelineError, match=r"^vLLM with gpu_memory_utilization 0.5 needs 12.0 GB"):
+    with pytest.raises(
+        PipelineError, match=r"^vLLM with gpu_memory_utilization 0.5 needs 12.0 GB .* smaller share"
+    ):
         engine.open_engine("vllm", tiny_model, "main", "float32", gpu_memory_utilization=0.5)
     with pytest.raises(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.92 needs 22.1 GB"
