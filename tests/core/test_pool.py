@@ -206,7 +206,7 @@ def test_a_large_job_for_a_worker_that_does_not_read_it_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is more than a pipe holds: the parent waited for ever, for this file and for the rest."""
-    monkeypatch.setattr(pool, "_RESTARTS", 1)
+    monkeypatch.setattr(clock, "_RESTARTS", 1)
     with pool.Pool(open_worker, ("w",), 1, pool.Limits(0.5, 256)) as crew:
         ((_, result),) = crew.map(["pid"])
         os.kill(result.value, signal.SIGSTOP)
