@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,8 +34,11 @@ from tasks.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # Garbage is collected seldom: while the libraries are imported Python would look through them again
-# and again, a sixth of the time that it takes.
+# and again, a sixth of the time that it takes. What the tests start reads tests/early.
 gc.set_threshold(10_000, 20, 20)
+_EARLY = str(ROOT / "tests/early")
+if _EARLY not in (_PATHS := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join([_EARLY, *filter(None, _PATHS)])
 # A process of pytest-xdist has the width of a terminal that it does not write to.
 os.environ.pop("COLUMNS", None)
 # Prefect and the hub's libraries make these folders when they are imported: not in the user's home,
@@ -67,27 +71,35 @@ LONGEST = (
     "tests/flows/test_flows.py",
     "tests/test_whole_graph.py",
     "tests/flows/test_follow.py",
+    "tests/start/test_start.py",
     "tests/faults/test_faults.py",
-    "tests/flows/test_limits.py",
-    "tests/flows/test_matrix.py",
     "tests/bonito/test_graph.py",
     "tests/core/test_processes.py",
-    "tests/flows/test_live.py",
-    "tests/benchmarks/test_data.py",
+    "tests/flows/test_limits.py",
     "tests/lm/test_memory.py",
-    "tests/evaluate/test_evaluate.py",
-    "tests/flows/test_shared_runs.py",
+    "tests/flows/test_matrix.py",
+    "tests/flows/test_deploy.py",
+    "tests/test_dvc_tables.py",
     "tests/core/test_ray_workers.py",
-    "tests/core/test_network.py",
+    "tests/ingest/test_ingest.py",
     "tests/start/test_plan.py",
-    "tests/lm/test_memory_stages.py",
     "tests/benchmarks/test_benchmarks.py",
-    "tests/bonito/test_evaluate.py",
+    "tests/core/test_network.py",
+    "tests/evaluate/test_evaluate.py",
+    "tests/flows/test_live.py",
+    "tests/verify/test_verify.py",
+    "tests/start/test_look.py",
+    "tests/flows/test_shared_runs.py",
+    "tests/benchmarks/test_data.py",
+    "tests/validate/test_validate.py",
     "tests/core/test_privacy.py",
+    "tests/review/test_why.py",
+    "tests/bonito/test_evaluate.py",
+    "tests/lm/test_memory_stages.py",
+    "tests/verify/test_memory.py",
     "tests/register/test_card.py",
     "tests/register/test_parity.py",
     "tests/release/test_release.py",
-    "tests/validate/test_validate.py",
 )
 #: Files that use vLLM in their own process, whose import takes six seconds: one process gets them
 #: all.
@@ -104,6 +116,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are processors, where there is memory for it: part of the time
+    the tests wait for servers, polls and processes that end.
+    """
+    processors = psutil.cpu_count() or 1
+    return processors + (psutil.virtual_memory().total > 12 * 2**30)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,6 +5,7 @@ a real store), or names in a store alone.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ NONE = ROOT / "supervision/none"
 EVIL_NAME = "a|b](http://evil.example) <img src=x onerror=alert(1)>\n# Injected\n| x | y |"
 
 
-def register_names(folder: Path) -> str:
-    """Register two names without files in a new store of a folder; return its address.
+def register_names(folder: Path, empty_store: Path) -> str:
+    """Register two names without files in a store of a folder, a copy of ``empty_store``; return
+    its address.
 
     ``incidents-qa`` has versions 1 and 2, which is its champion; ``contracts`` has version 1.
     """
     from mlflow import MlflowClient
 
+    shutil.copy(empty_store, folder / "mlflow.db")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
     run = client.create_run(client.create_experiment("names", (folder / "files").as_uri()))

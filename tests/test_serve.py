@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -57,8 +58,8 @@ def test_other_names_are_refused(uri: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return register_names(tmp_path_factory.mktemp("names"))
+def names(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+    return register_names(tmp_path_factory.mktemp("names"), empty_store)
 
 
 _MODELS = "the models there are contracts, incidents-qa"
@@ -115,8 +116,12 @@ def test_a_wrong_name_version_or_alias_is_one_line_with_those_there_are(
 
 
 def test_a_model_nobody_registered_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     assert serve.main(["--model", "models:/nobody@champion"]) == 2

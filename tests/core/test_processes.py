@@ -28,10 +28,13 @@ from tasks.lm.training import train
 from tests.lm.test_training import _EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
+_EARLY = str(ROOT / "tests/early")
 
-#: In the training's second process: die as soon as the first checkpoint is whole.
+#: In the training's second process: die as soon as the first checkpoint is whole. It takes the place
+#: of tests/early, and does the same.
 _DIE = """
-import os, pathlib, threading, time
+import gc, os, pathlib, threading, time
+gc.set_threshold(10_000, 20, 20)
 if os.environ.get("RANK") == "1" and "tests_die" in os.environ:
     def watch():
         while not list(pathlib.Path(".work").rglob("checkpoint-4/manifest.sha256.json")):
@@ -85,7 +88,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     )
     return (
         os.environ
-        | {"HF_HOME": str(home), "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+        | {"HF_HOME": str(home), "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), _EARLY])}
         | more
     )
 

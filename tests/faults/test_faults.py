@@ -29,10 +29,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses fork, /pro
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def rows(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict[str, dict[str, Any]]:
     """The table, by fault."""
     out = tmp_path_factory.mktemp("soak") / "results.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment["FAULT_STORE"] = str(empty_store)
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "tests.faults", "--short", "--out", str(out)]
     done = subprocess.run(

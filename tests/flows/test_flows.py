@@ -942,6 +942,7 @@ def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) 
     """It was given to MLflow as its store, and make ui ended."""
     mlflow = "http://127.0.0.1:9"
     own = {"MLFLOW_TRACKING_URI": mlflow, "PREFECT_SERVER_UI_API_URL": "https://p.example/api"}
+    own["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # no server answers there
     with serve_ui(toy, tmp_path / "ui.log", {**environment(toy), **own}) as (prefect, printed):
         assert printed == mlflow
         assert _get(f"{prefect}/ui-settings")["api_url"] == "https://p.example/api"

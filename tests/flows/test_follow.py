@@ -27,6 +27,7 @@ from tasks.core.parquet import write_table
 from tasks.core.rows import TRAINED
 from tasks.core.yaml_file import read_yaml
 from tasks.tracking.mlflow_store import connect, experiment_id
+from tests.flows.test_flows import await_no_process_in
 from tests.toy import environment, make_toy
 
 
@@ -304,7 +305,7 @@ def test_the_flow_leaves_an_artifact_and_a_killed_one_goes_on(toy: Path, api: st
     hanging.send_signal(signal.SIGKILL)
     hanging.wait()
     assert not (toy / ".work/follow/page.json").exists()
-    time.sleep(2)
+    await_no_process_in(toy / ".runs/page")
     done = _python(toy, "-c", _FOLLOW, str(corpus), PREFECT_API_URL=api)
     assert done.stdout.strip() == "Completed first look at 1 files", done.stderr[-3000:]
     again = _python(toy, "-c", _FOLLOW, str(corpus), PREFECT_API_URL=api)

@@ -81,7 +81,7 @@ def test_a_question_is_asked_in_the_wording_of_the_first_template() -> None:
 
 
 def test_a_wrong_model_is_told_before_the_page_is_open(
-    passages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    passages: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page opened, and the error came with the answer to the first question."""
     main = tmp_path / "main"
@@ -92,7 +92,7 @@ def test_a_wrong_model_is_told_before_the_page_is_open(
     )
     (main / ".runs/mine/artifacts/ingest").mkdir(parents=True)
     passages.rename(main / ".runs/mine/artifacts/ingest/passages.parquet")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", register_names(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", register_names(tmp_path, empty_store))
     with pytest.raises(PipelineError, match="no model is called 'contract' .did you mean 'contra"):
         ask.open_desk(Place(main, "mine"), "models:/contract/1")
     with pytest.raises(PipelineError, match="no alias 'nosuch'; it has versions 2, 1 and aliases"):

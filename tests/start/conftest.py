@@ -27,7 +27,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with parameters, one shipped profile and an English corpus, and nothing asked."""
     (tmp_path / "profiles").mkdir()
     (tmp_path / "datasets").mkdir()
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    # The result does not depend on the number of workers, and each takes a second to start.
+    params = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(params.replace("ingest:\n", "ingest:\n  workers: 1\n", 1))
     (tmp_path / "profiles/big.yaml").write_text("ingest: {passage_tokens: 300}\n")
     write_texts(tmp_path / "docs here", ENGLISH, 6)
     monkeypatch.setattr(start, "ROOT", tmp_path)
