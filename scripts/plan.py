@@ -28,7 +28,7 @@ from tasks.core.stage import WORK, one_line_errors
 from tasks.scoring.intervals import SPREAD, measured_spread, spread_ends
 from tasks.start.forecast import Range
 from tasks.start.plan import Plan, plan
-from tasks.start.trial import PASSAGES, SECONDS
+from tasks.start.trial import PASSAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("artifacts") / "plan" / "plan.json"
@@ -52,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         if inside := tell_items_read(items, corpus, values["ingest"]):
             raise PipelineError(f"evaluate.items: {inside}")
         print(
-            f"{_opening(params)} go through the first stages: some two minutes, four "
-            "without bfloat16",
+            f"{_opening(params)} go through the first stages: a minute or two",
             flush=True,
         )
         run = derive_name(arguments.profile, settings)
@@ -64,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             name, more = ("", f": {progress}") if progress else (f"{stage} ...", "")
             print(f"    {name:<16}after {time.monotonic() - started:.0f} s{more}", flush=True)
 
-        found = plan(params, values, (WORK / "plan").absolute(), tell, spread, ends)
+        folder = (WORK / "plan").absolute()
+        found = plan(params, values, folder, tell, spread, ends, started)
         told = to_json(found, arguments.profile, run, time.monotonic() - started)
         write_json(OUT, told | {"settings": fingerprint_results(values)})
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
@@ -86,6 +86,7 @@ def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, An
         "run": run,
         "interval": 0.8,
         "trial_passages": found.tried,
+        "rests_on": list(found.rests_on),
         "seconds": round(seconds, 1),
         "passages": found.passages,
         "labelled_items": found.labelled,
@@ -139,8 +140,10 @@ def describe(found: Plan, profile: str) -> list[str]:
     ]
     if found.gpu_hours:
         lines.append(_line("GPU hours", "", _shown(found.gpu_hours, "{:.2f}")))
-    few = f", as {SECONDS:.0f} s were over: fewer make wider ranges" if found.stopped else ""
-    lines.append(_line("tried", "", f"{found.tried:,} passages{few}"))
+    lines.append(_line("tried", "", f"{found.tried:,} passages"))
+    for told in found.rests_on:
+        head, rest = _line("rests on", "", ""), " " * 16
+        lines += textwrap.wrap(told, _WIDTH, initial_indent=head, subsequent_indent=rest)
     shown, before = [], ""
     for line in lines:  # a name that was there is not repeated
         name = line[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_mlflow_has_both_and_no_metric_more(
 ) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{empty_store}"
+    uri = f"sqlite:///{shutil.copy(empty_store, finished / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     client = MlflowClient(uri, uri)
