@@ -26,14 +26,13 @@ from flows.runs.dvc_repro import StageOutcome, reproduce
 from flows.runs.forecast import Compared, compare
 from flows.runs.last_run import read_last, write_outcomes
 from flows.runs.worktree import fingerprint_results
-from scripts.plan import to_json
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.overlay import overlay
 from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK
 from tasks.core.yaml_file import read_yaml
-from tasks.start.plan import plan
+from tasks.start.plan import plan, to_json
 
 NAMES = ("forecast",)
 #: Cuts whose interval holds, of twenty: 80 %.

@@ -12,7 +12,6 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,7 +26,7 @@ from tasks.core.params import Params, parse_params
 from tasks.core.stage import WORK, one_line_errors
 from tasks.scoring.intervals import SPREAD, measured_spread, spread_ends
 from tasks.start.forecast import Range
-from tasks.start.plan import Plan, plan
+from tasks.start.plan import Plan, plan, to_json
 from tasks.start.trial import PASSAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,46 +76,6 @@ def _opening(params: Params) -> str:
     return (
         f"Up to {PASSAGES} passages" if params.supervise.mix.generator else "Claims made by rules"
     )
-
-
-def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
-    """Return the file's content: forecasts with the ends of their 80 % intervals."""
-    return {
-        "profile": profile,
-        "run": run,
-        "interval": 0.8,
-        "trial_passages": found.tried,
-        "rests_on": list(found.rests_on),
-        "seconds": round(seconds, 1),
-        "passages": found.passages,
-        "labelled_items": found.labelled,
-        "kept_rows": {
-            **_ends(found.kept_rows["all"], 0),
-            "by_task_type": {
-                name: _ends(rows, 0) for name, rows in found.kept_rows.items() if name != "all"
-            },
-        },
-        "minutes": {
-            **_ends(found.minutes["all"], 2),
-            "by_stage": {
-                name: _ends(part, 2) for name, part in found.minutes.items() if name != "all"
-            },
-        },
-        "peak_memory_mb": _ends(found.peak_memory_mb, 0),
-        "disk_mb": _ends(found.disk_mb, 0),
-        "tokens": {
-            "passages": found.passage_tokens,
-            "generated": _ends(found.generated_tokens, 0),
-        },
-        "smallest_gain": None if found.smallest_gain is None else round(found.smallest_gain, 4),
-        "detectable_gain": found.detectable_gain and _ends(found.detectable_gain, 4),
-        "gpu_hours": found.gpu_hours and _ends(found.gpu_hours, 3),
-        "verdict": found.verdict,
-    }
-
-
-def _ends(value: Range, digits: int) -> dict[str, float]:
-    return {"low": round(value.low, digits), "high": round(value.high, digits)}
 
 
 def describe(found: Plan, profile: str) -> list[str]:

@@ -220,3 +220,46 @@ def _disk(params: Params, passages: int) -> Range:
 
 def _resolved(precision: str) -> str:
     return str(dtype(precision)).removeprefix("torch.") if precision == "auto" else precision
+
+
+def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
+    """Return the content of ``plan.json``: forecasts with the ends of their 80 % intervals.
+
+    ``run`` is the run's name, ``seconds`` what the plan took.
+    """
+    return {
+        "profile": profile,
+        "run": run,
+        "interval": 0.8,
+        "trial_passages": found.tried,
+        "rests_on": list(found.rests_on),
+        "seconds": round(seconds, 1),
+        "passages": found.passages,
+        "labelled_items": found.labelled,
+        "kept_rows": {
+            **_ends(found.kept_rows["all"], 0),
+            "by_task_type": {
+                name: _ends(rows, 0) for name, rows in found.kept_rows.items() if name != "all"
+            },
+        },
+        "minutes": {
+            **_ends(found.minutes["all"], 2),
+            "by_stage": {
+                name: _ends(part, 2) for name, part in found.minutes.items() if name != "all"
+            },
+        },
+        "peak_memory_mb": _ends(found.peak_memory_mb, 0),
+        "disk_mb": _ends(found.disk_mb, 0),
+        "tokens": {
+            "passages": found.passage_tokens,
+            "generated": _ends(found.generated_tokens, 0),
+        },
+        "smallest_gain": None if found.smallest_gain is None else round(found.smallest_gain, 4),
+        "detectable_gain": found.detectable_gain and _ends(found.detectable_gain, 4),
+        "gpu_hours": found.gpu_hours and _ends(found.gpu_hours, 3),
+        "verdict": found.verdict,
+    }
+
+
+def _ends(value: Range, digits: int) -> dict[str, float]:
+    return {"low": round(value.low, digits), "high": round(value.high, digits)}
