@@ -24,7 +24,17 @@ from tasks.lm.models import EMBEDDED
 
 #: One module a claim: its ``run`` returns rows, whose ``bench`` is one of its ``NAMES``; TARGETS is
 #: peer -> target, for each name.
-BENCHES = ("evaluate", "finetune", "noop", "generate", "validate", "memory", "pipeline", "grow")
+BENCHES = (
+    "evaluate",
+    "finetune",
+    "noop",
+    "generate",
+    "validate",
+    "memory",
+    "pipeline",
+    "grow",
+    "forecast",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,6 +64,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _ratio(row: Mapping[str, Any]) -> str:
     if row["ratio"] is None:
         return row["gate"]
+    if row["unit"] == "cuts":
+        return f"{row['ratio']:.0f} of {row['rounds']}"
     spread = f" ({row['low']:.2f} to {row['high']:.2f})" if row["rounds"] > 1 else ""
     unit = " s" if row["unit"] == "seconds" else ""
     return f"{row['ratio']:.2f}{unit}{spread}"

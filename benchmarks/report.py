@@ -10,6 +10,9 @@ from benchmarks.rows import ResultRow
 from tasks.core.files import atomic_path, read_json, write_json
 from tasks.core.markdown import table
 
+#: Units of rows that have something else in the place of a ratio.
+_NO_RATIO = ("seconds", "cuts")
+
 
 def merge(path: Path, rows: Sequence[ResultRow], benches: Sequence[str]) -> list[dict[str, Any]]:
     """Put the rows in the place of what ``benches`` wrote before, keep the rows of all others, and
@@ -78,7 +81,7 @@ def plot(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "ratios"  # the same rows give the same file
     from matplotlib import pyplot
 
-    shown = [row for row in rows if row["ratio"] is not None and row["unit"] != "seconds"]
+    shown = [row for row in rows if row["ratio"] is not None and row["unit"] not in _NO_RATIO]
     figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.36 * len(shown)))
     for place, row in enumerate(reversed(shown)):
         axes.barh(place, row["ratio"], color="#4477aa", height=0.6)

@@ -27,7 +27,7 @@ from pydantic import Field
 from flows import cancelled, remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import figures, request, worktree
+from flows.runs import figures, forecast, request, worktree
 from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_behind, list_unchanged, read_graph
@@ -140,7 +140,7 @@ def adapt(
 
 
 def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
-    nodes = read_graph(run.path)
+    began, nodes = time.time(), read_graph(run.path)
     pools = remote_stage.read_pools([node.name for node in nodes])
     futures: dict[str, PrefectFuture[Any]] = {}
     limits = RunLimits.of(run.params, run.command)
@@ -177,10 +177,13 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
     remove_explanations(run.path, outcomes)
-    settings = worktree.fingerprint_results(run.params)
-    write_outcomes(run.path, run.name, outcomes, str(flow_run.id or ""), run.command, settings)
+    settings, own = worktree.fingerprint_results(run.params), str(flow_run.id or "")
+    write_outcomes(run.path, run.name, outcomes, own, run.command, settings, began)
+    ran = sum(outcome.status == "ran" for outcome in outcomes)
+    compared = forecast.record(run.path, run.main, log.info, log.warning) if ran else []
+    done = {outcome.stage for outcome in outcomes if outcome.status not in UNDONE}
     try:
-        _show(run.path, {outcome.stage for outcome in outcomes if outcome.status not in UNDONE})
+        _show(run.path, done, [one.row() for one in compared])
     except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
         log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
     ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
@@ -189,7 +192,6 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         return Failed(name=name, message=f"{ended.stage}: {ended.error}")
     if run.own_checkout:
         log.info("%s", worktree.record(run))
-    ran = sum(outcome.status == "ran" for outcome in outcomes)
     return Completed(message=f"{ran} of {len(outcomes)} stages ran, the others were up to date")
 
 
@@ -281,8 +283,8 @@ def _outcome(node: Node, future: PrefectFuture[Any]) -> StageOutcome:
     return StageOutcome(node.name, "failed", 0.0, state.message or str(state.name))
 
 
-def _show(path: Path, done: set[str]) -> None:
-    """Put the two tables and the links on the run's page, of the stages that this run has done: of
+def _show(path: Path, done: set[str], compared: list[dict[str, Any]]) -> None:
+    """Put the tables and the links on the run's page, of the stages that this run has done: of
     others the artifacts are an earlier run's.
     """
     create_markdown_artifact(
@@ -292,6 +294,7 @@ def _show(path: Path, done: set[str]) -> None:
     for key, description, rows in (
         ("rows", "rows in, kept and dropped, by stage", figures.tabulate_rows(path, done)),
         ("f1", "F1 in points (0-100) with 95 % intervals", f1),
+        ("forecast", "what make plan forecast (80 % intervals) and what came", compared),
     ):
         if rows:
             create_table_artifact(rows, key=key, description=description)

@@ -12,7 +12,6 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,8 +26,8 @@ from tasks.core.sections.run import Limits
 from tasks.core.stage import WORK, one_line_errors
 from tasks.scoring.intervals import SPREAD, measured_spread, spread_ends
 from tasks.start.forecast import Range
-from tasks.start.plan import Plan, plan
-from tasks.start.trial import PASSAGES, SECONDS
+from tasks.start.plan import Plan, plan, to_json
+from tasks.start.trial import PASSAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("artifacts") / "plan" / "plan.json"
@@ -52,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         if inside := tell_items_read(items, corpus, values["ingest"]):
             raise PipelineError(f"evaluate.items: {inside}")
         print(
-            f"{_opening(params)} go through the first stages: some two minutes, four "
-            "without bfloat16",
+            f"{_opening(params)} go through the first stages: a minute or two",
             flush=True,
         )
         run = derive_name(arguments.profile, settings)
@@ -64,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
             name, more = ("", f": {progress}") if progress else (f"{stage} ...", "")
             print(f"    {name:<16}after {time.monotonic() - started:.0f} s{more}", flush=True)
 
-        found = plan(params, values, (WORK / "plan").absolute(), tell, spread, ends)
+        folder = (WORK / "plan").absolute()
+        found = plan(params, values, folder, tell, spread, ends, started)
         told = to_json(found, arguments.profile, run, time.monotonic() - started)
         write_json(OUT, told | {"settings": fingerprint_results(values)})
         print("\n".join([*describe(found, arguments.profile), *compare(found, params.run)]))
@@ -77,45 +76,6 @@ def _opening(params: Params) -> str:
     return (
         f"Up to {PASSAGES} passages" if params.supervise.mix.generator else "Claims made by rules"
     )
-
-
-def to_json(found: Plan, profile: str, run: str, seconds: float) -> dict[str, Any]:
-    """Return the file's content: forecasts with the ends of their 80 % intervals."""
-    return {
-        "profile": profile,
-        "run": run,
-        "interval": 0.8,
-        "trial_passages": found.tried,
-        "seconds": round(seconds, 1),
-        "passages": found.passages,
-        "labelled_items": found.labelled,
-        "kept_rows": {
-            **_ends(found.kept_rows["all"], 0),
-            "by_task_type": {
-                name: _ends(rows, 0) for name, rows in found.kept_rows.items() if name != "all"
-            },
-        },
-        "minutes": {
-            **_ends(found.minutes["all"], 2),
-            "by_stage": {
-                name: _ends(part, 2) for name, part in found.minutes.items() if name != "all"
-            },
-        },
-        "peak_memory_mb": _ends(found.peak_memory_mb, 0),
-        "disk_mb": _ends(found.disk_mb, 0),
-        "tokens": {
-            "passages": found.passage_tokens,
-            "generated": _ends(found.generated_tokens, 0),
-        },
-        "smallest_gain": None if found.smallest_gain is None else round(found.smallest_gain, 4),
-        "detectable_gain": found.detectable_gain and _ends(found.detectable_gain, 4),
-        "gpu_hours": found.gpu_hours and _ends(found.gpu_hours, 3),
-        "verdict": found.verdict,
-    }
-
-
-def _ends(value: Range, digits: int) -> dict[str, float]:
-    return {"low": round(value.low, digits), "high": round(value.high, digits)}
 
 
 def describe(found: Plan, profile: str) -> list[str]:
@@ -139,8 +99,10 @@ def describe(found: Plan, profile: str) -> list[str]:
     ]
     if found.gpu_hours:
         lines.append(_line("GPU hours", "", _shown(found.gpu_hours, "{:.2f}")))
-    few = f", as {SECONDS:.0f} s were over: fewer make wider ranges" if found.stopped else ""
-    lines.append(_line("tried", "", f"{found.tried:,} passages{few}"))
+    lines.append(_line("tried", "", f"{found.tried:,} passages"))
+    for told in found.rests_on:
+        head, rest = _line("rests on", "", ""), " " * 16
+        lines += textwrap.wrap(told, _WIDTH, initial_indent=head, subsequent_indent=rest)
     shown, before = [], ""
     for line in lines:  # a name that was there is not repeated
         name = line[:16]

@@ -22,12 +22,14 @@ def write_outcomes(
     flow_run: str = "",
     command: str = "",
     settings: str = "",
+    began: float = 0.0,
 ) -> None:
     """Write the outcomes of the last run; ``command`` is the make command that asks for it,
-    ``settings`` a digest of its parameters (:func:`flows.runs.worktree.fingerprint_results`).
+    ``settings`` a digest of its parameters (:func:`flows.runs.worktree.fingerprint_results`),
+    ``began`` when its first stage did (seconds since 1970).
     """
     stages = [vars(outcome) for outcome in outcomes]
-    asked = {"name": name, "command": command, "settings": settings}
+    asked = {"name": name, "command": command, "settings": settings, "began": began}
     write_json(checkout / _LAST, {**asked, "flow_run": flow_run, "stages": stages})
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runs.figures import SCORES, tabulate_f1
+from flows.runs.forecast import compare
 from flows.runs.last_run import UNDONE, read_last
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_if_there
@@ -99,24 +100,8 @@ def _quality(checkout: Path, done: set[str]) -> list[str]:
 
 def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
     """Return what ``make plan`` forecast for this run beside what came; nothing without a plan."""
-    found = read_if_there(main / "artifacts" / "plan" / "plan.json")
-    if not found or (found["run"], found.get("settings")) != (last["name"], last.get("settings")):
-        return []
-    told = []
-    kept = read_if_there(checkout / "artifacts" / "verify" / "summary.json")
-    if kept and not kept["rows_in"]:  # nothing is generated: supervise makes the rows
-        kept = read_if_there(checkout / "artifacts" / "supervise" / "summary.json")
-    stages = {stage["stage"]: stage["status"] for stage in last["stages"]}
-    if kept and stages.get(kept["stage"]) not in (*UNDONE, None):
-        told.append(_beside("kept rows", found["kept_rows"], f"{kept['rows_kept']:,}", "{:,.0f}"))
-    if set(stages.values()) == {"ran"}:  # else a part of the work was there already
-        minutes = sum(stage["seconds"] for stage in last["stages"]) / 60
-        told.append(_beside("minutes", found["minutes"], f"{minutes:.1f}", "{:.1f}"))
-    return [_fact("forecast", "; ".join(told))] if told else []
-
-
-def _beside(name: str, ends: dict[str, float], came: str, form: str) -> str:
-    return f"{name} {form.format(ends['low'])} to {form.format(ends['high'])}, came {came}"
+    told = [one.describe() for one in compare(checkout, main, last)]
+    return _wrapped("forecast", "; ".join(told))
 
 
 def _scores(checkout: Path, done: set[str], asked: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import resource
 import shutil
 import sys
 import time
@@ -28,6 +29,8 @@ from tasks.core.store import seal_folder, verify
 #: Journals, checkpoints, locks and progress live here, outside DVC's outputs (DVC deletes those
 #: before it runs a stage).
 WORK = Path(".work")
+#: The file in a stage's work folder that says how much memory its last run took.
+MEMORY = "memory.json"
 #: Messages of the kernel, SQLite and PyTorch for a full disk.
 _FULL = (
     "No space left on device",
@@ -146,6 +149,8 @@ def run_stage(
             places = {name: _chosen(given[name], params, key) for name, key in addresses.items()}
             work(Stage(name, params, paths, out, shared, places, afterwards))
             seal_folder(out)
+        # Beside the output, whose bytes do not depend on it.
+        write_json(folder / MEMORY, {"peak_mb": round(_peak_memory())})
         (folder / "progress.json").unlink(missing_ok=True)
         if rank() > 0:
             shutil.rmtree(folder)
@@ -217,6 +222,14 @@ def one_line_errors(name: str) -> Iterator[None]:
             "same command again, what is done is kept",
             file=sys.stderr,
         )
+
+
+def _peak_memory() -> float:
+    """Return the most memory (MB) that this process, or one that it waited for, has held."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / unit
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import os
 import re
-import subprocess
+import signal
 import sys
 import threading
 import time
@@ -23,16 +23,18 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.lock import hold_lock
-from tasks.core.process import start_guard
 from tasks.core.setting_paths import find_paths
+from tasks.start.launch import ROOT, Child, Early, start
 
-ROOT = Path(__file__).resolve().parents[2]
 #: A line of a stage's progress meter: ``32/64 rows``; ingest has the passages so far behind it.
 _PROGRESS = re.compile(r" (([\d,]+)/([\d,]+) [a-z]+)(?:.* passages (\d+))?")
 #: verify asks its reader tests before the rows: ``0/64 rows ... tests 32/98``.
-_TESTS = re.compile(r" tests ([\d,]+/[\d,]+)")
-#: Seconds between two lines of progress that a user sees.
-_EVERY = 10.0
+_TESTS = re.compile(r" tests (([\d,]+)/([\d,]+))")
+#: A training says so as its first step begins: the time of one step is known then.
+_TRAINING = " training on "
+#: Seconds between two lines of progress that a user sees, and between two looks at whether a stage
+#: has done enough.
+_EVERY, _LOOK = 10.0, 0.5
 #: Gets the name of a stage and its progress, such as ``32/64 rows``; empty when it starts.
 Tell = Callable[[str, str], None]
 
@@ -43,10 +45,12 @@ class Measured:
 
     seconds: float
     peak_mb: float
-    #: Its progress: seconds since its start, and rows (or steps) done.
+    #: Its progress: seconds since its start, and rows (or steps) done, with those that test a
+    #: reader.
     marks: tuple[tuple[float, int], ...] = ()
-    #: Rows (or steps) that it had to do.
+    #: Rows (or steps) that it had to do, and rows that test a reader beside them.
     total: int = 0
+    tests: int = 0
     #: Whether it was stopped before its end; the seconds are then those to its last mark.
     stopped: bool = False
 
@@ -81,79 +85,77 @@ def run_apart(
     kept: str = "",
     tell: Tell | None = None,
     enough: Callable[[float], bool] | None = None,
+    early: Early | None = None,
 ) -> Measured:
     """Run ``python -m tasks.<stage>`` on ``folder/params.yaml``, with ``folder/<stage>`` as output.
 
     ``tell`` gets its start and, every ten seconds, its last progress. ``enough`` gets the
-    seconds since its first progress, as often and at each line that it prints; where it says yes
-    the stage is killed, and there is no output. Raises :class:`PipelineError` with the stage's own
-    error line, or the end of its trace; ``kept`` takes the place of the sample's folder in it.
+    seconds since its first progress, twice a second; where it says yes the stage is killed, and
+    there is no output. ``early`` may have its process, with the libraries loaded: the seconds of
+    that count. Raises :class:`PipelineError` with the stage's own error line, or the end of its
+    trace; ``kept`` takes the place of the sample's folder in it.
     """
     if tell:
         tell(stage, "")
-    command = [sys.executable, "-m", f"tasks.{stage}", "--params", "params.yaml", "--out", stage]
+    arguments = ["--params", "params.yaml", "--out", stage]
     for name, path in inputs.items():
-        command += [f"--{name}", str(path)]
-    places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
+        arguments += [f"--{name}", str(path)]
+    child = early.take(stage, arguments) if early else None
+    child = child or start(stage, folder, arguments)
+    process, meter = child.process, _Meter(child.began)
     lines: list[str] = []
-    meter = _Meter(enough)
-    guard = start_guard()  # a killed plan leaves no engine behind
-    child = subprocess.Popen(
-        command,
-        cwd=folder,
-        process_group=guard.pid,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
     try:
-        assert child.stdout is not None  # noqa: S101 - for the type checker
-        with _watching(child, stage, meter, tell):
-            for line in child.stdout:
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        with _watching(child, stage, meter, tell, enough):
+            for line in process.stdout:
                 lines.append(line)
-                if meter.read(line):
-                    child.kill()
-                    break
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+                meter.read(line)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     finally:
-        if child.returncode is None:
-            child.kill()
-            child.wait()
-        guard.communicate()  # its input ends: it kills what is left
+        child.end()
     log = folder / f"{stage}.log"
     write_text(log, "".join(lines))
-    if child.returncode and not meter.stopped:
+    if process.returncode and not meter.stopped:
         raise PipelineError(_error(log).replace(str(folder / "sample"), kept or "the sample"))
+    stopped = bool(process.returncode)
     return Measured(
-        meter.marks[-1][0] if meter.stopped else meter.seconds,
+        meter.marks[-1][0] if stopped else meter.seconds,
         # Kilobytes on Linux, bytes on macOS.
         usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
         tuple(meter.marks),
         meter.total,
-        meter.stopped,
+        meter.tests,
+        stopped,
     )
 
 
 @contextlib.contextmanager
 def _watching(
-    child: subprocess.Popen[str], stage: str, meter: _Meter, tell: Tell | None
+    child: Child,
+    stage: str,
+    meter: _Meter,
+    tell: Tell | None,
+    enough: Callable[[float], bool] | None,
 ) -> Iterator[None]:
-    """Every ten seconds tell the last progress, and kill a stage that has done enough: it prints
-    nothing for long while an engine loads its weights, or writes the rows of a shard.
+    """Every ten seconds tell the last progress, and kill a stage that has done enough: the time may
+    be over while it prints nothing.
     """
     ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(_EVERY):
-            if tell:
+    def watch() -> None:
+        told = time.monotonic()
+        while not ended.wait(min(_LOOK, _EVERY)):
+            if tell and time.monotonic() - told >= _EVERY:
+                told = time.monotonic()
                 tell(stage, meter.said)
-            if meter.is_enough():
-                child.kill()
+            if enough and meter.marks and enough(meter.seconds - meter.marks[0][0]):
+                meter.stopped = True
+                # Popen.kill would take the status of one that has just ended by itself.
+                os.kill(child.process.pid, signal.SIGKILL)
+                break
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
@@ -166,34 +168,37 @@ def _watching(
 class _Meter:
     """Reads the progress among a stage's lines."""
 
-    enough: Callable[[float], bool] | None
-    started: float = field(default_factory=time.monotonic)
+    #: When the stage began (monotonic seconds).
+    began: float
     #: The last progress, for a user.
     said: str = "nothing yet"
     marks: list[tuple[float, int]] = field(default_factory=list)
     total: int = 0
+    tests: int = 0
+    #: Whether it was told to stop; it may have ended before.
     stopped: bool = False
 
     @property
     def seconds(self) -> float:
-        """How long ago the stage was started."""
-        return time.monotonic() - self.started
+        """How long ago the stage began."""
+        return time.monotonic() - self.began
 
-    def read(self, line: str) -> bool:
-        """Take a line; tell whether to stop."""
-        if found := _PROGRESS.search(line):
-            done, self.total = (int(found[part].replace(",", "")) for part in (2, 3))
-            self.marks.append((self.seconds, done))
-            passages = f", {int(found[4]):,} passages so far" if found[4] else ""
-            tests = f", {tested[1]} tests" if (tested := _TESTS.search(line)) else ""
-            self.said = found[1] + passages + tests
-        return self.is_enough()
-
-    def is_enough(self) -> bool:
-        """Tell whether to stop; once said it holds."""
-        if self.enough and self.marks and not self.stopped:
-            self.stopped = self.enough(self.seconds - self.marks[0][0])
-        return self.stopped
+    def read(self, line: str) -> None:
+        """Take a line."""
+        if _TRAINING in line:
+            self.marks.append((self.seconds, 0))
+        found = _PROGRESS.search(line)
+        if not found:
+            return
+        done, self.total = (int(found[part].replace(",", "")) for part in (2, 3))
+        passages = f", {int(found[4]):,} passages so far" if found[4] else ""
+        tests = ""
+        if tested := _TESTS.search(line):
+            asked, self.tests = (int(tested[part].replace(",", "")) for part in (2, 3))
+            done += asked
+            tests = f", {tested[1]} tests"
+        self.marks.append((self.seconds, done))
+        self.said = found[1] + passages + tests
 
 
 def _error(log: Path) -> str:

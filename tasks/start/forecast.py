@@ -21,6 +21,9 @@ _RESAMPLES = 4000
 _SLOWER = (0.8, 1.4)
 #: Memory and disk grow a little with the rows.
 _LARGER = (1.0, 1.25)
+#: Share of the rows that a reader keeps of those that it judges: where that is not known it lies
+#: here, each value as likely (docs/verify.md).
+JUDGED = (0.3, 0.9)
 #: Training rows (docs/results.md): 47 were too few to gain anything; 137 are those of a first run.
 ROWS = (50, 137)
 
@@ -68,15 +71,30 @@ class Pace:
         ).times(*_SLOWER)
 
 
+def chance_to_judge(right: int, tests: int, chance: float, more: int) -> float:
+    """Return how likely (0-1) a reader that was ``right`` on so many of ``tests`` rows beats
+    ``chance`` (0-1) by its 95 % interval on ``more`` rows. Normal approximations throughout.
+    """
+    share = (right + 1) / (tests + 2)
+    need = chance + NormalDist().inv_cdf(0.975) * math.sqrt(chance * (1 - chance) / more)
+    spread = math.sqrt(share * (1 - share) * (1 / tests + 1 / more))
+    return 1 - NormalDist(share, spread).cdf(need)
+
+
 def forecast_kept(
-    kept: Mapping[str, Sequence[int]], passages: int, sampled_files: int = 0, seed: int = 1
+    kept: Mapping[str, Sequence[float]],
+    passages: int,
+    sampled_files: int = 0,
+    seed: int = 1,
+    doubts: Mapping[str, float] | None = None,
 ) -> dict[str, Range]:
     """Return task type -> the rows that are kept of ``passages`` passages, and ``all`` of them.
 
     ``kept`` has, for each type, the rows kept of each passage of the trial. The trial's passages
     are drawn again and again, and those outside it drawn from them; of few passages the ends are
     moved apart as Student's t has them. ``sampled_files``: how many
-    files the number of passages was reckoned from; 0: it was counted.
+    files the number of passages was reckoned from; 0: it was counted. ``doubts``: how likely (0-1)
+    the reader judges a type whose rows the trial has unjudged.
     """
     chance = np.random.default_rng(seed)
     counts = {name: np.asarray(rows, dtype=np.float64) for name, rows in kept.items()}
@@ -87,6 +105,10 @@ def forecast_kept(
         whole *= np.exp(chance.normal(0.0, 1 / math.sqrt(sampled_files), _RESAMPLES))
     rest = np.maximum(whole - tried, 0.0)
     totals = {name: _total(rows, drawn, rest, chance) for name, rows in counts.items()}
+    for name in sorted({*totals} & {*(doubts or {})}):
+        judged = chance.uniform(*JUDGED, _RESAMPLES)
+        unread = chance.random(_RESAMPLES) >= (doubts or {})[name]
+        totals[name] = totals[name] * np.where(unread, 1.0, judged)
     found = {name: _range(total, counts[name], passages) for name, total in totals.items()}
     together = np.sum(list(totals.values()), axis=0)
     return {**found, "all": _range(together, np.sum(list(counts.values()), axis=0), passages)}

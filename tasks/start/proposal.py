@@ -23,8 +23,8 @@ from tasks.scoring.datasets import (
     load_dataset,
     load_items,
 )
-from tasks.start.apart import ROOT
 from tasks.start.item_form import HOUSE, ItemForm, recognise
+from tasks.start.launch import ROOT
 from tasks.start.survey import Survey, short
 
 _TEMPLATES = Path(__file__).parent / "templates"

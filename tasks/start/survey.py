@@ -18,8 +18,9 @@ from tasks.core.sections.ingest import Ingest
 from tasks.core.setting_paths import NOTHING
 from tasks.ingest.cleaning import detect_language
 from tasks.ingest.discovery import discover
-from tasks.start.apart import ROOT, Tell, run_apart, write_params
+from tasks.start.apart import Tell, run_apart, write_params
 from tasks.start.draw import draw, link
+from tasks.start.launch import ROOT
 
 #: Passages whose language is looked at.
 _LOOKED_AT = 500

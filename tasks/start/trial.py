@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,20 @@ from tasks.core.setting_paths import NOTHING
 from tasks.core.stage import WORK
 from tasks.scoring.datasets import has_items
 from tasks.start.apart import Measured, Tell, run_apart, write_params
+from tasks.start.forecast import chance_to_judge
+from tasks.start.launch import Early
 
-#: Passages of the trial at most, rows that it generates and asks at a time, and steps that it
-#: trains.
-PASSAGES, SHARD, STEPS = 32, 16, 2
+#: Passages of the trial at most, and rows that it generates and asks at a time.
+PASSAGES, SHARD = 32, 16
 #: Seconds of generating after which a trial has enough, and passages that it needs all the same.
-SECONDS, _LEAST = 40.0, 4
+SECONDS, _LEAST = 24.0, 4
+#: Seconds of the whole plan after which its reader is stopped, and seconds that it is asked for all
+#: the same: so 90 s are enough on two slow cores.
+UNTIL, _ASKED = 62.0, 8.0
+#: Rows that test the reader in each task type: with fewer than 20 verify judges nothing.
+TESTS = 24
+#: Stages that load their libraries while the generator's engine starts, in this order.
+EARLY = ("verify", "finetune", "validate", "generate")
 #: Rows at a time on a GPU: it writes this many together in about the time that one row takes.
 _GPU_ROWS = 256
 #: A yield that one good row has; without any validate ends with an error.
@@ -43,13 +52,16 @@ class Trial:
 
     #: Those that were generated from: fewer than were drawn where it took too long.
     passages: int
-    #: Task type -> rows kept of each passage of the trial.
-    kept: dict[str, list[int]]
+    #: Task type -> rows kept of each passage of the trial; a share of a row where the reader was
+    #: stopped and its word is not known.
+    kept: dict[str, list[float]]
     #: Stage -> what it took.
     measured: dict[str, Measured]
     predictions: int = 0
     validated: int = 0
     output_tokens: int = 0
+    #: Task type -> how likely (0-1) the run's reader judges its rows, where the trial's did not.
+    doubts: Mapping[str, float] = field(default_factory=dict)
 
 
 def try_generated(
@@ -58,9 +70,11 @@ def try_generated(
     found: pa.Table,
     folder: Path,
     tell: Tell,
+    early: Early,
+    began: float,
 ) -> Trial:
     """Try what a generator writes: some passages of ``found`` (rows.PASSAGES) go through generate,
-    validate, verify and two training steps.
+    validate, verify and a training step. ``began`` is when the plan did (monotonic seconds).
     """
     count, together = PASSAGES, SHARD
     a_passage = params.generate.samples * len(params.generate.task_types)
@@ -71,41 +85,69 @@ def try_generated(
     smaller: dict[str, dict[str, Any]] = {
         "generate": {"max_passages": 0, "shard_rows": together, "workers": 0},
         "validate": {"min_yield": _ANY, "max_rows": 0},
-        "verify": {"shard_rows": together, "workers": 0},
-        "finetune": _two_steps(params),
+        "verify": {
+            "shard_rows": together,
+            "workers": 0,
+            "test_rows": min(TESTS, params.verify.test_rows),
+        },
+        "finetune": _few_steps(params),
     }
     write_params(overlay(dict(values), smaller), folder)
-    passage = {"passages": folder / "passages.parquet"}
-    generated, passages = generate_in_time(passages, a_passage, folder, tell)
+    generated, passages = generate_in_time(passages, a_passage, folder, tell, early)
     measured = {"generate": generated}
     written = read_json(folder / "generate/summary.json")
     predictions = {"predictions": folder / "generate/predictions.parquet"}
-    validated = _run_or_none("validate", folder, predictions, measured, tell)
-    rows = validated
+    validated = _run_or_none("validate", folder, predictions, measured, tell, early)
+    rows, doubts = validated, dict[str, float]()
+    share = 1.0
     if len(validated):
         inputs = {
             name: folder / f"validate/{name}.parquet" for name in ("instructions", "quarantine")
         }
-        rows = _run_or_none("verify", folder, passage | predictions | inputs, measured, tell)
+        # All the passages that were drawn: rules make tests of the reader from them.
+        inputs |= predictions | {"passages": folder / "passages.parquet"}
+
+        def enough(asked: float) -> bool:
+            return asked >= _ASKED and time.monotonic() - began >= UNTIL
+
+        rows = _run_or_none("verify", folder, inputs, measured, tell, early, enough)
+        doubts = _read_doubts(folder, params.verify.test_rows)
+        if "verify" in measured and measured["verify"].stopped:
+            # What it is asked of each type; whether it judges is as likely as not.
+            rows, share = validated, params.verify.confident_share
+            doubts = dict.fromkeys(params.generate.task_types, 0.5)
         shown = rows if len(rows) >= params.finetune.batch_rows else validated
         write_table(folder / "training.parquet", shown.select(INSTRUCTIONS.names))
         training = {"instructions": folder / "training.parquet"}
-        measured["finetune"] = run_apart("finetune", folder, training, tell=tell)
+        measured["finetune"] = run_apart("finetune", folder, training, tell=tell, early=early)
     return Trial(
         len(passages),
-        _kept(params.generate.task_types, passages, rows),
+        _kept(params.generate.task_types, passages, rows, share),
         measured,
         written["rows_in"],
         len(validated),
         written["output_tokens"],
+        doubts,
     )
 
 
+def _read_doubts(folder: Path, test_rows: int) -> dict[str, float]:
+    """Return :attr:`Trial.doubts` from verify's tests of its reader; ``test_rows``: the run's."""
+    told = folder / "verify/summary.json"
+    tested = read_json(told)["reader"] if told.is_file() else {}
+    return {
+        kind: chance_to_judge(test["right"], test["rows"], test["chance"], test_rows)
+        for kind, test in tested.items()
+        if not test["passed"]
+    }
+
+
 def generate_in_time(
-    passages: pa.Table, a_passage: int, folder: Path, tell: Tell
+    passages: pa.Table, a_passage: int, folder: Path, tell: Tell, early: Early | None = None
 ) -> tuple[Measured, pa.Table]:
-    """Generate from ``passages`` (rows.PASSAGES), ``a_passage`` rows of each, for forty seconds or
-    until it is done; return what it took, and the passages whose rows are finished, four or more.
+    """Generate from ``passages`` (rows.PASSAGES), ``a_passage`` rows of each, for :data:`SECONDS`
+    or until it is done; return what it took, and the passages whose rows are finished, four or
+    more.
 
     The time begins when the engine is there. A stage that is stopped has its finished shards in the
     journal, from which it is run again: nothing is generated then.
@@ -121,7 +163,7 @@ def generate_in_time(
     if measured.stopped:
         passages = passages.slice(0, _finished(folder) // a_passage)
         write_table(asked["passages"], passages)
-        run_apart("generate", folder, asked)
+        run_apart("generate", folder, asked, early=early)
     return measured, passages
 
 
@@ -139,13 +181,13 @@ def try_constructed(
     tell: Tell,
 ) -> Trial:
     """Try claims made by rules: up to a thousand passages of ``found`` (rows.PASSAGES) go through
-    supervise and two training steps, and the unadapted model answers some of the items, if any.
+    supervise and a training step, and the unadapted model answers some of the items, if any.
     """
     passages = _draw(found, _CLAIM_PASSAGES, params.generate.seed, folder)
     smaller: dict[str, dict[str, Any]] = {
         "generate": {"max_passages": 0},
         "supervise": {"max_rows": 0},
-        "finetune": _two_steps(params),
+        "finetune": _few_steps(params),
         "evaluate": {"max_items": _ITEMS},
     }
     write_params(overlay(dict(values), smaller), folder)
@@ -179,28 +221,42 @@ def _draw(found: pa.Table, count: int, seed: int, folder: Path) -> pa.Table:
     return passages
 
 
-def _two_steps(params: Params) -> dict[str, Any]:
-    steps: dict[str, Any] = {"max_steps": STEPS, "processes": 1}
+def _few_steps(params: Params) -> dict[str, Any]:
+    # A GPU's first step is slower than the others.
+    steps: dict[str, Any] = {"max_steps": 2 if torch.cuda.is_available() else 1, "processes": 1}
     if params.finetune.start == CHAMPION:  # a step from another start costs as much
         steps["start"] = params.finetune.restart
     return steps
 
 
 def _run_or_none(
-    stage: str, folder: Path, inputs: dict[str, Path], measured: dict[str, Measured], tell: Tell
+    stage: str,
+    folder: Path,
+    inputs: dict[str, Path],
+    measured: dict[str, Measured],
+    tell: Tell,
+    early: Early,
+    enough: Callable[[float], bool] | None = None,
 ) -> pa.Table:
-    """Return the rows that the stage keeps: none where it ends with an error because of that."""
+    """Return the rows that the stage keeps: none where it ends with an error because of that, or
+    was stopped as it has done ``enough``.
+    """
     try:
-        measured[stage] = run_apart(stage, folder, inputs, tell=tell)
+        found = run_apart(stage, folder, inputs, tell=tell, enough=enough, early=early)
     except PipelineError as error:
         if not str(error).startswith(("validate: yield ", "verify: none of ")):
             raise
         return INSTRUCTIONS.empty_table()
+    measured[stage] = found
+    if found.stopped:
+        return INSTRUCTIONS.empty_table()
     return read_table(folder / stage / "instructions.parquet")
 
 
-def _kept(kinds: Sequence[str], passages: pa.Table, rows: pa.Table) -> dict[str, list[int]]:
+def _kept(
+    kinds: Sequence[str], passages: pa.Table, rows: pa.Table, share: float = 1.0
+) -> dict[str, list[float]]:
     pairs = zip(rows["task_type"].to_pylist(), rows["passage_id"].to_pylist(), strict=True)
     counts = Counter(pairs)
     ids = passages["passage_id"].to_pylist()
-    return {kind: [counts[kind, name] for name in ids] for kind in kinds}
+    return {kind: [share * counts[kind, name] for name in ids] for kind in kinds}

@@ -30,6 +30,7 @@ from tasks.start.apart import run_apart, write_params
 from tasks.start.forecast import (
     Pace,
     Range,
+    chance_to_judge,
     forecast_kept,
     judge_text,
     memory,
@@ -62,6 +63,18 @@ def test_a_small_corpus_is_counted_and_a_sampled_one_is_less_certain() -> None:
     sampled = forecast_kept(kept, 1000, sampled_files=20)["exqa"]
     assert 900 < (counted.low + counted.high) / 2 < 1100
     assert sampled.high - sampled.low > counted.high - counted.low
+
+
+def test_a_reader_that_passed_no_test_may_pass_the_larger_one_of_the_run() -> None:
+    assert chance_to_judge(6, 24, 1 / 3, 98) < 0.1
+    assert chance_to_judge(10, 24, 1 / 3, 98) > 0.2
+    assert chance_to_judge(20, 24, 1 / 3, 98) > 0.95
+    kept = {"nli": [2.0] * 8, "exqa": [1.0] * 8}
+    sure = forecast_kept(kept, 100, doubts={"nli": 0.02})
+    doubtful = forecast_kept(kept, 100, doubts={"nli": 0.5})
+    assert sure["nli"] == Range(200, 200) and sure["exqa"] == doubtful["exqa"] == Range(100, 100)
+    assert 60 < doubtful["nli"].low < 120 and doubtful["nli"].high == 200
+    assert doubtful["all"].low == doubtful["nli"].low + 100
 
 
 def test_a_pace_is_a_start_and_a_time_for_each_row() -> None:
@@ -283,6 +296,27 @@ def test_the_tests_of_a_reader_are_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(apart, "_EVERY", 0.3)
     run_apart("sleepy", folder, {}, tell=lambda *said: told.append(said))
     assert told[-1] == ("sleepy", "0/439 rows, 32/98 tests")
+
+
+def test_rows_that_test_a_reader_cost_what_other_rows_do(tmp_path: Path) -> None:
+    code = (
+        "print('verify  0/1,000 rows  tests 2/24')\ntime.sleep(0.4)\n"
+        "print('verify  1/1,000 rows  tests 24/24')\n"
+    )
+    found = run_apart("sleepy", _stage_of(tmp_path, code), {})
+    assert [done for _, done in found.marks] == [2, 25]
+    assert (found.total, found.tests) == (1000, 24)
+    assert Pace.of(found.seconds, found.marks).row == pytest.approx(0.4 / 23, rel=0.5)
+
+
+def test_one_step_has_a_pace(tmp_path: Path) -> None:
+    code = (
+        "print('finetune  training on 30 rows')\ntime.sleep(0.4)\n"
+        "print('finetune  1/1 steps  0.09/s  12 s left  loss 0.5981')\ntime.sleep(0.2)\n"
+    )
+    found = run_apart("sleepy", _stage_of(tmp_path, code), {})
+    pace = Pace.of(found.seconds, found.marks)
+    assert pace.row >= 0.4 and 0.2 <= pace.start < found.seconds - 0.39
 
 
 def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:

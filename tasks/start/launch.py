@@ -1,0 +1,128 @@
+"""Starts the processes of a trial's stages, and some of them early: a stage loads its libraries
+while another one, of which one core is idle meanwhile, starts its engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.core.process import start_guard
+from tasks.start.early import READY
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Bytes of memory of a machine on which stages wait beside an engine: each holds some 0.5 GB.
+_ROOMY = 6 * 2**30
+
+
+@dataclass(frozen=True)
+class Child:
+    """A stage's process, the guard that kills it and what it starts, and when it began (monotonic
+    seconds): earlier by the seconds that its libraries took, where they were loaded before.
+    """
+
+    process: subprocess.Popen[str]
+    guard: subprocess.Popen[str]
+    began: float
+
+    def end(self) -> None:
+        """Kill what is left."""
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.wait()
+        self.guard.communicate()  # its input ends: it kills what is left
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A stage that waits, and the seconds until it did."""
+
+    process: subprocess.Popen[str]
+    guard: subprocess.Popen[str]
+    seconds: float
+
+
+def start(stage: str, folder: Path, arguments: Sequence[str]) -> Child:
+    """Start ``python -m tasks.<stage>`` in ``folder``."""
+    began = time.monotonic()
+    return Child(*_start(folder, [f"tasks.{stage}", *arguments]), began)
+
+
+class Early:
+    """Stages that load their libraries one after the other, in the background."""
+
+    def __init__(self, stages: Sequence[str], folder: Path) -> None:
+        self._loader = ThreadPoolExecutor(max_workers=1)
+        self._loading: dict[str, Future[_Loaded | None]] = {
+            stage: self._loader.submit(_load, stage, folder) for stage in stages
+        }
+
+    def take(self, stage: str, arguments: Sequence[str]) -> Child | None:
+        """Return the stage's process, which works from now on; None where it was not started yet,
+        is not one of these, or was taken before.
+        """
+        loading = self._loading.pop(stage, None)
+        if loading is None or loading.cancel() or (loaded := loading.result()) is None:
+            return None
+        assert loaded.process.stdin is not None  # noqa: S101 - for the type checker
+        with contextlib.suppress(BrokenPipeError):  # it has died: its lines say why
+            loaded.process.stdin.write(f"{json.dumps(list(arguments))}\n")
+            loaded.process.stdin.close()
+        return Child(loaded.process, loaded.guard, time.monotonic() - loaded.seconds)
+
+    def close(self) -> None:
+        """End those that nobody took."""
+        for loading in self._loading.values():
+            if not loading.cancel() and (loaded := loading.result()):
+                Child(loaded.process, loaded.guard, 0.0).end()
+        self._loader.shutdown()
+
+
+@contextlib.contextmanager
+def load_early(stages: Sequence[str], folder: Path) -> Iterator[Early]:
+    """Yield the stages that are loaded early in ``folder``: none where cores or memory are few."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    roomy = (os.cpu_count() or 1) > 1 and memory >= _ROOMY
+    early = Early(stages if roomy else (), folder)
+    try:
+        yield early
+    finally:
+        early.close()
+
+
+def _load(stage: str, folder: Path) -> _Loaded | None:
+    """Return the stage when it waits for its arguments; None where it ended before."""
+    began = time.monotonic()
+    process, guard = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
+    assert process.stdout is not None  # noqa: S101 - for the type checker
+    if any(line.startswith(READY) for line in process.stdout):
+        return _Loaded(process, guard, time.monotonic() - began)
+    Child(process, guard, began).end()
+    return None
+
+
+def _start(
+    folder: Path, module: Sequence[str], stdin: int | None = None
+) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+    places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
+    guard = start_guard()  # a killed plan leaves no engine behind
+    process = subprocess.Popen(
+        [sys.executable, "-m", *module],
+        cwd=folder,
+        process_group=guard.pid,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    return process, guard
