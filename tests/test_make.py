@@ -30,7 +30,7 @@ _TARGETS = {
     "push": ("MODEL", "REPO", "YES"),
     "soak": ("TRIALS", "MINUTES", "FAULT"),
     "soak-eye": ("FAULT",),
-    "bench": ("BENCH", "ROUNDS", "MODEL"),
+    "bench": ("BENCH", "ROUNDS", "MODEL", "SIZE"),
     "gpu-check": ("SHAPE",),
     "doctor": ("TEMPLATES", "SOURCES", "BONITO_PARAMS"),
     "bonito": ("PROFILE", "SET"),
