@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import grow
-from benchmarks.harness import PASSED
+from benchmarks.harness import PASSED, ROOT
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.overlay import read_layers
+from tasks.core.params import parse_params
 from tasks.core.parquet import write_table
 
 
@@ -49,6 +51,11 @@ def test_its_gate(tmp_path: Path, change: dict[str, Any], gate: str) -> None:
     write_json(checkout / "artifacts/finetune/summary.json", {"champion": champion})
     share = grow._shares_again(tmp_path)["generate"]
     assert grow._gate(tmp_path, "gone.md", share, 0.03).startswith(gate)
+
+
+def test_what_makes_it_quick_are_settings() -> None:
+    params = parse_params(*read_layers(ROOT / "params.yaml", settings=grow._QUICK))
+    assert params.finetune.max_steps == 4 and params.verify.answers == 1
 
 
 def test_a_run_that_does_not_end_is_given_up(
