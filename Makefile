@@ -49,7 +49,7 @@ export DVC_SITE_CACHE_DIR ?= $(if $(filter /%,$(BONITO_CACHE)),,$(CURDIR)/)$(BON
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
 VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
   TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
-  BENCH SHAPE ROUNDS RECORD MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES \
+  BENCH SHAPE ROUNDS RECORD SIZE MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES \
   GPU_MEMORY DAYS
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
@@ -151,9 +151,9 @@ soak: setup ## try every fault TRIALS times, for hours; resumable (MINUTES=n, FA
 soak-eye: data ## plant faults in a copy of the code: the tests have to see them (FAULT=name)
 	@$(BIN)/python -m tests.faults.planted --only="$$FAULT"
 
-bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL, RECORD=1)
+bench: data ## compare with other packages: artifacts/bench (BENCH=name[,name], ROUNDS=n, MODEL, RECORD=1, SIZE=quick|whole)
 	@$(BIN)/python -m benchmarks --rounds="$$ROUNDS" --only="$$BENCH" $${MODEL:+--model="$$MODEL"} \
-	  $${RECORD:+--record}
+	  $${RECORD:+--record} $${SIZE:+--size="$$SIZE"}
 
 gpu-check: data ## on an NVIDIA GPU: train, score, generate, serve a random 7B model, 45 GB of disk (SHAPE=tiny: CPU)
 	@$(BIN)/python -m benchmarks.gpu_check $${SHAPE:+--shape="$$SHAPE"}

@@ -6,10 +6,12 @@ finetune, which hold some 200 bytes of each row.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ TARGETS = {
 #: finetune tokenises twice the rows of these, however many there are.
 _STEPS = 100
 _SIZES, _WHOLE, _QUICK = (10_000, 100_000), 1_000_000, (300,)
+#: A stage that takes longer over one of these sizes is given up.
+_MOST_SECONDS = 3600.0
 #: Everything the stages do by default; shards as large as on a GPU, or a million rows would be
 #: 30,000 small files.
 _PARAMS: dict[str, dict[str, Any]] = {
@@ -92,53 +96,41 @@ def run(options: BenchOptions) -> list[ResultRow]:
     """Return one row a stage: its largest peak over its smallest."""
     sizes = _QUICK if options.quick else (*_SIZES, _WHOLE) if options.whole else _SIZES
     base_path(EMBEDDED)  # to convert it takes memory, which is not that of a stage
-    rows = []
-    for stage, target in TARGETS.items():
-        try:
-            rows.append(
-                _row(stage, [_measure(stage, size, options) for size in sizes], target, options)
-            )
-        except RuntimeError as error:
-            rows.append(
-                ResultRow(
-                    NAMES[0],
-                    stage,
-                    None,
-                    None,
-                    None,
-                    f"failed: {error}",
-                    options.machine,
-                    target,
-                    "less",
-                    "MiB",
-                )
-            )
-    return rows
+    return [_measure_stage(stage, sizes, target, options) for stage, target in TARGETS.items()]
 
 
-def _row(stage: str, measured: list[_Measured], target: float, options: BenchOptions) -> ResultRow:
-    peaks = [one.mebibytes for one in measured]
-    ratio = round(max(peaks) / min(peaks), 3)
+def _measure_stage(
+    stage: str, sizes: Sequence[int], target: float, options: BenchOptions
+) -> ResultRow:
+    """Return a stage's row; where it fails at a size, the row's note has those before."""
+    measured = []
+    try:
+        for size in sizes:
+            measured.append(_measure(stage, size, options))
+    except RuntimeError as error:
+        return _row(stage, measured, target, options, f"failed: {error}")
+    return _row(stage, measured, target, options)
+
+
+def _row(
+    stage: str,
+    measured: list[_Measured],
+    target: float,
+    options: BenchOptions,
+    gate: str = PASSED,
+) -> ResultRow:
     row = ResultRow(
-        NAMES[0],
-        stage,
-        ratio,
-        ratio,
-        ratio,
-        PASSED,
-        options.machine,
-        target,
-        "less",
-        "MiB",
-        max(peaks),
-        min(peaks),
-        rounds=1,
+        NAMES[0], stage, None, None, None, gate, options.machine, target, "less", "MiB", rounds=1
     )
     row.note = "largest over smallest peak: " + ", ".join(
         f"{one.rows:,} rows {one.mebibytes:.0f} MiB in {one.seconds:.0f} s" for one in measured
     )
-    row.command = f"python -m benchmarks --only {NAMES[0]}"
+    row.command = f"python -m benchmarks --only {NAMES[0]}{' --size whole' * options.whole}"
     row.extra["peaks_mib"] = {str(one.rows): one.mebibytes for one in measured}
+    if gate == PASSED:
+        peaks = [one.mebibytes for one in measured]
+        row.ours, row.theirs = max(peaks), min(peaks)
+        row.ratio = row.low = row.high = round(max(peaks) / min(peaks), 3)
     return row
 
 
@@ -160,21 +152,7 @@ def _measure(stage: str, rows: int, options: BenchOptions) -> _Measured:
         _MODULES[stage],
     ]
     command += ["--params", "params.yaml", "--out", "out", *given]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            cwd=folder,
-            env=environment(options.threads),
-            check=False,
-        )
-    told = (
-        json.loads(done.stdout.splitlines()[-1])
-        if done.returncode == 0
-        else {"status": done.returncode}
-    )
+    told = _run(command, folder, rows, options)
     if told["status"]:
         raise RuntimeError(
             f"{rows} rows: status {told['status']}: "
@@ -184,6 +162,35 @@ def _measure(stage: str, rows: int, options: BenchOptions) -> _Measured:
     shutil.rmtree(folder / "out")
     shutil.rmtree(folder / ".work", ignore_errors=True)
     return _Measured(rows, told["seconds"], round(told["peak_bytes"] / 2**20, 1))
+
+
+def _run(command: list[str], folder: Path, rows: int, options: BenchOptions) -> dict[str, Any]:
+    """Return what benchmarks.contenders.measured says of a command, which dies with its children
+    where it takes too long.
+    """
+    with (
+        (folder / "log").open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=folder,
+            env=environment(options.threads),
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            told, _ = process.communicate(timeout=_MOST_SECONDS)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                limit = f"{rows} rows: no end within {_MOST_SECONDS:.0f} s"
+                raise RuntimeError(limit) from error
+            raise
+    if process.returncode:
+        return {"status": process.returncode}
+    return dict(json.loads(told.splitlines()[-1]))
 
 
 def _check(stage: str, rows: int, summary: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ _TARGETS = {
     "prune": ("DAYS", "YES"),
     "soak": ("TRIALS", "MINUTES", "FAULT"),
     "soak-eye": ("FAULT",),
-    "bench": ("BENCH", "ROUNDS", "MODEL"),
+    "bench": ("BENCH", "ROUNDS", "MODEL", "SIZE"),
     "gpu-check": ("SHAPE",),
     "doctor": ("TEMPLATES", "SOURCES", "BONITO_PARAMS"),
     "bonito": ("PROFILE", "SET"),

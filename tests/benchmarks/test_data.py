@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -173,6 +174,25 @@ def test_memory_measures_every_stage(options: BenchOptions) -> None:
         and row.ours > 100
         for row in rows
     )
+
+
+def test_memory_gives_up_a_stage_that_does_not_end(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes are gone, and what was measured before stays in the row."""
+    measure = memory._measure
+
+    def one_then_none(stage: str, rows: int, given: BenchOptions) -> memory._Measured:
+        if rows == 10:
+            return memory._Measured(10, 1.0, 300.0)
+        monkeypatch.setattr(memory, "_MOST_SECONDS", 0.5)
+        return measure(stage, rows, given)
+
+    monkeypatch.setattr(memory, "_measure", one_then_none)
+    row = memory._measure_stage("validate", (10, 20), 1.1, options)
+    assert row.gate == "failed: 20 rows: no end within 0 s" and row.ratio is None
+    assert row.extra["peaks_mib"] == {"10": 300.0}
+    assert not psutil.Process().children(recursive=True)
 
 
 def test_memory_compares_the_largest_peak_with_the_smallest(options: BenchOptions) -> None:

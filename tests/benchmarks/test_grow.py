@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import grow
-from benchmarks.harness import PASSED
+from benchmarks.harness import PASSED, ROOT
+from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.overlay import read_layers
+from tasks.core.params import parse_params
 from tasks.core.parquet import write_table
 
 
 def test_one_document_changes_one_comes_and_one_goes(tmp_path: Path) -> None:
-    corpus = grow._write_corpus(tmp_path / "corpus")
+    corpus = grow._write_corpus(tmp_path / "corpus", 100)
     before = {file.name: file.read_bytes() for file in corpus.iterdir()}
     removed = grow._move(corpus)
     after = {file.name: file.read_bytes() for file in corpus.iterdir()}
@@ -45,4 +49,18 @@ def test_its_gate(tmp_path: Path, change: dict[str, Any], gate: str) -> None:
         write_table(checkout / "artifacts" / name, pa.table({"document": [told["document"]]}))
     champion = {"continues": told["continues"], "reason": "far"}
     write_json(checkout / "artifacts/finetune/summary.json", {"champion": champion})
-    assert grow._gate(tmp_path, "gone.md").startswith(gate)
+    share = grow._shares_again(tmp_path)["generate"]
+    assert grow._gate(tmp_path, "gone.md", share, 0.03).startswith(gate)
+
+
+def test_what_makes_it_quick_are_settings() -> None:
+    params = parse_params(*read_layers(ROOT / "params.yaml", settings=grow._QUICK))
+    assert params.finetune.max_steps == 4 and params.verify.answers == 1
+
+
+def test_a_run_that_does_not_end_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grow, "_MOST_SECONDS", 0.1)
+    with pytest.raises(PipelineError, match="grow: -c import time; .* did not end within 0 s"):
+        grow._call([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
