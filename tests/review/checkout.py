@@ -93,11 +93,11 @@ def write_rows(path: Path, rows: Any, schema: pa.Schema) -> None:
     write_table(path, pa.Table.from_pylist(picked, schema=schema))
 
 
-def save_adapter(model: Path, folder: Path) -> Path:
+def save_adapter(model: Path, folder: Path, **kind: Any) -> Path:
     """Save a random adapter, which changes the model's answers, and return its folder."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **kind)
     get_peft_model(load_model(str(model), precision="float32"), config).save_pretrained(folder)
     return folder
 

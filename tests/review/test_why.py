@@ -267,13 +267,15 @@ def test_the_model_is_asked_without_scikit_learn_and_known_texts_without_it(
         "assert embed(['a pump', 'b']).shape[0] == 2; assert 'sklearn' not in sys.modules"
     )
     asked = (tiny_model, adapter, tmp_path / "vectors.npz")
-    assert imported_by(code, *asked) == {"accelerate", "peft", "torch", "transformers"}
+    assert imported_by(code, *asked) == {"accelerate", "torch", "transformers"}
     assert imported_by(code, *asked) == set()
 
 
+@pytest.mark.parametrize("kind", [{"lora_alpha": 6}, {"use_rslora": True}], ids=["plain", "other"])
 def test_the_vectors_are_those_of_the_model_with_its_adapter(
-    tiny_model: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
 ) -> None:
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", **kind)
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
     merged = merged_folder(str(tiny_model), "main", adapter, "none")
     texts = ["the pump failed", "why did the seal break?", "no"]
