@@ -79,7 +79,7 @@ class Embedder:
         # Texts of one length together: padding would be half of the work.
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         found: dict[int, Vectors] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():
             for first in range(0, len(order), _BATCH):
                 places = order[first : first + _BATCH]
                 parts = [ids[place] or [0] for place in places]
@@ -119,7 +119,7 @@ def _load(folder: Path, adapter: Path | None) -> Any:
     """Return a model with its adapter. Its weights are not rounded as those of the training were:
     rounding and writing them again takes longer than everything else here.
     """
-    with _no_scikit_learn():
+    with _no_science():
         from tasks.lm.loading import load_model
 
         model = load_model(str(folder))
@@ -151,18 +151,33 @@ def _put_on(model: Any, adapter: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _no_scikit_learn() -> Iterator[None]:
-    """Let transformers find no scikit-learn in the block. It would import it, and SciPy with it,
-    for a way to generate that is not used here: a second or more.
+def _no_science() -> Iterator[None]:
+    """Let transformers find neither scikit-learn nor SciPy in the block. It would import them for a
+    way to generate and a loss that are not used here: a second or more.
     """
-    hidden = "sklearn" not in sys.modules
-    if hidden:
-        sys.modules["sklearn"] = None  # type: ignore[assignment]
+    hidden = {"scipy", "sklearn"} - set(sys.modules)
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        if hidden:
-            del sys.modules["sklearn"]
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread in the block. Where other work has the cores, several wait for each
+    other, and a question takes twice as long.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:

@@ -27,9 +27,9 @@ from tasks.core.rows import INSTRUCTIONS
 MOST = 10_000
 #: Rows that are shown for their words, and for their passage; phrases shown of each.
 _NEAREST, _SAME_PASSAGE, _SHARED = 8, 4, 6
-#: Rows that the model reads, those that lead by their words. Each costs the embedded model 0.03 CPU
-#: seconds after a start of 5: all rows of a run would take more than ten seconds.
-_EMBEDDED = 32
+#: Rows that the model reads, those that lead by their words: 32 take the embedded model three
+#: seconds longer, and a first question more than ten.
+_EMBEDDED = 16
 #: Most words of a phrase.
 _PHRASE = 3
 #: Words of a run, and the share of an item's runs from which a row's passage counts as the same.
