@@ -61,8 +61,9 @@ class Early:
 
     def __init__(self, stages: Sequence[str], folder: Path) -> None:
         self._loader = ThreadPoolExecutor(max_workers=1)
+        self._begun: dict[str, subprocess.Popen[str]] = {}
         self._loading: dict[str, Future[_Loaded | None]] = {
-            stage: self._loader.submit(_load, stage, folder) for stage in stages
+            stage: self._loader.submit(self._load, stage, folder) for stage in stages
         }
 
     def take(self, stage: str, arguments: Sequence[str]) -> Child | None:
@@ -79,11 +80,25 @@ class Early:
         return Child(loaded.process, loaded.guard, time.monotonic() - loaded.seconds)
 
     def close(self) -> None:
-        """End those that nobody took."""
-        for loading in self._loading.values():
-            if not loading.cancel() and (loaded := loading.result()):
+        """End those that nobody took, also one that loads."""
+        left = {stage: one for stage, one in self._loading.items() if not one.cancel()}
+        for stage, loading in left.items():
+            if stage in self._begun:
+                self._begun[stage].kill()
+            if loaded := loading.result():
                 Child(loaded.process, loaded.guard, 0.0).end()
         self._loader.shutdown()
+
+    def _load(self, stage: str, folder: Path) -> _Loaded | None:
+        """Return the stage when it waits for its arguments; None where it ended before."""
+        began = time.monotonic()
+        process, guard = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
+        self._begun[stage] = process
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        if any(line.startswith(READY) for line in process.stdout):
+            return _Loaded(process, guard, time.monotonic() - began)
+        Child(process, guard, began).end()
+        return None
 
 
 @contextlib.contextmanager
@@ -96,17 +111,6 @@ def load_early(stages: Sequence[str], folder: Path) -> Iterator[Early]:
         yield early
     finally:
         early.close()
-
-
-def _load(stage: str, folder: Path) -> _Loaded | None:
-    """Return the stage when it waits for its arguments; None where it ended before."""
-    began = time.monotonic()
-    process, guard = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
-    assert process.stdout is not None  # noqa: S101 - for the type checker
-    if any(line.startswith(READY) for line in process.stdout):
-        return _Loaded(process, guard, time.monotonic() - began)
-    Child(process, guard, began).end()
-    return None
 
 
 def _start(
