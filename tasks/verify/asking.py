@@ -1,9 +1,7 @@
 """In which order the reader is asked, and the journal of its answers.
 
-A killed run keeps its finished shards. A shard is a group of rows of one file and depends on what
-is asked alone, not on where it stands: a run over a changed corpus keeps the shards of what has not
-changed, or was only moved, and removes those of texts that are gone. Shards of earlier settings
-stay within a bound.
+A killed run keeps its finished shards. A run over a changed corpus keeps those of what has not
+changed and removes those of texts that are gone; shards of earlier settings stay within a bound.
 """
 
 from __future__ import annotations
@@ -96,25 +94,22 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
             yield f"{way[0]}-{way[1]}-{name}", group
 
     ways: list[_Way] = [(kind, half) for half in range(len(readers)) for kind in _KINDS]
-    sizes = {way: [(name, _Size.of(group)) for name, group in cut(way)] for way in ways}
+    sizes = {way: {name: _Size.of(group) for name, group in cut(way)} for way in ways}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
     here = {} if params.address else arithmetic(readers[0].precision)
     key = work_key(__name__, settings, *(reader.identity for reader in readers), here)
     journal = Store(stage.work / "journal", key, keep=3)
-    names = {way: [name for name, _ in sizes[way]] for way in ways}
-    named = {*chain.from_iterable(names.values())}
+    named = {name for way in ways for name in sizes[way]}
     keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
-    total = _Size.sum(size for way in ways for _, size in sizes[way])
+    total = _Size.sum(size for way in ways for size in sizes[way].values())
     progress = stage.progress(total.rows, "rows", "tests", total.tests)
     for way in ways:
-        # Documents of the same rows have shards of one name: they are asked once.
-        todo = {name: size for name, size in sizes[way] if not journal.has(name)}
-        again = _Size.sum(todo.values())
-        whole = _Size.sum(size for _, size in sizes[way])
-        progress.skip(whole.rows - again.rows, whole.tests - again.tests)
+        todo = {name: size for name, size in sizes[way].items() if not journal.has(name)}
+        known = _Size.sum(size for name, size in sizes[way].items() if name not in todo)
+        progress.skip(known.rows, known.tests)
         if todo:
             _fill(journal, readers[way[1]], way[0], partial(cut, way), todo, progress)
-    return Answered(tests, rows, journal, names)
+    return Answered(tests, rows, journal, {way: list(sizes[way]) for way in ways})
 
 
 @dataclass(frozen=True)
@@ -153,9 +148,10 @@ def _fill(
     texts: dict[str, set[str]] = {}
 
     def take() -> Iterator[list[ReaderQuestion]]:
-        for name, group in _first_of_each(cut(), todo):
-            texts[name] = {row.values["context"] for row in group}
-            yield [row.asked() for row in group]
+        for name, group in cut():
+            if name in todo:
+                texts[name] = {row.values["context"] for row in group}
+                yield [row.asked() for row in group]
 
     if not params.address:
         take_cards()
@@ -176,20 +172,9 @@ def _read_texts(stage: Stage, tests: Sequence[Row]) -> Iterator[str]:
         yield row.values["context"]
 
 
-def _first_of_each(
-    groups: Iterable[tuple[str, list[Row]]], names: Iterable[str]
-) -> Iterator[tuple[str, list[Row]]]:
-    """Yield the first group of each of these names, with its name."""
-    left = set(names)
-    for name, group in groups:
-        if name in left:
-            left.remove(name)
-            yield name, group
-
-
 def _document(row: Row) -> str:
     return str(row.values.get("document", ""))
 
 
 def _content(row: Row) -> str:
-    return repr((row.values["instruction"], row.choices))
+    return repr((row.values["row_id"], row.values["instruction"], row.choices))

@@ -27,17 +27,20 @@ from tasks.scoring.ranking import rank
 
 Kind = Literal["answers", "labels"]
 #: What the reader says of a row: sampled answers, or one summed log-probability per choice.
-ANSWERED = pa.schema([("answers", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))])
+ANSWERED = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+    ]
+)
 _TOP_P = 0.95
 _BATCH_ROWS = 16
 
 
 @dataclass(frozen=True)
 class ReaderQuestion:
-    """What the reader sees of a row; ``choices`` are the labels to rank, empty for answers.
-
-    ``row_id`` names the row in errors: no answer depends on it.
-    """
+    """What the reader sees of a row; ``choices`` are the labels to rank, empty for answers."""
 
     row_id: str
     instruction: str
@@ -129,8 +132,7 @@ def answer_shard(
 ) -> pa.Table:
     """Return what the reader says of one shard: :data:`ANSWERED`, in the shard's order.
 
-    A shard that is asked again gives the same bytes: the seeds follow from the instructions, not
-    from the rows' places. ``prompter`` is None behind an address.
+    A shard that is asked again gives the same bytes. ``prompter`` is None behind an address.
     """
     if kind == "labels" and prompter:
         return _rank(opened, prompter, shard)
@@ -141,10 +143,13 @@ def answer_shard(
         for row in shard
         for _ in range(count)
     ]
-    seeds = [row_seed(params.seed, row.instruction, turn) for row in shard for turn in range(count)]
+    seeds = [row_seed(params.seed, row.row_id, turn) for row in shard for turn in range(count)]
     sampling = Sampling(params.temperature, _TOP_P, params.max_tokens)
     texts = [done.text.strip() for done in opened.generate(prompts, sampling, seeds)]
-    return _table((texts[place * count : (place + 1) * count], []) for place in range(len(shard)))
+    return _table(
+        (row.row_id, texts[place * count : (place + 1) * count], [])
+        for place, row in enumerate(shard)
+    )
 
 
 class ShardReader:
@@ -198,7 +203,7 @@ def _rank(model: Any, prompter: Prompter, shard: Sequence[ReaderQuestion]) -> pa
         _BATCH_ROWS,
         prompter.tokenizer.pad_token_id,
     )
-    return _table(([], found) for found in scores)
+    return _table((row.row_id, [], found) for row, found in zip(shard, scores, strict=True))
 
 
 def _table(rows: Any) -> pa.Table:

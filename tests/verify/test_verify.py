@@ -281,6 +281,7 @@ def _ranked(shard: Sequence[reader.ReaderQuestion], right: dict[str, str]) -> pa
     """Give the right label of a known instruction, else the first choice, nearly all weight."""
     rows = [
         {
+            "row_id": row.row_id,
             "answers": [],
             "scores": [
                 0.0
