@@ -53,7 +53,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset", type=Path, help="the dataset file: datasets/NAME.yaml")
+    parser.add_argument(
+        "dataset", type=Path, help="the dataset file, such as datasets/incidents.yaml"
+    )
     parser.add_argument("items", type=Path, help="its labelled items")
     parser.add_argument("--out", type=Path, default=Path("local/halves"))
     parser.add_argument("--seed", type=int, default=1)

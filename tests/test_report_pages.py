@@ -18,7 +18,8 @@ from tasks.ingest import stage as ingest
 from tests.browser import Browser, chromium
 from tests.evaluate.test_report import write as write_evaluation
 from tests.flows.test_matrix import finished  # noqa: F401 - a fixture
-from tests.ingest.test_ingest import SENTENCES, corner  # noqa: F401 - a fixture
+from tests.ingest.conftest import corner  # noqa: F401 - a fixture
+from tests.ingest.corner import SENTENCES
 from tests.pages import check_page
 from tests.review.checkout import EVIL
 from tests.review.test_browser import shoot

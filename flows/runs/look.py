@@ -20,6 +20,7 @@ from tasks.core.files import read_json, write_json
 from tasks.core.listing import Listing, list_files
 from tasks.core.markdown import escape, table
 from tasks.core.progress import REUSED
+from tasks.core.setting_paths import is_address
 from tasks.core.stage import WORK
 
 FOLLOW = "follow"
@@ -64,8 +65,6 @@ def look(run: Run) -> Look:
 
     Raises :class:`PipelineError` where it is not on this machine.
     """
-    from tasks.ingest.sources import is_address  # seconds, for this flow alone
-
     corpus = run.params["ingest"]["corpus"]
     if is_address(corpus) and not (run.main / corpus).is_dir():
         raise PipelineError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,20 @@ from typing import Any
 #: What a setting names where it needs no file or folder. DVC runs a stage only if each of its
 #: inputs exists, so "none" has to be a file too. No stage reads its text.
 NOTHING = "supervision/none"
+#: Suffix of a local file that holds the address of a remote corpus: DVC watches local files only.
+POINTER = ".address"
+#: How the address of a remote corpus begins.
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|.*::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def is_nothing(path: Path) -> bool:
     """Tell whether a setting's path is :data:`NOTHING`, of any checkout."""
     return path.parts[-2:] == Path(NOTHING).parts
+
+
+def is_address(corpus: str) -> bool:
+    """Tell whether a corpus is at an address, or a file that names one: not on this machine."""
+    return corpus.endswith(POINTER) or bool(ADDRESS.match(corpus))
 
 
 #: Settings that are a path, but for the champion of ``finetune.start``.

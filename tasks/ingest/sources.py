@@ -22,12 +22,12 @@ from urllib.parse import parse_qsl
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
 from tasks.core.secrets import first_line, hide, hub_token
+from tasks.core.setting_paths import ADDRESS, POINTER
 from tasks.ingest.discovery import CorpusFile, discover, readable_name
 from tasks.ingest.http_client import guard
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Unreadable, printable
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|.*::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 #: Facts about a remote file that change with its content.
 _VERSIONS = (
     "ETag",
@@ -47,8 +47,6 @@ _VERSIONS = (
     "updated",
     "created",
 )
-#: Suffix of a local file that holds the address of a remote corpus: DVC watches local files only.
-_POINTER = ".address"
 #: Folders within folders of a remote corpus: a server can make up more without end.
 _DEPTH = 64
 #: How much larger a remote file may be that is streamed by its reader: the disk has to hold it.
@@ -95,20 +93,15 @@ def open_corpus(
     Raises :class:`PipelineError` where it cannot be reached, or a package is missing.
     """
     shutil.rmtree(staging, ignore_errors=True)
-    if address.endswith(_POINTER) and Path(address).is_file():
+    if address.endswith(POINTER) and Path(address).is_file():
         address = Path(address).read_text(encoding="utf-8").strip()
     if address.startswith("hf://"):
         return HubCorpus(address, staging, text_column)
     if address.startswith("file://"):
         address = address.removeprefix("file://")
-    if _ADDRESS.match(address):
+    if ADDRESS.match(address):
         return RemoteCorpus(address, staging, max_bytes)
     return LocalCorpus(Path(address), follow_links, max_bytes)
-
-
-def is_address(corpus: str) -> bool:
-    """Tell whether a corpus is at an address, or a file that names one: not on this machine."""
-    return corpus.endswith(_POINTER) or bool(_ADDRESS.match(corpus))
 
 
 class LocalCorpus:

@@ -23,7 +23,7 @@ from tasks.core.parquet import write_table
 from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import Job, _Actor
 from tasks.generate import stage as generate
-from tasks.lm import merged
+from tasks.lm import loading
 from tasks.release import export
 from tasks.verify import shards as verify_shards
 from tests.bonito import test_evaluate as bonito
@@ -211,7 +211,7 @@ def test_export_and_why_take_the_card_before_they_load(
     card.give_cards_back()
     Path("adapter").mkdir()
     Path("adapter/adapter_config.json").touch()
-    monkeypatch.setattr(merged, "merged_folder", _stop)
+    monkeypatch.setattr(loading, "load_model", _stop)
     own = params.finetune.model_copy(update={"model": str(tiny_model)})
     embedder = open_embedder(
         params.model_copy(update={"finetune": own}), Path("adapter"), Path("vectors.npz")
