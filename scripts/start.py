@@ -15,6 +15,8 @@ import os
 import re
 import sys
 import textwrap
+import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -78,7 +80,8 @@ def main() -> int:
             need_claims(form.kind)
         count, told = check_items(name, form, items, work) if items else (0, [])
         labelled = (items, count) if items else None
-        seen = look(corpus, {**embedded, "ingest": values["ingest"]}, work, _tell_reading, settings)
+        tell = partial(_tell_reading, time.monotonic())
+        seen = look(corpus, {**embedded, "ingest": values["ingest"]}, work, tell, settings)
         values["ingest"] |= seen.chosen
         if ruled and not chosen:
             kind, why = choose_claims(seen.found)
@@ -170,8 +173,14 @@ def _refuse_inside(items: Path | None, corpus: Path) -> None:
         )
 
 
-def _tell_reading(what: str) -> None:
-    print(f"reading    {what}", flush=True)
+def _shown(path: Path) -> str:
+    """Return a written file's name, and whether it is empty as yet."""
+    return f"{path.relative_to(ROOT)}{'' if path.stat().st_size else ' (empty)'}"
+
+
+def _tell_reading(began: float, what: str) -> None:
+    seconds = time.monotonic() - began
+    print(f"reading    {f'after {seconds:.0f} s: ' if seconds > 5 else ''}{what}", flush=True)
 
 
 def _origin(params: Params, gpu: bool) -> str:
@@ -206,7 +215,7 @@ def _describe(
     proposal: Proposal,
     model: str,
     licences: str,
-    written: tuple[Path, Path],
+    written: tuple[Path, ...],
     about_items: list[tuple[str, str]],
 ) -> list[str]:
     """Return what was found, what is planned, and the next two commands."""
@@ -253,7 +262,7 @@ def _describe(
     if not proposal.labelled:
         lines.append(("", ITEM_FORMS[proposal.kind]))
     lines += [
-        ("wrote", ", ".join(str(path.relative_to(ROOT)) for path in written)),
+        ("wrote", ", ".join(map(_shown, written))),
         ("", ""),
         ("next", f"make plan PROFILE={proposal.stacked}    # what it will give and cost"),
         ("", f"make run PROFILE={proposal.stacked}"),

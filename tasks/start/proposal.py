@@ -210,8 +210,9 @@ def _free_place(name: str, corpus: Path) -> str:
     return f"local/{name}-items.jsonl" if inside else f"local/{name}/items.jsonl"
 
 
-def write(proposal: Proposal, form: ItemForm, root: Path) -> tuple[Path, Path]:
-    """Write profile and dataset file, and return them; neither may be there already.
+def write(proposal: Proposal, form: ItemForm, root: Path) -> tuple[Path, ...]:
+    """Write profile and dataset file, and return them and what else was made, in this order;
+    neither may be there already.
 
     The file of verdicts that the profile names is made empty, and that of labelled items where
     there are none; one that is there stays.
@@ -220,12 +221,13 @@ def write(proposal: Proposal, form: ItemForm, root: Path) -> tuple[Path, Path]:
     texts = {dataset: dataset_text(proposal.name, form), profile: proposal.profile()}
     empty = [root / "reviews" / f"{proposal.name}.jsonl"]
     empty += [] if proposal.labelled else [root / proposal.items]
-    texts = {path: "" for path in empty if not path.exists()} | texts
-    for path, text in texts.items():
+    made = [path for path in empty if not path.exists()]
+    # The profile last: with it a second call is refused.
+    for path, text in [*((path, "") for path in made), *texts.items()]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as draft:
             draft.write_text(text, encoding="utf-8")
-    return profile, dataset
+    return profile, dataset, *made
 
 
 def need_new(name: str, root: Path) -> tuple[Path, Path]:
@@ -234,8 +236,8 @@ def need_new(name: str, root: Path) -> tuple[Path, Path]:
     for path in paths:
         if path.exists():
             raise PipelineError(
-                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME, or "
-                f"run it: make run PROFILE={name}"
+                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME "
+                f"(make run PROFILE={name} runs the one that is there, on its own documents)"
             )
     return paths
 

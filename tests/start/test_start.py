@@ -104,6 +104,8 @@ def test_what_is_not_english_is_told_and_left_out(
     printed = " ".join(capsys.readouterr().out.split())
     assert "en 6, de 3" in printed and "33% of the passages are not in English" in printed
     assert "supervise.source prompted" in printed
+    wrote = "profiles/mixed.yaml, datasets/mixed.yaml, reviews/mixed.jsonl (empty)"
+    assert f"{wrote}, local/mixed/items.jsonl (empty)" in printed
 
 
 def test_passages_that_are_left_out_are_not_planned_with(
