@@ -135,7 +135,7 @@ why: setup ## explain the answers to one item: the nearest training rows and the
 ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, SET, MODEL)
 	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --settings="$$SET" --model="$$MODEL" --port "$${ASK_PORT:-4302}"
 
-export: setup ## write a registered model as safetensors and GGUF, with its prompt (MODEL=models:/NAME@champion, OUT=folder)
+export: setup ## write a registered model as safetensors and GGUF, for Ollama and llama.cpp (MODEL=models:/NAME@champion, OUT=folder)
 	@$(BIN)/python -m tasks.release.export --model="$$MODEL" --out="$$OUT"
 
 push: setup ## show what would go to the hub; YES=1 sends adapter and card (MODEL, REPO=owner/name)

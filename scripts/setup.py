@@ -297,7 +297,7 @@ try:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     ones = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda")
     back = dequantize_4bit(*quantize_4bit(ones @ ones, quant_type="nf4"))
-    wrong = "" if back.float().mean() == 64 else "it is wrong"
+    wrong = "" if back.float().mean() == 64 else "the result is wrong"
 except Exception as error:
     wrong = (str(error).splitlines() or [type(error).__name__])[0]
 if wrong:

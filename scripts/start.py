@@ -191,8 +191,8 @@ def _origin(params: Params, gpu: bool) -> str:
         return ""
     needs = "" if gpu else ". Large ones need an NVIDIA GPU, and there is none here (docs/gpu.md)"
     return (
-        f": {' and '.join(named)} of the Hugging Face hub. make plan and make run say how large "
-        f"they are before they come{needs}"
+        f": {' and '.join(named)} from the Hugging Face hub. make plan and make run say how large "
+        f"they are before they are downloaded{needs}"
     )
 
 

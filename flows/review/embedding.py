@@ -119,7 +119,7 @@ def _load(folder: Path, adapter: Path | None) -> Any:
     """Return a model with its adapter. Its weights are not rounded as those of the training were:
     rounding and writing them again takes longer than everything else here.
     """
-    with _no_science():
+    with _without_scipy_and_sklearn():
         from tasks.lm.loading import load_model
 
         model = load_model(str(folder))
@@ -151,7 +151,7 @@ def _put_on(model: Any, adapter: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _no_science() -> Iterator[None]:
+def _without_scipy_and_sklearn() -> Iterator[None]:
     """Let transformers find neither scikit-learn nor SciPy in the block. It would import them for a
     way to generate and a loss that are not used here: a second or more.
     """

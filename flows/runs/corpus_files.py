@@ -30,7 +30,7 @@ def tell_unhashable(corpus: Path) -> str:
     shown = ", ".join(found[:_SHOWN])
     more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
     return (
-        f"a run takes the hash of every file of its corpus, and cannot of {shown}{more}: "
+        f"a run hashes every file of its corpus, and cannot hash {shown}{more}: "
         "correct that, or move it out of the folder"
     )
 

@@ -190,7 +190,7 @@ def line_that_matters(lines: list[str], code: int) -> str:
             return refusal[1]
         if int(exited[1]) < 0 or int(exited[1]) > 128:
             number = abs(int(exited[1])) % 128
-            # The kernel kills so where the machine has no memory left.
+            # So the kernel ends a process where the machine has no memory left.
             why = " (often: too little memory)" if number == signal.SIGKILL else ""
             return f"killed by signal {number}{why}, {STOPPED}"
         return lines[position - 1] if position else refusal[1]

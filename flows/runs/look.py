@@ -69,7 +69,7 @@ def look(run: Run) -> Look:
     if is_address(corpus) and not (run.main / corpus).is_dir():
         raise PipelineError(
             f"ingest.corpus = {corpus} is not on this machine, so a look cannot tell what changed "
-            "in it: copy it here and follow the folder, or make run after a change "
+            "in it: copy it here and follow the folder, or give make run after a change "
             "(docs/continuing.md)"
         )
     state = run.main / WORK / FOLLOW / f"{run.name}.json"

@@ -35,7 +35,7 @@ _DAY = 86_400.0
 _USED = ("params.yaml", "dvc.lock", ".work/board.json", ".work/last_run.json")
 _IN_RUNS = re.compile(rf"{re.escape(str(RUNS))}/([^/\s\"']+)")
 #: Suffix of a checkout that is being removed.
-_GOING = ".removed"
+_BEING_REMOVED = ".removed"
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ class Checkout:
     def show(self) -> str:
         """Return its line in the list."""
         date = time.strftime("%Y-%m-%d", time.localtime(self.used))
-        told = f"stays: {self.reason}" if self.reason else "may go"
-        unfinished = f" ({self.unfinished}, and its work is lost)" if self.unfinished else ""
+        told = f"stays: {self.reason}" if self.reason else "can be removed"
+        unfinished = (
+            f" ({self.unfinished}: its work so far would be lost)" if self.unfinished else ""
+        )
         size = f"{self.size / 1e6:,.0f} MB"
         return f"{date}  {size:>10}  {self.path.name}  {told}{'' if self.reason else unfinished}"
 
@@ -74,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for checkout in found:
             print(checkout.show())
         going = [checkout for checkout in found if not checkout.reason]
-        told = f"{len(going)} of {len(found)} checkouts not used for {arguments.days} days may go"
+        told = f"{len(going)} of {len(found)} checkouts not used for {arguments.days} days can be removed"
         print(f"{told}: {sum(checkout.size for checkout in going) / 1e6:,.0f} MB")
         if arguments.yes == "1":
-            for left in (CODE / RUNS).glob(f".*{_GOING}"):
+            for left in (CODE / RUNS).glob(f".*{_BEING_REMOVED}"):
                 shutil.rmtree(left)
             removed = [remove(CODE, checkout) for checkout in going]
             print(
-                f"{sum(removed)} removed; the same make run takes what they made from DVC's cache"
+                f"{sum(removed)} removed; the same make run restores their results from DVC's cache"
             )
         elif going:
             print("nothing was removed: give YES=1 as well")
@@ -121,7 +123,7 @@ def remove(main: Path, checkout: Checkout) -> bool:
             if _last_used(path) != checkout.used:
                 raise PipelineError(f"run {path.name!r} was used a moment ago")
             # Under a name that is no run's: a removal that is killed leaves no half of a checkout.
-            aside = path.with_name(f".{path.name}{_GOING}")
+            aside = path.with_name(f".{path.name}{_BEING_REMOVED}")
             path.rename(aside)
             shutil.rmtree(aside)
             run_git(main, "worktree", "prune")

@@ -71,7 +71,7 @@ def modelfile(ends: PromptEnds, gguf: str, max_tokens: int) -> str:
     template = f"{_go(ends.head)}{{{{ .Prompt }}}}{_go(ends.tail)}"
     if '"""' in template:
         raise PipelineError('the prompt has """ in it, which a Modelfile cannot hold')
-    return f'''# The prompt that was scored: passage and question, one at a time.
+    return f'''# The prompt that was scored: a passage with its question, one question in each call.
 # ollama create NAME -f {MODELFILE} && ollama run NAME 'passage and question'
 FROM ./{gguf}
 TEMPLATE """{template}"""

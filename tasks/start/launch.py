@@ -1,5 +1,5 @@
 """Starts the processes of a trial's stages, and some of them early: a stage loads its libraries
-while another one, of which one core is idle meanwhile, starts its engine.
+while another one starts its engine, which leaves one core idle.
 """
 
 from __future__ import annotations

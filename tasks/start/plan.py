@@ -166,19 +166,21 @@ def _rests_on(trial: Trial) -> tuple[str, ...]:
     told = []
     generated, verified = (trial.measured.get(name) for name in ("generate", "verify"))
     if generated and generated.stopped:
-        told.append(f"{SECONDS:.0f} s of generating were over: fewer passages make wider ranges")
+        told.append(
+            f"generating was stopped after {SECONDS:.0f} s: fewer passages give wider ranges"
+        )
     if verified and verified.stopped:
         told.append(
-            f"the reader was asked {verified.marks[-1][1]} of {verified.total + verified.tests} "
-            "rows and tests until its time was over: whether it judges the rows is not known, so "
-            f"those kept go from {JUDGED[0]:.0%} of the rows that it is asked to all of them"
+            f"the reader answered {verified.marks[-1][1]} of {verified.total + verified.tests} "
+            "rows and tests before its time was over. Whether it judges the rows is not known: "
+            f"kept rows range from {JUDGED[0]:.0%} of the rows that it is asked to all of them"
         )
         return tuple(told)
     for kind, doubt in sorted(trial.doubts.items()):
         if doubt > 0.1:  # else the ends do not show it
             told.append(
-                f"{kind}: the reader passed no test in the trial and may do so in the run, where "
-                f"its test is larger ({doubt:.0%}): fewer rows are kept then"
+                f"{kind}: the reader failed the small test of the trial. It may pass the larger "
+                f"one of the run ({doubt:.0%}): fewer rows are kept then"
             )
     return tuple(told)
 

@@ -32,7 +32,7 @@ PASSAGES, SHARD = 32, 16
 #: Seconds of generating after which a trial has enough, and passages that it needs all the same.
 SECONDS, _LEAST = 24.0, 4
 #: Seconds of the whole plan after which its reader is stopped, and seconds that it is asked for all
-#: the same: so 90 s are enough on two slow cores.
+#: the same: meant for a plan of 90 s on two cores that multiply bfloat16.
 UNTIL, _ASKED = 62.0, 8.0
 #: Rows that test the reader in each task type: with fewer than 20 verify judges nothing.
 TESTS = 24
@@ -53,7 +53,7 @@ class Trial:
     #: Those that were generated from: fewer than were drawn where it took too long.
     passages: int
     #: Task type -> rows kept of each passage of the trial; a share of a row where the reader was
-    #: stopped and its word is not known.
+    #: stopped, so that nobody knows whether it judges the rows.
     kept: dict[str, list[float]]
     #: Stage -> what it took.
     measured: dict[str, Measured]
@@ -239,7 +239,7 @@ def _run_or_none(
     enough: Callable[[float], bool] | None = None,
 ) -> pa.Table:
     """Return the rows that the stage keeps: none where it ends with an error because of that, or
-    was stopped as it has done ``enough``.
+    was stopped because it had done ``enough``.
     """
     try:
         found = run_apart(stage, folder, inputs, tell=tell, enough=enough, early=early)

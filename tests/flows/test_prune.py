@@ -1,4 +1,4 @@
-"""``make prune``: which checkouts of runs may go, and that the others stay."""
+"""``make prune``: which checkouts of runs can be removed, and that the others stay."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_nothing_goes_without_yes_and_then_what_was_shown(
     assert prune.main(["--days=a"]) == 2 and "write DAYS=30" in capsys.readouterr().err
     assert prune.main([]) == 0
     shown = capsys.readouterr().out
-    assert "3 of 7 checkouts not used for 30 days may go" in shown and "give YES=1" in shown
+    assert "3 of 7 checkouts not used for 30 days can be removed" in shown and "give YES=1" in shown
     assert len(list((main / ".runs").iterdir())) == len(_AGES)
     (main / ".runs" / ".half.removed").mkdir()
     assert prune.main(["--yes=1"]) == 0
