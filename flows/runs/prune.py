@@ -76,8 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for checkout in found:
             print(checkout.show())
         going = [checkout for checkout in found if not checkout.reason]
-        told = f"{len(going)} of {len(found)} checkouts not used for {arguments.days} days can be removed"
-        print(f"{told}: {sum(checkout.size for checkout in going) / 1e6:,.0f} MB")
+        size = sum(checkout.size for checkout in going)
+        print(
+            f"{len(going)} of {len(found)} checkouts not used for {arguments.days} days can be "
+            f"removed: {size / 1e6:,.0f} MB"
+        )
         if arguments.yes == "1":
             for left in (CODE / RUNS).glob(f".*{_BEING_REMOVED}"):
                 shutil.rmtree(left)

@@ -20,12 +20,14 @@ def test_a_forecast_says_what_it_rests_on() -> None:
     assert _rests_on(whole) == ()
     doubtful = Trial(8, {"nli": [1.0] * 8}, {"generate": _GENERATED}, doubts={"nli": 0.3})
     told = _rests_on(doubtful)
-    assert len(told) == 1 and told[0].startswith("nli: the reader passed no test in the trial")
+    assert len(told) == 1 and told[0].startswith(
+        "nli: the reader failed the small test of the trial"
+    )
     verify = Measured(20.0, 900.0, ((10.0, 3), (20.0, 9)), 14, 24, stopped=True)
     stopped = Measured(30.0, 900.0, ((10.0, 0), (30.0, 32)), 128, stopped=True)
     measured = {"generate": stopped, "verify": verify}
     told = _rests_on(Trial(8, {"nli": [0.6] * 8}, measured, doubts={"nli": 0.5}))
-    assert told[0].startswith("24 s of generating were over")
+    assert told[0].startswith("generating was stopped after 24 s")
     assert told[1].startswith("the reader was asked 9 of 38 rows and tests") and len(told) == 2
 
 
