@@ -172,7 +172,7 @@ def _rests_on(trial: Trial) -> tuple[str, ...]:
     if verified and verified.stopped:
         told.append(
             f"the reader answered {verified.marks[-1][1]} of {verified.total + verified.tests} "
-            "rows and tests before its time was over. Whether it judges the rows is not known: "
+            "rows and tests before its time was over, so nobody knows whether it judges the rows: "
             f"kept rows range from {JUDGED[0]:.0%} of the rows that it is asked to all of them"
         )
         return tuple(told)

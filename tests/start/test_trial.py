@@ -28,7 +28,7 @@ def test_a_forecast_says_what_it_rests_on() -> None:
     measured = {"generate": stopped, "verify": verify}
     told = _rests_on(Trial(8, {"nli": [0.6] * 8}, measured, doubts={"nli": 0.5}))
     assert told[0].startswith("generating was stopped after 24 s")
-    assert told[1].startswith("the reader was asked 9 of 38 rows and tests") and len(told) == 2
+    assert told[1].startswith("the reader answered 9 of 38 rows and tests") and len(told) == 2
 
 
 def test_the_run_tests_its_reader_on_more_rows() -> None:
