@@ -180,11 +180,12 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     settings, own = worktree.fingerprint_results(run.params), str(flow_run.id or "")
     write_outcomes(run.path, run.name, outcomes, own, run.command, settings, began)
     ran = sum(outcome.status == "ran" for outcome in outcomes)
-    compared = forecast.record(run.path, run.main, log.info, log.warning) if ran else []
     done = {outcome.stage for outcome in outcomes if outcome.status not in UNDONE}
+    # The run is done, whether or not its forecast can be read and its server answers.
     try:
+        compared = forecast.record(run.path, run.main, log.info, log.warning) if ran else []
         _show(run.path, done, [one.row() for one in compared])
-    except Exception as error:  # noqa: BLE001 - the run is done, whether its server answers or not
+    except Exception as error:  # noqa: BLE001
         log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
     ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
     if ended:

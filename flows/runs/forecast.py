@@ -4,7 +4,8 @@ Prefect and MLflow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def record(
 
 
 def _read_plan(main: Path, last: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = read_if_there(main / "artifacts" / "plan" / "plan.json") or {}
+    found: dict[str, Any] = {}
+    with contextlib.suppress(PipelineError):  # a plan that cannot be read is none
+        found = read_if_there(main / "artifacts" / "plan" / "plan.json") or {}
     own = (found.get("run"), found.get("settings")) == (last["name"], last.get("settings"))
     return found if own else {}
 
@@ -132,15 +135,18 @@ def _costs(checkout: Path, last: dict[str, Any]) -> dict[str, float]:
     if peaks := [one["peak_mb"] for one in told if one]:
         came["peak_memory_mb"] = max(peaks)
     if began := last.get("began"):
-        came["disk_mb"] = _disk(checkout, began)
+        came["disk_mb"] = _disk(checkout, [stage["stage"] for stage in stages], began)
     return came
 
 
-def _disk(checkout: Path, began: float) -> float:
-    """Return the MB of results, journals and checkpoints, and of the merged models that were used
-    since ``began`` (seconds since 1970): others in the cache are those of other runs.
+def _disk(checkout: Path, stages: Iterable[str], began: float) -> float:
+    """Return the MB of the stages' results, journals and checkpoints, and of the merged models that
+    were used since ``began`` (seconds since 1970): others in the cache are those of other runs.
     """
-    merged = (cache_folder() / "merged").glob("*")
-    used = [folder for folder in merged if folder.stat().st_mtime >= began]
-    folders = [checkout / "artifacts", checkout / WORK, *used]
-    return sum(map(folder_size, folders)) / 2**20
+    folders = [checkout / place / stage for stage in stages for place in ("artifacts", WORK)]
+    size = sum(map(folder_size, folders))
+    for folder in (cache_folder() / "merged").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another run has cleared it away
+            if folder.stat().st_mtime >= began:
+                size += folder_size(folder)
+    return size / 2**20

@@ -31,8 +31,11 @@ from tasks.tracking.mlflow_store import shown_uri
 from tasks.tracking.versions import Version, list_versions
 
 _DAY = 86_400.0
-#: Files that every use of a checkout writes or reads back, and that tell when it was used.
-_USED = ("params.yaml", "dvc.lock", ".work/board.json", ".work/last_run.json")
+#: What a run, `make why` and `make ask` write in a checkout, and that tells when it was used.
+_USED = (
+    *("params.yaml", "dvc.lock", ".work/board.json", ".work/last_run.json"),
+    *("artifacts/why", ".work/why", ".work/ask"),
+)
 _IN_RUNS = re.compile(rf"{re.escape(str(RUNS))}/([^/\s\"']+)")
 #: Suffix of a checkout that is being removed.
 _BEING_REMOVED = ".removed"
@@ -53,9 +56,7 @@ class Checkout:
         """Return its line in the list."""
         date = time.strftime("%Y-%m-%d", time.localtime(self.used))
         told = f"stays: {self.reason}" if self.reason else "can be removed"
-        unfinished = (
-            f" ({self.unfinished}: its work so far would be lost)" if self.unfinished else ""
-        )
+        unfinished = f" ({self.unfinished}: its work would be lost)" if self.unfinished else ""
         size = f"{self.size / 1e6:,.0f} MB"
         return f"{date}  {size:>10}  {self.path.name}  {told}{'' if self.reason else unfinished}"
 
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if arguments.yes == "1":
             for left in (CODE / RUNS).glob(f".*{_BEING_REMOVED}"):
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)
             removed = [remove(CODE, checkout) for checkout in going]
             print(
                 f"{sum(removed)} removed; the same make run restores their results from DVC's cache"
@@ -99,10 +100,9 @@ def find_old(main: Path, seconds: float) -> list[Checkout]:
 
     Raises :class:`PipelineError` where the MLflow store cannot say what its versions need.
     """
-    folders = [folder for folder in list_folders(main) if not folder.name.startswith(".")]
-    used = {folder: _last_used(folder) for folder in folders}
+    used = {folder: _last_used(folder) for folder in list_folders(main)}
     limit = time.time() - seconds
-    old = sorted((folder for folder in folders if used[folder] < limit), key=used.__getitem__)
+    old = sorted((folder for folder in used if used[folder] < limit), key=used.__getitem__)
     if not old:
         return []
     reasons = _find_reasons(main, used, list_versions())
@@ -112,7 +112,7 @@ def find_old(main: Path, seconds: float) -> list[Checkout]:
             used[folder],
             _size(folder),
             reasons.get(folder, ""),
-            (find_unfinished(folder, False) or ("", 0.0))[0],
+            _tell_unfinished(folder),
         )
         for folder in old
     ]
@@ -130,7 +130,7 @@ def remove(main: Path, checkout: Checkout) -> bool:
             path.rename(aside)
             shutil.rmtree(aside)
             run_git(main, "worktree", "prune")
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         print(f"{path.name} stays: {error}", file=sys.stderr)
         return False
     return True
@@ -188,9 +188,17 @@ def _read_profile(folder: Path) -> str:
     return f"matrix {matrix}" if cell else folder.name
 
 
+def _tell_unfinished(folder: Path) -> str:
+    """Return how the last run ended where it did not finish; a matrix's cell does not say how."""
+    if found := find_unfinished(folder, False):
+        return found[0]
+    told = (".work/board.json", ".work/last_run.json", "artifacts/register/registration.json")
+    return "" if any((folder / name).is_file() for name in told) else "not finished"
+
+
 def _last_used(folder: Path) -> float:
-    files = [folder / name for name in _USED if (folder / name).is_file()]
-    return max(path.stat().st_mtime for path in (folder, *files))
+    written = [folder / name for name in _USED if (folder / name).exists()]
+    return max(path.stat().st_mtime for path in (folder, *written))
 
 
 def _size(folder: Path) -> int:

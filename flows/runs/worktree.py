@@ -81,8 +81,10 @@ def folder_of(main: Path, name: str) -> Path:
 
 
 def list_folders(main: Path) -> list[Path]:
-    """Return the checkouts of the runs with a name of their own, by name."""
-    return sorted(path for path in (main / RUNS).glob("*") if path.is_dir())
+    """Return the checkouts of the runs with a name of their own, by name; without what is left of
+    one that ``make prune`` was removing.
+    """
+    return sorted(path for path in (main / RUNS).glob("[!.]*") if path.is_dir())
 
 
 def is_held(main: Path, name: str) -> bool:

@@ -49,6 +49,8 @@ def find_ends(folder: Path, form: str) -> PromptEnds:
     A prompt that llama.cpp would cut into other tokens is a :class:`PipelineError`.
     """
     tokenizer = load_tokenizer(str(folder))
+    if not tokenizer.eos_token:
+        raise PipelineError(f"{folder}: the tokenizer has no end mark for the answer to stop at")
     prompter, bos = Prompter(tokenizer, form), tokenizer.bos_token_id
     added = [bos] if bos is not None and tokenizer.encode("x")[:1] == [bos] else []
     head, _, tail = prompter.text(_MARK).partition(_MARK)
@@ -84,7 +86,9 @@ PARAMETER num_predict {max_tokens}
 
 def _go(text: str) -> str:
     """Return text for Go's templates, in which its own braces stay."""
-    return text.replace("{{", '{{ "{{" }}')
+    text = text.replace("{{", '{{ "{{" }}')
+    # A single one at the end would stand before the two of what follows.
+    return f'{text[:-1]}{{{{ "{{" }}}}' if text.endswith("{") else text
 
 
 def _script(ends: PromptEnds, gguf: str, max_tokens: int) -> str:

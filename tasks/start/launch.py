@@ -92,7 +92,10 @@ class Early:
     def _load(self, stage: str, folder: Path) -> _Loaded | None:
         """Return the stage when it waits for its arguments; None where it ended before."""
         began = time.monotonic()
-        process, guard = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
+        try:
+            process, guard = _start(folder, ["tasks.start.early", stage], subprocess.PIPE)
+        except OSError:  # no memory for it: the stage starts in its turn
+            return None
         self._begun[stage] = process
         assert process.stdout is not None  # noqa: S101 - for the type checker
         if any(line.startswith(READY) for line in process.stdout):

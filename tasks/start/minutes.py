@@ -70,7 +70,7 @@ def _tests(tried: int, most: int, times: float) -> Range:
     """Return the rows that will test the reader: up to ``most`` in each task type where a corpus of
     ``times`` the passages has them.
     """
-    types = math.ceil(tried / TESTS)
+    types = math.ceil(tried / min(TESTS, most))
     likely = types * most if tried >= types * min(TESTS, most) else min(tried * times, types * most)
     return Range(min(tried, likely), likely)
 

@@ -16,6 +16,7 @@ import torch
 from tasks.core.errors import PipelineError
 from tasks.core.params import Params
 from tasks.core.privacy import cache_folder
+from tasks.core.setting_paths import is_address
 from tasks.core.stage import WORK
 from tasks.lm.precision import dtype
 from tasks.lm.preflight import check_models, fetch_models, read_models
@@ -84,7 +85,7 @@ def plan(
             f"supervise.source {params.supervise.source}: make plan forecasts the rows that a "
             "generator writes, and the claims of constructed"
         )
-    if "://" in params.ingest.corpus or params.ingest.corpus.endswith(".address"):
+    if is_address(params.ingest.corpus) and not Path(params.ingest.corpus).is_dir():
         raise PipelineError(
             f"ingest.corpus {params.ingest.corpus} is on another machine: make plan tries "
             "documents of this one"

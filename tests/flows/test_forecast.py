@@ -74,6 +74,17 @@ def test_each_figure_stands_beside_what_came(finished: Path) -> None:
     }
 
 
+def test_what_no_stage_wrote_does_not_count(finished: Path) -> None:
+    """The trial of make plan, another run's model that is cleared away, a plan half written."""
+    for place in (".work/plan", "artifacts/bench"):
+        (finished / place).mkdir(parents=True)
+        (finished / place / "large").write_bytes(bytes(8 * 2**20))
+    (finished / "cache/merged/gone").symlink_to(finished / "nowhere")
+    assert 4 < _compared(finished)["disk_mb"].came < 4.1
+    (finished / "artifacts/plan/plan.json").write_text("{")
+    assert not _compared(finished)
+
+
 def test_what_was_there_already_is_not_compared(finished: Path) -> None:
     _end(finished, "unchanged")
     assert set(_compared(finished)) == {"kept_rows"}

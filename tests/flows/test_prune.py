@@ -117,6 +117,7 @@ def test_nothing_goes_without_yes_and_then_what_was_shown(
     assert prune.main([]) == 0
     shown = capsys.readouterr().out
     assert "3 of 7 checkouts not used for 30 days can be removed" in shown and "give YES=1" in shown
+    assert "toy.cell-a.1234  can be removed (not finished: its work would be lost)" in shown
     assert len(list((main / ".runs").iterdir())) == len(_AGES)
     (main / ".runs" / ".half.removed").mkdir()
     assert prune.main(["--yes=1"]) == 0
@@ -134,5 +135,6 @@ def test_a_run_that_began_since_it_was_listed_stays(
     with hold(Run(old.path.name, main, old.path, {})):
         assert not prune.remove(main, old)
     assert "already in progress" in capsys.readouterr().err
-    write_outcomes(old.path, old.path.name, [])
+    (old.path / ".work" / "why").mkdir()
     assert not prune.remove(main, old) and old.path.is_dir()
+    assert [each.path.name for each in prune.find_old(main, 95 * _DAY)] == []

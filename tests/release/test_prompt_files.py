@@ -15,7 +15,14 @@ from tokenizers.processors import TemplateProcessing
 from tasks.core.errors import PipelineError
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
-from tasks.release.prompt_files import MODELFILE, SCRIPT, find_ends, write_prompt_files
+from tasks.release.prompt_files import (
+    MODELFILE,
+    SCRIPT,
+    PromptEnds,
+    find_ends,
+    modelfile,
+    write_prompt_files,
+)
 
 _QUESTION = 'It\'s "P-7" that failed \\n at $HOME {{ x }} `date`.\n\nQ: Why?\n\nA:'
 
@@ -24,7 +31,7 @@ def ollama_prompt(folder: Path, question: str) -> str:
     """Return the prompt as Ollama makes it of the Modelfile's template and a question."""
     text = (folder / MODELFILE).read_text()
     [template] = re.findall(r'^TEMPLATE """(.*?)"""$', text, re.MULTILINE | re.DOTALL)
-    actions = {".Prompt": question, '"{{"': "{{"}
+    actions = {".Prompt": question, '"{{"': "{{", '"{"': "{"}
     return re.sub(r"\{\{ (.*?) \}\}", lambda found: actions[found[1]], template)
 
 
@@ -105,6 +112,8 @@ def test_braces_of_a_chat_template_stay_and_three_quotes_are_refused(folder: Pat
     path.write_text("{{ '{{x}}' }}\n" + text)
     write_prompt_files(folder, "m.gguf", "chat", 25)
     assert ollama_prompt(folder, "Why?").startswith("{{x}}")
+    (folder / MODELFILE).write_text(modelfile(PromptEnds("Q{{ {", "}", "</s>"), "m.gguf", 25))
+    assert ollama_prompt(folder, "Why?") == "Q{{ {Why?}"
     path.write_text('{{ \'"""\' }}\n' + text)
     with pytest.raises(PipelineError, match="which a Modelfile cannot hold"):
         write_prompt_files(folder, "m.gguf", "chat", 25)
