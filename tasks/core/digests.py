@@ -17,7 +17,7 @@ from tasks.core.files import fingerprint, read_json, sha256_file, sha256_folder,
 from tasks.core.privacy import cache_folder
 from tasks.core.store import keep_newest
 
-#: Bytes of a file whose digest is kept: smaller ones are read in a blink.
+#: Bytes of a file whose digest is kept: smaller ones are read in some milliseconds.
 _LARGE = 16 * 2**20
 #: Digests that are kept, of the files that were read last.
 _MOST = 4096
@@ -44,8 +44,9 @@ def kept_sha256(path: Path) -> str:
     began = time.time_ns()
     digest = sha256_file(path)
     if _state(path) == state and began - max(state["mtime_ns"], state["ctime_ns"]) > _SETTLED:
-        write_json(entry, told | {"sha256": digest})
-        keep_newest(entry.parent, _MOST, keep=entry)
+        with contextlib.suppress(OSError):  # a cache that cannot be written keeps nothing
+            write_json(entry, told | {"sha256": digest})
+            keep_newest(entry.parent, _MOST, keep=entry)
     return digest
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientResponse, ClientSession
     from yarl import URL
 
+#: IPv6 addresses behind which a gateway reaches the IPv4 address in their last 32 bits.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 #: What a request to another host may have in its head.
 _HARMLESS = {"accept", "accept-encoding", "connection", "host", "range", "user-agent"}
 #: The last part of an address, behind those that fsspec chains before it (``zip::https://...``).
@@ -66,10 +68,21 @@ def _make_socket(own: frozenset[tuple[Any, Any]], place: Any) -> socket.socket:
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is one of the internet's, not of this machine or its network."""
+    """Tell whether an IP address is one of the internet's, not of this machine or its network.
+
+    An IPv6 address with an IPv4 one in it (mapped, 6to4, Teredo, NAT64) is what that one is.
+    """
     found = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(found, "ipv4_mapped", None)
-    return (inner or found).is_global
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.is_site_local:
+            return False
+        teredo = found.teredo[1] if found.teredo else None
+        inner = found.ipv4_mapped or found.sixtofour or teredo
+        if found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return found.is_global and not found.is_multicast
 
 
 async def _check_request(

@@ -81,7 +81,7 @@ def is_merged(
     base: str, revision: str, adapter: Path | None, quantization: str, precision: str
 ) -> bool:
     """Tell whether the cache has the folder of :func:`merged_folder`, without reading its weights;
-    those of a base model in a folder are read.
+    those of a base model in a folder are read once (:mod:`tasks.core.digests`).
     """
     return _folder(_made_from(base, revision, adapter, quantization, precision)).is_dir()
 

@@ -1,7 +1,7 @@
 """The YAML block of a version's card: what the hub lists and filters models by.
 
 What the pipeline does not know is left out: an address on the hub for what is a folder here, or a
-dataset's name for documents that are nobody else's business.
+dataset's name for documents that may be private.
 """
 
 from __future__ import annotations

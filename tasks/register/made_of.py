@@ -80,7 +80,7 @@ def join_licences(parts: list[Part]) -> dict[str, str]:
 
 
 def shown_model(name: str) -> str:
-    """Return a model's name without the place of a folder, which is nobody else's business."""
+    """Return a model's name without the place of a folder, which may be private."""
     is_path = name.startswith((".", "/", "~")) or Path(name).exists()
     return f"the {_kind_of(name)} {Path(name).name}" if is_path else name
 

@@ -115,14 +115,14 @@ def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path |
 
 
 def fetch_artifact(name: str, version: str, file: str, folder: Path) -> Path | None:
-    """Fetch a file that the version's run kept; None if it is lost."""
-    from mlflow.exceptions import MlflowException
-
+    """Fetch a file that the version's run kept; None if its store does not give it."""
     client = connect()
     try:
         run_id = client.get_model_version(name, version).run_id
         path = client.download_artifacts(run_id, file, str(folder))
-    except MlflowException:
+    except Exception as error:
+        if not is_store_error(error):
+            raise
         return None
     return Path(path)
 

@@ -30,10 +30,10 @@ _SQLITE = "sqlite:///"
 _SCRATCH = "/.dvc/tmp/exps/"
 #: MLflow refuses to log more at once.
 _MOST_PARAMS = 100
-#: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
-#: continues later.
 #: Packages by which MLflow reaches stores of artifacts. It passes their errors on as they are.
 _DRIVERS = ("azure", "boto3", "botocore", "google", "requests", "s3transfer", "urllib3")
+#: MLflow's defaults retry for minutes. A store that is down is reported, and the same command
+#: continues later.
 _HTTP_LIMITS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "15"}
 
 

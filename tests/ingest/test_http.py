@@ -124,6 +124,12 @@ def test_a_server_that_sends_us_round_in_a_circle_is_left(places: Any, tmp_path:
         ("0.0.0.0", False),
         ("93.184.215.14", True),
         ("2606:2800:21f:cb07::1", True),
+        ("224.0.0.1", False),
+        ("fec0::1", False),
+        ("64:ff9b::a00:1", False),  # a gateway's address of 10.0.0.1
+        ("64:ff9b::808:808", True),
+        ("2002:a00:1::1", False),
+        ("2001:4860:4860::8888", True),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
