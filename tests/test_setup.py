@@ -284,7 +284,7 @@ dequantize_4bit = lambda matrix, state: matrix
             {"lacks": True},
             "(a product on A card, rounded to 4 bits, fails: no kernel image is available)",
         ),
-        ({"product": 63}, "(a product on A card, rounded to 4 bits, fails: it is wrong)"),
+        ({"product": 63}, "(a product on A card, rounded to 4 bits, fails: the result is wrong)"),
         ({"header": ""}, "(Python.h is missing, which Triton compiles with: install python3-dev)"),
         ({"compiler": "ls"}, "there is no C compiler, and vLLM compiles kernels when it starts"),
         ({"compiler": "cc"}, ""),

@@ -726,7 +726,7 @@ def test_files_that_dvc_cannot_hash_are_named_before_a_run(
         assert r"a\xe4.txt (its name is not UTF-8)" in tell_unhashable(corpus)
         (corpus / os.fsdecode(b"a\xe4.txt")).unlink()
     run = request.plan(bare, overrides=[f"ingest.corpus={json.dumps(str(corpus))}"])
-    with pytest.raises(PipelineError, match="takes the hash of every file") as refused:
+    with pytest.raises(PipelineError, match="hashes every file") as refused:
         worktree.prepare(run, print)
     for told in ("b.txt (a link to nothing,", "c.txt (a pipe,", "locked.txt (no permission"):
         assert told in str(refused.value)

@@ -344,7 +344,7 @@ def test_what_is_written_for_a_model_passes_the_check_of_its_next_command(
         assert "(start)" in said and "generator" not in said and "or make run" not in said
     else:
         assert "(generator, start)" in said or model in ("mistral-7b", "plain")
-    assert ("of the Hugging Face hub" in said) == (model == "mistral-7b")
+    assert ("from the Hugging Face hub" in said) == (model == "mistral-7b")
 
 
 def test_rules_are_asked_for_what_they_make(
