@@ -100,8 +100,8 @@ def adapt(
         rows: Most training rows, of all sources together, drawn with the seed. 0: the profile's.
         seed: Seed of generation, selection and training; the questions asked stay the same. 0: the
             profile's.
-        max_minutes: The run ends after so many minutes, also within a stage; the same request
-            continues it. 0: the profile's.
+        max_minutes: The run ends after this number of minutes, even in the middle of a stage. The
+            same request continues it. 0: the profile's.
         overrides: Settings for this run only, each section.key=value, such as
             generate.temperature=0.7.
         name: Name of the run's worktree and DVC experiment. Empty: derived from the profile and

@@ -1,7 +1,7 @@
 """``make prune``: the checkouts of ``.runs/`` that nothing has used for a while, and why each may
 go or stays.
 
-It shows them, and removes them where it is told to. What a run made stays in DVC's cache and in
+It lists them, and removes them with ``YES=1``. What a run made stays in DVC's cache and in
 MLflow, and the same command takes it from there again. What goes for good is the work of a run that
 never ended.
 """
@@ -62,7 +62,8 @@ class Checkout:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List the checkouts that were not used for so many days; remove those that may go if told to.
+    """List the checkouts that were not used for ``--days``; with ``--yes=1`` remove those that
+    nothing needs.
 
     Returns 0, or 2 after an error of one line: then nothing was removed.
     """

@@ -72,8 +72,9 @@ class Pace:
 
 
 def chance_to_judge(right: int, tests: int, chance: float, more: int) -> float:
-    """Return how likely (0-1) a reader that was ``right`` on so many of ``tests`` rows beats
-    ``chance`` (0-1) by its 95 % interval on ``more`` rows. Normal approximations throughout.
+    """Return the probability (0-1) that a reader passes its test on ``more`` rows: that its 95 %
+    interval is above ``chance`` (0-1). It gave ``right`` answers to ``tests`` rows before. Normal
+    approximations throughout.
     """
     share = (right + 1) / (tests + 2)
     need = chance + NormalDist().inv_cdf(0.975) * math.sqrt(chance * (1 - chance) / more)

@@ -32,7 +32,7 @@ _AGES = {
 
 @pytest.fixture
 def main(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout whose runs are so many days old."""
+    """A checkout with runs of the ages in ``_AGES``, in days."""
     folder = tmp_path / "main"
     folder.mkdir()
     monkeypatch.chdir(folder)

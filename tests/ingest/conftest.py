@@ -19,7 +19,7 @@ def corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_tokenizer(tmp_path / "generator")
     (tmp_path / "dataset.yaml").write_text(DATASET)
     (tmp_path / "items.jsonl").write_text(
-        item("Nothing of this stands in any document here, not one word in a row.")
+        item("No document of this corpus has these words in this order.")
     )
     write_params(tmp_path)
     return tmp_path

@@ -18,7 +18,7 @@ def test_evaluation_overlap_by_words_in_a_row() -> None:
     assert "it holds a short one of five here" in overlap
     assert "three four five six seven" in overlap
     assert "three five four six seven" not in overlap
-    # So few words stand in any text.
+    # Fewer words than the n-gram has: any text may hold them.
     assert "this is too short to tell" not in overlap
     assert "three four" not in overlap
 

@@ -19,6 +19,7 @@ import pytest
 from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, Reject, Unreadable
 from tasks.ingest.readers.markdown import find_headings
+from tests.ingest.pdf_files import pdf
 from tests.ingest.reading import STORY, read
 
 
@@ -301,34 +302,8 @@ def test_pdf_without_text_is_reported(tmp_path: Path) -> None:
 
 
 def _pdf(pages: list[list[tuple[int, str]]]) -> bytes:
-    """Write a PDF by hand: lines of Helvetica 12 at x 72 and the given y."""
-    objects = [
-        "<< /Type /Catalog /Pages 2 0 R >>",
-        "",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    kids = []
-    for lines in pages:
-        stream = "".join(f"BT /F1 12 Tf 72 {y} Td ({text}) Tj ET\n" for y, text in lines)
-        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}endstream")
-        objects.append(
-            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents "
-            f"{len(objects)} 0 R /Resources << /Font << /F1 3 0 R >> >> >>"
-        )
-        kids.append(f"{len(objects)} 0 R")
-    objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
-    data, places = b"%PDF-1.4\n", []
-    for number, content in enumerate(objects, 1):
-        places.append(len(data))
-        data += f"{number} 0 obj\n{content}\nendobj\n".encode()
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    return (
-        data
-        + (
-            f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer << /Size "
-            f"{len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(data)}\n%%EOF"
-        ).encode()
-    )
+    """Write a PDF: lines of Helvetica 12 at x 72 and the given y."""
+    return pdf([[(72, y, text, 12) for y, text in lines] for lines in pages])
 
 
 def test_rtf_epub_and_mail(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ print("I am", os.getpid(), *sys.argv[1:])
 
 
 def _stage(folder: Path, loading: str = _LOADING) -> Path:
-    """Make a folder in which the stage ``sleepy`` stands beside the real ones."""
+    """Make a folder with the real stages and one more, ``sleepy``."""
     package = folder / "tasks/sleepy"
     package.mkdir(parents=True)
     (folder / "tasks/__init__.py").write_text(f"__path__.append({str(ROOT / 'tasks')!r})")
