@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     places = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+#: What a process removes when it ends: tests/toy.py's repository, multiprocessing's sockets.
+_UNTIL_THE_END = ("toy-", "pymp-")
+
+
+@pytest.fixture(scope="session")
+def _system_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in the place of the system's for temporary files, for this process alone."""
+    tmp_path_factory.getbasetemp()  # pytest's own is not in it
+    folder, before = Path(tempfile.mkdtemp(prefix="tests-")), tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    yield folder
+    tempfile.tempdir = before
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_temporary_is_left(_system_folder: Path) -> Iterator[None]:
+    """Fail where a test leaves a temporary file, as CI does for all of them together."""
+    before = set(_system_folder.iterdir())
+    yield
+    left = [path.name for path in set(_system_folder.iterdir()) - before]
+    left = [name for name in left if not name.startswith(_UNTIL_THE_END)]
+    assert not left, f"left in the system's folder for temporary files: {left}"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -11,7 +11,13 @@ import logging
 from typing import Any
 
 from tasks.core.card import take_cards
-from tasks.core.files import fingerprint, read_json, sha256_file, write_json
+from tasks.core.files import (
+    fingerprint,
+    read_json,
+    sha256_file,
+    temporary_files_in,
+    write_json,
+)
 from tasks.core.parquet import read_table
 from tasks.core.rows import ADAPTER_FILES
 from tasks.core.stage import Stage, run_stage
@@ -134,7 +140,8 @@ def _register_model(
     parity = check_parity(stage, stage.path("finetune"), stage.path("evaluate"))
     ledger.tags({"parity": parity.describe()})
     ledger.files([path for path in [stage.out / KEPT_ANSWERS] if path.is_file()])
-    uri = _log_model(stage, ledger, provenance)
+    with temporary_files_in(stage.work / "temporary"):  # MLflow writes the model there first
+        uri = _log_model(stage, ledger, provenance)
     # As they were trained, to the byte: MLflow writes the same values in float32.
     for file in ADAPTER_FILES:
         ledger.add_to_model(uri, stage.path("finetune") / file)

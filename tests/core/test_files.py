@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tasks.core.files import (
     sha256_folder,
     staged_folder,
     sweep,
+    temporary_files_in,
     write_json,
 )
 
@@ -53,6 +55,17 @@ def test_a_staged_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         with staged_folder(tmp_path / "out", tmp_path / "scratch") as folder:
             (folder / name).write_text(name)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["second"]
+
+
+def test_temporary_files_are_where_the_next_process_finds_them(tmp_path: Path) -> None:
+    folder, before = tmp_path / "temporary", tempfile.gettempdir()
+    folder.mkdir()
+    (folder / "of a killed process").touch()
+    with pytest.raises(RuntimeError), temporary_files_in(folder):
+        assert list(folder.iterdir()) == []
+        assert Path(tempfile.mkdtemp()).parent == folder
+        raise RuntimeError
+    assert not folder.exists() and tempfile.gettempdir() == before
 
 
 def test_fingerprints_and_seeds_depend_on_values_and_order_alone() -> None:

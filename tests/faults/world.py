@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from tasks.core.yaml_file import read_yaml
 from tests.faults import moments
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The system's folder for temporary files, of a trial's processes.
+TEMPORARY = "temporary"
 STAGES = (
     "ingest",
     "generate",
@@ -180,8 +183,12 @@ class World:
         return folder
 
     def is_as_undisturbed(self, folder: Path, stage: str) -> str:
-        """Return an empty string, or how the stage's output differs from the undisturbed one's."""
+        """Return an empty string, or how the stage's output differs from the undisturbed one's, or
+        which temporary files are left.
+        """
         found = folder / "artifacts" / stage
+        if left := sorted(path.name for path in folder.glob(f"{TEMPORARY}/*")):
+            return f"temporary files are left: {left}"
         if stage == "register":
             return _ledger_fault(folder)
         if not found.is_dir():
@@ -312,8 +319,10 @@ def start(
     def as_dvc() -> int:
         return wait(fork(folder, work, {}, group=False))
 
+    (folder / TEMPORARY).mkdir(exist_ok=True)
     given = {
         "BONITO_CACHE": str(folder / "cache"),
+        "TMPDIR": str(folder / TEMPORARY),
         "FAULT_TRIAL": str(folder),
         "DVC_ROOT": str(folder),
         **(environment or {}),
@@ -335,6 +344,7 @@ def fork(
             os.setpgid(0, 0)
         os.chdir(folder)
         os.environ.update(environment)
+        tempfile.tempdir = environment.get("TMPDIR")  # the parent's choice is remembered otherwise
         if "TZ" in environment:
             time.tzset()
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -110,7 +110,7 @@ def test_mlflow_has_both_and_no_metric_more(
     data = client.get_run(run_id).data
     assert "kept rows 92 to 163, came 137; minutes" in data.tags["forecast"]
     assert not data.metrics
-    logged = read_json(Path(client.download_artifacts(run_id, "plan/forecast.json")))
+    logged = read_json(Path(client.download_artifacts(run_id, "plan/forecast.json", str(finished))))
     assert logged["came"]["kept_rows"] == 137 and logged["kept_rows"] == _ENDS["kept_rows"]
 
 

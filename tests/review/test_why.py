@@ -284,7 +284,8 @@ def test_the_vectors_are_those_of_the_model_with_its_adapter(
         return Embedder(name, lambda: model, tmp_path / f"{name}.npz", adapter)(texts)
 
     expected = read("merged", merged)
-    np.testing.assert_allclose(read("adapted", tiny_model, adapter), expected, atol=1e-3)
+    # Where the processor has bfloat16, the merged weights are rounded to it once more.
+    np.testing.assert_allclose(read("adapted", tiny_model, adapter), expected, atol=0.01)
     assert np.abs(read("plain", tiny_model) - expected).max() > 0.05
 
 
