@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
+from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
 
 #: Ends of an 80 % interval.
 _ENDS = (10, 90)
@@ -72,14 +73,16 @@ class Pace:
 
 
 def chance_to_judge(right: int, tests: int, chance: float, more: int) -> float:
-    """Return the probability (0-1) that a reader passes its test on ``more`` rows: that its 95 %
-    interval is above ``chance`` (0-1). It gave ``right`` answers to ``tests`` rows before. Normal
-    approximations throughout.
+    """Return the probability (0-1) that a reader passes its test on ``more`` rows: that the 95 %
+    interval of a bootstrap of its answers is above ``chance`` (0-1).
+
+    It gave ``right`` answers to ``tests`` rows before; its share of right answers is as likely
+    before these as Jeffreys' prior has it. The rows count as independent, ``chance`` as known.
     """
-    share = (right + 1) / (tests + 2)
-    need = chance + NormalDist().inv_cdf(0.975) * math.sqrt(chance * (1 - chance) / more)
-    spread = math.sqrt(share * (1 - share) * (1 / tests + 1 / more))
-    return 1 - NormalDist(share, spread).cdf(need)
+    answers = np.arange(more + 1)
+    passes = binom.ppf(0.025, more, answers / more) / more > chance
+    likely = betabinom.pmf(answers, more, right + 0.5, tests - right + 0.5)
+    return float(likely[passes].sum())
 
 
 def forecast_kept(

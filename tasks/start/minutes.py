@@ -18,11 +18,11 @@ _QUESTIONS_A_ROW = (1.2, 5.0)
 #: Training on one row costs as much as 1 to 4 questions: a forward and a backward pass.
 _QUESTIONS_A_STEP = (1.0, 4.0)
 #: Minutes of register, which compares three models and writes to MLflow.
-_REGISTER = Range(0.5, 2.5)
+_REGISTER = Range(0.2, 2.5)
 #: Minutes that DVC takes beside each stage: its own start, and the digests of what goes in and out.
 _DVC = Range(0.02, 0.1)
 #: Minutes of a stage that has little to do: most of it is the start of its process.
-_LITTLE = Range(0.05, 0.4)
+_LITTLE = Range(0.02, 0.4)
 
 
 def forecast_minutes(

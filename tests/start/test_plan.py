@@ -69,6 +69,8 @@ def test_a_reader_that_passed_no_test_may_pass_the_larger_one_of_the_run() -> No
     assert chance_to_judge(6, 24, 1 / 3, 98) < 0.1
     assert chance_to_judge(10, 24, 1 / 3, 98) > 0.2
     assert chance_to_judge(20, 24, 1 / 3, 98) > 0.95
+    # A reader that was never right may be right a few times in more rows, or never.
+    assert 0.1 < chance_to_judge(0, 24, 0.0, 98) < 0.5 < chance_to_judge(1, 24, 0.0, 98)
     kept = {"nli": [2.0] * 8, "exqa": [1.0] * 8}
     sure = forecast_kept(kept, 100, doubts={"nli": 0.02})
     doubtful = forecast_kept(kept, 100, doubts={"nli": 0.5})
