@@ -10,9 +10,11 @@ from the environment. Only rank 0 writes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -178,6 +180,25 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def peak_memory(pid: int | None = None) -> float:
+    """Return the most memory (MB) that a process has held, this one or ``pid``; 0 where nobody
+    knows.
+
+    ``ru_maxrss`` also has what the process that started it held at that time, so Linux is asked.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return in_megabytes(own) if pid is None else 0.0
+
+
+def in_megabytes(maxrss: int) -> float:
+    """Return a ``ru_maxrss`` in MB: it counts kilobytes on Linux, bytes on macOS."""
+    return maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def rank() -> int:

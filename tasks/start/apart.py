@@ -10,7 +10,6 @@ import copy
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ import yaml
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_text
 from tasks.core.lock import hold_lock
+from tasks.core.process import peak_memory
 from tasks.core.setting_paths import find_paths
 from tasks.start.launch import ROOT, Child, Early, start
 
@@ -110,8 +110,7 @@ def run_apart(
             for line in process.stdout:
                 lines.append(line)
                 meter.read(line)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     finally:
         child.end()
     log = folder / f"{stage}.log"
@@ -121,8 +120,7 @@ def run_apart(
     stopped = bool(process.returncode)
     return Measured(
         meter.marks[-1][0] if stopped else meter.seconds,
-        # Kilobytes on Linux, bytes on macOS.
-        usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+        meter.peak_mb,
         tuple(meter.marks),
         meter.total,
         meter.tests,
@@ -139,13 +137,15 @@ def _watching(
     enough: Callable[[float], bool] | None,
 ) -> Iterator[None]:
     """Every ten seconds tell the last progress, and kill a stage that has done enough: the time may
-    be over while it prints nothing.
+    be over while it prints nothing. Its memory is looked at each time.
     """
     ended = threading.Event()
+    meter.peak_mb = peak_memory(child.process.pid)
 
     def watch() -> None:
         told = time.monotonic()
         while not ended.wait(min(_LOOK, _EVERY)):
+            meter.peak_mb = max(meter.peak_mb, peak_memory(child.process.pid))
             if tell and time.monotonic() - told >= _EVERY:
                 told = time.monotonic()
                 tell(stage, meter.said)
@@ -177,6 +177,8 @@ class _Meter:
     tests: int = 0
     #: Whether it was told to stop; it may have ended before.
     stopped: bool = False
+    #: The most memory that it had held at the last look.
+    peak_mb: float = 0.0
 
     @property
     def seconds(self) -> float:

@@ -23,7 +23,7 @@ import tasks.finetune.stage
 from bonito.settings import merge_settings
 from tasks.core.errors import PipelineError
 from tasks.core.parquet import write_table
-from tasks.core.process import is_launched
+from tasks.core.process import is_launched, peak_memory
 from tasks.lm.training import train
 from tests.lm.test_training import _EXAMPLES
 
@@ -284,3 +284,11 @@ def test_a_batch_that_the_processes_cannot_share_is_named(
         match="finetune.micro_batch_rows = 8 times 2 processes must divide finetune.batch_rows = 8",
     ):
         train(_EXAMPLES, settings, 1, tmp_path / "out", tmp_path / "ck")
+
+
+def test_the_most_memory_is_not_that_of_who_started_the_process() -> None:
+    held = b"x" * (400 << 20)
+    code = "from tasks.core.process import peak_memory; print(peak_memory())"
+    own = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 < float(own.stdout) < len(held) / 2**20 < peak_memory()
+    assert peak_memory(2**22 + 1) == 0  # the kernel gives no process this number
