@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ PLACEHOLDER = "{{context}}"
 PROMPT_SLACK = 64
 #: Tokens that a shortened instruction may gain when its two ends meet.
 _SPARE = 8
+#: The day that chat templates name which put today's before a conversation: with today's, training
+#: and scoring would change overnight. Llama's templates have this one where none is given.
+_DAY = date(2024, 7, 26)
 _PIPE = "<|pipe|>"
 _SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
 
@@ -166,7 +170,10 @@ class Prompter:
     def _chat(self, instruction: str) -> str:
         message = {"role": "user", "content": instruction.strip()}
         text = self.tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True
+            [message],
+            tokenize=False,
+            add_generation_prompt=True,
+            strftime_now=_DAY.strftime,
         )
         return str(text)
 

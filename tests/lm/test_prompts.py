@@ -149,3 +149,10 @@ def test_a_tokenizer_model_that_is_read_wrong_is_refused(tmp_path: Path) -> None
         load_tokenizer(str(folder))
     right = load_tokenizer(str(make_sentencepiece_model(tmp_path / "llama", "llama", fast=False)))
     assert right.tokenize("yes no") == ["▁yes", "▁no"]
+
+
+def test_a_prompt_is_the_same_on_every_day(tiny_model: Path) -> None:
+    """Llama 3.2 and others put the date of the day before every conversation."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    assert Prompter(tokenizer, "chat").text("Why?") == "26 Jul 2024 Why?"
