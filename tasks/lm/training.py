@@ -228,7 +228,10 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
         # rows again where they are few, and on resume from the last step run one step too many.
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        # The Trainer's "constant" does not warm up, whatever warmup_steps says.
+        lr_scheduler_type=(
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+        ),
         warmup_steps=settings.warmup_steps,
         max_grad_norm=settings.max_grad_norm,
         # Not bitsandbytes' paged one: it never gives its memory back, a resume on several GPUs ends

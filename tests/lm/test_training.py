@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
@@ -21,7 +22,7 @@ from tasks.lm.examples import Example, training_order
 from tasks.lm.loading import load_model
 from tasks.lm.precision import dtype, explain_float32
 from tasks.lm.response_trainer import response_loss
-from tasks.lm.training import train, training_key
+from tasks.lm.training import train, training_arguments, training_key
 
 _EXAMPLES = [
     Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(12)
@@ -291,6 +292,28 @@ def test_a_key_holds_rows_settings_and_start(settings: Finetune) -> None:
     for same in (
         {"processes": 2, "checkpoints_gb": 9.0, "checkpoint_steps": 77, "resident": "nf4"},
         {"restart": "elsewhere", "restart_share": 0.9, "replay_share": 0.1},
+def test_a_constant_rate_rises_first_where_that_is_asked_for(
+    settings: Finetune, tmp_path: Path
+) -> None:
+    def rates(**changed: Any) -> list[float]:
+        model = torch.nn.Linear(1, 1)
+        arguments = training_arguments(settings.model_copy(update=changed), tmp_path)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        schedule = get_scheduler(
+            arguments.lr_scheduler_type, optimizer, arguments.warmup_steps, num_training_steps=8
+        )
+        found = []
+        for _ in range(4):
+            found += schedule.get_last_lr()
+            optimizer.step()
+            schedule.step()
+        return found
+
+    assert rates(schedule="constant") == [1, 1, 1, 1]
+    assert rates(schedule="constant", warmup_steps=2) == [0, 0.5, 1, 1]
+    assert rates(schedule="linear", warmup_steps=2) == [0, 0.5, 1, pytest.approx(5 / 6)]
+
+
     ):
         assert first == training_key(settings.model_copy(update=same), _EXAMPLES, "")
     others = {
