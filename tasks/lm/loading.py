@@ -94,9 +94,10 @@ def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     import torch
 
     logits = model.get_output_embeddings()(hidden).float()
-    scale, cap = (
-        getattr(model.config, "logits_scaling", None),
-        getattr(model.config, "final_logit_softcapping", None),
+    divisor, factor, cap = (
+        getattr(model.config, name, None)
+        for name in ("logits_scaling", "logit_scale", "final_logit_softcapping")
     )
-    logits = logits / scale if scale else logits
+    logits = logits / divisor if divisor else logits
+    logits = logits * factor if factor else logits
     return torch.tanh(logits / cap) * cap if cap else logits

@@ -19,7 +19,7 @@ from tasks.core.store import MANIFEST
 from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
-from tasks.lm.loading import load_model
+from tasks.lm.loading import load_model, vocabulary_logits
 from tasks.lm.precision import dtype, explain_float32
 from tasks.lm.response_trainer import response_loss
 from tasks.lm.training import train, training_arguments, training_key
@@ -81,6 +81,26 @@ def test_loss_equals_the_models_own(tiny_model: Path) -> None:
     assert response_loss(model, inputs, tokens=12).item() == pytest.approx(
         model(**inputs).loss.item() * 6 / 12, abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [
+        ("cohere", {"logit_scale": 0.25}),
+        ("gemma2", {"final_logit_softcapping": 0.5}),
+        ("granite", {"logits_scaling": 8.0}),
+    ],
+)
+def test_logits_are_scaled_as_the_model_scales_them(kind: str, setting: dict[str, float]) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 40}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    config = AutoConfig.for_model(kind, **sizes, **heads, **setting)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.tensor([[3, 5, 6, 7]])
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0]
+    assert vocabulary_logits(model, hidden).tolist() == [
+        pytest.approx(row, abs=1e-5) for row in model(input_ids=ids).logits[0].tolist()
+    ]
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
@@ -272,26 +292,6 @@ def test_bad_settings_and_no_rows_are_named(settings: Finetune, tmp_path: Path) 
         )
 
 
-def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_path: Path) -> None:
-    def losses(seed: int) -> Any:
-        shutil.rmtree(tmp_path / "ck", ignore_errors=True)
-        return train(
-            _EXAMPLES,
-            settings.model_copy(update={"seed": seed}),
-            1,
-            tmp_path / "out",
-            tmp_path / "ck",
-        ).losses
-
-    first = losses(1)
-    assert first == losses(1) and first != losses(2)
-
-
-def test_a_key_holds_rows_settings_and_start(settings: Finetune) -> None:
-    first = training_key(settings, _EXAMPLES, "")
-    for same in (
-        {"processes": 2, "checkpoints_gb": 9.0, "checkpoint_steps": 77, "resident": "nf4"},
-        {"restart": "elsewhere", "restart_share": 0.9, "replay_share": 0.1},
 def test_a_constant_rate_rises_first_where_that_is_asked_for(
     settings: Finetune, tmp_path: Path
 ) -> None:
@@ -314,6 +314,26 @@ def test_a_constant_rate_rises_first_where_that_is_asked_for(
     assert rates(schedule="linear", warmup_steps=2) == [0, 0.5, 1, pytest.approx(5 / 6)]
 
 
+def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_path: Path) -> None:
+    def losses(seed: int) -> Any:
+        shutil.rmtree(tmp_path / "ck", ignore_errors=True)
+        return train(
+            _EXAMPLES,
+            settings.model_copy(update={"seed": seed}),
+            1,
+            tmp_path / "out",
+            tmp_path / "ck",
+        ).losses
+
+    first = losses(1)
+    assert first == losses(1) and first != losses(2)
+
+
+def test_a_key_holds_rows_settings_and_start(settings: Finetune) -> None:
+    first = training_key(settings, _EXAMPLES, "")
+    for same in (
+        {"processes": 2, "checkpoints_gb": 9.0, "checkpoint_steps": 77, "resident": "nf4"},
+        {"restart": "elsewhere", "restart_share": 0.9, "replay_share": 0.1},
     ):
         assert first == training_key(settings.model_copy(update=same), _EXAMPLES, "")
     others = {
