@@ -19,6 +19,7 @@ from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.scoring import ranking
 from tasks.scoring.float32 import wide_residual
+from tasks.scoring.tree import Choices
 
 _QUESTIONS, _COMPARED = 48, 16
 
@@ -93,7 +94,7 @@ def _rank(setting: Setting, folder: Path, asked: list[dict[str, Any]]) -> _Ranke
 
 @torch.no_grad()
 def _count_near(
-    model: Any, prompts: list[list[int]], choices: list[ranking.Choices], pad_token: int
+    model: Any, prompts: list[list[int]], choices: list[Choices], pad_token: int
 ) -> int | None:
     """Return how many prompts ``rank`` scores again in float32; None where it scores none again.
 

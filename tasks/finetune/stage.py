@@ -123,7 +123,9 @@ def _train(stage: Stage, training: TrainingSet) -> Trained:
     with checkpoints_of(stage.work, training.key, kept, stage.afterwards) as checkpoints:
         if rank() > 0:
             return training.train(stage.out, checkpoints)
-        asked = stage.params.finetune.model_dump(mode="json")  # as register logs them
+        # As register logs them: MLflow keeps the first value.
+        asked = stage.params.finetune.model_dump(mode="json")
+        asked["revision"] = training.params.revision
         with open_training_run(stage.params.register.experiment, training.key, asked) as run:
             tell = report_steps(stage.progress(0, "steps"))
 

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 #: A matrix whose inputs are the hidden states, in Llama, Mistral and most others.
 _FROM_HIDDEN = "q_proj.lora_A.weight"
+#: Settings of peft by which an adapter has other trained weights too, and their values without.
+_BESIDE = ("modules_to_save", "trainable_token_indices", "lora_bias", "bias")
+_WITHOUT = (None, False, [], "none")
 
 
 def digest_adapter(folder: Path) -> str:
@@ -29,6 +32,12 @@ def digest_adapter(folder: Path) -> str:
     A champion that was fetched has the digest of the adapter that finetune wrote.
     """
     return fingerprint(*(sha256_file(folder / name) for name in ADAPTER_FILES))
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return what an adapter's ``provenance.json`` says; nothing of an adapter of other tools."""
+    path = folder / "provenance.json"
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def check_adapter(folder: Path, base: str, config: dict[str, Any]) -> None:
@@ -79,6 +88,12 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
             f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
         )
     config = read_json(start / "adapter_config.json")
+    beside = [name for name in _BESIDE if config.get(name, "none") not in _WITHOUT]
+    if beside:
+        raise PipelineError(
+            f"finetune.start = {start} has trained weights beside LoRA's matrices ({beside[0]}): a "
+            "training here would lose them; name an adapter without"
+        )
     for name, value, required in (
         ("model", model.base, settings.model),
         # Adapters of other tools name no commit: their main may be any. So may a folder's.
@@ -95,8 +110,7 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
                 f"finetune.start = {start} was trained with {name} {value}, but "
                 f"finetune.{name} is {required}: they must agree"
             )
-    told = start / "provenance.json"
-    trained = read_json(told).get("settings", {}) if told.is_file() else {}
+    trained = read_provenance(start).get("settings", {})
     rounding = trained.get("quantization", settings.quantization)
     if rounding != settings.quantization:
         log.warning(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Of a 4-bit value with its constants.
 NF4_BYTES = 0.53
+#: Settings of generation that name tokens: where to begin, to end and to pad.
+_MARKS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def load_model(
@@ -45,13 +47,28 @@ def load_model(
         folder = base_path(name, revision)
         # Again: a download takes long, and something else can have taken the card meanwhile.
         need_card(name, revision, quantization, precision)
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype(precision),
             use_safetensors=True,
             trust_remote_code=False,
             **extra,
         )
+    _forget_decoding(model)
+    return model
+
+
+def _forget_decoding(model: Any) -> None:
+    """Keep of a model's generation settings its marks alone.
+
+    Some come with sampling and a penalty on words that the prompt holds already. transformers and
+    the server of a merged model would apply it, vLLM in a stage does not: three ways to answer.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    marks = {name: getattr(own, name) for name in _MARKS if getattr(own, name, None) is not None}
+    model.generation_config = GenerationConfig(**marks)
 
 
 def need_card(name: str, revision: str, quantization: str, precision: str) -> None:
@@ -77,9 +94,10 @@ def vocabulary_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     import torch
 
     logits = model.get_output_embeddings()(hidden).float()
-    scale, cap = (
-        getattr(model.config, "logits_scaling", None),
-        getattr(model.config, "final_logit_softcapping", None),
+    divisor, factor, cap = (
+        getattr(model.config, name, None)
+        for name in ("logits_scaling", "logit_scale", "final_logit_softcapping")
     )
-    logits = logits / scale if scale else logits
+    logits = logits / divisor if divisor else logits
+    logits = logits * factor if factor else logits
     return torch.tanh(logits / cap) * cap if cap else logits

@@ -10,14 +10,15 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
 from tasks.core.sections.finetune import Finetune
 from tasks.core.task_types import TASK_TYPES
+from tasks.lm.adapters import read_provenance
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
 PLACEHOLDER = "{{context}}"
@@ -25,6 +26,9 @@ PLACEHOLDER = "{{context}}"
 PROMPT_SLACK = 64
 #: Tokens that a shortened instruction may gain when its two ends meet.
 _SPARE = 8
+#: The day that chat templates name which put today's before a conversation: with today's, training
+#: and scoring would change overnight. Llama's templates have this one where none is given.
+_DAY = date(2024, 7, 26)
 _PIPE = "<|pipe|>"
 _SPACED_PLACEHOLDER = re.compile(r"\{\{\s*context\s*\}\}")
 
@@ -166,19 +170,20 @@ class Prompter:
     def _chat(self, instruction: str) -> str:
         message = {"role": "user", "content": instruction.strip()}
         text = self.tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True
+            [message],
+            tokenize=False,
+            add_generation_prompt=True,
+            strftime_now=_DAY.strftime,
         )
         return str(text)
 
 
 def trained_form(adapter: Path, tokenizer: Any, asked: str) -> str:
     """Return the prompt form that an adapter was trained with, from its ``provenance.json``; where
-    it has none, the form that a training would choose for ``asked``.
+    that names none, the form that a training would choose for ``asked``.
     """
-    provenance = adapter / "provenance.json"
-    if provenance.is_file():
-        return str(read_json(provenance)["prompt"])
-    return prompt_form(tokenizer, asked, adapted=True)
+    form = read_provenance(adapter).get("prompt")
+    return str(form) if form else prompt_form(tokenizer, asked, adapted=True)
 
 
 def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:

@@ -83,9 +83,7 @@ def train(
     done.
     """
     if not examples:
-        raise PipelineError(
-            "there are no rows to train on: look at artifacts/verify/quarantine.parquet"
-        )
+        raise PipelineError("there are no rows to train on")
     # The arguments come first: with them each process gets its device.
     arguments = training_arguments(settings, checkpoints)
     order = training_order([len(example) for example in examples], settings)
@@ -136,7 +134,7 @@ def lora_model(settings: Finetune, start: Path | None = None) -> Any:
 
     A new one is on every linear layer but lm_head, as in QLoRA.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
     model = load_model(settings.model, settings.revision, settings.quantization, settings.precision)
     for parameter in model.parameters():
@@ -144,22 +142,23 @@ def lora_model(settings: Finetune, start: Path | None = None) -> Any:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=settings.model,
-        revision=settings.revision,
-    )
     # The adapter's own weights stay in float32 (autocast_adapter_dtype): at small learning rates
     # bf16 would round updates away.
-    model = (
-        PeftModel.from_pretrained(model, str(start), is_trainable=True)
-        if start
-        else get_peft_model(model, config)
-    )
+    if start:
+        config = PeftConfig.from_pretrained(str(start))
+        config.lora_dropout = settings.lora_dropout
+        model = PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config)
+    else:
+        config = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=settings.model,
+            revision=settings.revision,
+        )
+        model = get_peft_model(model, config)
     fused = fuse_lora(model, dtype(settings.precision), choose_resident(settings, model))
     log.info("%d LoRA layers are fused", fused)
     return model
@@ -228,7 +227,10 @@ def training_arguments(settings: Finetune, folder: Path) -> TrainingArguments:
         # rows again where they are few, and on resume from the last step run one step too many.
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        # The Trainer's "constant" does not warm up, whatever warmup_steps says.
+        lr_scheduler_type=(
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+        ),
         warmup_steps=settings.warmup_steps,
         max_grad_norm=settings.max_grad_norm,
         # Not bitsandbytes' paged one: it never gives its memory back, a resume on several GPUs ends

@@ -23,7 +23,7 @@ from tasks.core.stage import Stage
 from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
 from tasks.lm.merged import merged_folder
-from tasks.lm.prompts import Prompter, prompt_form
+from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
 from tasks.scoring.predict import need_writer, open_writer
@@ -113,7 +113,7 @@ def _answers(
         need_writer(*base, rounding[1], stage.params.evaluate)
     folder = merged_folder(*base, adapter, *rounding)
     tokenizer = load_tokenizer(str(folder))
-    prompter = Prompter(tokenizer, prompt_form(tokenizer, provenance["prompt"], adapted=True))
+    prompter = Prompter(tokenizer, provenance["prompt"])
     questioner = _Questioner(stage, dataset, template, items, prompter)
     with freed_after(_with_adapter(adapter, *base, *rounding)) as model:
         trained = questioner.choose(model)

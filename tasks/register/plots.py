@@ -43,9 +43,10 @@ def plot_f1(path: Path, metrics: dict[str, Any]) -> None:
         shift = ((len(models) - 1) / 2 - place) * step
         rows = [values, *values["by_template"].values()]
         heights = [len(names) - 1 - index + shift for index in range(len(names))]
+        # A macro F1 of many labels with few items each can be outside its interval.
         errors = [
-            [row["f1"] - row["f1_low"] for row in rows],
-            [row["f1_high"] - row["f1"] for row in rows],
+            [max(0.0, row["f1"] - row["f1_low"]) for row in rows],
+            [max(0.0, row["f1_high"] - row["f1"]) for row in rows],
         ]
         axes.barh(
             heights,

@@ -4,7 +4,8 @@ The end mark counts, and sums are not normalised by length.
 
 Nothing is computed twice. A sequence holds a prompt and all its choices; prompts with the same
 beginning (questions about one passage) share it; and an attention mask lets a token see only the
-segments that lead to it, see :class:`_Tree`. The vocabulary head is applied at scored places only.
+segments that lead to it, see :class:`Tree`. The vocabulary head is applied at scored places only.
+A model with layers that no mask reaches gets each choice in a sequence of its own.
 
 A bfloat16 model's scores are off by some tenths of a nat, enough to reverse a ranking. So its
 residual stream is kept in float32, which costs little and removes most of that. Where the best two
@@ -14,13 +15,13 @@ choices are still closer than ``NEAR``, the prompt is scored again in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tasks.lm.loading import vocabulary_logits
 from tasks.scoring.float32 import compute_in_float32, wide_residual
+from tasks.scoring.tree import Choices, Tree
 
 #: Choices whose scores are closer than this (in nats) are scored again in float32. In a trial of 50
 #: prompts on the 135M model the difference of two scores was off by 0.15 (standard deviation), at
@@ -35,7 +36,9 @@ _HEAD_PLACES = 2_048
 #: Rows of a sliding window's mask that are made together.
 _MASK_ROWS = 1_024
 
-Choices = list[list[int]]
+#: Layers that see what the mask lets them see. Convolutions and recurrent layers go by the order of
+#: the tokens.
+_MASKED = {"full_attention", "sliding_attention"}
 
 
 @torch.no_grad()
@@ -82,11 +85,38 @@ def _rank(
     pad_token: int,
     on_done: Callable[[int], None],
 ) -> list[list[float]]:
+    if _goes_by_mask(model):
+        return _score(model, compute, prompts, choices, batch_rows, pad_token, on_done)
+    each = [prompt for prompt, own in zip(prompts, choices, strict=True) for _ in own]
+    alone = [[choice] for own in choices for choice in own]
+    found = iter(_score(model, None, each, alone, batch_rows, pad_token, lambda choices: None))
+    scores = [[next(found)[0] for _ in own] for own in choices]
+    on_done(len(prompts))
+    return scores
+
+
+def _goes_by_mask(model: Any) -> bool:
+    """Tell whether every layer sees just what the mask lets it see."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = getattr(config, "layer_types", None) or ()
+    return _MASKED.issuperset(kinds) and not getattr(model, "_is_stateful", False)
+
+
+def _score(
+    model: Any,
+    compute: torch.dtype | None,
+    prompts: Sequence[list[int]],
+    choices: Sequence[Choices],
+    batch_rows: int,
+    pad_token: int,
+    on_done: Callable[[int], None],
+) -> list[list[float]]:
+    """Return the scores; ``compute`` None: of one choice for each prompt, without a mask."""
     scores: list[list[float]] = [[] for _ in prompts]
     trees = sorted(
         (
-            _Tree.of(group, shared, prompts, choices)
-            for group, shared in _groups(prompts, choices, batch_rows)
+            Tree.of(group, shared, prompts, choices)
+            for group, shared in _groups(prompts, choices, batch_rows if compute else 1)
         ),
         key=lambda tree: len(tree.ids),
     )
@@ -138,66 +168,11 @@ def _common(one: list[int], other: list[int]) -> int:
     )
 
 
-@dataclass
-class _Tree:
-    """Prompts and their choices as one sequence of segments.
-
-    The segments are the shared beginning, the rest of each prompt, and each choice without its last
-    token. ``owner`` is each token's segment, ``parents`` each segment's parent (-1: none),
-    ``scored`` holds the (place, next token) pairs by prompt and choice.
-    """
-
-    prompts: list[int]
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    owner: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    scored: list[list[list[tuple[int, int]]]] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, group: list[int], shared: int, prompts: Sequence[list[int]], choices: Sequence[Choices]
-    ) -> _Tree:
-        """Return the tree of a group of prompts that share their first ``shared`` tokens."""
-        tree = cls(group)
-        root = tree._add(prompts[group[0]][:shared], 0, -1)
-        for index in group:
-            prompt = prompts[index]
-            rest = tree._add(prompt[shared:], shared, root)
-            last = len(tree.ids) - 1
-            tree.scored.append([])
-            for choice in choices[index]:
-                start = len(tree.ids)
-                tree._add(choice[:-1], len(prompt), rest)
-                tree.scored[-1].append(
-                    list(zip([last, *range(start, len(tree.ids))], choice, strict=True))
-                )
-        return tree
-
-    def _add(self, tokens: list[int], position: int, parent: int) -> int:
-        self.ids += tokens
-        self.positions += range(position, position + len(tokens))
-        self.owner += [len(self.parents)] * len(tokens)
-        self.parents.append(parent)
-        return len(self.parents) - 1
-
-    def visible(self, device: torch.device) -> torch.Tensor:
-        """Return which token (row) sees which (column): those before it in its segment and in the
-        segments above.
-        """
-        above = torch.eye(len(self.parents), dtype=torch.bool)
-        for segment, parent in enumerate(self.parents):
-            if parent >= 0:
-                above[segment] |= above[parent]
-        owner = torch.tensor(self.owner, device=device)
-        return above.to(device)[owner][:, owner].tril()
-
-
-def _batches(trees: list[_Tree], most: int) -> Iterator[list[_Tree]]:
+def _batches(trees: list[Tree], most: int) -> Iterator[list[Tree]]:
     """Yield the trees, which are ordered by length, in batches of at most ``most`` prompts and
     ``_BATCH_TOKENS`` tokens, or one tree.
     """
-    batch: list[_Tree] = []
+    batch: list[Tree] = []
     for tree in trees:
         padded = (len(batch) + 1) * len(tree.ids)
         rows = sum(len(one.prompts) for one in (*batch, tree))
@@ -209,26 +184,41 @@ def _batches(trees: list[_Tree], most: int) -> Iterator[list[_Tree]]:
         yield batch
 
 
-def _hidden(model: Any, compute: torch.dtype, trees: list[_Tree], pad_token: int) -> torch.Tensor:
-    """Return the last hidden states, [trees, longest, width]."""
+def _hidden(
+    model: Any, compute: torch.dtype | None, trees: list[Tree], pad_token: int
+) -> torch.Tensor:
+    """Return the last hidden states, [trees, longest, width].
+
+    Without ``compute`` there is no mask: a causal layer sees no padding, which is on the right.
+    """
     length, device = max(len(tree.ids) for tree in trees), model.device
     ids = torch.full((len(trees), length), pad_token)
+    for row, tree in enumerate(trees):
+        ids[row, : len(tree.ids)] = torch.tensor(tree.ids)
+    placed = _place(model.config, compute, trees, length, device) if compute else {}
+    hidden: torch.Tensor = model.get_decoder()(
+        input_ids=ids.to(device), use_cache=False, **placed
+    ).last_hidden_state
+    return hidden
+
+
+def _place(
+    config: Any, compute: torch.dtype, trees: list[Tree], length: int, device: torch.device
+) -> dict[str, Any]:
+    """Return what tells a model where in its tree each token is, and which tokens it sees."""
     positions = torch.zeros((len(trees), length), dtype=torch.long)
     # Every position sees at least itself: a row of the mask without any key would give NaN.
     # It is made where it is used: of long prompts it is the largest of these.
     seen = torch.eye(length, dtype=torch.bool, device=device).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         size = len(tree.ids)
-        ids[row, :size] = torch.tensor(tree.ids)
         positions[row, :size] = torch.tensor(tree.positions)
         seen[row, :size, :size] = tree.visible(device)
-    hidden: torch.Tensor = model.get_decoder()(
-        input_ids=ids.to(device),
-        attention_mask=_masks(model.config, compute, seen, positions.to(device)),
-        position_ids=positions.to(device),
-        use_cache=False,
-    ).last_hidden_state
-    return hidden
+    positions = positions.to(device)
+    return {
+        "attention_mask": _masks(config, compute, seen, positions),
+        "position_ids": positions,
+    }
 
 
 def _masks(

@@ -27,6 +27,8 @@ from tasks.tracking.mlflow_store import (
 
 #: MLflow's name of the folder that holds a model's adapter.
 _ADAPTER = "peft"
+#: What MLflow says of a model that is not there, and of one without an alias.
+_NO_ALIAS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass
@@ -243,12 +245,17 @@ class Ledger:
         return bool(self.client.search_model_versions(f"run_id = '{self.run_id}'", max_results=1))
 
     def champion(self, model_name: str) -> Any | None:
-        """Return the version that holds the alias ``champion``, or None."""
+        """Return the version that holds the alias ``champion``, or None.
+
+        A store that fails is MLflow's error: there may be one.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             return self.client.get_model_version_by_alias(model_name, "champion")
-        except MlflowException:
+        except MlflowException as error:
+            if str(error.error_code) not in _NO_ALIAS:
+                raise
             return None
 
     def alias(self, model_name: str, alias: str, version: str) -> None:

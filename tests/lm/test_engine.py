@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from tasks.core.errors import PipelineError
+from tasks.core.files import read_json, write_json
 from tasks.lm import transformers_engine
 from tasks.lm.engine import Engine, Sampling, open_engine
 from tasks.lm.loading import load_model
 from tasks.lm.memory import free
+from tasks.lm.merged import merged_folder
 from tasks.lm.transformers_engine import TransformersEngine
 from tasks.lm.vllm_settings import vllm_settings
 
@@ -192,3 +195,24 @@ def test_draws_follow_the_probabilities_and_top_p() -> None:
         draw = transformers_engine._Draw(Sampling(1.0, top_p, 1), range(4000))
         drawn = draw(torch.zeros(4000, 1), logits).argmax(-1).bincount(minlength=4) / 4000
         assert drawn.tolist() == pytest.approx(shares, abs=0.03)
+
+
+def test_a_models_own_way_to_write_changes_no_answer(
+    batched: TransformersEngine, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some chat models come with a penalty on words that the prompt holds already: vLLM does not
+    take it here, transformers and vLLM's server would.
+    """
+    monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    own = {"bos_token_id": 0, "eos_token_id": [1, 2], "repetition_penalty": 9.0, "top_k": 3}
+    write_json(folder / "generation_config.json", own | {"do_sample": True})
+    greedy = Sampling(0.0, 1.0, max_tokens=16)
+    wanted = batched.generate(_PROMPTS, greedy, [0] * 4)
+    engine = TransformersEngine(str(folder), "main", "float32")
+    assert engine.generate(_PROMPTS, greedy, [0] * 4) == wanted
+    saved = merged_folder(str(folder), "main", None, "nf4", "float32") / "generation_config.json"
+    found = read_json(saved)
+    assert (found["bos_token_id"], found["eos_token_id"]) == (0, [1, 2])
+    assert not found.keys() & {"repetition_penalty", "top_k", "do_sample"}

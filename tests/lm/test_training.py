@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
@@ -18,10 +19,10 @@ from tasks.core.store import MANIFEST
 from tasks.lm import training
 from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
-from tasks.lm.loading import load_model
+from tasks.lm.loading import load_model, vocabulary_logits
 from tasks.lm.precision import dtype, explain_float32
 from tasks.lm.response_trainer import response_loss
-from tasks.lm.training import train, training_key
+from tasks.lm.training import train, training_arguments, training_key
 
 _EXAMPLES = [
     Example([0, *range(10, 14 + number % 5)], [20 + number, 21, 1]) for number in range(12)
@@ -80,6 +81,26 @@ def test_loss_equals_the_models_own(tiny_model: Path) -> None:
     assert response_loss(model, inputs, tokens=12).item() == pytest.approx(
         model(**inputs).loss.item() * 6 / 12, abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [
+        ("cohere", {"logit_scale": 0.25}),
+        ("gemma2", {"final_logit_softcapping": 0.5}),
+        ("granite", {"logits_scaling": 8.0}),
+    ],
+)
+def test_logits_are_scaled_as_the_model_scales_them(kind: str, setting: dict[str, float]) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 40}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    config = AutoConfig.for_model(kind, **sizes, **heads, **setting)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.tensor([[3, 5, 6, 7]])
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state[0]
+    assert vocabulary_logits(model, hidden).tolist() == [
+        pytest.approx(row, abs=1e-5) for row in model(input_ids=ids).logits[0].tolist()
+    ]
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
@@ -269,6 +290,28 @@ def test_bad_settings_and_no_rows_are_named(settings: Finetune, tmp_path: Path) 
             tmp_path / "out",
             tmp_path / "ck",
         )
+
+
+def test_a_constant_rate_rises_first_where_that_is_asked_for(
+    settings: Finetune, tmp_path: Path
+) -> None:
+    def rates(**changed: Any) -> list[float]:
+        model = torch.nn.Linear(1, 1)
+        arguments = training_arguments(settings.model_copy(update=changed), tmp_path)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        schedule = get_scheduler(
+            arguments.lr_scheduler_type, optimizer, arguments.warmup_steps, num_training_steps=8
+        )
+        found = []
+        for _ in range(4):
+            found += schedule.get_last_lr()
+            optimizer.step()
+            schedule.step()
+        return found
+
+    assert rates(schedule="constant") == [1, 1, 1, 1]
+    assert rates(schedule="constant", warmup_steps=2) == [0, 0.5, 1, 1]
+    assert rates(schedule="linear", warmup_steps=2) == [0, 0.5, 1, pytest.approx(5 / 6)]
 
 
 def test_the_training_order_depends_on_the_seed_alone(settings: Finetune, tmp_path: Path) -> None:

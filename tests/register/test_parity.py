@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.params import load_params
-from tasks.core.parquet import read_table
+from tasks.core.parquet import read_table, write_table
+from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import Stage
 from tasks.lm.engine import Sampling, open_engine
 from tasks.lm.merged import merged_folder
@@ -135,3 +137,21 @@ def test_a_merged_model_of_another_adapter_is_noticed(trained: Stage) -> None:
 
 def test_none_asked_for_is_said() -> None:
     assert Parity(0, 0, 0, 0).describe() == "not checked"
+
+
+def test_a_model_of_raw_text_is_asked_in_the_form_that_was_scored(
+    finetuned: Any, workplace: Path, tiny_model: Path, instructions: Path
+) -> None:
+    """A pretrained model that is trained on raw text keeps the form of its zero-shot score."""
+    shutil.copytree(tiny_model, workplace / "plain")
+    (workplace / "plain" / "chat_template.jinja").unlink()
+    rows = [row | {"instruction": ""} for row in read_table(instructions).to_pylist()]
+    write_table(instructions, pa.Table.from_pylist(rows, schema=INSTRUCTIONS))
+    path = finetuned("incidents", "tapt", model=str(workplace / "plain"))
+    assert evaluate_tiny(path) == 0
+    stage = Stage("register", load_params(path), {}, workplace / "out", workplace / "work")
+    assert check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate")).served == 6
+    kept = KeptAnswers.model_validate_json((stage.out / NAME).read_bytes())
+    tokenizer = load_tokenizer(str(workplace / "plain"))
+    for one in kept.answers:
+        assert tokenizer.decode(one.prompt).endswith("\nAnswer:")

@@ -119,6 +119,25 @@ def test_who_became_champion_meanwhile_is_compared_with(
     assert beaten == ["the unadapted model", "champion version 1"]
 
 
+def test_a_store_that_fails_is_no_store_without_a_champion(
+    store: _Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the new version would only have to be better than the unadapted model."""
+    from mlflow.exceptions import MlflowException
+
+    assert store.ledgers[0].champion("m") is None and store.ledgers[0].champion("none") is None
+    store.choose_alias(0)
+
+    def fail(*_: Any) -> None:
+        raise MlflowException("API request failed: connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.ledgers[1].client, "get_model_version_by_alias", fail)
+        with pytest.raises(MlflowException, match="connection refused"):
+            store.choose_alias(1)
+    assert str(store.ledgers[1].champion("m").version) == "1"
+
+
 def test_a_number_that_is_there_is_not_logged_twice(store: _Store) -> None:
     ledger = store.ledgers[0]
     for value in (1.0, 1.0, 2.0):
@@ -352,7 +371,9 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
         "_compare",
         lambda asked, new, old, opponent: Comparison(opponent, 42.1, 34.2, 49.9),
     )
-    stage = SimpleNamespace(path=lambda _: Path("nowhere"))
+    monkeypatch.setattr(champion, "read_rows", lambda _: ())
+    params = load_params(Path("params.yaml"))
+    stage: Any = SimpleNamespace(path=lambda _: Path("nowhere"), params=params)
     asked: Any = SimpleNamespace(items=[])
     judged = {}
     for number in (None, "1", "2"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from tasks.lm.loading import load_model
 from tasks.scoring import ranking
@@ -148,3 +149,45 @@ def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> floa
             model(input_ids=torch.tensor([prompt + choice])).logits[0].float(), dim=-1
         )
     return sum(float(logs[len(prompt) - 1 + place, token]) for place, token in enumerate(choice))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        (
+            "qwen3_next",
+            {
+                "layer_types": ["linear_attention", "full_attention"],
+                **{"linear_num_key_heads": 2, "linear_num_value_heads": 2},
+                **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 16},
+                **{"num_experts": 0, "mlp_only_layers": [0, 1]},
+            },
+        ),
+    ],
+)
+def test_layers_that_go_by_the_order_of_tokens_see_one_choice_at_a_time(
+    kind: str, more: dict[str, Any], precision: torch.dtype
+) -> None:
+    """A convolution or a recurrent layer knows no mask: beside each other choices would mix."""
+    set_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 128}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = AutoConfig.for_model(kind, **sizes, **heads, **more)
+    model = AutoModelForCausalLM.from_config(config).eval().to(precision)
+    if precision == torch.float32:
+        # The first ones are so small that all tokens are as likely. In bfloat16 the best two are
+        # then scored again in float32.
+        for weight in model.parameters():
+            weight.data *= 8
+    passage = [0, *range(5, 25)]
+    prompts = [[*passage, 30, 7], [*passage, 31, 7], [0, 8]]
+    choices = [[[11, 1], [12, 13, 14, 1], [15, 1]]] * 3
+    done: list[int] = []
+    scores = rank(model, prompts, choices, 2, pad_token=1, on_done=done.append)
+    assert sum(done) == 3
+    plain = model.float()
+    for prompt, own, got in zip(prompts, choices, scores, strict=True):
+        wanted = [_plain(plain, prompt, choice) for choice in own]
+        assert got == pytest.approx(wanted, abs=1e-3)
