@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +88,22 @@ def test_a_copied_checkout_has_worktrees_of_its_own(main: Path) -> None:
 
 def test_a_git_that_was_killed_leaves_no_lock(main: Path) -> None:
     (main / ".git" / "worktrees" / "warm" / "index.lock").touch()
+    _assert_good(main)
+
+
+def test_a_run_in_a_hook_of_git_leaves_the_users_branch_and_index_alone(main: Path) -> None:
+    """git names its folder and its index to a hook, and so to each git that the hook starts."""
+    (main / "new.md").write_text("to be committed\n")
+    _git(main, "add", "new.md")
+    staged = _git(main, "status", "--porcelain")
+    place = {"GIT_DIR": str(main / ".git"), "GIT_INDEX_FILE": str(main / ".git" / "index")}
+    made = (
+        "import sys; from pathlib import Path; from flows.runs import request, worktree; "
+        "worktree._make_worktree(request.plan(Path(sys.argv[1]), 'warm'), print)"
+    )
+    command = [sys.executable, "-c", made, str(main)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **place}, check=True)
+    assert _git(main, "status", "--porcelain") == staged
     _assert_good(main)
 
 
