@@ -32,6 +32,8 @@ from tasks.core.stage import WORK
 RUNS = Path(".runs")
 #: Folders whose files are read in the main checkout, whatever the run's worktree holds.
 _READ_HERE = ("profiles", "datasets", "matrices")
+#: What stages make in a worktree, and git may not ignore.
+_MADE = (WORK, Path("artifacts"), Path("dvc.lock"))
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -150,7 +152,12 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     kept = _read(run.path / "dvc.lock")
     run_git(run.path, "checkout", "--detach", "--force", head)
     if edits:
-        run_git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
+        run_git(run.path, "restore", f"--source={edits}", "--staged", "--worktree", "--", ".")
+    # A file that was new in the edits of an earlier run: git does not track it, and it may be old.
+    # Those of today's edits are in the index meanwhile.
+    spared = [f"--exclude=/{name}" for name in _MADE]
+    run_git(run.path, "clean", "--quiet", "--force", "-d", *spared)
+    run_git(run.path, "reset", "--quiet")
     if kept is not None:  # the lock of this run's stages, not of the main checkout's
         write_text(run.path / "dvc.lock", kept)
 
@@ -172,7 +179,7 @@ def _renew(run: Run, head: str) -> None:
     if not path.exists():
         run_git(run.main, "worktree", "prune")
         run_git(run.main, "worktree", "add", "--detach", "--force", str(path), head)
-    for name in (WORK, Path("artifacts"), Path("dvc.lock")):
+    for name in _MADE:
         if (aside / name).exists():
             _remove(path / name)
             (aside / name).rename(path / name)

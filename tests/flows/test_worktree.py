@@ -107,6 +107,24 @@ def test_a_run_in_a_hook_of_git_leaves_the_users_branch_and_index_alone(main: Pa
     _assert_good(main)
 
 
+def test_a_new_file_of_an_earlier_run_is_not_read_again(main: Path) -> None:
+    """It was staged then, so the run had it. Git no longer tracks it, and it says something else
+    now: the old one was read, without a word.
+    """
+    name = "datasets/mine.yaml"
+    (main / "datasets").mkdir()
+    (main / name).write_text("name: old\n")
+    _git(main, "add", name)
+    run = request.plan(main, "warm", [f"evaluate.dataset={name}"], "warm")
+    worktree._make_worktree(run, print)
+    assert (run.path / name).read_text() == "name: old\n"
+    _git(main, "reset", "--quiet")
+    (main / name).write_text("name: new\n")
+    _assert_good(main)
+    write_params(run.params, run.main, run.path, print)
+    assert read_yaml(run.path / "params.yaml")["evaluate"]["dataset"] == str(main / name)
+
+
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
     (main / ".git" / "index.lock").touch()
     with pytest.raises(PipelineError, match=r"index\.lock"):
