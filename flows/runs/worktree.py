@@ -139,9 +139,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     # again with the same text.
     run_git(run.main, "update-index", "-q", "--refresh", check=False)
     edits = run_git(run.main, "stash", "create", env={**os.environ, **committer(run.main)})
-    untracked = run_git(
-        run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE
-    ).splitlines()
+    # -z: else git writes letters beyond ASCII as numbers.
+    listed = run_git(run.main, "ls-files", "-z", "--others", "--exclude-standard", "--", *_CODE)
+    untracked = [name for name in listed.split("\0") if name]
     used = [name for name in untracked if _is_read_here(run, name)]
     if used:
         log(f"used from your checkout, not versioned with this run: {_names(used)}")

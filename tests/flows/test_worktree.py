@@ -125,6 +125,17 @@ def test_a_new_file_of_an_earlier_run_is_not_read_again(main: Path) -> None:
     assert read_yaml(run.path / "params.yaml")["evaluate"]["dataset"] == str(main / name)
 
 
+def test_an_untracked_file_is_known_by_its_name_whatever_its_letters(main: Path) -> None:
+    name = "datasets/pr\u00fcfung.yaml"
+    (main / "datasets").mkdir()
+    (main / name).touch()
+    said = list[str]()
+    worktree._make_worktree(
+        request.plan(main, "warm", [f"evaluate.dataset={name}"], "warm"), said.append
+    )
+    assert said == [f"used from your checkout, not versioned with this run: {name}"]
+
+
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
     (main / ".git" / "index.lock").touch()
     with pytest.raises(PipelineError, match=r"index\.lock"):
