@@ -131,6 +131,7 @@ def record(run: Run) -> str:
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     head = run_git(run.main, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
     if not head:
+        run_git(run.main, "rev-parse", "--git-dir")  # says why, where git refuses the folder
         raise PipelineError(
             f"{run.main} has no commit yet: a run with its own settings needs one (git commit)"
         )

@@ -136,6 +136,13 @@ def test_an_untracked_file_is_known_by_its_name_whatever_its_letters(main: Path)
     assert said == [f"used from your checkout, not versioned with this run: {name}"]
 
 
+def test_a_folder_that_git_refuses_is_told_in_gits_words(tmp_path: Path) -> None:
+    """Of another user's checkout, or an unpacked archive, it was said to need a commit."""
+    run = Run("warm", tmp_path, tmp_path / ".runs" / "warm", {})
+    with pytest.raises(PipelineError, match="not a git repository"):
+        worktree._make_worktree(run, print)
+
+
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
     (main / ".git" / "index.lock").touch()
     with pytest.raises(PipelineError, match=r"index\.lock"):
