@@ -224,7 +224,7 @@ def _share_cache(run: Run) -> None:
     cache = run_dvc(run.main, "cache", "dir").strip()
     shared = run.path / ".dvc" / "config.local"
     # Only where needed: a DVC command costs seconds, and a matrix has many cells.
-    if cache not in (_read(shared) or ""):
+    if f"dir = {cache}" not in map(str.strip, (_read(shared) or "").splitlines()):
         run_dvc(run.path, "cache", "dir", "--local", cache)
 
 

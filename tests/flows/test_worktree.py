@@ -143,6 +143,24 @@ def test_a_folder_that_git_refuses_is_told_in_gits_words(tmp_path: Path) -> None
         worktree._make_worktree(run, print)
 
 
+def test_a_cache_whose_name_begins_as_the_old_ones_is_another(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = _plan(main), list[tuple[str, ...]]()
+
+    def answer(folder: Path, *words: str) -> str:
+        asked.append(words)
+        return "/mnt/cache"
+
+    monkeypatch.setattr(worktree, "run_dvc", answer)
+    (run.path / ".dvc").mkdir()
+    for old, written in (("/mnt/cache-of-2024", True), ("/mnt/cache", False)):
+        asked.clear()
+        (run.path / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {old}\n")
+        worktree._share_cache(run)
+        assert (("cache", "dir", "--local", "/mnt/cache") in asked) == written, old
+
+
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
     (main / ".git" / "index.lock").touch()
     with pytest.raises(PipelineError, match=r"index\.lock"):
