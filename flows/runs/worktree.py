@@ -34,6 +34,8 @@ RUNS = Path(".runs")
 _READ_HERE = ("profiles", "datasets", "matrices")
 #: What stages make in a worktree, and git may not ignore.
 _MADE = (WORK, Path("artifacts"), Path("dvc.lock"))
+#: DVC's status of data that differ; it is another where DVC cannot look, as during a run's hashing.
+_DIFFERS = 1
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -232,7 +234,7 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
     for pointer in sorted(path.name for path in run.path.glob("*.dvc") if path.is_file()):
         folder = pointer.removesuffix(".dvc")
         here = (run.main / folder).exists()
-        if here and ask_dvc(run.main, "status", "--quiet", pointer):
+        if here and ask_dvc(run.main, "status", "--quiet", pointer) == _DIFFERS:
             log(
                 f"{folder}/ differs from {pointer}: run {run.name!r} takes the recorded version "
                 f"(dvc add {folder} records yours)"

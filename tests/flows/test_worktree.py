@@ -143,6 +143,20 @@ def test_a_folder_that_git_refuses_is_told_in_gits_words(tmp_path: Path) -> None
         worktree._make_worktree(run, print)
 
 
+def test_data_that_dvc_cannot_look_at_are_not_said_to_differ(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC's status is 1 where they differ, and 255 while another run holds its lock."""
+    run, said = _plan(main), list[str]()
+    (run.path / "data.dvc").touch()
+    (main / "data").mkdir()
+    monkeypatch.setattr(worktree, "run_dvc", lambda *_: "")
+    for status in (0, 255, 1):
+        monkeypatch.setattr(worktree, "ask_dvc", lambda *_, status=status: status)
+        worktree._check_out_data(run, said.append)
+    assert len(said) == 1 and "data/ differs from data.dvc" in said[0]
+
+
 def test_a_cache_whose_name_begins_as_the_old_ones_is_another(
     main: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
