@@ -66,8 +66,10 @@ setup: ## make .venv from the pins (DEVICE=cpu|gpu; default: gpu where there is 
 	@$(PYTHON) scripts/setup.py
 
 # The figures are missing where dvc.lock was committed without `make publish`.
+# DVC's status is 1 where they differ, and another where it cannot look: another run has its lock.
 data: setup ## fetch the data of data.dvc and the figures of dvc.lock
 	@$(BIN)/dvc status --quiet data.dvc \
+	  || { test $$? -ne 1 && test -d data && echo "data/ stays as it is: DVC cannot compare it with data.dvc now, as while another run starts. $(BIN)/dvc status data.dvc says why"; } \
 	  || { $(BIN)/dvc pull --quiet data.dvc 2>/dev/null && { $(BIN)/dvc fetch --quiet -r datastore $(FIGURES) 2>/dev/null || true; }; } \
 	  || { test -d data && echo "data/ differs from data.dvc, and stays: files of your own belong into local/. $(BIN)/dvc add data records what is there, $(BIN)/dvc checkout data.dvc undoes it and asks before it removes a file"; } \
 	  || $(BIN)/dvc pull data.dvc

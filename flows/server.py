@@ -21,6 +21,7 @@ from typing import IO
 from flows.runs.die_with_parent import CODE, start
 from tasks.core.errors import PipelineError
 from tasks.core.ports import find_free_port
+from tasks.core.process import is_alive
 
 #: Start-up takes 4 s, the first one 12 s (it creates the database), and several times that on a
 #: loaded machine.
@@ -33,6 +34,7 @@ def set_prefect_environment(main: Path) -> None:
 
     Call it before Prefect is imported.
     """
+    _spare_own_servers_the_proxy()
     home = main / ".prefect"
     home.mkdir(mode=0o700, exist_ok=True)  # its database holds every run's parameters
     for variable, value in {
@@ -56,6 +58,17 @@ def set_prefect_environment(main: Path) -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{main / 'mlflow.db'}")
 
 
+def _spare_own_servers_the_proxy() -> None:
+    """Let our requests and Prefect's to this machine pass by a proxy that the user's network has:
+    it knows no server here.
+    """
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if hosts != "*":
+        given = filter(None, map(str.strip, hosts.split(",")))
+        hosts = ",".join(dict.fromkeys((*given, "127.0.0.1", "localhost")))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
+
+
 def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
     """Point ``PREFECT_API_URL`` at a server; return a function that waits until it answers.
 
@@ -74,12 +87,16 @@ def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
 
 
 def find_ui_server(main: Path) -> str:
-    """Return the address of this checkout's ``make ui`` server; empty where none answers."""
+    """Return the address of this checkout's ``make ui`` server; empty where none answers.
+
+    The file names the process too: of a killed one, another checkout may have the port.
+    """
     try:
-        url = (main / ".prefect" / "ui.url").read_text(encoding="utf-8").strip()
+        text = (main / ".prefect" / "ui.url").read_text(encoding="utf-8")
     except OSError:
         return ""
-    return url if answers(f"{url}/health") else ""
+    url, _, mark = text.strip().partition(" ")
+    return url if is_alive(mark) and answers(f"{url}/health") else ""
 
 
 def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:

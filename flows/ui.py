@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -20,10 +21,10 @@ from urllib.parse import urlsplit
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
-from flows.server import answers, server_module, set_prefect_environment
+from flows.server import answers, find_ui_server, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.ports import need_free_port, read_port
-from tasks.core.process import start_guard
+from tasks.core.process import process_mark, start_guard
 from tasks.core.stage import one_line_errors
 from tasks.tracking.mlflow_store import create_private_store
 
@@ -46,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mlflow-port", default="5000")
     parser.add_argument(
         "--runs",
-        type=int,
-        default=1,
+        default="1",
         help="concurrent runs; each has its own checkout and uses the whole CPU or GPU",
     )
     parser.add_argument(
@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda _number, _frame: stop.set())
     with one_line_errors("ui"):
+        if not re.fullmatch("[1-9][0-9]{0,2}", arguments.runs):
+            raise PipelineError(
+                f"RUNS={arguments.runs} is no number of runs at once: give 1 or more"
+            )
         if arguments.team:
             need_passwords(os.environ)
             if not find_mlflow(os.environ) and importlib.util.find_spec("flask_wtf") is None:
@@ -114,6 +118,11 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
     own = find_mlflow(os.environ)
     mlflow = own or f"http://{HOST}:{arguments.mlflow_port}"
     _set_environment(prefect, mlflow)
+    if other := find_ui_server(CODE):
+        raise PipelineError(
+            f"make ui runs in this checkout already, with Prefect at {other}: end it first, two "
+            "servers would share one database"
+        )
     if arguments.team and not own:
         _set_mlflow_passwords()
     quiet = ["--log-level", "warning"]
@@ -122,14 +131,15 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
         servers.start("MLflow", _mlflow_command(arguments.mlflow_port, arguments.team))
     servers.wait_for(f"{prefect}/api/health", stop)
     if not stop.is_set():
-        servers.run("deployments", ["flows.deploy", str(arguments.runs)])
+        servers.run("deployments", ["flows.deploy", arguments.runs])
         worker = ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process"]
-        servers.start("worker", [*worker, "--name", "here", "--limit", str(arguments.runs)])
+        servers.start("worker", [*worker, "--name", "here", "--limit", arguments.runs])
     if not own:
         servers.wait_for(f"{mlflow}/health", stop)
     experiment = "" if stop.is_set() else ask_experiment(CODE)
     address = CODE / ".prefect" / "ui.url"
-    address.write_text(f"{prefect}/api\n", encoding="utf-8")  # make run finds this server by it
+    # make run finds this server by it.
+    address.write_text(f"{prefect}/api {process_mark()}\n", encoding="utf-8")
     try:
         if not stop.is_set():
             print(f"\nPrefect   {prefect}   runs, progress, and the form to start one: Deployments")

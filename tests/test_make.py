@@ -147,6 +147,18 @@ def test_data_that_was_edited_stay_and_missing_ones_are_an_error(
     assert ("--force" in done.stderr) != there
 
 
+def test_data_that_dvc_cannot_look_at_are_not_said_to_differ(programs: Path) -> None:
+    """Another run held DVC's lock: status and pull ended with 255."""
+    place = programs / "place"
+    (place / "bin/dvc").write_text("#!/bin/sh\nexit 255\n")
+    (place / "data").mkdir()
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "BIN=bin", "data"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "DVC cannot compare it with data.dvc now" in done.stdout
+    assert "differs" not in done.stdout
+
+
 def test_no_recipe_pastes_a_value() -> None:
     """``$(if $(NAME),...)`` only asks whether there is one."""
     text = (ROOT / "Makefile").read_text()

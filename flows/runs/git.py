@@ -42,7 +42,15 @@ def committer(main: Path) -> dict[str, str]:
 
 
 def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",  # a name of a file may be no UTF-8
+        check=False,
+        env=env,
+    )
     if check and done.returncode:
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])

@@ -32,6 +32,12 @@ from tasks.core.stage import WORK
 RUNS = Path(".runs")
 #: Folders whose files are read in the main checkout, whatever the run's worktree holds.
 _READ_HERE = ("profiles", "datasets", "matrices")
+#: What stages make in a worktree, and git may not ignore.
+_MADE = (WORK, Path("artifacts"), Path("dvc.lock"))
+#: Seconds that a run waits for others to make a worktree, fetch a champion or save an experiment.
+_PATIENCE = 3600.0
+#: DVC's status of data that differ; it is another where DVC cannot look, as during a run's hashing.
+_DIFFERS = 1
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
 
 
@@ -104,12 +110,14 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
     if told := tell_items_read(run.main / items, run.main / ingest["corpus"], ingest):
         raise PipelineError(f"evaluate.items: {told}")
     if run.own_checkout:
-        _make_worktree(run, log)
+        with _hold_shared(run.main):
+            _make_worktree(run, log)
         _share_cache(run)
         _check_out_data(run, log)
         write_params(run.params, run.main, run.path, log)
     if run.params["finetune"]["start"] == CHAMPION:
-        _place_champion(run, log)
+        with _hold_shared(run.main):
+            _place_champion(run, log)
     for section, key in FILES:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
@@ -123,12 +131,24 @@ def record(run: Run) -> str:
     # Only this graph: without a target DVC would also commit bonito/dvc.yaml, and fail where the
     # generator was never made.
     save = ("exp", "save", "--force", "--name", run.name, "dvc.yaml")
-    return run_dvc(run.path, *save, env={**os.environ, **committer(run.main)})
+    with _hold_shared(run.main):
+        return run_dvc(run.path, *save, env={**os.environ, **committer(run.main)})
+
+
+def _hold_shared(main: Path) -> contextlib.AbstractContextManager[None]:
+    """Let one run at a time write to what all runs share: the git folder, and the champions that
+    were fetched. In two that end together `dvc exp save` would take the parameters of one for the
+    other: its references (``refs/exps/exec``) are the same for both.
+    """
+    path = main / WORK / "shared.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return hold_lock(path, "the start or the end of another run", _PATIENCE)
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     head = run_git(run.main, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
     if not head:
+        run_git(run.main, "rev-parse", "--git-dir")  # says why, where git refuses the folder
         raise PipelineError(
             f"{run.main} has no commit yet: a run with its own settings needs one (git commit)"
         )
@@ -137,9 +157,9 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     # again with the same text.
     run_git(run.main, "update-index", "-q", "--refresh", check=False)
     edits = run_git(run.main, "stash", "create", env={**os.environ, **committer(run.main)})
-    untracked = run_git(
-        run.main, "ls-files", "--others", "--exclude-standard", "--", *_CODE
-    ).splitlines()
+    # -z: else git writes letters beyond ASCII as numbers.
+    listed = run_git(run.main, "ls-files", "-z", "--others", "--exclude-standard", "--", *_CODE)
+    untracked = [name for name in listed.split("\0") if name]
     used = [name for name in untracked if _is_read_here(run, name)]
     if used:
         log(f"used from your checkout, not versioned with this run: {_names(used)}")
@@ -150,7 +170,12 @@ def _make_worktree(run: Run, log: Callable[[str], None]) -> None:
     kept = _read(run.path / "dvc.lock")
     run_git(run.path, "checkout", "--detach", "--force", head)
     if edits:
-        run_git(run.path, "restore", f"--source={edits}", "--worktree", "--", ".")
+        run_git(run.path, "restore", f"--source={edits}", "--staged", "--worktree", "--", ".")
+    # A file that was new in the edits of an earlier run: git does not track it, and it may be old.
+    # Those of today's edits are in the index meanwhile.
+    spared = [f"--exclude=/{name}" for name in _MADE]
+    run_git(run.path, "clean", "--quiet", "--force", "-d", *spared)
+    run_git(run.path, "reset", "--quiet")
     if kept is not None:  # the lock of this run's stages, not of the main checkout's
         write_text(run.path / "dvc.lock", kept)
 
@@ -172,7 +197,7 @@ def _renew(run: Run, head: str) -> None:
     if not path.exists():
         run_git(run.main, "worktree", "prune")
         run_git(run.main, "worktree", "add", "--detach", "--force", str(path), head)
-    for name in (WORK, Path("artifacts"), Path("dvc.lock")):
+    for name in _MADE:
         if (aside / name).exists():
             _remove(path / name)
             (aside / name).rename(path / name)
@@ -216,7 +241,7 @@ def _share_cache(run: Run) -> None:
     cache = run_dvc(run.main, "cache", "dir").strip()
     shared = run.path / ".dvc" / "config.local"
     # Only where needed: a DVC command costs seconds, and a matrix has many cells.
-    if cache not in (_read(shared) or ""):
+    if f"dir = {cache}" not in map(str.strip, (_read(shared) or "").splitlines()):
         run_dvc(run.path, "cache", "dir", "--local", cache)
 
 
@@ -224,7 +249,7 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
     for pointer in sorted(path.name for path in run.path.glob("*.dvc") if path.is_file()):
         folder = pointer.removesuffix(".dvc")
         here = (run.main / folder).exists()
-        if here and ask_dvc(run.main, "status", "--quiet", pointer):
+        if here and ask_dvc(run.main, "status", "--quiet", pointer) == _DIFFERS:
             log(
                 f"{folder}/ differs from {pointer}: run {run.name!r} takes the recorded version "
                 f"(dvc add {folder} records yours)"

@@ -4,7 +4,9 @@ once, kills.
 
 from __future__ import annotations
 
+import argparse
 import datetime
+import http.server
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -42,6 +45,7 @@ from flows.runs.table import WIDTH, read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
 from tasks.core.ports import find_free_port
+from tasks.core.process import process_mark
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
@@ -206,6 +210,25 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         ),
     ):
         server.await_answer("http://127.0.0.1:9/api")
+
+
+def test_a_proxy_of_the_users_is_not_asked_for_our_own_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A company's proxy knows no server on this machine: a run waited for it in vain."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "http_proxy": "http://127.0.0.1:9"})
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ.pop(name, None)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        server.set_prefect_environment(tmp_path)
+        assert server.answers(f"http://127.0.0.1:{there.server_port}/")
+        there.shutdown()
+    for given, kept in (("a.org, b.org", "a.org,b.org,127.0.0.1,localhost"), ("*", "*")):
+        del os.environ["no_proxy"]
+        os.environ["NO_PROXY"] = given
+        server.set_prefect_environment(tmp_path)
+        assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == kept
 
 
 _PENDING = """
@@ -481,6 +504,32 @@ def test_names_are_the_same_for_the_same_request_only() -> None:
     ), "the form's one seed is five settings"
 
 
+def test_a_request_of_long_names_has_a_name_that_is_short_enough(bare: Path) -> None:
+    """make has no way to give a run another name."""
+    for name in ("a" * 40, "b" * 40):
+        shutil.copy(bare / "profiles" / "warm.yaml", bare / "profiles" / f"{name}.yaml")
+    stacks = ("a" * 40, f"warm,{'a' * 40}", f"{'a' * 40},{'b' * 40}", f"{'a' * 40},{'b' * 40},warm")
+    setting = "ingest.corpus=/a/long/path/to/a/folder/of/documents"
+    names = {request.plan(bare, stack, [setting]).name for stack in stacks}
+    assert len(names) == len(stacks) and all(len(name) <= 80 for name in names), names
+    short = request.derive_name("warm", [setting])
+    assert short == "warm-corpus-a-long-path-to-a-folder-of-docume-" + short[-6:], "as before"
+
+
+def test_a_folder_beside_the_checkout_is_no_reason_to_refuse_a_run(bare: Path) -> None:
+    """Two dots are in no name of a run, and the name is made of the settings."""
+    run = request.plan(bare, "default", ["ingest.corpus=../docs"])
+    assert run.name.startswith("default-corpus-docs-")
+
+
+@pytest.mark.parametrize(
+    ("profile", "name"), [("", "default"), (",", "default"), ("default, warm", "warm")]
+)
+def test_a_runs_page_and_its_checkout_have_one_name(bare: Path, profile: str, name: str) -> None:
+    """Else the next start finds nobody in the checkout of that name, and ends the page."""
+    assert request.name_run({"profile": profile}) == request.plan(bare, profile).name == name
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])
 def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
     bare: Path, name: str
@@ -492,7 +541,7 @@ def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
 def test_the_forms_fields_are_settings(bare: Path) -> None:
     asked = {
         "profile": "warm",
-        "corpus": "mine",
+        "corpus": "m\u00fcne \U0001f4c4",
         "task_types": ["ynqa", "nli"],
         "rows": 50,
         "seed": 7,
@@ -501,10 +550,8 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
     }
     settings = request.read_settings(asked)
     run = request.plan(bare, "warm", settings)
-    assert run.params["ingest"]["corpus"] == "mine" and run.params["generate"]["task_types"] == [
-        "ynqa",
-        "nli",
-    ]
+    assert run.params["ingest"]["corpus"] == asked["corpus"]
+    assert run.params["generate"]["task_types"] == ["ynqa", "nli"]
     shipped = read_yaml(bare / "params.yaml")
     # verify asks a share of what validate keeps, and sources beside Bonito do not pass validate.
     assert run.params["supervise"]["max_rows"] == 50
@@ -937,6 +984,30 @@ def test_addresses_of_the_users_own_hold(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {name: os.environ[name] for name in own} == own
 
 
+def test_another_checkouts_server_is_not_taken_for_this_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A killed make ui left its address behind, and the next one on that port may be anyone's."""
+    (tmp_path / ".prefect").mkdir()
+    monkeypatch.setattr(server, "answers", lambda _: True)
+    url = "http://127.0.0.1:4200/api"
+    for mark, found in ((process_mark(), url), ("99999999:1", "")):
+        (tmp_path / ".prefect" / "ui.url").write_text(f"{url} {mark}\n")
+        assert server.find_ui_server(tmp_path) == found
+
+
+def test_a_second_ui_of_a_checkout_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On other ports it started. Both had one database, and the end of one hid the other."""
+    monkeypatch.setattr(ui, "CODE", tmp_path)
+    monkeypatch.setattr(os, "environ", {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    monkeypatch.setattr(ui, "find_ui_server", lambda _: "http://127.0.0.1:4200/api")
+    asked = argparse.Namespace(prefect_port=4300, mlflow_port=5001, team=False, runs="1")
+    with pytest.raises(PipelineError, match="already, with Prefect at http://127.0.0.1:4200/api"):
+        ui._serve(ui.Servers(tmp_path), asked, threading.Event())
+
+
 @pytest.mark.timeout(300)
 def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) -> None:
     """It was given to MLflow as its store, and make ui ended."""
@@ -949,6 +1020,17 @@ def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) 
         started = [one for one in Path("/proc").glob("[0-9]*") if _works_in(one, toy)]
         assert not any("\0mlflow\0" in (one / "cmdline").read_text() for one in started)
     await_no_process_in(toy)
+
+
+@pytest.mark.parametrize("runs", ["0", "-1", "two", ""])
+def test_ui_refuses_what_is_no_number_of_runs(
+    runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 0 it started, and nothing on its pages ever ran."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert ui.main(["--runs", runs, "--prefect-port", "1", "--mlflow-port", "1"]) == 2
+    told = f"error: ui: RUNS={runs} is no number of runs at once: give 1 or more\n"
+    assert capsys.readouterr().err == told
 
 
 def test_ui_says_which_port_is_taken(toy: Path) -> None:

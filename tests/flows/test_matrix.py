@@ -36,7 +36,7 @@ from flows.matrix.groups import compare_groups as groups_of
 from flows.matrix.groups import measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.published import compare_published, judge_claims
-from flows.matrix.report import draw_curves
+from flows.matrix.report import draw_curves, write_matrix_page
 from flows.matrix.results import Result, read_scores
 from flows.matrix.run_cell import write_results
 from flows.matrix.supervision import START
@@ -138,6 +138,14 @@ def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
         (
             {"set": {"finetune": {"epoch": 1}}},
             r"cell .*unknown key 'finetune.epoch' \(did you mean 'epochs'\?\)",
+        ),
+        (
+            {"set": {"finetune": {"max_tokens": 5000}}},
+            r"set: finetune\.max_tokens would be ignored: write tokens of the matrix",
+        ),
+        (
+            {"datasets": [{"name": "x", "set": {"baseline": {"general": "local/x.parquet"}}}]},
+            r"set of x: baseline\.general would be ignored: write general of the matrix",
         ),
         ({"profile": "mistral"}, r"unknown profile 'mistral' \(did you mean 'mistral-7b'\?\)"),
     ],
@@ -633,6 +641,18 @@ def test_finished_cells_are_read_compared_and_written(
     assert "failed: finetune: the machine is tired" in table
 
 
+def test_the_page_leads_to_the_mlflow_that_people_are_shown(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another port, or behind a proxy, its links led nowhere."""
+    matrix, results = finished
+    monkeypatch.setenv("PIPELINE_MLFLOW_PAGE", "https://mlflow.example")
+    facts = dict.fromkeys(("groups", "published", "samples", "claims", "starts"), ())
+    page = tmp_path / "page.html"
+    write_matrix_page(page, matrix, results, tmp_path, facts, {}, "1", "a" * 32)
+    assert f"https://mlflow.example/#/experiments/1/runs/{'a' * 32}" in page.read_text()
+
+
 @pytest.mark.parametrize("supervision", [["none", "bonito"], ["bonito"]])
 def test_the_start_alone_is_a_row_whether_a_cell_shows_it_or_not(
     tmp_path: Path, supervision: list[str]
@@ -1010,6 +1030,19 @@ def test_an_evaluation_set_that_is_wrong_is_refused_before_the_first_cell(toy: P
         and "was there before: ids must be unique" in refused.stderr
         and len(refused.stderr.splitlines()) == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("visible", "used"), [("0,2", ["0", "2"]), ("", []), ("-1", []), ("1,-1,2", ["1"])]
+)
+def test_a_hidden_gpu_counts_as_none(
+    visible: str, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA ignores -1 and what follows it: a cell on the CPU was said to cost GPU seconds."""
+    from flows.matrix import flow
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert flow.list_gpus() == used
 
 
 def test_after_ctrl_c_no_other_cell_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +89,117 @@ def test_a_copied_checkout_has_worktrees_of_its_own(main: Path) -> None:
 def test_a_git_that_was_killed_leaves_no_lock(main: Path) -> None:
     (main / ".git" / "worktrees" / "warm" / "index.lock").touch()
     _assert_good(main)
+
+
+def test_a_run_in_a_hook_of_git_leaves_the_users_branch_and_index_alone(main: Path) -> None:
+    """git names its folder and its index to a hook, and so to each git that the hook starts."""
+    (main / "new.md").write_text("to be committed\n")
+    _git(main, "add", "new.md")
+    staged = _git(main, "status", "--porcelain")
+    place = {"GIT_DIR": str(main / ".git"), "GIT_INDEX_FILE": str(main / ".git" / "index")}
+    made = (
+        "import sys; from pathlib import Path; from flows.runs import request, worktree; "
+        "worktree._make_worktree(request.plan(Path(sys.argv[1]), 'warm'), print)"
+    )
+    command = [sys.executable, "-c", made, str(main)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **place}, check=True)
+    assert _git(main, "status", "--porcelain") == staged
+    _assert_good(main)
+
+
+def test_a_new_file_of_an_earlier_run_is_not_read_again(main: Path) -> None:
+    """It was staged then, so the run had it. Git no longer tracks it, and it says something else
+    now: the old one was read, without a word.
+    """
+    name = "datasets/mine.yaml"
+    (main / "datasets").mkdir()
+    (main / name).write_text("name: old\n")
+    _git(main, "add", name)
+    run = request.plan(main, "warm", [f"evaluate.dataset={name}"], "warm")
+    worktree._make_worktree(run, print)
+    assert (run.path / name).read_text() == "name: old\n"
+    _git(main, "reset", "--quiet")
+    (main / name).write_text("name: new\n")
+    _assert_good(main)
+    write_params(run.params, run.main, run.path, print)
+    assert read_yaml(run.path / "params.yaml")["evaluate"]["dataset"] == str(main / name)
+
+
+def test_an_untracked_file_is_known_by_its_name_whatever_its_letters(main: Path) -> None:
+    name = "datasets/pr\u00fcfung.yaml"
+    (main / "datasets").mkdir()
+    (main / name).touch()
+    said = list[str]()
+    worktree._make_worktree(
+        request.plan(main, "warm", [f"evaluate.dataset={name}"], "warm"), said.append
+    )
+    assert said == [f"used from your checkout, not versioned with this run: {name}"]
+
+
+def test_a_folder_that_git_refuses_is_told_in_gits_words(tmp_path: Path) -> None:
+    """Of another user's checkout, or an unpacked archive, it was said to need a commit."""
+    run = Run("warm", tmp_path, tmp_path / ".runs" / "warm", {})
+    with pytest.raises(PipelineError, match="not a git repository"):
+        worktree._make_worktree(run, print)
+
+
+def test_data_that_dvc_cannot_look_at_are_not_said_to_differ(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC's status is 1 where they differ, and 255 while another run holds its lock."""
+    run, said = _plan(main), list[str]()
+    (run.path / "data.dvc").touch()
+    (main / "data").mkdir()
+    monkeypatch.setattr(worktree, "run_dvc", lambda *_: "")
+    for status in (0, 255, 1):
+        monkeypatch.setattr(worktree, "ask_dvc", lambda *_, status=status: status)
+        worktree._check_out_data(run, said.append)
+    assert len(said) == 1 and "data/ differs from data.dvc" in said[0]
+
+
+def test_a_cache_whose_name_begins_as_the_old_ones_is_another(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = _plan(main), list[tuple[str, ...]]()
+
+    def answer(folder: Path, *words: str) -> str:
+        asked.append(words)
+        return "/mnt/cache"
+
+    monkeypatch.setattr(worktree, "run_dvc", answer)
+    (run.path / ".dvc").mkdir()
+    for old, written in (("/mnt/cache-of-2024", True), ("/mnt/cache", False)):
+        asked.clear()
+        (run.path / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {old}\n")
+        worktree._share_cache(run)
+        assert (("cache", "dir", "--local", "/mnt/cache") in asked) == written, old
+
+
+def test_two_runs_that_end_together_are_saved_one_after_the_other(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp save` works with references that all worktrees share: at once, one takes the
+    parameters of the other, or lands on its experiment.
+    """
+    at_once = 0
+    seen = list[int]()
+
+    def save(*_: object, **__: object) -> str:
+        nonlocal at_once
+        at_once += 1
+        time.sleep(0.2)
+        seen.append(at_once)
+        at_once -= 1
+        return ""
+
+    monkeypatch.setattr(worktree, "run_dvc", save)
+    runs = [request.plan(main, "warm", name=name) for name in ("one", "two")]
+    threads = [threading.Thread(target=worktree.record, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1, 1]
 
 
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
