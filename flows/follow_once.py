@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from flows import pipeline
 from flows.runs import look, request
 from flows.runs.die_with_parent import CODE
+from flows.runs.worktree import Run
 from tasks.core.files import write_text
 from tasks.core.overlay import DEFAULT, split_settings
 from tasks.core.stage import one_line_errors
@@ -27,20 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors(look.FOLLOW):
         settings = split_settings(arguments.settings)
         run = request.plan(CODE, arguments.profile, settings, arguments.name)
-        seen = look.look(run)
-        print(seen.describe(), flush=True)
-        status = 0
-        if seen.changed:
-            asked = ["--profile", arguments.profile, "--settings", arguments.settings]
-            status = pipeline.main([*asked, "--name", arguments.name])
-        if status == 0:
-            look.settle(seen)
-        failed = f"status {status}, see the lines above" if status else ""
-        page = seen.state.with_suffix(".md")
-        write_text(page, look.report(seen, run, failed))
-        print(f"report    {page.relative_to(CODE)}")
-        return status
+        with run.reading():
+            return _follow(run, arguments)
     return 2
+
+
+def _follow(run: Run, arguments: argparse.Namespace) -> int:
+    seen = look.look(run)
+    print(seen.describe(), flush=True)
+    status = 0
+    if seen.changed:
+        asked = ["--profile", arguments.profile, "--settings", arguments.settings]
+        status = pipeline.main([*asked, "--name", arguments.name])
+    if status == 0:
+        look.settle(seen)
+    failed = f"status {status}, see the lines above" if status else ""
+    page = seen.state.with_suffix(".md")
+    write_text(page, look.report(seen, run, failed))
+    print(f"report    {page.relative_to(CODE)}")
+    return status
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from flows.reconcile import end_dead_runs, tag_with_host
 from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_repro import stop_children
+from flows.runs.readers import reading
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 
@@ -85,7 +86,8 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
         name = name_matrix_run({"file": file})
         with worktree.hold(worktree.Run(name, CODE, CODE, {})):
             end_dead_runs(name, log.info, "matrix", name_matrix_run)
-            with cancelled.heed_cancel():
+            # A finished cell is read again for the report.
+            with reading(CODE, [cell.name for cell in cells]), cancelled.heed_cancel():
                 return _run_cells(plan, cells, log)
     except PipelineError as error:
         return Failed(message=str(error))

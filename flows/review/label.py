@@ -37,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with one_line_errors("label"):
         port = read_port(arguments.port, VARIABLE)
-        desk = open_desk(Place(CODE, arguments.profile, arguments.settings))
+        place = Place(CODE, arguments.profile, arguments.settings)
         lead = "Questions to measure the model with. Their passages are never trained on."
-        serve(desk, Page("Label", lead, script=SCRIPT), port, VARIABLE)
+        with place.run.reading():
+            serve(open_desk(place), Page("Label", lead, script=SCRIPT), port, VARIABLE)
         return 0
     return 2
 

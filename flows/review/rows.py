@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("review"):
         port = read_port(arguments.port, VARIABLE)
         place = Place(CODE, arguments.profile, arguments.settings)
-        desk = open_desk(place)
         page = Page(
             "Review", "Is the response right for this instruction and passage?", script=SCRIPT
         )
-        serve(desk, page, port, VARIABLE)
+        with place.run.reading():
+            serve(open_desk(place), page, port, VARIABLE)
         return 0
     return 2
 
