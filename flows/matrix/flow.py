@@ -34,7 +34,7 @@ from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import end_dead_runs, tag_with_host
 from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
-from flows.runs.dvc_repro import stop_children
+from flows.runs.dvc_repro import stop_children, unless_stopped
 from flows.runs.readers import reading
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
@@ -151,7 +151,7 @@ def run_cell(cell: Cell, free: "queue.Queue[str]", stopped: threading.Event) -> 
             environment,
             int(bool(gpu)),
             log.info,
-            lambda path, stage: Watcher(path, stage, log).poll,
+            lambda path, stage: unless_stopped(stopped, Watcher(path, stage, log).poll),
         )
     finally:
         free.put(gpu)

@@ -20,6 +20,7 @@ from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
+from tasks.core.log_lines import set_up_logging
 from tasks.core.page import Page
 from tasks.core.ports import read_port
 from tasks.core.setting_paths import is_nothing
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; return 2 after an error that the user can fix."""
     parser = make_parser("flows.review.label", "Make labelled items of held-out passages.", PORT)
     arguments = parser.parse_args(argv)
+    set_up_logging("label")
     with one_line_errors("label"):
         port = read_port(arguments.port, VARIABLE)
         place = Place(CODE, arguments.profile, arguments.settings)
