@@ -230,6 +230,8 @@ TEMPLATES = (
     ("chance", "{{ context }}{{ [1, 2] | random }}", "template 't'"),
 )
 
+_LAYERS = b'{"base_model_name_or_path": "a/b", %s}'
+_WEIGHTS = ("adapter_model.safetensors",)
 #: (name, adapter_config.json, files beside it, verdict).
 ADAPTERS = (
     ("no JSON", b"{", ("adapter_model.safetensors",), "adapter_config.json"),
@@ -290,6 +292,22 @@ ADAPTERS = (
         )
         for kind in ('"XLORA"', '"IA3"', "null", '["LORA"]')
     ),
+    *(
+        (f"{key} that never end", _LAYERS % f'"{key}": {value}'.encode(), _WEIGHTS, "regular expr")
+        for key, value in (
+            ("target_modules", '"(a|a)*(.*.*)*x"'),
+            ("exclude_modules", '"(.+)+"'),
+            ("layers_pattern", '["(.*)*x"]'),
+            ("rank_pattern", '{"(.*)*x": 8}'),
+            ("alpha_pattern", '{"(.*)*x": 8}'),
+        )
+    ),
+    ("modules that are numbers", _LAYERS % b'"target_modules": [1]', _WEIGHTS, "regular expr"),
+    *(
+        (f"the rank {rank}", _LAYERS % f'"r": {rank}'.encode(), _WEIGHTS, "must be a whole number")
+        for rank in ("10000000000", "0", "-1", '"16"', "1.5", "null", "[8]")
+    ),
+    ("modules that are a number", _LAYERS % b'"target_modules": 5', _WEIGHTS, "regular expr"),
 )
 
 _OWN = b'{"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.Own"}}'
