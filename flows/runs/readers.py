@@ -14,7 +14,8 @@ from pathlib import Path
 from tasks.core.errors import PipelineError
 from tasks.core.lock import LockedError, hold_lock, is_locked, share_lock
 
-_NAMED = re.compile(r"\.runs/([^/\s\"']+)")
+#: Of a longer name, which no run has, the beginning: a lock is a file.
+_NAMED = re.compile(r"\.runs/([A-Za-z0-9._-]{1,200})")
 READ = "a page, a matrix or another run reads it"
 
 

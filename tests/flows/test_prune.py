@@ -164,6 +164,16 @@ def test_what_the_settings_of_a_run_name_stays_while_it_works(main: Path) -> Non
     assert not _reasons(main)["mine-older"]
 
 
+@pytest.mark.parametrize("name", ["a" * 9999, "../../x", "..", "a\0b", "a\nb", "\ud800", ""])
+def test_a_setting_that_names_no_run_is_no_error_here(tmp_path: Path, name: str) -> None:
+    """The run then says that the file does not exist."""
+    start = {"finetune": {"start": f".runs/{name}/artifacts"}}
+    with hold(Run("new", tmp_path, tmp_path / ".runs/new", start)):
+        assert {path.parent for path in tmp_path.rglob("*") if path.is_file()} == {
+            tmp_path / ".work/runs"
+        }
+
+
 def test_a_stage_that_was_started_by_hand_is_left_alone(
     main: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
