@@ -31,7 +31,13 @@ from flows.runs import figures, forecast, request, worktree
 from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
 from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_behind, list_unchanged, read_graph
-from flows.runs.dvc_repro import StageOutcome, reproduce, stop_children
+from flows.runs.dvc_repro import (
+    StageOutcome,
+    StoppedError,
+    reproduce,
+    stop_children,
+    unless_stopped,
+)
 from flows.runs.last_run import UNDONE, remove_explanations, write_outcomes
 from flows.runs.limits import STOPPED, RunLimits, TimeUp
 from flows.runs.registration import REGISTER, find_lost
@@ -237,7 +243,10 @@ def run_stage(
             outcome = StageOutcome(stage, "unchanged", 0.0)
         else:
             mark(Path(folder), stage, "running")
-            outcome = _work(Path(folder), stage, pool, limits.command, log, watch)
+            heeding = unless_stopped(stopped, watch)
+            outcome = _work(Path(folder), stage, pool, limits.command, log, heeding)
+    except StoppedError as error:
+        outcome = StageOutcome(stage, "failed", time.time() - began, str(error))
     except TimeUp:
         line = limits.explain_time(stage, read_progress(Path(folder), stage, began))
         outcome = StageOutcome(stage, "stopped", time.time() - began, line)

@@ -50,20 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = request.plan(CODE, arguments.profile, arguments.set, arguments.name)
         for doubt in request.find_doubts(run):
             print(f"warning: {doubt}", file=sys.stderr)
-        with worktree.hold(run, patience=1.0):
-            clear_board(run.path)
-        log = _empty_log(run)
-        try:
-            with heed_term():
-                ending = _show_flow(run, arguments, log)
-        except PipelineError:
-            print(f"log       {_short(log)}", flush=True)
-            raise
-        except KeyboardInterrupt as error:
-            print(f"log       {_short(log)}", flush=True)
-            return tell_interrupted(error)
-        return _finish(run, arguments.profile, ending, log)
+        with run.reading():  # the flow holds it, but not from here on
+            return _carry_out(run, arguments)
     return 2
+
+
+def _carry_out(run: worktree.Run, arguments: argparse.Namespace) -> int:
+    with worktree.hold(run, patience=1.0):
+        clear_board(run.path)
+    log = _empty_log(run)
+    try:
+        with heed_term():
+            ending = _show_flow(run, arguments, log)
+    except PipelineError:
+        print(f"log       {_short(log)}", flush=True)
+        raise
+    except KeyboardInterrupt as error:
+        print(f"log       {_short(log)}", flush=True)
+        return tell_interrupted(error)
+    return _finish(run, arguments.profile, ending, log)
 
 
 def _show_flow(run: worktree.Run, arguments: argparse.Namespace, log: Path) -> _Ending:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,7 +47,7 @@ ADVICE = (
 )
 #: Days after which a database is said to be old.
 _OLD = 30
-_PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;+]+)(?:\+\w+)?", re.MULTILINE)
+_PIN = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;+]+)")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,13 @@ def audit_offline(pins: dict[str, set[str]], path: Path, accepted: dict[str, str
     for record in read_advisories(path):
         records += 1
         date = max(date, str(record.get("modified", "")))
-        for finding in match_pins(record, pins):
+        try:
+            found = list(match_pins(record, pins))
+        except (AttributeError, TypeError) as error:
+            raise PipelineError(
+                f"advisory {record['id']} of {path} is not in OSV's form ({error}): {ADVICE}"
+            ) from error
+        for finding in found:
             _merge(findings, finding)
     if not records:
         raise PipelineError(f"{path} holds no advisory: {ADVICE}")
@@ -117,16 +124,18 @@ def match_pins(record: dict[str, Any], pins: dict[str, set[str]]) -> Iterator[Fi
     """Yield a finding for each pin that an OSV record says is affected.
 
     Versions compare by PEP 440. A version that a record names in its list is affected, whatever its
-    ranges say; both are in use.
+    ranges say; both are in use. A withdrawn record says when it was.
     """
-    if record.get("withdrawn"):
+    if str(record.get("withdrawn"))[:1].isdigit():
         return
     for affected in record.get("affected") or ():
         package = affected.get("package") or {}
         name = canonicalize_name(str(package.get("name", "")))
-        if package.get("ecosystem") != "PyPI" or name not in pins:
+        # Behind a colon OSV names an index other than the ecosystem's usual one.
+        ecosystem = str(package.get("ecosystem")).partition(":")[0]
+        if ecosystem != "PyPI" or name not in pins:
             continue
-        ranges = [one for one in affected.get("ranges") or () if one.get("type") == "ECOSYSTEM"]
+        ranges = [one for one in affected.get("ranges") or () if one.get("type") != "GIT"]
         events = [event for one in ranges for event in one.get("events", ())]
         fixed = {str(event["fixed"]) for event in events if "fixed" in event}
         for version in sorted(pins[name], key=_key):
@@ -144,13 +153,17 @@ def read_pins(files: Iterable[Path]) -> dict[str, set[str]]:
     pins: dict[str, set[str]] = {}
     for path in files:
         try:
-            found = _PIN.findall(path.read_text(encoding="utf-8"))
+            lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise PipelineError(f"{path} cannot be read: {error.strerror}") from error
-        if not found:
+        named = [line for line in lines if line[:1].isalnum()]
+        if not named:
             raise PipelineError(f"{path} holds no pin of the form name==version")
-        for name, version in found:
-            pins.setdefault(canonicalize_name(name), set()).add(version)
+        for line in named:
+            pin = _PIN.match(line)
+            if pin is None:  # left out, it would count as looked up
+                raise PipelineError(f"{path}: {line!r} is no pin of the form name==version")
+            pins.setdefault(canonicalize_name(pin[1]), set()).add(pin[2])
     return pins
 
 
@@ -164,17 +177,27 @@ def read_advisories(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix == ".zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                for name in sorted(archive.namelist()):
-                    if name.endswith((".json", ".yaml")):
-                        yield _parse(archive.read(name), f"{path}: {name}")
-        except (zipfile.BadZipFile, OSError) as error:
+                for name in _choose_records(archive.namelist()):
+                    yield _parse(archive.read(name), f"{path}: {name}")
+        # RuntimeError: a method of compression that is not known, or a password.
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise PipelineError(f"{path} cannot be read ({error}): fetch it again") from error
         return
-    root = path / "vulns" if (path / "vulns").is_dir() else path  # as pypa's database has it
-    for file in [path] if path.is_file() else sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if file.suffix in (".json", ".yaml") and file.is_file() and not hidden:
-            yield _parse(file.read_bytes(), str(file))
+    if path.is_file():
+        yield _parse(path.read_bytes(), str(path))
+        return
+    files = (file for file in path.rglob("*") if file.is_file())
+    for name in _choose_records(file.relative_to(path).as_posix() for file in files):
+        yield _parse((path / name).read_bytes(), str(path / name))
+
+
+def _choose_records(names: Iterable[str]) -> list[str]:
+    """Return the names of the records, in order. pypa's database has them in a folder ``vulns``, a
+    zip of it in one folder more, and other YAML files beside it.
+    """
+    kept = sorted(name for name in names if name.endswith((".json", ".yaml")))
+    kept = [name for name in kept if not any(part.startswith(".") for part in name.split("/"))]
+    return [name for name in kept if "vulns" in name.split("/")[:2]] or kept
 
 
 def read_accepted(path: Path) -> dict[str, str]:
@@ -241,22 +264,25 @@ def _key(text: object) -> tuple[bool, Version]:
 
 
 def _merge(findings: dict[tuple[str, str, str], Finding], new: Finding) -> None:
-    """Add a finding; databases hold one vulnerability under several ids, which name each other."""
-    for key, old in findings.items():
-        same = (old.package, old.version) == (new.package, new.version)
-        if same and old.names & new.names:
-            aliases = (old.names | new.names) - {old.id}
-            fixed = tuple(sorted({*old.fixed, *new.fixed}, key=_key))
-            findings[key] = Finding(old.id, old.package, old.version, fixed, tuple(sorted(aliases)))
-            return
-    findings[(new.package, new.version, new.id)] = new
+    """Add a finding; databases hold one vulnerability under several ids, which name each other. A
+    new one may show that two earlier ones are the same.
+    """
+    place = (new.package, new.version)
+    known = [key for key, old in findings.items() if key[:2] == place and old.names & new.names]
+    if known:
+        same = [*(findings.pop(key) for key in known), new]
+        names = {name for one in same for name in one.names} - {same[0].id}
+        fixed = sorted({version for one in same for version in one.fixed}, key=_key)
+        new = Finding(same[0].id, *place, tuple(fixed), tuple(sorted(names)))
+    findings[(*place, new.id)] = new
 
 
 def _age_in_days(date: str) -> int:
     try:
-        return (datetime.now(UTC) - datetime.fromisoformat(date)).days
-    except (ValueError, TypeError):
+        moment = datetime.fromisoformat(date)
+    except ValueError:
         return 0
+    return (datetime.now(UTC) - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))).days
 
 
 def _ask_service(pins: Path, accepted: dict[str, str]) -> int:

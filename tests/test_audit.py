@@ -148,6 +148,106 @@ def test_a_checkout_of_yaml_files_is_a_database_too(tmp_path: Path, pins: Path) 
     assert "PYSEC-9: valve 2.0rc1, fixed in 2.0; NOT ACCEPTED" in done.stdout
 
 
+_PYPA = """\
+id: PYSEC-2024-7
+modified: 2024-03-01T10:00:00.123456Z
+published: 2024-02-29T00:00:00Z
+details: It leaks.
+affected:
+- package:
+    name: Pump-Kit
+    ecosystem: PyPI
+    purl: pkg:pypi/pump-kit
+  ranges:
+  - type: GIT
+    repo: https://example.org/pump-kit
+    events:
+    - introduced: "0"
+    - fixed: 0123456789abcdef0123456789abcdef01234567
+  - type: ECOSYSTEM
+    events:
+    - introduced: "1.9"
+    - last_affected: 1.10
+  versions:
+  - 1.9.0
+aliases:
+- CVE-2024-7
+withdrawn: null
+"""
+
+
+def test_a_record_as_pypa_writes_it(audit: ModuleType, tmp_path: Path) -> None:
+    """1.10 is a version and no number, and the digests of a repository are none at all."""
+    (tmp_path / "one.yaml").write_text(_PYPA)
+    (record,) = audit.read_advisories(tmp_path)
+    pins = {"pump-kit": {"1.8", "1.9", "1.10", "1.10.post1", "1.11", "1.10rc1"}}
+    found = list(audit.match_pins(record, pins))
+    assert [one.version for one in found] == ["1.9", "1.10rc1", "1.10"]
+    assert found[0].names == {"PYSEC-2024-7", "CVE-2024-7"} and not found[0].fixed
+    record["withdrawn"] = "2024-04-01T00:00:00Z"
+    assert not list(audit.match_pins(record, pins))
+
+
+def test_an_archive_of_pypas_repository_is_a_database_too(tmp_path: Path, pins: Path) -> None:
+    """Beside ``vulns`` it has files that are no advisories."""
+    database = tmp_path / "advisory-database-main.zip"
+    record = _record("PYSEC-9", {"introduced": "0"}, package="valve")
+    with zipfile.ZipFile(database, "w") as archive:
+        archive.writestr("main/.github/workflows/check.yaml", "on: push\n")
+        archive.writestr("main/mkdocs.yaml", "site_name: x\n")
+        archive.writestr("main/vulns/valve/PYSEC-9.yaml", yaml.safe_dump(record))
+    done = _run(database, pins)
+    assert done.returncode == 1, done.stderr
+    assert "1 advisories of" in done.stdout and "PYSEC-9: valve 2.0rc1" in done.stdout
+
+
+def test_one_vulnerability_is_one_finding_in_whatever_order_its_names_come(
+    audit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GHSA-1 and GHSA-2 name different CVEs; only the third record says that they are the same. A
+    withdrawn one says nothing.
+    """
+    database = _zip(
+        tmp_path,
+        _record("GHSA-1", *_FIXED_LATER, aliases=["CVE-1"]),
+        _record("GHSA-2", {"introduced": "0"}, {"fixed": "1.11"}, aliases=["CVE-2"]),
+        _record("GHSA-3", {"introduced": "0"}, withdrawn="2024-01-01T00:00:00Z", aliases=["CVE-3"]),
+        _record("PYSEC-1", *_FIXED_LATER, aliases=["CVE-1", "CVE-2", "CVE-3"]),
+    )
+    assert audit.audit_offline({"pump": {"1.10"}}, database, {}) == 1
+    first, last = capsys.readouterr().out.splitlines()[1:]
+    names = "CVE-1, CVE-2, CVE-3, GHSA-2, PYSEC-1"
+    assert first == f"GHSA-1 ({names}): pump 1.10, fixed in 1.10.1, 1.11; NOT ACCEPTED"
+    assert last == "1 pins looked up, 1 vulnerabilities known"
+
+
+def test_a_line_that_is_no_pin_is_not_passed_over(audit: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "pins.txt"
+    path.write_text("# compiled\n--index-url https://x\nPump[all]==1.0 \\\n    --hash=sha256:0\n")
+    assert audit.read_pins([path]) == {"pump": {"1.0"}}
+    for line in ("pump>=1.0", "pump @ https://example.org/pump.whl", "pump"):
+        path.write_text(f"valve==1.0\n{line}\n")
+        with pytest.raises(PipelineError, match="is no pin of the form name==version"):
+            audit.read_pins([path])
+
+
+@pytest.mark.parametrize(
+    "affected",
+    [
+        "x",
+        [1],
+        [{"package": "pump"}],
+        [{"package": {"name": "pump", "ecosystem": "PyPI"}, "ranges": [1]}],
+    ],
+)
+def test_an_advisory_of_another_form_is_one_line(
+    audit: ModuleType, tmp_path: Path, affected: Any
+) -> None:
+    database = _zip(tmp_path, {"id": "PYSEC-1", "affected": affected})
+    with pytest.raises(PipelineError, match="advisory PYSEC-1 of .* is not in OSV's form"):
+        audit.audit_offline({"pump": {"1.0"}}, database, {})
+
+
 def test_an_accepted_finding_needs_a_reason_and_any_of_its_names_will_do(
     audit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,27 +33,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     with one_line_errors("matrix"):
-        # Errors are reported before Prefect starts.
-        plan = read_matrix(CODE / arguments.file)
-        cells = expand(plan, CODE)
-        check_inputs(plan, cells, CODE)
-        if arguments.list:
-            print("\n".join(cell.name for cell in cells))
-            return 0
         try:
             with heed_term():
-                state = _run_flow(arguments.file)
+                return _compare(arguments.file, arguments.list)
         except KeyboardInterrupt as error:
             return tell_interrupted(error)
-        table = CODE / OUT / plan.name / "table.md"
-        if table.is_file():
-            print(f"\n{table.read_text(encoding='utf-8')}")
-            print(f"report: {OUT / plan.name / 'report.html'}")
-        if state.is_completed():
-            return 0
-        print(f"error: {state.message}", file=sys.stderr)
-        return 1
     return 2
+
+
+def _compare(file: str, only_list: bool) -> int:
+    # Errors are reported before Prefect starts.
+    plan = read_matrix(CODE / file)
+    cells = expand(plan, CODE)
+    check_inputs(plan, cells, CODE)
+    if only_list:
+        print("\n".join(cell.name for cell in cells))
+        return 0
+    state = _run_flow(file)
+    table = CODE / OUT / plan.name / "table.md"
+    if table.is_file():
+        print(f"\n{table.read_text(encoding='utf-8')}")
+        print(f"report: {OUT / plan.name / 'report.html'}")
+    if state.is_completed():
+        return 0
+    print(f"error: {state.message}", file=sys.stderr)
+    return 1
 
 
 def _run_flow(file: str) -> Any:

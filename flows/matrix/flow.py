@@ -35,7 +35,8 @@ from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import end_dead_runs, tag_with_host
 from flows.runs import worktree
 from flows.runs.die_with_parent import CODE
-from flows.runs.dvc_repro import stop_children
+from flows.runs.dvc_repro import stop_children, unless_stopped
+from flows.runs.readers import reading
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 
@@ -88,7 +89,8 @@ def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
         name = name_matrix_run({"file": file})
         with worktree.hold(worktree.Run(name, CODE, CODE, {})):
             end_dead_runs(name, log.info, "matrix", name_matrix_run)
-            with cancelled.heed_cancel():
+            # A finished cell is read again for the report.
+            with reading(CODE, [cell.name for cell in cells]), cancelled.heed_cancel():
                 return _run_cells(plan, cells, log)
     except PipelineError as error:
         return Failed(message=str(error))
@@ -152,7 +154,7 @@ def run_cell(cell: Cell, free: "queue.Queue[str]", stopped: threading.Event) -> 
             environment,
             int(bool(gpu)),
             log.info,
-            lambda path, stage: Watcher(path, stage, log).poll,
+            lambda path, stage: unless_stopped(stopped, Watcher(path, stage, log).poll),
         )
     finally:
         free.put(gpu)

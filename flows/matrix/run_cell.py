@@ -15,7 +15,7 @@ from flows.matrix.report import write_report
 from flows.matrix.results import Result, read_adapted_answers, tabulate_cells
 from flows.runs import worktree
 from flows.runs.dvc_graph import read_graph
-from flows.runs.dvc_repro import reproduce
+from flows.runs.dvc_repro import StoppedError, reproduce
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, read_json, write_json
 from tasks.core.parquet import write_table
@@ -44,7 +44,7 @@ def bring_up_to_date(
             if result.status == "done":
                 log(worktree.record(run))
             return result
-    except PipelineError as error:
+    except (PipelineError, StoppedError) as error:
         return Result(cell, "failed", str(error))
 
 

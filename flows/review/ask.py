@@ -71,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if question and not question.strip():
             raise PipelineError("the question is empty: make ask QUESTION='...'")
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{CODE / 'mlflow.db'}")
-        desk = open_desk(Place(CODE, arguments.profile, arguments.settings), arguments.model)
-        if question:
-            show(desk.answer(question))
-            return 0
+        place = Place(CODE, arguments.profile, arguments.settings)
         lead = "Answers from the passages of the last run, by its model and zero-shot."
-        serve(desk, Page("Ask", lead, script=SCRIPT), port, VARIABLE)
+        with place.run.reading():
+            desk = open_desk(place, arguments.model)
+            if question:
+                show(desk.answer(question))
+            else:
+                serve(desk, Page("Ask", lead, script=SCRIPT), port, VARIABLE)
         return 0
     return 2
 

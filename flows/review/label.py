@@ -20,6 +20,7 @@ from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
+from tasks.core.log_lines import set_up_logging
 from tasks.core.page import Page
 from tasks.core.ports import read_port
 from tasks.core.setting_paths import is_nothing
@@ -35,11 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; return 2 after an error that the user can fix."""
     parser = make_parser("flows.review.label", "Make labelled items of held-out passages.", PORT)
     arguments = parser.parse_args(argv)
+    set_up_logging("label")
     with one_line_errors("label"):
         port = read_port(arguments.port, VARIABLE)
-        desk = open_desk(Place(CODE, arguments.profile, arguments.settings))
+        place = Place(CODE, arguments.profile, arguments.settings)
         lead = "Questions to measure the model with. Their passages are never trained on."
-        serve(desk, Page("Label", lead, script=SCRIPT), port, VARIABLE)
+        with place.run.reading():
+            serve(open_desk(place), Page("Label", lead, script=SCRIPT), port, VARIABLE)
         return 0
     return 2
 

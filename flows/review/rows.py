@@ -24,6 +24,7 @@ from flows.review.server import serve
 from flows.runs.die_with_parent import CODE
 from flows.runs.limits import rows_stage
 from tasks.core.errors import PipelineError
+from tasks.core.log_lines import set_up_logging
 from tasks.core.page import Page
 from tasks.core.parquet import Batches
 from tasks.core.ports import read_port
@@ -45,14 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; return 2 after an error that the user can fix."""
     parser = make_parser("flows.review.rows", "Judge a sample of a run's training rows.", PORT)
     arguments = parser.parse_args(argv)
+    set_up_logging("review")
     with one_line_errors("review"):
         port = read_port(arguments.port, VARIABLE)
         place = Place(CODE, arguments.profile, arguments.settings)
-        desk = open_desk(place)
         page = Page(
             "Review", "Is the response right for this instruction and passage?", script=SCRIPT
         )
-        serve(desk, page, port, VARIABLE)
+        with place.run.reading():
+            serve(open_desk(place), page, port, VARIABLE)
         return 0
     return 2
 

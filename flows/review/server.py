@@ -6,6 +6,7 @@ their text into the page as text, and the policy lets nothing else run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -75,6 +76,12 @@ def make_app(desk: Desk, page: Page) -> FastAPI:
 
     @app.post("/save")
     def save(change: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
+        try:
+            json.dumps(change, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise PipelineError(
+                "half a character (a surrogate) is in the form: write it again"
+            ) from error
         return desk.save(change)
 
     app.add_middleware(SmallRequests)

@@ -45,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging("why")
     with one_line_errors("why"):
         place = Place(CODE, arguments.profile, arguments.settings)
-        found = explain(place, arguments.item)
         path = place.run.path / "artifacts/why" / f"{page_name(arguments.item)}.json"
-        write_json(path, found)
-        write_report(path.with_suffix(".html"), found, place.command("why", ITEM=arguments.item))
+        with place.run.reading():
+            found = explain(place, arguments.item)
+            write_json(path, found)
+            command = place.command("why", ITEM=arguments.item)
+            write_report(path.with_suffix(".html"), found, command)
         show(found)
         say(written=place.shown(path), page=place.shown(path.with_suffix(".html")))
         return 0

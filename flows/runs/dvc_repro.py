@@ -151,6 +151,25 @@ def follow(
     return lines, code
 
 
+class StoppedError(Exception):
+    """The run was stopped before this stage began."""
+
+
+def unless_stopped(stopped: threading.Event, watch: Callable[[], None]) -> Callable[[], None]:
+    """Return ``watch``, which raises :class:`StoppedError` once the run is ``stopped``.
+
+    :func:`stop_children` ends the stage that is there. One that a thread was about to start when
+    the run was stopped would otherwise begin, and the run wait for its end.
+    """
+
+    def watch_both() -> None:
+        if stopped.is_set():
+            raise StoppedError(STOPPED)
+        watch()
+
+    return watch_both
+
+
 def stop_children() -> None:
     """Kill the running stage from another thread; :func:`reproduce` then returns at once.
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
+
+#: Seconds that git and DVC have to end.
+_PATIENCE = 5.0
 
 
 def run_git(
@@ -23,9 +27,7 @@ def run_dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) ->
 
 def ask_dvc(folder: Path, *arguments: str) -> int:
     """Return DVC's exit status."""
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, check=False
-    ).returncode
+    return _finish([sys.executable, "-m", "dvc", *arguments], folder, None).returncode
 
 
 def committer(main: Path) -> dict[str, str]:
@@ -42,15 +44,7 @@ def committer(main: Path) -> dict[str, str]:
 
 
 def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        errors="backslashreplace",  # a name of a file may be no UTF-8
-        check=False,
-        env=env,
-    )
+    done = _finish(command, folder, env)
     if check and done.returncode:
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
         shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
@@ -60,3 +54,30 @@ def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | No
         told = errors[0].partition(": ")[2] if errors else lines[-1]
         raise PipelineError(f"{shown}: {told}")
     return done.stdout.strip()
+
+
+def _finish(
+    command: list[str], folder: Path, env: dict[str, str] | None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Where this process is interrupted it is ended by TERM: killed, git
+    would leave its locks, and refuse to work in the user's checkout.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        errors="backslashreplace",  # a name of a file may be no UTF-8
+    ) as process:
+        try:
+            printed, said = process.communicate()
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, printed, said)

@@ -22,11 +22,13 @@ from flows.runs.board import find_unfinished
 from flows.runs.die_with_parent import CODE
 from flows.runs.git import run_git
 from flows.runs.last_run import read_last
+from flows.runs.readers import READ, find_named, hold_unread, is_read
 from flows.runs.worktree import RUNS, Run, hold, is_held, list_folders
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_if_there
+from tasks.core.lock import is_locked
 from tasks.core.overlay import DEFAULT
-from tasks.core.stage import one_line_errors
+from tasks.core.stage import WORK, one_line_errors
 from tasks.tracking.mlflow_store import shown_uri
 from tasks.tracking.versions import Version, list_versions
 
@@ -36,7 +38,6 @@ _USED = (
     *("params.yaml", "dvc.lock", ".work/board.json", ".work/last_run.json"),
     *("artifacts/why", ".work/why", ".work/ask"),
 )
-_IN_RUNS = re.compile(rf"{re.escape(str(RUNS))}/([^/\s\"']+)")
 #: Suffix of a checkout that is being removed.
 _BEING_REMOVED = ".removed"
 
@@ -120,17 +121,22 @@ def find_old(main: Path, seconds: float) -> list[Checkout]:
 
 
 def remove(main: Path, checkout: Checkout) -> bool:
-    """Remove a checkout; return False where a run has begun in it since it was listed."""
+    """Remove a checkout; return False where something uses it since it was listed."""
     path = checkout.path
+    # Under a name that is no run's: a removal that is killed leaves no half of a checkout.
+    aside = path.with_name(f".{path.name}{_BEING_REMOVED}")
     try:
-        with hold(Run(path.name, main, path, {}), patience=0.0):
+        with (
+            hold(Run(path.name, main, path, {}), patience=0.0),
+            hold_unread(main, path.name),
+        ):
             if _last_used(path) != checkout.used:
                 raise PipelineError(f"run {path.name!r} was used a moment ago")
-            # Under a name that is no run's: a removal that is killed leaves no half of a checkout.
-            aside = path.with_name(f".{path.name}{_BEING_REMOVED}")
+            if told := _tell_work(path):
+                raise PipelineError(told)
             path.rename(aside)
-            shutil.rmtree(aside)
             run_git(main, "worktree", "prune")
+        shutil.rmtree(aside)
     except (PipelineError, OSError) as error:
         print(f"{path.name} stays: {error}", file=sys.stderr)
         return False
@@ -149,7 +155,7 @@ def _find_reasons(
     aliased = {(each.name, each.number): each for each in versions if each.aliases}
     for version in sorted(versions, key=lambda each: not each.aliases):
         for value in version.params.values():
-            for name in _IN_RUNS.findall(value):
+            for name in find_named(value):
                 named.setdefault(name, f"{version.describe()} was made from it")
     for folder in used:
         told = read_if_there(folder / "artifacts" / "register" / "registration.json") or {}
@@ -160,9 +166,22 @@ def _find_reasons(
             reasons[folder] = f"it made {holder.describe()}"
         if folder.name in named:
             reasons[folder] = named[folder.name]
-        if is_held(main, folder.name):
-            reasons[folder] = "a run is in progress"
+        if told := _tell_use(main, folder):
+            reasons[folder] = told
     return reasons
+
+
+def _tell_use(main: Path, folder: Path) -> str:
+    """Return what uses a checkout now; empty where nothing does."""
+    if is_held(main, folder.name):
+        return "a run is in progress"
+    return READ if is_read(main, folder.name) else _tell_work(folder)
+
+
+def _tell_work(folder: Path) -> str:
+    """Return that a stage of a ``dvc repro`` by hand is at work in a checkout; empty otherwise."""
+    at_work = any(map(is_locked, folder.glob(f"{WORK}/*/lock")))
+    return "a stage is at work in it" if at_work else ""
 
 
 def _find_named(main: Path, folders: Iterable[Path]) -> dict[str, str]:
@@ -172,7 +191,7 @@ def _find_named(main: Path, folders: Iterable[Path]) -> dict[str, str]:
     named = {}
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-        for name in _IN_RUNS.findall(text):
+        for name in find_named(text):
             named[name] = f"{file.relative_to(main)} names it"
     return named
 

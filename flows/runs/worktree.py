@@ -20,6 +20,7 @@ from typing import Any
 from flows.runs.corpus_files import tell_items_read, tell_unhashable
 from flows.runs.git import ask_dvc, committer, run_dvc, run_git
 from flows.runs.own_process import run_module
+from flows.runs.readers import find_named, reading
 from flows.runs.run_params import write_params
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, write_text
@@ -58,16 +59,25 @@ class Run:
         """True where the run has a worktree of its own."""
         return self.path != self.main
 
+    @property
+    def named(self) -> set[str]:
+        """The other runs whose files its parameters name."""
+        return {*find_named(json.dumps(self.params, default=str))} - {self.name}
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """Keep ``make prune`` from its checkout, and from those that it names, in a block."""
+        return reading(self.main, {self.name, *self.named})
+
 
 @contextlib.contextmanager
 def hold(run: Run, patience: float = 4.0) -> Iterator[None]:
-    """Hold the run's checkout; a second run of the same name fails after ``patience`` seconds, with
-    the holder's name.
+    """Hold the run's checkout, and read those that its settings name; a second run of the same name
+    fails after ``patience`` seconds, with the holder's name.
     """
     path = _lock_of(run.main, run.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with hold_lock(path, "pipeline", patience):
+        with hold_lock(path, "pipeline", patience), reading(run.main, run.named):
             yield
     except LockedError:
         raise PipelineError(

@@ -1,13 +1,15 @@
 """ASGI middleware: a server on loopback answers to its own names, and to its own pages only.
 
 Without it any web page can use such a server: its domain name is pointed at 127.0.0.1 (DNS
-rebinding), and the browser takes the server for the page's own.
+rebinding), and the browser takes the server for the page's own. Or it shows the server's page in a
+frame, unseen, and lets the user click in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,13 +24,18 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 #: Further addresses that a server is reached by, separated by commas: ``https://runs.example.org``.
 VARIABLE = "PIPELINE_ORIGINS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: Host or address, and port, of a Host header in lower case.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{0,5})?")
+_NO_FRAME = (b"x-frame-options", b"DENY")
 
 
 class OwnPagesOnly:
-    """Refuse a request whose Host is foreign, and one that a page of another Origin sent.
+    """Refuse a request whose Host is foreign, and one that a page of another Origin sent or shows
+    within itself (as a frame, script, picture): it may link here, no more.
 
     Own are the names of the loopback interface, and ``origins`` with those of ``PIPELINE_ORIGINS``.
-    A program sends no Origin.
+    A program sends no Origin. A browser sends none with what a page only shows, but says so
+    (``Sec-Fetch-Site``); older ones heed ``X-Frame-Options``.
     """
 
     def __init__(self, app: Application, origins: Iterable[str] = ()) -> None:
@@ -43,16 +50,30 @@ class OwnPagesOnly:
         if scope["type"] in ("http", "websocket") and not self._is_own(scope["headers"]):
             await _refuse(scope, send)
             return
-        await self.app(scope, receive, send)
+
+        async def send_unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), _NO_FRAME]}
+            await send(message)
+
+        await self.app(scope, receive, send_unframed)
 
     def _is_own(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         hosts = _values(headers, b"host")
         if len(hosts) != 1 or _hostname(hosts[0]) not in self.hosts:
             return False
-        return all(
-            origin in self.origins or origin in (f"http://{hosts[0]}", f"https://{hosts[0]}")
-            for origin in _values(headers, b"origin")
-        )
+        origins = _values(headers, b"origin")
+        if not origins:
+            return not _is_shown_elsewhere(headers)
+        own = {*self.origins, f"http://{hosts[0]}", f"https://{hosts[0]}"}
+        return own.issuperset(origins)
+
+
+def _is_shown_elsewhere(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Tell whether a page of another origin shows the answer within itself."""
+    sites, places = _values(headers, b"sec-fetch-site"), _values(headers, b"sec-fetch-dest")
+    foreign = {"cross-site", "same-site"}.intersection(sites)
+    return bool(foreign) and places != ["document"]
 
 
 def _host_of(origin: str) -> str:
@@ -69,12 +90,8 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
 
 
 def _hostname(host: str) -> str | None:
-    if any(mark in host for mark in "@/?#\\"):  # an address may have these, a Host has none
-        return None
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+    found = _HOST.fullmatch(host)
+    return found and (found[1] or found[2])
 
 
 async def _refuse(scope: Message, send: Send) -> None:

@@ -8,6 +8,7 @@ model with code of its own is refused.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ EMBEDDED = "embedded:smollm2-135m-instruct"
 
 #: Bytes of a value of weights; 2 for what is not named.
 _STORED = {"float32": 4, "float64": 8}
+#: The most that an adapter's rank can be; PEFT makes the matrices before it reads the weights.
+_MOST_RANK = 4096
+#: Keys of an adapter's configuration whose texts PEFT takes for regular expressions.
+_PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+#: A module's name, or the end of one, as PEFT writes it.
+_MODULE = re.compile(r"\^?[\w.\\-]*\$?")
 #: Files that can name Python classes of the model's own.
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 
@@ -71,8 +78,26 @@ def resolve(name: str, revision: str = "main") -> ModelName:
             raise PipelineError(
                 f"{folder / 'adapter_config.json'} says peft_type {kind!r}: only LORA is taken"
             )
+        _check_layers(folder / "adapter_config.json", config)
         return ModelName(base, str(config.get("revision") or "main"), folder)
     return ModelName(name, revision)
+
+
+def _check_layers(file: Path, config: dict[str, Any]) -> None:
+    """Refuse an adapter whose layers PEFT would look for without end, or without memory to hold."""
+    rank = config.get("r", 8)
+    if not isinstance(rank, int) or not 1 <= rank <= _MOST_RANK:
+        raise PipelineError(
+            f"{file}: r is {str(rank)[:40]}, and must be a whole number from 1 to {_MOST_RANK}"
+        )
+    for key in _PATTERNS:
+        given = config.get(key) or ()
+        for text in given if isinstance(given, (list, tuple, dict)) else (given,):
+            if not isinstance(text, str) or not _MODULE.fullmatch(text):
+                raise PipelineError(
+                    f"{file}: {key} has {str(text)[:40]!r}, a regular expression, which may never "
+                    "end: name the modules in a list"
+                )
 
 
 def base_path(name: str, revision: str = "main", weights: bool = True) -> str:

@@ -66,6 +66,29 @@ def test_a_websocket_of_a_foreign_page_is_refused() -> None:
             pass
 
 
+def test_a_foreign_page_shows_nothing_of_ours_within_itself() -> None:
+    """A frame that nobody sees would let it have the user's clicks. A browser says where the answer
+    goes; an older one heeds the header.
+    """
+    for site in ("cross-site", "same-site"):
+        for place in ("iframe", "frame", "object", "script", "image", "empty"):
+            headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Dest": place}
+            assert _client().get("/", headers=headers).status_code == 403, place
+        linked = _client().get("/", headers=headers | {"Sec-Fetch-Dest": "document"})
+        assert linked.status_code == 200
+    assert _client().get("/").headers["X-Frame-Options"] == "DENY"
+    page = {"Sec-Fetch-Site": "same-site", "Origin": "https://ui.example.org"}
+    assert _client(("https://ui.example.org",)).get("/", headers=page).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "ODD"])
+def test_no_method_is_let_in_from_a_foreign_page(method: str) -> None:
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        answer = _client().request(method, "/", headers=headers)
+        assert answer.status_code == 403
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
 @pytest.mark.parametrize(
     "origin", ["runs.example.org", "http://::1:8000", "http://[bad", "file:///x"]
 )

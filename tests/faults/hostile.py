@@ -18,7 +18,8 @@ from tests.bonito.test_workers import GOOD, HOSTILE, PASSAGE
 from tests.faults.settings import set_parameter
 from tests.faults.world import World, log_of, none_left, run
 from tests.hostile.climbers import make_climbers
-from tests.hostile.files import FILES, mutate
+from tests.hostile.files import mutate
+from tests.hostile.formats import FILES
 
 _SECRET = "CANARY-5d41402a"
 #: Files of the hostile suite in one trial.

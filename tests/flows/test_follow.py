@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from flows import follow_once
 from flows.runs import look, request, worktree
 from flows.runs.worktree import Run
 from tasks.core import listing
@@ -359,3 +360,26 @@ def _await_run(api: str, patience: float) -> bool:
             break
         time.sleep(0.2)
     return found
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_look_that_is_stopped_is_one_line_and_leaves_no_state(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    status: int,
+    word: str,
+) -> None:
+    def stop(_: Run) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    monkeypatch.setattr(follow_once.request, "plan", lambda *_: run)
+    monkeypatch.setattr(follow_once.look, "look", stop)
+    assert follow_once.main([]) == status
+    assert capsys.readouterr().err == f"{word}: run the same command again to continue\n"
+    assert not (run.main / ".work/follow").exists()

@@ -14,14 +14,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from flows.runs import dvc_repro
 from flows.runs.board import StageLine, begin_board, clear_board, mark, read_stages
+from flows.runs.limits import RunLimits
 from flows.runs.live import Messages, draw, is_terminal
 from tasks.core.files import write_json
+from tasks.core.yaml_file import read_yaml
+from tests.conftest import ROOT
 from tests.toy import environment, make_toy
 
 _TRAINING = {
@@ -220,3 +225,28 @@ def test_after_the_run_was_stopped_no_other_stage_begins(
     stopped.set()
     state = adapt.run_stage.fn(str(tmp_path), "ingest", "", None, stopped)
     assert state.data["status"] == "not run" and "the run was stopped" in state.message
+
+
+def test_a_stage_that_was_about_to_start_when_the_run_was_stopped_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knew its process when the running ones were killed: the run waited for its end."""
+    from flows import adapt
+
+    stopped = threading.Event()
+
+    def begin(folder: Path, stage: str, log: Any, watch: Any, _: Any) -> Any:
+        stopped.set()
+        child = f"import time; open({str(tmp_path / 'begun')!r}, 'w'); time.sleep(600)"
+        dvc_repro.follow([sys.executable, "-c", child], folder, log, {}, watch)
+
+    monkeypatch.setattr(adapt, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(adapt, "reproduce", begin)
+    monkeypatch.setattr(dvc_repro, "_POLL_SECONDS", 0.1)
+    begin_board(tmp_path, ["ingest"])
+    monkeypatch.setattr(adapt, "Watcher", lambda *_: SimpleNamespace(poll=lambda: None))
+    started = time.monotonic()
+    limits = RunLimits.of(read_yaml(ROOT / "params.yaml"), "make run")
+    state = adapt.run_stage.fn(str(tmp_path), "ingest", "", limits, stopped)
+    assert time.monotonic() - started < 60 and not dvc_repro._children
+    assert state.data["status"] == "failed" and state.message == dvc_repro.STOPPED

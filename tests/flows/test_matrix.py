@@ -4,6 +4,7 @@ arithmetic, the report.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -16,6 +17,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -807,6 +809,7 @@ stages:
 _FINETUNE = """
 import os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.stage import Stage, run_stage
@@ -829,6 +832,7 @@ if __name__ == "__main__":
 _EVALUATE = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.compute as pc
 from tasks.scoring.datasets import load_dataset, load_items
@@ -1058,3 +1062,29 @@ def test_after_ctrl_c_no_other_cell_begins(monkeypatch: pytest.MonkeyPatch) -> N
     cell = expand(read_matrix(ROOT / "matrices/embedded.yaml"), ROOT)[0]
     assert flow.run_cell.fn(cell, free, stopped).message == "not run: the matrix was stopped"
     assert free.get_nowait() == "", "the GPU is free again"
+
+
+def test_of_a_cell_that_is_prepared_when_the_matrix_is_stopped_no_stage_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no stage to kill yet: all of the cell's stages ran before the matrix ended."""
+    from flows.matrix import flow, run_cell
+
+    stopped = threading.Event()
+    begun: list[str] = []
+
+    def reproduce(_folder: Path, stage: str, _log: Any, watch: Any, _: Any) -> None:
+        watch()
+        begun.append(stage)
+
+    monkeypatch.setattr(flow, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(flow, "Watcher", lambda *_: SimpleNamespace(poll=lambda: None))
+    monkeypatch.setattr(run_cell.worktree, "hold", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(run_cell.worktree, "prepare", lambda *_: stopped.set())
+    monkeypatch.setattr(run_cell, "read_graph", lambda _: [SimpleNamespace(name="ingest")])
+    monkeypatch.setattr(run_cell, "reproduce", reproduce)
+    free: queue.Queue[str] = queue.Queue()
+    free.put("")
+    cell = expand(read_matrix(ROOT / "matrices/embedded.yaml"), ROOT)[0]
+    state = flow.run_cell.fn(cell, free, stopped)
+    assert not begun and "run the same command again" in state.message

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flows.runs import prune
+from flows.runs import prune, readers
 from flows.runs.last_run import write_outcomes
+from flows.runs.readers import READ
 from flows.runs.worktree import Run, hold
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
+from tasks.core.lock import hold_lock, share_lock
 from tasks.tracking.mlflow_store import connect, experiment_id, shown_uri
 from tests.flows.test_worktree import _git
 
@@ -138,3 +141,54 @@ def test_a_run_that_began_since_it_was_listed_stays(
     (old.path / ".work" / "why").mkdir()
     assert not prune.remove(main, old) and old.path.is_dir()
     assert [each.path.name for each in prune.find_old(main, 95 * _DAY)] == []
+
+
+def test_what_a_page_reads_stays_until_it_is_closed(
+    main: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old, *_) = prune.find_old(main, 95 * _DAY)
+    with Run(old.path.name, main, old.path, {}).reading():
+        assert _reasons(main)["mine-older"] == READ
+        with hold(Run(old.path.name, main, old.path, {})):
+            assert _reasons(main)["mine-older"] == "a run is in progress", "beside an open page"
+        assert not prune.remove(main, old) and old.path.is_dir()
+        assert capsys.readouterr().err == f"mine-older stays: {READ}\n"
+    assert prune.remove(main, old) and not old.path.exists()
+
+
+def test_what_the_settings_of_a_run_name_stays_while_it_works(main: Path) -> None:
+    """Also where no file says so yet: the run has not written its params.yaml."""
+    start = {"finetune": {"start": ".runs/mine-older/artifacts/finetune"}}
+    with hold(Run("new", main, main / ".runs/new", start)):
+        assert _reasons(main)["mine-older"] == READ
+    assert not _reasons(main)["mine-older"]
+
+
+@pytest.mark.parametrize("name", ["a" * 9999, "../../x", "..", "a\0b", "a\nb", "\ud800", ""])
+def test_a_setting_that_names_no_run_is_no_error_here(tmp_path: Path, name: str) -> None:
+    """The run then says that the file does not exist."""
+    start = {"finetune": {"start": f".runs/{name}/artifacts"}}
+    with hold(Run("new", tmp_path, tmp_path / ".runs/new", start)):
+        assert {path.parent for path in tmp_path.rglob("*") if path.is_file()} == {
+            tmp_path / ".work/runs"
+        }
+
+
+def test_a_stage_that_was_started_by_hand_is_left_alone(
+    main: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old, *_) = prune.find_old(main, 95 * _DAY)
+    (old.path / ".work/generate").mkdir(parents=True)
+    with hold_lock(old.path / ".work/generate/lock", "stage generate"):
+        assert _reasons(main)["mine-older"] == "a stage is at work in it"
+        assert not prune.remove(main, old) and old.path.is_dir()
+    assert "mine-older stays: a stage is at work in it" in capsys.readouterr().err
+
+
+def test_a_page_waits_for_the_end_of_a_removal(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (old, *_) = prune.find_old(main, 95 * _DAY)
+    monkeypatch.setattr(readers, "share_lock", partial(share_lock, patience=0.0))
+    with readers.hold_unread(main, "mine-older"):
+        with pytest.raises(PipelineError, match=r"make prune is removing \.runs/mine-older"):
+            with Run("mine-older", main, old.path, {}).reading():
+                pass

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.runs import git as git_commands
 from flows.runs import request, worktree
 from flows.runs.corpus_files import tell_items_read
 from flows.runs.git import run_git
 from flows.runs.run_params import write_params
+from flows.runs.terminated import Terminated, heed_term
 from flows.runs.worktree import Run
 from tasks.core.errors import PipelineError
 from tasks.core.yaml_file import read_yaml
@@ -25,6 +27,15 @@ from tests.conftest import ROOT
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), "-c", "user.name=u", "-c", "user.email=u@h", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_an_interrupted_git_takes_its_lock_away(tmp_path: Path) -> None:
+    """Killed, it leaves .git/index.lock in the user's checkout, and no git works there any more."""
+    lock = tmp_path / "index.lock"
+    git = f"trap 'rm {lock}; exit 1' TERM; touch {lock}; kill -TERM $PPID; sleep 60 & wait"
+    with heed_term(), pytest.raises(Terminated):
+        git_commands._finish(["bash", "-c", git], tmp_path, None)
+    assert not lock.exists()
 
 
 @pytest.fixture

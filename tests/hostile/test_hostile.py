@@ -32,7 +32,8 @@ from tasks.lm.models import base_path, resolve
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
 from tests.hostile.climbers import make_climbers
-from tests.hostile.files import FILES, STORY, mutate
+from tests.hostile.files import STORY, mutate
+from tests.hostile.formats import FILES
 from tests.hostile.texts import (
     ADAPTERS,
     ITEMS,

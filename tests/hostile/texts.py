@@ -230,6 +230,8 @@ TEMPLATES = (
     ("chance", "{{ context }}{{ [1, 2] | random }}", "template 't'"),
 )
 
+_LAYERS = b'{"base_model_name_or_path": "a/b", %s}'
+_WEIGHTS = ("adapter_model.safetensors",)
 #: (name, adapter_config.json, files beside it, verdict).
 ADAPTERS = (
     ("no JSON", b"{", ("adapter_model.safetensors",), "adapter_config.json"),
@@ -290,6 +292,22 @@ ADAPTERS = (
         )
         for kind in ('"XLORA"', '"IA3"', "null", '["LORA"]')
     ),
+    *(
+        (f"{key} that never end", _LAYERS % f'"{key}": {value}'.encode(), _WEIGHTS, "regular expr")
+        for key, value in (
+            ("target_modules", '"(a|a)*(.*.*)*x"'),
+            ("exclude_modules", '"(.+)+"'),
+            ("layers_pattern", '["(.*)*x"]'),
+            ("rank_pattern", '{"(.*)*x": 8}'),
+            ("alpha_pattern", '{"(.*)*x": 8}'),
+        )
+    ),
+    ("modules that are numbers", _LAYERS % b'"target_modules": [1]', _WEIGHTS, "regular expr"),
+    *(
+        (f"the rank {rank}", _LAYERS % f'"r": {rank}'.encode(), _WEIGHTS, "must be a whole number")
+        for rank in ("10000000000", "0", "-1", '"16"', "1.5", "null", "[8]")
+    ),
+    ("modules that are a number", _LAYERS % b'"target_modules": 5', _WEIGHTS, "regular expr"),
 )
 
 _OWN = b'{"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.Own"}}'
@@ -333,4 +351,42 @@ REQUESTS = (
     ("a file's page", {"Origin": "null"}, 403),
     ("an extension's page", {"Origin": "chrome-extension://abc"}, 403),
     ("a page of a name that begins well", {"Origin": "http://127.0.0.1:4200.evil.example"}, 403),
+    ("a name in capitals", {"Host": "LocalHost:4200", "Origin": "HTTP://LOCALHOST:4200"}, 200),
+    ("an IPv6 address", {"Host": "[::1]:4200", "Origin": "http://[::1]:4200"}, 200),
+    ("an IPv6 address in full", {"Host": "[0:0:0:0:0:0:0:1]:4200"}, 403),
+    ("an IPv6 address of IPv4", {"Host": "[::ffff:127.0.0.1]:4200"}, 403),
+    ("an IPv6 address with a zone", {"Host": "[::1%25lo]:4200"}, 403),
+    ("an IPv6 address without brackets", {"Host": "::1"}, 403),
+    ("a dot behind the name", {"Host": "localhost.:4200"}, 403),
+    ("a dot behind the address", {"Host": "127.0.0.1.:4200"}, 403),
+    ("a short address", {"Host": "127.1"}, 403),
+    ("an address in octal", {"Host": "0177.0.0.1"}, 403),
+    ("an address in hexadecimal", {"Host": "0x7f000001"}, 403),
+    ("another address of loopback", {"Host": "127.0.0.2:4200"}, 403),
+    ("a name below localhost", {"Host": "evil.localhost:4200"}, 403),
+    ("a name that resolves to loopback", {"Host": "127.0.0.1.nip.io:4200"}, 403),
+    ("a port that is a name", {"Host": "localhost:evil.example"}, 403),
+    ("two ports", {"Host": "localhost:4200:80"}, 403),
+    ("a tab in the name", {"Host": "local\thost"}, 403),
+    ("a name in percent signs", {"Host": "%6cocalhost:4200"}, 403),
+    ("a back slash in the name", {"Host": "localhost\\@evil.example"}, 403),
+    ("a name that a proxy saw", {"X-Forwarded-Host": "evil.example", "Forwarded": "host=x"}, 200),
+    ("an own name behind a foreign one", {"Host": "evil", "X-Forwarded-Host": "localhost"}, 403),
+    ("an own name by another header", {"Host": "evil", "X-Original-Host": "localhost"}, 403),
+    ("two pages in one", {"Origin": "http://127.0.0.1:4200, http://evil.example"}, 403),
+    ("two pages by a space", {"Origin": "http://127.0.0.1:4200 http://evil.example"}, 403),
+    ("a page without a name", {"Origin": ""}, 403),
+    ("a page of a user of this name", {"Origin": "http://127.0.0.1:4200@evil.example"}, 403),
+    ("a page with a path", {"Origin": "http://127.0.0.1:4200/"}, 403),
+    ("a page of another name of loopback", {"Origin": "http://localhost:4200"}, 403),
+    ("a page of any origin", {"Origin": "*"}, 403),
+    ("a foreign page's picture", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}, 403),
+    ("a foreign page's script", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "script"}, 403),
+    ("a foreign page's frame", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, 403),
+    ("another port's frame", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "iframe"}, 403),
+    ("a foreign page's object", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "object"}, 403),
+    ("a foreign page's question", {"Sec-Fetch-Site": "cross-site"}, 403),
+    ("a foreign page's link", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 200),
+    ("its own picture", {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Dest": "image"}, 200),
+    ("an address that was typed", {"Sec-Fetch-Site": "none", "Sec-Fetch-Dest": "document"}, 200),
 )

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from flows.review import ask, label
+from flows.review import ask, label, why
 from flows.review import rows as review
 from flows.review.place import Place
 from flows.review.server import SmallRequests, make_app
+from flows.runs.readers import is_read
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
@@ -312,6 +313,26 @@ def test_a_port_in_use_is_one_line(
         port = other.getsockname()[1]
         assert review.main(["--profile", "mine", "--port", str(port)]) == 2
     assert f"choose another port with REVIEW_PORT={port + 1}" in capsys.readouterr().err
+
+
+def test_make_prune_leaves_a_checkout_alone_that_a_page_reads(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read: list[str] = []
+
+    def look(*_: Any) -> None:
+        read.append("read" if is_read(checkout, "mine") else "not read")
+        raise PipelineError("seen")
+
+    for command, first in ((review, "open_desk"), (label, "open_desk"), (ask, "open_desk")):
+        monkeypatch.setattr(command, "CODE", checkout)
+        monkeypatch.setattr(command, first, look)
+        assert command.main(["--profile", "mine"]) == 2
+    monkeypatch.setattr(why, "CODE", checkout)
+    monkeypatch.setattr(why, "explain", look)
+    assert why.main(["--profile", "mine"]) == 2
+    assert read == ["read"] * 4 and capsys.readouterr().err.count("seen\n") == 4
+    assert not is_read(checkout, "mine")
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "-4", "65536", "4300.5", ""])

@@ -121,6 +121,30 @@ def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any
     assert len(now - shards) == len(shards - now) == 1, "what is not asked any more is removed"
 
 
+def test_of_the_tests_made_by_rules_only_those_of_changed_passages_are_asked_again(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims are made against the other passages, so a changed corpus moves a few more of them."""
+    asked: list[str] = []
+
+    def rank(_model: Any, _prompter: Any, shard: Sequence[reader.ReaderQuestion]) -> pa.Table:
+        asked.extend(row.instruction for row in shard)
+        return _ranked(shard, {})
+
+    monkeypatch.setattr(reader, "_rank", rank)
+    rows = [make_row(number, "ynqa", "Yes" if number % 3 else "No") for number in range(COUNT)]
+    corpus = passages().to_pylist()
+    assert run(rows, corpus=passages()) == 0
+    own = {row["instruction"] for row in rows}
+    first = [text for text in asked if text not in own]
+    place = next(n for n, row in enumerate(corpus) if row["text"] in first[0])
+    moved = [*corpus[:place], corpus[place] | {"passage_id": "moved"}, *corpus[place + 1 :]]
+    for changed in (moved, corpus[:place] + corpus[place + 1 :]):
+        asked.clear()
+        assert run(rows, corpus=pa.Table.from_pylist(changed, schema=PASSAGES)) == 0
+        assert len(first) > 30 and len(asked) < len(first) / 5 and not own & {*asked}
+
+
 def test_going_back_to_earlier_rows_asks_nothing_while_their_passages_are_there(run: Any) -> None:
     rows = [make_row(number) for number in range(COUNT)]
     texts = passage_table(COUNT).to_pylist()
