@@ -66,9 +66,7 @@ def find_languages(texts: Iterable[str], wanted: Iterable[str]) -> list[str]:
     counts = count_languages(texts)
     chosen, least = set(wanted), _LEAST_SHARE * sum(counts.values())
     return [
-        code
-        for code, count in counts.items()
-        if count >= least and (not chosen or code in chosen)
+        code for code, count in counts.items() if count >= least and (not chosen or code in chosen)
     ]
 
 

@@ -23,7 +23,6 @@ from tests.conftest import ROOT
 from tests.pages import check_page, find_dead_links
 from tests.review.checkout import EVIL
 
-
 RUN = "0123456789ab"
 
 
