@@ -4,6 +4,7 @@ PROFILE ?=
 REVIEWER ?=
 REVIEW_PORT ?=
 ITEM ?=
+RUN ?=
 LABEL_PORT ?=
 MATRIX ?= matrices/embedded.yaml
 SET ?=
@@ -47,7 +48,7 @@ BONITO_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bonito-pipeline
 export DVC_SITE_CACHE_DIR ?= $(if $(filter /%,$(BONITO_CACHE)),,$(CURDIR)/)$(BONITO_CACHE)/dvc
 # Values reach programs through the environment, never in the text of a command: the shell would run
 # what a folder's name holds in backquotes. Make itself would run $(shell ...) in one, but for this.
-VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM REVIEWER REVIEW_PORT LABEL_PORT \
+VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM RUN REVIEWER REVIEW_PORT LABEL_PORT \
   TEMPLATES SOURCES BONITO_PARAMS PREFECT_PORT MLFLOW_PORT RUNS TRIALS MINUTES FAULT \
   BENCH SHAPE ROUNDS RECORD SIZE MODEL SERVE_PORT QUESTION ASK_PORT OUT REPO YES ADVISORIES \
   GPU_MEMORY DAYS
@@ -131,8 +132,8 @@ review: data ## judge 100 of the rows that the last run kept, in the browser (PR
 label: data ## make labelled items of held-out passages in the browser (PROFILE, SET, REVIEWER=name)
 	@$(BIN)/python -m flows.review.label --profile "$$PROFILE" --settings="$$SET" --port "$${LABEL_PORT:-4301}"
 
-why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id, PROFILE, SET)
-	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --settings="$$SET" --item="$$ITEM"
+why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id; PROFILE, SET, or RUN of the page)
+	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --settings="$$SET" --run="$$RUN" --item="$$ITEM"
 
 ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, SET, MODEL)
 	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --settings="$$SET" --model="$$MODEL" --port "$${ASK_PORT:-4302}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.matrix.run_cell import write_results
+from tasks.core.page import STAGE_PAGES
 from tasks.ingest import stage as ingest
 from tests.browser import Browser, chromium
 from tests.evaluate.test_report import write as write_evaluation
@@ -103,6 +104,8 @@ def test_the_pages_of_a_run(artifacts: Path, tmp_path: Path) -> None:
             page = artifacts / stage / "report.html"
             check_page(page.read_text().replace(html.escape(EVIL), ""))
             check_in_browser(browser, page, stage, *shown)
+            named = browser.js("[...document.querySelectorAll('nav > *')].map(e => e.innerText)")
+            assert [name.split(" (")[0] for name in named][:4] == [name for name, _ in STAGE_PAGES]
         docs = artifacts / "validate/data_docs"
         for page in sorted(docs.rglob("*.html")):
             name = "-".join(page.relative_to(docs.parent).with_suffix("").parts)

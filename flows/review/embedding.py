@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
-from tasks.core.files import atomic_path, fingerprint, read_json, sha256_folder
+from tasks.core.files import atomic_path, fingerprint, read_json, sha256_file
 from tasks.core.params import Params
 
 #: Tokens of a text that are read, and texts at a time.
@@ -46,13 +46,13 @@ class Embedder:
         only for texts that have no vector in ``cache`` yet. ``adapter`` is put on the model.
         """
         self.reason = ""
-        self._name, self._find_model, self._cache = name, find_model, cache
+        self.name, self._find_model, self._cache = name, find_model, cache
         self._adapter, self._folder = adapter, Path()
         self._model: Any = None
 
     def __call__(self, texts: Sequence[str]) -> Vectors | None:
         """Return the vectors, computed or from the cache."""
-        names = [fingerprint(self._name, text) for text in texts]
+        names = [fingerprint(self.name, text) for text in texts]
         known = self._read()
         new = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
         if new:
@@ -183,7 +183,10 @@ def _one_thread() -> Iterator[None]:
 def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
     """Return an embedder of the model that was trained."""
     finetune = params.finetune
-    made_of = (finetune.model, finetune.revision)
+    # Not of the folder's other files: they tell of the training, and change nothing here.
+    files = (adapter / name for name in ("adapter_config.json", "adapter_model.safetensors"))
+    digests = [sha256_file(file) for file in files if file.is_file()]
+    name = fingerprint(*digests, finetune.model, finetune.revision, _TOKENS)
 
     def find_model() -> Path:
         from tasks.lm.models import base_path
@@ -198,4 +201,4 @@ def open_embedder(params: Params, adapter: Path, cache: Path) -> Embedder:
         take_cards()
         return folder
 
-    return Embedder(fingerprint(sha256_folder(adapter), *made_of), find_model, cache, adapter)
+    return Embedder(name, find_model, cache, adapter)

@@ -187,10 +187,12 @@ class LabelDesk:
         wanted = str(change.get("saved") or "")
         file = self.file if wanted else self.rejected
         with file.edit() as lines:
+            # Each reads its file first: one that was broken by hand is told and not touched.
             if wanted:
-                read_items(self.dataset, self.file.path)  # a file broken by hand is not touched
+                read_items(self.dataset, self.file.path)
                 place = find_line(lines, lambda row: _get(row, self.dataset.id) == wanted)
             else:
+                self._rejections()
                 place = find_line(lines, lambda row: row.get("key") == draft["key"])
             if place is None:
                 raise PipelineError("that is undone already, in another page")

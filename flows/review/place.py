@@ -15,6 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT, profile_files, split_settings
 from tasks.core.params import Params, parse_params
 from tasks.core.yaml_file import read_yaml
+from tasks.scoring.item_page import name_answers
 
 #: Characters of a text in a line of the terminal.
 _WIDTH = 100
@@ -41,7 +42,7 @@ class Place:
         if not path.is_file():
             others = "" if self.settings else ", ".join(self._runs_with_settings(name))
             also = f"; or give the SET of the run that has it: {others}" if others else ""
-            raise PipelineError(f"{self.shown(path)} is missing: {self.command('run')} first{also}")
+            raise PipelineError(f"{self.shown(path)} is missing: {self.again()} first{also}")
         return path
 
     def _runs_with_settings(self, name: str) -> list[str]:
@@ -68,14 +69,58 @@ class Place:
 
     def command(self, target: str, **variables: str) -> str:
         """Return the make command of this profile and these settings, as typed in a shell."""
-        given = {} if self.profile == DEFAULT else {"PROFILE": self.profile}
+        given = {} if self.profile in ("", DEFAULT) else {"PROFILE": self.profile}
         given |= {"SET": shlex.join(self.settings)} if self.settings else {}
         words = [f"{name}={shlex.quote(value)}" for name, value in (given | variables).items()]
         return " ".join(["make", target, *words])
 
+    def again(self) -> str:
+        """Return what starts the run again, in words."""
+        return self.command("run")
+
     def shown(self, path: Path) -> str:
         """Return a path as a person in the main checkout would type it."""
         return str(path.relative_to(self.main) if path.is_relative_to(self.main) else path)
+
+
+class FoundPlace(Place):
+    """A run that is known by its answers, whatever its profile, settings and name are."""
+
+    def __init__(self, main: Path, folder: Path, answers: str) -> None:
+        """``folder`` is the run's checkout, ``answers`` what its page of evaluation names."""
+        self.main, self.profile, self.settings = main, "", []
+        file = folder / "params.yaml"
+        self.run = Run(folder.name, main, folder, read_yaml(file))
+        self.params = parse_params(self.run.params, str(file))
+        self._answers = answers
+
+    def command(self, target: str, **variables: str) -> str:
+        """Return the make command for these answers."""
+        return super().command(target, **{"RUN": self._answers, **variables})
+
+    def again(self) -> str:
+        """No command is known: a matrix or a form may have started it."""
+        return "start that run again"
+
+
+def find_places(main: Path, answers: str) -> list[Place]:
+    """Return the runs that gave these answers: several, where DVC restored those of one.
+
+    Raise :class:`PipelineError` where there is none any more.
+    """
+    folders = [main, *list_folders(main)]
+    files = {folder: folder / "artifacts/evaluate/predictions.parquet" for folder in folders}
+    found: list[Place] = [
+        FoundPlace(main, folder, answers)
+        for folder, file in files.items()
+        if file.is_file() and name_answers(file) == answers
+    ]
+    if not found:
+        raise PipelineError(
+            f"no run here has the answers RUN={answers}: the page that names them is of an earlier "
+            "run, or of a checkout that was removed; load the page of the last run again"
+        )
+    return found
 
 
 def make_parser(module: str, description: str, port: int = 0) -> argparse.ArgumentParser:

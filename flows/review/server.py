@@ -59,6 +59,12 @@ def make_app(desk: Desk, page: Page) -> FastAPI:
     async def tell(_: Request, error: PipelineError) -> JSONResponse:
         return JSONResponse({"error": " ".join(str(error).split())}, 409)
 
+    @app.exception_handler(OSError)
+    async def tell_disk(_: Request, error: OSError) -> JSONResponse:
+        """A full or read-only disk: what the file held before it still holds."""
+        where = f": {error.filename}" if error.filename else ""
+        return JSONResponse({"error": f"not saved: {error.strerror or error}{where}"}, 409)
+
     @app.get("/")
     def show() -> HTMLResponse:
         return HTMLResponse("".join(render(_TEMPLATE, page)))

@@ -1,6 +1,6 @@
 """``make why``: one item, the models' answers, what the scorer saw, and the nearest training rows.
 
-    python -m flows.review.why --item ID [--profile NAME]
+    python -m flows.review.why --item ID [--profile NAME | --run ANSWERS]
 
 It prints the most of it, and writes all of it to ``artifacts/why`` of the run.
 """
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from flows.review.embedding import open_embedder
 from flows.review.nearest import Near, find_nearest
-from flows.review.place import Place, make_parser, one_line, say, where
+from flows.review.place import Place, find_places, make_parser, one_line, say, where
 from flows.runs.die_with_parent import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
@@ -30,6 +30,7 @@ from tasks.core.stage import one_line_errors
 from tasks.scoring.datasets import Dataset, Item, asked_columns, has_items, load_dataset, load_items
 from tasks.scoring.f1 import normalise_answer
 from tasks.scoring.item_page import page_name
+from tasks.scoring.questions import HELD_OUT, Questions
 from tasks.scoring.reviews import Reviews, review_key
 
 _TEMPLATE = Path(__file__).parent / "templates" / "why.html"
@@ -41,20 +42,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Explain an item; return 2 after an error that the user can fix."""
     parser = make_parser("flows.review.why", "Explain the answers to one item.")
     parser.add_argument("--item", default="")
+    parser.add_argument("--run", default="", help="the answers that a page of evaluation names")
     arguments = parser.parse_args(argv)
     set_up_logging("why")
     with one_line_errors("why"):
-        place = Place(CODE, arguments.profile, arguments.settings)
-        path = place.run.path / "artifacts/why" / f"{page_name(arguments.item)}.json"
-        with place.run.reading():
-            found = explain(place, arguments.item)
-            write_json(path, found)
-            command = place.command("why", ITEM=arguments.item)
-            write_report(path.with_suffix(".html"), found, command)
-        show(found)
-        say(written=place.shown(path), page=place.shown(path.with_suffix(".html")))
+        if not arguments.run:
+            places = [Place(CODE, arguments.profile, arguments.settings)]
+        elif arguments.profile or arguments.settings:
+            raise PipelineError("RUN says which run it is: give it without PROFILE and SET")
+        else:
+            places = find_places(CODE, arguments.run)
+        told = [(place, *_write(place, arguments.item)) for place in places]
+        show(told[0][1])
+        for place, _, path in told:
+            say(written=place.shown(path), page=place.shown(path.with_suffix(".html")))
         return 0
     return 2
+
+
+def _write(place: Place, item: str) -> tuple[dict[str, Any], Path]:
+    """Write the explanation of an item in a run, where the run's page of evaluation leads to;
+    return it and its file.
+    """
+    path = place.run.path / "artifacts/why" / f"{page_name(item)}.json"
+    with place.run.reading():
+        found = explain(place, item)
+        write_json(path, found)
+        write_report(path.with_suffix(".html"), found, place.command("why", ITEM=item))
+    return found, path
 
 
 def explain(place: Place, name: str) -> dict[str, Any]:
@@ -63,12 +78,12 @@ def explain(place: Place, name: str) -> dict[str, Any]:
     answers = require(read_table(path), EVALUATIONS, path)
     _need_known(place, name, answers)
     told = answers.filter(pc.equal(answers["item_id"], name)).to_pylist()
-    dataset, items = _read_items(place)
+    dataset, items = _read_items(place, told[0]["dataset"] == HELD_OUT)
     item = next((one for one in items if one.id == name), None)
     if item is None:
         raise PipelineError(
             f"item {name!r} is in the last run and no longer in "
-            f"{place.shown(place.user_file('evaluate', 'items'))}: {place.command('run')} again"
+            f"{place.shown(place.user_file('evaluate', 'items'))}: {place.again()}"
         )
     asked = {
         column: str(item.columns.get(column, "")).replace(item.context, "[passage]")
@@ -94,18 +109,16 @@ def explain(place: Place, name: str) -> dict[str, Any]:
     }
 
 
-def _read_items(place: Place) -> tuple[Dataset, list[Item]]:
-    """Return what evaluate asked: the labelled items, or without any the rows that supervise kept
-    out of the training.
+def _read_items(place: Place, held_out: bool) -> tuple[Dataset, list[Item]]:
+    """Return what evaluate asked: the labelled items, or, where it had none, the rows that
+    supervise kept out of the training. The file of items may have changed since.
     """
-    path = place.user_file("evaluate", "items")
-    if has_items(path):
-        dataset = load_dataset(place.user_file("evaluate", "dataset"))
-        return dataset, load_items(dataset, path)
-    from tasks.scoring.questions import Questions  # it imports torch, which takes seconds
-
-    questions = Questions.held_out(place.artifact("supervise/heldout.parquet"))
-    return questions.dataset, questions.items
+    if held_out:
+        questions = Questions.held_out(place.artifact("supervise/heldout.parquet"))
+        return questions.dataset, questions.items
+    path, dataset = place.user_file("evaluate", "items"), place.user_file("evaluate", "dataset")
+    found = load_dataset(dataset)
+    return found, load_items(found, path) if has_items(path) else []
 
 
 def _said(told: list[dict[str, Any]]) -> list[str]:

@@ -28,6 +28,15 @@ def code_digest(module: str) -> str:
     return digest.hexdigest()
 
 
+@cache
+def module_digest(module: str) -> str:
+    """Return the SHA-256 of the code of ``module`` alone: for work that nothing else decides."""
+    digest = hashlib.sha256()
+    for path in _files(module):
+        digest.update(_code_of(path).encode())
+    return digest.hexdigest()
+
+
 def imported_files(module: str) -> set[Path]:
     """Return the first-party Python files that importing ``module`` may run, its own included.
 

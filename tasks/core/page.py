@@ -43,7 +43,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """The head of a page: ``facts`` are (name, value), ``links`` (name, relative address).
+    """The head of a page: ``facts`` are (name, value), ``links`` (name, relative address), whose
+    address is empty for the page itself.
 
     ``script`` is the address of a served page's script, on the same server.
     """
@@ -56,18 +57,20 @@ class Page:
     script: str = ""
 
 
-def stage_links(own: str) -> list[tuple[str, str]]:
-    """Return the links of a stage's page to those of the other stages. A later one is not there
-    yet: its name says when it will be, and the page's bytes do not depend on whether it is.
+def stage_links(own: str, up: str = "") -> list[tuple[str, str]]:
+    """Return the links of the page of the stage ``own``, or of a page below its folder, which
+    ``up`` (``../``) leads to. They are the same on every page of a run.
+
+    A later page is not there yet: its name says when it will be, and the bytes do not depend on
+    whether it is.
     """
     stages = [stage for _, stage in STAGE_PAGES]
     return [
         (
             f"{name} (after {stage})" if stages.index(stage) > stages.index(own) else name,
-            f"../{stage}/report.html",
+            f"{up}../{stage}/report.html" if stage != own or up else "",
         )
         for name, stage in STAGE_PAGES
-        if stage != own
     ]
 
 

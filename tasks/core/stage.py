@@ -64,6 +64,8 @@ class Stage:
     addresses: dict[str, str] = field(default_factory=dict)
     #: Its callbacks run when the output is in its place, or the stage has failed.
     afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    #: Where the output will be, as the command line names it.
+    place: Path = Path()
 
     def path(self, name: str) -> Path:
         """Return the input called ``name``."""
@@ -154,7 +156,7 @@ def run_stage(
             given = vars(arguments)
             paths = _find_inputs(given, params, (*inputs, *optional), settings)
             places = {name: _chosen(given[name], params, key) for name, key in addresses.items()}
-            work(Stage(name, params, paths, out, shared, places, afterwards))
+            work(Stage(name, params, paths, out, shared, places, afterwards, arguments.out))
             seal_folder(out)
         # Beside the output, whose bytes do not depend on it.
         write_json(folder / MEMORY, {"peak_mb": round(_peak_memory())})

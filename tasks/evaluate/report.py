@@ -5,7 +5,6 @@ The template is templates/report.html. It filters with CSS alone: a written page
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -70,9 +69,12 @@ def write_report(
     questions: Questions,
     predictions: dict[str, pa.Table],
     general: dict[str, pa.Table],
+    run: str,
     most: int = MOST,
 ) -> None:
-    """Write the page. ``predictions`` and ``general`` are model -> answers (rows.EVALUATIONS)."""
+    """Write the page. ``predictions`` and ``general`` are model -> answers (rows.EVALUATIONS),
+    ``run`` is the name of the answers (:func:`tasks.scoring.item_page.name_answers`).
+    """
     models = [model for model in MODELS if model in predictions]
     items = _items(questions, predictions, models)
     tasks = _tasks(general, models)
@@ -87,24 +89,20 @@ def write_report(
         classifies=questions.dataset.classifies,
         groups=list(groups.items()),
         kinds=sorted({item.task_type for item in shown}),
-        items=_entries(shown, groups, models, predictions, general),
-        explained=bool(why_command("")),
+        items=_entries(shown, groups, models, predictions, general, run),
         total=len(everything),
         count=len(shown),
     )
 
 
-def why_command(item_id: str) -> str:
-    """Return the command that explains an item's answers, with the PROFILE and SET that the run was
-    started with. It is empty for a run with a name of its own: no command of `make why` names it.
+def why_command(run: str, item_id: str) -> str:
+    """Return the command that explains an item's answers. It names the answers, not the profile of
+    the run: DVC may restore this page in a run with another one.
 
     The id may hold any characters: it is quoted for the shell. Make passes it on as it is
     (Makefile, VALUES).
     """
-    run = os.environ.get("PIPELINE_COMMAND", "")
-    if not run and os.environ.get("PIPELINE_FLOW_RUN"):
-        return ""
-    return f"make why{run.removeprefix('make run')} ITEM={shlex.quote(item_id)}"
+    return f"make why RUN={run} ITEM={shlex.quote(item_id)}"
 
 
 def _items(
@@ -180,6 +178,7 @@ def _entries(
     models: Sequence[str],
     predictions: dict[str, pa.Table],
     general: dict[str, pa.Table],
+    run: str,
 ) -> Iterator[dict[str, Any]]:
     ids = {
         is_general: {item.id for item in shown if item.general == is_general}
@@ -195,7 +194,7 @@ def _entries(
             "group": groups.get(item.group, "others"),
             "text": item.text[:_CHARACTERS] + (" ..." if len(item.text) > _CHARACTERS else ""),
             "answers": found[item.general][item.id],
-            "command": why_command(item.id),
+            "command": why_command(run, item.id),
             "page": page_name(item.id),
         }
 

@@ -33,6 +33,7 @@ from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
 from tasks.scoring.datasets import has_items
 from tasks.scoring.general import answer_general, name_passages
+from tasks.scoring.item_page import name_answers
 from tasks.scoring.predict import answer, name_model
 from tasks.scoring.questions import Questions
 from tasks.scoring.scoreable import Scoreable, models_before
@@ -65,7 +66,8 @@ def evaluate(stage: Stage) -> None:
     write_json(stage.out / "scores.json", scores)
     write_json(stage.out / "metrics.json", dvc_metrics(scores))
     write_text(stage.out / "f1.csv", _f1_csv(scores))
-    write_report(stage.out / "report.html", questions, predictions, general)
+    answers = name_answers(stage.out / "predictions.parquet")
+    write_report(stage.out / "report.html", questions, predictions, general, answers)
     stage.summary(len(questions.items), len(questions.items), templates=len(questions.templates))
     _log_scores(scores)
 

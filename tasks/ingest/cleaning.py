@@ -1,4 +1,4 @@
-"""Rules on passages: duplicates, near duplicates, language, personal data, evaluation overlap.
+"""Rules on passages: duplicates, near duplicates, personal data, evaluation overlap.
 
 The rules only judge; :mod:`tasks.ingest.collect` counts and writes.
 """
@@ -225,13 +225,6 @@ def _rows_a_band(similarity: float) -> int:
         ),
         1,
     )
-
-
-def detect_language(text: str) -> str:
-    """Return the ISO 639-1 code of the language ``text`` is most likely in."""
-    from py3langid.langid import classify
-
-    return str(classify(text)[0])
 
 
 def mask(text: str) -> tuple[str, dict[str, int]]:

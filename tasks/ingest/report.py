@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_file
-from tasks.core.page import Page, Tile, write_page
+from tasks.core.page import Page, Tile, stage_links, write_page
 from tasks.core.secrets import hide
 from tasks.core.stage import Stage
 from tasks.ingest.reasons import REASONS
@@ -159,7 +159,7 @@ class Report:
         stage.summary(self.cut, self.kept, dict(self.dropped), **facts)
         for file in self._files.values():
             file.close()
-        self._write_page(stage.out / "report.html", stage.addresses["corpus"])
+        self._write_page(stage)
         for name, value in self._facts():
             log.info("%-20s %s", name, value)
         if self.leaked:
@@ -219,8 +219,10 @@ class Report:
             self._samples, key=lambda sample: (sample[0], sample[1]["passage_id"])
         )[:_SAMPLES]
 
-    def _write_page(self, path: Path, corpus: str) -> None:
+    def _write_page(self, stage: Stage) -> None:
         self._trim()
+        # Elsewhere it is a look at a corpus, which no other stage follows.
+        in_a_run = stage.place.parts[-2:] == ("artifacts", "ingest")
         page = Page(
             "Ingest",
             "The passages that the documents were cut into, and what of them was not used.",
@@ -230,10 +232,11 @@ class Report:
                 Tile("Tokens", f"{self.tokens:,}"),
                 Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
             ),
-            facts=(("corpus", hide(corpus)), *self._facts()),
+            facts=(("corpus", hide(stage.addresses["corpus"])), *self._facts()),
+            links=stage_links("ingest") if in_a_run else (),
         )
         write_page(
-            path,
+            stage.out / "report.html",
             _TEMPLATE,
             page,
             kept=self.kept,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.core.languages import detect_language
 from tasks.ingest import apparatus, boilerplate, cleaning, trimming
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
@@ -198,7 +199,7 @@ def _find_fault(passage: Passage, work: Work) -> tuple[str, str]:
         return "too_long", f"{passage.tokens} tokens and no place to cut"
     if passage.tokens < work.least:
         return "too_short", f"{passage.tokens} tokens, the least is {work.least}"
-    if work.languages and (code := cleaning.detect_language(passage.text)) not in work.languages:
+    if work.languages and (code := detect_language(passage.text)) not in work.languages:
         return "language", f"{code}, wanted: {', '.join(work.languages)}"
     return "", ""
 

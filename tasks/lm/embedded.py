@@ -6,10 +6,11 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from tasks.core.code import module_digest
 from tasks.core.errors import PipelineError
-from tasks.core.files import sha256_file
+from tasks.core.files import fingerprint, sha256_file
 from tasks.core.privacy import cache_folder
-from tasks.core.store import is_still_whole, work_key
+from tasks.core.store import is_still_whole
 from tasks.lm.model_cache import make_checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 def embedded_place() -> Path:
     """Return where the converted model is, or will be."""
-    key = work_key(__name__, _GGUF_SHA256)
+    # Not of what this module imports: that stores the weights, and does not change them.
+    key = fingerprint(module_digest(__name__), _GGUF_SHA256)
     return cache_folder() / "embedded" / f"smollm2-135m-instruct-{key[:12]}"
 
 

@@ -6,7 +6,6 @@ dataset's name for documents that may be private.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from tasks.core.languages import count_languages
 from tasks.core.parquet import Batches, rows_at
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import Stage
@@ -63,14 +63,10 @@ def find_languages(texts: Iterable[str], wanted: Iterable[str]) -> list[str]:
     """Return the ISO 639-1 codes of the languages that at least a tenth of the texts are in, the
     commonest first; only ``wanted`` ones, where ingest kept those alone.
     """
-    from py3langid.langid import classify
-
-    counts = Counter(str(classify(text)[0]) for text in texts)
+    counts = count_languages(texts)
     chosen, least = set(wanted), _LEAST_SHARE * sum(counts.values())
     return [
-        code
-        for code, count in counts.most_common()
-        if count >= least and (not chosen or code in chosen)
+        code for code, count in counts.items() if count >= least and (not chosen or code in chosen)
     ]
 
 

@@ -55,6 +55,8 @@ def export(uri: str, out: str) -> Path:
     folder = _need_empty(out)
     name, version, adapter, told = fetch_model(uri, cache_folder() / "served")
     take_cards()
+    # What can fail in seconds comes before what takes minutes.
+    longest = _longest_answer(name, version, told)
     merged = merged_folder(
         told["base"], told["revision"], adapter, told["quantization"], told["precision"]
     )
@@ -73,7 +75,6 @@ def export(uri: str, out: str) -> Path:
                 f"read back: {compared.same} of {compared.positions} likeliest tokens are the "
                 f"same, logits differ by at most {compared.change:.1g} of their spread"
             )
-            longest = _longest_answer(name, version, told)
             asked = _write_prompts(staged, gguf.name, told, longest, folder, name)
         except NoGgufError as error:
             said, asked = f"not written: {error}", []

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.core.languages import count_languages
 from tasks.core.overlay import overlay
 from tasks.core.parquet import read_table
 from tasks.core.sections.ingest import Ingest
 from tasks.core.setting_paths import NOTHING
-from tasks.ingest.cleaning import detect_language
 from tasks.ingest.discovery import discover
 from tasks.start.apart import Tell, run_apart, write_params
 from tasks.start.draw import draw, link
@@ -152,8 +152,7 @@ def _default(name: str) -> Any:
 
 def _languages(passages: pa.Table) -> dict[str, int]:
     step = max(1, len(passages) // _LOOKED_AT)
-    texts = passages["text"].to_pylist()[::step]
-    return dict(Counter(map(detect_language, texts)).most_common())
+    return count_languages(passages["text"].to_pylist()[::step])
 
 
 def short(path: Path) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from markupsafe import Markup
 
-from tasks.core.page import Page, write_page
+from tasks.core.page import Page, stage_links, write_page
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_NAME = "Great Expectations"
 #: Parts of Great Expectations' body that are removed: scripts, pictures and styles from other
 #: sites, its header and advertising footer, and the switches that need scripts.
 _FOREIGN = re.compile(
@@ -37,16 +38,16 @@ def write_pages(docs: Path, pages: Mapping[str, str]) -> None:
         folder, *names = PurePosixPath(address).with_suffix("").parts
         kind = "Expectation suite" if folder == "expectations" else "Validation result"
         name, up = " / ".join(names), "../" * len(names)
-        links = (("Validation", f"{up}../report.html"), ("Great Expectations", f"{up}index.html"))
+        links = [*stage_links("validate", f"{up}../"), (_NAME, f"{up}index.html")]
         path = docs / address
         path.parent.mkdir(parents=True, exist_ok=True)
         body = _body(_fix_stamps(_LINK.sub(f'href="{up}expectations/', text)), address)
         write_page(path, _TEMPLATES / "docs.html", Page(name, kind, links=links), body=body)
         rows.append((kind, name, address))
     page = Page(
-        "Great Expectations",
+        _NAME,
         "The suites of expectations, and what they found, as Great Expectations shows them.",
-        links=[("Validation", "../report.html")],
+        links=[*stage_links("validate", "../"), (_NAME, "")],
     )
     write_page(docs / "index.html", _TEMPLATES / "docs_index.html", page, rows=rows)
 

@@ -64,7 +64,8 @@ def write_nothing(stage: Stage) -> None:
     source = stage.params.supervise.source
     write_batches(stage.out / "instructions.parquet", [], INSTRUCTIONS)
     write_batches(stage.out / "quarantine.parquet", [], QUARANTINE)
-    page = Page("Validation", f"supervise.source is {source}: no generator wrote rows.")
+    lead = f"supervise.source is {source}: no generator wrote rows."
+    page = Page("Validation", lead, links=stage_links("validate"))
     write_page(stage.out / "report.html", BASE, page)
     write_json(stage.out / "metrics.json", {"yield": None})
     stage.summary(0, 0, by_task_type={}, labels={}, failures={})

@@ -111,7 +111,7 @@ def write_report(
             "Verification",
             lead,
             tiles,
-            facts=(("Reader", reader),),
+            facts=(("reader", reader),),
             links=stage_links("verify"),
         ),
         dropped=sorted(tally.reasons.items(), key=lambda item: (-item[1], item[0])),

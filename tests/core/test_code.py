@@ -44,6 +44,18 @@ def test_code_that_is_not_imported_a_comment_and_a_docstring_change_nothing(pack
     assert digest() == before
 
 
+def test_the_digest_of_a_module_alone_changes_with_its_own_code_only(packages: Path) -> None:
+    def alone() -> str:
+        code.module_digest.cache_clear()
+        return code.module_digest("tasks.second")
+
+    before = alone()
+    (packages / "third.py").write_text("made = 2\n")
+    assert alone() == before
+    (packages / "second.py").write_text("def work():\n    from tasks.third import made as m\n")
+    assert alone() != before
+
+
 def test_modules_that_a_string_names_count(packages: Path) -> None:
     (packages / "readers").mkdir()
     (packages / "readers" / "csv.py").write_text("made = 1\n")

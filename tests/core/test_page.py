@@ -42,10 +42,15 @@ def test_links_and_facts_are_shown_only_where_there_are_any() -> None:
 def test_the_page_of_a_stage_links_to_earlier_ones_and_tells_when_the_later_ones_come() -> None:
     assert stage_links("validate") == [
         ("Ingest", "../ingest/report.html"),
+        ("Validation", ""),
         ("Verification (after verify)", "../verify/report.html"),
         ("Evaluation (after evaluate)", "../evaluate/report.html"),
     ]
-    assert [name for name, _ in stage_links("evaluate")] == ["Ingest", "Validation", "Verification"]
+    names = [name for name, _ in stage_links("evaluate")]
+    assert names == ["Ingest", "Validation", "Verification", "Evaluation"]
+    assert stage_links("validate", "../")[1] == ("Validation", "../../validate/report.html")
+    own = "".join(render(BASE, Page("Validation", links=stage_links("validate"))))
+    assert '<span aria-current="page">Validation</span>' in own and own.count("<a ") == 3
 
 
 def test_a_name_that_is_not_given_is_an_error(tmp_path: Path) -> None:

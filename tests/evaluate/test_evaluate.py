@@ -23,6 +23,7 @@ from tasks.core.rows import INSTRUCTIONS
 from tasks.core.store import seal_folder
 from tasks.core.yaml_file import read_yaml
 from tasks.evaluate import stage as evaluate
+from tasks.scoring.item_page import name_answers
 from tests.conftest import assert_pages_are_checked, instruction_table
 from tests.pages import check_page
 from tests.registered import NONE, evaluate_tiny, finetune_tiny, register_tiny, write_judged
@@ -64,7 +65,8 @@ def test_metrics_have_every_promised_key(finetuned: Any, kind: str) -> None:
     assert len(rows) == 2 * 2 * 6
     page = Path("artifacts/evaluate/report.html").read_text()
     check_page(page)
-    assert page.count('class="card item ') == 6 and "make why ITEM=3" in page
+    answers = name_answers(Path("artifacts/evaluate/predictions.parquet"))
+    assert page.count('class="card item ') == 6 and f"make why RUN={answers} ITEM=3" in page
     for row in rows if kind == "privacy" else []:
         assert row["prediction"] == row["choices"][int(np.argmax(row["scores"]))] and row[
             "f1"

@@ -153,6 +153,7 @@ def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
     assert all(document in page for document in reasons)
     assert SENTENCES[0] in page
     assert "http" not in page.replace("http-equiv", "")
+    assert '<a href="../verify/report.html">Verification (after verify)</a>' in page
     check_page(page)
 
 

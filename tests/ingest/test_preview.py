@@ -89,5 +89,7 @@ def test_a_preview_compares_with_the_items_it_was_given_or_the_profiles(
     assert script.main(["--corpus", "docs", *arguments, "--set", *settings]) == 0
     told = capsys.readouterr()
     assert printed in told.err and "artifacts/preview/report.html" in told.out
+    page = (corner / "artifacts/preview/report.html").read_text()
+    assert "<nav" not in page, "no other stage follows a look at a corpus"
     rows = read_table(corner / "artifacts/preview/passages.parquet")
     assert rows["in_evaluation"].to_pylist() == flags

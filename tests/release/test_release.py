@@ -46,9 +46,29 @@ def test_a_registered_model_is_exported_pushed_and_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    _tells_broken_answers_first(uri, workplace, monkeypatch, capsys)
     _exports(uri, workplace, capsys)
     _pushes(uri, monkeypatch, capsys)
     _asks(uri, workplace, capsys)
+
+
+def _tells_broken_answers_first(
+    uri: str,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before it merges and writes a model, which takes minutes."""
+
+    def broken(*_: Any) -> None:
+        raise PipelineError("parity.json of model-incidents version 1 cannot be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "fetch_kept_answers", broken)
+        assert export.main(["--model", uri, "--out", str(workplace / "late")]) == 2
+    steps = capsys.readouterr().err
+    assert "parity.json of model-incidents version 1 cannot be read" in steps
+    assert "copying the merged checkpoint" not in steps and not (workplace / "late").exists()
 
 
 def _exports(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from flows.review import label, label_desk
+from flows.review import label, label_desk, lines_file
 from flows.review.drafts import asked_text, label_of
 from flows.review.place import Place
 from flows.review.preview import PREVIEW, record_cut
@@ -219,6 +220,41 @@ def test_a_broken_items_file_is_told_and_not_written(checkout: Path) -> None:
     (checkout / _ITEMS).write_text('{"id": "a"\n')
     with pytest.raises(PipelineError, match="items.jsonl line 1 is not valid JSON"):
         open_client(checkout)
+
+
+def test_a_broken_file_of_rejections_is_told_and_not_written(checkout: Path) -> None:
+    client = open_client(checkout)
+    draft = state_of(client)["drafts"][0]
+    rejected = label.rejected_path(checkout / _ITEMS)
+    assert client.post("/save", json={"key": draft["key"], "action": "reject"}).status_code == 200
+    for broken in ('{"key": \n', "[1]\n"):
+        rejected.write_text(broken)
+        answer = client.post("/save", json={"key": draft["key"], "action": "undo"})
+        assert answer.status_code == 409 and "rejected.jsonl line 1" in answer.json()["error"]
+        assert rejected.read_text() == broken
+        with pytest.raises(PipelineError, match="rejected.jsonl line 1"):
+            open_client(checkout)
+
+
+def test_a_full_disk_is_one_line_in_the_page_and_the_file_stays(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_client(checkout)
+    first, second = state_of(client)["drafts"][:2]
+    assert accept(client, first).status_code == 200
+    before = (checkout / _ITEMS).read_text()
+
+    def full(path: Path, _: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lines_file, "write_text", full)
+        answer = accept(client, second)
+    assert answer.status_code == 409
+    told = answer.json()["error"]
+    assert told.startswith("not saved: No space left on device: ") and told.endswith("items.jsonl")
+    assert (checkout / _ITEMS).read_text() == before
+    assert accept(client, second).status_code == 200, "the same key tries again"
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

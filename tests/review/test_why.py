@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,16 +16,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from flows.review import nearest, why
-from flows.review.embedding import Embedder
+from flows.review.embedding import Embedder, open_embedder
 from flows.review.place import Place
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
-from tasks.core.parquet import write_table
+from tasks.core.params import parse_params
+from tasks.core.parquet import read_table, write_table
 from tasks.core.rows import EVALUATIONS, INSTRUCTIONS
+from tasks.core.yaml_file import read_yaml
 from tasks.lm.merged import merged_folder
-from tasks.scoring.item_page import page_name
+from tasks.scoring.item_page import name_answers, page_name
 from tasks.scoring.reviews import review_key
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
@@ -126,6 +130,33 @@ def test_the_page_links_to_the_pages_that_are_there(checkout: Path) -> None:
     assert '<td data-name="expected">No</td>' in page.read_text(), "in the template's own words"
 
 
+def test_the_answers_that_a_page_names_lead_to_every_run_that_gave_them(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DVC restores a page of evaluation in runs of other names, such as the cells of a matrix."""
+    runs = checkout / ".runs"
+    params = Place(checkout, "mine").run.params
+    (runs / "mine/params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copytree(runs / "mine", runs / "cell-of-a-matrix-0a1b2c")
+    shutil.copytree(runs / "mine", runs / "other")
+    other = runs / "other/artifacts/evaluate/predictions.parquet"
+    write_table(other, read_table(other).slice(1))
+    answers = name_answers(runs / "mine/artifacts/evaluate/predictions.parquet")
+    assert why.main(["--run", answers, "--item", IDS[0]]) == 0
+    for name in ("mine", "cell-of-a-matrix-0a1b2c"):
+        page = (runs / name / "artifacts/why/contracts-001.html").read_text()
+        assert f"make why RUN={answers} ITEM=contracts-001" in page and "nli-005" in page
+    assert not (runs / "other/artifacts/why").exists()
+    assert capsys.readouterr().out.count("\nwritten   .runs/") == 2
+    assert why.main(["--run", answers, "--item", "contracts-01"]) == 2
+    assert "the nearest ids: contracts-001" in capsys.readouterr().err
+    assert why.main(["--run", "0" * 12, "--item", IDS[0]]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no run here has the answers RUN=000000000000" in error
+    assert why.main(["--run", answers, "--profile", "mine", "--item", IDS[0]]) == 2
+    assert "give it without PROFILE and SET" in capsys.readouterr().err
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(not chromium(), reason="no Chromium here (Debian: apt install chromium)")
 def test_the_page_on_a_screen_and_on_a_phone(checkout: Path, tmp_path: Path) -> None:
@@ -170,8 +201,10 @@ def test_an_unknown_item_is_one_line_with_the_nearest_ids(
     (checkout / "local/mine/items.jsonl").write_text(
         '{"id": "n", "premise": "P", "hypothesis": "H", "label": "neutral"}\n'
     )
-    with pytest.raises(PipelineError, match="no longer in local/mine/items.jsonl"):
-        why.explain(Place(checkout, "mine"), IDS[0])
+    for _ in range(2):
+        with pytest.raises(PipelineError, match="no longer in local/mine/items.jsonl"):
+            why.explain(Place(checkout, "mine"), IDS[0])
+        (checkout / "local/mine/items.jsonl").write_text("")
 
 
 def test_without_labelled_items_a_row_that_was_kept_out_is_explained(checkout: Path) -> None:
@@ -191,6 +224,9 @@ def test_without_labelled_items_a_row_that_was_kept_out_is_explained(checkout: P
     assert found["item"]["asked"] == {"instruction": "[passage]\n\nWhat broke in P-5?"}
     assert found["item"]["expected"] == ["seal-5"]
     assert found["nearest"][0]["row_id"] == "nli-005"
+    profile.write_text(profile.read_text().replace("supervision/none", "local/mine/items.jsonl"))
+    later = why.explain(Place(checkout, "mine"), kept_out["row_id"])
+    assert later["item"] == found["item"], "items that were labelled after the run change nothing"
 
 
 def test_the_scorer_of_extraction_sees_normal_text() -> None:
@@ -289,6 +325,24 @@ def test_the_vectors_are_those_of_the_model_with_its_adapter(
     assert np.abs(read("plain", tiny_model) - expected).max() > 0.05
 
 
+def test_vectors_are_kept_while_model_and_adapter_stay(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """What else the training left beside the adapter does not matter, nor does our code."""
+    values = parse_params(read_yaml(ROOT / "params.yaml"), "params.yaml")
+    finetune = values.finetune.model_copy(update={"model": str(tiny_model), "revision": "main"})
+    params = values.model_copy(update={"finetune": finetune})
+
+    def name() -> str:
+        return open_embedder(params, adapter, tmp_path / "vectors.npz").name
+
+    before = name()
+    (adapter / "summary.json").write_text("{}")
+    assert name() == before
+    save_adapter(tiny_model, adapter)
+    assert name() != before
+
+
 def test_vectors_do_not_depend_on_the_other_texts(tiny_model: Path, tmp_path: Path) -> None:
     """They are read by length and in batches: each text gets its own vector back."""
     texts = ["the pump failed " * (place % 7) + f"{place}" for place in range(20)]
@@ -304,4 +358,4 @@ def test_the_makefile_hands_an_id_over_as_it_is(tmp_path: Path) -> None:
     env = {**os.environ, "ITEM": "$(touch stolen) `touch stolen`", "MAKEFLAGS": ""}
     command = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", "setup", "why"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    assert '--item="$ITEM"' in done.stdout and "stolen" not in done.stdout
+    assert '--run="$RUN" --item="$ITEM"' in done.stdout and "stolen" not in done.stdout

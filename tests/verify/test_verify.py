@@ -49,6 +49,7 @@ def test_rows_that_the_reader_disagrees_with_are_kept_apart_with_both_answers(ru
     assert read_json(Path("artifacts/verify/metrics.json")) == {"agreed": 0.8, "right": None}
     page = Path("artifacts/verify/report.html").read_text()
     assert "Agreed by the reader" in page and "80.0 %" in page and "reader_disagrees" in page
+    assert "<dt>reader</dt>" in page, "facts have small letters, as on the other pages"
 
 
 @pytest.mark.parametrize(("source", "name"), [("bonito", "none"), ("tapt", "")])

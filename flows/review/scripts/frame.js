@@ -28,14 +28,13 @@ export async function ask(address, change) {
     headers: { "content-type": "application/json" },
     body: JSON.stringify(change),
   };
-  try {
-    const answer = await fetch(address, request);
-    const value = await answer.json();
-    if (answer.ok) return value;
-    tell(value.error || `the server answers ${answer.status}`, "bad");
-  } catch {
-    tell("Not saved: the server does not answer. Start it again, then press the key again.", "bad");
-  }
+  const answer = await fetch(address, request).catch(() => null);
+  const value = answer && await answer.json().catch(() => null);
+  if (value && answer.ok) return value;
+  const why = answer && !answer.ok
+    ? `the server answers ${answer.status}. Its terminal says why.`
+    : "the server does not answer. Start it again, then press the key again.";
+  tell(value?.error || `Not saved: ${why}`, "bad");
   return null;
 }
 
