@@ -147,6 +147,13 @@ def test_lengths_are_those_of_the_final_text() -> None:
             'Suppose "{{context}}" Can we infer that the pump is new? Yes, no, or maybe?',
             True,
         ),
+        ("exqa", "{{context}}\n\n谁建造了这座桥？", True),
+        ("exqa", "{{context}}\n\nمتى بنيت القاهرة؟", True),
+        ("exqa", "{{context}}\n\nΠοιος είναι ο πληθυσμός;", True),
+        ("exqa", "{{context}}\n\n谁", False),
+        ("exqa", "{{context}}\n\nเมืองหลวงของไทยคืออะไร", True),
+        ("exqa", "{{context}}\n\n橋はいつ建てられましたか。", True),
+        ("exqa", "{{context}}\n\n橋は古いです。", False),
     ],
 )
 def test_question_present(task_type: str, instruction: str, present: bool) -> None:
