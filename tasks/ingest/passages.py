@@ -33,8 +33,11 @@ _MAIN_LEVEL = 2
 #: Atoms that are counted and joined at a time: bounds memory and time on very long documents.
 _WINDOW = 20_000
 
-_BLANK_LINE = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
-_LINE_START = re.compile(r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t])")
+#: A blank line, or a row of a table whose cells have names, "id: 7 | status: open": such a row is
+#: clear without its neighbours.
+_PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n(?=[^|:\n]{1,80}: [^\n]* \| )")
+#: An item of a list, or any other row of a table.
+_LINE_START = re.compile(r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t]|[^\n]* \| )")
 #: The end of a sentence: Latin and alike need a space after it; Chinese, Japanese do not; danda,
 #: Arabic, Ethiopic, Armenian, Burmese, Khmer, Tibetan marks.
 _SENTENCE_END = re.compile(
@@ -97,7 +100,7 @@ def _join(
         else []
     )
     for first, last in _cheapest(atoms, sizes, [0, *gaps], budget, least):
-        yield from _split_if_over(document, sections, atoms[first : last + 1], count, budget, least)
+        yield from _split_if_over(document, sections, atoms[first : last + 1], count, budget)
 
 
 def _split_if_over(
@@ -106,7 +109,6 @@ def _split_if_over(
     atoms: list[_Atom],
     count: TokenCounter,
     budget: int,
-    least: int,
 ) -> Iterator[Passage]:
     """Count the tokens of the joined text; where it is over the budget, cut it once more.
 
@@ -122,8 +124,8 @@ def _split_if_over(
         range(1, len(atoms)),
         key=lambda place: (_CUT[atoms[place].before], abs(place - len(atoms) / 2)),
     )
-    yield from _split_if_over(document, sections, atoms[:half], count, budget, least)
-    yield from _split_if_over(document, sections, atoms[half:], count, budget, least)
+    yield from _split_if_over(document, sections, atoms[:half], count, budget)
+    yield from _split_if_over(document, sections, atoms[half:], count, budget)
 
 
 def _cheapest(
@@ -202,7 +204,7 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]
     """Yield (start, end, what it follows) of every sentence in ``text[start:end]``, without the
     space around it.
     """
-    for paragraph_start, paragraph_end in _split(text, start, end, _BLANK_LINE):
+    for paragraph_start, paragraph_end in _split(text, start, end, _PARAGRAPH_END):
         kind = PARAGRAPH
         for line_start, line_end in _split(text, paragraph_start, paragraph_end, _LINE_START):
             position = line_start

@@ -55,6 +55,19 @@ def test_a_short_tail_is_balanced_and_main_headings_divide() -> None:
     )
 
 
+def test_a_table_is_cut_between_its_rows() -> None:
+    named = [
+        f"id: {number} | body: The pump {number} has stopped. Please send help. Thanks, Ann"
+        for number in range(12)
+    ]
+    # Two rows are more than a passage, and one is about half of one.
+    found = _cut("\n".join(named), budget=26, least=5)
+    assert [passage.text for passage in found] == named
+    rows = [f"pump {number} | It has stopped. | Ann Hill" for number in range(12)]
+    found = _cut("\n".join(rows), budget=29, least=5)
+    assert [passage.text.count("\n") for passage in found] == [2, 2, 2, 2]
+
+
 def test_any_script_and_text_without_spaces() -> None:
     japanese = "水泵在中午停止了。轴承从星期一开始过热。工人在晚上换了它。" * 6
     found = _cut(japanese, budget=40, least=5, count=_characters)
