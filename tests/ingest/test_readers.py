@@ -269,6 +269,25 @@ def test_a_table_in_a_cell_is_read_once(tmp_path: Path) -> None:
     assert _text(tmp_path / "a.docx") == "Pump P-3 P-4 | 410\n\n"
 
 
+def test_tables_that_lay_out_a_page_are_read_once(tmp_path: Path) -> None:
+    inner = (
+        "<table><caption>Hours</caption><tr><th>Pump</th><th>Hours</th></tr>"
+        "<tr><td>P-3</td><td>410</td></tr></table>"
+    )
+    page = (
+        f"<table><tr><td>The crew</td><td>came late.</td></tr><tr><td><h1>News</h1><p>It froze."
+        f"</p>{inner}</td><td><p>The seal broke.</p></td></tr></table>"
+    )
+    message = EmailMessage()
+    message["Subject"] = "Newsletter"
+    message.set_content(f"<html><body>{page}</body></html>", subtype="html")
+    (tmp_path / "a.eml").write_bytes(message.as_bytes())
+    assert _text(tmp_path / "a.eml") == (
+        "Newsletter\n\nThe crew | came late.\n\nNews\n\nIt froze.\n\n"
+        "Hours\n\nPump | Hours\nP-3 | 410\n\nThe seal broke.\n\n"
+    )
+
+
 def test_pdf_joins_lines_and_drops_furniture(tmp_path: Path) -> None:
     pages = []
     for number in range(1, 4):
