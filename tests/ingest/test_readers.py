@@ -59,6 +59,11 @@ def test_legacy_encodings_are_detected(encoding: str, text: str) -> None:
     assert decode(text.encode(encoding)) == (text, encoding)
 
 
+def test_a_vertical_tab_divides_words() -> None:
+    text, _ = decode(b"The pump stopped.\x0bThe seal broke.")
+    assert text == "The pump stopped.\nThe seal broke."
+
+
 def test_binary_is_refused_and_double_encoding_undone() -> None:
     with pytest.raises(Unreadable, match="binary"):
         decode(bytes(range(256)) * 4)
