@@ -23,6 +23,21 @@ def test_evaluation_overlap_by_words_in_a_row() -> None:
     assert "three four" not in overlap
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("दिल्ली भारत की राजधानी है", 5),
+        ("القُدْس مدينة", 2),
+        ("தமிழ் மொழி", 2),
+        ("水泵 stopped", 3),
+        ("กรุงเทพ", 7),
+        ("one_two, 3.5", 4),
+    ],
+)
+def test_words_of_other_scripts(text: str, words: int) -> None:
+    assert len(cleaning.split_words(text)) == words
+
+
 def test_items_that_the_corpus_answers() -> None:
     context = "Pump P-1 failed at noon because its seal broke."
     items = [
