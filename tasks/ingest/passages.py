@@ -45,7 +45,13 @@ _SENTENCE_END = re.compile(
     r"(?<![.!?\u2026])[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u201d\u2019\uff09]*|[\u0964\u0965\u061f\u06d4\u1362\u0589\u104b\u17d4\u0f0d]+"
 )
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B)|^\s*\d+)\.$"
+    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B"
+    r"|Abs|Ziff|Kap|Rn|[Vv]gl|[Gg]gf|inkl|zzgl|evtl|Tel|Str|Mio|Mrd|Mme|Mlle|Sra?)|^\s*\d+)\.$"
+)
+#: The day of a date and what follows, as German writes it: "am 3. Mai 2024".
+_DAY = re.compile(r"\b\d{1,2}\.$")
+_MONTH = re.compile(
+    r"\s+(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b"
 )
 
 
@@ -220,7 +226,9 @@ def _is_end(text: str, start: int, end: int, limit: int) -> bool:
     following = text[end : min(end + 40, limit)].lstrip()[:1]
     if not following or following.islower():
         return False
-    return not (text[end - 1] == "." and _ABBREVIATION.search(text[max(start, end - 12) : end]))
+    before = text[max(start, end - 12) : end]
+    is_date = _DAY.search(before) and _MONTH.match(text, end, limit)
+    return not (is_date or _ABBREVIATION.search(before))
 
 
 def _split(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tasks.ingest.passages import Passage, cut
 from tasks.ingest.readers.document import Document
 from tasks.ingest.readers.markdown import find_headings
@@ -79,6 +81,22 @@ def test_any_script_and_text_without_spaces() -> None:
     )
     hindi = "पंप दोपहर में बंद हुआ। असर गरम था। शाम को बदला गया।"
     assert [passage.text[-1] for passage in _cut(hindi, budget=6, least=1)] == ["।", "।", "।"]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Am 3. Mai 2024 fiel sie aus.",
+        "Nach Art. 5 Abs. 2 Nr. 1 (vgl. Kap. 7) gilt es.",
+        "Sie kostet 2 Mio. Euro.",
+        "Selon Mme. Durand et Mlle. Petit, la pompe marche.",
+    ],
+)
+def test_abbreviations_and_dates_of_other_languages_end_no_sentence(sentence: str) -> None:
+    words = len(sentence.split())
+    for budget in range(words, 3 * words):
+        found = _cut(" ".join([sentence] * 5), budget, least=1)
+        assert all(passage.text.startswith(sentence) for passage in found)
 
 
 def test_abbreviations_and_decimals_end_no_sentence() -> None:
