@@ -64,6 +64,11 @@ def test_a_vertical_tab_divides_words() -> None:
     assert text == "The pump stopped.\nThe seal broke."
 
 
+def test_marks_that_are_not_seen_divide_no_word() -> None:
+    shown = "Donau\u00addampf\u200bschiff\u2060fahrt: 1\u202f234\u00a0m, 50\u2007%"
+    assert decode(shown.encode())[0] == "Donaudampfschifffahrt: 1 234 m, 50 %"
+
+
 def test_binary_is_refused_and_double_encoding_undone() -> None:
     with pytest.raises(Unreadable, match="binary"):
         decode(bytes(range(256)) * 4)
