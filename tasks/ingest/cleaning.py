@@ -16,18 +16,16 @@ from pathlib import Path
 import xxhash
 
 #: Scripts without spaces between words: each character is a word.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 )
 #: Vowels and accents that are characters of their own, as in Hindi: they are part of their word.
 _SIGNS = "".join(
     sign
     for sign in map(chr, range(0x300, 0x1E00))
-    if unicodedata.category(sign) in ("Mn", "Mc") and not re.match(f"[{_UNSPACED}]", sign)
+    if unicodedata.category(sign) in ("Mn", "Mc") and not re.match(f"[{UNSPACED}]", sign)
 )
-_WORD = re.compile(
-    f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+(?:[{_SIGNS}\u200c\u200d]+[^\\W_{_UNSPACED}]*)*"
-)
+_WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+(?:[{_SIGNS}\u200c\u200d]+[^\\W_{UNSPACED}]*)*")
 _PERMUTATIONS = 128
 _SHINGLE = 5
 #: Shorter texts occur everywhere: they are no evidence of overlap.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingest import cleaning
+from tasks.ingest import boilerplate, cleaning
+from tasks.ingest.readers.document import Document
 
 
 def test_evaluation_overlap_by_words_in_a_row() -> None:
@@ -36,6 +37,21 @@ def test_evaluation_overlap_by_words_in_a_row() -> None:
 )
 def test_words_of_other_scripts(text: str, words: int) -> None:
     assert len(cleaning.split_words(text)) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("All rights are reserved.", True),
+        ("All rights reserved.", False),
+        ("版权所有，未经许可不得转载", True),
+        ("第一条", False),
+        ("สงวนลิขสิทธิ์ทั้งหมด", True),
+    ],
+)
+def test_lines_of_a_few_words_may_be_boilerplate(line: str, counts: bool) -> None:
+    found = boilerplate.find_lines(Document(line, "text"), 0, len(line))
+    assert bool(found) is counts
 
 
 def test_items_that_the_corpus_answers() -> None:
