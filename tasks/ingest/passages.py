@@ -36,8 +36,11 @@ _WINDOW = 20_000
 #: A blank line, or a row of a table whose cells have names, "id: 7 | status: open": such a row is
 #: clear without its neighbours.
 _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n(?=[^|:\n]{1,80}: [^\n]* \| )")
-#: An item of a list, or any other row of a table.
-_LINE_START = re.compile(r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t]|[^\n]* \| )")
+#: An item of a list, any other row of a table, or a line of a log, which begins with a time.
+_LINE_START = re.compile(
+    r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t]|[^\n]* \| "
+    r"|\[?(?:\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\d{1,2}[./]\d{1,2}[./]\d\d))"
+)
 #: The end of a sentence: Latin and alike need a space after it; Chinese, Japanese do not; danda,
 #: Arabic, Ethiopic, Armenian, Burmese, Khmer, Tibetan marks.
 _SENTENCE_END = re.compile(

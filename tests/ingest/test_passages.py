@@ -70,6 +70,13 @@ def test_a_table_is_cut_between_its_rows() -> None:
     assert [passage.text.count("\n") for passage in found] == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("time", ["[2024-05-01 10:00]", "10:00", "01.05.24, 10:00 -", "5/1/2024"])
+def test_a_log_is_cut_between_its_lines(time: str) -> None:
+    line = f"{time} Tom: It stopped. Please call me"
+    found = _cut("\n".join([line] * 12), budget=len(line.split()) * 3 // 2, least=1)
+    assert [passage.text for passage in found] == [line] * 12
+
+
 def test_any_script_and_text_without_spaces() -> None:
     japanese = "水泵在中午停止了。轴承从星期一开始过热。工人在晚上换了它。" * 6
     found = _cut(japanese, budget=40, least=5, count=_characters)
