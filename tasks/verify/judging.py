@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from tasks.claims.patterns import load_patterns
@@ -230,9 +231,15 @@ def nearest_span(passage: str, response: str) -> str:
     """
     words = list(re.finditer(r"\S+", passage))
     length, numbers = len(response.split()), _numbers(response)
+    wanted = normalise_answer(response).split()
+    parts = (normalise_answer(word[0]).split() for word in words)
+    held = [0, *accumulate(sum(part in wanted for part in each) for each in parts)]
     best, found = _NEARLY, ""
     for size in range(max(1, length - _STRETCH), length + _STRETCH + 1):
         for first in range(len(words) - size + 1):
+            common = held[first + size] - held[first]
+            if 2 * common <= best * (common + len(wanted)):  # it cannot be as like as that
+                continue
             span = passage[words[first].start() : words[first + size - 1].end()].strip(_MARKS)
             likeness = squad_f1(span, [response])
             if likeness > best and _numbers(span) == numbers:

@@ -195,6 +195,9 @@ def test_a_question_about_something_else_is_no_row() -> None:
         ("2.8 tonnes", ""),
         ("the tee weighed 2.8 tonnes", ""),
         ("a crane", ""),
+        # Without its articles and marks nothing is left to be like.
+        ("the", ""),
+        ("...", ""),
     ],
 )
 def test_a_response_means_the_span_that_it_nearly_is(response: str, span: str) -> None:
