@@ -119,8 +119,10 @@ def _from_sentences(passage: Premise, chance: random.Random, patterns: Patterns)
         for edit in _edits(statement, passage.text, pool, chance, patterns)
     )
     found = chain(edited, duty_twins(passage.text, chance, patterns))
+    stated = [sentence.lower() for sentence in split_sentences(passage.text, patterns)]
     for sentence, kind, true, false in found:
-        if not _is_stated(false, passage.text, patterns):
+        # What should be false may be in the passage after all.
+        if not any(false.rstrip(".").lower() in each for each in stated):
             yield Twins(passage.passage_id, kind, true, false, sentence)
 
 
@@ -184,12 +186,6 @@ def _clause_between(text: str, patterns: Patterns) -> bool:
     """Tell whether the value belongs to another verb: "was launched before a deadline on 3 May"."""
     words = {word.lower() for word in WORD.findall(text)}
     return bool(words & patterns.words("breaks") - {"to"})
-
-
-def _is_stated(false: str, text: str, patterns: Patterns) -> bool:
-    """Tell whether a claim that should be false is in the passage after all."""
-    words = false.rstrip(".").lower()
-    return any(words in sentence.lower() for sentence in split_sentences(text, patterns))
 
 
 def _from_answers(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:

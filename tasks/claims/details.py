@@ -41,10 +41,11 @@ class Details:
     def undecided(self, claim: str, origin: str) -> tuple[str, str] | None:
         """Return (passage, statement with the date of the claim), or None."""
         tail = self._tail.search(claim)
-        if tail is None or not self._hosts:
+        if tail is None or len(self._used) == len(self._hosts):
             return None
         first = row_seed(self._seed, "detail", origin, claim) % len(self._hosts)
-        for passage, statement in self._hosts[first:] + self._hosts[:first]:
+        for place in range(len(self._hosts)):
+            passage, statement = self._hosts[(first + place) % len(self._hosts)]
             if passage != origin and passage not in self._used:
                 self._used.add(passage)
                 return passage, f"{statement.rstrip('.')} {tail[0]}"

@@ -158,7 +158,7 @@ def _is_subject(head: str, patterns: Patterns) -> bool:
         return False
     first = words[0].lower()
     determiners = patterns.words("determiners")
-    named = first in determiners or first == "you" or first not in patterns.openers
+    named = first in determiners or first == "you" or first not in patterns.words("openers")
     plain = all(re.fullmatch(r"[A-Za-z][\w'’/-]*", word) for word in words)
     inside = {word.lower() for word in words[1:]} & patterns.words("breaks") - {"and", "or", "to"}
     # A capital inside the subject begins a sentence: what is before it is a heading.

@@ -94,7 +94,11 @@ def is_bound(text: str, span: Span, patterns: Patterns) -> bool:
         if span.kind == "year" and (named or word.lower() == "the"):
             return True
         return (_PART_OF_TIME.sub("", head).split() or [""])[-1].lower() in _BEFORE_DATE
-    if word.lower().strip(",.()") in patterns.bounds or head.endswith("-") or _RATIO.search(head):
+    if (
+        word.lower().strip(",.()") in patterns.words("bounds")
+        or head.endswith("-")
+        or _RATIO.search(head)
+    ):
         return True
     return span.kind == "quantity" and (labels or _MEASURE.search(head) is not None)
 
@@ -177,11 +181,7 @@ def like(value: float, model: str, patterns: Patterns) -> str:
     if model.lower() in patterns.number_words and 0 <= value < len(patterns.number_words):
         return patterns.number_words[round(value)]
     decimals = len(model.partition(".")[2])
-    return (
-        f"{value:,.{decimals}f}"
-        if "," in model or (value >= 10000 and "," in model)
-        else f"{value:.{decimals}f}"
-    )
+    return f"{value:,.{decimals}f}" if "," in model else f"{value:.{decimals}f}"
 
 
 def _made(span: Span, passage: str, patterns: Patterns, chance: random.Random) -> str | None:

@@ -62,32 +62,18 @@ class Patterns:
     values: dict[str, Any]
 
     def words(self, name: str) -> frozenset[str]:
-        """Return a list of the file as a set."""
-        return frozenset(self.values[name])
+        """Return a list of the file as a set, made once: rules ask for it at every word."""
+        if name not in self._sets:
+            self._sets[name] = frozenset(self.values[name])
+        return self._sets[name]
+
+    @cached_property
+    def _sets(self) -> dict[str, frozenset[str]]:
+        return {}
 
     def pairs(self, name: str) -> list[tuple[str, str]]:
         """Return a list of word pairs, in the order of the file."""
         return [(one, other) for one, other in self.values[name]]
-
-    @cached_property
-    def openers(self) -> frozenset[str]:
-        return self.words("openers")
-
-    @cached_property
-    def unsure(self) -> frozenset[str]:
-        return self.words("unsure")
-
-    @cached_property
-    def pointing(self) -> frozenset[str]:
-        return self.words("pointing")
-
-    @cached_property
-    def bounds(self) -> frozenset[str]:
-        return self.words("bounds")
-
-    @cached_property
-    def stopwords(self) -> frozenset[str]:
-        return self.words("stopwords")
 
     @cached_property
     def months(self) -> list[str]:

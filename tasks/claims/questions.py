@@ -111,5 +111,5 @@ def uncapitalised(text: str, small: Container[str], patterns: Patterns) -> str:
     """
     first, *others = text.split(maxsplit=2)[:2] or [""]
     in_name = bool(others) and others[0][0].isupper()
-    plain = first.lower() in patterns.stopwords or (first.lower() in small and not in_name)
+    plain = first.lower() in patterns.words("stopwords") or (first.lower() in small and not in_name)
     return text[:1].lower() + text[1:] if plain else text

@@ -154,8 +154,8 @@ def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> boo
     if not (sentence[0].isupper() or sentence[0].isdigit()) or MARKS.search(sentence):
         return False
     lower = [word.lower() for word in words]
-    refused = patterns.pointing if hedged else patterns.pointing | patterns.unsure
-    if lower[0] in patterns.openers or set(lower) & refused or _OTHERS.match(sentence):
+    refused = patterns.words("pointing") | (frozenset() if hedged else patterns.words("unsure"))
+    if lower[0] in patterns.words("openers") or set(lower) & refused or _OTHERS.match(sentence):
         return False
     if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
         return False
@@ -211,7 +211,8 @@ def _lower_words(text: str) -> set[str]:
 
 def content_words(text: str, patterns: Patterns) -> frozenset[str]:
     """Return the words that carry what a text says, crudely stemmed; numbers as they are."""
-    return frozenset(stem(word) for word in _lower_words(text) if word not in patterns.stopwords)
+    stopwords = patterns.words("stopwords")
+    return frozenset(stem(word) for word in _lower_words(text) if word not in stopwords)
 
 
 def stem(word: str) -> str:

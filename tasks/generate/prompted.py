@@ -78,7 +78,10 @@ class PromptedForm:
         """Return the task. Reasons: ``truncated``, ``no_<part>``, ``empty_<part>``."""
         prompt = self.prompts[task_type]
         matches = [
-            re.search(rf"^\W*{re.escape(mark)}\W*:[ \t*_]*", text, re.MULTILINE | re.IGNORECASE)
+            # Of a model that writes Chinese the colon is a wide one.
+            re.search(
+                rf"^\W*{re.escape(mark)}\W*[:\uff1a][ \t*_]*", text, re.MULTILINE | re.IGNORECASE
+            )
             for mark in prompt.marks
         ]
         found = [match for match in matches if match]

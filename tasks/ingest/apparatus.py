@@ -53,6 +53,13 @@ _RAISED = re.compile(
     r"(?:(?<=[a-z]{5}[.,;])|(?<=[a-z]{5}))[\u00b9\u00b2\u00b3\u2070\u2074-\u2079]{1,3}(?!\w)"
     r"|(?<=[a-z]{5}[,;])[1-9]\d?(?=[ \n][a-z])"
 )
+#: A raised number behind one of these is its power, not a note.
+_UNIT = re.compile(r"(?:met(?:er|re|ro)|inche|yard|mile|second)s?$", re.IGNORECASE)
+#: An array of a program, as its use shows: counted from 0, or in an assignment, a sum or a call.
+_ARRAY = re.compile(
+    r"\b(?P<used>\w+)\[(?:0\]|\d+\](?:[ ]?[-+*/]?=|[ ][+*/<>%][ ]))"
+    r"|(?:=[ ]?|[+*/<>%][ ]|\w\()(?:\w+\.)*(?P<read>\w+)\[\d+\]"
+)
 _AMOUNT = re.compile(r"\d,\d{3}(?!\d)")
 _COUNTED = re.compile(
     r"(?:section|figure|table|chapter|article|clause|schedule|annex|appendix|paragraph|exhibit"
@@ -136,7 +143,12 @@ class Spans:
 
 def find_citations(text: str, taken: Spans) -> list[Edit]:
     """Return the markers of sources and notes outside ``taken``."""
-    attached = [match for match in _ATTACHED.finditer(text) if match.start() not in taken]
+    arrays = {match["used"] or match["read"] for match in _ARRAY.finditer(text)}
+    attached = [
+        match
+        for match in _ATTACHED.finditer(text)
+        if match.start() not in taken and _last_word(text, match.start()) not in arrays
+    ]
     apart = [
         match
         for match in _APART.finditer(text)
@@ -146,7 +158,10 @@ def find_citations(text: str, taken: Spans) -> list[Edit]:
     raised = [
         Edit(*match.span(), SUPERSCRIPT)
         for match in _RAISED.finditer(text)
-        if not _COUNTED.search(text[max(match.start() - 12, 0) : match.start()])
+        if not any(
+            other.search(text[max(match.start() - 12, 0) : match.start()])
+            for other in (_COUNTED, _UNIT)
+        )
     ]
     if len(numbers) < _LEAST_MARKERS:
         return raised
@@ -156,6 +171,11 @@ def find_citations(text: str, taken: Spans) -> list[Edit]:
         *raised,
         *(Edit(*match.span(), CITATION) for match in (*attached, *apart, *wrapped, *notes)),
     ]
+
+
+def _last_word(text: str, end: int) -> str:
+    """Return the word that ends at ``end``, of a long one the end; empty if there is none."""
+    return re.split(r"\W", text[max(end - 60, 0) : end])[-1]
 
 
 def _is_aside(text: str, match: re.Match[str]) -> bool:

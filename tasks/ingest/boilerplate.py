@@ -18,12 +18,14 @@ from typing import Any
 
 import xxhash
 
+from tasks.ingest.cleaning import UNSPACED
 from tasks.ingest.readers.document import Document
 
 #: Shorter lines (table rules, brackets of code, single words) repeat without being boilerplate.
 _LEAST_WORDS = 4
 _LINE = re.compile(r"[^\n]+")
-_LETTERS = re.compile(r"[^\W\d_]{2,}")
+#: A word of two letters or more; of scripts without spaces two letters count as one.
+_LETTERS = re.compile(rf"[{UNSPACED}]{{2}}|[^\W\d_{UNSPACED}]{{2,}}")
 #: A line in fewer documents is no boilerplate, whatever the share.
 LEAST_DOCUMENTS = 5
 

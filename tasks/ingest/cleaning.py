@@ -15,11 +15,17 @@ from pathlib import Path
 
 import xxhash
 
-#: Words of any script: Chinese, Japanese and Thai have no spaces, so each character is a word.
-_WORD = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-    "|[^\\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+#: Scripts without spaces between words: each character is a word.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 )
+#: Vowels and accents that are characters of their own, as in Hindi: they are part of their word.
+_SIGNS = "".join(
+    sign
+    for sign in map(chr, range(0x300, 0x1E00))
+    if unicodedata.category(sign) in ("Mn", "Mc") and not re.match(f"[{UNSPACED}]", sign)
+)
+_WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+(?:[{_SIGNS}\u200c\u200d]+[^\\W_{UNSPACED}]*)*")
 _PERMUTATIONS = 128
 _SHINGLE = 5
 #: Shorter texts occur everywhere: they are no evidence of overlap.

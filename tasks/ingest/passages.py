@@ -33,8 +33,14 @@ _MAIN_LEVEL = 2
 #: Atoms that are counted and joined at a time: bounds memory and time on very long documents.
 _WINDOW = 20_000
 
-_BLANK_LINE = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
-_LINE_START = re.compile(r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t])")
+#: A blank line, or a row of a table whose cells have names, "id: 7 | status: open": such a row is
+#: clear without its neighbours.
+_PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n(?=[^|:\n]{1,80}: [^\n]* \| )")
+#: An item of a list, any other row of a table, or a line of a log, which begins with a time.
+_LINE_START = re.compile(
+    r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t]|[^\n]* \| "
+    r"|\[?(?:\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\d{1,2}[./]\d{1,2}[./]\d\d))"
+)
 #: The end of a sentence: Latin and alike need a space after it; Chinese, Japanese do not; danda,
 #: Arabic, Ethiopic, Armenian, Burmese, Khmer, Tibetan marks.
 _SENTENCE_END = re.compile(
@@ -42,7 +48,13 @@ _SENTENCE_END = re.compile(
     r"(?<![.!?\u2026])[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u201d\u2019\uff09]*|[\u0964\u0965\u061f\u06d4\u1362\u0589\u104b\u17d4\u0f0d]+"
 )
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B)|^\s*\d+)\.$"
+    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B"
+    r"|Abs|Ziff|Kap|Rn|[Vv]gl|[Gg]gf|inkl|zzgl|evtl|Tel|Str|Mio|Mrd|Mme|Mlle|Sra?)|^\s*\d+)\.$"
+)
+#: The day of a date and what follows, as German writes it: "am 3. Mai 2024".
+_DAY = re.compile(r"\b\d{1,2}\.$")
+_MONTH = re.compile(
+    r"\s+(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b"
 )
 
 
@@ -97,7 +109,7 @@ def _join(
         else []
     )
     for first, last in _cheapest(atoms, sizes, [0, *gaps], budget, least):
-        yield from _split_if_over(document, sections, atoms[first : last + 1], count, budget, least)
+        yield from _split_if_over(document, sections, atoms[first : last + 1], count, budget)
 
 
 def _split_if_over(
@@ -106,7 +118,6 @@ def _split_if_over(
     atoms: list[_Atom],
     count: TokenCounter,
     budget: int,
-    least: int,
 ) -> Iterator[Passage]:
     """Count the tokens of the joined text; where it is over the budget, cut it once more.
 
@@ -122,8 +133,8 @@ def _split_if_over(
         range(1, len(atoms)),
         key=lambda place: (_CUT[atoms[place].before], abs(place - len(atoms) / 2)),
     )
-    yield from _split_if_over(document, sections, atoms[:half], count, budget, least)
-    yield from _split_if_over(document, sections, atoms[half:], count, budget, least)
+    yield from _split_if_over(document, sections, atoms[:half], count, budget)
+    yield from _split_if_over(document, sections, atoms[half:], count, budget)
 
 
 def _cheapest(
@@ -202,7 +213,7 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]
     """Yield (start, end, what it follows) of every sentence in ``text[start:end]``, without the
     space around it.
     """
-    for paragraph_start, paragraph_end in _split(text, start, end, _BLANK_LINE):
+    for paragraph_start, paragraph_end in _split(text, start, end, _PARAGRAPH_END):
         kind = PARAGRAPH
         for line_start, line_end in _split(text, paragraph_start, paragraph_end, _LINE_START):
             position = line_start
@@ -218,7 +229,9 @@ def _is_end(text: str, start: int, end: int, limit: int) -> bool:
     following = text[end : min(end + 40, limit)].lstrip()[:1]
     if not following or following.islower():
         return False
-    return not (text[end - 1] == "." and _ABBREVIATION.search(text[max(start, end - 12) : end]))
+    before = text[max(start, end - 12) : end]
+    is_date = _DAY.search(before) and _MONTH.match(text, end, limit)
+    return not (is_date or _ABBREVIATION.search(before))
 
 
 def _split(

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 _LIBRARIES = (
     "charset-normalizer",
     "lxml",
+    "markdown-it-py",
     "openpyxl",
     "py3langid",
     "pypdfium2",

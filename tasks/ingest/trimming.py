@@ -144,6 +144,6 @@ def _free(edits: Sequence[Edit], taken: list[tuple[int, int]]) -> list[Edit]:
 
 
 def _code(document: Document) -> Iterator[tuple[int, int]]:
-    if document.format == "markdown":
+    if document.format in ("markdown", "notebook"):
         for match in _CODE.finditer(document.text):
             yield match.span()

@@ -46,7 +46,13 @@ _EMPTY_SLOT = (
     rf"(?i)(?:^|[\n{GAP}])\s*(?:question|q|claim|hypothesis|statement)\s*:[\s\"'“”]*"
     rf"(?:$|{GAP}|(?:answer|a|options|choices|{PASSAGE_WORDS})\s*:)|(?:^|\s)[\"“]\s*[\"”](?:[\s.,;:?!]|$)"
 )
-_ASKS = rf"(?i)\?|\b(?:{_WH}|whether)\b|{_CLAUSE}(?:{_AUXILIARY}|{_REQUEST})\b"
+#: Question marks: Latin, Chinese and Japanese, Arabic, Armenian, Ethiopic, Greek. A Japanese
+#: question may end with its particle; Thai and its neighbours have no mark, so all of them counts.
+_MARK = (
+    r"[?\x{FF1F}\x{061F}\x{055E}\x{1367}\x{037E}]|\p{Greek}\s?;|か(?:。|$)"
+    r"|[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+)
+_ASKS = rf"(?i){_MARK}|\b(?:{_WH}|whether)\b|{_CLAUSE}(?:{_AUXILIARY}|{_REQUEST})\b"
 _OPEN_QUESTION = rf"(?i){_CLAUSE}(?:{_WH})\b[^?\n]*\?"
 _CLOSED_CLAUSE = rf'(?i)[,.?\n"”:]\s*(?:{_AUXILIARY})\b'
 _CONTROL_TOKEN = r"<\|[A-Za-z_]+\|>|</?s>|\[/?INST\]|<(?:pad|unk|eos|bos)>"  # noqa: S105 - not a secret
@@ -54,7 +60,11 @@ _BROKEN = r"[\x{FFFD}\x00-\x08\x0B\x0C\x0E-\x1F]"
 _LETTER = r"[\p{L}\p{N}]"
 #: A response may also be a symbol, such as a rating in stars.
 _SYMBOL = r"[\p{L}\p{N}\p{So}]"
-_TWO_WORDS = rf"{_LETTER}[^\p{{L}}\p{{N}}]+{_LETTER}"
+#: Or two letters of a script that puts no space between words.
+_TWO_WORDS = (
+    rf"{_LETTER}[^\p{{L}}\p{{N}}]+{_LETTER}"
+    r"|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]{2}"
+)
 #: A word, for :mod:`re`.
 _WORD = re.compile(r"[^\W_]+")
 _ASKS_OUTRIGHT = tuple(name for name, kind in TASK_TYPES.items() if kind.asks_outright)

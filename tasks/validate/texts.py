@@ -23,7 +23,7 @@ from tasks.validate.labels import families
 #: Replaces the passage in a question: a control character, neither a word nor white space.
 GAP = "\x1f"
 
-EDGES = " \t\r\n.,;:!?\"'“”‘’"
+EDGES = " \t\r\n.,;:!?\"'“”‘’„‚«»‹›。，、；：！？「」『』،؛؟।"
 #: Names of the passage in instructions.
 PASSAGE_WORDS = "passage|text|context|document|paragraph|article|information|report|excerpt"
 #: Wording around a question that is not part of it: "answer the following question:", "based on the

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
-from tasks.claims.sentences import split_sentences
+from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.sections.verify import Verify
 from tasks.core.spans import holds, is_sound
 from tasks.core.task_types import EXTRACTION
@@ -192,10 +193,10 @@ class Prior:
 def grounding(instruction: str, context: str, answer: str) -> float:
     """Return the share (0-1) of the question's words in the sentence that holds the answer.
 
-    Of several sentences the best counts. It is 1 where the instruction has no plain question, or
-    one without a word of content. A model finds some number for "How long are the bellows?" in any
-    passage that has a single length in it; then the sentence with the number is about something
-    else.
+    Of several sentences the best counts, and a table's row counts as one. It is 1 where the
+    instruction has no plain question, or one without a word of content. A model finds some number
+    for "How long are the bellows?" in any passage that has a single length in it; then the
+    sentence with the number is about something else.
     """
     question = find_question(instruction.replace(context, "\n"))
     asked = {word for word in _words(question or "") if word not in _ASKING}
@@ -204,11 +205,24 @@ def grounding(instruction: str, context: str, answer: str) -> float:
     return max(
         (
             len(asked & set(_words(sentence))) / len(asked)
-            for sentence in split_sentences(context, load_patterns())
-            if holds(sentence, answer)
+            for sentence in _sentences(context)
+            if holds(sentence, tidy(answer))
         ),
         default=0.0,
     )
+
+
+def _sentences(passage: str) -> Iterator[str]:
+    """Yield the sentences of a passage, tidied, and each row of a table in Markdown below its first
+    one, which names the columns.
+    """
+    yield from split_sentences(passage, load_patterns())
+    head = ""
+    for line in passage.split("\n"):
+        is_row = line.lstrip().startswith("|")
+        head = (head or line) if is_row else ""
+        if is_row:
+            yield tidy(f"{head} {line}")
 
 
 def nearest_span(passage: str, response: str) -> str:
@@ -217,9 +231,15 @@ def nearest_span(passage: str, response: str) -> str:
     """
     words = list(re.finditer(r"\S+", passage))
     length, numbers = len(response.split()), _numbers(response)
+    wanted = normalise_answer(response).split()
+    parts = (normalise_answer(word[0]).split() for word in words)
+    held = [0, *accumulate(sum(part in wanted for part in each) for each in parts)]
     best, found = _NEARLY, ""
     for size in range(max(1, length - _STRETCH), length + _STRETCH + 1):
         for first in range(len(words) - size + 1):
+            common = held[first + size] - held[first]
+            if 2 * common <= best * (common + len(wanted)):  # it cannot be as like as that
+                continue
             span = passage[words[first].start() : words[first + size - 1].end()].strip(_MARKS)
             likeness = squad_f1(span, [response])
             if likeness > best and _numbers(span) == numbers:

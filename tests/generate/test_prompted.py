@@ -108,6 +108,7 @@ def test_custom_labels_reach_the_request_the_instruction_and_what_is_kept(
     ("text", "finished", "reason"),
     [
         ("Sure!\n**Question:** Why?\n**Answer:** its seal\n\nI hope that helps.", True, ""),
+        ("Question：Why?\nAnswer：its seal", True, ""),
         ("Why did it fail?", True, "no_question"),
         ("Question: Why", False, "truncated"),
         ("Question: Why?\nAnswer: its", False, "truncated"),

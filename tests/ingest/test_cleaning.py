@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingest import cleaning
+from tasks.ingest import boilerplate, cleaning
+from tasks.ingest.readers.document import Document
 
 
 def test_evaluation_overlap_by_words_in_a_row() -> None:
@@ -21,6 +22,36 @@ def test_evaluation_overlap_by_words_in_a_row() -> None:
     # Fewer words than the n-gram has: any text may hold them.
     assert "this is too short to tell" not in overlap
     assert "three four" not in overlap
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("दिल्ली भारत की राजधानी है", 5),
+        ("القُدْس مدينة", 2),
+        ("தமிழ் மொழி", 2),
+        ("水泵 stopped", 3),
+        ("กรุงเทพ", 7),
+        ("one_two, 3.5", 4),
+    ],
+)
+def test_words_of_other_scripts(text: str, words: int) -> None:
+    assert len(cleaning.split_words(text)) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("All rights are reserved.", True),
+        ("All rights reserved.", False),
+        ("版权所有，未经许可不得转载", True),
+        ("第一条", False),
+        ("สงวนลิขสิทธิ์ทั้งหมด", True),
+    ],
+)
+def test_lines_of_a_few_words_may_be_boilerplate(line: str, counts: bool) -> None:
+    found = boilerplate.find_lines(Document(line, "text"), 0, len(line))
+    assert bool(found) is counts
 
 
 def test_items_that_the_corpus_answers() -> None:

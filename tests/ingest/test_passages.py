@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tasks.ingest.passages import Passage, cut
 from tasks.ingest.readers.document import Document
 from tasks.ingest.readers.markdown import find_headings
@@ -55,6 +57,26 @@ def test_a_short_tail_is_balanced_and_main_headings_divide() -> None:
     )
 
 
+def test_a_table_is_cut_between_its_rows() -> None:
+    named = [
+        f"id: {number} | body: The pump {number} has stopped. Please send help. Thanks, Ann"
+        for number in range(12)
+    ]
+    # Two rows are more than a passage, and one is about half of one.
+    found = _cut("\n".join(named), budget=26, least=5)
+    assert [passage.text for passage in found] == named
+    rows = [f"pump {number} | It has stopped. | Ann Hill" for number in range(12)]
+    found = _cut("\n".join(rows), budget=29, least=5)
+    assert [passage.text.count("\n") for passage in found] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("time", ["[2024-05-01 10:00]", "10:00", "01.05.24, 10:00 -", "5/1/2024"])
+def test_a_log_is_cut_between_its_lines(time: str) -> None:
+    line = f"{time} Tom: It stopped. Please call me"
+    found = _cut("\n".join([line] * 12), budget=len(line.split()) * 3 // 2, least=1)
+    assert [passage.text for passage in found] == [line] * 12
+
+
 def test_any_script_and_text_without_spaces() -> None:
     japanese = "水泵在中午停止了。轴承从星期一开始过热。工人在晚上换了它。" * 6
     found = _cut(japanese, budget=40, least=5, count=_characters)
@@ -66,6 +88,22 @@ def test_any_script_and_text_without_spaces() -> None:
     )
     hindi = "पंप दोपहर में बंद हुआ। असर गरम था। शाम को बदला गया।"
     assert [passage.text[-1] for passage in _cut(hindi, budget=6, least=1)] == ["।", "।", "।"]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Am 3. Mai 2024 fiel sie aus.",
+        "Nach Art. 5 Abs. 2 Nr. 1 (vgl. Kap. 7) gilt es.",
+        "Sie kostet 2 Mio. Euro.",
+        "Selon Mme. Durand et Mlle. Petit, la pompe marche.",
+    ],
+)
+def test_abbreviations_and_dates_of_other_languages_end_no_sentence(sentence: str) -> None:
+    words = len(sentence.split())
+    for budget in range(words, 3 * words):
+        found = _cut(" ".join([sentence] * 5), budget, least=1)
+        assert all(passage.text.startswith(sentence) for passage in found)
 
 
 def test_abbreviations_and_decimals_end_no_sentence() -> None:

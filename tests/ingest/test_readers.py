@@ -59,6 +59,16 @@ def test_legacy_encodings_are_detected(encoding: str, text: str) -> None:
     assert decode(text.encode(encoding)) == (text, encoding)
 
 
+def test_a_vertical_tab_divides_words() -> None:
+    text, _ = decode(b"The pump stopped.\x0bThe seal broke.")
+    assert text == "The pump stopped.\nThe seal broke."
+
+
+def test_marks_that_are_not_seen_divide_no_word() -> None:
+    shown = "Donau\u00addampf\u200bschiff\u2060fahrt: 1\u202f234\u00a0m, 50\u2007%"
+    assert decode(shown.encode())[0] == "Donaudampfschifffahrt: 1 234 m, 50 %"
+
+
 def test_binary_is_refused_and_double_encoding_undone() -> None:
     with pytest.raises(Unreadable, match="binary"):
         decode(bytes(range(256)) * 4)
@@ -267,6 +277,25 @@ def test_a_table_in_a_cell_is_read_once(tmp_path: Path) -> None:
     inner.cell(0, 0).text, inner.cell(1, 0).text = "P-3", "P-4"
     file.save(str(tmp_path / "a.docx"))
     assert _text(tmp_path / "a.docx") == "Pump P-3 P-4 | 410\n\n"
+
+
+def test_tables_that_lay_out_a_page_are_read_once(tmp_path: Path) -> None:
+    inner = (
+        "<table><caption>Hours</caption><tr><th>Pump</th><th>Hours</th></tr>"
+        "<tr><td>P-3</td><td>410</td></tr></table>"
+    )
+    page = (
+        f"<table><tr><td>The crew</td><td>came late.</td></tr><tr><td><h1>News</h1><p>It froze."
+        f"</p>{inner}</td><td><p>The seal broke.</p></td></tr></table>"
+    )
+    message = EmailMessage()
+    message["Subject"] = "Newsletter"
+    message.set_content(f"<html><body>{page}</body></html>", subtype="html")
+    (tmp_path / "a.eml").write_bytes(message.as_bytes())
+    assert _text(tmp_path / "a.eml") == (
+        "Newsletter\n\nThe crew | came late.\n\nNews\n\nIt froze.\n\n"
+        "Hours\n\nPump | Hours\nP-3 | 410\n\nThe seal broke.\n\n"
+    )
 
 
 def test_pdf_joins_lines_and_drops_furniture(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_markers_of_sources_go(text: str, left: str) -> None:
         # An index of code, a choice, an area.
         "Take rows[0] and a[1], then call `values[2][3][4]` as in\n\n```\nnames[5] names[6] x[7]\n```\n",
         "The area is 5 km\u00b2 and 3 m\u00b3. No.3 and Vol.2 and 9.5 remain.",
+        "A yard of 150 metres\u00b2 and 20 square meters\u00b2, 3 metres/seconds\u00b2.",
+        # Indices of a program that is not marked as code.
+        "def area(row):\n    width = row[1] - row[2]\n    return width * (row[3] - row[4])\n",
+        "argv[0] is the program, argv[1] the file, argv[2] the folder and argv[3] the mode.",
+        "print(self.row[4], self.row[5], self.row[6])",
         # One number is no system of notes.
         "It was so.[1] It was so again.[1]",
         "A link [text](a.html) and [1](b.html).",
@@ -64,6 +69,12 @@ def test_markers_of_sources_go(text: str, left: str) -> None:
 )
 def test_brackets_that_are_no_markers_stay(text: str) -> None:
     assert trimmed(text, form="markdown") == text
+
+
+def test_code_of_a_notebook_stays_as_it_is() -> None:
+    text = "It grew,[1] and fell.[2] It rose.[3]\n\n```\nnames[5] sizes[6]\n```\n"
+    left = "It grew, and fell. It rose.\n\n```\nnames[5] sizes[6]\n```\n"
+    assert trimmed(text, form="notebook") == left
 
 
 def test_authors_in_brackets_go_where_they_are_clear() -> None:

@@ -61,6 +61,21 @@ def test_answer_stands_in_passage_on_word_boundaries(response: str, stands: bool
     assert column("answer_in_passage", "exqa", "{{context}} When?", response) is stands
 
 
+@pytest.mark.parametrize(
+    ("passage", "response"),
+    [
+        ("工程师王明建造了它。", "王明。"),
+        ("بناها الفاطميون عام 969.", "الفاطميون،"),
+        ("Il dit oui.", "« oui »"),
+    ],
+)
+def test_marks_around_an_answer_of_any_language_are_no_part_of_it(
+    passage: str, response: str
+) -> None:
+    row = ("exqa", "{{context}} When?", response)
+    assert column("answer_in_passage", *row, context=passage) is True
+
+
 def test_span_is_searched_beyond_a_match_inside_a_word() -> None:
     assert texts.spans(
         pa.array(["pump", "pump", ""]), pa.array(["pumps and a pump", "pumps", "pump"])
@@ -147,6 +162,13 @@ def test_lengths_are_those_of_the_final_text() -> None:
             'Suppose "{{context}}" Can we infer that the pump is new? Yes, no, or maybe?',
             True,
         ),
+        ("exqa", "{{context}}\n\n谁建造了这座桥？", True),
+        ("exqa", "{{context}}\n\nمتى بنيت القاهرة؟", True),
+        ("exqa", "{{context}}\n\nΠοιος είναι ο πληθυσμός;", True),
+        ("exqa", "{{context}}\n\n谁", False),
+        ("exqa", "{{context}}\n\nเมืองหลวงของไทยคืออะไร", True),
+        ("exqa", "{{context}}\n\n橋はいつ建てられましたか。", True),
+        ("exqa", "{{context}}\n\n橋は古いです。", False),
     ],
 )
 def test_question_present(task_type: str, instruction: str, present: bool) -> None:

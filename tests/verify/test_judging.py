@@ -133,6 +133,38 @@ def test_grounding_looks_for_the_questions_words_beside_the_answer(
     assert grounding(f"{_PASSAGE}\n\n{question}", _PASSAGE, answer) == pytest.approx(share)
 
 
+_TABLE = """The pumps are listed here.
+
+| pump | flow | owner |
+|---|---|---|
+| P1 | 30 l/s | Anna Berg |
+| P2 | 45 l/s | Tom Hill |
+
+They run all day."""
+
+
+@pytest.mark.parametrize(
+    ("passage", "question", "answer", "share"),
+    [
+        (
+            "The sensor lost 50 % of its range.",
+            "How much range did the sensor lose?",
+            "50 %",
+            2 / 3,
+        ),
+        ("It ran ( at noon ) again.", "When ran it again?", "( at noon )", 1.0),
+        (_TABLE, "Which owner did pump P1 have?", "Anna Berg", 1.0),
+        (_TABLE, "Which owner did pump P1 have?", "Tom Hill", 2 / 3),
+        (_TABLE, "Which valve froze in winter?", "Tom Hill", 0.0),
+    ],
+)
+def test_grounding_reads_tables_and_marks_with_a_space_before_them(
+    passage: str, question: str, answer: str, share: float
+) -> None:
+    asked = f"{passage}\n\n{question}"
+    assert grounding(asked, passage, answer) == pytest.approx(share)
+
+
 def test_a_row_is_kept_dropped_or_takes_the_answer() -> None:
     agreed = decide(_row(), weigh_answers("2.9 tonnes", ["2.9 tonnes"] * 4), _settings())
     assert (agreed.reasons, agreed.origin, agreed.agreement) == ([], "written", 1.0)
@@ -163,6 +195,9 @@ def test_a_question_about_something_else_is_no_row() -> None:
         ("2.8 tonnes", ""),
         ("the tee weighed 2.8 tonnes", ""),
         ("a crane", ""),
+        # Without its articles and marks nothing is left to be like.
+        ("the", ""),
+        ("...", ""),
     ],
 )
 def test_a_response_means_the_span_that_it_nearly_is(response: str, span: str) -> None:

@@ -61,8 +61,8 @@ class Verify(Section):
     )
     min_grounding: Fraction = Field(
         description=(
-            "extraction: smallest share of the question's words in the sentence that holds the "
-            "answer; 0: not asked"
+            "extraction: smallest share of the question's words in the sentence, or the table's "
+            "row, that holds the answer; 0: not asked"
         ),
     )
     adopt: bool = Field(
@@ -97,8 +97,8 @@ class Verify(Section):
     tests: str = Field(
         NOTHING,
         description=(
-            "rows of people that test the reader (a remix's heldout.parquet); without them a "
-            "label type is tested on claims made from the passages"
+            "rows of people that test the reader (a remix's heldout.parquet); without them it is "
+            "tested on claims and questions that rules make from the passages"
         ),
     )
     reviews: str = Field(

@@ -36,8 +36,13 @@ _TWO_ALPHABETS = re.compile("[A-Za-z][\u0370-\u07ff]|[\u0370-\u07ff][A-Za-z]")
 # UTF-8 that was saved as if it were Latin-1 holds control characters that no text has.
 _C1 = re.compile("[\x80-\x9f]")
 _DECODED_TWICE = re.compile("[\xc2-\xf4][\x80-\xbf]{1,3}")
+# A vertical tab is a line's end inside a paragraph, as Office programs and databases export it.
+_LINE_ENDS = (("\r\n", "\n"), ("\r", "\n"), ("\v", "\n"), ("\f", "\n\n"))
+# No-break spaces: the usual one, that of digits, and the narrow one of French numbers and marks.
+_SPACE = re.compile("[\u00a0\u2007\u202f]")
 # Tabs and newlines are text; other control characters are traces of binary formats or old printers.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff\ud800-\udfff]")
+# Soft hyphens and the marks where a word may be divided are not seen, and would divide the word.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u2060\ufeff\ud800-\udfff]")
 
 
 def decode(data: bytes) -> tuple[str, str]:
@@ -72,14 +77,13 @@ def detect(data: bytes) -> str:
 
 def tidy(text: str) -> str:
     """Return ``text`` with ``\\n`` line ends, plain spaces for no-break ones, and no control
-    characters.
+    characters or soft hyphens.
     """
     if _C1.search(text):
         text = _DECODED_TWICE.sub(_decode_once, text)
-    text = (
-        text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n").replace("\u00a0", " ")
-    )
-    return _CONTROL.sub("", text)
+    for mark, instead in _LINE_ENDS:
+        text = text.replace(mark, instead)
+    return _CONTROL.sub("", _SPACE.sub(" ", text))
 
 
 def _decode_once(match: re.Match[str]) -> str:

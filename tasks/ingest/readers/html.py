@@ -204,7 +204,7 @@ def _block(node: Any) -> Iterator[tuple[int, str]]:
     if level:
         yield level, _squeeze([_inline(node)])
     elif node.tag == "table":
-        yield 0, _table(node)
+        yield from _table(node)
     elif node.tag in _LISTS:
         yield 0, "\n".join(_list(node))
     elif node.tag == "pre":
@@ -240,15 +240,26 @@ def _squeeze(parts: list[str]) -> str:
     )
 
 
-def _table(node: Any) -> str:
-    """Return a table as one line a row, its cells divided by " | ", empty cells left out."""
-    lines = []
+def _table(node: Any) -> Iterator[tuple[int, str]]:
+    """Yield a table's caption, and the table as one line a row, its cells divided by " | ", empty
+    cells left out. A row with a table in it lays out the page: its cells are other blocks.
+    """
+    yield from ((0, _squeeze([_inline(caption)])) for caption in node.iterchildren("caption"))
+    lines: list[str] = []
     for row in node.iter("tr", "row"):
+        if next(row.iterancestors("table")) is not node:
+            continue
+        if row.find(".//table") is not None:
+            yield 0, "\n".join(lines)
+            lines = []
+            yield from _blocks(row)
+            continue
         cells = (
             " ".join(" ".join(cell.itertext()).split()) for cell in row if isinstance(cell.tag, str)
         )
-        lines.append(" | ".join(cell for cell in cells if cell))
-    return "\n".join(line for line in lines if line)
+        if line := " | ".join(cell for cell in cells if cell):
+            lines.append(line)
+    yield 0, "\n".join(lines)
 
 
 def _list(node: Any, indent: str = "") -> Iterator[str]:
