@@ -267,11 +267,16 @@ def _check_out_data(run: Run, log: Callable[[str], None]) -> None:
         try:
             run_dvc(run.path, "checkout", "--force", pointer)
         except PipelineError as error:
-            if here:
+            if not here:
+                told = f"{folder}/ is not here: run make data, then the same command"
+            elif "Checkout failed" in str(error):  # DVC names what is missing in its next lines
+                told = (
+                    f"DVC's cache lacks the version of {folder}/ that {pointer} records: .venv/bin/"
+                    f"dvc fetch {pointer} gets it, .venv/bin/dvc add {folder} records yours"
+                )
+            else:
                 raise
-            raise PipelineError(
-                f"{folder}/ is not here: run make data, then the same command"
-            ) from error
+            raise PipelineError(told) from error
 
 
 def _place_champion(run: Run, log: Callable[[str], None]) -> None:

@@ -168,6 +168,23 @@ def test_data_that_dvc_cannot_look_at_are_not_said_to_differ(
     assert len(said) == 1 and "data/ differs from data.dvc" in said[0]
 
 
+def test_data_that_the_cache_lacks_are_told_with_what_fetches_them(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC's own line ends before it names them."""
+    run = _plan(main)
+    (run.path / "data.dvc").touch()
+    (main / "data").mkdir()
+
+    def fail(*_: object) -> str:
+        raise PipelineError("dvc checkout: Checkout failed for following targets:")
+
+    monkeypatch.setattr(worktree, "run_dvc", fail)
+    monkeypatch.setattr(worktree, "ask_dvc", lambda *_: 0)
+    with pytest.raises(PipelineError, match=r"cache lacks .* dvc fetch data\.dvc gets it"):
+        worktree._check_out_data(run, print)
+
+
 def test_a_cache_whose_name_begins_as_the_old_ones_is_another(
     main: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
