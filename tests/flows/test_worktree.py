@@ -181,7 +181,7 @@ def test_data_that_the_cache_lacks_are_told_with_what_fetches_them(
 
     monkeypatch.setattr(worktree, "run_dvc", fail)
     monkeypatch.setattr(worktree, "ask_dvc", lambda *_: 0)
-    with pytest.raises(PipelineError, match=r"cache lacks .* dvc fetch data\.dvc gets it"):
+    with pytest.raises(PipelineError, match=r"cache lacks .*dvc fetch data\.dvc gets it"):
         worktree._check_out_data(run, print)
 
 
