@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tasks.core.files import read_json
 from tasks.core.parquet import read_table
+from tasks.core.row_reader import read_rows
 from tasks.core.stage import Stage
 from tasks.register.gate import Comparison, Exam, find_faults, find_leaked_items
 from tasks.scoring.datasets import has_items, load_dataset, load_items
@@ -85,7 +86,9 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Exam) ->
     predictions = read_table(stage.path("evaluate") / "predictions.parquet")
     scores = read_json(stage.path("evaluate") / "scores.json")
     adapted, zero_shot = (_of_model(predictions, model) for model in ("adapted", "zero_shot"))
-    leaked = find_leaked_items(read_json(stage.path("ingest")), len(asked.items))
+    # ingest compares the whole file, however few of its items are asked.
+    known = sum(1 for _ in read_rows(Path(stage.params.evaluate.items)))
+    leaked = find_leaked_items(read_json(stage.path("ingest")), known)
     faults = (*find_faults(asked, adapted, zero_shot, scores), *leaked)
     comparison = _judge_opponent(stage, ledger, name, version, asked, adapted, zero_shot)
     return replace(comparison, faults=faults)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.core.files import write_json
 from tasks.core.params import load_params
+from tasks.core.parquet import write_table
 from tasks.core.rows import EVALUATIONS
-from tasks.register import gate
+from tasks.register import champion, gate
 from tasks.register.gate import Comparison, Exam, describe_leak, find_faults
 from tasks.scoring.datasets import Item, load_dataset, load_items
 
@@ -206,6 +210,29 @@ def test_what_is_held_out_has_not_leaked() -> None:
     told = {"rows_kept": 300, "dropped": {"held_out": 3, "in_evaluation": 1}, "in_evaluation": 4}
     assert describe_leak(told) == ""
     assert describe_leak(told | {"in_evaluation": 5}).startswith("1 of 300 passages")
+
+
+def test_leaked_items_are_counted_among_those_that_ingest_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is the whole file, however few of its items are asked."""
+    asked = _asked(tmp_path, "incidents", 100)
+    params = load_params(Path("params.yaml"))
+    found = {"items": str(tmp_path / "items.jsonl"), "max_items": 20}
+    params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update=found)})
+    few = replace(asked, items=asked.items[:20])
+    write_json(tmp_path / "scores.json", {})
+    write_table(tmp_path / "predictions.parquet", EVALUATIONS.empty_table())
+    stage: Any = SimpleNamespace(params=params)
+    stage.path = lambda name: tmp_path / ("ingest.json" if name == "ingest" else "")
+    monkeypatch.setattr(champion, "find_faults", lambda *_: ())
+    comparison = Comparison("x", 9.0, 4.0, 12.0)
+    monkeypatch.setattr(champion, "_judge_opponent", lambda *_: comparison)
+    nothing: Any = SimpleNamespace()
+    for leaked, alias in ((5, "champion"), (6, "challenger")):
+        write_json(tmp_path / "ingest.json", {"leaked_items": leaked})
+        judged = champion.judge(stage, nothing, "m", nothing, few)
+        assert judged.alias == alias, judged.describe()
 
 
 def test_items_that_the_corpus_answers_are_a_fault() -> None:

@@ -371,7 +371,9 @@ def test_a_champion_that_was_asked_something_else_stays_and_the_interval_is_the_
         "_compare",
         lambda asked, new, old, opponent: Comparison(opponent, 42.1, 34.2, 49.9),
     )
-    stage = SimpleNamespace(path=lambda _: Path("nowhere"))
+    monkeypatch.setattr(champion, "read_rows", lambda _: ())
+    params = load_params(Path("params.yaml"))
+    stage: Any = SimpleNamespace(path=lambda _: Path("nowhere"), params=params)
     asked: Any = SimpleNamespace(items=[])
     judged = {}
     for number in (None, "1", "2"):
