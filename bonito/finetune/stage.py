@@ -18,10 +18,10 @@ import pyarrow as pa
 from bonito.params import GeneratorFinetune, GeneratorParams
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, row_seed, sha256_file, sha256_folder, write_json, write_text
+from tasks.core.files import row_seed, sha256_file, sha256_folder, write_json, write_text
 from tasks.core.parquet import Batches, rows_at
-from tasks.core.stage import Stage, run_stage
-from tasks.lm.adapters import start_adapter
+from tasks.core.stage import Stage, format_reasons, run_stage
+from tasks.lm.adapters import read_provenance, start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.examples import Example, Examples, examples_trained, name_cut
 from tasks.lm.pins import pin
@@ -63,9 +63,7 @@ def finetune(stage: Stage) -> None:
     facts = {
         "base": params.model,
         "start": began,
-        "start_provenance": read_json(start / "provenance.json")
-        if start and (start / "provenance.json").is_file()
-        else {},
+        "start_provenance": read_provenance(start) if start else {},
         "rows_sha256": sha256_file(path),
         "rows": used,
         "steps": trained.steps,

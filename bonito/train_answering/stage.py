@@ -13,11 +13,11 @@ from typing import cast
 from bonito.answering.stage import Params, check_answering_model
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, sha256_file, write_json, write_text
+from tasks.core.files import sha256_file, write_json, write_text
 from tasks.core.parquet import Batches, column_values
 from tasks.core.rows import INSTRUCTIONS
 from tasks.core.stage import Stage, format_reasons, run_stage
-from tasks.lm.adapters import start_adapter
+from tasks.lm.adapters import read_provenance, start_adapter
 from tasks.lm.checkpoints import checkpoints_of
 from tasks.lm.pins import pin
 from tasks.lm.training_set import TrainingSet, report_steps
@@ -42,7 +42,7 @@ def train_answering(stage: Stage) -> None:
     told = {
         "supervision": "answering",
         "instructions_sha256": sha256_file(path),
-        "start_provenance": read_json(start / "provenance.json") if start else {},
+        "start_provenance": read_provenance(start) if start else {},
         "rows_by_type": dict(sorted(counts.items())),
     }
     write_json(stage.out / "provenance.json", training.provenance(trained) | told)

@@ -31,6 +31,12 @@ def digest_adapter(folder: Path) -> str:
     return fingerprint(*(sha256_file(folder / name) for name in ADAPTER_FILES))
 
 
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return what an adapter's ``provenance.json`` says; nothing of an adapter of other tools."""
+    path = folder / "provenance.json"
+    return dict(read_json(path)) if path.is_file() else {}
+
+
 def check_adapter(folder: Path, base: str, config: dict[str, Any]) -> None:
     """Raise :class:`PipelineError` unless the adapter's matrices fit the configuration of its base
     model, ``base``, and the rank that it names.
@@ -95,8 +101,7 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
                 f"finetune.start = {start} was trained with {name} {value}, but "
                 f"finetune.{name} is {required}: they must agree"
             )
-    told = start / "provenance.json"
-    trained = read_json(told).get("settings", {}) if told.is_file() else {}
+    trained = read_provenance(start).get("settings", {})
     rounding = trained.get("quantization", settings.quantization)
     if rounding != settings.quantization:
         log.warning(

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, write_text
+from tasks.core.files import write_text
 from tasks.core.params import Params
 from tasks.core.sections.finetune import Finetune
 from tasks.core.sections.verify import CROSS_FIT
 from tasks.core.setting_paths import is_nothing
 from tasks.core.stage import WORK
-from tasks.lm.adapters import check_adapter, start_adapter
+from tasks.lm.adapters import check_adapter, read_provenance, start_adapter
 from tasks.lm.models import Weights, base_path, find_weights, resolve
 from tasks.lm.room import Copy, Models, check_room, count_lora, describe_needs
 
@@ -164,9 +164,8 @@ def _plain(
     base, adapter = _look(models, setting, name, revision)
     models.precisions[setting] = precision
     if adapter:
-        known = adapter / "provenance.json"
         # As the stages do: the reader is rounded as in its training, the generator is not.
-        made = read_json(known) if stage == "verify" and known.is_file() else {}
+        made = read_provenance(adapter) if stage == "verify" else {}
         yield Copy(
             base, adapter, made.get("quantization", "none"), made.get("precision", precision)
         )

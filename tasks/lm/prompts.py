@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
 from tasks.core.sections.finetune import Finetune
 from tasks.core.task_types import TASK_TYPES
+from tasks.lm.adapters import read_provenance
 
 #: Stands for the passage inside a generated instruction (and, rarely, response).
 PLACEHOLDER = "{{context}}"
@@ -180,12 +180,10 @@ class Prompter:
 
 def trained_form(adapter: Path, tokenizer: Any, asked: str) -> str:
     """Return the prompt form that an adapter was trained with, from its ``provenance.json``; where
-    it has none, the form that a training would choose for ``asked``.
+    that names none, the form that a training would choose for ``asked``.
     """
-    provenance = adapter / "provenance.json"
-    if provenance.is_file():
-        return str(read_json(provenance)["prompt"])
-    return prompt_form(tokenizer, asked, adapted=True)
+    form = read_provenance(adapter).get("prompt")
+    return str(form) if form else prompt_form(tokenizer, asked, adapted=True)
 
 
 def prompt_form(tokenizer: Any, asked: str, adapted: bool) -> str:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, row_seed
+from tasks.core.files import row_seed
 from tasks.core.sections.verify import Verify
+from tasks.lm.adapters import read_provenance
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Sampling, need_engine, open_engine
 from tasks.lm.loading import load_model, need_card
@@ -77,8 +78,7 @@ class Reader:
         tokenizer = load_tokenizer(params.reader, params.revision)
         if not model.adapter:
             return cls(params, prompt_form(tokenizer, "auto", False), "none", "auto", identity)
-        form, known = trained_form(folder, tokenizer, "auto"), folder / "provenance.json"
-        made = read_json(known) if known.is_file() else {}
+        form, made = trained_form(folder, tokenizer, "auto"), read_provenance(folder)
         rounding = made.get("quantization", "none"), made.get("precision", "auto")
         return cls(params, form, *rounding, identity)
 

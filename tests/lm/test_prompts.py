@@ -8,6 +8,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from tasks.core.errors import PipelineError
+from tasks.core.files import write_json
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.prompts import (
     Prompter,
@@ -17,6 +18,7 @@ from tasks.lm.prompts import (
     generator_prompt,
     parse_prediction,
     prompt_form,
+    trained_form,
 )
 from tasks.lm.tokenizers import load_tokenizer
 from tests.conftest import make_sentencepiece_model
@@ -156,3 +158,15 @@ def test_a_prompt_is_the_same_on_every_day(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
     assert Prompter(tokenizer, "chat").text("Why?") == "26 Jul 2024 Why?"
+
+
+def test_an_adapter_whose_provenance_names_no_form_is_asked_as_it_would_be_trained(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """So is the generator's, which models/ has."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    assert trained_form(tmp_path, tokenizer, "auto") == "chat"
+    write_json(tmp_path / "provenance.json", {"base": str(tiny_model)})
+    assert trained_form(tmp_path, tokenizer, "auto") == "chat"
+    write_json(tmp_path / "provenance.json", {"prompt": "bonito"})
+    assert trained_form(tmp_path, tokenizer, "auto") == "bonito"
