@@ -49,6 +49,11 @@ def finetune(stage: Stage) -> None:
     examples, too_long = build_examples(
         rows, tokenizer, params.max_prompt_tokens, params.max_response_tokens
     )
+    if not examples:
+        raise PipelineError(
+            f"no row of {path} can be trained on ({format_reasons(dropped + too_long)}): raise "
+            "finetune.max_prompt_tokens or max_response_tokens, or change the remix"
+        )
     key = training_key(params, examples, began)
     on_step = report_steps(stage.progress(0, "steps"))
     take_cards()

@@ -83,9 +83,7 @@ def train(
     done.
     """
     if not examples:
-        raise PipelineError(
-            "there are no rows to train on: look at artifacts/verify/quarantine.parquet"
-        )
+        raise PipelineError("there are no rows to train on")
     # The arguments come first: with them each process gets its device.
     arguments = training_arguments(settings, checkpoints)
     order = training_order([len(example) for example in examples], settings)

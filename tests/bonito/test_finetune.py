@@ -236,3 +236,19 @@ def test_a_generator_goes_on_from_another(
         in capsys.readouterr().err
     )
     assert not (tmp_path / "out/third").exists()
+
+
+def test_rows_of_which_none_can_be_trained_on_are_told_with_their_reasons(
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(_rows(4), tmp_path / "rows.parquet")
+    settings = [f"finetune.model={tiny_model}", "finetune.mixture={}", "finetune.balance=[]"]
+    settings += ["finetune.max_prompt_tokens=3"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merge_settings("embedded", settings)))
+    assert main(["--params", "params.yaml", "--rows", "rows.parquet", "--out", "out"]) == 2
+    told = capsys.readouterr().err
+    assert "no row of rows.parquet can be trained on (4 input_too_long): raise" in told
