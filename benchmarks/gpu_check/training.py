@@ -23,7 +23,7 @@ from tasks.lm.checkpoints import last_whole_checkpoint
 from tasks.lm.examples import Example, training_order
 from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.merged import round_through_nf4
+from tasks.lm.merged import round_weight
 from tasks.lm.precision import dtype
 from tasks.lm.training import train
 
@@ -158,16 +158,14 @@ def _train_until_killed(
 def merge(setting: Setting) -> Figures:
     """Merge the adapter: a merged matrix is the NF4-rounded one plus the adapter's product."""
     settings, adapter = setting.finetune(setting.whole), setting.adapter
-    base = torch.nn.Linear(1, 1, bias=False)
     kind = dtype(settings.precision)
-    base.weight.data = _read(setting.whole, f"{_LAYER}.weight").to(kind)
-    round_through_nf4(torch.nn.Sequential(base))
+    base = round_weight(_read(setting.whole, f"{_LAYER}.weight").to(kind))
     down, up = (
         _read(adapter, f"base_model.model.{_LAYER}.lora_{side}.weight").float() for side in "AB"
     )
     change = settings.lora_alpha / settings.lora_rank * (up @ down)
     merged = _read(setting.merged(), f"{_LAYER}.weight").float()
-    made = merged - base.weight.data.float()
+    made = merged - base.float()
     error, size = (made - change).abs().mean(), change.abs().mean()
     # Rounding may be as large as a small change, but has no part in its direction.
     part = float((made * change).sum() / (change * change).sum())

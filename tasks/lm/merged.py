@@ -113,19 +113,30 @@ def plain_weights(
     return merged_folder(model.base, model.revision, model.adapter, quantization, precision), "main"
 
 
-def round_through_nf4(model: torch.nn.Module) -> None:
-    """Replace every linear layer's weight but lm_head's by its NF4 value (block 64, as bitsandbytes
-    rounds it), in place.
+def round_through_nf4(model: Any) -> None:
+    """Replace, in place, each weight that 4-bit loading rounds by its NF4 value: those of the
+    linear layers, and of GPT-2's, but of the output layer and of a model's own kinds of layers.
     """
     import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        if module is head:
+            continue
+        if type(module) is torch.nn.Linear:
+            module.weight.data = round_weight(module.weight.data)
+        elif isinstance(module, Conv1D):  # [in, out]
+            module.weight.data = round_weight(module.weight.data.T.contiguous()).T.contiguous()
+
+
+def round_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight's NF4 value [out, in] (block 64, as bitsandbytes rounds it)."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head"):
-            rounded, state = quantize_4bit(
-                module.weight.data, quant_type="nf4", compress_statistics=True
-            )
-            module.weight.data = dequantize_4bit(rounded, state).to(module.weight.dtype)
+    rounded, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    value: torch.Tensor = dequantize_4bit(rounded, state)
+    return value.to(weight.dtype)
 
 
 def _identity(base: str, revision: str) -> str:

@@ -60,7 +60,7 @@ def test_a_change_of_the_scoring_code_scores_again(finetuned: Any, edited_code: 
     assert kept() == first and merged() == models
     edited_code.edit("tasks.scoring.ranking", "import torch\n", "import torch\n\nX = 1\n")
     assert len(kept() - first) == 3 and merged() == models
-    edited_code.edit("tasks.lm.merged", 'endswith("lm_head")', 'endswith("head")')
+    edited_code.edit("tasks.lm.merged", "if module is head", "if module == head")
     assert evaluate_tiny(params) == 0 and len(merged() - models) == 2
 
 

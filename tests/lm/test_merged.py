@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from tasks.core.files import sha256_file, write_json
 from tasks.core.store import seal_folder
@@ -95,3 +98,24 @@ def test_a_damaged_one_is_made_again(tmp_path: Path, made: list[Path]) -> None:
     (folder / "weights").write_bytes(b"yy")
     merged_folder(str(base), "main", None, "none", "float32")
     assert made == [folder, folder]
+
+
+@pytest.mark.parametrize("kind", ["biogpt", "falcon", "gpt2", "llama"])
+def test_the_weights_that_4_bit_loading_rounds_are_rounded_and_no_other(
+    kind: str, tmp_path: Path
+) -> None:
+    """GPT-2 has layers of another kind, Falcon such as 4-bit loading leaves alone, and BioGPT's
+    output layer, which shares its weight, has a name of its own.
+    """
+    set_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 96}
+    config = AutoConfig.for_model(kind, num_attention_heads=2, pad_token_id=1, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    packed = load_model(str(tmp_path), quantization="nf4", precision="float32")
+    rounded = load_model(str(tmp_path), precision="float32")
+    merged.round_through_nf4(rounded)
+    values = dict(rounded.named_parameters())
+    for name, weight in packed.named_parameters():
+        state = getattr(weight, "quant_state", None)
+        wanted = weight if state is None else dequantize_4bit(weight.data, state)
+        assert torch.equal(values[name], wanted) or torch.equal(values[name].T, wanted), name
