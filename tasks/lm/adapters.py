@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 #: A matrix whose inputs are the hidden states, in Llama, Mistral and most others.
 _FROM_HIDDEN = "q_proj.lora_A.weight"
+#: Settings of peft by which an adapter has other trained weights too, and their values without.
+_BESIDE = ("modules_to_save", "trainable_token_indices", "lora_bias", "bias")
+_WITHOUT: tuple[object, ...] = (None, False, [], "none")
 
 
 def digest_adapter(folder: Path) -> str:
@@ -85,6 +88,12 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
             f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
         )
     config = read_json(start / "adapter_config.json")
+    beside = [name for name in _BESIDE if config.get(name, "none") not in _WITHOUT]
+    if beside:
+        raise PipelineError(
+            f"finetune.start = {start} has trained weights beside LoRA's matrices ({beside[0]}): a "
+            "training here would lose them; name an adapter without"
+        )
     for name, value, required in (
         ("model", model.base, settings.model),
         # Adapters of other tools name no commit: their main may be any. So may a folder's.

@@ -134,7 +134,7 @@ def lora_model(settings: Finetune, start: Path | None = None) -> Any:
 
     A new one is on every linear layer but lm_head, as in QLoRA.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
     model = load_model(settings.model, settings.revision, settings.quantization, settings.precision)
     for parameter in model.parameters():
@@ -142,22 +142,23 @@ def lora_model(settings: Finetune, start: Path | None = None) -> Any:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=settings.model,
-        revision=settings.revision,
-    )
     # The adapter's own weights stay in float32 (autocast_adapter_dtype): at small learning rates
     # bf16 would round updates away.
-    model = (
-        PeftModel.from_pretrained(model, str(start), is_trainable=True)
-        if start
-        else get_peft_model(model, config)
-    )
+    if start:
+        config = PeftConfig.from_pretrained(str(start))
+        config.lora_dropout = settings.lora_dropout
+        model = PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config)
+    else:
+        config = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=settings.model,
+            revision=settings.revision,
+        )
+        model = get_peft_model(model, config)
     fused = fuse_lora(model, dtype(settings.precision), choose_resident(settings, model))
     log.info("%d LoRA layers are fused", fused)
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
@@ -13,7 +14,7 @@ from tasks.lm.adapters import start_adapter
 from tasks.lm.examples import (
     Example,
 )
-from tasks.lm.training import train
+from tasks.lm.training import lora_model, save_adapter, train
 
 
 def test_an_adapter_starts_on_the_folder_that_it_was_trained_on_alone(
@@ -58,6 +59,44 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, params: Params, tiny_m
         PipelineError, match="was trained with lora_rank 16, but finetune.lora_rank is 8"
     ):
         start_adapter(settings.model_copy(update={"lora_rank": 8}), tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("modules_to_save", ["lm_head"]),
+        ("trainable_token_indices", [3]),
+        ("lora_bias", True),
+        ("bias", "all"),
+    ],
+)
+def test_an_adapter_with_other_trained_weights_is_no_start(
+    tmp_path: Path, params: Params, tiny_model: Path, name: str, value: object
+) -> None:
+    """Only LoRA's matrices are saved: what else was trained would be lost without a word."""
+    settings = params.finetune.model_copy(update={"model": str(tiny_model)})
+    config = {"base_model_name_or_path": str(tiny_model), "r": 16, "lora_alpha": 16}
+    (tmp_path / "adapter_model.safetensors").touch()
+    nothing = {"modules_to_save": None, "trainable_token_indices": None, "bias": "none"}
+    write_json(tmp_path / "adapter_config.json", config | nothing | {"lora_bias": False})
+    assert start_adapter(settings, tmp_path) == tmp_path
+    write_json(tmp_path / "adapter_config.json", config | {name: value})
+    with pytest.raises(PipelineError, match=f"trained weights beside LoRA's matrices .{name}.:"):
+        start_adapter(settings, tmp_path)
+
+
+@pytest.mark.parametrize(("before", "asked"), [(0.0, 0.25), (0.25, 0.0)])
+def test_dropout_is_that_of_the_settings_whatever_the_start_had(
+    tmp_path: Path, params: Params, tiny_model: Path, before: float, asked: float
+) -> None:
+    settings = params.finetune.model_copy(
+        update={"model": str(tiny_model), "precision": "float32", "lora_dropout": before}
+    )
+    save_adapter(lora_model(settings), settings, tmp_path)
+    model = lora_model(settings.model_copy(update={"lora_dropout": asked}), tmp_path)
+    found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert found == ({asked} if asked else set())
+    assert next(iter(model.peft_config.values())).lora_dropout == asked
 
 
 def test_an_adapter_of_another_revision_is_no_start_and_other_rounding_is_said(
