@@ -52,6 +52,7 @@ from tasks.core.store import Store, work_key
 from tasks.lm.models import identify
 from tasks.lm.preflight import check_plain
 from tasks.lm.prompts import parse_prediction
+from tasks.tracking.mlflow_store import store_errors
 from tasks.tracking.registry import Ledger
 
 log = logging.getLogger(__name__)
@@ -220,19 +221,20 @@ def _parsed(row: dict[str, Any], prediction: str, finished: bool) -> Written:
 
 def _log(stage: Stage, params: GeneratorEvaluate, key: str, facts: dict[str, Any]) -> None:
     """Log to the MLflow run of this generator and these rows; create it if it is missing."""
-    ledger = Ledger.open(params.experiment, key, key, f"evaluate-{Path(params.generator).name}")
-    ledger.tags(
-        {
-            "generator": params.generator,
-            "generator.identity": facts["identity"],
-            "rows.sha256": facts["rows_sha256"],
-        }
-    )
-    ledger.params({f"evaluate.{name}": value for name, value in facts["settings"].items()})
-    overall = facts["generated"]["overall"]
-    ledger.metrics({name: overall[name] for name in METRICS if overall.get(name) is not None})
-    ledger.files([stage.out / name for name in ("scores.json", "scores.md", "summary.json")])
-    ledger.finish()
+    with store_errors():
+        ledger = Ledger.open(params.experiment, key, key, f"evaluate-{Path(params.generator).name}")
+        ledger.tags(
+            {
+                "generator": params.generator,
+                "generator.identity": facts["identity"],
+                "rows.sha256": facts["rows_sha256"],
+            }
+        )
+        ledger.params({f"evaluate.{name}": value for name, value in facts["settings"].items()})
+        overall = facts["generated"]["overall"]
+        ledger.metrics({name: overall[name] for name in METRICS if overall.get(name) is not None})
+        ledger.files([stage.out / name for name in ("scores.json", "scores.md", "summary.json")])
+        ledger.finish()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -134,12 +134,17 @@ def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
         "rows.generator": generated["generator"],
         "rows.readers": ", ".join(verified["readers"]),
         "prompt.form": provenance["prompt"],
-        "scored": (
-            f"{provenance['base']} rounded through {provenance['quantization']} + adapter, merged"
-        ),
+        "scored": describe_scored(provenance),
         "prefect.flow_run": os.environ.get("PIPELINE_FLOW_RUN", ""),
     }
     return {name: value for name, value in tags.items() if value}
+
+
+def describe_scored(provenance: dict[str, Any]) -> str:
+    """Say which weights gave the scores of an adapter's provenance."""
+    rounding = provenance["quantization"]
+    rounded = "" if rounding == "none" else f" rounded through {rounding}"
+    return provenance["base"] + rounded + (" + adapter, merged" if provenance["adapter"] else "")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

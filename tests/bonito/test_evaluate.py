@@ -24,6 +24,7 @@ from bonito.evaluate.measures import (
 from bonito.evaluate.results import SCORED
 from bonito.params import GeneratorEvaluate
 from bonito.remix.output import REMIXED
+from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tasks.core.parquet import read_table, write_table
 from tasks.core.task_types import TASK_TYPES
@@ -31,6 +32,7 @@ from tasks.lm.engine import Completion, Sampling
 from tasks.lm.loading import load_model
 from tasks.lm.prompts import bonito_output
 from tasks.lm.response_trainer import response_loss
+from tasks.tracking.registry import Ledger
 from tests.conftest import Code
 
 PASSAGE = (
@@ -375,3 +377,16 @@ def test_compare_refuses_what_is_no_scores_file(
         capsys.readouterr().err
         == "error: compare: other.json is no scores.json of bonito.evaluate.stage\n"
     )
+
+
+def test_a_store_that_fails_at_the_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_: Any) -> None:
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(Ledger, "open", fail)
+    params = GeneratorEvaluate.model_validate({"generator": "mine"})
+    nothing: Any = None
+    with pytest.raises(PipelineError, match="connection refused.*: run the same command again"):
+        evaluate._log(nothing, params, "key", {})

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.errors import PipelineError
 from tasks.core.params import load_params
-from tasks.register.run_record import keep_commit, logged_params
+from tasks.register.run_record import describe_scored, keep_commit, logged_params
 from tasks.register.stage import _open_ledger, register
 from tasks.tracking.fetch_model import fetch_artifact
 from tasks.tracking.mlflow_store import connect
@@ -222,3 +222,18 @@ def test_in_a_folder_that_dvc_throws_away_nothing_is_trained_or_registered(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout / 'mlflow.db'}")
     with open_training_run("toy", "key", {}) as run:
         assert run.client is not None
+
+
+@pytest.mark.parametrize(
+    ("quantization", "adapter", "told"),
+    [
+        ("nf4", True, "m rounded through nf4 + adapter, merged"),
+        ("none", True, "m + adapter, merged"),
+        ("nf4", False, "m rounded through nf4"),
+    ],
+)
+def test_a_run_names_the_weights_that_were_scored(
+    quantization: str, adapter: bool, told: str
+) -> None:
+    provenance = {"base": "m", "quantization": quantization, "adapter": adapter}
+    assert describe_scored(provenance) == told
