@@ -18,17 +18,6 @@ from tasks.core.task_types import EXTRACTION
 OK = "ok"
 #: Faults of the template or its columns: a run stops, unless faulty templates are skipped.
 FAULTS = ("syntax", "refused", "timeout", "memory", "missing_column", "bad_label", "error")
-#: No fault: the row gives no example with this template.
-EMPTY = (
-    "no_response",
-    "empty_context",
-    "empty_instruction",
-    "empty_response",
-    "no_passage",
-    "part",
-    "passage_leak",
-    "placeholder_in_row",
-)
 
 #: Shorter passages and sentences may be in an instruction by chance: "Yes, it is."
 _LEAST_LEAK = 30
