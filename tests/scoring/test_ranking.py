@@ -112,6 +112,22 @@ def test_near_ties_of_a_bfloat16_model_are_told_apart_in_float32(tiny_model: Pat
     )
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_models_with_torchs_own_norm_are_ranked_in_bfloat16(kind: str) -> None:
+    set_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 128, "ffn_dim": 32}
+    more = {"num_attention_heads": 2, "word_embed_proj_dim": 32, "pad_token_id": 1}
+    config = AutoConfig.for_model(kind, **sizes, **more)
+    model = AutoModelForCausalLM.from_config(config).eval().to(torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    prompts, choices = [[0, 5, 9, 30, 7], [0, 8]], [[[11, 1], [12, 13, 1], [15, 1]]] * 2
+    scores = rank(model, prompts, choices, 2, 1)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    for prompt, own, got in zip(prompts, choices, scores, strict=True):
+        exact = [_plain(model.float(), prompt, choice) for choice in own]
+        assert got == pytest.approx(exact, abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["mistral", "gemma2"])
 def test_a_prompt_longer_than_the_sliding_window_is_scored_as_the_model_sees_it(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
