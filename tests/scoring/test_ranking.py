@@ -171,7 +171,11 @@ def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> floa
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
+        ("bloom", {}),
+        ("falcon", {"alibi": True}),
+        ("gpt_neo", {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("mpt", {"n_layers": 2, "n_heads": 2, "d_model": 32}),
         (
             "qwen3_next",
             {
@@ -186,10 +190,12 @@ def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> floa
 def test_layers_that_go_by_the_order_of_tokens_see_one_choice_at_a_time(
     kind: str, more: dict[str, Any], precision: torch.dtype
 ) -> None:
-    """A convolution or a recurrent layer knows no mask: beside each other choices would mix."""
+    """A convolution or a recurrent layer knows no mask, ALiBi and GPT-Neo's local layers count
+    places in the sequence: beside each other choices would mix.
+    """
     set_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 128}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "window_size": 8}
     config = AutoConfig.for_model(kind, **sizes, **heads, **more)
     model = AutoModelForCausalLM.from_config(config).eval().to(precision)
     if precision == torch.float32:
