@@ -23,7 +23,7 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _FROM_HIDDEN = "q_proj.lora_A.weight"
 #: Settings of peft by which an adapter has other trained weights too, and their values without.
 _BESIDE = ("modules_to_save", "trainable_token_indices", "lora_bias", "bias")
-_WITHOUT: tuple[Any, ...] = (None, False, [], "none")
+_WITHOUT: tuple[object, ...] = (None, False, [], "none")
 
 
 def digest_adapter(folder: Path) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+
+#: Weights that are widened, and what they were.
+Narrow = dict[torch.nn.Parameter, torch.Tensor]
 
 
 @contextlib.contextmanager
@@ -22,6 +25,9 @@ def wide_residual(model: Any) -> Iterator[bool]:
     hooks = [
         model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.float())
     ]
+    # On a CPU torch's own norm takes no float32 beside narrow weights.
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    hooks += _widen_while_running(norms, {})
     # Without these hooks autocast would round the input of every product again, three times after
     # a norm, and would compute the rotations in float32.
     for module in model.modules():
@@ -48,26 +54,34 @@ def compute_in_float32(model: Any) -> Iterator[None]:
 
     Each module's weights are widened only while it runs, so the whole model is never held twice.
     """
-    narrow_data: dict[torch.nn.Parameter, torch.Tensor] = {}
-
-    def widen(module: torch.nn.Module, _: Any) -> None:
-        for parameter in module.parameters(recurse=False):
-            narrow_data[parameter] = parameter.data
-            parameter.data = parameter.data.float()
-
-    def narrow(module: torch.nn.Module, _: Any, __: Any) -> None:
-        for parameter in module.parameters(recurse=False):
-            parameter.data = narrow_data.pop(parameter)
-
-    hooks: list[Any] = []
-    for module in model.modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            hooks.append(module.register_forward_pre_hook(widen))
-            hooks.append(module.register_forward_hook(narrow))
+    narrow: Narrow = {}
+    hooks = _widen_while_running(model.modules(), narrow)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for parameter, data in narrow_data.items():  # an interrupted forward
+        for parameter, data in narrow.items():  # an interrupted forward
             parameter.data = data
+
+
+def _widen_while_running(modules: Iterable[torch.nn.Module], narrow: Narrow) -> list[Any]:
+    """Let each module's own weights be float32 while it runs; return the hooks. ``narrow`` holds
+    what they were meanwhile.
+    """
+
+    def widen(module: torch.nn.Module, _: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            narrow[parameter] = parameter.data
+            parameter.data = parameter.data.float()
+
+    def restore(module: torch.nn.Module, _: Any, __: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = narrow.pop(parameter)
+
+    hooks: list[Any] = []
+    for module in modules:
+        if next(module.parameters(recurse=False), None) is not None:
+            hooks.append(module.register_forward_pre_hook(widen))
+            hooks.append(module.register_forward_hook(restore))
+    return hooks

@@ -14,7 +14,9 @@ choices are still closer than ``NEAR``, the prompt is scored again in float32.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,9 +38,9 @@ _HEAD_PLACES = 2_048
 #: Rows of a sliding window's mask that are made together.
 _MASK_ROWS = 1_024
 
-#: Layers that see what the mask lets them see. Convolutions and recurrent layers go by the order of
-#: the tokens.
-_MASKED = {"full_attention", "sliding_attention"}
+#: Layers that see what the mask lets them see. Convolutions, recurrent layers and GPT-Neo's local
+#: ones go by the order of the tokens.
+_MASKED = {"full_attention", "sliding_attention", "global"}
 
 
 @torch.no_grad()
@@ -96,10 +98,14 @@ def _rank(
 
 
 def _goes_by_mask(model: Any) -> bool:
-    """Tell whether every layer sees just what the mask lets it see."""
+    """Tell whether every layer sees just what the mask lets it see, where it is told to be. ALiBi
+    takes a token's place from the sequence.
+    """
     config = model.config.get_text_config(decoder=True)
-    kinds = getattr(config, "layer_types", None) or ()
-    return _MASKED.issuperset(kinds) and not getattr(model, "_is_stateful", False)
+    kinds = [getattr(config, name, None) or () for name in ("layer_types", "attention_layers")]
+    is_placed = "position_ids" in inspect.signature(model.get_decoder().forward).parameters
+    in_order = getattr(model, "_is_stateful", False) or getattr(config, "alibi", False)
+    return is_placed and not in_order and _MASKED.issuperset(chain(*kinds))
 
 
 def _score(

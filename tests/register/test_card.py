@@ -181,7 +181,13 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
     places |= dict.fromkeys(("validate", "verify", "supervise"), tmp_path)
     stage = SimpleNamespace(params=parse_params(values, "params.yaml"), path=places.__getitem__)
     provenance = {
-        **{"base": EMBEDDED, "revision": "main", "quantization": "nf4", "precision": "float32"},
+        **{
+            "base": EMBEDDED,
+            "revision": "main",
+            "adapter": True,
+            "quantization": "nf4",
+            "precision": "float32",
+        },
         **{"prompt": "chat", "start": "", "steps": 3, "rows": 12, "instructions_sha256": "0" * 64},
     }
     f1 = {"f1": 10.0, "f1_low": 5.0, "f1_high": 15.0}

@@ -112,6 +112,22 @@ def test_near_ties_of_a_bfloat16_model_are_told_apart_in_float32(tiny_model: Pat
     )
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_models_with_torchs_own_norm_are_ranked_in_bfloat16(kind: str) -> None:
+    set_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 128, "ffn_dim": 32}
+    more = {"num_attention_heads": 2, "word_embed_proj_dim": 32, "pad_token_id": 1}
+    config = AutoConfig.for_model(kind, **sizes, **more)
+    model = AutoModelForCausalLM.from_config(config).eval().to(torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    prompts, choices = [[0, 5, 9, 30, 7], [0, 8]], [[[11, 1], [12, 13, 1], [15, 1]]] * 2
+    scores = rank(model, prompts, choices, 2, 1)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    for prompt, own, got in zip(prompts, choices, scores, strict=True):
+        exact = [_plain(model.float(), prompt, choice) for choice in own]
+        assert got == pytest.approx(exact, abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["mistral", "gemma2"])
 def test_a_prompt_longer_than_the_sliding_window_is_scored_as_the_model_sees_it(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +171,11 @@ def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> floa
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
+        ("bloom", {}),
+        ("falcon", {"alibi": True}),
+        ("gpt_neo", {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("mpt", {"n_layers": 2, "n_heads": 2, "d_model": 32}),
         (
             "qwen3_next",
             {
@@ -170,10 +190,12 @@ def _plain(model: torch.nn.Module, prompt: list[int], choice: list[int]) -> floa
 def test_layers_that_go_by_the_order_of_tokens_see_one_choice_at_a_time(
     kind: str, more: dict[str, Any], precision: torch.dtype
 ) -> None:
-    """A convolution or a recurrent layer knows no mask: beside each other choices would mix."""
+    """A convolution or a recurrent layer knows no mask, ALiBi and GPT-Neo's local layers count
+    places in the sequence: beside each other choices would mix.
+    """
     set_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 128}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "window_size": 8}
     config = AutoConfig.for_model(kind, **sizes, **heads, **more)
     model = AutoModelForCausalLM.from_config(config).eval().to(precision)
     if precision == torch.float32:
