@@ -201,9 +201,9 @@ class LabelDesk:
 
     def _need_open(self, draft: dict[str, Any], items: list[Item]) -> None:
         if draft["key"] in _taken(items):
-            raise PipelineError("this draft was accepted meanwhile, in another page")
+            raise PipelineError("this draft was accepted meanwhile, in another page: skip it")
         if draft["key"] in self._rejections():
-            raise PipelineError("this draft was rejected meanwhile, in another page")
+            raise PipelineError("this draft was rejected meanwhile, in another page: skip it")
 
     def _rejections(self) -> set[str]:
         path = self.rejected.path

@@ -60,10 +60,11 @@ def make_app(desk: Desk, page: Page) -> FastAPI:
         return JSONResponse({"error": " ".join(str(error).split())}, 409)
 
     @app.exception_handler(OSError)
-    async def tell_disk(_: Request, error: OSError) -> JSONResponse:
+    async def tell_disk(request: Request, error: OSError) -> JSONResponse:
         """A full or read-only disk: what the file held before it still holds."""
+        what = "not saved: " if request.method == "POST" else ""
         where = f": {error.filename}" if error.filename else ""
-        return JSONResponse({"error": f"not saved: {error.strerror or error}{where}"}, 409)
+        return JSONResponse({"error": f"{what}{error.strerror or error}{where}"}, 409)
 
     @app.get("/")
     def show() -> HTMLResponse:

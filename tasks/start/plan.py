@@ -28,10 +28,13 @@ from tasks.start.apart import Tell, hold_folder
 from tasks.start.forecast import JUDGED, Range, forecast_kept, judge_text, memory
 from tasks.start.launch import load_early
 from tasks.start.minutes import forecast_minutes, unsure_by
+from tasks.start.proposal import ENGLISH, english_writer
 from tasks.start.survey import Survey, survey
 from tasks.start.trial import EARLY, SECONDS, Trial, try_constructed, try_generated
 
 _MEGABYTE = 2**20
+#: Share of passages in other languages that is told: of short ones the detector mistakes a few.
+_OTHER = 0.1
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,22 @@ def _forecast(
         Range(written, written).times(1 - unsure, 1 + unsure),
         gain,
         judge_text(trained),
-        _rests_on(trial),
+        (*_tell_languages(params, found.share(ENGLISH)), *_rests_on(trial)),
         gpu_hours=_gpu_hours(params, trial, minutes, questions),
+    )
+
+
+def _tell_languages(params: Params, english: float) -> tuple[str, ...]:
+    """Return in words how many passages are in a language that the source of the rows does not
+    know; ``english`` is the share (0-1) of the others.
+    """
+    writer = english_writer(params.supervise.mix)
+    if not writer or 1 - english <= _OTHER:
+        return ()
+    return (
+        f"{1 - english:.0%} of the passages are not in English, the only language that the "
+        f"{writer}: [{ENGLISH}] as ingest.languages leaves them out, a chat model may write of "
+        "them (docs/matrix.md, supervise.source prompted)",
     )
 
 

@@ -143,7 +143,7 @@ def propose(
     ``reasons`` say why a setting of ingest is not that of params.yaml or the model's profile.
     """
     mix = parse_mix(values["supervise"]["source"])
-    writer = _english_writer(mix)
+    writer = english_writer(mix)
     english = bool(writer)
     if english:
         _need_english(found, writer)
@@ -198,7 +198,8 @@ def propose(
     )
 
 
-def _english_writer(mix: Mix) -> str:
+def english_writer(mix: Mix) -> str:
+    """Return what makes rows of English alone, with its verb; empty where nothing does."""
     if mix.generator == "bonito":
         return "generator writes"
     return "rules make claims of" if "constructed" in mix.names and not mix.generator else ""

@@ -131,6 +131,34 @@ def test_rows_are_judged_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
         assert browser.elsewhere() == []
 
 
+def test_a_fault_of_the_server_is_told_as_one_and_a_broken_file_when_the_page_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is a server that does not answer."""
+    checkout = make_checkout(tmp_path / "main", rows=8)
+    desk = review.open_desk(Place(checkout, "mine"))
+    page, port = Page("Review", "Is it right?", script=review.SCRIPT), find_free_port()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(desk, page, port) as address:
+            browser.open(address)
+            browser.see("row 1 of 8")
+            with monkeypatch.context() as patched:
+                patched.setattr(desk, "save", fail)
+                press(browser, "r")
+                browser.see("Not saved: the server answers 500. Its terminal says why.")
+            press(browser, "r")
+            browser.see("1 of 8", "row 2 of 8")
+            desk.file.path.write_text("broken by hand")
+            browser.open(address)
+            browser.see("reviews.jsonl line 1 is not valid JSON")
+            press(browser, "r")
+            assert desk.file.path.read_text() == "broken by hand"
+
+
 def test_rows_that_no_reader_answered_say_nothing_of_a_reader(tmp_path: Path) -> None:
     source = {"supervise": {"source": "constructed"}}
     checkout = make_checkout(tmp_path / "main", rows=0, **source)

@@ -37,6 +37,7 @@ from tasks.start.forecast import (
 )
 from tests.claims.test_construct import corpus
 from tests.conftest import ROOT, passage_table
+from tests.start.conftest import GERMAN, write_texts
 
 _PARTS = ("seal", "bearing", "valve", "relay", "filter", "gauge", "hatch", "cable")
 #: The line on a stage that is tried; a slow one has lines of progress below it.
@@ -237,6 +238,7 @@ def test_a_second_plan_says_who_holds_the_first_and_leaves_its_files(
         ),
         (["ingest.corpus=s3://bucket"], "make plan tries documents of this one"),
         (["ingest.corpus=nowhere"], "the corpus nowhere does not exist"),
+        (["ingest.corpus=nothing"], "nothing holds no file that can be read"),
         (["evaluate.items=gone.jsonl"], "gone.jsonl does not exist"),
         (["evaluate.items=corpus/report-1.md"], "report-1.md is in the corpus"),
     ],
@@ -244,9 +246,20 @@ def test_a_second_plan_says_who_holds_the_first_and_leaves_its_files(
 def test_what_cannot_be_forecast_is_one_line(
     desk: Path, capsys: pytest.CaptureFixture[str], settings: list[str], said: str
 ) -> None:
+    (desk / "nothing").mkdir()
     assert script.main(["--profile", "default", "--set", *settings]) == 2
     assert said in capsys.readouterr().err
     assert not (desk / "artifacts").exists()
+
+
+def test_text_in_no_wanted_language_is_one_line(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_texts(desk / "german", GERMAN, 4)
+    settings = ["ingest.corpus=german", "ingest.languages=[en]"]
+    assert script.main(["--profile", "default", "--set", *settings]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "german is kept: language " in error and not (desk / "artifacts").exists()
 
 
 def test_a_killed_plan_leaves_no_stage_behind(tmp_path: Path) -> None:

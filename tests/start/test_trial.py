@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.core.files import write_json
+from tasks.core.params import parse_params
+from tasks.core.yaml_file import read_yaml
 from tasks.start import trial as trials
 from tasks.start.apart import Measured
 from tasks.start.forecast import Range
 from tasks.start.minutes import _tests
-from tasks.start.plan import _rests_on
+from tasks.start.plan import _rests_on, _tell_languages
 from tasks.start.trial import TESTS, Trial
+from tests.conftest import ROOT
 
 _GENERATED = Measured(30.0, 900.0, ((10.0, 0), (30.0, 32)), 128)
 
@@ -29,6 +32,15 @@ def test_a_forecast_says_what_it_rests_on() -> None:
     told = _rests_on(Trial(8, {"nli": [0.6] * 8}, measured, doubts={"nli": 0.5}))
     assert told[0].startswith("generating was stopped after 24 s")
     assert told[1].startswith("the reader answered 9 of 38 rows and tests") and len(told) == 2
+
+
+def test_passages_that_the_generator_cannot_read_are_told() -> None:
+    params = parse_params(read_yaml(ROOT / "params.yaml"), "params.yaml")
+    assert _tell_languages(params, 0.95) == ()
+    told = _tell_languages(params, 0.6)[0]
+    assert told.startswith("40% of the passages are not in English, the only language that the g")
+    mix = params.supervise.model_copy(update={"source": "prompted"})
+    assert _tell_languages(params.model_copy(update={"supervise": mix}), 0.6) == ()
 
 
 def test_the_run_tests_its_reader_on_more_rows() -> None:

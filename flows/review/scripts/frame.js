@@ -31,10 +31,12 @@ export async function ask(address, change) {
   const answer = await fetch(address, request).catch(() => null);
   const value = answer && await answer.json().catch(() => null);
   if (value && answer.ok) return value;
+  const [what, again] = change === undefined
+    ? ["Nothing to show", "load the page again"] : ["Not saved", "press the key again"];
   const why = answer && !answer.ok
     ? `the server answers ${answer.status}. Its terminal says why.`
-    : "the server does not answer. Start it again, then press the key again.";
-  tell(value?.error || `Not saved: ${why}`, "bad");
+    : `the server does not answer. Start it again, then ${again}.`;
+  tell(value?.error || `${what}: ${why}`, "bad");
   return null;
 }
 

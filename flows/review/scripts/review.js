@@ -14,6 +14,10 @@ async function start() {
   take(state);
   place = Math.max(rows.findIndex((each) => !verdicts[each.key]), 0);
   show();
+  listen({
+    r: () => choose("right"), w: () => choose("wrong"), u: () => choose("unclear"),
+    ArrowLeft: () => move(-1), ArrowRight: () => move(1), n: next, z: undo,
+  });
 }
 
 function take(state) {
@@ -171,8 +175,4 @@ async function undo() {
   tell("Undone.");
 }
 
-listen({
-  r: () => choose("right"), w: () => choose("wrong"), u: () => choose("unclear"),
-  ArrowLeft: () => move(-1), ArrowRight: () => move(1), n: next, z: undo,
-});
 start();
