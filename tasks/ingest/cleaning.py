@@ -28,6 +28,8 @@ _SIGNS = "".join(
 _WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+(?:[{_SIGNS}\u200c\u200d]+[^\\W_{UNSPACED}]*)*")
 _PERMUTATIONS = 128
 _SHINGLE = 5
+#: Earlier passages that one is compared with at a time.
+_COMPARED = 4096
 #: Shorter texts occur everywhere: they are no evidence of overlap.
 _LEAST_WORDS = 5
 
@@ -189,24 +191,23 @@ class Seen:
         """Return the first earlier passage that is similar enough, and the estimated Jaccard
         similarity; remember this one if there is none.
         """
+        import numpy as np  # the processes that read files do without
+
+        own = np.frombuffer(sketch, np.uint32)
         bands = [
             xxhash.xxh3_64_intdigest(sketch[place : place + 4 * self._rows], seed=place) >> 1
             for place in range(0, len(sketch), 4 * self._rows)
         ]
         marks = ",".join("?" * len(bands))
-        query = "SELECT DISTINCT near.number, signature, passage FROM band JOIN near USING (number)"
-        condition = f"WHERE hash IN ({marks}) ORDER BY near.number"  # question marks alone
+        query = "SELECT signature, passage FROM near WHERE number IN (SELECT number FROM band "
+        condition = f"WHERE hash IN ({marks})) ORDER BY number"  # question marks alone
         rows = self._base.execute(f"{query} {condition}", bands)
-        for _, other, name in rows:
-            alike = (
-                sum(
-                    sketch[place : place + 4] == other[place : place + 4]
-                    for place in range(0, len(sketch), 4)
-                )
-                / _PERMUTATIONS
-            )
-            if alike >= self._similarity:
-                return str(name), alike
+        # Letters of one form are alike in some band, and not enough: there may be very many.
+        while earlier := rows.fetchmany(_COMPARED):
+            others = np.frombuffer(b"".join(other for other, _ in earlier), np.uint32)
+            alike = (others.reshape(-1, _PERMUTATIONS) == own).mean(axis=1)
+            if len(found := np.flatnonzero(alike >= self._similarity)):
+                return str(earlier[found[0]][1]), float(alike[found[0]])
         number = self._base.execute(
             "INSERT INTO near (signature, passage) VALUES (?, ?)", (sketch, passage)
         ).lastrowid
