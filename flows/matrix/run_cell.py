@@ -23,8 +23,6 @@ from tasks.core.parquet import write_table
 #: Columns of a cell's predictions: enough to score them again.
 PREDICTED = ["item_id", "template", "prediction", "golds"]
 OUT = Path("artifacts") / "matrix"
-#: Held while a worktree is made or an experiment saved: both write to the git folder.
-_git = threading.Lock()
 _seconds = threading.Lock()
 Log = Callable[[str], None]
 #: Takes a checkout and a stage; returns a function to call every second while the stage runs.
@@ -41,12 +39,10 @@ def bring_up_to_date(
     run = worktree.Run(cell.name, main, main / worktree.RUNS / cell.name, cell.params)
     try:
         with worktree.hold(run):
-            with _git:
-                worktree.prepare(run, log)
+            worktree.prepare(run, log)
             result = _run_stages(cell, run, environment, gpus, log, watch)
             if result.status == "done":
-                with _git:
-                    log(worktree.record(run))
+                log(worktree.record(run))
             return result
     except PipelineError as error:
         return Result(cell, "failed", str(error))

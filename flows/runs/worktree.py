@@ -34,6 +34,8 @@ RUNS = Path(".runs")
 _READ_HERE = ("profiles", "datasets", "matrices")
 #: What stages make in a worktree, and git may not ignore.
 _MADE = (WORK, Path("artifacts"), Path("dvc.lock"))
+#: Seconds that a run waits for others to make a worktree, fetch a champion or save an experiment.
+_PATIENCE = 3600.0
 #: DVC's status of data that differ; it is another where DVC cannot look, as during a run's hashing.
 _DIFFERS = 1
 _CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.j2", "*.html", "*.csv")
@@ -108,12 +110,14 @@ def prepare(run: Run, log: Callable[[str], None]) -> None:
     if told := tell_items_read(run.main / items, run.main / ingest["corpus"], ingest):
         raise PipelineError(f"evaluate.items: {told}")
     if run.own_checkout:
-        _make_worktree(run, log)
+        with _hold_shared(run.main):
+            _make_worktree(run, log)
         _share_cache(run)
         _check_out_data(run, log)
         write_params(run.params, run.main, run.path, log)
     if run.params["finetune"]["start"] == CHAMPION:
-        _place_champion(run, log)
+        with _hold_shared(run.main):
+            _place_champion(run, log)
     for section, key in FILES:
         value = run.params[section][key]
         if not (run.path / value).exists() and not (run.main / value).exists():
@@ -127,7 +131,18 @@ def record(run: Run) -> str:
     # Only this graph: without a target DVC would also commit bonito/dvc.yaml, and fail where the
     # generator was never made.
     save = ("exp", "save", "--force", "--name", run.name, "dvc.yaml")
-    return run_dvc(run.path, *save, env={**os.environ, **committer(run.main)})
+    with _hold_shared(run.main):
+        return run_dvc(run.path, *save, env={**os.environ, **committer(run.main)})
+
+
+def _hold_shared(main: Path) -> contextlib.AbstractContextManager[None]:
+    """Let one run at a time write to what all runs share: the git folder, and the champions that
+    were fetched. Of two that end together, `dvc exp save` would fail in one, or save it under no
+    name: its references (``refs/exps/exec``) are the same for both.
+    """
+    path = main / WORK / "shared.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return hold_lock(path, "the start or the end of another run", _PATIENCE)
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:

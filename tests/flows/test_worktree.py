@@ -175,6 +175,33 @@ def test_a_cache_whose_name_begins_as_the_old_ones_is_another(
         assert (("cache", "dir", "--local", "/mnt/cache") in asked) == written, old
 
 
+def test_two_runs_that_end_together_are_saved_one_after_the_other(
+    main: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp save` works with references that all worktrees share: of two at once, one failed, or
+    was saved under no name.
+    """
+    at_once = 0
+    seen = list[int]()
+
+    def save(*_: object, **__: object) -> str:
+        nonlocal at_once
+        at_once += 1
+        time.sleep(0.2)
+        seen.append(at_once)
+        at_once -= 1
+        return ""
+
+    monkeypatch.setattr(worktree, "run_dvc", save)
+    runs = [request.plan(main, "warm", name=name) for name in ("one", "two")]
+    threads = [threading.Thread(target=worktree.record, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1, 1]
+
+
 def test_what_git_says_is_told_and_not_what_it_advises(main: Path) -> None:
     (main / ".git" / "index.lock").touch()
     with pytest.raises(PipelineError, match=r"index\.lock"):
