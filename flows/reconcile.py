@@ -1,6 +1,7 @@
 """End the flow runs in Prefect whose process was killed: they would say RUNNING for ever.
 
-A run is dead when no process holds its checkout on the machine that its tags name.
+A run is dead when no process holds its checkout, on the machine and in the folder that its tags
+name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import datetime
 import math
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -31,21 +33,21 @@ from flows.runs.die_with_parent import CODE
 from tasks.core.process import is_alive
 
 _MESSAGE = "its process was killed; start the same run again to continue it"
-_HOST = "host:"
+_HOST, _CHECKOUT = "host:", "checkout:"
 #: A run that just started may not hold its checkout yet, nor have named its machine.
 _GRACE = datetime.timedelta(minutes=2)
 
 
 def tag_with_host() -> None:
-    """Add this machine's name to the tags of the current flow run, before it does anything else.
+    """Add the names of this machine and checkout to the tags of the current flow run, before it
+    does anything else.
 
-    On a shared server only this machine can tell whether the run is alive.
+    On a shared server only they can tell whether the run is alive.
     """
     if flow_run.id:
+        own = [_HOST + socket.gethostname(), f"{_CHECKOUT}{CODE}"]
         with get_client(sync_client=True) as client:
-            client.update_flow_run(
-                UUID(str(flow_run.id)), tags=[*(flow_run.tags or []), _HOST + socket.gethostname()]
-            )
+            client.update_flow_run(UUID(str(flow_run.id)), tags=[*(flow_run.tags or []), *own])
 
 
 def drop_secret_parameters() -> None:
@@ -95,8 +97,8 @@ def end_dead_runs(
 ) -> None:
     """Set the state of every dead run of ``flow``: crashed, or its outcome if the server missed it.
 
-    The caller holds the checkout of ``name`` (empty: no checkout). Runs of other machines are left
-    alone. ``run_name`` derives a run's name from its parameters.
+    The caller holds the checkout of ``name`` (empty: no checkout). Runs of other machines and
+    checkouts are left alone. ``run_name`` derives a run's name from its parameters.
     """
     unfinished = FlowRunFilter(
         state=FlowRunFilterState(
@@ -111,6 +113,7 @@ def end_dead_runs(
             if (
                 str(run.id) == str(flow_run.id)
                 or _is_of_another_machine(run)
+                or _is_of_another_checkout(run)
                 or (other != name and _may_live(run, other))
             ):
                 continue
@@ -133,6 +136,14 @@ def _is_of_another_machine(run: FlowRun) -> bool:
     if not hosts and run.infrastructure_pid:
         hosts = [run.infrastructure_pid.rpartition(":")[0]]
     return socket.gethostname() not in hosts if hosts else _is_young(run)
+
+
+def _is_of_another_checkout(run: FlowRun) -> bool:
+    """Tell whether the tags name another checkout, which is still there: only its locks say whether
+    the run is alive.
+    """
+    places = [tag.removeprefix(_CHECKOUT) for tag in run.tags if tag.startswith(_CHECKOUT)]
+    return str(CODE) not in places and any(Path(place).is_dir() for place in places)
 
 
 def _may_live(run: FlowRun, name: str) -> bool:

@@ -109,8 +109,8 @@ def test_a_run_names_its_machine_before_it_does_anything(toy: Path, api: str) ->
     subprocess.run([sys.executable, "-c", _FLOWS], cwd=toy, env=own, check=True)
     runs = ask("POST", f"{api}/flow_runs/filter")
     assert len(runs) == 3
-    assert {(run["state"]["type"], *run["tags"]) for run in runs} == {
-        ("FAILED", f"host:{socket.gethostname()}")
+    assert {(run["state"]["type"], *sorted(run["tags"])) for run in runs} == {
+        ("FAILED", f"checkout:{toy}", f"host:{socket.gethostname()}")
     }
 
 

@@ -37,6 +37,21 @@ def test_a_run_of_another_machine_is_left_alone() -> None:
     )
 
 
+def test_a_run_of_another_checkout_on_this_machine_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checkouts may share a server. Only its own knows whether a run holds it."""
+    monkeypatch.setattr(reconcile, "CODE", tmp_path / "mine")
+    here = f"host:{socket.gethostname()}"
+    other = tmp_path / "other"
+    other.mkdir()
+    theirs = _run(tags=[here, f"checkout:{other}"])
+    assert reconcile._is_of_another_checkout(theirs)
+    assert not reconcile._is_of_another_checkout(_run(tags=[here, f"checkout:{tmp_path / 'mine'}"]))
+    other.rmdir()
+    assert not reconcile._is_of_another_checkout(theirs), "moved or removed: nothing runs there"
+
+
 def test_a_run_that_names_no_machine_is_left_alone_in_its_first_minutes() -> None:
     now = datetime.datetime.now(datetime.UTC)
     assert reconcile._is_of_another_machine(_run(start_time=now))
