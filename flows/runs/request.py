@@ -133,7 +133,9 @@ def read_settings(parameters: dict[str, Any]) -> list[str]:
                 if isinstance(value, (list, tuple))
                 else value
             )
-            settings += [f"{key}={json.dumps(value)}" for key in keys]
+            # As it is: JSON writes an emoji as two halves, which YAML does not put together.
+            text = json.dumps(value, ensure_ascii=False)
+            settings += [f"{key}={text}" for key in keys]
     return settings + list(parameters.get("overrides") or [])
 
 

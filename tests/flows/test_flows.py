@@ -5,6 +5,7 @@ once, kills.
 from __future__ import annotations
 
 import datetime
+import http.server
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -492,7 +494,7 @@ def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
 def test_the_forms_fields_are_settings(bare: Path) -> None:
     asked = {
         "profile": "warm",
-        "corpus": "mine",
+        "corpus": "m\u00fcne \U0001f4c4",
         "task_types": ["ynqa", "nli"],
         "rows": 50,
         "seed": 7,
@@ -501,10 +503,8 @@ def test_the_forms_fields_are_settings(bare: Path) -> None:
     }
     settings = request.read_settings(asked)
     run = request.plan(bare, "warm", settings)
-    assert run.params["ingest"]["corpus"] == "mine" and run.params["generate"]["task_types"] == [
-        "ynqa",
-        "nli",
-    ]
+    assert run.params["ingest"]["corpus"] == asked["corpus"]
+    assert run.params["generate"]["task_types"] == ["ynqa", "nli"]
     shipped = read_yaml(bare / "params.yaml")
     # verify asks a share of what validate keeps, and sources beside Bonito do not pass validate.
     assert run.params["supervise"]["max_rows"] == 50
