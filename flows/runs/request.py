@@ -27,6 +27,8 @@ from tasks.scoring.datasets import has_items, load_dataset
 _PINS = Path(".venv") / "pins.sha256"
 #: The paper's setting, for machines whose GPU can run it.
 _GPU_PROFILE = "mistral-7b"
+#: Most characters of a run's name, and of its words for the settings.
+_MOST, _MOST_WORDS = 80, 40
 #: Fields of the form that starts a run, and the settings each one sets.
 FIELDS = {
     "corpus": ("ingest.corpus",),
@@ -150,14 +152,16 @@ def derive_name(profile: str, overrides: list[str]) -> str:
     if holds_secret(overrides):  # it will be refused; the name must not repeat it
         overrides = []
     values = [
-        re.sub(r"[^A-Za-z0-9.]+", "-", override.partition(".")[2]).strip("-.")
+        re.sub(r"(?:[^A-Za-z0-9.]|\.{2,})+", "-", override.partition(".")[2]).strip("-.")
         for override in sorted(overrides)
     ]
     # Without repetition: the form's one seed is five settings.
-    words = "-".join(dict.fromkeys(values))[:40].strip("-.")
+    words = "-".join(dict.fromkeys(values))[:_MOST_WORDS]
     stacked = [",".join(names)] if len(names) > 1 else []
     key = fingerprint([*stacked, *sorted(overrides)])[:6]
-    return "-".join([*names, *([words] if words else []), key])
+    stack = "-".join(names)[: _MOST - len(f"-{key}")]
+    words = words[: max(0, _MOST - len(f"{stack}--{key}"))].strip("-.")
+    return "-".join(filter(None, (stack, words, key)))
 
 
 def _of_results(settings: list[str]) -> list[str]:
@@ -176,12 +180,13 @@ def check_name(name: str) -> str:
         raise PipelineError("the run's name looks like a password or a key: give it another one")
     if (
         name == DEFAULT
-        or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name)
+        or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name)
+        or len(name) > _MOST
         or ".." in name
         or name.endswith((".", ".lock"))
     ):
         raise PipelineError(
             f"{name!r} cannot name a run of its own: use letters, digits, '.', '-', '_', at most "
-            f"80, and not {DEFAULT!r}"
+            f"{_MOST}, and not {DEFAULT!r}"
         )
     return name

@@ -483,6 +483,24 @@ def test_names_are_the_same_for_the_same_request_only() -> None:
     ), "the form's one seed is five settings"
 
 
+def test_a_request_of_long_names_has_a_name_that_is_short_enough(bare: Path) -> None:
+    """make has no way to give a run another name."""
+    for name in ("a" * 40, "b" * 40):
+        shutil.copy(bare / "profiles" / "warm.yaml", bare / "profiles" / f"{name}.yaml")
+    stacks = ("a" * 40, f"warm,{'a' * 40}", f"{'a' * 40},{'b' * 40}", f"{'a' * 40},{'b' * 40},warm")
+    setting = "ingest.corpus=/a/long/path/to/a/folder/of/documents"
+    names = {request.plan(bare, stack, [setting]).name for stack in stacks}
+    assert len(names) == len(stacks) and all(len(name) <= 80 for name in names), names
+    short = request.derive_name("warm", [setting])
+    assert short == "warm-corpus-a-long-path-to-a-folder-of-docume-" + short[-6:], "as before"
+
+
+def test_a_folder_beside_the_checkout_is_no_reason_to_refuse_a_run(bare: Path) -> None:
+    """Two dots are in no name of a run, and the name is made of the settings."""
+    run = request.plan(bare, "default", ["ingest.corpus=../docs"])
+    assert run.name.startswith("default-corpus-docs-")
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])
 def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
     bare: Path, name: str
