@@ -146,7 +146,8 @@ def derive_name(profile: str, overrides: list[str]) -> str:
     continue the same run.
     """
     overrides = _of_results(overrides)
-    names = [name.strip() for name in profile.split(",") if name.strip()]
+    names = [part for part in map(str.strip, profile.split(",")) if part not in ("", DEFAULT)]
+    names = names or [DEFAULT]
     if len(names) == 1 and not overrides:
         return names[0]
     if holds_secret(overrides):  # it will be refused; the name must not repeat it

@@ -501,6 +501,14 @@ def test_a_folder_beside_the_checkout_is_no_reason_to_refuse_a_run(bare: Path) -
     assert run.name.startswith("default-corpus-docs-")
 
 
+@pytest.mark.parametrize(
+    ("profile", "name"), [("", "default"), (",", "default"), ("default, warm", "warm")]
+)
+def test_a_runs_page_and_its_checkout_have_one_name(bare: Path, profile: str, name: str) -> None:
+    """Else the next start finds nobody in the checkout of that name, and ends the page."""
+    assert request.name_run({"profile": profile}) == request.plan(bare, profile).name == name
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x.lock", "default", "a" * 81])
 def test_a_name_that_git_or_the_file_system_would_not_take_is_refused(
     bare: Path, name: str
