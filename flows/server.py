@@ -33,6 +33,7 @@ def set_prefect_environment(main: Path) -> None:
 
     Call it before Prefect is imported.
     """
+    _spare_own_servers_the_proxy()
     home = main / ".prefect"
     home.mkdir(mode=0o700, exist_ok=True)  # its database holds every run's parameters
     for variable, value in {
@@ -54,6 +55,17 @@ def set_prefect_environment(main: Path) -> None:
         os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
     # MLflow's store is the main checkout's, whichever worktree a stage runs in.
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{main / 'mlflow.db'}")
+
+
+def _spare_own_servers_the_proxy() -> None:
+    """Let our requests and Prefect's to this machine pass by a proxy that the user's network has:
+    it knows no server here.
+    """
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if hosts != "*":
+        given = filter(None, map(str.strip, hosts.split(",")))
+        hosts = ",".join(dict.fromkeys((*given, "127.0.0.1", "localhost")))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
 
 
 def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:

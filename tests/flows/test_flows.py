@@ -210,6 +210,25 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         server.await_answer("http://127.0.0.1:9/api")
 
 
+def test_a_proxy_of_the_users_is_not_asked_for_our_own_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A company's proxy knows no server on this machine: a run waited for it in vain."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "http_proxy": "http://127.0.0.1:9"})
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ.pop(name, None)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        server.set_prefect_environment(tmp_path)
+        assert server.answers(f"http://127.0.0.1:{there.server_port}/")
+        there.shutdown()
+    for given, kept in (("a.org, b.org", "a.org,b.org,127.0.0.1,localhost"), ("*", "*")):
+        del os.environ["no_proxy"]
+        os.environ["NO_PROXY"] = given
+        server.set_prefect_environment(tmp_path)
+        assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == kept
+
+
 _PENDING = """
 import os, socket
 from uuid import UUID
