@@ -14,6 +14,20 @@ from tasks.core.params import load_params
 from tasks.core.sections.base import FORM, Count, Section, Seed
 
 
+#: Settings that a cell takes from the matrix's own keys, whatever profiles and ``set`` say.
+_DECIDED = {
+    "ingest.tokenizer": "models",
+    "supervise.source": "supervision",
+    "supervise.rows": "p3_rows or training",
+    "supervise.max_rows": "rows",
+    "supervise.seed": "seeds",
+    "finetune.model": "models",
+    "finetune.seed": "seeds",
+    "finetune.max_tokens": "tokens",
+    "baseline.general": "general",
+}
+
+
 def _parsed(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return sources and mixes, each as :class:`Supervision` writes it."""
     try:
@@ -135,6 +149,14 @@ def read_matrix(path: Path) -> Matrix:
     for source, (value, what) in needs.items():
         if not value and source in sources:
             raise PipelineError(f"{path}: supervision {source} needs {what}")
+    named = [("set", matrix.set), *((f"set of {one.name}", one.set) for one in matrix.datasets)]
+    for where, given in named:
+        keys = (f"{section}.{key}" for section, values in given.items() for key in values)
+        if key := next((key for key in keys if key in _DECIDED), ""):
+            raise PipelineError(
+                f"{path}: {where}: {key} would be ignored: write {_DECIDED[key]} of the matrix, or "
+                "a variant"
+            )
     if matrix.tokens and matrix.tokens_per_row:
         raise PipelineError(f"{path}: give either tokens or tokens_per_row")
     if matrix.tokens_per_row and 0 in matrix.rows:

@@ -139,6 +139,14 @@ def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
             {"set": {"finetune": {"epoch": 1}}},
             r"cell .*unknown key 'finetune.epoch' \(did you mean 'epochs'\?\)",
         ),
+        (
+            {"set": {"finetune": {"max_tokens": 5000}}},
+            r"set: finetune\.max_tokens would be ignored: write tokens of the matrix",
+        ),
+        (
+            {"datasets": [{"name": "x", "set": {"baseline": {"general": "local/x.parquet"}}}]},
+            r"set of x: baseline\.general would be ignored: write general of the matrix",
+        ),
         ({"profile": "mistral"}, r"unknown profile 'mistral' \(did you mean 'mistral-7b'\?\)"),
     ],
 )
