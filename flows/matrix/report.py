@@ -6,6 +6,7 @@ predictions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from tasks.tracking.matrix_runs import group_runs
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Functions that the template calls.
 _WORDS = {"spread": spread, "change": change, "label": label, "colour": colour, "short": short}
-#: Where `make ui` shows MLflow.
+#: Where `make ui` shows MLflow, if nothing names another place.
 _MLFLOW = "http://127.0.0.1:5000"
 
 
@@ -105,7 +106,8 @@ def write_matrix_page(
     parent: str,
 ) -> None:
     """Write the page; ``parent`` is the parent of the cells' MLflow runs, empty: none."""
-    links = [("MLflow run", run_page(_MLFLOW, experiment, parent))] if parent else []
+    mlflow = os.environ.get("PIPELINE_MLFLOW_PAGE", _MLFLOW)
+    links = [("MLflow run", run_page(mlflow, experiment, parent))] if parent else []
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in facts["groups"]:
         panels.setdefault((group["model"], group["dataset"]), []).append(group)
@@ -119,7 +121,7 @@ def write_matrix_page(
         one_model=len(matrix.models) == 1,
         panels=panels,
         curves=draw_curves(facts["groups"]),
-        links={name: run_page(_MLFLOW, experiment, run["run_id"]) for name, run in runs.items()},
+        links={name: run_page(mlflow, experiment, run["run_id"]) for name, run in runs.items()},
         source=read_yaml(main / "matrices" / "published.yaml")["source"],
         margin=MARGIN,
         widest=WIDEST,

@@ -36,7 +36,7 @@ from flows.matrix.groups import compare_groups as groups_of
 from flows.matrix.groups import measure_gains_over_tapt
 from flows.matrix.matrix_file import Matrix, read_matrix
 from flows.matrix.published import compare_published, judge_claims
-from flows.matrix.report import draw_curves
+from flows.matrix.report import draw_curves, write_matrix_page
 from flows.matrix.results import Result, read_scores
 from flows.matrix.run_cell import write_results
 from flows.matrix.supervision import START
@@ -639,6 +639,18 @@ def test_finished_cells_are_read_compared_and_written(
     )
     check_page(page)
     assert "failed: finetune: the machine is tired" in table
+
+
+def test_the_page_leads_to_the_mlflow_that_people_are_shown(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another port, or behind a proxy, its links led nowhere."""
+    matrix, results = finished
+    monkeypatch.setenv("PIPELINE_MLFLOW_PAGE", "https://mlflow.example")
+    facts = dict.fromkeys(("groups", "published", "samples", "claims", "starts"), ())
+    page = tmp_path / "page.html"
+    write_matrix_page(page, matrix, results, tmp_path, facts, {}, "1", "a" * 32)
+    assert f"https://mlflow.example/#/experiments/1/runs/{'a' * 32}" in page.read_text()
 
 
 @pytest.mark.parametrize("supervision", [["none", "bonito"], ["bonito"]])
