@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -46,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mlflow-port", default="5000")
     parser.add_argument(
         "--runs",
-        type=int,
-        default=1,
+        default="1",
         help="concurrent runs; each has its own checkout and uses the whole CPU or GPU",
     )
     parser.add_argument(
@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda _number, _frame: stop.set())
     with one_line_errors("ui"):
+        if not re.fullmatch("[1-9][0-9]{0,2}", arguments.runs):
+            raise PipelineError(
+                f"RUNS={arguments.runs} is no number of runs at once: give 1 or more"
+            )
         if arguments.team:
             need_passwords(os.environ)
             if not find_mlflow(os.environ) and importlib.util.find_spec("flask_wtf") is None:
@@ -122,9 +126,9 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
         servers.start("MLflow", _mlflow_command(arguments.mlflow_port, arguments.team))
     servers.wait_for(f"{prefect}/api/health", stop)
     if not stop.is_set():
-        servers.run("deployments", ["flows.deploy", str(arguments.runs)])
+        servers.run("deployments", ["flows.deploy", arguments.runs])
         worker = ["prefect", "worker", "start", "--pool", "pipeline", "--type", "process"]
-        servers.start("worker", [*worker, "--name", "here", "--limit", str(arguments.runs)])
+        servers.start("worker", [*worker, "--name", "here", "--limit", arguments.runs])
     if not own:
         servers.wait_for(f"{mlflow}/health", stop)
     experiment = "" if stop.is_set() else ask_experiment(CODE)

@@ -4,6 +4,7 @@ once, kills.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import http.server
 import json
@@ -44,6 +45,7 @@ from flows.runs.table import WIDTH, read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
 from tasks.core.ports import find_free_port
+from tasks.core.process import process_mark
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
@@ -994,6 +996,17 @@ def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) 
         started = [one for one in Path("/proc").glob("[0-9]*") if _works_in(one, toy)]
         assert not any("\0mlflow\0" in (one / "cmdline").read_text() for one in started)
     await_no_process_in(toy)
+
+
+@pytest.mark.parametrize("runs", ["0", "-1", "two", ""])
+def test_ui_refuses_what_is_no_number_of_runs(
+    runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 0 it started, and nothing on its pages ever ran."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert ui.main(["--runs", runs, "--prefect-port", "1", "--mlflow-port", "1"]) == 2
+    told = f"error: ui: RUNS={runs} is no number of runs at once: give 1 or more\n"
+    assert capsys.readouterr().err == told
 
 
 def test_ui_says_which_port_is_taken(toy: Path) -> None:
