@@ -21,6 +21,7 @@ from typing import IO
 from flows.runs.die_with_parent import CODE, start
 from tasks.core.errors import PipelineError
 from tasks.core.ports import find_free_port
+from tasks.core.process import is_alive
 
 #: Start-up takes 4 s, the first one 12 s (it creates the database), and several times that on a
 #: loaded machine.
@@ -86,12 +87,16 @@ def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
 
 
 def find_ui_server(main: Path) -> str:
-    """Return the address of this checkout's ``make ui`` server; empty where none answers."""
+    """Return the address of this checkout's ``make ui`` server; empty where none answers.
+
+    The file names the process too: of a killed one, another checkout may have the port.
+    """
     try:
-        url = (main / ".prefect" / "ui.url").read_text(encoding="utf-8").strip()
+        text = (main / ".prefect" / "ui.url").read_text(encoding="utf-8")
     except OSError:
         return ""
-    return url if answers(f"{url}/health") else ""
+    url, _, mark = text.strip().partition(" ")
+    return url if is_alive(mark) and answers(f"{url}/health") else ""
 
 
 def await_answer(url: str, server: subprocess.Popen[str] | None = None) -> None:

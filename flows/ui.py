@@ -24,7 +24,7 @@ from flows.runs.mlflow_urls import ask_experiment, runs_page
 from flows.server import answers, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.ports import need_free_port, read_port
-from tasks.core.process import start_guard
+from tasks.core.process import process_mark, start_guard
 from tasks.core.stage import one_line_errors
 from tasks.tracking.mlflow_store import create_private_store
 
@@ -133,7 +133,8 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
         servers.wait_for(f"{mlflow}/health", stop)
     experiment = "" if stop.is_set() else ask_experiment(CODE)
     address = CODE / ".prefect" / "ui.url"
-    address.write_text(f"{prefect}/api\n", encoding="utf-8")  # make run finds this server by it
+    # make run finds this server by it.
+    address.write_text(f"{prefect}/api {process_mark()}\n", encoding="utf-8")
     try:
         if not stop.is_set():
             print(f"\nPrefect   {prefect}   runs, progress, and the form to start one: Deployments")

@@ -984,6 +984,18 @@ def test_addresses_of_the_users_own_hold(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert {name: os.environ[name] for name in own} == own
 
 
+def test_another_checkouts_server_is_not_taken_for_this_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A killed make ui left its address behind, and the next one on that port may be anyone's."""
+    (tmp_path / ".prefect").mkdir()
+    monkeypatch.setattr(server, "answers", lambda _: True)
+    url = "http://127.0.0.1:4200/api"
+    for mark, found in ((process_mark(), url), ("99999999:1", "")):
+        (tmp_path / ".prefect" / "ui.url").write_text(f"{url} {mark}\n")
+        assert server.find_ui_server(tmp_path) == found
+
+
 @pytest.mark.timeout(300)
 def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) -> None:
     """It was given to MLflow as its store, and make ui ended."""
