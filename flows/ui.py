@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
-from flows.server import answers, server_module, set_prefect_environment
+from flows.server import answers, find_ui_server, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.ports import need_free_port, read_port
 from tasks.core.process import process_mark, start_guard
@@ -118,6 +118,11 @@ def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Even
     own = find_mlflow(os.environ)
     mlflow = own or f"http://{HOST}:{arguments.mlflow_port}"
     _set_environment(prefect, mlflow)
+    if other := find_ui_server(CODE):
+        raise PipelineError(
+            f"make ui runs in this checkout already, with Prefect at {other}: end it first, two "
+            "servers would share one database"
+        )
     if arguments.team and not own:
         _set_mlflow_passwords()
     quiet = ["--log-level", "warning"]

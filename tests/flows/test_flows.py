@@ -996,6 +996,18 @@ def test_another_checkouts_server_is_not_taken_for_this_ones(
         assert server.find_ui_server(tmp_path) == found
 
 
+def test_a_second_ui_of_a_checkout_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On other ports it started. Both had one database, and the end of one hid the other."""
+    monkeypatch.setattr(ui, "CODE", tmp_path)
+    monkeypatch.setattr(os, "environ", {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    monkeypatch.setattr(ui, "find_ui_server", lambda _: "http://127.0.0.1:4200/api")
+    asked = argparse.Namespace(prefect_port=4300, mlflow_port=5001, team=False, runs="1")
+    with pytest.raises(PipelineError, match="already, with Prefect at http://127.0.0.1:4200/api"):
+        ui._serve(ui.Servers(tmp_path), asked, threading.Event())
+
+
 @pytest.mark.timeout(300)
 def test_ui_starts_no_mlflow_where_there_is_a_server(toy: Path, tmp_path: Path) -> None:
     """It was given to MLflow as its store, and make ui ended."""
