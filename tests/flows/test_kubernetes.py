@@ -56,6 +56,13 @@ def _values(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _values(inner)
 
 
+def test_a_worker_keeps_its_name_when_its_pod_is_made_again() -> None:
+    """Only the machine that a dead run names may end it, and until then it counts against the
+    pool's limit: no other run would start.
+    """
+    assert _pods()["worker-pipeline"].get("hostname") == "worker-pipeline"
+
+
 def test_every_object_is_named_once() -> None:
     assert FILES and {found["kind"] for found in OBJECTS} == {
         "ConfigMap",
