@@ -13,6 +13,7 @@ import queue
 import shutil
 import subprocess
 import threading
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def list_gpus() -> list[str]:
     """Return the GPUs that cells may use, by number; none on a CPU."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [name for name in given.split(",") if name.strip()]
+        # CUDA sees none from -1 on.
+        names = takewhile(lambda name: name != "-1", map(str.strip, given.split(",")))
+        return [name for name in names if name]
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(

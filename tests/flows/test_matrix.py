@@ -1032,6 +1032,19 @@ def test_an_evaluation_set_that_is_wrong_is_refused_before_the_first_cell(toy: P
     )
 
 
+@pytest.mark.parametrize(
+    ("visible", "used"), [("0,2", ["0", "2"]), ("", []), ("-1", []), ("1,-1,2", ["1"])]
+)
+def test_a_hidden_gpu_counts_as_none(
+    visible: str, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA ignores -1 and what follows it: a cell on the CPU was said to cost GPU seconds."""
+    from flows.matrix import flow
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert flow.list_gpus() == used
+
+
 def test_after_ctrl_c_no_other_cell_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect waited for the next cell, which had begun when the stage of the last was killed."""
     from flows.matrix import flow
