@@ -12,8 +12,9 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.adapt import Name, Override, Profile, adapt
+from flows.progress import FlowLogger
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import look, request
+from flows.runs import look, request, worktree
 from flows.runs.die_with_parent import CODE
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
@@ -21,8 +22,13 @@ from tasks.core.overlay import DEFAULT
 from tasks.core.secrets import hide
 
 
+def name_follow_run(parameters: dict[str, Any]) -> str:
+    """Return the name by which a flow run's look is locked and shown; no run has a blank in its."""
+    return f"{look.FOLLOW} {request.name_run(parameters)}"
+
+
 def _run_name() -> str:
-    return f"follow {request.name_run(flow_run.parameters)}"
+    return name_follow_run(flow_run.parameters)
 
 
 @flow(name=look.FOLLOW, flow_run_name=_run_name)
@@ -41,14 +47,23 @@ def follow(
     """
     log = get_run_logger()
     set_prefect_environment(CODE)
-    tag_with_host()  # the look can take minutes
+    tag_with_host()
+    own = name_follow_run({"profile": profile, "overrides": overrides, "name": name})
     try:
         run = request.plan(CODE, profile, [str(text) for text in overrides], name)
-        seen = look.look(run)
-        end_dead_runs("", log.info, look.FOLLOW)
+        # The look can take minutes, in which another start would take this run for a dead one.
+        with worktree.hold(worktree.Run(own, CODE, CODE, {})):
+            end_dead_runs(own, log.info, look.FOLLOW, name_follow_run)
+            return _look_and_run(run, profile, overrides, name, log)
     except PipelineError as error:
         drop_secret_parameters()
         return Failed(message=hide(str(error)))
+
+
+def _look_and_run(
+    run: worktree.Run, profile: str, overrides: list[str], name: str, log: FlowLogger
+) -> State[Any]:
+    seen = look.look(run)
     log.info("%s", seen.describe())
     state: State[Any] | None = None
     if seen.changed:
