@@ -21,15 +21,28 @@ from prefect.utilities.templating import apply_values
 from prefect.workers.process import ProcessWorker
 
 from flows import remote_stage
+from flows.follow import name_follow_run
+from flows.matrix.flow import name_matrix_run
 from flows.reconcile import end_dead_runs, end_pending_runs
+from flows.runs import request
 from flows.runs.die_with_parent import CODE
+from flows.runs.look import FOLLOW
 from flows.server import await_answer
+from flows.train_bonito import NAME, name_training
 from tasks.core.errors import PipelineError
 from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
 
 POOL = "pipeline"
 _FILE = CODE / "prefect.yaml"
+#: Each flow of the pool, and how the lock of its runs is named. A dead run that is left RUNNING
+#: counts against the pool's limit: no other would ever start.
+_FLOWS = {
+    "adapt": request.name_run,
+    FOLLOW: name_follow_run,
+    "matrix": name_matrix_run,
+    NAME: name_training,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for pool in sorted(set(remote_stage.read_pools().values())):
             _make_pool(pool)
             _deploy(pool, "flows/remote_flow.py:stage", pool)
-        end_dead_runs("", print)
-        end_pending_runs(POOL)
+        end_dead()
         return 0
     return 2
+
+
+def end_dead() -> None:
+    """End the runs that a crash left unfinished, of every flow."""
+    for flow, name_run in _FLOWS.items():
+        end_dead_runs("", print, flow, name_run)
+    end_pending_runs(POOL)
 
 
 def list_deployments() -> dict[str, str]:

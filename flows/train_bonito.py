@@ -22,18 +22,19 @@ from tasks.core.errors import PipelineError
 from tasks.core.overlay import profile_names
 from tasks.core.secrets import hide
 
-_NAME = "train-bonito"
+NAME = "train-bonito"
 Profile = Annotated[
     str, Field(json_schema_extra={"enum": [*profile_names(CODE / "bonito" / "profiles")]})
 ]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)+=")]
 
 
-def _name(_: dict[str, Any]) -> str:
-    return _NAME
+def name_training(_: dict[str, Any]) -> str:
+    """Return the name by which the training is locked and shown: there is one at a time."""
+    return NAME
 
 
-@flow(name=_NAME, flow_run_name=_NAME)
+@flow(name=NAME, flow_run_name=NAME)
 def train_bonito(
     profile: Profile = "embedded",
     overrides: list[Override] = [],  # noqa: B006  Prefect copies it
@@ -52,8 +53,8 @@ def train_bonito(
         for path in ("local/sources.yaml", "local/templates"):
             if not (CODE / path).exists():
                 raise PipelineError(f"{path} does not exist in {CODE}: see docs/generator.md")
-        with worktree.hold(worktree.Run(_NAME, CODE, CODE, {})):
-            end_dead_runs(_NAME, log.info, _NAME, _name)
+        with worktree.hold(worktree.Run(NAME, CODE, CODE, {})):
+            end_dead_runs(NAME, log.info, NAME, name_training)
             changes = ["--set", *overrides] if overrides else []
             run_command.with_options(task_run_name="settings")(
                 ["bonito.settings", "--profile", profile, *changes]

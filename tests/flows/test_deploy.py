@@ -114,6 +114,45 @@ def test_a_run_names_its_machine_before_it_does_anything(toy: Path, api: str) ->
     }
 
 
+_KILLED = """
+import datetime, socket
+from prefect.client.orchestration import get_client
+from prefect.states import Running
+from flows import deploy, reconcile
+from flows.adapt import adapt
+from flows.follow import follow
+from flows.matrix.flow import matrix
+from flows.runs.worktree import Run, hold
+from flows.train_bonito import train_bonito
+
+reconcile._GRACE = datetime.timedelta()
+tags = [f"host:{socket.gethostname()}", f"checkout:{reconcile.CODE}"]
+with get_client(sync_client=True) as client:
+    def begin(flow, **values):
+        return client.create_flow_run(flow, parameters=values, state=Running(), tags=tags).id
+
+    dead = [begin(adapt), begin(matrix, file="a.yaml"), begin(follow), begin(train_bonito)]
+    living = begin(follow, profile="warm")
+    with hold(Run("follow warm", reconcile.CODE, reconcile.CODE, {})):
+        deploy.end_dead()
+    print(*(client.read_flow_run(run).state.type.value for run in (*dead, living)))
+"""
+
+
+def test_a_killed_run_of_any_flow_is_ended_by_the_next_make_ui(toy: Path, api: str) -> None:
+    """It counted against the pool's limit: nothing that was started on the page ever began."""
+    own = {**environment(toy), "PREFECT_API_URL": api}
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED],
+        cwd=toy,
+        env=own,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "CRASHED " * 4 + "RUNNING"
+
+
 def test_cancel_on_the_page_ends_a_run_of_a_terminal_as_ctrl_c_does(toy: Path, api: str) -> None:
     """It stayed "Cancelling", and ran on: no worker knows its process. A shell that begins a run in
     the background lets it ignore Ctrl-C.
