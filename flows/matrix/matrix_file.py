@@ -13,7 +13,6 @@ from tasks.core.overlay import DEFAULT
 from tasks.core.params import load_params
 from tasks.core.sections.base import FORM, Count, Section, Seed
 
-
 #: Settings that a cell takes from the matrix's own keys, whatever profiles and ``set`` say.
 _DECIDED = {
     "ingest.tokenizer": "models",
