@@ -147,8 +147,8 @@ def record(run: Run) -> str:
 
 def _hold_shared(main: Path) -> contextlib.AbstractContextManager[None]:
     """Let one run at a time write to what all runs share: the git folder, and the champions that
-    were fetched. In two that end together `dvc exp save` would take the parameters of one for the
-    other: its references (``refs/exps/exec``) are the same for both.
+    were fetched. Of two that end together, `dvc exp save` would fail in one, or save it under no
+    name: its references (``refs/exps/exec``) are the same for both.
     """
     path = main / WORK / "shared.lock"
     path.parent.mkdir(parents=True, exist_ok=True)

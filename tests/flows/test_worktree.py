@@ -206,8 +206,8 @@ def test_a_cache_whose_name_begins_as_the_old_ones_is_another(
 def test_two_runs_that_end_together_are_saved_one_after_the_other(
     main: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc exp save` works with references that all worktrees share: at once, one takes the
-    parameters of the other, or lands on its experiment.
+    """`dvc exp save` works with references that all worktrees share: of two at once, one failed, or
+    was saved under no name.
     """
     at_once = 0
     seen = list[int]()
