@@ -107,10 +107,9 @@ matrix: data ## compare supervision sources: a matrix file and its report (MATRI
 
 # A file of tests stays in one process: its tests share what is costly. The files go out in the order
 # of tests/conftest.py, the longest first. Two processes whose threads wait for each other would take
-# longer than one: one thread each. Bytecode is kept, whatever the user's Python does: the tests start
-# hundreds of processes that would each compile our code.
+# longer than one: one thread each.
 test: data ## run the tests (SLOW=1: only those that take minutes)
-	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(SLOW),-m slow,--numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),-m slow,--numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder)
 
 browser: data ## test the pages in headless Chromium; screenshots in artifacts/browser
 	@$(BIN)/python -m pytest -m browser tests/flows/test_browser.py tests/review/test_browser.py tests/review/test_why.py tests/evaluate/test_report.py tests/test_report_pages.py

@@ -37,9 +37,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # Garbage is collected seldom: while the libraries are imported Python would look through them again
 # and again, a sixth of the time that it takes. What the tests start reads tests/early.
 gc.set_threshold(10_000, 20, 20)
-_EARLY = str(ROOT / "tests/early")
-if _EARLY not in (_PATHS := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-    os.environ["PYTHONPATH"] = os.pathsep.join([_EARLY, *filter(None, _PATHS)])
+EARLY = str(ROOT / "tests/early")
+if EARLY not in (_PATHS := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join([EARLY, *filter(None, _PATHS)])
+# Bytecode is kept, whatever the user's Python does: the tests start hundreds of processes that would
+# each compile our code.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A process of pytest-xdist has the width of a terminal that it does not write to.
 os.environ.pop("COLUMNS", None)
 # Prefect and the hub's libraries make these folders when they are imported: not in the user's home,
@@ -72,7 +76,6 @@ LONGEST = (
     "tests/flows/test_flows.py",
     "tests/test_whole_graph.py",
     "tests/flows/test_follow.py",
-    "tests/start/test_start.py",
     "tests/faults/test_faults.py",
     "tests/bonito/test_graph.py",
     "tests/core/test_processes.py",
@@ -88,6 +91,7 @@ LONGEST = (
     "tests/core/test_network.py",
     "tests/evaluate/test_evaluate.py",
     "tests/flows/test_live.py",
+    "tests/start/test_start.py",
     "tests/verify/test_verify.py",
     "tests/start/test_look.py",
     "tests/flows/test_shared_runs.py",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def table_of(root: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.fixture
+def table_here(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[], list[str]]:
+    """Return a function that returns the lines of ``make runs``, printed by this process."""
+    monkeypatch.chdir(root)
+    for name, value in environment(root).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", str(WIDTH))  # whatever terminal the tests run in
+
+    def lines() -> list[str]:
+        assert table.main() == 0
+        return capsys.readouterr().out.splitlines()
+
+    return lines
+
+
 def test_make_runs_fits_a_screen_with_and_without_a_start(root: Path) -> None:
     heading, workspace, committed, *_ = table_of(root)
     assert heading.split()[:3] == ["profile", "rows", "F1"]
@@ -104,18 +122,22 @@ def test_make_runs_fits_a_screen_with_and_without_a_start(root: Path) -> None:
     assert max(map(len, lines)) <= WIDTH and len(lines) == 6
 
 
-def test_make_runs_shows_the_runs_of_earlier_commits_too(root: Path) -> None:
+def test_make_runs_shows_the_runs_of_earlier_commits_too(
+    root: Path, table_here: Callable[[], list[str]]
+) -> None:
     """A commit, such as that of dvc.lock, hid every run that had been started before it."""
     dvc(root, "exp", "save", "--name", "kept", "dvc.yaml")
-    assert any(line.startswith("kept ") for line in table_of(root))
+    assert any(line.startswith("kept ") for line in table_here())
     (root / "note.txt").write_text("A new commit.\n")
     commit(root)
-    names = [line.split()[0] for line in table_of(root)[1:] if line]
+    names = [line.split()[0] for line in table_here()[1:] if line]
     assert names.count("kept") == 1 and names[0] == "this"
 
 
-def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(root: Path) -> None:
-    scored = table_of(root)
+def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(
+    root: Path, table_here: Callable[[], list[str]]
+) -> None:
+    scored = table_here()
     runs, stages = root / ".runs", ["ingest", "generate", "validate"]
     for name in ("done", "broken", "limited", "killed", "working", f"{'long' * 20}-2"):
         begin_board(runs / name, stages)
@@ -131,7 +153,7 @@ def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(root: Path)
     (runs / "nothing").mkdir()
     run = Run("working", root, runs / "working", {})
     with hold(run):
-        lines = table_of(root)
+        lines = table_here()
     shown = {line.split()[0]: line for line in lines[len(scored) - 3 : -5]}
     assert lines[: len(scored) - 3] == scored[:-3] and lines[-4:-2] == scored[-2:]
     assert ".work/logs/NAME.log" in lines[-2] and "default.log" in lines[-2], "a line is cut"
@@ -144,13 +166,15 @@ def test_make_runs_shows_where_runs_ended_that_did_not_do_all_stages(root: Path)
     assert max(map(len, lines)) <= WIDTH
 
 
-def test_make_runs_forgets_a_failure_of_this_checkout_that_dvc_alone_made_good(root: Path) -> None:
+def test_make_runs_forgets_a_failure_of_this_checkout_that_dvc_alone_made_good(
+    root: Path, table_here: Callable[[], list[str]]
+) -> None:
     """Only the next `make run` removed the line, though the work was done."""
 
     def told() -> list[str]:
         return [
             line
-            for line in table_of(root)
+            for line in table_here()
             if line.startswith("this checkout") and "failed in" in line
         ]
 
@@ -168,7 +192,7 @@ def test_make_runs_forgets_a_failure_of_this_checkout_that_dvc_alone_made_good(r
     params.write_text(before)
     assert len(told()) == 1
     dvc(root, "repro")
-    assert told() == [] and table_of(root)[1].startswith("this checkout")
+    assert told() == [] and table_here()[1].startswith("this checkout")
     mark(root, "generate", "failed", 1.0, "no memory")
     assert len(told()) == 1, "it failed after that"
     clear_board(root)

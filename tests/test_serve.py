@@ -190,12 +190,14 @@ from tasks.core.log_lines import set_up_logging
 from tasks.core.stage import one_line_errors
 from tasks.tracking.kept_answers import KeptAnswers
 set_up_logging("serve")
-port, code, kept = sys.argv[1:]
+port, code, *served = sys.argv[1:]
 card._wait_for("0")
 with one_line_errors("serve"):
     command, address = [sys.executable, "-c", code, port], f"http://127.0.0.1:{port}"
-    known = KeptAnswers.model_validate_json(kept) if kept else None
-    sys.exit(serve.run(serve.Server(command, {}, address, "curl it", "m", known)))
+    for kept in served:  # one server after the other
+        known = KeptAnswers.model_validate_json(kept) if kept else None
+        assert serve.run(serve.Server(command, {}, address, "curl it", "m", known)) == 0
+    sys.exit(0)
 sys.exit(2)
 """
 
@@ -233,57 +235,75 @@ def test_a_run_beside_a_ready_server_does_not_wait_for_its_card(
     assert server.wait(30) == 0
 
 
-def _started(kept: str) -> tuple[subprocess.Popen[str], list[str]]:
-    """Return a server that is ready, and the lines until then."""
+def _started(*kept: str) -> tuple[subprocess.Popen[str], list[str]]:
+    """Return a server that is ready, and the lines until then; its process has one for each of
+    ``kept``, the next when one is stopped.
+    """
     server = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER, kept],
+        [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER, *kept],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    return server, _until_ready(server)
+
+
+def _until_ready(server: subprocess.Popen[str]) -> list[str]:
     assert server.stdout is not None
     said: list[str] = []
     for line in server.stdout:
         said.append(line)
         if "try it: curl it" in line:
             break
-    return server, said
+    return said
 
 
-@pytest.mark.parametrize(
-    ("floor", "answers", "line"),
-    [
-        (0.5, ["1 2", "3", "other"], "answers as scored: 2 of 3\n"),
-        (
-            0.9,
-            ["1 2", "3", "other"],
-            "answers as scored: 2 of 3 (register.parity_floor was 0.9): the F1 in MLflow",
-        ),
-        (0.0, ["x", "y", "z"], "answers as scored: 0 of 3 (register.parity_floor was 0)"),
-        (0.5, None, "answers not checked: none that fit are kept with this version"),
-        (0.5, ["1 2", "3", "refused"], "answers not checked: "),
-    ],
-)
-def test_before_it_is_ready_it_is_asked_what_was_scored(
-    floor: float, answers: list[str] | None, line: str
-) -> None:
-    prompts = [[1, 2], [3], [4] * (9 if answers and answers[-1] == "refused" else 3)]
-    kept = (
-        KeptAnswers(
-            floor=floor,
-            max_tokens=5,
-            answers=tuple(
-                KeptAnswer(prompt=tuple(prompt), answer=answer)
-                for prompt, answer in zip(prompts, answers, strict=True)
-            ),
-        ).model_dump_json()
-        if answers
-        else ""
+#: Floor and answers that are kept with a version, and the line that tells how many the server gave.
+_KEPT: list[tuple[float, list[str] | None, str]] = [
+    (0.5, ["1 2", "3", "other"], "answers as scored: 2 of 3\n"),
+    (
+        0.9,
+        ["1 2", "3", "other"],
+        "answers as scored: 2 of 3 (register.parity_floor was 0.9): the F1 in MLflow",
+    ),
+    (0.0, ["x", "y", "z"], "answers as scored: 0 of 3 (register.parity_floor was 0)"),
+    (0.5, None, "answers not checked: none that fit are kept with this version"),
+    (0.5, ["1 2", "3", "refused"], "answers not checked: "),
+]
+
+
+def _keep(floor: float, answers: list[str] | None) -> str:
+    if not answers:
+        return ""
+    prompts = [[1, 2], [3], [4] * (9 if answers[-1] == "refused" else 3)]
+    kept = tuple(
+        KeptAnswer(prompt=tuple(prompt), answer=answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
     )
-    server, said = _started(kept)
+    return KeptAnswers(floor=floor, max_tokens=5, answers=kept).model_dump_json()
+
+
+@pytest.fixture(scope="module")
+def said_until_ready() -> list[list[str]]:
+    """What is said for each of ``_KEPT`` until its server is ready: by one process, whose libraries
+    take two seconds.
+    """
+    server, first = _started(*(_keep(floor, answers) for floor, answers, _ in _KEPT))
+    said = [first]
+    for _ in _KEPT[1:]:
+        server.terminate()
+        said.append(_until_ready(server))
     server.terminate()
     assert server.wait(30) == 0
+    return said
+
+
+@pytest.mark.parametrize("number", range(len(_KEPT)))
+def test_before_it_is_ready_it_is_asked_what_was_scored(
+    said_until_ready: list[list[str]], number: int
+) -> None:
+    said, line = said_until_ready[number], _KEPT[number][2]
     told = [one for one in said if "answers" in one and "ready" not in one]
     assert len(told) == 1 and line in told[0], said
     assert "ready: " in said[said.index(told[0]) + 1]

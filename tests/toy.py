@@ -99,8 +99,11 @@ def _first_toy() -> Path:
 
 
 def _make_toy(folder: Path) -> Path:
-    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    stages = shutil.ignore_patterns("__pycache__", *STAGES)
+    # With the bytecode, which stays valid: no process of the toy has to compile our code. Python
+    # writes it under another name first, that may be gone when it is copied.
+    unfinished = "*.pyc.*"
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns(unfinished))
+    stages = shutil.ignore_patterns(unfinished, *STAGES)
     shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=stages)
     for name in STAGES:
         inputs = _FROM_PARAMS if name == "ingest" else 'inputs=["source"]'
@@ -165,7 +168,7 @@ def environment(folder: Path) -> dict[str, str]:
         for what in ("NAME", "EMAIL")
     }
     here = {"HOME": str(folder.parent), "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc")}
-    return {**kept, **who, **here, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **who, **here}
 
 
 def dvc(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

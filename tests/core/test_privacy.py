@@ -13,17 +13,18 @@ import tempfile
 import pytest
 
 from tasks.core.privacy import CACHES, SILENT
-from tests.conftest import ROOT
+from tests.conftest import EARLY, ROOT
 
 
 def _python(code: str, stderr: int = subprocess.PIPE) -> str:
-    """Run code with an empty environment: under pytest or CI some libraries switch themselves off.
+    """Run code with an environment that is as good as empty: under pytest or CI some libraries
+    switch themselves off.
 
     HOME is an empty folder, as Prefect makes ~/.prefect when it is imported alone. Returns what is
     printed; with ``stderr=subprocess.STDOUT`` on both streams.
     """
     with tempfile.TemporaryDirectory() as home:
-        env = {"PATH": os.defpath, "HOME": home, "OMP_NUM_THREADS": "1"}
+        env = {"PATH": os.defpath, "HOME": home, "OMP_NUM_THREADS": "1", "PYTHONPATH": EARLY}
         command = [sys.executable, "-c", code]
         done = subprocess.run(
             command,

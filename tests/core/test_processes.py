@@ -25,10 +25,8 @@ from tasks.core.errors import PipelineError
 from tasks.core.parquet import write_table
 from tasks.core.process import is_launched, peak_memory
 from tasks.lm.training import train
+from tests.conftest import EARLY, ROOT
 from tests.lm.test_training import _EXAMPLES
-
-ROOT = Path(__file__).resolve().parents[2]
-_EARLY = str(ROOT / "tests/early")
 
 #: In the training's second process: die as soon as the first checkpoint is whole. It takes the place
 #: of tests/early, and does the same.
@@ -88,7 +86,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     )
     return (
         os.environ
-        | {"HF_HOME": str(home), "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), _EARLY])}
+        | {"HF_HOME": str(home), "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), EARLY])}
         | more
     )
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts import start
+from tasks.core.errors import PipelineError
+from tasks.ingest import stage as ingest
+from tasks.start import apart, survey
+from tasks.start.apart import Measured, Tell
 from tests.conftest import ROOT
 
 ENGLISH = (
@@ -50,3 +58,30 @@ def begin(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> int:
     for name, value in asked.items():
         monkeypatch.setenv(name, str(value))
     return start.main()
+
+
+@pytest.fixture
+def ingest_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``make start`` reads its sample in this process: to start another, as it does in the other
+    tests of test_look.py, takes a second and more.
+    """
+    monkeypatch.setattr(survey, "run_apart", _run_here)
+
+
+def _run_here(
+    stage: str, folder: Path, inputs: Mapping[str, Path], kept: str, tell: Tell | None
+) -> Measured:
+    """Do what :func:`tasks.start.apart.run_apart` does with ingest, but for the process and for
+    what it measures.
+    """
+    assert stage == "ingest" and not inputs
+    if tell:
+        tell(stage, "")
+    said = io.StringIO()
+    with contextlib.chdir(folder), redirect_stdout(said), redirect_stderr(said):
+        status = ingest.main(["--params", "params.yaml", "--out", stage])
+    log = folder / f"{stage}.log"
+    log.write_text(said.getvalue())
+    if status:
+        raise PipelineError(apart._error(log).replace(str(folder / "sample"), kept))
+    return Measured(seconds=1.0, peak_mb=200.0)

@@ -49,6 +49,7 @@ def _ingest(desk: Path, name: str) -> dict[str, Any]:
     return section
 
 
+@pytest.mark.usefixtures("ingest_here")
 def test_the_only_column_of_long_text_is_taken_and_said(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_tables_that_no_column_can_be_named_of(tmp_path: Path) -> None:
     assert find_tables(tmp_path) == []
 
 
+@pytest.mark.usefixtures("ingest_here")
 def test_of_two_columns_the_user_names_one(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_table_that_is_read_whole_is_told(
     assert "(one of doc_id, Full Text (EN))" in said
 
 
+@pytest.mark.usefixtures("ingest_here")
 def test_short_texts_are_read_with_half_the_least_length(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +277,7 @@ def test_the_look_says_what_a_run_refuses(
     assert _ingest(desk, "mine")["max_file_mb"] == 1
 
 
+@pytest.mark.usefixtures("ingest_here")
 def test_a_model_of_a_profile_is_no_gpu(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +288,7 @@ def test_a_model_of_a_profile_is_no_gpu(
         assert read_yaml(desk / f"profiles/{name}.yaml")["generate"]["max_passages"] == most
 
 
+@pytest.mark.usefixtures("ingest_here")
 def test_little_english_is_said_as_it_is(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from tasks.core.process import is_alive, process_mark
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.setting_paths import FILES, NOTHING, find_paths
 from tasks.core.yaml_file import read_yaml
-from tasks.start import apart
+from tasks.start import apart, launch
 from tasks.start import trial as trials
 from tasks.start.apart import run_apart, write_params
 from tasks.start.forecast import (
@@ -243,10 +244,16 @@ def test_a_second_plan_says_who_holds_the_first_and_leaves_its_files(
         (["evaluate.items=corpus/report-1.md"], "report-1.md is in the corpus"),
     ],
 )
+@pytest.mark.usefixtures("ingest_here")
 def test_what_cannot_be_forecast_is_one_line(
-    desk: Path, capsys: pytest.CaptureFixture[str], settings: list[str], said: str
+    desk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    said: str,
 ) -> None:
     (desk / "nothing").mkdir()
+    monkeypatch.setattr(launch, "_ROOMY", math.inf)  # no stage is loaded that is not needed
     assert script.main(["--profile", "default", "--set", *settings]) == 2
     assert said in capsys.readouterr().err
     assert not (desk / "artifacts").exists()

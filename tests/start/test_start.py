@@ -24,6 +24,8 @@ from tests.start.conftest import GERMAN as _GERMAN
 from tests.start.conftest import begin as _start
 from tests.start.conftest import write_texts as _write
 
+pytestmark = pytest.mark.usefixtures("ingest_here")
+
 
 def _params(desk: Path, name: str) -> Params:
     values, layers = read_layers(desk / "params.yaml", [desk / f"profiles/{name}.yaml"])

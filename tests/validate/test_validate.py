@@ -27,7 +27,7 @@ from tasks.core.task_types import TASK_TYPES
 from tasks.validate import judging
 from tasks.validate import stage as validate
 from tasks.validate.expectations import select_checks
-from tests.conftest import assert_pages_are_checked
+from tests.conftest import EARLY, assert_pages_are_checked
 from tests.pages import check_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -510,7 +510,8 @@ def test_same_bytes_in_any_environment(tmp_path: Path, make_params: Any) -> None
     ):
         folder = tmp_path / f"run{place}"
         folder.mkdir()
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables}
+        path = os.pathsep.join([str(ROOT), EARLY])
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, **variables}
         command = [
             sys.executable,
             "-c",
