@@ -89,7 +89,9 @@ def choose_form(task: str, items: Path | None, name: str) -> tuple[ItemForm, str
     if items:
         return recognise(items, name, asked), "as the items have it; others: docs/datasets.md"
     return HOUSE[asked or "exqa"], (
-        "as you chose" if asked else "spans: checked against the passage; others: docs/datasets.md"
+        "as you chose"
+        if asked
+        else "questions whose answer is copied from the passage; others: docs/datasets.md"
     )
 
 
