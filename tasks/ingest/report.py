@@ -231,6 +231,7 @@ class Report:
                 Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
             ),
             facts=(("corpus", hide(corpus)), *self._facts()),
+            links=(("what was not used", "#unused"),),
         )
         write_page(
             path,
@@ -247,7 +248,10 @@ class Report:
                     "shown": _SHOWN,
                     "rows": self._rows(reason),
                 }
-                for reason, count in _most_frequent(self._rejects)
+                # A file that was not read is looked for first, and is one among many passages.
+                for reason, count in sorted(
+                    _most_frequent(self._rejects), key=lambda item: item[0] not in self.unread
+                )
             ],
         )
 
