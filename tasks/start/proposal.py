@@ -238,8 +238,9 @@ def need_new(name: str, root: Path) -> tuple[Path, Path]:
     for path in paths:
         if path.exists():
             raise PipelineError(
-                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME "
-                f"(make run PROFILE={name} runs the one that is there, on its own documents)"
+                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME, or "
+                f"remove {' and '.join(str(each.relative_to(root)) for each in paths)} where they "
+                f"are yours (make run PROFILE={name} runs what is there, on its own documents)"
             )
     return paths
 
