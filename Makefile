@@ -54,6 +54,11 @@ VALUES := PROFILE MATRIX SET CORPUS EVALUATION NAME TASK ITEM RUN REVIEWER REVIE
   GPU_MEMORY DAYS
 $(foreach name,$(VALUES),$(eval override $(name) := $$(value $(name))))
 export $(VALUES)
+# A misspelt variable would be ignored, and `make run PROFIL=mine` run the shipped example.
+OTHERS := PYTHON BIN DEVICE SLOW TEAM BONITO_CACHE DVC_SITE_CACHE_DIR SHELL MAKE%
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+$(foreach name,$(filter-out $(VALUES) $(OTHERS),$(GIVEN)),$(error unknown variable $(name): \
+  `make` lists those of each command. One for the environment goes before make: $(name)=... make))
 
 .DEFAULT_GOAL := help
 .PHONY: browser gpu-check help setup data publish run follow runs start plan review label why \

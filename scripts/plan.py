@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         if inside := tell_items_read(items, corpus, values["ingest"]):
             raise PipelineError(f"evaluate.items: {inside}")
         print(
-            f"{_opening(params)} go through the first stages: about two minutes",
+            f"{_opening(params)} of {params.ingest.corpus} go through the first stages: about two "
+            "minutes",
             flush=True,
         )
         run = derive_name(arguments.profile, settings)

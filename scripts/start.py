@@ -248,6 +248,8 @@ def _describe(
         ("", ""),
         ("plan", f"{proposal.kind} on {proposal.passages:,} passages of at most "
                  f"{proposal.passage_tokens} tokens ({proposal.kind_why})"),
+        *([("", f"generate.max_passages {proposal.max_passages}, {proposal.passages_why} "
+                f"(profiles/{proposal.name}.yaml)")] if proposal.max_passages else []),
         ("model", model),
         *([("licence", licences)] if licences else []),
         (

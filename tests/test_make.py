@@ -117,6 +117,29 @@ def test_a_cache_may_have_a_blank_in_its_name(tmp_path: Path, cache: str, place:
     assert told.stdout.strip() == place.format(here=tmp_path)
 
 
+@pytest.mark.parametrize("variable", ["PROFIL", "profile", "HF_HUB_OFFLINE"])
+def test_an_unknown_variable_is_refused(programs: Path, variable: str) -> None:
+    """Ignored, a misspelt PROFILE would run the shipped example."""
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "BIN=bin", "run"]
+    place = programs / "place"
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if name != "PROFILE"}
+        return subprocess.run(
+            [*command, *words],
+            cwd=place,
+            env=clean | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = run(f"{variable}=mine")
+    assert refused.returncode == 2 and f"unknown variable {variable}:" in refused.stderr
+    assert not (programs / "told").exists(), "a program was started"
+    assert run(**{variable: "mine"}).returncode == 0, "the environment may hold anything"
+
+
 @pytest.mark.parametrize("variable", ["PROFILE", "SET"])
 def test_repro_refuses_what_it_would_ignore(programs: Path, variable: str) -> None:
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", "-o", "data", "BIN=bin"]

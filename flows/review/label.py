@@ -84,6 +84,8 @@ def open_desk(place: Place) -> LabelDesk:
         drafts=f"{origins[RUN]:,} of the last run, {origins[RULES]:,} by rules, and "
         f"{origins['']:,} empty forms, for the passages of {place.shown(passages)}",
     )
+    if not origins[RUN] and place.params.supervise.mix.generator:
+        say(note=f"{place.command('run')} writes drafts of its passages, and they come first then")
     if path.is_relative_to(place.main / "data"):
         say(note="data/ is the shipped example's: `dvc add data` records your items for a run")
     return desk

@@ -27,6 +27,8 @@ from tasks.scoring.intervals import SPREAD, items_needed, smallest_gain
 
 #: A gain in 0-1 whose number of items is shown.
 _WANTED = 0.05
+#: The items that README advises; the gain that they show is shown too.
+_ADVISED = 100
 #: Drafts that the page gets at a time.
 _SENT = 40
 
@@ -99,6 +101,8 @@ class LabelDesk:
             "measured": self._spread is not None,
             "needed": items_needed(_WANTED, spread),
             "wanted": _WANTED,
+            "advised": _ADVISED,
+            "advised_gain": smallest_gain(_ADVISED, spread),
         }
 
     def save(self, change: dict[str, Any]) -> dict[str, Any]:

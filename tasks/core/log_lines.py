@@ -64,6 +64,10 @@ def set_up_logging(name: str) -> None:
     level = logging.INFO if rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, handlers=[handler], force=True)
     quiet_libraries()  # again: a library imported since then has set its own level
+
+
+def tell_interrupts(name: str) -> None:
+    """From now on print one line where Ctrl-C ends the command."""
     sys.excepthook = partial(_end, name)
 
 

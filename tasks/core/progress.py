@@ -88,10 +88,11 @@ class Progress:
     def _show(self, facts: dict[str, Any]) -> None:
         self._shown = now = time.monotonic()
         ended = self.done >= self.total and self.beside_done >= self.beside_total
-        # Rate is 0 in the first second: cached rows would make it absurd. The end always has one.
-        rated = now - self.started >= 1 or ended
         done = self.done + self._foreseen
         new = done - self.skipped + self.beside_done - self._beside_skipped
+        # Rate is 0 in the first second: cached rows would make it absurd. So it is after one row,
+        # which has waited for a start. The end always has one.
+        rated = (now - self.started >= 1 and new > 1) or ended
         rate = new / max(now - self.started, 1e-9) if rated else 0.0
         to_do = self.total - done + self.beside_total - self.beside_done
         left = to_do / rate if rate else 0.0

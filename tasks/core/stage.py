@@ -18,7 +18,7 @@ from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError, one_line
 from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
-from tasks.core.log_lines import ignore_closed_stdout, set_up_logging
+from tasks.core.log_lines import ignore_closed_stdout, set_up_logging, tell_interrupts
 from tasks.core.params import Params, load_params
 from tasks.core.process import (
     die_with_parent,
@@ -211,10 +211,12 @@ def _processes(name: str, params: Section) -> int:
 def one_line_errors(name: str) -> Iterator[None]:
     """Print an error that the user can fix as one line on standard error, and end the block.
 
-    Other errors are bugs and keep their traceback. What a command prints when its reader has gone
-    is dropped (:func:`tasks.core.log_lines.ignore_closed_stdout`).
+    So is Ctrl-C, here or after the block. Other errors are bugs and keep their traceback. What a
+    command prints when its reader has gone is dropped
+    (:func:`tasks.core.log_lines.ignore_closed_stdout`).
     """
     ignore_closed_stdout()
+    tell_interrupts(name)
     try:
         yield
     except PipelineError as error:

@@ -233,7 +233,7 @@ class Report:
                 Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
             ),
             facts=(("corpus", hide(stage.addresses["corpus"])), *self._facts()),
-            links=stage_links("ingest") if in_a_run else (),
+            links=stage_links("ingest") if in_a_run else [("what was not used", "#unused")],
         )
         write_page(
             stage.out / "report.html",
@@ -250,7 +250,10 @@ class Report:
                     "shown": _SHOWN,
                     "rows": self._rows(reason),
                 }
-                for reason, count in _most_frequent(self._rejects)
+                # A file that was not read is looked for first, and is one among many passages.
+                for reason, count in sorted(
+                    _most_frequent(self._rejects), key=lambda item: item[0] not in self.unread
+                )
             ],
         )
 

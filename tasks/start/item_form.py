@@ -234,7 +234,8 @@ def _context(table: _Table, kind: str) -> str:
     if not column:
         raise table.refuse(
             f"no column of the passage among {', '.join(table.columns)}",
-            f"name it {names[0]} ({', '.join(names[1:])} are known too)",
+            f"a question is asked of the passage that answers it; add that as {names[0]} "
+            f"({', '.join(names[1:])} are known too)",
         )
     value = next(iter(table.values(column).values()))
     if not isinstance(value, dict):

@@ -89,7 +89,9 @@ def choose_form(task: str, items: Path | None, name: str) -> tuple[ItemForm, str
     if items:
         return recognise(items, name, asked), "as the items have it; others: docs/datasets.md"
     return HOUSE[asked or "exqa"], (
-        "as you chose" if asked else "spans: checked against the passage; others: docs/datasets.md"
+        "as you chose"
+        if asked
+        else "questions whose answer is copied from the passage; others: docs/datasets.md"
     )
 
 
@@ -237,8 +239,9 @@ def need_new(name: str, root: Path) -> tuple[Path, Path]:
     for path in paths:
         if path.exists():
             raise PipelineError(
-                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME "
-                f"(make run PROFILE={name} runs the one that is there, on its own documents)"
+                f"{path.relative_to(root)} exists and is not overwritten: choose another NAME, or "
+                f"remove {' and '.join(str(each.relative_to(root)) for each in paths)} where they "
+                f"are yours (make run PROFILE={name} runs what is there, on its own documents)"
             )
     return paths
 

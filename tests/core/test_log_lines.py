@@ -62,7 +62,7 @@ def test_a_name_of_a_file_sends_no_command_to_the_terminal() -> None:
 
 
 def test_ctrl_c_is_a_line_and_an_error_keeps_its_trace() -> None:
-    code = "from tasks.core.log_lines import set_up_logging; set_up_logging('plan'); raise {}"
+    code = "from tasks.core.stage import one_line_errors\nwith one_line_errors('plan'): raise {}"
     command = [sys.executable, "-c", code.format("KeyboardInterrupt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.stderr, done.returncode) == ("plan: interrupted\n", -signal.SIGINT)

@@ -271,6 +271,16 @@ def test_a_meter_tells_no_rate_in_its_first_second(tmp_path: Path) -> None:
     )
 
 
+def test_a_first_row_that_waited_for_a_start_foretells_nothing(tmp_path: Path) -> None:
+    """Ten minutes were announced after the first file of a corpus that took ten seconds."""
+    meter = Progress(tmp_path / "progress.json", "ingest", 95, "files")
+    meter.started -= 7
+    meter.advance(1)
+    assert describe(read_json(meter.path)) == "1/95 files"
+    meter.advance(13)
+    assert read_json(meter.path)["rate"] == pytest.approx(2, rel=0.01)
+
+
 def test_rows_of_a_group_that_is_not_finished_are_shown_and_not_counted(tmp_path: Path) -> None:
     meter = Progress(tmp_path / "progress.json", "generate", 400, "rows")
     meter.advance(100)

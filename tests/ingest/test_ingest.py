@@ -157,6 +157,20 @@ def test_bad_files_are_rejects_and_stop_nothing(corner: Path) -> None:
     check_page(page)
 
 
+def test_the_page_shows_files_that_were_not_read_before_passages(corner: Path) -> None:
+    corpus = corner / "corpus"
+    (corpus / "good.txt").write_text(SENTENCES[0])
+    (corpus / "a.txt").write_text("Two words.")
+    (corpus / "b.txt").write_text("Three other words.")
+    (corpus / "binary.bin").write_bytes(bytes(range(256)) * 8)
+    assert run_ingest() == 0
+    page = Path("artifacts/ingest/report.html").read_text()
+    order = [page.index(f"<summary><b>{name}") for name in ("unsupported_format", "too_short")]
+    assert order == sorted(order), "there are more of the passages"
+    assert 'href="#unused"' in page and '<h2 id="unused">' in page
+    check_page(page)
+
+
 def test_the_page_shows_no_password_of_the_corpus() -> None:
     shown = report.hide
     assert shown("sftp://ann:s3cret@host/in/a@b") == "sftp://***@host/in/a@b"

@@ -186,7 +186,9 @@ def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
     with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
         with served(desk, page, port) as address:
             browser.open(address)
-            browser.see("a draft of the last run", "Drafts left", "554 items show 5.0")
+            browser.see(
+                "a draft of the last run", "Drafts left", "100 items show 11.8, 554 show 5.0"
+            )
             press(browser, "a")
             browser.see("Saved.", "over 100", "on 1 passage\nHeld out")
             press(browser, "e")

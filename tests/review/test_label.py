@@ -135,7 +135,9 @@ def test_questions_are_written_by_hand_beside_a_draft_and_where_there_is_none(
     shutil.rmtree(checkout / ".runs/mine/artifacts/validate")
     capsys.readouterr()
     client = open_client(checkout)
-    assert "0 of the last run, 0 by rules, and 30 empty forms" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "0 of the last run, 0 by rules, and 30 empty forms" in printed
+    assert "make run PROFILE=mine writes drafts of its passages" in printed
     empty = state_of(client)["drafts"][0]
     assert empty["origin"] == "" and empty["fields"] == {"hypothesis": ""}
     assert accept(client, empty).json()["error"] == "the hypothesis is empty"
@@ -187,6 +189,7 @@ def test_an_answer_is_copied_from_its_passage(tmp_path: Path) -> None:
 def test_the_smallest_gain_that_the_items_can_show(checkout: Path) -> None:
     progress = state_of(open_client(checkout))["progress"]
     assert progress["smallest_gain"] is None and progress["needed"] == 554
+    assert progress["advised_gain"] == pytest.approx(0.1177, abs=1e-4)
     lines = [
         {"id": str(n), "premise": f"P {n}", "hypothesis": "It ran.", "label": "neutral"}
         for n in range(100)

@@ -244,7 +244,8 @@ _REFUSED: list[tuple[Rows, str]] = [
     (_each(_ASK, "answer", "Yes", "Maybe"), "answer has 'Yes' and 'Maybe' alone, and macro F1 nee"),
     (
         [{"id": "1", "question": "Why?", "answers": "so"}],
-        "no column of the passage among id, quest",
+        "no column of the passage among id, question, answers: a question is asked of the passage "
+        "that answers it; add that as context",
     ),
     (
         [{**_ASK, "context": {"page": "4"}, "answers": "pump"}],

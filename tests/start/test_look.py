@@ -286,6 +286,9 @@ def test_a_model_of_a_profile_is_no_gpu(
         monkeypatch.setattr("scripts.start.card_bytes", lambda room=room: room)
         assert begin(monkeypatch, CORPUS=desk / "docs here", NAME=name, MODEL="big") == 0
         assert read_yaml(desk / f"profiles/{name}.yaml")["generate"]["max_passages"] == most
+        said = " ".join(capsys.readouterr().out.split())
+        few = "generate.max_passages 2, of about 6: a first look in minutes; 0: all (profiles/cores"
+        assert (few in said) == bool(most), "nobody who reads the printed plan alone would know"
 
 
 @pytest.mark.usefixtures("ingest_here")

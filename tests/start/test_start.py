@@ -248,7 +248,11 @@ def _in_data(desk: Path) -> dict[str, Any]:
         (_german, "has no text in English (passages: de 4)"),
         (_in_data, "data/ belongs to the shipped example"),
         (lambda _: {"NAME": ""}, "no name: make start"),
-        (lambda _: {"NAME": "big"}, "profiles/big.yaml exists and is not overwritten"),
+        (
+            lambda _: {"NAME": "big"},
+            "profiles/big.yaml exists and is not overwritten: choose another NAME, or remove "
+            "profiles/big.yaml and datasets/big.yaml where",
+        ),
         (lambda _: {"NAME": "default"}, "cannot name a run"),
         (lambda _: {"NAME": "a,b"}, "cannot name a run"),
         (lambda _: {"NAME": "$(touch x)"}, "cannot name a run"),

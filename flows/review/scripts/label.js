@@ -88,7 +88,8 @@ function showProgress() {
     tile("Held out", String(progress.held_out), passages(progress.held_out)),
     tile("Drafts left", String(left)),
     tile("Smallest gain", gain === null ? "–" : gain > 1 ? "over 100" : points(gain),
-      `points; ${progress.needed} items show ${points(progress.wanted)}`));
+      `points; ${progress.advised} items show ${points(progress.advised_gain)}, `
+      + `${progress.needed} show ${points(progress.wanted)}`));
   const spread = `${progress.spread.toFixed(2)} (${progress.measured
     ? "measured in the last run" : "assumed: a large change on the shipped example"})`;
   const lines = Object.entries(labels).map(([name, count]) =>
