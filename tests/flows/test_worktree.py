@@ -32,7 +32,9 @@ def _git(folder: Path, *arguments: str) -> str:
 def test_an_interrupted_git_takes_its_lock_away(tmp_path: Path) -> None:
     """Killed, it leaves .git/index.lock in the user's checkout, and no git works there any more."""
     lock = tmp_path / "index.lock"
-    git = f"trap 'rm {lock}; exit 1' TERM; touch {lock}; sleep 0.5; kill -TERM $PPID; sleep 60 & wait"
+    git = (
+        f"trap 'rm {lock}; exit 1' TERM; touch {lock}; sleep 0.5; kill -TERM $PPID; sleep 60 & wait"
+    )
     with heed_term(), pytest.raises(Terminated):
         git_commands._finish(["bash", "-c", git], tmp_path, None)
     assert not lock.exists()
