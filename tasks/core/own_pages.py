@@ -26,7 +26,7 @@ VARIABLE = "PIPELINE_ORIGINS"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Host or address, and port, of a Host header in lower case.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{0,5})?")
-_NO_FRAME = (b"x-frame-options", b"DENY")
+_NO_FRAME = (b"x-frame-options", b"SAMEORIGIN")
 
 
 class OwnPagesOnly:

@@ -76,7 +76,7 @@ def test_a_foreign_page_shows_nothing_of_ours_within_itself() -> None:
             assert _client().get("/", headers=headers).status_code == 403, place
         linked = _client().get("/", headers=headers | {"Sec-Fetch-Dest": "document"})
         assert linked.status_code == 200
-    assert _client().get("/").headers["X-Frame-Options"] == "DENY"
+    assert _client().get("/").headers["X-Frame-Options"] == "SAMEORIGIN"
     page = {"Sec-Fetch-Site": "same-site", "Origin": "https://ui.example.org"}
     assert _client(("https://ui.example.org",)).get("/", headers=page).status_code == 200
 
