@@ -18,8 +18,9 @@ from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
 #: Ends of an 80 % interval.
 _ENDS = (10, 90)
 _RESAMPLES = 4000
-#: A stage takes between these times what its trial says: other programs, longer texts.
-_SLOWER = (0.8, 1.4)
+#: A stage takes between these times what its trial says: there it began beside others that loaded
+#: their libraries; later come other programs and longer texts.
+_SLOWER = (0.7, 1.4)
 #: Memory and disk grow a little with the rows.
 _LARGER = (1.0, 1.25)
 #: Share of the rows that a reader keeps of those that it judges: where that is not known it lies

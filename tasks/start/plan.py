@@ -33,6 +33,8 @@ from tasks.start.survey import Survey, survey
 from tasks.start.trial import EARLY, SECONDS, Trial, try_constructed, try_generated
 
 _MEGABYTE = 2**20
+#: MB of the tokenizer beside the weights of a merged model.
+_TOKENIZER = 3.0
 #: Share of passages in other languages that is told: of short ones the detector mistakes a few.
 _OTHER = 0.1
 
@@ -235,7 +237,8 @@ def _disk(params: Params, passages: int) -> Range:
     models = read_models(params.model_copy(update=known))
     needs = disk_needs(models, exact=False, folders=(WORK, cache_folder()))
     rows = 0.02 * passages  # predictions, rows and their reports: 20 KB a passage
-    likely = sum(need.bytes for need in needs) / _MEGABYTE + rows
+    words = _TOKENIZER * len(models.copies)
+    likely = sum(need.bytes for need in needs) / _MEGABYTE + rows + words
     return Range(likely, likely).times(0.7, 1.3)
 
 

@@ -86,7 +86,7 @@ def test_a_pace_is_a_start_and_a_time_for_each_row() -> None:
     assert pace == Pace(18.0, 0.5)
     assert Pace.of(50.0, [(41.0, 64)]).start == 0.0 and Pace.of(5.0, []) == Pace(5.0, 0.0)
     minutes = pace.minutes(Range(100, 200))
-    assert minutes.low == pytest.approx(0.8 * 68 / 60)
+    assert minutes.low == pytest.approx(0.7 * 68 / 60)
     assert minutes.high == pytest.approx(1.4 * 118 / 60)
 
 
