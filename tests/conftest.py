@@ -123,8 +123,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
-#: What a process removes when it ends: tests/toy.py's repository, multiprocessing's sockets.
-_UNTIL_THE_END = ("toy-", "pymp-")
+#: What a process removes when it ends: tests/toy.py's repository, sockets, vLLM's meeting place.
+_UNTIL_THE_END = ("toy-", "pymp-", "vllm_dist_")
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ from tasks.core.process import is_alive, process_mark, start_guard
 #: Bytes of a local cluster's object store, which holds jobs and results in transit: Ray would
 #: take a third of the memory.
 _STORE = 256 * 2**20
-#: Longest path of a temporary folder: a socket's path may have 107 characters, and Ray needs most.
-_LONGEST = 25
+#: Longest path of a cluster's folder: a socket's may have 107 characters, and Ray adds these.
+_LONGEST = 107 - len("/session_2026-11-30_16-51-54_967728_4194304/sockets/plasma_store")
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ def make_folder() -> Path:
 
     Folders that killed processes of this user left are removed.
     """
-    place = Path(tempfile.gettempdir())
-    if len(str(place)) > _LONGEST:
+    place, name = Path(tempfile.gettempdir()), f"ray-{os.getuid()}-{process_mark()}-"
+    if len(f"{place}/{name}XXXXXXXX") > _LONGEST:
         place = Path("/tmp")  # noqa: S108 - the folder made in it has a new name and is this user's alone
     for left in place.glob(f"ray-{os.getuid()}-*"):
         if not is_alive(left.name.split("-")[2]):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"ray-{os.getuid()}-{process_mark()}-", dir=place))
+    return Path(tempfile.mkdtemp(prefix=name, dir=place))
 
 
 def shorten(error: Exception) -> str:

@@ -233,7 +233,7 @@ class Report:
                 Tile("Not read", f"{self.unread.total():,}", tone="warn" if self.unread else ""),
             ),
             facts=(("corpus", hide(stage.addresses["corpus"])), *self._facts()),
-            links=stage_links("ingest") if in_a_run else [("what was not used", "#unused")],
+            links=stage_links("ingest") if in_a_run else (),
         )
         write_page(
             stage.out / "report.html",

@@ -222,10 +222,18 @@ def test_without_ray_it_is_said_what_to_install(
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose name is short enough for Ray's sockets, as the place of temporary files."""
-    folder = tempfile.mkdtemp(dir="/tmp")
-    monkeypatch.setattr(tempfile, "tempdir", folder)
-    yield Path(folder)
+    folder = next(place for place in map(Path, (f"/tmp/{n}" for n in range(99))) if _is_new(place))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
     shutil.rmtree(folder)
+
+
+def _is_new(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -167,7 +167,7 @@ def test_the_page_shows_files_that_were_not_read_before_passages(corner: Path) -
     page = Path("artifacts/ingest/report.html").read_text()
     order = [page.index(f"<summary><b>{name}") for name in ("unsupported_format", "too_short")]
     assert order == sorted(order), "there are more of the passages"
-    assert 'href="#unused"' in page and '<h2 id="unused">' in page
+    assert '<h2 id="unused">' in page
     check_page(page)
 
 

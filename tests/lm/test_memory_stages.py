@@ -205,6 +205,7 @@ def test_export_and_why_take_the_card_before_they_load(
     provenance = {name: "" for name in ("base", "revision", "quantization", "precision")}
     found = ("name", "1", Path("adapter"), provenance)
     monkeypatch.setattr(export, "fetch_model", lambda *_: found)
+    monkeypatch.setattr(export, "_longest_answer", lambda *_: 1)
     monkeypatch.setattr(export, "merged_folder", _stop)
     assert export.main(["--model", "models:/name/1", "--out", "out"]) == 2
     assert "the card is taken" in capsys.readouterr().err

@@ -82,7 +82,9 @@ def mixed_rows(count: int) -> list[tuple[str, ...]]:
 def test_twenty_thousand_mixed_rows_are_judged_as_before(
     tmp_path: Path, make_params: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The digests are those of the code that validated each task type by itself."""
+    """The digests are those of the code that validated each task type by itself, since Chinese
+    questions and words are known as such.
+    """
     monkeypatch.chdir(tmp_path)
     given = predictions(tmp_path / "predictions.parquet", mixed_rows(ROWS))
     settings = {"min_yield": 0.0, "max_label_share": 0.6, "max_rows": 2000}
@@ -93,9 +95,9 @@ def test_twenty_thousand_mixed_rows_are_judged_as_before(
     assert {
         name: _digest(read_table(Path(f"out/{name}.parquet")).to_pylist())
         for name in ("instructions", "quarantine")
-    } == {"instructions": "37e70efd5baee75f", "quarantine": "b7f6a8147917b393"}
+    } == {"instructions": "b01f8c971530d0ee", "quarantine": "f4a91c6068e7294d"}
     numbers = {key: summary[key] for key in ("dropped", "by_task_type", "labels", "failures")}
-    assert _digest(numbers) == "1b45496dd7d40ed6"
+    assert _digest(numbers) == "0f9d2eef94372a55"
 
 
 def _digest(value: Any) -> str:
