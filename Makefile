@@ -89,7 +89,7 @@ follow: data ## one look at the corpus: run the pipeline if files or settings ch
 start: setup ## from a folder to a profile: CORPUS=folder NAME=name (EVALUATION=items, MODEL, TASK, SET)
 	@$(BIN)/python scripts/start.py
 
-plan: setup ## what a run will give and cost, from a trial on some passages (PROFILE, SET)
+plan: data ## what a run will give and cost, from a trial on some passages (PROFILE, SET)
 	@$(BIN)/python scripts/plan.py $${PROFILE:+--profile="$$PROFILE"} --settings="$$SET"
 
 ingest: setup ## only ingest: CORPUS=folder into passages (EVALUATION=items, PROFILE, SET)
