@@ -59,8 +59,8 @@ def set_prefect_environment(main: Path) -> None:
 
 
 def _spare_own_servers_the_proxy() -> None:
-    """Let our requests and Prefect's to this machine pass by a proxy that the user's network has:
-    it knows no server here.
+    """Keep a proxy of the user's network out of our requests, and Prefect's, to this machine: it
+    knows no server here.
     """
     hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     if hosts != "*":
@@ -89,7 +89,8 @@ def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
 def find_ui_server(main: Path) -> str:
     """Return the address of this checkout's ``make ui`` server; empty where none answers.
 
-    The file names the process too: of a killed one, another checkout may have the port.
+    The file names the process too: once that was killed, another checkout's server may have its
+    port.
     """
     try:
         text = (main / ".prefect" / "ui.url").read_text(encoding="utf-8")

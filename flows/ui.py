@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors("ui"):
         if not re.fullmatch("[1-9][0-9]{0,2}", arguments.runs):
             raise PipelineError(
-                f"RUNS={arguments.runs} is no number of runs at once: give 1 or more"
+                f"RUNS={arguments.runs} is no number of runs at once: give one from 1 to 999"
             )
         if arguments.team:
             need_passwords(os.environ)

@@ -59,9 +59,13 @@ def list_gpus() -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
+#: What a request without a file asks for.
+_FILE = "matrices/embedded.yaml"
+
+
 def name_matrix_run(parameters: dict[str, Any]) -> str:
     """Return the name by which a flow run's matrix is locked and shown."""
-    return f"matrix-{Path(str(parameters.get('file'))).stem}"
+    return f"matrix-{Path(str(parameters.get('file') or _FILE)).stem}"
 
 
 def _run_name() -> str:
@@ -72,7 +76,7 @@ _RUNNER: Any = ThreadPoolTaskRunner(max_workers=max(1, len(list_gpus())))
 
 
 @flow(name="matrix", flow_run_name=_run_name, task_runner=_RUNNER)
-def matrix(file: str = "matrices/embedded.yaml") -> State[Any]:
+def matrix(file: str = _FILE) -> State[Any]:
     """Compare supervision sources: run every cell of a matrix file and write a report.
 
     Args:

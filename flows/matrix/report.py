@@ -37,8 +37,6 @@ from tasks.tracking.matrix_runs import group_runs
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 #: Functions that the template calls.
 _WORDS = {"spread": spread, "change": change, "label": label, "colour": colour, "short": short}
-#: Where `make ui` shows MLflow, if nothing names another place.
-_MLFLOW = "http://127.0.0.1:5000"
 
 
 def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: Path) -> None:
@@ -106,7 +104,8 @@ def write_matrix_page(
     parent: str,
 ) -> None:
     """Write the page; ``parent`` is the parent of the cells' MLflow runs, empty: none."""
-    mlflow = os.environ.get("PIPELINE_MLFLOW_PAGE", _MLFLOW)
+    port = os.environ.get("MLFLOW_PORT") or "5000"  # as `make ui` has it
+    mlflow = os.environ.get("PIPELINE_MLFLOW_PAGE") or f"http://127.0.0.1:{port}"
     links = [("MLflow run", run_page(mlflow, experiment, parent))] if parent else []
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in facts["groups"]:

@@ -85,7 +85,7 @@ def open_desk(place: Place) -> LabelDesk:
         f"{origins['']:,} empty forms, for the passages of {place.shown(passages)}",
     )
     if not origins[RUN] and place.params.supervise.mix.generator:
-        say(note=f"{place.command('run')} writes drafts of its passages, and they come first then")
+        say(note=f"{place.command('run')} writes drafts of its passages; they then come first")
     if path.is_relative_to(place.main / "data"):
         say(note="data/ is the shipped example's: `dvc add data` records your items for a run")
     return desk

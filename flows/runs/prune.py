@@ -135,7 +135,7 @@ def remove(main: Path, checkout: Checkout) -> bool:
             if told := _tell_work(path):
                 raise PipelineError(told)
             path.rename(aside)
-            run_git(main, "worktree", "prune")
+            run_git(main, "worktree", "prune", check=False)  # who makes a worktree does it again
         shutil.rmtree(aside)
     except (PipelineError, OSError) as error:
         print(f"{path.name} stays: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.core.errors import PipelineError
 from tasks.core.lock import LockedError, hold_lock, is_locked, share_lock
 
-#: Of a longer name, which no run has, the beginning: a lock is a file.
+#: At most 200 characters, for the name becomes that of a lock's file; no run has a longer one.
 _NAMED = re.compile(r"\.runs/([A-Za-z0-9._-]{1,200})")
 READ = "a page, a matrix or another run reads it"
 

@@ -145,14 +145,23 @@ def record(run: Run) -> str:
         return run_dvc(run.path, *save, env={**os.environ, **committer(run.main)})
 
 
-def _hold_shared(main: Path) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _hold_shared(main: Path) -> Iterator[None]:
     """Let one run at a time write to what all runs share: the git folder, and the champions that
     were fetched. Of two that end together, `dvc exp save` would fail in one, or save it under no
     name: its references (``refs/exps/exec``) are the same for both.
     """
     path = main / WORK / "shared.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return hold_lock(path, "the start or the end of another run", _PATIENCE)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(hold_lock(path, "shared", _PATIENCE))
+        except LockedError:
+            raise PipelineError(
+                f"another run has been starting or ending for an hour, in {_holder(path)}: wait "
+                "for it or stop it"
+            ) from None
+        yield
 
 
 def _make_worktree(run: Run, log: Callable[[str], None]) -> None:

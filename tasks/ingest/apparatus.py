@@ -23,8 +23,8 @@ SUPERSCRIPT, CLAUSE = "superscript", "clause_number"
 #: Markers with different numbers from which a document has them.
 _LEAST_MARKERS = 3
 _NUMBERS = r"[1-9]\d{0,3}(?:[ ]?[,;\u2013-][ ]?[1-9]\d{0,3}){0,19}"
-#: A marker that stands at its word, as on Wikipedia. Not an index (``row[1]`` has no number of
-#: other markers around it), nor a link's text.
+#: A marker that stands at its word, as on Wikipedia. Not an index (:data:`_ARRAY`), nor a link's
+#: text.
 _PAGES = (
     r"(?::[ ]?\d{1,4}(?:[\u2013-]\d{1,4})?(?:,[ ]\d{1,4}(?:[\u2013-]\d{1,4})?)*(?=[ \n\[]|\Z))?"
 )

@@ -250,7 +250,7 @@ class Report:
                     "shown": _SHOWN,
                     "rows": self._rows(reason),
                 }
-                # A file that was not read is looked for first, and is one among many passages.
+                # Files that were not read come first: people look for them.
                 for reason, count in sorted(
                     _most_frequent(self._rejects), key=lambda item: item[0] not in self.unread
                 )

@@ -27,7 +27,8 @@ def wide_residual(model: Any) -> Iterator[bool]:
     ]
     # On a CPU torch's own norm takes no float32 beside narrow weights.
     norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
-    hooks += _widen_while_running(norms, {})
+    widened: Narrow = {}
+    hooks += _widen_while_running(norms, widened)
     # Without these hooks autocast would round the input of every product again, three times after
     # a norm, and would compute the rotations in float32.
     for module in model.modules():
@@ -46,6 +47,8 @@ def wide_residual(model: Any) -> Iterator[bool]:
     finally:
         for hook in hooks:
             hook.remove()
+        for parameter, data in widened.items():  # of a pass that was interrupted
+            parameter.data = data
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def _rank(
         return _score(model, compute, prompts, choices, batch_rows, pad_token, on_done)
     each = [prompt for prompt, own in zip(prompts, choices, strict=True) for _ in own]
     alone = [[choice] for own in choices for choice in own]
-    found = iter(_score(model, None, each, alone, batch_rows, pad_token, lambda choices: None))
+    found = iter(_score(model, None, each, alone, batch_rows, pad_token, lambda done: None))
     scores = [[next(found)[0] for _ in own] for own in choices]
     on_done(len(prompts))
     return scores

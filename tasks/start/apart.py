@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import re
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +39,7 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a stage took: wall seconds, and the most memory of one of its processes, in MB."""
+    """What a stage took: wall seconds, and the most memory of its own process, in MB."""
 
     seconds: float
     peak_mb: float
@@ -151,8 +149,7 @@ def _watching(
                 tell(stage, meter.said)
             if enough and meter.marks and enough(meter.seconds - meter.marks[0][0]):
                 meter.stopped = True
-                # Popen.kill would take the status of one that has just ended by itself.
-                os.kill(child.process.pid, signal.SIGKILL)
+                child.process.kill()
                 break
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -35,7 +35,8 @@ from tasks.start.trial import EARLY, SECONDS, Trial, try_constructed, try_genera
 _MEGABYTE = 2**20
 #: MB of the tokenizer beside the weights of a merged model.
 _TOKENIZER = 3.0
-#: Share of passages in other languages that is told: of short ones the detector mistakes a few.
+#: A smaller share of passages in other languages is not told: the detector mistakes some short
+#: ones.
 _OTHER = 0.1
 
 
@@ -176,8 +177,8 @@ def _tell_languages(params: Params, english: float) -> tuple[str, ...]:
         return ()
     return (
         f"{1 - english:.0%} of the passages are not in English, the only language that the "
-        f"{writer}: [{ENGLISH}] as ingest.languages leaves them out, a chat model may write of "
-        "them (docs/matrix.md, supervise.source prompted)",
+        f"{writer}: ingest.languages=[{ENGLISH}] leaves them out. A chat model may write for them "
+        "(docs/matrix.md, supervise.source prompted)",
     )
 
 

@@ -47,7 +47,8 @@ _EMPTY_SLOT = (
     rf"(?:$|{GAP}|(?:answer|a|options|choices|{PASSAGE_WORDS})\s*:)|(?:^|\s)[\"“]\s*[\"”](?:[\s.,;:?!]|$)"
 )
 #: Question marks: Latin, Chinese and Japanese, Arabic, Armenian, Ethiopic, Greek. A Japanese
-#: question may end with its particle; Thai and its neighbours have no mark, so all of them counts.
+#: question may end with its particle; Thai, Lao, Khmer and Burmese have no mark: any letter
+#: of theirs counts.
 _MARK = (
     r"[?\x{FF1F}\x{061F}\x{055E}\x{1367}\x{037E}]|\p{Greek}\s?;|か(?:。|$)"
     r"|[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"

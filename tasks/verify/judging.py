@@ -213,8 +213,8 @@ def grounding(instruction: str, context: str, answer: str) -> float:
 
 
 def _sentences(passage: str) -> Iterator[str]:
-    """Yield the sentences of a passage, tidied, and each row of a table in Markdown below its first
-    one, which names the columns.
+    """Yield the sentences of a passage, tidied, and each row of a table in Markdown, after the
+    table's first row, which names the columns.
     """
     yield from split_sentences(passage, load_patterns())
     head = ""

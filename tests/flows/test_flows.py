@@ -1038,7 +1038,7 @@ def test_ui_refuses_what_is_no_number_of_runs(
     """With 0 it started, and nothing on its pages ever ran."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert ui.main(["--runs", runs, "--prefect-port", "1", "--mlflow-port", "1"]) == 2
-    told = f"error: ui: RUNS={runs} is no number of runs at once: give 1 or more\n"
+    told = f"error: ui: RUNS={runs} is no number of runs at once: give one from 1 to 999\n"
     assert capsys.readouterr().err == told
 
 

@@ -22,7 +22,7 @@ async function send() {
   busy = true;
   $("send").disabled = true;
   tell("Both models read the passages, one after the other ...");
-  const found = await ask("/save", { question: $("question").value });
+  const found = await ask("/save", { question: $("question").value }, "No answer");
   busy = false;
   $("send").disabled = false;
   if (!found) return;

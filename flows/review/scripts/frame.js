@@ -22,7 +22,7 @@ export function tell(text, tone = "") {
 
 // Ask the server; return its answer, or null after the reason was shown. Nothing that a person
 // typed is lost: the form stays as it is, and the same key tries again.
-export async function ask(address, change) {
+export async function ask(address, change, failed = "Not saved") {
   const request = change === undefined ? {} : {
     method: "POST",
     headers: { "content-type": "application/json" },
@@ -32,7 +32,7 @@ export async function ask(address, change) {
   const value = answer && await answer.json().catch(() => null);
   if (value && answer.ok) return value;
   const [what, again] = change === undefined
-    ? ["Nothing to show", "load the page again"] : ["Not saved", "press the key again"];
+    ? ["Nothing to show", "load the page again"] : [failed, "press the key again"];
   const why = answer && !answer.ok
     ? `the server answers ${answer.status}. Its terminal says why.`
     : `the server does not answer. Start it again, then ${again}.`;
