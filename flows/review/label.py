@@ -77,7 +77,7 @@ def open_desk(place: Place) -> LabelDesk:
         LinesFile(rejected_path(path), place.main),
         measured_spread(place.run.path),
     )
-    desk.state()  # a file of rejections that was broken by hand is told here, too
+    desk.state()  # reads the file of rejections: if an edit by hand broke it, this says so
     origins = Counter(draft["origin"] for draft in drafts)
     say(
         items=f"{len(known)} in {place.shown(path)}",

@@ -191,7 +191,7 @@ class LabelDesk:
         wanted = str(change.get("saved") or "")
         file = self.file if wanted else self.rejected
         with file.edit() as lines:
-            # Each reads its file first: one that was broken by hand is told and not touched.
+            # Read the file first: one that an edit by hand broke is an error, and stays as it is.
             if wanted:
                 read_items(self.dataset, self.file.path)
                 place = find_line(lines, lambda row: _get(row, self.dataset.id) == wanted)

@@ -5,7 +5,7 @@ The end mark counts, and sums are not normalised by length.
 Nothing is computed twice. A sequence holds a prompt and all its choices; prompts with the same
 beginning (questions about one passage) share it; and an attention mask lets a token see only the
 segments that lead to it, see :class:`Tree`. The vocabulary head is applied at scored places only.
-A model with layers that no mask reaches gets each choice in a sequence of its own.
+A model with layers that follow no mask gets each choice in a sequence of its own.
 
 A bfloat16 model's scores are off by some tenths of a nat, enough to reverse a ranking. So its
 residual stream is kept in float32, which costs little and removes most of that. Where the best two
@@ -38,8 +38,8 @@ _HEAD_PLACES = 2_048
 #: Rows of a sliding window's mask that are made together.
 _MASK_ROWS = 1_024
 
-#: Layers that see what the mask lets them see. Convolutions, recurrent layers and GPT-Neo's local
-#: ones go by the order of the tokens.
+#: Layers that follow the mask. Convolutions, recurrent layers and GPT-Neo's local ones follow the
+#: order of the tokens.
 _MASKED = {"full_attention", "sliding_attention", "global"}
 
 
@@ -98,8 +98,9 @@ def _rank(
 
 
 def _goes_by_mask(model: Any) -> bool:
-    """Tell whether every layer sees just what the mask lets it see, where it is told to be. ALiBi
-    takes a token's place from the sequence.
+    """Tell whether every layer follows the mask and the positions that it is given.
+
+    ALiBi counts positions in the sequence itself.
     """
     config = model.config.get_text_config(decoder=True)
     kinds = [getattr(config, name, None) or () for name in ("layer_types", "attention_layers")]

@@ -13,7 +13,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
-from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
 
 #: Ends of an 80 % interval.
 _ENDS = (10, 90)
@@ -80,6 +79,9 @@ def chance_to_judge(right: int, tests: int, chance: float, more: int) -> float:
     It gave ``right`` answers to ``tests`` rows before; its share of right answers is as likely
     before these as Jeffreys' prior has it. The rows count as independent, ``chance`` as known.
     """
+    # Its import takes 0.4 s, which only a plan whose reader failed its test has to wait for.
+    from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
+
     answers = np.arange(more + 1)
     passes = binom.ppf(0.025, more, answers / more) / more > chance
     likely = betabinom.pmf(answers, more, right + 0.5, tests - right + 0.5)
