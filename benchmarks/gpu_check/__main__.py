@@ -1,6 +1,6 @@
 """``python -m benchmarks.gpu_check``: run every path, print one table, write results.json.
 
-Ten minutes on an H200 by the arithmetic of docs/paper.md, without the hub. With ``--shape tiny``
+Ten minutes on an H200 by the arithmetic of docs/gpu.md, without the hub. With ``--shape tiny``
 the same code runs on a CPU.
 """
 
