@@ -102,11 +102,9 @@ def _chosen(only: str) -> list[Any]:
 def _listing() -> str:
     lines = []
     for bench in _chosen(""):
+        told = " ".join((bench.__doc__ or "").partition("\n\n")[0].split())
         targets = ", ".join(f"{peer} {target:g}" for peer, target in bench.TARGETS.items())
-        lines.append(
-            f"{bench.__name__.rpartition('.')[2]}\t{(bench.__doc__ or '').splitlines()[0]} "
-            f"Targets: {targets}"
-        )
+        lines.append(f"{told}\n    targets: {targets}")
     return "\n".join(lines)
 
 

@@ -50,3 +50,12 @@ def test_a_readme_without_marks_is_refused() -> None:
 def test_quick_figures_are_not_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--size", "quick", "--record", "--only", "noop"]) == 2
     assert "are not recorded" in capsys.readouterr().err
+
+
+def test_the_list_says_in_whole_sentences_what_each_bench_counts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.main(["--list"]) == 0
+    told = capsys.readouterr().out.splitlines()[::2]
+    assert [line.partition(":")[0] for line in told] == list(command.BENCHES)
+    assert all(line.endswith(".") for line in told)
