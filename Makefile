@@ -127,19 +127,19 @@ lint: setup ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords)
+ui: setup ## Prefect, MLflow and a worker in the browser (RUNS=n at once, TEAM=1: passwords, PREFECT_PORT, MLFLOW_PORT)
 	@$(BIN)/python -m flows.ui --prefect-port="$$PREFECT_PORT" --mlflow-port="$$MLFLOW_PORT" --runs="$$RUNS" $(if $(TEAM),--team)
 
-review: data ## judge 100 of the rows that the last run kept, in the browser (PROFILE, SET, REVIEWER=name)
+review: data ## judge 100 of the rows that the last run kept, in the browser (PROFILE, SET, REVIEWER=name, REVIEW_PORT)
 	@$(BIN)/python -m flows.review.rows --profile "$$PROFILE" --settings="$$SET" --port "$${REVIEW_PORT:-4300}"
 
-label: data ## make labelled items of held-out passages in the browser (PROFILE, SET, REVIEWER=name)
+label: data ## make labelled items of held-out passages in the browser (PROFILE, SET, REVIEWER=name, LABEL_PORT)
 	@$(BIN)/python -m flows.review.label --profile "$$PROFILE" --settings="$$SET" --port "$${LABEL_PORT:-4301}"
 
 why: setup ## explain the answers to one item: the nearest training rows and their places (ITEM=id; PROFILE, SET, or RUN of the page)
 	@$(BIN)/python -m flows.review.why --profile "$$PROFILE" --settings="$$SET" --run="$$RUN" --item="$$ITEM"
 
-ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, SET, MODEL)
+ask: setup ## ask the last run's model about its passages (QUESTION='...', else a page; PROFILE, SET, MODEL, ASK_PORT)
 	@$(BIN)/python -m flows.review.ask --profile "$$PROFILE" --settings="$$SET" --model="$$MODEL" --port "$${ASK_PORT:-4302}"
 
 export: setup ## write a registered model as safetensors and GGUF, for Ollama and llama.cpp (MODEL=models:/NAME@champion, OUT=folder)
@@ -172,7 +172,7 @@ audit: setup ## check code and pins: ADVISORIES=OSV's all.zip, or else by the ne
 	@$(BIN)/ruff check --select S flows tasks bonito scripts
 	@$(BIN)/python scripts/audit.py
 
-doctor: setup ## diagnose every prompt template: artifacts/doctor (TEMPLATES=folder, SOURCES)
+doctor: setup ## diagnose every prompt template: artifacts/doctor (TEMPLATES=folder, SOURCES, BONITO_PARAMS)
 	@test "$$TEMPLATES" != local/templates || test -d local/templates || $(BIN)/python -m bonito.templating.fetch_templates --out local/templates
 	@$(BIN)/python -m bonito.doctor --templates="$$TEMPLATES" $${SOURCES:+--sources="$$SOURCES"} --params="$$BONITO_PARAMS" --out artifacts/doctor
 

@@ -206,3 +206,11 @@ def test_a_plain_push_goes_nowhere() -> None:
     config = (ROOT / ".dvc" / "config").read_text(encoding="utf-8")
     assert "remote = " not in config.replace("'remote ", "")
     assert read_yaml(ROOT / "data.dvc")["outs"][0]["remote"] == "datastore"
+
+
+def test_the_list_of_commands_names_every_variable() -> None:
+    """The refusal of an unknown variable sends people there."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (values,) = re.findall(r"^VALUES := (.*)$", text, re.MULTILINE)
+    told = " ".join(re.findall(r"^[a-z-]+:.*## (.*)", text, re.MULTILINE))
+    assert sorted({*values.split()} - {*re.findall(r"[A-Z_]+", told)}) == []
