@@ -1,13 +1,15 @@
-"""What the documents name exists: paths, make targets, modules, links."""
+"""What the documents name exists: paths, make targets, modules, links, sections, settings."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import subprocess
 import textwrap
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -27,8 +29,12 @@ _MODULE = re.compile(r"python -m ([\w.]*\w)(?![\w.<])")
 _IMPORT = re.compile(r"^ *from ([\w.]+) import", re.MULTILINE)
 _MAKE = re.compile(r"\bmake ([a-z]+(?:-[a-z]+)*)\b")
 _LINK = re.compile(r"\]\(([^)#\s]+)")
+_SECTION = re.compile(r"\]\(([\w/.-]+\.md)\), \"([^\"]+)\"")
+_ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 #: Made by a command that the document shows, or an example's name.
 _MADE = {"bonito/artifacts", "profiles/mine.yaml", "datasets/mine.yaml", "tests/faults"}
+#: Names of settings in examples.
+_MADE_SETTINGS = {"generate.x", "ingest.name"}
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -91,6 +97,58 @@ def test_every_file_of_the_root_or_beside_it_is_there(name: str) -> None:
 def test_every_link_leads_somewhere(name: str) -> None:
     links = [link for link in _LINK.findall(text_of(name)) if "://" not in link]
     assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_anchor_is_a_heading(name: str) -> None:
+    missing = [
+        f"{page}#{anchor}"
+        for page, anchor in _ANCHOR.findall(text_of(name))
+        if "://" not in page
+        and anchor not in anchors((ROOT / name).parent.joinpath(page) if page else ROOT / name)
+    ]
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_section_that_is_named_is_there(name: str) -> None:
+    """``[faults.md](faults.md), "How it is tried"``: a heading, or bold words that begin a part."""
+    text = re.sub(r"\s+", " ", text_of(name))
+    for page, section in _SECTION.findall(text):
+        other = re.sub(r"\s+", " ", text_of(f"{Path(name).parent}/{page}"))
+        assert f"# {section} " in other or f"**{section}" in other, (page, section)
+
+
+def test_the_list_of_pages_has_all_of_them() -> None:
+    listed = set(_LINK.findall(text_of("docs/README.md")))
+    pages = {Path(name).name for name in tracked("docs/*.md")} - {"README.md"}
+    assert pages - listed == set()
+
+
+@pytest.mark.parametrize("name", sorted({*DOCUMENTS} - {"CHANGELOG.md"}))
+def test_every_setting_that_is_named_exists(name: str) -> None:
+    settings = {
+        f"{section}.{key}"
+        for file in ("params.json", "bonito-params.json")
+        for section, key in settings_of(ROOT / "schemas" / file)
+    }
+    sections = "|".join({setting.partition(".")[0] for setting in settings})
+    named = re.findall(rf"(?<![\w./-])((?:{sections})\.(?!md\b)[a-z_]+)", code_of(name))
+    assert sorted({*named} - settings - _MADE_SETTINGS) == []
+
+
+def settings_of(schema: Path) -> Iterator[tuple[str, str]]:
+    """Yield section and key of each setting that a schema has."""
+    found = json.loads(schema.read_text(encoding="utf-8"))
+    for section, told in found["properties"].items():
+        (reference,) = re.findall(r"#/\$defs/(\w+)", json.dumps(told))
+        yield from ((section, key) for key in found["$defs"][reference]["properties"])
 
 
 @pytest.mark.parametrize("name", _COMMENTED)
