@@ -29,9 +29,10 @@ FOLDER, SETTINGS = ROOT / "schemas", ROOT / "docs/settings.md"
 _SETTINGS_HEAD = """\
 # Every setting
 
-Written by `make schemas` from the models that parse `params.yaml` (`tasks/core/sections/`). The
-value is the one in `params.yaml`; where it has none, the built-in one. A profile or `SET` overlays
-it: `make run SET=generate.samples=2`."""
+The value is the one in `params.yaml`; where it has none, the built-in one. A profile or `SET`
+overlays it: `make run SET=generate.samples=2`. The file `supervision/none` stands for nothing
+where a setting is a path. [README.md](README.md#the-words) explains the words. `make schemas`
+writes this page from the models that parse the settings (`tasks/core/sections/`)."""
 
 
 def make_schemas() -> dict[str, dict[str, Any]]:
