@@ -20,10 +20,10 @@ def main() -> int:
         )
         return 1
     # The gain over a start is small, and its interval mostly holds 0: only clear harm counts.
-    if start is not None and metrics["start_gain_high"] < 0:
+    if start is not None and metrics["gain_over_start_high"] < 0:
         print(
             f"error: adaptation did harm: F1 {start:.1f} of the start alone, {adapted:.1f} adapted "
-            f"(at best {metrics['start_gain_high']:+.1f})",
+            f"(at best {metrics['gain_over_start_high']:+.1f})",
             file=sys.stderr,
         )
         return 1

@@ -6,6 +6,7 @@ Each further pool of ``PIPELINE_POOLS`` gets the flow that runs one stage.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from tasks.core.stage import one_line_errors
 from tasks.core.yaml_file import read_yaml
 
 POOL = "pipeline"
+_DESCRIPTION = "Create the work pools and deployments, and end the runs that a crash left."
 _FILE = CODE / "prefect.yaml"
 #: Each flow of the pool, and how the lock of its runs is named. A dead run that is left RUNNING
 #: counts against the pool's limit: no other would ever start.
@@ -46,8 +48,10 @@ _FLOWS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Deploy for a pool of ``argv[0]`` concurrent runs; return 0, or 2 after a one-line error."""
-    runs = int((argv or sys.argv[1:] or ["1"])[0])
+    """Deploy for a pool of so many concurrent runs; return 0, or 2 after a one-line error."""
+    parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=_DESCRIPTION)
+    parser.add_argument("runs", nargs="?", type=int, default=1, help="runs at once (default: 1)")
+    runs = parser.parse_args(argv).runs
     with one_line_errors("deploy"):
         if not (url := PREFECT_API_URL.value()):
             raise PipelineError(

@@ -68,10 +68,10 @@ _GAIN = {"zero_shot": 5.0, "f1": 34.0}
             1,
             "adaptation did not help: F1 34.0 zero-shot, 34.0 adapted",
         ),
-        (_GAIN | {"start": 33.4, "start_gain_high": 3.4}, 0, "33.4 the start alone: +0.6"),
-        (_GAIN | {"start": 34.5, "start_gain_high": 0.0}, 0, "34.5 the start alone: -0.5"),
+        (_GAIN | {"start": 33.4, "gain_over_start_high": 3.4}, 0, "33.4 the start alone: +0.6"),
+        (_GAIN | {"start": 34.5, "gain_over_start_high": 0.0}, 0, "34.5 the start alone: -0.5"),
         (
-            _GAIN | {"start": 39.0, "start_gain_high": -0.1},
+            _GAIN | {"start": 39.0, "gain_over_start_high": -0.1},
             1,
             "adaptation did harm: F1 39.0 of the",
         ),

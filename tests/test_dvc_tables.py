@@ -22,7 +22,7 @@ from tests.toy import dvc, environment, make_toy
 
 _SCREEN = 160
 _METRICS = ["f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high", "yield"]
-_START = ["start", "start_gain", "start_gain_low", "start_gain_high"]
+_START = ["start", "gain_over_start", "gain_over_start_low", "gain_over_start_high"]
 #: What the toy's stages leave for DVC, with the names and the places of the real ones.
 _WRITE = """
     if stage.name == "validate":
@@ -221,7 +221,12 @@ def _entry(**figures: float) -> dict[str, Any]:
 def test_a_line_says_what_was_compared_with_what() -> None:
     scored = {"f1": 41.0, "f1_low": 18.2, "f1_high": 67.8, "zero_shot": 13.7, "rows": 1234}
     gain = {"gain": 27.3, "gain_low": 1.0, "gain_high": 50.0}
-    start = {"start": 40.0, "start_gain": 1.0, "start_gain_low": -2.0, "start_gain_high": 4.0}
+    start = {
+        "start": 40.0,
+        "gain_over_start": 1.0,
+        "gain_over_start_low": -2.0,
+        "gain_over_start_high": 4.0,
+    }
     runs = [
         {"revs": [{"rev": "1" * 40, "data": _entry(**scored, **gain)}], "name": f"{'mine' * 20}-2"},
         {"revs": [{"rev": "2" * 40, "data": _entry(**scored, **gain, **start)}], "name": "b"},

@@ -204,4 +204,4 @@ def _start_from_the_first_adapter(clone: Path) -> None:
     scores = read_json(clone / "artifacts/evaluate/scores.json")
     told = read_json(clone / "artifacts/register/registration.json")
     assert f"against its start alone ({scores['start']['f1']:.1f})" in told["over_start"]
-    assert "start_gain" in _dvc(clone, "metrics", "show", "--json")
+    assert "gain_over_start" in _dvc(clone, "metrics", "show", "--json")

@@ -130,7 +130,7 @@ def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
     rows = tabulate_cells(results, CODE)
     names = ["cell", "f1", "f1_low", "f1_high", "status", "reason"]
     if any(row["start"] is not None for row in rows):
-        names[1:1] = ["start", "start_gain"]
+        names[1:1] = ["start", "gain_over_start"]
     shown = [{name: row[name] for name in names} for row in rows]
     create_table_artifact(shown, key="cells", description="F1 in points of every cell")
     done = sum(result.status == "done" for result in results)

@@ -24,7 +24,7 @@ from tasks.scoring.datasets import Dataset, Item, Template, load_dataset, load_i
 from tasks.scoring.f1 import Scored, scored_of
 
 #: Stages whose seconds are GPU seconds where there is a GPU.
-ON_GPU = ("generate", "finetune", "baseline", "evaluate")
+ON_GPU = ("generate", "verify", "finetune", "baseline", "evaluate", "register")
 #: What :func:`measure_cost` returns.
 COSTS = ("rows_trained", "tokens", "wall_seconds", "gpu_seconds")
 
@@ -62,7 +62,7 @@ def tabulate_cells(results: Sequence[Result], main: Path) -> list[dict[str, Any]
                 **result.cell.identity(),
                 **{name: adapted.get(name) for name in ("f1", "f1_low", "f1_high")},
                 "start": scores.get("start", {}).get("f1"),
-                "start_gain": scores.get("gain_over_start", {}).get("f1"),
+                "gain_over_start": scores.get("gain_over_start", {}).get("f1"),
                 "status": result.status,
                 "reason": result.reason,
                 "cell": result.cell.name,

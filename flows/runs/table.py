@@ -120,7 +120,9 @@ def _line(name: str, state: dict[str, Any]) -> Line | None:
     rows = f"{figures['rows']:,}" if "rows" in figures else _NONE
     if "f1" not in figures:
         return Line(name, rows, "no labelled items", _NONE, _NONE, date)
-    before, gain = ("start", "start_gain") if "start" in figures else ("zero_shot", "gain")
+    # Runs of earlier versions have the gain over their start under another name.
+    has_start = "gain_over_start" in figures
+    before, gain = ("start", "gain_over_start") if has_start else ("zero_shot", "gain")
     return Line(
         name,
         rows,

@@ -194,7 +194,7 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
     if "start" in scores:
         metrics["start"] = scores["start"]["f1"]
         over_start = scores["gain_over_start"]
-        metrics |= {name.replace("f1", "start_gain"): over_start[name] for name in bounds}
+        metrics |= {name.replace("f1", "gain_over_start"): over_start[name] for name in bounds}
     return metrics
 
 

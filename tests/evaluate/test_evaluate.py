@@ -115,7 +115,7 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
 
 
 _NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high", "rows"}
-_START_NAMES = {"start", "start_gain", "start_gain_low", "start_gain_high"}
+_START_NAMES = {"start", "gain_over_start", "gain_over_start_low", "gain_over_start_high"}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_the_start_alone_is_a_row_of_its_own(
     assert set(few) == _NAMES | _START_NAMES
     assert few["start"] == scores["start"]["f1"]
     for end in ("", "_low", "_high"):
-        assert few[f"start_gain{end}"] == scores["gain_over_start"][f"f1{end}"]
+        assert few[f"gain_over_start{end}"] == scores["gain_over_start"][f"f1{end}"]
     lines = Path("artifacts/evaluate/f1.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in lines] == [
         model for model in ("zero_shot", "start", "adapted") for _ in range(2)

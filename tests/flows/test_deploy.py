@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flows.deploy import main
 from tests.flows.test_flows import await_no_process_in, start_hanging
 from tests.toy import environment, make_toy
 
@@ -45,6 +46,12 @@ def deploy(toy: Path, api: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     return {one["name"]: one for one in ask("POST", f"{api}/deployments/filter")}
+
+
+def test_a_number_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["several"])
+    assert "argument runs: invalid int value: 'several'" in capsys.readouterr().err
 
 
 def schedules(deployment: dict[str, Any]) -> list[tuple[bool, str, dict[str, Any]]]:

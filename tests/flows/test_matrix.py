@@ -526,6 +526,7 @@ def _finish(tmp_path: Path, **change: Any) -> tuple[Matrix, list[Result]]:
             continue
         stages = [
             {"stage": "finetune", "status": "ran", "seconds": 7.0},
+            {"stage": "verify", "status": "ran", "seconds": 3.0},
             {"stage": "ingest", "status": "restored", "seconds": 2.0},
         ]
         results.append(Result(cell, "done", "", stages, gpus=1))
@@ -609,7 +610,7 @@ def test_finished_cells_are_read_compared_and_written(
         cells[3]["rows_trained"],
         cells[3]["wall_seconds"],
         cells[3]["gpu_seconds"],
-    ) == (1004, 12, 9.0, 7.0)
+    ) == (1004, 12, 12.0, 10.0)
     groups = {group["supervision"]: group for group in read_json(folder / "groups.json")}
     assert (
         groups["bonito"]["seeds"] == 2
@@ -675,7 +676,7 @@ def test_the_start_alone_is_a_row_whether_a_cell_shows_it_or_not(
     assert change["f1_low"] <= change["f1"] <= change["f1_high"]
     assert bool(start["cells"]) == ("none" in supervision) and not zero["cells"]
     assert {
-        (row["supervision"], row["start"], row["start_gain"])
+        (row["supervision"], row["start"], row["gain_over_start"])
         for row in read_json(folder / "cells.json")
     } == {("start" if name == "none" else name, 44.0, 6.0) for name in supervision}
     page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
