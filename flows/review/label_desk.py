@@ -80,7 +80,6 @@ class LabelDesk:
         return {
             "columns": asked_columns(self.dataset),
             "labels": dict(labels),
-            "scarcest": min(labels, key=lambda name: labels[name]) if labels else "",
             "task_type": task_type(self.dataset.task_type),
             "drafts": left[:_SENT],
             "left": sum(bool(draft["origin"]) for draft in left),
