@@ -42,6 +42,7 @@ def forecast_minutes(
     verify = trial.measured.get("verify")
     unsure = unsure_by(trial)
     tried = verify.total if verify else trial.validated * params.verify.confident_share
+    tried *= _share_validated(params, trial, times)
     asked = Range(tried, tried).times((1 - unsure) * times, (1 + unsure) * times)
     if verify and verify.tests:
         asked = asked.plus(_tests(verify.tests, params.verify.test_rows, times))
@@ -66,6 +67,26 @@ def forecast_minutes(
         "register": _REGISTER,
     }
     return {name: part.plus(_DVC) for name, part in minutes.items()}
+
+
+def limit_kept(
+    params: Params, trial: Trial, kept: Mapping[str, Range], times: float
+) -> dict[str, Range]:
+    """Return the forecast of kept rows (task type -> rows) within ``validate.max_rows``, and of
+    claims made by rules ``supervise.max_rows``: the trial has neither limit.
+    """
+    if not params.supervise.mix.generator:
+        return {name: rows.at_most(params.supervise.max_rows) for name, rows in kept.items()}
+    share = _share_validated(params, trial, times)
+    return {name: rows.times(share, share) for name, rows in kept.items()}
+
+
+def _share_validated(params: Params, trial: Trial, times: float) -> float:
+    """Return the share (0-1) of validate's rows that ``validate.max_rows`` leaves: a seeded
+    choice.
+    """
+    rows, most = trial.validated * times, params.validate.max_rows
+    return min(1.0, most / rows) if most and rows else 1.0
 
 
 def count_steps(finetune: Finetune, trial: Trial, trained: Range) -> Range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from tasks.start import trial as trials
 from tasks.start.apart import Measured
 from tasks.start.forecast import Range
 from tasks.start.launch import Early
-from tasks.start.minutes import _tests, count_steps
+from tasks.start.minutes import _tests, count_steps, forecast_minutes, limit_kept
 from tasks.start.plan import _rests_on, _tell_languages
 from tasks.start.trial import TESTS, Trial, try_constructed, try_generated
 from tests.conftest import ROOT, passage_table
@@ -87,6 +88,32 @@ def test_a_trial_has_no_more_passages_than_the_run(
         ids[place] for place in choose(ids, most, params.generate.seed, "passage").to_pylist()
     }
     assert {*seen[0]["passage_id"].to_pylist()} == chosen and len(chosen) == tried
+
+
+def test_limits_on_rows_limit_the_forecast() -> None:
+    """With ``validate.max_rows`` verify keeps no more, and asks its reader about no more; of claims
+    ``supervise.max_rows`` are kept.
+    """
+    values, limit = read_yaml(ROOT / "params.yaml"), {"validate": {"max_rows": 200}}
+    free, few = (parse_params(overlay(values, more), "params.yaml") for more in ({}, limit))
+    verify = Measured(60.0, 900.0, ((10.0, 0), (60.0, 50)), 50)
+    measured = {"generate": _GENERATED, "verify": verify}
+    trial, kept = (
+        Trial(32, {}, measured, 128, 100),
+        {"nli": Range(300, 500), "all": Range(300, 500)},
+    )
+    assert limit_kept(free, trial, kept, 10.0) == kept
+    assert limit_kept(few, trial, kept, 10.0)["all"] == Range(60, 100), "a fifth of 1,000"
+    assert limit_kept(few, trial, kept, 1.0) == kept, "validate has 100"
+    found = SimpleNamespace(seconds=10.0, times=1.0)
+    minutes = [
+        forecast_minutes(params, found, trial, 10.0, Range(300, 500), 0)["verify"].high
+        for params in (free, few)
+    ]
+    assert minutes[1] < minutes[0] / 3
+    ruled = {"supervise": {"source": "constructed", "max_rows": 40}}
+    rules = parse_params(overlay(values, ruled), "params.yaml")
+    assert limit_kept(rules, Trial(32, {}, {}), kept, 10.0)["nli"] == Range(40, 40)
 
 
 def test_a_budget_of_tokens_decides_the_steps(tmp_path: Path) -> None:
