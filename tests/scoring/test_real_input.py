@@ -27,5 +27,7 @@ def test_a_file_of_another_dataset_is_one_line(
     monkeypatch.setattr(sys, "argv", asked)
     assert real_input.main() == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and f"{file} is not {dataset} as published: no '{column}'" in error
+    assert (
+        error.count("\n") == 1 and f"{file} is not {dataset} as published: no '{column}'" in error
+    )
     assert not (tmp_path / "out").exists()
