@@ -258,11 +258,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with one_line_errors("real_input"):
-        chance = random.Random(arguments.seed)
-        documents, items = _MAKERS[arguments.dataset](arguments, chance)
-        files = {"documents": documents, "evaluation": items}
-        if arguments.training_rows:
-            files["training"] = training_rows(arguments, items, chance)
+        files = _make(arguments)
         folder = arguments.out / arguments.dataset
         for name, rows in files.items():
             _write(folder / f"{name}.jsonl", rows)
@@ -279,6 +275,22 @@ def main() -> int:
         )
         return 0
     return 2
+
+
+def _make(arguments: argparse.Namespace) -> dict[str, RowList]:
+    """Return name -> rows of each file; a source that lacks a column is an error that names it."""
+    chance = random.Random(arguments.seed)
+    try:
+        documents, items = _MAKERS[arguments.dataset](arguments, chance)
+        files = {"documents": documents, "evaluation": items}
+        if arguments.training_rows:
+            files["training"] = training_rows(arguments, items, chance)
+    except KeyError as error:
+        given = filter(None, (arguments.items, arguments.abstracts, arguments.train))
+        raise PipelineError(
+            f"{' or '.join(given)} is not {arguments.dataset} as published: no {error}"
+        ) from error
+    return files
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -65,7 +65,7 @@ def main() -> int:
         corpus, name = _need_corpus(asked["CORPUS"]), _need_name(asked["NAME"])
         model = _choose_model(os.environ.get("MODEL", ""))
         settings = _read_settings(os.environ.get("SET", ""))
-        items = Path(asked["EVALUATION"]) if asked["EVALUATION"] else None
+        items = _path("EVALUATION", asked["EVALUATION"]) if asked["EVALUATION"] else None
         _refuse_inside(items, corpus)
         # Tokens are counted by the embedded generator, so that a look needs no other model.
         embedded, _ = read_layers(ROOT / "params.yaml")
@@ -115,7 +115,7 @@ def _need_corpus(text: str) -> Path:
             f"{text} is on another machine, and a run needs its documents on this one: fetch them "
             "into local/, or look at them with make ingest"
         )
-    corpus = Path(text).expanduser()
+    corpus = _path("CORPUS", text)
     if not corpus.exists():
         raise PipelineError(f"CORPUS={text} does not exist: name a folder of documents, or a file")
     if corpus.resolve().is_relative_to(ROOT / "data"):
@@ -124,6 +124,17 @@ def _need_corpus(text: str) -> Path:
             "it: keep your files where they are, or in local/"
         )
     return corpus
+
+
+def _path(variable: str, text: str) -> Path:
+    """Return the path of a variable; bash alone replaces a ``~`` behind the ``=``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PipelineError(
+            f"{variable}={text!r}: its name is not UTF-8, so no profile can hold it: rename it"
+        ) from error
+    return Path(text).expanduser()
 
 
 def _need_name(name: str) -> str:

@@ -156,6 +156,13 @@ def read_matrix(path: Path) -> Matrix:
                 f"{path}: {where}: {key} would be ignored: write {_DECIDED[key]} of the matrix, or "
                 "a variant"
             )
+    for variant in matrix.variants:
+        # Zero-shot is one cell, which no variant changes.
+        if not {*variant.supervision} & {*matrix.supervision} - {"none"}:
+            raise PipelineError(
+                f"{path}: variant {variant.name} would never run: the matrix has none of its "
+                f"supervision: {', '.join(variant.supervision)}"
+            )
     if matrix.tokens and matrix.tokens_per_row:
         raise PipelineError(f"{path}: give either tokens or tokens_per_row")
     if matrix.tokens_per_row and 0 in matrix.rows:

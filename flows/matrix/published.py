@@ -71,12 +71,12 @@ def _why_not_run(
         r
         for r in results
         if (r.cell.dataset, r.cell.supervision) == (dataset, supervision)
-        and r.cell.model == model
+        and short(r.cell.model) == short(model)
         and r.status != "done"
     ]
     if failed:
         return failed[0].reason
-    if model not in matrix.models:
+    if short(model) not in map(short, matrix.models):
         return f"needs {short(model)}; this matrix ran {', '.join(map(short, matrix.models))}"
     return "not asked for by this matrix"
 
@@ -84,7 +84,7 @@ def _why_not_run(
 def judge_claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the paper's three claims for each model and dataset, at the largest number of rows.
 
-    A claim holds, does not hold, or is undecided (the interval holds 0).
+    A claim holds, does not hold, or is undecided (0 in the interval, or ``p_holm`` over 0.05).
     """
     rows: list[dict[str, Any]] = []
     largest: dict[tuple[str, str, str], dict[str, Any]] = {}

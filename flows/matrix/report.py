@@ -7,6 +7,7 @@ predictions.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,7 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
     }
     if runs:
         first = next(iter(runs.values()))
-        scores = {
-            f"f1/{group['dataset']}/{group['supervision']}": group["f1"]
-            for group in groups
-            if not group["rows"] and not group["variant"]
-        }
+        scores = _parent_metrics(groups, one_model=len(matrix.models) == 1)
         ids = {name: run["run_id"] for name, run in runs.items()}
         gains = measure_gains_over_tapt(results, main, scored)
         # Twice: the page links to the parent's id, and the parent holds the page.
@@ -81,6 +78,18 @@ def write_report(matrix: Matrix, results: Sequence[Result], main: Path, folder: 
             {},
             [page, folder / "table.md", folder / "cells.json", folder / "groups.json"],
         )
+
+
+def _parent_metrics(groups: Sequence[dict[str, Any]], one_model: bool) -> dict[str, float]:
+    """Return the parent run's metrics: the F1 of each group with all rows and no variant, with the
+    model in their names where there are several. MLflow refuses a name with ``+``.
+    """
+    found = {}
+    for group in (group for group in groups if not group["rows"] and not group["variant"]):
+        parts = [group["dataset"], group["supervision"], *([] if one_model else [group["model"]])]
+        name = "/".join(["f1", *(re.sub(r"[^\w. -]+", "-", part) for part in parts)])
+        found[name] = group["f1"]
+    return found
 
 
 def read_mlflow_runs(results: Sequence[Result], main: Path) -> dict[str, dict[str, Any]]:

@@ -80,7 +80,6 @@ class LabelDesk:
         return {
             "columns": asked_columns(self.dataset),
             "labels": dict(labels),
-            "scarcest": min(labels, key=lambda name: labels[name]) if labels else "",
             "task_type": task_type(self.dataset.task_type),
             "drafts": left[:_SENT],
             "left": sum(bool(draft["origin"]) for draft in left),
@@ -130,10 +129,15 @@ class LabelDesk:
             items = read_items(self.dataset, self.file.path)
             if not by_hand:
                 self._need_open(draft, items)
-            if any(item.id == other.id for other in items):
+            if any(self._asked(item) == self._asked(other) for other in items):
                 raise PipelineError("this question on this passage is among the items already")
             put_line(lines, None, row)
         return item.id
+
+    def _asked(self, item: Item) -> list[Any]:
+        """Return what tells one question on a passage from another, whatever its answer."""
+        columns = asked_columns(self.dataset)
+        return [item.context, *(item.columns.get(column) for column in columns)]
 
     def _make_row(
         self, draft: dict[str, Any], change: dict[str, Any], by_hand: bool

@@ -26,13 +26,15 @@ class LinesFile:
 
     def __init__(self, path: Path, root: Path) -> None:
         self.path = path
-        self._lock = root / WORK / "review" / f"{fingerprint(str(path.resolve()))[:16]}.lock"
+        #: The file itself where ``path`` is a link to it, which stays one.
+        self._place = path.resolve()
+        self._lock = root / WORK / "review" / f"{fingerprint(str(self._place))[:16]}.lock"
 
     def create(self) -> None:
         """Make an empty file where there is none: a run refuses a setting whose file is missing."""
         with self._held():
             if not self.path.exists():
-                write_text(self.path, "")
+                write_text(self._place, "")
 
     @contextlib.contextmanager
     def edit(self) -> Iterator[list[str]]:
@@ -45,13 +47,13 @@ class LinesFile:
             before = list(lines)
             yield lines
             if lines != before:
-                write_text(self.path, "".join(f"{line}\n" for line in lines))
+                write_text(self._place, "".join(f"{line}\n" for line in lines))
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._lock, str(self.path)):
-            for partial in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
+            for partial in self._place.parent.glob(f".{glob.escape(self._place.name)}.*.partial"):
                 partial.unlink()  # of a killed writer: the lock is ours
             yield
 

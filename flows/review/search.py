@@ -16,6 +16,7 @@ from typing import Any
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, sha256_file
+from tasks.core.lock import hold_lock
 from tasks.core.parquet import Batches
 from tasks.core.rows import PASSAGES
 
@@ -32,6 +33,8 @@ this those to under up was we were what when where which while who whose why wil
 would you your
 """
 _WORD = re.compile(r"\w+")
+#: Seconds to wait for another process that makes the index.
+_PATIENCE = 300.0
 #: Words of a question that are looked for.
 _MOST_WORDS = 64
 
@@ -46,14 +49,15 @@ def words_of(question: str) -> list[str]:
 def open_index(passages: Path, folder: Path) -> Path:
     """Return the index of a file of passages (rows.PASSAGES); make it where it is not there."""
     path = folder / f"passages-{sha256_file(passages)[:24]}.sqlite"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("passages-*", ".passages-*"):  # and what a killed indexer left
-            for old in folder.glob(pattern):
-                old.unlink(missing_ok=True)
-        log.info("putting the passages into an index")
-        with atomic_path(path) as partial:
-            _write(partial, _rows(passages))
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder.with_name(f"{folder.name}.lock"), "the index of passages", _PATIENCE):
+        if not path.is_file():
+            for pattern in ("passages-*", ".passages-*"):  # and what a killed indexer left
+                for old in folder.glob(pattern):
+                    old.unlink(missing_ok=True)
+            log.info("putting the passages into an index")
+            with atomic_path(path) as partial:
+                _write(partial, _rows(passages))
     return path
 
 

@@ -116,7 +116,7 @@ def _need_empty(out: str) -> Path:
     """Return the folder, which must not hold anything yet."""
     if not out.strip():
         raise PipelineError("no folder: make export MODEL=models:/NAME@champion OUT=folder")
-    folder = Path(out).resolve()
+    folder = Path(out).expanduser().resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise PipelineError(f"{folder} is not an empty folder: name another one with OUT")
     return folder

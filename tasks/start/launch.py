@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -120,12 +121,22 @@ def _start(
     folder: Path, module: Sequence[str], stdin: int | None = None
 ) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
     places = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
+    scratch = folder / "tmp"
+    scratch.mkdir(exist_ok=True)
+    own = {
+        "PYTHONPATH": os.pathsep.join(places),
+        "PYTHONUNBUFFERED": "1",
+        # vLLM leaves a file in the folder of temporary files when it is killed. Its sockets stay
+        # outside: the path of one may have a hundred characters.
+        "TMPDIR": str(scratch.absolute()),
+        "VLLM_RPC_BASE_PATH": os.environ.get("VLLM_RPC_BASE_PATH", tempfile.gettempdir()),
+    }
     guard = start_guard()  # a killed plan leaves no engine behind
     process = subprocess.Popen(
         [sys.executable, "-m", *module],
         cwd=folder,
         process_group=guard.pid,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **own},
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.core.params import Params
+from tasks.core.sections.finetune import Finetune
 from tasks.core.setting_paths import is_nothing
 from tasks.start.forecast import Pace, Range
 from tasks.start.survey import Survey
@@ -41,11 +42,10 @@ def forecast_minutes(
     verify = trial.measured.get("verify")
     unsure = unsure_by(trial)
     tried = verify.total if verify else trial.validated * params.verify.confident_share
+    tried *= _share_validated(params, trial, times)
     asked = Range(tried, tried).times((1 - unsure) * times, (1 + unsure) * times)
     if verify and verify.tests:
         asked = asked.plus(_tests(verify.tests, params.verify.test_rows, times))
-    passes = params.finetune.epochs / params.finetune.batch_rows
-    steps = trained.times(passes, passes).at_most(params.finetune.max_steps)
     read = found.seconds * found.times / 60
     question = _question(paces, bool(verify and verify.total), params.finetune.batch_rows)
     models = 1 if is_nothing(Path(params.finetune.start)) else 2
@@ -57,7 +57,7 @@ def forecast_minutes(
         "validate": Range(predictions, predictions),
         "verify": asked,
         "supervise": Range(times, times),
-        "finetune": steps,
+        "finetune": count_steps(params.finetune, trial, trained),
     }
     minutes = {
         "ingest": Range(read, read).times(0.8, 1.4),
@@ -67,6 +67,39 @@ def forecast_minutes(
         "register": _REGISTER,
     }
     return {name: part.plus(_DVC) for name, part in minutes.items()}
+
+
+def limit_kept(
+    params: Params, trial: Trial, kept: Mapping[str, Range], times: float
+) -> dict[str, Range]:
+    """Return the forecast of kept rows (task type -> rows) within ``validate.max_rows``, and of
+    claims made by rules ``supervise.max_rows``: the trial has neither limit.
+    """
+    if not params.supervise.mix.generator:
+        return {name: rows.at_most(params.supervise.max_rows) for name, rows in kept.items()}
+    share = _share_validated(params, trial, times)
+    return {name: rows.times(share, share) for name, rows in kept.items()}
+
+
+def _share_validated(params: Params, trial: Trial, times: float) -> float:
+    """Return the share (0-1) of validate's rows that ``validate.max_rows`` leaves: a seeded
+    choice.
+    """
+    rows, most = trial.validated * times, params.validate.max_rows
+    return min(1.0, most / rows) if most and rows else 1.0
+
+
+def count_steps(finetune: Finetune, trial: Trial, trained: Range) -> Range:
+    """Return the steps of a training on ``trained`` rows: those of its epochs, or of its budget of
+    tokens, whatever the number of rows.
+    """
+    if finetune.max_tokens and trial.step_tokens:
+        likely, unsure = finetune.max_tokens / trial.step_tokens, unsure_by(trial)
+        steps = Range(likely * (1 - unsure), likely * (1 + unsure))
+    else:
+        passes = finetune.epochs / finetune.batch_rows
+        steps = trained.times(passes, passes)
+    return steps.at_most(finetune.max_steps)
 
 
 def _minutes(paces: Mapping[str, Pace], name: str, rows: Range) -> Range:

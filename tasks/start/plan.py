@@ -27,7 +27,7 @@ from tasks.scoring.lengths import check_prompts
 from tasks.start.apart import Tell, hold_folder
 from tasks.start.forecast import JUDGED, Range, forecast_kept, judge_text, memory
 from tasks.start.launch import load_early
-from tasks.start.minutes import forecast_minutes, unsure_by
+from tasks.start.minutes import forecast_minutes, limit_kept, unsure_by
 from tasks.start.proposal import ENGLISH, english_writer
 from tasks.start.survey import Survey, survey
 from tasks.start.trial import EARLY, SECONDS, Trial, try_constructed, try_generated
@@ -140,11 +140,10 @@ def _forecast(
         passages = min(passages, params.generate.max_passages)
     limited = found.whole or passages < found.expected_passages
     sampled = 0 if limited else found.sampled_files
-    kept = forecast_kept(trial.kept, passages, sampled, doubts=trial.doubts)
     times = passages / trial.passages
+    kept = forecast_kept(trial.kept, passages, sampled, doubts=trial.doubts)
+    kept = limit_kept(params, trial, kept, times)
     trained = kept["all"].at_most(params.supervise.max_rows)
-    if params.supervise.mix.generator:
-        trained = trained.at_most(params.validate.max_rows)
     minutes = forecast_minutes(params, found, trial, times, trained, questions)
     total = Range(0.0, 0.0)
     for part in minutes.values():

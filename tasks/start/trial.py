@@ -62,6 +62,8 @@ class Trial:
     output_tokens: int = 0
     #: Task type -> how likely (0-1) the run's reader judges its rows, where the trial's did not.
     doubts: Mapping[str, float] = field(default_factory=dict)
+    #: Tokens of prompts and responses in a step of the training; 0: none was tried.
+    step_tokens: float = 0.0
 
 
 def try_generated(
@@ -81,7 +83,7 @@ def try_generated(
     if torch.cuda.is_available():
         together = _GPU_ROWS
         count = max(PASSAGES, together // a_passage)
-    passages = _draw(found, count, params.generate.seed, folder)
+    passages = _draw(found, count, params, folder)
     smaller: dict[str, dict[str, Any]] = {
         "generate": {"max_passages": 0, "shard_rows": together, "workers": 0},
         "validate": {"min_yield": _ANY, "max_rows": 0},
@@ -128,6 +130,7 @@ def try_generated(
         len(validated),
         written["output_tokens"],
         doubts,
+        tokens_a_step(folder),
     )
 
 
@@ -183,7 +186,7 @@ def try_constructed(
     """Try claims made by rules: up to a thousand passages of ``found`` (rows.PASSAGES) go through
     supervise and a training step, and the unadapted model answers some of the items, if any.
     """
-    passages = _draw(found, _CLAIM_PASSAGES, params.generate.seed, folder)
+    passages = _draw(found, _CLAIM_PASSAGES, params, folder)
     smaller: dict[str, dict[str, Any]] = {
         "generate": {"max_passages": 0},
         "supervise": {"max_rows": 0},
@@ -203,14 +206,24 @@ def try_constructed(
         measured["baseline"] = run_apart("baseline", folder, {}, tell=tell)
     kinds = [kind for kind in params.generate.task_types if kind in SHARES]
     rows = read_table(training["instructions"])
-    return Trial(len(passages), _kept(kinds, passages, rows), measured)
+    kept = _kept(kinds, passages, rows)
+    return Trial(len(passages), kept, measured, step_tokens=tokens_a_step(folder))
 
 
-def _draw(found: pa.Table, count: int, seed: int, folder: Path) -> pa.Table:
-    """Write the passages of the trial, at most ``count``, to ``folder``; return them.
+def tokens_a_step(folder: Path) -> float:
+    """Return :attr:`Trial.step_tokens` from the summary of finetune."""
+    told = folder / "finetune/summary.json"
+    trained = read_json(told) if told.is_file() else {"tokens": 0, "steps": 1}
+    return float(trained["tokens"] / trained["steps"])
+
+
+def _draw(found: pa.Table, count: int, params: Params, folder: Path) -> pa.Table:
+    """Write the passages of the trial, at most ``count`` of those that the run would take, to
+    ``folder``; return them.
 
     The seed shuffles the documents: a trial that is stopped has a fair sample.
     """
+    count, seed = min(count, params.generate.max_passages or count), params.generate.seed
     passages = found.take(choose(found["passage_id"].to_pylist(), count, seed, "passage"))
     names = zip(passages["document"].to_pylist(), passages["passage_id"].to_pylist(), strict=True)
     ranks = [

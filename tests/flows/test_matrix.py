@@ -133,6 +133,8 @@ def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
         ({"supervision": ["tapt+bonito:.5", "tapt + bonito:0.50"]}, r"bonito:0.5' is given twice"),
         ({"supervision": ["tapt+bonito:2"]}, "not a number between 0 and 1"),
         ({"variants": [{"name": "x", "supervision": ["tapd"]}]}, "did you mean 'tapt'"),
+        ({"supervision": ["none", "tapt"], "variants": [{"name": "x"}]}, "x would never run"),
+        ({"variants": [{"name": "x", "supervision": ["none"]}]}, "x would never run"),
         ({"supervision": ["labelled"]}, "needs the training rows of notices"),
         ({"seeds": [1, 1]}, "1 is given twice"),
         ({"tokens_per_row": 5}, "either tokens or tokens_per_row"),
@@ -427,6 +429,15 @@ def test_published_figures_are_reproduced_deviate_or_were_not_run(tmp_path: Path
     } and "needs Mistral-7B-v0.1; this matrix ran one" in other[0]["reason"]
 
 
+def test_a_model_of_a_folder_that_failed_says_why(tmp_path: Path) -> None:
+    """It was said to need the very model that the matrix ran."""
+    matrix = read_matrix(_write(tmp_path, models=["/models/Mistral-7B-v0.1"]))
+    cell = next(each for each in expand(matrix, ROOT) if each.supervision == "bonito")
+    told = {"model": "org/Mistral-7B-v0.1", "figures": {"notices": {"bonito": 1.0, "p3": 2.0}}}
+    rows = compare_published(told, [], [Result(cell, "failed", "too hot")], matrix)
+    assert [row["reason"] for row in rows] == ["too hot", "not asked for by this matrix"]
+
+
 @pytest.mark.parametrize(
     ("ours", "published", "status"),
     [
@@ -475,6 +486,22 @@ def test_claims_hold_only_where_the_interval_says_so() -> None:
     assert [row["status"] for row in rows] == ["holds", "undecided", "does not hold"]
 
 
+def test_the_page_says_why_a_claim_is_undecided(
+    finished: tuple[Matrix, list[Result]], tmp_path: Path
+) -> None:
+    """An interval without 0 can be undecided, too, by the correction for many comparisons."""
+    change = {"f1": 3.0, "f1_low": 0.3, "f1_high": 5.7, "p_holm": 0.12} | {"verdict": "undecided"}
+    wide = change | {"f1_low": -0.3}
+    claims = judge_claims([_group(vs_none=change, vs_tapt=wide)])
+    assert {claim["status"] for claim in claims} == {"undecided"}
+    facts = dict.fromkeys(("groups", "published", "samples", "starts"), ()) | {"claims": claims}
+    page = tmp_path / "page.html"
+    write_matrix_page(page, *finished, tmp_path, facts, {}, "", "")
+    text = page.read_text()
+    assert text.count("undecided (the interval holds 0)") == 1
+    assert text.count("undecided (p 0.12 after Holm's correction)") == 1
+
+
 def test_a_learning_curve_has_a_point_for_every_size() -> None:
     groups = [_group(rows=rows, f1=float(rows)) for rows in (10, 20, 40)] + [
         _group(supervision="none")
@@ -493,6 +520,7 @@ def test_a_learning_curve_has_a_point_for_every_size() -> None:
 # From finished cells to the page, without running anything
 
 _KNOWN = {"none": 3, "start": 7, "tapt": 4, "bonito": 8, "p3": 7, "p3 then bonito": 8}
+_KNOWN |= {"bonito+constructed:0.5": 8}
 
 
 @pytest.fixture
@@ -719,6 +747,33 @@ def test_kept_predictions_can_be_scored_again(
     assert groups_of(results[-1:], tmp_path, read_scores(results[-1:], tmp_path))[0][
         "f1"
     ] == pytest.approx(np.mean(scores), abs=0.01)
+
+
+def test_the_parent_run_has_the_f1_of_a_mix_and_of_every_model(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow refuses the + of a mix in a metric's name, and of two models the last one's F1 stood
+    for both.
+    """
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mix = ["none", "bonito+constructed:0.5"]
+    one = (tmp_path / "one", {"supervision": mix}, {"none", "bonito-constructed-0.5"})
+    models = ["embedded:smollm2-135m-instruct", "org/second"]
+    both = {f"none/{name}" for name in ("embedded-smollm2-135m-instruct", "org-second")}
+    two = (tmp_path / "two", {"supervision": ["none"], "models": models}, both)
+    client = connect()
+    for folder, change, names in (one, two):
+        folder.mkdir()
+        experiment = experiment_id(client, folder.name)
+        matrix, results = _finish(folder, **change)
+        for result in results:
+            run = client.create_run(experiment, run_name=result.cell.name).info.run_id
+            told = {"experiment": folder.name, "run_id": run}
+            write_json(result.artifacts(folder) / "register/registration.json", told)
+        write_results(matrix, results, folder, final=True)
+        (parent,) = client.search_runs([experiment], "attributes.run_name = 'toy'")
+        assert {*parent.data.metrics} == {f"f1/notices/{name}" for name in names}
 
 
 def test_every_cells_run_shows_its_gain_over_tapt_once(

@@ -174,6 +174,14 @@ def _pushes(uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
 
 
+def test_a_tilde_in_out_is_the_users_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells other than bash leave it to the program, which made a folder ``~`` in the checkout."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert export._need_empty("~/model") == tmp_path / "model"
+
+
 def test_the_hub_gets_three_files_and_no_place_of_this_machine(
     tmp_path: Path, hub: _Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

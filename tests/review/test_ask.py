@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +61,25 @@ def test_an_index_is_kept_until_the_passages_change(passages: Path, tmp_path: Pa
     second.write_bytes(b"damaged")
     with pytest.raises(PipelineError, match="cannot be read .*: delete it and ask again"):
         search.find(second, "pump", 9)
+
+
+def test_two_that_make_the_index_at_once_both_get_it(
+    passages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one removed what the first one was writing, as if a killed one had left it."""
+    write = search._write
+
+    def slowly(*told: Any) -> None:
+        write(*told)
+        time.sleep(1.0)
+
+    monkeypatch.setattr(search, "_write", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(search.open_index, passages, tmp_path / "ask")]
+        while not list(tmp_path.glob("ask/.passages-*")):
+            time.sleep(0.02)
+        made.append(pool.submit(search.open_index, passages, tmp_path / "ask"))
+        assert len({one.result() for one in made}) == 1
 
 
 def test_a_question_is_asked_in_the_wording_of_the_first_template() -> None:

@@ -23,7 +23,7 @@ from flows.review.server import make_app
 from tasks.core.errors import PipelineError
 from tasks.core.page import Page
 from tasks.core.ports import find_free_port
-from tasks.core.rows import INSTRUCTIONS
+from tasks.core.rows import INSTRUCTIONS, VERIFIED
 from tasks.scoring.intervals import SPREAD, smallest_gain
 from tests.browser import Browser, chromium
 from tests.conftest import ROOT
@@ -220,14 +220,87 @@ def test_items_are_made_with_keys_and_nothing_is_lost(tmp_path: Path) -> None:
         browser.see("Not saved: the server does not answer")
         with served(label.open_desk(Place(checkout, "mine")), page, port):
             press(browser, "a")
+            browser.see("choose a label: entailment, neutral, contradiction")
+            press(browser, "3")
+            press(browser, "a")
             browser.see("Saved.")
             assert read_lines(file)[1]["hypothesis"] == "It broke twice."
+            assert read_lines(file)[1]["label"] == "contradiction", "chosen, not proposed"
             for _ in range(8):  # one of the passages is hostile
                 press(browser, "ArrowRight")
                 time.sleep(0.1)
             assert browser.js("document.querySelectorAll('script, img').length") == 1
             shoot(browser, "label")
         assert browser.elsewhere() == []
+
+
+def test_a_held_key_decides_once(tmp_path: Path) -> None:
+    """The system repeats it: rows were judged that nobody had read."""
+    checkout = make_checkout(tmp_path / "main", rows=8)
+    pages = {
+        review: (review.SCRIPT, "r", "local/mine/reviews.jsonl", "row 2 of 8"),
+        label: (label.SCRIPT, "x", "local/mine/items.rejected.jsonl", "Rejected."),
+    }
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        for module, (script, key, file, seen) in pages.items():
+            desk = module.open_desk(Place(checkout, "mine"))
+            page, port = Page("Page", "Held.", script=script), find_free_port()
+            with served(desk, page, port) as address:
+                browser.open(address)
+                browser.see("characters" if module is label else "row 1 of 8")
+                press(browser, key)
+                browser.see(seen)
+                held = {"key": key, "text": key, "windowsVirtualKeyCode": ord(key.upper())}
+                for _ in range(3):
+                    browser.send("Input.dispatchKeyEvent", type="keyDown", autoRepeat=True, **held)
+                    time.sleep(0.3)
+                assert len(read_lines(checkout / file)) == 1
+
+
+def test_text_of_scripts_that_run_from_the_right_does_so(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "main", rows=2)
+    rows = [row_of(0) | {"instruction": "\u05de\u05d4 \u05e7\u05e8\u05d4?"}, row_of(1)]
+    write_rows(checkout / ".runs/mine/artifacts/verify/instructions.parquet", rows, VERIFIED)
+    desk = review.open_desk(Place(checkout, "mine"))
+    page, port = Page("Review", "Is it right?", script=review.SCRIPT), find_free_port()
+    direction = "[...document.querySelectorAll('%s')].map(e => getComputedStyle(e).direction)"
+    with Browser(tmp_path / "profile", patience=_PATIENCE) as browser:
+        with served(desk, page, port) as address:
+            browser.open(address)
+            browser.see("row 1 of 2")
+            found = [browser.js(direction % "dd.main, dd")]
+            press(browser, "ArrowRight")
+            browser.see("row 2 of 2")
+            found.append(browser.js(direction % "dd.main, dd"))
+            assert sorted(one.count("rtl") for one in found) == [0, 1]
+        desk = label.open_desk(Place(checkout, "mine"))
+        page, port = Page("Label", "Questions.", script=label.SCRIPT), find_free_port()
+        with served(desk, page, port) as address:
+            browser.open(address)
+            browser.see("a draft of the last run")
+            press(browser, "e")
+            browser.type("\u05de\u05d4 \u05e7\u05e8\u05d4?")
+            assert browser.js(direction % "textarea") == ["rtl"]
+            spare = "[...document.querySelectorAll('label')].filter(e => !e.control).length"
+            assert browser.js(spare) == 0, "a label names a field"
+            assert browser.js("document.querySelector('[role=group]').ariaLabel") == "label"
+
+
+def test_enter_that_ends_a_word_of_an_input_method_asks_nothing(tmp_path: Path) -> None:
+    """Japanese and Chinese are typed so: half a question was asked."""
+    page, port = Page("Ask", "Answers.", script=ask.SCRIPT), find_free_port()
+    with (
+        Browser(tmp_path / "profile", patience=_PATIENCE) as browser,
+        served(_Answered(), page, port) as address,
+    ):
+        browser.open(address)
+        browser.see("last run of mine")
+        composed = "new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true})"
+        browser.js(f"document.getElementById('question').dispatchEvent({composed})")
+        time.sleep(0.5)
+        assert "the question is empty" not in browser.text()
+        press(browser, "Enter")
+        browser.see("the question is empty")
 
 
 class _Answered:

@@ -128,6 +128,8 @@ def test_questions_are_written_by_hand_beside_a_draft_and_where_there_is_none(
     assert accept(client, first).status_code == 200, "the draft is still open"
     refused = accept(client, first, **own)
     assert refused.status_code == 409 and "among the items already" in refused.json()["error"]
+    refused = accept(client, first, **own | {"label": "contradiction"})
+    assert refused.status_code == 409, "one question has one right answer"
     assert [row["held_out"]["how"] for row in read_lines(checkout / _ITEMS)] == [
         "by hand",
         "accepted",

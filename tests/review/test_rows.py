@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 from flows.review import ask, label, why
 from flows.review import rows as review
+from flows.review.lines_file import LinesFile, put_line
 from flows.review.place import Place
 from flows.review.server import SmallRequests, make_app
 from flows.runs.readers import is_read
@@ -113,6 +114,21 @@ def test_a_file_of_windows_keeps_its_mark_and_its_line_ends(
     seen = {"verdict": "right", "reason": "read"}
     assert save(client, key, before=seen, after=None).status_code == 200
     assert file.read_bytes() == before
+
+
+def test_a_link_to_a_file_of_a_team_stays_one(tmp_path: Path) -> None:
+    """The first verdict put a file in its place: others went on in the linked one."""
+    shared, link = tmp_path / "shared/reviews.jsonl", tmp_path / "mine.jsonl"
+    shared.parent.mkdir()
+    link.symlink_to(shared)
+    file = LinesFile(link, tmp_path)
+    file.create()
+    assert shared.read_text() == "" and link.is_symlink()
+    for number in range(2):
+        with file.edit() as lines:
+            put_line(lines, None, {"key": number})
+    assert read_lines(shared) == [{"key": 0}, {"key": 1}] and link.is_symlink()
+    assert [path.name for path in shared.parent.iterdir()] == ["reviews.jsonl"]
 
 
 def test_the_second_of_two_pages_is_told_and_nothing_is_lost(checkout: Path) -> None:

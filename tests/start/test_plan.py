@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,19 @@ def test_a_stage_that_did_enough_is_stopped(tmp_path: Path) -> None:
     found = run_apart("sleepy", folder, {}, enough=lambda worked: worked > 0.3)
     assert found.stopped and 2 < len(found.marks) < 30
     assert found.seconds == found.marks[-1][0], "what came after the last row is not counted"
+
+
+def test_a_stopped_stage_leaves_its_temporary_files_in_the_trial(tmp_path: Path) -> None:
+    """A killed vLLM left one of 2 KB in /tmp each time. The next trial empties the folder."""
+    code = (
+        "import os, tempfile\nprint(' 1/60 rows', tempfile.mkstemp()[1])\n"
+        "print(os.environ['VLLM_RPC_BASE_PATH'])\ntime.sleep(60)\n"
+    )
+    folder = _stage_of(tmp_path, code)
+    assert run_apart("sleepy", folder, {}, enough=lambda worked: worked > 0.3).stopped
+    (left,) = (folder / "tmp").iterdir()
+    told = (folder / "sleepy.log").read_text()
+    assert told == f" 1/60 rows {left}\n{tempfile.gettempdir()}\n", "sockets have short paths"
 
 
 def test_a_stage_that_falls_silent_is_stopped_too(

@@ -232,6 +232,18 @@ def _in_corpus(desk: Path) -> dict[str, Any]:
     return {"EVALUATION": desk / "items/items.csv"}
 
 
+def _latin(desk: Path) -> dict[str, Any]:
+    folder = desk / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    return {"CORPUS": folder}
+
+
+def _latin_items(desk: Path) -> dict[str, Any]:
+    items = desk / os.fsdecode(b"r\xe9ponses.jsonl")
+    items.write_text('{"id": "1", "context": "a", "question": "b", "answers": ["a"]}\n')
+    return {"EVALUATION": items}
+
+
 def _in_data(desk: Path) -> dict[str, Any]:
     (desk / "data/mine").mkdir(parents=True)
     return {"CORPUS": desk / "data/mine"}
@@ -247,6 +259,8 @@ def _in_data(desk: Path) -> dict[str, Any]:
         (_unreadable, "a.xyz: unsupported_format, .xyz, not a text file; docs/corpus.md says what"),
         (_german, "has no text in English (passages: de 4)"),
         (_in_data, "data/ belongs to the shipped example"),
+        (_latin, "caf\\udce9': its name is not UTF-8, so no profile can hold it: rename it"),
+        (_latin_items, "ponses.jsonl': its name is not UTF-8"),
         (lambda _: {"NAME": ""}, "no name: make start"),
         (
             lambda _: {"NAME": "big"},
@@ -295,6 +309,19 @@ def test_a_second_start_says_who_holds_the_first(
     error = capsys.readouterr().err
     assert f'make start is already being run here by {{"pid": {os.getpid()}' in error
     assert error.count("\n") == 1 and not (desk / "profiles/mine.yaml").exists()
+
+
+def test_a_tilde_is_the_users_own_folder(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shells other than bash leave it to the program; the items of EVALUATION were not found."""
+    monkeypatch.setenv("HOME", str(desk))
+    (desk / "items.jsonl").write_text(
+        '{"id": "1", "context": "a b", "question": "b?", "answers": ["a"]}\n'
+    )
+    asked = {"CORPUS": "~/docs here", "NAME": "mine", "EVALUATION": "~/items.jsonl"}
+    assert _start(monkeypatch, **asked) == 0, capsys.readouterr().err
+    assert _params(desk, "mine").evaluate.items == str(desk / "items.jsonl")
 
 
 @pytest.mark.parametrize("name", ["contracts-2", "true", "1e5", "Q4.reports"])

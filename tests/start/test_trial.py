@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
-from tasks.core.files import write_json
+import pyarrow as pa
+import pytest
+
+from tasks.core.files import choose, write_json
+from tasks.core.overlay import overlay
 from tasks.core.params import parse_params
+from tasks.core.parquet import read_table
 from tasks.core.yaml_file import read_yaml
 from tasks.start import trial as trials
 from tasks.start.apart import Measured
 from tasks.start.forecast import Range
-from tasks.start.minutes import _tests
+from tasks.start.launch import Early
+from tasks.start.minutes import _tests, count_steps, forecast_minutes, limit_kept
 from tasks.start.plan import _rests_on, _tell_languages
-from tasks.start.trial import TESTS, Trial
-from tests.conftest import ROOT
+from tasks.start.trial import TESTS, Trial, try_constructed, try_generated
+from tests.conftest import ROOT, passage_table
 
 _GENERATED = Measured(30.0, 900.0, ((10.0, 0), (30.0, 32)), 128)
 
@@ -49,6 +56,80 @@ def test_the_run_tests_its_reader_on_more_rows() -> None:
     assert _tests(TESTS, 120, 1.0) == Range(TESTS, 120), "the trial takes no more of them"
     assert _tests(2 * TESTS, 120, 40.0) == Range(2 * TESTS, 240), "of two task types"
     assert _tests(12, 12, 40.0) == Range(12, 12)
+
+
+@pytest.mark.parametrize("source", ["bonito", "constructed"])
+@pytest.mark.parametrize(("most", "tried"), [(5, 5), (0, 20)])
+def test_a_trial_has_no_more_passages_than_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, most: int, tried: int
+) -> None:
+    """Rows of 32 passages were forecast for a run on five of them."""
+    values = overlay(read_yaml(ROOT / "params.yaml"), {"generate": {"max_passages": most}})
+    params = parse_params(values, "params.yaml")
+    seen: list[pa.Table] = []
+
+    class Drawn(Exception):
+        pass
+
+    def note(stage: str, folder: Path, *_: object, **__: object) -> None:
+        seen.append(read_table(folder / "passages.parquet"))
+        raise Drawn
+
+    monkeypatch.setattr(trials, "run_apart", note)
+    whole = passage_table(20)
+    told = params, values, whole, tmp_path, lambda *_: None
+    with pytest.raises(Drawn):
+        if source == "constructed":
+            try_constructed(*told)
+        else:
+            try_generated(*told, Early((), tmp_path), 0.0)
+    ids = whole["passage_id"].to_pylist()
+    chosen = {
+        ids[place] for place in choose(ids, most, params.generate.seed, "passage").to_pylist()
+    }
+    assert {*seen[0]["passage_id"].to_pylist()} == chosen and len(chosen) == tried
+
+
+def test_limits_on_rows_limit_the_forecast() -> None:
+    """With ``validate.max_rows`` verify keeps no more, and asks its reader about no more; of claims
+    ``supervise.max_rows`` are kept.
+    """
+    values, limit = read_yaml(ROOT / "params.yaml"), {"validate": {"max_rows": 200}}
+    free, few = (parse_params(overlay(values, more), "params.yaml") for more in ({}, limit))
+    verify = Measured(60.0, 900.0, ((10.0, 0), (60.0, 50)), 50)
+    measured = {"generate": _GENERATED, "verify": verify}
+    trial, kept = (
+        Trial(32, {}, measured, 128, 100),
+        {"nli": Range(300, 500), "all": Range(300, 500)},
+    )
+    assert limit_kept(free, trial, kept, 10.0) == kept
+    assert limit_kept(few, trial, kept, 10.0)["all"] == Range(60, 100), "a fifth of 1,000"
+    assert limit_kept(few, trial, kept, 1.0) == kept, "validate has 100"
+    found = SimpleNamespace(seconds=10.0, times=1.0)
+    minutes = [
+        forecast_minutes(params, found, trial, 10.0, Range(300, 500), 0)["verify"].high
+        for params in (free, few)
+    ]
+    assert minutes[1] < minutes[0] / 3
+    ruled = {"supervise": {"source": "constructed", "max_rows": 40}}
+    rules = parse_params(overlay(values, ruled), "params.yaml")
+    assert limit_kept(rules, Trial(32, {}, {}), kept, 10.0)["nli"] == Range(40, 40)
+
+
+def test_a_budget_of_tokens_decides_the_steps(tmp_path: Path) -> None:
+    """With ``finetune.max_tokens`` the epochs decide nothing."""
+    values = {"finetune": {"max_tokens": 60_000, "max_steps": 0}}
+    params = parse_params(overlay(read_yaml(ROOT / "params.yaml"), values), "params.yaml")
+    write_json(tmp_path / "finetune/summary.json", {"tokens": 3000, "steps": 2})
+    tokens = trials.tokens_a_step(tmp_path)
+    assert tokens == 1500 and trials.tokens_a_step(tmp_path / "none") == 0
+    few, many = (Trial(32, {}, {}, step_tokens=tokens), Range(30, 40)), Range(3000, 4000)
+    assert count_steps(params.finetune, *few) == Range(36, 44)
+    assert count_steps(params.finetune, few[0], many) == Range(36, 44)
+    short = params.finetune.model_copy(update={"max_steps": 10})
+    assert count_steps(short, *few) == Range(10, 10)
+    free = params.finetune.model_copy(update={"max_tokens": 0, "epochs": 2.0, "batch_rows": 10})
+    assert count_steps(free, *few) == Range(6, 8)
 
 
 def test_only_a_failed_test_leaves_a_doubt(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ async function start() {
   $("card").replaceChildren(make("div", { class: "id" }, make("span", { class: "mono" }, state.model),
     make("span", {}, `passages of the last run of ${state.profile}`)));
   const field = make("input", {
-    id: "question", "aria-label": "question", maxlength: 2000, autocomplete: "off",
+    id: "question", "aria-label": "question", maxlength: 2000, autocomplete: "off", dir: "auto",
     placeholder: "a question, in words of the documents; Enter asks",
-    onkeydown: (event) => { if (event.key === "Enter") send(); },
+    onkeydown: (event) => { if (event.key === "Enter" && !event.isComposing) send(); },
   });
   $("actions").replaceChildren(field, make("p", {}), make("div", { class: "buttons" },
     button("ask", "Enter", send, { id: "send" })));

@@ -47,11 +47,12 @@ export function tile(name, value, note = "") {
     make("span", { class: "soft" }, note));
 }
 
-// Return pairs of name and content as a list; empty contents are left out.
+// Return pairs of name and content as a list; empty contents are left out. A text runs as its
+// first letter does: from the right in Hebrew or Arabic.
 export function parts(pairs) {
   const shown = pairs.filter(([, content]) => content !== "" && content !== null);
   return make("dl", { class: "parts" }, shown.flatMap(([name, content, main]) => [
-    make("dt", {}, name), make("dd", { class: main ? "main" : "" }, content)]));
+    make("dt", {}, name), make("dd", { class: main ? "main" : "", dir: "auto" }, content)]));
 }
 
 // Return a text with every occurrence of another one marked.
@@ -66,12 +67,14 @@ export function button(name, key, action, properties = {}) {
     key ? make("kbd", {}, key) : "");
 }
 
-// Call the action of a pressed key, unless a person is typing. Escape leaves a field.
+// Call the action of a pressed key, unless a person is typing. Escape leaves a field. A held key
+// decides once: the system repeats it, and nobody has read what comes next.
 export function listen(actions) {
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("input, textarea, select");
     if (typing && event.key === "Escape") event.target.blur();
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat && !event.key.startsWith("Arrow")) return;
     if (event.target.matches("button") && (event.key === "Enter" || event.key === " ")) return;
     const action = actions[event.key];
     if (!action) return;

@@ -49,7 +49,7 @@ const first = () => document.querySelector("#card textarea, #card button");
 
 function form(written) {
   const area = (id, name, value) => {
-    const box = make("textarea", { id, rows: 2, maxlength: 5000, onkeydown: leave });
+    const box = make("textarea", { id, rows: 2, maxlength: 5000, dir: "auto", onkeydown: leave });
     box.value = value;
     return [make("label", { for: id }, name), box];
   };
@@ -60,10 +60,13 @@ function form(written) {
     return [...fields, ...area("answers", "answers, one a line, copied from the passage",
       written ? draft.answers.join("\n") : "")];
   }
-  const label = written ? draft.label : state.scarcest;
-  const buttons = names.map((name, number) => button(name, String(number + 1), () => mark(name), {
-    "data-label": name, "aria-pressed": String(name === label) }));
-  return [...fields, make("label", {}, "label"), make("div", { class: "buttons" }, buttons)];
+  // Of what a person writes nobody but that person knows the label.
+  const label = written ? draft.label : "";
+  const buttons = names.map((name, number) =>
+    button(name, number < 9 ? String(number + 1) : "", () => mark(name), {
+      "data-label": name, "aria-pressed": String(name === label) }));
+  return [...fields, make("div", { class: "caption" }, "label"),
+    make("div", { class: "buttons", role: "group", "aria-label": "label" }, buttons)];
 }
 
 function mark(label) {

@@ -31,7 +31,7 @@ function show() {
   showProgress();
   $("card").replaceChildren(...card(row()));
   const reason = make("input", {
-    id: "reason", "aria-label": "reason", maxlength: 2000, autocomplete: "off",
+    id: "reason", "aria-label": "reason", maxlength: 2000, autocomplete: "off", dir: "auto",
     placeholder: "reason, for wrong and unclear; Enter saves", onkeydown: enter,
   });
   reason.value = verdict ? verdict.reason : "";
