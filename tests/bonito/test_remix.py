@@ -217,6 +217,18 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
     assert {entry["reason"] for entry in rows_of("rejects")} == set(reasons) - {"duplicate_row"}
 
 
+@pytest.mark.parametrize("ask", ["{{ question }}", "{{ question | trim }}"])
+def test_null_is_no_text(home: Path, ask: str) -> None:
+    """Jinja prints null as None: a row's passage or response was that word."""
+    rows = [row(1), row(3) | {"question": None}, row(5) | {"text": None}]
+    Path("nulls.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    write_templates({"ask": (f"Ask about: {{{{ text }}}} ||| {ask}", "", "question generation")})
+    write_sources({"dataset": "toy", "path": "nulls.jsonl"})
+    assert remix() == 0
+    assert [entry["response"] for entry in rows_of("train")] == ["Why was harbour 1 closed?"]
+    assert summary()["dropped"] == {"empty_response": 1, "empty_context": 1}
+
+
 @pytest.mark.parametrize(
     ("jinja", "choices", "task_type", "said"),
     [
