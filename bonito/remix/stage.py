@@ -123,11 +123,12 @@ class Remixer:
             yield len(jobs)
 
     def usable(self, dataset: AnnotatedDataset, draw: Draw) -> list[int]:
-        """Try the dataset's templates on its first rows; return the indices of the usable ones.
+        """Try the dataset's templates on a sample of its rows; return the indices of the usable
+        ones.
 
         Raises :class:`PipelineError` at a faulty template, unless those are to be skipped.
         """
-        trial = [row for _, row in islice(draw, self.params.trial_rows)]
+        trial = draw.sample(self.params.trial_rows)
         mine = [
             index
             for index, template in enumerate(self.templates)

@@ -280,6 +280,20 @@ def test_a_bad_template_stops_the_run_or_is_left_out(
     assert "toy: odd one" in Path("out/CARD.md").read_text()
 
 
+@pytest.mark.parametrize("labels", [(0, 1), (1, 0)])
+def test_a_template_for_some_rows_is_tried_on_rows_of_every_part(
+    home: Path, labels: tuple[int, int]
+) -> None:
+    """Sorted by label, the first rows all gave no example: the run stopped, or skipped it."""
+    rows = [row(number) | {"label": labels[number // 100]} for number in range(200)]
+    Path("sorted.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    some = "{% if label == 1 %}{{ text }} Why? ||| {{ question }}{% endif %}"
+    write_templates({"some": (some, "", "question generation"), "ask": TEMPLATES["ask"]})
+    write_sources({"dataset": "toy", "path": "sorted.jsonl"})
+    assert remix() == 0
+    assert {entry["template"] for entry in rows_of("train")} == {"some", "ask"}
+
+
 def test_a_fault_on_a_later_row_names_template_and_row(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
