@@ -167,8 +167,10 @@ def test_long_rows_are_left_out_not_cut(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     rows = _rows(8).to_pylist()
     prompt = generator_prompt(tokenizer, rows[0]["context"], rows[0]["task_type"])
-    kept, dropped = build_examples(rows, tokenizer, len(prompt), 4096)
-    assert len(kept) + dropped["input_too_long"] == 8 and 0 < len(kept) < 8
+    built = build_examples(rows, tokenizer, len(prompt), 4096)
+    kept = built.examples
+    assert len(kept) + built.dropped["input_too_long"] == 8 and 0 < len(kept) < 8
+    assert [rows[place]["context"] for place in built.places] == [rows[0]["context"]] * len(kept)
     assert kept[0].prompt == prompt and kept[0].response[-1] == tokenizer.eos_token_id
 
 
@@ -236,6 +238,21 @@ def test_a_generator_goes_on_from_another(
         in capsys.readouterr().err
     )
     assert not (tmp_path / "out/third").exists()
+
+
+def test_the_provenance_counts_the_rows_that_were_trained_on(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that were drawn: a step of four of 24 rows was told as the training on 24."""
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(_rows(24), tmp_path / "rows.parquet")
+    settings = [f"finetune.model={tiny_model}", "finetune.mixture={}", "finetune.balance=[]"]
+    settings += ["finetune.batch_rows=4", "finetune.micro_batch_rows=4", "finetune.max_steps=1"]
+    settings += ["finetune.precision=float32", "finetune.max_prompt_tokens=800"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merge_settings("embedded", settings)))
+    assert main(["--params", "params.yaml", "--rows", "rows.parquet", "--out", "out"]) == 0
+    told = read_json(tmp_path / "out/provenance.json")
+    assert told["rows"] == 4 == sum(told["rows_by_type_and_dataset"].values())
 
 
 def test_rows_of_which_none_can_be_trained_on_are_told_with_their_reasons(
