@@ -179,6 +179,31 @@ def test_a_mixture_names_known_task_types() -> None:
         _settings(mixture={"exq/squad": 3})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"balance": ["sentimant"]}, "unknown task type 'sentimant' .*did you mean 'sentiment'"),
+        (
+            {"mixture": {"wsd": 3, "word sense disambiguation": 5}},
+            "names a type twice: wsd",
+        ),
+    ],
+)
+def test_a_name_that_would_change_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
+    """A misspelt type to balance was taken for one without rows, the first of two numbers lost."""
+    with pytest.raises(PipelineError, match=said):
+        _settings(**changes)
+
+
+def test_a_type_to_balance_may_have_its_full_name() -> None:
+    settings = overlay(
+        read_yaml(ROOT / "bonito/params.yaml"),
+        {"finetune": {"balance": ["natural language inference"]}},
+    )
+    params: GeneratorParams = parse_params(settings, "bonito", GeneratorParams)
+    assert params.finetune is not None and params.finetune.balance == ("nli",)
+
+
 def test_a_generator_goes_on_from_another(
     tmp_path: Path,
     tiny_model: Path,

@@ -389,6 +389,7 @@ def test_a_hub_dataset_that_cannot_be_read_is_named(
     [
         ({"weights": {"sentimant": 1.0}}, "did you mean 'sentiment'"),
         ({"caps": {"sentiment": -1}}, "must be at least 0"),
+        ({"caps": {"qg": 5, "question generation": 50}}, "names a type twice: qg"),
         ({"max_rows": 3}, "unknown key"),
     ],
 )
