@@ -49,9 +49,10 @@ def finetune(stage: Stage) -> None:
     built = build_examples(rows, tokenizer, params.max_prompt_tokens, params.max_response_tokens)
     examples = built.examples
     if not examples:
+        why = format_reasons(dropped + built.dropped)
         raise PipelineError(
-            f"no row of {path} can be trained on ({format_reasons(dropped + built.dropped)}): raise "
-            "finetune.max_prompt_tokens or max_response_tokens, or change the remix"
+            f"no row of {path} can be trained on ({why}): raise finetune.max_prompt_tokens or "
+            "max_response_tokens, or change the remix"
         )
     key = training_key(params, examples, began)
     on_step = report_steps(stage.progress(0, "steps"))
