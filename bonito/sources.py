@@ -25,7 +25,7 @@ class AnnotatedDataset(Section):
     licence: str = "not stated"
     split: str = Field(default="train", description="the split the paper used")
     leave_out: tuple[str, ...] = Field(
-        default=(), description="known templates without a task type, to leave out"
+        default=(), description="templates to leave out, such as those without a task type"
     )
 
     @property
@@ -128,14 +128,15 @@ def read_sources(
 
 def _map_columns(row: Row, source: RowSource, number: int) -> Row:
     where = f"row {number} of {source.path or source.hub} ({source_name(*source.key)})"
-    row = {**source.constants, **row}
+    given = {**source.constants, **row}
+    row = dict(given)
     for wanted, column in source.columns.items():
-        if column not in row:
+        if column not in given:
             raise PipelineError(
                 f"{where} lacks the column {column!r}, which 'columns' names"
-                f"{did_you_mean(column, row)}"
+                f"{did_you_mean(column, given)}"
             )
-        row[wanted] = row[column]
+        row[wanted] = given[column]  # not row[column]: two columns may swap their names
     for column, names in source.labels.items():
         if row.get(column) not in names:
             raise PipelineError(

@@ -86,7 +86,7 @@ def draw_mixture(
     batches: Iterable[pa.Table], params: GeneratorFinetune
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Draw the mixture from the remixed rows and shuffle it, both by hash; the other rows count as
-    ``not_in_mixture``.
+    ``context_too_long`` or ``not_in_mixture``.
 
     An empty mixture takes all rows. A key is a task type or ``task type/dataset``; rows of the
     latter are not drawn for the type. The batches are read twice, the second time for the rows that
@@ -97,8 +97,9 @@ def draw_mixture(
     if params.mixture:
         missing = [name for name in params.mixture if name not in groups]
         if missing:
+            short = " whose passage is not too long" if params.max_context_chars else ""
             raise PipelineError(
-                f"finetune.mixture asks for {missing[0]!r}, of which there are no rows: "
+                f"the mixture asks for {missing[0]!r}, of which there are no rows{short}: "
                 "see the card of the remix"
             )
         groups = {
@@ -112,7 +113,9 @@ def draw_mixture(
         (rows[index] for index in np.searchsorted(places, chosen)),
         key=lambda row: row_seed(params.seed, "order", row["row_id"]),
     )
-    return drawn, Counter({"not_in_mixture": len(keys.seeds) - len(drawn)})
+    too_long = int(np.count_nonzero(keys.groups < 0))
+    not_drawn = len(keys.seeds) - too_long - len(drawn)
+    return drawn, Counter({"context_too_long": too_long, "not_in_mixture": not_drawn})
 
 
 @dataclass(frozen=True)

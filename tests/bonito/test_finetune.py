@@ -70,6 +70,13 @@ def test_every_row_is_drawn_or_counted() -> None:
     )
 
 
+def test_rows_with_long_passages_have_their_own_reason() -> None:
+    chosen, dropped = draw_mixture(
+        [_rows(80)], _settings(mixture={"exqa": 10}, balance=(), max_context_chars=40)
+    )
+    assert len(chosen) == 10 and dropped == {"context_too_long": 20, "not_in_mixture": 50}
+
+
 def test_balance_is_over_templates_and_their_responses() -> None:
     """A hundred true or false from two templates and forty yes or no from eight: each wording is
     drawn as often as any other.

@@ -364,6 +364,41 @@ def test_columns_labels_and_constants_are_mapped(home: Path) -> None:
     assert [entry["response"] for entry in rows_of("train")] == ["good", "bad"]
 
 
+def test_two_columns_may_swap_their_names(home: Path) -> None:
+    """The second took what the first had just put there."""
+    Path("swapped.jsonl").write_text(
+        json.dumps({"text": "Which harbour?", "question": "A harbour."})
+    )
+    columns = {"text": "question", "question": "text"}
+    write_sources({"dataset": "toy", "path": "swapped.jsonl", "columns": columns})
+    write_templates({"ask": TEMPLATES["ask"]})
+    assert remix() == 0
+    (entry,) = rows_of("train")
+    assert (entry["context"], entry["response"]) == ("A harbour.", "Which harbour?")
+
+
+def test_a_template_that_the_datasets_file_leaves_out_is_not_used(home: Path) -> None:
+    """Even if a table gives it a task type: that of the paper has 323."""
+    dataset = {"dataset": "toy", "passage": "{{ text }}", "leave_out": ["ask"]}
+    Path("datasets.yaml").write_text(yaml.safe_dump({"datasets": [dataset]}))
+    assert remix() == 0
+    assert {entry["template"] for entry in rows_of("train")} == {"what is it", "write"}
+    assert "| toy: ask | left_out |" in Path("out/CARD.md").read_text()
+
+
+def test_nothing_remixed_is_no_success(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remix(max_context_chars=3) == 2
+    assert "none of 200 rows gave an example (200 context_too_long)" in capsys.readouterr().err
+    Path("templates/toy").rename("templates/toys")
+    assert remix(unusable_templates="skip") == 2
+    assert "the templates folder has no templates of toy" in capsys.readouterr().err
+    Path("rows.parquet").unlink()
+    Path("none.jsonl").write_text("")
+    write_sources({"dataset": "toy", "path": "none.jsonl"})
+    assert remix() == 2
+    assert "sources.yaml: toy has no rows" in capsys.readouterr().err
+
+
 def test_hub_and_local_rows_mix(home: Path) -> None:
     hub = home / "hub"
     hub.mkdir()
