@@ -109,6 +109,12 @@ def load_sources(
             )
         if bool(source.path) == bool(source.hub):
             raise PipelineError(f"{path}: {source_name(*source.key)} needs either 'path' or 'hub'")
+        of_hub = [name for name in ("hub_config", "split", "revision") if getattr(source, name)]
+        if source.path and of_hub:
+            raise PipelineError(
+                f"{path}: {source_name(*source.key)}: {of_hub[0]!r} goes with 'hub'; all rows at "
+                "'path' are read"
+            )
         grouped.setdefault(source.key, []).append(source)
     return grouped
 

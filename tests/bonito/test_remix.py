@@ -320,6 +320,10 @@ def test_a_fault_on_a_later_row_names_template_and_row(
             "no passage is known for 'toys' (did you mean 'toy'?)",
         ),
         ({"dataset": "toy"}, "needs either 'path' or 'hub'"),
+        (
+            {"dataset": "toy", "path": "rows.parquet", "split": "train"},
+            "toy: 'split' goes with 'hub'; all rows at 'path' are read",
+        ),
         ({"dataset": "toy", "path": "gone.jsonl"}, "no rows at"),
         (
             {"dataset": "toy", "path": "rows.parquet", "colums": {}},
