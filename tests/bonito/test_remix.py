@@ -200,6 +200,7 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
         row(7),
         row(9) | {"question": ""},
         row(11) | {"question": "{{context}}"},
+        row(13) | {"question": "Why {{ context }}?"},
     ]
     Path("odd.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     write_templates({"ask": TEMPLATES["ask"]})
@@ -211,9 +212,9 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
         "empty_context": 1,
         "context_too_long": 1,
         "empty_response": 1,
-        "placeholder_in_row": 1,
+        "placeholder_in_row": 2,
     }
-    assert (found["rows_in"], found["rows_kept"], found["dropped"]) == (7, 2, reasons)
+    assert (found["rows_in"], found["rows_kept"], found["dropped"]) == (8, 2, reasons)
     assert {entry["reason"] for entry in rows_of("rejects")} == set(reasons) - {"duplicate_row"}
 
 
@@ -347,6 +348,20 @@ def test_a_bad_source_is_named(
     write_sources(source)
     assert remix() == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_option_may_hold_the_mark_between_the_options(home: Path) -> None:
+    """It split the instruction, and the row was lost."""
+    options = {"first": "a ||| b", "second": "c", "label": 0}
+    Path("odd.jsonl").write_text(json.dumps(row(1) | options))
+    ask = "{{ text }} {{ answer_choices[0] }} or {{ answer_choices[1] }}? ||| "
+    write_templates(
+        {"ask": (ask + "{{ answer_choices[label] }}", "{{ first }} ||| {{ second }}", "mcqa")}
+    )
+    write_sources({"dataset": "toy", "path": "odd.jsonl"})
+    assert remix() == 0
+    (entry,) = rows_of("train")
+    assert entry["instruction"] == "{{context}} a ||| b or c?" and entry["response"] == "a ||| b"
 
 
 def test_columns_labels_and_constants_are_mapped(home: Path) -> None:
