@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -20,6 +22,32 @@ from tasks.core.sections.base import (
 )
 from tasks.core.sections.finetune import Finetune
 from tasks.core.task_types import task_type
+
+
+def short_types(names: Iterable[str]) -> tuple[str, ...]:
+    """Return task types by their short names. One that is unknown or named twice is a ValueError:
+    under both of its names, too.
+    """
+    try:
+        short = tuple(task_type(name) for name in names)
+    except PipelineError as error:
+        raise ValueError(str(error)) from error
+    _refuse_twice(short)
+    return short
+
+
+def short_groups(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of the form task type or task type/dataset with the type's short name."""
+    parts = [name.partition("/") for name in names]
+    short = tuple(short_types([kind])[0] + slash + dataset for kind, slash, dataset in parts)
+    _refuse_twice(short)
+    return short
+
+
+def _refuse_twice(short: tuple[str, ...]) -> None:
+    twice = sorted(name for name, count in Counter(short).items() if count > 1)
+    if twice:
+        raise ValueError(f"names a type twice: {', '.join(twice)}")
 
 
 class Remix(Section):
@@ -70,10 +98,7 @@ class Remix(Section):
     @field_validator("weights", "caps")
     @classmethod
     def _by_task_type(cls, values: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {task_type(name): value for name, value in values.items()}
-        except PipelineError as error:
-            raise ValueError(str(error)) from error
+        return dict(zip(short_types(values), values.values(), strict=True))
 
 
 class GeneratorFinetune(Finetune):
@@ -94,13 +119,12 @@ class GeneratorFinetune(Finetune):
     @field_validator("mixture")
     @classmethod
     def _known(cls, values: dict[str, int]) -> dict[str, int]:
-        try:
-            return {
-                "/".join([task_type(name.partition("/")[0]), *name.split("/")[1:]]): count
-                for name, count in values.items()
-            }
-        except PipelineError as error:
-            raise ValueError(str(error)) from error
+        return dict(zip(short_groups(values), values.values(), strict=True))
+
+    @field_validator("balance")
+    @classmethod
+    def _balanced(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return short_types(values)
 
 
 class GeneratorEvaluate(Section):

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from bonito.params import GeneratorParams
-from tasks.core.files import write_text
+from tasks.core.files import sha256_file, sha256_folder, write_text
 from tasks.core.overlay import profile_files, read_layers, split_settings
 from tasks.core.params import parse_params
 from tasks.core.stage import one_line_errors
@@ -51,13 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_settings(values: dict[str, Any], path: Path) -> None:
     """Write the values to a file, and each section to a file of its own beside it.
 
-    DVC runs a stage again when the file of its section changes.
+    DVC runs a stage again when the file of its section changes. That file has the digests of the
+    files that the section names, since ``bonito/dvc.yaml`` cannot name them.
     """
-    sections = {path.with_suffix("") / f"{name}.yaml": values[name] for name in values}
-    for file, part in {path: values, **sections}.items():
-        text = yaml.safe_dump(part, sort_keys=False, allow_unicode=True)
+    texts = {path: _dump(values)} | {
+        path.with_suffix("") / f"{name}.yaml": _dump(section) + _digests(section or {})
+        for name, section in values.items()
+    }
+    for file, text in texts.items():
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             write_text(file, text)
+
+
+def _dump(part: Any) -> str:
+    return yaml.safe_dump(part, sort_keys=False, allow_unicode=True)
+
+
+def _digests(section: dict[str, Any]) -> str:
+    """Return a comment with the digest of each file, or adapter's folder, that a section names."""
+    files = [*section.get("datasets", []), *section.get("task_types", []), section.get("start")]
+    return "".join(f"# {file}: {_digest(Path(file))}\n" for file in files if file)
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        return sha256_folder(path)
+    return sha256_file(path) if path.is_file() else "missing"
 
 
 def merge_settings(profile: str, settings: Sequence[str]) -> dict[str, Any]:

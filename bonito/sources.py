@@ -25,7 +25,7 @@ class AnnotatedDataset(Section):
     licence: str = "not stated"
     split: str = Field(default="train", description="the split the paper used")
     leave_out: tuple[str, ...] = Field(
-        default=(), description="known templates without a task type, to leave out"
+        default=(), description="templates to leave out, such as those without a task type"
     )
 
     @property
@@ -109,6 +109,12 @@ def load_sources(
             )
         if bool(source.path) == bool(source.hub):
             raise PipelineError(f"{path}: {source_name(*source.key)} needs either 'path' or 'hub'")
+        of_hub = [name for name in ("hub_config", "split", "revision") if getattr(source, name)]
+        if source.path and of_hub:
+            raise PipelineError(
+                f"{path}: {source_name(*source.key)}: {of_hub[0]!r} goes with 'hub'; all rows at "
+                "'path' are read"
+            )
         grouped.setdefault(source.key, []).append(source)
     return grouped
 
@@ -128,14 +134,15 @@ def read_sources(
 
 def _map_columns(row: Row, source: RowSource, number: int) -> Row:
     where = f"row {number} of {source.path or source.hub} ({source_name(*source.key)})"
-    row = {**source.constants, **row}
+    given = {**source.constants, **row}
+    row = dict(given)
     for wanted, column in source.columns.items():
-        if column not in row:
+        if column not in given:
             raise PipelineError(
                 f"{where} lacks the column {column!r}, which 'columns' names"
-                f"{did_you_mean(column, row)}"
+                f"{did_you_mean(column, given)}"
             )
-        row[wanted] = row[column]
+        row[wanted] = given[column]  # not row[column]: two columns may swap their names
     for column, names in source.labels.items():
         if row.get(column) not in names:
             raise PipelineError(

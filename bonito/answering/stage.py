@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from bonito.finetune.stage import draw_mixture
-from bonito.params import GeneratorFinetune
+from bonito.params import GeneratorFinetune, short_groups, short_types
 from tasks.claims.claims import Premise
 from tasks.claims.construct import construct
 from tasks.claims.patterns import load_patterns
@@ -70,7 +70,12 @@ class Answering(Section):
     @field_validator("mixture")
     @classmethod
     def _known(cls, values: dict[str, int]) -> dict[str, int]:
-        return GeneratorFinetune._known(values)
+        return dict(zip(short_groups(values), values.values(), strict=True))
+
+    @field_validator("balance")
+    @classmethod
+    def _balanced(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return short_types(values)
 
 
 class Params(Section):

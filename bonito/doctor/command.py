@@ -30,6 +30,7 @@ from bonito.templating.diagnosis import LEFT_OUT, Finding, diagnose, find_absent
 from bonito.templating.render import OK
 from bonito.templating.templates import PromptTemplate, load_task_types, load_templates, source_name
 from bonito.templating.workers import Renderers, RenderLimits
+from tasks.core.errors import PipelineError
 from tasks.core.files import staged_folder, write_json
 from tasks.core.page import Page, Tile, write_page
 from tasks.core.params import load_params
@@ -77,6 +78,8 @@ def examine(
     folder: Path, sources: Path | None, params: GeneratorParams, rows: int
 ) -> list[Finding]:
     """Diagnose every template below ``folder`` on at most ``rows`` rows a dataset."""
+    if rows < 1:
+        raise PipelineError(f"--rows must be at least 1, not {rows}")
     settings = params.remix
     datasets = load_datasets([Path(path) for path in settings.datasets])
     types = load_task_types([Path(path) for path in settings.task_types])

@@ -46,8 +46,9 @@ def render_scores(facts: Mapping[str, Any]) -> str:
         f"at most {settings['rows_per_type']} for a task type, temperature "
         f"{settings['temperature']}, top-p {settings['top_p']}; judge: "
         f"{settings['judge'] or 'none'}. Shares are of all rows, including those that could not be "
-        "parsed; answer in passage is of the parsed extractive rows; the loss is in nats for each "
-        "token of the human-made output.",
+        "parsed. But answer in passage is of the parsed extractive rows, judge agrees of the rows "
+        "that it judged, largest label of the labelled rows, and near-duplicates of the parsed "
+        "ones. The loss is in nats for each token of the human-made output.",
         "## Generated tasks",
         table(heads, _lines(facts["generated"])),
         "## Human-made tasks for the same passages",

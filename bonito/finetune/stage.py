@@ -23,7 +23,7 @@ from tasks.core.parquet import Batches, rows_at
 from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.lm.adapters import read_provenance, start_adapter
 from tasks.lm.checkpoints import checkpoints_of
-from tasks.lm.examples import Example, Examples, examples_trained, name_cut
+from tasks.lm.examples import Built, Example, Made, examples_trained, name_cut
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_training
 from tasks.lm.prompts import bonito_output, generator_prompt
@@ -46,13 +46,13 @@ def finetune(stage: Stage) -> None:
     tokenizer = load_tokenizer(params.model, params.revision)
     start = start_adapter(params, Path(params.start)) if params.start else None
     began = sha256_folder(start) if start else ""
-    examples, too_long = build_examples(
-        rows, tokenizer, params.max_prompt_tokens, params.max_response_tokens
-    )
+    built = build_examples(rows, tokenizer, params.max_prompt_tokens, params.max_response_tokens)
+    examples = built.examples
     if not examples:
+        why = format_reasons(dropped + built.dropped)
         raise PipelineError(
-            f"no row of {path} can be trained on ({format_reasons(dropped + too_long)}): raise "
-            "finetune.max_prompt_tokens or max_response_tokens, or change the remix"
+            f"no row of {path} can be trained on ({why}): raise finetune.max_prompt_tokens or "
+            "max_response_tokens, or change the remix"
         )
     key = training_key(params, examples, began)
     on_step = report_steps(stage.progress(0, "steps"))
@@ -62,15 +62,15 @@ def finetune(stage: Stage) -> None:
     with checkpoints_of(stage.work, key, kept, stage.afterwards) as checkpoints:
         trained = train(examples, params, pad_token, stage.out, checkpoints, on_step, start)
     write_text(stage.out / "loss.csv", trained.csv())
-    used = len(set(examples_trained(examples, params, trained.steps)))
-    left_over = Counter({name_cut(params): len(examples) - used})
-    counts = Counter((row["task_type"], row["dataset"]) for row in rows)
+    used = {built.places[index] for index in examples_trained(examples, params, trained.steps)}
+    left_over = Counter({name_cut(params): len(examples) - len(used)})
+    counts = Counter((rows[place]["task_type"], rows[place]["dataset"]) for place in used)
     facts = {
         "base": params.model,
         "start": began,
         "start_provenance": read_provenance(start) if start else {},
         "rows_sha256": sha256_file(path),
-        "rows": used,
+        "rows": len(used),
         "steps": trained.steps,
         "rows_by_type_and_dataset": {
             f"{kind}/{dataset}": count for (kind, dataset), count in sorted(counts.items())
@@ -78,15 +78,15 @@ def finetune(stage: Stage) -> None:
         "settings": params.model_dump(mode="json"),
     }
     write_json(stage.out / "provenance.json", facts)
-    left_out = dropped + too_long + left_over
-    stage.summary(len(remixed), used, dict(left_out), steps=trained.steps)
+    left_out = dropped + built.dropped + left_over
+    stage.summary(len(remixed), len(used), dict(left_out), steps=trained.steps)
 
 
 def draw_mixture(
     batches: Iterable[pa.Table], params: GeneratorFinetune
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Draw the mixture from the remixed rows and shuffle it, both by hash; the other rows count as
-    ``not_in_mixture``.
+    ``context_too_long`` or ``not_in_mixture``.
 
     An empty mixture takes all rows. A key is a task type or ``task type/dataset``; rows of the
     latter are not drawn for the type. The batches are read twice, the second time for the rows that
@@ -97,8 +97,9 @@ def draw_mixture(
     if params.mixture:
         missing = [name for name in params.mixture if name not in groups]
         if missing:
+            short = " whose passage is not too long" if params.max_context_chars else ""
             raise PipelineError(
-                f"finetune.mixture asks for {missing[0]!r}, of which there are no rows: "
+                f"the mixture asks for {missing[0]!r}, of which there are no rows{short}: "
                 "see the card of the remix"
             )
         groups = {
@@ -112,7 +113,9 @@ def draw_mixture(
         (rows[index] for index in np.searchsorted(places, chosen)),
         key=lambda row: row_seed(params.seed, "order", row["row_id"]),
     )
-    return drawn, Counter({"not_in_mixture": len(keys.seeds) - len(drawn)})
+    too_long = int(np.count_nonzero(keys.groups < 0))
+    not_drawn = len(keys.seeds) - too_long - len(drawn)
+    return drawn, Counter({"context_too_long": too_long, "not_in_mixture": not_drawn})
 
 
 @dataclass(frozen=True)
@@ -170,15 +173,14 @@ def _read_keys(batches: Iterable[pa.Table], params: GeneratorFinetune) -> _Keys:
 
 def build_examples(
     rows: list[dict[str, Any]], tokenizer: Any, max_input_tokens: int, max_output_tokens: int
-) -> tuple[Examples, Counter[str]]:
+) -> Built:
     """Return training examples in row order, and the number of dropped rows by reason.
 
     A row over either length is dropped, not cut: half a passage under a whole question would teach
     the generator to invent.
     """
-    kept = Examples()
-    dropped: Counter[str] = Counter()
-    for row in rows:
+    built = Built()
+    for place, row in enumerate(rows):
         prompt = generator_prompt(tokenizer, row["context"], row["task_type"])
         output = [
             *tokenizer.encode(
@@ -186,11 +188,14 @@ def build_examples(
             ),
             tokenizer.eos_token_id,
         ]
-        if len(prompt) > max_input_tokens or len(output) > max_output_tokens:
-            dropped["input_too_long" if len(prompt) > max_input_tokens else "output_too_long"] += 1
+        if len(prompt) > max_input_tokens:
+            made = Made([], "input_too_long")
+        elif len(output) > max_output_tokens:
+            made = Made([], "output_too_long")
         else:
-            kept.append(Example(prompt, output))
-    return kept, dropped
+            made = Made([Example(prompt, output)])
+        built.add(place, row, made)
+    return built
 
 
 def check_generator(stage: str, params: GeneratorParams) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from tasks.core.files import fingerprint
 
 Drawn = tuple[str, dict[str, Any]]
+#: Characters of a row's id. A waiting line begins with it: ``["<id>", {...}]``.
+_ID = 20
 
 
 class Draw:
@@ -45,10 +47,21 @@ class Draw:
         return len(self._drawn)
 
     def __iter__(self) -> Iterator[Drawn]:
+        return self._find(self._drawn)
+
+    def sample(self, count: int) -> list[dict[str, Any]]:
+        """Return ``count`` drawn rows, or all if there are fewer: those with the smallest ids.
+
+        Ids are hashes: the sample is fair where the rows are sorted, and knows no order either.
+        """
+        found = self._find(set(heapq.nsmallest(count, self._drawn)))
+        return [row for _, row in sorted(found, key=lambda drawn: drawn[0])]
+
+    def _find(self, wanted: set[str]) -> Iterator[Drawn]:
         with self._spill.open(encoding="utf-8") as lines:
             for line in lines:
-                row_id, row = json.loads(line)
-                if row_id in self._drawn:
+                if line[2 : 2 + _ID] in wanted:
+                    row_id, row = json.loads(line)
                     yield row_id, row
 
     def _read(
@@ -60,7 +73,7 @@ class Draw:
             for row in rows:
                 self.seen += 1
                 content = json.dumps(row, ensure_ascii=False, sort_keys=True, default=str)
-                row_id = fingerprint(*key, content)[:20]
+                row_id = fingerprint(*key, content)[:_ID]
                 number = -int(fingerprint(seed, row_id)[:16], 16) if most else 0
                 if row_id in drawn:
                     self.dropped["duplicate_row"] += 1

@@ -27,7 +27,7 @@ from bonito.templating.templates import PromptTemplate, load_task_types, load_te
 from bonito.templating.workers import Renderers, RenderJob, RenderLimits
 from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed, sha256_folder
-from tasks.core.stage import Stage, run_stage
+from tasks.core.stage import Stage, format_reasons, run_stage
 
 #: Rows that are sent to a worker together. The result does not depend on it.
 _BATCH = 64
@@ -73,11 +73,18 @@ def remix_datasets(stage: Stage) -> None:
                 params.seed,
                 stage.work / "draw.jsonl",
             )
+            if not draw.seen:
+                raise PipelineError(f"{stage.path('sources')}: {source_name(*key)} has no rows")
             progress.total += len(draw)
             for done in remixer.remix(datasets[key], draw):
                 progress.advance(done, dataset=source_name(*key))
         kept = output.finish(stage.out, tally.dropped)
     (stage.work / "draw.jsonl").unlink(missing_ok=True)
+    if not kept["train_rows"] + kept["held_out_rows"]:
+        raise PipelineError(
+            f"none of {tally.rows_in} rows gave an example ({format_reasons(tally.dropped)}): see "
+            "the template doctor"
+        )
     facts = {
         **kept,
         "templates": [
@@ -123,16 +130,22 @@ class Remixer:
             yield len(jobs)
 
     def usable(self, dataset: AnnotatedDataset, draw: Draw) -> list[int]:
-        """Try the dataset's templates on its first rows; return the indices of the usable ones.
+        """Try the dataset's templates on a sample of its rows; return the indices of the usable
+        ones.
 
         Raises :class:`PipelineError` at a faulty template, unless those are to be skipped.
         """
-        trial = [row for _, row in islice(draw, self.params.trial_rows)]
+        trial = draw.sample(self.params.trial_rows)
         mine = [
             index
             for index, template in enumerate(self.templates)
             if template.key[:2] == dataset.key
         ]
+        if not mine:
+            raise PipelineError(
+                f"the templates folder has no templates of {source_name(*dataset.key)}: add them "
+                "(promptsource's: docs/generator.md), or remove it from the sources"
+            )
         findings = (
             diagnose(self.templates, {dataset.key: dataset}, {dataset.key: trial}, self.renderers)
             if trial

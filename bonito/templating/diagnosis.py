@@ -131,15 +131,11 @@ def _finding(
             "no_dataset",
             f"no passage is known for {source_name(*template.key[:2])}: add it to a datasets file",
         )
+    if template.name in dataset.leave_out:
+        return Finding(template, "left_out", "the datasets file leaves it out")
     converted, *rendered = outcomes
-    if converted.status != OK and not (
-        converted.status == "part" and template.name in dataset.leave_out
-    ):
+    if converted.status != OK:
         return Finding(template, converted.status, converted.detail)
-    if not template.task_type and template.name in dataset.leave_out:
-        return Finding(
-            template, "left_out", "it has no task type, and the datasets file leaves it out"
-        )
     if not template.task_type:
         return Finding(
             template,

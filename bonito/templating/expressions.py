@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import nodes
+
+#: What a variable holds: the passage, its pieces, perhaps a part of it, or something else.
+Held = Literal["whole", "pieces", "part", "else"]
 
 #: Filters and methods that keep the whole passage, in another case or with other spaces.
 _WHOLE_FILTERS = frozenset(
@@ -27,13 +30,13 @@ class PassageExpression:
     def __init__(self, passage: nodes.Template) -> None:
         self._sequence = _printed(passage)
         self._root = _root(passage)
-        self._whole: set[str] = set()
-        self._pieces: set[str] = set()
-        self._parts: set[str] = set()
+        #: What the variables that the template sets hold; a column of that name is hidden by it.
+        self._held: dict[str, Held] = {}
 
     def width(self, row: list[nodes.Expr]) -> int:
         """Return how many of the first expressions of ``row`` together print the passage, or 0."""
-        if self._sequence and row[: len(self._sequence)] == self._sequence:
+        found = bool(self._sequence) and row[: len(self._sequence)] == self._sequence
+        if found and not any(_names(node) & set(self._held) for node in self._sequence):
             return len(self._sequence)
         if (
             len(row) > 1
@@ -45,10 +48,10 @@ class PassageExpression:
 
     def is_whole(self, node: nodes.Node) -> bool:
         """Tell whether the expression is the passage, case and spaces aside."""
-        if isinstance(node, nodes.Name) and node.name in self._whole:
-            return True
+        if isinstance(node, nodes.Name) and node.name in self._held:
+            return self._held[node.name] == "whole"
         if self._root is not None and _path(node) == _path(self._root):
-            return True
+            return not _names(node) & set(self._held)
         if isinstance(node, nodes.Filter) and node.node is not None:
             if node.name == "join":
                 return self.is_pieces(node.node)
@@ -64,7 +67,7 @@ class PassageExpression:
 
     def is_pieces(self, node: nodes.Node) -> bool:
         """Tell whether the expression is the list of all pieces, or a passage that is a list."""
-        if isinstance(node, nodes.Name) and node.name in self._pieces:
+        if isinstance(node, nodes.Name) and self._held.get(node.name) == "pieces":
             return True
         if (
             isinstance(node, nodes.Filter)
@@ -87,7 +90,7 @@ class PassageExpression:
         ):
             return False
         if self.is_whole(node) or (
-            isinstance(node, nodes.Name) and node.name in self._pieces | self._parts
+            isinstance(node, nodes.Name) and self._held.get(node.name, "else") != "else"
         ):
             return True
         return any(self.reaches_text(inner) for inner in node.iter_child_nodes())
@@ -96,24 +99,36 @@ class PassageExpression:
         """Note what a variable holds from here on: the passage, its pieces, a part, or none."""
         if not isinstance(target, nodes.Name):
             self.remember_part(target, value)
-            return
-        name = target.name
-        kinds = (
-            (self._whole, self.is_whole(value)),
-            (self._pieces, self.is_pieces(value)),
-            (self._parts, self.reaches_text(value)),
-        )
-        for names, _ in kinds:
-            names.discard(name)
-        for names, holds in kinds:
-            if holds:
-                names.add(name)
-                return
+        elif self.is_whole(value):
+            self._held[target.name] = "whole"
+        elif self.is_pieces(value):
+            self._held[target.name] = "pieces"
+        else:
+            self.remember_part(target, value)
 
     def remember_part(self, target: nodes.Node, value: nodes.Node) -> None:
-        """Note variables that hold a part of the passage."""
-        if self.reaches_text(value):
-            self._parts |= _names(target)
+        """Note variables that hold a part of the passage, or none of it."""
+        held: Held = "part" if self.reaches_text(value) else "else"
+        self._held |= dict.fromkeys(_names(target), held)
+
+    def hide(self, target: nodes.Node) -> None:
+        """Note variables that hold what is already rewritten, or is not known."""
+        self._held |= dict.fromkeys(_names(target), "else")
+
+    def held(self) -> dict[str, Held]:
+        """Return what the variables hold here."""
+        return dict(self._held)
+
+    def hold(self, *ways: dict[str, Held]) -> None:
+        """Go on with what the variables hold at the end of one of several ways through a template.
+
+        A variable that they disagree on may hold the passage, and is not taken for it.
+        """
+        self._held = {}
+        for name in {name for way in ways for name in way}:
+            own: Held = "whole" if self._root is not None and name in _names(self._root) else "else"
+            kinds = {way.get(name, own) for way in ways}
+            self._held[name] = kinds.pop() if len(kinds) == 1 else "part"
 
     def _is_slice(self, node: nodes.Node, piece: nodes.Node) -> bool:
         return isinstance(node, nodes.Getitem) and node.arg == piece and self.is_whole(node.node)

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         required=True,
-        help="folder to write; an existing one is replaced if it only holds templates",
+        help="folder to write; an existing one is replaced if it only holds such templates",
     )
     parser.add_argument(
         "--datasets",
@@ -145,6 +145,12 @@ def extract(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(stream.read())
                 number += 1
+        for path in sorted(out.rglob("templates.yaml")):
+            if not (staged / path.relative_to(out)).exists():
+                raise PipelineError(
+                    f"{path} is none of the templates to fetch, and would be lost: choose another "
+                    "folder, and copy it there afterwards"
+                )
     return number
 
 
@@ -165,11 +171,7 @@ def _place(name: str) -> tuple[str, str] | None:
 
 def _refuse_to_replace(out: Path) -> None:
     strangers = (
-        [
-            path
-            for path in out.rglob("*")
-            if path.is_file() and path.name not in ("templates.yaml", "rows.jsonl")
-        ]
+        [path for path in out.rglob("*") if path.is_file() and path.name != "templates.yaml"]
         if out.exists()
         else []
     )

@@ -115,19 +115,46 @@ class _Rewriter:
         if isinstance(node, nodes.Output):
             node.nodes = self.printed(node.nodes)
             return node
-        if isinstance(node, nodes.For):
-            if self.passage.is_pieces(node.iter) and is_printed_alone(node):
-                return nodes.Output([self.mark()], lineno=node.lineno)
-            self.passage.remember_part(node.target, node.iter)
-        elif isinstance(node, nodes.Assign):
+        if (
+            isinstance(node, nodes.For)
+            and self.passage.is_pieces(node.iter)
+            and is_printed_alone(node)
+        ):
+            return nodes.Output([self.mark()], lineno=node.lineno)
+        if isinstance(node, nodes.Assign):
             self.passage.remember(node.target, node.node)
+        elif isinstance(node, nodes.If):
+            self.branches(node)
+        else:
+            self.scope(node)
+        if isinstance(node, nodes.AssignBlock):
+            self.passage.hide(node.target)
+        return node
+
+    def branches(self, node: nodes.If) -> None:
+        """Rewrite the branches of a condition; only one of them sets its variables."""
+        before, after = self.passage.held(), []
+        for body in (node.body, *(inner.body for inner in node.elif_), node.else_):
+            self.passage.hold(before)
+            self.body(body)
+            after.append(self.passage.held())
+        self.passage.hold(*after)
+
+    def scope(self, node: nodes.Node) -> None:
+        """Rewrite the inner statements of a loop, macro or block, whose variables end with it."""
+        before = self.passage.held()
+        if isinstance(node, nodes.For):
+            self.passage.remember_part(node.target, node.iter)
         elif isinstance(node, nodes.With):
             for target, value in zip(node.targets, node.values, strict=True):
                 self.passage.remember(target, value)
-        for inner in ("body", "elif_", "else_"):
+        elif isinstance(node, (nodes.Macro, nodes.CallBlock)):
+            for argument in node.args:
+                self.passage.hide(argument)
+        for inner in ("body", "else_"):
             if hasattr(node, inner):
                 self.body(getattr(node, inner))
-        return node
+        self.passage.hold(before)
 
     def printed(self, row: list[nodes.Expr]) -> list[nodes.Expr]:
         """Rewrite expressions that are printed in a row; several together may be the passage

@@ -21,6 +21,8 @@ FAULTS = ("syntax", "refused", "timeout", "memory", "missing_column", "bad_label
 
 #: Shorter passages and sentences may be in an instruction by chance: "Yes, it is."
 _LEAST_LEAK = 30
+#: The placeholder as it is filled later: with spaces, too.
+_PLACEHOLDERS = re.compile(r"\{\{\s*context\s*\}\}")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -57,7 +59,7 @@ def render(
         context = unprotect(passage.render(values)).strip()
         choices = Choices(split(meta.choices.render(values))) if meta.choices is not None else None
         if choices is not None:
-            values["answer_choices"] = choices
+            values["answer_choices"] = Choices(protect(choices))
         parts = split(meta.body.render(values))
     except SecurityError as error:
         return Rendering("refused", str(error))
@@ -87,7 +89,7 @@ def _judge(
     status = OK
     if not context:
         status = "empty_context"
-    elif PLACEHOLDER in context or PLACEHOLDER in whole:
+    elif _PLACEHOLDERS.search(context) or _PLACEHOLDERS.search(whole):
         status = "placeholder_in_row"
     elif MARK not in whole:
         status = "no_passage"

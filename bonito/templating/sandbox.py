@@ -8,7 +8,7 @@ memory.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import StrictUndefined
@@ -50,8 +50,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         # Not optimised: constant expressions of an untrusted template are evaluated when it is
         # rendered, under the limits.
-        super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False)
+        super().__init__(
+            undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_print
+        )
         self._lots = random.Random(0)
+        for name in ("capitalize", "lower", "string", "title", "trim", "upper"):
+            self.filters[name] = _of_text(self.filters[name])
         self.filters.update(choice=self._choice, most_frequent=_most_frequent, highlight=str)
         self.globals.update(zip=zip)
         self.globals.pop("lipsum", None)
@@ -70,6 +74,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _choice(self, values: Sequence[Any]) -> Any:
         return self._lots.choice(values)
+
+
+def _print(value: Any) -> Any:
+    """Return what is printed for a value: nothing for null. Jinja prints the word "None", which
+    would be the passage or the response of a row that has none.
+    """
+    return "" if value is None else value
+
+
+def _of_text(keep: Callable[..., str]) -> Callable[..., str]:
+    """Return a filter of a text that takes null for an empty text."""
+    return lambda value, *more, **named: keep(_print(value), *more, **named)
 
 
 def _size_of_product(operator: str, left: Any, right: Any) -> int:

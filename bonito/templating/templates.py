@@ -17,8 +17,11 @@ import yaml
 
 from tasks.core.errors import PipelineError
 from tasks.core.task_types import task_type
+from tasks.core.yaml_file import StrictLoader
 
 TemplateKey = tuple[str, str, str]
+#: Columns of a table of task types: a template's key and its type.
+_COLUMNS = ("dataset_name", "dataset_config_name", "template_name", "task_type")
 
 
 @dataclass(frozen=True)
@@ -86,22 +89,30 @@ def load_task_types(paths: Iterable[Path]) -> dict[TemplateKey, str]:
     types: dict[TemplateKey, str] = {}
     for path in paths:
         try:
-            with path.open(encoding="utf-8", newline="") as handle:
-                for number, row in enumerate(csv.DictReader(handle), start=2):
-                    key = (row["dataset_name"], row["dataset_config_name"], row["template_name"])
+            with path.open(encoding="utf-8-sig", newline="") as handle:
+                table = csv.DictReader(handle)
+                for column in _COLUMNS:
+                    if column not in (table.fieldnames or ()):
+                        raise PipelineError(f"{path} lacks the column {column!r}")
+                for row in table:
+                    where = f"{path}, line {table.line_num}"
+                    if None in row or None in row.values():
+                        cells = len(table.fieldnames or ())
+                        raise PipelineError(f"{where} does not have {cells} cells, as the header")
+                    dataset, config, template, name = (row[column] for column in _COLUMNS)
                     try:
-                        types[key] = task_type(row["task_type"])
+                        types[dataset, config, template] = task_type(name)
                     except PipelineError as error:
-                        raise PipelineError(f"{path}, line {number}: {error}") from error
+                        raise PipelineError(f"{where}: {error}") from error
         except FileNotFoundError as error:
             raise PipelineError(f"{path} does not exist") from error
-        except KeyError as error:
-            raise PipelineError(f"{path} lacks the column {error}") from error
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise PipelineError(f"{path} cannot be read as a table of UTF-8: {error}") from error
     return types
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, and promptsource's two tags as plain mappings."""
+class _Loader(StrictLoader):
+    """The strict loader, and promptsource's two tags as plain mappings."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -115,7 +126,7 @@ _Loader.add_constructor("!TemplateMetadata", _mapping)
 def _read(path: Path, root: Path, types: Mapping[TemplateKey, str]) -> Iterator[PromptTemplate]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader with two constructors of our own
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is not a promptsource file: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("templates"), dict):
         raise PipelineError(f"{path} is not a promptsource file: it has no mapping 'templates'")
@@ -128,6 +139,11 @@ def _read(path: Path, root: Path, types: Mapping[TemplateKey, str]) -> Iterator[
         ):
             raise PipelineError(
                 f"{path}: a template needs 'name' and 'jinja', both text; found {str(entry)[:80]!r}"
+            )
+        if not isinstance(entry.get("answer_choices") or "", str):
+            raise PipelineError(
+                f"{path}: the 'answer_choices' of {entry['name']!r} must be one text, such as "
+                "'No ||| Yes'"
             )
         key = (dataset, config, entry["name"])
         yield PromptTemplate(

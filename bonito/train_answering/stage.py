@@ -38,7 +38,8 @@ def train_answering(stage: Stage) -> None:
     with checkpoints_of(stage.work, training.key, kept, stage.afterwards) as checkpoints:
         trained = training.train(stage.out, checkpoints, on_step)
     write_text(stage.out / "loss.csv", trained.csv())
-    counts = Counter(column_values(rows, "task_type"))
+    places, types = training.rows_trained(trained.steps), [*column_values(rows, "task_type")]
+    counts = Counter(types[place] for place in places)
     told = {
         "supervision": "answering",
         "instructions_sha256": sha256_file(path),
@@ -46,7 +47,7 @@ def train_answering(stage: Stage) -> None:
         "rows_by_type": dict(sorted(counts.items())),
     }
     write_json(stage.out / "provenance.json", training.provenance(trained) | told)
-    kept_rows = len(training.rows_trained(trained.steps))
+    kept_rows = len(places)
     dropped = dict(training.left_out(trained.steps))
     stage.summary(
         len(rows), kept_rows, dropped, steps=trained.steps, response_tokens=trained.tokens

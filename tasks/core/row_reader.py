@@ -36,7 +36,8 @@ def holds_rows(path: Path) -> bool:
 def read_rows(path: Path, infer_types: bool = False) -> Iterator[Row]:
     """Yield the rows of a JSONL, CSV or TSV file (.gz too), or of a Parquet or Arrow file.
 
-    CSV cells are text. With ``infer_types`` a CSV column has the type of its first 16 megabytes.
+    CSV cells are text. With ``infer_types`` a CSV column is one of numbers or truth values if its
+    first 16 megabytes are, and if they print as they were written: ``007`` and ``12.50`` are text.
     """
     if not holds_rows(path):
         raise PipelineError(
@@ -165,14 +166,40 @@ def _read_csv(path: Path, delimiter: str, infer_types: bool) -> Iterator[pa.Reco
         )
     read = pyarrow.csv.ReadOptions(block_size=_BLOCK)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    types = {} if infer_types else dict.fromkeys(names, pa.string())
-    convert = pyarrow.csv.ConvertOptions(column_types=types)
-    try:
+
+    def read_as(types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        convert = pyarrow.csv.ConvertOptions(column_types=types)
         with pyarrow.csv.open_csv(path, read, parse, convert) as batches:
             yield from batches
+
+    types = dict.fromkeys(names, pa.string())
+    try:
+        if infer_types:
+            texts, values = next(read_as(types), None), next(read_as({}), None)
+            if texts is not None and values is not None:
+                types |= _printable_types(texts, values)
+        yield from read_as(types)
     except (pa.ArrowInvalid, OSError):
         _find_broken_line(path, delimiter, len(names))
         raise
+
+
+def _printable_types(texts: pa.RecordBatch, values: pa.RecordBatch) -> dict[str, pa.DataType]:
+    """Return the types of the number and truth columns whose values print as their cells."""
+    return {
+        field.name: field.type
+        for field in values.schema
+        if pa.types.is_boolean(field.type)
+        or (
+            (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+            and all(
+                text == ("" if value is None else str(value))
+                for text, value in zip(
+                    texts[field.name].to_pylist(), values[field.name].to_pylist(), strict=True
+                )
+            )
+        )
+    }
 
 
 def _find_broken_line(path: Path, delimiter: str, columns: int) -> None:

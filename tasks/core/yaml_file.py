@@ -37,14 +37,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, where: str) -> Any:
     """Return the value of a YAML text; ``where`` names it in the error."""
     try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of the safe loader
+        return yaml.load(text, StrictLoader)  # noqa: S506 - a subclass of the safe loader
     except RecursionError as error:
         raise PipelineError(f"{where} is not valid YAML: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise PipelineError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
+    """The safe loader, without dates; a key given twice is an error."""
+
     #: Without dates: no setting is one, and `2024-13-45` looks like a date but is none.
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own declaration
         first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]

@@ -79,6 +79,15 @@ def test_a_passage_is_cut_around_its_answer() -> None:
     assert shortened(text, "Five", 45, 1) == text
 
 
+def test_a_misspelt_type_to_balance_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path("params.yaml").read_text().replace("balance: [ynqa]", "balance: [ynqe]")
+    Path("params.yaml").write_text(text)
+    assert main(["--params", "params.yaml", "--rows", "train.parquet", "--out", "out"]) == 2
+    assert "unknown task type 'ynqe'" in capsys.readouterr().err
+
+
 def test_the_shipped_settings_can_be_read() -> None:
     first, second = (
         load_params(ROOT / "bonito/answering" / name, Params)

@@ -154,6 +154,11 @@ def test_a_missing_folder_is_one_line(home: Path, capsys: pytest.CaptureFixture[
     )
 
 
+def test_no_sample_rows_are_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor("--rows", "-1") == 2
+    assert capsys.readouterr().err == "error: doctor: --rows must be at least 1, not -1\n"
+
+
 def test_there_are_invented_rows_for_every_known_dataset() -> None:
     samples = {
         (entry["dataset"], entry.get("config", "")): entry["rows"]

@@ -44,6 +44,20 @@ def test_only_wanted_templates_are_taken(tmp_path: Path) -> None:
     assert extract(packed, tmp_path / "all", None, sha256_file(packed)) == 3
 
 
+def test_templates_of_ones_own_are_not_lost(tmp_path: Path) -> None:
+    packed = archive(
+        tmp_path / "a.tar.gz", "promptsource-0.2.3/promptsource/templates/toy/templates.yaml"
+    )
+    out = tmp_path / "out"
+    assert extract(packed, out, None, sha256_file(packed)) == 1
+    assert extract(packed, out, None, sha256_file(packed)) == 1
+    (out / "harbours").mkdir()
+    (out / "harbours/templates.yaml").write_text("years of work")
+    with pytest.raises(PipelineError, match=r"harbours/templates.yaml .* would be lost"):
+        extract(packed, out, None, sha256_file(packed))
+    assert (out / "harbours/templates.yaml").read_text() == "years of work"
+
+
 def test_another_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="has another SHA-256 than"):
         extract(archive(tmp_path / "a.tar.gz", "x"), tmp_path / "out", None)

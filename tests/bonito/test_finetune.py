@@ -70,6 +70,13 @@ def test_every_row_is_drawn_or_counted() -> None:
     )
 
 
+def test_rows_with_long_passages_have_their_own_reason() -> None:
+    chosen, dropped = draw_mixture(
+        [_rows(80)], _settings(mixture={"exqa": 10}, balance=(), max_context_chars=40)
+    )
+    assert len(chosen) == 10 and dropped == {"context_too_long": 20, "not_in_mixture": 50}
+
+
 def test_balance_is_over_templates_and_their_responses() -> None:
     """A hundred true or false from two templates and forty yes or no from eight: each wording is
     drawn as often as any other.
@@ -167,14 +174,41 @@ def test_long_rows_are_left_out_not_cut(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     rows = _rows(8).to_pylist()
     prompt = generator_prompt(tokenizer, rows[0]["context"], rows[0]["task_type"])
-    kept, dropped = build_examples(rows, tokenizer, len(prompt), 4096)
-    assert len(kept) + dropped["input_too_long"] == 8 and 0 < len(kept) < 8
+    built = build_examples(rows, tokenizer, len(prompt), 4096)
+    kept = built.examples
+    assert len(kept) + built.dropped["input_too_long"] == 8 and 0 < len(kept) < 8
+    assert [rows[place]["context"] for place in built.places] == [rows[0]["context"]] * len(kept)
     assert kept[0].prompt == prompt and kept[0].response[-1] == tokenizer.eos_token_id
 
 
 def test_a_mixture_names_known_task_types() -> None:
     with pytest.raises(PipelineError, match="unknown task type 'exq'"):
         _settings(mixture={"exq/squad": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"balance": ["sentimant"]}, "unknown task type 'sentimant' .*did you mean 'sentiment'"),
+        (
+            {"mixture": {"wsd": 3, "word sense disambiguation": 5}},
+            "names a type twice: wsd",
+        ),
+    ],
+)
+def test_a_name_that_would_change_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
+    """A misspelt type to balance was taken for one without rows, the first of two numbers lost."""
+    with pytest.raises(PipelineError, match=said):
+        _settings(**changes)
+
+
+def test_a_type_to_balance_may_have_its_full_name() -> None:
+    settings = overlay(
+        read_yaml(ROOT / "bonito/params.yaml"),
+        {"finetune": {"balance": ["natural language inference"]}},
+    )
+    params: GeneratorParams = parse_params(settings, "bonito", GeneratorParams)
+    assert params.finetune is not None and params.finetune.balance == ("nli",)
 
 
 def test_a_generator_goes_on_from_another(
@@ -236,6 +270,21 @@ def test_a_generator_goes_on_from_another(
         in capsys.readouterr().err
     )
     assert not (tmp_path / "out/third").exists()
+
+
+def test_the_provenance_counts_the_rows_that_were_trained_on(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that were drawn: a step of four of 24 rows was told as the training on 24."""
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(_rows(24), tmp_path / "rows.parquet")
+    settings = [f"finetune.model={tiny_model}", "finetune.mixture={}", "finetune.balance=[]"]
+    settings += ["finetune.batch_rows=4", "finetune.micro_batch_rows=4", "finetune.max_steps=1"]
+    settings += ["finetune.precision=float32", "finetune.max_prompt_tokens=800"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merge_settings("embedded", settings)))
+    assert main(["--params", "params.yaml", "--rows", "rows.parquet", "--out", "out"]) == 0
+    told = read_json(tmp_path / "out/provenance.json")
+    assert told["rows"] == 4 == sum(told["rows_by_type_and_dataset"].values())
 
 
 def test_rows_of_which_none_can_be_trained_on_are_told_with_their_reasons(

@@ -70,6 +70,54 @@ def test_what_stands_around_the_passage_stays(jinja: str, expected: str) -> None
     assert rendered(jinja) == expected
 
 
+@pytest.mark.parametrize(
+    ("jinja", "expected"),
+    [
+        (
+            "{% for context in items %}- {{ context }} {% endfor %}{{ context }}",
+            "- a - b {{context}}",
+        ),
+        ("{{ context }} {% set context = question %}{{ context }}", "{{context}} When?"),
+        (
+            "{{ context }} {% set context %}{{ question }}{% endset %}{{ context }}",
+            "{{context}} When?",
+        ),
+        ("{% with context = answer %}{{ context }}{% endwith %} {{ context }}", "1931 {{context}}"),
+        (
+            "{% macro show(context) %}- {{ context }}{% endmacro %}{{ show(answer) }} {{ context }}",
+            "- 1931 {{context}}",
+        ),
+        (
+            "{% set t = question %}{% for x in items %}{% set t = context %}{% endfor %}{{ t }} "
+            "{{ context }}",
+            "When? {{context}}",
+        ),
+        (
+            "{% set t = question %}{% if not items %}{% set t = context %}{% endif %}{{ t }} "
+            "{{ context }}",
+            "When? {{context}}",
+        ),
+        (
+            "{% if items %}{% set t = question %}{% else %}{% set t = context %}{% endif %}{{ t }} "
+            "{{ context }}",
+            "When? {{context}}",
+        ),
+        (
+            "{% if items %}{% set t = context %}{% else %}{% set t = context | trim %}{% endif %}"
+            "{{ t }} Q",
+            "{{context}} Q",
+        ),
+    ],
+)
+def test_a_variable_is_the_passage_only_where_it_holds_it(jinja: str, expected: str) -> None:
+    """A variable with the column's name was taken for the passage, and so was one that holds it in
+    another branch or in a loop: other texts became the placeholder.
+    """
+    row = ROW | {"items": ["a", "b"]}
+    meta = convert(PromptTemplate("toy", "", "t", jinja), "{{ context }}", Sandbox())
+    assert " ".join(meta.body.render(row).replace(MARK, PLACEHOLDER).split()) == expected
+
+
 def test_a_passage_in_the_response_becomes_the_placeholder_too() -> None:
     assert (
         rendered("Write a text that answers {{ question }} ||| {{ context }}")

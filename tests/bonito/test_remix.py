@@ -200,6 +200,7 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
         row(7),
         row(9) | {"question": ""},
         row(11) | {"question": "{{context}}"},
+        row(13) | {"question": "Why {{ context }}?"},
     ]
     Path("odd.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     write_templates({"ask": TEMPLATES["ask"]})
@@ -211,10 +212,22 @@ def test_no_row_is_lost_without_a_reason(home: Path) -> None:
         "empty_context": 1,
         "context_too_long": 1,
         "empty_response": 1,
-        "placeholder_in_row": 1,
+        "placeholder_in_row": 2,
     }
-    assert (found["rows_in"], found["rows_kept"], found["dropped"]) == (7, 2, reasons)
+    assert (found["rows_in"], found["rows_kept"], found["dropped"]) == (8, 2, reasons)
     assert {entry["reason"] for entry in rows_of("rejects")} == set(reasons) - {"duplicate_row"}
+
+
+@pytest.mark.parametrize("ask", ["{{ question }}", "{{ question | trim }}"])
+def test_null_is_no_text(home: Path, ask: str) -> None:
+    """Jinja prints null as None: a row's passage or response was that word."""
+    rows = [row(1), row(3) | {"question": None}, row(5) | {"text": None}]
+    Path("nulls.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    write_templates({"ask": (f"Ask about: {{{{ text }}}} ||| {ask}", "", "question generation")})
+    write_sources({"dataset": "toy", "path": "nulls.jsonl"})
+    assert remix() == 0
+    assert [entry["response"] for entry in rows_of("train")] == ["Why was harbour 1 closed?"]
+    assert summary()["dropped"] == {"empty_response": 1, "empty_context": 1}
 
 
 @pytest.mark.parametrize(
@@ -268,6 +281,20 @@ def test_a_bad_template_stops_the_run_or_is_left_out(
     assert "toy: odd one" in Path("out/CARD.md").read_text()
 
 
+@pytest.mark.parametrize("labels", [(0, 1), (1, 0)])
+def test_a_template_for_some_rows_is_tried_on_rows_of_every_part(
+    home: Path, labels: tuple[int, int]
+) -> None:
+    """Sorted by label, the first rows all gave no example: the run stopped, or skipped it."""
+    rows = [row(number) | {"label": labels[number // 100]} for number in range(200)]
+    Path("sorted.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    some = "{% if label == 1 %}{{ text }} Why? ||| {{ question }}{% endif %}"
+    write_templates({"some": (some, "", "question generation"), "ask": TEMPLATES["ask"]})
+    write_sources({"dataset": "toy", "path": "sorted.jsonl"})
+    assert remix() == 0
+    assert {entry["template"] for entry in rows_of("train")} == {"some", "ask"}
+
+
 def test_a_fault_on_a_later_row_names_template_and_row(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +321,10 @@ def test_a_fault_on_a_later_row_names_template_and_row(
             "no passage is known for 'toys' (did you mean 'toy'?)",
         ),
         ({"dataset": "toy"}, "needs either 'path' or 'hub'"),
+        (
+            {"dataset": "toy", "path": "rows.parquet", "split": "train"},
+            "toy: 'split' goes with 'hub'; all rows at 'path' are read",
+        ),
         ({"dataset": "toy", "path": "gone.jsonl"}, "no rows at"),
         (
             {"dataset": "toy", "path": "rows.parquet", "colums": {}},
@@ -319,6 +350,20 @@ def test_a_bad_source_is_named(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_an_option_may_hold_the_mark_between_the_options(home: Path) -> None:
+    """It split the instruction, and the row was lost."""
+    options = {"first": "a ||| b", "second": "c", "label": 0}
+    Path("odd.jsonl").write_text(json.dumps(row(1) | options))
+    ask = "{{ text }} {{ answer_choices[0] }} or {{ answer_choices[1] }}? ||| "
+    write_templates(
+        {"ask": (ask + "{{ answer_choices[label] }}", "{{ first }} ||| {{ second }}", "mcqa")}
+    )
+    write_sources({"dataset": "toy", "path": "odd.jsonl"})
+    assert remix() == 0
+    (entry,) = rows_of("train")
+    assert entry["instruction"] == "{{context}} a ||| b or c?" and entry["response"] == "a ||| b"
+
+
 def test_columns_labels_and_constants_are_mapped(home: Path) -> None:
     Path("verbal.csv").write_text(
         'body,kind\n"A harbour, closed since the war, opens again.",good\n"The ferry was '
@@ -336,6 +381,41 @@ def test_columns_labels_and_constants_are_mapped(home: Path) -> None:
     write_templates({"what is it": TEMPLATES["what is it"]})
     assert remix() == 0
     assert [entry["response"] for entry in rows_of("train")] == ["good", "bad"]
+
+
+def test_two_columns_may_swap_their_names(home: Path) -> None:
+    """The second took what the first had just put there."""
+    Path("swapped.jsonl").write_text(
+        json.dumps({"text": "Which harbour?", "question": "A harbour."})
+    )
+    columns = {"text": "question", "question": "text"}
+    write_sources({"dataset": "toy", "path": "swapped.jsonl", "columns": columns})
+    write_templates({"ask": TEMPLATES["ask"]})
+    assert remix() == 0
+    (entry,) = rows_of("train")
+    assert (entry["context"], entry["response"]) == ("A harbour.", "Which harbour?")
+
+
+def test_a_template_that_the_datasets_file_leaves_out_is_not_used(home: Path) -> None:
+    """Even if a table gives it a task type: that of the paper has 323."""
+    dataset = {"dataset": "toy", "passage": "{{ text }}", "leave_out": ["ask"]}
+    Path("datasets.yaml").write_text(yaml.safe_dump({"datasets": [dataset]}))
+    assert remix() == 0
+    assert {entry["template"] for entry in rows_of("train")} == {"what is it", "write"}
+    assert "| toy: ask | left_out |" in Path("out/CARD.md").read_text()
+
+
+def test_nothing_remixed_is_no_success(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remix(max_context_chars=3) == 2
+    assert "none of 200 rows gave an example (200 context_too_long)" in capsys.readouterr().err
+    Path("templates/toy").rename("templates/toys")
+    assert remix(unusable_templates="skip") == 2
+    assert "the templates folder has no templates of toy" in capsys.readouterr().err
+    Path("rows.parquet").unlink()
+    Path("none.jsonl").write_text("")
+    write_sources({"dataset": "toy", "path": "none.jsonl"})
+    assert remix() == 2
+    assert "sources.yaml: toy has no rows" in capsys.readouterr().err
 
 
 def test_hub_and_local_rows_mix(home: Path) -> None:
@@ -363,6 +443,7 @@ def test_a_hub_dataset_that_cannot_be_read_is_named(
     [
         ({"weights": {"sentimant": 1.0}}, "did you mean 'sentiment'"),
         ({"caps": {"sentiment": -1}}, "must be at least 0"),
+        ({"caps": {"qg": 5, "question generation": 50}}, "names a type twice: qg"),
         ({"max_rows": 3}, "unknown key"),
     ],
 )

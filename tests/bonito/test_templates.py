@@ -46,6 +46,8 @@ def test_a_template_is_read_with_its_type(tmp_path: Path) -> None:
         ("dataset: toy", "no mapping 'templates'"),
         ("templates: {a: {name: x}}", "needs 'name' and 'jinja'"),
         ("templates: {a: !!python/object/apply:os.system [true]}", "not a promptsource file"),
+        ("templates: {a: {name: x, jinja: y, answer_choices: [No, Yes]}}", "must be one text"),
+        (ONE + ONE[ONE.index("  a1") :].replace("is it good", "is it bad"), "'a1' is given twice"),
         (
             ONE + ONE[ONE.index("  a1") :].replace("a1:", "a2:"),
             "two templates are called 'is it good'",
@@ -70,6 +72,32 @@ def test_task_types_are_checked_by_line(tmp_path: Path) -> None:
     )
     with pytest.raises(PipelineError, match=r"types\.csv, line 3: .*did you mean 'sentiment'"):
         load_task_types([table])
+
+
+_HEAD = b"dataset_name,dataset_config_name,template_name,task_type\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_HEAD + b"toy,a,sentiment\n", "line 2 does not have 4 cells"),
+        (_HEAD + b"toy,,a,b,sentiment\n", "line 2 does not have 4 cells"),
+        (_HEAD + b"toy,,\xe9,sentiment\n", "cannot be read as a table of UTF-8"),
+        (b"dataset_name,template_name,task_type\n", "lacks the column 'dataset_config_name'"),
+        (b"", "lacks the column 'dataset_name'"),
+    ],
+)
+def test_a_bad_table_of_task_types_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "types.csv").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"types\.csv") as caught:
+        load_task_types([tmp_path / "types.csv"])
+    assert said in str(caught.value)
+
+
+def test_a_table_of_task_types_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As those that a spreadsheet writes."""
+    (tmp_path / "types.csv").write_bytes(b"\xef\xbb\xbf" + _HEAD + b"toy,,a,exqa\n")
+    assert load_task_types([tmp_path / "types.csv"]) == {("toy", "", "a"): "exqa"}
 
 
 def test_the_shipped_tables_hold_what_the_paper_states() -> None:

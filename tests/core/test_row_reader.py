@@ -59,6 +59,30 @@ def test_types_of_a_csv_file_are_inferred_on_request(tmp_path: Path) -> None:
     assert rows == [{"label": 1, "text": "NA"}, {"label": 0, "text": "2 x"}]
 
 
+@pytest.mark.parametrize(
+    "cells", [("007", "12"), ("12.50", "7.00"), ("1", "NA"), ("", ""), ("1e5", "2")]
+)
+def test_a_number_that_would_print_otherwise_is_text(
+    tmp_path: Path, cells: tuple[str, str]
+) -> None:
+    """An answer 12.50 became 12.5, 007 became 7, and an empty column null."""
+    (tmp_path / "a.csv").write_text("answer,label\n{},0\n{},1\n".format(*cells))
+    rows = list(read_rows(tmp_path / "a.csv", infer_types=True))
+    assert rows == [{"answer": cell, "label": label} for label, cell in enumerate(cells)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [(("4.0", "0.5"), (4.0, 0.5)), (("true", "False"), (True, False)), (("3", ""), (3, None))],
+)
+def test_numbers_and_truth_values_have_their_types(
+    tmp_path: Path, cells: tuple[str, str], values: tuple[Any, Any]
+) -> None:
+    (tmp_path / "a.csv").write_text("answer,label\n{},0\n{},1\n".format(*cells))
+    rows = list(read_rows(tmp_path / "a.csv", infer_types=True))
+    assert [row["answer"] for row in rows] == list(values)
+
+
 def test_a_long_field_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,text\n1," + "x" * 2_000_000 + "\n")
     (row,) = read_rows(tmp_path / "a.csv")
