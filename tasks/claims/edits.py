@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from tasks.claims.exchange import Span, as_number, is_bound, like
+from tasks.claims.exchange import Span, as_number, find_spans, is_bound, like
 from tasks.claims.patterns import Patterns
 from tasks.claims.sentences import WORD, finite_verb, main_clause
 
@@ -16,6 +16,8 @@ _DENY = re.compile(
 #: Before a word that says what something is: "was found to be", "lies in the".
 _STATES = re.compile(r"\b(?:is|are|was|were|be|lies|lie|lay) (?:(?!by\b)[\w-]+,? ){0,4}$")
 _OR_LATER = re.compile(r"\bor (?:longer|shorter|later|earlier|more|less)\b|\bwhichever\b")
+#: Plurals without an s.
+_MANY = frozenset(("people", "men", "women", "children"))
 _DID_NOT = re.compile(r"\b(?P<aux>did|does|do) not (?P<base>[a-z]+)\b")
 
 
@@ -102,11 +104,13 @@ def _exchanged(text: str, verb: int, pair: tuple[str, str], state: bool) -> Iter
     begins.
     """
     for old, new in (pair, pair[::-1]):
-        found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
+        found = list(re.finditer(rf"(?<![\w-]){re.escape(old)}(?![\w-])", text))
         if len(found) != 1 or re.search(rf"\b{re.escape(new)}\b", text):
             continue
         head = text[: found[0].start()]
         told = len(head) >= verb or old.endswith("est")
+        if state and re.search(r"\balso\b", text):  # it can be both
+            continue
         if told and (not state or _STATES.search(head)):
             yield _with_article(head, new) + new + text[found[0].end() :]
 
@@ -139,7 +143,7 @@ def compared(
     if (
         value is None
         or value < 3
-        or before[0].lower() in ("a", "an", "the", "its", "his", "her", "their", "of", "all")
+        or before[0].lower() in ("a", "an", "the", "its", "his", "her", "their", "of", "all", "age")
     ):
         return None
     low, high = _neighbours(value, span.number, patterns, chance)
@@ -147,10 +151,8 @@ def compared(
         return None
     if low is None or high is None or low in passage or high in passage:
         return None
-    more, fewer = (
-        "more than",
-        "fewer than" if span.unit.endswith("s") and span.kind == "quantity" else "less than",
-    )
+    counted = span.kind == "quantity" and (span.unit.endswith("s") or span.unit in _MANY)
+    more, fewer = "more than", "fewer than" if counted else "less than"
     upward = chance.random() < 0.5
     true, false = (
         (f"{more} {low}", f"{more} {high}") if upward else (f"{fewer} {high}", f"{fewer} {low}")
@@ -194,12 +196,19 @@ def _compared_year(
         return None
     if " had " in text:  # "had closed in 1990": before or after what?
         return None
+    # "In 2009, 77 died": after 2005 more did. "In 1600 patients" there is no year.
+    if re.match(r" [a-z]{3,}s\b", text[span.end :]) or _counts(text, patterns):
+        return None
     year, word = int(span.text), chance.choice(("before", "after"))
     early, late = year - chance.choice((2, 3, 5, 8)), year + chance.choice((2, 3, 5, 8))
     true, false = (late, early) if word == "before" else (early, late)
     word = word.capitalize() if head.endswith("In ") else word
     tail = text[span.end :]
     return f"{head[:-3]}{word} {true}{tail}", f"{head[:-3]}{word} {false}{tail}"
+
+
+def _counts(text: str, patterns: Patterns) -> bool:
+    return any(span.kind in ("quantity", "money", "percent") for span in find_spans(text, patterns))
 
 
 def reworded(text: str, seed: int, patterns: Patterns) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from itertools import chain
 
 import pytest
 
@@ -10,7 +12,7 @@ from tasks.claims.claims import Premise, make_twins
 from tasks.claims.construct import construct
 from tasks.claims.duties import duty_twins
 from tasks.claims.edits import affirmed, negated, opposites, reworded
-from tasks.claims.exchange import find_spans, is_bound
+from tasks.claims.exchange import all_names, exchanged, find_spans, is_bound
 from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import small_words, uncapitalised, yes_no_question
 from tasks.claims.sentences import split_sentences, statements, without_notes
@@ -185,3 +187,84 @@ def test_a_first_word_is_small_where_the_corpus_writes_it_so() -> None:
 def test_half_a_number_is_not_respelt() -> None:
     text = "Some twenty-five relatives and the two station names were listed."
     assert {reworded(text, seed, P) for seed in range(40)} == {text}
+
+
+def values_of(text: str, kind: str) -> set[str]:
+    """The contradicted claims of a kind that any of twenty seeds makes of a passage."""
+    made = [make_twins(Premise("p", "d", text), 9, seed, P) for seed in range(20)]
+    return {pair.contradicted for pair in chain(*made) if pair.kind == kind}
+
+
+def test_no_month_gets_a_day_that_it_lacks() -> None:
+    text = "The old bridge was closed on 31 August."
+    (span,) = find_spans(text, P)
+    found = {exchanged(text, span, text, [], P, random.Random(seed)) for seed in range(80)}
+    months = {month for month in P.months for claim in found if claim and f"31 {month}" in claim}
+    assert months == {"January", "March", "May", "July", "October", "December"}
+
+
+def test_a_number_after_a_name_is_a_label_at_the_beginning_too() -> None:
+    text = "Windows 7 includes several tools of its own."
+    assert all(is_bound(text, span, P) for span in find_spans(text, P))
+    text = "The 7 valves were opened by the crew."
+    assert not any(is_bound(text, span, P) for span in find_spans(text, P))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In 2009, the majority of the members were farmers.",
+        "The town had the oldest library of the county in May 2009.",
+    ],
+)
+def test_a_state_may_hold_in_other_years(text: str) -> None:
+    assert not [
+        claim for kind in ("year", "month", "comparison") for claim in values_of(text, kind)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The largest share of the rent was paid late in 2009.",
+        "The worst flood of the old town was in 2009.",
+        "The film is a 1978 comedy of two brothers.",
+    ],
+)
+def test_an_event_is_of_no_other_year(text: str) -> None:
+    assert values_of(text, "year")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In 2009, 77 civilians died in the northern towns.",  # after 2005 more may have died
+        "The tests were done in 1600 patients of the clinic.",  # no year
+    ],
+)
+def test_such_a_year_is_not_compared(text: str) -> None:
+    assert not [
+        claim for claim in values_of(text, "comparison") if re.search("before|after", claim, re.I)
+    ]
+
+
+def test_comparisons_are_english() -> None:
+    found = values_of("The clinic treated 40 people in the first week.", "comparison")
+    assert found and not any("less than" in claim for claim in found)
+    assert not values_of("The son fell ill at age 44 years and recovered.", "comparison")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dam was located at the present-day street.",
+        "Tin is also used as a negative electrode in batteries.",  # it can be both
+    ],
+)
+def test_no_opposite_of_half_a_word_or_of_one_use_among_others(text: str) -> None:
+    assert list(opposites(text, P)) == []
+
+
+def test_an_adjective_is_no_name() -> None:
+    text = "The school moved to the American frontier in the war. It was founded by Ann in Leeds."
+    assert "American" not in all_names(text, P) and "Leeds" in all_names(text, P)
