@@ -27,6 +27,7 @@ def negated(text: str, patterns: Patterns) -> str | None:
     clause = text[start:]
     verb = finite_verb(clause, patterns)
     first = clause.split()[0].lower()
+    first = first.partition("-")[0]  # "Twenty-two of 32"
     counted = first[0].isdigit() or first in patterns.number_words
     if (
         verb is None

@@ -268,3 +268,55 @@ def test_no_opposite_of_half_a_word_or_of_one_use_among_others(text: str) -> Non
 def test_an_adjective_is_no_name() -> None:
     text = "The school moved to the American frontier in the war. It was founded by Ann in Leeds."
     assert "American" not in all_names(text, P) and "Leeds" in all_names(text, P)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The unit can’t be used as the pump doesn’t reach the valve.",
+        "The exporter includes a date so the other one doesn’t need its own.",
+        "The exporter includes a date so the other one doesn't need its own.",
+    ],
+)
+def test_a_typographic_apostrophe_denies_as_well(text: str) -> None:
+    assert claims_of(text) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I've owned four burr grinders over the years.",
+        "You’ll have a cup of hot tea in six minutes.",
+        "They've had two earlier versions of the machine.",
+        "A notable exception is that a new label is not breaking.",
+        "In the above quote, the words are written in small letters.",
+        "The valves of the type shown below were opened in 2009.",
+        "Freedom of Action Each party is free to enter into similar agreements.",
+        "RESULTS The expression was high in 20 patients of the study.",
+        "Clearly made in some factory in the north.",
+    ],
+)
+def test_what_points_elsewhere_or_is_no_sentence_is_no_statement(text: str) -> None:
+    assert statements(text, P) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[***] costs of raw materials shall be included in the purchase price.",
+        "Product information shall not include any part of the [***].",
+        "The agent shall keep the records of sales in accordance with (Section 5).",
+        "The cancer is known in most cases by a t (2; 13) of the gene.",
+    ],
+)
+def test_a_hole_that_notes_leave_makes_no_claim(text: str) -> None:
+    assert claims_of(text) == set()
+
+
+def test_the_mark_of_an_item_is_no_hole() -> None:
+    text = "The host shall disclose the data to (i) its staff and to (ii) its agents."
+    assert without_notes(text) == "The host shall disclose the data to its staff and to its agents."
+
+
+def test_a_count_with_a_hyphen_has_two_denials_too() -> None:
+    assert negated("Twenty-two of 32 other members had low levels of the protein.", P) is None
