@@ -117,8 +117,8 @@ def _differ(twins: Twins) -> bool:
 
 def _reworded(twins: Twins, key: int, patterns: Patterns) -> Twins:
     seed = row_seed(key, twins.origin, twins.kind)
-    texts = [reworded(text, seed, patterns) for text in (twins.entailed, twins.contradicted)]
-    return Twins(twins.passage_id, twins.kind, texts[0], texts[1], twins.origin)
+    entailed, contradicted = reworded((twins.entailed, twins.contradicted), seed, patterns)
+    return Twins(twins.passage_id, twins.kind, entailed, contradicted, twins.origin)
 
 
 def _from_sentences(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +38,7 @@ from tasks.core.rows import INSTRUCTIONS
 FEW_ROWS = 50
 #: Words that mean somebody else in another document.
 _OURS = frozenset(("we", "our", "ours", "us"))
+_THIS = frozenset(("this", "these"))
 #: Shares of the task types among constructed rows.
 SHARES: Mapping[str, float] = {"nli": 0.5, "te": 0.15, "ynqa": 0.35}
 
@@ -199,13 +201,16 @@ def _open_claim(
 
 def _points_away(text: str, patterns: Patterns) -> bool:
     """Tell whether a claim would be about something else in another passage: "such reports" where
-    it has named no reports.
+    it has named no reports, "this paragraph", but not "this agreement".
     """
     words = [word.lower() for word in WORD.findall(text)]
     return any(
-        word in patterns.words("carried_along")
-        and stem(words[place + 1]) not in map(stem, words[:place])
-        for place, word in enumerate(words[:-1])
+        (
+            word in patterns.words("carried_along")
+            or (word in _THIS and after not in patterns.words("whole_documents"))
+        )
+        and stem(after) not in map(stem, words[:place])
+        for place, (word, after) in enumerate(pairwise(words))
     )
 
 

@@ -20,7 +20,11 @@ DUTIES = frozenset((BAN, DUTY, PERMISSION))
 _MODALS = r"shall|must|may|will"
 _MODAL = re.compile(rf"\b(?P<verb>{_MODALS})(?P<denied> not)?\b")
 _IS_NOT = re.compile(r"\b(?P<verb>is|are)(?P<denied> not)\b")
-_ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)\b")
+_ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)(?:n['’]t)?\b")
+#: A second denial, and what only a denial can hold: "is sturdy at all" is no English.
+_DENIED_TOO = re.compile(r"n['’]t\b|\b(?:at all|ever|yet|anymore)\b")
+#: Words that stand for a subject, and cannot end one: "any right it".
+_PRONOUNS = frozenset(("i", "you", "he", "she", "it", "we", "they"))
 _LONG_NOTE = re.compile(r"\((?:[^\s()]+\s+){4,}[^()]*\)")
 _LOOSE = re.compile(r" (?:further|also|hereby|therefore)$")
 #: Not cut where it ends (a full stop inside, or after a letter), or with a hole (two commas).
@@ -111,7 +115,8 @@ def _duty(sentence: str, is_rule: bool, patterns: Patterns) -> Duty | None:
         return None
     kind = BAN if denied or plain_head else PERMISSION if match["verb"] == "may" else DUTY
     is_of_actor = _does_something(head, tail, patterns)
-    if kind == PERMISSION and not (is_rule or is_of_actor):
+    # "may" and "may not" alike: "This may not be as good."
+    if match["verb"] == "may" and not (is_rule or is_of_actor):
         return None
     return Duty(kind, match["verb"], head, _last_verb(kind, tail), plain_head, is_of_actor)
 
@@ -151,19 +156,30 @@ def _without_denial(head: str) -> str:
 
 
 def _is_subject(head: str, patterns: Patterns) -> bool:
-    """Tell whether the words before a modal verb are its subject, maybe after an introduction."""
+    """Tell whether the words before a modal verb are its subject, maybe after an introduction.
+
+    They hold no verb, but for one that the same subject has before an "and".
+    """
     introduction = patterns.condition.match(head)
     words = head[introduction.end() if introduction else 0 :].split()
     if not words or len(words) > _MOST_IN_SUBJECT:
         return False
-    first = words[0].lower()
+    first, last = words[0].lower(), words[-1].lower()
     determiners = patterns.words("determiners")
-    named = first in determiners or first == "you" or first not in patterns.words("openers")
+    if len(words) == 1 and first in determiners:  # "This will": of what stands before
+        return False
+    named = first in determiners or first not in patterns.words("openers") | {"i"}
+    if (len(words) > 1 and last in _PRONOUNS) or (last not in ("and", "but") and _has_verb(words)):
+        return False
     plain = all(re.fullmatch(r"[A-Za-z][\w'’/-]*", word) for word in words)
     inside = {word.lower() for word in words[1:]} & patterns.words("breaks") - {"and", "or", "to"}
     # A capital inside the subject begins a sentence: what is before it is a heading.
     begins = {word.capitalize() for word in determiners | patterns.words("beginnings")}
     return named and plain and not inside and not begins & set(words[1:])
+
+
+def _has_verb(words: list[str]) -> bool:
+    return any(word in ("is", "are", "was", "were", "has", "have", "had") for word in words)
 
 
 def _is_unclear(tail: str, patterns: Patterns) -> bool:
@@ -174,6 +190,7 @@ def _is_unclear(tail: str, patterns: Patterns) -> bool:
         len(words) < 3
         or not tail[0].isalnum()
         or words[0] in patterns.words("focus")
+        or _DENIED_TOO.search(tail) is not None
         or bool(set(words) & (denials | patterns.words("narrowing")))
     )
 

@@ -67,7 +67,7 @@ def is_participle(word: str, patterns: Patterns) -> bool:
 def affirmed(text: str, patterns: Patterns) -> str | None:
     """Return a denial without its negation, or None where it is not the only one."""
     if len(patterns.negation.findall(text)) != 1 or re.search(
-        r"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer)\b", text
+        r"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer|at all)\b", text
     ):
         return None
     match = _DENY.search(text)
@@ -212,18 +212,19 @@ def _counts(text: str, patterns: Patterns) -> bool:
     return any(span.kind in ("quantity", "money", "percent") for span in find_spans(text, patterns))
 
 
-def reworded(text: str, seed: int, patterns: Patterns) -> str:
-    """Return the statement in other words of the same meaning, its small numbers respelt.
+def reworded(texts: tuple[str, ...], seed: int, patterns: Patterns) -> tuple[str, ...]:
+    """Return twins in other words of the same meaning, alike, their small numbers respelt.
 
-    Only the seed decides, so that both twins of a claim are reworded alike.
+    A word that one of them lacks stays in the others, so that it does not tell the label.
     """
     chance = random.Random(seed)
     for old, new in patterns.pairs("same"):
-        if chance.random() < 0.6:
-            text = re.sub(rf"\b{re.escape(old)}\b", new, text, count=1)
+        word = re.compile(rf"\b{re.escape(old)}\b")
+        if chance.random() < 0.6 and all(map(word.search, texts)):
+            texts = tuple(word.sub(new, text, count=1) for text in texts)
     if chance.random() < 0.35:
-        text = _respell(text, patterns)
-    return text
+        texts = tuple(_respell(text, patterns) for text in texts)
+    return texts
 
 
 def _respell(text: str, patterns: Patterns) -> str:

@@ -49,6 +49,7 @@ _LISTS = frozenset(
         "units",
         "unsure",
         "weekdays",
+        "whole_documents",
     }
 )
 _MAPPINGS = frozenset({"verbs"})
