@@ -170,20 +170,25 @@ def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> boo
         return False
     if not (sentence[0].isupper() or sentence[0].isdigit()) or MARKS.search(sentence):
         return False
-    if _ELSEWHERE.search(sentence) or _HEADED.search(sentence):
+    if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
         return False
+    if _ELSEWHERE.search(sentence) or _HEADED.search(sentence) or _OTHERS.match(sentence):
+        return False
+    return (
+        _speaks_for_itself(words, patterns, hedged) and finite_verb(sentence, patterns) is not None
+    )
+
+
+def _speaks_for_itself(words: list[str], patterns: Patterns, hedged: bool) -> bool:
+    """Tell whether no word points at another sentence or, but for ``hedged``, tells of a doubt."""
     lower = [word.lower().replace("’", "'") for word in words]
     plain = [word.partition("'")[0] for word in lower]  # "I've" speaks of me
     refused = patterns.words("pointing") | (frozenset() if hedged else patterns.words("unsure"))
-    if {lower[0], plain[0]} & patterns.words("openers") or _OTHERS.match(sentence):
-        return False
-    if {*lower, *plain} & refused:
-        return False
-    if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
-        return False
-    if {"he", "she", "they", "it", "we"} & set(plain[:4]):
-        return False
-    return finite_verb(sentence, patterns) is not None
+    return not (
+        {lower[0], plain[0]} & patterns.words("openers")
+        or {*lower, *plain} & refused
+        or {"he", "she", "they", "it", "we"} & set(plain[:4])
+    )
 
 
 def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
