@@ -14,7 +14,9 @@ _DENY = re.compile(
     r"\b(?P<aux>is|are|was|were|will|shall|must|has|have|had) not\b (?!only|necessarily|yet)"
 )
 #: Before a word that says what something is: "was found to be", "lies in the".
-_STATES = re.compile(r"\b(?:is|are|was|were|be|lies|lie|lay) (?:(?!by\b)[\w-]+,? ){0,4}$")
+_STATES = re.compile(
+    r"\b(?:is|are|was|were|be|lies|lie|lay) (?:(?!(?:by|and|or)\b)[\w-]+,? ){0,4}$"
+)
 _OR_LATER = re.compile(r"\bor (?:longer|shorter|later|earlier|more|less)\b|\bwhichever\b")
 #: Plurals without an s.
 _MANY = frozenset(("people", "men", "women", "children"))

@@ -259,6 +259,7 @@ def test_comparisons_are_english() -> None:
     [
         "A dam was located at the present-day street.",
         "Tin is also used as a negative electrode in batteries.",  # it can be both
+        "The texts are good summaries and fairly present the main facts.",  # a verb
     ],
 )
 def test_no_opposite_of_half_a_word_or_of_one_use_among_others(text: str) -> None:
