@@ -28,7 +28,7 @@ from tasks.claims.neighbours import Neighbours
 from tasks.claims.patterns import Patterns, load_patterns
 from tasks.claims.probe import Probed, balanced, probe
 from tasks.claims.questions import small_words
-from tasks.claims.sentences import WORD, stem
+from tasks.claims.sentences import WORD, content_words, stem
 from tasks.claims.wordings import Family, Wordings, instruction, load_wordings
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
@@ -192,7 +192,10 @@ def _open_claim(
     # Another contract's clause may say the same in its own words, and decide it; and its "we" is
     # somebody else.
     at_home = pair.kind in DUTIES or bool(words & _OURS)
-    other = index.undecided(text, pair.passage_id, used, at_home)
+    # A passage that holds a word of the pair tells which of the two is so.
+    differing = content_words(pair.entailed, patterns) ^ content_words(pair.contradicted, patterns)
+    lacking = differing if pair.kind == "opposite" else frozenset()
+    other = index.undecided(text, pair.passage_id, used, at_home, lacking)
     if other is None:
         return None
     used[other] += 1

@@ -146,7 +146,8 @@ def compared(
     if (
         value is None
         or value < 3
-        or before[0].lower() in ("a", "an", "the", "its", "his", "her", "their", "of", "all", "age")
+        or before[0].lower()
+        in ("a", "an", "the", "its", "his", "her", "their", "of", "all", "age", "top")
     ):
         return None
     low, high = _neighbours(value, span.number, patterns, chance)

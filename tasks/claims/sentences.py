@@ -44,7 +44,11 @@ _ELSEWHERE = re.compile(
 )
 #: A sentence begins in the middle: a heading stands before it, without a mark between them.
 _HEADED = re.compile(r"\w (?:The|This|These|Each|Every|All|Any|No|In|If|It) [a-z]")
-_NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
+#: Cut at initials: "by the Rev. A.G."
+_INITIAL = re.compile(r"\b(?!U\.[SK])[A-Z]\.[A-Z]\.$")
+_NUMBERED = re.compile(
+    r"^(?:(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])|\d+(?:\.\d+){2,}\.?\s+(?=\d))"
+)
 _PREPOSITIONS = frozenset(("of", "with", "by", "for", "from", "in", "on", "at"))
 _ITEM = re.compile(r"^\s*(?:[-*•>]|\d+[.)])\s+")
 _ALTERNATIVES = re.compile(r"\b(?:one of|any of|either|if|unless|until|when)\b")
@@ -172,7 +176,7 @@ def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> boo
         return False
     if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
         return False
-    if _ELSEWHERE.search(sentence) or _HEADED.search(sentence) or _OTHERS.match(sentence):
+    if any(pattern.search(sentence) for pattern in (_ELSEWHERE, _HEADED, _OTHERS, _INITIAL)):
         return False
     return (
         _speaks_for_itself(words, patterns, hedged) and finite_verb(sentence, patterns) is not None

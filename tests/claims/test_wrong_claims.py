@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from itertools import chain
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.claims.construct import construct
 from tasks.claims.duties import duty_twins
 from tasks.claims.edits import affirmed, negated, opposites, reworded
 from tasks.claims.exchange import all_names, exchanged, find_spans, is_bound
+from tasks.claims.neighbours import Neighbours
 from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import small_words, uncapitalised, yes_no_question
 from tasks.claims.sentences import split_sentences, statements, without_notes
@@ -388,3 +390,29 @@ def test_an_abbreviation_keeps_its_capitals() -> None:
 
 def test_a_denial_with_at_all_is_not_taken_back() -> None:
     assert affirmed("The call stack is not used at all.", P) is None
+
+
+def test_an_undecided_opposite_is_about_a_passage_with_neither_word() -> None:
+    """Which of the two holds is what such a passage would tell, in other words."""
+    passages = [
+        Premise("a", "d", "The disease of the liver is an autosomal recessive disorder of a gene."),
+        Premise("b", "d", "Its liver form was due to dominant changes, said the old gene bank."),
+        Premise("c", "d", "The old gene bank of the liver clinic was sold to a rich baker."),
+    ]
+    index = Neighbours(passages, P)
+    claim = "The liver disease is an autosomal dominant disorder of a gene."
+    assert index.undecided(claim, "a", Counter()) == "b"
+    differing = frozenset({"dominant", "recessive"})
+    assert index.undecided(claim, "a", Counter(), lacking=differing) == "c"
+
+
+def test_a_sentence_that_is_cut_at_initials_makes_no_statement() -> None:
+    text = "The mission was founded in 1879 by the Rev. A.G. Ruliffson was its first head."
+    assert [each for _, each in statements(text, P)] == ["Ruliffson was its first head."]
+    for end in ("in the U.S.", "at 0.3 A."):
+        assert statements(f"The charger was tested twice {end}", P)
+
+
+def test_a_rank_is_not_compared_and_a_clause_number_goes() -> None:
+    assert not values_of("The rise was the highest of the top 60 airports there.", "comparison")
+    assert without_notes("7.5.1 8% of the fees is kept.") == "8% of the fees is kept."
