@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.claims.patterns import Patterns
-from tasks.claims.sentences import MARKS, WORD, split_sentences, without_notes
+from tasks.claims.sentences import AT_ALL, MARKS, WORD, split_sentences, without_notes
 
 BAN, DUTY, PERMISSION = "ban", "duty", "permission"
 DUTIES = frozenset((BAN, DUTY, PERMISSION))
@@ -22,9 +22,11 @@ _MODAL = re.compile(rf"\b(?P<verb>{_MODALS})(?P<denied> not)?\b")
 _IS_NOT = re.compile(r"\b(?P<verb>is|are)(?P<denied> not)\b")
 _ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)(?:n['’]t)?\b")
 #: A second denial, and what only a denial can hold: "is sturdy at all" is no English.
-_DENIED_TOO = re.compile(r"n['’]t\b|\b(?:at all|ever|yet|anymore)\b")
+_DENIED_TOO = re.compile(rf"n['’]t\b|\b(?:{AT_ALL}|ever|yet|anymore)\b")
 #: Words that stand for a subject, and cannot end one: "any right it".
 _PRONOUNS = frozenset(("i", "you", "he", "she", "it", "we", "they"))
+#: The language of rules: what "may" be done here is allowed.
+_RULES = re.compile(r"\bshall\b|\b[Tt]his (?:[Aa]greement|[Cc]ontract|[Ll]ease)\b")
 _LONG_NOTE = re.compile(r"\((?:[^\s()]+\s+){4,}[^()]*\)")
 _LOOSE = re.compile(r" (?:further|also|hereby|therefore)$")
 #: Not cut where it ends (a full stop inside, or after a letter), or with a hole (two commas).
@@ -33,7 +35,7 @@ _ADVERB = re.compile(r"^(?:However|Further|Furthermore|Moreover|Additionally|Acc
 #: "agrees not to use" says "must not use".
 _AGREES = re.compile(
     r" (?:hereby )?(?:agrees?|undertakes?|promises?)"
-    r"(?:(?P<denied> not)? to | that (?:it|they) (?:shall|will)(?P<bound> not)? )"
+    r"(?:(?P<denied> not)? to | (?:that )?(?:it|they|you) (?:shall|will)(?P<bound> not)? )"
 )
 #: A second clause with a modal verb of its own, up to the end.
 _SECOND = re.compile(rf", (?:and|but) (?:[\w'’-]+ ){{0,9}}(?:{_MODALS})\b.*$")
@@ -88,7 +90,7 @@ def duty_twins(
 
     A sentence gives one pair at most.
     """
-    is_rule = re.search(r"\bshall\b", text) is not None
+    is_rule = _RULES.search(text) is not None
     for sentence in split_sentences(text, patterns):
         # The end of a sentence that a page break cut, or one that may lose a condition in brackets.
         if sentence[:1].islower() or _LONG_NOTE.search(sentence):
@@ -101,7 +103,7 @@ def duty_twins(
 def _duty(sentence: str, is_rule: bool, patterns: Patterns) -> Duty | None:
     """Return the duty of a sentence, or None where its reverse would not be false for certain.
 
-    ``is_rule``: the passage says "shall", so "may" allows. Elsewhere it may tell what can happen.
+    ``is_rule``: the passage is of rules, so "may" allows. Elsewhere it may tell what can happen.
     """
     sentence = _one_clause(sentence)
     match = _only_modal(sentence)
@@ -158,7 +160,7 @@ def _without_denial(head: str) -> str:
 def _is_subject(head: str, patterns: Patterns) -> bool:
     """Tell whether the words before a modal verb are its subject, maybe after an introduction.
 
-    They hold no verb, but for one that the same subject has before an "and".
+    They hold no verb, but for one before an "and".
     """
     introduction = patterns.condition.match(head)
     words = head[introduction.end() if introduction else 0 :].split()
@@ -169,7 +171,7 @@ def _is_subject(head: str, patterns: Patterns) -> bool:
     if len(words) == 1 and first in determiners:  # "This will": of what stands before
         return False
     named = first in determiners or first not in patterns.words("openers") | {"i"}
-    if (len(words) > 1 and last in _PRONOUNS) or (last not in ("and", "but") and _has_verb(words)):
+    if (len(words) > 1 and last in _PRONOUNS) or _has_verb(words):
         return False
     plain = all(re.fullmatch(r"[A-Za-z][\w'’/-]*", word) for word in words)
     inside = {word.lower() for word in words[1:]} & patterns.words("breaks") - {"and", "or", "to"}
@@ -179,7 +181,10 @@ def _is_subject(head: str, patterns: Patterns) -> bool:
 
 
 def _has_verb(words: list[str]) -> bool:
-    return any(word in ("is", "are", "was", "were", "has", "have", "had") for word in words)
+    """Tell whether a subject holds a verb: what it is part of is more than the duty."""
+    joins = [place for place, word in enumerate(words) if word in ("and", "but")]
+    own = words[joins[-1] + 1 :] if joins else words
+    return any(word in ("is", "are", "was", "were", "has", "have", "had") for word in own)
 
 
 def _is_unclear(tail: str, patterns: Patterns) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tasks.claims.exchange import Span, as_number, find_spans, is_bound, like
 from tasks.claims.patterns import Patterns
-from tasks.claims.sentences import WORD, finite_verb, main_clause
+from tasks.claims.sentences import AT_ALL, WORD, finite_verb, main_clause
 
 _DENY = re.compile(
     r"\b(?P<aux>is|are|was|were|will|shall|must|has|have|had) not\b (?!only|necessarily|yet)"
@@ -69,7 +69,7 @@ def is_participle(word: str, patterns: Patterns) -> bool:
 def affirmed(text: str, patterns: Patterns) -> str | None:
     """Return a denial without its negation, or None where it is not the only one."""
     if len(patterns.negation.findall(text)) != 1 or re.search(
-        r"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer|at all)\b", text
+        rf"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer|{AT_ALL})\b", text
     ):
         return None
     match = _DENY.search(text)

@@ -20,6 +20,8 @@ _NOTES = re.compile(r"\s*(?:\[(?=[^\]]*\w)[^\]]{0,40}\]|\((?=[^()]*\w)[^()]{0,12
 _ENUMERATOR = re.compile(r"\s*\((?:[ivx]+|[a-z])\)")
 #: What needs the words after it, so that they are no note: "in accordance with (Section 5)".
 _NEEDS_MORE = re.compile(r"\b(?:an?|the|of|with|by|for|from|in|on|at|to|under|and|or|[a-z])$", re.I)
+#: Not "at all times".
+AT_ALL = r"at all(?=[.,;]| (?:in|on|by|for|of|to|as|and|or|if|when)\b)"
 MARKS = re.compile(
     r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\."
     #: A number that is cut: "0. 057", "16, 219".
