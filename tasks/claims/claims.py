@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from itertools import chain
 
 from tasks.claims.duties import BAN, DUTY, PERMISSION, duty_twins
-from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
+from tasks.claims.edits import (
+    affirmed,
+    compared,
+    is_participle,
+    negated,
+    opposites,
+    reworded,
+)
 from tasks.claims.exchange import Span, exchanged, find_spans, is_bound
 from tasks.claims.patterns import Patterns
 from tasks.claims.questions import answer_statement, statement_of
@@ -29,6 +36,10 @@ TRUE_DENIALS = frozenset((BAN, "negation removed"))
 FALSE_DENIALS = frozenset((DUTY, PERMISSION, "negation added"))
 #: How a statement begins that is about one of several.
 _INDEFINITE = re.compile(r"(?:a|an|one|some|another)\b", re.I)
+#: Verbs of a state, where no participle follows.
+_BEING = frozenset(("is", "are", "was", "were", "has", "have", "had"))
+#: What places a state in time: "in May 2009", "during 2009".
+_WITHIN = re.compile(r"\s*\b(?:in|during)(?: (?:early|mid|late|[A-Z][a-z]+))? $", re.I)
 _THERE_IS = re.compile(r"\bthere (?:is|are|was|were)\b", re.I)
 
 
@@ -106,8 +117,8 @@ def _differ(twins: Twins) -> bool:
 
 def _reworded(twins: Twins, key: int, patterns: Patterns) -> Twins:
     seed = row_seed(key, twins.origin, twins.kind)
-    texts = [reworded(text, seed, patterns) for text in (twins.entailed, twins.contradicted)]
-    return Twins(twins.passage_id, twins.kind, texts[0], texts[1], twins.origin)
+    entailed, contradicted = reworded((twins.entailed, twins.contradicted), seed, patterns)
+    return Twins(twins.passage_id, twins.kind, entailed, contradicted, twins.origin)
 
 
 def _from_sentences(passage: Premise, chance: random.Random, patterns: Patterns) -> Iterator[Twins]:
@@ -156,12 +167,30 @@ def _edits(
 
 def _follows_anyway(statement: str, span: Span, patterns: Patterns) -> bool:
     """Tell whether the statement may hold with another value too: "none of 20" includes "none of
-    10", and what there was in 2009 there may have been in 2006.
+    10", and what there was or how it was in 2009 it may have been in 2006.
     """
-    if span.kind == "year":
-        return _THERE_IS.search(statement) is not None
+    if span.kind in ("year", "month"):
+        return _THERE_IS.search(statement) is not None or _tells_state(statement, span, patterns)
     numbered = span.kind in ("quantity", "percent", "money")
     return numbered and patterns.negation.search(statement[: span.start]) is not None
+
+
+def _tells_state(statement: str, span: Span, patterns: Patterns) -> bool:
+    """Tell whether the statement says how something was in a year or month, and of no event.
+
+    "was in 1987" tells when an event was, and a clause between has a verb of its own.
+    """
+    verb = finite_verb(statement, patterns)
+    if verb is None or verb[0].lower() not in _BEING or not _WITHIN.search(statement[: span.start]):
+        return False
+    after = WORD.findall(statement[verb.end() :])[:3]
+    between = statement[verb.end() : span.start]
+    return not (
+        any(is_participle(word, patterns) for word in after)
+        or _WITHIN.fullmatch(between.rstrip() + " ")
+        or _clause_between(between, patterns)
+        or "to" in WORD.findall(between)
+    )
 
 
 def _can_be_denied(statement: str, span: Span, patterns: Patterns) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from tasks.claims.neighbours import Neighbours
 from tasks.claims.patterns import Patterns, load_patterns
 from tasks.claims.probe import Probed, balanced, probe
 from tasks.claims.questions import small_words
-from tasks.claims.sentences import WORD, stem
+from tasks.claims.sentences import WORD, content_words, stem
 from tasks.claims.wordings import Family, Wordings, instruction, load_wordings
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
@@ -37,6 +38,7 @@ from tasks.core.rows import INSTRUCTIONS
 FEW_ROWS = 50
 #: Words that mean somebody else in another document.
 _OURS = frozenset(("we", "our", "ours", "us"))
+_THIS = frozenset(("this", "these"))
 #: Shares of the task types among constructed rows.
 SHARES: Mapping[str, float] = {"nli": 0.5, "te": 0.15, "ynqa": 0.35}
 
@@ -190,7 +192,10 @@ def _open_claim(
     # Another contract's clause may say the same in its own words, and decide it; and its "we" is
     # somebody else.
     at_home = pair.kind in DUTIES or bool(words & _OURS)
-    other = index.undecided(text, pair.passage_id, used, at_home)
+    # A passage that holds a word of the pair tells which of the two is so.
+    differing = content_words(pair.entailed, patterns) ^ content_words(pair.contradicted, patterns)
+    lacking = differing if pair.kind == "opposite" else frozenset()
+    other = index.undecided(text, pair.passage_id, used, at_home, lacking)
     if other is None:
         return None
     used[other] += 1
@@ -199,13 +204,16 @@ def _open_claim(
 
 def _points_away(text: str, patterns: Patterns) -> bool:
     """Tell whether a claim would be about something else in another passage: "such reports" where
-    it has named no reports.
+    it has named no reports, "this paragraph", but not "this agreement".
     """
     words = [word.lower() for word in WORD.findall(text)]
     return any(
-        word in patterns.words("carried_along")
-        and stem(words[place + 1]) not in map(stem, words[:place])
-        for place, word in enumerate(words[:-1])
+        (
+            word in patterns.words("carried_along")
+            or (word in _THIS and after not in patterns.words("whole_documents"))
+        )
+        and stem(after) not in map(stem, words[:place])
+        for place, (word, after) in enumerate(pairwise(words))
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.claims.patterns import Patterns
-from tasks.claims.sentences import MARKS, WORD, split_sentences, without_notes
+from tasks.claims.sentences import AT_ALL, MARKS, WORD, split_sentences, without_notes
 
 BAN, DUTY, PERMISSION = "ban", "duty", "permission"
 DUTIES = frozenset((BAN, DUTY, PERMISSION))
@@ -20,7 +20,13 @@ DUTIES = frozenset((BAN, DUTY, PERMISSION))
 _MODALS = r"shall|must|may|will"
 _MODAL = re.compile(rf"\b(?P<verb>{_MODALS})(?P<denied> not)?\b")
 _IS_NOT = re.compile(r"\b(?P<verb>is|are)(?P<denied> not)\b")
-_ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)\b")
+_ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)(?:n['’]t)?\b")
+#: A second denial, and what only a denial can hold: "is sturdy at all" is no English.
+_DENIED_TOO = re.compile(rf"n['’]t\b|\b(?:{AT_ALL}|ever|yet|anymore)\b")
+#: Words that stand for a subject, and cannot end one: "any right it".
+_PRONOUNS = frozenset(("i", "you", "he", "she", "it", "we", "they"))
+#: The language of rules: what "may" be done here is allowed.
+_RULES = re.compile(r"\bshall\b|\b[Tt]his (?:[Aa]greement|[Cc]ontract|[Ll]ease)\b")
 _LONG_NOTE = re.compile(r"\((?:[^\s()]+\s+){4,}[^()]*\)")
 _LOOSE = re.compile(r" (?:further|also|hereby|therefore)$")
 #: Not cut where it ends (a full stop inside, or after a letter), or with a hole (two commas).
@@ -29,7 +35,7 @@ _ADVERB = re.compile(r"^(?:However|Further|Furthermore|Moreover|Additionally|Acc
 #: "agrees not to use" says "must not use".
 _AGREES = re.compile(
     r" (?:hereby )?(?:agrees?|undertakes?|promises?)"
-    r"(?:(?P<denied> not)? to | that (?:it|they) (?:shall|will)(?P<bound> not)? )"
+    r"(?:(?P<denied> not)? to | (?:that )?(?:it|they|you) (?:shall|will)(?P<bound> not)? )"
 )
 #: A second clause with a modal verb of its own, up to the end.
 _SECOND = re.compile(rf", (?:and|but) (?:[\w'’-]+ ){{0,9}}(?:{_MODALS})\b.*$")
@@ -84,7 +90,7 @@ def duty_twins(
 
     A sentence gives one pair at most.
     """
-    is_rule = re.search(r"\bshall\b", text) is not None
+    is_rule = _RULES.search(text) is not None
     for sentence in split_sentences(text, patterns):
         # The end of a sentence that a page break cut, or one that may lose a condition in brackets.
         if sentence[:1].islower() or _LONG_NOTE.search(sentence):
@@ -97,7 +103,7 @@ def duty_twins(
 def _duty(sentence: str, is_rule: bool, patterns: Patterns) -> Duty | None:
     """Return the duty of a sentence, or None where its reverse would not be false for certain.
 
-    ``is_rule``: the passage says "shall", so "may" allows. Elsewhere it may tell what can happen.
+    ``is_rule``: the passage is of rules, so "may" allows. Elsewhere it may tell what can happen.
     """
     sentence = _one_clause(sentence)
     match = _only_modal(sentence)
@@ -111,7 +117,8 @@ def _duty(sentence: str, is_rule: bool, patterns: Patterns) -> Duty | None:
         return None
     kind = BAN if denied or plain_head else PERMISSION if match["verb"] == "may" else DUTY
     is_of_actor = _does_something(head, tail, patterns)
-    if kind == PERMISSION and not (is_rule or is_of_actor):
+    # "may" and "may not" alike: "This may not be as good."
+    if match["verb"] == "may" and not (is_rule or is_of_actor):
         return None
     return Duty(kind, match["verb"], head, _last_verb(kind, tail), plain_head, is_of_actor)
 
@@ -151,19 +158,33 @@ def _without_denial(head: str) -> str:
 
 
 def _is_subject(head: str, patterns: Patterns) -> bool:
-    """Tell whether the words before a modal verb are its subject, maybe after an introduction."""
+    """Tell whether the words before a modal verb are its subject, maybe after an introduction.
+
+    They hold no verb, but for one before an "and".
+    """
     introduction = patterns.condition.match(head)
     words = head[introduction.end() if introduction else 0 :].split()
     if not words or len(words) > _MOST_IN_SUBJECT:
         return False
-    first = words[0].lower()
+    first, last = words[0].lower(), words[-1].lower()
     determiners = patterns.words("determiners")
-    named = first in determiners or first == "you" or first not in patterns.words("openers")
+    if len(words) == 1 and first in determiners:  # "This will": of what stands before
+        return False
+    named = first in determiners or first not in patterns.words("openers") | {"i"}
+    if (len(words) > 1 and last in _PRONOUNS) or _has_verb(words):
+        return False
     plain = all(re.fullmatch(r"[A-Za-z][\w'’/-]*", word) for word in words)
     inside = {word.lower() for word in words[1:]} & patterns.words("breaks") - {"and", "or", "to"}
     # A capital inside the subject begins a sentence: what is before it is a heading.
     begins = {word.capitalize() for word in determiners | patterns.words("beginnings")}
     return named and plain and not inside and not begins & set(words[1:])
+
+
+def _has_verb(words: list[str]) -> bool:
+    """Tell whether a subject holds a verb: what it is part of is more than the duty."""
+    joins = [place for place, word in enumerate(words) if word in ("and", "but")]
+    own = words[joins[-1] + 1 :] if joins else words
+    return any(word in ("is", "are", "was", "were", "has", "have", "had") for word in own)
 
 
 def _is_unclear(tail: str, patterns: Patterns) -> bool:
@@ -174,6 +195,7 @@ def _is_unclear(tail: str, patterns: Patterns) -> bool:
         len(words) < 3
         or not tail[0].isalnum()
         or words[0] in patterns.words("focus")
+        or _DENIED_TOO.search(tail) is not None
         or bool(set(words) & (denials | patterns.words("narrowing")))
     )
 

@@ -6,16 +6,20 @@ import random
 import re
 from collections.abc import Iterator
 
-from tasks.claims.exchange import Span, as_number, is_bound, like
+from tasks.claims.exchange import Span, as_number, find_spans, is_bound, like
 from tasks.claims.patterns import Patterns
-from tasks.claims.sentences import WORD, finite_verb, main_clause
+from tasks.claims.sentences import AT_ALL, WORD, finite_verb, main_clause
 
 _DENY = re.compile(
     r"\b(?P<aux>is|are|was|were|will|shall|must|has|have|had) not\b (?!only|necessarily|yet)"
 )
 #: Before a word that says what something is: "was found to be", "lies in the".
-_STATES = re.compile(r"\b(?:is|are|was|were|be|lies|lie|lay) (?:(?!by\b)[\w-]+,? ){0,4}$")
+_STATES = re.compile(
+    r"\b(?:is|are|was|were|be|lies|lie|lay) (?:(?!(?:by|and|or)\b)[\w-]+,? ){0,4}$"
+)
 _OR_LATER = re.compile(r"\bor (?:longer|shorter|later|earlier|more|less)\b|\bwhichever\b")
+#: Plurals without an s.
+_MANY = frozenset(("people", "men", "women", "children"))
 _DID_NOT = re.compile(r"\b(?P<aux>did|does|do) not (?P<base>[a-z]+)\b")
 
 
@@ -25,6 +29,7 @@ def negated(text: str, patterns: Patterns) -> str | None:
     clause = text[start:]
     verb = finite_verb(clause, patterns)
     first = clause.split()[0].lower()
+    first = first.partition("-")[0]  # "Twenty-two of 32"
     counted = first[0].isdigit() or first in patterns.number_words
     if (
         verb is None
@@ -64,7 +69,7 @@ def is_participle(word: str, patterns: Patterns) -> bool:
 def affirmed(text: str, patterns: Patterns) -> str | None:
     """Return a denial without its negation, or None where it is not the only one."""
     if len(patterns.negation.findall(text)) != 1 or re.search(
-        r"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer)\b", text
+        rf"\b(?:any|ever|yet|but|only|until|since|either|anymore|longer|{AT_ALL})\b", text
     ):
         return None
     match = _DENY.search(text)
@@ -102,11 +107,13 @@ def _exchanged(text: str, verb: int, pair: tuple[str, str], state: bool) -> Iter
     begins.
     """
     for old, new in (pair, pair[::-1]):
-        found = list(re.finditer(rf"\b{re.escape(old)}\b", text))
+        found = list(re.finditer(rf"(?<![\w-]){re.escape(old)}(?![\w-])", text))
         if len(found) != 1 or re.search(rf"\b{re.escape(new)}\b", text):
             continue
         head = text[: found[0].start()]
         told = len(head) >= verb or old.endswith("est")
+        if state and re.search(r"\balso\b", text):  # it can be both
+            continue
         if told and (not state or _STATES.search(head)):
             yield _with_article(head, new) + new + text[found[0].end() :]
 
@@ -139,7 +146,8 @@ def compared(
     if (
         value is None
         or value < 3
-        or before[0].lower() in ("a", "an", "the", "its", "his", "her", "their", "of", "all")
+        or before[0].lower()
+        in ("a", "an", "the", "its", "his", "her", "their", "of", "all", "age", "top")
     ):
         return None
     low, high = _neighbours(value, span.number, patterns, chance)
@@ -147,10 +155,8 @@ def compared(
         return None
     if low is None or high is None or low in passage or high in passage:
         return None
-    more, fewer = (
-        "more than",
-        "fewer than" if span.unit.endswith("s") and span.kind == "quantity" else "less than",
-    )
+    counted = span.kind == "quantity" and (span.unit.endswith("s") or span.unit in _MANY)
+    more, fewer = "more than", "fewer than" if counted else "less than"
     upward = chance.random() < 0.5
     true, false = (
         (f"{more} {low}", f"{more} {high}") if upward else (f"{fewer} {high}", f"{fewer} {low}")
@@ -194,6 +200,9 @@ def _compared_year(
         return None
     if " had " in text:  # "had closed in 1990": before or after what?
         return None
+    # "In 2009, 77 died": after 2005 more did. "In 1600 patients" there is no year.
+    if re.match(r" [a-z]{3,}s\b", text[span.end :]) or _counts(text, patterns):
+        return None
     year, word = int(span.text), chance.choice(("before", "after"))
     early, late = year - chance.choice((2, 3, 5, 8)), year + chance.choice((2, 3, 5, 8))
     true, false = (late, early) if word == "before" else (early, late)
@@ -202,18 +211,23 @@ def _compared_year(
     return f"{head[:-3]}{word} {true}{tail}", f"{head[:-3]}{word} {false}{tail}"
 
 
-def reworded(text: str, seed: int, patterns: Patterns) -> str:
-    """Return the statement in other words of the same meaning, its small numbers respelt.
+def _counts(text: str, patterns: Patterns) -> bool:
+    return any(span.kind in ("quantity", "money", "percent") for span in find_spans(text, patterns))
 
-    Only the seed decides, so that both twins of a claim are reworded alike.
+
+def reworded(texts: tuple[str, ...], seed: int, patterns: Patterns) -> tuple[str, ...]:
+    """Return twins in other words of the same meaning, alike, their small numbers respelt.
+
+    A word that one of them lacks stays in the others, so that it does not tell the label.
     """
     chance = random.Random(seed)
     for old, new in patterns.pairs("same"):
-        if chance.random() < 0.6:
-            text = re.sub(rf"\b{re.escape(old)}\b", new, text, count=1)
+        word = re.compile(rf"\b{re.escape(old)}\b")
+        if chance.random() < 0.6 and all(map(word.search, texts)):
+            texts = tuple(word.sub(new, text, count=1) for text in texts)
     if chance.random() < 0.35:
-        text = _respell(text, patterns)
-    return text
+        texts = tuple(_respell(text, patterns) for text in texts)
+    return texts
 
 
 def _respell(text: str, patterns: Patterns) -> str:

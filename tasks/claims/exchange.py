@@ -25,6 +25,8 @@ _PART_OF_TIME = re.compile(
 )
 #: "4 hours 57 minutes" is one value.
 _MEASURE = re.compile(r"\d [a-z]+$")
+#: Days of the months that lack some: a claim of 31 February is false whatever the passage says.
+_DAYS = {"February": 28, "April": 30, "June": 30, "September": 30, "November": 30}
 _TRAIL = re.compile(r"(?:'s|’s)$")
 
 
@@ -77,16 +79,26 @@ def all_names(text: str, patterns: Patterns) -> list[str]:
         before = text[: match.start()].rstrip()
         name = _TRAIL.sub("", match[0])
         plain = name not in patterns.months and name not in patterns.values["weekdays"]
-        if before and before[-1] not in '.!?:"“' and plain and len(name) > 2:
+        named = plain and len(name) > 2 and not _goes_with_noun(text[match.end() :], patterns)
+        if before and before[-1] not in '.!?:"“' and named:
             found.append(name)
     return list(dict.fromkeys(found))
+
+
+def _goes_with_noun(rest: str, patterns: Patterns) -> bool:
+    """Tell whether a capitalised word is an adjective by what follows: "American frontier"."""
+    after = re.match(r" ([a-z][\w-]*)", rest)
+    return after is not None and not (
+        after[1] in patterns.words("stopwords") or after[1] in patterns.verb_bases
+    )
 
 
 def is_bound(text: str, span: Span, patterns: Patterns) -> bool:
     """Tell whether a span is a bound, a label or part of a range, which no value contradicts."""
     head, tail = text[: span.start].rstrip(), text[span.end :].lstrip()
     word = (head.split() or [""])[-1]
-    labels = word[:1].isupper() and " " in head  # "Panel 5", "Euro 2019"
+    # "Panel 5", "Euro 2019"; the first word of a statement is a name unless it is a small one.
+    labels = word[:1].isupper() and (" " in head or _is_name(word, patterns))
     if _RANGE.match(tail):
         return True
     if span.kind not in ("quantity", "money", "percent"):
@@ -101,6 +113,12 @@ def is_bound(text: str, span: Span, patterns: Patterns) -> bool:
     ):
         return True
     return span.kind == "quantity" and (labels or _MEASURE.search(head) is not None)
+
+
+def _is_name(word: str, patterns: Patterns) -> bool:
+    """Tell whether the first word of a statement is none of those that begin one."""
+    lists = ("stopwords", "openers", "bounds", "introductions", "quantifiers")
+    return not any(word.lower() in patterns.words(name) for name in lists)
 
 
 def exchanged(
@@ -232,7 +250,7 @@ def _year(span: Span, patterns: Patterns) -> list[str]:
 def _date(span: Span, patterns: Patterns) -> list[str]:
     day = next(iter(re.findall(r"\d+", span.text)))
     month = next(name for name in patterns.months if name in span.text)
-    others = [name for name in patterns.months if name != month]
+    others = [name for name in patterns.months if name != month and int(day) <= _DAYS.get(name, 31)]
     days = [str(other) for other in (3, 7, 9, 12, 16, 19, 21, 24, 27) if abs(other - int(day)) > 1]
     return [span.text.replace(month, name) for name in others] + [
         span.text.replace(day, other, 1) for other in days

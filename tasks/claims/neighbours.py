@@ -32,12 +32,18 @@ class Neighbours:
         self._most = max(20, len(passages) // 12)
 
     def undecided(
-        self, claim: str, origin: str, used: Counter[str], at_home: bool = False
+        self,
+        claim: str,
+        origin: str,
+        used: Counter[str],
+        at_home: bool = False,
+        lacking: frozenset[str] = frozenset(),
     ) -> str | None:
         """Return the passage that shares most with another's claim and leaves it open, or None.
 
         ``used`` counts how often a passage served before: each serves at most three times.
-        ``at_home``: only a passage of the same document.
+        ``at_home``: only a passage of the same document. ``lacking``: one with none of these words
+        (:func:`content_words`).
         """
         words = self._telling(claim)
         if len(words) < 3:
@@ -48,6 +54,7 @@ class Neighbours:
             if len(holders) <= self._most:
                 for key in holders:
                     scores[key] += math.log((1 + len(self._passages)) / len(holders))
+        scores = {key: scores[key] for key in scores if not lacking & self._words[key]}
         home = self._passages[origin].document
         if at_home:
             scores = {key: scores[key] for key in scores if self._passages[key].document == home}

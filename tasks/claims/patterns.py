@@ -49,6 +49,7 @@ _LISTS = frozenset(
         "units",
         "unsure",
         "weekdays",
+        "whole_documents",
     }
 )
 _MAPPINGS = frozenset({"verbs"})
@@ -162,7 +163,7 @@ def _either(words: Iterable[str]) -> str:
 
 
 def _any(words: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{_either(words)})\b|n't\b", re.I)
+    return re.compile(rf"\b(?:{_either(words)})\b|n['’]t\b", re.I)
 
 
 def _with_ed(base: str) -> str:

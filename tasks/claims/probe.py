@@ -156,4 +156,4 @@ def _ordered(rows: Sequence[Probed], places: list[int], seed: int) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w[\w'’]*|[^\w\s]", text.lower()))
+    return " ".join(re.findall(_WORDS, text.lower()))

@@ -107,9 +107,11 @@ def small_words(texts: Iterable[str]) -> frozenset[str]:
 def uncapitalised(text: str, small: Container[str], patterns: Patterns) -> str:
     """Return a text as it stands inside a sentence: in lower case, unless it begins with a name.
 
-    Before another capitalised word the capital stays ("New York").
+    Before another capitalised word the capital stays ("New York"), and in an abbreviation ("WHO").
     """
     first, *others = text.split(maxsplit=2)[:2] or [""]
     in_name = bool(others) and others[0][0].isupper()
+    if first == "I" or any(map(str.isupper, first[1:])):
+        return text
     plain = first.lower() in patterns.words("stopwords") or (first.lower() in small and not in_name)
     return text[:1].lower() + text[1:] if plain else text

@@ -15,7 +15,13 @@ _TIDY = (
     (re.compile(r"([(\[])\s+"), r"\1"),
 )
 _LINK = re.compile(r"\[([^\]]{1,80})\]\([^()\s]{1,300}\)")
-_NOTES = re.compile(r"\s*(?:\[[^\]]{0,40}\]|\([^()]{0,120}\))")
+#: A note holds a letter or a digit: "[***]" stands for words that were left out.
+_NOTES = re.compile(r"\s*(?:\[(?=[^\]]*\w)[^\]]{0,40}\]|\((?=[^()]*\w)[^()]{0,120}\))")
+_ENUMERATOR = re.compile(r"\s*\((?:[ivx]+|[a-z])\)")
+#: What needs the words after it, so that they are no note: "in accordance with (Section 5)".
+_NEEDS_MORE = re.compile(r"\b(?:an?|the|of|with|by|for|from|in|on|at|to|under|and|or|[a-z])$", re.I)
+#: Not "at all times".
+AT_ALL = r"at all(?=[.,;]| (?:in|on|by|for|of|to|as|and|or|if|when)\b)"
 MARKS = re.compile(
     r"[`\"“”«»#|*_<>={}~\\;:?!…\[\]()/@&]|--|\.\.|\s[-–—]\s|—|–|''|https?|www\."
     #: A number that is cut: "0. 057", "16, 219".
@@ -32,7 +38,19 @@ _OTHERS = re.compile(
     r"|(?:rest|remaining|one|new)\b"
     r"|\w+ (?:one|ones)\b)"
 )
-_NUMBERED = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])")
+#: "in the table below", "the above quote": about the page, or another sentence.
+_ELSEWHERE = re.compile(
+    r"\bthe (?:above|below)\b"
+    r"|\b(?:shown|listed|described|mentioned|noted|given|discussed|table|figure|example|section)s?"
+    r" (?:above|below)\b"
+)
+#: A sentence begins in the middle: a heading stands before it, without a mark between them.
+_HEADED = re.compile(r"\w (?:The|This|These|Each|Every|All|Any|No|In|If|It) [a-z]")
+#: Cut at initials: "by the Rev. A.G."
+_INITIAL = re.compile(r"\b(?!U\.[SK])[A-Z]\.[A-Z]\.$")
+_NUMBERED = re.compile(
+    r"^(?:(?:\d+(?:\.\d+)*\.?|[A-Z]\.)\s+(?=[A-Z])|\d+(?:\.\d+){2,}\.?\s+(?=\d))"
+)
 _PREPOSITIONS = frozenset(("of", "with", "by", "for", "from", "in", "on", "at"))
 _ITEM = re.compile(r"^\s*(?:[-*•>]|\d+[.)])\s+")
 _ALTERNATIVES = re.compile(r"\b(?:one of|any of|either|if|unless|until|when)\b")
@@ -93,9 +111,14 @@ def tidy(text: str) -> str:
 
 def without_notes(sentence: str) -> str:
     """Return a sentence without its notes in brackets and its leading number. A link keeps its
-    text.
+    text, and brackets stay where the sentence would lack what they hold.
     """
-    return _NUMBERED.sub("", _NOTES.sub("", _LINK.sub(r"\1", sentence)))
+    return _NUMBERED.sub("", _NOTES.sub(_without_note, _LINK.sub(r"\1", sentence)))
+
+
+def _without_note(note: re.Match[str]) -> str:
+    is_needed = _NEEDS_MORE.search(note.string[: note.start()])
+    return note[0] if is_needed and not _ENUMERATOR.fullmatch(note[0]) else ""
 
 
 def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tuple[str, str]]:
@@ -153,15 +176,25 @@ def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> boo
         return False
     if not (sentence[0].isupper() or sentence[0].isdigit()) or MARKS.search(sentence):
         return False
-    lower = [word.lower() for word in words]
-    refused = patterns.words("pointing") | (frozenset() if hedged else patterns.words("unsure"))
-    if lower[0] in patterns.words("openers") or set(lower) & refused or _OTHERS.match(sentence):
-        return False
     if sum(word.isupper() and len(word) > 3 for word in words) > 1 or sentence.count(",") > 3:
         return False
-    if {"he", "she", "they", "it", "we"} & set(lower[:4]):
+    if any(pattern.search(sentence) for pattern in (_ELSEWHERE, _HEADED, _OTHERS, _INITIAL)):
         return False
-    return finite_verb(sentence, patterns) is not None
+    return (
+        _speaks_for_itself(words, patterns, hedged) and finite_verb(sentence, patterns) is not None
+    )
+
+
+def _speaks_for_itself(words: list[str], patterns: Patterns, hedged: bool) -> bool:
+    """Tell whether no word points at another sentence or, but for ``hedged``, tells of a doubt."""
+    lower = [word.lower().replace("’", "'") for word in words]
+    plain = [word.partition("'")[0] for word in lower]  # "I've" speaks of me
+    refused = patterns.words("pointing") | (frozenset() if hedged else patterns.words("unsure"))
+    return not (
+        {lower[0], plain[0]} & patterns.words("openers")
+        or {*lower, *plain} & refused
+        or {"he", "she", "they", "it", "we"} & set(plain[:4])
+    )
 
 
 def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
@@ -177,6 +210,8 @@ def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
         known = before not in _PREPOSITIONS and _is_verb(
             match[0], sentence[match.end() :], patterns
         )
+        if place == 1 and known and before.endswith("ly"):  # "Clearly made in the north."
+            return None
         if place and (word in auxiliaries or known):
             return match
         before = word

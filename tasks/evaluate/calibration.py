@@ -22,7 +22,7 @@ from tasks.claims.claims import ENTAILED
 from tasks.claims.construct import Claim, construct
 from tasks.claims.passages import passages_of
 from tasks.claims.patterns import load_patterns
-from tasks.claims.questions import yes_no_question
+from tasks.claims.questions import small_words, yes_no_question
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, fingerprint, row_seed
 from tasks.core.parquet import Batches, read_table
@@ -108,10 +108,12 @@ def make_probes(
         log.warning("no calibration: %s", error)
         return []
     told = _read_told(trained, drawn["passage_id"])
+    small = small_words(drawn["text"].to_pylist())
     items: dict[str, dict[str, Item]] = defaultdict(dict)  # answer -> id -> item
     for claim in claims:
-        text = _asked(claim, dataset.task_type)
-        if text and not _is_known(claim, told):
+        question = yes_no_question(claim.text, small, load_patterns())
+        text = question if dataset.task_type == "ynqa" else claim.text
+        if text and not _is_known(claim, question, told):
             name = fingerprint("probe", claim.passage.passage_id, text)[:16]
             right = claim.label if dataset.task_type == "nli" else str(claim.label == ENTAILED)
             items[right][name] = Item(
@@ -141,10 +143,9 @@ def _read_told(trained: Iterable[pa.Table], passages: pa.ChunkedArray) -> dict[s
     return found
 
 
-def _is_known(claim: Claim, told: Mapping[str, str]) -> bool:
+def _is_known(claim: Claim, question: str | None, told: Mapping[str, str]) -> bool:
     """Tell whether an instruction on the passage states the claim, or asks it."""
     instructions = told.get(claim.passage.passage_id, "")
-    question = yes_no_question(claim.text, claim.passage.text, load_patterns())
     forms = filter(None, (claim.text.rstrip("."), question))
     return any(form.lower() in instructions for form in forms)
 
@@ -165,12 +166,6 @@ def priors(templates: Sequence[Template], answers: pa.Table) -> Priors:
         for template in templates
         for found in [scores[template.name]]
     }
-
-
-def _asked(claim: Claim, task_type: str) -> str | None:
-    if task_type != "ynqa":
-        return claim.text
-    return yes_no_question(claim.text, claim.passage.text, load_patterns())
 
 
 def _read(path: Path) -> pa.Table:

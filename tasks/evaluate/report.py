@@ -152,7 +152,7 @@ def _document(item: Item) -> str:
     """Return the document that an item names, else the first words of its passage."""
     held = item.columns.get("held_out")
     known = held if isinstance(held, dict) else item.columns
-    document = str(known.get("document") or "")
+    document = item.document or str(known.get("document") or "")
     return document or " ".join(item.context.split()[:7]) + " ..."
 
 

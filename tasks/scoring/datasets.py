@@ -196,7 +196,7 @@ def check_prompts(dataset: Dataset, item: Item) -> None:
 
 def asked_columns(dataset: Dataset) -> tuple[str, ...]:
     """Return the columns besides the passage that the templates show: the question, the claim."""
-    given = {"context", "choices", dataset.context.split(".")[0]}
+    given = {"context", dataset.context.split(".")[0]} | ({"choices"} if dataset.labels else set())
     given |= {dataset.label.split(".")[0], dataset.answers.split(".")[0]}
     shown = (_find_columns(template.instruction) for template in dataset.templates)
     return tuple(sorted(frozenset[str]().union(*shown) - given))
@@ -230,7 +230,9 @@ def render(template: Template, item: Item) -> str:
     A column the item lacks is an error that names the template and the item's columns.
     """
     try:
-        values = {"context": item.context, "choices": list(template.choices)}
+        # Without labels a template has no choices: an item's column of that name is shown.
+        own = {"choices": list(template.choices)} if template.choices else {}
+        values = {"context": item.context, **own}
         return str(_compile(template.instruction).render({**item.columns, **values})).strip()
     except Exception as error:  # a template may raise anything, such as a division by 0
         kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "

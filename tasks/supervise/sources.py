@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.files import choose, row_seed
+from tasks.core.files import choose, fingerprint, row_seed
 from tasks.core.parquet import Batches, column_values, concat, need_columns, take_rows
 from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.core.stage import Stage
@@ -147,7 +147,7 @@ def _prompted_rows(table: pa.Table) -> pa.Table:
         if not instruction or not response:
             continue
         whole = {
-            "passage_id": row["row_id"],
+            "passage_id": _name_passage(row["context"], row["row_id"]),
             "document": row["dataset"],
             "instruction": instruction,
             "response": response,
@@ -183,7 +183,7 @@ def _render_labelled(stage: Stage) -> SourceRows:
         kept.append(
             {
                 "row_id": item.id,
-                "passage_id": item.id,
+                "passage_id": _name_passage(item.context, item.id),
                 "document": path.name,
                 "task_type": dataset.task_type,
                 "context": item.context,
@@ -193,6 +193,14 @@ def _render_labelled(stage: Stage) -> SourceRows:
         )
     table = pa.Table.from_pylist(kept, schema=INSTRUCTIONS)
     return Source.of(lambda: [table]), dropped
+
+
+def _name_passage(context: str, row_id: str) -> str:
+    """Return a name of a row's passage, the same for all rows on it: they are held out together. A
+    row without a passage has its own.
+    """
+    text = _one_spaced(context)
+    return fingerprint("passage", text)[:20] if text else row_id
 
 
 def _one_spaced(text: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.rows import EVALUATIONS
+from tasks.core.rows import EVALUATIONS, PASSAGES
 from tasks.evaluate.calibration import as_arrays, make_probes, priors
 from tasks.scoring.datasets import Dataset, Item, asked_columns, load_dataset, render
 from tasks.scoring.f1 import scored_of
@@ -83,3 +83,16 @@ def test_a_preference_that_hides_what_a_model_knows_is_taken_out() -> None:
     asked = (dataset, (template,), items, answers)
     assert float(np.mean(scored_of(*asked).f1())) < 40
     assert float(np.mean(scored_of(*asked, prior=as_arrays([template], found)).f1())) == 100
+
+
+def test_a_question_keeps_the_name_that_it_begins_with() -> None:
+    """A name is no part of a longer small word: "Ann" is not in "annual"."""
+    rows = passages().to_pylist()
+    rows = [
+        row | {"text": row["text"].replace("The harbour", "Ann") + " It had an annual meeting."}
+        for row in rows
+    ]
+    found = make_probes(_dataset("privacy"), pa.Table.from_pylist(rows, PASSAGES), 500, 1)
+    asked = [str(item.columns["question"]) for item in found]
+    assert not [question for question in asked if " ann " in question]
+    assert [question for question in asked if " Ann " in question]

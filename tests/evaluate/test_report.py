@@ -95,6 +95,24 @@ def test_wrong_answers_come_first_and_hostile_text_is_text(tmp_path: Path) -> No
     assert "start alone" not in page and "zero-shot: wrong" in page
 
 
+def test_documents_are_those_that_the_dataset_file_names(tmp_path: Path) -> None:
+    questions = make_questions(4)
+    dataset = questions.dataset.model_copy(update={"document": "doc_id"})
+    rows = [
+        item.columns | {"doc_id": f"lease-{number % 2}", "held_out": False}
+        for number, item in enumerate(questions.items)
+    ]
+    items = [parse_item(dataset, row, "row") for row in rows]
+    questions = Questions(dataset, questions.templates, items)
+    answers = {
+        name: make_answers(questions, name, lambda n: n < 2) for name in ("zero_shot", "adapted")
+    }
+    empty = {name: EVALUATIONS.empty_table() for name in answers}
+    write_report(tmp_path / "report.html", questions, answers, empty, RUN)
+    page = (tmp_path / "report.html").read_text()
+    assert "lease-0" in page and "lease-1" in page
+
+
 def test_a_page_has_some_thousand_items_at_most_and_counts_the_rest(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html", items=300, most=20)
     assert page.count('class="card item ') == 20

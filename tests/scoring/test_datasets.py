@@ -13,7 +13,13 @@ import pytest
 import yaml
 
 from tasks.core.errors import PipelineError
-from tasks.scoring.datasets import find_misplaced, load_dataset, load_items, render
+from tasks.scoring.datasets import (
+    asked_columns,
+    find_misplaced,
+    load_dataset,
+    load_items,
+    render,
+)
 from tests.conftest import ROOT
 
 _FILES = sorted((ROOT / "datasets").glob("*.yaml"))
@@ -53,6 +59,26 @@ def test_gold_is_the_index_of_the_label(tmp_path: Path) -> None:
     loaded = load_items(dataset, items)
     assert [item.gold for item in loaded] == [0, 1]
     assert render(dataset.templates[0], loaded[0]) == "A passage. Is it?"
+
+
+def test_a_column_named_choices_is_shown_where_the_answer_is_free_text(tmp_path: Path) -> None:
+    """Without labels a template has no choices of its own: an empty list hid the item's."""
+    spec = {
+        "name": "exam",
+        "task_type": "mcqa",
+        "answers": "answer",
+        "templates": [
+            {"name": "a", "instruction": "{{ context }} {{ question }} {{ choices | join(', ') }}"}
+        ],
+    }
+    item = {**_ITEM, "choices": ["a pump", "a valve"], "answer": "a valve"}
+    dataset = load_dataset(_write(tmp_path, spec, [item])[0])
+    (loaded,) = load_items(dataset, tmp_path / "items.jsonl")
+    assert render(dataset.templates[0], loaded) == "A passage. Is it? a pump, a valve"
+    assert asked_columns(dataset) == ("choices", "question")
+    _write(tmp_path, spec, [{**_ITEM, "answer": "a valve"}])
+    with pytest.raises(PipelineError, match="'choices' is undefined"):
+        load_items(dataset, tmp_path / "items.jsonl")
 
 
 def test_an_item_is_drawn_with_its_document_or_with_its_passage(

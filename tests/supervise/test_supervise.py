@@ -127,6 +127,27 @@ def test_without_labelled_items_whole_passages_are_held_out(run: Any) -> None:
     assert read_table(Path("artifacts/supervise/heldout.parquet")).num_rows == 0
 
 
+@pytest.mark.parametrize("source", ["labelled", "p3"])
+def test_no_other_question_on_a_held_out_passage_is_trained_on(
+    run: Any, tmp_path: Path, source: str
+) -> None:
+    """Neither labelled items nor remixed rows have an id for their passage."""
+    if source == "labelled":
+        items = [_item(number) | {"id": f"{number} {turn}"} for number in range(9) for turn in "ab"]
+        rows = _jsonl(tmp_path / "labelled.jsonl", items)
+    else:
+        rows = _remixed(tmp_path / "train.parquet", 19)
+        table = read_table(Path(rows)).to_pylist()
+        for number, row in enumerate(table):
+            row["context"] = _CONTEXT.format(number // 2)
+        write_table(Path(rows), pa.Table.from_pylist(table, schema=REMIXED))
+    assert run(source, rows, items=NONE) == 0
+    held_out = read_table(Path("artifacts/supervise/heldout.parquet")).to_pylist()
+    assert held_out and not {row["context"] for row in _made()[0]} & {
+        row["context"] for row in held_out
+    }
+
+
 def test_in_a_mix_the_raw_text_of_a_held_out_passage_leaves_too_and_is_counted(run: Any) -> None:
     write_table(Path("instructions.parquet"), instruction_table(30))
     write_table(Path("passages.parquet"), passage_table(30))
