@@ -6,7 +6,7 @@ changed and removes those of texts that are gone; shards of earlier settings sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -99,8 +99,7 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
     here = {} if params.address else arithmetic(readers[0].precision)
     key = work_key(__name__, settings, *(reader.identity for reader in readers), here)
     journal = Store(stage.work / "journal", key, keep=3)
-    named = {name for way in ways for name in sizes[way]}
-    keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
+    forget_removed(stage, tests, {name for way in ways for name in sizes[way]})
     total = _Size.sum(size for way in ways for size in sizes[way].values())
     progress = stage.progress(total.rows, "rows", "tests", total.tests)
     for way in ways:
@@ -110,6 +109,14 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
         if todo:
             _fill(journal, readers[way[1]], way[0], partial(cut, way), todo, progress)
     return Answered(tests, rows, journal, {way: list(sizes[way]) for way in ways})
+
+
+def forget_removed(stage: Stage, tests: Sequence[Row] = (), named: Container[str] = ()) -> None:
+    """Remove the answers about passages that are gone, but for the shards ``named``.
+
+    ``tests`` are rows of today, which may be about other texts than the corpus.
+    """
+    keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,24 @@ def test_going_back_to_earlier_rows_asks_nothing_while_their_passages_are_there(
     assert run.made[-1].calls == 1, "the shard that held a text that is gone"
 
 
+@pytest.mark.parametrize("settings", [{"reader": "none"}, {"source": "tapt"}])
+def test_a_run_without_a_reader_keeps_no_answers_about_a_removed_document(
+    run: Any, settings: dict[str, str]
+) -> None:
+    rows = [make_row(number) | {"document": f"{number // 3}.md"} for number in range(30)]
+    texts = passage_table(30).to_pylist()
+    for row, passage in zip(rows, texts, strict=True):
+        passage["text"] = row["context"]
+    assert run(rows, corpus=pa.Table.from_pylist(texts, schema=PASSAGES)) == 0
+    less = pa.Table.from_pylist(texts[3:], schema=PASSAGES)
+    assert run(rows[3:], corpus=less, **settings) == 0
+    answers = [read_table(path) for path in Path(".work/verify/journal").rglob("*.parquet")]
+    asked = {name for table in answers for name in table["row_id"].to_pylist()}
+    assert asked == {row["row_id"] for row in rows[3:]}
+    assert run(rows[3:], corpus=less) == 0
+    assert len(run.made) == 1, "the others are not asked again"
+
+
 @pytest.mark.parametrize(
     ("reasons", "agreed"),
     [
