@@ -54,9 +54,8 @@ def run(options: BenchOptions) -> list[ResultRow]:
     seconds of each stage, and the note which share of its work each did again. A quick run is the
     same on 12 documents of one text, with few rows, steps and items.
     """
-    count, texts, settings = _DOCUMENTS, _TEXTS, ()
-    if options.quick:
-        count, texts, settings = _QUICK_DOCUMENTS, _QUICK_TEXTS, _QUICK
+    count, texts = (_QUICK_DOCUMENTS, _QUICK_TEXTS) if options.quick else (_DOCUMENTS, _TEXTS)
+    settings = _QUICK if options.quick else ()
     folder = options.work / "grow"
     shutil.rmtree(folder, ignore_errors=True)
     checkout, corpus = _clone(folder), _write_corpus(folder / "corpus", count, texts)
