@@ -67,6 +67,8 @@ def _look_and_run(
     log.info("%s", seen.describe())
     state: State[Any] | None = None
     if seen.changed:
+        with worktree.hold(run):
+            look.announce(seen)
         state = adapt(profile=profile, overrides=overrides, name=name, return_state=True)
     failed = "" if state is None or state.is_completed() else state.message or str(state.name)
     if not failed:

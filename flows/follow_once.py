@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from flows import pipeline
-from flows.runs import look, request
+from flows.runs import look, request, worktree
 from flows.runs.die_with_parent import CODE
 from flows.runs.terminated import heed_term, tell_interrupted
-from flows.runs.worktree import Run
 from tasks.core.files import write_text
 from tasks.core.overlay import DEFAULT, split_settings
 from tasks.core.stage import one_line_errors
@@ -39,11 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _follow(run: Run, arguments: argparse.Namespace) -> int:
+def _follow(run: worktree.Run, arguments: argparse.Namespace) -> int:
     seen = look.look(run)
     print(seen.describe(), flush=True)
     status = 0
     if seen.changed:
+        with worktree.hold(run):
+            look.announce(seen)
         asked = ["--profile", arguments.profile, "--settings", arguments.settings]
         status = pipeline.main([*asked, "--name", arguments.name])
     if status == 0:

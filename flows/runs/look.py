@@ -7,6 +7,7 @@ look that was killed or whose run failed is done again by the next one.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from flows.runs.last_run import UNDONE, read_last_flow_run, read_stages
 from flows.runs.unsettled import explain_unsettled
 from flows.runs.worktree import Run, fingerprint_results
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json, write_json
-from tasks.core.listing import Listing, list_files
+from tasks.core.files import atomic_path, read_json, write_json
+from tasks.core.listing import Listing, digest_listing, list_files
 from tasks.core.markdown import escape, table
 from tasks.core.progress import REUSED
-from tasks.core.setting_paths import is_address
+from tasks.core.sections.ingest import Ingest
+from tasks.core.setting_paths import POINTER, is_address, read_pointer
 from tasks.core.stage import WORK
 
 FOLLOW = "follow"
@@ -43,6 +45,8 @@ class Look:
     unsettled: str
     #: The last flow run that ended in the checkout, before this look's run.
     flow_run: str
+    #: The file that holds the address of a corpus on another machine.
+    pointer: Path | None = None
 
     @property
     def changed(self) -> bool:
@@ -63,19 +67,17 @@ class Look:
 def look(run: Run) -> Look:
     """List the corpus of ``run`` without reading what its files say; nothing is written.
 
-    Raises :class:`PipelineError` where it is not on this machine.
+    Raises :class:`PipelineError` where it does not exist, or cannot be reached.
     """
-    corpus = run.params["ingest"]["corpus"]
-    if is_address(corpus) and not (run.main / corpus).is_dir():
-        raise PipelineError(
-            f"ingest.corpus = {corpus} is not on this machine, so a look cannot tell what changed "
-            "in it: copy it here and follow the folder, or give make run after a change "
-            "(docs/continuing.md)"
-        )
+    pointer = _find_pointer(run)
     state = run.main / WORK / FOLLOW / f"{run.name}.json"
     last = _read_state(state)
     known: Listing = {name: (*entry,) for name, entry in last.get("files", {}).items()}
-    files = list_files(run.main / corpus, known)
+    files = (
+        _list_address(run, pointer)
+        if pointer
+        else list_files(run.main / run.params["ingest"]["corpus"], known)
+    )
     settings = fingerprint_results(run.params)
     both = known.keys() & files.keys()
     moved = {
@@ -85,7 +87,21 @@ def look(run: Run) -> Look:
     }
     other_settings = bool(last) and last["settings"] != settings
     unsettled, ended = explain_unsettled(run.path), read_last_flow_run(run.path)
-    return Look(state, settings, files, moved, not last, other_settings, unsettled, ended)
+    changes = (moved, not last, other_settings, unsettled)
+    return Look(state, settings, files, *changes, ended, pointer)
+
+
+def announce(seen: Look) -> None:
+    """Write a digest of what is at a corpus' address below it, in the file that holds it: DVC, and
+    what begins from a champion, look at that file alone. Hold the run meanwhile.
+    """
+    if seen.pointer is None:
+        return
+    address = read_pointer(seen.pointer)
+    with atomic_path(seen.pointer) as partial:
+        partial.touch()
+        shutil.copymode(seen.pointer, partial)  # the address may have a password
+        partial.write_text(f"{address}\n# make follow: {digest_listing(seen.files)}\n", "utf-8")
 
 
 def settle(seen: Look) -> None:
@@ -108,6 +124,29 @@ def report(seen: Look, run: Run, failed: str = "") -> str:
         reuse = _list_reuse(run.path) if began else []
         return "\n\n".join([*parts, *reuse, f"## Decision\n\n{told}", ""])
     return "\n\n".join([*parts, *_list_reuse(run.path), *_show_scores(run.path), ""])
+
+
+def _find_pointer(run: Run) -> Path | None:
+    """Return the file that holds the address of the corpus; None where the corpus is here."""
+    corpus = run.params["ingest"]["corpus"]
+    if not is_address(corpus) or (run.main / corpus).is_dir():
+        return None
+    if not corpus.endswith(POINTER):
+        raise PipelineError(
+            f"ingest.corpus = {corpus} is no path of this machine: write the address into a file "
+            f"whose name ends in {POINTER}, and name that (docs/corpus.md)"
+        )
+    if not (run.main / corpus).is_file():
+        raise PipelineError(f"ingest.corpus = {corpus} does not exist in {run.main}")
+    return run.main / corpus
+
+
+def _list_address(run: Run, pointer: Path) -> Listing:
+    from tasks.ingest.versions import list_versions  # rarely needed: most corpora are here
+
+    settings = Ingest.model_validate(run.params["ingest"])
+    staging = run.main / WORK / FOLLOW / f"{run.name}.staging"
+    return list_versions(str(pointer), settings, staging)
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.core.errors import PipelineError
+
 #: What a setting names where it needs no file or folder. DVC runs a stage only if each of its
 #: inputs exists, so "none" has to be a file too. No stage reads its text.
 NOTHING = "supervision/none"
@@ -24,6 +26,16 @@ def is_nothing(path: Path) -> bool:
 def is_address(corpus: str) -> bool:
     """Tell whether a corpus is at an address, or a file that names one: not on this machine."""
     return corpus.endswith(POINTER) or bool(ADDRESS.match(corpus))
+
+
+def read_pointer(path: Path) -> str:
+    """Return the address that a file ``*.address`` holds: its first line. What is below does not
+    count, but DVC sees that it changes.
+    """
+    address = path.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
+    if not address:
+        raise PipelineError(f"{path} is empty: write the address of a corpus into it")
+    return address
 
 
 #: Settings that are a path, but for the champion of ``finetune.start``.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ import pyarrow.compute as pc
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json, write_text
-from tasks.core.parquet import concat, read_table, write_table
-from tasks.core.rows import EVALUATIONS, require
+from tasks.core.parquet import Batches, concat, read_table, write_table
+from tasks.core.rows import EVALUATIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
+from tasks.core.store import keep_only
 from tasks.evaluate.calibration import Priors, calibrate
 from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
 from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
-from tasks.scoring.datasets import has_items
+from tasks.scoring.datasets import Item, has_items
 from tasks.scoring.general import answer_general, name_passages
 from tasks.scoring.item_page import name_answers
 from tasks.scoring.predict import answer, name_model
@@ -89,6 +91,7 @@ def _answer_all(
     The baseline's are read, except those to held-out rows: it does not know them.
     """
     params, adapter, journal = stage.params.evaluate, stage.path("adapter"), stage.work / "journal"
+    about_corpus = _forget_removed(stage, [] if labelled else questions.items)
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
     baseline, general_baseline = _read_baseline(stage)
@@ -96,7 +99,7 @@ def _answer_all(
     if not labelled:
         take_cards()
         baseline = {
-            model.name: answer(model, questions, params, journal, stage.progress)
+            model.name: answer(model, questions, params, about_corpus, stage.progress)
             for model in models_before(pin(stage.params.finetune), stage.path("start"))
         }
     if provenance["adapter"]:
@@ -110,12 +113,13 @@ def _answer_all(
             adapter,
             provenance["prompt"],
         )
-        adapted = answer(model, questions, params, journal, stage.progress)
+        own = journal if labelled else about_corpus
+        adapted = answer(model, questions, params, own, stage.progress)
         general = answer_general(
             model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
         )
         if "passages" in stage.inputs:
-            found = _calibrate(stage, model, questions)
+            found = _calibrate(stage, model, questions, about_corpus)
     else:  # nothing was trained: the adapted model is what the training would have started from
         before = "start" if provenance["start"] else "zero_shot"
         if before not in baseline:
@@ -130,13 +134,31 @@ def _answer_all(
     return {**baseline, "adapted": adapted}, general, found
 
 
-def _calibrate(stage: Stage, adapted: Scoreable, questions: Questions) -> dict[str, Priors]:
+def _forget_removed(stage: Stage, asked: Iterable[Item]) -> Path:
+    """Return the journal of the answers about the corpus' own passages, without those about
+    passages that are gone. ``asked`` are items of today's corpus.
+    """
+    journal = stage.work / "about_corpus"
+
+    def read() -> Iterator[str]:
+        yield from (item.context for item in asked)
+        if "passages" in stage.inputs:
+            for batch in Batches(stage.path("passages"), PASSAGES):
+                yield from batch.column("text").to_pylist()
+
+    keep_only(journal, (), read)
+    return journal
+
+
+def _calibrate(
+    stage: Stage, adapted: Scoreable, questions: Questions, journal: Path
+) -> dict[str, Priors]:
     """Return model -> its priors: of the adapted one, and where it is asked for of those before."""
     params, models = stage.params.evaluate, [adapted]
     if params.calibrated_models == "all":
         models = [*models_before(pin(stage.params.finetune), stage.path("start")), adapted]
     trained = stage.path("instructions") if "instructions" in stage.inputs else None
-    passages, journal = stage.path("passages"), stage.work / "journal"
+    passages = stage.path("passages")
     return calibrate(models, questions, passages, trained, params, journal, stage.progress)
 
 

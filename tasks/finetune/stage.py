@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
@@ -28,7 +29,13 @@ from tasks.core.rows import INSTRUCTIONS, TRAINED, TRAINED_FILE
 from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage, format_reasons, run_stage
 from tasks.finetune.continuation import KNOWN, begin, digest_rows, known_after
-from tasks.lm.checkpoints import checkpoints_of
+from tasks.lm.checkpoints import (
+    CHECKPOINTS,
+    checkpoints_of,
+    digest_work,
+    forget_removed,
+    note_passages,
+)
 from tasks.lm.examples import name_cut
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
@@ -50,6 +57,8 @@ def finetune(stage: Stage) -> None:
     path = stage.path("instructions")
     rows = Batches(path, INSTRUCTIONS)
     digests = concat(map(digest_rows, rows), TRAINED)
+    if rank() == 0:
+        forget_removed(stage.work / CHECKPOINTS, digest_work(stage.params), passages_of(digests))
     beginning = begin(digests, params, stage.path("start"))
     chosen = choose_rows(path, beginning.places, params)
     training = TrainingSet.of(lambda: rows_at(rows, chosen), params, beginning.start)
@@ -60,7 +69,7 @@ def finetune(stage: Stage) -> None:
             f"no row of {path} can be trained on ({format_reasons(training.dropped)}): look at "
             "artifacts/supervise, or raise finetune.max_response_tokens"
         )
-    trained = _train(stage, training)
+    trained = _train(stage, training, passages_of(digests.take(chosen)))
     write_text(stage.out / "loss.csv", trained.csv())
     champion = {"champion": beginning.facts} if beginning.facts else {}
     # A row that is left out for its form counts as known, else it would be new in every run.
@@ -116,13 +125,22 @@ def _write_no_adapter(stage: Stage, training: TrainingSet, path: Path) -> None:
     stage.summary(0, 0, steps=0, response_tokens=0, tokens=0)
 
 
-def _train(stage: Stage, training: TrainingSet) -> Trained:
-    """Train in the checkpoint folder of this key; MLflow and the progress file show the loss."""
+def passages_of(digests: pa.Table) -> pa.Array:
+    """Return the digests of the rows' passages, each once."""
+    return pc.unique(digests["passage_sha256"])
+
+
+def _train(stage: Stage, training: TrainingSet, passages: pa.Array) -> Trained:
+    """Train in the checkpoint folder of this key; MLflow and the progress file show the loss.
+
+    ``passages`` are digests of those that the rows are about.
+    """
     take_cards()
     kept = training.params.checkpoints_gb
     with checkpoints_of(stage.work, training.key, kept, stage.afterwards) as checkpoints:
         if rank() > 0:
             return training.train(stage.out, checkpoints)
+        note_passages(checkpoints, digest_work(stage.params), passages)
         # As register logs them: MLflow keeps the first value.
         asked = stage.params.finetune.model_dump(mode="json")
         asked["revision"] = training.params.revision

@@ -63,17 +63,19 @@ _PLACE = ["row_id", "passage_id", "document"]
 def generate(stage: Stage) -> None:
     """Write ``predictions.parquet`` (rows.PREDICTIONS), ``samples.md`` and ``summary.json``."""
     params, mix = stage.params.generate, stage.params.supervise.mix
+    passages = Batches(stage.path("passages"), PASSAGES)
+    (stage.work / "sample.json").unlink(missing_ok=True)
     if not mix.generator:
         log.info("supervise.source is %s: there is nothing to generate", mix)
+        # What other settings made goes all the same, where its passages are gone.
+        keep_only(stage.work / "journal", (), lambda: _read_texts(passages))
         return _write_predictions(stage, (), "")
-    passages = Batches(stage.path("passages"), PASSAGES)
     total = count_planned(len(passages), params)
     if not total:
         raise PipelineError(
             "there are no passages to generate from: look at artifacts/ingest/rejects.parquet"
         )
     generator = _describe_generator(stage.params)
-    (stage.work / "sample.json").unlink(missing_ok=True)
     journal = Store(stage.work / "journal", _journal_key(generator), keep=3)
     for sample, rows in _fill_journal(
         stage, journal, passages, generator, stage.progress(total, "rows")

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
 from tasks.core.secrets import first_line, hide, hub_token
-from tasks.core.setting_paths import ADDRESS, POINTER
+from tasks.core.setting_paths import ADDRESS, POINTER, read_pointer
 from tasks.ingest.discovery import CorpusFile, discover, readable_name
 from tasks.ingest.http_client import guard
 from tasks.ingest.readers import detect
@@ -94,7 +94,7 @@ def open_corpus(
     """
     shutil.rmtree(staging, ignore_errors=True)
     if address.endswith(POINTER) and Path(address).is_file():
-        address = Path(address).read_text(encoding="utf-8").strip()
+        address = read_pointer(Path(address))
     if address.startswith("hf://"):
         return HubCorpus(address, staging, text_column)
     if address.startswith("file://"):

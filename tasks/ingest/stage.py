@@ -59,6 +59,7 @@ _LIBRARIES = (
     "markdown-it-py",
     "openpyxl",
     "py3langid",
+    "pyarrow",
     "pypdfium2",
     "rensa",
     "semchunk",
@@ -179,6 +180,7 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
 def _make_key(corpus: Corpus, work: Work) -> Callable[[CorpusFile], str]:
     """Return a function that makes the key of a file's result."""
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
+    libraries += [ocr.tell_version()] if work.options.ocr else []
     basis = work_key("tasks.ingest.file_pool", work.to_json(), libraries, sys.version_info[:2])
 
     def key_of(file: CorpusFile) -> str:

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pydantic import BaseModel
 from torch import distributed
 from transformers import TrainerCallback
 
-from tasks.core.files import folder_size
+from tasks.core.errors import PipelineError
+from tasks.core.files import fingerprint, folder_size, read_json, write_json
 from tasks.core.process import rank, world_size
 from tasks.core.store import is_whole, seal_folder
 
@@ -23,7 +26,13 @@ log = logging.getLogger(__name__)
 
 
 #: Marks the folder of a training that has ended.
-_FINISHED = "finished"
+FINISHED = "finished"
+#: Digests of the passages that a training learns from, and of the settings that led to it.
+_NOTE = "learned.json"
+#: The folder of a stage's trainings in its work folder.
+CHECKPOINTS = "checkpoints"
+#: Sections of the parameters that have no part in what a training learns.
+_AFTERWARDS = {"baseline", "evaluate", "register", "run"}
 
 
 @contextlib.contextmanager
@@ -35,14 +44,14 @@ def checkpoints_of(
     Those of other trainings are pruned to ``gigabytes`` now, and once more, with this one's,
     ``afterwards``: when the stage's output is in its place.
     """
-    parent = work / "checkpoints"
+    parent = work / CHECKPOINTS
     folder = parent / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
     if rank() > 0:
         yield folder
         return
-    (folder / _FINISHED).unlink(missing_ok=True)
+    (folder / FINISHED).unlink(missing_ok=True)
     prune_checkpoints(parent, gigabytes, running=folder)
 
     def prune(failure: type[BaseException] | None, *_: Any) -> None:
@@ -51,7 +60,45 @@ def checkpoints_of(
 
     afterwards.push(prune)
     yield folder
-    (folder / _FINISHED).touch()
+    (folder / FINISHED).touch()
+
+
+def digest_work(params: BaseModel) -> str:
+    """Return a digest of all settings (:class:`tasks.core.params.Params`) that lead to a training's
+    rows and weights.
+    """
+    return fingerprint(params.model_dump(mode="json", exclude=_AFTERWARDS))
+
+
+def note_passages(folder: Path, settings: str, passages: pa.Array) -> None:
+    """Note digests of the passages that a training learns from, and of the settings that led to it.
+
+    See :func:`forget_removed`.
+    """
+    write_json(folder / _NOTE, {"settings": settings, "passages": passages.to_pylist()})
+
+
+def forget_removed(parent: Path, settings: str, today: pa.Array) -> None:
+    """Remove the trainings below ``parent`` that learned from a passage that is not in ``today``
+    (digests): its document may be gone.
+
+    An unfinished training of other ``settings`` stays: these may be why its passages are not there,
+    and it may be continued.
+    """
+    known = {*today.to_pylist()}
+    for folder in (path for path in parent.glob("*") if path.is_dir()):
+        noted = _read_note(folder)
+        goes_on = not (folder / FINISHED).is_file() and noted.get("settings") != settings
+        if not goes_on and not ("passages" in noted and known.issuperset(noted["passages"])):
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("removed %s: it learned from passages that no row is about any more", folder)
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(folder / _NOTE))
+    except (PipelineError, TypeError, ValueError):
+        return {}
 
 
 def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = None) -> None:
@@ -65,7 +112,7 @@ def prune_checkpoints(parent: Path, gigabytes: float, running: Path | None = Non
         (folder for folder in parent.iterdir() if folder.is_dir() and folder != running),
         key=lambda folder: folder.stat().st_mtime,
     )
-    ended = [folder for folder in trainings if (folder / _FINISHED).is_file()]
+    ended = [folder for folder in trainings if (folder / FINISHED).is_file()]
     unfinished = [folder for folder in trainings if folder not in ended]
     spare = [path for folder in unfinished for path in reversed(_in_order(folder)[1:])]
     size = sum(map(folder_size, trainings))

@@ -173,8 +173,9 @@ def pinned(name: str, revision: str = "main") -> str:
 
 
 def identify(name: str, revision: str = "main") -> str:
-    """Return what distinguishes a model from any other: a folder's content hash (with the commit of
-    a base that it names by a branch of the hub), or the hub name and commit.
+    """Return what distinguishes a model from any other: a folder's content hash (with that of a
+    base in another folder, or its commit where it names a branch of the hub), or the hub name and
+    commit.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -182,6 +183,8 @@ def identify(name: str, revision: str = "main") -> str:
     model = resolve(name, revision)
     commit = pinned(model.base, model.revision)
     moving = f" on {commit}" if commit != model.revision else ""
+    if model.adapter and Path(model.base).is_dir() and not commit.startswith(FOLDER_REVISION):
+        moving = f" on {FOLDER_REVISION}{kept_sha256_folder(Path(model.base))}"
     return f"sha256:{kept_sha256_folder(folder)}{moving}"
 
 

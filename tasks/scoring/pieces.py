@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ def keep_answers(
     meter: Meter,
     unit: str,
     others: Path | None = None,
+    texts: Sequence[str] = (),
 ) -> pa.Table:
     """Return the rows of ``count`` questions; what a killed run answered is not asked again.
 
-    Nor is what ``others``, the journal of another stage, has: it is copied.
+    Nor is what ``others``, the journal of another stage, has: it is copied. ``texts`` are those
+    that the questions are about, one each (:func:`tasks.core.store.keep_only`).
     """
     store = Store(journal, key, keep=6)
     parts = [slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
@@ -47,12 +49,12 @@ def keep_answers(
     if others:
         found = Store(others, key)
         for piece in [piece for piece in todo if found.has(piece)]:
-            store.put(piece, found.get(piece))
-            todo.pop(piece)
+            store.put(piece, found.get(piece), texts[todo.pop(piece)])
     if todo:
         progress = meter(count, unit)
         progress.skip(count - sum(part.stop - part.start for part in todo.values()))
         with opened(progress.advance) as answers:
             for piece, part in todo.items():
-                store.put(piece, pa.Table.from_pylist(list(answers(part)), schema=EVALUATIONS))
+                table = pa.Table.from_pylist(list(answers(part)), schema=EVALUATIONS)
+                store.put(piece, table, texts[part])
     return concat((store.get(piece) for piece in pieces), EVALUATIONS)

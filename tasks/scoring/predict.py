@@ -65,7 +65,8 @@ def answer(
         params.model_dump(mode="json", exclude=_NOT_ASKED),
     )
     count, opened = len(questions.pairs), _Asked(model, questions, params).open
-    kept = (journal, key, "answers", count, opened, meter, "rows", others)
+    texts = [item.context for _, item in questions.pairs]
+    kept = (journal, key, "answers", count, opened, meter, "rows", others, texts)
     return name_model(keep_answers(*kept), model.name)
 
 

@@ -6,7 +6,7 @@ changed and removes those of texts that are gone; shards of earlier settings sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -94,13 +94,13 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
             yield f"{way[0]}-{way[1]}-{name}", group
 
     ways: list[_Way] = [(kind, half) for half in range(len(readers)) for kind in _KINDS]
-    sizes = {way: {name: _Size.of(group) for name, group in cut(way)} for way in ways}
+    shards = {way: [(name, _Size.of(group)) for name, group in cut(way)] for way in ways}
+    sizes = {way: _add_up(shards[way]) for way in ways}
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
     here = {} if params.address else arithmetic(readers[0].precision)
     key = work_key(__name__, settings, *(reader.identity for reader in readers), here)
     journal = Store(stage.work / "journal", key, keep=3)
-    named = {name for way in ways for name in sizes[way]}
-    keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
+    forget_removed(stage, tests, {name for way in ways for name in sizes[way]})
     total = _Size.sum(size for way in ways for size in sizes[way].values())
     progress = stage.progress(total.rows, "rows", "tests", total.tests)
     for way in ways:
@@ -109,7 +109,24 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
         progress.skip(known.rows, known.tests)
         if todo:
             _fill(journal, readers[way[1]], way[0], partial(cut, way), todo, progress)
-    return Answered(tests, rows, journal, {way: list(sizes[way]) for way in ways})
+    named = {way: [name for name, _ in shards[way]] for way in ways}
+    return Answered(tests, rows, journal, named)
+
+
+def _add_up(shards: Iterable[tuple[str, _Size]]) -> dict[str, _Size]:
+    """Return the size of each name: two equal shards have one name and are asked once."""
+    sizes: dict[str, list[_Size]] = {}
+    for name, size in shards:
+        sizes.setdefault(name, []).append(size)
+    return {name: _Size.sum(each) for name, each in sizes.items()}
+
+
+def forget_removed(stage: Stage, tests: Sequence[Row] = (), named: Container[str] = ()) -> None:
+    """Remove the answers about passages that are gone, but for the shards ``named``.
+
+    ``tests`` are rows of today, which may be about other texts than the corpus.
+    """
+    keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
 
 
 @dataclass(frozen=True)
@@ -144,12 +161,13 @@ def _fill(
     # its engine with the same settings. A model that ranks labels opens no engine.
     asked = (row.asked() for _, group in cut() for row in group)
     longest = bound_prompts(reader, asked) if kind == "answers" else 0
-    names = list(todo)
+    names, left = list(todo), set(todo)
     texts: dict[str, set[str]] = {}
 
     def take() -> Iterator[list[ReaderQuestion]]:
         for name, group in cut():
-            if name in todo:
+            if name in left:
+                left.remove(name)
                 texts[name] = {row.values["context"] for row in group}
                 yield [row.asked() for row in group]
 
@@ -177,4 +195,4 @@ def _document(row: Row) -> str:
 
 
 def _content(row: Row) -> str:
-    return repr((row.values["row_id"], row.values["instruction"], row.choices))
+    return repr((row.values["instruction"], row.choices))

@@ -15,19 +15,30 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
-from tasks.core.files import row_seed, write_json
+from tasks.core.files import fingerprint, row_seed, write_json
 from tasks.core.sections.finetune import Finetune
 from tasks.core.stage import Stage, format_reasons
 from tasks.core.store import is_whole, keyed_folder, seal_folder
 from tasks.lm.adapters import start_adapter
+from tasks.lm.checkpoints import (
+    CHECKPOINTS,
+    FINISHED,
+    digest_work,
+    forget_removed,
+    note_passages,
+)
 from tasks.lm.memory import free
 from tasks.lm.pins import pin
 from tasks.lm.training_set import TrainingSet, report_steps
 from tasks.verify.reader import Reader
 
 log = logging.getLogger(__name__)
+#: The folder of the readers that were trained.
+_READERS = "cross_fit"
 #: Fewest rows of a half: from fewer a reader learns nothing.
 _LEAST_ROWS = 8
 
@@ -61,6 +72,8 @@ def fit_readers(
             f"and a reader needs {_LEAST_ROWS}: generate more, or name another reader"
         )
 
+    forget_removed(stage.work / _READERS, digest_work(stage.params), _digest_passages(read()))
+
     def fit(half: int) -> Path:
         def read_half() -> Iterable[dict[str, Any]]:
             return (row for row in read() if half_of(row, params.seed) == half)
@@ -69,6 +82,10 @@ def fit_readers(
 
     first, second = fit(1), fit(0)
     return _reader(stage, first), _reader(stage, second)
+
+
+def _digest_passages(rows: Iterable[dict[str, Any]]) -> pa.Array:
+    return pa.array(sorted({fingerprint(row["context"]) for row in rows}), pa.string())
 
 
 def _reader(stage: Stage, folder: Path) -> Reader:
@@ -88,17 +105,19 @@ def _fit(
             "verify.reader cross-fit: no row of a half can be trained on "
             f"({format_reasons(training.dropped)}): raise verify.fit.max_response_tokens"
         )
-    folder = keyed_folder(stage.work / "cross_fit", training.key, keep=4)
+    folder = keyed_folder(stage.work / _READERS, training.key, keep=4)
     adapter = folder / "adapter"
     if is_whole(adapter):
         return adapter
+    note_passages(folder, digest_work(stage.params), _digest_passages(read()))
     on_step = report_steps(stage.progress(0, "steps"))
     take_cards()
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     trained = training.train(adapter, checkpoints, on_step)
     free(None)  # the next training, or the engine, needs the memory
     write_json(adapter / "provenance.json", training.provenance(trained))
     seal_folder(adapter)
     shutil.rmtree(checkpoints)
+    (folder / FINISHED).touch()
     log.info("a reader is trained on %d rows of one half", len(training.examples))
     return adapter

@@ -30,7 +30,6 @@ Kind = Literal["answers", "labels"]
 #: What the reader says of a row: sampled answers, or one summed log-probability per choice.
 ANSWERED = pa.schema(
     [
-        ("row_id", pa.string()),
         ("answers", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float64())),
     ]
@@ -41,7 +40,11 @@ _BATCH_ROWS = 16
 
 @dataclass(frozen=True)
 class ReaderQuestion:
-    """What the reader sees of a row; ``choices`` are the labels to rank, empty for answers."""
+    """What the reader sees of a row; ``choices`` are the labels to rank, empty for answers.
+
+    The instruction holds the passage. What the reader says follows from it, and not from the row's
+    id, which names the passage's place: a passage that was moved is not asked about again.
+    """
 
     row_id: str
     instruction: str
@@ -143,13 +146,10 @@ def answer_shard(
         for row in shard
         for _ in range(count)
     ]
-    seeds = [row_seed(params.seed, row.row_id, turn) for row in shard for turn in range(count)]
+    seeds = [row_seed(params.seed, row.instruction, turn) for row in shard for turn in range(count)]
     sampling = Sampling(params.temperature, _TOP_P, params.max_tokens)
     texts = [done.text.strip() for done in opened.generate(prompts, sampling, seeds)]
-    return _table(
-        (row.row_id, texts[place * count : (place + 1) * count], [])
-        for place, row in enumerate(shard)
-    )
+    return _table((texts[place * count : (place + 1) * count], []) for place in range(len(shard)))
 
 
 class ShardReader:
@@ -203,7 +203,7 @@ def _rank(model: Any, prompter: Prompter, shard: Sequence[ReaderQuestion]) -> pa
         _BATCH_ROWS,
         prompter.tokenizer.pad_token_id,
     )
-    return _table((row.row_id, [], found) for row, found in zip(shard, scores, strict=True))
+    return _table(([], found) for found in scores)
 
 
 def _table(rows: Any) -> pa.Table:

@@ -28,7 +28,7 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run
 from tasks.scoring.reviews import WRONG_BY_REVIEW, Reviews
-from tasks.verify.asking import Answered, Pair, ask
+from tasks.verify.asking import Answered, Pair, ask, forget_removed
 from tasks.verify.cross_fit import fit_readers
 from tasks.verify.guard import (
     OWN_ROWS,
@@ -71,6 +71,7 @@ def verify(stage: Stage) -> None:
     rows = Rows.of(stage)
     reviews = Reviews.read(stage.inputs.get("reviews"), params.seed)
     if not is_read(stage):
+        forget_removed(stage)
         alone = ((row, _decide(row, None, params, reviews)) for row in rows)
         return _write(stage, alone, reviews, {}, [])
     readers = _readers(stage, rows)

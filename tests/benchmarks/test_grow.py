@@ -19,9 +19,11 @@ from tasks.core.parquet import write_table
 
 
 def test_one_document_changes_one_comes_and_one_goes(tmp_path: Path) -> None:
-    corpus = grow._write_corpus(tmp_path / "corpus", 100)
+    corpus = grow._write_corpus(tmp_path / "corpus", 100, texts=4)
     before = {file.name: file.read_bytes() for file in corpus.iterdir()}
-    removed = grow._move(corpus)
+    texts = {text for file in before.values() for text in file.split(b"\n# ")}
+    assert len(texts) == 398, "one text has no digits"
+    removed = grow._move(corpus, texts=4)
     after = {file.name: file.read_bytes() for file in corpus.iterdir()}
     assert len(before) == len(after) == 100
     assert set(before) - set(after) == {removed} and len(set(after) - set(before)) == 1

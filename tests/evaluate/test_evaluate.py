@@ -114,6 +114,28 @@ def test_without_labelled_items_there_is_agreement_and_no_f1(
     assert told["parity"]["items"] == 2
 
 
+def test_answers_about_a_removed_passage_are_not_kept(finetuned: Any, instructions: Path) -> None:
+    """Held-out rows are about passages of the corpus: their prompts hold the text."""
+    params = finetuned("incidents")
+    settings = {"evaluate": {"items": str(NONE)}, "baseline": {"general": str(NONE)}}
+    params.write_text(yaml.safe_dump(overlay(read_yaml(params), settings)))
+    asked, heldout = ["--params", str(params)], instructions.parent / "heldout.parquet"
+    assert baseline.main([*asked, "--out", "artifacts/baseline"]) == 0
+    made = ["--adapter", "artifacts/finetune", "--baseline", "artifacts/baseline"]
+    for rows in (
+        instruction_table(5),
+        instruction_table(5).slice(1),
+        instruction_table(5).slice(1),
+    ):
+        write_table(heldout, rows)
+        told = [*asked, *made, "--heldout", str(heldout), "--out", "artifacts/evaluate"]
+        assert evaluate.main(told) == 0
+    kept = sorted(Path(".work/evaluate").rglob("answers-*.parquet"))
+    assert len(kept) == 2, "one of each model, of the rows of today"
+    prompts = "".join(str(read_table(path)["prompt"].to_pylist()) for path in kept)
+    assert "Pump P-4" in prompts and "Pump P-0" not in prompts
+
+
 _NAMES = {"f1", "f1_low", "f1_high", "zero_shot", "gain", "gain_low", "gain_high", "rows"}
 _START_NAMES = {"start", "gain_over_start", "gain_over_start_low", "gain_over_start_high"}
 

@@ -84,3 +84,12 @@ def test_what_the_steps_left_over_is_new_to_the_next_training(
     assert found.continues and found.facts is not None, "no passage is new or gone"
     assert found.facts["moved_share"] == 0 and found.facts["new_rows"] == 32
     assert found.facts["replayed"] == 8 and len(found.places) == 40
+
+
+def test_no_checkpoint_of_a_removed_passage_stays(finetuned: Any, instructions: Path) -> None:
+    for table in (instruction_table(12), instruction_table(12).slice(1), instruction_table(14)):
+        write_table(instructions, table)
+        finetuned("incidents")
+    noted = map(read_json, Path(".work/finetune").rglob("learned.json"))
+    kept = [len(note["passages"]) for note in noted]
+    assert sorted(kept) == [11, 14], "all passages of the second are still there"

@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from flows import follow_once
@@ -27,9 +28,13 @@ from tasks.core.listing import digest_listing, list_files
 from tasks.core.parquet import write_table
 from tasks.core.rows import TRAINED
 from tasks.core.yaml_file import read_yaml
+from tasks.ingest import sources
 from tasks.tracking.mlflow_store import connect, experiment_id
 from tests.flows.test_flows import await_no_process_in
 from tests.toy import environment, make_toy
+
+#: Settings of the section that have no default.
+_INGEST = {"passage_tokens": 160, "min_tokens": 10, "drop_evaluation_overlap": False}
 
 
 def _write(folder: Path, **texts: str) -> Path:
@@ -115,16 +120,80 @@ def test_a_damaged_state_is_a_first_look(run: Run) -> None:
 
 def test_a_corpus_that_is_not_here_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.address").write_text("s3://bucket/folder\n")
+    (tmp_path / "empty.address").write_text("\n")
     for corpus, told in (
         ("nowhere", "does not exist on this machine"),
-        ("s3://bucket/folder", "ingest.corpus = s3://bucket/folder is not on this machine"),
-        ("mine.address", "ingest.corpus = mine.address is not on this machine, so a look cannot"),
+        ("s3://bucket/folder", "is no path of this machine: write the address into a file whose"),
+        ("mine.address", "s3:// needs a package that is not here: pip install s3fs"),
+        ("none.address", "ingest.corpus = none.address does not exist in"),
+        ("empty.address", "empty.address is empty: write the address of a corpus into it"),
     ):
         with pytest.raises(PipelineError, match=told):
-            look.look(Run("mine", tmp_path, tmp_path, {"ingest": {"corpus": corpus}}))
+            look.look(Run("mine", tmp_path, tmp_path, {"ingest": {**_INGEST, "corpus": corpus}}))
     _write(tmp_path / "a.address", a="one")
     there = look.look(Run("mine", tmp_path, tmp_path, {"ingest": {"corpus": "a.address"}}))
     assert len(there.files) == 1, "a folder, whatever its name is"
+
+
+def test_a_corpus_at_an_address_is_listed_and_told_to_dvc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the store says of each file: none is fetched."""
+    system = fsspec.filesystem("memory")
+    for name in ("a", "b", ".hidden"):
+        system.pipe(f"/followed/{name}.md", f"text of {name}".encode())
+    pointer = tmp_path / "mine.address"
+    pointer.write_text("memory://followed\n\n")
+    pointer.chmod(0o600)
+    run = Run("mine", tmp_path, tmp_path, {"ingest": {**_INGEST, "corpus": "mine.address"}})
+    with monkeypatch.context() as patch:
+        patch.setattr(type(system), "get_file", None)
+        seen = look.look(run)
+        assert seen.first and list(seen.files) == ["a.md", "b.md"]
+        before, state = pointer.read_text(), digest_listing(list_files(pointer))
+        look.announce(seen)
+        told = pointer.read_text()
+        assert told != before and told.startswith("memory://followed\n# make follow: ")
+        assert pointer.stat().st_mode & 0o777 == 0o600
+        assert digest_listing(list_files(pointer)) != state, "another corpus, another champion"
+        look.settle(seen)
+        assert not look.look(run).changed
+        look.announce(look.look(run))
+        assert pointer.read_text() == told, "DVC sees no change where there is none"
+        system.pipe("/followed/b.md", b"another text")
+        system.pipe("/followed/c.md", b"text of c")
+        system.rm("/followed/a.md")
+        seen = look.look(run)
+        assert seen.moved == {"added": ["c.md"], "changed": ["b.md"], "removed": ["a.md"]}
+        look.announce(seen)
+        assert pointer.read_text() != told
+    assert not list((tmp_path / ".work/follow").glob("*.staging"))
+
+
+def test_where_a_store_says_nothing_of_a_file_its_bytes_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        system.pipe(f"/silent/{name}.md", f"text of {name}".encode())
+    monkeypatch.setattr(sources, "_VERSIONS", ())
+    (tmp_path / "mine.address").write_text("memory://silent")
+    run = Run("mine", tmp_path, tmp_path, {"ingest": {**_INGEST, "corpus": "mine.address"}})
+    look.settle(look.look(run))
+    system.pipe("/silent/a.md", b"text of a")
+    assert not look.look(run).changed
+    original = type(system).get_file
+
+    def get_file(self: Any, path: str, *rest: Any, **more: Any) -> Any:
+        if path.endswith("b.md"):
+            raise PermissionError("access denied")
+        return original(self, path, *rest, **more)
+
+    monkeypatch.setattr(type(system), "get_file", get_file)
+    seen = look.look(run)
+    assert seen.moved["changed"] == ["b.md"]
+    assert seen.files["b.md"] == (0, 0, "unreadable: PermissionError: access denied")
+    assert not list((tmp_path / ".work/follow").glob("*.staging"))
 
 
 def test_the_digest_of_a_listing_is_that_of_names_and_bytes(tmp_path: Path) -> None:

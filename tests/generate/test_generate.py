@@ -46,6 +46,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         engine: FakeEngine | None = None,
         count: int = 10,
         table: pa.Table | None = None,
+        source: str = "bonito",
         **generate: Any,
     ) -> tuple[int, FakeEngine]:
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -54,13 +55,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: Any, tiny_
         monkeypatch.setattr(shards, "open_engine", lambda *_, **__: engine)
         write_table(Path("passages.parquet"), table or passage_table(count))
         path = make_params(
+            supervise={"source": source},
             generate={
                 "generator": str(tiny_model),
                 "shard_rows": 4,
                 "task_types": ["exqa", "ynqa"],
                 "samples": 1,
                 **generate,
-            }
+            },
         )
         return module.main(
             ["--params", str(path), "--passages", "passages.parquet", "--out", "artifacts/generate"]
@@ -304,6 +306,18 @@ def test_a_changed_corpus_generates_what_changed(run: Any, tmp_path: Path) -> No
     assert not (tmp_path / "kept/.work/generate/sample.json").exists()
     kept_shards = list((tmp_path / "kept/.work/generate/journal").rglob("shard-*.parquet"))
     assert len(kept_shards) == len(texts)
+
+
+def test_a_run_without_a_generator_keeps_nothing_of_a_removed_document(run: Any) -> None:
+    texts, one = _texts(6, 2), {"task_types": ["exqa"], "shard_rows": 4}
+    assert _prompts(run(table=_corpus(texts), **one)[1]) == 12
+    gone = texts.pop("002.md")
+    assert run(table=_corpus(texts), source="tapt", **one)[0] == 0
+    kept = [path for path in Path(".work").rglob("*") if path.is_file()]
+    assert not Path(".work/generate/sample.json").exists()
+    told = "".join(str(read_table(path)) for path in kept if path.suffix == ".parquet")
+    assert gone[0] not in told and texts["001.md"][0] in told
+    assert run(table=_corpus(texts), **one)[1].batches == [], "the others are still there"
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed"])

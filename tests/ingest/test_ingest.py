@@ -342,7 +342,7 @@ def test_a_corpus_at_an_address(corner: Path, kind: str) -> None:
         ("d.txt", "empty"),
     ]
     assert not (corner / ".work" / "ingest" / "staging").exists()
-    (corner / "mine.address").write_text(address + "\n")
+    (corner / "mine.address").write_text(address + "\n# what make follow saw there\n")
     assert run_ingest("mine.address", evaluation="") == 0
     assert len(read_rows("passages")) == 2
 

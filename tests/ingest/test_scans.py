@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tasks.core.errors import PipelineError
+from tasks.core.params import Params
+from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.readers import detect, ocr
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
+from tasks.ingest.sources import LocalCorpus
+from tasks.ingest.stage import _make_key, _make_work
 from tests.ingest.pdf_files import make_scan, pdf, text_of
 from tests.ingest.reading import STORY
 
@@ -68,3 +73,20 @@ def test_recognition_without_tesseract_is_one_line(monkeypatch: pytest.MonkeyPat
         PipelineError, match="ingest.ocr is set, and there is no program tesseract here"
     ):
         ocr.check_languages("eng")
+
+
+def test_what_another_tesseract_read_is_read_again(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "tesseract"
+    program.parent.mkdir()
+    (tmp_path / "scan.pdf").write_bytes(b"%PDF a scan")
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    keys = []
+    for version in ("5.3.0", "5.4.1", "5.3.0"):
+        program.write_text(f"#!/bin/sh\necho 'tesseract {version}'\necho eng\n")
+        program.chmod(0o755)
+        work = _make_work(params.ingest.model_copy(update={"ocr": True}), "{}")
+        key_of = _make_key(LocalCorpus(tmp_path, False, 1 << 20), work)
+        keys.append(key_of(CorpusFile("scan.pdf", str(tmp_path / "scan.pdf"))))
+    assert keys[0] == keys[2] != keys[1]

@@ -6,12 +6,19 @@ import logging
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tasks.core.params import Params
 from tasks.core.stage import Stage
 from tasks.core.store import seal_folder
-from tasks.lm.checkpoints import checkpoints_of, last_whole_checkpoint, prune_checkpoints
+from tasks.lm.checkpoints import (
+    checkpoints_of,
+    forget_removed,
+    last_whole_checkpoint,
+    note_passages,
+    prune_checkpoints,
+)
 
 #: A checkpoint has 100 kB beside its manifest.
 _SIZE = 100_000
@@ -54,6 +61,26 @@ def test_ended_trainings_go_first_and_the_last_one_of_an_unfinished_stays(
     prune_checkpoints(tmp_path, 0.0001)
     assert _left(tmp_path) == {"killed/checkpoint-20", "older/checkpoint-100"}
     assert "2 unfinished trainings have checkpoints of 0.0 GB" in caplog.text
+
+
+def test_of_a_removed_passage_no_training_stays_but_an_unfinished_one_of_other_settings(
+    tmp_path: Path,
+) -> None:
+    for name, settings, passages, ended in (
+        ("same", "s", ["a", "b"], True),
+        ("gone", "s", ["a", "gone"], True),
+        ("gone-other", "t", ["a", "gone"], True),
+        ("killed", "s", ["gone"], False),
+        ("killed-other", "t", ["gone"], False),
+        ("own", "s", ["a", "b", "c"], False),
+    ):
+        folder = _training(tmp_path, name, [10], 0, ended)
+        note_passages(folder, settings, pa.array(passages))
+    for name, ended in (("unknown", True), ("unknown-killed", False)):
+        (_training(tmp_path, name, [10], 0, ended) / "learned.json").write_bytes(b"\xff")
+    forget_removed(tmp_path, "s", pa.array(["a", "b", "c"]))
+    left = {folder.name for folder in tmp_path.iterdir()}
+    assert left == {"same", "killed-other", "own", "unknown-killed"}
 
 
 def test_a_checkpoint_before_a_damaged_one_stays(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tasks.core.params import Params
 from tasks.generate.shards import identify_generator
 from tasks.lm import hub, merged
 from tasks.lm.merged import merged_folder
-from tasks.lm.models import find_weights, pinned
+from tasks.lm.models import find_weights, identify, pinned
 from tasks.lm.pins import pin
 from tasks.lm.precision import dtype
 from tasks.lm.tokenizers import load_tokenizer, tokenizer_json
@@ -254,3 +254,17 @@ def test_without_the_network_a_cache_without_the_weights_is_one_line(
 def test_folders_and_the_embedded_model_keep_their_revision(tiny_model: Path) -> None:
     assert pinned(str(tiny_model), "main") == "main"
     assert pinned("embedded:smollm2-135m-instruct", "main") == "main"
+
+
+def test_an_adapter_is_another_generator_where_the_folder_of_its_base_has_changed(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(base), "r": 2})
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    first = identify(str(adapter))
+    assert identify(str(adapter)) == first
+    (base / "model.safetensors").write_bytes(b"trained again, into the same folder")
+    assert identify(str(adapter)) != first

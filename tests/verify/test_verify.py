@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -115,11 +116,41 @@ def test_after_a_change_only_the_rows_of_the_changed_document_are_asked(run: Any
     assert run(rows[:15] + rows[18:], out="second") == 0, "one document less"
     assert len(run.made) == 1, "nothing is asked again"
     shards = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
-    changed = [rows[0] | {"row_id": "exqa-new", "response": "seal-0"}, *rows[1:15], *rows[18:]]
+    other = {"row_id": "exqa-new", "instruction": f"{rows[0]['instruction']} Say it."}
+    changed = [rows[0] | other, *rows[1:15], *rows[18:]]
     assert run(changed, out="third") == 0
     assert run.made[1].calls == 1
     now = {path.name for path in Path(".work/verify/journal").rglob("*.parquet")}
     assert len(now - shards) == len(shards - now) == 1, "what is not asked any more is removed"
+
+
+def test_a_moved_passage_is_not_asked_about_again(run: Any) -> None:
+    """Its rows have other ids, as these name its place. Nor is one of the same text asked twice."""
+    rows = [make_row(number) | {"document": f"{number // 6}.md"} for number in range(30)]
+    assert run(rows, out="first") == 0
+    moved = [
+        row | {"row_id": f"{name}-{number}", "document": f"{name}/{row['document']}"}
+        for name, some in (("moved", rows), ("copy", rows[:12]))
+        for number, row in enumerate(some)
+    ]
+    assert run(moved, out="second") == 0
+    assert len(run.made) == 1, "nothing is asked again"
+    first, second = (
+        {
+            row["row_id"]: (row["agreement"], row["answer"])
+            for made in _made(out)[:2]
+            for row in made
+        }
+        for out in ("first", "second")
+    )
+    assert len(second) == 42
+    for name, said in second.items():
+        assert said == first[f"exqa-{int(name.partition('-')[2]):03d}"]
+    assert run(rows, out="first") == 0 and run(moved[30:], out="third") == 0
+    shutil.rmtree(".work")
+    assert run(moved, out="fourth") == 0, "from nothing"
+    for file in ("instructions.parquet", "quarantine.parquet"):
+        assert sha256_file(Path("second", file)) == sha256_file(Path("fourth", file))
 
 
 def test_of_the_tests_made_by_rules_only_those_of_changed_passages_are_asked_again(
@@ -159,6 +190,23 @@ def test_going_back_to_earlier_rows_asks_nothing_while_their_passages_are_there(
     assert run(others[1:], corpus=less) == 0
     assert run(rows, corpus=less) == 0
     assert run.made[-1].calls == 1, "the shard that held a text that is gone"
+
+
+@pytest.mark.parametrize("settings", [{"reader": "none"}, {"source": "tapt"}])
+def test_a_run_without_a_reader_keeps_no_answers_about_a_removed_document(
+    run: Any, settings: dict[str, str]
+) -> None:
+    rows = [make_row(number) | {"document": f"{number // 3}.md"} for number in range(30)]
+    texts = passage_table(30).to_pylist()
+    for row, passage in zip(rows, texts, strict=True):
+        passage["text"] = row["context"]
+    assert run(rows, corpus=pa.Table.from_pylist(texts, schema=PASSAGES)) == 0
+    less = pa.Table.from_pylist(texts[3:], schema=PASSAGES)
+    assert run(rows[3:], corpus=less, **settings) == 0
+    kept = [read_table(path) for path in Path(".work/verify/journal").rglob("*.parquet")]
+    assert sum(map(len, kept)) == 27
+    assert run(rows[3:], corpus=less) == 0
+    assert len(run.made) == 1, "the others are not asked again"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +354,6 @@ def _ranked(shard: Sequence[reader.ReaderQuestion], right: dict[str, str]) -> pa
     """Give the right label of a known instruction, else the first choice, nearly all weight."""
     rows = [
         {
-            "row_id": row.row_id,
             "answers": [],
             "scores": [
                 0.0

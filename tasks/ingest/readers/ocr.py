@@ -44,6 +44,14 @@ def check_languages(languages: str) -> str:
     return languages
 
 
+def tell_version() -> str:
+    """Return the version of tesseract, which is a part of the key of what it read."""
+    told = subprocess.run(
+        ["tesseract", "--version"], capture_output=True, text=True, check=False, timeout=60
+    )
+    return (told.stdout or told.stderr).partition("\n")[0].strip()
+
+
 def paragraphs(page: Any, languages: str) -> list[str]:
     """Return the paragraphs that tesseract reads on a page of pypdfium2, with joined lines and
     words.
