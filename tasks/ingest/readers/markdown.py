@@ -27,7 +27,16 @@ _PARSER = (
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document."""
     text, encoding = decode(path.read_bytes())
-    yield Document(text, "markdown", headings=find_headings(text), encoding=encoding)
+    marks = tuple(_find_comments(text))
+    yield Document(text, "markdown", headings=find_headings(text), encoding=encoding, marks=marks)
+
+
+def _find_comments(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the comments of HTML, which no page shows; an open one is none."""
+    start = text.find("<!--")
+    while start >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        yield start, end + 3, "comment"
+        start = text.find("<!--", end)
 
 
 def find_headings(text: str) -> tuple[Heading, ...]:
