@@ -7,6 +7,8 @@ from unicodedata import category
 
 from tasks.core.task_types import EXTRACTION
 
+_IN_NUMBER = re.compile(r"\d[.,]\d")
+
 
 def find_span(text: str, answer: str) -> tuple[int, int] | None:
     """Return start and end of an answer in a text, as :func:`holds` finds it; None where the text
@@ -40,9 +42,15 @@ def contains(text: str, answer: str) -> bool:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Tell whether a part of a text neither begins nor ends inside a word or a row of digits."""
+    """Tell whether a part of a text neither begins nor ends inside a word or a number, nor leaves
+    out a "non-" before it.
+    """
     before, after = text[start - 1 : start + 1] if start else "", text[end - 1 : end + 1]
-    return not any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after))
+    if any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after)):
+        return False
+    edges = (text[max(start - 2, 0) : start + 1], text[end - 1 : end + 2])
+    is_half = any(map(_IN_NUMBER.fullmatch, edges))  # "200" of "14,200"
+    return not is_half and text[max(start - 4, 0) : start].lower() != "non-"
 
 
 def _is_inside(one: str, next_one: str) -> bool:
