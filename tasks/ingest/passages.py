@@ -25,7 +25,8 @@ Sections = list[tuple[int, str]]
 
 #: What an atom follows, and the cost of starting a passage there.
 HEADING, PARAGRAPH, LINE, SENTENCE, PIECE = "heading", "paragraph", "line", "sentence", "piece"
-_CUT = {HEADING: 0.0, PARAGRAPH: 0.15, LINE: 0.5, SENTENCE: 1.0, PIECE: 1.5}
+TITLE = "title"
+_CUT = {HEADING: 0.0, PARAGRAPH: 0.15, LINE: 0.5, TITLE: 0.6, SENTENCE: 1.0, PIECE: 1.5}
 #: A passage that reaches across a heading of level 1-2, or a lower one; that has fewer tokens than
 #: the least.
 _ACROSS_MAIN, _ACROSS_LOWER, _TOO_SHORT = 1.5, 0.1, 4.0
@@ -36,6 +37,11 @@ _WINDOW = 20_000
 #: A blank line, or a row of a table whose cells have names, "id: 7 | status: open": such a row is
 #: clear without its neighbours.
 _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n(?=[^|:\n]{1,80}: [^\n]* \| )")
+#: The title of a clause in plain text, such as "6.2 Audits." or "ARTICLE 7 WARRANTIES".
+_TITLE = re.compile(
+    r"(?:(?i:article|section|exhibit|schedule|annex|appendix)\b|\d{1,3}(?:\.\d{1,3})*[.)]?\s"
+    r"|\(?[A-Za-z]{1,4}[.)]\s)[^\n]{1,80}(?<![,;:])"
+)
 #: An item of a list, any other row of a table, or a line of a log, which begins with a time.
 _LINE_START = re.compile(
     r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t]|[^\n]* \| "
@@ -213,8 +219,10 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]
     """Yield (start, end, what it follows) of every sentence in ``text[start:end]``, without the
     space around it.
     """
+    titled = False
     for paragraph_start, paragraph_end in _split(text, start, end, _PARAGRAPH_END):
-        kind = PARAGRAPH
+        kind = TITLE if titled else PARAGRAPH
+        titled = _is_title(text, paragraph_start, paragraph_end)
         for line_start, line_end in _split(text, paragraph_start, paragraph_end, _LINE_START):
             position = line_start
             for match in _SENTENCE_END.finditer(text, line_start, line_end):
@@ -223,6 +231,13 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]
                     position, kind = match.end(), SENTENCE
             yield from _trim(text, position, line_end, kind)
             kind = LINE
+
+
+def _is_title(text: str, start: int, end: int) -> bool:
+    """Tell whether a paragraph is a numbered title, with its long words in capitals."""
+    paragraph = text[start : min(end, start + 200)].strip()
+    words = re.findall(r"[^\W\d_]{4,}", paragraph)
+    return bool(words and _TITLE.fullmatch(paragraph)) and all(word[0].isupper() for word in words)
 
 
 def _is_end(text: str, start: int, end: int, limit: int) -> bool:

@@ -57,6 +57,24 @@ def test_a_short_tail_is_balanced_and_main_headings_divide() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "title",
+    ["6.2 Records and Audits.", "ARTICLE 7 WARRANTIES", "(b) Notice.", "9.   GENERAL TERMS"],
+)
+def test_a_clause_is_not_parted_from_its_title(title: str) -> None:
+    clause = " ".join(f"The party number {n} shall pay at once." for n in range(4))
+    found = _cut("\n\n".join([clause, title, clause, title, clause]), budget=40, least=5)
+    assert [passage.text for passage in found] == [clause, *[f"{title}\n\n{clause}"] * 2]
+
+
+def test_an_item_of_a_list_is_no_title() -> None:
+    items = [f"{n}. The goods are then weighed by the carrier {n}" for n in range(1, 9)]
+    assert all(
+        passage.text.startswith(tuple("12345678"))
+        for passage in _cut("\n\n".join(items), budget=30, least=5)
+    )
+
+
 def test_a_table_is_cut_between_its_rows() -> None:
     named = [
         f"id: {number} | body: The pump {number} has stopped. Please send help. Thanks, Ann"
