@@ -187,6 +187,13 @@ def _repeated_phrases(rows: RowTexts) -> np.ndarray:
     return np.maximum(most_repeated(rows.instruction_text), most_repeated(rows.response_text))
 
 
+#: A single claim: in quotation marks, or between the words before it and the labels at the end.
+_QUOTED = r'^[^"“”]*["“](?P<claim>[^"“”]+)["”][^"“”]*$'
+_UNQUOTED = (
+    rf'^[^"“”]*(?:[\n{GAP}]\s*question:|\bdoes it follow that\b|\bconsider:)\s*'
+    r'(?P<claim>[^"“”?]+?)\s+'
+    r"(?:true,? (?:or )?false(?:,? or neither)?|yes,? (?:or )?no(?:,? or maybe)?)\?\s*$"
+)
 #: Words after a claim that limit it or take it back.
 _TAKEN_BACK = re.compile(
     r"\b(?:if|unless|except|excepting|save|only|until|till|provided|but|although|though|when|where"
@@ -200,10 +207,10 @@ _REST_OF_SENTENCE = re.compile(r"\b(?P<rest>[^.;]*)")
 
 
 def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
-    """Does the response deny, or leave open, a quoted claim that is a sentence of the passage, or
-    begins one whose rest takes nothing back?
+    """Does the response deny, or leave open, a claim that is a sentence of the passage, or begins
+    one whose rest takes nothing back?
 
-    Only a single quoted claim of five words or more counts. Other parts of a sentence may rightly
+    Only a single claim of five words or more counts. Other parts of a sentence may rightly
     be denied: "nobody thinks that it failed" does not say that it failed.
     """
     denied = np.flatnonzero(
@@ -212,9 +219,12 @@ def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
     )
     verbatim = np.zeros(len(rows.response), bool)
     chosen = pa.array(denied)
-    claims = pc.struct_field(
-        pc.extract_regex(rows.question.take(chosen), r'^[^"“”]*["“](?P<claim>[^"“”]+)["”][^"“”]*$'),
-        "claim",
+    questions = rows.question.take(chosen)
+    claims = pc.coalesce(
+        *(
+            pc.struct_field(pc.extract_regex(questions, form), "claim")
+            for form in (_QUOTED, _UNQUOTED)
+        )
     )
     claims = pc.utf8_trim(normal(pc.fill_null(claims, "")), EDGES)
     passages = rows.context_text.take(chosen).to_pylist()

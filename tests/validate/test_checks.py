@@ -287,6 +287,25 @@ def test_verbatim_claim() -> None:
 
 
 @pytest.mark.parametrize(
+    "wording",
+    [
+        "{{context}}\nQuestion: CLAIM True, False, or Neither?",
+        "Given that {{context}} Does it follow that CLAIM Yes, no, or maybe?",
+        "{{context}}\n\nKeeping in mind the above text, consider: CLAIM True or false?",
+    ],
+)
+def test_a_verbatim_claim_without_quotation_marks(wording: str) -> None:
+    claim = wording.replace("CLAIM", PASSAGE.split(". ", maxsplit=1)[0] + ".")
+    other = claim.replace("14 March", "15 March")
+    assert column("verbatim_claim_denied", "nli", claim, "No") is True
+    assert column("verbatim_claim_denied", "nli", claim, "Yes") is False
+    assert column("verbatim_claim_denied", "nli", other, "No") is False
+    # The claim goes on behind what looks like its end.
+    longer = wording.replace("CLAIM", PASSAGE.split(". ", maxsplit=1)[0] + " true or false tests")
+    assert column("verbatim_claim_denied", "nli", longer, "No") is False
+
+
+@pytest.mark.parametrize(
     ("rest", "stated"),
     [
         (", six days a week.", True),
