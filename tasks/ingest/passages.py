@@ -57,6 +57,8 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B"
     r"|Abs|Ziff|Kap|Rn|[Vv]gl|[Gg]gf|inkl|zzgl|evtl|Tel|Str|Mio|Mrd|Mme|Mlle|Sra?)|^\s*\d+)\.$"
 )
+#: A decimal number that was set apart: "4. 5%", "P =. 001".
+_DECIMAL = re.compile(r"(?:\b\d{1,3}|[=<>-])\.$")
 #: The day of a date and what follows, as German writes it: "am 3. Mai 2024".
 _DAY = re.compile(r"\b\d{1,2}\.$")
 _MONTH = re.compile(
@@ -245,8 +247,9 @@ def _is_end(text: str, start: int, end: int, limit: int) -> bool:
     if not following or following.islower():
         return False
     before = text[max(start, end - 12) : end]
+    is_decimal = following.isdigit() and _DECIMAL.search(before)
     is_date = _DAY.search(before) and _MONTH.match(text, end, limit)
-    return not (is_date or _ABBREVIATION.search(before))
+    return not (is_decimal or is_date or _ABBREVIATION.search(before))
 
 
 def _split(

@@ -67,6 +67,12 @@ def test_a_clause_is_not_parted_from_its_title(title: str) -> None:
     assert [passage.text for passage in found] == [clause, *[f"{title}\n\n{clause}"] * 2]
 
 
+@pytest.mark.parametrize("number", ["4. 5", "17. 25", "P =. 001", "-. 5"])
+def test_a_decimal_number_that_was_set_apart_is_whole(number: str) -> None:
+    text = " ".join(f"The share in group {name} was {number} of all." for name in "abcdefgh")
+    assert all(passage.text.endswith("of all.") for passage in _cut(text, budget=30, least=5))
+
+
 def test_an_item_of_a_list_is_no_title() -> None:
     items = [f"{n}. The goods are then weighed by the carrier {n}" for n in range(1, 9)]
     assert all(
