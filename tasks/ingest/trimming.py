@@ -23,11 +23,10 @@ from tasks.ingest.apparatus import (
     find_references,
 )
 from tasks.ingest.readers.document import Document, Heading
+from tasks.ingest.readers.markdown import FENCED
 from tasks.ingest.running_heads import RUNNING_HEAD, find_running_heads
 
-_CODE = re.compile(
-    r"^[ ]{0,3}(```|~~~)[^\n]*\n.*?(?:^[ ]{0,3}\1|\Z)|`[^`\n]+`", re.MULTILINE | re.DOTALL
-)
+_CODE = re.compile(rf"{FENCED}|`[^`\n]+`", re.MULTILINE)
 
 
 def trim(document: Document, kinds: Sequence[str]) -> tuple[Document, list[Edit]]:

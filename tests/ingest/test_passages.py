@@ -136,3 +136,13 @@ def test_abbreviations_and_decimals_end_no_sentence() -> None:
         "Dr. A. Smith measured 3.5 bar at No. 7.",
         "The valve was shut.",
     ]
+
+
+def test_code_is_kept_together_and_cut_between_its_lines() -> None:
+    """A blank line, or a full stop in a comment, ends nothing in fenced code."""
+    code = "```bash\n# NOTE: There are others.\nrun one\n\nrun two --fast\n# They end. Both.\n```"
+    prose = " ".join(f"The program number {n} is run at night." for n in range(4))
+    found = _cut(f"{prose}\n\n{code}\n\n{prose}", budget=40, least=5)
+    assert [passage.text for passage in found] == [prose, code, prose]
+    long = "\n\n".join(["```", *(f"run {n} --with a. B --and c" for n in range(9)), "```"])
+    assert all(passage.text.endswith(("c", "```")) for passage in _cut(long, budget=20, least=2))
