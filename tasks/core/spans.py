@@ -7,6 +7,8 @@ from unicodedata import category
 
 from tasks.core.task_types import EXTRACTION
 
+#: Marks of print, as a keyboard writes them; a model mostly does. Each is one character.
+_TYPED = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2013", "''\"\"---")
 _IN_NUMBER = re.compile(r"\d[.,]\d")
 
 
@@ -14,7 +16,7 @@ def find_span(text: str, answer: str) -> tuple[int, int] | None:
     """Return start and end of an answer in a text, as :func:`holds` finds it; None where the text
     does not hold it.
     """
-    words = answer.split()
+    text, words = text.translate(_TYPED), answer.translate(_TYPED).split()
     if not words:
         return None
     pattern = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
@@ -25,14 +27,16 @@ def find_span(text: str, answer: str) -> tuple[int, int] | None:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Tell whether an answer is a span of a text, of whole words, ignoring case and spacing; an
-    empty one is not.
+    """Tell whether an answer is a span of a text, of whole words, ignoring case, spacing and
+    the form of quotation marks and hyphens; an empty one is not.
     """
     return contains(_plain(text), _plain(answer))
 
 
 def contains(text: str, answer: str) -> bool:
     """Tell what :func:`holds` does of texts that are in lower case and evenly spaced already."""
+    if not (text.isascii() and answer.isascii()):
+        text, answer = text.translate(_TYPED), answer.translate(_TYPED)
     start = text.find(answer) if answer else -1
     while start >= 0:
         if _is_whole(text, start, start + len(answer)):

@@ -46,6 +46,13 @@ _EMPTY_SLOT = (
     rf"(?i)(?:^|[\n{GAP}])\s*(?:question|q|claim|hypothesis|statement)\s*:[\s\"'“”]*"
     rf"(?:$|{GAP}|(?:answer|a|options|choices|{PASSAGE_WORDS})\s*:)|(?:^|\s)[\"“]\s*[\"”](?:[\s.,;:?!]|$)"
 )
+#: An inference's wording without its claim: "is this always, sometimes, or never correct?".
+_NO_CLAIM = (
+    r"(?i)^(?:[^\p{L}\p{N}]+|\b(?:is|are|this|that|it|the|claim|statement|following|true|false|neither"
+    r"|inconclusive|always|sometimes|never|correct|incorrect|yes|no|maybe|or|definitely|guaranteed"
+    r"|possible|impossible|does|imply|follow|therefore|must|be|should|can|we|assume|infer"
+    r"|justified|in|saying)\b)*$"
+)
 #: Question marks: Latin, Chinese and Japanese, Arabic, Armenian, Ethiopic, Greek. A Japanese
 #: question may end with its particle; Thai, Lao, Khmer and Burmese have no mark: any letter
 #: of theirs counts.
@@ -138,9 +145,10 @@ def _broken_characters(rows: RowTexts) -> np.ndarray:
 
 def _question_present(rows: RowTexts) -> np.ndarray:
     """Two words or more beside the passage and stock wording, and no empty slot; for some types
-    also a question or a request.
+    also a question or a request, for those of inference more than their labels.
     """
     present = _matches(rows.asked, _TWO_WORDS) & ~_matches(rows.question, _EMPTY_SLOT)
+    present &= ~(rows.of_type(*_STATES_CLAIMS) & _matches(rows.asked, _NO_CLAIM))
     return present & (_matches(rows.asked, _ASKS) | ~rows.of_type(*_ASKS_OUTRIGHT))
 
 

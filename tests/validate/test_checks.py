@@ -162,6 +162,13 @@ def test_lengths_are_those_of_the_final_text() -> None:
             'Suppose "{{context}}" Can we infer that the pump is new? Yes, no, or maybe?',
             True,
         ),
+        (
+            "nli",
+            "{{context}} Based on the previous passage, is this always, sometimes, or never correct?",
+            False,
+        ),
+        ("nli", "{{context}}\nQuestion: True, False, or Neither?", False),
+        ("nli", "{{context}} Is it guaranteed true that they must? Yes, no, or maybe?", True),
         ("exqa", "{{context}}\n\n谁建造了这座桥？", True),
         ("exqa", "{{context}}\n\nمتى بنيت القاهرة؟", True),
         ("exqa", "{{context}}\n\nΠοιος είναι ο πληθυσμός;", True),
