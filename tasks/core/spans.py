@@ -7,12 +7,16 @@ from unicodedata import category
 
 from tasks.core.task_types import EXTRACTION
 
+#: Marks of print, as a keyboard writes them; a model mostly does. Each is one character.
+_TYPED = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2013", "''\"\"---")
+_IN_NUMBER = re.compile(r"\d[.,]\d")
+
 
 def find_span(text: str, answer: str) -> tuple[int, int] | None:
     """Return start and end of an answer in a text, as :func:`holds` finds it; None where the text
     does not hold it.
     """
-    words = answer.split()
+    text, words = text.translate(_TYPED), answer.translate(_TYPED).split()
     if not words:
         return None
     pattern = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
@@ -23,14 +27,16 @@ def find_span(text: str, answer: str) -> tuple[int, int] | None:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Tell whether an answer is a span of a text, of whole words, ignoring case and spacing; an
-    empty one is not.
+    """Tell whether an answer is a span of a text, of whole words, ignoring case, spacing and
+    the form of quotation marks and hyphens; an empty one is not.
     """
     return contains(_plain(text), _plain(answer))
 
 
 def contains(text: str, answer: str) -> bool:
     """Tell what :func:`holds` does of texts that are in lower case and evenly spaced already."""
+    if not (text.isascii() and answer.isascii()):
+        text, answer = text.translate(_TYPED), answer.translate(_TYPED)
     start = text.find(answer) if answer else -1
     while start >= 0:
         if _is_whole(text, start, start + len(answer)):
@@ -40,9 +46,15 @@ def contains(text: str, answer: str) -> bool:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Tell whether a part of a text neither begins nor ends inside a word or a row of digits."""
+    """Tell whether a part of a text neither begins nor ends inside a word or a number, nor leaves
+    out a "non-" before it.
+    """
     before, after = text[start - 1 : start + 1] if start else "", text[end - 1 : end + 1]
-    return not any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after))
+    if any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after)):
+        return False
+    edges = (text[max(start - 2, 0) : start + 1], text[end - 1 : end + 2])
+    is_half = any(map(_IN_NUMBER.fullmatch, edges))  # "200" of "14,200"
+    return not is_half and text[max(start - 4, 0) : start].lower() != "non-"
 
 
 def _is_inside(one: str, next_one: str) -> bool:

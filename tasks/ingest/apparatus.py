@@ -18,7 +18,7 @@ from tasks.ingest.readers.document import Document
 
 #: What is found; the first four are settings too (``ingest.citations`` also finds superscripts).
 CITATION, AUTHOR, REFERENCES, INFOBOX = "citation", "author_citation", "references", "infobox"
-SUPERSCRIPT, CLAUSE = "superscript", "clause_number"
+SUPERSCRIPT, CLAUSE, COMMENT = "superscript", "clause_number", "comment"
 
 #: Markers with different numbers from which a document has them.
 _LEAST_MARKERS = 3

@@ -9,13 +9,23 @@ places. It works in any script.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from tasks.ingest.readers.document import Document, Heading
+from tasks.ingest.readers.markdown import find_fences
+from tasks.ingest.sentences import (
+    CODE,
+    HEADING,
+    LINE,
+    PARAGRAPH,
+    PIECE,
+    SENTENCE,
+    TITLE,
+    find_units,
+)
 
 #: Counts the tokens of each text, without special tokens.
 TokenCounter = Callable[[Sequence[str]], list[int]]
@@ -23,39 +33,22 @@ TokenCounter = Callable[[Sequence[str]], list[int]]
 #: Offset and heading path of every heading, in order.
 Sections = list[tuple[int, str]]
 
-#: What an atom follows, and the cost of starting a passage there.
-HEADING, PARAGRAPH, LINE, SENTENCE, PIECE = "heading", "paragraph", "line", "sentence", "piece"
-_CUT = {HEADING: 0.0, PARAGRAPH: 0.15, LINE: 0.5, SENTENCE: 1.0, PIECE: 1.5}
+#: The cost of starting a passage behind each.
+_CUT = {
+    HEADING: 0.0,
+    PARAGRAPH: 0.15,
+    LINE: 0.5,
+    TITLE: 0.6,
+    SENTENCE: 1.0,
+    CODE: 1.0,
+    PIECE: 1.5,
+}
 #: A passage that reaches across a heading of level 1-2, or a lower one; that has fewer tokens than
 #: the least.
 _ACROSS_MAIN, _ACROSS_LOWER, _TOO_SHORT = 1.5, 0.1, 4.0
 _MAIN_LEVEL = 2
 #: Atoms that are counted and joined at a time: bounds memory and time on very long documents.
 _WINDOW = 20_000
-
-#: A blank line, or a row of a table whose cells have names, "id: 7 | status: open": such a row is
-#: clear without its neighbours.
-_PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+|\n(?=[^|:\n]{1,80}: [^\n]* \| )")
-#: An item of a list, any other row of a table, or a line of a log, which begins with a time.
-_LINE_START = re.compile(
-    r"\n(?=[ \t]*(?:[-*+\u2022\u2013|>]|\(?\w{1,3}[.)])[ \t]|[^\n]* \| "
-    r"|\[?(?:\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\d{1,2}[./]\d{1,2}[./]\d\d))"
-)
-#: The end of a sentence: Latin and alike need a space after it; Chinese, Japanese do not; danda,
-#: Arabic, Ethiopic, Armenian, Burmese, Khmer, Tibetan marks.
-_SENTENCE_END = re.compile(
-    # The lookbehind: a long row of dots is looked at once, not from each of them.
-    r"(?<![.!?\u2026])[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]*_]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u201d\u2019\uff09]*|[\u0964\u0965\u061f\u06d4\u1362\u0589\u104b\u17d4\u0f0d]+"
-)
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|No|Nos|Art|Sec|Fig|Eq|vs|cf|approx|ca|al|etc|e\.g|i\.e|Inc|Ltd|Co|Corp|Nr|Bd|bzw|z\.B"
-    r"|Abs|Ziff|Kap|Rn|[Vv]gl|[Gg]gf|inkl|zzgl|evtl|Tel|Str|Mio|Mrd|Mme|Mlle|Sra?)|^\s*\d+)\.$"
-)
-#: The day of a date and what follows, as German writes it: "am 3. Mai 2024".
-_DAY = re.compile(r"\b\d{1,2}\.$")
-_MONTH = re.compile(
-    r"\s+(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b"
-)
 
 
 @dataclass(frozen=True)
@@ -172,10 +165,11 @@ def _cheapest(
 
 def _atoms(document: Document, count: TokenCounter, budget: int) -> Iterator[_Atom]:
     text, position, across = document.text, 0, 0.0
+    fences = find_fences(document)
     pending: list[tuple[int, int, str, float]] = []
     for heading in [*document.headings, Heading(len(text), len(text), 0, "")]:
         before = HEADING if across else PARAGRAPH
-        for start, end, kind in _sentences(text, position, heading.start):
+        for start, end, kind in find_units(text, position, heading.start, fences):
             pending.append((start, end, before or kind, across))
             before, across = "", 0.0
         position = heading.end
@@ -207,49 +201,6 @@ def _pieces(text: str, count: TokenCounter, budget: int) -> list[tuple[int, int]
     chunker = semchunk.chunkerify(lambda part: count([part])[0], budget, memoize=False)
     offsets: list[tuple[int, int]] = chunker(text, offsets=True)[1]  # type: ignore[assignment]
     return [(start, end) for start, end in offsets if text[start:end].strip()]
-
-
-def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
-    """Yield (start, end, what it follows) of every sentence in ``text[start:end]``, without the
-    space around it.
-    """
-    for paragraph_start, paragraph_end in _split(text, start, end, _PARAGRAPH_END):
-        kind = PARAGRAPH
-        for line_start, line_end in _split(text, paragraph_start, paragraph_end, _LINE_START):
-            position = line_start
-            for match in _SENTENCE_END.finditer(text, line_start, line_end):
-                if _is_end(text, position, match.end(), line_end):
-                    yield from _trim(text, position, match.end(), kind)
-                    position, kind = match.end(), SENTENCE
-            yield from _trim(text, position, line_end, kind)
-            kind = LINE
-
-
-def _is_end(text: str, start: int, end: int, limit: int) -> bool:
-    following = text[end : min(end + 40, limit)].lstrip()[:1]
-    if not following or following.islower():
-        return False
-    before = text[max(start, end - 12) : end]
-    is_date = _DAY.search(before) and _MONTH.match(text, end, limit)
-    return not (is_date or _ABBREVIATION.search(before))
-
-
-def _split(
-    text: str, start: int, end: int, separator: re.Pattern[str]
-) -> Iterator[tuple[int, int]]:
-    position = start
-    for match in separator.finditer(text, start, end):
-        yield position, match.start()
-        position = match.end()
-    yield position, end
-
-
-def _trim(text: str, start: int, end: int, kind: str) -> Iterator[tuple[int, int, str]]:
-    part = text[start:end]
-    bare = part.strip()
-    if bare:
-        start += len(part) - len(part.lstrip())
-        yield start, start + len(bare), kind
 
 
 def find_places(

@@ -51,6 +51,10 @@ REASONS: dict[str, str] = {
     "author_citation": "a source in brackets, such as (Yao et al., 2022) (ingest.author_citations)",
     "references": "a list of sources (ingest.reference_lists)",
     "infobox": "a web page's box of facts (ingest.infoboxes)",
+    "running_head": (
+        "a page number of plain text, with the head or foot beside it (ingest.running_heads)"
+    ),
+    "comment": "a comment in Markdown, <!-- -->, which no page shows",
     # passages that are not kept
     "too_short": "fewer tokens than ingest.min_tokens, and nothing beside it to join",
     "too_long": "more tokens than ingest.passage_tokens, and no place to cut",

@@ -35,7 +35,7 @@ from tasks.core.secrets import hide
 from tasks.core.sections.ingest import Ingest
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
-from tasks.ingest import apparatus
+from tasks.ingest import apparatus, running_heads
 from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
@@ -129,6 +129,8 @@ def _make_work(params: Ingest, tokenizer: str) -> Work:
                 (apparatus.REFERENCES, params.reference_lists),
                 (apparatus.INFOBOX, params.infoboxes),
                 (apparatus.CLAUSE, params.clause_numbers),
+                (running_heads.RUNNING_HEAD, params.running_heads),
+                (apparatus.COMMENT, True),
             )
             if chosen
         ),

@@ -23,10 +23,10 @@ from tasks.ingest.apparatus import (
     find_references,
 )
 from tasks.ingest.readers.document import Document, Heading
+from tasks.ingest.readers.markdown import FENCED
+from tasks.ingest.running_heads import RUNNING_HEAD, find_running_heads
 
-_CODE = re.compile(
-    r"^[ ]{0,3}(```|~~~)[^\n]*\n.*?(?:^[ ]{0,3}\1|\Z)|`[^`\n]+`", re.MULTILINE | re.DOTALL
-)
+_CODE = re.compile(rf"{FENCED}|`[^`\n]+`", re.MULTILINE)
 
 
 def trim(document: Document, kinds: Sequence[str]) -> tuple[Document, list[Edit]]:
@@ -65,13 +65,12 @@ def trim(document: Document, kinds: Sequence[str]) -> tuple[Document, list[Edit]
 def find_edits(document: Document, kinds: Sequence[str]) -> list[Edit]:
     """Return what :func:`trim` does, in order and without overlaps."""
     text, taken = document.text, [*_code(document)]
-    found = [
-        Edit(start, end, kind)
-        for start, end, kind in document.marks
-        if kind in kinds and start < end
-    ]
+    marks = (mark for mark in document.marks if mark[2] in kinds and mark[0] < mark[1])
+    found = _free([Edit(*mark) for mark in marks], taken)
     if REFERENCES in kinds:
         found += find_references(document)
+    if RUNNING_HEAD in kinds:
+        found += _free(find_running_heads(document), taken)
     taken += [(edit.start, edit.end) for edit in found]
     if CITATION in kinds:
         found += _free(find_citations(text, Spans(taken)), taken)

@@ -74,7 +74,8 @@ def look(
             cut = len(found.passages) + sum(found.dropped.values())
             share = found.dropped.get("too_short", 0) / max(cut, 1)
             if share <= _MANY_SHORT or "min_tokens" not in free or not half:
-                return Look(found, chosen, reasons, _tell_tables(found, ingest))
+                notes = [*_tell_tables(found, ingest), *_tell_short(share, ingest["min_tokens"])]
+                return Look(found, chosen, reasons, notes)
         tell(f"{corpus} again, with ingest.min_tokens {half}: {share:.0%} were too short")
         chosen["min_tokens"] = half
         reasons["min_tokens"] = f"least tokens, halved: of the sample {share:.0%} were too short"
@@ -120,6 +121,15 @@ def _name_tokens(
     return PipelineError(
         f"{error}: texts this short need SET=ingest.min_tokens={least}, which keeps nine of ten"
     )
+
+
+def _tell_short(share: float, least: int) -> list[str]:
+    if share <= _MANY_SHORT:
+        return []
+    return [
+        f"{share:.0%} of the passages have fewer than {least} tokens and are left out; "
+        f"SET=ingest.min_tokens={least // 2} keeps more of them"
+    ]
 
 
 def _tell_tables(found: Survey, ingest: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,13 @@ _EMPTY_SLOT = (
     rf"(?i)(?:^|[\n{GAP}])\s*(?:question|q|claim|hypothesis|statement)\s*:[\s\"'“”]*"
     rf"(?:$|{GAP}|(?:answer|a|options|choices|{PASSAGE_WORDS})\s*:)|(?:^|\s)[\"“]\s*[\"”](?:[\s.,;:?!]|$)"
 )
+#: An inference's wording without its claim: "is this always, sometimes, or never correct?".
+_NO_CLAIM = (
+    r"(?i)^(?:[^\p{L}\p{N}]+|\b(?:is|are|this|that|it|the|claim|statement|following|true|false|neither"
+    r"|inconclusive|always|sometimes|never|correct|incorrect|yes|no|maybe|or|definitely|guaranteed"
+    r"|possible|impossible|does|imply|follow|therefore|must|be|should|can|we|assume|infer"
+    r"|justified|in|saying)\b)*$"
+)
 #: Question marks: Latin, Chinese and Japanese, Arabic, Armenian, Ethiopic, Greek. A Japanese
 #: question may end with its particle; Thai, Lao, Khmer and Burmese have no mark: any letter
 #: of theirs counts.
@@ -138,9 +145,10 @@ def _broken_characters(rows: RowTexts) -> np.ndarray:
 
 def _question_present(rows: RowTexts) -> np.ndarray:
     """Two words or more beside the passage and stock wording, and no empty slot; for some types
-    also a question or a request.
+    also a question or a request, for those of inference more than their labels.
     """
     present = _matches(rows.asked, _TWO_WORDS) & ~_matches(rows.question, _EMPTY_SLOT)
+    present &= ~(rows.of_type(*_STATES_CLAIMS) & _matches(rows.asked, _NO_CLAIM))
     return present & (_matches(rows.asked, _ASKS) | ~rows.of_type(*_ASKS_OUTRIGHT))
 
 
@@ -187,6 +195,13 @@ def _repeated_phrases(rows: RowTexts) -> np.ndarray:
     return np.maximum(most_repeated(rows.instruction_text), most_repeated(rows.response_text))
 
 
+#: A single claim: in quotation marks, or between the words before it and the labels at the end.
+_QUOTED = r'^[^"“”]*["“](?P<claim>[^"“”]+)["”][^"“”]*$'
+_UNQUOTED = (
+    rf'^[^"“”]*(?:[\n{GAP}]\s*question:|\bdoes it follow that\b|\bconsider:)\s*'
+    r'(?P<claim>[^"“”?]+?)\s+'
+    r"(?:true,? (?:or )?false(?:,? or neither)?|yes,? (?:or )?no(?:,? or maybe)?)\?\s*$"
+)
 #: Words after a claim that limit it or take it back.
 _TAKEN_BACK = re.compile(
     r"\b(?:if|unless|except|excepting|save|only|until|till|provided|but|although|though|when|where"
@@ -200,10 +215,10 @@ _REST_OF_SENTENCE = re.compile(r"\b(?P<rest>[^.;]*)")
 
 
 def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
-    """Does the response deny, or leave open, a quoted claim that is a sentence of the passage, or
-    begins one whose rest takes nothing back?
+    """Does the response deny, or leave open, a claim that is a sentence of the passage, or begins
+    one whose rest takes nothing back?
 
-    Only a single quoted claim of five words or more counts. Other parts of a sentence may rightly
+    Only a single claim of five words or more counts. Other parts of a sentence may rightly
     be denied: "nobody thinks that it failed" does not say that it failed.
     """
     denied = np.flatnonzero(
@@ -212,9 +227,12 @@ def _verbatim_claim_denied(rows: RowTexts) -> np.ndarray:
     )
     verbatim = np.zeros(len(rows.response), bool)
     chosen = pa.array(denied)
-    claims = pc.struct_field(
-        pc.extract_regex(rows.question.take(chosen), r'^[^"“”]*["“](?P<claim>[^"“”]+)["”][^"“”]*$'),
-        "claim",
+    questions = rows.question.take(chosen)
+    claims = pc.coalesce(
+        *(
+            pc.struct_field(pc.extract_regex(questions, form), "claim")
+            for form in (_QUOTED, _UNQUOTED)
+        )
     )
     claims = pc.utf8_trim(normal(pc.fill_null(claims, "")), EDGES)
     passages = rows.context_text.take(chosen).to_pylist()

@@ -118,7 +118,7 @@ def select_checks(params: Validate) -> tuple[Check, ...]:
         Check(
             "verbatim_claim_entailed",
             "verbatim_claim_denied",
-            "a claim quoted from the passage is not denied",
+            "a claim that is the passage's own is not denied",
             value=False,
             of_types=True,
         ),

@@ -38,6 +38,17 @@ def test_the_span_is_found_however_it_is_spaced(told: str, span: str | None) -> 
         ("It cost £5.", "£5", (8, 10)),
         ("東京都は広い", "東京", (0, 2)),
         ("Ответ: вода", "вод", None),
+        # Half a number, and the contrary of a word.
+        ("It cost 14,200 pounds.", "200 pounds", None),
+        ("It fell by 1.5 per cent.", "by 1", None),
+        ("It fell by 1.5, then by 1.", "by 1", (21, 25)),
+        ("Crews 1, 2 and 3 came.", "2", (9, 10)),
+        ("A non-exclusive right.", "exclusive right", None),
+        ("A three-core cable.", "three", (2, 7)),
+        # Marks of print, and those of a keyboard.
+        ("It is the exporter\u2019s target.", "exporter's target", (10, 27)),
+        ("It ran in 1999\u20132000.", "1999-2000", (10, 19)),
+        ("He said \u201cno\u201d.", '"no"', (8, 12)),
     ],
 )
 def test_a_span_is_made_of_whole_words(text: str, told: str, span: tuple[int, int] | None) -> None:

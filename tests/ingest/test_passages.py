@@ -57,6 +57,30 @@ def test_a_short_tail_is_balanced_and_main_headings_divide() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "title",
+    ["6.2 Records and Audits.", "ARTICLE 7 WARRANTIES", "(b) Notice.", "9.   GENERAL TERMS"],
+)
+def test_a_clause_is_not_parted_from_its_title(title: str) -> None:
+    clause = " ".join(f"The party number {n} shall pay at once." for n in range(4))
+    found = _cut("\n\n".join([clause, title, clause, title, clause]), budget=40, least=5)
+    assert [passage.text for passage in found] == [clause, *[f"{title}\n\n{clause}"] * 2]
+
+
+@pytest.mark.parametrize("number", ["4. 5", "17. 25", "P =. 001", "-. 5"])
+def test_a_decimal_number_that_was_set_apart_is_whole(number: str) -> None:
+    text = " ".join(f"The share in group {name} was {number} of all." for name in "abcdefgh")
+    assert all(passage.text.endswith("of all.") for passage in _cut(text, budget=30, least=5))
+
+
+def test_an_item_of_a_list_is_no_title() -> None:
+    items = [f"{n}. The goods are then weighed by the carrier {n}" for n in range(1, 9)]
+    assert all(
+        passage.text.startswith(tuple("12345678"))
+        for passage in _cut("\n\n".join(items), budget=30, least=5)
+    )
+
+
 def test_a_table_is_cut_between_its_rows() -> None:
     named = [
         f"id: {number} | body: The pump {number} has stopped. Please send help. Thanks, Ann"
@@ -112,3 +136,13 @@ def test_abbreviations_and_decimals_end_no_sentence() -> None:
         "Dr. A. Smith measured 3.5 bar at No. 7.",
         "The valve was shut.",
     ]
+
+
+def test_code_is_kept_together_and_cut_between_its_lines() -> None:
+    """A blank line, or a full stop in a comment, ends nothing in fenced code."""
+    code = "```bash\n# NOTE: There are others.\nrun one\n\nrun two --fast\n# They end. Both.\n```"
+    prose = " ".join(f"The program number {n} is run at night." for n in range(4))
+    found = _cut(f"{prose}\n\n{code}\n\n{prose}", budget=40, least=5)
+    assert [passage.text for passage in found] == [prose, code, prose]
+    long = "\n\n".join(["```", *(f"run {n} --with a. B --and c" for n in range(9)), "```"])
+    assert all(passage.text.endswith(("c", "```")) for passage in _cut(long, budget=20, least=2))

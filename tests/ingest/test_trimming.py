@@ -13,6 +13,7 @@ from tasks.core.rows import REJECTS
 from tasks.ingest import trimming, worker
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, Heading, ReadOptions
+from tasks.ingest.readers.markdown import find_headings
 from tests.ingest.pdf_files import pdf, text_of
 
 ALL = ("citation", "author_citation", "references", "infobox", "clause_number")
@@ -219,3 +220,95 @@ def test_a_text_made_to_be_slow_is_not(piece: str) -> None:
     for start in range(0, len(after.text), 300):
         shifts.of(start, start + 300)
     assert time.process_time() - begun < 5
+
+
+#: A page of prose; its last sentence goes on over the page.
+_SENTENCE = "The Supplier shall keep the goods in a dry place until they are paid for. "
+_PAGE = _SENTENCE * 10 + "Each Party shall tell the other"
+_RESTS = [f"within {days} days of the end of a quarter." for days in ("ten", "six", "two", "nine")]
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", "  - {} -", "Page {} of 31", "[{}]", "{}/31", "Page {} Draft"]
+)
+def test_page_numbers_go_and_the_sentence_goes_on(form: str) -> None:
+    pages = enumerate(_RESTS, 4)
+    text = "\n\n".join(f"{_PAGE}\n\n{form.format(page)}\n\n{rest}" for page, rest in pages)
+    left = "\n\n".join(f"{_PAGE}\n{rest}" for rest in _RESTS)
+    assert trimmed(text, "running_head") == left
+
+
+def test_a_sentence_may_go_on_with_a_capital() -> None:
+    names = ("Prospectus", "Offering", "Bank", "Holding")
+    text = "\n\n".join(
+        f"{_SENTENCE * 9}It is in the\n\n{n}\n\n{name}." for n, name in enumerate(names)
+    )
+    left = "\n\n".join(f"{_SENTENCE * 9}It is in the\n{name}." for name in names)
+    assert trimmed(text, "running_head") == left
+
+
+def test_what_most_pages_have_beside_their_number_goes_too() -> None:
+    pages = (
+        f"M&S contract\n--------\n\n{_PAGE}.\n\nOnly on page {page}: {'x' * page}.\n\n  {page}\n\n"
+        "Source: ALLIED INC., 8-K, 8/15/2019\n\n"
+        for page in range(1, 8)
+    )
+    left = trimmed("".join(pages), "running_head")
+    # No page number is above the first head.
+    assert left.count("M&S contract") == 1 and "Source" not in left
+    assert left.count("Only on page") == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A column of numbers, a numbered list, an index: they are not a page apart.
+        "\n\n".join(f"{number}\n\nA short entry." for number in range(1, 20)),
+        # Titles are no page numbers, nor numbers that do not count.
+        "\n\n".join(f"Chapter {number}\n\n{_PAGE}." for number in range(1, 9)),
+        "\n\n".join(f"{number}.\n\n{_PAGE}." for number in range(1, 9)),
+        "\n\n".join(f"{number}\n\n{_PAGE}." for number in (17, 3, 80, 5, 44)),
+        # Two pages are no evidence.
+        f"{_PAGE}.\n\n1\n\n{_PAGE}.\n\n2\n\n",
+        # A formula, set with a sign on each line.
+        f"{_PAGE} where\n\ni =\n\n(\n\n0\n\n1\n\n)\n\n{_PAGE}\n\n2\n\n",
+        # Inside a paragraph.
+        "\n".join(f"{_PAGE}\n{number}\n{rest}" for number, rest in enumerate(_RESTS)),
+        # Code.
+        "".join(f"```\n{_PAGE}\n\n{number}\n\n```\n" for number in range(1, 9)),
+    ],
+)
+def test_numbers_that_are_no_pages_stay(text: str) -> None:
+    assert trimmed(text, "running_head", form="markdown") == text
+
+
+def test_a_heading_is_no_page_number() -> None:
+    text = "\n\n".join(f"# Page {page}\n\n{_PAGE}." for page in range(1, 9))
+    document = Document(text, "markdown", headings=find_headings(text))
+    assert trimming.trim(document, ("running_head",))[0].text == text
+
+
+def test_what_is_taken_out_with_a_page_number_has_its_place() -> None:
+    text = "\n\n".join(f"{_PAGE}\n\n{page}\n\n{rest}" for page, rest in enumerate(_RESTS, 1))
+    trimmed_document, edits = trimming.trim(Document(text, "text"), ("running_head",))
+    assert [text[edit.start : edit.end].strip() for edit in edits] == list("1234")
+    shifts = trimming.Shifts(edits).of(0, len(trimmed_document.text))
+    last = trimmed_document.text.rindex("within")
+    assert trimming.original(shifts, last) == text.rindex("within")
+
+
+def test_comments_of_markdown_are_no_text_and_their_lines_no_headings(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(
+        "# Limits\n\n<!---\n# EDITOR'S NOTE: is it so?\n-->\nA name is short. <!-- how? -->It ends.\n"
+        "\n```\n<!-- in code -->\n```\n\nWrite `<!-- x -->`, or <!-- which is open.\n"
+    )
+    (document,) = detect.read(path, ReadOptions())
+    assert isinstance(document, Document)
+    document, edits = trimming.trim(document, ("comment",))
+    assert document.text == (
+        "# Limits\n\n\nA name is short. It ends.\n\n```\n<!-- in code -->\n```\n\n"
+        "Write `<!-- x -->`, or <!-- which is open.\n"
+    )
+    assert [heading.title for heading in document.headings] == ["Limits"]
+    assert {edit.kind for edit in edits} == {"comment"}

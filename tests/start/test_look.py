@@ -147,6 +147,18 @@ def test_short_texts_are_read_with_half_the_least_length(
     assert begin(monkeypatch, **asked, SET=f"{setting} ingest.min_tokens={value}") == 0
 
 
+@pytest.mark.usefixtures("ingest_here")
+def test_texts_that_are_too_short_for_half_of_it_are_told(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(json.dumps({"text": f"Works well, {n}."}) + "\n" for n in range(20))
+    (desk / "tiny.jsonl").write_text(_rows(text=_SHORT) + rows)
+    setting = "ingest.near_duplicates=0"
+    assert begin(monkeypatch, CORPUS=desk / "tiny.jsonl", NAME="tiny", SET=setting) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of the passages have fewer than 20 tokens and are left out; SET=ingest.min" in said
+
+
 @pytest.mark.parametrize("name", ["video.mp4", "video.txt", "video"])
 def test_a_large_unreadable_file_is_in_no_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

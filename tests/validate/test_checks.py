@@ -162,6 +162,13 @@ def test_lengths_are_those_of_the_final_text() -> None:
             'Suppose "{{context}}" Can we infer that the pump is new? Yes, no, or maybe?',
             True,
         ),
+        (
+            "nli",
+            "{{context}} Based on the previous passage, is this always, sometimes, or never correct?",
+            False,
+        ),
+        ("nli", "{{context}}\nQuestion: True, False, or Neither?", False),
+        ("nli", "{{context}} Is it guaranteed true that they must? Yes, no, or maybe?", True),
         ("exqa", "{{context}}\n\n谁建造了这座桥？", True),
         ("exqa", "{{context}}\n\nمتى بنيت القاهرة؟", True),
         ("exqa", "{{context}}\n\nΠοιος είναι ο πληθυσμός;", True),
@@ -284,6 +291,25 @@ def test_verbatim_claim() -> None:
     assert column("verbatim_claim_denied", "nli", begun, "False") is True
     assert column("verbatim_claim_denied", "nli", begun, "True") is False
     assert column("verbatim_claim_denied", "nli", begun.replace(" March", ""), "False") is True
+
+
+@pytest.mark.parametrize(
+    "wording",
+    [
+        "{{context}}\nQuestion: CLAIM True, False, or Neither?",
+        "Given that {{context}} Does it follow that CLAIM Yes, no, or maybe?",
+        "{{context}}\n\nKeeping in mind the above text, consider: CLAIM True or false?",
+    ],
+)
+def test_a_verbatim_claim_without_quotation_marks(wording: str) -> None:
+    claim = wording.replace("CLAIM", PASSAGE.split(". ", maxsplit=1)[0] + ".")
+    other = claim.replace("14 March", "15 March")
+    assert column("verbatim_claim_denied", "nli", claim, "No") is True
+    assert column("verbatim_claim_denied", "nli", claim, "Yes") is False
+    assert column("verbatim_claim_denied", "nli", other, "No") is False
+    # The claim goes on behind what looks like its end.
+    longer = wording.replace("CLAIM", PASSAGE.split(". ", maxsplit=1)[0] + " true or false tests")
+    assert column("verbatim_claim_denied", "nli", longer, "No") is False
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,9 @@ class Ingest(Section):
     clause_numbers: bool = Field(
         True, description="put a clause's number that stands alone on a line before its clause"
     )
+    running_heads: bool = Field(
+        True, description="take out page numbers of plain text, with the heads and feet beside them"
+    )
     drop_evaluation_overlap: bool = Field(
         description=(
             "drop passages that overlap the evaluation set; the paper keeps them; they are "

@@ -13,6 +13,9 @@ from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, Heading, ReaderItem, ReadOptions
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
+#: A block of code, its edges included; without an end it goes to the end of the text.
+FENCED = r"^[ ]{0,3}(```|~~~)[^\n]*\n(?s:.*?)(?:^[ ]{0,3}\1|\Z)"
+_FENCED = re.compile(FENCED, re.MULTILINE)
 _TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 #: Without such a line there is no heading to parse: most rows of a table are plain text.
 _LIKELY = re.compile(r"^ {0,3}(?:#{1,6}(?:[ \t]|$)|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
@@ -27,7 +30,23 @@ _PARSER = (
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     """Yield the file as one document."""
     text, encoding = decode(path.read_bytes())
-    yield Document(text, "markdown", headings=find_headings(text), encoding=encoding)
+    marks = tuple(_find_comments(text))
+    yield Document(text, "markdown", headings=find_headings(text), encoding=encoding, marks=marks)
+
+
+def find_fences(document: Document) -> list[tuple[int, int]]:
+    """Return the places of fenced code in a document's text, in order."""
+    if document.format not in ("markdown", "notebook"):
+        return []
+    return [match.span() for match in _FENCED.finditer(document.text)]
+
+
+def _find_comments(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the comments of HTML, which no page shows; an open one is none."""
+    start = text.find("<!--")
+    while start >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        yield start, end + 3, "comment"
+        start = text.find("<!--", end)
 
 
 def find_headings(text: str) -> tuple[Heading, ...]:
