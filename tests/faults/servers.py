@@ -41,6 +41,7 @@ class Server:
 
         given = {
             constants.BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{self.folder / 'mlflow.db'}",
+            constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
             constants.SERVE_ARTIFACTS_ENV_VAR: "true",
             constants.ARTIFACTS_DESTINATION_ENV_VAR: str(self.folder / "stored"),
             # As make ui starts it: its job workers are eight processes more.
