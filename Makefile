@@ -200,6 +200,6 @@ prune: setup ## list what was not used in .runs/ for DAYS=30 days; YES=1 removes
 	@$(BIN)/python -m flows.runs.prune --days="$$DAYS" --yes="$$YES"
 
 clean: ## remove work files, tool caches and .runs/: make run PROFILE=... brings a run back from DVC's cache
-	@rm -rf .work .runs .pytest_cache .mypy_cache .ruff_cache dvc_plots
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m flows.runs.clean
 	@git worktree prune
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

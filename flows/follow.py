@@ -52,7 +52,7 @@ def follow(
     try:
         run = request.plan(CODE, profile, [str(text) for text in overrides], name)
         # The look can take minutes, in which another start would take this run for a dead one.
-        with worktree.hold(worktree.Run(own, CODE, CODE, {})):
+        with worktree.hold(worktree.Run(own, CODE, CODE, {})), run.reading():
             end_dead_runs(own, log.info, look.FOLLOW, name_follow_run)
             return _look_and_run(run, profile, overrides, name, log)
     except PipelineError as error:

@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +34,6 @@ def set_prefect_environment(main: Path) -> None:
 
     Call it before Prefect is imported.
     """
-    _spare_own_servers_the_proxy()
     home = main / ".prefect"
     home.mkdir(mode=0o700, exist_ok=True)  # its database holds every run's parameters
     for variable, value in {
@@ -56,17 +55,6 @@ def set_prefect_environment(main: Path) -> None:
         os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
     # MLflow's store is the main checkout's, whichever worktree a stage runs in.
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{main / 'mlflow.db'}")
-
-
-def _spare_own_servers_the_proxy() -> None:
-    """Keep a proxy of the user's network out of our requests, and Prefect's, to this machine: it
-    knows no server here.
-    """
-    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
-    if hosts != "*":
-        given = filter(None, map(str.strip, hosts.split(",")))
-        hosts = ",".join(dict.fromkeys((*given, "127.0.0.1", "localhost")))
-    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
 
 
 def open_api(main: Path, output: IO[str] | None = None) -> Callable[[], None]:
@@ -133,7 +121,7 @@ def answers(address: str) -> bool:
             request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
         with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
+    except (OSError, HTTPException, ValueError):  # URLError is an OSError
         return False
 
 

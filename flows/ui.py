@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from flows.runs.die_with_parent import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
@@ -25,6 +24,7 @@ from flows.server import answers, find_ui_server, server_module, set_prefect_env
 from tasks.core.errors import PipelineError
 from tasks.core.ports import need_free_port, read_port
 from tasks.core.process import process_mark, start_guard
+from tasks.core.secrets import bare_address
 from tasks.core.stage import one_line_errors
 from tasks.tracking.mlflow_store import create_private_store
 
@@ -107,10 +107,8 @@ def find_mlflow(environment: Mapping[str, str]) -> str:
     """Return the address of the user's own MLflow server, without a password that it may hold;
     empty where one is to be started here.
     """
-    address = urlsplit(environment.get("MLFLOW_TRACKING_URI", ""))
-    if address.scheme not in ("http", "https"):
-        return ""
-    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    address = environment.get("MLFLOW_TRACKING_URI", "")
+    return bare_address(address) if address.lower().startswith(("http://", "https://")) else ""
 
 
 def _serve(servers: Servers, arguments: argparse.Namespace, stop: threading.Event) -> int:

@@ -11,17 +11,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasks.core.secrets import bare_address
+
 _TRAINING = "workflowType=machine_learning"
 
 
 def runs_page(server: str, experiment: str) -> str:
     """Return the address of an experiment's runs with a chart of every metric."""
-    return f"{server}/#/experiments/{experiment}/runs?{_TRAINING}&compareRunsMode=CHART"
+    page = f"{bare_address(server)}/#/experiments/{experiment}/runs"
+    return f"{page}?{_TRAINING}&compareRunsMode=CHART"
 
 
 def run_page(server: str, experiment: str, run: str) -> str:
     """Return the address of one run."""
-    return f"{server}/#/experiments/{experiment}/runs/{run}?{_TRAINING}"
+    return f"{bare_address(server)}/#/experiments/{experiment}/runs/{run}?{_TRAINING}"
 
 
 def ask_experiment(checkout: Path) -> str:

@@ -18,11 +18,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 from tasks.core.files import read_if_there
-from tasks.core.secrets import first_line, hide
+from tasks.core.secrets import bare_address, first_line, hide
 from tasks.tracking.mlflow_store import sqlite_file, tracking_uri
 
 REGISTER = "register"
@@ -96,9 +96,7 @@ def _ask(uri: str, told: dict[str, Any]) -> str:
 
 def _get(uri: str, what: str, **query: str) -> Any:
     """Return a server's answer; None where it says that there is no such thing."""
-    parts = urlsplit(uri)
-    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
-    request = Request(f"{bare}/api/2.0/mlflow/{what}?{urlencode(query)}")  # noqa: S310
+    request = Request(f"{bare_address(uri)}/api/2.0/mlflow/{what}?{urlencode(query)}")  # noqa: S310
     for name, value in _headers(uri).items():
         request.add_unredirected_header(name, value)  # not to where an answer may send us
     trusted = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))

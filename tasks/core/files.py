@@ -75,15 +75,17 @@ def read_if_there(path: Path) -> Any:
 def staged_folder(final: Path, scratch: Path) -> Iterator[Path]:
     """Yield the empty folder ``scratch``; on success it replaces ``final`` in one step.
 
-    ``scratch`` must be on the same file system. On failure ``final`` is unchanged.
+    Both must be on one disk, else :class:`PipelineError` says so before the block. On failure
+    ``final`` is unchanged.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_two_disks(scratch.parent, final.parent)
         yield scratch
         for path in (*scratch.rglob("*"), scratch):
             _sync(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             _exchange(scratch, final)
         else:
@@ -108,6 +110,21 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
     finally:
         tempfile.tempdir = before
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_two_disks(one: Path, other: Path) -> None:
+    """Raise :class:`PipelineError` where nothing can be renamed from one folder into the other.
+
+    The kernel compares their mounts before it looks for the file, which there is not: one disk that
+    is mounted twice counts as two. Parts of a disk (btrfs) only differ in their numbers.
+    """
+    library, missing = ctypes.CDLL(None, use_errno=True), ".is-it-one-disk"
+    library.rename(os.fsencode(one / missing), os.fsencode(other / missing))
+    if ctypes.get_errno() == errno.EXDEV or one.stat().st_dev != other.stat().st_dev:
+        raise PipelineError(
+            f"{other} and {one} lie on different disks, or on one that is mounted twice, and an "
+            "output takes its place by a rename: put both on one disk under one mount"
+        )
 
 
 def _exchange(one: Path, other: Path) -> None:

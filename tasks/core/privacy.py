@@ -29,6 +29,7 @@ SILENT: dict[str, str] = {
     "ANONYMIZED_TELEMETRY": "false",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_LOOPBACK = ("127.0.0.1", "localhost")
 #: Caches that libraries would keep in HOME or in a temporary folder: variable -> their folder in
 #: :func:`cache_folder`. DVC's would be /var/tmp/dvc, which everybody can write to; torch's would
 #: have a name in /tmp that can be guessed.
@@ -43,9 +44,15 @@ CACHES: dict[str, str] = {
 def silence() -> None:
     """Set :data:`SILENT` and :data:`CACHES` for this process and its children.
 
-    A cache folder that the user has chosen stays.
+    A cache folder that the user has chosen stays. A proxy of the user's network is not asked for
+    servers of this machine: it knows none of them.
     """
     os.environ.update(SILENT)
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if hosts != "*":
+        given = filter(None, map(str.strip, hosts.split(",")))
+        hosts = ",".join(dict.fromkeys((*given, *_LOOPBACK)))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
     for variable, name in CACHES.items():
         os.environ.setdefault(variable, str((cache_folder() / name).absolute()))
 

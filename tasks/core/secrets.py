@@ -1,5 +1,5 @@
-"""Passwords and keys: what looks like one, hiding it in messages, and forgetting those of the
-environment in processes that need none.
+"""Passwords and keys: what looks like one, hiding it in messages, taking it out of addresses, and
+forgetting those of the environment in processes that need none.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from urllib.parse import unquote, urlsplit
 
 from tasks.core.privacy import CACHES, SILENT
 
@@ -61,6 +62,64 @@ def hub_token() -> str | None:
     return os.environ.get("HF_TOKEN") or None
 
 
+def bare_address(address: str) -> str:
+    """Return an address without user and password, and without the slash at its end."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def take_passwords_out_of_addresses() -> None:
+    """Give MLflow and Prefect the addresses of their servers without user, password and the slash
+    at their end, and the password by the variable that each has for it: both print an address as
+    it is.
+
+    A user without a password stays, for MLflow takes none from a variable; it then prints nothing.
+    """
+    if found := _split_address("MLFLOW_TRACKING_URI"):
+        bare, address, user, password = found
+        _replace("MLFLOW_TRACKING_URI", bare if password else address)
+        if password:
+            _replace("MLFLOW_TRACKING_USERNAME", user)
+            _replace("MLFLOW_TRACKING_PASSWORD", password)
+        elif user:
+            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    if found := _split_address("PREFECT_API_URL"):
+        bare, _, user, password = found
+        _replace("PREFECT_API_URL", bare)
+        if user:
+            _replace("PREFECT_API_AUTH_STRING", f"{user}:{password}")
+
+
+def _split_address(variable: str) -> tuple[str, str, str, str] | None:
+    """Return the http address in a variable without and with its user, the user, and the password;
+    None where it holds no such address.
+    """
+    address = os.environ.get(variable, "").rstrip("/")
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # the library says what is wrong
+        return None
+    if parts.scheme not in ("http", "https"):
+        return None
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return bare_address(address), address, user, password
+
+
+def _replace(variable: str, value: str) -> None:
+    if variable in os.environ:
+        _erase(variable)
+    os.environ[variable] = value
+
+
+def _erase(variable: str) -> None:
+    """Remove a variable, also from the copy that the system shows in ``/proc``."""
+    library = ctypes.CDLL(None)
+    library.getenv.restype = ctypes.c_void_p
+    if place := library.getenv(os.fsencode(variable)):
+        ctypes.memset(place, 0, len(os.fsencode(os.environ[variable])))
+    del os.environ[variable]
+
+
 def forget_secrets() -> None:
     """Remove from this process's environment what a parser of untrusted files does not need, also
     from the copy that the system shows in ``/proc``: no list names all that may be a password.
@@ -68,11 +127,7 @@ def forget_secrets() -> None:
     It keeps the paths, the language, the threads, and the switches of
     :mod:`tasks.core.privacy`.
     """
-    library = ctypes.CDLL(None)
-    library.getenv.restype = ctypes.c_void_p
     for name, value in [*os.environ.items()]:
         kept = _NEEDED.fullmatch(name) or name in SILENT or name in CACHES
         if not kept or hide(value) != value:
-            if place := library.getenv(os.fsencode(name)):
-                ctypes.memset(place, 0, len(os.fsencode(value)))
-            del os.environ[name]
+            _erase(name)

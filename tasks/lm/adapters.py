@@ -6,6 +6,7 @@ It imports no torch: a run asks before it begins.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from tasks.core.setting_paths import is_nothing
 from tasks.lm.models import resolve
 
 log = logging.getLogger(__name__)
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+_LAYER = re.compile(r"\.layers\.(\d+)\.", re.ASCII)
+_MOST_DIGITS = 9
 #: A matrix whose inputs are the hidden states, in Llama, Mistral and most others.
 _FROM_HIDDEN = "q_proj.lora_A.weight"
+#: Rank and alpha where a configuration does not say them.
+_PEFT_DEFAULT = 8
 #: Settings of peft by which an adapter has other trained weights too, and their values without.
 _BESIDE = ("modules_to_save", "trainable_token_indices", "lora_bias", "bias")
 _WITHOUT: tuple[object, ...] = (None, False, [], "none")
@@ -35,26 +39,38 @@ def digest_adapter(folder: Path) -> str:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Return what an adapter's ``provenance.json`` says; nothing of an adapter of other tools."""
+    """Return what an adapter's ``provenance.json`` says; nothing of an adapter of other tools.
+
+    A file that finetune has not written is a :class:`PipelineError`.
+    """
     path = folder / "provenance.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    told = read_json(path) if path.is_file() else {}
+    if not isinstance(told, dict) or not isinstance(told.get("settings", {}), dict):
+        raise PipelineError(f"{path} is not as finetune writes it: fetch the adapter again")
+    return told
 
 
 def check_adapter(folder: Path, base: str, config: dict[str, Any]) -> None:
     """Raise :class:`PipelineError` unless the adapter's matrices fit the configuration of its base
     model, ``base``, and the rank that it names.
     """
-    rank = read_json(folder / "adapter_config.json").get("r")
+    rank = read_json(folder / "adapter_config.json").get("r", _PEFT_DEFAULT)
     ranks = read_json(folder / "adapter_config.json").get("rank_pattern")
+    for key in ("hidden_size", "num_hidden_layers"):
+        if not isinstance(config.get(key, 0), int):
+            raise PipelineError(f"{base}: its config.json says {key} = {str(config[key])[:40]}")
+    most = config.get("num_hidden_layers")
     for name, shape in _shapes(folder / "adapter_model.safetensors").items():
         layer = _LAYER.search(name)
         wrong = ""
-        if name.endswith("lora_A.weight") and not ranks and shape[0] != rank:
+        if name.endswith("lora_A.weight") and len(shape) != 2:
+            wrong = f"a matrix of {len(shape)} dimensions"
+        elif name.endswith("lora_A.weight") and not ranks and shape[0] != rank:
             wrong = f"rank {shape[0]}, but its adapter_config.json says {rank}"
         elif name.endswith(_FROM_HIDDEN) and shape[1] != config.get("hidden_size", shape[1]):
             wrong = f"width {shape[1]}, but {base} has {config['hidden_size']}"
-        elif layer and int(layer[1]) >= config.get("num_hidden_layers", int(layer[1]) + 1):
-            wrong = f"a layer {layer[1]}, but {base} has {config['num_hidden_layers']} layers"
+        elif layer and (len(layer[1]) > _MOST_DIGITS or int(layer[1]) >= (most or math.inf)):
+            wrong = f"a layer {layer[1][:20]}, but {base} has {most} layers"
         if wrong:
             raise PipelineError(
                 f"adapter {folder} has {wrong}: it is of another model; correct "
@@ -102,8 +118,8 @@ def start_adapter(settings: Finetune, start: Path) -> Path | None:
             "" if "main" in (model.revision, settings.revision) else model.revision,
             settings.revision,
         ),
-        ("lora_rank", config["r"], settings.lora_rank),
-        ("lora_alpha", config["lora_alpha"], settings.lora_alpha),
+        ("lora_rank", config.get("r", _PEFT_DEFAULT), settings.lora_rank),
+        ("lora_alpha", config.get("lora_alpha", _PEFT_DEFAULT), settings.lora_alpha),
     ):
         if value not in ("", required):
             raise PipelineError(

@@ -29,7 +29,12 @@ _STORED = {"float32": 4, "float64": 8}
 #: The most that an adapter's rank can be; PEFT makes the matrices before it reads the weights.
 _MOST_RANK = 4096
 #: Keys of an adapter's configuration whose texts PEFT takes for regular expressions.
-_PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+_PATTERNS = (
+    *("target_modules", "exclude_modules", "target_parameters", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern"),
+)
+#: A branch, tag, commit or digest.
+_REVISION = re.compile(r"(?!.*\.\.)[\w.:+-][\w./:+-]{0,199}", re.ASCII)
 #: A module's name, or the end of one, as PEFT writes it.
 _MODULE = re.compile(r"\^?[\w.\\-]*\$?")
 #: Files that can name Python classes of the model's own.
@@ -84,11 +89,29 @@ def resolve(name: str, revision: str = "main") -> ModelName:
 
 
 def _check_layers(file: Path, config: dict[str, Any]) -> None:
-    """Refuse an adapter whose layers PEFT would look for without end, or without memory to hold."""
-    rank = config.get("r", 8)
-    if not isinstance(rank, int) or not 1 <= rank <= _MOST_RANK:
+    """Refuse an adapter whose layers PEFT would look for without end, or without memory to hold,
+    that has it import a library, or that changes its base model's weights where it is loaded.
+    """
+    ranks = config.get("rank_pattern") or {}
+    if not isinstance(ranks, dict):
+        raise PipelineError(f"{file}: rank_pattern must be an object: module and rank")
+    for name, rank in {"r": config.get("r", 8), **ranks}.items():
+        if not isinstance(rank, int) or not 1 <= rank <= _MOST_RANK:
+            raise PipelineError(
+                f"{file}: {name[:40]} is {str(rank)[:40]}, and must be a whole number from 1 to "
+                f"{_MOST_RANK}"
+            )
+    if config.get("megatron_config"):  # PEFT imports what megatron_core names
+        raise PipelineError(f"{file}: megatron_config is not taken: name an adapter without")
+    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
         raise PipelineError(
-            f"{file}: r is {str(rank)[:40]}, and must be a whole number from 1 to {_MOST_RANK}"
+            f"{file}: init_lora_weights is {str(config['init_lora_weights'])[:40]!r}, by which the "
+            "adapter changes its base model: convert it to an ordinary one (PEFT's documents)"
+        )
+    revision = config.get("revision") or "main"
+    if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
+        raise PipelineError(
+            f"{file}: revision is {str(revision)[:40]!r}, and must name a branch, tag or commit"
         )
     for key in _PATTERNS:
         given = config.get(key) or ()
@@ -190,12 +213,18 @@ def identify(name: str, revision: str = "main") -> str:
 
 def count_positions(name: str, revision: str = "main") -> int:
     """Return the most tokens that a model, or an adapter's base model, has positions for; 0 where
-    its configuration does not say.
+    its configuration does not say. Another value than a number is a :class:`PipelineError`.
     """
     model = resolve(name, revision)
     folder = Path(base_path(model.base, model.revision, weights=False))
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return int(config.get("max_position_embeddings") or 0)
+    positions = config.get("max_position_embeddings") or 0
+    if not isinstance(positions, int) or positions < 0:
+        raise PipelineError(
+            f"model {model.base!r}: its config.json says max_position_embeddings = "
+            f"{str(positions)[:40]}, which is no number of tokens"
+        )
+    return positions
 
 
 def find_weights(name: str, revision: str = "main") -> Weights:

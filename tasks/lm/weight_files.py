@@ -7,6 +7,7 @@ index.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,20 +19,28 @@ from tasks.core.files import read_json
 INDEX = "model.safetensors.index.json"
 #: The files where there is no index.
 PATTERN = "model*.safetensors"
+_FILE = re.compile(r"[\w-][\w.-]{0,199}\.safetensors", re.ASCII)
 
 
 def loaded_names(folder: Path, names: Iterable[str]) -> list[str]:
     """Return the files of weights that are loaded of a model that has the files ``names``, sorted:
     those that the index in ``folder`` names, else :data:`PATTERN`.
 
-    An index that names no files is a :class:`PipelineError`; files that it names can be missing.
+    An index that names no files, or others than safetensors beside it (transformers would load a
+    pickle by it), is a :class:`PipelineError`; files that it names can be missing.
     """
     if not (folder / INDEX).is_file():
         return sorted(name for name in names if fnmatch(name, PATTERN))
     index = read_json(folder / INDEX)
     files = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+    if not isinstance(files, dict):
         raise PipelineError(f"{folder / INDEX} names no files of weights: download the model again")
+    for name in files.values():
+        if not isinstance(name, str) or not _FILE.fullmatch(name):
+            raise PipelineError(
+                f"{folder / INDEX} names {str(name)[:40]!r}, which is no .safetensors file beside "
+                "it (other formats can hold code and are refused): download the model again"
+            )
     return sorted(set(files.values()))
 
 

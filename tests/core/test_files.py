@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import PipelineError
 from tasks.core.files import (
     atomic_path,
     fingerprint,
@@ -20,6 +25,7 @@ from tasks.core.files import (
     temporary_files_in,
     write_json,
 )
+from tests.conftest import ROOT
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -55,6 +61,50 @@ def test_a_staged_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         with staged_folder(tmp_path / "out", tmp_path / "scratch") as folder:
             (folder / name).write_text(name)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["second"]
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another disk than ``tmp_path``."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no disk of its own here")
+    folder = Path(tempfile.mkdtemp(dir=memory))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_an_output_on_another_disk_is_refused_before_any_work(
+    tmp_path: Path, other_disk: Path
+) -> None:
+    (tmp_path / "artifacts").symlink_to(other_disk)
+    with (
+        pytest.raises(PipelineError, match=r"artifacts and .*work .* on one disk"),
+        staged_folder(tmp_path / "artifacts/ingest", tmp_path / "work/output"),
+    ):
+        raise AssertionError("the work has begun")
+    assert [*other_disk.iterdir()] == [] and [*(tmp_path / "work").iterdir()] == []
+
+
+def test_so_is_one_behind_another_mount_of_the_same_disk(tmp_path: Path) -> None:
+    """The kernel renames within one mount alone."""
+    program = (
+        "from pathlib import Path\nfrom tasks.core.files import staged_folder\n"
+        "with staged_folder(Path('artifacts/ingest'), Path('work/output')): print('begun')\n"
+    )
+    (tmp_path / "artifacts").mkdir()
+    script = 'mount --bind artifacts artifacts && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, sys.executable, program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "PipelineError" not in done.stderr and "begun" not in done.stdout:
+        pytest.skip(f"mounting is not allowed here: {done.stderr[-200:]}")
+    assert "on one disk" in done.stderr and "begun" not in done.stdout
 
 
 def test_temporary_files_are_where_the_next_process_finds_them(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +164,79 @@ def test_a_one_line_error_repeats_no_secret(capsys: pytest.CaptureFixture[str]) 
     with one_line_errors("x"):
         raise PipelineError(f"{_KEYS[0]} is no setting")
     assert capsys.readouterr().err.strip().endswith("*** is no setting")
+
+
+_BARE = "import tasks, os, json; print(json.dumps(dict(os.environ)))"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (
+            {"MLFLOW_TRACKING_URI": "https://me:a%40b%2Fc@h:5000/ml/"},
+            {
+                "MLFLOW_TRACKING_URI": "https://h:5000/ml",
+                "MLFLOW_TRACKING_USERNAME": "me",
+                "MLFLOW_TRACKING_PASSWORD": "a@b/c",
+            },
+        ),
+        (
+            {"MLFLOW_TRACKING_URI": "http://me:new@h", "MLFLOW_TRACKING_PASSWORD": "old"},
+            {"MLFLOW_TRACKING_URI": "http://h", "MLFLOW_TRACKING_PASSWORD": "new"},
+        ),
+        (
+            {"PREFECT_API_URL": "https://me:a%40b@h/api/"},
+            {"PREFECT_API_URL": "https://h/api", "PREFECT_API_AUTH_STRING": "me:a@b"},
+        ),
+        ({"PREFECT_API_URL": "http://h/api//"}, {"PREFECT_API_URL": "http://h/api"}),
+        (
+            {"MLFLOW_TRACKING_URI": "http://token@h/"},
+            {
+                "MLFLOW_TRACKING_URI": "http://token@h",
+                "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            },
+        ),
+        (
+            {"MLFLOW_TRACKING_URI": "postgresql://me:pw@h/base/"},
+            {"MLFLOW_TRACKING_URI": "postgresql://me:pw@h/base/", "MLFLOW_TRACKING_USERNAME": None},
+        ),
+        ({"PREFECT_API_URL": "http://[::1/api"}, {"PREFECT_API_URL": "http://[::1/api"}),
+        ({"PREFECT_API_URL": ""}, {"PREFECT_API_URL": ""}),
+    ],
+)
+def test_libraries_get_addresses_without_a_password(
+    given: dict[str, str], wanted: dict[str, str | None]
+) -> None:
+    """MLflow and Prefect print the address of every run as the environment has it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BARE],
+        cwd=ROOT,
+        env={"PATH": os.defpath, "HOME": "/nowhere", **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
+def test_a_proxy_is_not_asked_for_servers_of_this_machine() -> None:
+    """A company's proxy knows none of them: a run waited for Prefect's in vain, and make serve for
+    its own.
+    """
+    hosts = "127.0.0.1,localhost"
+    for given, kept in ((None, hosts), ("a.org, b.org", f"a.org,b.org,{hosts}"), ("*", "*")):
+        more = {} if given is None else {"NO_PROXY": given}
+        done = subprocess.run(
+            [sys.executable, "-c", _BARE],
+            cwd=ROOT,
+            env={"PATH": os.defpath, "HOME": "/nowhere", **more},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+        assert found["no_proxy"] == found["NO_PROXY"] == kept
 
 
 def _look(*_: Any) -> Any:

@@ -34,7 +34,7 @@ def _trial(
     world: World, chance: Random, name: str, kill: Callable[[], None], above: bool = False
 ) -> str:
     folder = world.trial(name)
-    number = chance.randrange(world.moments(name))
+    number = world.draw_moment(name, chance)
     wait(start(folder, name, before=moments.at(number, kill), parent=above))
     said = "" if none_left(folder) else "an orphan is left"
     before = Kept.of(folder)
@@ -46,7 +46,7 @@ def recovering(world: World, chance: Random) -> str:
     """A stage that is killed, and killed again while it recovers; sometimes a third time."""
     name = chance.choice(sorted(world.digests))
     folder = world.trial(name)
-    numbers = [chance.randrange(world.moments(name))]
+    numbers = [world.draw_moment(name, chance)]
     run(folder, name, before=moments.at(numbers[0], moments.kill))
     for _ in range(chance.choice((1, 1, 2))):
         # How many moments the recovery has depends on the kill: counted in a copy.

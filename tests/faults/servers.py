@@ -20,10 +20,15 @@ from tasks.core.privacy import SILENT
 from tasks.core.process import set_death_signal
 from tests.faults.settings import set_parameter
 from tests.faults.world import INPUTS, World, fork, log_of, run, start, wait
+from tests.toy import environment, make_toy
 
 
 class Server:
-    """MLflow's own server over a trial's store."""
+    """MLflow's own server over a trial's store.
+
+    In a fork of the harness, which has MLflow imported, and as ``mlflow server`` makes it but for
+    its parent: that one imports all of it once more.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,47 +37,34 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            f"sqlite:///{self.folder / 'mlflow.db'}",
-            "--port",
-            str(self.port),
-        ]
-        command += [
-            "--workers",
-            "1",
-            "--serve-artifacts",
-            "--artifacts-destination",
-            str(self.folder / "stored"),
-        ]
+        from mlflow.server import constants
+
         given = {
-            **os.environ,
-            **SILENT,
+            constants.BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{self.folder / 'mlflow.db'}",
+            constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+            constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+            constants.ARTIFACTS_DESTINATION_ENV_VAR: str(self.folder / "stored"),
+            # As make ui starts it: its job workers are eight processes more.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }  # as make ui starts it: its job workers are eight processes more
-        self.process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=given,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=set_death_signal,  # noqa: PLW1509 - nothing but a system call
-        )
+        }
+        self.pid = fork(self.folder, self._serve, given)
         deadline = time.monotonic() + 90
         while not answers(f"{self.uri}/health"):
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise AssertionError("the MLflow server does not come up")
+            if time.monotonic() > deadline or os.waitpid(self.pid, os.WNOHANG)[0]:
+                raise AssertionError(f"the MLflow server does not come up: {log_of(self.folder)}")
             time.sleep(0.1)
 
+    def _serve(self) -> int:
+        import uvicorn
+
+        set_death_signal()
+        uvicorn.run("mlflow.server.fastapi_app:app", port=self.port, log_level="critical")
+        return 0
+
     def kill(self) -> None:
-        """Kill it and its workers."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        """Kill it."""
+        os.killpg(self.pid, signal.SIGKILL)
+        wait(self.pid)
 
 
 def mlflow_killed(world: World, chance: Random) -> str:
@@ -153,8 +145,6 @@ def prefect_killed(world: World, chance: Random) -> str:
     """Prefect's server killed while a stage works: status 0 at most 60 s later, and the next start
     tells a new server how it went.
     """
-    from tests.toy import environment, make_toy
-
     root = world.folder / "toy"
     if not root.exists():
         make_toy(root)
@@ -183,8 +173,7 @@ def prefect_killed(world: World, chance: Random) -> str:
         deadline = time.monotonic() + 120
         while not mark.exists() and time.monotonic() < deadline and running.poll() is None:
             time.sleep(0.1)
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        _end(server)
         (mark.parent / "go").touch()
         began = time.monotonic()
         status = running.wait(400)
@@ -201,10 +190,9 @@ def prefect_killed(world: World, chance: Random) -> str:
             text=True,
             check=False,
         )
-        states = _states(url, name)
+        states = read_states(url, name)
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        _end(server)
     late = took - stages
     if (
         status or late > 60 + 15
@@ -263,7 +251,27 @@ def _prefect(root: Path, port: int, environment: dict[str, str]) -> subprocess.P
     return process
 
 
-def _states(url: str, name: str) -> list[str]:
+def lend_prefect(world: World) -> str:
+    """Return the address of a Prefect server for faults that are not about its start or end: one
+    for all their trials, started at the first call.
+    """
+
+    def begin() -> tuple[str, subprocess.Popen[bytes]]:
+        home, port = world.folder / "prefect", find_free_port()
+        home.mkdir()
+        around = {**environment(home), "PREFECT_HOME": str(home)}
+        return f"http://127.0.0.1:{port}/api", _prefect(home, port, around)
+
+    return str(world.shared("prefect", begin, lambda made: _end(made[1]))[0])
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def read_states(url: str, name: str) -> list[str]:
+    """Return the states of all runs of one name, in alphabetical order."""
     question = json.dumps({"flow_runs": {"name": {"any_": [name]}}}).encode()
     request = urllib.request.Request(
         f"{url}/flow_runs/filter", question, {"Content-Type": "application/json"}

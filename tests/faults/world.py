@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
@@ -148,6 +149,14 @@ class World:
     def moments(self, stage: str) -> int:
         """Return how many moments the undisturbed stage has (:mod:`tests.faults.moments`)."""
         return self._moments[stage]
+
+    def draw_moment(self, stage: str, chance: Random) -> int:
+        """Return the number of a moment of the undisturbed stage. Every second one is in its last
+        fifth: there its output takes its place, and register has logged a model and registered a
+        version, which may not be done twice.
+        """
+        count = self.moments(stage)
+        return chance.randrange(count * 4 // 5 if chance.random() < 0.5 else 0, count)
 
     def shared(self, name: str, make: Callable[[], Any], end: Callable[[Any], None]) -> Any:
         """Return what several trials use, made at the first call; :meth:`close` ends it."""

@@ -40,11 +40,13 @@ from flows.runs.dvc_repro import (
     reproduce,
     stage_environment,
 )
+from flows.runs.mlflow_urls import run_page
 from flows.runs.run_params import write_params
 from flows.runs.table import WIDTH, read_unfinished
 from tasks.core.errors import PipelineError
 from tasks.core.files import sha256_folder
 from tasks.core.ports import find_free_port
+from tasks.core.privacy import silence
 from tasks.core.process import process_mark
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.yaml_file import read_yaml
@@ -212,23 +214,23 @@ def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         server.await_answer("http://127.0.0.1:9/api")
 
 
+def test_an_address_that_is_none_does_not_answer() -> None:
+    """Python's own error of a password in an address repeats it."""
+    assert not server.answers("http://me:hunter2@127.0.0.1:9/api/health")
+    assert not server.answers("http://127.0.0.1:port/api")
+
+
 def test_a_proxy_of_the_users_is_not_asked_for_our_own_server(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A company's proxy knows no server on this machine: a run waited for it in vain."""
     monkeypatch.setattr(os, "environ", {**os.environ, "http_proxy": "http://127.0.0.1:9"})
     for name in ("no_proxy", "NO_PROXY"):
         os.environ.pop(name, None)
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as there:
         threading.Thread(target=there.serve_forever, daemon=True).start()
-        server.set_prefect_environment(tmp_path)
+        silence()
         assert server.answers(f"http://127.0.0.1:{there.server_port}/")
         there.shutdown()
-    for given, kept in (("a.org, b.org", "a.org,b.org,127.0.0.1,localhost"), ("*", "*")):
-        del os.environ["no_proxy"]
-        os.environ["NO_PROXY"] = given
-        server.set_prefect_environment(tmp_path)
-        assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == kept
 
 
 _PENDING = """
@@ -675,6 +677,7 @@ def test_a_teams_own_mlflow_server_has_its_own_passwords() -> None:
     ui.need_passwords({"PREFECT_SERVER_API_AUTH_STRING": "me:a long enough one", **own})
     assert ui.find_mlflow(own) == "https://mlflow.example/x"
     assert ui.find_mlflow({"MLFLOW_TRACKING_URI": "sqlite:////x/mlflow.db"}) == ""
+    assert run_page("https://me:pw@h/ml/", "1", "r").startswith("https://h/ml/#/experiments/1/")
 
 
 def test_a_damaged_cache_object_is_named_and_removed(toy: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from flows import follow_once
 from flows.runs import look, request, worktree
+from flows.runs.readers import is_read
 from flows.runs.worktree import Run
 from tasks.core import listing
 from tasks.core.errors import PipelineError
@@ -372,6 +373,7 @@ def test_the_flow_leaves_an_artifact_and_a_killed_one_goes_on(toy: Path, api: st
     while not mark.exists():
         assert hanging.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
+    assert is_read(toy, "page"), "make prune leaves what it looks at"
     hanging.send_signal(signal.SIGKILL)
     hanging.wait()
     assert not (toy / ".work/follow/page.json").exists()

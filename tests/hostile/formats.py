@@ -5,12 +5,32 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import struct
 import tarfile
+import zipfile
 import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.feather import write_feather
 
 from tests.hostile import files
-from tests.hostile.files import BODY, GOOD, STORY, HostileFile, docx, epub, mail, opf, pdf, zipped
+from tests.hostile.files import (
+    BODY,
+    GOOD,
+    STORY,
+    HostileFile,
+    docx,
+    epub,
+    mail,
+    odt,
+    opf,
+    pdf,
+    zipped,
+)
 
 _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -123,6 +143,68 @@ def _in_parts(depth: int) -> bytes:
     return f"Subject: Pump\n{''.join(parts)}\n{STORY}".encode()
 
 
+def _bomb(write: Callable[..., None], **options: Any) -> bytes:
+    """Return a Parquet or Arrow file with one text of 12,000 letters in 5,000 rows."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), [GOOD.decode() * 180])
+    buffer = io.BytesIO()
+    write(pa.table({"text": text}), buffer, **options)
+    return buffer.getvalue()
+
+
+def _in_lzma() -> bytes:
+    """Return a ZIP archive of a member that asks for a dictionary of 4 GB."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.txt", GOOD)
+    data = bytearray(buffer.getvalue())
+    place = 30 + len("a.txt") + 5  # behind the local header: version, size, one byte of properties
+    data[place : place + 4] = b"\xff" * 4
+    return bytes(data)
+
+
+def _in_xz() -> bytes:
+    """Return an .xz that asks for a dictionary of 4 GB."""
+    data = bytearray(lzma.compress(GOOD, preset=0))
+    end = 12 + (data[12] + 1) * 4  # of the block's header
+    data[data.index(b"\x21\x01", 12) + 2] = 40  # filter LZMA2, one byte of properties
+    data[end - 4 : end] = struct.pack("<I", zlib.crc32(data[12 : end - 4]))
+    return bytes(data)
+
+
+def _tar_head(kind: bytes, size: int) -> bytes:
+    """Return the head of a member that says more of the next one, in ``size`` bytes."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def _slides(frames: int, text: str) -> bytes:
+    """Return a .pptx of one slide that shows a diagram in so many frames."""
+    kinds = ("presentationml/2006/main", "drawingml/2006/main", "drawingml/2006/diagram")
+    spaces = " ".join(
+        f'xmlns:{name}="http://schemas.openxmlformats.org/{kind}"'
+        for name, kind in zip(("p", "a", "d"), kinds, strict=True)
+    )
+    spaces += f' xmlns:r="{_OFFICE}"'
+
+    def relate(kind: str, target: str) -> bytes:
+        relation = f'<Relationship Id="r1" Type="{_OFFICE}/{kind}" Target="{target}"/>'
+        return f'<Relationships xmlns="{_PACKAGE}relationships">{relation}</Relationships>'.encode()
+
+    frame = '<p:graphicFrame><d:relIds r:dm="r1"/></p:graphicFrame>'
+    slide = f"<p:sld {spaces}><p:cSld><p:spTree>{frame * frames}</p:spTree></p:cSld></p:sld>"
+    point = f"<d:pt><d:t><a:p><a:r><a:t>{text}</a:t></a:r></a:p></d:t></d:pt>"
+    ids = '<p:sldIdLst><p:sldId id="1" r:id="r1"/></p:sldIdLst>'
+    return zipped(
+        ("_rels/.rels", relate("officeDocument", "ppt/p.xml")),
+        ("ppt/p.xml", f"<p:presentation {spaces}>{ids}</p:presentation>".encode()),
+        ("ppt/_rels/p.xml.rels", relate("slide", "s.xml")),
+        ("ppt/s.xml", slide.encode()),
+        ("ppt/_rels/s.xml.rels", relate("diagramData", "d.xml")),
+        ("ppt/d.xml", f"<d:dataModel {spaces}><d:ptLst>{point}</d:ptLst></d:dataModel>".encode()),
+    )
+
+
 _CELLS = [None, 1, {"cell_type": ["a"], "source": {}}, {"cell_type": "markdown", "source": STORY}]
 _EXTERNAL = "".join(
     f'<Relationship Id="r{n}" Type="{_OFFICE}/{kind}" Target="{target}" TargetMode="External"/>'
@@ -189,7 +271,33 @@ FILES = (
     HostileFile(
         "a chapter with a zero byte", ".epub", epub(opf("%2e%2e/%00"), f"<p>{STORY}</p>"), "damaged"
     ),
+    HostileFile(
+        "a diagram in a hundred frames", ".pptx", _slides(100, "a b " * 25_000), "too_large"
+    ),
+    HostileFile(
+        "a heading of level 99,999,999",
+        ".odt",
+        odt("", f'</text:p><text:h text:outline-level="99999999">A</text:h><text:p>{STORY}'),
+        "read",
+    ),
+    HostileFile(
+        "a day that is none",
+        ".xlsx",
+        workbook('<row r="1"><c r="A1" t="d"><v>99999-99-99T99:99:99</v></c></row>'),
+        "damaged",
+    ),
     # --- archives
+    HostileFile("a member with a dictionary of 4 GB", ".zip", _in_lzma(), "memory"),
+    HostileFile("a dictionary of 4 GB", ".txt.xz", _in_xz(), "memory"),
+    HostileFile(
+        "a name of 8 GB", ".tar", _tar_head(tarfile.GNUTYPE_LONGNAME, (1 << 33) - 1), "damaged"
+    ),
+    HostileFile(
+        "a header of 1 GB",
+        ".tar.gz",
+        gzip.compress(_tar_head(tarfile.XHDTYPE, 1 << 30) + bytes(9 << 20)),
+        "too_large",
+    ),
     HostileFile("one member for all", ".zip", _one_for_all(50), "damaged"),
     HostileFile("a size that is a lie", ".zip", _changed_zip(24, b"\xf0\xff\xff\xff"), "read"),
     HostileFile("a member with a password", ".zip", _changed_zip(8, b"\1", 6), "read encrypted"),
@@ -218,6 +326,12 @@ FILES = (
     ),
     # --- messages
     HostileFile("parts in parts", ".eml", _in_parts(2000), "nested_too_deep"),
+    HostileFile(
+        "a subject of half characters",
+        ".eml",
+        b"Subject: P\xffump =?utf-8?q?=ed=a0=80?= =?zz?q?=ff?=\n\n" + GOOD,
+        "read",
+    ),
     HostileFile("a long header", ".eml", mail(f"X: {'a' * 999_999}", STORY), "read"),
     *(
         HostileFile(
@@ -246,6 +360,12 @@ FILES = (
         + GOOD,
         "read",
     ),
+    HostileFile(
+        "a cell of a billion columns",
+        ".html",
+        f"<table><tr><td colspan={10**9} rowspan={10**9}>{STORY}<td>x</table>".encode(),
+        "read",
+    ),
     HostileFile("open brackets", ".md", b"[" * 60_000 + GOOD, "read"),
     HostileFile("open links", ".md", b"[a](" * 30_000 + GOOD, "read"),
     HostileFile("open emphasis", ".md", b"*a _b " * 30_000 + GOOD, "read"),
@@ -259,6 +379,8 @@ FILES = (
         f"text,{','.join(f'c{n}' for n in range(9999))}\n{STORY}{',1' * 9999}\n".encode(),
         "read",
     ),
+    HostileFile("one text in many rows", ".parquet", _bomb(pq.write_table), "read too_large"),
+    HostileFile("one text in many Arrow rows", ".arrow", _bomb(write_feather), "read too_large"),
     HostileFile("quotes alone", ".csv", b"text\n" + b'"' * 99_999 + b"\n", "too_short"),
     HostileFile("NaN in a row", ".jsonl", f'{{"text": "{STORY}", "a": NaN}}\n'.encode(), "read"),
     HostileFile(
@@ -268,4 +390,5 @@ FILES = (
         "cells that are none", ".ipynb", json.dumps({"cells": _CELLS}).encode(), "read damaged"
     ),
     HostileFile("cells in an object", ".ipynb", b'{"cells": {"a": 1}}', "damaged"),
+    HostileFile("sheets that are a number", ".ipynb", b'{"worksheets": 5, "cells": []}', "damaged"),
 )

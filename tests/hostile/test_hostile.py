@@ -28,7 +28,8 @@ from tasks.core.yaml_file import read_yaml
 from tasks.ingest import file_pool, worker
 from tasks.ingest.readers.document import ReadOptions
 from tasks.ingest.reasons import REASONS
-from tasks.lm.models import base_path, resolve
+from tasks.lm.adapters import check_adapter, start_adapter
+from tasks.lm.models import base_path, count_positions, resolve
 from tasks.scoring.datasets import load_dataset, load_items
 from tests.conftest import ROOT
 from tests.hostile.climbers import make_climbers
@@ -39,10 +40,13 @@ from tests.hostile.texts import (
     ITEMS,
     MODELS,
     NAMES,
+    POSITIONS,
     PROFILES,
+    PROVENANCES,
     REQUESTS,
     SETTINGS,
     TEMPLATES,
+    TENSORS,
 )
 
 pytestmark = pytest.mark.timeout(120)
@@ -189,6 +193,45 @@ def test_hostile_adapters(
     for file in files:
         (folder / file).write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
     _expect(verdict, lambda: base_path(resolve(str(folder)).base))
+
+
+@pytest.mark.parametrize(("name", "weights", "config", "verdict"), **_named(TENSORS))
+def test_hostile_tensors(
+    tmp_path: Path, name: str, weights: bytes, config: dict[str, Any], verdict: str
+) -> None:
+    folder = _adapter(tmp_path, r=8)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    _expect(verdict, check_adapter, folder, "a/b", config)
+
+
+@pytest.mark.parametrize(("name", "provenance", "verdict"), **_named(PROVENANCES))
+def test_hostile_provenances(tmp_path: Path, name: str, provenance: bytes, verdict: str) -> None:
+    folder = _adapter(tmp_path)  # without rank and alpha, which are then PEFT's
+    (folder / "provenance.json").write_bytes(provenance)
+    values = overlay(
+        read_yaml(ROOT / "params.yaml"), {"finetune": {"lora_rank": 8, "lora_alpha": 8}}
+    )
+    settings = parse_params(values, "params.yaml").finetune
+    settings = settings.model_copy(update={"model": "a/b"})
+    _expect(verdict, start_adapter, settings, folder)
+
+
+def _adapter(tmp_path: Path, **more: Any) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    config = {"base_model_name_or_path": "a/b", **more}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").touch()
+    return folder
+
+
+@pytest.mark.parametrize(("name", "positions", "verdict"), **_named(POSITIONS))
+def test_hostile_positions(tmp_path: Path, name: str, positions: bytes, verdict: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b'{"max_position_embeddings": %s}' % positions)
+    (folder / "model.safetensors").touch()
+    _expect(verdict, count_positions, str(folder))
 
 
 @pytest.mark.parametrize(("name", "files", "verdict"), **_named(MODELS))

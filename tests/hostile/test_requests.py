@@ -61,6 +61,35 @@ RAW = (
         "an upgrade",
         b"GET /state HTTP/1.1\r\nHost: evil\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     ),
+    (
+        "a foreign page beside its own",
+        b"POST /save HTTP/1.1\r\n"
+        + _OWN
+        + b"Origin: http://127.0.0.1\r\nOrigin: http://evil.example\r\n"
+        + _SAVE,
+    ),
+    (
+        "a frame that is a document too",
+        b"GET /state HTTP/1.1\r\n"
+        + _OWN
+        + b"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Dest: iframe\r\n\r\n",
+    ),
+    (
+        "a Host behind the body",
+        b"POST /save HTTP/1.1\r\nHost: evil\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+        + _OWN
+        + b"\r\n",
+    ),
+    (
+        "a piece without an end",
+        b"POST /save HTTP/1.1\r\n"
+        + _OWN
+        + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n{}",
+    ),
+    (
+        "a length and pieces",
+        b"POST /save HTTP/1.1\r\n" + _OWN + b"Content-Length: 2\r\n" + _CHUNKED,
+    ),
     ("another protocol", b"\x16\x03\x01\x02\x00\x01\x00" + bytes(99)),
     ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
 )

@@ -7,6 +7,8 @@ string where it is taken.
 from __future__ import annotations
 
 import json
+import math
+import struct
 
 _ITEM = {"id": "1", "context": "A pump failed.", "question": "Did it?", "answer": "yes"}
 
@@ -160,6 +162,14 @@ PROFILES = (
     ("a model's name with a slash", b"register: {model_name: a/b}", "register.model_name"),
     ("an unknown task type", b"generate: {task_types: [exq]}", "unknown task type 'exq'"),
     ("no task type", b"generate: {task_types: []}", "generate.task_types"),
+    ("a number of 10,000 digits", b"finetune: {seed: 0x" + b"f" * 9000 + b"}", "finetune.seed = "),
+    ("a key that is a number", b"finetune: {1: 2}", "'finetune.1' is no key"),
+    ("a key that is a list", b"{[1, 2]: 3}", "not valid YAML"),
+    ("a key that is null", b"finetune: {null: 1}", "'finetune.None' is no key"),
+    ("a set", b"finetune: !!set {seed}", "must be keys with values"),
+    ("bytes", b"finetune: {seed: !!binary AAAA}", "must be a whole number"),
+    ("a merge of a text", b"finetune: {<<: x}", "not valid YAML"),
+    ("a merge of 2,000", b"finetune: {<<: [" + b"{seed: 5}," * 2000 + b"]}", ""),
 )
 
 #: (name, setting or run name, verdict), as the form and the command line give them.
@@ -228,6 +238,25 @@ TEMPLATES = (
     ("a wrong type", "{{ context }}{{ context + 1 }}", "template 't'"),
     ("a long range", "{{ context }}{% for n in range(999999999) %}{% endfor %}", "template 't'"),
     ("chance", "{{ context }}{{ [1, 2] | random }}", "template 't'"),
+    (
+        "classes by a filter's name",
+        "{{ context }}{{ [context]|selectattr('__class__')|list }}",
+        "template 't'",
+    ),
+    (
+        "format by a table",
+        "{{ context }}{{ '{a.__class__}'.format_map({'a': context}) }}",
+        "template 't'",
+    ),
+    ("itself", "{{ context }}{{ self._TemplateReference__context }}", "template 't'"),
+    ("a passage as it is written", "{% raw %}{{ context }}{% endraw %}", "not show the passage"),
+    (
+        "a loop in a loop",
+        "{{ context }}{% for c in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+        "template 't'",
+    ),
+    ("deep brackets", "{{ context }}{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "template 't'"),
+    ("a debugger", "{{ context }}{% debug %}", "template 't'"),
 )
 
 _LAYERS = b'{"base_model_name_or_path": "a/b", %s}'
@@ -308,6 +337,75 @@ ADAPTERS = (
         for rank in ("10000000000", "0", "-1", '"16"', "1.5", "null", "[8]")
     ),
     ("modules that are a number", _LAYERS % b'"target_modules": 5', _WEIGHTS, "regular expr"),
+    (
+        "parameters that never end",
+        _LAYERS % b'"target_parameters": ["(.*)*x"]',
+        _WEIGHTS,
+        "regular expr",
+    ),
+    *(
+        (
+            f"a module's rank {rank}",
+            _LAYERS % f'"rank_pattern": {{"q_proj": {rank}}}'.encode(),
+            _WEIGHTS,
+            "must be a whole number",
+        )
+        for rank in ("10000000000", "0", '"8"', "null")
+    ),
+    ("ranks in a list", _LAYERS % b'"rank_pattern": ["q_proj"]', _WEIGHTS, "must be an object"),
+    (
+        "a library of another name",
+        _LAYERS % b'"megatron_config": {"a": 1}, "megatron_core": "antigravity"',
+        _WEIGHTS,
+        "megatron_config",
+    ),
+    *(
+        (
+            f"a beginning by {kind}",
+            _LAYERS % f'"init_lora_weights": "{kind}"'.encode(),
+            _WEIGHTS,
+            "init_lora_weights",
+        )
+        for kind in ("pissa_niter_999999999", "corda", "eva", "loftq")
+    ),
+    ("a revision outside", _LAYERS % b'"revision": "../../x"', _WEIGHTS, "revision"),
+    ("a revision that is an object", _LAYERS % b'"revision": {"a": 1}', _WEIGHTS, "revision"),
+)
+
+_ROW = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
+
+
+def _safetensors(name: str, shape: list[int]) -> bytes:
+    """Return a safetensors file of one tensor of zeros."""
+    size = 4 * math.prod(shape)
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}})
+    return struct.pack("<Q", len(header)) + header.encode() + bytes(size)
+
+
+_GOOD = _safetensors(_ROW.format(0), [8, 4])
+#: (name, adapter_model.safetensors, config.json of its base model, verdict).
+TENSORS = (
+    ("good", _GOOD, {"hidden_size": 4, "num_hidden_layers": 1}, ""),
+    ("a number", _safetensors(_ROW.format(0), []), {}, "0 dimensions"),
+    ("a row", _safetensors(_ROW.format(0), [8]), {}, "1 dimensions"),
+    ("a cube", _safetensors(_ROW.format(0), [8, 2, 2]), {}, "3 dimensions"),
+    ("a layer of 5,000 digits", _safetensors(_ROW.format("9" * 5000), [8, 4]), {}, "a layer 9"),
+    ("layers that are a text", _GOOD, {"num_hidden_layers": "x"}, "num_hidden_layers"),
+    ("layers that are null", _GOOD, {"num_hidden_layers": None}, "num_hidden_layers"),
+    ("a width that is a text", _GOOD, {"hidden_size": "x"}, "hidden_size"),
+    ("a header of 2**63 bytes", struct.pack("<Q", 1 << 63) + b"{}", {}, "cannot be read"),
+    ("a deep header", struct.pack("<Q", 99_999) + b"[" * 99_999, {}, "cannot be read"),
+    ("another rank", _safetensors(_ROW.format(0), [9, 4]), {}, "rank 9"),
+)
+
+#: (name, provenance.json of an adapter to start from, verdict).
+PROVENANCES = (
+    ("good", b'{"settings": {"quantization": "none"}}', ""),
+    ("a list", b"[1]", "provenance.json"),
+    ("a text", b'"abc"', "provenance.json"),
+    ("settings in a list", b'{"settings": []}', "provenance.json"),
+    ("settings that are null", b'{"settings": null}', "provenance.json"),
+    ("deep", b"[" * 99_999, "provenance.json"),
 )
 
 _OWN = b'{"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.Own"}}'
@@ -325,7 +423,37 @@ MODELS = (
     ("Latin-1", {**_PLAIN, "config.json": b'{"a": "\xe9"}'}, "config.json"),
     ("deep", {**_PLAIN, "config.json": b"[" * 99999}, "config.json"),
     ("a pickle", {"config.json": b"{}", "pytorch_model.bin": _PICKLE}, "holds no .safetensors"),
+    *(
+        (
+            f"an index that names {what}",
+            {
+                "config.json": b"{}",
+                "evil.bin": _PICKLE,
+                "model.safetensors.index.json": json.dumps({"weight_map": {"a": file}}).encode(),
+            },
+            "no .safetensors file beside it",
+        )
+        for what, file in (
+            ("a pickle", "evil.bin"),
+            ("a file outside", "../model.safetensors"),
+            ("a file of the system", "/etc/hostname"),
+            ("a file without end", "a" * 5000 + ".safetensors"),
+            ("a zero byte", "a\0.safetensors"),
+            ("half a character", "\ud800.safetensors"),
+            ("nothing", ""),
+        )
+    ),
     ("a pickle of another name", {"config.json": b"{}", "model.pt": _PICKLE}, "holds no .safetens"),
+)
+
+#: (name, max_position_embeddings of a model's config.json as JSON, verdict).
+POSITIONS = (
+    ("good", b"2048", ""),
+    ("null", b"null", ""),
+    ("a text", b'"many"', "max_position_embeddings"),
+    ("a list", b"[1]", "max_position_embeddings"),
+    ("no end", b"1e999", "max_position_embeddings"),
+    ("below zero", b"-5", "max_position_embeddings"),
 )
 
 #: (name, headers, status) of a request to a server on 127.0.0.1:4200.

@@ -24,6 +24,10 @@ from tasks.ingest.readers.markdown import find_headings
 
 #: Characters of one document of a table that is read as a whole.
 _TABLE_CHARS = 1 << 20
+#: Bytes of text that a byte of a Parquet or Arrow file may stand for; 10 are usual.
+_MOST_RATIO = 100
+#: Bytes that a row counts for at least.
+_LEAST_ROW = 100
 #: Rows of which one must have the text's column.
 _FIRST_ROWS = 100
 
@@ -130,15 +134,29 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     suffix, column = path.suffix.lower(), options.text_column or "text"
     with path.open("rb") as stream:
         head = stream.read(6)
-    if head.startswith(b"PAR1"):
-        return columnar.read_parquet(path, column)
+    if head.startswith(b"PAR1") or suffix == ".parquet":
+        return _refuse_bomb(columnar.read_parquet(path, column), path, options)
     if suffix in (".csv", ".tsv", ".tab"):
         return delimited.read(path, options, "\t" if suffix != ".csv" else "", column)
-    if suffix == ".parquet":
-        return columnar.read_parquet(path, column)
     if suffix in (".arrow", ".feather") or head == b"ARROW1":
-        return columnar.read_arrow(path, column)
+        return _refuse_bomb(columnar.read_arrow(path, column), path, options)
     return _json(path, options) if suffix == ".json" else _jsonl(path, options)
+
+
+def _refuse_bomb(rows: Iterable[TableRow], path: Path, options: ReadOptions) -> Iterator[TableRow]:
+    """Yield rows; raise :class:`Unreadable` where they have more text than such a file can hold.
+
+    A text that is written once may be that of a billion rows.
+    """
+    most = max(4 * options.max_bytes, _MOST_RATIO * path.stat().st_size)
+    left = most
+    for place, row in rows:
+        values = row.values() if isinstance(row, dict) else ()
+        left -= max(_LEAST_ROW, *(len(str(value)) for value in values), 0)
+        if left < 0:
+            detail = f"more than {most >> 20} MiB of text in {path.stat().st_size >> 10} KiB"
+            raise Unreadable("too_large", f"{detail}: the rows from {place} on are left out")
+        yield place, row
 
 
 def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
