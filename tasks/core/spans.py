@@ -41,8 +41,9 @@ def contains(text: str, answer: str) -> bool:
 
 def _is_whole(text: str, start: int, end: int) -> bool:
     """Tell whether a part of a text neither begins nor ends inside a word or a row of digits."""
-    before, after = text[start - 1 : start + 1] if start else "", text[end - 1 : end + 1]
-    return not any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after))
+    if start and _is_inside(text[start - 1], text[start]):
+        return False
+    return end == len(text) or not _is_inside(text[end - 1], text[end])
 
 
 def _is_inside(one: str, next_one: str) -> bool:
