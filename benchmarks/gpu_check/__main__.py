@@ -47,15 +47,16 @@ def _check(name: str, work: Path, out: Path) -> int:
     os.environ |= {"BONITO_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     import torch
 
+    # Before the other libraries are imported, which takes several seconds.
+    if name != "tiny" and not torch.cuda.is_available():
+        raise PipelineError(
+            "torch sees no NVIDIA GPU here; --shape tiny runs the same paths on the CPU"
+        )
     from benchmarks.gpu_check.model import SHAPES
     from benchmarks.gpu_check.outcome import render
     from benchmarks.gpu_check.paths import run_paths
 
     shape = SHAPES[name]
-    if name != "tiny" and not torch.cuda.is_available():
-        raise PipelineError(
-            "torch sees no NVIDIA GPU here; --shape tiny runs the same paths on the CPU"
-        )
     if shutil.disk_usage(work).free < shape.disk * 1e9:
         raise PipelineError(
             f"{work} has less than {shape.disk} GB free: set TMPDIR to a folder with room"

@@ -49,8 +49,9 @@ def _is_whole(text: str, start: int, end: int) -> bool:
     """Tell whether a part of a text neither begins nor ends inside a word or a number, nor leaves
     out a "non-" before it.
     """
-    before, after = text[start - 1 : start + 1] if start else "", text[end - 1 : end + 1]
-    if any(len(pair) == 2 and _is_inside(*pair) for pair in (before, after)):
+    if start and _is_inside(text[start - 1], text[start]):
+        return False
+    if end < len(text) and _is_inside(text[end - 1], text[end]):
         return False
     edges = (text[max(start - 2, 0) : start + 1], text[end - 1 : end + 2])
     is_half = any(map(_IN_NUMBER.fullmatch, edges))  # "200" of "14,200"

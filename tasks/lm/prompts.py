@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.core.errors import PipelineError
 from tasks.core.sections.finetune import Finetune
@@ -50,8 +50,7 @@ def bonito_output(instruction: str, response: str) -> str:
     return f"{instruction.strip()}\n{_PIPE}\n{response.strip()}"
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A parsed prediction; ``reason`` says why it is unusable, or is empty."""
 
     instruction: str = ""
@@ -70,7 +69,7 @@ def parse_prediction(prediction: str, finished: bool = True) -> Task:
         return Task(reason="no_pipe" if finished else "truncated")
     if len(parts) > 2:
         return Task(reason="many_pipes")
-    instruction, response = (part.strip() for part in parts)
+    instruction, response = parts[0].strip(), parts[1].strip()
     if not instruction:
         return Task(reason="empty_instruction")
     if not response:

@@ -17,7 +17,7 @@ READY = "its libraries are loaded"
 #: What a stage imports only when it gets to it, and takes seconds.
 _LATER = {
     "generate": ("transformers",),
-    "validate": ("great_expectations",),
+    "validate": ("tasks.validate.library",),
     "verify": ("transformers", "peft"),
     "finetune": ("transformers", "peft", "bitsandbytes", "mlflow"),
 }

@@ -22,7 +22,9 @@ from tasks.validate.texts import (
     EDGES,
     GAP,
     PASSAGE_WORDS,
+    PLACEHOLDER_PATTERN,
     RowTexts,
+    count,
     fill_all,
     most_repeated,
     normal,
@@ -92,10 +94,6 @@ def measure(rows: RowTexts) -> pd.DataFrame:
     )
 
 
-def _count(texts: pa.Array, pattern: str) -> np.ndarray:
-    return to_numpy(pc.count_substring_regex(texts, pattern))
-
-
 def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
     return to_numpy(pc.match_substring_regex(texts, pattern))
 
@@ -108,39 +106,31 @@ def _passage_mentions(rows: RowTexts) -> np.ndarray:
     """How often the instruction holds the passage, for text generation also the response; 0 for a
     passage without letters.
     """
-    written = to_numpy(pc.count_substring(rows.response, PLACEHOLDER))
-    written = written * rows.of_type(*_WRITES_PASSAGE)
-    return (to_numpy(pc.count_substring(rows.instruction, PLACEHOLDER)) + written) * _matches(
-        rows.context, _LETTER
-    )
+    written = rows.response_mentions * rows.of_type(*_WRITES_PASSAGE)
+    return (rows.instruction_mentions + written) * _matches(rows.context, _LETTER)
 
 
 def _instruction_chars(rows: RowTexts) -> np.ndarray:
     added = to_numpy(pc.utf8_length(rows.context)).astype(np.int64) - len(PLACEHOLDER)
-    return to_numpy(pc.utf8_length(rows.instruction)) + added * to_numpy(
-        pc.count_substring(rows.instruction, PLACEHOLDER)
-    )
+    return to_numpy(pc.utf8_length(rows.instruction)) + added * rows.instruction_mentions
 
 
 def _leftover_placeholders(rows: RowTexts) -> np.ndarray:
     """Double braces left in the text: the generator's, and placeholders in the passage."""
-    mentions = to_numpy(pc.match_substring(rows.instruction, PLACEHOLDER)) | to_numpy(
-        pc.match_substring(rows.response, PLACEHOLDER)
-    )
+    mentions = (rows.instruction_mentions > 0) | (rows.response_mentions > 0)
     written = sum(
-        to_numpy(pc.count_substring(pc.replace_substring(texts, PLACEHOLDER, ""), braces))
+        count(pc.replace_substring_regex(texts, PLACEHOLDER_PATTERN, ""), r"\{\{|\}\}")
         for texts in (rows.instruction, rows.response)
-        for braces in ("{{", "}}")
     )
-    return written + _count(rows.context, re.escape(PLACEHOLDER)) * mentions
+    return written + count(rows.context, PLACEHOLDER_PATTERN) * mentions
 
 
 def _control_tokens(rows: RowTexts) -> np.ndarray:
-    return _count(rows.instruction, _CONTROL_TOKEN) + _count(rows.response, _CONTROL_TOKEN)
+    return count(rows.instruction, _CONTROL_TOKEN) + count(rows.response, _CONTROL_TOKEN)
 
 
 def _broken_characters(rows: RowTexts) -> np.ndarray:
-    return _count(rows.instruction, _BROKEN) + _count(rows.response, _BROKEN)
+    return count(rows.instruction, _BROKEN) + count(rows.response, _BROKEN)
 
 
 def _question_present(rows: RowTexts) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""Great Expectations, which only this module imports: one suite for the rows of all task types, one
-for the balance of their labels.
+"""The suites of Great Expectations: one for the rows of all task types, one for the balance of
+their labels.
 
 The first is declared on the columns of :mod:`tasks.validate.checks`. Great Expectations decides
 which rows fail; this module passes it bounded chunks and gets the failing rows back by their index.
@@ -9,13 +9,9 @@ expectation does not ask of a row's type is missing there, and missing values fa
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +29,6 @@ _ROW = "row"
 _ROWS = "instructions"
 #: Failing rows that a page of the Data Docs shows for each expectation.
 _SHOWN = 20
-#: Modules that Great Expectations imports for expectations that no suite here has: half of its
-#: import time.
-_SELDOM_USED = ("altair", "scipy.stats")
 
 
 class Suites:
@@ -147,13 +140,12 @@ class Suites:
 
 def _context() -> Any:
     """Return a context that keeps everything in memory and sends nothing."""
-    with imported_on_use(*_SELDOM_USED):
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import (
-            DataContextConfig,
-            InMemoryStoreBackendDefaults,
-            ProgressBarsConfig,
-        )
+    from tasks.validate.library import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+        gx,
+    )
 
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
@@ -170,33 +162,6 @@ def _page_view() -> Any:
     from great_expectations.render.view import DefaultJinjaPageView
 
     return DefaultJinjaPageView()
-
-
-@contextlib.contextmanager
-def imported_on_use(*names: str) -> Iterator[None]:
-    """Delay an ``import`` of these modules within the block until their first use.
-
-    Modules loaded before are not touched.
-    """
-    later = {name: _Later(name) for name in names if name not in sys.modules}
-    sys.modules.update(later)
-    try:
-        yield
-    finally:
-        for name, module in later.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
-
-
-class _Later(ModuleType):
-    """A module that is imported when one of its attributes is read."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # read by the import machinery
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
 
 
 def _asked(frame: pd.DataFrame, checks: Sequence[Check]) -> pd.DataFrame:

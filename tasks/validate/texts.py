@@ -6,6 +6,7 @@ pure: a row's values depend on that row alone.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +45,9 @@ _SPACES = (
 #: Every run of white space that is not a single space: most of a text's spaces stay as they are.
 _UNEVEN = rf" [ {_SPACES}]+|[{_SPACES}][ {_SPACES}]*"
 _SPACED_PLACEHOLDER = r"\{\{\s*context\s*\}\}"
+#: The placeholder with white space in it. Few batches have one: to look is cheaper than to replace.
+_UNEVEN_PLACEHOLDER = r"\{\{(?:\s+context|context\s)"
+PLACEHOLDER_PATTERN = re.escape(PLACEHOLDER)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,16 @@ class RowTexts:
     response: pa.Array
     #: Labels the classification types must answer with; empty: those the instruction offers.
     labels: tuple[str, ...] = ()
+
+    @cached_property
+    def instruction_mentions(self) -> np.ndarray:
+        """How often the instruction has the placeholder."""
+        return count(self.instruction, PLACEHOLDER_PATTERN)
+
+    @cached_property
+    def response_mentions(self) -> np.ndarray:
+        """How often the response has the placeholder."""
+        return count(self.response, PLACEHOLDER_PATTERN)
 
     @cached_property
     def instruction_text(self) -> pa.Array:
@@ -132,6 +146,8 @@ def normal(texts: pa.Array) -> pa.Array:
 
 def unspace(templates: pa.Array) -> pa.Array:
     """Return templates with ``{{ context }}``, in any spacing, as the placeholder."""
+    if not pc.any(pc.match_substring_regex(templates, _UNEVEN_PLACEHOLDER)).as_py():
+        return templates
     return pc.replace_substring_regex(templates, _SPACED_PLACEHOLDER, PLACEHOLDER)
 
 
@@ -143,6 +159,13 @@ def fill_all(templates: pa.Array, contexts: pa.Array) -> pa.Array:
     return pc.binary_join(pc.split_pattern_regex(templates, _SPACED_PLACEHOLDER), contexts)
 
 
+def count(texts: pa.Array, pattern: str) -> np.ndarray:
+    """Return how often each text matches a regular expression. Arrow searches for plain text more
+    slowly.
+    """
+    return to_numpy(pc.count_substring_regex(texts, pattern))
+
+
 def spans(needles: pa.Array, texts: pa.Array) -> np.ndarray:
     """Return one bool a row: is the needle in the text, on word boundaries? An empty one is not."""
     pairs = zip(needles.to_pylist(), texts.to_pylist(), strict=True)
@@ -150,8 +173,11 @@ def spans(needles: pa.Array, texts: pa.Array) -> np.ndarray:
 
 
 def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
-    """Return how often each text's most frequent run of ``size`` words occurs; 0 if it has none."""
-    words = pc.utf8_split_whitespace(texts)
+    """Return how often each text's most frequent run of ``size`` words occurs; 0 if it has none.
+
+    The texts are in normal form.
+    """
+    words = pc.split_pattern(texts, " ")
     row = to_numpy(pc.list_parent_indices(words)).astype(np.uint64)
     most = np.zeros(len(texts), np.int64)
     if len(row) < size:
@@ -164,7 +190,10 @@ def most_repeated(texts: pa.Array, size: int = 4) -> np.ndarray:
     # A text's number in the upper bits: its runs are counted by one sort of numbers.
     keys = first << np.uint64(40) | run >> np.uint64(24)
     runs, counts = np.unique(keys[first == last], return_counts=True)
-    np.maximum.at(most, (runs >> np.uint64(40)).astype(np.int64), counts)
+    texts_of_runs = (runs >> np.uint64(40)).astype(np.int64)
+    most[texts_of_runs] = 1
+    several = counts > 1
+    np.maximum.at(most, texts_of_runs[several], counts[several])
     return most
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -251,14 +248,9 @@ def _asks(uri: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "place     report-1.md, characters 0-30" in said and said.count("zero-shot ") == 3
 
 
-def test_an_empty_question_is_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.review.ask"],
-        cwd=ROOT,
-        env={**os.environ, "QUESTION": "  "},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr == "error: ask: the question is empty: make ask QUESTION='...'\n"
+def test_an_empty_question_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QUESTION", "  ")
+    assert ask.main([]) == 2
+    assert capsys.readouterr().err == "error: ask: the question is empty: make ask QUESTION='...'\n"
