@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -233,6 +234,12 @@ def test_lines_fit_a_screen(name: str) -> None:
     """Tables and the lines of pictures may be longer."""
     long = [line for line in text_of(name).splitlines() if len(line) > 100 and line[0] != "|"]
     assert long == []
+
+
+def test_the_changelog_says_nothing_twice() -> None:
+    entries = re.split(r"\n(?=- |#)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    counts = Counter(entry.strip() for entry in entries if entry.startswith("- "))
+    assert [entry for entry, count in counts.items() if count > 1] == []
 
 
 def test_readme_is_read_in_a_minute() -> None:
