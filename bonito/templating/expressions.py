@@ -126,7 +126,8 @@ class PassageExpression:
         """
         self._held = {}
         for name in {name for way in ways for name in way}:
-            own: Held = "whole" if self._root is not None and name in _names(self._root) else "else"
+            is_root = isinstance(self._root, nodes.Name) and self._root.name == name
+            own: Held = "whole" if is_root else "else"
             kinds = {way.get(name, own) for way in ways}
             self._held[name] = kinds.pop() if len(kinds) == 1 else "part"
 

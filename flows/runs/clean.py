@@ -45,6 +45,9 @@ def _find_users(here: Path) -> Iterator[str]:
     for lock in sorted(here.glob(".work/runs/*.readers")):
         if is_locked(lock):
             yield f"a page, a matrix or another run reads run {lock.stem!r}"
+    for lock in sorted(here.glob(".work/*.lock")):
+        if is_locked(lock):
+            yield f"make {lock.stem} or another command is at work{_tell_holder(lock)}"
     for work in (here / ".work", *sorted(here.glob(".runs/*/.work"))):
         for lock in sorted([*work.glob("*/lock"), *work.glob("*/*/lock")]):  # bonito's are deeper
             if is_locked(lock):

@@ -65,7 +65,7 @@ class Look:
 
 
 def look(run: Run) -> Look:
-    """List the corpus of ``run`` without reading what its files say; nothing is written.
+    """List the corpus of ``run`` without reading what its files say; nothing is kept.
 
     Raises :class:`PipelineError` where it does not exist, or cannot be reached.
     """
@@ -97,10 +97,10 @@ def announce(seen: Look) -> None:
     """
     if seen.pointer is None:
         return
-    address = read_pointer(seen.pointer)
-    with atomic_path(seen.pointer) as partial:
+    address, place = read_pointer(seen.pointer), seen.pointer.resolve()  # a link stays one
+    with atomic_path(place) as partial:
         partial.touch()
-        shutil.copymode(seen.pointer, partial)  # the address may have a password
+        shutil.copymode(place, partial)  # the address may have a password
         partial.write_text(f"{address}\n# make follow: {digest_listing(seen.files)}\n", "utf-8")
 
 

@@ -58,16 +58,17 @@ def find_running_heads(document: Document) -> list[Edit]:
         return []
     text, titles = document.text, {heading.start for heading in document.headings}
     matches = (match for match in _LINE.finditer(text) if not match[0].isspace())
-    lines = [_read(match) for match in matches if match.start() not in titles]
+    lines = [_read(match, match.start() in titles) for match in matches]
     taken = set[int]()
     for run in _count_pages(lines, text):
         taken.update(run, _find_beside(lines, run))
     return [_edit(text, lines, first, last) for first, last in _ranges(sorted(taken))]
 
 
-def _read(match: re.Match[str]) -> _Line:
+def _read(match: re.Match[str], is_title: bool) -> _Line:
+    """Return a line; a title is neither a number nor beside one, but ends what is."""
     line = match[0]
-    if len(line) > _LONGEST:
+    if is_title or len(line) > _LONGEST:
         return _Line(*match.span(), "", None)
     number = _NUMBER.fullmatch(line)
     form = " ".join(_DIGITS.sub("#", line).split())

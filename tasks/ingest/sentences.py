@@ -60,6 +60,8 @@ def find_units(
     position = start
     for first, last in fences[bisect_left(fences, (start, 0)) : bisect_left(fences, (end, 0))]:
         yield from _sentences(text, position, first)
+        # A heading ends it: the parser of Markdown sees no code there.
+        last = min(last, end)
         kind = PARAGRAPH
         for line_start, line_end in _split(text, first, last, _CODE_LINE):
             yield from _trim(text, line_start, line_end, kind)

@@ -9,7 +9,7 @@ from tasks.core.listing import Listing
 from tasks.core.sections.ingest import Ingest
 from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.fetcher import explain_fetch
-from tasks.ingest.sources import Corpus, open_corpus
+from tasks.ingest.sources import Corpus, HubCorpus, open_corpus
 
 
 def list_versions(address: str, params: Ingest, staging: Path) -> Listing:
@@ -43,7 +43,10 @@ def _tell_version(corpus: Corpus, file: CorpusFile) -> str:
     problem = file.problem
     if problem is None:
         try:
-            return corpus.version(file)
+            version = corpus.version(file)
+            if isinstance(corpus, HubCorpus):  # a whole dataset would lie in the staging folder
+                corpus.release(Path(file.place))
+            return version
         except Exception as error:  # noqa: BLE001  any store error; one file must not stop the rest
             problem = explain_fetch(error)
     return f"{problem.reason}: {problem.detail}"

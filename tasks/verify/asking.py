@@ -126,7 +126,7 @@ def forget_removed(stage: Stage, tests: Sequence[Row] = (), named: Container[str
 
     ``tests`` are rows of today, which may be about other texts than the corpus.
     """
-    keep_only(stage.work / "journal", named, partial(_read_texts, stage, tests))
+    keep_only(stage.work / "journal", named, partial(read_texts, stage, tests))
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _fill(
         progress.advance(todo[name].rows, todo[name].tests)
 
 
-def _read_texts(stage: Stage, tests: Sequence[Row]) -> Iterator[str]:
+def read_texts(stage: Stage, tests: Sequence[Row] = ()) -> Iterator[str]:
     """Yield the texts that a row may be about: those of today's corpus and of people's tests."""
     for batch in Batches(stage.path("passages"), PASSAGES):
         yield from batch.column("text").to_pylist()

@@ -84,6 +84,14 @@ def fit_readers(
     return _reader(stage, first), _reader(stage, second)
 
 
+def forget_readers(stage: Stage, texts: Iterable[str]) -> None:
+    """Remove the readers that learned from a passage that is not among ``texts``: a run with
+    another reader trains none, and would keep them.
+    """
+    today = pa.array(sorted(set(map(fingerprint, texts))), pa.string())
+    forget_removed(stage.work / _READERS, digest_work(stage.params), today)
+
+
 def _digest_passages(rows: Iterable[dict[str, Any]]) -> pa.Array:
     return pa.array(sorted({fingerprint(row["context"]) for row in rows}), pa.string())
 
@@ -108,6 +116,7 @@ def _fit(
     folder = keyed_folder(stage.work / _READERS, training.key, keep=4)
     adapter = folder / "adapter"
     if is_whole(adapter):
+        (folder / FINISHED).touch()  # a kill may have come before it
         return adapter
     note_passages(folder, digest_work(stage.params), _digest_passages(read()))
     on_step = report_steps(stage.progress(0, "steps"))

@@ -28,8 +28,8 @@ from tasks.core.stage import Stage, run_stage
 from tasks.core.task_types import TASK_TYPES
 from tasks.lm.preflight import check_run
 from tasks.scoring.reviews import WRONG_BY_REVIEW, Reviews
-from tasks.verify.asking import Answered, Pair, ask, forget_removed
-from tasks.verify.cross_fit import fit_readers
+from tasks.verify.asking import Answered, Pair, ask, forget_removed, read_texts
+from tasks.verify.cross_fit import fit_readers, forget_readers
 from tasks.verify.guard import (
     OWN_ROWS,
     PEOPLE,
@@ -70,6 +70,8 @@ def verify(stage: Stage) -> None:
     params = stage.params.verify
     rows = Rows.of(stage)
     reviews = Reviews.read(stage.inputs.get("reviews"), params.seed)
+    if not is_read(stage) or params.reader != CROSS_FIT:
+        forget_readers(stage, read_texts(stage))
     if not is_read(stage):
         forget_removed(stage)
         alone = ((row, _decide(row, None, params, reviews)) for row in rows)

@@ -50,6 +50,7 @@ def test_it_refuses_while_something_works_and_names_it(main: Path) -> None:
     for busy, told in (
         (hold(run), f"run 'mine' is in progress (process {os.getpid()})"),
         (reading(main, ["mine"]), "a page, a matrix or another run reads run 'mine'"),
+        (hold_lock(main / ".work/plan.lock", "x"), "make plan or another command is at work"),
         (hold_lock(main / ".work/ingest/lock", "x"), "a stage is at work in .work/ingest"),
         (
             hold_lock(main / ".runs/mine/.work/ingest/lock", "x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -136,6 +137,15 @@ def test_abbreviations_and_decimals_end_no_sentence() -> None:
         "Dr. A. Smith measured 3.5 bar at No. 7.",
         "The valve was shut.",
     ]
+
+
+def test_code_ends_at_a_heading_for_the_parser_of_markdown() -> None:
+    """The language beside an inner fence opens none, so the headings below are none in code."""
+    prose = " ".join(f"The program number {n} is run at night." for n in range(4))
+    text = f"```\n```python\nrun\n```\n\n# Install\n\n{prose}\n\n# Use\n\n{prose}\n"
+    found = _cut(text, budget=40, least=2)
+    assert sum(passage.text.count("number 0") for passage in found) == 2
+    assert all(one.end <= other.start for one, other in pairwise(found))
 
 
 def test_code_is_kept_together_and_cut_between_its_lines() -> None:

@@ -288,6 +288,27 @@ def test_a_heading_is_no_page_number() -> None:
     assert trimming.trim(document, ("running_head",))[0].text == text
 
 
+def test_a_heading_below_a_page_number_stays() -> None:
+    text = "\n\n".join(
+        f"{_PAGE} of the\n\n{page}\n\n# Part {page}\n\nwithin {page} days" for page in range(1, 9)
+    )
+    document = Document(text, "markdown", headings=find_headings(text))
+    left, edits = trimming.trim(document, ("running_head",))
+    assert [text[edit.start : edit.end].strip() for edit in edits] == [
+        str(page) for page in range(1, 9)
+    ]
+    assert [heading.title for heading in left.headings] == [f"Part {n}" for n in range(1, 9)]
+
+
+def test_a_mark_in_code_begins_no_comment(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text("Write `<!--` to begin.\n\n<!-- is it so? -->\nIt ends.\n<!-->\n")
+    (document,) = detect.read(path, ReadOptions())
+    assert isinstance(document, Document)
+    text = trimming.trim(document, ("comment",))[0].text
+    assert text == "Write `<!--` to begin.\n\n\nIt ends.\n<!-->\n"
+
+
 def test_what_is_taken_out_with_a_page_number_has_its_place() -> None:
     text = "\n\n".join(f"{_PAGE}\n\n{page}\n\n{rest}" for page, rest in enumerate(_RESTS, 1))
     trimmed_document, edits = trimming.trim(Document(text, "text"), ("running_head",))

@@ -7,13 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tasks.core.files import read_json, sha256_file, sha256_folder
 from tasks.core.parquet import read_table
+from tasks.core.rows import PASSAGES
 from tasks.lm import training_set
 from tasks.verify import cross_fit
 from tasks.verify.cross_fit import half_of
+from tests.conftest import passage_table
 from tests.verify.conftest import NONE, make_row
 
 
@@ -57,6 +60,16 @@ def test_each_half_is_judged_by_a_reader_of_the_other(
     counts = [read_json(folder / "provenance.json")["rows"] for folder in folders]
     assert counts == [halves[1], halves[0]], "the first reader learned the second half"
     assert not list(Path(".work").rglob("checkpoint-*")), "nothing goes on from them any more"
+    contexts = [row["context"] for row in (*kept, *dropped)]
+    texts = [
+        passage | {"text": context}
+        for passage, context in zip(passage_table(30).to_pylist(), contexts, strict=True)
+    ]
+    assert run(reader="none", corpus=pa.Table.from_pylist(texts, schema=PASSAGES)) == 0
+    assert all(folder.exists() for folder in folders)
+    assert run(reader="none", corpus=pa.Table.from_pylist(texts[1:], schema=PASSAGES)) == 0
+    left = [folder.exists() for folder in folders]
+    assert sorted(left) == [False, True], "a removed passage's reader goes, without cross-fit too"
 
 
 def test_a_training_that_died_goes_on_to_the_same_readers(

@@ -16,6 +16,8 @@ _FRONT = re.compile(r"\A---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 #: A block of code, its edges included; without an end it goes to the end of the text.
 FENCED = r"^[ ]{0,3}(```|~~~)[^\n]*\n(?s:.*?)(?:^[ ]{0,3}\1|\Z)"
 _FENCED = re.compile(FENCED, re.MULTILINE)
+#: What is searched for comments: code hides the beginning of one.
+_CODE_OR_COMMENT = re.compile(rf"{FENCED}|`[^`\n]+`|<!--", re.MULTILINE)
 _TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 #: Without such a line there is no heading to parse: most rows of a table are plain text.
 _LIKELY = re.compile(r"^ {0,3}(?:#{1,6}(?:[ \t]|$)|=+[ \t]*$|-+[ \t]*$)", re.MULTILINE)
@@ -42,11 +44,13 @@ def find_fences(document: Document) -> list[tuple[int, int]]:
 
 
 def _find_comments(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield the comments of HTML, which no page shows; an open one is none."""
-    start = text.find("<!--")
-    while start >= 0 and (end := text.find("-->", start + 4)) >= 0:
-        yield start, end + 3, "comment"
-        start = text.find("<!--", end)
+    """Yield the comments of HTML, which no page shows; an open one is none, nor is one in code."""
+    position, last = 0, text.rfind("-->")
+    while mark := _CODE_OR_COMMENT.search(text, position, last):
+        position = mark.end()
+        if mark[0] == "<!--":
+            position = text.index("-->", position) + 3
+            yield mark.start(), position, "comment"
 
 
 def find_headings(text: str) -> tuple[Heading, ...]:
