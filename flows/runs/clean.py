@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.core.lock import is_locked
+from tasks.core.log_lines import ignore_closed_stdout
 
 _REMOVED = (".work", ".runs", ".pytest_cache", ".mypy_cache", ".ruff_cache", "dvc_plots")
 
@@ -22,6 +23,7 @@ def main() -> int:
     """Clean the checkout that is the working folder; return 0, or 2 with the reason in one line:
     then nothing was removed.
     """
+    ignore_closed_stdout()
     here = Path()
     if used := next(_find_users(here), ""):
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ def test_evaluation_is_repeatable_and_resumes_by_model(finetuned: Any) -> None:
     before = {path.name: sha256_file(path) for path in Path("artifacts/evaluate").iterdir()}
     journal = [
         path
-        for stage in ("evaluate", "baseline")
-        for path in sorted(Path(f".work/{stage}/journal").glob("*/*.parquet"))
+        for place in ("evaluate/journal", "evaluate/about_corpus", "baseline/journal")
+        for path in sorted(Path(".work", place).glob("*/*.parquet"))
     ]
     assert len(journal) == 3, "adapted, its calibration, unadapted"
     stamps = {path: path.stat().st_mtime_ns for path in journal}
@@ -48,7 +49,9 @@ def test_a_change_of_the_training_loop_starts_afresh_and_a_comment_does_not(
 def test_a_change_of_the_scoring_code_scores_again(finetuned: Any, edited_code: Code) -> None:
     def kept() -> set[Path]:
         assert evaluate_tiny(params) == 0
-        return {path.parent for path in Path(".work").glob("*/journal/*/*.parquet")}
+        places = ("*/journal", "evaluate/about_corpus")
+        found = (Path(".work").glob(f"{place}/*/*.parquet") for place in places)
+        return {path.parent for path in chain.from_iterable(found)}
 
     def merged() -> set[str]:
         return {path.name for path in Path("cache/merged").iterdir()}

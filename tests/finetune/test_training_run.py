@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tasks.core.params import Params
@@ -36,5 +37,5 @@ def test_it_names_the_commit_of_a_hub_model(
             params=params, work=tmp_path, out=tmp_path / "out", afterwards=afterwards
         )
         stage.progress = lambda *_: None
-        finetune._train(stage, training)
+        finetune._train(stage, training, pa.array(["a" * 64]))
     assert asked == params.finetune.model_dump(mode="json") | {"revision": "c" * 40}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingest import apparatus, passages
+from tasks.ingest import apparatus, sentences
 from tasks.ingest.readers import detect, markdown, paragraphs
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
 
@@ -72,7 +72,7 @@ def test_a_chapter_that_is_named_often_is_read_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "work", "text"),
     [
-        ("a row of dots", lambda text: list(passages._SENTENCE_END.finditer(text)), "."),
+        ("a row of dots", lambda text: list(sentences._SENTENCE_END.finditer(text)), "."),
         (
             "a title of blanks",
             lambda text: markdown.find_headings(f"---\ntitle: a{text}b\n---\n"),
@@ -110,7 +110,7 @@ def test_a_title_of_front_matter(front: str, title: str) -> None:
 
 def test_sentences_end_where_they_did() -> None:
     ends = [
-        match.end() for match in passages._SENTENCE_END.finditer('One... "Two?!" Three. 3.5 b.')
+        match.end() for match in sentences._SENTENCE_END.finditer('One... "Two?!" Three. 3.5 b.')
     ]
     assert ends == [6, 14, 21]
-    assert re.search(r"\(\?<!", passages._SENTENCE_END.pattern)
+    assert re.search(r"\(\?<!", sentences._SENTENCE_END.pattern)
