@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import itertools
 import os
 import random
 import shutil
@@ -52,6 +53,10 @@ _TRIALS = 4
 QUICK = ("a file is named before it is synced", "no lock", "digests are not compared")
 
 
+#: No file of the copy was changed in one of these.
+_SECONDS = itertools.count(1)
+
+
 @dataclass(frozen=True)
 class Planted:
     """One planted fault, see the module."""
@@ -74,10 +79,20 @@ class Planted:
         changed = source.replace(self.old, self.new)
         compile(changed, self.file, "exec")
         path.write_text(changed, encoding="utf-8")
+        _date(path)
 
     def remove(self, root: Path) -> None:
         """Take it out again."""
         shutil.copyfile(ROOT / self.file, root / self.file)
+        _date(root / self.file)
+
+
+def _date(path: Path) -> None:
+    """Give a file a second of its own: Python takes one of the same size that was changed twice in
+    a second from the bytecode of the first change, and would not see the fault.
+    """
+    second = next(_SECONDS)
+    os.utime(path, (second, second))
 
 
 def read_planted() -> list[Planted]:
@@ -303,8 +318,6 @@ def _warm_up(scratch: Path, libraries: tuple[str, ...]) -> None:
         os.environ.setdefault(name, "1")
     for name, folder in (("PREFECT_HOME", "prefect"), ("HF_HOME", "huggingface")):
         os.environ[name] = str(scratch / folder)
-    # A file that is changed twice in a second would be taken from the cache of its first change.
-    os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
     for name in libraries:
         importlib.import_module(name)
     gc.freeze()  # else each child would copy all of their memory
