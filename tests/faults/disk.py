@@ -10,6 +10,9 @@ from random import Random
 
 from tests.faults.world import World, fill, log_of, run
 
+#: Room enough: the model that tells languages is unpacked beside what register writes.
+_ENOUGH = "256m"
+
 
 def needs() -> str:
     """A small file system of one's own takes the right to mount."""
@@ -37,7 +40,7 @@ def full(world: World, chance: Random) -> str:
     folder = world.folder / f"full-{chance.randrange(1 << 40)}"
     folder.mkdir()
     log = folder.with_suffix(".log")
-    _mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder))
+    _mount("-t", "tmpfs", "-o", f"size={_ENOUGH}", "tmpfs", str(folder))
     try:
         fill(folder, world.reference, world.folder / "empty.db", name)
         (folder / "log").symlink_to(log)  # what the stage says is read from a disk that has room
@@ -54,7 +57,7 @@ def full(world: World, chance: Random) -> str:
             return f"{name} with {room - used} of {wrote} bytes: status {status}: {said[-1:]}"
         if (folder / "artifacts" / name).exists():
             return f"{name}: something half-written is in its place"
-        _mount("-o", "remount,size=64m", str(folder))
+        _mount("-o", f"remount,size={_ENOUGH}", str(folder))
         if status := run(folder, name):
             return f"{name}: with room again it ends with {status}: {log_of(folder)[-300:]}"
         return world.is_as_undisturbed(folder, name)
