@@ -39,7 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 gc.set_threshold(10_000, 20, 20)
 EARLY = str(ROOT / "tests/early")
 if EARLY not in (_PATHS := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-    os.environ["PYTHONPATH"] = os.pathsep.join([EARLY, *filter(None, _PATHS)])
+    # Last: a sitecustomize of the soak counts the recovery branches, and would be hidden.
+    os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, _PATHS), EARLY])
 # Bytecode is kept, whatever the user's Python does: the tests start hundreds of processes that would
 # each compile our code.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
