@@ -48,7 +48,10 @@ _FLOWS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Deploy for a pool of so many concurrent runs; return 0, or 2 after a one-line error."""
+    """Create the pools and deployments; ``argv`` may say how many runs work at once (default: 1).
+
+    Returns 0, or 2 after a one-line error.
+    """
     parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=_DESCRIPTION)
     parser.add_argument("runs", nargs="?", type=int, default=1, help="runs at once (default: 1)")
     runs = parser.parse_args(argv).runs

@@ -30,9 +30,9 @@ _SETTINGS_HEAD = """\
 # Every setting
 
 The value is the one in `params.yaml`; where it has none, the built-in one. A profile or `SET`
-overlays it: `make run SET=generate.samples=2`. The file `supervision/none` stands for nothing
-where a setting is a path. [README.md](README.md#the-words) explains the words. `make schemas`
-writes this page from the models that parse the settings (`tasks/core/sections/`)."""
+overlays it: `make run SET=generate.samples=2`. Where a setting is a path, `supervision/none`
+means none. [README.md](README.md#the-words) explains the words. `make schemas` writes this page
+from the models that parse the settings (`tasks/core/sections/`)."""
 
 
 def make_schemas() -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ _IS_NOT = re.compile(r"\b(?P<verb>is|are)(?P<denied> not)\b")
 _ANY_MODAL = re.compile(rf"\b(?:{_MODALS}|can|cannot|should|could|would|might)(?:n['’]t)?\b")
 #: A second denial, and what only a denial can hold: "is sturdy at all" is no English.
 _DENIED_TOO = re.compile(rf"n['’]t\b|\b(?:{AT_ALL}|ever|yet|anymore)\b")
-#: Words that stand for a subject, and cannot end one: "any right it".
+#: A subject may be one of these words, but does not end with one: "any right it" is no subject.
 _PRONOUNS = frozenset(("i", "you", "he", "she", "it", "we", "they"))
 #: The language of rules: what "may" be done here is allowed.
 _RULES = re.compile(r"\bshall\b|\b[Tt]his (?:[Aa]greement|[Cc]ontract|[Ll]ease)\b")

@@ -15,7 +15,7 @@ _TIDY = (
     (re.compile(r"([(\[])\s+"), r"\1"),
 )
 _LINK = re.compile(r"\[([^\]]{1,80})\]\([^()\s]{1,300}\)")
-#: A note holds a letter or a digit: "[***]" stands for words that were left out.
+#: A note in brackets. Without a letter or digit it is none: "[***]" marks words left out.
 _NOTES = re.compile(r"\s*(?:\[(?=[^\]]*\w)[^\]]{0,40}\]|\((?=[^()]*\w)[^()]{0,120}\))")
 _ENUMERATOR = re.compile(r"\s*\((?:[ivx]+|[a-z])\)")
 #: What needs the words after it, so that they are no note: "in accordance with (Section 5)".
@@ -110,8 +110,10 @@ def tidy(text: str) -> str:
 
 
 def without_notes(sentence: str) -> str:
-    """Return a sentence without its notes in brackets and its leading number. A link keeps its
-    text, and brackets stay where the sentence would lack what they hold.
+    """Return a sentence without its notes in brackets and its leading number.
+
+    Of a link the text is kept. A note is kept if the sentence needs it: "in accordance with
+    (Section 5)".
     """
     return _NUMBERED.sub("", _NOTES.sub(_without_note, _LINK.sub(r"\1", sentence)))
 

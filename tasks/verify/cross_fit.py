@@ -72,7 +72,7 @@ def fit_readers(
             f"and a reader needs {_LEAST_ROWS}: generate more, or name another reader"
         )
 
-    forget_removed(stage.work / _READERS, digest_work(stage.params), _digest_passages(read()))
+    forget_readers(stage, (row["context"] for row in read()))
 
     def fit(half: int) -> Path:
         def read_half() -> Iterable[dict[str, Any]]:
@@ -85,15 +85,15 @@ def fit_readers(
 
 
 def forget_readers(stage: Stage, texts: Iterable[str]) -> None:
-    """Remove the readers that learned from a passage that is not among ``texts``: a run with
-    another reader trains none, and would keep them.
+    """Remove the readers that learned from a passage that is not among ``texts``.
+
+    A run with another reader has to call it too: it trains none, and would keep them.
     """
-    today = pa.array(sorted(set(map(fingerprint, texts))), pa.string())
-    forget_removed(stage.work / _READERS, digest_work(stage.params), today)
+    forget_removed(stage.work / _READERS, digest_work(stage.params), _digest(texts))
 
 
-def _digest_passages(rows: Iterable[dict[str, Any]]) -> pa.Array:
-    return pa.array(sorted({fingerprint(row["context"]) for row in rows}), pa.string())
+def _digest(texts: Iterable[str]) -> pa.Array:
+    return pa.array(sorted(set(map(fingerprint, texts))), pa.string())
 
 
 def _reader(stage: Stage, folder: Path) -> Reader:
@@ -118,7 +118,7 @@ def _fit(
     if is_whole(adapter):
         (folder / FINISHED).touch()  # a kill may have come before it
         return adapter
-    note_passages(folder, digest_work(stage.params), _digest_passages(read()))
+    note_passages(folder, digest_work(stage.params), _digest(row["context"] for row in read()))
     on_step = report_steps(stage.progress(0, "steps"))
     take_cards()
     checkpoints = folder / CHECKPOINTS

@@ -166,7 +166,17 @@ def test_a_one_line_error_repeats_no_secret(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.strip().endswith("*** is no setting")
 
 
-_BARE = "import tasks, os, json; print(json.dumps(dict(os.environ)))"
+def _environment_of_a_command(**given: str) -> dict[str, str]:
+    """Return the environment as a command of ours leaves it that was started in ``given``."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import tasks, os, json; print(json.dumps(dict(os.environ)))"],
+        cwd=ROOT,
+        env={"PATH": os.defpath, "HOME": "/nowhere", **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
@@ -208,15 +218,7 @@ def test_libraries_get_addresses_without_a_password(
     given: dict[str, str], wanted: dict[str, str | None]
 ) -> None:
     """MLflow and Prefect print the address of every run as the environment has it."""
-    done = subprocess.run(
-        [sys.executable, "-c", _BARE],
-        cwd=ROOT,
-        env={"PATH": os.defpath, "HOME": "/nowhere", **given},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout)
+    found = _environment_of_a_command(**given)
     assert {name: found.get(name) for name in wanted} == wanted
 
 
@@ -227,15 +229,7 @@ def test_a_proxy_is_not_asked_for_servers_of_this_machine() -> None:
     hosts = "127.0.0.1,localhost"
     for given, kept in ((None, hosts), ("a.org, b.org", f"a.org,b.org,{hosts}"), ("*", "*")):
         more = {} if given is None else {"NO_PROXY": given}
-        done = subprocess.run(
-            [sys.executable, "-c", _BARE],
-            cwd=ROOT,
-            env={"PATH": os.defpath, "HOME": "/nowhere", **more},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        found = json.loads(done.stdout)
+        found = _environment_of_a_command(**more)
         assert found["no_proxy"] == found["NO_PROXY"] == kept
 
 
