@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--team",
         action="store_true",
-        help="refuse to start without passwords (behind a proxy: docs/operations.md)",
+        help="refuse to start without passwords (behind a proxy: docs/machines.md)",
     )
     arguments = parser.parse_args(argv)
     stop = threading.Event()

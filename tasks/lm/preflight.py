@@ -26,7 +26,7 @@ from tasks.lm.room import Copy, Models, check_room, count_lora, describe_needs
 log = logging.getLogger(__name__)
 #: The stages that load models, in the order of the graph.
 _ORDER = ("ingest", "generate", "verify", "finetune", "baseline", "evaluate")
-#: Environment variable: the stages that run in other work pools (docs/operations.md).
+#: Environment variable: the stages that run in other work pools (docs/machines.md).
 _POOLS = "PIPELINE_POOLS"
 #: File in the stages' work folder: the run that has said what it downloads, and the models.
 _SAID = "downloads.txt"

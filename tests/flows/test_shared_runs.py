@@ -1,5 +1,5 @@
 """``dvc exp`` in a shallow clone, as CI has it, and two machines that share one DVC remote: the
-recipes of docs/operations.md, over the small pipeline.
+recipes of docs/machines.md, over the small pipeline.
 """
 
 from __future__ import annotations
