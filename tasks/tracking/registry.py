@@ -276,9 +276,9 @@ def gain_metrics(over: str, dataset: str, f1: float, low: float, high: float) ->
     the same names for a single run and for a matrix's cell.
     """
     return {
-        f"gain_{over}/{dataset}": f1,
-        f"gain_{over}_low/{dataset}": low,
-        f"gain_{over}_high/{dataset}": high,
+        f"gain_over_{over}/{dataset}": f1,
+        f"gain_over_{over}_low/{dataset}": low,
+        f"gain_over_{over}_high/{dataset}": high,
     }
 
 

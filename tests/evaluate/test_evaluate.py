@@ -342,5 +342,5 @@ def test_register_says_what_a_run_adds_to_its_start(
     assert client.get_model_version(told["model_name"], "1").description.endswith(f"\n\n{line}")
     metrics = client.get_run(told["run_id"]).data.metrics
     assert metrics["f1_start/privacy"] == f1 == metrics["f1/privacy"]
-    gains = [metrics[f"gain_start{end}/privacy"] for end in ("", "_low", "_high")]
+    gains = [metrics[f"gain_over_start{end}/privacy"] for end in ("", "_low", "_high")]
     assert gains == [0.0, 0.0, 0.0]

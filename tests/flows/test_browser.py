@@ -65,7 +65,7 @@ def work(stage: Stage) -> None:
     metrics, seed = read_json(stage.path("source") / "scores.json"), stage.params.generate.seed
     ledger = Ledger.open("bonito", fingerprint(metrics), fingerprint(seed), f"incidents seed {seed}")
     ledger.params({"generate.seed": seed})
-    ledger.metrics(metric_table(metrics) | {f"gain_tapt{end}/incidents": 3.0 for end in ("", "_low", "_high")})
+    ledger.metrics(metric_table(metrics) | {f"gain_over_tapt{end}/incidents": 3.0 for end in ("", "_low", "_high")})
     ledger.finish()
     write_json(stage.out / "registration.json", {"experiment": "bonito", "experiment_id": ledger.experiment_id, "run_id": ledger.run_id})
     stage.summary(1, 1)
@@ -173,7 +173,7 @@ def test_runs_are_started_from_the_form_and_compared_in_mlflow(
             browser.shot(_PICTURES / f"5-f1-{seed}.png")
         browser.open(mlflow)
         text = browser.see("incidents seed 5", "incidents seed 7", "f1/incidents", "25.00", "27.00")
-        assert "gain_tapt" in text and "Runs" in text and "Observability" not in text, (
+        assert "gain_over_tapt" in text and "Runs" in text and "Observability" not in text, (
             "MLflow opened on its view of chat applications"
         )
         browser.shot(_PICTURES / "6-mlflow-compared.png")

@@ -810,7 +810,7 @@ def test_every_cells_run_shows_its_gain_over_tapt_once(
         if result.status == "done"
     ]
     gains = [
-        metrics["gain_tapt/privacy"] for cell, metrics in shown if cell.supervision == "bonito"
+        metrics["gain_over_tapt/privacy"] for cell, metrics in shown if cell.supervision == "bonito"
     ]
     assert (
         np.mean(gains) == pytest.approx(group["bonito"]["vs_tapt"]["f1"], abs=0.01)
@@ -820,7 +820,11 @@ def test_every_cells_run_shows_its_gain_over_tapt_once(
         keys = (
             []
             if cell.supervision == "tapt"
-            else ["gain_tapt/privacy", "gain_tapt_high/privacy", "gain_tapt_low/privacy"]
+            else [
+                "gain_over_tapt/privacy",
+                "gain_over_tapt_high/privacy",
+                "gain_over_tapt_low/privacy",
+            ]
         )
         assert sorted(metrics) == keys, cell.name
         assert not keys or metrics[keys[2]] <= metrics[keys[0]] <= metrics[keys[1]]
