@@ -20,14 +20,7 @@ from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
 from tasks.core.log_lines import ignore_closed_stdout, set_up_logging, tell_interrupts
 from tasks.core.params import Params, load_params
-from tasks.core.process import (
-    die_with_parent,
-    in_megabytes,
-    is_launched,
-    launch,
-    peak_memory,
-    rank,
-)
+from tasks.core.process import die_with_parent, is_launched, launch, peak_memory, rank
 from tasks.core.progress import REUSED, Progress
 from tasks.core.secrets import hide
 from tasks.core.sections.base import Section
@@ -237,7 +230,8 @@ def one_line_errors(name: str) -> Iterator[None]:
 
 def _peak_memory() -> float:
     """Return the most memory (MB) that this process, or one that it waited for, has held."""
-    return max(peak_memory(), in_megabytes(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return max(peak_memory(), children.ru_maxrss / 2**10)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -136,9 +136,6 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="uses the kernel's parent death signal and pidfds"
-)
 @pytest.mark.parametrize("shell", [True, False])
 def test_a_stage_dies_with_what_started_it(tmp_path: Path, shell: bool) -> None:
     """DVC > (shell >) stage: killing DVC must take the stage along, or the orphan overwrites the
@@ -213,7 +210,6 @@ def test_a_damaged_input_is_refused_by_name(
     assert "artifacts/validate/x.txt is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
 def test_a_process_is_known_by_its_start_not_its_number_alone() -> None:
     mark = process_mark()
     assert is_alive(mark) and is_alive(mark.partition(":")[0])
@@ -221,7 +217,6 @@ def test_a_process_is_known_by_its_start_not_its_number_alone() -> None:
     assert not is_alive("") and not is_alive("x:1")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="uses the kernel's parent death signal")
 def test_a_stage_whose_dvc_died_before_it_could_ask_dies(tmp_path: Path) -> None:
     """Its parent is by then whoever takes in orphans."""
     code = (
@@ -351,7 +346,6 @@ def test_a_stage_that_is_running_is_refused_by_name(
     assert f'by {{"pid": {os.getpid()}' in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
 def test_a_process_that_has_ended_is_dead_before_anybody_asks_for_its_status() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     deadline = time.monotonic() + 20
