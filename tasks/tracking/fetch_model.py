@@ -11,7 +11,7 @@ from typing import Any
 from tasks.core.errors import PipelineError, near_miss
 from tasks.core.files import read_json
 from tasks.core.secrets import first_line
-from tasks.tracking.mlflow_store import connect, is_store_error, shown_uri
+from tasks.tracking.mlflow_store import connect, is_store_error, read_pages, shown_uri
 
 log = logging.getLogger(__name__)
 #: What to do about a version that lacks something. `make run` looks for the run, not for its files.
@@ -57,7 +57,7 @@ def find_version(uri: str) -> Any:
     from mlflow.exceptions import MlflowException  # seconds, after the line that says so
 
     client = connect()
-    models = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    models = {model.name: model for model in read_pages(client.search_registered_models)}
     there = (
         f"the models there are {_few(sorted(models))}"
         if models
@@ -90,8 +90,9 @@ def _list_versions(client: Any, model: Any) -> str:
     the newest.
     """
     # Not by a filter: MLflow cannot be asked for a name with quotes.
-    found = (entry for entry in client.search_model_versions() if entry.name == model.name)
-    versions = [str(entry) for entry in sorted((int(one.version) for one in found), reverse=True)]
+    entries = read_pages(client.search_model_versions)
+    numbers = [int(entry.version) for entry in entries if entry.name == model.name]
+    versions = [str(number) for number in sorted(numbers, reverse=True)]
     if not versions:
         return "it has no versions: make run registers one"
     aliases = [f"{alias} ({version})" for alias, version in sorted(model.aliases.items())]
@@ -107,15 +108,10 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path | None:
-    """Fetch a file of evaluate's that the version's run kept, such as ``predictions.parquet``; None
-    if it is lost.
-    """
-    return fetch_artifact(name, version, f"evaluation/{file}", folder)
-
-
 def fetch_artifact(name: str, version: str, file: str, folder: Path) -> Path | None:
-    """Fetch a file that the version's run kept; None if its store does not give it."""
+    """Fetch a file that the version's run kept, such as ``evaluation/predictions.parquet``; None if
+    its store does not give it.
+    """
     client = connect()
     try:
         run_id = client.get_model_version(name, version).run_id

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -239,6 +239,15 @@ def experiment_id(client: Any, name: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
-def open_experiment(name: str) -> str:
-    """Return the id of an experiment of the store; create it if there is none."""
-    return experiment_id(connect(), name)
+def read_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """Yield all that a search of MLflow's client finds: one answer holds a page of it."""
+    token: str | None = None
+    while token != "":
+        page = search(**query, page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def is_gone(error: Any) -> bool:
+    """Tell whether MLflow says that there is no such thing, not that it cannot look."""
+    return str(error.error_code) == "RESOURCE_DOES_NOT_EXIST"
