@@ -25,8 +25,6 @@ _UNSTATED = "unknown"
 _OTHER = "other"
 #: A licence as :func:`tasks.lm.licence.licence_of` gives it: an identifier, or ``other: name``.
 _LICENCE = re.compile(r"[^\s:]+|other: [^\s:]+")
-#: Sources whose rows are read from ``supervise.rows``: a file that states no licence.
-_GIVEN = ("p3", "labelled")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def list_parts(stage: Stage, provenance: dict[str, Any]) -> Iterator[Part]:
         continues = provenance.get("champion", {}).get("continues")
         licence = "as its own card says" if continues else licence_of(start)
         yield _part("start", start, digest, licence)
-    if given := [name for name in params.supervise.mix.names if name in _GIVEN]:
-        yield Part("rows", f"{shown_model(params.supervise.rows)} ({given[0]})", UNKNOWN)
+    if given := params.supervise.mix.given:  # a file that states no licence
+        yield Part("rows", f"{shown_model(params.supervise.rows)} ({given})", UNKNOWN)
 
 
 def join_licences(parts: list[Part]) -> dict[str, str]:
