@@ -137,9 +137,10 @@ def _register_model(
     """
     name = stage.params.register.model_name or default_name(provenance["base"], scores["dataset"])
     take_cards()
-    parity = check_parity(stage, stage.path("finetune"), stage.path("evaluate"))
+    parity = check_parity(stage)
     ledger.tags({"parity": parity.describe()})
-    ledger.files([path for path in [stage.out / KEPT_ANSWERS] if path.is_file()])
+    if parity.items:
+        ledger.files([stage.out / KEPT_ANSWERS])
     with temporary_files_in(stage.work / "temporary"):  # MLflow writes the model there first
         uri = _log_model(stage, ledger, provenance)
     # As they were trained, to the byte: MLflow writes the same values in float32.
@@ -166,8 +167,8 @@ def _register_model(
     path = card.write(stage.out)
     ledger.files([path])
     ledger.add_to_model(uri, path)
-    lines = [card.lead, *(told[key] for key in ("over_start",) if key in told)]
-    ledger.describe(name, version.version, "\n\n".join(lines))
+    lead = f"{card.lead}\n\n{told['over_start']}" if "over_start" in told else card.lead
+    ledger.describe(name, version.version, lead)
     return told
 
 

@@ -21,7 +21,7 @@ from tasks.scoring import datasets
 from tasks.scoring.datasets import Dataset, Item
 from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
-from tests.registered import evaluate_tiny, register_tiny, write_judged
+from tests.registered import COUNTED, evaluate_tiny, register_tiny, write_judged
 
 
 def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
@@ -39,7 +39,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     write_judged(instructions)
     made = {"right": 0.9, "right_low": None, "right_high": None, "reviewed": 10, "reviewed_of": 30}
     review = made | {"by_task_type": {"nli": made}}
-    write_json(instructions.parent / "summary.json", {"review": review})
+    write_json(instructions.parent / "summary.json", COUNTED | {"review": review})
     params = finetuned("privacy")
     assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
     assert loads == [Path("items.jsonl")], "the questions are loaded once"

@@ -23,7 +23,7 @@ from tasks.register.card import make_card
 from tasks.register.card_head import find_languages
 from tasks.register.made_of import Part, join_licences
 from tasks.tracking.fetch_model import fetch_model
-from tests.registered import EVIL_NAME
+from tests.registered import COUNTED, EVIL_NAME, INGESTED
 
 
 def test_the_card_comes_with_the_model_and_says_what_is_known(
@@ -92,7 +92,7 @@ def test_verdicts_on_rows_that_no_generator_wrote_are_in_the_card(params_of: Any
 
 def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
     stage, provenance, scores, told = params_of(None)
-    write_json(stage.path("ingest"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})
+    write_json(stage.path("ingest"), INGESTED | {"formats": {EVIL_NAME: 2}})
     card = make_card(stage, provenance, scores, told | {"verdict": EVIL_NAME}).text
     assert "<img" not in card and "\\](http&#58;//evil" in card
     assert "://evil" not in card and "\n# Injected" not in card
@@ -170,11 +170,12 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    write_json(tmp_path / "ingested.json", {"rows_kept": 3, "dropped": {}})
+    write_json(adapter / "summary.json", COUNTED)
+    write_json(tmp_path / "ingested.json", INGESTED)
     write_json(tmp_path / "metrics.json", {"yield": None})
     names = ("agreed", "right", "right_low", "right_high")
     told = {"reviewed": 0, "reviewed_of": 0, "readers": [f"sha256:{'b' * 64} on {'c' * 40}"]}
-    write_json(tmp_path / "summary.json", dict.fromkeys(names) | told)
+    write_json(tmp_path / "summary.json", COUNTED | dict.fromkeys(names) | told)
     write_json(tmp_path / "generated.json", {"generator": f"own/generator@{'d' * 40}"})
     places = {"ingest": tmp_path / "ingested.json", "finetune": adapter}
     places["generate"] = tmp_path / "generated.json"

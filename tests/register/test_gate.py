@@ -236,8 +236,7 @@ def test_leaked_items_are_counted_among_those_that_ingest_compared(
 
 
 def test_items_that_the_corpus_answers_are_a_fault() -> None:
-    for leaked, told in ((None, []), (0, []), (5, [])):
-        assert list(gate.find_leaked_items({"leaked_items": leaked}, 100)) == told
+    for leaked in (None, 0, 5):
+        assert list(gate.find_leaked_items({"leaked_items": leaked}, 100)) == []
     (fault,) = gate.find_leaked_items({"leaked_items": 6}, 100)
     assert fault == "6 of 100 items are in the corpus, with their answers"
-    assert list(gate.find_leaked_items({}, 100)) == []
