@@ -24,12 +24,12 @@ from tasks.core.stage import Stage, run_stage
 from tasks.lm.merged import merged_folder
 from tasks.register.card import make_card
 from tasks.register.champion import (
+    QUESTIONS,
     choose_alias,
     compare_with_start,
     compare_with_tapt,
     leave_unjudged,
     load_questions,
-    tag_questions,
 )
 from tasks.register.gate import Exam, describe_leak
 from tasks.register.parity import Parity, check_parity
@@ -62,7 +62,8 @@ def _register(stage: Stage) -> None:
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = log_run(stage, ledger, scores, provenance)
     asked = load_questions(stage)
-    tag_questions(ledger, asked)
+    if asked is not None:
+        ledger.tags({QUESTIONS: asked.digest})
     registration = {
         "tracking_uri": shown_uri(),
         "experiment": stage.params.register.experiment,

@@ -227,8 +227,8 @@ def test_leaked_items_are_counted_among_those_that_ingest_compared(
     stage.path = lambda name: tmp_path / ("ingest.json" if name == "ingest" else "")
     monkeypatch.setattr(champion, "find_faults", lambda *_: ())
     comparison = Comparison("x", 9.0, 4.0, 12.0)
-    monkeypatch.setattr(champion, "_judge_opponent", lambda *_: comparison)
-    nothing: Any = SimpleNamespace()
+    monkeypatch.setattr(champion, "_compare", lambda *_: comparison)
+    nothing: Any = SimpleNamespace(champion=lambda _: None)
     for leaked, alias in ((5, "champion"), (6, "challenger")):
         write_json(tmp_path / "ingest.json", {"leaked_items": leaked})
         judged = champion.judge(stage, nothing, "m", nothing, few)
