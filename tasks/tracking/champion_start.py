@@ -114,14 +114,13 @@ def _fetch(name: str, kept: Path) -> None:
             for file in (*(adapter / file for file in ADAPTER_FILES), trained):
                 shutil.copy(file, out / file.name)
             write_json(out / "provenance.json", provenance)
-            digests = {file: sha256_file(out / file) for file in (ADAPTER_FILES[0], TRAINED_FILE)}
             write_json(
                 out / CHAMPION_FILE,
                 {
                     "name": name,
                     "version": version,
-                    "adapter_sha256": digests[ADAPTER_FILES[0]],
-                    "trained_sha256": digests[TRAINED_FILE],
+                    "adapter_sha256": sha256_file(out / ADAPTER_FILES[0]),
+                    "trained_sha256": sha256_file(out / TRAINED_FILE),
                 },
             )
             seal_folder(out)
