@@ -15,7 +15,6 @@ from tasks import serve
 from tasks.core.files import read_json, write_json
 from tasks.evaluate import stage as evaluate
 from tasks.register import champion
-from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
 from tasks.scoring import datasets
 from tasks.scoring.datasets import Dataset, Item
@@ -98,13 +97,6 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         ["Why?"], params={"max_new_tokens": 3}
     )
     assert isinstance(answer[0], str)
-
-
-def test_the_alias_follows_the_interval() -> None:
-    assert (
-        Comparison("x", 3.0, 0.1, 6.0).alias == "champion"
-        and Comparison("x", 3.0, 0.0, 6.0).alias == "challenger"
-    )
 
 
 def test_a_template_may_have_a_comma_in_its_name() -> None:

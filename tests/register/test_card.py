@@ -254,11 +254,6 @@ def test_the_hub_reads_all_that_the_head_says(params_of: Any) -> None:
     ]
 
 
-def test_a_folder_of_documents_is_no_dataset_of_the_hub(params_of: Any) -> None:
-    head = yaml.safe_load(make_card(*params_of({})).text.split("---\n")[1])
-    assert "datasets" not in head, "data/incidents/documents is a folder"
-
-
 @pytest.mark.parametrize(
     ("licences", "head"),
     [

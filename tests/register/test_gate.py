@@ -192,6 +192,7 @@ def test_below_its_start_it_is_no_champion(tmp_path: Path) -> None:
 def test_a_fault_or_too_few_passages_make_a_challenger() -> None:
     won = Comparison("x", 3.0, 0.1, 6.0, 0.01)
     assert won.alias == "champion" and won.describe() == "+3.0 F1 [+0.1, +6.0] against x"
+    assert Comparison("x", 3.0, 0.0, 6.0).alias == "challenger"
     few = Comparison("x", 3.0, 0.1, 6.0, 0.0625)
     assert few.alias == "challenger" and "p 0.062 when answers are exchanged" in few.describe()
     faulty = Comparison("x", 3.0, 0.1, 6.0, faults=("it answers with one class only",))
