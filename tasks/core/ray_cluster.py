@@ -119,7 +119,7 @@ def open_cluster(ray: Any, workers: Workers) -> Iterator[None]:
 
 def _need_listener(address: str) -> None:
     """Raise :class:`OSError` if nobody listens: Ray would retry for minutes."""
-    host, _, port = address.partition("://")[2 * ("://" in address)].rpartition(":")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
