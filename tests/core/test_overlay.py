@@ -134,6 +134,7 @@ def test_a_settings_value_is_yaml_and_a_date_is_text(text: str, value: Any) -> N
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("[" * 5000, "nested too deeply"),
         ("a: !!int x", "invalid literal"),
+        *((f"a: !!{tag}", "not valid YAML") for tag in ("bool x", "timestamp x", "map [x]")),
         ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
         ("a: [", "not valid YAML: while parsing"),
         ("- a", "must be a YAML mapping"),
