@@ -120,6 +120,7 @@ def _weights(quantization: str) -> str:
 
 def _corpus(stage: Stage) -> Iterator[str]:
     told = read_json(stage.path("ingest"))
+    leaked = count_leaked(told)
     yield "## Corpus"
     yield table(
         ("what", "value"),
@@ -129,7 +130,10 @@ def _corpus(stage: Stage) -> Iterator[str]:
             ("not read", _counts(told["unread"])),
             ("passages", told["rows_kept"]),
             ("SHA-256 of the passages", told["passages_sha256"]),
-            ("also in the evaluation set", _leaked(told)),
+            (
+                "also in the evaluation set",
+                "not compared" if leaked is None else f"{leaked:,} passages",
+            ),
         ],
     )
 
@@ -137,11 +141,6 @@ def _corpus(stage: Stage) -> Iterator[str]:
 def _counts(counts: dict[str, int]) -> str:
     """Return ``pdf 3, txt 1``, or ``none``."""
     return ", ".join(f"{escape(name)} {n:,}" for name, n in sorted(counts.items())) or "none"
-
-
-def _leaked(ingested: dict[str, Any]) -> str:
-    found = count_leaked(ingested)
-    return "not compared" if found is None else f"{found:,} passages"
 
 
 def _rows(stage: Stage) -> Iterator[str]:
@@ -183,10 +182,9 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
     tags = lineage(stage, provenance)
     yield "## Made by"
     changed = {"true": "yes", "false": "no"}.get(tags.get("git.dirty", ""), UNKNOWN)
-    commit = tags.get("git.commit", UNKNOWN)
     lines = [
-        ("commit", commit),
-        ("changed beside the commit", changed if commit != UNKNOWN else UNKNOWN),
+        ("commit", tags.get("git.commit", UNKNOWN)),
+        ("changed beside the commit", changed),
         ("MLflow run", told["run_id"]),
         ("SHA-256 of the training rows", provenance["instructions_sha256"]),
         (

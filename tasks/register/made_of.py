@@ -79,12 +79,10 @@ def join_licences(parts: list[Part]) -> dict[str, str]:
 
 def shown_model(name: str) -> str:
     """Return a model's name without the place of a folder, which may be private."""
-    is_path = name.startswith((".", "/", "~")) or Path(name).exists()
-    return f"the {_kind_of(name)} {Path(name).name}" if is_path else name
-
-
-def _kind_of(name: str) -> str:
-    return "file" if Path(name).is_file() else "folder"
+    path = Path(name)
+    if not name.startswith((".", "/", "~")) and not path.exists():
+        return name
+    return f"the {'file' if path.is_file() else 'folder'} {path.name}"
 
 
 def _part(kind: str, name: str, state: str, licence: str) -> Part:

@@ -20,6 +20,10 @@ REGISTER_AGAIN = "delete its run in MLflow, and make run with its settings regis
 _SHOWN = 10
 
 
+class NotRegistered(PipelineError):
+    """The store has no such model, version or alias."""
+
+
 def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
     """Fetch a registered model, ``models:/NAME@alias`` or ``models:/NAME/version``, into
     ``folder/NAME-VERSION``; return name, version, adapter folder and provenance.
@@ -51,7 +55,7 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
 def find_version(uri: str) -> Any:
     """Return MLflow's entry of a registered version, named as in :func:`fetch_model`.
 
-    A wrong name, version or alias is a :class:`PipelineError` that lists those there are.
+    A wrong name, version or alias is :class:`NotRegistered`, which lists those there are.
     """
     log.info("opening the MLflow store %s", shown_uri())
     from mlflow.exceptions import MlflowException  # seconds, after the line that says so
@@ -71,7 +75,7 @@ def find_version(uri: str) -> Any:
     if name not in models:
         missing = f"no model is called {name!r}{near_miss(name, models)}; " if models else ""
         form = ": write MODEL=models:/NAME@champion or models:/NAME/3" if models else ""
-        raise PipelineError(f"{uri} is not in {shown_uri()}: {missing}{there}{form}")
+        raise NotRegistered(f"{uri} is not in {shown_uri()}: {missing}{there}{form}")
     try:
         if alias:
             return client.get_model_version_by_alias(name, alias)
@@ -79,7 +83,7 @@ def find_version(uri: str) -> Any:
     except MlflowException as error:
         there = _list_versions(client, models[name])
         wanted = f"alias {alias!r}{near_miss(alias, models[name].aliases)}" if alias else ""
-        raise PipelineError(
+        raise NotRegistered(
             f"{uri} is not in {shown_uri()}: {name} has no {wanted or f'version {version!r}'}; "
             f"{there}"
         ) from error

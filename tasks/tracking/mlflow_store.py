@@ -227,9 +227,16 @@ def log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
 def experiment_id(client: Any, name: str) -> str:
     """Return the experiment's id; create it if there is none.
 
-    A SQLite store's artifacts are kept beside its file.
+    A SQLite store's artifacts are kept beside its file. One that was deleted is a
+    :class:`PipelineError`: MLflow keeps its name.
     """
     entry = client.get_experiment_by_name(name)
+    if entry is not None and entry.lifecycle_stage == "deleted":
+        raise PipelineError(
+            f"the experiment {name!r} in {shown_uri()} was deleted: name another one in "
+            "register.experiment, or restore it: .venv/bin/mlflow experiments restore "
+            f"-x {entry.experiment_id}"
+        )
     if entry is not None:
         return str(entry.experiment_id)
     database = sqlite_file()

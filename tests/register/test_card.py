@@ -22,6 +22,7 @@ from tasks.register import card
 from tasks.register.card import make_card
 from tasks.register.card_head import find_languages
 from tasks.register.made_of import Part, join_licences
+from tasks.register.run_record import lineage
 from tasks.tracking.fetch_model import fetch_model
 from tests.registered import COUNTED, EVIL_NAME, INGESTED
 
@@ -285,6 +286,18 @@ def test_given_rows_state_no_licence(params_of: Any) -> None:
     text = make_card(stage, *told).text
     assert "rows | data/incidents/labelled.jsonl (labelled) | not known |" in text
     assert "license_name: non-commercial-training-rows-and-unknown\n" in text
+
+
+def test_outside_a_checkout_nothing_is_said_of_its_commit(
+    params_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run there was tagged as one without changes."""
+    stage, provenance, _, _ = params_of({})
+    items = str(Path(stage.params.evaluate.items).absolute())
+    evaluate = stage.params.evaluate.model_copy(update={"items": items})
+    stage.params = stage.params.model_copy(update={"evaluate": evaluate})
+    monkeypatch.chdir(tmp_path)
+    assert not [name for name in lineage(stage, provenance) if name.startswith("git.")]
 
 
 def test_a_language_of_few_passages_is_not_listed() -> None:
