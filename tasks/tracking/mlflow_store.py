@@ -231,19 +231,20 @@ def experiment_id(client: Any, name: str) -> str:
     :class:`PipelineError`: MLflow keeps its name.
     """
     entry = client.get_experiment_by_name(name)
-    if entry is not None and entry.lifecycle_stage == "deleted":
+    if entry is None:
+        database = sqlite_file()
+        location = _artifacts_of(database).as_uri() if database else None
+        # The pages open on training runs and their metrics, not on MLflow's view of chat
+        # applications.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    if entry.lifecycle_stage == "deleted":
         raise PipelineError(
             f"the experiment {name!r} in {shown_uri()} was deleted: name another one in "
             "register.experiment, or restore it: .venv/bin/mlflow experiments restore "
             f"-x {entry.experiment_id}"
         )
-    if entry is not None:
-        return str(entry.experiment_id)
-    database = sqlite_file()
-    location = _artifacts_of(database).as_uri() if database else None
-    # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    return str(entry.experiment_id)
 
 
 def read_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
