@@ -41,7 +41,7 @@ from tasks.lm.merged import merged_folder
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.vllm_settings import need_share, serve_command
-from tasks.tracking.fetch_model import fetch_evaluation, fetch_model
+from tasks.tracking.fetch_model import fetch_artifact, fetch_model
 from tasks.tracking.kept_answers import KeptAnswers, fetch_kept_answers
 
 log = logging.getLogger(__name__)
@@ -244,10 +244,10 @@ def _example(name: str, version: str, provenance: dict[str, Any]) -> _Example:
     the run's answers are lost.
     """
     folder = cache_folder() / "served"
-    answers = fetch_evaluation(name, version, "predictions.parquet", folder)
+    answers = fetch_artifact(name, version, "evaluation/predictions.parquet", folder)
     if answers is None:
         return _Example()
-    calibration = fetch_evaluation(name, version, "calibration.json", folder)
+    calibration = fetch_artifact(name, version, "evaluation/calibration.json", folder)
     priors = read_json(calibration) if calibration else {}
     head, _, tail = provenance["prompt_example"].partition("INSTRUCTION")
     for row in read_table(answers, ["template", "prompt", "choices"]).to_pylist():

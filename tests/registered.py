@@ -19,6 +19,12 @@ from tests.conftest import ROOT
 from tests.supervise.test_constructed import passages
 
 NONE = ROOT / "supervision/none"
+#: The counts of a stage's summary, and ingest's whole one, where a test is not about them.
+COUNTED: dict[str, Any] = {"rows_in": 30, "rows_kept": 30, "dropped": {}}
+INGESTED = COUNTED | {
+    **{"documents": 3, "formats": {"text": 3}, "unread": {}, "passages_sha256": "0" * 64},
+    **{"in_evaluation": None, "leaked_items": None},
+}
 EVIL_NAME = "a|b](http://evil.example) <img src=x onerror=alert(1)>\n# Injected\n| x | y |"
 
 
@@ -144,7 +150,7 @@ def evaluate_tiny(params: Path, general: Path = NONE, trained: Path | None = Non
 
 
 def write_judged(instructions: Path) -> None:
-    """Write what register reads of validate and verify."""
+    """Write what register reads of validate, verify and supervise."""
     for name in ("validated", "verified"):
         folder = instructions.parent / name
         folder.mkdir()
@@ -152,13 +158,14 @@ def write_judged(instructions: Path) -> None:
         write_json(folder / "metrics.json", {"yield": 0.8, "agreed": 0.5})
         reviewed = {"right": 0.4, "right_low": 0.3, "right_high": 0.5}
         reviewed |= {"reviewed": 99, "reviewed_of": 99}
-        write_json(folder / "summary.json", {"agreed": 0.5, "readers": []} | reviewed)
+        write_json(folder / "summary.json", COUNTED | {"agreed": 0.5, "readers": []} | reviewed)
+    write_json(instructions.parent / "summary.json", COUNTED)
 
 
 def register_tiny(params: Path, instructions: Path) -> int:
     """Register what is trained and scored; return the exit status."""
     ingested = instructions.parent / "ingested.json"
-    write_json(ingested, {"rows_kept": 30, "dropped": {}, "in_evaluation": 12})
+    write_json(ingested, INGESTED | {"in_evaluation": 12, "leaked_items": 0})
     generated = instructions.parent / "generated.json"
     write_json(generated, {"generator": f"sha256:{'0' * 64}"})
     arguments = [

@@ -20,6 +20,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path, read_json, write_json
 from tasks.core.listing import Listing, digest_listing, list_files
 from tasks.core.markdown import escape, table
+from tasks.core.params import parse_params
 from tasks.core.progress import REUSED
 from tasks.core.sections.ingest import Ingest
 from tasks.core.setting_paths import POINTER, is_address, read_pointer
@@ -144,7 +145,7 @@ def _find_pointer(run: Run) -> Path | None:
 def _list_address(run: Run, pointer: Path) -> Listing:
     from tasks.ingest.versions import list_versions  # rarely needed: most corpora are here
 
-    settings = Ingest.model_validate(run.params["ingest"])
+    settings = parse_params(run.params["ingest"], run.name, Ingest)
     staging = run.main / WORK / FOLLOW / f"{run.name}.staging"
     return list_versions(str(pointer), settings, staging)
 

@@ -42,9 +42,9 @@ def ask_experiment(checkout: Path) -> str:
 def main() -> int:
     """Print the id."""
     from tasks.core.params import load_params
-    from tasks.tracking.mlflow_store import open_experiment
+    from tasks.tracking.mlflow_store import connect, experiment_id
 
-    print(open_experiment(load_params(Path("params.yaml")).register.experiment))
+    print(experiment_id(connect(), load_params(Path("params.yaml")).register.experiment))
     return 0
 
 

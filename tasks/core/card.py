@@ -67,21 +67,17 @@ def give_cards_back() -> None:
 def _name(number: int) -> str:
     """Return a name of this process's GPU ``number`` that is the same in every process.
 
-    Numbers are not: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER change them. It is the card's UUID;
-    from a torch that does not tell it, what CUDA_VISIBLE_DEVICES calls the card.
+    Numbers are not: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER change them. It is the card's UUID.
     """
     import torch
 
-    if uuid := getattr(torch.cuda.get_device_properties(number), "uuid", None):
-        return str(uuid)
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return named.split(",")[number].strip() if named else str(number)
+    return str(torch.cuda.get_device_properties(number).uuid)
 
 
 def _wait_for(name: str) -> None:
     folder = cache_folder() / "cards"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / f"{name.replace('/', '-')}.lock"
+    lock = folder / f"{name}.lock"
     try:
         _held.enter_context(hold_lock(lock, f"work on GPU {name}", patience=0.0))
     except LockedError as error:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -129,14 +128,13 @@ def _refuse_two_disks(one: Path, other: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> None:
     """Swap two folders in one step, so that a kill leaves the old or the new one, never neither."""
-    if sys.platform == "linux":
-        done = ctypes.CDLL(None, use_errno=True).renameat2(
-            _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
-        )
-        if done == 0:
-            return
-        if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(number, os.strerror(number), str(other))
+    done = ctypes.CDLL(None, use_errno=True).renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if done == 0:
+        return
+    if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(other))
     # Two steps if the file system cannot swap: a kill between them loses the old folder, which its
     # stage makes again.
     shutil.rmtree(other)

@@ -63,30 +63,24 @@ def _first_marks(first: str, count: int) -> list[str]:
 
 
 def _families(question: str, custom: frozenset[str]) -> frozenset[str]:
-    listing, families = _grammar(custom)
+    label, listing, families = _grammar(custom)
     choices: set[str] = set()
     for match in listing.finditer(question):
-        labels = set(_words(custom).findall(match[0]))
+        labels = set(label.findall(match[0]))
         if len(labels) > 1 and any(labels <= family for family in families):
             choices |= labels
     return frozenset(choices)
 
 
 @lru_cache(maxsize=8)
-def _grammar(custom: frozenset[str]) -> tuple[re.Pattern[str], tuple[frozenset[str], ...]]:
-    words = _words(custom).pattern
-    return re.compile(f"{words}(?:{_SEPARATOR}{words})+"), tuple(
-        frozenset(family) for family in (*LABEL_FAMILIES, tuple(custom))
-    )
-
-
-@lru_cache(maxsize=8)
-def _words(custom: frozenset[str]) -> re.Pattern[str]:
-    labels = sorted(
-        {label for family in (*LABEL_FAMILIES, tuple(custom)) for label in family},
-        key=lambda label: (-len(label), label),
-    )
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, labels))})(?![\w-])")
+def _grammar(
+    custom: frozenset[str],
+) -> tuple[re.Pattern[str], re.Pattern[str], tuple[frozenset[str], ...]]:
+    """Return the patterns of a label and of labels side by side, and the families of labels."""
+    families = tuple(map(frozenset, (*LABEL_FAMILIES, custom)))
+    labels = sorted(frozenset().union(*families), key=lambda label: (-len(label), label))
+    label = rf"(?<![\w-])(?:{'|'.join(map(re.escape, labels))})(?![\w-])"
+    return re.compile(label), re.compile(f"{label}(?:{_SEPARATOR}{label})+"), families
 
 
 def _normal(texts: Iterable[str]) -> frozenset[str]:

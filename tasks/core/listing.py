@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, sha256_file
 
-#: A file's size in bytes, its time of change in nanoseconds, and the SHA-256 of its bytes.
+#: A file's size in bytes, its time of change in nanoseconds, and the SHA-256 of its bytes; or in
+#: place of that why it cannot be read.
 Entry = tuple[int, int, str]
 Listing = dict[str, Entry]
+_UNREADABLE = "unreadable: "
 
 
 def list_files(corpus: Path, known: Mapping[str, Entry] | None = None) -> Listing:
@@ -32,22 +35,26 @@ def list_files(corpus: Path, known: Mapping[str, Entry] | None = None) -> Listin
     closed: list[OSError] = []
     for path in sorted(_walk(corpus, closed)):
         name = _name(path, corpus)
-        try:
-            state = path.stat()
-            old = (known or {}).get(name)
-            same = old is not None and old[:2] == (state.st_size, state.st_mtime_ns)
-            digest = old[2] if same and old is not None else sha256_file(path)
-        except FileNotFoundError:  # it was deleted while the folder was read
-            continue
-        except OSError as error:
-            listing[name] = (state.st_size, state.st_mtime_ns, f"unreadable: {error.strerror}")
-            continue
-        listing[name] = (state.st_size, state.st_mtime_ns, digest)
+        with contextlib.suppress(FileNotFoundError):  # it was deleted while the folder was read
+            listing[name] = _read_entry(path, (known or {}).get(name))
     for problem in closed:
         path = closed_folder(corpus, problem)
         if not isinstance(problem, FileNotFoundError):
-            listing[_name(path, corpus)] = (0, 0, f"unreadable: {problem.strerror}")
+            listing[_name(path, corpus)] = (0, 0, f"{_UNREADABLE}{problem.strerror}")
     return listing
+
+
+def _read_entry(path: Path, known: Entry | None) -> Entry:
+    state = path.stat()
+    size, changed = state.st_size, state.st_mtime_ns
+    if known and known[:2] == (size, changed) and not known[2].startswith(_UNREADABLE):
+        return known
+    try:
+        return size, changed, sha256_file(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return size, changed, f"{_UNREADABLE}{error.strerror}"
 
 
 def closed_folder(corpus: Path, error: OSError) -> Path:

@@ -16,11 +16,13 @@ from tasks.core.errors import PipelineError, did_you_mean
 
 #: Sources whose rows a generator writes: generate and validate have work to do for them alone.
 _GENERATED = ("bonito", "prompted")
-SOURCES = (*_GENERATED, "tapt", "p3", "labelled", "constructed", "none")
+#: Sources whose rows are read from ``supervise.rows``.
+_GIVEN = ("p3", "labelled")
+SOURCES = (*_GENERATED, "tapt", *_GIVEN, "constructed", "none")
 #: Sources that cannot be in one mix, and why.
 _APART = {
     _GENERATED: "a run has one generator",
-    ("p3", "labelled"): "both are read from supervise.rows",
+    _GIVEN: "both are read from supervise.rows",
 }
 _SHARE = re.compile(r"0?\.\d+", re.ASCII)
 _NAMES = "|".join(name for name in SOURCES if name != "none")
@@ -53,6 +55,11 @@ class Mix:
     def generator(self) -> str:
         """The source whose rows a generator writes; empty where there is none."""
         return next((name for name in self.names if name in _GENERATED), "")
+
+    @property
+    def given(self) -> str:
+        """The source whose rows are read from ``supervise.rows``; empty where there is none."""
+        return next((name for name in self.names if name in _GIVEN), "")
 
     def allot(self, whole: int, most: int = 0) -> tuple[int, dict[str, int]]:
         """Return the rows to take of the sources without a share, together, and of each other one.

@@ -1,8 +1,4 @@
-"""Settings in layers: a file, then profiles in order, then single settings.
-
-omegaconf was tried (docs/choices.md). It also fails on `${...}` in a text, which it reads as a
-reference, and on a file whose alias names itself.
-"""
+"""Settings in layers: a file, then profiles in order, then single settings."""
 
 from __future__ import annotations
 

@@ -80,18 +80,17 @@ def _find_conflicts(params: Params) -> Iterator[str]:
     """Yield settings that do not go together. They are looked for here, before the first stages
     have worked for hours.
     """
-    source, mix = params.supervise.source, params.supervise.mix
-    reads = [name for name in mix.names if name in ("labelled", "p3")]
-    if reads and is_nothing(Path(params.supervise.rows)):
+    mix = params.supervise.mix
+    if mix.given and is_nothing(Path(params.supervise.rows)):
         yield (
-            f"supervise.source {source} needs training rows: name their file in supervise.rows "
+            f"supervise.source {mix} needs training rows: name their file in supervise.rows "
             "(docs/matrix.md)"
         )
     generate, verify = params.generate, params.verify
     if generate.address and mix.generator == "bonito":
         yield (
             "generate.address serves chat models: it goes with supervise.source prompted, not "
-            f"{source}"
+            f"{mix}"
         )
     for name, section in (("generate", generate), ("verify", verify)):
         if section.address and section.workers:

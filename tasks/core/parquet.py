@@ -135,12 +135,6 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
-def read_columns(path: Path, columns: list[str], setting: str, takes: str) -> pa.Table:
-    """Return columns of a file that the user names in a setting, see :func:`need_columns`."""
-    need_columns(path, columns, setting, takes)
-    return read_table(path, columns)
-
-
 def need_columns(path: Path, columns: list[str], setting: str, takes: str) -> None:
     """Refuse a file that the user names in a setting where it is no Parquet or lacks a column;
     ``takes`` says what it should be.

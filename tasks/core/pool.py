@@ -41,8 +41,7 @@ class Limits:
 
     ``seconds`` of wall time count from one part of a result to the next, ``total_seconds`` for all
     parts of a job, and of those given again under its key; both are more where the machine is busy
-    with other things. ``memory_mb`` (MiB) come on top of what a worker needs before its first job;
-    only Linux enforces them.
+    with other things. ``memory_mb`` (MiB) come on top of what a worker needs before its first job.
     """
 
     seconds: float

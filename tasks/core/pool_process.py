@@ -4,7 +4,6 @@ their results.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import resource
@@ -101,8 +100,12 @@ def _send(pipe: Connection, kind: str, value: Any = None) -> None:
 
 
 def _limit_memory(memory_mb: int) -> None:
-    """Allow so much address space beyond what this process has already."""
-    with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + (memory_mb << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    """Allow so much address space beyond what this process has already; less where the user's own
+    limit (``ulimit -v``) is lower.
+    """
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + (memory_mb << 20)
+    _, highest = resource.getrlimit(resource.RLIMIT_AS)
+    if highest != resource.RLIM_INFINITY:
+        most = min(most, highest)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -52,12 +51,11 @@ os.killpg(0, signal.SIGKILL)
 
 
 def set_death_signal() -> None:
-    """Ask the kernel to SIGKILL this process when its parent dies. Linux only; elsewhere a no-op.
+    """Ask the kernel to SIGKILL this process when its parent dies.
 
     Usable as ``preexec_fn``: it survives ``exec``.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def die_early() -> None:
@@ -77,7 +75,7 @@ def die_early() -> None:
 def _started_by_dvc() -> bool:
     # DVC names itself in its commands' environment. A stage typed by hand in a terminal may outlive
     # it (nohup, tmux).
-    return sys.platform == "linux" and "DVC_ROOT" in os.environ
+    return "DVC_ROOT" in os.environ
 
 
 def _die_if_orphaned(parent: int) -> None:
@@ -95,7 +93,7 @@ def _die_if_orphaned(parent: int) -> None:
 def die_with_parent() -> None:
     """Die with the parent, and with the grandparent if the parent is a shell, as under DVC."""
     launcher = os.environ.get(_LAUNCHER)
-    if not _started_by_dvc() and (sys.platform != "linux" or not launcher):
+    if not _started_by_dvc() and not launcher:
         return
     parent = os.getppid()
     set_death_signal()
@@ -142,16 +140,8 @@ def is_alive(mark: str) -> bool:
     pid, _, start = mark.partition(":")
     if not pid.isdigit():
         return False
-    if sys.platform == "linux":
-        fields = _stat(int(pid))
-        return bool(fields) and fields[0] != "Z" and start in ("", fields[19])
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    fields = _stat(int(pid))
+    return bool(fields) and fields[0] != "Z" and start in ("", fields[19])
 
 
 def _watch(handles: list[int]) -> None:
@@ -175,7 +165,7 @@ def _parent(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on; empty without process or /proc."""
+    """Return the fields of /proc/PID/stat from the state on; empty without the process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -183,22 +173,16 @@ def _stat(pid: int) -> list[str]:
 
 
 def peak_memory(pid: int | None = None) -> float:
-    """Return the most memory (MB) that a process has held, this one or ``pid``; 0 where nobody
-    knows.
+    """Return the most memory (MB) that a process has held, this one or ``pid``; 0 where it is not
+    known.
 
-    ``ru_maxrss`` also has what the process that started it held at that time, so Linux is asked.
+    ``ru_maxrss`` also has what the process that started it held at that time.
     """
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**10
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return in_megabytes(own) if pid is None else 0.0
-
-
-def in_megabytes(maxrss: int) -> float:
-    """Return a ``ru_maxrss`` in MB: it counts kilobytes on Linux, bytes on macOS."""
-    return maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return 0.0
 
 
 def rank() -> int:

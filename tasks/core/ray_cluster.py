@@ -12,8 +12,6 @@ import re
 import secrets
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,14 +91,11 @@ def open_cluster(ray: Any, workers: Workers) -> Iterator[None]:
                     _temp_dir=str(folder),
                     **quiet,
                 )
-                guard = _start_guard()
-        except (
-            ConnectionError,
-            OSError,
-            RuntimeError,
-            ValueError,
-            ray.exceptions.RayError,
-        ) as error:
+                # Ray's servers die with this process; their helpers notice it only after a minute,
+                # and would write into the folder meanwhile.
+                children = psutil.Process().children(recursive=True)
+                guard = start_guard(child.pid for child in children)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             where = (
                 f"no Ray cluster answers at {workers.section}.ray_address = {address!r}"
                 if address
@@ -122,20 +117,9 @@ def open_cluster(ray: Any, workers: Workers) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_guard() -> subprocess.Popen[str] | None:
-    """Start a guard that kills the cluster's processes when this process ends.
-
-    Ray's servers die with this process by themselves; their helpers notice it only after a minute,
-    and would write into the folder meanwhile.
-    """
-    if sys.platform != "linux":
-        return None
-    return start_guard(child.pid for child in psutil.Process().children(recursive=True))
-
-
 def _need_listener(address: str) -> None:
     """Raise :class:`OSError` if nobody listens: Ray would retry for minutes."""
-    host, _, port = address.partition("://")[2 * ("://" in address)].rpartition(":")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 

@@ -20,14 +20,7 @@ from tasks.core.files import staged_folder, sweep, write_json
 from tasks.core.lock import hold_lock
 from tasks.core.log_lines import ignore_closed_stdout, set_up_logging, tell_interrupts
 from tasks.core.params import Params, load_params
-from tasks.core.process import (
-    die_with_parent,
-    in_megabytes,
-    is_launched,
-    launch,
-    peak_memory,
-    rank,
-)
+from tasks.core.process import die_with_parent, is_launched, launch, peak_memory, rank
 from tasks.core.progress import REUSED, Progress
 from tasks.core.secrets import hide
 from tasks.core.sections.base import Section
@@ -106,8 +99,8 @@ def run_stage(
     model: type[Section] = Params,
     package: str = "tasks",
     optional: Sequence[str] = (),
-    settings: Mapping[str, str] | None = None,
-    addresses: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] = {},
+    addresses: Mapping[str, str] = {},
     check: Callable[[str, Any], None] | None = None,
 ) -> int:
     """Parse a stage's command line and run it; return 0, or 2 after an error the user can fix.
@@ -128,7 +121,6 @@ def run_stage(
     parser.add_argument("--out", type=Path, required=True)
     for option in (*inputs, *optional):
         parser.add_argument(f"--{option}", type=Path, required=option in inputs)
-    settings, addresses = settings or {}, addresses or {}
     for option in (*settings, *addresses):
         parser.add_argument(f"--{option}")
     arguments = parser.parse_args(argv)
@@ -137,11 +129,14 @@ def run_stage(
     folder = shared = WORK / name if package == "tasks" else WORK / package / name
     with one_line_errors(name):
         params = load_params(arguments.params, model)
-        if check and not is_launched():
-            check(name, params)
-        if not is_launched() and (processes := _processes(name, params)) > 1:
-            take_cards(processes)  # all before the first starts: no two runs wait for each other
-            return launch(f"{package}.{name}", sys.argv[1:] if argv is None else argv, processes)
+        if not is_launched():
+            if check:
+                check(name, params)
+            if (processes := _processes(name, params)) > 1:
+                # All before the first starts: no two runs wait for each other.
+                take_cards(processes)
+                given = sys.argv[1:] if argv is None else argv
+                return launch(f"{package}.{name}", given, processes)
         if rank() > 0:
             folder = folder.with_name(f"{name}.{rank()}")
             arguments.out = folder / "thrown-away"
@@ -153,9 +148,9 @@ def run_stage(
         ):
             sweep(folder)
             (folder / REUSED).unlink(missing_ok=True)
-            given = vars(arguments)
-            paths = _find_inputs(given, params, (*inputs, *optional), settings)
-            places = {name: _chosen(given[name], params, key) for name, key in addresses.items()}
+            asked = vars(arguments)
+            paths = _find_inputs(asked, params, (*inputs, *optional), settings)
+            places = {name: _chosen(asked[name], params, key) for name, key in addresses.items()}
             work(Stage(name, params, paths, out, shared, places, afterwards, arguments.out))
             seal_folder(out)
         # Beside the output, whose bytes do not depend on it.
@@ -192,14 +187,12 @@ def format_reasons(dropped: Mapping[str, int]) -> str:
     return f"{sum(dropped.values()):,}: {shown}" if len(ordered) > 1 else shown or "0"
 
 
-def setting(params: Section, key: str) -> str:
-    """Return the value of a setting by its name, such as ``evaluate.items``."""
+def _chosen(argument: str | None, params: Section, key: str) -> str:
+    """Return what the command line names, or else the value of a setting (``evaluate.items``)."""
+    if argument is not None:
+        return argument
     section, _, name = key.partition(".")
     return str(getattr(getattr(params, section), name))
-
-
-def _chosen(argument: str | None, params: Section, key: str) -> str:
-    return setting(params, key) if argument is None else argument
 
 
 def _processes(name: str, params: Section) -> int:
@@ -237,7 +230,8 @@ def one_line_errors(name: str) -> Iterator[None]:
 
 def _peak_memory() -> float:
     """Return the most memory (MB) that this process, or one that it waited for, has held."""
-    return max(peak_memory(), in_megabytes(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return max(peak_memory(), children.ru_maxrss / 2**10)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -40,7 +40,8 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, StrictLoader)  # noqa: S506 - a subclass of the safe loader
     except RecursionError as error:
         raise PipelineError(f"{where} is not valid YAML: nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:
+    # The last three are PyYAML's own, where a tag such as !!bool is not that of its value.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise PipelineError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 
 

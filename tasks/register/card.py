@@ -33,7 +33,7 @@ from tasks.register.run_record import lineage
 
 #: The card's name in an adapter's folder, here and on the hub.
 NAME = "README.md"
-#: Stages whose counts are shown; of ingest that file alone is an input.
+#: Stages whose counts are shown; of ingest the summary alone is an input.
 _COUNTED = ("ingest", "validate", "verify", "supervise", "finetune")
 #: The folders of an absolute path: the card does not show them.
 _PLACE = re.compile(r"(?<![\w.:/])(?:~|/)[^\s'\"=,]*/(?=[^/\s'\"])")
@@ -120,42 +120,36 @@ def _weights(quantization: str) -> str:
 
 def _corpus(stage: Stage) -> Iterator[str]:
     told = read_json(stage.path("ingest"))
-    formats = told.get("formats", {})
-    read = ", ".join(f"{escape(name)} {count:,}" for name, count in sorted(formats.items()))
-    unread = ", ".join(
-        f"{escape(name)} {n:,}" for name, n in sorted(told.get("unread", {}).items())
-    )
+    leaked = count_leaked(told)
     yield "## Corpus"
     yield table(
         ("what", "value"),
         [
-            ("documents", f"{told.get('documents', UNKNOWN)}"),
-            ("formats", read or UNKNOWN),
-            ("not read", unread or "none"),
-            ("passages", f"{told['rows_kept']:,}"),
-            ("SHA-256 of the passages", told.get("passages_sha256", UNKNOWN)),
-            ("also in the evaluation set", _leaked(told)),
+            ("documents", str(told["documents"])),
+            ("formats", _counts(told["formats"])),
+            ("not read", _counts(told["unread"])),
+            ("passages", told["rows_kept"]),
+            ("SHA-256 of the passages", told["passages_sha256"]),
+            (
+                "also in the evaluation set",
+                "not compared" if leaked is None else f"{leaked:,} passages",
+            ),
         ],
     )
 
 
-def _leaked(ingested: dict[str, Any]) -> str:
-    found = count_leaked(ingested)
-    return "not compared" if found is None else f"{found:,} passages"
+def _counts(counts: dict[str, int]) -> str:
+    """Return ``pdf 3, txt 1``, or ``none``."""
+    return ", ".join(f"{escape(name)} {n:,}" for name, n in sorted(counts.items())) or "none"
 
 
 def _rows(stage: Stage) -> Iterator[str]:
     yield "## Rows"
     lines = []
     for name in _COUNTED:
-        path = stage.path(name) if name == "ingest" else stage.path(name) / "summary.json"
-        told = read_json(path) if path.is_file() else {}
-        dropped = ", ".join(
-            f"{escape(reason)} {count:,}"
-            for reason, count in sorted(told.get("dropped", {}).items())
-        )
-        counts = [told.get(key, UNKNOWN) for key in ("rows_in", "rows_kept")]
-        lines.append((name, *counts, dropped or ("none" if told else UNKNOWN)))
+        path = stage.path(name)
+        told = read_json(path if path.is_file() else path / "summary.json")
+        lines.append((name, told["rows_in"], told["rows_kept"], _counts(told["dropped"])))
     yield table(("stage", "in", "kept", "dropped, by reason"), lines)
     places = (stage.path(name) for name in ("validate", "verify", "supervise"))
     quality = RowQuality.read(*places)
@@ -188,10 +182,9 @@ def _made(stage: Stage, provenance: dict[str, Any], told: dict[str, Any]) -> Ite
     tags = lineage(stage, provenance)
     yield "## Made by"
     changed = {"true": "yes", "false": "no"}.get(tags.get("git.dirty", ""), UNKNOWN)
-    commit = tags.get("git.commit", UNKNOWN)
     lines = [
-        ("commit", commit),
-        ("changed beside the commit", changed if commit != UNKNOWN else UNKNOWN),
+        ("commit", tags.get("git.commit", UNKNOWN)),
+        ("changed beside the commit", changed),
         ("MLflow run", told["run_id"]),
         ("SHA-256 of the training rows", provenance["instructions_sha256"]),
         (

@@ -15,12 +15,7 @@ def describe_scores(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[st
     if "adapted" not in scores:
         yield "There is no F1: the run had no labelled items."
         yield f"Agreement with {scores['heldout_rows']:,} held-out generated rows (not accuracy):"
-        found = scores["agreement"]
-        lines = [
-            (title, span(found[model], "agreement"))
-            for model, title in MODEL_NAMES.items()
-            if model in found
-        ]
+        lines = _models(scores["agreement"], "agreement")
         yield table(("model", "token F1 with the generator (95 %)"), lines)
         return
     yield (
@@ -37,20 +32,22 @@ def describe_scores(scores: dict[str, Any], told: dict[str, Any]) -> Iterator[st
 
 
 def _figures(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for model, title in MODEL_NAMES.items():
-        if model in scores:
-            yield title, span(scores[model])
+    yield from _models(scores)
     yield "gain over zero-shot", span(scores["gain"], signed=True)
     if "gain_over_start" in scores:
         yield "gain over start", span(scores["gain_over_start"], signed=True)
     if "majority" in scores["adapted"]:
         yield "majority class", f"{scores['adapted']['majority']:.1f}"
-    for model, title in MODEL_NAMES.items():
-        if model in scores.get("prior_corrected", {}):
-            yield f"{title}, prior corrected", span(scores["prior_corrected"][model])
-    for model, title in MODEL_NAMES.items():
-        if model in scores.get("calibrated", {}):
-            yield f"{title}, calibrated", span(scores["calibrated"][model])
+    for key, words in (("prior_corrected", "prior corrected"), ("calibrated", "calibrated")):
+        for title, figure in _models(scores.get(key, {})):
+            yield f"{title}, {words}", figure
+
+
+def _models(found: dict[str, Any], name: str = "f1") -> list[tuple[str, str]]:
+    """Return title and figure of each model that was measured."""
+    return [
+        (title, span(found[model], name)) for model, title in MODEL_NAMES.items() if model in found
+    ]
 
 
 def describe_forgetting(scores: dict[str, Any]) -> Iterator[str]:
@@ -60,8 +57,7 @@ def describe_forgetting(scores: dict[str, Any]) -> Iterator[str]:
     if not found:
         yield "Not measured: no general tasks were asked (`baseline.general`)."
         return
-    lines = [(title, span(found[model])) for model, title in MODEL_NAMES.items() if model in found]
-    lines.append(("change over zero-shot", span(found["change"], signed=True)))
+    lines = [*_models(found), ("change over zero-shot", span(found["change"], signed=True))]
     yield f"Token F1 on {found['tasks']:,} general tasks, in points:"
     yield table(("model", "F1 (95 %)"), lines)
 

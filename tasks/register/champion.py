@@ -90,22 +90,23 @@ def judge(stage: Stage, ledger: Ledger, name: str, version: Any, asked: Exam) ->
     known = sum(1 for _ in read_rows(Path(stage.params.evaluate.items)))
     leaked = find_leaked_items(read_json(stage.path("ingest")), known)
     faults = (*find_faults(asked, adapted, zero_shot, scores), *leaked)
-    comparison = _judge_opponent(stage, ledger, name, version, asked, adapted, zero_shot)
+    champion = ledger.champion(name)
+    if champion is None or str(champion.version) == str(version.version):
+        comparison = _compare(asked, adapted, zero_shot, "the unadapted model")
+    else:
+        comparison = _judge_champion(stage, ledger, champion, asked, adapted, zero_shot)
     return replace(comparison, faults=faults)
 
 
-def _judge_opponent(
+def _judge_champion(
     stage: Stage,
     ledger: Ledger,
-    name: str,
-    version: Any,
+    champion: Any,
     asked: Exam,
     adapted: pa.Table,
     zero_shot: pa.Table,
 ) -> Comparison:
-    champion = ledger.champion(name)
-    if champion is None or str(champion.version) == str(version.version):
-        return _compare(asked, adapted, zero_shot, "the unadapted model")
+    """Compare with a champion; with the unadapted model where its answers do not compare."""
     holder = f"champion version {champion.version}"
     lost = ledger.find_lost(champion.run_id, _ANSWERS)
     if lost:
@@ -186,12 +187,6 @@ def compare_with_tapt(
         return None
     adapted = _of_model(read_table(stage.path("evaluate") / "predictions.parquet"), "adapted")
     return _compare(asked, adapted, answers, f"TAPT, run {run_id[:8]}")
-
-
-def tag_questions(ledger: Ledger, asked: Exam | None) -> None:
-    """Tag the run with a digest of what its models were asked, if there are labelled items."""
-    if asked is not None:
-        ledger.tags({QUESTIONS: asked.digest})
 
 
 def same_questions_answers(

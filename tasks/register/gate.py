@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -49,7 +49,7 @@ class Comparison:
     #: There is a champion that answered other questions: it stays, whatever the figures are.
     champion_stays: bool = False
     #: What else the version fails at, each in words.
-    faults: tuple[str, ...] = field(default=())
+    faults: tuple[str, ...] = ()
 
     @property
     def won(self) -> bool:
@@ -112,7 +112,7 @@ class Exam:
         """Return the difference of two models, and how far it can be trusted."""
         change = new.f1(self.weights).mean(axis=1) - old.f1(self.weights).mean(axis=1)
         low, high = interval(change)
-        difference = _difference(new, old)
+        difference = _mean(new) - _mean(old)
         chance = self._exchange(new, old, difference) if low > 0 else 1.0
         return Comparison(
             opponent, round(difference, 2), round(low, 2), round(high, 2), round(chance, 4)
@@ -180,26 +180,22 @@ def shuffle_labels(asked: Exam, answers: pa.Table) -> list[float]:
         (row["template"], row["item_id"]): row["prediction"]
         for row in answers.select(["template", "item_id", "prediction"]).to_pylist()
     }
-    return [
-        100
-        * float(
-            np.mean(
-                [
-                    squad_f1(texts[template.name, item.id], asked.items[other].golds)
-                    for template in asked.templates
-                    for item, other in zip(asked.items, order, strict=True)
-                ]
-            )
-        )
-        for order in orders
-    ]
+    shuffled = []
+    for order in orders:
+        f1 = [
+            squad_f1(texts[template.name, item.id], asked.items[other].golds)
+            for template in asked.templates
+            for item, other in zip(asked.items, order, strict=True)
+        ]
+        shuffled.append(100 * float(np.mean(f1)))
+    return shuffled
 
 
 def find_leaked_items(ingested: dict[str, Any], items: int) -> Iterator[str]:
     """Yield a fault where the corpus has the question and an answer of more than one in twenty of
     the items, by ingest's ``summary.json``.
     """
-    leaked = int(ingested.get("leaked_items") or 0)
+    leaked = ingested["leaked_items"] or 0  # null where ingest did not compare
     if leaked > _LEAKED_SHARE * items:
         yield f"{leaked:,} of {items:,} items are in the corpus, with their answers"
 
@@ -208,7 +204,7 @@ def count_leaked(ingested: dict[str, Any]) -> int | None:
     """Return how many passages that are kept are in the evaluation set too, by ingest's
     ``summary.json``; None where ingest did not compare.
     """
-    found = ingested.get("in_evaluation")
+    found = ingested["in_evaluation"]
     if found is None:
         return None
     dropped = ingested["dropped"]
@@ -235,10 +231,6 @@ def _answer_majority(asked: Exam) -> Scored:
     commonest = Counter(golds.tolist()).most_common(1)[0][0]
     values = np.full((len(asked.templates), len(golds)), commonest, np.float64)
     return Scored(values, golds, len(asked.dataset.labels))
-
-
-def _difference(new: Scored, old: Scored) -> float:
-    return _mean(new) - _mean(old)
 
 
 def _mean(scored: Scored) -> float:

@@ -25,8 +25,6 @@ _UNSTATED = "unknown"
 _OTHER = "other"
 #: A licence as :func:`tasks.lm.licence.licence_of` gives it: an identifier, or ``other: name``.
 _LICENCE = re.compile(r"[^\s:]+|other: [^\s:]+")
-#: Sources whose rows are read from ``supervise.rows``: a file that states no licence.
-_GIVEN = ("p3", "labelled")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def list_parts(stage: Stage, provenance: dict[str, Any]) -> Iterator[Part]:
         continues = provenance.get("champion", {}).get("continues")
         licence = "as its own card says" if continues else licence_of(start)
         yield _part("start", start, digest, licence)
-    if given := [name for name in params.supervise.mix.names if name in _GIVEN]:
-        yield Part("rows", f"{shown_model(params.supervise.rows)} ({given[0]})", UNKNOWN)
+    if given := params.supervise.mix.given:  # a file that states no licence
+        yield Part("rows", f"{shown_model(params.supervise.rows)} ({given})", UNKNOWN)
 
 
 def join_licences(parts: list[Part]) -> dict[str, str]:
@@ -81,12 +79,10 @@ def join_licences(parts: list[Part]) -> dict[str, str]:
 
 def shown_model(name: str) -> str:
     """Return a model's name without the place of a folder, which may be private."""
-    is_path = name.startswith((".", "/", "~")) or Path(name).exists()
-    return f"the {_kind_of(name)} {Path(name).name}" if is_path else name
-
-
-def _kind_of(name: str) -> str:
-    return "file" if Path(name).is_file() else "folder"
+    path = Path(name)
+    if not name.startswith((".", "/", "~")) and not path.exists():
+        return name
+    return f"the {'file' if path.is_file() else 'folder'} {path.name}"
 
 
 def _part(kind: str, name: str, state: str, licence: str) -> Part:

@@ -55,7 +55,7 @@ class Parity:
         )
 
 
-def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
+def check_parity(stage: Stage) -> Parity:
     """Compare the three models on ``register.parity_items`` items; raise :class:`PipelineError`
     where too few agree.
 
@@ -63,7 +63,6 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     (:mod:`tasks.tracking.kept_answers`).
     """
     settings = stage.params.register
-    provenance = read_json(adapter / "provenance.json")
     path = Path(stage.params.evaluate.items)
     questions = (
         Questions.read(stage.params.evaluate, path)
@@ -75,7 +74,7 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
     items = items[: settings.parity_items]
     if not items:
         return Parity(0, 0, 0, 0)
-    answers, kept = _answers(stage, dataset, items, adapter, evaluation, provenance)
+    answers, kept = _answers(stage, dataset, items)
     trained, merged, served = answers["trained"], answers["merged"], answers["served"]
     parity = Parity(
         len(items),
@@ -94,19 +93,15 @@ def check_parity(stage: Stage, adapter: Path, evaluation: Path) -> Parity:
 
 
 def _answers(
-    stage: Stage,
-    dataset: Dataset,
-    items: list[Item],
-    adapter: Path,
-    evaluation: Path,
-    provenance: dict[str, Any],
+    stage: Stage, dataset: Dataset, items: list[Item]
 ) -> tuple[dict[str, list[str]], KeptAnswers]:
     """Return each model's answers, the choice that scores highest, or greedy text; and the scored
     model's greedy texts to keep.
 
     The served model's texts are those that evaluate kept: they come from the same engine.
     """
-    template = dataset.templates[0]
+    template, adapter = dataset.templates[0], stage.path("finetune")
+    provenance = read_json(adapter / "provenance.json")
     base = (provenance["base"], provenance["revision"])
     rounding = (provenance["quantization"], provenance["precision"])
     if dataset.classifies:
@@ -119,22 +114,21 @@ def _answers(
         trained = questioner.choose(model)
     with freed_after(_load_merged(folder, rounding[1])) as model:
         merged = questioner.choose(model)
-    if not dataset.classifies:
-        predictions = _read_predictions(evaluation, template.name)
-        served = [predictions[item.id] for item in items]
-        answers = {"trained": trained, "merged": merged, "served": served}
-        return answers, questioner.keep(served)
-    # The engine writes, it does not rank. Its answer counts as the merged model's choice where the
-    # merged model writes the same text.
-    texts = questioner.write_with_engine(folder, rounding[1])
-    with freed_after(_load_merged(folder, rounding[1])) as model:
-        merged_texts = questioner.write(model)
-    served = [
-        choice if merged_text == text else text
-        for choice, merged_text, text in zip(merged, merged_texts, texts, strict=True)
-    ]
+    if dataset.classifies:
+        # The engine writes, it does not rank. Its answer counts as the merged model's choice where
+        # the merged model writes the same text.
+        texts = questioner.write_with_engine(folder, rounding[1])
+        with freed_after(_load_merged(folder, rounding[1])) as model:
+            written = questioner.write(model)
+        served = [
+            choice if own == text else text
+            for choice, own, text in zip(merged, written, texts, strict=True)
+        ]
+    else:
+        predictions = _read_predictions(stage.path("evaluate"), template.name)
+        served = written = [predictions[item.id] for item in items]
     answers = {"trained": trained, "merged": merged, "served": served}
-    return answers, questioner.keep(merged_texts)
+    return answers, questioner.keep(written)
 
 
 def _read_predictions(evaluation: Path, template: str) -> dict[str, str]:

@@ -125,9 +125,11 @@ def lineage(stage: Stage, provenance: dict[str, Any]) -> dict[str, str]:
     # no edits of the user's.
     written = ["dvc.lock", *(["params.yaml"] if Path.cwd().parent.name == ".runs" else [])]
     tracked = ("--untracked-files=no", "--", ".", *(f":(exclude){name}" for name in written))
+    commit = _git("rev-parse", "HEAD")
+    changed = bool(_git("status", "--porcelain", *tracked))
     tags = {
-        "git.commit": _git("rev-parse", "HEAD"),
-        "git.dirty": str(bool(_git("status", "--porcelain", *tracked))).lower(),
+        "git.commit": commit,
+        "git.dirty": str(changed).lower() if commit else "",
         "dvc.data": sha256_file(data) if data.is_file() else "",
         "data.items_sha256": sha256_file(Path(stage.params.evaluate.items)),
         "data.instructions_sha256": provenance["instructions_sha256"],

@@ -24,12 +24,12 @@ from tasks.core.stage import Stage, run_stage
 from tasks.lm.merged import merged_folder
 from tasks.register.card import make_card
 from tasks.register.champion import (
+    QUESTIONS,
     choose_alias,
     compare_with_start,
     compare_with_tapt,
     leave_unjudged,
     load_questions,
-    tag_questions,
 )
 from tasks.register.gate import Exam, describe_leak
 from tasks.register.parity import Parity, check_parity
@@ -62,7 +62,8 @@ def _register(stage: Stage) -> None:
     log.info("MLflow run %s in %s", ledger.run_id, shown_uri())
     scored_on = log_run(stage, ledger, scores, provenance)
     asked = load_questions(stage)
-    tag_questions(ledger, asked)
+    if asked is not None:
+        ledger.tags({QUESTIONS: asked.digest})
     registration = {
         "tracking_uri": shown_uri(),
         "experiment": stage.params.register.experiment,
@@ -137,9 +138,10 @@ def _register_model(
     """
     name = stage.params.register.model_name or default_name(provenance["base"], scores["dataset"])
     take_cards()
-    parity = check_parity(stage, stage.path("finetune"), stage.path("evaluate"))
+    parity = check_parity(stage)
     ledger.tags({"parity": parity.describe()})
-    ledger.files([path for path in [stage.out / KEPT_ANSWERS] if path.is_file()])
+    if parity.items:
+        ledger.files([stage.out / KEPT_ANSWERS])
     with temporary_files_in(stage.work / "temporary"):  # MLflow writes the model there first
         uri = _log_model(stage, ledger, provenance)
     # As they were trained, to the byte: MLflow writes the same values in float32.
@@ -166,8 +168,8 @@ def _register_model(
     path = card.write(stage.out)
     ledger.files([path])
     ledger.add_to_model(uri, path)
-    lines = [card.lead, *(told[key] for key in ("over_start",) if key in told)]
-    ledger.describe(name, version.version, "\n\n".join(lines))
+    lead = f"{card.lead}\n\n{told['over_start']}" if "over_start" in told else card.lead
+    ledger.describe(name, version.version, lead)
     return told
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.files import fingerprint, row_seed
-from tasks.core.parquet import read_columns
+from tasks.core.parquet import need_columns, read_table
 from tasks.core.rows import EVALUATIONS
 from tasks.core.sections.baseline import Baseline
 from tasks.core.sections.evaluate import Evaluate
@@ -91,7 +91,8 @@ def general_tasks(path: Path, baseline: Baseline) -> list[dict[str, Any]]:
         return []
     columns = ["row_id", "task_type", "context", "instruction", "response"]
     takes = "it takes a remix's heldout.parquet (docs/generator.md)"
-    table = read_columns(path, columns, "baseline.general", takes)
+    need_columns(path, columns, "baseline.general", takes)
+    table = read_table(path, columns)
     turns: dict[str, int] = {}
     order = []
     for row in sorted(

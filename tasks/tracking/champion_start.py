@@ -36,7 +36,7 @@ from tasks.core.sections.finetune import CHAMPION
 from tasks.core.stage import WORK, one_line_errors
 from tasks.core.store import is_whole, keep_newest, seal_folder
 from tasks.core.yaml_file import read_yaml
-from tasks.tracking.fetch_model import default_name, fetch_artifact, fetch_model
+from tasks.tracking.fetch_model import NotRegistered, default_name, fetch_artifact, fetch_model
 
 #: Champions of earlier corpora that are kept, some megabytes each.
 _KEPT = 4
@@ -98,7 +98,7 @@ def _fetch(name: str, kept: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as place:
         try:
             _, version, adapter, provenance = fetch_model(f"models:/{name}@{CHAMPION}", Path(place))
-        except PipelineError as error:
+        except NotRegistered as error:
             raise PipelineError(
                 f"finetune.start is champion, but {name} has none ({error}): run once with another "
                 "finetune.start, such as that of finetune.restart"
@@ -114,14 +114,13 @@ def _fetch(name: str, kept: Path) -> None:
             for file in (*(adapter / file for file in ADAPTER_FILES), trained):
                 shutil.copy(file, out / file.name)
             write_json(out / "provenance.json", provenance)
-            digests = {file: sha256_file(out / file) for file in (ADAPTER_FILES[0], TRAINED_FILE)}
             write_json(
                 out / CHAMPION_FILE,
                 {
                     "name": name,
                     "version": version,
-                    "adapter_sha256": digests[ADAPTER_FILES[0]],
-                    "trained_sha256": digests[TRAINED_FILE],
+                    "adapter_sha256": sha256_file(out / ADAPTER_FILES[0]),
+                    "trained_sha256": sha256_file(out / TRAINED_FILE),
                 },
             )
             seal_folder(out)

@@ -11,13 +11,17 @@ from typing import Any
 from tasks.core.errors import PipelineError, near_miss
 from tasks.core.files import read_json
 from tasks.core.secrets import first_line
-from tasks.tracking.mlflow_store import connect, is_store_error, shown_uri
+from tasks.tracking.mlflow_store import connect, is_store_error, read_pages, shown_uri
 
 log = logging.getLogger(__name__)
 #: What to do about a version that lacks something. `make run` looks for the run, not for its files.
 REGISTER_AGAIN = "delete its run in MLflow, and make run with its settings registers it again"
 #: Names, versions or aliases that an error lists.
 _SHOWN = 10
+
+
+class NotRegistered(PipelineError):
+    """The store has no such model, version or alias."""
 
 
 def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]:
@@ -51,13 +55,13 @@ def fetch_model(uri: str, folder: Path) -> tuple[str, str, Path, dict[str, Any]]
 def find_version(uri: str) -> Any:
     """Return MLflow's entry of a registered version, named as in :func:`fetch_model`.
 
-    A wrong name, version or alias is a :class:`PipelineError` that lists those there are.
+    A wrong name, version or alias is :class:`NotRegistered`, which lists those there are.
     """
     log.info("opening the MLflow store %s", shown_uri())
     from mlflow.exceptions import MlflowException  # seconds, after the line that says so
 
     client = connect()
-    models = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    models = {model.name: model for model in read_pages(client.search_registered_models)}
     there = (
         f"the models there are {_few(sorted(models))}"
         if models
@@ -71,7 +75,7 @@ def find_version(uri: str) -> Any:
     if name not in models:
         missing = f"no model is called {name!r}{near_miss(name, models)}; " if models else ""
         form = ": write MODEL=models:/NAME@champion or models:/NAME/3" if models else ""
-        raise PipelineError(f"{uri} is not in {shown_uri()}: {missing}{there}{form}")
+        raise NotRegistered(f"{uri} is not in {shown_uri()}: {missing}{there}{form}")
     try:
         if alias:
             return client.get_model_version_by_alias(name, alias)
@@ -79,7 +83,7 @@ def find_version(uri: str) -> Any:
     except MlflowException as error:
         there = _list_versions(client, models[name])
         wanted = f"alias {alias!r}{near_miss(alias, models[name].aliases)}" if alias else ""
-        raise PipelineError(
+        raise NotRegistered(
             f"{uri} is not in {shown_uri()}: {name} has no {wanted or f'version {version!r}'}; "
             f"{there}"
         ) from error
@@ -90,8 +94,9 @@ def _list_versions(client: Any, model: Any) -> str:
     the newest.
     """
     # Not by a filter: MLflow cannot be asked for a name with quotes.
-    found = (entry for entry in client.search_model_versions() if entry.name == model.name)
-    versions = [str(entry) for entry in sorted((int(one.version) for one in found), reverse=True)]
+    entries = read_pages(client.search_model_versions)
+    numbers = [int(entry.version) for entry in entries if entry.name == model.name]
+    versions = [str(number) for number in sorted(numbers, reverse=True)]
     if not versions:
         return "it has no versions: make run registers one"
     aliases = [f"{alias} ({version})" for alias, version in sorted(model.aliases.items())]
@@ -107,15 +112,10 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def fetch_evaluation(name: str, version: str, file: str, folder: Path) -> Path | None:
-    """Fetch a file of evaluate's that the version's run kept, such as ``predictions.parquet``; None
-    if it is lost.
-    """
-    return fetch_artifact(name, version, f"evaluation/{file}", folder)
-
-
 def fetch_artifact(name: str, version: str, file: str, folder: Path) -> Path | None:
-    """Fetch a file that the version's run kept; None if its store does not give it."""
+    """Fetch a file that the version's run kept, such as ``evaluation/predictions.parquet``; None if
+    its store does not give it.
+    """
     client = connect()
     try:
         run_id = client.get_model_version(name, version).run_id

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -227,18 +227,35 @@ def log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
 def experiment_id(client: Any, name: str) -> str:
     """Return the experiment's id; create it if there is none.
 
-    A SQLite store's artifacts are kept beside its file.
+    A SQLite store's artifacts are kept beside its file. One that was deleted is a
+    :class:`PipelineError`: MLflow keeps its name.
     """
     entry = client.get_experiment_by_name(name)
-    if entry is not None:
-        return str(entry.experiment_id)
-    database = sqlite_file()
-    location = _artifacts_of(database).as_uri() if database else None
-    # The pages open on training runs and their metrics, not on MLflow's view of chat applications.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    if entry is None:
+        database = sqlite_file()
+        location = _artifacts_of(database).as_uri() if database else None
+        # The pages open on training runs and their metrics, not on MLflow's view of chat
+        # applications.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    if entry.lifecycle_stage == "deleted":
+        raise PipelineError(
+            f"the experiment {name!r} in {shown_uri()} was deleted: name another one in "
+            "register.experiment, or restore it: .venv/bin/mlflow experiments restore "
+            f"-x {entry.experiment_id}"
+        )
+    return str(entry.experiment_id)
 
 
-def open_experiment(name: str) -> str:
-    """Return the id of an experiment of the store; create it if there is none."""
-    return experiment_id(connect(), name)
+def read_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """Yield all that a search of MLflow's client finds: one answer holds a page of it."""
+    token: str | None = None
+    while token != "":
+        page = search(**query, page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def is_gone(error: Any) -> bool:
+    """Tell whether MLflow says that there is no such thing, not that it cannot look."""
+    return str(error.error_code) == "RESOURCE_DOES_NOT_EXIST"

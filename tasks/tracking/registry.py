@@ -20,8 +20,10 @@ from tasks.tracking.mlflow_store import (
     connect,
     experiment_id,
     find_run,
+    is_gone,
     log_params,
     owner,
+    read_pages,
     refuse_unmounted,
 )
 
@@ -130,19 +132,16 @@ class Ledger:
             "attributes.status = 'FINISHED'",
             f"attributes.run_id != '{self.run_id}'",
         ]
-        token: str | None = None
-        while token != "":
-            runs = self.client.search_runs(
-                [self.experiment_id],
-                " and ".join(conditions),
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-            for run in runs:
-                # Compared here: MLflow cannot be asked for a path with an apostrophe.
-                if params.items() <= run.data.params.items():
-                    return str(run.info.run_id)
-            token = runs.token or ""
+        runs = read_pages(
+            self.client.search_runs,
+            experiment_ids=[self.experiment_id],
+            filter_string=" and ".join(conditions),
+            order_by=["attributes.start_time DESC"],
+        )
+        for run in runs:
+            # Compared here: MLflow cannot be asked for a path with an apostrophe.
+            if params.items() <= run.data.params.items():
+                return str(run.info.run_id)
         return ""
 
     def find_lost(self, run_id: str, name: str) -> str:
@@ -157,7 +156,7 @@ class Ledger:
         try:
             place = self.client.get_run(run_id).info.artifact_uri
         except MlflowException as error:
-            if not _is_gone(error):
+            if not is_gone(error):
                 raise
             return f"its MLflow run {run_id}"
         listed = self.client.list_artifacts(run_id, str(PurePosixPath(name).parent))
@@ -171,7 +170,7 @@ class Ledger:
         try:
             return bool(mlflow.artifacts.list_artifacts(artifact_uri=version.source))
         except MlflowException as error:
-            if not _is_gone(error):
+            if not is_gone(error):
                 raise
             return False
 
@@ -280,11 +279,6 @@ def gain_metrics(over: str, dataset: str, f1: float, low: float, high: float) ->
         f"gain_over_{over}_low/{dataset}": low,
         f"gain_over_{over}_high/{dataset}": high,
     }
-
-
-def _is_gone(error: Any) -> bool:
-    """Tell whether MLflow says that there is no such thing, not that it cannot look."""
-    return str(error.error_code) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def _components(plain: Any, base: Path, adapter: Path) -> dict[str, Any]:

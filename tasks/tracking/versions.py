@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from tasks.tracking.mlflow_store import connect, sqlite_file, store_errors
-
-#: Entries of one answer of a store; more are fetched by its token.
-_PAGE = 500
+from tasks.tracking.mlflow_store import connect, is_gone, read_pages, sqlite_file, store_errors
 
 
 @dataclass(frozen=True)
@@ -40,13 +35,13 @@ def list_versions() -> list[Version]:
         try:
             return dict(client.get_run(run_id).data.params)
         except MlflowException as error:
-            if str(error.error_code) != "RESOURCE_DOES_NOT_EXIST":
+            if not is_gone(error):
                 raise
             return {}
 
     with store_errors():
         aliases: dict[tuple[str, str], list[str]] = {}
-        for model in _all(client.search_registered_models):
+        for model in read_pages(client.search_registered_models):
             for alias, number in model.aliases.items():
                 aliases.setdefault((model.name, str(number)), []).append(alias)
         return [
@@ -56,13 +51,5 @@ def list_versions() -> list[Version]:
                 tuple(sorted(aliases.get((entry.name, str(entry.version)), []))),
                 read_params(entry.run_id) if entry.run_id else {},
             )
-            for entry in _all(client.search_model_versions)
+            for entry in read_pages(client.search_model_versions)
         ]
-
-
-def _all(search: Callable[..., Any]) -> Iterator[Any]:
-    page = search(max_results=_PAGE)
-    yield from page
-    while page.token:
-        page = search(max_results=_PAGE, page_token=page.token)
-        yield from page

@@ -63,8 +63,3 @@ def test_modules_that_a_string_names_count(packages: Path) -> None:
     before = digest()
     (packages / "readers" / "csv.py").write_text("made = 2\n")
     assert digest() != before
-
-
-def test_the_generate_stage_depends_on_its_parser() -> None:
-    files = {path.name for path in code.imported_files("tasks.generate.stage")}
-    assert {"prompts.py", "engine.py", "models.py", "stage.py"} <= files

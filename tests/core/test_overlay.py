@@ -134,8 +134,10 @@ def test_a_settings_value_is_yaml_and_a_date_is_text(text: str, value: Any) -> N
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("[" * 5000, "nested too deeply"),
         ("a: !!int x", "invalid literal"),
+        *((f"a: !!{tag}", "not valid YAML") for tag in ("bool x", "timestamp x", "map [x]")),
         ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
-        ("a: [", "while parsing"),
+        ("a: [", "not valid YAML: while parsing"),
+        ("- a", "must be a YAML mapping"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -145,7 +147,9 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, text: str, messag
     assert "\n" not in str(error.value) and str(tmp_path / "p.yaml") in str(error.value)
 
 
-def test_a_file_that_is_not_utf8_or_a_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_utf8_or_a_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"p\.yaml does not exist"):
+        read_yaml(tmp_path / "p.yaml")
     (tmp_path / "p.yaml").write_bytes(b"a: caf\xe9\n")
     with pytest.raises(PipelineError, match=r"p\.yaml is not UTF-8 \(byte 6\)"):
         read_yaml(tmp_path / "p.yaml")

@@ -258,3 +258,15 @@ def test_workers_die_with_their_parent() -> None:
     while is_alive(worker) and time.monotonic() < limit:
         time.sleep(0.05)
     assert not is_alive(worker)
+
+
+def test_a_limit_that_the_user_has_set_stays() -> None:
+    """Only root may raise it: each process ended as it started, and each file was a reject."""
+    code = (
+        "from resource import RLIMIT_AS, getrlimit, setrlimit; setrlimit(RLIMIT_AS, (1 << 40,) * 2)\n"
+        "from tasks.core.pool_process import _limit_memory; _limit_memory(1 << 21)\n"
+        "print(getrlimit(RLIMIT_AS) == (1 << 40,) * 2)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -23,7 +23,7 @@ import tasks.finetune.stage
 from bonito.settings import merge_settings
 from tasks.core.errors import PipelineError
 from tasks.core.parquet import write_table
-from tasks.core.process import is_launched, peak_memory
+from tasks.core.process import is_alive, is_launched, peak_memory
 from tasks.lm.training import train
 from tests.conftest import EARLY, ROOT
 from tests.lm.test_training import _EXAMPLES
@@ -91,13 +91,6 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     )
 
 
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 def wait_until(holds: Any) -> None:
     deadline = time.monotonic() + 120
     while not holds():
@@ -120,18 +113,14 @@ def test_the_launcher_passes_on_the_status_and_leaves_no_process_behind(tmp_path
     fine, failed, killed = json.loads((tmp_path / "found.json").read_text())
     assert (fine, failed) == (0, 3) and "process 1 of 2 was killed by signal 9" in killed
     assert done.stderr == ""
-    pids = {name: int((tmp_path / name).read_text()) for name in ("0.pid", "1.pid")}
-    assert all(gone(pid) for pid in pids.values()), "rank 0, which waits, is ended with rank 1"
-    for name in pids:
-        (tmp_path / name).unlink()
+    marks = [tmp_path / "0.pid", tmp_path / "1.pid"]
+    assert not any(is_alive(mark.read_text()) for mark in marks), "rank 0, which waits, ends too"
+    for mark in marks:
+        mark.unlink()
     with subprocess.Popen([*command, "wait"], cwd=tmp_path, env=environment(tmp_path)) as launcher:
-        wait_until(
-            lambda: all(
-                (tmp_path / name).exists() and (tmp_path / name).read_text() for name in pids
-            )
-        )
+        wait_until(lambda: all(mark.exists() and mark.read_text() for mark in marks))
         launcher.send_signal(signal.SIGKILL)
-    wait_until(lambda: all(gone(int((tmp_path / name).read_text())) for name in pids))
+    wait_until(lambda: not any(is_alive(mark.read_text()) for mark in marks))
 
 
 def make_inputs(folder: Path, model: Path, processes: int) -> list[str]:

@@ -264,11 +264,3 @@ def test_processes_that_read_strangers_files_have_no_secrets(
     assert {name: kept.get(name) for name in SILENT} == SILENT and kept["PATH"]
     assert not any(value.encode() in seen for value in secrets.values())
     assert os.environ["HF_TOKEN"] == _KEYS[0], "the stage itself fetches with it"
-
-
-def test_every_shipped_file_of_parameters_passes() -> None:
-    files = [*Path(ROOT / "profiles").glob("*.yaml"), ROOT / "params.yaml"]
-    assert len(files) > 2
-    for file in files:
-        name = "default" if file.name == "params.yaml" else file.stem
-        request.plan(ROOT, name)

@@ -112,6 +112,24 @@ def test_a_folder_that_cannot_be_opened_is_listed_with_its_fault(
         look.look(run)
 
 
+def test_a_file_that_could_not_be_read_is_changed_once_it_can_be(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size and its time are the same: a change of its mode was never noticed."""
+
+    def refuse(path: Path) -> str:  # root reads it all the same
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    _write(run.main / "corpus", locked="text")
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "sha256_file", refuse)
+        seen = look.look(run)
+        assert seen.files["locked.md"][2] == "unreadable: Permission denied"
+        look.settle(seen)
+        assert not look.look(run).changed
+    assert "locked.md" in look.look(run).moved["changed"]
+
+
 def test_a_damaged_state_is_a_first_look(run: Run) -> None:
     seen = look.look(run)
     look.settle(seen)

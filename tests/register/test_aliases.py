@@ -15,13 +15,12 @@ from tasks import serve
 from tasks.core.files import read_json, write_json
 from tasks.evaluate import stage as evaluate
 from tasks.register import champion
-from tasks.register.gate import Comparison
 from tasks.register.run_record import flatten
 from tasks.scoring import datasets
 from tasks.scoring.datasets import Dataset, Item
 from tasks.tracking.fetch_model import default_name
 from tasks.tracking.mlflow_store import TRAINING_KEY
-from tests.registered import evaluate_tiny, register_tiny, write_judged
+from tests.registered import COUNTED, evaluate_tiny, register_tiny, write_judged
 
 
 def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
@@ -39,7 +38,7 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
     write_judged(instructions)
     made = {"right": 0.9, "right_low": None, "right_high": None, "reviewed": 10, "reviewed_of": 30}
     review = made | {"by_task_type": {"nli": made}}
-    write_json(instructions.parent / "summary.json", {"review": review})
+    write_json(instructions.parent / "summary.json", COUNTED | {"review": review})
     params = finetuned("privacy")
     assert evaluate_tiny(params) == 0 and register_tiny(params, instructions) == 0
     assert loads == [Path("items.jsonl")], "the questions are loaded once"
@@ -98,13 +97,6 @@ def test_register_makes_one_run_one_version_and_moves_aliases_by_evidence(
         ["Why?"], params={"max_new_tokens": 3}
     )
     assert isinstance(answer[0], str)
-
-
-def test_the_alias_follows_the_interval() -> None:
-    assert (
-        Comparison("x", 3.0, 0.1, 6.0).alias == "champion"
-        and Comparison("x", 3.0, 0.0, 6.0).alias == "challenger"
-    )
 
 
 def test_a_template_may_have_a_comma_in_its_name() -> None:

@@ -22,8 +22,9 @@ from tasks.register import card
 from tasks.register.card import make_card
 from tasks.register.card_head import find_languages
 from tasks.register.made_of import Part, join_licences
+from tasks.register.run_record import lineage
 from tasks.tracking.fetch_model import fetch_model
-from tests.registered import EVIL_NAME
+from tests.registered import COUNTED, EVIL_NAME, INGESTED
 
 
 def test_the_card_comes_with_the_model_and_says_what_is_known(
@@ -92,7 +93,7 @@ def test_verdicts_on_rows_that_no_generator_wrote_are_in_the_card(params_of: Any
 
 def test_hostile_names_are_text_in_the_card(params_of: Any) -> None:
     stage, provenance, scores, told = params_of(None)
-    write_json(stage.path("ingest"), {"rows_kept": 3, "formats": {EVIL_NAME: 2}, "dropped": {}})
+    write_json(stage.path("ingest"), INGESTED | {"formats": {EVIL_NAME: 2}})
     card = make_card(stage, provenance, scores, told | {"verdict": EVIL_NAME}).text
     assert "<img" not in card and "\\](http&#58;//evil" in card
     assert "://evil" not in card and "\n# Injected" not in card
@@ -170,11 +171,12 @@ def params_of(tmp_path: Path, instructions: Path) -> Any:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    write_json(tmp_path / "ingested.json", {"rows_kept": 3, "dropped": {}})
+    write_json(adapter / "summary.json", COUNTED)
+    write_json(tmp_path / "ingested.json", INGESTED)
     write_json(tmp_path / "metrics.json", {"yield": None})
     names = ("agreed", "right", "right_low", "right_high")
     told = {"reviewed": 0, "reviewed_of": 0, "readers": [f"sha256:{'b' * 64} on {'c' * 40}"]}
-    write_json(tmp_path / "summary.json", dict.fromkeys(names) | told)
+    write_json(tmp_path / "summary.json", COUNTED | dict.fromkeys(names) | told)
     write_json(tmp_path / "generated.json", {"generator": f"own/generator@{'d' * 40}"})
     places = {"ingest": tmp_path / "ingested.json", "finetune": adapter}
     places["generate"] = tmp_path / "generated.json"
@@ -253,11 +255,6 @@ def test_the_hub_reads_all_that_the_head_says(params_of: Any) -> None:
     ]
 
 
-def test_a_folder_of_documents_is_no_dataset_of_the_hub(params_of: Any) -> None:
-    head = yaml.safe_load(make_card(*params_of({})).text.split("---\n")[1])
-    assert "datasets" not in head, "data/incidents/documents is a folder"
-
-
 @pytest.mark.parametrize(
     ("licences", "head"),
     [
@@ -289,6 +286,18 @@ def test_given_rows_state_no_licence(params_of: Any) -> None:
     text = make_card(stage, *told).text
     assert "rows | data/incidents/labelled.jsonl (labelled) | not known |" in text
     assert "license_name: non-commercial-training-rows-and-unknown\n" in text
+
+
+def test_outside_a_checkout_nothing_is_said_of_its_commit(
+    params_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run there was tagged as one without changes."""
+    stage, provenance, _, _ = params_of({})
+    items = str(Path(stage.params.evaluate.items).absolute())
+    evaluate = stage.params.evaluate.model_copy(update={"items": items})
+    stage.params = stage.params.model_copy(update={"evaluate": evaluate})
+    monkeypatch.chdir(tmp_path)
+    assert not [name for name in lineage(stage, provenance) if name.startswith("git.")]
 
 
 def test_a_language_of_few_passages_is_not_listed() -> None:

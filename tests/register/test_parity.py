@@ -26,6 +26,8 @@ from tasks.scoring.datasets import load_dataset
 from tasks.tracking.kept_answers import NAME, KeptAnswers
 from tests.registered import evaluate_tiny
 
+_INPUTS = {name: Path("artifacts", name) for name in ("finetune", "evaluate")}
+
 
 @pytest.fixture(scope="module")
 def evaluated() -> dict[str, Path]:
@@ -55,24 +57,18 @@ def trained(
     found = found.model_copy(
         update={"register": found.register.model_copy(update={"parity_floor": 0.5})}
     )
-    return Stage("register", found, {}, workplace / "out", workplace / "work")
-
-
-def test_models_that_compute_alike_agree(trained: Stage) -> None:
-    found = check_parity(trained, Path("artifacts/finetune"), Path("artifacts/evaluate"))
-    assert found.items == 6
-    assert found.served == 6, (
-        "the engine of evaluate and the merged model are the same computation here"
-    )
-    assert found.describe() == (
-        f"of 6 items the 4-bit adapter agrees with the merged model on {found.trained}, "
-        f"the served one on 6, all three on {found.all_three}"
-    )
+    return Stage("register", found, _INPUTS, workplace / "out", workplace / "work")
 
 
 @pytest.mark.parametrize("trained", ["incidents", "privacy"], indirect=True)
-def test_scored_answers_are_kept_for_the_server(trained: Stage) -> None:
-    check_parity(trained, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+def test_models_that_compute_alike_agree_and_their_answers_are_kept_for_the_server(
+    trained: Stage,
+) -> None:
+    found = check_parity(trained)
+    assert found.describe() == (
+        f"of 6 items the 4-bit adapter agrees with the merged model on {found.trained}, "
+        f"the served one on 6, all three on {found.all_three}"
+    ), "the engine of evaluate and the merged model are the same computation here"
     kept = KeptAnswers.model_validate_json((trained.out / NAME).read_bytes())
     dataset = load_dataset(Path(trained.params.evaluate.dataset))
     assert len(kept.answers) == 6 and kept.floor == 0.5
@@ -117,7 +113,7 @@ def test_too_few_that_agree_are_not_registered(
             r"register.parity_floor asks for 50%"
         ),
     ):
-        check_parity(trained, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+        check_parity(trained)
 
 
 def test_a_merged_model_of_another_adapter_is_noticed(trained: Stage) -> None:
@@ -132,7 +128,7 @@ def test_a_merged_model_of_another_adapter_is_noticed(trained: Stage) -> None:
     provenance = read_json(Path("artifacts/finetune/provenance.json"))
     write_json(Path("artifacts/finetune/provenance.json"), provenance)
     with pytest.raises(PipelineError, match="not registered"):
-        check_parity(trained, Path("artifacts/finetune"), Path("artifacts/evaluate"))
+        check_parity(trained)
 
 
 def test_none_asked_for_is_said() -> None:
@@ -149,8 +145,8 @@ def test_a_model_of_raw_text_is_asked_in_the_form_that_was_scored(
     write_table(instructions, pa.Table.from_pylist(rows, schema=INSTRUCTIONS))
     path = finetuned("incidents", "tapt", model=str(workplace / "plain"))
     assert evaluate_tiny(path) == 0
-    stage = Stage("register", load_params(path), {}, workplace / "out", workplace / "work")
-    assert check_parity(stage, Path("artifacts/finetune"), Path("artifacts/evaluate")).served == 6
+    stage = Stage("register", load_params(path), _INPUTS, workplace / "out", workplace / "work")
+    assert check_parity(stage).served == 6
     kept = KeptAnswers.model_validate_json((stage.out / NAME).read_bytes())
     tokenizer = load_tokenizer(str(workplace / "plain"))
     for one in kept.answers:

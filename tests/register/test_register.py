@@ -164,7 +164,9 @@ def test_gain_over_the_newest_tapt_run_that_was_asked_the_same(
     tapt, ours = ledgers
     model = {"finetune.model": stages[1].params.finetune.model, "finetune.revision": "main"}
     tapt.params({"supervise.source": "tapt"} | model)
-    champion.tag_questions(tapt, champion.load_questions(stages[0]))
+    theirs = champion.load_questions(stages[0])
+    assert theirs is not None
+    tapt.tags({champion.QUESTIONS: theirs.digest})
     tapt.files([tmp_path / "0" / "predictions.parquet"], "evaluation")
     stage: Any = stages[1]
     asked = champion.load_questions(stage)
@@ -196,7 +198,7 @@ def test_a_champion_that_was_asked_other_words_under_the_same_names_is_not_compa
     same, asked = champion.same_questions_answers, champion.load_questions(stage)
     assert asked is not None
     assert same(stage, ours, before.run_id, asked) is None, "it does not say what it was asked"
-    champion.tag_questions(before, asked)
+    before.tags({champion.QUESTIONS: asked.digest})
     assert same(stage, ours, before.run_id, asked) is not None
     reworded: Any = SimpleNamespace(params=_asking(tmp_path, "template"), work=tmp_path)
     others = champion.load_questions(reworded)
@@ -214,7 +216,7 @@ def test_a_champion_whose_answers_are_lost_is_named_and_without_its_adapter_repl
     stage: Any = SimpleNamespace(params=params, work=tmp_path)
     asked = champion.load_questions(stage)
     assert asked is not None
-    champion.tag_questions(before, asked)
+    before.tags({champion.QUESTIONS: asked.digest})
     (tmp_path / "adapter").mkdir()
     if left in ("answers", "adapter"):
         (tmp_path / "adapter" / "MLmodel").write_text("")
@@ -229,7 +231,8 @@ def test_a_champion_whose_answers_are_lost_is_named_and_without_its_adapter_repl
         client.delete_run(before.run_id)
         client._tracking_client.store._hard_delete_run(before.run_id)  # as `mlflow gc` does
     new, unadapted = _answers(params, 0.75), _answers(params, 0.25)
-    found = champion._judge_opponent(stage, ours, "m", store.versions[1], asked, new, unadapted)
+    holder = ours.champion("m")
+    found = champion._judge_champion(stage, ours, holder, asked, new, unadapted)
     assert found.alias == ("challenger" if left == "adapter" else "champion")
     opponent = {
         "answers": "champion version 3",

@@ -15,6 +15,7 @@ from tasks.core.errors import PipelineError
 from tasks.core.params import load_params
 from tasks.register.run_record import describe_scored, keep_commit, logged_params
 from tasks.register.stage import _open_ledger, register
+from tasks.tracking import champion_start, fetch_model
 from tasks.tracking.fetch_model import fetch_artifact
 from tasks.tracking.mlflow_store import connect
 from tasks.tracking.registry import Ledger
@@ -204,6 +205,28 @@ def test_a_store_of_an_earlier_mlflow_is_no_store_that_is_down(
     command = f"cp '{there}' '{there}.bak' && .venv/bin/mlflow db upgrade 'sqlite:///{there}'"
     with pytest.raises(PipelineError, match=f"{told}{command}$"):
         connect_at(tmp_path, monkeypatch)
+
+
+def test_a_store_that_is_down_is_no_store_without_a_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People were told to run with another finetune.start."""
+
+    def fail() -> None:
+        raise PipelineError("the MLflow store x does not answer")
+
+    monkeypatch.setattr(fetch_model, "connect", fail)
+    with pytest.raises(PipelineError, match="^the MLflow store x does not answer$"):
+        champion_start._fetch("m", tmp_path / "kept")
+
+
+def test_an_experiment_that_was_deleted_is_told_how_to_restore(checkout: Path) -> None:
+    """It was: run the same command again when the store answers."""
+    number = connect().get_experiment_by_name("toy").experiment_id
+    connect().delete_experiment(number)
+    told = rf"experiment 'toy' .* was deleted: .*mlflow experiments restore -x {number}"
+    with pytest.raises(PipelineError, match=told):
+        Ledger.open("toy", "register-1", "training-1", "run 1")
 
 
 def test_in_a_folder_that_dvc_throws_away_nothing_is_trained_or_registered(

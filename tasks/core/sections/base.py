@@ -17,6 +17,13 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Tokens = Annotated[int, Field(ge=1, le=10**6)]
 #: Rows that are in memory together.
 Batch = Annotated[int, Field(ge=1, le=100_000)]
+GpuShare = Annotated[
+    Fraction,
+    Field(
+        description="share of a GPU's memory that vLLM takes, less where something else needs "
+        "some; 0: vLLM's own default"
+    ),
+]
 #: Processes or workers; 0 has a meaning of its own.
 Workers = Annotated[int, Field(ge=0, le=1024)]
 #: A short or full name; validators check it, the schema offers all of them to an editor.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.core.sections.base import Batch, Count, Fraction, Section, Seed, Tokens
+from tasks.core.sections.base import Batch, Count, GpuShare, Section, Seed, Tokens
 from tasks.core.setting_paths import NOTHING
 
 
@@ -27,13 +27,7 @@ class Evaluate(Section):
     engine: Literal["vllm", "transformers"] = Field(
         description="engine of the extractive answers; transformers always scores ranked choices"
     )
-    gpu_memory_utilization: Fraction = Field(
-        0.0,
-        description=(
-            "share of a GPU's memory that vLLM takes, less where something else needs some; 0: "
-            "vLLM's own default"
-        ),
-    )
+    gpu_memory_utilization: GpuShare = 0.0
     max_new_tokens: Tokens = Field(description="tokens of an extractive answer")
     batch_rows: Batch = Field(description="prompts whose choices are ranked together")
     bootstrap: int = Field(ge=100, le=1_000_000, description="resamples of the 95 % intervals")

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from tasks.core.errors import PipelineError
 from tasks.core.sections.base import (
     Count,
-    Fraction,
+    GpuShare,
     Positive,
     Precision,
     Section,
@@ -47,13 +47,7 @@ class Generate(Section):
         "auto",
         description="of the weights; fp8: vLLM rounds them as it loads them, on a GPU",
     )
-    gpu_memory_utilization: Fraction = Field(
-        0.0,
-        description=(
-            "share of a GPU's memory that vLLM takes, less where something else needs some; 0: "
-            "vLLM's own default"
-        ),
-    )
+    gpu_memory_utilization: GpuShare = 0.0
     temperature: float = Field(
         ge=0.0, le=2.0, description="sampling temperature; 0: always the likeliest token"
     )
@@ -95,7 +89,7 @@ class Generate(Section):
     @field_validator("task_types", mode="before")
     @classmethod
     def _known(cls, names: Any) -> tuple[str, ...]:
-        if not isinstance(names, (list, tuple)):
+        if not isinstance(names, tuple):
             raise ValueError("must be a list, such as [exqa]")
         try:
             types = tuple(task_type(str(name)) for name in names)

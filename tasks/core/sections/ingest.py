@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -158,8 +157,3 @@ class Ingest(Section):
             if not re.fullmatch("[a-z]{2}", name):
                 raise ValueError(f"{name!r} is no code of two letters such as en (ISO 639-1)")
         return names
-
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _listed(cls, names: Any) -> Any:
-        return tuple(names) if isinstance(names, list) else names

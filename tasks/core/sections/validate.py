@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tasks.core.sections.base import Count, Fraction, Positive, Section, Seed
 
@@ -33,8 +31,3 @@ class Validate(Section):
     )
     skip: tuple[str, ...] = Field((), description="names of expectations to leave out")
     seed: Seed = Field(description="decides which rows max_rows and max_label_share keep")
-
-    @field_validator("labels", "skip", mode="before")
-    @classmethod
-    def _tuple(cls, names: Any) -> Any:
-        return tuple(names) if isinstance(names, list) else names

@@ -6,7 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.core.sections.base import Count, Fraction, Positive, Section, Seed, Tokens, Workers
+from tasks.core.sections.base import (
+    Count,
+    Fraction,
+    GpuShare,
+    Positive,
+    Section,
+    Seed,
+    Tokens,
+    Workers,
+)
 from tasks.core.sections.finetune import Finetune
 from tasks.core.setting_paths import NOTHING
 
@@ -41,9 +50,7 @@ class Verify(Section):
     engine: Literal["vllm", "transformers"] = Field(
         "vllm", description="vllm, or transformers where vLLM cannot run"
     )
-    gpu_memory_utilization: Fraction = Field(
-        0.0, description="share of a GPU's memory that vLLM takes; 0: vLLM's own default"
-    )
+    gpu_memory_utilization: GpuShare = 0.0
     answers: int = Field(
         ge=1, le=1000, description="answers that the reader samples to each instruction"
     )
