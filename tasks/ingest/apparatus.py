@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tasks.ingest.readers.document import Document
 
@@ -23,11 +24,12 @@ SUPERSCRIPT, CLAUSE, COMMENT = "superscript", "clause_number", "comment"
 #: Markers with different numbers from which a document has them.
 _LEAST_MARKERS = 3
 _NUMBERS = r"[1-9]\d{0,3}(?:[ ]?[,;\u2013-][ ]?[1-9]\d{0,3}){0,19}"
-#: A marker that stands at its word, as on Wikipedia. Not an index (:data:`_ARRAY`), nor a link's
-#: text.
+#: Pages behind a marker.
 _PAGES = (
     r"(?::[ ]?\d{1,4}(?:[\u2013-]\d{1,4})?(?:,[ ]\d{1,4}(?:[\u2013-]\d{1,4})?)*(?=[ \n\[]|\Z))?"
 )
+#: A marker that stands at its word, as on Wikipedia. Not an index (:data:`_ARRAY`), nor a link's
+#: text.
 _ATTACHED = re.compile(
     rf"(?:(?<=[.,;!?\"\u201d])\[{_NUMBERS}\]{_PAGES}"
     rf"|(?:(?<=[^\W\d_]{{2}})|(?<=[\da-z]\])|(?<=[:'\u2019)%\d]))\[{_NUMBERS}\])"
@@ -115,8 +117,7 @@ _CLAUSE = re.compile(
     r"(?P<gap>[ \t]*\n\s*|[ \t]+)(?!\([a-z]\))(?=[\"\u201c'(]?[^\W\d_])",
     re.MULTILINE,
 )
-
-
+#: A line that is only the number of a clause.
 _ALONE = re.compile(r"\d{1,3}(?:\.\d{1,3})*\.?|\([a-z]\)")
 
 
@@ -134,11 +135,14 @@ class Spans:
     """``offset in spans``: is it in one of them?"""
 
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
-        self._spans = sorted(spans)
+        ordered = sorted(spans)
+        self._starts = [start for start, _ in ordered]
+        #: Spans may lie in others: the furthest end of each span and those before it.
+        self._ends = [*accumulate((end for _, end in ordered), max)]
 
     def __contains__(self, offset: int) -> bool:
-        place = bisect_right(self._spans, (offset, len(self._spans) + offset + 1)) - 1
-        return place >= 0 and self._spans[place][0] <= offset < self._spans[place][1]
+        place = bisect_right(self._starts, offset)
+        return place > 0 and offset < self._ends[place - 1]
 
 
 def find_citations(text: str, taken: Spans) -> list[Edit]:
