@@ -22,8 +22,9 @@ from tasks.ingest.readers.document import (
     Begin,
     Document,
     ReadOptions,
-    explain,
+    Reject,
     printable,
+    spare,
 )
 
 #: Characters of text in one part of a file's result: parts bound the memory.
@@ -56,7 +57,7 @@ class Work:
 
 def format_reject(reason: str, detail: str, member: str = "") -> str:
     """Return the result of a file, or of a member of it, that could not be read."""
-    return json.dumps([{"member": member, "reason": reason, "detail": printable(detail)}])
+    return json.dumps([_reject(member, reason, detail)])
 
 
 def make_counter(tokenizer: str) -> TokenCounter:
@@ -86,7 +87,8 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
     """
     part: list[dict[str, Any]] = []
     size = 0
-    try:
+    lost: list[Reject] = []
+    with spare(lost, ""):  # what was read is kept
         for item in _read_items(path, work, count):
             if isinstance(item, Begin):
                 # The pool sends a part when the next one comes: all before it is safe.
@@ -101,12 +103,7 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
             if size > _PART:
                 yield part
                 part, size = [], 0
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  any parser error; what was read is kept
-        problem = explain(error)
-        part.append(_reject("", problem.reason, problem.detail))
-    yield part
+    yield part + [_reject(item.member, item.reason, item.detail) for item in lost]
 
 
 def _read_items(

@@ -198,6 +198,23 @@ def test_a_broken_slide_costs_itself(tmp_path: Path, part: str | None) -> None:
         _read(path)
 
 
+def test_a_damaged_slide_costs_itself_however_it_is_packed(tmp_path: Path) -> None:
+    path = slides(tmp_path / "a.pptx", *(slide(shape(f"Slide of {name}")) for name in "abc"))
+    second = "ppt/slides/s2.xml"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            how = zipfile.ZIP_LZMA if name == second else zipfile.ZIP_DEFLATED
+            archive.writestr(name, data, how)
+        start = archive.getinfo(second).header_offset + 30 + len(second)
+    _overwrite(path, start + 12, start + 40)
+    (document,), (reject,) = _read(path)
+    assert "Slide of a" in document.text and "Slide of c" in document.text
+    assert (reject.member, reject.reason) == ("!slide 2", "damaged")
+    assert reject.detail.startswith("LZMAError"), "no error that the reader knows by name"
+
+
 def test_a_slide_that_the_file_does_not_have_costs_itself(tmp_path: Path) -> None:
     path = slides(tmp_path / "a.pptx", *(slide(shape(f"Slide of {name}")) for name in "abc"))
     known = relations(("slide", "slides/s1.xml"), ("other", "x"), ("slide", "slides/s3.xml"))

@@ -30,19 +30,9 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
+    spare,
 )
 
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    NotImplementedError,
-    ValueError,
-)
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -66,19 +56,16 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     if options.max_depth == 0:
         raise Unreadable("nested_too_deep", "an archive inside an archive inside an archive ...")
     inner = replace(options, max_depth=options.max_depth - 1, skip=0)
-    try:
-        with closing(_members(path, options)) as members:
-            budget = options.budget or Budget.whole(options.max_bytes, options.max_members)
-            for number, (place, name, open_member) in enumerate(members, 1):
-                if number > options.max_members:
-                    raise Unreadable("too_large", f"more than {options.max_members} members")
-                budget.begin_member()
-                if number <= options.skip:
-                    continue
-                yield Begin(place, number)
-                yield from _member(place, name, open_member, inner, budget)
-    except _DAMAGED as error:
-        raise explain(error) from error
+    budget = options.budget or Budget.whole(options.max_bytes, options.max_members)
+    with closing(_members(path, options)) as members:
+        for number, (place, name, open_member) in enumerate(members, 1):
+            if number > options.max_members:
+                raise Unreadable("too_large", f"more than {options.max_members} members")
+            budget.begin_member()
+            if number <= options.skip:
+                continue
+            yield Begin(place, number)
+            yield from _member(place, name, open_member, inner, budget)
 
 
 def _members(path: Path, options: ReadOptions) -> Generator[Member, None, None]:
@@ -145,7 +132,7 @@ def _is_tar(path: Path) -> bool:
         with tarfile.open(path, "r|*") as archive:
             archive.next()
             return True
-    except _DAMAGED:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError):
         return False
 
 
@@ -202,7 +189,8 @@ def _member(
     ):
         # Of the name only the suffix is used, for the format: "../../etc/x" writes nowhere else.
         target = Path(folder) / ("member" + "".join(PurePosixPath(name).suffixes[-1:])[:16])
-        try:
+        lost: list[Reject] = []
+        with spare(lost, place):
             with open_member() as source, target.open("wb") as sink:
                 while block := source.read(min(1 << 20, share.size + 1)):
                     size += len(block)
@@ -218,8 +206,4 @@ def _member(
                 # Of a nested archive only the outer member can be passed over later.
                 nested = Alive() if isinstance(item, Begin) else item
                 yield detect.prefix_member(nested, place)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this member alone
-            problem = explain(error)
-            yield Reject(place, problem.reason, problem.detail)
+        yield from lost

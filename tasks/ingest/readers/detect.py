@@ -19,6 +19,7 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    explain,
 )
 
 #: Suffix -> the module beside this one that reads it.
@@ -95,10 +96,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
                 item = Reject(item.member, "empty", "no text in it")
             is_empty = is_empty and isinstance(item, Alive | Begin)
             yield item
-    except RecursionError as error:
-        raise Unreadable(
-            "nested_too_deep", "elements inside elements inside elements ..."
-        ) from error
+    except (MemoryError, Unreadable):
+        raise
+    except Exception as error:  # a parser may raise anything
+        raise explain(error) from error
     if is_empty and not options.skip:
         raise Unreadable("empty", "nothing in it")
 

@@ -20,8 +20,8 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
     printable,
+    spare,
 )
 
 #: The HTML is read in place of the plain text where it has more than this many times the text: some
@@ -42,13 +42,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         _drop_broken_headers(message)
         attachments = _list_attachments(message)
     if not options.skip:
-        try:
+        lost: list[Reject] = []
+        with spare(lost, ""):
             yield _message(message)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  a parser may raise anything, and the attachments may be sound
-            problem = explain(error)
-            yield Reject("", problem.reason, problem.detail)
+        yield from lost
     for number, (name, attachment) in enumerate(attachments, 1):
         if number > options.skip:
             yield Begin(f"!{name}", number)
@@ -143,13 +140,10 @@ def _attachment(part: MIMEPart, name: str, options: ReadOptions) -> Iterator[Rea
         return
     with tempfile.TemporaryDirectory(prefix="attachment-") as folder:
         target = Path(folder) / ("attachment" + printable(PurePosixPath(name).suffix)[:16])
-        try:
+        lost: list[Reject] = []
+        with spare(lost, f"!{name}"):
             target.write_bytes(_bytes_of(part, inner))
             for item in detect.read(target, replace(options, max_depth=options.max_depth - 1)):
                 nested = Alive() if isinstance(item, Begin) else item
                 yield detect.prefix_member(nested, f"!{name}")
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this attachment alone
-            problem = explain(error)
-            yield Reject(f"!{name}", problem.reason, problem.detail)
+        yield from lost
