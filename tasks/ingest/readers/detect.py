@@ -43,12 +43,13 @@ SUFFIXES = {
     ".eml": "eml",
     ".ipynb": "notebook",
 }
+PARQUET, ARROW = b"PAR1", b"ARROW1\0\0"
 #: First bytes that decide before the suffix.
 _SIGNATURES = (
     (b"%PDF-", "pdf"),
     (b"{\\rtf", "rtf"),
-    (b"PAR1", "tables"),
-    (b"ARROW1", "tables"),
+    (PARQUET, "tables"),
+    (ARROW, "tables"),
     (b"\x1f\x8b", "archives"),
     (b"BZh", "archives"),
     (b"\xfd7zXZ\0", "archives"),
