@@ -163,12 +163,9 @@ def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[
         if edits:
             values["shifts"] = shifts.of(passage.start, passage.end)
         if work.lines:
-            values["lines"] = boilerplate.find_lines(document, passage.start, passage.end)
-            values["places"] = (
-                find_places(document, sections, passage.start, passage.end)
-                if values["lines"]
-                else []
-            )
+            place = passage.start, passage.end
+            values["lines"] = boilerplate.find_lines(document, *place)
+            values["places"] = find_places(document, sections, *place) if values["lines"] else []
         entry["passages"].append(values)
         size += len(passage.text)
         if size > _PART:
