@@ -88,11 +88,9 @@ def _count_pages(lines: Sequence[_Line], text: str) -> Iterator[list[int]]:
         for place in places:
             number = lines[place].number or 0
             last = next((n for n in range(number - 1, number - 3, -1) if n in waiting), None)
+            run = [] if last is None else waiting.pop(last)
             if last is None:
-                run = []
                 runs.append(run)
-            else:
-                run = waiting.pop(last)
             run.append(place)
             waiting[number] = run
         yield from (run for run in runs if len(run) >= _LEAST_PAGES and _are_far(lines, run))
