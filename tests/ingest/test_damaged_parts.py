@@ -20,7 +20,7 @@ from openpyxl.comments import Comment
 
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
-from tests.ingest.office_files import book, odt, relations, shape, slide, slides
+from tests.ingest.office_files import book, epub, odt, relations, shape, slide, slides
 from tests.ingest.pdf_files import make_scan, pdf
 
 
@@ -298,18 +298,11 @@ def test_a_broken_part_beside_an_open_document_text_costs_itself(tmp_path: Path,
 
 
 def test_a_broken_chapter_costs_itself(tmp_path: Path) -> None:
-    path = tmp_path / "a.epub"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("META-INF/container.xml", '<c><rootfile full-path="o.opf"/></c>')
-        items = "".join(f'<item id="{n}" href="{n}.html" media-type="text/html"/>' for n in "abc")
-        spine = "".join(f'<itemref idref="{n}"/>' for n in "abxc")
-        archive.writestr("o.opf", f"<p>{items}{spine}</p>")
-        for name in "abc":
-            text = "\0" * 90 if name == "b" else f"<html><body><p>Chapter {name}."
-            archive.writestr(f"{name}.html", text)
-    (document,), rejects = _read(path)
+    pages = {f"{name}.html": f"<html><body><p>Chapter {name}." for name in "abc"}
+    spine = ["a.html", "b.html", "x", "c.html"]
+    (document,), rejects = _read(epub(tmp_path / "a.epub", pages | {"b.html": "\0" * 90}, spine))
     assert document.text == "Chapter a.\n\nChapter c.\n\n"
-    assert [item.member for item in rejects] == ["!b.html", "!x"]
+    assert [item.member for item in rejects] == ["!o/b.html", "!x"]
 
 
 @pytest.mark.parametrize("name", ["filename*", "filename=" + "(" * 400, "name*"])

@@ -171,14 +171,6 @@ def test_the_page_shows_files_that_were_not_read_before_passages(corner: Path) -
     check_page(page)
 
 
-def test_the_page_shows_no_password_of_the_corpus() -> None:
-    shown = report.hide
-    assert shown("sftp://ann:s3cret@host/in/a@b") == "sftp://***@host/in/a@b"
-    assert (
-        shown("s3://bucket/a@b") == "s3://bucket/a@b" and shown("corpus @ home") == "corpus @ home"
-    )
-
-
 @pytest.mark.parametrize(
     ("prepare", "expected"),
     [

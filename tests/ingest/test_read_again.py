@@ -26,6 +26,7 @@ from tests.ingest.corner import (
     run_ingest,
     write_params,
 )
+from tests.ingest.hostile_files import replace_rtf_parser
 
 
 def test_a_new_version_of_a_library_that_reads_reads_again() -> None:
@@ -112,11 +113,8 @@ def test_only_new_files_are_read_again(
 def test_a_file_that_cost_its_process_is_read_again_a_damaged_one_is_not(
     corner: Path, monkeypatch: pytest.MonkeyPatch, fault: str, files: list[int]
 ) -> None:
-    package = corner / "libraries" / "striprtf"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "striprtf.py").write_text(f"import os\ndef rtf_to_text(*a, **k): {fault}")
-    monkeypatch.syspath_prepend(str(corner / "libraries"))
+    code = f"import os\ndef rtf_to_text(*a, **k): {fault}"
+    replace_rtf_parser(corner, monkeypatch, code)
     (corner / "corpus" / "bad.rtf").write_bytes(rb"{\rtf1 x}")
     (corner / "corpus" / "good.txt").write_text(SENTENCES[0])
     read: list[int] = []

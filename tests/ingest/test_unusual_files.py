@@ -14,11 +14,10 @@ import pytest
 
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, Reject
-from tests.ingest.office_files import zipped
+from tests.ingest.office_files import OLE, STORY, zipped
 from tests.ingest.pdf_files import pdf
 from tests.ingest.reading import read, read_one, refusal
 
-STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 _PAGE = f"<html><body><p>{STORY}</p></body></html>"
 _FROM = "From a@example.org Mon Jan  1 00:00:00 2024\n"
 
@@ -161,8 +160,7 @@ def test_a_page_under_another_name_is_a_page(tmp_path: Path, name: str, before: 
 def test_what_is_not_read_is_told_what_to_do(
     tmp_path: Path, name: str, content: str, remedy: str
 ) -> None:
-    data = content.encode() or b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
-    (tmp_path / name).write_bytes(data)
+    (tmp_path / name).write_bytes(content.encode() or OLE)
     problem = refusal(tmp_path / name)
     assert problem.reason == "unsupported_format" and remedy in problem.detail
 
