@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePath
@@ -171,7 +172,7 @@ def _make_key(corpus: Corpus, work: Work) -> KeyOf:
     """Return what makes the key of a file's result: of content, suffix, parameters and code."""
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
     libraries += [ocr.tell_version()] if work.options.ocr else []
-    basis = work_key("tasks.ingest.file_pool", work.to_json(), libraries, sys.version_info[:2])
+    basis = work_key("tasks.ingest.file_pool", asdict(work), libraries, sys.version_info[:2])
 
     def key_of(file: CorpusFile) -> str:
         kind = printable("".join(PurePath(file.place).suffixes[-2:]).lower())

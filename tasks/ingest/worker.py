@@ -50,10 +50,6 @@ class Work:
     #: Whether the lines are recorded to be counted (``tasks.ingest.boilerplate``).
     lines: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, for the key of a result."""
-        return asdict(self)
-
 
 def format_reject(reason: str, detail: str, member: str = "") -> str:
     """Return the result of a file, or of a member of it, that could not be read."""
@@ -124,8 +120,8 @@ def _with_reject(document: Document, entries: Iterator[dict[str, Any]]) -> Itera
     for entry in entries:
         is_empty = entry["first"] and not entry["passages"]
         if is_empty:
-            trimmed = "all its text was taken out" if entry["edits"] else ""
-            yield _reject(document.member, "empty", trimmed or "no text below its headings")
+            why = "all its text was taken out" if entry["edits"] else "no text below its headings"
+            yield _reject(document.member, "empty", why)
         if entry["edits"] or not is_empty:
             yield entry
 

@@ -44,9 +44,10 @@ _MOST_PACKED = 2_000_000
 #: The start of a message's header, and of a line of its text that an mbox file has to quote.
 _HEADER, _QUOTED = re.compile(rb"[!-9;-~]+:"), re.compile(rb">+From ")
 
-#: The member's place in a document's name ("" for a compressed single file), its file name, and a
-#: function that opens it.
-Member = tuple[str, str, Callable[[], IO[bytes]]]
+OpenMember = Callable[[], IO[bytes]]
+#: The member's place in a document's name ("" for a compressed single file), its file name, and
+#: what opens it.
+Member = tuple[str, str, OpenMember]
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -82,14 +83,13 @@ def _members(path: Path, options: ReadOptions) -> Generator[Member, None, None]:
                 if entry.size > most and not entry.issparse():
                     detail = f"a member is said to have {entry.size:,} bytes"
                     raise Unreadable("damaged", detail)
-                if entry.isfile():
-                    yield f"!{entry.name}", entry.name, partial(_extract, archive, entry)
-                elif not entry.isdir():
-                    yield (
-                        f"!{entry.name}",
-                        entry.name,
-                        _refuse("link", "a link or a device in an archive is not followed"),
-                    )
+                open_member: OpenMember = (
+                    partial(_extract, archive, entry)
+                    if entry.isfile()
+                    else _refuse("link", "a link or a device in an archive is not followed")
+                )
+                if not entry.isdir():
+                    yield f"!{entry.name}", entry.name, open_member
     elif head.startswith(b"From "):
         for number, message in enumerate(_messages(path, options.max_bytes), 1):
             yield f"!{number}", f"{number}.eml", partial(io.BytesIO, message)
@@ -141,14 +141,12 @@ def _zip(path: Path) -> Generator[Member, None, None]:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             if entry.filename.endswith("/"):  # is_dir() fails on an empty name
                 continue
-            if entry.flag_bits & 1:
-                yield (
-                    f"!{entry.filename}",
-                    entry.filename,
-                    _refuse("encrypted", "a password protects it"),
-                )
-            else:
-                yield f"!{entry.filename}", entry.filename, partial(archive.open, entry)
+            open_member: OpenMember = (
+                _refuse("encrypted", "a password protects it")
+                if entry.flag_bits & 1
+                else partial(archive.open, entry)
+            )
+            yield f"!{entry.filename}", entry.filename, open_member
 
 
 def _extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
@@ -158,7 +156,7 @@ def _extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     return stream
 
 
-def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
+def _refuse(reason: str, detail: str) -> OpenMember:
     def raise_unreadable() -> IO[bytes]:
         raise Unreadable(reason, detail)
 
@@ -166,11 +164,7 @@ def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
 
 
 def _member(
-    place: str,
-    name: str,
-    open_member: Callable[[], IO[bytes]],
-    options: ReadOptions,
-    budget: Budget,
+    place: str, name: str, open_member: OpenMember, options: ReadOptions, budget: Budget
 ) -> Iterator[ReaderItem]:
     """Yield the documents of one member, unpacked within the limits: with all that is nested in it,
     it takes at most a quarter of a whole budget, so that a bomb leaves some to its neighbours.

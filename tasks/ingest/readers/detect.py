@@ -133,7 +133,7 @@ def reader_name(path: Path) -> str:
     if name:
         return name
     if suffix in SUFFIXES:
-        if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix not in (".tar",):
+        if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix != ".tar":
             raise Unreadable("damaged", f"named {suffix} but does not begin like one")
         return SUFFIXES[suffix]
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
