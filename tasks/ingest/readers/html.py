@@ -59,10 +59,13 @@ def decode_page(data: bytes) -> tuple[str, str]:
     declared = _DECLARED.search(data[:4096])
     if declared:
         # Browsers read Latin-1 as Windows-1252, and so authors write it.
-        encoding = declared[1].decode("ascii").lower()
+        name = declared[1].decode("ascii")
+        encoding = name.lower()
         encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1", "latin1") else encoding
         try:
-            return tidy(data.decode(encoding)), encoding
+            # What is declared in one byte a letter is not UTF-16, though its pairs may fit that.
+            if declared[1].decode(encoding) == name:
+                return tidy(data.decode(encoding)), encoding
         except (LookupError, UnicodeError):  # the codec "undefined" raises the latter
             pass
     return decode(data)
