@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.languages import detect_language
-from tasks.ingest import apparatus, boilerplate, cleaning, trimming
+from tasks.ingest import apparatus, boilerplate, cleaning, personal_data, trimming
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import (
@@ -225,7 +225,7 @@ def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
     total: Counter[str] = Counter()
     for start, end in zip(edges, [*edges[1:], len(document.text)], strict=False):
         moved[start] = length
-        text, counts = cleaning.mask(document.text[start:end])
+        text, counts = personal_data.mask(document.text[start:end])
         parts.append(text)
         length += len(text)
         total.update(counts)
@@ -234,7 +234,7 @@ def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
             heading,
             start=moved[heading.start],
             end=moved[heading.end],
-            title=cleaning.mask(heading.title)[0],
+            title=personal_data.mask(heading.title)[0],
         )
         for heading in document.headings
     )

@@ -255,7 +255,7 @@ def test_copies_of_a_document_are_duplicates_and_no_boilerplate(corner: Path) ->
 
 
 def test_spans_lead_to_the_masked_text(corner: Path) -> None:
-    from tasks.ingest.cleaning import mask
+    from tasks.ingest.personal_data import mask
 
     source = (
         f"# About jane.doe@example.org\n\n{SENTENCES[0]} Write to jane.doe@example.org.\n\n## "
