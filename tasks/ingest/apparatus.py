@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tasks.ingest.readers.document import Document
 
@@ -23,11 +24,12 @@ SUPERSCRIPT, CLAUSE, COMMENT = "superscript", "clause_number", "comment"
 #: Markers with different numbers from which a document has them.
 _LEAST_MARKERS = 3
 _NUMBERS = r"[1-9]\d{0,3}(?:[ ]?[,;\u2013-][ ]?[1-9]\d{0,3}){0,19}"
-#: A marker that stands at its word, as on Wikipedia. Not an index (:data:`_ARRAY`), nor a link's
-#: text.
+#: Pages behind a marker.
 _PAGES = (
     r"(?::[ ]?\d{1,4}(?:[\u2013-]\d{1,4})?(?:,[ ]\d{1,4}(?:[\u2013-]\d{1,4})?)*(?=[ \n\[]|\Z))?"
 )
+#: A marker that stands at its word, as on Wikipedia. Not an index (:data:`_ARRAY`), nor a link's
+#: text.
 _ATTACHED = re.compile(
     rf"(?:(?<=[.,;!?\"\u201d])\[{_NUMBERS}\]{_PAGES}"
     rf"|(?:(?<=[^\W\d_]{{2}})|(?<=[\da-z]\])|(?<=[:'\u2019)%\d]))\[{_NUMBERS}\])"
@@ -102,6 +104,7 @@ _REFERENCE = re.compile(
     r"|\b(?:19|20)\d\d[a-z]?\.",
     re.IGNORECASE,
 )
+_LINE = re.compile(r"[^\n]+")
 #: Longest entry, and the share of entries that must look like references.
 _LONGEST_ENTRY, _LEAST_SHARE = 900, 0.6
 #: A list without a title: so many lines in a row with the next number each, and a source in each.
@@ -115,8 +118,7 @@ _CLAUSE = re.compile(
     r"(?P<gap>[ \t]*\n\s*|[ \t]+)(?!\([a-z]\))(?=[\"\u201c'(]?[^\W\d_])",
     re.MULTILINE,
 )
-
-
+#: A line that is only the number of a clause.
 _ALONE = re.compile(r"\d{1,3}(?:\.\d{1,3})*\.?|\([a-z]\)")
 
 
@@ -134,11 +136,14 @@ class Spans:
     """``offset in spans``: is it in one of them?"""
 
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
-        self._spans = sorted(spans)
+        ordered = sorted(spans)
+        self._starts = [start for start, _ in ordered]
+        #: Spans may lie in others: the furthest end of each span and those before it.
+        self._ends = [*accumulate((end for _, end in ordered), max)]
 
     def __contains__(self, offset: int) -> bool:
-        place = bisect_right(self._spans, (offset, len(self._spans) + offset + 1)) - 1
-        return place >= 0 and self._spans[place][0] <= offset < self._spans[place][1]
+        place = bisect_right(self._starts, offset)
+        return place > 0 and offset < self._ends[place - 1]
 
 
 def find_citations(text: str, taken: Spans) -> list[Edit]:
@@ -229,35 +234,33 @@ def _list_end(document: Document, start: int) -> int:
     place = bisect_left(document.headings, start, key=lambda heading: heading.start)
     limit = document.headings[place].start if place < len(document.headings) else len(text)
     end, good, total, doubtful = start, 0, 0, 0
+    for left, right in _entries(text, start, limit):
+        entry = text[left:right].strip()
+        if not entry:
+            continue
+        total += 1
+        if len(entry) <= _LONGEST_ENTRY and _REFERENCE.search(entry):
+            end, good, doubtful = left + len(text[left:right].rstrip()), good + 1, 0
+        else:
+            doubtful += 1
+        if doubtful > 2:  # prose follows, without a heading
+            break
+    return end if good >= 2 and good >= _LEAST_SHARE * (total - doubtful) else start
+
+
+def _entries(text: str, start: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what may be entries of a list, up to the title of what follows it."""
     right = start
     while right < limit:
         # No further than an entry may go: a book may follow, and many titles without a list.
         left, most = right, min(limit, right + 2 * _LONGEST_ENTRY)
         edge = _ENTRY.search(text, left + 1, most)
         right = edge.start() if edge else most
-        entry = text[left:right].strip()
-        if not entry:
-            continue
-        last = next(
-            (
-                match.start()
-                for match in re.finditer(r"^[^\n]+$", text[left:right], re.MULTILINE)
-                if _NEXT_TITLE.fullmatch(match[0].strip())
-            ),
-            -1,
-        )
-        if last >= 0:
-            right, entry = left + last, text[left : left + last].strip()
-        is_reference = len(entry) <= _LONGEST_ENTRY and bool(_REFERENCE.search(entry))
-        total += bool(entry)
-        if is_reference:
-            end, good, doubtful = left + len(text[left:right].rstrip()), good + 1, 0
-        else:
-            doubtful += bool(entry)
-        # Two entries that are none: prose follows, without a heading.
-        if doubtful > 2 or last >= 0:
-            break
-    return end if good >= 2 and good >= _LEAST_SHARE * (total - doubtful) else start
+        for line in _LINE.finditer(text, left, right):
+            if _NEXT_TITLE.fullmatch(line[0].strip()):
+                yield left, line.start()
+                return
+        yield left, right
 
 
 def find_clauses(document: Document) -> list[Edit]:

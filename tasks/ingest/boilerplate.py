@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import re
 import sqlite3
-import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from tasks.ingest.cleaning import UNSPACED
+from tasks.ingest.cleaning import UNSPACED, normalise
 from tasks.ingest.readers.document import Document
 
 #: Shorter lines (table rules, brackets of code, single words) repeat without being boilerplate.
@@ -30,28 +28,22 @@ _LETTERS = re.compile(rf"[{UNSPACED}]{{2}}|[^\W\d_{UNSPACED}]{{2,}}")
 LEAST_DOCUMENTS = 5
 
 
-def find_lines(document: Document, start: int, end: int) -> list[tuple[int, int, str]]:
+def find_lines(document: Document, start: int, end: int) -> list[tuple[int, int, int]]:
     """Return (start, end, hash) of the lines of ``document.text[start:end]`` that may be
     boilerplate. Headings never are.
     """
     first = bisect_right(document.headings, start, key=lambda heading: heading.end)
-    headings = [
-        (heading.start, heading.end)
-        for heading in takewhile(
-            lambda heading: heading.start < end, islice(document.headings, first, None)
-        )
-    ]
+    last = bisect_left(document.headings, end, key=lambda heading: heading.start)
+    headings = document.headings[first:last]
     hashed = []
     for match in _LINE.finditer(document.text, start, end):
         if len(_LETTERS.findall(match[0])) < _LEAST_WORDS or any(
-            match.start() < last and match.end() > first for first, last in headings
+            match.start() < heading.end and match.end() > heading.start for heading in headings
         ):
             continue
-        line = " ".join(unicodedata.normalize("NFKC", match[0]).casefold().split())
         # 63 bits: SQLite's integers are signed.
-        hashed.append(
-            (match.start(), match.end(), f"{xxhash.xxh3_64_intdigest(line.encode()) >> 1:x}")
-        )
+        line = xxhash.xxh3_64_intdigest(normalise(match[0]).encode()) >> 1
+        hashed.append((*match.span(), line))
     return hashed
 
 
@@ -86,9 +78,7 @@ class Repeated:
             )
             self.documents += not self._copy
         if not self._copy:
-            hashes = {
-                int(line[2], 16) for passage in entry["passages"] for line in passage["lines"]
-            }
+            hashes = {line for passage in entry["passages"] for *_, line in passage["lines"]}
             self._base.executemany(
                 (
                     "INSERT INTO line VALUES (?, 1, ?) ON CONFLICT (hash) DO UPDATE SET "
@@ -114,8 +104,7 @@ class Repeated:
         if not self._frequent:
             return []
         counted = (
-            (start, end, self._frequent.get(int(line, 16), 0))
-            for start, end, line in passage["lines"]
+            (start, end, self._frequent.get(line, 0)) for start, end, line in passage["lines"]
         )
         return [span for span in counted if span[2]]
 

@@ -1,15 +1,13 @@
-"""Rules on passages: duplicates, near duplicates, personal data, evaluation overlap.
+"""Rules on passages: duplicates, near duplicates, evaluation overlap.
 
 The rules only judge; :mod:`tasks.ingest.collect` counts and writes.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import sqlite3
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -32,29 +30,6 @@ _SHINGLE = 5
 _COMPARED = 4096
 #: Shorter texts occur everywhere: they are no evidence of overlap.
 _LEAST_WORDS = 5
-
-_MASKS = (
-    ("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
-    ("IBAN", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")),
-    ("CARD", re.compile(r"(?<![\w.+-])(?:\d[ -]?){12,18}\d(?![\w-])")),
-    (
-        "IP",
-        re.compile(
-            r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
-            r"|(?<![\w:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
-        ),
-    ),
-    ("SSN", re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")),
-    (
-        "PHONE",
-        re.compile(
-            r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)[ .-]?)?"
-            r"\d{2,5}(?:[ .-]\d{2,5}){1,4}(?![\w.])"
-            r"|(?<![\w.])\+\d{9,14}(?![\w.])"
-        ),
-    ),
-)
-_PHONE_DIGITS = range(9, 16)
 
 
 def normalise(text: str) -> str:
@@ -232,59 +207,3 @@ def _rows_a_band(similarity: float) -> int:
         ),
         1,
     )
-
-
-def mask(text: str) -> tuple[str, dict[str, int]]:
-    """Return ``text`` with personal data as ``[EMAIL]``, ``[IBAN]``, ``[CARD]``, ``[IP]``,
-    ``[SSN]`` and ``[PHONE]``, and how many of each there were.
-
-    IBANs and card numbers must have valid check digits, IP addresses must be valid; telephone
-    numbers are recognised by their form alone.
-    """
-    counts: Counter[str] = Counter()
-    for name, pattern in _MASKS:
-
-        def replace(match: re.Match[str], name: str = name) -> str:
-            value = match[0]
-            # Capitals that follow an IBAN look like more of it.
-            while name == "IBAN" and " " in value and not _is_plausible(name, value):
-                value = value.rpartition(" ")[0]
-            if not _is_plausible(name, value):
-                return match[0]
-            counts[name] += 1
-            return f"[{name}]{match[0][len(value) :]}"
-
-        text = pattern.sub(replace, text)
-    return text, dict(counts)
-
-
-def _is_plausible(name: str, value: str) -> bool:
-    digits = [int(character) for character in value if character.isdecimal()]
-    if name == "IP":
-        try:
-            # "::" and the like are valid addresses, and not worth hiding.
-            return bool(ipaddress.ip_address(value)) and (
-                "." in value or sum(character.isalnum() for character in value) > 3
-            )
-        except ValueError:
-            return False
-    if name == "PHONE":
-        # Dates and amounts are shorter, and come without a country code.
-        return len(digits) in _PHONE_DIGITS and not re.fullmatch(
-            r"\d{4}[ .-]\d{2}[ .-]\d{2}.*|\d{2}[ .-]\d{2}[ .-]\d{4}.*", value
-        )
-    if name == "CARD":
-        doubled = [
-            sum(divmod(2 * digit, 10)) if place % 2 else digit
-            for place, digit in enumerate(reversed(digits))
-        ]
-        return sum(doubled) % 10 == 0 and any(digits)
-    if name == "IBAN":
-        # ISO 13616: move the first four characters to the end, letters count from 10; the number
-        # modulo 97 must be 1.
-        bare = value.replace(" ", "")
-        return (
-            15 <= len(bare) <= 34
-            and int("".join(str(int(character, 36)) for character in bare[4:] + bare[:4])) % 97 == 1
-        )
-    return True

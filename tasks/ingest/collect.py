@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -19,27 +19,20 @@ from tasks.ingest.readers.document import Unreadable
 from tasks.ingest.report import Report
 from tasks.ingest.trimming import original
 from tasks.ingest.worker import Work, make_counter, shorten_passage
-from tasks.scoring.datasets import has_items
+from tasks.scoring.datasets import Item
 
 
 class Collector:
     """Writes passages and rejects, in bounded memory."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        work: Work,
-        overlap: EvaluationOverlap,
-        held_out: EvaluationOverlap,
-        leaks: Leaks,
-    ) -> None:
-        """``held_out`` are those passages of ``overlap`` that the corpus must not have."""
-        self._stage, self._work = stage, work
-        self._overlap, self._held_out, self._leaks = overlap, held_out, leaks
+    def __init__(self, stage: Stage, work: Work, items: Sequence[Item], leaks: Leaks) -> None:
+        self._stage, self._work, self._leaks = stage, work, leaks
         self._params = stage.params.ingest
-        items = stage.inputs.get("items")
-        compared = items is not None and has_items(items)
-        self._report = Report(stage.work / "report", compared=compared)
+        words = self._params.evaluation_words
+        self._overlap = EvaluationOverlap((item.context for item in items), words)
+        #: Those of them that the corpus must not have.
+        self._held_out = EvaluationOverlap((item.context for item in items if item.held_out), words)
+        self._report = Report(stage.work / "report", compared=bool(items))
         self._count = make_counter(work.tokenizer)
 
     def run(self, journal: Journal, count_unsettled: Callable[[], int]) -> None:

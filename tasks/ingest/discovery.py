@@ -60,39 +60,32 @@ def _walk(corpus: Path, root: Path, follow_links: bool) -> Iterator[CorpusFile]:
         folders[:] = [name for name in folders if name not in (*hidden, *links)]
         for name in (*files, *hidden, *links):
             path = Path(folder) / name
-            yield CorpusFile(
-                readable_name(os.fsencode(path.relative_to(corpus).as_posix())),
-                str(path),
-                _find_problem(path, root, follow_links),
-            )
+            yield _entry(corpus, path, _find_problem(path, root, follow_links))
     for error in errors:
-        path = closed_folder(corpus, error)
-        yield CorpusFile(
-            readable_name(os.fsencode(path.relative_to(corpus).as_posix())),
-            str(path),
-            Unreadable("unreadable", f"a folder that cannot be opened: {error.strerror}"),
-        )
+        problem = Unreadable("unreadable", f"a folder that cannot be opened: {error.strerror}")
+        yield _entry(corpus, closed_folder(corpus, error), problem)
+
+
+def _entry(corpus: Path, path: Path, problem: Unreadable | None) -> CorpusFile:
+    name = readable_name(os.fsencode(path.relative_to(corpus).as_posix()))
+    return CorpusFile(name, str(path), problem)
 
 
 def _find_problem(path: Path, root: Path, follow_links: bool) -> Unreadable | None:
     if path.name.startswith("."):
         return Unreadable("hidden", "its name begins with a dot")
+    is_link = path.is_symlink()
     try:
-        if path.is_symlink() and (
+        if is_link and (
             problem := _find_link_problem(path.resolve(strict=True), root, follow_links)
         ):
             return problem
-        return (
-            None
-            if stat.S_ISREG(path.stat().st_mode)
-            else Unreadable("not_a_file", "a pipe, a socket or a device")
-        )
+        is_file = stat.S_ISREG(path.stat().st_mode)
     except (OSError, RuntimeError) as error:
-        return (
-            Unreadable("broken_link", "a symbolic link to nothing, or to itself")
-            if path.is_symlink()
-            else Unreadable("unreadable", f"{error}")
-        )
+        if is_link:
+            return Unreadable("broken_link", "a symbolic link to nothing, or to itself")
+        return Unreadable("unreadable", f"{error}")
+    return None if is_file else Unreadable("not_a_file", "a pipe, a socket or a device")
 
 
 def _find_link_problem(target: Path, root: Path, follow_links: bool) -> Unreadable | None:
@@ -101,11 +94,9 @@ def _find_link_problem(target: Path, root: Path, follow_links: bool) -> Unreadab
             "link_outside",
             "a symbolic link out of the corpus: copy the file in, or set ingest.follow_links",
         )
-    return (
-        Unreadable("link_to_folder", "a symbolic link to a folder is not entered")
-        if target.is_dir()
-        else None
-    )
+    if target.is_dir():
+        return Unreadable("link_to_folder", "a symbolic link to a folder is not entered")
+    return None
 
 
 def readable_name(name: bytes) -> str:

@@ -16,6 +16,8 @@ from tasks.ingest.worker import format_reject
 
 #: Files that are fetched ahead of their readers.
 _AHEAD = 8
+#: Makes the key of a file's result.
+KeyOf = Callable[[CorpusFile], str]
 
 
 class Fetcher:
@@ -49,7 +51,7 @@ class Fetcher:
         self._in_use[key] = path, files
         yield key, path
 
-    def is_unchanged(self, key: str, key_of: Callable[[CorpusFile], str]) -> bool:
+    def is_unchanged(self, key: str, key_of: KeyOf) -> bool:
         """Tell whether a file of this machine, which others may write to, still has its key."""
         path, _ = self._in_use[key]
         try:

@@ -49,6 +49,8 @@ _ACROSS_MAIN, _ACROSS_LOWER, _TOO_SHORT = 1.5, 0.1, 4.0
 _MAIN_LEVEL = 2
 #: Atoms that are counted and joined at a time: bounds memory and time on very long documents.
 _WINDOW = 20_000
+#: Sentences whose tokens are counted at a time.
+_COUNTED = 1000
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class Passage:
 
 @dataclass(frozen=True)
 class _Atom:
+    """A sentence or a piece of one; ``before`` is what it follows, ``across`` the cost of the
+    headings between it and the one before.
+    """
+
     start: int
     end: int
     before: str
@@ -75,132 +81,124 @@ def cut(document: Document, count: TokenCounter, budget: int, least: int) -> Ite
     """Yield the passages of ``document`` in order, each of at most ``budget`` tokens, and of fewer
     than ``least`` only where nothing can be joined.
     """
-    sections = heading_paths(document.headings)
+    cutter = _Cutter(document, heading_paths(document.headings), count, budget, least)
     atoms: list[_Atom] = []
-    for atom in _atoms(document, count, budget):
+    for atom in cutter.atoms():
         # A window ends only at a natural end of a passage.
         if len(atoms) >= _WINDOW and atom.before in (HEADING, PARAGRAPH):
-            yield from _join(document, sections, atoms, count, budget, least)
+            yield from cutter.join(atoms)
             atoms = []
         atoms.append(atom)
-    yield from _join(document, sections, atoms, count, budget, least)
+    yield from cutter.join(atoms)
 
 
-def _join(
-    document: Document,
-    sections: Sections,
-    atoms: list[_Atom],
-    count: TokenCounter,
-    budget: int,
-    least: int,
-) -> Iterator[Passage]:
-    sizes = count([document.text[atom.start : atom.end] for atom in atoms])
-    # Joining adds the text between two atoms: at least a space, at most a heading.
-    gaps = (
-        count([document.text[left.end : right.start] for left, right in pairwise(atoms)])
-        if len(atoms) > 1
-        else []
-    )
-    for first, last in _cheapest(atoms, sizes, [0, *gaps], budget, least):
-        yield from _split_if_over(document, sections, atoms[first : last + 1], count, budget)
+@dataclass(frozen=True)
+class _Cutter:
+    document: Document
+    sections: Sections
+    count: TokenCounter
+    budget: int
+    least: int
 
+    def atoms(self) -> Iterator[_Atom]:
+        """Yield the atoms of the document in order."""
+        text, position, across = self.document.text, 0, 0.0
+        fences = find_fences(self.document)
+        pending: list[_Atom] = []
+        for heading in [*self.document.headings, Heading(len(text), len(text), 0, "")]:
+            before = HEADING if across else PARAGRAPH
+            for start, end, kind in find_units(text, position, heading.start, fences):
+                pending.append(_Atom(start, end, before or kind, across))
+                before, across = "", 0.0
+            position = heading.end
+            across = max(across, _ACROSS_MAIN if heading.level <= _MAIN_LEVEL else _ACROSS_LOWER)
+            if len(pending) > _COUNTED or heading.level == 0:
+                yield from self._divide_long(pending)
+                pending = []
 
-def _split_if_over(
-    document: Document,
-    sections: Sections,
-    atoms: list[_Atom],
-    count: TokenCounter,
-    budget: int,
-) -> Iterator[Passage]:
-    """Count the tokens of the joined text; where it is over the budget, cut it once more.
+    def _divide_long(self, atoms: list[_Atom]) -> Iterator[_Atom]:
+        """Yield atoms; in place of one that is longer than a passage its pieces."""
+        texts = [self.document.text[atom.start : atom.end] for atom in atoms]
+        for atom, text, tokens in zip(atoms, texts, self.count(texts), strict=True):
+            if tokens <= self.budget:
+                yield atom
+                continue
+            before, across = atom.before, atom.across
+            for left, right in self._pieces(text):
+                yield _Atom(atom.start + left, atom.start + right, before, across)
+                before, across = PIECE, 0.0
 
-    Joined text can have slightly more tokens than its parts.
-    """
-    start, end = atoms[0].start, atoms[-1].end
-    text = document.text[start:end]
-    (tokens,) = count([text])
-    if tokens <= budget or len(atoms) == 1:
-        yield Passage(text, start, end, tokens, document.page(start), _section(sections, start))
-        return
-    half = min(
-        range(1, len(atoms)),
-        key=lambda place: (_CUT[atoms[place].before], abs(place - len(atoms) / 2)),
-    )
-    yield from _split_if_over(document, sections, atoms[:half], count, budget)
-    yield from _split_if_over(document, sections, atoms[half:], count, budget)
+    def _pieces(self, text: str) -> list[tuple[int, int]]:
+        """Split a sentence that is too long between clauses, else words, else characters."""
+        import semchunk
 
+        chunker = semchunk.chunkerify(
+            lambda part: self.count([part])[0], self.budget, memoize=False
+        )
+        offsets: list[tuple[int, int]] = chunker(text, offsets=True)[1]  # type: ignore[assignment]
+        return [(start, end) for start, end in offsets if text[start:end].strip()]
 
-def _cheapest(
-    atoms: list[_Atom], sizes: list[int], gaps: list[int], budget: int, least: int
-) -> list[tuple[int, int]]:
-    """Return the cheapest joining of atoms as (first, last) of each passage."""
-    across = [0.0, *accumulate(atom.across for atom in atoms)]
-    total = [0, *accumulate(size + gap for size, gap in zip(sizes, gaps, strict=False))]
-    best, origin = [0.0], [0]
-    for last in range(len(atoms)):
-        cheapest, choice = float("inf"), last
-        for first in range(last, -1, -1):
-            tokens = total[last + 1] - total[first] - gaps[first]
-            if tokens > budget and first < last:
-                break
-            price = (
-                best[first]
-                + (1 - min(tokens / budget, 1.0)) ** 2
-                + (_TOO_SHORT if tokens < least else 0.0)
-            )
-            price += (
-                (_CUT[atoms[first].before] if first else 0.0) + across[last + 1] - across[first + 1]
-            )
-            if price < cheapest:
-                cheapest, choice = price, first
-        best.append(cheapest)
-        origin.append(choice)
-    spans, last = [], len(atoms) - 1
-    while last >= 0:
-        first = origin[last + 1]
-        spans.append((first, last))
-        last = first - 1
-    return spans[::-1]
+    def join(self, atoms: list[_Atom]) -> Iterator[Passage]:
+        """Yield the passages of neighbouring atoms."""
+        text = self.document.text
+        sizes = self.count([text[atom.start : atom.end] for atom in atoms])
+        # Joining adds the text between two atoms: at least a space, at most a heading.
+        gaps = self.count([text[left.end : right.start] for left, right in pairwise(atoms)])
+        for first, last in self._cheapest(atoms, sizes, [0, *gaps]):
+            yield from self._split_if_over(atoms[first : last + 1])
 
+    def _cheapest(
+        self, atoms: list[_Atom], sizes: list[int], gaps: list[int]
+    ) -> list[tuple[int, int]]:
+        """Return the cheapest joining of atoms as (first, last) of each passage."""
+        across = [0.0, *accumulate(atom.across for atom in atoms)]
+        total = [0, *accumulate(size + gap for size, gap in zip(sizes, gaps, strict=False))]
+        best, origin = [0.0], [0]
+        for last in range(len(atoms)):
+            cheapest, choice = float("inf"), last
+            for first in range(last, -1, -1):
+                tokens = total[last + 1] - total[first] - gaps[first]
+                if tokens > self.budget and first < last:
+                    break
+                price = (
+                    best[first]
+                    + (1 - min(tokens / self.budget, 1.0)) ** 2
+                    + (_TOO_SHORT if tokens < self.least else 0.0)
+                )
+                price += (
+                    (_CUT[atoms[first].before] if first else 0.0)
+                    + across[last + 1]
+                    - across[first + 1]
+                )
+                if price < cheapest:
+                    cheapest, choice = price, first
+            best.append(cheapest)
+            origin.append(choice)
+        spans, last = [], len(atoms) - 1
+        while last >= 0:
+            first = origin[last + 1]
+            spans.append((first, last))
+            last = first - 1
+        return spans[::-1]
 
-def _atoms(document: Document, count: TokenCounter, budget: int) -> Iterator[_Atom]:
-    text, position, across = document.text, 0, 0.0
-    fences = find_fences(document)
-    pending: list[tuple[int, int, str, float]] = []
-    for heading in [*document.headings, Heading(len(text), len(text), 0, "")]:
-        before = HEADING if across else PARAGRAPH
-        for start, end, kind in find_units(text, position, heading.start, fences):
-            pending.append((start, end, before or kind, across))
-            before, across = "", 0.0
-        position = heading.end
-        across = max(across, _ACROSS_MAIN if heading.level <= _MAIN_LEVEL else _ACROSS_LOWER)
-        if len(pending) > 1000 or heading.level == 0:
-            yield from _make_atoms(text, pending, count, budget)
-            pending = []
+    def _split_if_over(self, atoms: list[_Atom]) -> Iterator[Passage]:
+        """Count the tokens of the joined text; where it is over the budget, cut it once more.
 
-
-def _make_atoms(
-    text: str, spans: list[tuple[int, int, str, float]], count: TokenCounter, budget: int
-) -> Iterator[_Atom]:
-    """Turn spans into atoms; split a span that is longer than a passage."""
-    for (start, end, before, across), tokens in zip(
-        spans, count([text[start:end] for start, end, *_ in spans]) if spans else [], strict=False
-    ):
-        if tokens <= budget:
-            yield _Atom(start, end, before, across)
-            continue
-        for left, right in _pieces(text[start:end], count, budget):
-            yield _Atom(start + left, start + right, before, across)
-            before, across = PIECE, 0.0
-
-
-def _pieces(text: str, count: TokenCounter, budget: int) -> list[tuple[int, int]]:
-    """Split a sentence that is too long between clauses, else words, else characters."""
-    import semchunk
-
-    chunker = semchunk.chunkerify(lambda part: count([part])[0], budget, memoize=False)
-    offsets: list[tuple[int, int]] = chunker(text, offsets=True)[1]  # type: ignore[assignment]
-    return [(start, end) for start, end in offsets if text[start:end].strip()]
+        Joined text can have slightly more tokens than its parts.
+        """
+        start, end = atoms[0].start, atoms[-1].end
+        text = self.document.text[start:end]
+        (tokens,) = self.count([text])
+        if tokens <= self.budget or len(atoms) == 1:
+            page, section = self.document.page(start), _section(self.sections, start)
+            yield Passage(text, start, end, tokens, page, section)
+            return
+        half = min(
+            range(1, len(atoms)),
+            key=lambda place: (_CUT[atoms[place].before], abs(place - len(atoms) / 2)),
+        )
+        yield from self._split_if_over(atoms[:half])
+        yield from self._split_if_over(atoms[half:])
 
 
 def find_places(

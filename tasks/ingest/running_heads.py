@@ -89,7 +89,8 @@ def _count_pages(lines: Sequence[_Line], text: str) -> Iterator[list[int]]:
             number = lines[place].number or 0
             last = next((n for n in range(number - 1, number - 3, -1) if n in waiting), None)
             run = [] if last is None else waiting.pop(last)
-            runs += [] if run else [run]
+            if last is None:
+                runs.append(run)
             run.append(place)
             waiting[number] = run
         yield from (run for run in runs if len(run) >= _LEAST_PAGES and _are_far(lines, run))
@@ -97,12 +98,11 @@ def _count_pages(lines: Sequence[_Line], text: str) -> Iterator[list[int]]:
 
 def _is_apart(lines: Sequence[_Line], text: str, place: int) -> bool:
     """Tell whether a blank line, a page's end or an end of the text is beside a line."""
-    above = text[lines[place - 1].end if place else 0 : lines[place].start]
-    below = text[lines[place].end : lines[place + 1].start] if place + 1 < len(lines) else ""
-    return any("\f" in gap or gap.count("\n") > 1 for gap in (above, below)) or place + 1 in (
-        1,
-        len(lines),
-    )
+    if place in (0, len(lines) - 1):
+        return True
+    above = text[lines[place - 1].end : lines[place].start]
+    below = text[lines[place].end : lines[place + 1].start]
+    return any("\f" in gap or gap.count("\n") > 1 for gap in (above, below))
 
 
 def _are_far(lines: Sequence[_Line], run: Sequence[int]) -> bool:

@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
 from tasks.core.errors import PipelineError, did_you_mean
 from tasks.core.files import fingerprint, sha256_file
 from tasks.core.secrets import first_line, hide, hub_token
+from tasks.core.sections.ingest import Ingest
 from tasks.core.setting_paths import ADDRESS, POINTER, read_pointer
 from tasks.ingest.discovery import CorpusFile, discover, readable_name
 from tasks.ingest.http_client import guard
 from tasks.ingest.readers import detect
+from tasks.ingest.readers.columns import find_column
 from tasks.ingest.readers.document import Unreadable, printable
 
 #: Facts about a remote file that change with its content.
@@ -56,55 +58,53 @@ _ROWS = 1000
 _OPTIONS = ("config", "split", "revision", "rows")
 
 
-class Corpus(Protocol):
+class Corpus:
     """A corpus: its files, and how to read each on this machine."""
 
     def files(self) -> Iterator[CorpusFile]:
         """Yield all files, in any order."""
-        ...
+        raise NotImplementedError
 
     def state(self) -> str:
         """Return a digest of the files' names, sizes and times; empty where others look after that:
         what changes at an address is read by the next run that reads it.
         """
-        ...
+        return ""
 
     def version(self, file: CorpusFile) -> str:
         """Return a string that changes with the file's content: part of its result's key."""
-        ...
+        return sha256_file(Path(file.place))
 
     def fetch(self, place: str) -> Path:
         """Return a local path of the file; may be called from several threads."""
-        ...
+        return Path(place)
 
     def release(self, path: Path) -> None:
         """Delete the local copy of a fetched file, if there is one."""
-        ...
 
 
-def open_corpus(
-    address: str, staging: Path, text_column: str, follow_links: bool, max_bytes: int
-) -> Corpus:
+def open_corpus(address: str, staging: Path, params: Ingest) -> Corpus:
     """Return the corpus at ``address``, or at the address in a file named ``*.address``.
 
-    ``max_bytes`` is the largest file that is held in memory (:func:`detect.check_size`). Of a
-    remote table or archive, which are streamed, 64 times as much is fetched.
+    ``params.max_file_mb`` is the largest file that is held in memory (:func:`detect.check_size`).
+    Of a remote table or archive, which are streamed, 64 times as much is fetched.
 
     Raises :class:`PipelineError` where it cannot be reached, or a package is missing.
     """
     shutil.rmtree(staging, ignore_errors=True)
+    max_bytes = params.max_file_mb << 20
     if address.endswith(POINTER) and Path(address).is_file():
         address = read_pointer(Path(address))
     if address.startswith("hf://"):
-        return HubCorpus(address, staging, text_column)
+        return HubCorpus(address, staging, params.text_column or "text")
     if address.startswith("file://"):
         address = address.removeprefix("file://")
     if ADDRESS.match(address):
         return RemoteCorpus(address, staging, max_bytes)
-    return LocalCorpus(Path(address), follow_links, max_bytes)
+    return LocalCorpus(Path(address), params.follow_links, max_bytes)
 
 
-class LocalCorpus:
+class LocalCorpus(Corpus):
     """A folder or file of this machine, read in place. Others may write to it meanwhile."""
 
     def __init__(self, path: Path, follow_links: bool, max_bytes: int) -> None:
@@ -128,16 +128,10 @@ class LocalCorpus:
     def version(self, file: CorpusFile) -> str:
         # Before it is hashed: a sparse file of a terabyte takes hours.
         detect.check_size(Path(file.place), self._max_bytes)
-        return sha256_file(Path(file.place))
-
-    def fetch(self, place: str) -> Path:
-        return Path(place)
-
-    def release(self, path: Path) -> None:
-        """Nothing to delete: the files are read where they are."""
+        return super().version(file)
 
 
-class RemoteCorpus:
+class RemoteCorpus(Corpus):
     """A folder or file at an address of any of fsspec's file systems."""
 
     def __init__(self, address: str, staging: Path, max_bytes: int) -> None:
@@ -172,9 +166,6 @@ class RemoteCorpus:
             readable_name(name.encode(errors="surrogatepass")), info["name"], problem, version
         )
 
-    def state(self) -> str:
-        return ""
-
     def version(self, file: CorpusFile) -> str:
         if file.version:
             return file.version
@@ -203,7 +194,7 @@ class RemoteCorpus:
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
-class HubCorpus:
+class HubCorpus(Corpus):
     """A dataset of the Hugging Face hub, or a folder in its form:
     ``hf://owner/name?config=c&split=train&revision=main&rows=1000``.
     """
@@ -229,9 +220,6 @@ class HubCorpus:
             for split, rows in self._splits():
                 yield from self._stage_rows(split, self._select_column(rows))
 
-    def state(self) -> str:
-        return ""
-
     def _splits(self) -> Iterator[tuple[str, Any]]:
         """Yield the split of the address; else train, where there is one; else all."""
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -256,8 +244,8 @@ class HubCorpus:
         sound would be decoded for nothing.
         """
         names = list(rows.column_names or [])
-        column = self._column if self._column in names else self._column.partition(".")[0]
-        if names and column not in names:
+        column = find_column(names, self._column)
+        if names and not column:
             raise PipelineError(
                 f"hf://{self._name} has no column {self._column!r}: there are "
                 f"{', '.join(names[:20])}; set ingest.text_column"
@@ -275,12 +263,6 @@ class HubCorpus:
             )
             yield CorpusFile(f"hf://{self._name}/{split}", str(path), rows_before=before)
             before += len(batch)
-
-    def version(self, file: CorpusFile) -> str:
-        return sha256_file(Path(file.place))
-
-    def fetch(self, place: str) -> Path:
-        return Path(place)
 
     def release(self, path: Path) -> None:
         path.unlink(missing_ok=True)

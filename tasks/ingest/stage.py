@@ -19,9 +19,10 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePath
@@ -36,10 +37,9 @@ from tasks.core.sections.ingest import Ingest
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import work_key
 from tasks.ingest import apparatus, running_heads
-from tasks.ingest.cleaning import EvaluationOverlap
 from tasks.ingest.collect import Collector
 from tasks.ingest.discovery import CorpusFile
-from tasks.ingest.fetcher import Fetcher, explain_fetch
+from tasks.ingest.fetcher import Fetcher, KeyOf, explain_fetch
 from tasks.ingest.file_pool import read_files, read_on_ray
 from tasks.ingest.items import read_items
 from tasks.ingest.journal import Journal
@@ -77,30 +77,21 @@ def ingest(stage: Stage) -> None:
     """Write ``passages.parquet``, ``rejects.parquet``, ``summary.json`` and ``report.html``."""
     params, staging = stage.params.ingest, stage.work / "staging"
     items, leaks = read_items(stage)
-    overlap, held_out = (
-        EvaluationOverlap((item.context for item in chosen), params.evaluation_words)
-        for chosen in (items, [item for item in items if item.held_out])
-    )
     work = _make_work(params, _read_tokenizer(*tokenizer_name(stage)))
-    corpus = open_corpus(
-        stage.addresses["corpus"],
-        staging,
-        params.text_column or "text",
-        params.follow_links,
-        work.options.max_bytes,
-    )
+    corpus = open_corpus(stage.addresses["corpus"], staging, params)
+    key_of = _make_key(corpus, work)
     try:
         with closing(Journal(stage.work / "journal.sqlite")) as journal:
             state = corpus.state()
-            _list_files(corpus, journal, work)
-            _read_new(stage, corpus, journal, work)
+            _list_files(corpus, journal, key_of)
+            _read_new(stage, corpus, journal, work, key_of)
 
             def count_unsettled() -> int:
                 # DVC hashes the corpus when the stage has ended: it would take what changed during
                 # the stage for what was read.
                 return journal.count_unsettled() + (state != corpus.state())
 
-            Collector(stage, work, overlap, held_out, leaks).run(journal, count_unsettled)
+            Collector(stage, work, items, leaks).run(journal, count_unsettled)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -157,12 +148,10 @@ def _read_tokenizer(generator: str, revision: str) -> str:
     return tokenizer
 
 
-def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
-    """List every file in the journal with the key of its result: content, suffix, parameters, code.
-
-    A file that cannot be opened is listed with its problem.
+def _list_files(corpus: Corpus, journal: Journal, key_of: KeyOf) -> None:
+    """List every file in the journal with the key of its result; one that cannot be opened is
+    listed with its problem.
     """
-    key_of = _make_key(corpus, work)
 
     def add_key(file: CorpusFile) -> tuple[CorpusFile, str]:
         if file.problem:
@@ -179,11 +168,11 @@ def _list_files(corpus: Corpus, journal: Journal, work: Work) -> None:
             journal.list(threads.map(add_key, batch))
 
 
-def _make_key(corpus: Corpus, work: Work) -> Callable[[CorpusFile], str]:
-    """Return a function that makes the key of a file's result."""
+def _make_key(corpus: Corpus, work: Work) -> KeyOf:
+    """Return what makes the key of a file's result: of content, suffix, parameters and code."""
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
     libraries += [ocr.tell_version()] if work.options.ocr else []
-    basis = work_key("tasks.ingest.file_pool", work.to_json(), libraries, sys.version_info[:2])
+    basis = work_key("tasks.ingest.file_pool", asdict(work), libraries, sys.version_info[:2])
 
     def key_of(file: CorpusFile) -> str:
         kind = printable("".join(PurePath(file.place).suffixes[-2:]).lower())
@@ -192,7 +181,7 @@ def _make_key(corpus: Corpus, work: Work) -> Callable[[CorpusFile], str]:
     return key_of
 
 
-def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> None:
+def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work, key_of: KeyOf) -> None:
     """Read the files without a result in the journal."""
     total, left = journal.plan()
     if not total:
@@ -206,7 +195,7 @@ def _read_new(stage: Stage, corpus: Corpus, journal: Journal, work: Work) -> Non
         log.info("%d of %d files need no reading", total - left, total)
     parts: Counter[str] = Counter()
     finished, passages, shown = 0, 0, time.monotonic()
-    fetcher, key_of = Fetcher(corpus, journal), _make_key(corpus, work)
+    fetcher = Fetcher(corpus, journal)
     for result in _read_files(stage, fetcher.jobs(), work, left):
         if result.done or result.value != "[]":
             journal.add(result.key, parts[result.key], result.value)

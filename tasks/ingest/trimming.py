@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from tasks.ingest.apparatus import (
     AUTHOR,
@@ -39,27 +40,29 @@ def trim(document: Document, kinds: Sequence[str]) -> tuple[Document, list[Edit]
         parts += [document.text[position : edit.start], edit.instead]
         position = edit.end
     text = "".join([*parts, document.text[position:]])
-    move = _Mover(edits)
+    shifts = Shifts(edits)
+    headings = tuple(_move_headings(document, text, edits, shifts))
+    pages = tuple(map(shifts.move, document.pages))
+    return replace(document, text=text, headings=headings, pages=pages, marks=()), edits
+
+
+def _move_headings(
+    document: Document, text: str, edits: Sequence[Edit], shifts: Shifts
+) -> Iterator[Heading]:
+    """Yield the headings at their places in the trimmed ``text``, those that are left."""
     # A number on a line before a heading is the heading's.
     numbers = {
         edit.end: document.text.rfind("\n", 0, edit.start) + 1
         for edit in edits
         if edit.kind == CLAUSE
     }
-    headings = tuple(
-        replace(
-            heading,
-            start=start,
-            end=end,
-            title=" ".join(text[start:end].split())
-            if heading.start in numbers or move.touches(heading)
-            else heading.title,
-        )
-        for heading in document.headings
-        if (start := move(numbers.get(heading.start, heading.start))) < (end := move(heading.end))
-    )
-    pages = tuple(move(page) for page in document.pages)
-    return replace(document, text=text, headings=headings, pages=pages, marks=()), edits
+    for heading in document.headings:
+        start = shifts.move(numbers.get(heading.start, heading.start))
+        end = shifts.move(heading.end)
+        is_changed = heading.start in numbers or shifts.touch(heading)
+        title = " ".join(text[start:end].split()) if is_changed else heading.title
+        if start < end:
+            yield replace(heading, start=start, end=end, title=title)
 
 
 def find_edits(document: Document, kinds: Sequence[str]) -> list[Edit]:
@@ -86,14 +89,18 @@ def find_edits(document: Document, kinds: Sequence[str]) -> list[Edit]:
 
 
 class Shifts:
-    """Where the characters of a trimmed text are in the document."""
+    """Where the characters of a trimmed text are in the document, and the other way round."""
 
     def __init__(self, edits: Sequence[Edit]) -> None:
-        self._places: list[int] = []
-        self._shifts: list[int] = [0]
-        for edit in edits:
-            self._places.append(edit.start - self._shifts[-1] + len(edit.instead))
-            self._shifts.append(self._shifts[-1] + edit.end - edit.start - len(edit.instead))
+        self._edits = edits
+        self._starts = [edit.start for edit in edits]
+        #: Characters that the edits so far take out: before the first edit, then behind each.
+        removed = (edit.end - edit.start - len(edit.instead) for edit in edits)
+        self._shifts = [*accumulate(removed, initial=0)]
+        #: The end of each edit in the trimmed text.
+        self._places = [
+            edit.end - shift for edit, shift in zip(edits, self._shifts[1:], strict=True)
+        ]
 
     def of(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return (offset in the trimmed text, what to add for the offset in the document) for a
@@ -103,6 +110,19 @@ class Shifts:
         inside = zip(self._places[first:last], self._shifts[first + 1 : last + 1], strict=True)
         return [(start, self._shifts[first]), *inside]
 
+    def move(self, offset: int) -> int:
+        """Return the offset in the trimmed text of a character of the document; of one that was
+        taken out where it was.
+        """
+        place = bisect_right(self._starts, offset)
+        if place and offset < self._edits[place - 1].end:
+            return self._starts[place - 1] - self._shifts[place - 1]
+        return offset - self._shifts[place]
+
+    def touch(self, heading: Heading) -> bool:
+        """Tell whether an edit begins in the heading."""
+        return bisect_left(self._starts, heading.start) < bisect_left(self._starts, heading.end)
+
 
 def original(places: Sequence[Sequence[int]], offset: int) -> int:
     """Return the offset in the document of a character of the trimmed text."""
@@ -110,31 +130,6 @@ def original(places: Sequence[Sequence[int]], offset: int) -> int:
         return offset
     place = bisect_right(places, offset, key=lambda entry: entry[0]) - 1
     return offset + places[max(place, 0)][1]
-
-
-class _Mover:
-    """Offsets of the document's text -> offsets of the trimmed text."""
-
-    def __init__(self, edits: list[Edit]) -> None:
-        self._edits = edits
-        self._starts = [edit.start for edit in edits]
-        self._lengths = [0]
-        for edit in edits:
-            self._lengths.append(self._lengths[-1] + edit.end - edit.start - len(edit.instead))
-
-    def __call__(self, offset: int) -> int:
-        place = bisect_right(self._starts, offset)
-        if place and offset < self._edits[place - 1].end:
-            # Inside a piece: where it was.
-            edit = self._edits[place - 1]
-            return edit.start - self._lengths[place - 1]
-        return offset - self._lengths[place]
-
-    def touches(self, heading: Heading) -> bool:
-        """Tell whether an edit is in the heading."""
-        return bisect_right(self._starts, heading.start - 1) < bisect_right(
-            self._starts, heading.end - 1
-        )
 
 
 def _free(edits: Sequence[Edit], taken: list[tuple[int, int]]) -> list[Edit]:

@@ -22,9 +22,7 @@ def list_versions(address: str, params: Ingest, staging: Path) -> Listing:
 
     Raises :class:`PipelineError` where the address cannot be reached.
     """
-    size = params.max_file_mb << 20
-    column = params.text_column or "text"
-    corpus = open_corpus(address, staging, column, params.follow_links, size)
+    corpus = open_corpus(address, staging, params)
     try:
         return {
             f"{file.name}#{file.rows_before}" if file.rows_before else file.name: (

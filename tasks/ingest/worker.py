@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.languages import detect_language
-from tasks.ingest import apparatus, boilerplate, cleaning, trimming
+from tasks.ingest import apparatus, boilerplate, cleaning, personal_data, trimming
 from tasks.ingest.passages import Passage, TokenCounter, cut, find_places, heading_paths
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import (
@@ -22,8 +22,9 @@ from tasks.ingest.readers.document import (
     Begin,
     Document,
     ReadOptions,
-    explain,
+    Reject,
     printable,
+    spare,
 )
 
 #: Characters of text in one part of a file's result: parts bound the memory.
@@ -49,14 +50,10 @@ class Work:
     #: Whether the lines are recorded to be counted (``tasks.ingest.boilerplate``).
     lines: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, for the key of a result."""
-        return asdict(self)
-
 
 def format_reject(reason: str, detail: str, member: str = "") -> str:
     """Return the result of a file, or of a member of it, that could not be read."""
-    return json.dumps([{"member": member, "reason": reason, "detail": printable(detail)}])
+    return json.dumps([_reject(member, reason, detail)])
 
 
 def make_counter(tokenizer: str) -> TokenCounter:
@@ -86,7 +83,8 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
     """
     part: list[dict[str, Any]] = []
     size = 0
-    try:
+    lost: list[Reject] = []
+    with spare(lost, ""):  # what was read is kept
         for item in _read_items(path, work, count):
             if isinstance(item, Begin):
                 # The pool sends a part when the next one comes: all before it is safe.
@@ -101,12 +99,7 @@ def process(path: Path, work: Work, count: TokenCounter) -> Iterator[list[dict[s
             if size > _PART:
                 yield part
                 part, size = [], 0
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  any parser error; what was read is kept
-        problem = explain(error)
-        part.append(_reject("", problem.reason, problem.detail))
-    yield part
+    yield part + [_reject(item.member, item.reason, item.detail) for item in lost]
 
 
 def _read_items(
@@ -127,8 +120,8 @@ def _with_reject(document: Document, entries: Iterator[dict[str, Any]]) -> Itera
     for entry in entries:
         is_empty = entry["first"] and not entry["passages"]
         if is_empty:
-            trimmed = "all its text was taken out" if entry["edits"] else ""
-            yield _reject(document.member, "empty", trimmed or "no text below its headings")
+            why = "all its text was taken out" if entry["edits"] else "no text below its headings"
+            yield _reject(document.member, "empty", why)
         if entry["edits"] or not is_empty:
             yield entry
 
@@ -166,12 +159,9 @@ def _documents(document: Document, work: Work, count: TokenCounter) -> Iterator[
         if edits:
             values["shifts"] = shifts.of(passage.start, passage.end)
         if work.lines:
-            values["lines"] = boilerplate.find_lines(document, passage.start, passage.end)
-            values["places"] = (
-                find_places(document, sections, passage.start, passage.end)
-                if values["lines"]
-                else []
-            )
+            place = passage.start, passage.end
+            values["lines"] = boilerplate.find_lines(document, *place)
+            values["places"] = find_places(document, sections, *place) if values["lines"] else []
         entry["passages"].append(values)
         size += len(passage.text)
         if size > _PART:
@@ -235,7 +225,7 @@ def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
     total: Counter[str] = Counter()
     for start, end in zip(edges, [*edges[1:], len(document.text)], strict=False):
         moved[start] = length
-        text, counts = cleaning.mask(document.text[start:end])
+        text, counts = personal_data.mask(document.text[start:end])
         parts.append(text)
         length += len(text)
         total.update(counts)
@@ -244,7 +234,7 @@ def _mask_document(document: Document) -> tuple[Document, dict[str, int]]:
             heading,
             start=moved[heading.start],
             end=moved[heading.end],
-            title=cleaning.mask(heading.title)[0],
+            title=personal_data.mask(heading.title)[0],
         )
         for heading in document.headings
     )

@@ -18,7 +18,7 @@ import pytest
 
 from flows.runs import request
 from tasks.core.errors import PipelineError
-from tasks.core.params import parse_params
+from tasks.core.params import Params, parse_params
 from tasks.core.pool import Limits, Pool
 from tasks.core.privacy import SILENT
 from tasks.core.secrets import SECRET, hide
@@ -146,17 +146,14 @@ def test_a_run_is_not_named_after_a_secret(secret: str) -> None:
 
 @pytest.mark.parametrize("pointer", [False, True])
 def test_the_password_of_a_corpus_is_in_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pointer: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params, pointer: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     address = "ftp://me:hunter2hunter2@127.0.0.1:9/x"
     (tmp_path / "a.address").write_text(address)
     with pytest.raises(PipelineError) as refused:
-        list(
-            open_corpus(
-                "a.address" if pointer else address, tmp_path / "s", "text", False, 1 << 20
-            ).files()
-        )
+        place = "a.address" if pointer else address
+        list(open_corpus(place, tmp_path / "s", params.ingest).files())
     assert "hunter2" not in str(refused.value) and "ftp://***@127.0.0.1" in str(refused.value)
 
 

@@ -1,11 +1,11 @@
-"""Reads a hostile file for tests, and packs some."""
+"""Reads a hostile file for tests; puts another parser in place of a library."""
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import ReadOptions, Reject, Unreadable
@@ -25,10 +25,10 @@ def reasons(path: Path, **options: Any) -> list[tuple[str, str]]:
     return found
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
-    """Return a ZIP archive."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
+def replace_rtf_parser(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Put a module on the workers' path, too, in place of the library that reads RTF."""
+    package = folder / "libraries" / "striprtf"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "striprtf.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder / "libraries"))

@@ -1,9 +1,9 @@
-"""Makes Office files for tests, and reads them."""
+"""Makes Office files, books and archives for tests, and reads them."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ _LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10)
 BOMB = f'<!DOCTYPE x [<!ENTITY l0 "ha">{_LAUGHS}]>'
 
 
-def zipped(path: Path, members: dict[str, str]) -> Path:
+def zipped(path: Path, members: Mapping[str, str | bytes]) -> Path:
+    """Write a ZIP archive."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
             archive.writestr(name, text)
@@ -145,4 +146,24 @@ def odt(path: Path, body: str, styles: str = "", head: str = "", **more: str) ->
     return zipped(
         path,
         {"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content, **more},
+    )
+
+
+# --- books
+
+
+def epub(path: Path, pages: Mapping[str, str], spine: Sequence[str] = ()) -> Path:
+    """Write a book of chapters (name -> page), in the order of ``spine`` if there is one."""
+    items = "".join(
+        f'<item id="{name}" href="{name}" media-type="application/xhtml+xml"/>' for name in pages
+    )
+    order = "".join(f'<itemref idref="{name}"/>' for name in spine or pages)
+    return zipped(
+        path,
+        {
+            "mimetype": "application/epub+zip",
+            "META-INF/container.xml": '<c><rootfile full-path="o/b.opf"/></c>',
+            "o/b.opf": f"<package>{items}{order}</package>",
+            **{f"o/{name}": page for name, page in pages.items()},
+        },
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingest import boilerplate, cleaning
+from tasks.ingest import boilerplate, cleaning, personal_data
 from tasks.ingest.readers.document import Document
 
 
@@ -90,7 +90,7 @@ def test_masks_leave_dates_and_amounts_alone() -> None:
         "Mail bob@example.org, call +49 (30) 1234 5678, card 4111 1111 1111 1111, host "
         "10.0.0.1; on 2019-11-29 at 16:44 it was 1,260 of 41 870."
     )
-    changed, counts = cleaning.mask(text)
+    changed, counts = personal_data.mask(text)
     assert re.findall(r"\[\w+\]", changed) == ["[EMAIL]", "[PHONE]", "[CARD]", "[IP]"]
     assert counts == {"EMAIL": 1, "PHONE": 1, "CARD": 1, "IP": 1}
     assert "2019-11-29 at 16:44 it was 1,260 of 41 870" in changed
@@ -115,4 +115,4 @@ def test_masks_leave_dates_and_amounts_alone() -> None:
     ],
 )
 def test_check_digits_and_forms_tell_personal_data(text: str, expected: str | None) -> None:
-    assert cleaning.mask(text)[0] == (text if expected is None else expected)
+    assert personal_data.mask(text)[0] == (text if expected is None else expected)

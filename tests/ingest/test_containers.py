@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 import tempfile
-import zipfile
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from tasks.ingest.discovery import CorpusFile
 from tasks.ingest.journal import Journal
 from tasks.ingest.readers import archives, detect
 from tasks.ingest.readers.document import Budget, Document, ReadOptions, Reject, Unreadable, explain
+from tests.ingest.hostile_files import replace_rtf_parser
+from tests.ingest.office_files import STORY, zipped
 
-STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 LIMITS = Limits(60.0, 512)
 #: Put in place of the library that reads RTF: what it does depends on the text.
-_PARSER = """
-import os, time
+_PARSER = """import os, time
 def rtf_to_text(text, *a, **k):
     if "crash" in text: os.abort()
     if "hang" in text: time.sleep(60)
@@ -38,11 +37,7 @@ def rtf_to_text(text, *a, **k):
 
 @pytest.fixture
 def rtf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "libraries" / "striprtf"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "striprtf.py").write_text(_PARSER)
-    monkeypatch.syspath_prepend(str(tmp_path / "libraries"))
+    replace_rtf_parser(tmp_path, monkeypatch, _PARSER)
     monkeypatch.setattr(clock, "_RESTARTS", 1)
 
 
@@ -64,13 +59,6 @@ def rejects(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def documents(entries: list[dict[str, Any]]) -> list[str]:
     return [entry["member"] for entry in entries if entry.get("passages")]
-
-
-def zipped(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
 
 
 @pytest.mark.usefixtures("rtf")

@@ -20,7 +20,7 @@ from openpyxl.comments import Comment
 
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
-from tests.ingest.office_files import book, odt, relations, shape, slide, slides
+from tests.ingest.office_files import book, epub, odt, relations, shape, slide, slides
 from tests.ingest.pdf_files import make_scan, pdf
 
 
@@ -198,6 +198,23 @@ def test_a_broken_slide_costs_itself(tmp_path: Path, part: str | None) -> None:
         _read(path)
 
 
+def test_a_damaged_slide_costs_itself_however_it_is_packed(tmp_path: Path) -> None:
+    path = slides(tmp_path / "a.pptx", *(slide(shape(f"Slide of {name}")) for name in "abc"))
+    second = "ppt/slides/s2.xml"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            how = zipfile.ZIP_LZMA if name == second else zipfile.ZIP_DEFLATED
+            archive.writestr(name, data, how)
+        start = archive.getinfo(second).header_offset + 30 + len(second)
+    _overwrite(path, start + 12, start + 40)
+    (document,), (reject,) = _read(path)
+    assert "Slide of a" in document.text and "Slide of c" in document.text
+    assert (reject.member, reject.reason) == ("!slide 2", "damaged")
+    assert reject.detail.startswith("LZMAError"), "no error that the reader knows by name"
+
+
 def test_a_slide_that_the_file_does_not_have_costs_itself(tmp_path: Path) -> None:
     path = slides(tmp_path / "a.pptx", *(slide(shape(f"Slide of {name}")) for name in "abc"))
     known = relations(("slide", "slides/s1.xml"), ("other", "x"), ("slide", "slides/s3.xml"))
@@ -281,18 +298,11 @@ def test_a_broken_part_beside_an_open_document_text_costs_itself(tmp_path: Path,
 
 
 def test_a_broken_chapter_costs_itself(tmp_path: Path) -> None:
-    path = tmp_path / "a.epub"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("META-INF/container.xml", '<c><rootfile full-path="o.opf"/></c>')
-        items = "".join(f'<item id="{n}" href="{n}.html" media-type="text/html"/>' for n in "abc")
-        spine = "".join(f'<itemref idref="{n}"/>' for n in "abxc")
-        archive.writestr("o.opf", f"<p>{items}{spine}</p>")
-        for name in "abc":
-            text = "\0" * 90 if name == "b" else f"<html><body><p>Chapter {name}."
-            archive.writestr(f"{name}.html", text)
-    (document,), rejects = _read(path)
+    pages = {f"{name}.html": f"<html><body><p>Chapter {name}." for name in "abc"}
+    spine = ["a.html", "b.html", "x", "c.html"]
+    (document,), rejects = _read(epub(tmp_path / "a.epub", pages | {"b.html": "\0" * 90}, spine))
     assert document.text == "Chapter a.\n\nChapter c.\n\n"
-    assert [item.member for item in rejects] == ["!b.html", "!x"]
+    assert [item.member for item in rejects] == ["!o/b.html", "!x"]
 
 
 @pytest.mark.parametrize("name", ["filename*", "filename=" + "(" * 400, "name*"])

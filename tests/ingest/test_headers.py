@@ -153,6 +153,30 @@ def test_a_dotted_name_goes_into_objects_and_through_lists(tmp_path: Path) -> No
     assert read_one(_jsonl(tmp_path / "b.jsonl", [row]), text_column="a.b").text == row["a.b"]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "b.tsv", "c.jsonl", "d"])
+def test_a_table_under_another_name_is_what_its_first_bytes_say(tmp_path: Path, name: str) -> None:
+    table = pa.table({"body": [STORY]})
+    pq.write_table(table, tmp_path / "parquet")
+    with (
+        pa.OSFile(str(tmp_path / "arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as to,
+    ):
+        to.write_table(table)
+    for form in ("parquet", "arrow"):
+        (tmp_path / form).rename(tmp_path / name)
+        assert "no column 'text', there are: body" in refusal(tmp_path / name).detail
+        document = read_one(tmp_path / name, text_column="body")
+        assert (document.text, document.format) == (STORY, form)
+    (tmp_path / "e.txt").write_text(f"ARROW1 {STORY}")
+    assert read_one(tmp_path / "e.txt").format == "text"
+
+
+def test_a_row_has_the_number_of_its_line_whatever_the_file_is_called(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text('\n{"text": "One."}\n\n{"text": "Two."}\n')
+        assert [item.member for item in read(tmp_path / name)] == ["#2", "#4"], name
+
+
 def test_bytes_are_decoded(tmp_path: Path) -> None:
     table = pa.table({"text": [b"Gr\xc3\xbc\xc3\x9fe.", bytes(range(256)) * 9]})
     pq.write_table(table, tmp_path / "a.parquet")

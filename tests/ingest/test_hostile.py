@@ -21,7 +21,8 @@ from tasks.ingest.discovery import discover
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions, Unreadable
 from tasks.ingest.reasons import REASONS
-from tests.ingest.hostile_files import reasons, zipped
+from tests.ingest.hostile_files import reasons
+from tests.ingest.office_files import zipped
 from tests.ingest.reading import STORY
 
 # --- depth
@@ -88,27 +89,15 @@ def test_xml_entities_are_not_expanded(tmp_path: Path) -> None:
         f'"file:///etc/passwd">{entities}]><package><title>&l9;&x;</title></package>'
     )
     container = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
-    (tmp_path / "a.epub").write_bytes(
-        zipped({"META-INF/container.xml": container.encode(), "b.opf": package.encode()})
-    )
+    zipped(tmp_path / "a.epub", {"META-INF/container.xml": container, "b.opf": package})
     assert reasons(tmp_path / "a.epub")[0][1] in ("empty", "damaged")
 
 
 # --- size
 
 
-def test_many_small_bombs_are_one_bomb(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(
-        zipped({f"{number}.txt": b" " * 900_000 for number in range(8)})
-    )
-    found = reasons(tmp_path / "a.zip", max_bytes=1 << 20)
-    assert "too_large" in {reason for _, reason in found}
-
-
 def test_a_zip_that_holds_too_many_members(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(
-        zipped({f"{number}.txt": STORY.encode() for number in range(12)})
-    )
+    zipped(tmp_path / "a.zip", {f"{number}.txt": STORY for number in range(12)})
     assert reasons(tmp_path / "a.zip", max_members=10) == [("", "too_large")]
 
 
@@ -178,7 +167,7 @@ def test_a_file_that_eats_memory_is_cut_off(tmp_path: Path) -> None:
         )
     )
     results = {outcome.key: json.loads(outcome.value)[0] for outcome in outcomes if outcome.done}
-    assert results["big"]["reason"] == "memory"
+    assert results["big"]["reason"] == outcomes[0].failure == "memory"
     assert results["good"]["passages"][0]["text"] == STORY
 
 

@@ -171,14 +171,6 @@ def test_the_page_shows_files_that_were_not_read_before_passages(corner: Path) -
     check_page(page)
 
 
-def test_the_page_shows_no_password_of_the_corpus() -> None:
-    shown = report.hide
-    assert shown("sftp://ann:s3cret@host/in/a@b") == "sftp://***@host/in/a@b"
-    assert (
-        shown("s3://bucket/a@b") == "s3://bucket/a@b" and shown("corpus @ home") == "corpus @ home"
-    )
-
-
 @pytest.mark.parametrize(
     ("prepare", "expected"),
     [
@@ -263,7 +255,7 @@ def test_copies_of_a_document_are_duplicates_and_no_boilerplate(corner: Path) ->
 
 
 def test_spans_lead_to_the_masked_text(corner: Path) -> None:
-    from tasks.ingest.cleaning import mask
+    from tasks.ingest.personal_data import mask
 
     source = (
         f"# About jane.doe@example.org\n\n{SENTENCES[0]} Write to jane.doe@example.org.\n\n## "

@@ -5,20 +5,16 @@ from __future__ import annotations
 import base64
 import re
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tasks.ingest import apparatus, sentences
-from tasks.ingest.readers import detect, markdown, paragraphs
-from tasks.ingest.readers.document import Document, ReadOptions, Reject, Unreadable
-
-
-def _read(path: Path, most: int = 8 << 20) -> list[Document | Reject]:
-    options = ReadOptions(max_bytes=most)
-    return [item for item in detect.read(path, options) if isinstance(item, Document | Reject)]
+from tasks.ingest.readers import markdown, paragraphs
+from tasks.ingest.readers.document import Document, Reject
+from tests.ingest.office_files import epub
+from tests.ingest.reading import read, read_one, refusal
 
 
 def test_a_byte_that_no_encoding_knows_costs_its_row(tmp_path: Path) -> None:
@@ -29,7 +25,7 @@ def test_a_byte_that_no_encoding_knows_costs_its_row(tmp_path: Path) -> None:
     ]
     rows[10_500] += b"\xff"
     (tmp_path / "a.csv").write_bytes(b"id,text\n" + b"\n".join(rows) + b"\n")
-    found = _read(tmp_path / "a.csv")
+    found = read(tmp_path / "a.csv")
     assert sum(isinstance(item, Document) for item in found) == 11_999
     (bad,) = (item for item in found if isinstance(item, Reject))
     assert (bad.member, bad.reason) == ("#10501", "damaged")
@@ -46,7 +42,7 @@ def test_a_body_that_cannot_be_read_costs_no_attachment(tmp_path: Path) -> None:
         '--b\nContent-Type: multipart/mixed; boundary="c"\nContent-Disposition: attachment\n\n'
         "--c\nContent-Type: text/plain\n\nthe inner text\n--c--\n--b--\n"
     )
-    bad, *good = _read(tmp_path / "a.eml")
+    bad, *good = read(tmp_path / "a.eml")
     assert isinstance(bad, Reject) and bad.reason == "unknown_encoding"
     texts = [item.text.strip() for item in good if isinstance(item, Document)]
     assert texts == ["the good attachment", "the inner text"]
@@ -54,19 +50,11 @@ def test_a_body_that_cannot_be_read_costs_no_attachment(tmp_path: Path) -> None:
 
 def test_a_chapter_that_is_named_often_is_read_once(tmp_path: Path) -> None:
     def write(name: str, chapter: str) -> Path:
-        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("mimetype", "application/epub+zip")
-            archive.writestr("META-INF/container.xml", '<c><rootfile full-path="o.opf"/></c>')
-            page = '<item id="a" href="a.html" media-type="text/html"/>'
-            spine = '<itemref idref="a"/>' * 60
-            archive.writestr("o.opf", f"<p>{page}{spine}</p>")
-            archive.writestr("a.html", f"<html><body><p>{chapter}</p></body></html>")
-        return tmp_path / name
+        page = f"<html><body><p>{chapter}</p></body></html>"
+        return epub(tmp_path / name, {"a.html": page}, spine=["a.html"] * 60)
 
-    (book,) = _read(write("a.epub", "One chapter."))
-    assert isinstance(book, Document) and book.text.strip() == "One chapter."
-    with pytest.raises(Unreadable, match="too_large"):
-        _read(write("b.epub", "word " * 60_000), most=100_000)
+    assert read_one(write("a.epub", "One chapter.")).text.strip() == "One chapter."
+    assert refusal(write("b.epub", "word " * 60_000), max_bytes=100_000).reason == "too_large"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from tests.ingest.corner import (
     run_ingest,
     write_params,
 )
+from tests.ingest.hostile_files import replace_rtf_parser
 
 
 def test_a_new_version_of_a_library_that_reads_reads_again() -> None:
@@ -83,51 +84,42 @@ def test_the_same_bytes_with_one_worker_or_four_or_on_a_cluster(corner: Path) ->
     assert found[0] == found[1] == found[2]
 
 
-def test_only_new_files_are_read_again(
-    corner: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(5):
-        (corner / "corpus" / f"{number}.txt").write_text(SENTENCES[number])
-    assert run_ingest() == 0
-    read: list[int] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files each run reads."""
+    counts: list[int] = []
     original = ingest.read_files
 
-    def counting(jobs: Any, *rest: Any) -> Any:
+    def count(jobs: Any, *rest: Any) -> Any:
         taken = list(jobs)
-        read.append(len(taken))
+        counts.append(len(taken))
         return original(taken, *rest)
 
-    monkeypatch.setattr(ingest, "read_files", counting)
-    assert run_ingest() == 0
+    monkeypatch.setattr(ingest, "read_files", count)
+    return counts
+
+
+def test_only_new_files_are_read_again(corner: Path, read: list[int]) -> None:
+    for number in range(5):
+        (corner / "corpus" / f"{number}.txt").write_text(SENTENCES[number])
+    assert run_ingest() == 0 == run_ingest()
     (corner / "corpus" / "5.txt").write_text(SENTENCES[5])
     (corner / "corpus" / "0.txt").write_text(SENTENCES[50])
     assert run_ingest() == 0
     write_params(corner, min_tokens=6)
     assert run_ingest() == 0
-    assert read == [0, 2, 6]
+    assert read == [5, 0, 2, 6]
     assert len(read_rows("passages")) == 6
 
 
 @pytest.mark.parametrize(("fault", "files"), [("os.abort()", [2, 1]), ("raise ValueError", [2, 0])])
 def test_a_file_that_cost_its_process_is_read_again_a_damaged_one_is_not(
-    corner: Path, monkeypatch: pytest.MonkeyPatch, fault: str, files: list[int]
+    corner: Path, monkeypatch: pytest.MonkeyPatch, read: list[int], fault: str, files: list[int]
 ) -> None:
-    package = corner / "libraries" / "striprtf"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "striprtf.py").write_text(f"import os\ndef rtf_to_text(*a, **k): {fault}")
-    monkeypatch.syspath_prepend(str(corner / "libraries"))
+    code = f"import os\ndef rtf_to_text(*a, **k): {fault}"
+    replace_rtf_parser(corner, monkeypatch, code)
     (corner / "corpus" / "bad.rtf").write_bytes(rb"{\rtf1 x}")
     (corner / "corpus" / "good.txt").write_text(SENTENCES[0])
-    read: list[int] = []
-    original = ingest.read_files
-
-    def count(jobs: Any, *rest: Any) -> Any:
-        taken = list(jobs)
-        read.append(len(taken))
-        return original(taken, *rest)
-
-    monkeypatch.setattr(ingest, "read_files", count)
     assert run_ingest() == 0 == run_ingest()
     assert read == files
 

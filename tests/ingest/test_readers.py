@@ -7,7 +7,6 @@ from __future__ import annotations
 import gzip
 import json
 import time
-import zipfile
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ import pytest
 from tasks.ingest.readers.decoding import decode
 from tasks.ingest.readers.document import Document, Reject, Unreadable
 from tasks.ingest.readers.markdown import find_headings
+from tests.ingest.office_files import epub
 from tests.ingest.pdf_files import pdf
-from tests.ingest.reading import STORY, read
+from tests.ingest.reading import STORY, read, read_one
 
 
 def _text(path: Path, **options: Any) -> str:
-    (document,) = read(path, **options)
-    assert isinstance(document, Document)
-    return document.text
+    return read_one(path, **options).text
 
 
 # --- encodings
@@ -214,8 +212,7 @@ def test_html_keeps_the_main_part(tmp_path: Path) -> None:
         f"report</h1>{body}<h2>Figures</h2><table><tr><th>Pump</th><th>Hours</th></tr><tr><td>P-3</td><td>410</td></tr></table></main>"
         "<footer>All rights reserved</footer></body></html>"
     )
-    (document,) = read(path)
-    assert isinstance(document, Document)
+    document = read_one(path)
     assert [heading.title for heading in document.headings] == ["Works report", "Figures"]
     assert "Pump | Hours\nP-3 | 410" in document.text
     assert STORY in document.text
@@ -241,8 +238,7 @@ def test_docx_has_headings_tables_and_no_deleted_text(tmp_path: Path) -> None:
     ):
         cell.text = text
     file.save(str(tmp_path / "a.docx"))
-    (document,) = read(tmp_path / "a.docx")
-    assert isinstance(document, Document)
+    document = read_one(tmp_path / "a.docx")
     assert document.text == "Works report\n\nKept inserted\n\nPump | Hours\nP-3 | 410\n\n"
     assert document.headings[0].title == "Works report"
 
@@ -261,8 +257,7 @@ def test_docx_reads_moved_text_once_and_counts_its_notes(tmp_path: Path) -> None
     ):
         file.add_paragraph()._p.append(parse_xml(part))
     file.save(str(tmp_path / "a.docx"))
-    (document,) = read(tmp_path / "a.docx")
-    assert isinstance(document, Document)
+    document = read_one(tmp_path / "a.docx")
     assert document.text == "The pump stopped.\n\nThe seal broke.\n\n"
     assert dict(document.left_out) == {"note": 2}
 
@@ -310,8 +305,7 @@ def test_pdf_joins_lines_and_drops_furniture(tmp_path: Path) -> None:
         lines += [(610, "A second paragraph begins after a gap"), (596, "and ends here.")]
         pages.append(lines)
     (tmp_path / "a.pdf").write_bytes(_pdf(pages))
-    (document,) = read(tmp_path / "a.pdf")
-    assert isinstance(document, Document)
+    document = read_one(tmp_path / "a.pdf")
     first = (
         "The station was stopped because of an unexpected rise in the temperature of the "
         "bearing of pump {}.\n\nA second paragraph begins after a gap and ends here.\n\n"
@@ -340,33 +334,12 @@ def test_rtf_epub_and_mail(tmp_path: Path) -> None:
         rb"{\rtf1\ansi\ansicpg1252 {\b Works report}\par The pump\'92s bearing ran hot.\par}"
     )
     assert _text(tmp_path / "a.rtf") == "Works report\n\nThe pump’s bearing ran hot.\n\n"
-    with zipfile.ZipFile(tmp_path / "b.epub", "w") as book:
-        book.writestr("mimetype", "application/epub+zip")
-        book.writestr(
-            "META-INF/container.xml",
-            '<container><rootfiles><rootfile full-path="o/book.opf"/></rootfiles></container>',
-        )
-        items = "".join(
-            f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>'
-            for name in ("one", "two")
-        )
-        book.writestr(
-            "o/book.opf",
-            (
-                f'<package><manifest>{items}</manifest><spine><itemref idref="two"/><itemref '
-                'idref="one"/></spine></package>'
-            ),
-        )
-        book.writestr(
-            "o/one.xhtml", "<html><body><h1>Later</h1><p>Second in the spine.</p></body></html>"
-        )
-        book.writestr(
-            "o/two.xhtml",
-            (
-                "<?xml version='1.0' encoding='utf-8'?><html><body><h1>First</h1><p>It "
-                "begins.</p></body></html>"
-            ),
-        )
+    pages = {
+        "one.xhtml": "<html><body><h1>Later</h1><p>Second in the spine.</p></body></html>",
+        "two.xhtml": "<?xml version='1.0' encoding='utf-8'?><html><body><h1>First</h1>"
+        "<p>It begins.</p></body></html>",
+    }
+    epub(tmp_path / "b.epub", pages, spine=["two.xhtml", "one.xhtml"])
     assert _text(tmp_path / "b.epub") == "First\n\nIt begins.\n\nLater\n\nSecond in the spine.\n\n"
     message = EmailMessage()
     message["Subject"], message["From"] = "Pump stopped", "a@example.org"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from email.message import EmailMessage
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from tasks.ingest import worker
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, ReadOptions
+from tests.ingest.office_files import epub
 from tests.ingest.pdf_files import pdf
 from tests.ingest.reading import STORY
 
@@ -52,19 +52,8 @@ def _every_format(folder: Path) -> None:
         )
     )
     (folder / "f.rtf").write_bytes(b"{\\rtf1\\ansi " + "\\par ".join([long, STORY]).encode() + b"}")
-    container = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
-    package = (
-        '<package><manifest><item id="a" href="a.xhtml" '
-        'media-type="application/xhtml+xml"/></manifest><spine><itemref '
-        'idref="a"/></spine></package>'
-    )
-    with zipfile.ZipFile(folder / "g.epub", "w") as book:
-        for name, content in {
-            "META-INF/container.xml": container,
-            "b.opf": package,
-            "a.xhtml": f"<html><body><h1>One</h1><p>{long}</p></body></html>",
-        }.items():
-            book.writestr(name, content)
+    chapter = f"<html><body><h1>One</h1><p>{long}</p></body></html>"
+    epub(folder / "g.epub", {"a.xhtml": chapter})
     message = EmailMessage()
     message["Subject"] = "Pumps"
     message.set_content(long)
@@ -77,11 +66,9 @@ def _every_format(folder: Path) -> None:
     )
     (folder / "k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), folder / "l.parquet")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(folder / "m.zip", "w") as archive:
         archive.write(folder / "b.md", "deep/b.md")
         archive.write(folder / "d.docx", "d.docx")
-    (folder / "m.zip").write_bytes(buffer.getvalue())
 
 
 def test_spans_lead_back_to_the_text_in_every_format(tmp_path: Path) -> None:

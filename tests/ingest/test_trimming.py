@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.rows import REJECTS
-from tasks.ingest import trimming, worker
+from tasks.ingest import apparatus, trimming, worker
 from tasks.ingest.readers import detect
 from tasks.ingest.readers.document import Document, Heading, ReadOptions
 from tasks.ingest.readers.markdown import find_headings
@@ -101,6 +101,19 @@ def test_a_list_of_references_goes_and_what_follows_stays() -> None:
         "[4] https://d.example\n\nMore prose."
     )
     assert trimmed(listed) == "Prose.\n\n\n\nMore prose."
+
+
+def test_markers_in_a_list_of_references_are_no_evidence_of_markers_in_the_text() -> None:
+    """Not those behind code in the list either: the code's place lies in the list's."""
+    listed = "- ^ `cut`, by Foster.[1] The Agony.[2] Verge.[3] ISBN 1\n- ^ Warren (2015). pp. 9\n"
+    text = f"It was so.[7]\n\nReferences\n\n{listed}"
+    assert trimmed(text, form="markdown") == "It was so.[7]\n\n\n"
+
+
+def test_a_place_is_in_a_long_span_from_its_first_character() -> None:
+    spans = apparatus.Spans([(10, 100), (20, 30)])
+    places = (9, 10, 20, 50, 99, 100)
+    assert [place for place in places if place in spans] == [10, 20, 50, 99]
 
 
 def test_prose_below_a_title_that_says_references_stays() -> None:

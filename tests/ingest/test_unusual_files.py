@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from tasks.ingest.readers import detect
+from tasks.ingest.readers import detect, html
 from tasks.ingest.readers.document import Document, Reject
-from tests.ingest.office_files import zipped
+from tests.ingest.office_files import OLE, STORY, zipped
 from tests.ingest.pdf_files import pdf
 from tests.ingest.reading import read, read_one, refusal
 
-STORY = "The pump was stopped at noon. Its bearing had run hot since Monday."
 _PAGE = f"<html><body><p>{STORY}</p></body></html>"
 _FROM = "From a@example.org Mon Jan  1 00:00:00 2024\n"
 
@@ -145,6 +144,17 @@ def test_a_page_under_another_name_is_a_page(tmp_path: Path, name: str, before: 
     assert read_one(tmp_path / name).format == "html"
 
 
+@pytest.mark.parametrize("end", ["", " "])
+@pytest.mark.parametrize(
+    "head", ['<?xml version="1.0" encoding="utf-16"?>', '<meta charset="UTF-16LE">']
+)
+def test_a_page_that_says_it_is_utf_16_and_is_not(tmp_path: Path, head: str, end: str) -> None:
+    """Programs save a text that they held in UTF-16 as UTF-8; bytes in pairs fit both."""
+    (tmp_path / "a.html").write_text(f"{head}{_PAGE}{end}", encoding="utf-8")
+    document = read_one(tmp_path / "a.html")
+    assert (document.text.strip(), document.encoding) == (STORY, "utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "remedy"),
     [
@@ -161,8 +171,7 @@ def test_a_page_under_another_name_is_a_page(tmp_path: Path, name: str, before: 
 def test_what_is_not_read_is_told_what_to_do(
     tmp_path: Path, name: str, content: str, remedy: str
 ) -> None:
-    data = content.encode() or b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
-    (tmp_path / name).write_bytes(data)
+    (tmp_path / name).write_bytes(content.encode() or OLE)
     problem = refusal(tmp_path / name)
     assert problem.reason == "unsupported_format" and remedy in problem.detail
 
@@ -210,6 +219,20 @@ def test_the_text_stays_where_the_page_has_little_more_or_cannot_be_read(tmp_pat
     for page in (f"<p>{STORY}</p><p>Unsubscribe here, or read our terms.</p>", "<b>" * 9999):
         (tmp_path / "a.eml").write_bytes(bytes(_mail("Pump", STORY, page)))
         assert read_one(tmp_path / "a.eml").text == f"Pump\n\n{STORY}\n\n"
+
+
+def test_a_page_that_breaks_its_parser_costs_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise AttributeError("a bug of the library")
+
+    monkeypatch.setattr(html, "build", broken)
+    (tmp_path / "a.eml").write_bytes(bytes(_mail("Pump", STORY, _PAGE)))
+    assert read_one(tmp_path / "a.eml").text == f"Pump\n\n{STORY}\n\n"
+    (tmp_path / "a.eml").write_bytes(bytes(_mail("Pump", "\n", _PAGE)))
+    (reject,) = read(tmp_path / "a.eml")
+    assert isinstance(reject, Reject) and reject.detail == "AttributeError: a bug of the library"
 
 
 # --- books

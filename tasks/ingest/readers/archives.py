@@ -30,19 +30,9 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
+    spare,
 )
 
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    NotImplementedError,
-    ValueError,
-)
 _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -54,9 +44,10 @@ _MOST_PACKED = 2_000_000
 #: The start of a message's header, and of a line of its text that an mbox file has to quote.
 _HEADER, _QUOTED = re.compile(rb"[!-9;-~]+:"), re.compile(rb">+From ")
 
-#: The member's place in a document's name ("" for a compressed single file), its file name, and a
-#: function that opens it.
-Member = tuple[str, str, Callable[[], IO[bytes]]]
+OpenMember = Callable[[], IO[bytes]]
+#: The member's place in a document's name ("" for a compressed single file), its file name, and
+#: what opens it.
+Member = tuple[str, str, OpenMember]
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
@@ -66,19 +57,16 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     if options.max_depth == 0:
         raise Unreadable("nested_too_deep", "an archive inside an archive inside an archive ...")
     inner = replace(options, max_depth=options.max_depth - 1, skip=0)
-    try:
-        with closing(_members(path, options)) as members:
-            budget = options.budget or Budget.whole(options.max_bytes, options.max_members)
-            for number, (place, name, open_member) in enumerate(members, 1):
-                if number > options.max_members:
-                    raise Unreadable("too_large", f"more than {options.max_members} members")
-                budget.begin_member()
-                if number <= options.skip:
-                    continue
-                yield Begin(place, number)
-                yield from _member(place, name, open_member, inner, budget)
-    except _DAMAGED as error:
-        raise explain(error) from error
+    budget = options.budget or Budget.whole(options.max_bytes, options.max_members)
+    with closing(_members(path, options)) as members:
+        for number, (place, name, open_member) in enumerate(members, 1):
+            if number > options.max_members:
+                raise Unreadable("too_large", f"more than {options.max_members} members")
+            budget.begin_member()
+            if number <= options.skip:
+                continue
+            yield Begin(place, number)
+            yield from _member(place, name, open_member, inner, budget)
 
 
 def _members(path: Path, options: ReadOptions) -> Generator[Member, None, None]:
@@ -95,14 +83,13 @@ def _members(path: Path, options: ReadOptions) -> Generator[Member, None, None]:
                 if entry.size > most and not entry.issparse():
                     detail = f"a member is said to have {entry.size:,} bytes"
                     raise Unreadable("damaged", detail)
-                if entry.isfile():
-                    yield f"!{entry.name}", entry.name, partial(_extract, archive, entry)
-                elif not entry.isdir():
-                    yield (
-                        f"!{entry.name}",
-                        entry.name,
-                        _refuse("link", "a link or a device in an archive is not followed"),
-                    )
+                open_member: OpenMember = (
+                    partial(_extract, archive, entry)
+                    if entry.isfile()
+                    else _refuse("link", "a link or a device in an archive is not followed")
+                )
+                if not entry.isdir():
+                    yield f"!{entry.name}", entry.name, open_member
     elif head.startswith(b"From "):
         for number, message in enumerate(_messages(path, options.max_bytes), 1):
             yield f"!{number}", f"{number}.eml", partial(io.BytesIO, message)
@@ -145,7 +132,7 @@ def _is_tar(path: Path) -> bool:
         with tarfile.open(path, "r|*") as archive:
             archive.next()
             return True
-    except _DAMAGED:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError):
         return False
 
 
@@ -154,14 +141,12 @@ def _zip(path: Path) -> Generator[Member, None, None]:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             if entry.filename.endswith("/"):  # is_dir() fails on an empty name
                 continue
-            if entry.flag_bits & 1:
-                yield (
-                    f"!{entry.filename}",
-                    entry.filename,
-                    _refuse("encrypted", "a password protects it"),
-                )
-            else:
-                yield f"!{entry.filename}", entry.filename, partial(archive.open, entry)
+            open_member: OpenMember = (
+                _refuse("encrypted", "a password protects it")
+                if entry.flag_bits & 1
+                else partial(archive.open, entry)
+            )
+            yield f"!{entry.filename}", entry.filename, open_member
 
 
 def _extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
@@ -171,7 +156,7 @@ def _extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     return stream
 
 
-def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
+def _refuse(reason: str, detail: str) -> OpenMember:
     def raise_unreadable() -> IO[bytes]:
         raise Unreadable(reason, detail)
 
@@ -179,11 +164,7 @@ def _refuse(reason: str, detail: str) -> Callable[[], IO[bytes]]:
 
 
 def _member(
-    place: str,
-    name: str,
-    open_member: Callable[[], IO[bytes]],
-    options: ReadOptions,
-    budget: Budget,
+    place: str, name: str, open_member: OpenMember, options: ReadOptions, budget: Budget
 ) -> Iterator[ReaderItem]:
     """Yield the documents of one member, unpacked within the limits: with all that is nested in it,
     it takes at most a quarter of a whole budget, so that a bomb leaves some to its neighbours.
@@ -202,7 +183,8 @@ def _member(
     ):
         # Of the name only the suffix is used, for the format: "../../etc/x" writes nowhere else.
         target = Path(folder) / ("member" + "".join(PurePosixPath(name).suffixes[-1:])[:16])
-        try:
+        lost: list[Reject] = []
+        with spare(lost, place):
             with open_member() as source, target.open("wb") as sink:
                 while block := source.read(min(1 << 20, share.size + 1)):
                     size += len(block)
@@ -218,8 +200,4 @@ def _member(
                 # Of a nested archive only the outer member can be passed over later.
                 nested = Alive() if isinstance(item, Begin) else item
                 yield detect.prefix_member(nested, place)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this member alone
-            problem = explain(error)
-            yield Reject(place, problem.reason, problem.detail)
+        yield from lost

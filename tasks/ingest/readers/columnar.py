@@ -40,32 +40,30 @@ def read_parquet(path: Path, column: str) -> Iterator[TableRow]:
     """Yield the rows of a Parquet file. A row group that cannot be read is one
     :class:`Unreadable` at its first row that is lost.
 
-    Raises :class:`Unreadable` where the file cannot be opened, or no row group can be read.
+    Raises :class:`Unreadable` where no row group can be read, and an error of Arrow's where the
+    file cannot be opened.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            name = find_column(file.schema_arrow.names, column)
-            read = partial(file.iter_batches, batch_size=_ROWS, columns=[name] if name else None)
-            done = 0
-            try:
-                for batch in read():
-                    yield from _rows_of(batch, column, done)
-                    done += batch.num_rows
-                return
-            except _DAMAGED:
-                # A batch lies across small groups. Which one is damaged shows where each is read
-                # alone: that takes longer, so only now.
-                parts = (
-                    _Part(
-                        f"row group {group + 1}",
-                        partial(read, row_groups=[group]),
-                        partial(_count_group, file, group),
-                    )
-                    for group in range(file.num_row_groups)
+    with pq.ParquetFile(path) as file:
+        name = find_column(file.schema_arrow.names, column)
+        read = partial(file.iter_batches, batch_size=_ROWS, columns=[name] if name else None)
+        done = 0
+        try:
+            for batch in read():
+                yield from _rows_of(batch, column, done)
+                done += batch.num_rows
+            return
+        except _DAMAGED:
+            # A batch lies across small groups. Which one is damaged shows where each is read
+            # alone: that takes longer, so only now.
+            parts = (
+                _Part(
+                    f"row group {group + 1}",
+                    partial(read, row_groups=[group]),
+                    partial(_count_group, file, group),
                 )
-            yield from _read_parts(parts, column, done)
-    except _DAMAGED as error:
-        raise explain(error) from error
+                for group in range(file.num_row_groups)
+            )
+        yield from _read_parts(parts, column, done)
 
 
 def read_arrow(path: Path, column: str) -> Iterator[TableRow]:
@@ -73,26 +71,24 @@ def read_arrow(path: Path, column: str) -> Iterator[TableRow]:
     batch of a file that cannot be read is one :class:`Unreadable`.
 
     Raises :class:`Unreadable` where no record batch of the file can be read, or where a stream
-    cannot be read on: where its next batch begins is then unknown.
+    cannot be read on: where its next batch begins is then unknown. Raises an error of Arrow's where
+    the file cannot be opened.
     """
-    try:
-        with pa.memory_map(str(path)) as source:
-            reader = open_arrow(source)
-            if isinstance(reader, pa.RecordBatchReader):
-                yield from _read_stream(reader, column)
-                return
-            counts = cache(partial(_count_rows, path))
-            parts = (
-                _Part(
-                    f"record batch {number + 1}",
-                    partial(_read_batch, reader, number, column),
-                    partial(_count_batch, counts, number),
-                )
-                for number in range(reader.num_record_batches)
+    with pa.memory_map(str(path)) as source:
+        reader = open_arrow(source)
+        if isinstance(reader, pa.RecordBatchReader):
+            yield from _read_stream(reader, column)
+            return
+        counts = cache(partial(_count_rows, path))
+        parts = (
+            _Part(
+                f"record batch {number + 1}",
+                partial(_read_batch, reader, number, column),
+                partial(_count_batch, counts, number),
             )
-            yield from _read_parts(parts, column)
-    except _DAMAGED as error:
-        raise explain(error) from error
+            for number in range(reader.num_record_batches)
+        )
+        yield from _read_parts(parts, column)
 
 
 def _read_stream(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[TableRow]:

@@ -19,6 +19,7 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    explain,
 )
 
 #: Suffix -> the module beside this one that reads it.
@@ -42,12 +43,13 @@ SUFFIXES = {
     ".eml": "eml",
     ".ipynb": "notebook",
 }
+PARQUET, ARROW = b"PAR1", b"ARROW1\0\0"
 #: First bytes that decide before the suffix.
 _SIGNATURES = (
     (b"%PDF-", "pdf"),
     (b"{\\rtf", "rtf"),
-    (b"PAR1", "tables"),
-    (b"ARROW1", "tables"),
+    (PARQUET, "tables"),
+    (ARROW, "tables"),
     (b"\x1f\x8b", "archives"),
     (b"BZh", "archives"),
     (b"\xfd7zXZ\0", "archives"),
@@ -95,10 +97,10 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
                 item = Reject(item.member, "empty", "no text in it")
             is_empty = is_empty and isinstance(item, Alive | Begin)
             yield item
-    except RecursionError as error:
-        raise Unreadable(
-            "nested_too_deep", "elements inside elements inside elements ..."
-        ) from error
+    except (MemoryError, Unreadable):
+        raise
+    except Exception as error:  # a parser may raise anything
+        raise explain(error) from error
     if is_empty and not options.skip:
         raise Unreadable("empty", "nothing in it")
 
@@ -131,7 +133,7 @@ def reader_name(path: Path) -> str:
     if name:
         return name
     if suffix in SUFFIXES:
-        if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix not in (".tar",):
+        if SUFFIXES[suffix] in (*_ZIPPED, "pdf") and suffix != ".tar":
             raise Unreadable("damaged", f"named {suffix} but does not begin like one")
         return SUFFIXES[suffix]
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):

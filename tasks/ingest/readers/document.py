@@ -89,6 +89,20 @@ class Reject:
     detail: str
 
 
+@contextmanager
+def spare(rejects: list[Reject], member: str) -> Iterator[None]:
+    """Turn what a parser raises in the block into a reject of ``member``, and go on: a broken part
+    does not cost the rest of the file.
+    """
+    try:
+        yield
+    except MemoryError:  # the pool says so, and reads on without the part
+        raise
+    except Exception as error:  # noqa: BLE001  a parser may raise anything
+        problem = explain(error)
+        rejects.append(Reject(member, problem.reason, problem.detail))
+
+
 @dataclass
 class Budget:
     """What may still be unpacked of one file of the corpus, at all depths together.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Reject
+from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Reject, spare
 from tasks.ingest.readers.office import (
     R,
     Relation,
@@ -19,7 +19,6 @@ from tasks.ingest.readers.office import (
     open_package,
     parse_part,
     read_relations,
-    spare,
     table_lines,
     text_of,
 )

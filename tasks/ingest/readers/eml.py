@@ -20,8 +20,8 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
-    explain,
     printable,
+    spare,
 )
 
 #: The HTML is read in place of the plain text where it has more than this many times the text: some
@@ -34,30 +34,18 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Unreadable("damaged", "no headers: not an e-mail message")
-    try:
-        attachments = _list_attachments(message)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001  the library raises many kinds at a broken header
-        _drop_broken_headers(message)
-        attachments = _list_attachments(message)
+    _drop_broken_headers(message)
+    attachments = enumerate(message.iter_attachments(), 1)
     if not options.skip:
-        try:
+        lost: list[Reject] = []
+        with spare(lost, ""):
             yield _message(message)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  a parser may raise anything, and the attachments may be sound
-            problem = explain(error)
-            yield Reject("", problem.reason, problem.detail)
-    for number, (name, attachment) in enumerate(attachments, 1):
+        yield from lost
+    for number, attachment in attachments:
         if number > options.skip:
+            name = _attachment_name(attachment, number)
             yield Begin(f"!{name}", number)
             yield from _attachment(attachment, name, replace(options, skip=0))
-
-
-def _list_attachments(message: EmailMessage) -> list[tuple[str, MIMEPart]]:
-    parts = enumerate(message.iter_attachments(), 1)
-    return [(_attachment_name(part, number), part) for number, part in parts]
 
 
 def _drop_broken_headers(message: EmailMessage) -> None:
@@ -70,7 +58,7 @@ def _drop_broken_headers(message: EmailMessage) -> None:
                 part.get(name)
             except MemoryError:
                 raise
-            except Exception:  # noqa: BLE001  as above
+            except Exception:  # noqa: BLE001  the library raises many kinds at a broken header
                 del part[name]
 
 
@@ -85,14 +73,13 @@ def _message(message: EmailMessage) -> Document:
     text = _content(plain).strip() if plain is not None else ""
     short.paragraph(text)
     if page is not None:
-        try:
+        lost: list[Reject] = []
+        with spare(lost, ""):
             html.build(_content(page), long, whole=True)
-        except (Unreadable, RecursionError):
-            if not text:
-                raise
-        else:
-            if long.length - before > _STUB * len(text):
-                return long.document("eml")
+        if lost and not text:
+            raise Unreadable(lost[0].reason, lost[0].detail)
+        if not lost and long.length - before > _STUB * len(text):
+            return long.document("eml")
     return short.document("eml")
 
 
@@ -143,13 +130,10 @@ def _attachment(part: MIMEPart, name: str, options: ReadOptions) -> Iterator[Rea
         return
     with tempfile.TemporaryDirectory(prefix="attachment-") as folder:
         target = Path(folder) / ("attachment" + printable(PurePosixPath(name).suffix)[:16])
-        try:
+        lost: list[Reject] = []
+        with spare(lost, f"!{name}"):
             target.write_bytes(_bytes_of(part, inner))
             for item in detect.read(target, replace(options, max_depth=options.max_depth - 1)):
                 nested = Alive() if isinstance(item, Begin) else item
                 yield detect.prefix_member(nested, f"!{name}")
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  a parser may raise anything: it costs this attachment alone
-            problem = explain(error)
-            yield Reject(f"!{name}", problem.reason, problem.detail)
+        yield from lost

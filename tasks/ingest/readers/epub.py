@@ -16,8 +16,9 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    spare,
 )
-from tasks.ingest.readers.office import open_package, parse_xml, refuse_long, spare
+from tasks.ingest.readers.office import open_package, parse_xml, refuse_long
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:

@@ -10,7 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from tasks.ingest.readers.decoding import detect, tidy
+from tasks.ingest.readers.decoding import decode, tidy
 from tasks.ingest.readers.document import Builder, ReaderItem, ReadOptions, Unreadable
 
 _DECLARED = re.compile(
@@ -26,14 +26,14 @@ _FURNITURE = (
     "//script|//style|//noscript|//template|//nav|//svg|//iframe|//select|//button|//head"
     "|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
 )
+#: The part of it that is text: what of a page is left out is counted by these.
+_SHOWN_FURNITURE = "//nav|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
 #: Tags of blocks, in HTML and in trafilatura's output. All others are inline.
 _BLOCKS = re.compile(
     "address|article|aside|blockquote|body|center|dd|details|div|dl|dt|fieldset|figcaption|figure"
     "|footer|form|h[1-6r]|header|html|li|main|ol|p|pre|section|summary"
     "|table|tbody|td|tfoot|th|thead|tr|ul|doc|head|list|item|quote|row|cell"
 )
-#: The part of it that is text: what of a page is left out is counted by these.
-_SHOWN_FURNITURE = "//nav|//body/header|//body/footer|//*[@aria-hidden='true' or @hidden]"
 #: Class names of the boxes of facts and of links that wikis put beside and below their text.
 _INFOBOX = re.compile(
     r"(?:^|\s)(?:infobox(?:_v\d)?|sidebar|vertical-navbox|navbox|taxobox)(?:\s|$)"
@@ -59,20 +59,16 @@ def decode_page(data: bytes) -> tuple[str, str]:
     declared = _DECLARED.search(data[:4096])
     if declared:
         # Browsers read Latin-1 as Windows-1252, and so authors write it.
-        encoding = declared[1].decode("ascii").lower()
+        name = declared[1].decode("ascii")
+        encoding = name.lower()
         encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1", "latin1") else encoding
         try:
-            return tidy(data.decode(encoding)), encoding
+            # What is declared in one byte a letter is not UTF-16, though its pairs may fit that.
+            if declared[1].decode(encoding) == name:
+                return tidy(data.decode(encoding)), encoding
         except (LookupError, UnicodeError):  # the codec "undefined" raises the latter
             pass
-    encoding = detect(data)
-    try:
-        return tidy(data.decode(encoding)), encoding
-    except UnicodeDecodeError as error:
-        raise Unreadable(
-            "unknown_encoding",
-            f"neither the declared encoding nor {encoding} fits: save it as UTF-8",
-        ) from error
+    return decode(data)
 
 
 def build(source: str, builder: Builder, whole: bool = False, infoboxes: bool = False) -> None:
@@ -97,18 +93,17 @@ def build(source: str, builder: Builder, whole: bool = False, infoboxes: bool = 
     boxes = _take_infoboxes(page) if infoboxes else []
     builder.left_out["navigation"] += _count_furniture(page)
     blocks = list(_blocks(_remove_furniture(page)))
-    if not whole:
-        main = list(_main(page))
-        if (
-            main
-            and _length(main) >= _LEAST_SHARE * _length(blocks)
-            and not _lost_headings(main, blocks)
-        ):
-            shown = " ".join(" ".join(text.split()) for _, text in main)
-            builder.left_out["outside_main_part"] += sum(
-                " ".join(text.split()) not in shown for _, text in blocks
-            )
-            blocks = main
+    main = [] if whole else _main(page)
+    if (
+        main
+        and _length(main) >= _LEAST_SHARE * _length(blocks)
+        and not _lost_headings(main, blocks)
+    ):
+        shown = " ".join(" ".join(text.split()) for _, text in main)
+        builder.left_out["outside_main_part"] += sum(
+            " ".join(text.split()) not in shown for _, text in blocks
+        )
+        blocks = main
     for level, text in blocks:
         if level:
             builder.heading(level, text)
@@ -129,26 +124,29 @@ def _take_infoboxes(page: Any) -> list[str]:
         for box in page.xpath("//table[@class]|//div[@class]|//aside[@class]")
         if _INFOBOX.search(box.get("class"))
     ]
-    inner = {element for box in found for element in box.iterdescendants()}
     texts = []
-    for box in found:
-        if box not in inner:
-            copy = _remove_furniture(box)
-            text = "\n".join(text for _, text in _block(copy) if text)
-            box.drop_tree()
-            if text:
-                texts.append(text)
+    for box in _outermost(found):
+        text = "\n".join(text for _, text in _block(_remove_furniture(box)) if text)
+        box.drop_tree()
+        if text:
+            texts.append(text)
     return texts
 
 
 def _count_furniture(page: Any) -> int:
     """Return how many elements with text are left out as furniture."""
-    found = page.xpath(_SHOWN_FURNITURE)
-    inner = {element for box in found for element in box.iterdescendants()}
-    return sum(1 for box in found if box not in inner and "".join(box.itertext()).strip())
+    found = _outermost(page.xpath(_SHOWN_FURNITURE))
+    return sum(bool("".join(element.itertext()).strip()) for element in found)
 
 
-def _main(page: Any) -> Iterator[tuple[int, str]]:
+def _outermost(elements: list[Any]) -> list[Any]:
+    """Return the elements that lie in no other of them."""
+    inner = {below for element in elements for below in element.iterdescendants()}
+    return [element for element in elements if element not in inner]
+
+
+def _main(page: Any) -> list[tuple[int, str]]:
+    """Return the blocks of a page's main part."""
     import trafilatura
 
     extracted = trafilatura.bare_extraction(
@@ -160,8 +158,7 @@ def _main(page: Any) -> Iterator[tuple[int, str]]:
         with_metadata=False,
     )
     body = getattr(extracted, "body", None)
-    if body is not None:
-        yield from _blocks(body)
+    return [] if body is None else list(_blocks(body))
 
 
 def _remove_furniture(page: Any) -> Any:
@@ -267,18 +264,13 @@ def _list(node: Any, indent: str = "") -> Iterator[str]:
     for item in node:
         if not isinstance(item.tag, str):
             continue
-        inner = [child for child in item if child.tag in _LISTS]
-        parts = [
-            item.text or "",
-            *(
-                part
-                for child in item
-                for part in (
-                    _inline(child) if isinstance(child.tag, str) and child not in inner else "",
-                    child.tail or "",
-                )
-            ),
-        ]
+        parts, inner = [item.text or ""], []
+        for child in item:
+            if child.tag in _LISTS:
+                inner.append(child)
+            elif isinstance(child.tag, str):
+                parts.append(_inline(child))
+            parts.append(child.tail or "")
         text = " ".join("".join(parts).replace(_BREAK, " ").split())
         if text:
             yield f"{indent}- {text}"

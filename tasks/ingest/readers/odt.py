@@ -17,8 +17,9 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    spare,
 )
-from tasks.ingest.readers.office import open_package, parse_part, spare
+from tasks.ingest.readers.office import open_package, parse_part
 
 _SPACE = "{{urn:oasis:names:tc:opendocument:xmlns:{}:1.0}}"
 _OFFICE, _TEXT, _TABLE = _SPACE.format("office"), _SPACE.format("text"), _SPACE.format("table")

@@ -7,14 +7,13 @@ from __future__ import annotations
 import posixpath
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.ingest.readers.decoding import tidy
-from tasks.ingest.readers.document import Builder, ReadOptions, Reject, Unreadable, explain
+from tasks.ingest.readers.document import Builder, ReadOptions, Unreadable, explain
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -36,20 +35,6 @@ _BREAKS = {
 #: Not the document's text, or no longer here.
 _UNREAD = {FALLBACK, *(f"{W}{name}" for name in ("del", "moveFrom", "pPr", "rPr", "instrText"))}
 _ONE_TERM = re.compile(r"[-\u2212]?[\w.\u2218\u00b0]*|\([^()]*\)")
-#: What parsers raise about a file that is not what it seems to be.
-DAMAGED = (
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    SyntaxError,
-    EOFError,
-    OSError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class Relation(NamedTuple):
@@ -69,24 +54,14 @@ def open_package(path: Path, options: ReadOptions, kind: str) -> Iterator[zipfil
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except DAMAGED as error:
+    except (MemoryError, RecursionError, Unreadable):
+        raise
+    except Exception as error:
         # openpyxl names what it was doing, in several lines, and what was wrong as the cause.
         cause = error.__cause__
         problem = explain(cause if isinstance(cause, Exception) else error)
         detail = f"not readable as {kind}: {' '.join(problem.detail.split())}"
         raise Unreadable(problem.reason, detail) from error
-
-
-@contextmanager
-def spare(rejects: list[Reject], member: str) -> Iterator[None]:
-    """Turn what a parser raises in the block into a reject of ``member``, and go on: a broken part
-    does not cost the rest of the file.
-    """
-    try:
-        yield
-    except (Unreadable, RecursionError, *DAMAGED) as error:
-        problem = explain(error)
-        rejects.append(Reject(member, problem.reason, problem.detail))
 
 
 def refuse_bomb(path: Path, options: ReadOptions) -> None:

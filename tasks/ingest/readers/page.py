@@ -76,20 +76,21 @@ def join_numbers(lines: list[Line]) -> list[Line]:
     for place, number in enumerate(lines):
         if not _CLAUSE_NUMBER.fullmatch(number.text):
             continue
-        row = [other for other in lines if other is not number and _beside(number, other)]
-        if any(other.right <= number.left + 0.3 * number.size for other in row):
+        row = [
+            (other.left, at)
+            for at, other in enumerate(lines)
+            if at != place and _beside(number, other)
+        ]
+        if not row or any(lines[at].right <= number.left + 0.3 * number.size for _, at in row):
             continue
-        nearest = min(row, key=lambda other: other.left, default=None)
-        if nearest is None or nearest.left < number.right - 0.3 * number.size:
+        left, target = min(row)
+        nearest = lines[target]
+        if left < number.right - 0.3 * number.size:
             continue
-        target = next(at for at, other in enumerate(lines) if other is nearest)
         if target in joined or _CLAUSE_NUMBER.fullmatch(nearest.text):
             continue
-        joined[target] = replace(
-            nearest,
-            text=f"{number.text} {nearest.text}",
-            left=number.left,
-        )
+        text = f"{number.text} {nearest.text}"
+        joined[target] = replace(nearest, text=text, left=number.left)
         numbers.add(place)
     return [joined.get(place, line) for place, line in enumerate(lines) if place not in numbers]
 
@@ -111,26 +112,15 @@ def join_rows(lines: list[Line]) -> list[Line]:
             marker = bool(_MARKER.fullmatch(row.text))
             between = " | " if gap > 1.5 * size and not marker else " " if gap > 0.1 * size else ""
             larger = row if row.size >= line.size else line
-            line = Line(
-                row.text + between + line.text,
-                row.left,
-                line.right,
-                larger.bottom,
-                larger.top,
-                larger.size,
-                larger.upright,
-                larger.first,
-            )
+            text = row.text + between + line.text
+            line = replace(larger, text=text, left=row.left, right=line.right)
         rows.append(line)
     return rows
 
 
 def _same_row(row: Line, line: Line) -> bool:
-    overlap = min(row.top, line.top) - max(row.bottom, line.bottom)
-    return (
-        overlap > 0.5 * min(row.top - row.bottom, line.top - line.bottom)
-        and line.left >= row.right - 0.3 * row.size
-    )
+    """Tell whether a line is beside a row, behind its end."""
+    return _beside(row, line) and line.left >= row.right - 0.3 * row.size
 
 
 def order_columns(lines: list[Line]) -> list[Line]:
@@ -203,13 +193,8 @@ def remove_furniture(pages: list[PdfPage]) -> list[PdfPage]:
     cleaned = []
     for number, page in enumerate(pages, 1):
         ends = _ends_of(page)
-        cleaned.append(
-            PdfPage(
-                tuple(line for line in page.lines if not is_furniture(page, line, number, ends)),
-                page.height,
-                page.images,
-            )
-        )
+        kept = [line for line in page.lines if not is_furniture(page, line, number, ends)]
+        cleaned.append(replace(page, lines=tuple(kept)))
     # A page without a body is a slide or a label: there the rule is wrong.
     return cleaned if any(page.lines for page in cleaned) else pages
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 
 from tasks.ingest.readers.document import Builder, Document
@@ -100,21 +101,15 @@ def _is_start(line: Line, block: list[Line], pitch: float, same_page: bool) -> b
 
 def _pitch(pages: list[PdfPage]) -> float:
     """Return the usual distance from line to line, in points."""
-    steps = [
-        above.bottom - line.first
-        for page in pages
-        for above, line in zip(page.lines, page.lines[1:], strict=False)
-    ]
     usual = [
         step
-        for step, size in zip(
-            steps, (line.size for page in pages for line in page.lines[1:]), strict=False
-        )
-        if 0.5 * size < step < 2.2 * size
+        for page in pages
+        for above, line in pairwise(page.lines)
+        if 0.5 * line.size < (step := above.bottom - line.first) < 2.2 * line.size
     ]
-    return (
-        median(usual) if usual else median(line.size for page in pages for line in page.lines) * 1.2
-    )
+    if usual:
+        return median(usual)
+    return 1.2 * median(line.size for page in pages for line in page.lines)
 
 
 def _append(text: str, line: str, vocabulary: set[str]) -> str:

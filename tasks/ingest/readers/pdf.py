@@ -61,17 +61,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
                 failed[number] = explain(error).detail
             yield Alive()
     text = "".join(line.text for page in pages for line in page.lines)
-    if broken and not text.strip() and not any(recognised.values()):
-        raise Unreadable("damaged", f"a page cannot be read: {next(iter(broken.values()))}")
-    if failed and not text.strip() and not any(recognised.values()):
-        raise Unreadable("ocr_failed", f"page {next(iter(failed))}: {next(iter(failed.values()))}")
     if not text.strip() and not any(recognised.values()):
-        hint = (
-            "tesseract found no text either"
-            if options.ocr
-            else "set ingest.ocr, or recognise it first (such as with ocrmypdf)"
-        )
-        raise Unreadable("no_text_layer", f"{len(pages)} pages of images without text: {hint}")
+        raise _explain_no_text(len(pages), broken, failed, is_asked=bool(options.ocr))
     if len(_UNREADABLE.findall(text)) > 0.1 * len(text):
         raise Unreadable(
             "unknown_encoding",
@@ -98,6 +89,23 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
         yield Reject("", "ocr_failed", f"pages that were not recognised: {_list(failed)} ({why})")
     if blank:
         yield Reject("", "no_text_layer", f"pages without text: {_list(blank)}")
+
+
+def _explain_no_text(
+    count: int, broken: dict[int, str], failed: dict[int, str], is_asked: bool
+) -> Unreadable:
+    """Return why no page has text; ``is_asked``: tesseract was asked for it."""
+    if broken:
+        return Unreadable("damaged", f"a page cannot be read: {next(iter(broken.values()))}")
+    if failed:
+        number, why = next(iter(failed.items()))
+        return Unreadable("ocr_failed", f"page {number}: {why}")
+    hint = (
+        "tesseract found no text either"
+        if is_asked
+        else "set ingest.ocr, or recognise it first (such as with ocrmypdf)"
+    )
+    return Unreadable("no_text_layer", f"{count} pages of images without text: {hint}")
 
 
 def _list(numbers: Iterable[int]) -> str:

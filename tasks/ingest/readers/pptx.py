@@ -16,6 +16,7 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    spare,
 )
 from tasks.ingest.readers.office import (
     FALLBACK,
@@ -27,7 +28,6 @@ from tasks.ingest.readers.office import (
     parse_part,
     read_relations,
     refuse_long,
-    spare,
     table_lines,
     text_of,
 )

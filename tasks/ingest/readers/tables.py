@@ -11,7 +11,8 @@ from typing import Any
 
 from tasks.ingest.readers import columnar, delimited
 from tasks.ingest.readers.columns import TableRow, get_text
-from tasks.ingest.readers.decoding import decode, detect, tidy
+from tasks.ingest.readers.decoding import decode, tidy
+from tasks.ingest.readers.detect import ARROW, PARQUET
 from tasks.ingest.readers.document import (
     Builder,
     Document,
@@ -56,8 +57,15 @@ def read(path: Path, options: ReadOptions) -> Iterator[ReaderItem]:
 
 
 def _format(path: Path) -> str:
-    name = path.suffix.lower().lstrip(".")
-    return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(name, name)
+    """Return a table's format, by its first bytes, else by its suffix."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if head.startswith(PARQUET):
+        return "parquet"
+    if head == ARROW:
+        return "arrow"
+    suffix = path.suffix.lower().lstrip(".")
+    return {"ndjson": "jsonl", "tab": "tsv", "feather": "arrow"}.get(suffix, suffix)
 
 
 def read_texts(rows: Iterable[TableRow], format: str, column: str) -> Iterator[ReaderItem]:
@@ -131,16 +139,14 @@ def read_rows(path: Path, options: ReadOptions) -> Iterator[TableRow]:
 
     Raises :class:`Unreadable` where the whole file cannot be read.
     """
-    suffix, column = path.suffix.lower(), options.text_column or "text"
-    with path.open("rb") as stream:
-        head = stream.read(6)
-    if head.startswith(b"PAR1") or suffix == ".parquet":
+    name, column = _format(path), options.text_column or "text"
+    if name == "parquet":
         return _refuse_bomb(columnar.read_parquet(path, column), path, options)
-    if suffix in (".csv", ".tsv", ".tab"):
-        return delimited.read(path, options, "\t" if suffix != ".csv" else "", column)
-    if suffix in (".arrow", ".feather") or head == b"ARROW1":
+    if name == "arrow":
         return _refuse_bomb(columnar.read_arrow(path, column), path, options)
-    return _json(path, options) if suffix == ".json" else _jsonl(path, options)
+    if name in ("csv", "tsv"):
+        return delimited.read(path, options, "\t" if name == "tsv" else "", column)
+    return _json(path, options) if name == "json" else _jsonl(path, options)
 
 
 def _refuse_bomb(rows: Iterable[TableRow], path: Path, options: ReadOptions) -> Iterator[TableRow]:
@@ -161,16 +167,10 @@ def _refuse_bomb(rows: Iterable[TableRow], path: Path, options: ReadOptions) -> 
 
 def _jsonl(path: Path, options: ReadOptions) -> Iterator[TableRow]:
     with path.open("rb") as stream:
-        sample = stream.read(4)
-    if detect(sample) not in ("utf-8", "utf-8-sig") and b"\0" in sample:
-        text, _ = decode(_read_whole(path, options))
-        yield from (
-            (place, _parse_object(line))
-            for place, line in enumerate(text.split("\n"), 1)
-            if line.strip()
-        )
-        return
-    with path.open("rb") as stream:
+        if b"\0" in stream.read(4):  # UTF-16 or UTF-32, which has no lines of bytes
+            yield from _parse_lines(decode(_read_whole(path, options))[0])
+            return
+        stream.seek(0)
         for place, line in enumerate(_lines(stream, options.max_bytes), 1):
             if line is None:
                 yield (
@@ -190,6 +190,12 @@ def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
         while line and not line.endswith(b"\n"):
             line = stream.readline(1 << 20)
         yield None
+
+
+def _parse_lines(text: str) -> Iterator[TableRow]:
+    for place, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield place, _parse_object(line)
 
 
 def _parse_object(line: bytes | str) -> dict[str, Any] | Unreadable:
@@ -226,9 +232,10 @@ def _json(path: Path, options: ReadOptions) -> Iterator[TableRow]:
         value = json.loads(text)
     except ValueError as error:
         # JSON Lines under the wrong name is common.
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) > 1 and isinstance(_parse_object(lines[0]), dict):
-            yield from ((place, _parse_object(line)) for place, line in enumerate(lines, 1))
+        rows = _parse_lines(text)
+        first = next(rows, None)
+        if first and isinstance(first[1], dict) and "\n" in text.strip():
+            yield from chain([first], rows)
             return
         raise Unreadable("damaged", f"not valid JSON: {type(error).__name__} {error}") from error
     for place, row in enumerate(value if isinstance(value, list) else [value], 1):

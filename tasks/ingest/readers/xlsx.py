@@ -26,6 +26,7 @@ from tasks.ingest.readers.document import (
     ReadOptions,
     Reject,
     Unreadable,
+    spare,
 )
 from tasks.ingest.readers.office import (
     A,
@@ -35,7 +36,6 @@ from tasks.ingest.readers.office import (
     open_package,
     parse_part,
     read_relations,
-    spare,
 )
 
 _S = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
