@@ -18,7 +18,6 @@ from tasks.core.files import write_json
 _BOARD = Path(".work") / "board.json"
 #: Statuses after which nothing else of the run is done.
 ENDED = ("failed", "stopped")
-#: As in the closing table.
 _SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}
 
 
@@ -35,6 +34,11 @@ class StageLine:
     rows_in: int | None = None
     rows_kept: int | None = None
     news: str = ""
+
+
+def show_status(status: str) -> str:
+    """Return how the live table and the closing one name a status."""
+    return _SHOWN.get(status, status)
 
 
 def begin_board(checkout: Path, stages: Iterable[str]) -> None:
@@ -137,11 +141,9 @@ def _read_stage(
     if status in ("ran", "unchanged", "restored"):
         summary = _optional(checkout / "artifacts" / stage / "summary.json")
         rows_in, rows_kept = summary.get("rows_in"), summary.get("rows_kept")
-        return StageLine(
-            stage, _SHOWN.get(status, status), entry["seconds"], {}, rows_in, rows_kept
-        )
-    shown = _SHOWN.get(status, status)
-    return StageLine(stage, shown, entry.get("seconds", 0.0), news=entry.get("error", ""))
+        return StageLine(stage, show_status(status), entry["seconds"], {}, rows_in, rows_kept)
+    seconds, error = entry.get("seconds", 0.0), entry.get("error", "")
+    return StageLine(stage, show_status(status), seconds, news=error)
 
 
 def _optional(path: Path, since: float = 0.0) -> dict[str, Any]:
