@@ -178,7 +178,6 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     except BaseException:
         stopped.set()  # else a next stage could begin, and Prefect would wait for its end
         stop_children()
-        remote_stage.stop_requests()
         raise
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
