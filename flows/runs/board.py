@@ -18,6 +18,8 @@ from tasks.core.files import write_json
 _BOARD = Path(".work") / "board.json"
 #: Statuses after which nothing else of the run is done.
 ENDED = ("failed", "stopped")
+#: Keys of progress.json (:mod:`tasks.core.progress`); the others are figures, such as a loss.
+_COUNTS = {"stage", "done", "total", "unit", "rate", "seconds_left"}
 _SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}
 
 
@@ -95,14 +97,18 @@ def clear_board(checkout: Path) -> None:
     (checkout / _BOARD).unlink(missing_ok=True)
 
 
-def read_progress(checkout: Path, stage: str, since: float) -> str:
-    """Return how far a stage is, such as "512 of 1,024 rows"; empty where it has not said so since
-    then.
-    """
-    found = _optional(checkout / ".work" / stage / "progress.json", since)
-    if not found.get("total"):
-        return ""
-    return f"{found.get('done', 0):,} of {found['total']:,} {found.get('unit', '')}".strip()
+def read_progress(checkout: Path, stage: str, since: float = 0.0) -> dict[str, Any]:
+    """Return the progress file of a stage; empty where it has not written it since then."""
+    return _optional(checkout / ".work" / stage / "progress.json", since)
+
+
+def list_figures(progress: Mapping[str, Any]) -> list[str]:
+    """Return what a stage shows beside its counts, such as "loss 0.37"."""
+    return [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in progress.items()
+        if name not in _COUNTS
+    ]
 
 
 def read_sample(checkout: Path, stage: str, since: float = 0.0) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def _read_stage(
 ) -> StageLine:
     status, since = entry["status"], entry.get("since", now)
     if status == "running":
-        progress = _optional(checkout / ".work" / stage / "progress.json", since)
+        progress = read_progress(checkout, stage, since)
         news = str(read_sample(checkout, stage, since).get("prediction", "")) or message
         return StageLine(stage, status, now - since, progress, news=news)
     if status in ("ran", "unchanged", "restored"):
