@@ -30,6 +30,7 @@ from prefect.states import Pending
 
 from flows import deploy, reconcile, server, ui
 from flows import pipeline as door
+from flows.runs import git as git_commands
 from flows.runs import last_run, repair, request, worktree
 from flows.runs.corpus_files import tell_unhashable
 from flows.runs.dvc_graph import list_unchanged, read_graph
@@ -461,15 +462,15 @@ def test_untracked_files_that_the_run_reads_are_said_to_be_used(bare: Path) -> N
     who = ("-c", "user.name=t", "-c", "user.email=t@t")
     git(bare, *who, "commit", "-qm", "toy")
     settings = ["evaluate.dataset=datasets/mine.yaml"]
-    for name in ("datasets/mine.yaml", "profiles/other.yaml", "tasks/own.py"):
+    # The names of two others are in the run's name, and that of its own is not.
+    for name in ("datasets/mine.yaml", "profiles/her.yaml", "profiles/other.yaml", "tasks/own.py"):
         (bare / name).parent.mkdir(exist_ok=True)
         (bare / name).write_text("{}")
-    worktree._make_worktree(request.plan(bare, "warm", settings), said.append)
+    worktree._make_worktree(request.plan(bare, "warm", settings, "another"), said.append)
     assert said == [
         "used from your checkout, not versioned with this run: datasets/mine.yaml, "
         "profiles/warm.yaml",
-        f"not part of run {request.derive_name('warm', settings)!r}, as git does not track them: "
-        "tasks/own.py",
+        "not part of run 'another', as git does not track them: tasks/own.py",
     ]
 
 
@@ -612,11 +613,12 @@ def test_a_command_that_fails_is_told_in_words(
         return subprocess.CompletedProcess(command, 3, stdout="", stderr=said)
 
     monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr(git_commands, "_finish", lambda command, *_: fail(command))
     with pytest.raises(PipelineError, match=f"^adapt cannot be deployed: {reason}$"):
         deploy._create("adapt")
     assert repair.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: repair: DVC does not say where its cache is: {reason}"
+    assert line == f"error: repair: dvc cache dir: {reason}"
 
 
 def test_a_held_checkout_is_known_as_held(bare: Path) -> None:
