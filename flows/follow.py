@@ -50,7 +50,7 @@ def follow(
     tag_with_host()
     own = name_follow_run({"profile": profile, "overrides": overrides, "name": name})
     try:
-        run = request.plan(CODE, profile, [str(text) for text in overrides], name)
+        run = request.plan(CODE, profile, overrides, name)
         # The look can take minutes, in which another start would take this run for a dead one.
         with worktree.hold(worktree.Run(own, CODE, CODE, {})), run.reading():
             end_dead_runs(own, log.info, look.FOLLOW, name_follow_run)

@@ -57,9 +57,10 @@ class Checkout:
         """Return its line in the list."""
         date = time.strftime("%Y-%m-%d", time.localtime(self.used))
         told = f"stays: {self.reason}" if self.reason else "can be removed"
-        unfinished = f" ({self.unfinished}: its work would be lost)" if self.unfinished else ""
+        if self.unfinished and not self.reason:
+            told += f" ({self.unfinished}: its work would be lost)"
         size = f"{self.size / 1e6:,.0f} MB"
-        return f"{date}  {size:>10}  {self.path.name}  {told}{'' if self.reason else unfinished}"
+        return f"{date}  {size:>10}  {self.path.name}  {told}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,11 +111,7 @@ def find_old(main: Path, seconds: float) -> list[Checkout]:
     reasons = _find_reasons(main, used, list_versions())
     return [
         Checkout(
-            folder,
-            used[folder],
-            _size(folder),
-            reasons.get(folder, ""),
-            _tell_unfinished(folder),
+            folder, used[folder], _size(folder), reasons.get(folder, ""), _tell_unfinished(folder)
         )
         for folder in old
     ]
