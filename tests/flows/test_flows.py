@@ -39,7 +39,6 @@ from flows.runs.dvc_repro import (
     follow,
     line_that_matters,
     reproduce,
-    stage_environment,
 )
 from flows.runs.mlflow_urls import run_page
 from flows.runs.run_params import write_params
@@ -52,7 +51,7 @@ from tasks.core.process import process_mark
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
-from tests.toy import environment, git, make_toy, pipeline
+from tests.toy import dvc, environment, git, make_toy, pipeline
 from tests.ui_server import serve_ui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,18 +63,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("flows") / "toy")
     dvc(root, "repro")
     return root
-
-
-def dvc(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-        env=stage_environment(environment(root)),
-    )
-    return done.stdout
 
 
 def ask(url: str, **question: Any) -> list[dict[str, Any]]:
@@ -152,13 +139,13 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
     assert shown["ingest"][:2] == ["from", "cache"], (
         "work that the main checkout has done was done again"
     )
-    listed = json.loads(dvc(toy, "exp", "show", "--json"))
+    listed = json.loads(dvc(toy, "exp", "show", "--json").stdout)
     experiments = [e for row in listed for e in (row["experiments"] or [])]
     assert [e["revs"][0]["name"] for e in experiments] == ["warm"]
     assert experiments[0]["revs"][0]["data"]["metrics"]["artifacts/generate/metrics.json"][
         "data"
     ] == {"temperature": 0.9}
-    assert "Running stage" not in dvc(toy / ".runs" / "warm", "repro"), (
+    assert "Running stage" not in dvc(toy / ".runs" / "warm", "repro").stdout, (
         "what the flow has done DVC did again"
     )
     (toy / "tasks" / "unknown.py").unlink()
