@@ -27,9 +27,8 @@ from pydantic import Field
 from flows import cancelled, remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import figures, forecast, request, worktree
+from flows.runs import CODE, figures, forecast, request, worktree
 from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
-from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_behind, list_unchanged, read_graph
 from flows.runs.dvc_repro import (
     StageOutcome,

@@ -14,8 +14,7 @@ from prefect.states import Completed, Failed
 from flows.adapt import Name, Override, Profile, adapt
 from flows.progress import FlowLogger
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import look, request, worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, look, request, worktree
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT

@@ -28,8 +28,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import last_run, request, worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, last_run, request, worktree
 from tasks.core.process import is_alive
 
 _MESSAGE = "its process was killed; start the same run again to continue it"

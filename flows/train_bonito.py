@@ -14,8 +14,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, worktree
 from flows.runs.dvc_repro import follow, line_that_matters
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError

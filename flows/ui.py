@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
 from flows.server import answers, find_ui_server, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError

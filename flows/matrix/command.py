@@ -10,7 +10,7 @@ from typing import Any
 from flows.matrix.cells import check_inputs, expand
 from flows.matrix.matrix_file import read_matrix
 from flows.matrix.run_cell import OUT
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.runs.terminated import heed_term, tell_interrupted
 from flows.server import open_api
 from tasks.core.stage import one_line_errors

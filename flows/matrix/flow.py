@@ -33,8 +33,7 @@ from flows.matrix.results import Result, tabulate_cells
 from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import end_dead_runs, tag_with_host
-from flows.runs import worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, worktree
 from flows.runs.dvc_repro import stop_children, unless_stopped
 from flows.runs.readers import reading
 from flows.server import set_prefect_environment

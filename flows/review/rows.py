@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from flows.review.lines_file import LinesFile, find_line, put_line
 from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.runs.limits import rows_stage
 from tasks.core.errors import PipelineError
 from tasks.core.log_lines import set_up_logging

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.runs import CODE
 from flows.runs.board import find_unfinished
-from flows.runs.die_with_parent import CODE
 from flows.runs.git import run_git
 from flows.runs.last_run import read_last
 from flows.runs.readers import READ, find_named, hold_unread, is_read

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.runs.git import run_dvc
 from tasks.core.stage import one_line_errors
 
