@@ -18,7 +18,7 @@ from tasks.core.files import fingerprint
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.core.sections.finetune import CHAMPION
-from tasks.core.setting_paths import FILES, NOTHING
+from tasks.core.setting_paths import FILES, NOTHING, is_nothing
 from tasks.scoring.datasets import load_dataset, load_items
 
 
@@ -81,6 +81,12 @@ def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
     """Look for every file and read every dataset file with its items, so that an error comes before
     the first cell.
     """
+    for cell in cells:
+        if is_nothing(Path(cell.params["evaluate"]["items"])):
+            raise PipelineError(
+                f"target {cell.dataset} has no labelled items, and a matrix compares F1: name "
+                "their file in evaluate.items of its set or profile"
+            )
     targets = {dataset.name: dataset for dataset in matrix.datasets}
     for section, key in FILES:
         for value, target in {

@@ -122,6 +122,14 @@ def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -
         check_inputs(matrix, cells, tmp_path)
 
 
+def test_a_target_without_labelled_items_is_one_line_that_says_so(tmp_path: Path) -> None:
+    """The folder that stands for none was said to be no file of rows."""
+    nothing = {"evaluate": {"dataset": "datasets/privacy.yaml", "items": "supervision/none"}}
+    matrix = read_matrix(_write(tmp_path, datasets=[{"name": "notices", "set": nothing}]))
+    with pytest.raises(PipelineError, match="target notices has no labelled items"):
+        check_inputs(matrix, expand(matrix, ROOT), ROOT)
+
+
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
 def test_every_shipped_matrix_makes_valid_cells(path: Path) -> None:
     cells = expand(read_matrix(path), ROOT)
