@@ -36,9 +36,9 @@ from flows.runs.corpus_files import tell_unhashable
 from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import (
     StageOutcome,
-    follow,
     line_that_matters,
     reproduce,
+    run_child,
 )
 from flows.runs.mlflow_urls import run_page
 from flows.runs.run_params import write_params
@@ -1195,5 +1195,5 @@ def test_an_empty_file_of_verdicts_is_no_warning(tmp_path: Path) -> None:
     """`make start` makes it; DVC warns of it, and a person would look for a fault."""
     said = """print("WARNING: '/a b/reviews/mine.jsonl' is empty."); print("Running stage 'verify':")"""
     shown: list[str] = []
-    lines, code = follow([sys.executable, "-c", said], tmp_path, shown.append, {})
+    lines, code = run_child([sys.executable, "-c", said], tmp_path, shown.append, {})
     assert (code, len(lines), shown) == (0, 2, ["Running stage 'verify':"])

@@ -265,7 +265,7 @@ def test_a_stage_that_was_about_to_start_when_the_run_was_stopped_ends_at_once(
     def begin(folder: Path, stage: str, log: Any, watch: Any, _: Any) -> Any:
         stopped.set()
         child = f"import time; open({str(tmp_path / 'begun')!r}, 'w'); time.sleep(600)"
-        dvc_repro.follow([sys.executable, "-c", child], folder, log, {}, watch)
+        dvc_repro.run_child([sys.executable, "-c", child], folder, log, {}, watch)
 
     monkeypatch.setattr(adapt, "get_run_logger", logging.getLogger)
     monkeypatch.setattr(adapt, "reproduce", begin)
