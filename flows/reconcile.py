@@ -62,9 +62,7 @@ def end_pending_runs(pool: str) -> None:
     """Mark runs of a work pool as crashed that were killed before they began: they count against
     its limit, so that no other run would ever start.
     """
-    pending = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
-    )
+    pending = _in_states(StateType.PENDING)
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=pending):
             if run.work_pool_name == pool and not _may_begin(run):
@@ -99,11 +97,7 @@ def end_dead_runs(
     The caller holds the checkout of ``name`` (empty: no checkout). Runs of other machines and
     checkouts are left alone. ``run_name`` derives a run's name from its parameters.
     """
-    unfinished = FlowRunFilter(
-        state=FlowRunFilterState(
-            type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
-        )
-    )
+    unfinished = _in_states(StateType.RUNNING, StateType.CANCELLING)
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), flow_run_filter=unfinished
@@ -122,6 +116,10 @@ def end_dead_runs(
                 f"run {other!r} of {run.start_time:%Y-%m-%d %H:%M} was killed: marked as "
                 f"{state.name.lower()}"
             )
+
+
+def _in_states(*states: StateType) -> FlowRunFilter:
+    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*states])))
 
 
 def _is_of_another_machine(run: FlowRun) -> bool:

@@ -82,10 +82,10 @@ class LabelDesk:
             "labels": dict(labels),
             "drafts": left[:_SENT],
             "left": sum(bool(draft["origin"]) for draft in left),
-            "progress": self.progress(items),
+            "progress": self._progress(items),
         }
 
-    def progress(self, items: list[Item]) -> dict[str, Any]:
+    def _progress(self, items: list[Item]) -> dict[str, Any]:
         """Return the items, the passages they are about, and the smallest gain (0-1) that a run on
         them can show.
         """

@@ -1035,8 +1035,6 @@ def test_ui_refuses_what_is_no_number_of_runs(
 
 
 def test_ui_says_which_port_is_taken(toy: Path) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
