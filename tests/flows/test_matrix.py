@@ -1064,6 +1064,16 @@ def test_a_hidden_gpu_counts_as_none(
     assert flow.list_gpus() == used
 
 
+def test_the_page_of_a_matrix_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.matrix import flow
+
+    secret = "hf_" + "a1B2" * 8
+    monkeypatch.setattr(flow, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(flow, "set_prefect_environment", lambda _: None)
+    message = flow.matrix.fn(f"{secret}.yaml").message
+    assert "does not exist" in message and secret not in message
+
+
 def test_after_ctrl_c_no_other_cell_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect waited for the next cell, which had begun when the stage of the last was killed."""
     from flows.matrix import flow
