@@ -27,9 +27,8 @@ from pydantic import Field
 from flows import cancelled, remote_stage
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import figures, forecast, request, worktree
+from flows.runs import CODE, figures, forecast, request, worktree
 from flows.runs.board import ENDED, begin_board, find_ending, mark, read_progress
-from flows.runs.die_with_parent import CODE
 from flows.runs.dvc_graph import Node, list_behind, list_unchanged, read_graph
 from flows.runs.dvc_repro import (
     StageOutcome,
@@ -147,45 +146,72 @@ def adapt(
 
 def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
     began, nodes = time.time(), read_graph(run.path)
-    pools = remote_stage.read_pools([node.name for node in nodes])
-    futures: dict[str, PrefectFuture[Any]] = {}
-    limits = RunLimits.of(run.params, run.command)
-    begin_board(run.path, [node.name for node in nodes])
-    unchanged = list_unchanged(run.path, nodes)
-    if INGEST in unchanged and explain_unsettled(run.path):
-        unchanged -= list_behind(nodes, INGEST)
-    if REGISTER in unchanged and find_lost(run.path, log.warning):
-        unchanged -= {REGISTER}
     stopped = threading.Event()
-    for node in nodes:
-        named = run_stage.with_options(name=node.name, task_run_name=node.name)
-        pool = pools.get(node.name, "")
-        futures[node.name] = named.submit(
-            str(run.path),
-            node.name,
-            pool,
-            limits,
-            stopped,
-            tuple(node.after),
-            node.name in unchanged,
-            return_state=False,
-            wait_for=[futures[other] for other in node.after],
-        )
     try:
+        futures = _submit(run, nodes, stopped, log)
         outcomes = [_outcome(node, futures[node.name]) for node in nodes]
     # Ctrl-C, or cancelled in the UI. Only this thread learns of it, not the one that waits for the
     # stage.
     except BaseException:
         stopped.set()  # else a next stage could begin, and Prefect would wait for its end
         stop_children()
-        remote_stage.stop_requests()
         raise
+    _keep(run, outcomes, began, log)
+    ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
+    if ended:
+        name = STOPPED if ended.status == "stopped" else "Failed"
+        return Failed(name=name, message=f"{ended.stage}: {ended.error}")
+    if run.own_checkout:
+        log.info("%s", worktree.record(run))
+    ran = sum(outcome.status == "ran" for outcome in outcomes)
+    return Completed(message=f"{ran} of {len(outcomes)} stages ran, the others were up to date")
+
+
+def _submit(
+    run: worktree.Run, nodes: list[Node], stopped: threading.Event, log: FlowLogger
+) -> dict[str, PrefectFuture[Any]]:
+    """Submit every stage, each after those whose outputs it reads; return their futures by name."""
+    pools = remote_stage.read_pools([node.name for node in nodes])
+    limits = RunLimits.of(run.params, run.command)
+    begin_board(run.path, [node.name for node in nodes])
+    unchanged = _find_unchanged(run.path, nodes, log)
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for node in nodes:
+        named = run_stage.with_options(name=node.name, task_run_name=node.name)
+        futures[node.name] = named.submit(
+            run.path,
+            node.name,
+            pools.get(node.name, ""),
+            limits,
+            stopped,
+            node.after,
+            node.name in unchanged,
+            return_state=False,
+            wait_for=[futures[other] for other in node.after],
+        )
+    return futures
+
+
+def _find_unchanged(checkout: Path, nodes: list[Node], log: FlowLogger) -> frozenset[str]:
+    """Return the stages that have nothing to do, of which DVC knows by their files, and not by what
+    a reader missed or the MLflow store lost.
+    """
+    unchanged = list_unchanged(checkout, nodes)
+    if INGEST in unchanged and explain_unsettled(checkout):
+        unchanged -= list_behind(nodes, INGEST)
+    if REGISTER in unchanged and find_lost(checkout, log.warning):
+        unchanged -= {REGISTER}
+    return unchanged
+
+
+def _keep(run: worktree.Run, outcomes: list[StageOutcome], began: float, log: FlowLogger) -> None:
+    """Write how each stage ended, and show the run's figures on its page."""
     for outcome in outcomes:
         mark(run.path, outcome.stage, outcome.status, outcome.seconds, outcome.error)
     remove_explanations(run.path, outcomes)
     settings, own = worktree.fingerprint_results(run.params), str(flow_run.id or "")
     write_outcomes(run.path, run.name, outcomes, own, run.command, settings, began)
-    ran = sum(outcome.status == "ran" for outcome in outcomes)
+    ran = any(outcome.status == "ran" for outcome in outcomes)
     done = {outcome.stage for outcome in outcomes if outcome.status not in UNDONE}
     # The run is done, whether or not its forecast can be read and its server answers.
     try:
@@ -193,18 +219,11 @@ def _run_graph(run: worktree.Run, log: FlowLogger) -> State[Any]:
         _show(run.path, done, [one.row() for one in compared])
     except Exception as error:  # noqa: BLE001
         log.warning("Prefect cannot show the tables (%s)", type(error).__name__)
-    ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
-    if ended:
-        name = STOPPED if ended.status == "stopped" else "Failed"
-        return Failed(name=name, message=f"{ended.stage}: {ended.error}")
-    if run.own_checkout:
-        log.info("%s", worktree.record(run))
-    return Completed(message=f"{ran} of {len(outcomes)} stages ran, the others were up to date")
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def run_stage(
-    folder: str,
+    folder: Path,
     stage: str,
     pool: str,
     limits: RunLimits,
@@ -219,15 +238,12 @@ def run_stage(
     ``unchanged`` says that DVC was asked, and has nothing to do here.
     """
     log = get_run_logger()
-    watcher = Watcher(Path(folder), stage, log)
-    ending = "the run was stopped" if stopped.is_set() else find_ending(Path(folder))
+    watcher = Watcher(folder, stage, log)
+    ending = "the run was stopped" if stopped.is_set() else find_ending(folder)
     if ending:
         # The run has ended already: what does not depend on that stage waits, as with `dvc repro`.
-        return Completed(
-            name="NotRun",
-            message=f"not run: {ending}",
-            data=vars(StageOutcome(stage, "not run", 0.0)),
-        )
+        outcome = StageOutcome(stage, "not run", 0.0)
+        return Completed(name="NotRun", message=f"not run: {ending}", data=vars(outcome))
     began = time.time()
 
     def watch() -> None:
@@ -236,31 +252,28 @@ def run_stage(
 
     try:
         limits.check_time()
-        shortfall = limits.find_shortfall(Path(folder), after)
+        shortfall = limits.find_shortfall(folder, after)
         if shortfall:
             outcome = StageOutcome(stage, "stopped", 0.0, shortfall)
         elif unchanged:
             outcome = StageOutcome(stage, "unchanged", 0.0)
         else:
-            mark(Path(folder), stage, "running")
+            mark(folder, stage, "running")
             heeding = unless_stopped(stopped, watch)
-            outcome = _work(Path(folder), stage, pool, limits.command, log, heeding)
+            outcome = _work(folder, stage, pool, limits.command, log, heeding)
     except StoppedError as error:
         outcome = StageOutcome(stage, "failed", time.time() - began, str(error))
     except TimeUp:
-        line = limits.explain_time(stage, read_progress(Path(folder), stage, began))
+        line = limits.explain_time(stage, read_progress(folder, stage, began))
         outcome = StageOutcome(stage, "stopped", time.time() - began, line)
-    mark(Path(folder), stage, outcome.status, outcome.seconds, outcome.error)
+    mark(folder, stage, outcome.status, outcome.seconds, outcome.error)
     if outcome.status in ENDED:
         name = STOPPED if outcome.status == "stopped" else "Failed"
         return Failed(name=name, message=outcome.error, data=vars(outcome))
     name, message = {
         "ran": ("Completed", f"done in {outcome.seconds:.0f} s"),
         "unchanged": ("Unchanged", "unchanged, skipped"),
-        "restored": (
-            "Unchanged",
-            "restored from the cache: an earlier run did the same work",
-        ),
+        "restored": ("Unchanged", "restored from the cache: an earlier run did the same work"),
     }[outcome.status]
     log.info("%s: %s", stage, message)
     return Completed(name=name, message=message, data=vars(outcome))

@@ -25,8 +25,7 @@ from flows import remote_stage
 from flows.follow import name_follow_run
 from flows.matrix.flow import name_matrix_run
 from flows.reconcile import end_dead_runs, end_pending_runs
-from flows.runs import request
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, request
 from flows.runs.look import FOLLOW
 from flows.server import await_answer
 from flows.train_bonito import NAME, name_training

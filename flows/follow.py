@@ -14,8 +14,7 @@ from prefect.states import Completed, Failed
 from flows.adapt import Name, Override, Profile, adapt
 from flows.progress import FlowLogger
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import look, request, worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, look, request, worktree
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
@@ -50,7 +49,7 @@ def follow(
     tag_with_host()
     own = name_follow_run({"profile": profile, "overrides": overrides, "name": name})
     try:
-        run = request.plan(CODE, profile, [str(text) for text in overrides], name)
+        run = request.plan(CODE, profile, overrides, name)
         # The look can take minutes, in which another start would take this run for a dead one.
         with worktree.hold(worktree.Run(own, CODE, CODE, {})), run.reading():
             end_dead_runs(own, log.info, look.FOLLOW, name_follow_run)

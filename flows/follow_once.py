@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from flows import pipeline
-from flows.runs import look, request, worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, look, request, worktree
 from flows.runs.terminated import heed_term, tell_interrupted
 from tasks.core.files import write_text
 from tasks.core.overlay import DEFAULT, split_settings

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.runs import last_run, request, summary, worktree
+from flows.runs import CODE, last_run, request, summary, worktree
 from flows.runs.board import clear_board
-from flows.runs.die_with_parent import CODE
 from flows.runs.limits import EXIT_STATUS, STOPPED
 from flows.runs.live import LiveTable, is_terminal, log_to_file
 from flows.runs.terminated import heed_term, tell_interrupted

@@ -4,7 +4,6 @@ in Prefect's UI.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -17,12 +16,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.runs.board import read_sample
+from flows.runs.board import list_figures, read_progress, read_sample
 
 FlowLogger = logging.Logger | logging.LoggerAdapter[Any]
 #: The server keeps every version of a Markdown artifact, so few are made.
 _SAMPLE_SECONDS = 15.0
-_COUNTS = ("stage", "done", "total", "unit", "rate", "seconds_left")
 
 
 class Watcher:
@@ -60,8 +58,8 @@ class Watcher:
         if stamp == self._seen:
             return
         self._seen = stamp
-        progress = _read(self.path)
-        if progress is None:
+        progress = read_progress(self.checkout, self.stage)
+        if not progress:
             if stamp or self._artifact is None:
                 return
             # The stage is done: a finished stage removes the file.
@@ -117,17 +115,9 @@ def describe(progress: dict[str, Any]) -> str:
     """Return one line: rows done, rate and time left once known, then figures such as loss."""
     unit = progress["unit"]
     parts = [f"{progress['done']}/{progress['total']} {unit}"]
-    parts += (
-        [f"{progress['rate']:.2f} {unit}/s", f"{progress['seconds_left']} s left"]
-        if progress["rate"]
-        else []
-    )
-    parts += [
-        f"{name.replace('_', ' ')} {value}"
-        for name, value in progress.items()
-        if name not in _COUNTS
-    ]
-    return " · ".join(parts)
+    if progress["rate"]:
+        parts += [f"{progress['rate']:.2f} {unit}/s", f"{progress['seconds_left']} s left"]
+    return " · ".join([*parts, *list_figures(progress)])
 
 
 def _markdown(sample: dict[str, Any]) -> str:
@@ -137,11 +127,3 @@ def _markdown(sample: dict[str, Any]) -> str:
         indented = "\n".join(f"    {line}" for line in str(value).splitlines() or [""])
         blocks.append(f"**{field.replace('_', ' ')}**\n\n{indented}")
     return "\n\n".join(blocks)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # removed meanwhile: the stage has ended
-        return None
-    return value if isinstance(value, dict) and all(key in value for key in _COUNTS) else None

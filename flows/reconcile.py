@@ -28,8 +28,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import last_run, request, worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, last_run, request, worktree
 from tasks.core.process import is_alive
 
 _MESSAGE = "its process was killed; start the same run again to continue it"
@@ -63,9 +62,7 @@ def end_pending_runs(pool: str) -> None:
     """Mark runs of a work pool as crashed that were killed before they began: they count against
     its limit, so that no other run would ever start.
     """
-    pending = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
-    )
+    pending = _in_states(StateType.PENDING)
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=pending):
             if run.work_pool_name == pool and not _may_begin(run):
@@ -100,11 +97,7 @@ def end_dead_runs(
     The caller holds the checkout of ``name`` (empty: no checkout). Runs of other machines and
     checkouts are left alone. ``run_name`` derives a run's name from its parameters.
     """
-    unfinished = FlowRunFilter(
-        state=FlowRunFilterState(
-            type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
-        )
-    )
+    unfinished = _in_states(StateType.RUNNING, StateType.CANCELLING)
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), flow_run_filter=unfinished
@@ -123,6 +116,10 @@ def end_dead_runs(
                 f"run {other!r} of {run.start_time:%Y-%m-%d %H:%M} was killed: marked as "
                 f"{state.name.lower()}"
             )
+
+
+def _in_states(*states: StateType) -> FlowRunFilter:
+    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*states])))
 
 
 def _is_of_another_machine(run: FlowRun) -> bool:

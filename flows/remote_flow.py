@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows import remote_stage
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.secrets import hide

@@ -36,7 +36,6 @@ FLOW = "stage"
 _BEAT_SECONDS = 2.0
 #: Time without a heartbeat after which a side counts as gone: a shared file system may hang.
 _SILENCE_SECONDS = 180.0
-_requests: dict[str, Path] = {}
 
 
 def read_pools(stages: Collection[str] | None = None) -> dict[str, str]:
@@ -94,6 +93,10 @@ class _Heartbeat:
             self._count, self._last = self._count + 1, time.monotonic()
             write_json(self.path, {"ticket": self.ticket, "beat": self._count})
 
+    def stop(self) -> None:
+        """Say that this side has ended: a worker that still runs the stage stops."""
+        write_json(self.path, {"ticket": self.ticket, "stop": True})
+
 
 def _files(folder: Path, stage: str) -> tuple[Path, Path]:
     place = folder / ".work" / "elsewhere"
@@ -113,14 +116,13 @@ def request_stage(
     """Bring ``stage`` of the checkout in ``folder`` up to date in ``pool``, and wait.
 
     ``parent`` is the flow run that asks, ``command`` what a person would type for it. An error
-    there is a failed outcome.
+    there is a failed outcome. What ``watch`` raises ends the request, and the stage there.
     """
     started = time.monotonic()
     question, answer = _files(folder, stage)
     ticket = uuid.uuid4().hex
     beat = _Heartbeat(question, ticket)
     beat()
-    _requests[ticket] = question
     parameters = {
         "folder": str(folder.resolve()),
         "stage": stage,
@@ -129,7 +131,7 @@ def request_stage(
         "command": command,
     }
     try:
-        with _child(pool, parameters) as child:
+        with _child(pool, parameters, beat) as child:
             log.info("%s: flow run %s waits for a worker of pool %r", stage, child, pool)
             outcome = _await(child, pool, stage, _PeerFile(answer), beat, watch, log)
     except ObjectNotFound:
@@ -138,17 +140,14 @@ def request_stage(
             f"the same {VARIABLE}"
         )
     finally:
-        _requests.pop(ticket, None)
-        write_json(question, {"ticket": ticket, "stop": True})  # a worker that still runs it stops
-    return (
-        StageOutcome(**outcome)
-        if isinstance(outcome, dict)
-        else StageOutcome(stage, "failed", time.monotonic() - started, outcome)
-    )
+        beat.stop()
+    if isinstance(outcome, dict):
+        return StageOutcome(**outcome)
+    return StageOutcome(stage, "failed", time.monotonic() - started, outcome)
 
 
 @contextlib.contextmanager
-def _child(pool: str, parameters: dict[str, str]) -> Iterator[UUID]:
+def _child(pool: str, parameters: dict[str, str], beat: _Heartbeat) -> Iterator[UUID]:
     """Create the flow run; cancel it if the block ends by an exception."""
     child = run_deployment(
         f"{FLOW}/{pool}", parameters=parameters, timeout=0, flow_run_name=parameters["stage"]
@@ -156,7 +155,7 @@ def _child(pool: str, parameters: dict[str, str]) -> Iterator[UUID]:
     try:
         yield child.id
     except BaseException:
-        stop_requests()
+        beat.stop()  # first: the server may be away
         _end(child.id, Cancelled(message=STOPPED))
         raise
 
@@ -178,9 +177,6 @@ def _await(
         watch()
         if content.get("ticket") == beat.ticket and "outcome" in content:
             return dict(content["outcome"])
-        if beat.ticket not in _requests:
-            _end(child, Cancelled(message=STOPPED))
-            return STOPPED
         beat()
         state = _state(child)
         if state and state.is_final():
@@ -217,13 +213,6 @@ def _state(child: UUID) -> State[Any] | None:
 def _end(child: UUID, state: State[Any]) -> None:
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         client.set_flow_run_state(child, state, force=True)
-
-
-def stop_requests() -> None:
-    """Stop all requests, from any thread: each worker sees it in its file within a second."""
-    for ticket, question in list(_requests.items()):
-        _requests.pop(ticket, None)
-        write_json(question, {"ticket": ticket, "stop": True})
 
 
 def serve_stage(

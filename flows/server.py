@@ -18,7 +18,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
-from flows.runs.die_with_parent import CODE, start
+from flows.runs import CODE
+from flows.runs.die_with_parent import start
 from tasks.core.errors import PipelineError
 from tasks.core.ports import find_free_port
 from tasks.core.process import is_alive

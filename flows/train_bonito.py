@@ -14,9 +14,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.reconcile import drop_secret_parameters, end_dead_runs, tag_with_host
-from flows.runs import worktree
-from flows.runs.die_with_parent import CODE
-from flows.runs.dvc_repro import follow, line_that_matters
+from flows.runs import CODE, worktree
+from flows.runs.dvc_repro import line_that_matters, run_child
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import profile_names
@@ -70,7 +69,7 @@ def train_bonito(
 @task(persist_result=False)
 def run_command(module: list[str]) -> None:
     """Run ``python -m MODULE ...`` in the checkout; after a kill, a rerun continues the work."""
-    lines, code = follow(
+    lines, code = run_child(
         [sys.executable, "-m", *module],
         CODE,
         get_run_logger().info,

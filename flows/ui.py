@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.runs.mlflow_urls import ask_experiment, runs_page
 from flows.server import answers, find_ui_server, server_module, set_prefect_environment
 from tasks.core.errors import PipelineError
@@ -84,22 +84,24 @@ def need_passwords(environment: Mapping[str, str]) -> None:
     """Raise :class:`PipelineError` unless each server that starts here has a password of at least
     twelve characters that is not MLflow's published one.
     """
-    user, _, prefect = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
-    mlflow = environment.get("MLFLOW_TRACKING_PASSWORD", "")
-    for what, variable, password in (
-        ("Prefect", "PREFECT_SERVER_API_AUTH_STRING=user:password", prefect if user else ""),
-        ("MLflow", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD", mlflow),
-    ):
-        if what == "MLflow" and find_mlflow(environment):
-            return
-        if len(password) < _PASSWORD_CHARACTERS or password.startswith("password"):
-            raise PipelineError(
-                f"{what} for a team needs a password of at least {_PASSWORD_CHARACTERS} "
-                f"characters: set {variable} in the environment"
-            )
+    user, _, password = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
+    variable = "PREFECT_SERVER_API_AUTH_STRING=user:password"
+    _need_password("Prefect", variable, password if user else "")
+    if find_mlflow(environment):
+        return
+    variable = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    _need_password("MLflow", variable, environment.get("MLFLOW_TRACKING_PASSWORD", ""))
     if not environment.get("MLFLOW_TRACKING_USERNAME"):
         raise PipelineError(
             "MLflow for a team needs a user: set MLFLOW_TRACKING_USERNAME in the environment"
+        )
+
+
+def _need_password(what: str, variable: str, password: str) -> None:
+    if len(password) < _PASSWORD_CHARACTERS or password.startswith("password"):
+        raise PipelineError(
+            f"{what} for a team needs a password of at least {_PASSWORD_CHARACTERS} characters: "
+            f"set {variable} in the environment"
         )
 
 

@@ -4,6 +4,7 @@ pipeline. Everything is checked before anything runs.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,10 @@ from flows.matrix.supervision import START, Supervision, parse_supervision
 from flows.runs.worktree import RUNS
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint
-from tasks.core.mix import Mix
 from tasks.core.overlay import overlay, profile_files, read_layers
 from tasks.core.params import parse_params
 from tasks.core.sections.finetune import CHAMPION
-from tasks.core.setting_paths import FILES, NOTHING
+from tasks.core.setting_paths import FILES, NOTHING, is_nothing
 from tasks.scoring.datasets import load_dataset, load_items
 
 
@@ -45,6 +45,23 @@ class Cell:
         }
 
 
+@dataclass(frozen=True)
+class _Point:
+    """What tells one cell from another. A variant is None where there is none."""
+
+    model: str
+    target: MatrixDataset
+    supervision: Supervision
+    rows: int
+    seed: int
+    variant: Variant | None = None
+
+    @property
+    def variant_name(self) -> str:
+        """The variant's name; empty where there is none."""
+        return self.variant.name if self.variant else ""
+
+
 def expand(matrix: Matrix, main: Path) -> list[Cell]:
     """Return the cells, each once: zero-shot cells first, a starting point before its continuation.
 
@@ -52,14 +69,11 @@ def expand(matrix: Matrix, main: Path) -> list[Cell]:
     champion. All settings are parsed.
     """
     cells: dict[str, Cell] = {}
-    for model in matrix.models:
-        for dataset in matrix.datasets:
-            for text in sorted(
-                matrix.supervision,
-                key=lambda text: (text != "none", parse_supervision(text).after_p3),
-            ):
-                for cell in _of_supervision(matrix, main, model, dataset, parse_supervision(text)):
-                    cells.setdefault(cell.name, cell)
+    parsed = [parse_supervision(text) for text in matrix.supervision]
+    parsed.sort(key=lambda each: (str(each) != "none", each.after_p3))
+    for model, target, supervision in itertools.product(matrix.models, matrix.datasets, parsed):
+        for cell in _of_supervision(matrix, main, model, target, supervision):
+            cells.setdefault(cell.name, cell)
     return sorted(cells.values(), key=lambda cell: cell.params["finetune"]["start"] != CHAMPION)
 
 
@@ -67,6 +81,12 @@ def check_inputs(matrix: Matrix, cells: list[Cell], main: Path) -> None:
     """Look for every file and read every dataset file with its items, so that an error comes before
     the first cell.
     """
+    for cell in cells:
+        if is_nothing(Path(cell.params["evaluate"]["items"])):
+            raise PipelineError(
+                f"target {cell.dataset} has no labelled items, and a matrix compares F1: name "
+                "their file in evaluate.items of its set or profile"
+            )
     targets = {dataset.name: dataset for dataset in matrix.datasets}
     for section, key in FILES:
         for value, target in {
@@ -99,87 +119,69 @@ def _advice(section: str, key: str, value: str, target: MatrixDataset) -> str:
 
 
 def _of_supervision(
-    matrix: Matrix, main: Path, model: str, dataset: MatrixDataset, supervision: Supervision
+    matrix: Matrix, main: Path, model: str, target: MatrixDataset, supervision: Supervision
 ) -> list[Cell]:
     if str(supervision) == "none":  # not trained: rows and seeds make no difference
-        return [_cell(matrix, main, model, dataset, supervision, 0, matrix.seeds[0], None)]
-    p3 = parse_supervision("p3")
+        return [_cell(matrix, main, _Point(model, target, supervision, 0, matrix.seeds[0]))]
+    variants = [each for each in matrix.variants if str(supervision) in each.supervision]
     cells = []
-    for rows in matrix.rows:
-        for seed in matrix.seeds:
-            start = (
-                [_cell(matrix, main, model, dataset, p3, rows, seed, None)]
-                if supervision.after_p3
-                else []
-            )
-            variants = [
-                None,
-                *(each for each in matrix.variants if str(supervision) in each.supervision),
-            ]
-            begin = start[0].name if start else ""
-            cells += start
-            cells += [
-                _cell(matrix, main, model, dataset, supervision, rows, seed, variant, begin)
-                for variant in variants
-            ]
+    for rows, seed in itertools.product(matrix.rows, matrix.seeds):
+        start = ""
+        if supervision.after_p3:
+            p3 = _Point(model, target, parse_supervision("p3"), rows, seed)
+            cells.append(_cell(matrix, main, p3))
+            start = cells[-1].name
+        for variant in (None, *variants):
+            point = _Point(model, target, supervision, rows, seed, variant)
+            cells.append(_cell(matrix, main, point, start))
     return cells
 
 
-def _cell(
-    matrix: Matrix,
-    main: Path,
-    model: str,
-    dataset: MatrixDataset,
-    supervision: Supervision,
-    rows: int,
-    seed: int,
-    variant: Variant | None,
-    start: str = "",
-) -> Cell:
-    profiles = f"{matrix.profile},{dataset.profile}"
+def _cell(matrix: Matrix, main: Path, point: _Point, start: str = "") -> Cell:
+    """Return the cell of a point; ``start`` is the name of the cell whose adapter it continues."""
+    profiles = f"{matrix.profile},{point.target.profile}"
     params, _ = read_layers(main / "params.yaml", profile_files(main / "profiles", profiles))
     for over in (
         matrix.set,
-        dataset.set,
-        _axes(matrix, model, dataset, supervision.mix, rows, seed),
-        variant.set if variant else {},
+        point.target.set,
+        _axes(matrix, point),
+        point.variant.set if point.variant else {},
         {"finetune": {"start": str(main / RUNS / start / "artifacts/finetune")}} if start else {},
     ):
         params = overlay(params, over)
     params = _lists(params)
     # Trained on nothing, a cell with a starting point shows that point alone.
     begins = params["finetune"]["start"] != NOTHING
-    alone = str(supervision) == "none" and begins
-    shown, slug = (START, START) if alone else (str(supervision), supervision.slug)
-    name = _name(matrix.name, model, dataset.name, (shown, slug), rows, seed, variant)
+    alone = str(point.supervision) == "none" and begins
+    shown = START if alone else str(point.supervision)
+    name = _name(matrix.name, point, shown)
     parse_params(params, f"cell {name}")
     return Cell(
         name,
-        model,
-        dataset.name,
+        point.model,
+        point.target.name,
         shown,
-        rows,
-        seed,
-        variant.name if variant else "",
+        point.rows,
+        point.seed,
+        point.variant_name,
         params,
         start,
     )
 
 
-def _axes(
-    matrix: Matrix, model: str, dataset: MatrixDataset, mix: Mix, rows: int, seed: int
-) -> dict[str, Any]:
+def _axes(matrix: Matrix, point: _Point) -> dict[str, Any]:
     """Return the settings of the axes and the budget.
 
     Every source gets the same passages: cut by one tokenizer, drawn with one seed.
     """
-    training = {"p3": matrix.p3_rows, "labelled": dataset.training}
+    mix, rows, seed = point.supervision.mix, point.rows, point.seed
+    training = {"p3": matrix.p3_rows, "labelled": point.target.training}
     from_file = next((training[name] for name in mix.names if name in training), NOTHING)
     axes: dict[str, Any] = {
         "ingest": {"tokenizer": matrix.models[0]},
         "supervise": {"source": str(mix), "rows": from_file, "max_rows": rows, "seed": seed},
         "finetune": {
-            "model": model,
+            "model": point.model,
             "seed": seed,
             "max_tokens": matrix.tokens or matrix.tokens_per_row * rows,
         },
@@ -197,33 +199,18 @@ def _axes(
     return axes
 
 
-def _name(
-    matrix: str,
-    model: str,
-    dataset: str,
-    supervision: tuple[str, str],
-    rows: int,
-    seed: int,
-    variant: Variant | None,
-) -> str:
+def _name(matrix: str, point: _Point, shown: str) -> str:
     """Return a name for worktree and DVC experiment: readable, at most 80 characters, stable.
 
-    ``supervision`` is as it is shown, and as a slug.
+    ``shown`` is the supervision as tables have it.
     """
-    shown, slug = supervision
-    parts = [
-        matrix,
-        re.split(r"[/:]", model)[-1],
-        dataset,
-        slug,
-        *([f"r{rows}"] if rows else []),
-        f"s{seed}",
-    ]
-    text = re.sub(r"[^A-Za-z0-9.-]+", "-", ".".join([*parts, *([variant.name] if variant else [])]))
-    key = fingerprint(matrix, model, dataset, shown, rows, seed, variant.name if variant else "")[
-        :4
-    ]
-    return f"{text[:70].rstrip('.-')}.{key}"
+    model, target, variant = point.model, point.target.name, point.variant_name
+    slug = START if shown == START else point.supervision.slug
+    rows = f"r{point.rows}" if point.rows else ""
+    parts = (matrix, re.split(r"[/:]", model)[-1], target, slug, rows, f"s{point.seed}", variant)
+    text = re.sub(r"[^A-Za-z0-9.-]+", "-", ".".join(filter(None, parts)))
+    key = fingerprint(matrix, model, target, shown, point.rows, point.seed, variant)
+    return f"{text[:70].rstrip('.-')}.{key[:4]}"
 
 
 def _lists(value: Any) -> Any:

@@ -33,12 +33,15 @@ from flows.matrix.results import Result, tabulate_cells
 from flows.matrix.run_cell import OUT, bring_up_to_date, write_results
 from flows.progress import FlowLogger, Watcher, drop_failure_records
 from flows.reconcile import end_dead_runs, tag_with_host
-from flows.runs import worktree
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE, worktree
 from flows.runs.dvc_repro import stop_children, unless_stopped
 from flows.runs.readers import reading
 from flows.server import set_prefect_environment
 from tasks.core.errors import PipelineError
+from tasks.core.secrets import hide
+
+#: What a request without a file asks for.
+_FILE = "matrices/embedded.yaml"
 
 
 def list_gpus() -> list[str]:
@@ -57,10 +60,6 @@ def list_gpus() -> list[str]:
         check=False,
     )
     return listed.stdout.split() if listed.returncode == 0 else []
-
-
-#: What a request without a file asks for.
-_FILE = "matrices/embedded.yaml"
 
 
 def name_matrix_run(parameters: dict[str, Any]) -> str:
@@ -97,7 +96,7 @@ def matrix(file: str = _FILE) -> State[Any]:
             with reading(CODE, [cell.name for cell in cells]), cancelled.heed_cancel():
                 return _run_cells(plan, cells, log)
     except PipelineError as error:
-        return Failed(message=str(error))
+        return Failed(message=hide(str(error)))
     except cancelled.CancelledOnPageError:
         return Cancelled(message=cancelled.MESSAGE)
 
@@ -109,17 +108,17 @@ def _run_cells(plan: Matrix, cells: list[Cell], log: FlowLogger) -> State[Any]:
         free.put(number)
     stopped = threading.Event()
     futures: dict[str, PrefectFuture[Any]] = {}
-    for cell in cells:
-        named = run_cell.with_options(name=cell.name, task_run_name=cell.name)
-        futures[cell.name] = named.submit(
-            cell,
-            free,
-            stopped,
-            return_state=False,
-            wait_for=[futures[cell.start]] if cell.start else [],
-        )
     results: list[Result] = []
     try:
+        for cell in cells:
+            named = run_cell.with_options(name=cell.name, task_run_name=cell.name)
+            futures[cell.name] = named.submit(
+                cell,
+                free,
+                stopped,
+                return_state=False,
+                wait_for=[futures[cell.start]] if cell.start else [],
+            )
         for cell in cells:
             results.append(_result(cell, futures[cell.name]))
             write_results(plan, results, CODE, final=cell is cells[-1])

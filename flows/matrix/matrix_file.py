@@ -127,10 +127,7 @@ class Matrix(Section):
     @field_validator("models", "datasets", "supervision", "rows", "seeds", "variants")
     @classmethod
     def _refuse_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = [
-            value.name if isinstance(value, Section) and hasattr(value, "name") else value
-            for value in values
-        ]
+        names = [getattr(value, "name", value) for value in values]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{twice!r} is given twice")

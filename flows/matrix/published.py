@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ from flows.matrix.words import short
 #: In points: a figure is reproduced if ours is closer than MARGIN to it, and our interval at most
 #: WIDEST wide. The interval of a few items is so wide that it holds nearly every figure.
 MARGIN, WIDEST = 3.0, 12.0
+#: The paper's claims: a supervision, what it is compared with, the claim, the verdict it needs.
+_CLAIMS = (
+    ("bonito", "vs_none", "Bonito beats zero-shot", "better"),
+    ("bonito", "vs_tapt", "Bonito beats next-word training", "better"),
+    ("tapt", "vs_none", "Next-word training does not help", "worse"),
+)
 
 
 def compare_published(
@@ -44,13 +51,18 @@ def compare_published(
                 and short(group["model"]) == short(model)
             ]
             if matching:
-                group = max(matching, key=lambda entry: entry["rows"] or 10**9)
+                group = max(matching, key=_size)
                 status, reason = _compare(group, figure)
                 row |= {"ours": group, "status": status, "reason": reason}
             else:
                 row["reason"] = _why_not_run(model, dataset, supervision, results, matrix)
             rows.append(row)
     return rows
+
+
+def _size(group: dict[str, Any]) -> float:
+    """Return a group's number of rows; 0 are all of them."""
+    return group["rows"] or math.inf
 
 
 def _compare(group: dict[str, Any], figure: float) -> tuple[str, str]:
@@ -67,15 +79,11 @@ def _compare(group: dict[str, Any], figure: float) -> tuple[str, str]:
 def _why_not_run(
     model: str, dataset: str, supervision: str, results: Sequence[Result], matrix: Matrix
 ) -> str:
-    failed = [
-        r
-        for r in results
-        if (r.cell.dataset, r.cell.supervision) == (dataset, supervision)
-        and short(r.cell.model) == short(model)
-        and r.status != "done"
-    ]
-    if failed:
-        return failed[0].reason
+    for result in results:
+        cell = result.cell
+        same = (cell.dataset, cell.supervision) == (dataset, supervision)
+        if same and short(cell.model) == short(model) and result.status != "done":
+            return result.reason
     if short(model) not in map(short, matrix.models):
         return f"needs {short(model)}; this matrix ran {', '.join(map(short, matrix.models))}"
     return "not asked for by this matrix"
@@ -86,25 +94,18 @@ def judge_claims(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     A claim holds, does not hold, or is undecided (0 in the interval, or ``p_holm`` over 0.05).
     """
-    rows: list[dict[str, Any]] = []
-    largest: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for group in sorted(
-        (group for group in groups if not group["variant"]),
-        key=lambda entry: entry["rows"] or 10**9,
-    ):
-        largest[group["model"], group["dataset"], group["supervision"]] = group
-    for group in (group for group in groups if group in largest.values()):
-        if group["supervision"] == "bonito" and group["vs_none"]:
-            rows.append(_claim(group, "Bonito beats zero-shot", group["vs_none"], "better"))
-        if group["supervision"] == "bonito" and group["vs_tapt"]:
-            rows.append(
-                _claim(group, "Bonito beats next-word training", group["vs_tapt"], "better")
-            )
-        if group["supervision"] == "tapt" and group["vs_none"]:
-            rows.append(
-                _claim(group, "Next-word training does not help", group["vs_none"], "worse")
-            )
-    return rows
+    plain = [group for group in groups if not group["variant"]]
+    largest: dict[tuple[str, ...], float] = {}
+    for group in plain:
+        place = (group["model"], group["dataset"], group["supervision"])
+        largest[place] = max(largest.get(place, 0), _size(group))
+    return [
+        _claim(group, claim, group[against], expected)
+        for group in plain
+        if _size(group) == largest[group["model"], group["dataset"], group["supervision"]]
+        for supervision, against, claim, expected in _CLAIMS
+        if group["supervision"] == supervision and group[against]
+    ]
 
 
 def _claim(

@@ -76,20 +76,18 @@ def measure_cost(result: Result, main: Path) -> dict[str, Any]:
     """Return training rows and tokens, and wall and GPU seconds of a cell's stages, including those
     it shares with other cells.
     """
-    known = [stage for stage in result.stages if stage["seconds"] is not None]
-    wall = sum(stage["seconds"] for stage in known) if len(known) == len(result.stages) else None
-    gpu = (
-        result.gpus * sum(stage["seconds"] for stage in known if stage["stage"] in ON_GPU)
-        if wall is not None
-        else None
-    )
+    wall = gpu = None
+    if all(stage["seconds"] is not None for stage in result.stages):
+        wall = round(sum(stage["seconds"] for stage in result.stages), 1)
+        on_gpu = sum(stage["seconds"] for stage in result.stages if stage["stage"] in ON_GPU)
+        gpu = round(result.gpus * on_gpu, 1)
     summary = result.artifacts(main) / "finetune" / "summary.json"
     training = read_json(summary) if result.status == "done" and summary.is_file() else {}
     return {
         "rows_trained": training.get("rows_kept"),
         "tokens": training.get("tokens"),
-        "wall_seconds": None if wall is None else round(wall, 1),
-        "gpu_seconds": None if gpu is None else round(gpu, 1),
+        "wall_seconds": wall,
+        "gpu_seconds": gpu,
     }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from flows.review.place import Place, make_parser, one_line, say, where
 from flows.review.search import find, open_index
 from flows.review.server import serve
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json

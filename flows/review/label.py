@@ -18,7 +18,7 @@ from flows.review.label_desk import LabelDesk, read_items
 from flows.review.lines_file import LinesFile
 from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.log_lines import set_up_logging
 from tasks.core.page import Page

@@ -80,13 +80,12 @@ class LabelDesk:
         return {
             "columns": asked_columns(self.dataset),
             "labels": dict(labels),
-            "task_type": task_type(self.dataset.task_type),
             "drafts": left[:_SENT],
             "left": sum(bool(draft["origin"]) for draft in left),
-            "progress": self.progress(items),
+            "progress": self._progress(items),
         }
 
-    def progress(self, items: list[Item]) -> dict[str, Any]:
+    def _progress(self, items: list[Item]) -> dict[str, Any]:
         """Return the items, the passages they are about, and the smallest gain (0-1) that a run on
         them can show.
         """
@@ -142,10 +141,11 @@ class LabelDesk:
     def _make_row(
         self, draft: dict[str, Any], change: dict[str, Any], by_hand: bool
     ) -> dict[str, Any]:
-        fields = {name: _line(change, "fields", name) for name in asked_columns(self.dataset)}
-        given = change.get("answers")
-        answers = [" ".join(str(one).split()) for one in given] if isinstance(given, list) else []
-        answers = [answer for answer in answers if answer]
+        written, given = change.get("fields"), change.get("answers")
+        written = written if isinstance(written, dict) else {}
+        fields = {name: _line(written.get(name, "")) for name in asked_columns(self.dataset)}
+        lines = map(_line, given) if isinstance(given, list) else ()
+        answers = [answer for answer in lines if answer]
         label = str(change.get("label") or "")
         same = fields == draft["fields"] and (label, answers) == (draft["label"], draft["answers"])
         how = "by hand" if by_hand else "accepted" if same else "edited"
@@ -224,9 +224,9 @@ def _taken(items: list[Item]) -> set[str]:
     return {str(one.get("draft")) for one in held if isinstance(one, dict)}
 
 
-def _line(change: dict[str, Any], part: str, name: str) -> str:
-    values = change.get(part)
-    return " ".join(str(values.get(name, "")).split()) if isinstance(values, dict) else ""
+def _line(value: Any) -> str:
+    """Return what a person wrote as one line."""
+    return " ".join(str(value).split())
 
 
 def _put(row: dict[str, Any], column: str, value: Any) -> None:

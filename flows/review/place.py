@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
-from flows.runs.request import plan
+from flows.runs.request import make_command, plan
 from flows.runs.worktree import Run, list_folders
 from tasks.core import errors
 from tasks.core.errors import PipelineError
@@ -69,10 +68,7 @@ class Place:
 
     def command(self, target: str, **variables: str) -> str:
         """Return the make command of this profile and these settings, as typed in a shell."""
-        given = {} if self.profile in ("", DEFAULT) else {"PROFILE": self.profile}
-        given |= {"SET": shlex.join(self.settings)} if self.settings else {}
-        words = [f"{name}={shlex.quote(value)}" for name, value in (given | variables).items()]
-        return " ".join(["make", target, *words])
+        return make_command(self.profile, self.settings, target, **variables)
 
     def again(self) -> str:
         """Return what starts the run again, in words."""

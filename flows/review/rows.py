@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from flows.review.lines_file import LinesFile, find_line, put_line
 from flows.review.place import Place, make_parser, say
 from flows.review.server import serve
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from flows.runs.limits import rows_stage
 from tasks.core.errors import PipelineError
 from tasks.core.log_lines import set_up_logging
@@ -81,7 +81,7 @@ def open_desk(place: Place) -> ReviewDesk:
     if not rows:
         raise PipelineError(f"{place.shown(folder)} has no rows to judge")
     desk = ReviewDesk(rows, file, os.environ.get("REVIEWER", ""))
-    judged = desk.progress()["total"]["judged"]
+    judged = desk.state()["progress"]["total"]["judged"]
     say(
         rows=f"{len(rows)} drawn of {count:,} that {whose}, {place.shown(folder)}",
         verdicts=f"{place.shown(path)}, {judged} of the {len(rows)} judged",
@@ -172,21 +172,17 @@ class ReviewDesk:
         return verdict.model_dump()
 
     def _seen(self) -> dict[str, Any]:
-        verdicts = self._verdicts()
+        known = Reviews.read(self.file.path).verdicts
+        verdicts = {key: known[key] for key in self._rows if key in known}
         return {
             "verdicts": {key: _brief(verdict) for key, verdict in verdicts.items()},
-            "progress": self.progress(verdicts),
+            "progress": self._progress(verdicts),
         }
 
-    def _verdicts(self) -> dict[str, Verdict]:
-        known = Reviews.read(self.file.path).verdicts
-        return {key: known[key] for key in self._rows if key in known}
-
-    def progress(self, verdicts: dict[str, Verdict] | None = None) -> dict[str, Any]:
+    def _progress(self, verdicts: dict[str, Verdict]) -> dict[str, Any]:
         """Return counts of all rows and by task type: ``rows``, ``judged``, ``right``, ``wrong``,
         ``unclear``, and the share (0-1) of right ones with its 95 % interval.
         """
-        verdicts = self._verdicts() if verdicts is None else verdicts
         kinds = [kind for kind in TASK_TYPES if any(row["task_type"] == kind for row in self.rows)]
         by_type = {kind: self._count(verdicts, kind) for kind in kinds}
         return {"total": self._count(verdicts, ""), "by_task_type": by_type}

@@ -23,6 +23,7 @@ from tasks.core.rows import PASSAGES
 log = logging.getLogger(__name__)
 #: Columns that are kept beside the text.
 _PLACE = ("passage_id", "document", "page", "section", "start", "end")
+_COLUMNS = (*_PLACE, "text")
 #: English words that say nothing of what a question is about. The pipeline's generators know
 #: English alone.
 _COMMON = """
@@ -62,8 +63,8 @@ def open_index(passages: Path, folder: Path) -> Path:
 
 
 def find(index: Path, question: str, most: int) -> list[dict[str, Any]]:
-    """Return the best ``most`` passages, the best first: their place, ``text`` and ``score`` (bm25,
-    higher is better). Passages that share no word with the question are not found.
+    """Return the best ``most`` passages by bm25, the best first: their place and ``text``. Passages
+    that share no word with the question are not found.
 
     Any text is a question: its words are looked for, and none of it is read as FTS5's syntax.
     """
@@ -71,9 +72,9 @@ def find(index: Path, question: str, most: int) -> list[dict[str, Any]]:
     if not words:
         return []
     wanted = " OR ".join(f'"{word}"' for word in words)
-    columns = ", ".join(f'"{name}"' for name in (*_PLACE, "text"))
+    columns = ", ".join(f'"{name}"' for name in _COLUMNS)
     asked = (
-        f"SELECT {columns}, -bm25(passages) FROM passages WHERE passages MATCH ? "  # noqa: S608
+        f"SELECT {columns} FROM passages WHERE passages MATCH ? "  # noqa: S608
         "ORDER BY bm25(passages), rowid LIMIT ?"
     )
     try:
@@ -81,12 +82,12 @@ def find(index: Path, question: str, most: int) -> list[dict[str, Any]]:
             rows = base.execute(asked, (wanted, most)).fetchall()
     except sqlite3.DatabaseError as error:
         raise PipelineError(f"{index} cannot be read ({error}): delete it and ask again") from error
-    return [dict(zip((*_PLACE, "text", "score"), row, strict=True)) for row in rows]
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
 
 
 def _write(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
     columns = ", ".join(f'"{name}" UNINDEXED' for name in _PLACE)
-    places = ", ".join("?" for _ in (*_PLACE, "text"))
+    places = ", ".join("?" for _ in _COLUMNS)
     with closing(sqlite3.connect(path)) as base:
         base.execute(
             f"CREATE VIRTUAL TABLE passages USING fts5({columns}, text, "
@@ -99,4 +100,4 @@ def _write(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
 def _rows(passages: Path) -> Iterator[tuple[Any, ...]]:
     for batch in Batches(passages, PASSAGES):
         for row in batch.to_pylist():
-            yield tuple(row[name] for name in (*_PLACE, "text"))
+            yield tuple(row[name] for name in _COLUMNS)

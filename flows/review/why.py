@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from flows.review.embedding import open_embedder
 from flows.review.nearest import Near, find_nearest
 from flows.review.place import Place, find_places, make_parser, one_line, say, where
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
 from tasks.core.log_lines import set_up_logging

@@ -18,7 +18,8 @@ from tasks.core.files import write_json
 _BOARD = Path(".work") / "board.json"
 #: Statuses after which nothing else of the run is done.
 ENDED = ("failed", "stopped")
-#: As in the closing table.
+#: Keys of progress.json (:mod:`tasks.core.progress`); the others are figures, such as a loss.
+_COUNTS = {"stage", "done", "total", "unit", "rate", "seconds_left"}
 _SHOWN = {"ran": "done", "restored": "from cache", "failed": "FAILED"}
 
 
@@ -35,6 +36,11 @@ class StageLine:
     rows_in: int | None = None
     rows_kept: int | None = None
     news: str = ""
+
+
+def show_status(status: str) -> str:
+    """Return how the live table and the closing one name a status."""
+    return _SHOWN.get(status, status)
 
 
 def begin_board(checkout: Path, stages: Iterable[str]) -> None:
@@ -91,14 +97,18 @@ def clear_board(checkout: Path) -> None:
     (checkout / _BOARD).unlink(missing_ok=True)
 
 
-def read_progress(checkout: Path, stage: str, since: float) -> str:
-    """Return how far a stage is, such as "512 of 1,024 rows"; empty where it has not said so since
-    then.
-    """
-    found = _optional(checkout / ".work" / stage / "progress.json", since)
-    if not found.get("total"):
-        return ""
-    return f"{found.get('done', 0):,} of {found['total']:,} {found.get('unit', '')}".strip()
+def read_progress(checkout: Path, stage: str, since: float = 0.0) -> dict[str, Any]:
+    """Return the progress file of a stage; empty where it has not written it since then."""
+    return _optional(checkout / ".work" / stage / "progress.json", since)
+
+
+def list_figures(progress: Mapping[str, Any]) -> list[str]:
+    """Return what a stage shows beside its counts, such as "loss 0.37"."""
+    return [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in progress.items()
+        if name not in _COUNTS
+    ]
 
 
 def read_sample(checkout: Path, stage: str, since: float = 0.0) -> dict[str, Any]:
@@ -131,17 +141,15 @@ def _read_stage(
 ) -> StageLine:
     status, since = entry["status"], entry.get("since", now)
     if status == "running":
-        progress = _optional(checkout / ".work" / stage / "progress.json", since)
+        progress = read_progress(checkout, stage, since)
         news = str(read_sample(checkout, stage, since).get("prediction", "")) or message
         return StageLine(stage, status, now - since, progress, news=news)
     if status in ("ran", "unchanged", "restored"):
         summary = _optional(checkout / "artifacts" / stage / "summary.json")
         rows_in, rows_kept = summary.get("rows_in"), summary.get("rows_kept")
-        return StageLine(
-            stage, _SHOWN.get(status, status), entry["seconds"], {}, rows_in, rows_kept
-        )
-    shown = _SHOWN.get(status, status)
-    return StageLine(stage, shown, entry.get("seconds", 0.0), news=entry.get("error", ""))
+        return StageLine(stage, show_status(status), entry["seconds"], {}, rows_in, rows_kept)
+    seconds, error = entry.get("seconds", 0.0), entry.get("error", "")
+    return StageLine(stage, show_status(status), seconds, news=error)
 
 
 def _optional(path: Path, since: float = 0.0) -> dict[str, Any]:

@@ -14,10 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.runs import CODE
 from tasks.core.process import set_death_signal
-
-#: Folder from which ``flows`` and ``tasks`` can be imported.
-CODE = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:

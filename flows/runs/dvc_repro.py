@@ -95,7 +95,7 @@ def _reproduce(
     environment: dict[str, str],
 ) -> StageOutcome:
     started = time.monotonic()
-    lines, code = follow(command, checkout, log, environment, watch)
+    lines, code = run_child(command, checkout, log, environment, watch)
     seconds = time.monotonic() - started
     if code:
         return StageOutcome(
@@ -116,7 +116,7 @@ def _damage(output: Path) -> str:
     return ""
 
 
-def follow(
+def run_child(
     command: list[str],
     folder: Path,
     log: Callable[[str], None],

@@ -47,7 +47,7 @@ def _run(command: list[str], folder: Path, check: bool, env: dict[str, str] | No
     done = _finish(command, folder, env)
     if check and done.returncode:
         output = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
-        shown = " ".join(command[:3] if command[0] == "git" else ["dvc", *command[3:]])
+        shown = " ".join(command[:3] if command[0] == "git" else command[2:6])
         lines = output.splitlines()
         # DVC adds an address after its error, git what to do.
         errors = [line for line in lines if line.startswith(("ERROR: ", "fatal: ", "error: "))]

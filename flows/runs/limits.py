@@ -6,8 +6,10 @@ Nothing is lost: the same command continues where the run ended.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.core.files import read_json
 from tasks.core.mix import Mix
@@ -60,9 +62,13 @@ class RunLimits:
         if most and time.monotonic() - self.began >= 60 * most:
             raise TimeUp
 
-    def explain_time(self, stage: str, progress: str) -> str:
-        """Return the line that says where the run ended, and how it continues."""
-        reached = f"in {stage}" + (f" ({progress})" if progress else "")
+    def explain_time(self, stage: str, progress: Mapping[str, Any]) -> str:
+        """Return the line that says where the run ended, and how it continues; ``progress`` is that
+        of the stage (:func:`flows.runs.board.read_progress`).
+        """
+        reached = f"in {stage}"
+        if progress.get("total"):
+            reached += f" ({progress['done']:,} of {progress['total']:,} {progress['unit']})"
         return (
             f"run.max_minutes = {self.limits.max_minutes:g} are over {reached}: nothing is lost, "
             f"continue with {self.again}"
@@ -79,12 +85,12 @@ class RunLimits:
         kept = int(read_json(path)["rows_kept"])
         chosen = int(read_json(checkout / "artifacts" / "ingest" / "summary.json")["rows_kept"])
         chosen = min(chosen, self.most_passages or chosen)
-        least = max(limits.min_rows, limits.min_rows_per_passage * chosen)
-        if kept >= least:
+        per_passage = limits.min_rows_per_passage * chosen
+        if kept >= max(limits.min_rows, per_passage):
             return ""
         which = (
             f"run.min_rows = {limits.min_rows}"
-            if limits.min_rows >= limits.min_rows_per_passage * chosen
+            if limits.min_rows >= per_passage
             else f"run.min_rows_per_passage = {limits.min_rows_per_passage:g} of {chosen} passages"
         )
         told_in = "report.html" if self.rows_stage == "verify" else "summary.json"

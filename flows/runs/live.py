@@ -18,9 +18,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.runs.board import StageLine, read_stages
+from flows.runs.board import StageLine, list_figures, read_stages
 
-_COUNTS = {"stage", "done", "total", "unit", "rate", "seconds_left"}
+_HEADINGS = ("stage", "state", "", "rows", "rate", "time", "left", "")
 _STATUS = {
     "waiting": "dim",
     "running": "bold cyan",
@@ -46,18 +46,15 @@ def draw(stages: list[StageLine], width: int, message: str) -> RenderableType:
     rows = max(11, *(len(_rows(line)) for line in stages))
     bar = max(6, min(24, width - 62 - rows))
     widths = [9, 10, bar, rows, 7, 7, 7, max(4, width - 47 - bar - rows)]
-    parts: list[RenderableType] = [_line(widths, [Text(text, style="dim") for text in _headings()])]
+    parts: list[RenderableType] = [_line(widths, [Text(text, style="dim") for text in _HEADINGS])]
     for line in stages:
         parts.append(_line(widths, _cells(line, bar)))
         if line.news:
-            news = Text(_CONTROL.sub(" ", " ".join(line.news.split())), style=_news_style(line))
+            style = "red" if line.status == "FAILED" else "dim italic"
+            news = Text(_CONTROL.sub(" ", " ".join(line.news.split())), style=style)
             news.truncate(2 * (width - 6), overflow="ellipsis")
             parts.append(Padding(news, (0, 2, 0, 2)))
     return Group(*parts)
-
-
-def _headings() -> list[str]:
-    return ["stage", "state", "", "rows", "rate", "time", "left", ""]
 
 
 def _line(widths: list[int], cells: list[RenderableType]) -> Table:
@@ -72,11 +69,7 @@ def _line(widths: list[int], cells: list[RenderableType]) -> Table:
 def _cells(line: StageLine, bar: int) -> list[RenderableType]:
     progress = line.progress
     rate, left = progress.get("rate"), progress.get("seconds_left")
-    facts = [
-        f"{name.replace('_', ' ')} {value}"
-        for name, value in sorted(progress.items(), key=lambda item: "second" in item[0])
-        if name not in _COUNTS
-    ]
+    figures = sorted(list_figures(progress), key=lambda figure: "second" in figure)
     return [
         Text(line.stage, style="dim" if line.status == "waiting" else ""),
         Text(line.status, style=_STATUS[line.status]),
@@ -85,7 +78,7 @@ def _cells(line: StageLine, bar: int) -> list[RenderableType]:
         Text(f"{rate:.3g}/s" if rate else ""),
         Text(_clock(line.seconds) if line.status in ("running", "done", "FAILED") else ""),
         Text(_clock(left) if rate and left is not None else ""),
-        Text(_CONTROL.sub(" ", ", ".join(facts))),
+        Text(_CONTROL.sub(" ", ", ".join(figures))),
     ]
 
 
@@ -102,10 +95,6 @@ def _rows(line: StageLine) -> str:
     if line.progress:
         return f"{line.progress['done']}/{line.progress['total']} {line.progress['unit']}"
     return "" if line.rows_in is None else f"{line.rows_kept}/{line.rows_in} kept"
-
-
-def _news_style(line: StageLine) -> str:
-    return "red" if line.status == "FAILED" else "dim italic"
 
 
 def _clock(seconds: float) -> str:

@@ -86,10 +86,17 @@ def look(run: Run) -> Look:
         "changed": sorted(name for name in both if files[name][2] != known[name][2]),
         "removed": sorted(known.keys() - files.keys()),
     }
-    other_settings = bool(last) and last["settings"] != settings
-    unsettled, ended = explain_unsettled(run.path), read_last_flow_run(run.path)
-    changes = (moved, not last, other_settings, unsettled)
-    return Look(state, settings, files, *changes, ended, pointer)
+    return Look(
+        state,
+        settings,
+        files,
+        moved,
+        first=not last,
+        other_settings=bool(last) and last["settings"] != settings,
+        unsettled=explain_unsettled(run.path),
+        flow_run=read_last_flow_run(run.path),
+        pointer=pointer,
+    )
 
 
 def announce(seen: Look) -> None:

@@ -7,10 +7,11 @@ creates the experiment where it is missing.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
+from flows.runs.own_process import run_module
+from tasks.core.errors import PipelineError
 from tasks.core.secrets import bare_address
 
 _TRAINING = "workflowType=machine_learning"
@@ -28,15 +29,11 @@ def run_page(server: str, experiment: str, run: str) -> str:
 
 
 def ask_experiment(checkout: Path) -> str:
-    """Return the experiment's id, or "" on failure. A child process reads it: MLflow is large."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.runs.mlflow_urls"],
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
+    """Return the experiment's id, or "" on failure."""
+    try:
+        return run_module("flows.runs.mlflow_urls", "experiment", checkout)
+    except PipelineError:
+        return ""
 
 
 def main() -> int:

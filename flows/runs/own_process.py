@@ -1,4 +1,4 @@
-"""A module of ``tasks`` that is asked in a process of its own: it loads libraries that the caller
+"""A module that is asked in a process of its own: it loads libraries that the caller
 does without.
 """
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.runs import CODE
 from flows.runs.board import find_unfinished
-from flows.runs.die_with_parent import CODE
 from flows.runs.git import run_git
 from flows.runs.last_run import read_last
 from flows.runs.readers import READ, find_named, hold_unread, is_read
@@ -57,9 +57,10 @@ class Checkout:
         """Return its line in the list."""
         date = time.strftime("%Y-%m-%d", time.localtime(self.used))
         told = f"stays: {self.reason}" if self.reason else "can be removed"
-        unfinished = f" ({self.unfinished}: its work would be lost)" if self.unfinished else ""
+        if self.unfinished and not self.reason:
+            told += f" ({self.unfinished}: its work would be lost)"
         size = f"{self.size / 1e6:,.0f} MB"
-        return f"{date}  {size:>10}  {self.path.name}  {told}{'' if self.reason else unfinished}"
+        return f"{date}  {size:>10}  {self.path.name}  {told}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,11 +111,7 @@ def find_old(main: Path, seconds: float) -> list[Checkout]:
     reasons = _find_reasons(main, used, list_versions())
     return [
         Checkout(
-            folder,
-            used[folder],
-            _size(folder),
-            reasons.get(folder, ""),
-            _tell_unfinished(folder),
+            folder, used[folder], _size(folder), reasons.get(folder, ""), _tell_unfinished(folder)
         )
         for folder in old
     ]

@@ -41,11 +41,9 @@ def find_lost(checkout: Path, warn: Callable[[str], None]) -> str:
     """
     told = read_if_there(checkout / "artifacts" / REGISTER / "registration.json") or {}
     uri, database = tracking_uri(checkout), sqlite_file(checkout)
+    if "run_id" not in told or "?" in uri:  # SQLAlchemy's options
+        return ""
     try:
-        if "run_id" not in told:
-            return ""
-        if "?" in uri:  # SQLAlchemy's options
-            return ""
         if database:
             lost = _look(database, told)
         elif uri.startswith(("http://", "https://")):
@@ -72,15 +70,11 @@ def _look(database: Path, told: dict[str, Any]) -> str:
         ask = "select 1 from runs where run_uuid = ? and lifecycle_stage = 'active'"
         if not store.execute(ask, (told["run_id"],)).fetchone():
             return _run(told)
+        if "version" not in told:
+            return ""
         ask = "select 1 from model_versions where name = ? and version = ? and current_stage != ?"
-        if (
-            "version" in told
-            and not store.execute(
-                ask, (told["model_name"], int(told["version"]), _DELETED)
-            ).fetchone()
-        ):
-            return _version(told)
-    return ""
+        version = (told["model_name"], int(told["version"]), _DELETED)
+        return "" if store.execute(ask, version).fetchone() else _version(told)
 
 
 def _ask(uri: str, told: dict[str, Any]) -> str:
@@ -88,10 +82,10 @@ def _ask(uri: str, told: dict[str, Any]) -> str:
     found = _get(uri, "runs/get", run_id=told["run_id"])
     if found is None or found["run"]["info"].get("lifecycle_stage") == "deleted":
         return _run(told)
-    named = {"name": told["model_name"], "version": told["version"]} if "version" in told else {}
-    if named and _get(uri, "model-versions/get", **named) is None:
-        return _version(told)
-    return ""
+    if "version" not in told:
+        return ""
+    named = {"name": told["model_name"], "version": told["version"]}
+    return _version(told) if _get(uri, "model-versions/get", **named) is None else ""
 
 
 def _get(uri: str, what: str, **query: str) -> Any:

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 import sys
 from pathlib import Path
 
-from flows.runs.die_with_parent import CODE
-from tasks.core.errors import PipelineError
+from flows.runs import CODE
+from flows.runs.git import run_dvc
 from tasks.core.stage import one_line_errors
 
 
@@ -38,24 +37,14 @@ def _md5(path: Path) -> str:
 def main() -> int:
     """Return 0; 2 where there is no cache."""
     with one_line_errors("repair"):
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "cache", "dir"],
-            cwd=CODE,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            output = done.stderr.strip() or f"exit status {done.returncode}"
-            reason = output.splitlines()[-1]
-            raise PipelineError(f"DVC does not say where its cache is: {reason}")
-        damaged = find_damaged(CODE / done.stdout.strip())
+        cache = run_dvc(CODE, "cache", "dir")
+        damaged = find_damaged(CODE / cache)
         for path in damaged:
             print(f"damaged, removed: {path}")
             path.chmod(0o644)
             path.unlink()
         hint = "; run your command again to make what they held" if damaged else ""
-        print(f"{len(damaged)} damaged objects in {done.stdout.strip()}{hint}")
+        print(f"{len(damaged)} damaged objects in {cache}{hint}")
         return 0
     return 2
 

@@ -61,15 +61,16 @@ def plan(
     name = check_name(name or derived)
     # No make command asks for a name of one's own.
     command = make_command(profile, settings) if name == derived else ""
-    return Run(name, main, folder_of(main, name), params, command)
+    return Run(name, main, folder_of(main, name), params, command, tuple(files))
 
 
-def make_command(profile: str, settings: list[str]) -> str:
+def make_command(profile: str, settings: list[str], target: str = "run", **variables: str) -> str:
     """Return the make command of a request, as a person would type it in a shell."""
-    given = {} if profile == DEFAULT else {"PROFILE": profile}
+    given = {} if profile in ("", DEFAULT) else {"PROFILE": profile}
     if settings:
         given["SET"] = shlex.join(settings)
-    return " ".join(["make run", *(f"{name}={shlex.quote(text)}" for name, text in given.items())])
+    words = [f"{name}={shlex.quote(text)}" for name, text in (given | variables).items()]
+    return " ".join(["make", target, *words])
 
 
 def find_doubts(run: Run) -> list[str]:
@@ -118,10 +119,10 @@ def machine_profile(main: Path) -> str:
 
 def name_run(parameters: dict[str, Any]) -> str:
     """Return the run name of a flow run's parameters."""
-    return str(
-        (not holds_secret(parameters.get("name")) and parameters.get("name"))
-        or derive_name(parameters.get("profile") or DEFAULT, read_settings(parameters))
-    )
+    name = parameters.get("name")
+    if name and not holds_secret(name):
+        return str(name)
+    return derive_name(parameters.get("profile") or DEFAULT, read_settings(parameters))
 
 
 def read_settings(parameters: dict[str, Any]) -> list[str]:
@@ -130,11 +131,8 @@ def read_settings(parameters: dict[str, Any]) -> list[str]:
     for name, keys in FIELDS.items():
         value = parameters.get(name)
         if value:
-            value = (
-                [getattr(part, "value", part) for part in value]
-                if isinstance(value, (list, tuple))
-                else value
-            )
+            if isinstance(value, (list, tuple)):
+                value = [getattr(part, "value", part) for part in value]
             # As it is: JSON writes an emoji as two halves, which YAML does not put together.
             text = json.dumps(value, ensure_ascii=False)
             settings += [f"{key}={text}" for key in keys]

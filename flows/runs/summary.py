@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from flows.runs.board import show_status
 from flows.runs.figures import SCORES, tabulate_f1
 from flows.runs.forecast import compare
 from flows.runs.last_run import UNDONE, read_last
@@ -19,20 +20,13 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import read_if_there
 from tasks.core.overlay import DEFAULT
 from tasks.core.quality import RowQuality
-from tasks.core.stage import format_reasons
+from tasks.core.stage import format_reasons, one_line_errors
 from tasks.scoring.datasets import ITEM_FORMS
 
 WIDTH = 100
 _ROW = "{:<10}{:>12}{:>10}{:>10}  {}"
 #: Figures of a run without labelled items.
 _AGREEMENT = ("agreement", "agreement_low", "agreement_high")
-_STATUS = {
-    "unchanged": "unchanged",
-    "restored": "from cache",
-    "failed": "FAILED",
-    "stopped": "stopped",
-    "not run": "not run",
-}
 
 
 def render(checkout: Path, main: Path) -> str:
@@ -66,7 +60,8 @@ def _stages(checkout: Path, outcomes: list[dict[str, Any]]) -> list[str]:
 
 
 def _stage(checkout: Path, outcome: dict[str, Any]) -> list[str]:
-    shown = _STATUS.get(outcome["status"]) or _duration(outcome["seconds"])
+    ran = outcome["status"] == "ran"
+    shown = _duration(outcome["seconds"]) if ran else show_status(outcome["status"])
     found = (
         read_if_there(checkout / "artifacts" / outcome["stage"] / "summary.json")
         if outcome["status"] not in UNDONE
@@ -105,19 +100,16 @@ def _forecast(checkout: Path, main: Path, last: dict[str, Any]) -> list[str]:
 
 
 def _scores(checkout: Path, done: set[str], asked: str) -> list[str]:
-    rows = tabulate_f1(checkout) if "evaluate" in done else []
+    if "evaluate" not in done:
+        return []
+    rows = tabulate_f1(checkout)
     if not rows:
-        return _no_f1(checkout, asked) if "evaluate" in done else []
+        return _no_f1(checkout, asked)
     lines = ["", _heading("F1 (points, 0-100)")]
     for row in rows:
-        sign = "+" if row["model"].startswith("gain") else ""
-        line = (
-            f"{row['model']:<15}{row['F1']:>{sign}7.1f}   95 % interval "
-            f"{row['95 % low']:{sign}.1f} to {row['95 % high']:{sign}.1f}"
-        )
-        lines.append(
-            line + (f"   majority class {row['majority']:.1f}" if row["majority"] != "" else "")
-        )
+        line = _score(row["model"], row["F1"], row["95 % low"], row["95 % high"])
+        majority = row["majority"]
+        lines.append(line if majority == "" else f"{line}   majority class {majority:.1f}")
     scores = read_if_there(checkout / "artifacts" / "evaluate" / "scores.json") or {}
     if corrected := scores.get("prior_corrected"):
         shown = [_in_words(key, corrected[key]) for key in SCORES if key in corrected]
@@ -140,27 +132,24 @@ def _no_f1(checkout: Path, asked: str) -> list[str]:
     told = f"agreement with {scores['heldout_rows']} generated rows kept out of the training"
     lines.append(f"{told} (points, 0-100):")
     found = scores["agreement"]
-    for key, score in ((key, found[key]) for key in SCORES if key in found):
-        sign = "+" if key.startswith("gain") else ""
-        value, low, high = (score[name] for name in _AGREEMENT)
-        lines.append(
-            f"{SCORES[key]:<15}{value:>{sign}7.1f}   95 % interval {low:{sign}.1f} to "
-            f"{high:{sign}.1f}"
-        )
+    for key in SCORES:
+        if key in found:
+            lines.append(_score(SCORES[key], *(found[key][name] for name in _AGREEMENT)))
     advice = (
         "It says how well the model learned to answer as the generator does, not whether it is "
         "right. For an F1 name a file in evaluate.items of the profile, such as "
         f"local/mine/items.jsonl, and fill it with make label{asked}, or by hand, one item a line "
         "(docs/datasets.md):"
     )
-    lines += textwrap.wrap(
-        advice,
-        _width(),
-        initial_indent=_fact("advice", ""),
-        subsequent_indent=_fact("", ""),
-    )
+    lines += _wrapped("advice", advice)
     form = ITEM_FORMS.get(scores["task_type"], "")
     return [*lines, *([_fact("", form)] if form else [])]
+
+
+def _score(name: str, value: float, low: float, high: float) -> str:
+    """Return the line of a score in points with its interval; gains have a sign."""
+    sign = "+" if name.startswith("gain") else ""
+    return f"{name:<15}{value:>{sign}7.1f}   95 % interval {low:{sign}.1f} to {high:{sign}.1f}"
 
 
 def _in_words(key: str, score: dict[str, float]) -> str:
@@ -252,17 +241,15 @@ def _relative(path: Path) -> str:
 
 def main() -> int:
     """Print the table of the last run in the named checkout, or in this one."""
-    checkout = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-    text = render(checkout, Path.cwd())
-    if not text:
-        raise PipelineError(f"{checkout} has no run to show: make run")
-    print(text)
-    return 0
+    with one_line_errors("summary"):
+        checkout = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+        text = render(checkout, Path.cwd())
+        if not text:
+            raise PipelineError(f"{checkout} has no run to show: make run")
+        print(text)
+        return 0
+    return 2
 
 
 if __name__ == "__main__":
-    from tasks.core.stage import one_line_errors
-
-    with one_line_errors("summary"):
-        sys.exit(main())
-    sys.exit(2)
+    sys.exit(main())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from flows.runs.board import find_unfinished
 from flows.runs.dvc_graph import list_unchanged, read_graph
+from flows.runs.git import run_dvc, run_git
 from flows.runs.worktree import folder_of, is_held, list_folders
 from tasks.core.errors import PipelineError
 from tasks.core.overlay import DEFAULT
@@ -120,7 +120,6 @@ def _line(name: str, state: dict[str, Any]) -> Line | None:
     rows = f"{figures['rows']:,}" if "rows" in figures else _NONE
     if "f1" not in figures:
         return Line(name, rows, "no labelled items", _NONE, _NONE, date)
-    # Runs of earlier versions have the gain over their start under another name.
     has_start = "gain_over_start" in figures
     before, gain = ("start", "gain_over_start") if has_start else ("zero_shot", "gain")
     return Line(
@@ -176,27 +175,23 @@ def render(lines: Sequence[Line | Unfinished], width: int = WIDTH) -> str:
     return "\n".join([*(line.show(width) for line in (heading, *lines)), "", *told])
 
 
-def _find_commits() -> list[str]:
+def _find_commits(main: Path) -> list[str]:
     """Return the commits that runs started from, the newest run's first: on its own DVC shows those
     of the last commit alone.
     """
-    listed = ["git", "for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps"]
-    done = subprocess.run(listed, capture_output=True, text=True, check=False)
-    found = (_EXPERIMENT.match(line) for line in done.stdout.splitlines())
+    ask = ("for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/exps")
+    listed = run_git(main, *ask, check=False)
+    found = (_EXPERIMENT.match(line) for line in listed.splitlines())
     return list(dict.fromkeys(f"{match[1]}{match[2]}" for match in found if match))
 
 
 def main() -> int:
     """Print the table of this checkout's runs."""
     with one_line_errors("runs"):
-        command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
-        command += [word for commit in ("HEAD", *_find_commits()) for word in ("--rev", commit)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise PipelineError(f"dvc exp show: {said[-1] if said else done.returncode}")
-        scored = read_lines(json.loads(done.stdout))
-        lines: list[Line | Unfinished] = [*scored, *read_unfinished(Path.cwd())]
+        main = Path.cwd()
+        revisions = [f"--rev={commit}" for commit in ("HEAD", *_find_commits(main))]
+        scored = read_lines(json.loads(run_dvc(main, "exp", "show", "--json", *revisions)))
+        lines: list[Line | Unfinished] = [*scored, *read_unfinished(main)]
         if not lines:
             raise PipelineError(
                 "there is no run yet: make run, or make data for the figures of the committed one"

@@ -53,6 +53,8 @@ class Run:
     params: dict[str, Any] = field(repr=False)
     #: The make command that asks for it again; empty where none does.
     command: str = ""
+    #: The files of ``profiles/`` that its parameters come from.
+    profiles: tuple[Path, ...] = ()
 
     @property
     def own_checkout(self) -> bool:
@@ -247,9 +249,7 @@ def _is_read_here(run: Run, name: str) -> bool:
     """Tell whether the run reads an untracked file in the main checkout: its profiles and its
     dataset file.
     """
-    path = Path(name)
-    profile = path.parts[0] == "profiles" and path.stem in run.name
-    return profile or name == run.params["evaluate"]["dataset"]
+    return run.main / name in run.profiles or name == run.params["evaluate"]["dataset"]
 
 
 def _names(paths: list[str]) -> str:

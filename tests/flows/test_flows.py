@@ -30,15 +30,15 @@ from prefect.states import Pending
 
 from flows import deploy, reconcile, server, ui
 from flows import pipeline as door
+from flows.runs import git as git_commands
 from flows.runs import last_run, repair, request, worktree
 from flows.runs.corpus_files import tell_unhashable
 from flows.runs.dvc_graph import list_unchanged, read_graph
 from flows.runs.dvc_repro import (
     StageOutcome,
-    follow,
     line_that_matters,
     reproduce,
-    stage_environment,
+    run_child,
 )
 from flows.runs.mlflow_urls import run_page
 from flows.runs.run_params import write_params
@@ -51,7 +51,7 @@ from tasks.core.process import process_mark
 from tasks.core.sections.finetune import CHAMPION
 from tasks.core.yaml_file import read_yaml
 from tasks.lm.models import pinned
-from tests.toy import environment, git, make_toy, pipeline
+from tests.toy import dvc, environment, git, make_toy, pipeline
 from tests.ui_server import serve_ui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,18 +63,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("flows") / "toy")
     dvc(root, "repro")
     return root
-
-
-def dvc(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-        env=stage_environment(environment(root)),
-    )
-    return done.stdout
 
 
 def ask(url: str, **question: Any) -> list[dict[str, Any]]:
@@ -151,13 +139,13 @@ def test_a_run_of_its_own_touches_nothing_and_is_listed(toy: Path, api: str) -> 
     assert shown["ingest"][:2] == ["from", "cache"], (
         "work that the main checkout has done was done again"
     )
-    listed = json.loads(dvc(toy, "exp", "show", "--json"))
+    listed = json.loads(dvc(toy, "exp", "show", "--json").stdout)
     experiments = [e for row in listed for e in (row["experiments"] or [])]
     assert [e["revs"][0]["name"] for e in experiments] == ["warm"]
     assert experiments[0]["revs"][0]["data"]["metrics"]["artifacts/generate/metrics.json"][
         "data"
     ] == {"temperature": 0.9}
-    assert "Running stage" not in dvc(toy / ".runs" / "warm", "repro"), (
+    assert "Running stage" not in dvc(toy / ".runs" / "warm", "repro").stdout, (
         "what the flow has done DVC did again"
     )
     (toy / "tasks" / "unknown.py").unlink()
@@ -461,15 +449,15 @@ def test_untracked_files_that_the_run_reads_are_said_to_be_used(bare: Path) -> N
     who = ("-c", "user.name=t", "-c", "user.email=t@t")
     git(bare, *who, "commit", "-qm", "toy")
     settings = ["evaluate.dataset=datasets/mine.yaml"]
-    for name in ("datasets/mine.yaml", "profiles/other.yaml", "tasks/own.py"):
+    # The names of two others are in the run's name, and that of its own is not.
+    for name in ("datasets/mine.yaml", "profiles/her.yaml", "profiles/other.yaml", "tasks/own.py"):
         (bare / name).parent.mkdir(exist_ok=True)
         (bare / name).write_text("{}")
-    worktree._make_worktree(request.plan(bare, "warm", settings), said.append)
+    worktree._make_worktree(request.plan(bare, "warm", settings, "another"), said.append)
     assert said == [
         "used from your checkout, not versioned with this run: datasets/mine.yaml, "
         "profiles/warm.yaml",
-        f"not part of run {request.derive_name('warm', settings)!r}, as git does not track them: "
-        "tasks/own.py",
+        "not part of run 'another', as git does not track them: tasks/own.py",
     ]
 
 
@@ -612,11 +600,12 @@ def test_a_command_that_fails_is_told_in_words(
         return subprocess.CompletedProcess(command, 3, stdout="", stderr=said)
 
     monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr(git_commands, "_finish", lambda command, *_: fail(command))
     with pytest.raises(PipelineError, match=f"^adapt cannot be deployed: {reason}$"):
         deploy._create("adapt")
     assert repair.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: repair: DVC does not say where its cache is: {reason}"
+    assert line == f"error: repair: dvc cache dir: {reason}"
 
 
 def test_a_held_checkout_is_known_as_held(bare: Path) -> None:
@@ -1046,8 +1035,6 @@ def test_ui_refuses_what_is_no_number_of_runs(
 
 
 def test_ui_says_which_port_is_taken(toy: Path) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -1206,5 +1193,5 @@ def test_an_empty_file_of_verdicts_is_no_warning(tmp_path: Path) -> None:
     """`make start` makes it; DVC warns of it, and a person would look for a fault."""
     said = """print("WARNING: '/a b/reviews/mine.jsonl' is empty."); print("Running stage 'verify':")"""
     shown: list[str] = []
-    lines, code = follow([sys.executable, "-c", said], tmp_path, shown.append, {})
+    lines, code = run_child([sys.executable, "-c", said], tmp_path, shown.append, {})
     assert (code, len(lines), shown) == (0, 2, ["Running stage 'verify':"])

@@ -369,7 +369,7 @@ def test_the_champion_is_placed_before_the_graph_runs(
 _FOLLOW = """
 import sys
 from flows.server import set_prefect_environment
-from flows.runs.die_with_parent import CODE
+from flows.runs import CODE
 set_prefect_environment(CODE)
 from flows.follow import follow
 state = follow(overrides=[f"ingest.corpus={sys.argv[1]}", "generate.seed=5"], name="page", return_state=True)

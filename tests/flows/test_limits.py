@@ -188,10 +188,6 @@ def test_a_plan_says_where_its_forecast_reaches_a_limit() -> None:
 
 
 def test_the_shipped_run_has_no_limit() -> None:
-    import yaml
-
-    from tests.conftest import ROOT
-
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())["run"]
+    values = read_yaml(ROOT / "params.yaml")["run"]
     assert not any(values.values())
     assert read_json(ROOT / "schemas" / "params.json")["properties"]["run"]

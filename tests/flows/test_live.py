@@ -22,8 +22,10 @@ from rich.console import Console
 
 from flows.runs import dvc_repro
 from flows.runs.board import StageLine, begin_board, clear_board, mark, read_stages
+from flows.runs.dvc_graph import Node
 from flows.runs.limits import RunLimits
 from flows.runs.live import Messages, draw, is_terminal
+from flows.runs.worktree import Run
 from tasks.core.files import write_json
 from tasks.core.yaml_file import read_yaml
 from tests.conftest import ROOT
@@ -208,7 +210,7 @@ def test_after_a_failure_no_other_stage_begins(
     monkeypatch.setattr(adapt, "reproduce", lambda *_: pytest.fail("a stage was begun"))
     begin_board(tmp_path, ["ingest", "baseline"])
     mark(tmp_path, "ingest", "failed", 1.0, "no corpus")
-    state = adapt.run_stage.fn(str(tmp_path), "baseline", "", None, threading.Event())
+    state = adapt.run_stage.fn(tmp_path, "baseline", "", None, threading.Event())
     assert state.data["status"] == "not run" and state.message == "not run: ingest failed"
 
 
@@ -223,8 +225,33 @@ def test_after_the_run_was_stopped_no_other_stage_begins(
     begin_board(tmp_path, ["ingest"])
     stopped = threading.Event()
     stopped.set()
-    state = adapt.run_stage.fn(str(tmp_path), "ingest", "", None, stopped)
+    state = adapt.run_stage.fn(tmp_path, "ingest", "", None, stopped)
     assert state.data["status"] == "not run" and "the run was stopped" in state.message
+
+
+def test_ctrl_c_while_the_stages_are_submitted_lets_none_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first may have begun: it ran to its end, and Prefect waited for it."""
+    from flows import adapt
+
+    given: list[Any] = []
+
+    def submit(*arguments: Any, **_: Any) -> None:
+        given.append(arguments)
+        if len(given) == 2:
+            raise KeyboardInterrupt
+
+    stage = SimpleNamespace(with_options=lambda **_: SimpleNamespace(submit=submit))
+    nodes = [Node(name, "", (), (), (), ()) for name in ("ingest", "baseline")]
+    monkeypatch.setattr(adapt, "run_stage", stage)
+    monkeypatch.setattr(adapt, "read_graph", lambda _: nodes)
+    monkeypatch.setattr(adapt, "list_unchanged", lambda *_: frozenset())
+    run = Run("mine", tmp_path, tmp_path, read_yaml(ROOT / "params.yaml"))
+    with pytest.raises(KeyboardInterrupt):
+        adapt._run_graph(run, logging.getLogger())
+    (stopped,) = {one for one in given[0] if isinstance(one, threading.Event)}
+    assert stopped.is_set()
 
 
 def test_a_stage_that_was_about_to_start_when_the_run_was_stopped_ends_at_once(
@@ -238,7 +265,7 @@ def test_a_stage_that_was_about_to_start_when_the_run_was_stopped_ends_at_once(
     def begin(folder: Path, stage: str, log: Any, watch: Any, _: Any) -> Any:
         stopped.set()
         child = f"import time; open({str(tmp_path / 'begun')!r}, 'w'); time.sleep(600)"
-        dvc_repro.follow([sys.executable, "-c", child], folder, log, {}, watch)
+        dvc_repro.run_child([sys.executable, "-c", child], folder, log, {}, watch)
 
     monkeypatch.setattr(adapt, "get_run_logger", logging.getLogger)
     monkeypatch.setattr(adapt, "reproduce", begin)
@@ -247,6 +274,6 @@ def test_a_stage_that_was_about_to_start_when_the_run_was_stopped_ends_at_once(
     monkeypatch.setattr(adapt, "Watcher", lambda *_: SimpleNamespace(poll=lambda: None))
     started = time.monotonic()
     limits = RunLimits.of(read_yaml(ROOT / "params.yaml"), "make run")
-    state = adapt.run_stage.fn(str(tmp_path), "ingest", "", limits, stopped)
+    state = adapt.run_stage.fn(tmp_path, "ingest", "", limits, stopped)
     assert time.monotonic() - started < 60 and not dvc_repro._children
     assert state.data["status"] == "failed" and state.message == dvc_repro.STOPPED

@@ -73,6 +73,16 @@ _FILE: dict[str, Any] = {
     "tokens": 1000,
     "set": {"finetune": {"start": "supervision/none"}},
 }
+_ITEMS = [
+    {
+        "id": str(n),
+        "context": f"Passage {n}.",
+        "question": f"Is it {n}?",
+        "answer": "yes" if n % 2 else "no",
+    }
+    for n in range(20)
+]
+_LINES = "".join(json.dumps(item) + "\n" for item in _ITEMS)
 
 
 def _write(folder: Path, **change: Any) -> Path:
@@ -99,7 +109,8 @@ def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -
     for name in ("datasets", "supervision", "models", "reviews"):
         (tmp_path / name).symlink_to(ROOT / name)
     with pytest.raises(
-        PipelineError, match=r"documents\.jsonl does not exist.*real_input\.py"
+        PipelineError,
+        match=r"documents\.jsonl does not exist.*is made by: \.venv/bin/python scripts/real_input\.py",
     ) as it:
         check_inputs(matrix, cells, tmp_path)
     assert "\n" not in str(it.value)
@@ -109,6 +120,14 @@ def test_a_target_whose_files_are_missing_says_how_to_get_them(tmp_path: Path) -
             (tmp_path / cell.params[section][key]).touch()
     with pytest.raises(PipelineError, match=r"baseline\.general: .*docs/generator\.md"):
         check_inputs(matrix, cells, tmp_path)
+
+
+def test_a_target_without_labelled_items_is_one_line_that_says_so(tmp_path: Path) -> None:
+    """The folder that stands for none was said to be no file of rows."""
+    nothing = {"evaluate": {"dataset": "datasets/privacy.yaml", "items": "supervision/none"}}
+    matrix = read_matrix(_write(tmp_path, datasets=[{"name": "notices", "set": nothing}]))
+    with pytest.raises(PipelineError, match="target notices has no labelled items"):
+        check_inputs(matrix, expand(matrix, ROOT), ROOT)
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
@@ -159,15 +178,6 @@ def test_a_bad_file_is_one_line_before_anything_runs(
 ) -> None:
     with pytest.raises(PipelineError, match=message):
         expand(read_matrix(_write(tmp_path, **change)), ROOT)
-
-
-def test_files_that_are_not_here_are_one_line_that_says_how_to_get_them(tmp_path: Path) -> None:
-    matrix = read_matrix(ROOT / "matrices" / "targets.yaml")
-    with pytest.raises(
-        PipelineError, match=r"is made by: \.venv/bin/python scripts/real_input\.py"
-    ) as refused:
-        check_inputs(matrix, expand(matrix, ROOT), tmp_path)
-    assert "\n" not in str(refused.value)
 
 
 def test_cells_are_the_product_with_zero_shot_once_and_starting_points_first(
@@ -536,16 +546,7 @@ def _finish(tmp_path: Path, **change: Any) -> tuple[Matrix, list[Result]]:
         (tmp_path / name).parent.mkdir()
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "data").mkdir()
-    rows = [
-        {
-            "id": str(n),
-            "context": f"Passage {n}.",
-            "question": f"Is it {n}?",
-            "answer": "yes" if n % 2 else "no",
-        }
-        for n in range(20)
-    ]
-    (tmp_path / "data/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "data/items.jsonl").write_text(_LINES)
     matrix = read_matrix(_write(tmp_path, **change))
     results = []
     for cell in expand(matrix, ROOT):
@@ -558,11 +559,11 @@ def _finish(tmp_path: Path, **change: Any) -> tuple[Matrix, list[Result]]:
             {"stage": "ingest", "status": "restored", "seconds": 2.0},
         ]
         results.append(Result(cell, "done", "", stages, gpus=1))
-        _leave(results[-1].artifacts(tmp_path), cell, rows, tmp_path)
+        _leave(results[-1].artifacts(tmp_path), cell, tmp_path)
     return matrix, results
 
 
-def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> None:
+def _leave(folder: Path, cell: Any, main: Path) -> None:
     dataset = load_dataset(main / "datasets/privacy.yaml")
     known = {"adapted": _KNOWN[cell.supervision]}
     if cell.params["finetune"]["start"] != "supervision/none":
@@ -570,7 +571,7 @@ def _leave(folder: Path, cell: Any, rows: list[dict[str, Any]], main: Path) -> N
     predictions = []
     for model, right in known.items():
         for template in dataset.templates:
-            for place, row in enumerate(rows):
+            for place, row in enumerate(_ITEMS):
                 gold = dataset.labels.index(row["answer"])
                 said = gold if (place + cell.seed) % 10 < right else 1 - gold
                 # The right choice is always the likelier one than elsewhere, under a liking for
@@ -931,16 +932,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("datasets/privacy.yaml", "matrices/published.yaml"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
-    rows = [
-        {
-            "id": str(n),
-            "context": f"Passage {n}.",
-            "question": f"Is it {n}?",
-            "answer": "yes" if n % 2 else "no",
-        }
-        for n in range(20)
-    ]
-    (root / "matrices/items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "matrices/items.jsonl").write_text(_LINES)
     dataset = {
         "name": "notices",
         "set": {
@@ -1042,46 +1034,13 @@ def test_a_failed_cell_says_why_the_rest_goes_on_and_the_same_command_finishes_i
     assert again["bonito"]["wall_seconds"] == cells["bonito"]["wall_seconds"], (
         "a cell that was skipped still says what it took"
     )
-    _check_outputs(toy / "artifacts/matrix/toy", second.stdout)
+    folder = toy / "artifacts/matrix/toy"
+    assert len(list((folder / "predictions").glob("*.parquet"))) == 3
+    assert "Budget-matched" in (folder / "report.html").read_text()
+    assert "| smollm2-135m-instruct |" in second.stdout and "Bonito" in second.stdout
     assert read_yaml(toy / "params.yaml")["supervise"]["source"] == "bonito", (
         "the user's own parameters were touched"
     )
-
-
-def _check_outputs(folder: Path, printed: str) -> None:
-    predictions = {
-        path.stem: read_table(path) for path in (folder / "predictions").glob("*.parquet")
-    }
-    assert len(predictions) == 3
-    for table in predictions.values():
-        assert (
-            table.column_names == ["item_id", "template", "prediction", "golds"]
-            and len(table) == 5 * 20
-        )
-    groups = {group["supervision"]: group for group in read_json(folder / "groups.json")}
-    bonito = next(table for name, table in predictions.items() if "bonito" in name).to_pylist()
-    right = sum(row["prediction"] == row["golds"][0] for row in bonito) / len(bonito)
-    assert groups["bonito"]["f1"] == pytest.approx(100 * right, abs=0.5), (
-        "scored again from the file"
-    )
-    assert (
-        groups["bonito"]["vs_none"]["verdict"] == groups["bonito"]["vs_tapt"]["verdict"] == "better"
-    )
-    page = (folder / "report.html").read_text()
-    for words in (
-        "Bonito beats next-word training",
-        "holds",
-        "needs Mistral-7B-v0.1",
-        "Budget-matched",
-        "<svg",
-    ):
-        assert words in page
-    assert (
-        "http://" not in page.replace("http://127.0.0.1:5000", "")
-        and "<script" not in page
-        and "https://" not in page
-    )
-    assert "| smollm2-135m-instruct |" in printed and "Bonito" in printed
 
 
 def test_an_evaluation_set_that_is_wrong_is_refused_before_the_first_cell(toy: Path) -> None:
@@ -1107,6 +1066,16 @@ def test_a_hidden_gpu_counts_as_none(
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert flow.list_gpus() == used
+
+
+def test_the_page_of_a_matrix_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.matrix import flow
+
+    secret = "hf_" + "a1B2" * 8
+    monkeypatch.setattr(flow, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(flow, "set_prefect_environment", lambda _: None)
+    message = flow.matrix.fn(f"{secret}.yaml").message
+    assert "does not exist" in message and secret not in message
 
 
 def test_after_ctrl_c_no_other_cell_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from uuid import UUID
 import pytest
 
 from flows import remote_flow, remote_stage
-from flows.runs.dvc_repro import STOPPED, StageOutcome
+from flows.runs.dvc_repro import STOPPED, StageOutcome, StoppedError
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json
 from tests.flows.test_flows import ask, await_no_process_in, toy
@@ -114,6 +114,28 @@ def test_the_pool_learns_which_run_asks_and_the_command_that_repeats_it(
     assert environments == [
         {"PIPELINE_FLOW_RUN": "run 1", "PIPELINE_COMMAND": "make run PROFILE=mine"}
     ]
+
+
+def test_a_run_that_is_stopped_cancels_its_request_and_tells_the_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file first: the worker sees it although the server does not answer."""
+    question, _ = remote_stage._files(tmp_path, "generate")
+    ended = []
+
+    def stop() -> None:
+        raise StoppedError(STOPPED)
+
+    def end(child: UUID, state: Any) -> None:
+        ended.append((child.int, state.type.value, read_json(question)["stop"]))
+
+    monkeypatch.setattr(
+        remote_stage, "run_deployment", lambda *_, **__: SimpleNamespace(id=UUID(int=1))
+    )
+    monkeypatch.setattr(remote_stage, "_end", end)
+    with pytest.raises(StoppedError):
+        remote_stage.request_stage("gpu", tmp_path, "generate", _LOG, stop, "", "")
+    assert ended == [(1, "CANCELLED", True)]
 
 
 def test_one_side_lives_as_long_as_it_says_something_new(

@@ -31,7 +31,6 @@ def test_the_passage_that_shares_the_rarest_words_comes_first(
     index = search.open_index(passages, tmp_path / "ask")
     found = search.find(index, "Why did pump P-7 fail?", 3)
     assert len(found) == 3 and "P-7 failed" in found[0]["text"], "fail finds failed"
-    assert found[0]["score"] >= found[1]["score"]
     assert found[0]["document"] == "report-1.md" and found[0]["end"] == 30
     assert search.find(index, "What is the zebra?", 3) == []
 

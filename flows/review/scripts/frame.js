@@ -71,7 +71,7 @@ export function button(name, key, action, properties = {}) {
 // decides once: the system repeats it, and nobody has read what comes next.
 export function listen(actions) {
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.matches("input, textarea, select");
+    const typing = event.target.matches("input, textarea");
     if (typing && event.key === "Escape") event.target.blur();
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.repeat && !event.key.startsWith("Arrow")) return;
