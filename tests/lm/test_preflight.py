@@ -430,7 +430,7 @@ def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
     with pytest.raises(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.5 needs 12.0 GB .* smaller share"
     ):
-        engine.open_engine("vllm", tiny_model, "main", "float32", gpu_memory_utilization=0.5)
+        engine.open_engine("vllm", tiny_model, "float32", gpu_memory_utilization=0.5)
     with pytest.raises(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.92 needs 22.1 GB"
     ):
