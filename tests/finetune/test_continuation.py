@@ -107,7 +107,7 @@ def test_it_starts_again_where_the_corpus_moved_far_or_only_shrank(
     assert shrunk.start is None and len(shrunk.places) == 11
     assert shrunk.facts and shrunk.facts["reason"] == "no row is new since the champion"
     other = params.finetune.model_copy(update={"restart": "nowhere", "restart_share": 0.0})
-    with pytest.raises(PipelineError, match="finetune.restart = nowhere does not exist"):
+    with pytest.raises(PipelineError, match="finetune.restart = nowhere: no adapter there"):
         begin(digest_rows(_change(added=1, removed=0)), other, Path("champion"))
 
 
