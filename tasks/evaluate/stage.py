@@ -59,8 +59,11 @@ def evaluate(stage: Stage) -> None:
     write_table(stage.out / "predictions.parquet", concat(predictions.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
     write_json(stage.out / "calibration.json", found.get("adapted", {}))
-    asked = (questions.dataset, questions.templates, questions.items, predictions, params)
-    scores = measure(*asked, found) if labelled else measure_agreement(*asked)
+    scores = (
+        measure(questions, predictions, params, found)
+        if labelled
+        else measure_agreement(questions, predictions, params)
+    )
     scores["rows"] = read_json(stage.path("adapter") / "provenance.json")["rows"]
     if len(general["adapted"]):
         passages = name_passages(stage.path("general"), stage.params.baseline)
