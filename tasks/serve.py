@@ -37,7 +37,7 @@ from tasks.core.ports import need_free_port, read_port
 from tasks.core.privacy import cache_folder
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
-from tasks.lm.merged import merged_folder
+from tasks.lm.merged import scored_folder
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.vllm_settings import need_share, serve_command
@@ -203,14 +203,8 @@ def prepare(model: str, host: str, port: int, max_length: int, gpu_memory: float
     kept = fetch_kept_answers(name, version, folder)
     take_cards()
     need_share(gpu_memory)  # before a merge that takes minutes; serve_command asks again
-    weights = merged_folder(
-        provenance["base"],
-        provenance["revision"],
-        adapter,
-        provenance["quantization"],
-        provenance["precision"],
-    )
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    weights = scored_folder(provenance, adapter)
+    address = f"http://{host}:{port}"
     log.info("%s version %s starts on %s/v1", name, version, address)
     example = _example(name, version, provenance)
     body = question(name, weights, provenance["prompt"], example.instruction)

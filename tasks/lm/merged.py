@@ -60,6 +60,19 @@ def merged_folder(
     return folder
 
 
+def scored_folder(provenance: dict[str, Any], adapter: Path | None) -> Path:
+    """Return the merged checkpoint that a run scored: an adapter's, or without one its base
+    model's, as the adapter's ``provenance.json`` describes them.
+    """
+    return merged_folder(
+        provenance["base"],
+        provenance["revision"],
+        adapter,
+        provenance["quantization"],
+        provenance["precision"],
+    )
+
+
 def _load_base(
     base: str, revision: str, adapter: Path | None, quantization: str, precision: str
 ) -> Any:
