@@ -309,6 +309,26 @@ def test_before_it_is_ready_it_is_asked_what_was_scored(
     assert "ready: " in said[said.index(told[0]) + 1]
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor told what was scored. An address that is not loopback's first is no exception of it."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    code = [text.replace("127.0.0.1", "127.0.0.2") for text in (_RUN, _SERVER)]
+    port, kept = str(find_free_port()), _keep(0.5, ["1 2"])
+    server = subprocess.Popen(
+        [sys.executable, "-c", code[0], port, code[1], kept],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = _until_ready(server)
+    server.terminate()
+    assert server.wait(30) == 0
+    assert any("answers as scored: 1 of 1" in line for line in said), said
+
+
 def test_answers_that_the_server_has_no_room_for_are_not_asked() -> None:
     known = tuple(KeptAnswer(prompt=(1,) * size, answer="a") for size in (2, 6))
     kept = KeptAnswers(floor=0.5, max_tokens=4, answers=known)
@@ -324,11 +344,10 @@ def test_a_server_that_ends_by_itself_is_one_line() -> None:
 
 @pytest.mark.parametrize("form", ["bonito", "chat"])
 def test_the_question_is_the_prompt_of_training_to_the_token(tiny_model: Path, form: str) -> None:
-    tokenizer = load_tokenizer(str(tiny_model))
-    body = serve.question("m", tiny_model, form, "Why did the pump fail?")
-    assert tokenizer.encode(body["prompt"], add_special_tokens=False) == Prompter(
-        tokenizer, form
-    ).prompt("Why did the pump fail?")
+    prompter = Prompter(load_tokenizer(str(tiny_model)), form)
+    body = serve.question("m", prompter, "Why did the pump fail?")
+    ids = prompter.tokenizer.encode(body["prompt"], add_special_tokens=False)
+    assert ids == prompter.prompt("Why did the pump fail?")
     assert body["add_special_tokens"] is False and body["model"] == "m"
 
 
@@ -346,10 +365,11 @@ def test_a_label_is_one_of_the_choices_without_the_models_own_preference(tiny_mo
 def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: Path) -> None:
     folder = make_sentencepiece_model(tmp_path / "mistral", "mistral")
     tokenizer, asked = load_tokenizer(str(folder)), "Why did the pump fail?"
-    wanted = Prompter(tokenizer, "bonito").prompt(asked)
+    prompter = Prompter(tokenizer, "bonito")
+    wanted = prompter.prompt(asked)
     text = tokenizer.decode(wanted)
     assert tokenizer.encode(text, add_special_tokens=False) != wanted, "nothing to protect"
-    assert serve.question("m", folder, "bonito", asked)["prompt"] == wanted
+    assert serve.question("m", prompter, asked)["prompt"] == wanted
 
 
 @pytest.mark.slow
@@ -401,8 +421,9 @@ def test_over_http_it_answers_as_it_was_scored(
         ]
         assert len(kept) == 12
         weights = next((workplace / "cache/merged").glob("*"))
+        prompter = Prompter(load_tokenizer(str(weights)), "chat")
         answered = [
-            _ask(port, serve.question(told["model_name"], weights, "chat", row["prompt"], 25))
+            _ask(port, serve.question(told["model_name"], prompter, row["prompt"], 25))
             for row in kept
         ]
     finally:
