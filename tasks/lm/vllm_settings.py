@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tasks.lm.memory import need_free
-from tasks.lm.precision import dtype
+from tasks.lm.precision import dtype_name
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def vllm_settings(
         "max_num_batched_tokens": max(8192, max_length),
     }
     return {
-        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "dtype": dtype_name(precision),
         "max_model_len": max_length,
         "enforce_eager": not gpu,
         "seed": 0,
@@ -88,7 +88,7 @@ def serve_command(
         "model": weights,
         "host": host,
         "port": port,
-        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "dtype": dtype_name(precision),
         "max-model-len": max_length,
         "served-model-name": name,
         **{option.replace("_", "-"): value for option, value in _FORMATS.items()},

@@ -228,7 +228,7 @@ def test_two_revisions_of_a_model_are_two_downloads(params: Params, tmp_path: Pa
         setting: Weights("own/model", revision, 10**9, 2 * 10**9, {})
         for setting, revision in zip(named, ("a" * 40, "a" * 40, "b" * 40), strict=True)
     }
-    needs = disk_needs(Models(bases, [], params.finetune, 0), False, (tmp_path, tmp_path))
+    needs = disk_needs(Models(bases, target=params.finetune), False, (tmp_path, tmp_path))
     assert [need.bytes for need in needs] == [2 * 10**9, 2 * 10**9]
 
 
