@@ -55,8 +55,8 @@ def answer_general(
             )
 
     key = work_key(__name__, model.key(), tasks, params.engine, params.max_new_tokens, params.seed)
-    kept = (journal, key, "general", len(tasks), opened, meter, "general tasks", others)
-    return name_model(keep_answers(*kept), model.name)
+    answers = keep_answers(journal, key, len(tasks), opened, meter, "general tasks", others)
+    return name_model(answers, model.name)
 
 
 def _general_row(model: str, task: dict[str, Any], prompt: str, prediction: str) -> dict[str, Any]:

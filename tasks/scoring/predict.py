@@ -72,8 +72,8 @@ def answer(
         return ask(model, questions, params, on_done)
 
     count, texts = len(questions.pairs), [item.context for _, item in questions.pairs]
-    kept = (journal, key, "answers", count, opened, meter, "rows", others, texts)
-    return name_model(keep_answers(*kept), model.name)
+    answers = keep_answers(journal, key, count, opened, meter, "rows", others, texts)
+    return name_model(answers, model.name)
 
 
 def name_model(answers: pa.Table, name: str) -> pa.Table:
