@@ -97,44 +97,42 @@ def _answer_all(
     about_corpus = _forget_removed(stage, [] if labelled else questions.items)
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
-    baseline, general_baseline = _read_baseline(stage)
-    found: dict[str, Priors] = {}
+    predictions, general = _read_baseline(stage)
     if not labelled:
         take_cards()
-        baseline = {
+        predictions = {
             model.name: answer(model, questions, params, about_corpus, stage.progress)
             for model in models_before(pin(stage.params.finetune), stage.path("start"))
         }
-    if provenance["adapter"]:
-        take_cards()
-        model = Scoreable(
-            "adapted",
-            provenance["base"],
-            provenance["revision"],
-            provenance["quantization"],
-            provenance["precision"],
-            adapter,
-            provenance["prompt"],
-        )
-        own = journal if labelled else about_corpus
-        adapted = answer(model, questions, params, own, stage.progress)
-        general = answer_general(
-            model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
-        )
-        if "passages" in stage.inputs:
-            found = _calibrate(stage, model, questions, about_corpus)
-    else:  # nothing was trained: the adapted model is what the training would have started from
+    if not provenance["adapter"]:
+        # Nothing was trained: the adapted model is what the training would have started from.
         before = "start" if provenance["start"] else "zero_shot"
-        if before not in baseline:
+        if before not in predictions:
             raise PipelineError(
                 f"{stage.path('baseline')} has no answers of the start that {adapter} names: run "
                 "the stages finetune and baseline with the same finetune.start"
             )
-        adapted, general = (
-            name_model(answers[before], "adapted") for answers in (baseline, general_baseline)
-        )
-    general = {**general_baseline, "adapted": general}
-    return {**baseline, "adapted": adapted}, general, found
+        for answers in (predictions, general):
+            answers["adapted"] = name_model(answers[before], "adapted")
+        return predictions, general, {}
+    take_cards()
+    model = Scoreable(
+        "adapted",
+        provenance["base"],
+        provenance["revision"],
+        provenance["quantization"],
+        provenance["precision"],
+        adapter,
+        provenance["prompt"],
+    )
+    own = journal if labelled else about_corpus
+    predictions["adapted"] = answer(model, questions, params, own, stage.progress)
+    general["adapted"] = answer_general(
+        model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
+    )
+    asked = "passages" in stage.inputs
+    found = _calibrate(stage, model, questions, about_corpus) if asked else {}
+    return predictions, general, found
 
 
 def _forget_removed(stage: Stage, asked: Iterable[Item]) -> Path:
