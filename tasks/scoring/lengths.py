@@ -18,7 +18,7 @@ from tasks.scoring.questions import Questions
 _FRAME = 512
 
 
-def check_prompts(params: Params) -> None:
+def check_lengths(params: Params) -> None:
     """Raise :class:`PipelineError` where a prompt of the evaluation and its answer have more tokens
     than ``finetune.model`` has positions for.
 
