@@ -235,12 +235,13 @@ def test_a_run_beside_a_ready_server_does_not_wait_for_its_card(
     assert server.wait(30) == 0
 
 
-def _started(*kept: str) -> tuple[subprocess.Popen[str], list[str]]:
+def _started(*kept: str, host: str = "127.0.0.1") -> tuple[subprocess.Popen[str], list[str]]:
     """Return a server that is ready, and the lines until then; its process has one for each of
     ``kept``, the next when one is stopped.
     """
+    code, served = (text.replace("127.0.0.1", host) for text in (_RUN, _SERVER))
     server = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER, *kept],
+        [sys.executable, "-c", code, str(find_free_port()), served, *kept],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -312,21 +313,12 @@ def test_before_it_is_ready_it_is_asked_what_was_scored(
 def test_a_proxy_of_the_environment_is_not_asked_for_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nor told what was scored. An address that is not loopback's first is no exception of it."""
+    """Nor told what was scored. Only the usual names of loopback are exceptions of a proxy."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    code = [text.replace("127.0.0.1", "127.0.0.2") for text in (_RUN, _SERVER)]
-    port, kept = str(find_free_port()), _keep(0.5, ["1 2"])
-    server = subprocess.Popen(
-        [sys.executable, "-c", code[0], port, code[1], kept],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said = _until_ready(server)
+    server, said = _started(_keep(0.5, ["1 2", "3", "other"]), host="127.0.0.2")
     server.terminate()
     assert server.wait(30) == 0
-    assert any("answers as scored: 1 of 1" in line for line in said), said
+    assert any("answers as scored: 2 of 3" in line for line in said), said
 
 
 def test_answers_that_the_server_has_no_room_for_are_not_asked() -> None:
