@@ -23,6 +23,8 @@ from tasks.scoring.questions import Questions
 
 #: In the order in which they are shown; ``start`` is there only where there is one.
 MODELS = ("zero_shot", "start", "adapted")
+#: F1, or a difference of two, with its 95 % interval.
+BOUNDS = ("f1", "f1_low", "f1_high")
 
 
 def measure(
@@ -91,10 +93,7 @@ def measure_agreement(
         "templates": 0,
         "heldout_rows": len(questions.items),
         "agreement": {
-            name: {
-                bound.replace("f1", "agreement"): found[name][bound]
-                for bound in ("f1", "f1_low", "f1_high")
-            }
+            name: {bound.replace("f1", "agreement"): found[name][bound] for bound in BOUNDS}
             for name in (*MODELS, "gain", "gain_over_start")
             if name in found
         },
@@ -186,11 +185,7 @@ def _gains(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, dict[st
 def _with_interval(f1: SupportsFloat, samples: NDArray[np.float64]) -> dict[str, float]:
     """Return F1, or a difference of two, with the 95 % interval of its resamples."""
     low, high = interval(samples)
-    return {
-        "f1": round_points(f1),
-        "f1_low": round_points(low),
-        "f1_high": round_points(high),
-    }
+    return {"f1": round_points(f1), "f1_low": round_points(low), "f1_high": round_points(high)}
 
 
 def _measure_overall(

@@ -29,7 +29,7 @@ from tasks.core.rows import EVALUATIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keep_only
 from tasks.evaluate.calibration import Priors, calibrate
-from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
+from tasks.evaluate.measures import BOUNDS, MODELS, measure, measure_agreement, measure_general
 from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
@@ -207,17 +207,16 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
             "rows": scores["rows"],
         }
     adapted, gain = scores["adapted"], scores["gain"]
-    bounds = ("f1", "f1_low", "f1_high")
     metrics = {
-        **{name: adapted[name] for name in bounds},
+        **{name: adapted[name] for name in BOUNDS},
         "zero_shot": scores["zero_shot"]["f1"],
-        **{name.replace("f1", "gain"): gain[name] for name in bounds},
+        **{name.replace("f1", "gain"): gain[name] for name in BOUNDS},
         "rows": scores["rows"],
     }
     if "start" in scores:
         metrics["start"] = scores["start"]["f1"]
         over_start = scores["gain_over_start"]
-        metrics |= {name.replace("f1", "gain_over_start"): over_start[name] for name in bounds}
+        metrics |= {name.replace("f1", "gain_over_start"): over_start[name] for name in BOUNDS}
     return metrics
 
 
@@ -246,15 +245,8 @@ def _log_scores(scores: dict[str, Any]) -> None:
     for model in _models(scores):
         values = scores[model]
         majority = f", majority class {values['majority']}" if "majority" in values else ""
-        log.info(
-            "%s: %s %.1f [%.1f, %.1f]%s",
-            model,
-            scores["metric"],
-            values["f1"],
-            values["f1_low"],
-            values["f1_high"],
-            majority,
-        )
+        f1 = (values[name] for name in BOUNDS)
+        log.info("%s: %s %.1f [%.1f, %.1f]%s", model, scores["metric"], *f1, majority)
         if values.get("one_class_templates"):
             log.warning(
                 "%s answers with one class only under %d of %d templates",
@@ -265,7 +257,7 @@ def _log_scores(scores: dict[str, Any]) -> None:
     if over_start := scores.get("gain_over_start"):
         log.info(
             "adapted over the start alone: %+.1f [%+.1f, %+.1f]",
-            *(over_start[name] for name in ("f1", "f1_low", "f1_high")),
+            *(over_start[name] for name in BOUNDS),
         )
 
 
