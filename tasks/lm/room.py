@@ -120,15 +120,15 @@ def describe_needs(models: Models, work: Path = WORK) -> str:
 
 def count_lora(config: dict[str, Any], rank: int) -> int:
     """Return the values of a LoRA adapter on every linear layer but the head, of a Llama, Mistral
-    or another model of that shape; 0 where ``config`` does not have its sizes.
+    or another model of that shape; 0 where ``config`` does not have its sizes, or they are none.
     """
     try:
         width, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
         inner, heads = int(config["intermediate_size"]), int(config["num_attention_heads"])
-    except (KeyError, TypeError):
+        head = int(config.get("head_dim") or width // heads)
+        query, key = heads * head, int(config.get("num_key_value_heads") or heads) * head
+    except (LookupError, TypeError, ValueError, ArithmeticError):
         return 0
-    head = int(config.get("head_dim") or width // heads)
-    query, key = heads * head, int(config.get("num_key_value_heads") or heads) * head
     ends = 2 * (width + query) + 2 * (width + key) + 3 * (width + inner)
     return rank * layers * ends
 

@@ -129,6 +129,8 @@ def test_the_values_of_an_adapter_are_those_that_peft_trains(head_dim: int | Non
     trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     assert count_lora(config.to_dict(), 8) == trained
     assert count_lora({"n_embd": 768}, 8) == 0, "another kind of model is not counted"
+    for wrong in ({"hidden_size": "wide"}, {"num_attention_heads": 0}):
+        assert count_lora(_MISTRAL | wrong, 8) == 0, "loading it will say what is wrong"
 
 
 def test_one_sum_is_made_of_downloads_merged_models_and_checkpoints(
