@@ -66,34 +66,36 @@ _MODELS = "the models there are contracts, incidents-qa"
 _VERSIONS = "it has versions 2, 1 and aliases champion (2): write MODEL=models:/incidents-qa/2"
 
 
+_WRONG: list[tuple[str, list[str]]] = [
+    (
+        "models:/nosuch/1",
+        ["no model is called 'nosuch'; ", _MODELS, ": write MODEL=models:/NAME@champion"],
+    ),
+    (
+        "models:/incident-qa@champion",
+        ["no model is called 'incident-qa' (did you mean 'incidents-qa'?); ", _MODELS],
+    ),
+    ("models:/incidents-qa/3", ["incidents-qa has no version '3'; ", _VERSIONS]),
+    (
+        "models:/incidents-qa@champoin",
+        ["no alias 'champoin' (did you mean 'champion'?); ", _VERSIONS],
+    ),
+    (
+        "models:/contracts@nosuch",
+        ["contracts has no alias 'nosuch'; it has versions 1 and no aliases: write MODEL="],
+    ),
+    ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
+    (
+        "models:/incidents-qa/2",
+        ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "registers it again"],
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("uri", "words"),
-    [
-        (
-            "models:/nosuch/1",
-            ["no model is called 'nosuch'; ", _MODELS, ": write MODEL=models:/NAME@champion"],
-        ),
-        (
-            "models:/incident-qa@champion",
-            ["no model is called 'incident-qa' (did you mean 'incidents-qa'?); ", _MODELS],
-        ),
-        ("models:/incidents-qa/3", ["incidents-qa has no version '3'; ", _VERSIONS]),
-        (
-            "models:/incidents-qa@champoin",
-            ["no alias 'champoin' (did you mean 'champion'?); ", _VERSIONS],
-        ),
-        (
-            "models:/contracts@nosuch",
-            ["contracts has no alias 'nosuch'; it has versions 1 and no aliases: write MODEL="],
-        ),
-        ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
-        (
-            "models:/incidents-qa/2",
-            ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "registers it again"],
-        ),
-    ],
+    ("command", "uri", "words"),
+    [*(("serve", *wrong) for wrong in _WRONG), ("export", *_WRONG[0]), ("push", *_WRONG[0])],
 )
-@pytest.mark.parametrize("command", ["serve", "export", "push"])
 def test_a_wrong_name_version_or_alias_is_one_line_with_those_there_are(
     command: str,
     uri: str,
