@@ -118,7 +118,7 @@ def test_small_changes_of_several_runs_add_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each run replaces ten of a hundred passages: none alone moves more than a fifth."""
-    monkeypatch.setattr(continuation, "start_adapter", lambda _, folder: folder)
+    monkeypatch.setattr(continuation, "start_adapter", lambda _, folder, *__: folder)
     settings = params.finetune.model_copy(update={"restart": "supervision/none"})
     monkeypatch.chdir(ROOT)
     write_json(tmp_path / CHAMPION_FILE, {"name": "model", "version": "1"})
