@@ -45,7 +45,14 @@ class Questions:
         generator's, so agreement with them says nothing of what is right.
         """
         template = Template(name=HELD_OUT, instruction="{{ instruction }}")
-        dataset = Dataset(name=HELD_OUT, task_type="qa", answers="response", templates=(template,))
+        dataset = Dataset(
+            name=HELD_OUT,
+            task_type="qa",
+            answers="response",
+            label="",
+            labels=(),
+            templates=(template,),
+        )
         items = [
             Item(
                 id=row["row_id"],
