@@ -19,13 +19,11 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any
+
+import httpx
 
 from tasks.core.card import give_cards_back, take_cards
 from tasks.core.errors import PipelineError
@@ -37,7 +35,7 @@ from tasks.core.ports import need_free_port, read_port
 from tasks.core.privacy import cache_folder
 from tasks.core.process import start_guard
 from tasks.core.stage import one_line_errors
-from tasks.lm.merged import merged_folder
+from tasks.lm.merged import scored_folder
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.lm.vllm_settings import need_share, serve_command
@@ -127,18 +125,21 @@ def run(asked: Server) -> int:
         process_group=guard.pid,
         stdin=subprocess.DEVNULL,
     )
-    ready = False
+
+    def runs() -> bool:
+        return not stop.is_set() and server.poll() is None
+
     try:
-        while not stop.is_set() and server.poll() is None:
-            if not ready and _answers(f"{asked.address}/health"):
-                ready = True
-                # Its memory is taken by now, so a run beside it sees what is left.
-                give_cards_back()
-                check_answers(asked, stop)
-                if stop.is_set() or server.poll() is not None:
-                    break
-                log.info("ready: %s/v1 answers; Ctrl-C ends it", asked.address)
-                log.info("try it: %s", asked.example)
+        while runs() and not _is_up(asked):
+            stop.wait(_POLL)
+        if runs():
+            # Its memory is taken by now, so a run beside it sees what is left.
+            give_cards_back()
+            check_answers(asked, stop)
+        if runs():
+            log.info("ready: %s/v1 answers; Ctrl-C ends it", asked.address)
+            log.info("try it: %s", asked.example)
+        while runs():
             stop.wait(_POLL)
     finally:
         os.killpg(guard.pid, signal.SIGTERM)
@@ -167,7 +168,7 @@ def check_answers(asked: Server, stop: threading.Event) -> None:
             return
         try:
             text = _complete(asked, list(one.prompt), asked.kept.max_tokens)
-        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
             log.warning("answers not checked: %s/v1/completions: %s", asked.address, error)
             return
         same += text.strip() == one.answer
@@ -186,13 +187,10 @@ def _complete(asked: Server, prompt: list[int], max_tokens: int) -> str:
     """Return the server's greedy text after a prompt of token ids."""
     key = os.environ.get("VLLM_API_KEY")
     body = {"model": asked.name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-    request = urllib.request.Request(  # noqa: S310 - our own address
-        f"{asked.address}/v1/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
-    )
-    with urllib.request.urlopen(request, timeout=_ANSWER) as response:  # noqa: S310
-        return str(json.load(response)["choices"][0]["text"])
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with _open_client(asked) as client:
+        response = client.post("/v1/completions", json=body, headers=headers, timeout=_ANSWER)
+    return str(response.raise_for_status().json()["choices"][0]["text"])
 
 
 def prepare(model: str, host: str, port: int, max_length: int, gpu_memory: float = 0.0) -> Server:
@@ -203,24 +201,17 @@ def prepare(model: str, host: str, port: int, max_length: int, gpu_memory: float
     kept = fetch_kept_answers(name, version, folder)
     take_cards()
     need_share(gpu_memory)  # before a merge that takes minutes; serve_command asks again
-    weights = merged_folder(
-        provenance["base"],
-        provenance["revision"],
-        adapter,
-        provenance["quantization"],
-        provenance["precision"],
-    )
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    weights = scored_folder(provenance, adapter)
+    address = f"http://{host}:{port}"
     log.info("%s version %s starts on %s/v1", name, version, address)
     example = _example(name, version, provenance)
-    body = question(name, weights, provenance["prompt"], example.instruction)
-    tokenizer = load_tokenizer(str(weights))
-    body |= among(Prompter(tokenizer, provenance["prompt"]), example.choices, example.prior)
-    request = json.dumps(body)
+    prompter = Prompter(load_tokenizer(str(weights)), provenance["prompt"])
+    body = question(name, prompter, example.instruction)
+    body |= among(prompter, example.choices, example.prior)
     key = ' -H "Authorization: Bearer $VLLM_API_KEY"' if os.environ.get("VLLM_API_KEY") else ""
     line = (
         f"curl {address}/v1/completions -H 'Content-Type: application/json'{key} "
-        f"-d {shlex.quote(request)}"
+        f"-d {shlex.quote(json.dumps(body))}"
     )
     command, environment = serve_command(
         weights, name, host, port, max_length, provenance["precision"], gpu_memory
@@ -279,17 +270,21 @@ def among(prompter: Prompter, choices: Sequence[str], prior: Mapping[str, float]
     return {"max_tokens": 1, "allowed_token_ids": sorted(first.values()), "logit_bias": bias}
 
 
-def _answers(address: str) -> bool:
-    """Return whether an HTTP GET of ``address`` gives status 200."""
-    try:
-        with urllib.request.urlopen(address, timeout=5) as response:  # noqa: S310 - our own address
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+def _open_client(asked: Server) -> httpx.Client:
+    """Return a client that asks the server itself: no proxy of the environment knows it, and none
+    may see what it is asked.
+    """
+    return httpx.Client(base_url=asked.address, trust_env=False)
+
+
+def _is_up(asked: Server) -> bool:
+    with contextlib.suppress(httpx.HTTPError), _open_client(asked) as client:
+        return client.get("/health").is_success
+    return False
 
 
 def question(
-    name: str, weights: Path, form: str, instruction: str, max_tokens: int = 64
+    name: str, prompter: Prompter, instruction: str, max_tokens: int = 64
 ) -> dict[str, Any]:
     """Return the body of a request, with the prompt that the adapter was trained on, to the token.
 
@@ -297,10 +292,9 @@ def question(
     same tokens of it (``add_special_tokens`` false: no marks of its own). Tokenizers of the
     SentencePiece kind put a space after the BOS; then the prompt is token ids.
     """
-    tokenizer = load_tokenizer(str(weights))
-    ids = Prompter(tokenizer, form).prompt(instruction)
-    text = tokenizer.decode(ids)
-    same = tokenizer.encode(text, add_special_tokens=False) == ids
+    ids = prompter.prompt(instruction)
+    text = prompter.tokenizer.decode(ids)
+    same = prompter.tokenizer.encode(text, add_special_tokens=False) == ids
     return {
         "model": name,
         "prompt": text if same else ids,

@@ -66,34 +66,36 @@ _MODELS = "the models there are contracts, incidents-qa"
 _VERSIONS = "it has versions 2, 1 and aliases champion (2): write MODEL=models:/incidents-qa/2"
 
 
+_WRONG: list[tuple[str, list[str]]] = [
+    (
+        "models:/nosuch/1",
+        ["no model is called 'nosuch'; ", _MODELS, ": write MODEL=models:/NAME@champion"],
+    ),
+    (
+        "models:/incident-qa@champion",
+        ["no model is called 'incident-qa' (did you mean 'incidents-qa'?); ", _MODELS],
+    ),
+    ("models:/incidents-qa/3", ["incidents-qa has no version '3'; ", _VERSIONS]),
+    (
+        "models:/incidents-qa@champoin",
+        ["no alias 'champoin' (did you mean 'champion'?); ", _VERSIONS],
+    ),
+    (
+        "models:/contracts@nosuch",
+        ["contracts has no alias 'nosuch'; it has versions 1 and no aliases: write MODEL="],
+    ),
+    ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
+    (
+        "models:/incidents-qa/2",
+        ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "registers it again"],
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("uri", "words"),
-    [
-        (
-            "models:/nosuch/1",
-            ["no model is called 'nosuch'; ", _MODELS, ": write MODEL=models:/NAME@champion"],
-        ),
-        (
-            "models:/incident-qa@champion",
-            ["no model is called 'incident-qa' (did you mean 'incidents-qa'?); ", _MODELS],
-        ),
-        ("models:/incidents-qa/3", ["incidents-qa has no version '3'; ", _VERSIONS]),
-        (
-            "models:/incidents-qa@champoin",
-            ["no alias 'champoin' (did you mean 'champion'?); ", _VERSIONS],
-        ),
-        (
-            "models:/contracts@nosuch",
-            ["contracts has no alias 'nosuch'; it has versions 1 and no aliases: write MODEL="],
-        ),
-        ("models:/incidents-qa", ["names no registered model: write models:/NAME", _MODELS]),
-        (
-            "models:/incidents-qa/2",
-            ["of models:/incidents-qa/2 cannot be fetched from sqlite:", "registers it again"],
-        ),
-    ],
+    ("command", "uri", "words"),
+    [*(("serve", *wrong) for wrong in _WRONG), ("export", *_WRONG[0]), ("push", *_WRONG[0])],
 )
-@pytest.mark.parametrize("command", ["serve", "export", "push"])
 def test_a_wrong_name_version_or_alias_is_one_line_with_those_there_are(
     command: str,
     uri: str,
@@ -235,12 +237,13 @@ def test_a_run_beside_a_ready_server_does_not_wait_for_its_card(
     assert server.wait(30) == 0
 
 
-def _started(*kept: str) -> tuple[subprocess.Popen[str], list[str]]:
+def _started(*kept: str, host: str = "127.0.0.1") -> tuple[subprocess.Popen[str], list[str]]:
     """Return a server that is ready, and the lines until then; its process has one for each of
     ``kept``, the next when one is stopped.
     """
+    code, served = (text.replace("127.0.0.1", host) for text in (_RUN, _SERVER))
     server = subprocess.Popen(
-        [sys.executable, "-c", _RUN, str(find_free_port()), _SERVER, *kept],
+        [sys.executable, "-c", code, str(find_free_port()), served, *kept],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -309,6 +312,17 @@ def test_before_it_is_ready_it_is_asked_what_was_scored(
     assert "ready: " in said[said.index(told[0]) + 1]
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor told what was scored. Only the usual names of loopback are exceptions of a proxy."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server, said = _started(_keep(0.5, ["1 2", "3", "other"]), host="127.0.0.2")
+    server.terminate()
+    assert server.wait(30) == 0
+    assert any("answers as scored: 2 of 3" in line for line in said), said
+
+
 def test_answers_that_the_server_has_no_room_for_are_not_asked() -> None:
     known = tuple(KeptAnswer(prompt=(1,) * size, answer="a") for size in (2, 6))
     kept = KeptAnswers(floor=0.5, max_tokens=4, answers=known)
@@ -324,11 +338,10 @@ def test_a_server_that_ends_by_itself_is_one_line() -> None:
 
 @pytest.mark.parametrize("form", ["bonito", "chat"])
 def test_the_question_is_the_prompt_of_training_to_the_token(tiny_model: Path, form: str) -> None:
-    tokenizer = load_tokenizer(str(tiny_model))
-    body = serve.question("m", tiny_model, form, "Why did the pump fail?")
-    assert tokenizer.encode(body["prompt"], add_special_tokens=False) == Prompter(
-        tokenizer, form
-    ).prompt("Why did the pump fail?")
+    prompter = Prompter(load_tokenizer(str(tiny_model)), form)
+    body = serve.question("m", prompter, "Why did the pump fail?")
+    ids = prompter.tokenizer.encode(body["prompt"], add_special_tokens=False)
+    assert ids == prompter.prompt("Why did the pump fail?")
     assert body["add_special_tokens"] is False and body["model"] == "m"
 
 
@@ -346,10 +359,11 @@ def test_a_label_is_one_of_the_choices_without_the_models_own_preference(tiny_mo
 def test_the_question_is_token_ids_where_text_would_give_other_tokens(tmp_path: Path) -> None:
     folder = make_sentencepiece_model(tmp_path / "mistral", "mistral")
     tokenizer, asked = load_tokenizer(str(folder)), "Why did the pump fail?"
-    wanted = Prompter(tokenizer, "bonito").prompt(asked)
+    prompter = Prompter(tokenizer, "bonito")
+    wanted = prompter.prompt(asked)
     text = tokenizer.decode(wanted)
     assert tokenizer.encode(text, add_special_tokens=False) != wanted, "nothing to protect"
-    assert serve.question("m", folder, "bonito", asked)["prompt"] == wanted
+    assert serve.question("m", prompter, asked)["prompt"] == wanted
 
 
 @pytest.mark.slow
@@ -401,8 +415,9 @@ def test_over_http_it_answers_as_it_was_scored(
         ]
         assert len(kept) == 12
         weights = next((workplace / "cache/merged").glob("*"))
+        prompter = Prompter(load_tokenizer(str(weights)), "chat")
         answered = [
-            _ask(port, serve.question(told["model_name"], weights, "chat", row["prompt"], 25))
+            _ask(port, serve.question(told["model_name"], prompter, row["prompt"], 25))
             for row in kept
         ]
     finally:

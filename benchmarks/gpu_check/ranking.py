@@ -100,9 +100,9 @@ def _count_near(
 
     It does not tell. This is its first pass.
     """
-    given = (model.dtype, prompts, choices, BATCH_ROWS, pad_token, lambda prompts: None)
+    scorer = ranking.Scorer(model, BATCH_ROWS, pad_token)
     with wide_residual(model) as narrow:
         if not narrow:
             return None
-        first = ranking._rank(model, *given)
+        first = scorer.rank(model.dtype, prompts, choices, lambda prompts: None)
     return sum(ranking.margin(row) < ranking.NEAR for row in first)

@@ -24,8 +24,8 @@ from tasks.core.task_types import EXTRACTION
 from tasks.lm.engine import Engine, Sampling, need_engine, open_engine
 from tasks.lm.loading import load_model, need_card, vocabulary_logits
 from tasks.lm.memory import freed_after
-from tasks.lm.merged import merged_folder
-from tasks.lm.models import base_path, resolve
+from tasks.lm.merged import plain_weights
+from tasks.lm.models import resolve
 from tasks.lm.prompts import Prompter, bonito_output, fill, generator_prompt, prompt_form
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.f1 import squad_f1
@@ -53,40 +53,37 @@ class Opinion:
     chance: float | None = None
 
 
-def prepare_checkpoint(name: str, revision: str, precision: str) -> tuple[str, str]:
-    """Return (folder, revision) of a plain model; an adapter is merged first."""
+def prepare_checkpoint(name: str, revision: str, precision: str) -> str:
+    """Return the folder of a plain model; an adapter is merged first."""
     model = resolve(name, revision)
-    if model.adapter:
-        return str(
-            merged_folder(model.base, model.revision, model.adapter, "none", precision)
-        ), "main"
-    need_card(model.base, model.revision, "none", precision)
-    return base_path(model.base, model.revision), "main"
+    if not model.adapter:
+        need_card(model.base, model.revision, "none", precision)
+    return plain_weights(name, revision, "none", precision)
 
 
 def write_tasks(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: GeneratorEvaluate
+    rows: Sequence[dict[str, Any]], folder: str, params: GeneratorEvaluate
 ) -> list[tuple[str, bool, int]]:
     """Let the generator write one task for each row; return (prediction, finished, tokens), in
     order.
     """
-    tokenizer = load_tokenizer(path, revision)
+    tokenizer = load_tokenizer(folder)
     prompts = [generator_prompt(tokenizer, row["context"], row["task_type"]) for row in rows]
     sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
     seeds = [row_seed(params.seed, row["row_id"], row["task_type"]) for row in rows]
     longest = max(map(len, prompts)) + params.max_tokens
-    with freed_after(_open_engine(params, path, revision, longest)) as engine:
+    with freed_after(_open_engine(params, folder, longest)) as engine:
         done = engine.generate(prompts, sampling, seeds)
     return [(completion.text, completion.finished, completion.tokens) for completion in done]
 
 
 def measure_held_out_losses(
-    rows: Sequence[dict[str, Any]], path: str, revision: str, params: GeneratorEvaluate
+    rows: Sequence[dict[str, Any]], folder: str, params: GeneratorEvaluate
 ) -> tuple[list[float], list[int]]:
     """Return each human-made row's output loss under the generator (summed cross-entropy in nats),
     and the outputs' token counts.
     """
-    tokenizer = load_tokenizer(path, revision)
+    tokenizer = load_tokenizer(folder)
     examples: list[TokenPair] = [
         (
             generator_prompt(tokenizer, row["context"], row["task_type"]),
@@ -101,7 +98,7 @@ def measure_held_out_losses(
     ]
     order = sorted(range(len(examples)), key=lambda index: sum(map(len, examples[index])))
     losses = [0.0] * len(examples)
-    with freed_after(load_model(path, revision, precision=params.precision).eval()) as model:
+    with freed_after(load_model(folder, precision=params.precision).eval()) as model:
         for start in range(0, len(order), params.batch_rows):
             chosen = order[start : start + params.batch_rows]
             measured = measure_response_losses(
@@ -155,8 +152,8 @@ def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opi
         return judged
     if extracted:
         need_judging_engine(params.judge, params.judge_revision, params)
-    path, revision = prepare_checkpoint(params.judge, params.judge_revision, params.precision)
-    tokenizer = load_tokenizer(path, revision)
+    folder = prepare_checkpoint(params.judge, params.judge_revision, params.precision)
+    tokenizer = load_tokenizer(folder)
     prompter = Prompter(tokenizer, prompt_form(tokenizer, "auto", adapted=False))
     prompts = {
         index: prompter.prompt(fill(tasks[index].instruction, tasks[index].context))
@@ -164,7 +161,7 @@ def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opi
     }
     if extracted:
         longest = max(len(prompts[index]) for index in extracted) + params.judge_tokens
-        with freed_after(_open_engine(params, path, revision, longest)) as engine:
+        with freed_after(_open_engine(params, folder, longest)) as engine:
             answers = engine.generate(
                 [prompts[index] for index in extracted],
                 Sampling(0.0, 1.0, params.judge_tokens),
@@ -177,7 +174,7 @@ def judge_tasks(tasks: Sequence[Written], params: GeneratorEvaluate) -> list[Opi
             )
     if ranked:
         encoded = [[prompter.response(option) for option in ranked[index]] for index in ranked]
-        with freed_after(load_model(path, revision, precision=params.precision).eval()) as model:
+        with freed_after(load_model(folder, precision=params.precision).eval()) as model:
             scores = rank(
                 model,
                 [prompts[index] for index in ranked],
@@ -225,9 +222,9 @@ def need_judging_engine(name: str, revision: str, params: GeneratorEvaluate) -> 
     need_engine(params.engine, name, revision, params.precision, params.gpu_memory_utilization)
 
 
-def _open_engine(params: GeneratorEvaluate, path: str, revision: str, longest: int) -> Engine:
+def _open_engine(params: GeneratorEvaluate, folder: str, longest: int) -> Engine:
     return open_engine(
-        params.engine, path, revision, params.precision, longest, params.gpu_memory_utilization
+        params.engine, folder, params.precision, longest, params.gpu_memory_utilization
     )
 
 

@@ -108,9 +108,9 @@ def evaluate(stage: Stage, generator: str | None) -> None:
     store = Store(stage.work / "journal", key, _KEEP)
     if not store.has("tasks"):
         need_judging_engine(params.generator, params.revision, params)
-    path, revision = prepare_checkpoint(params.generator, params.revision, params.precision)
+    folder = prepare_checkpoint(params.generator, params.revision, params.precision)
     progress.advance(1, now="writing tasks")
-    completions = store.remember("tasks", lambda: write_tasks(rows, path, revision, params))
+    completions = store.remember("tasks", lambda: write_tasks(rows, folder, params))
     written = [
         _parsed(row, *completion[:2]) for row, completion in zip(rows, completions, strict=True)
     ]
@@ -125,9 +125,7 @@ def evaluate(stage: Stage, generator: str | None) -> None:
         now="held-out loss",
         parse_yield=round(float(np.mean([not task.reason for task in written])), 3),
     )
-    losses, tokens = store.remember(
-        "losses", lambda: measure_held_out_losses(rows, path, revision, params)
-    )
+    losses, tokens = store.remember("losses", lambda: measure_held_out_losses(rows, folder, params))
     progress.advance(1, now="second model")
     opinions, human_opinions = _opinions(stage.work / "journal", written, human, params)
     progress.advance(1, now="expectations")

@@ -99,7 +99,7 @@ def draw(kept: Iterable[dict[str, Any]], most: int, seed: int) -> tuple[list[dic
     for row in kept:
         drawn.add(review_key(row["instruction"], row["response"]), row)
     rows = [{"key": key, **{name: row.get(name) for name in _SHOWN}} for key, row in drawn.rows()]
-    return rows, drawn.count
+    return rows, drawn.counts.total()
 
 
 def kept_rows(folder: Path) -> Iterator[dict[str, Any]]:

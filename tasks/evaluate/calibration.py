@@ -62,9 +62,8 @@ def calibrate(
     if not questions.dataset.classifies or not params.calibration_rows:
         return {}
     rows = Batches(trained, INSTRUCTIONS) if trained else ()
-    probes = make_probes(
-        questions.dataset, _read(passages), params.calibration_rows, params.seed, rows
-    )
+    corpus = require(read_table(passages), PASSAGES, passages)
+    probes = make_probes(questions.dataset, corpus, params.calibration_rows, params.seed, rows)
     if len(probes) < _LEAST:
         log.warning(
             "no calibration: the corpus gives %d claims that were not trained on, %d are needed",
@@ -152,24 +151,13 @@ def _is_known(claim: Claim, question: str | None, told: Mapping[str, str]) -> bo
 
 def priors(templates: Sequence[Template], answers: pa.Table) -> Priors:
     """Return the mean probability of each template's choices over ``answers`` (EVALUATIONS)."""
-    scores: dict[str, list[list[float]]] = {template.name: [] for template in templates}
-    for row in answers.select(["template", "scores"]).to_pylist():
-        scores[row["template"]].append(row["scores"])
-    return {
-        template.name: dict(
-            zip(
-                template.choices,
-                (round(float(each), 6) for each in np.exp(choice_prior(np.array(found)))),
-                strict=True,
-            )
-        )
-        for template in templates
-        for found in [scores[template.name]]
-    }
-
-
-def _read(path: Path) -> pa.Table:
-    return require(read_table(path), PASSAGES, path)
+    found: Priors = {}
+    for template in templates:
+        own = answers.filter(pc.equal(answers["template"], template.name))
+        means = np.exp(choice_prior(np.array(own["scores"].to_pylist())))
+        rounded = (round(float(mean), 6) for mean in means)
+        found[template.name] = dict(zip(template.choices, rounded, strict=True))
+    return found
 
 
 def as_arrays(templates: Sequence[Template], found: Priors) -> dict[str, Any]:

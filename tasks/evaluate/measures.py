@@ -1,32 +1,34 @@
 """F1 of the models in points, with paired bootstrap intervals, and the gain of the adapted one.
 
-All models are resampled with the same weights, drawing whole documents, or
-passages where items name no document. The models are the unadapted
-one, the start alone where the adaptation started from an adapter, and the adapted one.
+All models are resampled with the same weights, drawing whole documents, or passages where items
+name no document. The models are the unadapted one, the start alone where the adaptation started
+from an adapter, and the adapted one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tasks.core.sections.evaluate import Evaluate
 from tasks.evaluate.calibration import Priors, as_arrays
-from tasks.scoring.datasets import Dataset, Item, Template, load_dataset
+from tasks.scoring.datasets import Dataset, Item, load_dataset
 from tasks.scoring.f1 import Scored, interval, majority_f1, resample, round_points, scored_of
+from tasks.scoring.questions import Questions
 
 #: In the order in which they are shown; ``start`` is there only where there is one.
 MODELS = ("zero_shot", "start", "adapted")
+#: F1, or a difference of two, with its 95 % interval.
+BOUNDS = ("f1", "f1_low", "f1_high")
 
 
 def measure(
-    dataset: Dataset,
-    templates: tuple[Template, ...],
-    items: list[Item],
+    questions: Questions,
     tables: dict[str, pa.Table],
     params: Evaluate,
     found: Mapping[str, Priors] | None = None,
@@ -38,6 +40,7 @@ def measure(
     ``calibrated`` is the F1 of the models whose priors were ``found`` (model -> priors), with its
     own taken out of each.
     """
+    dataset, templates, items = questions.dataset, questions.templates, questions.items
     weights = resample([item.cluster for item in items], params.bootstrap, params.seed)
     scored = {model: scored_of(dataset, templates, items, table) for model, table in tables.items()}
     samples = _samples(scored, weights)
@@ -65,25 +68,22 @@ def measure(
         result["prior_corrected"] = _measure_apart(dataset, items, corrected, weights)
     if found:
         calibrated = {
-            model: scored_of(dataset, templates, items, tables[model], prior=logs)
+            model: scored_of(
+                dataset, templates, items, tables[model], prior=as_arrays(templates, priors)
+            )
             for model, priors in found.items()
-            for logs in [as_arrays(templates, priors)]
         }
         result["calibrated"] = _measure_apart(dataset, items, calibrated, weights)
     return result
 
 
 def measure_agreement(
-    dataset: Dataset,
-    templates: tuple[Template, ...],
-    items: list[Item],
-    tables: dict[str, pa.Table],
-    params: Evaluate,
+    questions: Questions, tables: dict[str, pa.Table], params: Evaluate
 ) -> dict[str, Any]:
     """Return how far the models' answers agree with held-out generated rows: token F1 in points,
     under a name of its own, since nobody has said that those rows are right.
     """
-    found = measure(dataset, templates, items, tables, params)
+    found = measure(questions, tables, params)
     own = load_dataset(Path(params.dataset))
     return {
         "dataset": own.name,
@@ -91,12 +91,9 @@ def measure_agreement(
         "metric": "agreement",
         "items": 0,
         "templates": 0,
-        "heldout_rows": len(items),
+        "heldout_rows": len(questions.items),
         "agreement": {
-            name: {
-                bound.replace("f1", "agreement"): found[name][bound]
-                for bound in ("f1", "f1_low", "f1_high")
-            }
+            name: {bound.replace("f1", "agreement"): found[name][bound] for bound in BOUNDS}
             for name in (*MODELS, "gain", "gain_over_start")
             if name in found
         },
@@ -131,11 +128,8 @@ def measure_general(
         f1 = np.array([rows[name][id_]["f1"] for id_ in ids])
         samples[name] = _resampled_means(f1, member, weights)
         by_type = [100 * f1[row > 0].mean() for row in member]
-        low, high = interval(samples[name])
         result[name] = {
-            "f1": round_points(np.mean(by_type)),
-            "f1_low": round_points(low),
-            "f1_high": round_points(high),
+            **_with_interval(np.mean(by_type), samples[name]),
             "by_task_type": dict(zip(task_types, map(round_points, by_type), strict=True)),
         }
     gains = _gains(result, samples)
@@ -180,28 +174,26 @@ def _gains(result: dict[str, Any], samples: dict[str, Any]) -> dict[str, dict[st
     what the run itself has added.
     """
     over = {"gain": "zero_shot"} | ({"gain_over_start": "start"} if "start" in result else {})
-    return {name: _gain(result, samples, model) for name, model in over.items()}
-
-
-def _gain(result: dict[str, Any], samples: dict[str, Any], over: str) -> dict[str, float]:
-    """Return adapted minus another model with its paired interval."""
-    low, high = interval(samples["adapted"] - samples[over])
     return {
-        "f1": round_points(result["adapted"]["f1"] - result[over]["f1"]),
-        "f1_low": round_points(low),
-        "f1_high": round_points(high),
+        name: _with_interval(
+            result["adapted"]["f1"] - result[model]["f1"], samples["adapted"] - samples[model]
+        )
+        for name, model in over.items()
     }
+
+
+def _with_interval(f1: SupportsFloat, samples: NDArray[np.float64]) -> dict[str, float]:
+    """Return F1, or a difference of two, with the 95 % interval of its resamples."""
+    low, high = interval(samples)
+    return {"f1": round_points(f1), "f1_low": round_points(low), "f1_high": round_points(high)}
 
 
 def _measure_overall(
     dataset: Dataset, items: list[Item], scored: Scored, samples: Any
 ) -> dict[str, Any]:
     by_template = scored.f1()[0]
-    low, high = interval(samples)
-    overall = {
-        "f1": round_points(by_template.mean()),
-        "f1_low": round_points(low),
-        "f1_high": round_points(high),
+    overall: dict[str, Any] = {
+        **_with_interval(by_template.mean(), samples),
         "template_spread": round_points(by_template.std(ddof=1) if len(by_template) > 1 else 0.0),
     }
     if dataset.classifies:
@@ -214,12 +206,7 @@ def _measure_template(
     dataset: Dataset, items: list[Item], scored: Scored, index: int, weights: np.ndarray
 ) -> dict[str, Any]:
     template = Scored(scored.values[index : index + 1], scored.golds, scored.classes)
-    low, high = interval(template.f1(weights)[:, 0])
-    metrics: dict[str, Any] = {
-        "f1": round_points(template.f1()[0, 0]),
-        "f1_low": round_points(low),
-        "f1_high": round_points(high),
-    }
+    metrics: dict[str, Any] = _with_interval(template.f1()[0, 0], template.f1(weights)[:, 0])
     if dataset.classifies:
         predicted = scored.values[index].astype(int).tolist()
         metrics["majority"] = _majority(dataset, items)

@@ -54,9 +54,10 @@ class Shown:
     @property
     def outcome(self) -> str:
         """``right`` or ``wrong`` of the adapted model, and with a change ``mended``, ``broken``."""
-        before, after = (self.scores.get(name, 0.0) >= _RIGHT for name in (self.before, "adapted"))
-        changed = ("" if before == after else " mended" if after else " broken",)
-        return ("right" if after else "wrong") + changed[0]
+        before, after = (self.scores[name] >= _RIGHT for name in (self.before, "adapted"))
+        if before == after:
+            return "right" if after else "wrong"
+        return "right mended" if after else "wrong broken"
 
     @property
     def before(self) -> str:
@@ -180,13 +181,12 @@ def _entries(
     general: dict[str, pa.Table],
     run: str,
 ) -> Iterator[dict[str, Any]]:
-    ids = {
-        is_general: {item.id for item in shown if item.general == is_general}
-        for is_general in (False, True)
-    }
     found = {
-        False: _answers([predictions[model] for model in models], ids[False]),
-        True: _answers([general[model] for model in models], ids[True]),
+        is_general: _answers(
+            [tables[model] for model in models],
+            {item.id for item in shown if item.general == is_general},
+        )
+        for is_general, tables in ((False, predictions), (True, general))
     }
     for item in shown:
         yield {

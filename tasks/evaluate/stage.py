@@ -29,7 +29,7 @@ from tasks.core.rows import EVALUATIONS, PASSAGES, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keep_only
 from tasks.evaluate.calibration import Priors, calibrate
-from tasks.evaluate.measures import MODELS, measure, measure_agreement, measure_general
+from tasks.evaluate.measures import BOUNDS, MODELS, measure, measure_agreement, measure_general
 from tasks.evaluate.report import write_report
 from tasks.lm.pins import pin
 from tasks.lm.preflight import check_run
@@ -59,8 +59,11 @@ def evaluate(stage: Stage) -> None:
     write_table(stage.out / "predictions.parquet", concat(predictions.values(), EVALUATIONS))
     write_table(stage.out / "general.parquet", concat(general.values(), EVALUATIONS))
     write_json(stage.out / "calibration.json", found.get("adapted", {}))
-    asked = (questions.dataset, questions.templates, questions.items, predictions, params)
-    scores = measure(*asked, found) if labelled else measure_agreement(*asked)
+    scores = (
+        measure(questions, predictions, params, found)
+        if labelled
+        else measure_agreement(questions, predictions, params)
+    )
     scores["rows"] = read_json(stage.path("adapter") / "provenance.json")["rows"]
     if len(general["adapted"]):
         passages = name_passages(stage.path("general"), stage.params.baseline)
@@ -94,44 +97,42 @@ def _answer_all(
     about_corpus = _forget_removed(stage, [] if labelled else questions.items)
     provenance = read_json(adapter / "provenance.json")
     _need_same_base(provenance, read_json(stage.path("baseline") / "summary.json"))
-    baseline, general_baseline = _read_baseline(stage)
-    found: dict[str, Priors] = {}
+    predictions, general = _read_baseline(stage)
     if not labelled:
         take_cards()
-        baseline = {
+        predictions = {
             model.name: answer(model, questions, params, about_corpus, stage.progress)
             for model in models_before(pin(stage.params.finetune), stage.path("start"))
         }
-    if provenance["adapter"]:
-        take_cards()
-        model = Scoreable(
-            "adapted",
-            provenance["base"],
-            provenance["revision"],
-            provenance["quantization"],
-            provenance["precision"],
-            adapter,
-            provenance["prompt"],
-        )
-        own = journal if labelled else about_corpus
-        adapted = answer(model, questions, params, own, stage.progress)
-        general = answer_general(
-            model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
-        )
-        if "passages" in stage.inputs:
-            found = _calibrate(stage, model, questions, about_corpus)
-    else:  # nothing was trained: the adapted model is what the training would have started from
+    if not provenance["adapter"]:
+        # Nothing was trained: the adapted model is what the training would have started from.
         before = "start" if provenance["start"] else "zero_shot"
-        if before not in baseline:
+        if before not in predictions:
             raise PipelineError(
                 f"{stage.path('baseline')} has no answers of the start that {adapter} names: run "
                 "the stages finetune and baseline with the same finetune.start"
             )
-        adapted, general = (
-            name_model(answers[before], "adapted") for answers in (baseline, general_baseline)
-        )
-    general = {**general_baseline, "adapted": general}
-    return {**baseline, "adapted": adapted}, general, found
+        for answers in (predictions, general):
+            answers["adapted"] = name_model(answers[before], "adapted")
+        return predictions, general, {}
+    take_cards()
+    model = Scoreable(
+        "adapted",
+        provenance["base"],
+        provenance["revision"],
+        provenance["quantization"],
+        provenance["precision"],
+        adapter,
+        provenance["prompt"],
+    )
+    own = journal if labelled else about_corpus
+    predictions["adapted"] = answer(model, questions, params, own, stage.progress)
+    general["adapted"] = answer_general(
+        model, stage.path("general"), stage.params.baseline, params, journal, stage.progress
+    )
+    asked = "passages" in stage.inputs
+    found = _calibrate(stage, model, questions, about_corpus) if asked else {}
+    return predictions, general, found
 
 
 def _forget_removed(stage: Stage, asked: Iterable[Item]) -> Path:
@@ -206,17 +207,16 @@ def dvc_metrics(scores: dict[str, Any]) -> dict[str, float]:
             "rows": scores["rows"],
         }
     adapted, gain = scores["adapted"], scores["gain"]
-    bounds = ("f1", "f1_low", "f1_high")
     metrics = {
-        **{name: adapted[name] for name in bounds},
+        **{name: adapted[name] for name in BOUNDS},
         "zero_shot": scores["zero_shot"]["f1"],
-        **{name.replace("f1", "gain"): gain[name] for name in bounds},
+        **{name.replace("f1", "gain"): gain[name] for name in BOUNDS},
         "rows": scores["rows"],
     }
     if "start" in scores:
         metrics["start"] = scores["start"]["f1"]
         over_start = scores["gain_over_start"]
-        metrics |= {name.replace("f1", "gain_over_start"): over_start[name] for name in bounds}
+        metrics |= {name.replace("f1", "gain_over_start"): over_start[name] for name in BOUNDS}
     return metrics
 
 
@@ -245,15 +245,8 @@ def _log_scores(scores: dict[str, Any]) -> None:
     for model in _models(scores):
         values = scores[model]
         majority = f", majority class {values['majority']}" if "majority" in values else ""
-        log.info(
-            "%s: %s %.1f [%.1f, %.1f]%s",
-            model,
-            scores["metric"],
-            values["f1"],
-            values["f1_low"],
-            values["f1_high"],
-            majority,
-        )
+        f1 = (values[name] for name in BOUNDS)
+        log.info("%s: %s %.1f [%.1f, %.1f]%s", model, scores["metric"], *f1, majority)
         if values.get("one_class_templates"):
             log.warning(
                 "%s answers with one class only under %d of %d templates",
@@ -264,7 +257,7 @@ def _log_scores(scores: dict[str, Any]) -> None:
     if over_start := scores.get("gain_over_start"):
         log.info(
             "adapted over the start alone: %+.1f [%+.1f, %+.1f]",
-            *(over_start[name] for name in ("f1", "f1_low", "f1_high")),
+            *(over_start[name] for name in BOUNDS),
         )
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.core.errors import PipelineError
 from tasks.core.files import choose, fingerprint, read_json
 from tasks.core.parquet import GROUP, column_values, read_table
 from tasks.core.rows import CHAMPION_FILE, TRAINED, TRAINED_FILE, require
@@ -62,7 +61,8 @@ def begin(digests: pa.Table, params: Finetune, folder: Path) -> Beginning:
     if why := _find_reason(moved, len(new), params):
         log.info("%s: training starts over, from %s", why, params.restart)
         facts |= {"continues": False, "reason": why}
-        return Beginning(restart_adapter(params), every, facts=facts)
+        restart = start_adapter(params, Path(params.restart), "finetune.restart")
+        return Beginning(restart, every, facts=facts)
     replayed = _draw_replay(np.flatnonzero(is_known), digests, len(new), params)
     places = np.sort(np.concatenate([new, replayed]))
     why = f"{moved['moved_share']:.1%} of the passages are new or gone"
@@ -84,17 +84,6 @@ def begin(digests: pa.Table, params: Finetune, folder: Path) -> Beginning:
             facts["version"],
         )
     return Beginning(champion, places, len(digests) - len(places), facts)
-
-
-def restart_adapter(params: Finetune) -> Path | None:
-    """Return the adapter that a training from nothing starts from; None for a new one."""
-    path = Path(params.restart)
-    if not path.exists():
-        raise PipelineError(f"finetune.restart = {path} does not exist")
-    try:
-        return start_adapter(params, path)
-    except PipelineError as error:
-        raise PipelineError(str(error).replace("finetune.start", "finetune.restart")) from error
 
 
 def digest_rows(table: pa.Table) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -154,9 +153,9 @@ def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]]
 def open_generator_engine(params: Generate, longest: int) -> Any:
     """Start the engine on the generator, for ``longest`` tokens of prompt and prediction."""
     need_generator_engine(params)
-    weights, revision = load_weights(params)
+    folder = load_weights(params)
     return open_engine(
-        params.engine, weights, revision, params.precision, longest, params.gpu_memory_utilization
+        params.engine, folder, params.precision, longest, params.gpu_memory_utilization
     )
 
 
@@ -166,8 +165,8 @@ def need_generator_engine(params: Generate) -> None:
     need_engine(params.engine, params.generator, params.revision, params.precision, share)
 
 
-def load_weights(params: Generate) -> tuple[Path | str, str]:
-    """Return what the engine loads, and its revision."""
+def load_weights(params: Generate) -> str:
+    """Return the folder that the engine loads."""
     return plain_weights(params.generator, params.revision, "none", params.precision)
 
 

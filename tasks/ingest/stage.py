@@ -48,7 +48,7 @@ from tasks.ingest.readers.document import ReadOptions, printable
 from tasks.ingest.sources import Corpus, open_corpus
 from tasks.ingest.worker import Work
 from tasks.lm.preflight import check_run, is_run
-from tasks.scoring.lengths import check_prompts
+from tasks.scoring.lengths import check_lengths
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def _check(stage: str, params: Params) -> None:
     """Refuse a run whose models do not fit the machine, or the items the model."""
     check_run(stage, params)
     if is_run():
-        check_prompts(params)
+        check_lengths(params)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,8 +54,8 @@ def check_adapter(folder: Path, base: str, config: dict[str, Any]) -> None:
     """Raise :class:`PipelineError` unless the adapter's matrices fit the configuration of its base
     model, ``base``, and the rank that it names.
     """
-    rank = read_json(folder / "adapter_config.json").get("r", _PEFT_DEFAULT)
-    ranks = read_json(folder / "adapter_config.json").get("rank_pattern")
+    own = read_json(folder / "adapter_config.json")
+    rank, ranks = own.get("r", _PEFT_DEFAULT), own.get("rank_pattern")
     for key in ("hidden_size", "num_hidden_layers"):
         if not isinstance(config.get(key, 0), int):
             raise PipelineError(f"{base}: its config.json says {key} = {str(config[key])[:40]}")
@@ -88,50 +88,49 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         raise PipelineError(f"{path} cannot be read ({error}): fetch it again") from error
 
 
-def start_adapter(settings: Finetune, start: Path) -> Path | None:
-    """Return the adapter to start from, None for a new one.
+def start_adapter(settings: Finetune, start: Path, setting: str = "finetune.start") -> Path | None:
+    """Return the adapter to start from, None for a new one; ``setting`` names it in messages.
 
     One that does not fit the model and the LoRA settings is an error. Other rounding of the base
     weights is a warning: an adapter of unquantised weights can be a good start on 4-bit ones.
     """
     if is_nothing(start):
         return None
+    named = f"{setting} = {start}"
     if start.is_file():
-        raise PipelineError(f"finetune.start = {start} is a file: name the adapter's folder")
+        raise PipelineError(f"{named} is a file: name the adapter's folder")
     model = resolve(str(start))
     if model.adapter is None:
-        raise PipelineError(
-            f"finetune.start = {start}: no adapter there (adapter_config.json is missing)"
-        )
+        raise PipelineError(f"{named}: no adapter there (adapter_config.json is missing)")
     config = read_json(start / "adapter_config.json")
     beside = [name for name in _BESIDE if config.get(name, "none") not in _WITHOUT]
     if beside:
         raise PipelineError(
-            f"finetune.start = {start} has trained weights beside LoRA's matrices ({beside[0]}): a "
+            f"{named} has trained weights beside LoRA's matrices ({beside[0]}): a "
             "training here would lose them; name an adapter without"
         )
-    for name, value, required in (
-        ("model", model.base, settings.model),
+    trained_with = {
+        "model": model.base,
+        "revision": model.revision,
+        "lora_rank": config.get("r", _PEFT_DEFAULT),
+        "lora_alpha": config.get("lora_alpha", _PEFT_DEFAULT),
+    }
+    if "main" in (model.revision, settings.revision):
         # Adapters of other tools name no commit: their main may be any. So may a folder's.
-        (
-            "revision",
-            "" if "main" in (model.revision, settings.revision) else model.revision,
-            settings.revision,
-        ),
-        ("lora_rank", config.get("r", _PEFT_DEFAULT), settings.lora_rank),
-        ("lora_alpha", config.get("lora_alpha", _PEFT_DEFAULT), settings.lora_alpha),
-    ):
-        if value not in ("", required):
+        del trained_with["revision"]
+    section = setting.rpartition(".")[0]
+    for name, value in trained_with.items():
+        if value != getattr(settings, name):
             raise PipelineError(
-                f"finetune.start = {start} was trained with {name} {value}, but "
-                f"finetune.{name} is {required}: they must agree"
+                f"{named} was trained with {name} {value}, but {section}.{name} is "
+                f"{getattr(settings, name)}: they must agree"
             )
     trained = read_provenance(start).get("settings", {})
     rounding = trained.get("quantization", settings.quantization)
     if rounding != settings.quantization:
         log.warning(
-            "finetune.start = %s was trained on weights with quantization %s; here they have %s",
-            start,
+            "%s was trained on weights with quantization %s; here they have %s",
+            named,
             rounding,
             settings.quantization,
         )

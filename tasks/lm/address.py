@@ -113,9 +113,9 @@ class AddressEngine:
             httpx.HTTPError,
             httpx.InvalidURL,
             ValueError,
-            KeyError,
-            IndexError,
+            LookupError,
             TypeError,
+            AttributeError,
         ) as error:
             raise PipelineError(
                 f"{self._url} gives no usable chat completion ({type(error).__name__}: "

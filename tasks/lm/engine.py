@@ -76,13 +76,13 @@ class Engine(Protocol):
 
 def open_engine(
     kind: str,
-    model: Path | str,
-    revision: str = "main",
+    folder: Path | str,
     precision: str = "auto",
     max_length: int = 4096,
     gpu_memory_utilization: float = 0.0,
 ) -> Engine:
-    """Start an engine on a plain checkpoint; merge an adapter first (:mod:`tasks.lm.merged`).
+    """Start an engine on the folder of a plain checkpoint; merge an adapter first
+    (:mod:`tasks.lm.merged`).
 
     ``gpu_memory_utilization`` is the share of the GPU's memory that vLLM takes, 0 its default.
     """
@@ -93,11 +93,11 @@ def open_engine(
         # Its import takes a second, which vLLM's users save.
         from tasks.lm.transformers_engine import TransformersEngine
 
-        return TransformersEngine(str(model), revision, precision)
+        return TransformersEngine(str(folder), precision)
     from tasks.lm.vllm_engine import VllmEngine
 
     settings = vllm_settings(precision, max_length, gpu_memory_utilization)
-    return VllmEngine(str(model), revision, settings)
+    return VllmEngine(str(folder), settings)
 
 
 def need_engine(

@@ -24,9 +24,11 @@ _WEIGHTS = "*.safetensors"
 
 
 @lru_cache
-def hub_commit(name: str, revision: str) -> str:
-    """Return the commit of a revision (40 hex digits): one answer for the life of this process."""
-    return _fetch(name, revision, _TOKENIZER).name
+def _configuration(name: str, revision: str) -> Path:
+    """Return the folder of a hub model, which is named after the revision's commit (40 hex digits),
+    with what its tokenizer needs: one answer for the life of this process.
+    """
+    return _fetch(name, revision, _TOKENIZER)
 
 
 @lru_cache
@@ -37,15 +39,14 @@ def hub_folder(name: str, revision: str, weights: bool = True) -> Path:
     :class:`PipelineError` says in one line what is wrong: no such model or revision, a gated model,
     no network, no room on the disk.
     """
-    commit = hub_commit(name, revision)
-    folder = _fetch(name, commit, _TOKENIZER)
+    folder = _configuration(name, revision)
     if not weights:
         return folder
-    log.info("model %s is at commit %s of the hub", name, commit[:12])
-    files = _list(name, commit, folder)
+    log.info("model %s is at commit %s of the hub", name, folder.name[:12])
+    files = _list(name, folder)
     _announce(name, files)
     loaded = [file.filename for file in files if file.filename.endswith(".safetensors")]
-    return _fetch(name, commit, (*_TOKENIZER, *(loaded or [PATTERN])))
+    return _fetch(name, folder.name, (*_TOKENIZER, *(loaded or [PATTERN])))
 
 
 def hub_weights(name: str, revision: str) -> tuple[int, int]:
@@ -55,9 +56,8 @@ def hub_weights(name: str, revision: str) -> tuple[int, int]:
     A model without safetensors is refused, and one whose weights are not all in the cache where
     nothing can be downloaded.
     """
-    commit = hub_commit(name, revision)
-    folder = _fetch(name, commit, _TOKENIZER)
-    files = _list(name, commit, folder)
+    folder = _configuration(name, revision)
+    files = _list(name, folder)
     if not files:  # no network: the cache has to have them all
         if not weight_files(folder) or not all(file.is_file() for file in weight_files(folder)):
             raise _cannot_come(name, "some of its weights are missing")
@@ -68,8 +68,7 @@ def hub_weights(name: str, revision: str) -> tuple[int, int]:
             f"{name} holds no .safetensors weights (other formats can hold code and are refused): "
             "name a model that has them"
         )
-    lacking = [file for file in files if file.will_download]
-    return sum(file.file_size or 0 for file in weights), sum(f.file_size or 0 for f in lacking)
+    return _size(weights), _size([file for file in files if file.will_download])
 
 
 def _announce(name: str, files: list[Any]) -> None:
@@ -77,7 +76,7 @@ def _announce(name: str, files: list[Any]) -> None:
     from huggingface_hub import constants
 
     lacking = [file for file in files if file.will_download]
-    size = sum(file.file_size or 0 for file in lacking)
+    size = _size(lacking)
     if not size:
         return
     cache = Path(constants.HF_HUB_CACHE)
@@ -92,9 +91,13 @@ def _announce(name: str, files: list[Any]) -> None:
     log.info("fetching %s: %d files, %s", name, len(lacking), told)
 
 
-def _list(name: str, commit: str, folder: Path) -> list[Any]:
+def _size(files: list[Any]) -> int:
+    return sum(file.file_size or 0 for file in files)
+
+
+def _list(name: str, folder: Path) -> list[Any]:
     """Return the files that are fetched of a model, with their sizes; none without the network,
-    where the cache is all that there is. ``folder`` has the model's index.
+    where the cache is all that there is. ``folder`` is that of :func:`_configuration`.
     """
     from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
@@ -102,7 +105,7 @@ def _list(name: str, commit: str, folder: Path) -> list[Any]:
     try:
         files = snapshot_download(
             name,
-            revision=commit,
+            revision=folder.name,
             token=hub_token(),
             allow_patterns=[*_TOKENIZER, _WEIGHTS],
             dry_run=True,

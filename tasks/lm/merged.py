@@ -60,6 +60,19 @@ def merged_folder(
     return folder
 
 
+def scored_folder(provenance: dict[str, Any], adapter: Path | None) -> Path:
+    """Return the merged checkpoint that a run scored: an adapter's, or without one its base
+    model's, as the adapter's ``provenance.json`` describes them.
+    """
+    return merged_folder(
+        provenance["base"],
+        provenance["revision"],
+        adapter,
+        provenance["quantization"],
+        provenance["precision"],
+    )
+
+
 def _load_base(
     base: str, revision: str, adapter: Path | None, quantization: str, precision: str
 ) -> Any:
@@ -103,14 +116,15 @@ def _made_from(
 
 def plain_weights(
     name: str, revision: str, quantization: str = "none", precision: str = "auto"
-) -> tuple[Path | str, str]:
-    """Return what an engine loads for a model or adapter, and its revision: a plain model
-    unchanged, else one checkpoint (:func:`merged_folder`).
+) -> str:
+    """Return the folder that an engine loads for a model or adapter: a plain model's own, else that
+    of one checkpoint (:func:`merged_folder`).
     """
     model = resolve(name, revision)
     if not model.adapter and quantization == "none":
-        return base_path(model.base, model.revision), "main"
-    return merged_folder(model.base, model.revision, model.adapter, quantization, precision), "main"
+        return base_path(model.base, model.revision)
+    asked = (model.base, model.revision, model.adapter, quantization, precision)
+    return str(merged_folder(*asked))
 
 
 def round_through_nf4(model: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.core.digests import kept_sha256_folder
 from tasks.core.errors import PipelineError
-from tasks.core.files import read_json
+from tasks.core.files import read_if_there, read_json
 from tasks.core.setting_paths import FOLDER_REVISION
 from tasks.lm.embedded import EMBEDDED_BYTES, EMBEDDED_CONFIG, embedded_folder, embedded_place
 from tasks.lm.hub import hub_folder, hub_weights
@@ -65,27 +65,25 @@ class Weights:
 def resolve(name: str, revision: str = "main") -> ModelName:
     """Tell an adapter folder from a base model by its ``adapter_config.json``."""
     folder = Path(name)
-    if (folder / "adapter_config.json").is_file():
-        config = read_json(folder / "adapter_config.json")
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise PipelineError(
-                f"{folder} has no adapter_model.safetensors (other weight formats can "
-                "hold code and are refused)"
-            )
-        base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-        if not isinstance(base, str) or not base:
-            raise PipelineError(
-                f"{folder / 'adapter_config.json'} names no base model: "
-                "base_model_name_or_path must be a folder or a hub name"
-            )
-        kind = config.get("peft_type", "LORA")
-        if kind != "LORA":  # others load further models, which may bring code
-            raise PipelineError(
-                f"{folder / 'adapter_config.json'} says peft_type {kind!r}: only LORA is taken"
-            )
-        _check_layers(folder / "adapter_config.json", config)
-        return ModelName(base, str(config.get("revision") or "main"), folder)
-    return ModelName(name, revision)
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return ModelName(name, revision)
+    config = read_json(file)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise PipelineError(
+            f"{folder} has no adapter_model.safetensors (other weight formats can hold code and "
+            "are refused)"
+        )
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or not base:
+        raise PipelineError(
+            f"{file} names no base model: base_model_name_or_path must be a folder or a hub name"
+        )
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":  # others load further models, which may bring code
+        raise PipelineError(f"{file} says peft_type {kind!r}: only LORA is taken")
+    _check_layers(file, config)
+    return ModelName(base, str(config.get("revision") or "main"), folder)
 
 
 def _check_layers(file: Path, config: dict[str, Any]) -> None:
@@ -217,7 +215,7 @@ def count_positions(name: str, revision: str = "main") -> int:
     """
     model = resolve(name, revision)
     folder = Path(base_path(model.base, model.revision, weights=False))
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_if_there(folder / "config.json") or {}
     positions = config.get("max_position_embeddings") or 0
     if not isinstance(positions, int) or positions < 0:
         raise PipelineError(
@@ -235,7 +233,7 @@ def find_weights(name: str, revision: str = "main") -> Weights:
         lacking = 0 if embedded_place().is_dir() else EMBEDDED_BYTES
         return Weights(name, revision, EMBEDDED_BYTES // 2, lacking, EMBEDDED_CONFIG)
     folder = Path(base_path(name, revision, weights=False))
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_if_there(folder / "config.json") or {}
     if Path(name).is_dir():
         size, lacking = weight_bytes(folder), 0
     else:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tasks.core.sections.finetune import Finetune
 from tasks.lm.models import pinned
-from tasks.lm.precision import dtype
+from tasks.lm.precision import dtype, dtype_name
 
 Training = TypeVar("Training", bound=Finetune)
 
@@ -21,7 +21,7 @@ def pin(settings: Training) -> Training:
     return settings.model_copy(
         update={
             "revision": pinned(settings.model, settings.revision),
-            "precision": str(dtype(settings.precision)).removeprefix("torch."),
+            "precision": dtype_name(settings.precision),
         }
     )
 

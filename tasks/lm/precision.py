@@ -20,6 +20,11 @@ def dtype(precision: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}[precision]
 
 
+def dtype_name(precision: str) -> str:
+    """Return the name of :func:`dtype`, such as ``bfloat16``."""
+    return str(dtype(precision)).removeprefix("torch.")
+
+
 def has_bfloat16() -> bool:
     """Tell whether the GPU, or without one the CPU, multiplies bfloat16 and does not emulate it."""
     import torch

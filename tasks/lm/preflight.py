@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.core.errors import PipelineError
@@ -87,21 +86,21 @@ def check_models(params: Params, stage: str = _ORDER[0]) -> None:
 
 def check_training(target: Finetune, stage: str, package: str) -> None:
     """Do as :func:`check_models` for the training of a stage of ``package``, outside the graph."""
-    models = Models({}, [], target, 0, stage=stage)
+    models = Models(target=target, stage=stage)
     base, _ = _look(models, "finetune.model", target.model, target.revision)
     if target.start and not is_nothing(Path(target.start)):
         _check_start(target, base)
-    trained = count_lora(base.config, target.lora_rank)
-    check_room(replace(models, trained=trained), WORK / package)
+    models.trained = count_lora(base.config, target.lora_rank)
+    check_room(models, WORK / package)
 
 
 def check_plain(named: Sequence[tuple[str, str, str]], precision: str) -> None:
     """Do as :func:`check_models` for models that an engine asks: setting, name and revision of
     each.
     """
-    models = Models({}, [], None, 0)
+    models = Models()
     for setting, name, revision in named:
-        models.copies.extend(_plain(models, "", setting, name, revision, precision))
+        _add_plain(models, setting, name, revision, precision)
     check_room(models)
 
 
@@ -111,44 +110,40 @@ def read_models(params: Params, stage: str = _ORDER[0]) -> Models:
     """
     # With work pools the stages after it may run on another machine.
     behind = (stage,) if os.environ.get(_POOLS) else _ORDER[_ORDER.index(stage) :]
-    models = Models({}, [], params.finetune, 0)
+    models = Models(target=params.finetune)
     generate, verify, writes = params.generate, params.verify, bool(params.supervise.mix.generator)
     if "generate" in behind and writes and not generate.address:
         named = ("generate.generator", generate.generator, generate.revision)
-        models.copies.extend(_plain(models, "generate", *named, generate.precision))
+        _add_plain(models, *named, generate.precision)
     if "verify" in behind and writes and verify.reader != "none" and not verify.address:
         if verify.reader != CROSS_FIT:
-            named = ("verify.reader", verify.reader, verify.revision)
-            models.copies.extend(_plain(models, "verify", *named, "auto"))
+            _add_plain(models, "verify.reader", verify.reader, verify.revision, "auto")
         elif fit := verify.fit:  # two readers, one after the other
             base, _ = _look(models, "verify.fit.model", fit.model, fit.revision)
-            models.copies.extend(
-                2 * [Copy(base, None, fit.quantization, fit.precision, unknown=True)]
-            )
+            models.copies += 2 * [Copy(base, None, fit.quantization, fit.precision, unknown=True)]
     if generate.workers and generate.ray_address:
         models.elsewhere.add("generate.generator")
     if verify.workers and verify.ray_address:
         models.elsewhere.add("verify.reader")
-    if not {"baseline", "finetune", "evaluate"} & set(behind):
-        return models
-    return _add_target(models, params, behind)
+    if {"baseline", "finetune", "evaluate"} & set(behind):
+        _add_target(models, params, behind)
+    return models
 
 
-def _add_target(models: Models, params: Params, behind: Sequence[str]) -> Models:
-    """Return the models with the target's: as it is, as its start, and as it will be adapted."""
+def _add_target(models: Models, params: Params, behind: Sequence[str]) -> None:
+    """Add the target's models: as it is, as its start, and as it will be adapted."""
     target, trains = params.finetune, str(params.supervise.mix) != "none"
     base, _ = _look(models, "finetune.model", target.model, target.revision)
     rounding = (target.quantization, target.precision)
-    copies = [*models.copies]
     if "baseline" in behind:
-        copies.append(Copy(base, None, *rounding))
+        models.copies.append(Copy(base, None, *rounding))
     if (start := Path(target.start)).is_dir():
         _check_start(target, base)
-        copies += [Copy(base, start, *rounding)] if "baseline" in behind else []
+        models.copies += [Copy(base, start, *rounding)] if "baseline" in behind else []
     if trains and "evaluate" in behind:
-        copies.append(Copy(base, None, *rounding, unknown=True))
-    trained = count_lora(base.config, target.lora_rank) if trains and "finetune" in behind else 0
-    return replace(models, copies=copies, trained=trained)
+        models.copies.append(Copy(base, None, *rounding, unknown=True))
+    if trains and "finetune" in behind:
+        models.trained = count_lora(base.config, target.lora_rank)
 
 
 def _check_start(target: Finetune, base: Weights) -> None:
@@ -157,18 +152,17 @@ def _check_start(target: Finetune, base: Weights) -> None:
     check_adapter(start, target.model, base.config)
 
 
-def _plain(
-    models: Models, stage: str, setting: str, name: str, revision: str, precision: str
-) -> Iterator[Copy]:
-    """Yield the copy that an engine needs of an adapter; a plain model is loaded as it is."""
+def _add_plain(models: Models, setting: str, name: str, revision: str, precision: str) -> None:
+    """Add a model that an engine asks, and the copy that it needs of an adapter; a plain model is
+    loaded as it is.
+    """
     base, adapter = _look(models, setting, name, revision)
     models.precisions[setting] = precision
     if adapter:
         # As the stages do: the reader is rounded as in its training, the generator is not.
-        made = read_provenance(adapter) if stage == "verify" else {}
-        yield Copy(
-            base, adapter, made.get("quantization", "none"), made.get("precision", precision)
-        )
+        made = read_provenance(adapter) if setting == "verify.reader" else {}
+        rounding = (made.get("quantization", "none"), made.get("precision", precision))
+        models.copies.append(Copy(base, adapter, *rounding))
 
 
 def _look(models: Models, setting: str, name: str, revision: str) -> tuple[Weights, Path | None]:

@@ -41,7 +41,12 @@ def bonito_input(context: str, task_type: str) -> str:
 
 def generator_prompt(tokenizer: Any, context: str, task_type: str) -> list[int]:
     """Return the generator's prompt tokens, BOS first where the tokenizer has one."""
-    ids = tokenizer.encode(bonito_input(context, task_type), add_special_tokens=False)
+    return _encode(tokenizer, bonito_input(context, task_type))
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    """Return a text's token ids, BOS first where the tokenizer has one."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
     return [tokenizer.bos_token_id, *ids] if tokenizer.bos_token_id is not None else list(ids)
 
 
@@ -157,14 +162,10 @@ class Prompter:
         return bool(self.tokenizer.convert_ids_to_tokens(first)[0].startswith(("▁", "Ġ")))
 
     def _ids(self, instruction: str) -> list[int]:
-        if self.form == "chat":
-            return list(self.tokenizer.encode(self.text(instruction), add_special_tokens=False))
-        ids = self.tokenizer.encode(self.text(instruction), add_special_tokens=False)
-        return (
-            [self.tokenizer.bos_token_id, *ids]
-            if self.tokenizer.bos_token_id is not None
-            else list(ids)
-        )
+        text = self.text(instruction)
+        if self.form == "chat":  # the template has its own BOS
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return _encode(self.tokenizer, text)
 
     def _chat(self, instruction: str) -> str:
         message = {"role": "user", "content": instruction.strip()}

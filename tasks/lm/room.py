@@ -24,7 +24,7 @@ from tasks.lm.loading import NF4_BYTES
 from tasks.lm.merged import is_merged
 from tasks.lm.model_cache import LIMIT, cache_limit
 from tasks.lm.models import EMBEDDED, Weights
-from tasks.lm.precision import dtype, has_bfloat16
+from tasks.lm.precision import dtype, dtype_name, has_bfloat16
 
 #: Checkpoints of one training at a time: two, and the one that is being written.
 _CHECKPOINTS = 3
@@ -52,15 +52,15 @@ class Copy:
     unknown: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Models:
     """What a run loads: base models by the setting that names them, and the copies it makes."""
 
-    bases: dict[str, Weights]
-    copies: list[Copy]
+    bases: dict[str, Weights] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
     #: The training's settings and the values that it trains; 0 where there is no training.
-    target: Finetune | None
-    trained: int
+    target: Finetune | None = None
+    trained: int = 0
     #: Setting -> precision, of the models that are not trained.
     precisions: dict[str, str] = field(default_factory=dict)
     #: The training's stage.
@@ -100,8 +100,7 @@ def describe_needs(models: Models, work: Path = WORK) -> str:
     checkpoint were there yet.
     """
     # As wide as this machine makes them, which takes torch.
-    widths = [str(dtype(copy.precision)).removeprefix("torch.") for copy in models.copies]
-    copies = [replace(copy, precision=one) for copy, one in zip(models.copies, widths, strict=True)]
+    copies = [replace(copy, precision=dtype_name(copy.precision)) for copy in models.copies]
     needs = disk_needs(replace(models, copies=copies), False, (work, cache_folder()))
     said = []
     if fetched := [need for need in needs if need.model not in ("", EMBEDDED)]:
@@ -121,15 +120,15 @@ def describe_needs(models: Models, work: Path = WORK) -> str:
 
 def count_lora(config: dict[str, Any], rank: int) -> int:
     """Return the values of a LoRA adapter on every linear layer but the head, of a Llama, Mistral
-    or another model of that shape; 0 where ``config`` does not have its sizes.
+    or another model of that shape; 0 where ``config`` does not have its sizes, or they are none.
     """
     try:
         width, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
         inner, heads = int(config["intermediate_size"]), int(config["num_attention_heads"])
-    except (KeyError, TypeError):
+        head = int(config.get("head_dim") or width // heads)
+        query, key = heads * head, int(config.get("num_key_value_heads") or heads) * head
+    except (LookupError, TypeError, ValueError, ArithmeticError):
         return 0
-    head = int(config.get("head_dim") or width // heads)
-    query, key = heads * head, int(config.get("num_key_value_heads") or heads) * head
     ends = 2 * (width + query) + 2 * (width + key) + 3 * (width + inner)
     return rank * layers * ends
 
@@ -177,9 +176,9 @@ def disk_needs(models: Models, exact: bool, folders: tuple[Path, Path]) -> list[
 
 def _width(precision: str, exact: bool) -> int:
     """Return the bytes of a value."""
-    if precision == "auto" and not exact:
-        return 4
-    return dtype(precision).itemsize if exact else {"float32": 4}.get(precision, 2)
+    if precision == "auto":
+        return dtype(precision).itemsize if exact else 4
+    return 4 if precision == "float32" else 2
 
 
 def _is_there(copy: Copy) -> bool:

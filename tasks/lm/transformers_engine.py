@@ -23,9 +23,9 @@ class TransformersEngine:
     :class:`_Draw`: its batch changes no more than the low bits of its probabilities.
     """
 
-    def __init__(self, model: str, revision: str, precision: str) -> None:
-        self._model = load_model(model, revision, precision=precision).eval()
-        self._tokenizer = load_tokenizer(model, revision)
+    def __init__(self, folder: str, precision: str) -> None:
+        self._model = load_model(folder, precision=precision).eval()
+        self._tokenizer = load_tokenizer(folder)
 
     def generate(
         self,

@@ -20,7 +20,7 @@ class VllmEngine:
     all prompts of a call before it begins: the same call gives the same batches.
     """
 
-    def __init__(self, model: str, revision: str, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: str, settings: dict[str, Any]) -> None:
         """``settings`` are those of :func:`vllm_settings`."""
         set_vllm_environment(torch.cuda.is_available())
         try:
@@ -34,9 +34,7 @@ class VllmEngine:
 
         self._gpu = torch.cuda.is_available()
         processors = [] if self._gpu else [Nucleus]
-        self._llm: Any = LLM(
-            model=model, revision=revision, logits_processors=processors, **settings
-        )
+        self._llm: Any = LLM(model=folder, logits_processors=processors, **settings)
 
     def generate(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tasks.lm.memory import need_free
-from tasks.lm.precision import dtype
+from tasks.lm.precision import dtype_name
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def vllm_settings(
         "max_num_batched_tokens": max(8192, max_length),
     }
     return {
-        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "dtype": dtype_name(precision),
         "max_model_len": max_length,
         "enforce_eager": not gpu,
         "seed": 0,
@@ -66,8 +66,7 @@ def vllm_settings(
         "use_tqdm_on_load": False,
         "max_num_seqs": 256 if gpu else 64,
         **({} if gpu else on_cpu),
-        **memory_share(gpu, gpu_memory_utilization),
-        **attention(gpu),
+        **_gpu_options(gpu_memory_utilization),
     }
 
 
@@ -84,17 +83,16 @@ def serve_command(
     gpu = torch.cuda.is_available()
     need_share(gpu_memory_utilization)
     set_vllm_environment(gpu)
+    shared = _FORMATS | _gpu_options(gpu_memory_utilization)
     options: dict[str, object] = {
         "model": weights,
         "host": host,
         "port": port,
-        "dtype": str(dtype(precision)).removeprefix("torch."),
+        "dtype": dtype_name(precision),
         "max-model-len": max_length,
         "served-model-name": name,
-        **{option.replace("_", "-"): value for option, value in _FORMATS.items()},
+        **{option.replace("_", "-"): value for option, value in shared.items()},
     }
-    on_gpu = memory_share(gpu, gpu_memory_utilization) | attention(gpu)
-    options |= {option.replace("_", "-"): value for option, value in on_gpu.items()}
     flags = []
     if not gpu:
         options |= {"max-num-seqs": 16, "max-num-batched-tokens": max(8192, max_length)}
@@ -114,20 +112,21 @@ def need_share(share: float) -> None:
         need_free(f"vLLM with gpu_memory_utilization {share:g}", share * total, remedy)
 
 
-def memory_share(gpu: bool, share: float) -> dict[str, float]:
-    """Return vLLM's argument for its share of the GPU's memory; none for its default or a CPU."""
-    return {"gpu_memory_utilization": share} if gpu and share else {}
+def _gpu_options(share: float) -> dict[str, Any]:
+    """Return vLLM's arguments for its share of a GPU's memory and for its attention kernels; none
+    where its own choice will do, or without a GPU.
 
-
-def attention(gpu: bool) -> dict[str, str]:
-    """Return vLLM's argument for its attention kernels; none where its own choice will do.
-
-    On data centre cards of the Blackwell kind (B200) that is FlashInfer's, which a CUDA toolkit
-    compiles at the first start, or which come from NVIDIA's server then. Its second choice there is
-    in the package.
+    On data centre cards of the Blackwell kind (B200) its choice is FlashInfer's kernels, which a
+    CUDA toolkit compiles at the first start, or which come from NVIDIA's server then. Its second
+    choice there is in the package.
     """
-    blackwell = gpu and torch.cuda.get_device_capability()[0] == _BLACKWELL
-    return {"attention_backend": "FLASH_ATTN"} if blackwell else {}
+    options: dict[str, Any] = {}
+    if torch.cuda.is_available():
+        if share:
+            options["gpu_memory_utilization"] = share
+        if torch.cuda.get_device_capability()[0] == _BLACKWELL:
+            options["attention_backend"] = "FLASH_ATTN"
+    return options
 
 
 def vllm_environment(gpu: bool) -> dict[str, str]:

@@ -22,7 +22,7 @@ from tasks.core.parquet import read_table
 from tasks.core.stage import Stage
 from tasks.lm.loading import load_model
 from tasks.lm.memory import freed_after
-from tasks.lm.merged import merged_folder
+from tasks.lm.merged import scored_folder
 from tasks.lm.prompts import Prompter
 from tasks.lm.tokenizers import load_tokenizer
 from tasks.scoring.datasets import Dataset, Item, Template, has_items, render
@@ -106,7 +106,7 @@ def _answers(
     rounding = (provenance["quantization"], provenance["precision"])
     if dataset.classifies:
         need_writer(*base, rounding[1], stage.params.evaluate)
-    folder = merged_folder(*base, adapter, *rounding)
+    folder = scored_folder(provenance, adapter)
     tokenizer = load_tokenizer(str(folder))
     prompter = Prompter(tokenizer, provenance["prompt"])
     questioner = _Questioner(stage, dataset, template, items, prompter)

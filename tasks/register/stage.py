@@ -21,7 +21,7 @@ from tasks.core.files import (
 from tasks.core.parquet import read_table
 from tasks.core.rows import ADAPTER_FILES
 from tasks.core.stage import Stage, run_stage
-from tasks.lm.merged import merged_folder
+from tasks.lm.merged import scored_folder
 from tasks.register.card import make_card
 from tasks.register.champion import (
     QUESTIONS,
@@ -197,15 +197,8 @@ def _say_gain_over_start(version: Any, scores: dict[str, Any]) -> dict[str, str]
 
 def _log_model(stage: Stage, ledger: Ledger, provenance: dict[str, Any]) -> str:
     """Log the adapter over the base weights it was scored on; return the model's URI."""
-    base = merged_folder(
-        provenance["base"],
-        provenance["revision"],
-        None,
-        provenance["quantization"],
-        provenance["precision"],
-    )
     return ledger.model(
-        base,
+        scored_folder(provenance, None),
         stage.path("finetune"),
         _mlflow_template(provenance["prompt_example"]),
         _example_prompt(stage),

@@ -24,7 +24,7 @@ from tasks.core.files import staged_folder
 from tasks.core.log_lines import set_up_logging
 from tasks.core.privacy import cache_folder
 from tasks.core.stage import one_line_errors
-from tasks.lm.merged import merged_folder
+from tasks.lm.merged import scored_folder
 from tasks.release.gguf_file import NoGgufError, write_gguf
 from tasks.release.prompt_files import MODELFILE, SCRIPT, write_prompt_files
 from tasks.tracking.fetch_model import fetch_model
@@ -57,9 +57,7 @@ def export(uri: str, out: str) -> Path:
     take_cards()
     # What can fail in seconds comes before what takes minutes.
     longest = _longest_answer(name, version, told)
-    merged = merged_folder(
-        told["base"], told["revision"], adapter, told["quantization"], told["precision"]
-    )
+    merged = scored_folder(told, adapter)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     with staged_folder(folder, scratch) as staged:
         log.info("copying the merged checkpoint to %s", folder)

@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
 from tasks.core.errors import PipelineError, did_you_mean
-from tasks.core.files import row_seed
+from tasks.core.files import choose
 from tasks.core.params import load_params
 from tasks.core.row_reader import read_rows
 from tasks.core.sections.base import FORM, Section, TypeName
@@ -164,10 +164,7 @@ def load_items(dataset: Dataset, path: Path, most: int = 0, seed: int = 0) -> li
         log.warning(
             "%s has no column %r: intervals draw passages, not documents", path, dataset.document
         )
-    if most and len(chosen) > most:
-        shuffled = sorted(chosen, key=lambda item: row_seed(seed, "item", item.id))
-        ids = {item.id for item in shuffled[:most]}
-        chosen = [item for item in chosen if item.id in ids]
+    chosen = [chosen[place] for place in choose(items, most, seed, "item").to_pylist()]
     # All are rendered: a column that only the last item lacks would end the run after the training.
     for item in chosen:
         try:

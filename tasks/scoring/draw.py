@@ -20,7 +20,6 @@ class Draw:
     """
 
     def __init__(self, most: int, seed: int) -> None:
-        self.count = 0
         self._most, self._seed = most, seed
         self._heaps: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
         #: Rows offered, by task type.
@@ -29,7 +28,6 @@ class Draw:
     def add(self, key: str, row: dict[str, Any]) -> None:
         """Offer a row; ``key`` is that of its text (:func:`tasks.scoring.reviews.review_key`)."""
         heap = self._heaps.setdefault(row["task_type"], [])
-        self.count += 1
         self.counts[row["task_type"]] += 1
         entry = (-row_seed(self._seed, "review", key), key, row)
         full = len(heap) == self._most

@@ -117,26 +117,23 @@ def scored_of(
         (row["template"], row["item_id"]): row
         for row in table.select(["template", "item_id", "prediction", "scores", "f1"]).to_pylist()
     }
-    if dataset.classifies:
-        if corrected or prior:
-            scores = [
-                np.array([rows[t.name, item.id]["scores"] for item in items]) for t in templates
-            ]
-            values = [
-                without_prior(found, prior[t.name]) if prior else correct_prior(found)
-                for t, found in zip(templates, scores, strict=True)
-            ]
-        else:
-            values = [
-                np.array([t.choices.index(rows[t.name, item.id]["prediction"]) for item in items])
-                for t in templates
-            ]
+    if not dataset.classifies:
         return Scored(
-            np.array(values, np.float64),
-            np.array([item.gold for item in items]),
-            len(dataset.labels),
+            np.array([[rows[t.name, item.id]["f1"] for item in items] for t in templates])
         )
-    return Scored(np.array([[rows[t.name, item.id]["f1"] for item in items] for t in templates]))
+
+    def choose_classes(template: Template) -> NDArray[np.int64]:
+        own = [rows[template.name, item.id] for item in items]
+        if not corrected and not prior:
+            return np.array([template.choices.index(row["prediction"]) for row in own])
+        scores = np.array([row["scores"] for row in own])
+        return without_prior(scores, prior[template.name]) if prior else correct_prior(scores)
+
+    return Scored(
+        np.array([choose_classes(template) for template in templates], np.float64),
+        np.array([item.gold for item in items]),
+        len(dataset.labels),
+    )
 
 
 def correct_prior(scores: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -17,12 +17,11 @@ from tasks.core.sections.baseline import Baseline
 from tasks.core.sections.evaluate import Evaluate
 from tasks.core.setting_paths import is_nothing
 from tasks.core.store import work_key
-from tasks.lm.engine import Completion, OnDone
-from tasks.lm.prompts import Prompter, fill
-from tasks.lm.tokenizers import load_tokenizer
+from tasks.lm.engine import OnDone
+from tasks.lm.prompts import fill
 from tasks.scoring.f1 import squad_f1
 from tasks.scoring.pieces import Answers, Meter, keep_answers
-from tasks.scoring.predict import name_model, need_writer, open_writer
+from tasks.scoring.predict import name_model, write_answers
 from tasks.scoring.scoreable import Scoreable
 
 log = logging.getLogger(__name__)
@@ -47,30 +46,21 @@ def answer_general(
 
     @contextlib.contextmanager
     def opened(on_done: OnDone) -> Iterator[Answers]:
-        need_writer(model.base, model.revision, model.precision, params)
-        folder = model.folder()
-        prompter = Prompter(load_tokenizer(str(folder)), model.form)
         log.info("%s: %d general tasks", model.name, len(tasks))
         instructions = [fill(task["instruction"], task["context"]) for task in tasks]
-        prompts = [prompter.prompt(instruction) for instruction in instructions]
-        with open_writer(folder, model.precision, prompts, params, on_done) as write:
+        with write_answers(model, instructions, params, on_done) as write:
             yield lambda part: (
-                _general_row(model.name, task, prompter.text(instruction), completion)
-                for task, instruction, completion in zip(
-                    tasks[part], instructions[part], write(prompts[part]), strict=True
-                )
+                _general_row(model.name, task, prompt, text)
+                for task, (prompt, text) in zip(tasks[part], write(part), strict=True)
             )
 
     key = work_key(__name__, model.key(), tasks, params.engine, params.max_new_tokens, params.seed)
-    kept = (journal, key, "general", len(tasks), opened, meter, "general tasks", others)
-    return name_model(keep_answers(*kept), model.name)
+    answers = keep_answers(journal, key, len(tasks), opened, meter, "general tasks", others)
+    return name_model(answers, model.name)
 
 
-def _general_row(
-    model: str, task: dict[str, Any], prompt: str, completion: Completion
-) -> dict[str, Any]:
+def _general_row(model: str, task: dict[str, Any], prompt: str, prediction: str) -> dict[str, Any]:
     gold = fill(task["response"], task["context"]).strip()
-    prediction = completion.text.strip()
     return {
         "model": model,
         "dataset": GENERAL,

@@ -11,13 +11,14 @@ from tasks.core.params import Params
 from tasks.lm.models import count_positions
 from tasks.lm.prompts import Prompter, prompt_form
 from tasks.lm.tokenizers import load_tokenizer
-from tasks.scoring.datasets import Item, Template, has_items, load_dataset, load_items, render
+from tasks.scoring.datasets import Item, Template, has_items, render
+from tasks.scoring.questions import Questions
 
 #: Most tokens that a prompt form adds to the instruction: chat templates bring texts of their own.
 _FRAME = 512
 
 
-def check_prompts(params: Params) -> None:
+def check_lengths(params: Params) -> None:
     """Raise :class:`PipelineError` where a prompt of the evaluation and its answer have more tokens
     than ``finetune.model`` has positions for.
 
@@ -27,12 +28,10 @@ def check_prompts(params: Params) -> None:
     if not has_items(Path(asked.items)):
         return
     positions = count_positions(target.model, target.revision)
-    dataset = load_dataset(Path(asked.dataset))
-    items = load_items(dataset, Path(asked.items), asked.max_items, asked.seed)
+    questions = Questions.read(asked, Path(asked.items))
     pairs = [
         (template, item)
-        for template in dataset.templates[: asked.templates or None]
-        for item in items
+        for template, item in questions.pairs
         if _most_tokens(template, item, asked.max_new_tokens) > positions > 0
     ]
     if not pairs:

@@ -29,7 +29,6 @@ Opened = Callable[[OnDone], AbstractContextManager[Answers]]
 def keep_answers(
     journal: Path,
     key: str,
-    name: str,
     count: int,
     opened: Opened,
     meter: Meter,
@@ -44,7 +43,7 @@ def keep_answers(
     """
     store = Store(journal, key, keep=6)
     parts = [slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
-    pieces = {f"{name}-{part.start}-{part.stop}": part for part in parts}
+    pieces = {f"answers-{part.start}-{part.stop}": part for part in parts}
     todo = {piece: part for piece, part in pieces.items() if not store.has(piece)}
     if others:
         found = Store(others, key)

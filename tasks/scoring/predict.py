@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,16 @@ def answer(
         [template.name for template in questions.templates],
         params.model_dump(mode="json", exclude=_NOT_ASKED),
     )
-    count, opened = len(questions.pairs), _Asked(model, questions, params).open
-    texts = [item.context for _, item in questions.pairs]
-    kept = (journal, key, "answers", count, opened, meter, "rows", others, texts)
-    return name_model(keep_answers(*kept), model.name)
+
+    def opened(on_done: OnDone) -> AbstractContextManager[Answers]:
+        asked = (model.name, len(questions.items), len(questions.templates), model.form)
+        log.info("%s: %d items x %d templates, prompt form %s", *asked)
+        ask = _rank_choices if questions.dataset.classifies else _extract
+        return ask(model, questions, params, on_done)
+
+    count, texts = len(questions.pairs), [item.context for _, item in questions.pairs]
+    answers = keep_answers(journal, key, count, opened, meter, "rows", others, texts)
+    return name_model(answers, model.name)
 
 
 def name_model(answers: pa.Table, name: str) -> pa.Table:
@@ -102,78 +108,84 @@ def open_writer(
         yield lambda asked: engine.generate(asked, sampling, [params.seed] * len(asked), on_done)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A model, and what it is asked."""
+@contextlib.contextmanager
+def write_answers(
+    model: Scoreable, instructions: list[str], params: Evaluate, on_done: OnDone
+) -> Iterator[Callable[[slice], list[tuple[str, str]]]]:
+    """Open the engine on a model; lend a function that returns prompt and greedy answer, both as
+    text, of a slice of the instructions.
+    """
+    need_writer(model.base, model.revision, model.precision, params)
+    folder = model.folder()
+    prompter = Prompter(load_tokenizer(str(folder)), model.form)
+    prompts = [prompter.prompt(instruction) for instruction in instructions]
+    with open_writer(folder, model.precision, prompts, params, on_done) as write:
+        yield lambda part: [
+            (prompter.text(instruction), completion.text.strip())
+            for instruction, completion in zip(
+                instructions[part], write(prompts[part]), strict=True
+            )
+        ]
 
-    model: Scoreable
-    questions: Questions
-    params: Evaluate
 
-    @contextlib.contextmanager
-    def open(self, on_done: OnDone) -> Iterator[Answers]:
-        """Open the model; see :data:`tasks.scoring.pieces.Opened`."""
-        model, questions = self.model, self.questions
-        if not questions.dataset.classifies:
-            need_writer(model.base, model.revision, model.precision, self.params)
-        folder = model.folder()
-        prompter = Prompter(load_tokenizer(str(folder)), self.model.form)
-        log.info(
-            "%s: %d items x %d templates, prompt form %s",
-            self.model.name,
-            len(questions.items),
-            len(questions.templates),
-            prompter.form,
-        )
-        opened = self._rank_choices if questions.dataset.classifies else self._extract
-        with opened(folder, prompter, on_done) as answers:
-            yield answers
+@contextlib.contextmanager
+def _extract(
+    model: Scoreable, questions: Questions, params: Evaluate, on_done: OnDone
+) -> Iterator[Answers]:
+    """Answer greedily; F1 is SQuAD's against the best gold."""
+    pairs = questions.pairs
 
-    @contextlib.contextmanager
-    def _extract(self, folder: Path, prompter: Prompter, on_done: OnDone) -> Iterator[Answers]:
-        """Answer greedily; F1 is SQuAD's against the best gold."""
-        pairs = self.questions.pairs
-        prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
+    def answers(part: slice) -> Iterator[dict[str, Any]]:
+        for pair, (prompt, text) in zip(pairs[part], write(part), strict=True):
+            yield {
+                **_question(model, questions, pair, prompt),
+                "prediction": text,
+                "scores": [],
+                "f1": squad_f1(text, pair[1].golds),
+            }
 
-        def answers(part: slice) -> Iterator[dict[str, Any]]:
-            for pair, completion in zip(pairs[part], write(prompts[part]), strict=True):
-                text = completion.text.strip()
-                yield self._row(pair, prompter, text, [], squad_f1(text, pair[1].golds))
+    instructions = [render(template, item) for template, item in pairs]
+    with write_answers(model, instructions, params, on_done) as write:
+        yield answers
 
-        with open_writer(folder, self.model.precision, prompts, self.params, on_done) as write:
-            yield answers
 
-    @contextlib.contextmanager
-    def _rank_choices(self, folder: Path, prompter: Prompter, on_done: OnDone) -> Iterator[Answers]:
-        """Answer with the likeliest choice; F1 of an item is 1 if it is the gold label's."""
-        pairs = self.questions.pairs
-        prompts = [prompter.prompt(render(template, item)) for template, item in pairs]
-        choices = [[prompter.response(word) for word in template.choices] for template, _ in pairs]
-        pad_token, rows = prompter.tokenizer.pad_token_id, self.params.batch_rows
+@contextlib.contextmanager
+def _rank_choices(
+    model: Scoreable, questions: Questions, params: Evaluate, on_done: OnDone
+) -> Iterator[Answers]:
+    """Answer with the likeliest choice; F1 of an item is 1 if it is the gold label's."""
+    pairs, folder = questions.pairs, model.folder()
+    prompter = Prompter(load_tokenizer(str(folder)), model.form)
+    instructions = [render(template, item) for template, item in pairs]
+    prompts = [prompter.prompt(instruction) for instruction in instructions]
+    choices = [[prompter.response(word) for word in template.choices] for template, _ in pairs]
+    pad_token = prompter.tokenizer.pad_token_id
 
-        def answers(part: slice) -> Iterator[dict[str, Any]]:
-            scores = rank(scorer, prompts[part], choices[part], rows, pad_token, on_done)
-            for (template, item), logs in zip(pairs[part], scores, strict=True):
-                best = int(np.argmax(logs))
-                choice, f1 = template.choices[best], float(best == item.gold)
-                yield self._row((template, item), prompter, choice, logs, f1)
+    def answers(part: slice) -> Iterator[dict[str, Any]]:
+        scores = rank(scorer, prompts[part], choices[part], params.batch_rows, pad_token, on_done)
+        for pair, instruction, logs in zip(pairs[part], instructions[part], scores, strict=True):
+            template, item = pair
+            best = int(np.argmax(logs))
+            yield {
+                **_question(model, questions, pair, prompter.text(instruction)),
+                "prediction": template.choices[best],
+                "scores": logs,
+                "f1": float(best == item.gold),
+            }
 
-        with freed_after(load_model(str(folder), precision=self.model.precision).eval()) as scorer:
-            yield answers
+    with freed_after(load_model(str(folder), precision=model.precision).eval()) as scorer:
+        yield answers
 
-    def _row(
-        self, pair: Pair, prompter: Prompter, prediction: str, scores: list[float], f1: float
-    ) -> dict[str, Any]:
-        (template, item), dataset = pair, self.questions.dataset
-        return {
-            "model": self.model.name,
-            "dataset": dataset.name,
-            "template": template.name,
-            "item_id": item.id,
-            "prompt": prompter.text(render(template, item)),
-            "prediction": prediction,
-            "golds": [template.choices[item.gold]] if dataset.classifies else list(item.golds),
-            "choices": list(template.choices),
-            "scores": scores,
-            "f1": f1,
-        }
+
+def _question(model: Scoreable, questions: Questions, pair: Pair, prompt: str) -> dict[str, Any]:
+    """Return the columns of an answer's row that do not depend on the answer."""
+    (template, item), dataset = pair, questions.dataset
+    return {
+        "model": model.name,
+        "dataset": dataset.name,
+        "template": template.name,
+        "item_id": item.id,
+        "prompt": prompt,
+        "golds": [template.choices[item.gold]] if dataset.classifies else list(item.golds),
+        "choices": list(template.choices),
+    }

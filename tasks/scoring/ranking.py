@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -59,18 +60,16 @@ def rank(
     number of prompts scored since its last call. Log-probabilities are computed and summed in
     float32.
     """
+    scorer = Scorer(model, batch_rows, pad_token)
     with wide_residual(model) as narrow:
-        scores = _rank(model, model.dtype, prompts, choices, batch_rows, pad_token, on_done)
+        scores = scorer.rank(model.dtype, prompts, choices, on_done)
     near = [index for index, row in enumerate(scores) if narrow and margin(row) < NEAR]
     if near:
         with compute_in_float32(model):
-            again = _rank(
-                model,
+            again = scorer.rank(
                 torch.float32,
                 [prompts[index] for index in near],
                 [choices[index] for index in near],
-                batch_rows,
-                pad_token,
                 lambda prompts: None,  # counted already
             )
         for index, row in zip(near, again, strict=True):
@@ -78,23 +77,51 @@ def rank(
     return scores
 
 
-def _rank(
-    model: Any,
-    compute: torch.dtype,
-    prompts: Sequence[list[int]],
-    choices: Sequence[Choices],
-    batch_rows: int,
-    pad_token: int,
-    on_done: Callable[[int], None],
-) -> list[list[float]]:
-    if _goes_by_mask(model):
-        return _score(model, compute, prompts, choices, batch_rows, pad_token, on_done)
-    each = [prompt for prompt, own in zip(prompts, choices, strict=True) for _ in own]
-    alone = [[choice] for own in choices for choice in own]
-    found = iter(_score(model, None, each, alone, batch_rows, pad_token, lambda done: None))
-    scores = [[next(found)[0] for _ in own] for own in choices]
-    on_done(len(prompts))
-    return scores
+@dataclass(frozen=True)
+class Scorer:
+    """A model, the most prompts of a pass, and what fills the shorter ones."""
+
+    model: Any
+    batch_rows: int
+    pad_token: int
+
+    def rank(
+        self,
+        compute: torch.dtype,
+        prompts: Sequence[list[int]],
+        choices: Sequence[Choices],
+        on_done: Callable[[int], None],
+    ) -> list[list[float]]:
+        """Return the scores of every prompt's choices, with ``compute`` as the mask's dtype."""
+        if _goes_by_mask(self.model):
+            return self._score(compute, prompts, choices, on_done)
+        each = [prompt for prompt, own in zip(prompts, choices, strict=True) for _ in own]
+        alone = [[choice] for own in choices for choice in own]
+        found = iter(self._score(None, each, alone, lambda done: None))
+        scores = [[next(found)[0] for _ in own] for own in choices]
+        on_done(len(prompts))
+        return scores
+
+    def _score(
+        self,
+        compute: torch.dtype | None,
+        prompts: Sequence[list[int]],
+        choices: Sequence[Choices],
+        on_done: Callable[[int], None],
+    ) -> list[list[float]]:
+        """Return the scores; ``compute`` None: of one choice for each prompt, without a mask."""
+        scores: list[list[float]] = [[] for _ in prompts]
+        groups = _groups(prompts, choices, self.batch_rows if compute else 1)
+        trees = [Tree.of(group, shared, prompts, choices) for group, shared in groups]
+        trees.sort(key=lambda tree: len(tree.ids))
+        for batch in _batches(trees, self.batch_rows):
+            states = _hidden(self.model, compute, batch, self.pad_token)
+            for tree, hidden in zip(batch, states, strict=True):
+                rows = _sums(self.model, hidden, tree.scored)
+                for index, row in zip(tree.prompts, rows, strict=True):
+                    scores[index] = row
+                on_done(len(tree.prompts))
+        return scores
 
 
 def _goes_by_mask(model: Any) -> bool:
@@ -107,32 +134,6 @@ def _goes_by_mask(model: Any) -> bool:
     is_placed = "position_ids" in inspect.signature(model.get_decoder().forward).parameters
     in_order = getattr(model, "_is_stateful", False) or getattr(config, "alibi", False)
     return is_placed and not in_order and _MASKED.issuperset(chain(*kinds))
-
-
-def _score(
-    model: Any,
-    compute: torch.dtype | None,
-    prompts: Sequence[list[int]],
-    choices: Sequence[Choices],
-    batch_rows: int,
-    pad_token: int,
-    on_done: Callable[[int], None],
-) -> list[list[float]]:
-    """Return the scores; ``compute`` None: of one choice for each prompt, without a mask."""
-    scores: list[list[float]] = [[] for _ in prompts]
-    trees = sorted(
-        (
-            Tree.of(group, shared, prompts, choices)
-            for group, shared in _groups(prompts, choices, batch_rows if compute else 1)
-        ),
-        key=lambda tree: len(tree.ids),
-    )
-    for batch in _batches(trees, batch_rows):
-        for tree, hidden in zip(batch, _hidden(model, compute, batch, pad_token), strict=True):
-            for index, row in zip(tree.prompts, _sums(model, hidden, tree.scored), strict=True):
-                scores[index] = row
-            on_done(len(tree.prompts))
-    return scores
 
 
 def _groups(

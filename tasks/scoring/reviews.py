@@ -135,7 +135,7 @@ class Reviews:
         """
         drawn = self._draw.rows()
         sampled = all(key in self.verdicts for key, _ in drawn)
-        if sampled and self.counts.total() < self._draw.count:
+        if sampled and self.counts.total() < self._draw.counts.total():
             read = ((row["task_type"], self.verdicts[key].verdict) for key, row in drawn)
             return Counter(read), sampled
         return self.counts, sampled

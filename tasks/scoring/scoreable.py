@@ -56,15 +56,10 @@ class Scoreable:
 def models_before(target: Finetune, start: Path) -> list[Scoreable]:
     """Return the unadapted model, and the start alone where there is one, over the same weights."""
     tokenizer = load_tokenizer(target.model, target.revision)
-    asked: list[tuple[str, Path | None, str]] = [
-        ("zero_shot", None, prompt_form(tokenizer, target.prompt, adapted=False))
-    ]
+    shared = (target.model, target.revision, target.quantization, target.precision)
+    form = prompt_form(tokenizer, target.prompt, adapted=False)
+    models = [Scoreable("zero_shot", *shared, None, form)]
     if not is_nothing(start):
-        asked.append(
-            ("start", start_adapter(target, start), trained_form(start, tokenizer, target.prompt))
-        )
-    rounding = (target.quantization, target.precision)
-    return [
-        Scoreable(name, target.model, target.revision, *rounding, adapter, form)
-        for name, adapter, form in asked
-    ]
+        form = trained_form(start, tokenizer, target.prompt)
+        models.append(Scoreable("start", *shared, start_adapter(target, start), form))
+    return models

@@ -23,7 +23,7 @@ from tasks.lm.preflight import check_models, fetch_models, read_models
 from tasks.lm.room import disk_needs
 from tasks.scoring.datasets import has_items, load_dataset, load_items
 from tasks.scoring.intervals import SPREAD, smallest_gain
-from tasks.scoring.lengths import check_prompts
+from tasks.scoring.lengths import check_lengths
 from tasks.start.apart import Tell, hold_folder
 from tasks.start.forecast import JUDGED, Range, forecast_kept, judge_text, memory
 from tasks.start.launch import load_early
@@ -99,7 +99,7 @@ def plan(
     began = time.monotonic() if began is None else began
     questions, labelled = _count_questions(params)
     check_models(params)
-    check_prompts(params)
+    check_lengths(params)
     fetch_models(params, lambda line: tell("models", line))
     with hold_folder(folder, "make plan"):
         shutil.rmtree(folder, ignore_errors=True)

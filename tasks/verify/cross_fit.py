@@ -62,9 +62,9 @@ def fit_readers(
     assert params.fit is not None  # noqa: S101 - for the type checker: load_params refuses it
     try:
         settings = pin(params.fit)
-        start = start_adapter(settings, Path(settings.start))
     except PipelineError as error:
         raise PipelineError(f"verify.fit: {error}") from error
+    start = start_adapter(settings, Path(settings.start), "verify.fit.start")
     sizes = Counter(half_of(row, params.seed) for row in read())
     if min(sizes[0], sizes[1]) < _LEAST_ROWS:
         raise PipelineError(

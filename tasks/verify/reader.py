@@ -85,8 +85,8 @@ class Reader:
         rounding = made.get("quantization", "none"), made.get("precision", "auto")
         return cls(params, form, *rounding, identity)
 
-    def load(self) -> tuple[Path | str, str]:
-        """Return the weights to load and their revision: a plain model, or a merged adapter."""
+    def load(self) -> str:
+        """Return the folder of the weights: a plain model's, or that of a merged adapter."""
         params = self.params
         return plain_weights(params.reader, params.revision, self.quantization, self.precision)
 
@@ -113,13 +113,12 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
     if params.address:
         return AddressEngine(params.address, params.reader, "verify.address")
     reader.need_room(kind)
-    weights, revision = reader.load()
+    folder = reader.load()
     if kind == "labels":
-        return load_model(str(weights), revision, precision=reader.precision).eval()
+        return load_model(folder, precision=reader.precision).eval()
     return open_engine(
         params.engine,
-        weights,
-        revision,
+        folder,
         reader.precision,
         longest + params.max_tokens,
         params.gpu_memory_utilization,

@@ -165,17 +165,19 @@ def test_scores_of_another_model_are_noticed(
 def test_near_ties_are_those_that_rank_scores_again(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, counted, scored = setting.questions(6), [], product._rank
+    asked, counted, scored = setting.questions(6), [], product.Scorer.rank
     whole = ranking._rank(setting, setting.cut, asked)
     assert whole.describe_near() == "all in float32"
     margins = sorted(map(product.margin, whole.scores))
     monkeypatch.setattr(product, "NEAR", sum(margins[2:4]) / 2)
 
-    def counts(model: object, compute: torch.dtype, prompts: list[list[int]], *rest: object) -> Any:
+    def counts(
+        scorer: product.Scorer, compute: torch.dtype, prompts: list[list[int]], *rest: Any
+    ) -> list[list[float]]:
         counted.append((compute, len(prompts)))
-        return scored(model, compute, prompts, *rest)  # type: ignore[arg-type]
+        return scored(scorer, compute, prompts, *rest)
 
-    monkeypatch.setattr(product, "_rank", counts)
+    monkeypatch.setattr(product.Scorer, "rank", counts)
     found = ranking._rank(
         Setting(replace(TINY, precision="bfloat16"), setting.work), setting.cut, asked
     )

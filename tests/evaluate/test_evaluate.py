@@ -241,17 +241,6 @@ def test_every_model_is_calibrated_on_the_same_claims_where_it_is_asked_for(
     assert found["gain"]["f1"] == pytest.approx(gain, abs=0.011)
 
 
-def test_without_provenance_the_start_is_asked_as_finetune_would(
-    finetuned: Any, start: Path
-) -> None:
-    (start / "provenance.json").unlink()
-    seal_folder(start)
-    params = finetuned("incidents", start=str(start))
-    assert evaluate_tiny(params) == 0
-    told = read_json(Path("artifacts/baseline/summary.json"))["prompt"]["start"]
-    assert told == read_json(Path("artifacts/finetune/provenance.json"))["prompt"] == "chat"
-
-
 def test_the_start_is_scored_as_the_adapter_it_is(finetuned: Any, start: Path) -> None:
     """The same answers as where it is handed in as the adapted model."""
     params = finetuned("privacy", start=str(start))

@@ -107,7 +107,7 @@ def test_it_starts_again_where_the_corpus_moved_far_or_only_shrank(
     assert shrunk.start is None and len(shrunk.places) == 11
     assert shrunk.facts and shrunk.facts["reason"] == "no row is new since the champion"
     other = params.finetune.model_copy(update={"restart": "nowhere", "restart_share": 0.0})
-    with pytest.raises(PipelineError, match="finetune.restart = nowhere does not exist"):
+    with pytest.raises(PipelineError, match="finetune.restart = nowhere: no adapter there"):
         begin(digest_rows(_change(added=1, removed=0)), other, Path("champion"))
 
 
@@ -118,7 +118,7 @@ def test_small_changes_of_several_runs_add_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each run replaces ten of a hundred passages: none alone moves more than a fifth."""
-    monkeypatch.setattr(continuation, "start_adapter", lambda _, folder: folder)
+    monkeypatch.setattr(continuation, "start_adapter", lambda _, folder, *__: folder)
     settings = params.finetune.model_copy(update={"restart": "supervision/none"})
     monkeypatch.chdir(ROOT)
     write_json(tmp_path / CHAMPION_FILE, {"name": "model", "version": "1"})

@@ -59,6 +59,9 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, params: Params, tiny_m
         PipelineError, match="was trained with lora_rank 16, but finetune.lora_rank is 8"
     ):
         start_adapter(settings.model_copy(update={"lora_rank": 8}), tmp_path / "first")
+    with pytest.raises(PipelineError, match="lora_rank 16, but verify.fit.lora_rank is 8"):
+        fit = settings.model_copy(update={"lora_rank": 8})
+        start_adapter(fit, tmp_path / "first", "verify.fit.start")
 
 
 @pytest.mark.parametrize(

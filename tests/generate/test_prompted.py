@@ -175,9 +175,8 @@ class _Server(BaseHTTPRequestHandler):
                 }
             ]
         }
-        data = json.dumps(
-            {} if body["model"] == "broken" else {**answer, "usage": {"completion_tokens": 9}}
-        ).encode()
+        usage = [9] if body["model"] == "listed" else {"completion_tokens": 9}
+        data = json.dumps({} if body["model"] == "broken" else {**answer, "usage": usage}).encode()
         self.send_response(404 if body["model"] == "absent" else 200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -262,7 +261,12 @@ def test_a_local_model_is_asked_by_its_chat_template(
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("absent", "answers 404"), ("broken", "no usable chat completion"), ("moved", "answers 302")],
+    [
+        ("absent", "answers 404"),
+        ("broken", "no usable chat completion"),
+        ("listed", "no usable chat completion"),
+        ("moved", "answers 302"),
+    ],
 )
 def test_what_an_address_refuses_is_one_line(server: Any, model: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):

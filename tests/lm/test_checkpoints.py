@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.params import Params
 from tasks.core.stage import Stage
-from tasks.core.store import seal_folder
+from tasks.core.store import MANIFEST, seal_folder
 from tasks.lm.checkpoints import (
     checkpoints_of,
     forget_removed,
@@ -81,6 +81,26 @@ def test_of_a_removed_passage_no_training_stays_but_an_unfinished_one_of_other_s
     forget_removed(tmp_path, "s", pa.array(["a", "b", "c"]))
     left = {folder.name for folder in tmp_path.iterdir()}
     assert left == {"same", "killed-other", "own", "unknown-killed"}
+
+
+@pytest.mark.parametrize("damage", ["no mark", "cut short", "flipped", "missing file"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    folder = _training(tmp_path, "killed", [9, 10], 0, False)
+    newest = folder / "checkpoint-10"
+    assert last_whole_checkpoint(folder) == newest, "of the highest step, not the last in letters"
+    state = newest / "optimizer.pt"
+    match damage:
+        case "no mark":
+            (newest / MANIFEST).unlink()
+        case "cut short":
+            state.write_bytes(b"o" * (_SIZE - 100))
+        case "flipped":
+            state.write_bytes(b"o" * (_SIZE - 1) + b"n")
+        case _:
+            state.unlink()
+    assert last_whole_checkpoint(folder) == folder / "checkpoint-9"
+    assert not newest.exists()
+    assert last_whole_checkpoint(tmp_path / "absent") is None
 
 
 def test_a_checkpoint_before_a_damaged_one_stays(tmp_path: Path) -> None:

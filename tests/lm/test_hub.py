@@ -119,7 +119,7 @@ def own_hub(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _new_process() -> None:
-    hub.hub_commit.cache_clear()
+    hub._configuration.cache_clear()
     hub.hub_folder.cache_clear()
 
 

@@ -206,7 +206,7 @@ def test_export_and_why_take_the_card_before_they_load(
     found = ("name", "1", Path("adapter"), provenance)
     monkeypatch.setattr(export, "fetch_model", lambda *_: found)
     monkeypatch.setattr(export, "_longest_answer", lambda *_: 1)
-    monkeypatch.setattr(export, "merged_folder", _stop)
+    monkeypatch.setattr(export, "scored_folder", _stop)
     assert export.main(["--model", "models:/name/1", "--out", "out"]) == 2
     assert "the card is taken" in capsys.readouterr().err
     card.give_cards_back()

@@ -129,6 +129,8 @@ def test_the_values_of_an_adapter_are_those_that_peft_trains(head_dim: int | Non
     trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     assert count_lora(config.to_dict(), 8) == trained
     assert count_lora({"n_embd": 768}, 8) == 0, "another kind of model is not counted"
+    for wrong in ({"hidden_size": "wide"}, {"num_attention_heads": 0}):
+        assert count_lora(_MISTRAL | wrong, 8) == 0, "loading it will say what is wrong"
 
 
 def test_one_sum_is_made_of_downloads_merged_models_and_checkpoints(
@@ -228,7 +230,7 @@ def test_two_revisions_of_a_model_are_two_downloads(params: Params, tmp_path: Pa
         setting: Weights("own/model", revision, 10**9, 2 * 10**9, {})
         for setting, revision in zip(named, ("a" * 40, "a" * 40, "b" * 40), strict=True)
     }
-    needs = disk_needs(Models(bases, [], params.finetune, 0), False, (tmp_path, tmp_path))
+    needs = disk_needs(Models(bases, target=params.finetune), False, (tmp_path, tmp_path))
     assert [need.bytes for need in needs] == [2 * 10**9, 2 * 10**9]
 
 
@@ -430,7 +432,7 @@ def test_a_card_that_something_else_fills_is_one_line_before_weights_are_read(
     with pytest.raises(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.5 needs 12.0 GB .* smaller share"
     ):
-        engine.open_engine("vllm", tiny_model, "main", "float32", gpu_memory_utilization=0.5)
+        engine.open_engine("vllm", tiny_model, "float32", gpu_memory_utilization=0.5)
     with pytest.raises(
         PipelineError, match=r"^vLLM with gpu_memory_utilization 0.92 needs 22.1 GB"
     ):

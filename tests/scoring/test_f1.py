@@ -127,14 +127,6 @@ def test_an_items_own_scale_does_not_matter_to_the_prior() -> None:
     assert correct_prior(shifted).tolist() == correct_prior(scores).tolist()
 
 
-def test_weighted_scores_equal_scores_of_repeated_items() -> None:
-    golds, values = np.array([0, 1, 2, 1]), np.array([[0.0, 1.0, 1.0, 2.0]])
-    weights = np.array([[2.0, 1.0, 0.0, 3.0]])
-    repeated = np.repeat(np.arange(4), weights[0].astype(int))
-    expected = macro_f1(golds[repeated].tolist(), values[0][repeated].astype(int).tolist(), 3)
-    assert Scored(values, golds, 3).f1(weights)[0, 0] == pytest.approx(expected)
-
-
 def test_resampling_draws_whole_groups_and_is_seeded() -> None:
     weights = resample(["a", "a", "b", "c"], 50, seed=3)
     assert (weights[:, 0] == weights[:, 1]).all() and set(weights[:, [0, 2, 3]].sum(axis=1)) == {

@@ -76,10 +76,10 @@ def test_a_prompt_that_just_fits_is_taken_and_one_more_word_is_refused(make: Mak
         words += _room(load_params(make(words))) // 2
     while _room(load_params(make(words + 1))) >= 0:
         words += 1
-    lengths.check_prompts(load_params(make(words)))
+    lengths.check_lengths(load_params(make(words)))
     line = r"^evaluate\.items, item 'long': template '.*' makes a prompt of \d,?\d+ tokens, and "
     with pytest.raises(PipelineError, match=line) as refused:
-        lengths.check_prompts(load_params(make(words + 1)))
+        lengths.check_lengths(load_params(make(words + 1)))
     assert "has positions for 1,024, 25 of them for the answer" in str(refused.value)
     assert "shorten its passage" in str(refused.value)
 
@@ -95,27 +95,27 @@ def test_the_first_stage_of_a_run_refuses_it_before_any_work(
 
 
 def test_only_what_is_asked_counts(make: Make) -> None:
-    lengths.check_prompts(load_params(make(1200, items=str(ROOT / "supervision/none"))))
+    lengths.check_lengths(load_params(make(1200, items=str(ROOT / "supervision/none"))))
     for seed in range(4):
         params = load_params(make(1200, max_items=1, seed=seed))
         (asked,) = load_items(
             load_dataset(ROOT / "datasets/incidents.yaml"), Path("items.jsonl"), 1, seed
         )
         if asked.id == "short":
-            lengths.check_prompts(params)
+            lengths.check_lengths(params)
         else:
             with pytest.raises(PipelineError):
-                lengths.check_prompts(params)
+                lengths.check_lengths(params)
 
 
 def test_choices_are_part_of_what_a_classifier_reads(make: Make) -> None:
     with pytest.raises(PipelineError, match=r"item 'long'.* of them for the answer"):
-        lengths.check_prompts(load_params(make(1200, dataset="privacy")))
-    lengths.check_prompts(load_params(make(200, dataset="privacy")))
+        lengths.check_lengths(load_params(make(1200, dataset="privacy")))
+    lengths.check_lengths(load_params(make(200, dataset="privacy")))
 
 
 def test_short_items_are_measured_without_a_tokenizer(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lengths, "load_tokenizer", None)
-    lengths.check_prompts(load_params(make(20)))
+    lengths.check_lengths(load_params(make(20)))

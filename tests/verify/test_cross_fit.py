@@ -110,7 +110,7 @@ def test_a_training_that_died_goes_on_to_the_same_readers(
     [
         ({}, "give verify.fit"),
         ({"fit": {"model": "nowhere/at-all"}}, "verify.fit"),
-        ({"fit": {"start": "models"}}, "verify.fit: finetune.start"),
+        ({"fit": {"start": "models"}}, "error: verify: verify.fit.start = models: no adapter"),
         ({"fit": {"max_response_tokens": 1}}, "raise verify.fit.max_response_tokens"),
     ],
 )
