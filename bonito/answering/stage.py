@@ -18,7 +18,6 @@ from bonito.finetune.stage import draw_mixture
 from bonito.params import GeneratorFinetune, short_groups, short_types
 from tasks.claims.claims import Premise
 from tasks.claims.construct import construct
-from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.errors import PipelineError
@@ -214,7 +213,7 @@ def _window(text: str, most: int, seed: int) -> str:
     """Return a run of whole sentences, at most ``most`` characters, from a drawn start."""
     if not most or len(text) <= most:
         return tidy(text)
-    sentences = split_sentences(text, load_patterns())
+    sentences = split_sentences(text)
     runs = []
     for first in range(len(sentences)):
         last = first

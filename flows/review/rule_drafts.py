@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.claims.claims import CONTRADICTED, ENTAILED, Premise, make_twins
-from tasks.claims.patterns import Patterns, load_patterns
 from tasks.claims.questions import small_words, yes_no_question
 from tasks.claims.spans import SPANS, ask_spans
 from tasks.core.files import row_seed
@@ -40,7 +39,6 @@ class RuleDrafts:
 
     dataset: Dataset
     seed: int
-    patterns: Patterns
     #: Words that the passages write in lower case: a question keeps the capitals of the others.
     small: frozenset[str]
 
@@ -48,7 +46,7 @@ class RuleDrafts:
     def of(cls, dataset: Dataset, passages: Sequence[Mapping[str, Any]], seed: int) -> RuleDrafts:
         """Take the dataset and all passages (rows.PASSAGES) that are offered."""
         small = small_words(passage["text"] for passage in passages)
-        return cls(dataset, seed, load_patterns(), small)
+        return cls(dataset, seed, small)
 
     def draft(self, passage: Mapping[str, Any]) -> RuleDraft | None:
         """Return a draft about a passage, the same for the same seed; None where its sentences
@@ -57,17 +55,17 @@ class RuleDrafts:
         kind = task_type(self.dataset.task_type)
         premise = Premise(passage["passage_id"], passage["document"], passage["text"])
         if kind == SPANS:
-            spans = ask_spans(premise, 1, self.seed, self.patterns)
+            spans = ask_spans(premise, 1, self.seed)
             return RuleDraft(spans[0].question, answer=spans[0].answer) if spans else None
         if kind not in (*_CLAIMS, *_QUESTIONS):
             return None
-        twins = make_twins(premise, 1, self.seed, self.patterns)
+        twins = make_twins(premise, 1, self.seed)
         if not twins:
             return None
         right = row_seed(self.seed, "draft", premise.passage_id) % 2 == 0
         claim = twins[0].entailed if right else twins[0].contradicted
         labels = _WORDS[ENTAILED if right else CONTRADICTED]
         if kind in _QUESTIONS:
-            question = yes_no_question(claim, self.small, self.patterns)
+            question = yes_no_question(claim, self.small)
             return RuleDraft(question, labels) if question else None
         return RuleDraft(claim, labels)

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import pyarrow as pa
 
+from tasks.claims import patterns
 from tasks.claims.claims import (
     CONTRADICTED,
     ENTAILED,
@@ -25,11 +25,10 @@ from tasks.claims.claims import (
 from tasks.claims.details import Details
 from tasks.claims.duties import DUTIES
 from tasks.claims.neighbours import Neighbours
-from tasks.claims.patterns import Patterns, load_patterns
-from tasks.claims.probe import Probed, balanced, probe
+from tasks.claims.probe import Probed, balanced
 from tasks.claims.questions import small_words
 from tasks.claims.sentences import WORD, content_words, stem
-from tasks.claims.wordings import Family, Wordings, instruction, load_wordings
+from tasks.claims.wordings import Family, instruction, load_wordings
 from tasks.core.errors import PipelineError
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.rows import INSTRUCTIONS
@@ -55,6 +54,23 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class _Worded:
+    """A claim, and the wording that it is put into."""
+
+    claim: Claim
+    task_type: str
+    family: Family
+    wording: str
+
+    @property
+    def probed(self) -> Probed:
+        """What the probe sees; of te and ynqa it tells whether the claim is entailed."""
+        label = self.claim.label
+        answer = label if self.task_type == "nli" else str(label == ENTAILED)
+        return Probed(self.claim.text, answer, self.claim.origin)
+
+
+@dataclass(frozen=True)
 class Constructed:
     """Rows (rows.INSTRUCTIONS), the claim of each, rows dropped by reason, the probe's figures."""
 
@@ -70,44 +86,35 @@ def construct(
     per_passage: int = 2,
     most_excess: float = 0.05,
     shares: Mapping[str, float] = SHARES,
-    patterns: Patterns | None = None,
-    wordings: Wordings | None = None,
 ) -> Constructed:
     """Return rows with right labels, at most ``per_passage`` pairs of claims a passage.
+
+    ``shares`` weigh the task types; their sum does not matter.
 
     Raises :class:`PipelineError` where no passage has a sentence to construct from, and where the
     labels can be told without the passage by more than ``most_excess`` over the commonest one.
     """
-    patterns, wordings = patterns or load_patterns(), wordings or load_wordings()
     dropped: Counter[str] = Counter()
     distinct = _distinct(passages, dropped)
-    twins = [
-        pair for passage in distinct for pair in make_twins(passage, per_passage, seed, patterns)
-    ]
+    twins = [pair for passage in distinct for pair in make_twins(passage, per_passage, seed)]
     twins = _even_negations(twins, seed, dropped)
     if not twins:
         raise PipelineError(
             "no sentence of these passages can be made a claim:"
             " they need plain statements with numbers, names or verbs"
         )
-    groups = _claims(twins, distinct, seed, patterns, dropped)
-    worded = [
-        (claim, family, wording, kind)
-        for group in groups
-        for claim, family, wording, kind in _worded(group, seed, shares, wordings)
-    ]
+    groups = _claims(twins, distinct, seed, dropped)
+    worded = [each for group in groups for each in _worded(group, seed, shares)]
     kept, probes = _probed(worded, most_excess, seed, dropped)
     small = small_words(passage.text for passage in distinct)
-    made = {row[0]: (row, each[0]) for each in kept for row in [_row(*each, small, patterns)]}
+    made: dict[str, tuple[dict[str, str], Claim]] = {}
+    for each in kept:
+        row = _row(each, small)
+        made[row["row_id"]] = row, each.claim
     dropped["same_row"] += len(kept) - len(made)
     rows = [made[row_id] for row_id in sorted(made)]
-    table = pa.Table.from_pylist(
-        [dict(zip(INSTRUCTIONS.names, row, strict=True)) for row, _ in rows], schema=INSTRUCTIONS
-    )
+    table = pa.Table.from_pylist([row for row, _ in rows], schema=INSTRUCTIONS)
     return Constructed(table, [claim for _, claim in rows], dropped, probes)
-
-
-Worded = tuple[Claim, Family, str, str]
 
 
 def _distinct(passages: Sequence[Premise], dropped: Counter[str]) -> list[Premise]:
@@ -139,21 +146,16 @@ def _even_negations(twins: list[Twins], seed: int, dropped: Counter[str]) -> lis
 
 
 def _claims(
-    twins: Sequence[Twins],
-    passages: Sequence[Premise],
-    seed: int,
-    patterns: Patterns,
-    dropped: Counter[str],
+    twins: Sequence[Twins], passages: Sequence[Premise], seed: int, dropped: Counter[str]
 ) -> list[tuple[Claim, ...]]:
     """Return (entailed, contradicted, undecided) for each pair of twins; a pair for which no
     undecided claim is found is left out.
     """
     by_id = {passage.passage_id: passage for passage in passages}
-    index, used = Neighbours(passages, patterns), Counter[str]()
-    details = Details(passages, seed, patterns)
+    index, details = Neighbours(passages), Details(passages, seed)
     groups: list[tuple[Claim, ...]] = []
     for pair in twins:
-        open_claim = _open_claim(pair, index, details, used, seed, patterns)
+        open_claim = _open_claim(pair, index, details, seed)
         if open_claim is None:
             dropped["no_neighbour"] += 1
             continue
@@ -170,12 +172,7 @@ def _claims(
 
 
 def _open_claim(
-    pair: Twins,
-    index: Neighbours,
-    details: Details,
-    used: Counter[str],
-    seed: int,
-    patterns: Patterns,
+    pair: Twins, index: Neighbours, details: Details, seed: int
 ) -> tuple[str, str, str] | None:
     """Return (passage, kind, claim) that the passage leaves open, or None.
 
@@ -185,7 +182,7 @@ def _open_claim(
     lot = row_seed(seed, "undecided", pair.passage_id, pair.entailed)
     text = (pair.entailed, pair.contradicted)[lot % 2]
     words = {word.lower() for word in WORD.findall(text)}
-    if _points_away(text, patterns):
+    if _points_away(text):
         return None
     if lot % 3 and (found := details.undecided(text, pair.passage_id)):
         return found[0], "detail", found[1]
@@ -193,16 +190,13 @@ def _open_claim(
     # somebody else.
     at_home = pair.kind in DUTIES or bool(words & _OURS)
     # A passage that holds a word of the pair tells which of the two is so.
-    differing = content_words(pair.entailed, patterns) ^ content_words(pair.contradicted, patterns)
+    differing = content_words(pair.entailed) ^ content_words(pair.contradicted)
     lacking = differing if pair.kind == "opposite" else frozenset()
-    other = index.undecided(text, pair.passage_id, used, at_home, lacking)
-    if other is None:
-        return None
-    used[other] += 1
-    return other, pair.kind, text
+    other = index.undecided(text, pair.passage_id, at_home, lacking)
+    return (other, pair.kind, text) if other else None
 
 
-def _points_away(text: str, patterns: Patterns) -> bool:
+def _points_away(text: str) -> bool:
     """Tell whether a claim would be about something else in another passage: "such reports" where
     it has named no reports, "this paragraph", but not "this agreement".
     """
@@ -217,47 +211,43 @@ def _points_away(text: str, patterns: Patterns) -> bool:
     )
 
 
-def _worded(
-    group: tuple[Claim, ...], seed: int, shares: Mapping[str, float], wordings: Wordings
-) -> list[Worded]:
+def _worded(group: tuple[Claim, ...], seed: int, shares: Mapping[str, float]) -> list[_Worded]:
     """Return the claims that one wording takes, the same number for each answer."""
     lot = row_seed(seed, "wording", group[0].origin, group[0].text)
-    kind = _drawn(lot / 2**31, shares)
-    options = wordings.of(kind)
+    task_type = _drawn(lot / 2**31, shares)
+    options = load_wordings().of(task_type)
     family, wording = options[row_seed(lot, "family") % len(options)]
     claims = [claim for claim in group if claim.label in family.labels]
     if not family.decides:  # two labels share an answer: one of them is drawn
         denied = claims[1 + row_seed(lot, "denied") % 2]
         claims = [claims[0], denied]
-    return [(claim, family, wording, kind) for claim in claims]
+    return [_Worded(claim, task_type, family, wording) for claim in claims]
 
 
 def _drawn(lot: float, shares: Mapping[str, float]) -> str:
     total, reached = sum(shares.values()), 0.0
-    for kind, share in shares.items():
+    for task_type, share in shares.items():
         reached += share / total
         if lot < reached:
-            return kind
-    return next(reversed(list(shares)))
+            return task_type
+    return [*shares][-1]
 
 
 def _probed(
-    worded: list[Worded], most_excess: float, seed: int, dropped: Counter[str]
-) -> tuple[list[Worded], dict[str, dict[str, float]]]:
+    worded: list[_Worded], most_excess: float, seed: int, dropped: Counter[str]
+) -> tuple[list[_Worded], dict[str, dict[str, float]]]:
     """Return the rows that the probe leaves, and its figures by task type."""
-    by_type: dict[str, list[Worded]] = defaultdict(list)
+    by_type: dict[str, list[_Worded]] = defaultdict(list)
     for each in worded:
-        by_type[each[3]].append(each)
-    kept: list[Worded] = []
+        by_type[each.task_type].append(each)
+    kept: list[_Worded] = []
     figures: dict[str, dict[str, float]] = {}
-    for kind, rows in sorted(by_type.items()):
-        seen = [Probed(claim.text, _answer(claim, kind), claim.origin) for claim, _, _, _ in rows]
-        places = balanced(seen, most_excess, seed)
+    for task_type, rows in sorted(by_type.items()):
+        places, verdict = balanced([row.probed for row in rows], most_excess, seed)
         dropped["telling"] += len(rows) - len(places)
         kept += [rows[place] for place in places]
-        verdict = probe([seen[place] for place in places], seed)
         if verdict:
-            figures[kind] = {
+            figures[task_type] = {
                 "accuracy": round(verdict.accuracy, 4),
                 "majority": round(verdict.majority, 4),
                 "rows": len(places),
@@ -265,20 +255,16 @@ def _probed(
     return kept, figures
 
 
-def _answer(claim: Claim, kind: str) -> str:
-    return claim.label if kind == "nli" else str(claim.label == ENTAILED)
-
-
-def _row(
-    claim: Claim,
-    family: Family,
-    wording: str,
-    kind: str,
-    small: frozenset[str],
-    patterns: Patterns,
-) -> tuple[Any, ...]:
-    text = instruction(wording, claim.text, claim.passage.text, small, patterns)
-    response = family.labels[claim.label]
-    passage = claim.passage
-    row_id = fingerprint("claim", passage.passage_id, kind, text, response)[:20]
-    return row_id, passage.passage_id, passage.document, kind, passage.text, text, response
+def _row(worded: _Worded, small: frozenset[str]) -> dict[str, str]:
+    claim, task_type = worded.claim, worded.task_type
+    passage, response = claim.passage, worded.family.labels[claim.label]
+    text = instruction(worded.wording, claim.text, passage.text, small)
+    return {
+        "row_id": fingerprint("claim", passage.passage_id, task_type, text, response)[:20],
+        "passage_id": passage.passage_id,
+        "document": passage.document,
+        "task_type": task_type,
+        "context": passage.text,
+        "instruction": text,
+        "response": response,
+    }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from tasks.claims import patterns
 from tasks.claims.claims import Premise
 from tasks.claims.edits import is_participle
-from tasks.claims.patterns import Patterns
 from tasks.claims.sentences import WORD, finite_verb, statements
 from tasks.core.files import row_seed
 
@@ -23,14 +23,14 @@ class Details:
     A claim of another passage gives the date: "... on 3 May." ends claims of all labels alike.
     """
 
-    def __init__(self, passages: Sequence[Premise], seed: int, patterns: Patterns) -> None:
-        months = "|".join(patterns.months)
-        days = "|".join(patterns.values["weekdays"])
+    def __init__(self, passages: Sequence[Premise], seed: int) -> None:
+        months = "|".join(patterns.listed("months"))
+        days = "|".join(patterns.listed("weekdays"))
         year = r"(?:,? \d{4})?"
         date = rf"(?:\d{{1,2}} (?:{months}){year}|(?:{months}) \d{{1,2}}{year}|{days})"
         self._tail = re.compile(rf"\b(?:in (?:(?:{months}) )?\d{{4}}|on {date})\.$")
         self._dated = re.compile(rf"\b(?:{months}|{days})\b")
-        self._seed, self._patterns = seed, patterns
+        self._seed = seed
         self._hosts = [
             (passage.passage_id, statement)
             for passage in sorted(passages, key=lambda passage: passage.passage_id)
@@ -54,18 +54,16 @@ class Details:
     def _events(self, passage: Premise) -> list[str]:
         if _YEAR.search(passage.text) or self._dated.search(passage.text):
             return []
-        return [
-            text for _, text in statements(passage.text, self._patterns) if self._is_event(text)
-        ]
+        return [text for _, text in statements(passage.text) if self._is_event(text)]
 
     def _is_event(self, statement: str) -> bool:
         """Tell whether a statement tells of one event: "was closed", "opened"."""
-        verb = finite_verb(statement, self._patterns)
+        verb = finite_verb(statement)
         if verb is None or len(statement.split()) > _MOST_WORDS:
             return False
-        if self._patterns.negation.search(statement) or re.search(r", ", statement):
+        if patterns.negation().search(statement) or re.search(r", ", statement):
             return False
         after = WORD.search(statement, verb.end())
-        passive = verb[0] in ("was", "were") and after and is_participle(after[0], self._patterns)
-        past = self._patterns.verb_bases.get(verb[0].lower(), ("", ""))[1] == "did"
+        passive = verb[0] in ("was", "were") and after and is_participle(after[0])
+        past = patterns.verb_bases().get(verb[0].lower(), ("", ""))[1] == "did"
         return bool(passive or past)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tasks.claims.patterns import Patterns
+from tasks.claims import patterns
 from tasks.claims.sentences import AT_ALL, MARKS, WORD, split_sentences, without_notes
 
 BAN, DUTY, PERMISSION = "ban", "duty", "permission"
@@ -83,24 +83,22 @@ _FORBIDDING = ("shall", "must", "may")
 _FREE = re.compile(r"\b(?:any|anyone|anybody|anything|either)\b")
 
 
-def duty_twins(
-    text: str, chance: random.Random, patterns: Patterns
-) -> Iterator[tuple[str, str, str, str]]:
+def duty_twins(text: str, chance: random.Random) -> Iterator[tuple[str, str, str, str]]:
     """Yield (sentence, kind, entailed, contradicted) of what a passage orders, allows or forbids.
 
     A sentence gives one pair at most.
     """
     is_rule = _RULES.search(text) is not None
-    for sentence in split_sentences(text, patterns):
+    for sentence in split_sentences(text):
         # The end of a sentence that a page break cut, or one that may lose a condition in brackets.
         if sentence[:1].islower() or _LONG_NOTE.search(sentence):
             continue
-        duty = _duty(without_notes(sentence), is_rule, patterns)
+        duty = _duty(without_notes(sentence), is_rule)
         if duty:
             yield sentence, duty.kind, *duty.claims(chance)
 
 
-def _duty(sentence: str, is_rule: bool, patterns: Patterns) -> Duty | None:
+def _duty(sentence: str, is_rule: bool) -> Duty | None:
     """Return the duty of a sentence, or None where its reverse would not be false for certain.
 
     ``is_rule``: the passage is of rules, so "may" allows. Elsewhere it may tell what can happen.
@@ -112,11 +110,11 @@ def _duty(sentence: str, is_rule: bool, patterns: Patterns) -> Duty | None:
     head = _LOOSE.sub("", sentence[: match.start()].rstrip())
     tail = sentence[match.end() :].lstrip()
     denied, plain_head = bool(match["denied"]), _without_denial(head)
-    twice = plain_head if denied else not plain_head and patterns.negation.search(head)
-    if twice or not _is_subject(plain_head or head, patterns) or _is_unclear(tail, patterns):
+    twice = plain_head if denied else not plain_head and patterns.negation().search(head)
+    if twice or not _is_subject(plain_head or head) or _is_unclear(tail):
         return None
     kind = BAN if denied or plain_head else PERMISSION if match["verb"] == "may" else DUTY
-    is_of_actor = _does_something(head, tail, patterns)
+    is_of_actor = _does_something(head, tail)
     # "may" and "may not" alike: "This may not be as good."
     if match["verb"] == "may" and not (is_rule or is_of_actor):
         return None
@@ -157,12 +155,12 @@ def _without_denial(head: str) -> str:
     return " ".join([article, *words[1:]])
 
 
-def _is_subject(head: str, patterns: Patterns) -> bool:
+def _is_subject(head: str) -> bool:
     """Tell whether the words before a modal verb are its subject, maybe after an introduction.
 
     They hold no verb, but for one before an "and".
     """
-    introduction = patterns.condition.match(head)
+    introduction = patterns.condition().match(head)
     words = head[introduction.end() if introduction else 0 :].split()
     if not words or len(words) > _MOST_IN_SUBJECT:
         return False
@@ -187,7 +185,7 @@ def _has_verb(words: list[str]) -> bool:
     return any(word in ("is", "are", "was", "were", "has", "have", "had") for word in own)
 
 
-def _is_unclear(tail: str, patterns: Patterns) -> bool:
+def _is_unclear(tail: str) -> bool:
     """Tell whether a second denial, or a word such as "only", gives the reverse two readings."""
     words = [word.lower() for word in WORD.findall(tail)]
     denials = patterns.words("negations") - {"without"}
@@ -200,7 +198,7 @@ def _is_unclear(tail: str, patterns: Patterns) -> bool:
     )
 
 
-def _does_something(head: str, tail: str, patterns: Patterns) -> bool:
+def _does_something(head: str, tail: str) -> bool:
     """Tell whether a person or body does something here, so that "may" allows it.
 
     Of a thing, or with "may be" and "may feel", it can also tell what can happen.

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from tasks.core.errors import PipelineError
 from tasks.core.files import row_seed
 
 #: Fewest rows that a probe can judge, and most rows that it looks at.
-LEAST, MOST = 150, 6000
+_LEAST, _MOST = 150, 6000
+#: N-grams that are named, and that are evened out in each round, of so many at most.
+_TELLING, _ROUNDS = 12, 10
 _FOLDS = 5
 _WORDS = r"(?u)\b\w[\w'’]*\b|[^\w\s]"
 
@@ -65,10 +68,10 @@ def probe(rows: Sequence[Probed], seed: int) -> ProbeResult | None:
     from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 
     drawn = sorted(rows, key=lambda row: row_seed(seed, "probe", row.text, row.label, row.group))[
-        :MOST
+        :_MOST
     ]
     labels, groups = np.array([row.label for row in drawn]), np.array([row.group for row in drawn])
-    if len(drawn) < LEAST or len(set(labels)) < 2 or len(set(groups)) < _FOLDS:
+    if len(drawn) < _LEAST or len(set(labels)) < 2 or len(set(groups)) < _FOLDS:
         return None
     words = TfidfVectorizer(
         ngram_range=(1, 2),
@@ -91,9 +94,9 @@ def probe(rows: Sequence[Probed], seed: int) -> ProbeResult | None:
     )
 
 
-def _telling(model: object, most: int = 12) -> tuple[tuple[str, str], ...]:
+def _telling(model: Any) -> tuple[tuple[str, str], ...]:
     """Return (n-gram, label) by weight, the heaviest first."""
-    words, regression = model[0], model[1]  # type: ignore[index]
+    words, regression = model
     names, weights, classes = (
         words.get_feature_names_out(),
         regression.coef_,
@@ -102,14 +105,17 @@ def _telling(model: object, most: int = 12) -> tuple[tuple[str, str], ...]:
     if len(classes) == 2:
         weights = np.vstack([-weights[0], weights[0]])
     common = 1.0 / words.idf_
-    order = np.argsort(-(np.maximum(weights, 0) * common).ravel(), kind="stable")[:most]
+    order = np.argsort(-(np.maximum(weights, 0) * common).ravel(), kind="stable")[:_TELLING]
     return tuple(
         (str(names[place % len(names)]), str(classes[place // len(names)])) for place in order
     )
 
 
-def balanced(rows: Sequence[Probed], most_excess: float, seed: int, rounds: int = 10) -> list[int]:
-    """Return the places of the rows to keep, so that the probe is within ``most_excess``.
+def balanced(
+    rows: Sequence[Probed], most_excess: float, seed: int
+) -> tuple[list[int], ProbeResult | None]:
+    """Return the places of the rows to keep, so that the probe is within ``most_excess``, and what
+    it tells of them (:func:`probe`).
 
     Rows with the most telling n-grams are left out until their labels are balanced. A batch whose
     labels can still be told after all rounds is refused with a :class:`PipelineError` that names
@@ -117,13 +123,13 @@ def balanced(rows: Sequence[Probed], most_excess: float, seed: int, rounds: int 
     """
     keep = list(range(len(rows)))
     first = verdict = probe(rows, seed)
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         if verdict is None or verdict.is_blind(most_excess):
             break
         keep = _without(rows, keep, [gram for gram, _ in verdict.telling], seed)
         verdict = probe([rows[place] for place in keep], seed)
     if first is None or (verdict is not None and verdict.is_blind(most_excess)):
-        return keep
+        return keep, verdict
     verdict = verdict or first  # so many rows went that the rest cannot be judged
     grams = ", ".join(f"{gram!r} ({label})" for gram, label in verdict.telling[:6])
     raise PipelineError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
+from tasks.claims import patterns
 from tasks.claims.edits import is_participle
-from tasks.claims.patterns import Patterns
 from tasks.claims.sentences import WORD, finite_verb
 
 _WHO = re.compile(
@@ -31,13 +31,13 @@ def find_question(instruction: str) -> str | None:
     return asked[0][0].upper() + asked[0][1:] if len(asked) == 1 and len(found) == 1 else None
 
 
-def statement_of(question: str, answer: str, patterns: Patterns) -> str | None:
+def statement_of(question: str, answer: str) -> str | None:
     """Return a question and its answer as a statement, or None where that is not simple."""
     answer = answer.strip().rstrip(".")
     match = _WHO.match(question)
     if (
         match
-        and match["verb"] in patterns.verb_bases
+        and match["verb"] in patterns.verb_bases()
         and question.startswith("Who")
         and answer[:1].isupper()
     ):
@@ -49,7 +49,7 @@ def statement_of(question: str, answer: str, patterns: Patterns) -> str | None:
     match = _WHEN.match(question)
     if match and re.fullmatch(r"\d{4}", answer):
         words = match["rest"].split()
-        if is_participle(words[-1], patterns) and 2 <= len(words) <= 6:
+        if is_participle(words[-1]) and 2 <= len(words) <= 6:
             subject = " ".join(words[:-1])
             return f"{subject[0].upper()}{subject[1:]} {match['be']} {words[-1]} in {answer}."
     return None
@@ -65,31 +65,31 @@ def answer_statement(question: str, answer: str, turn: int) -> str:
     )[turn % 3]
 
 
-def yes_no_question(statement: str, small: Container[str], patterns: Patterns) -> str | None:
+def yes_no_question(statement: str, small: Container[str]) -> str | None:
     """Return a statement as a question, by inversion, or None where that is not simple.
 
     ``small``: words that the texts write in lower case (:func:`small_words`).
     """
-    verb = finite_verb(statement, patterns)
+    verb = finite_verb(statement)
     after = WORD.search(statement, verb.end()) if verb else None
-    if verb is None or after is None or not _is_simple(statement, verb, patterns):
+    if verb is None or after is None or not _is_simple(statement, verb):
         return None
-    subject = uncapitalised(statement[: verb.start()].strip(), small, patterns)
+    subject = uncapitalised(statement[: verb.start()].strip(), small)
     rest = statement[verb.end() :].strip().rstrip(".")
-    if verb[0].lower() in patterns.verb_bases:
-        base, did = patterns.verb_bases[verb[0].lower()]
+    if verb[0].lower() in patterns.verb_bases():
+        base, did = patterns.verb_bases()[verb[0].lower()]
         # "Machines built since 2021 carry a modem": the second form is the verb.
-        twice = did == "did" and set(rest.split()) & patterns.values["verbs"].keys()
+        twice = did == "did" and set(rest.split()) & patterns.words("verbs")
         return None if twice else f"{did.capitalize()} {subject} {base} {rest}?"
-    if verb[0] in ("has", "have", "had") and not is_participle(after[0], patterns):
+    if verb[0] in ("has", "have", "had") and not is_participle(after[0]):
         did = {"has": "Does", "have": "Do", "had": "Did"}[verb[0]]
         return f"{did} {subject} have {rest}?"
     return f"{verb[0].capitalize()} {subject} {rest}?"
 
 
-def _is_simple(statement: str, verb: re.Match[str], patterns: Patterns) -> bool:
+def _is_simple(statement: str, verb: re.Match[str]) -> bool:
     """Tell whether a statement has one verb, and nothing before its subject."""
-    if patterns.negation.search(statement) or re.match(r"[A-Z][^,]*, |.*\"", statement):
+    if patterns.negation().search(statement) or re.match(r"[A-Z][^,]*, |.*\"", statement):
         return False
     subject = statement[: verb.start()].lower().split()
     introduced = subject[0] in patterns.words("introductions") | patterns.words("preconditions")
@@ -104,7 +104,7 @@ def small_words(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(word for text in texts for word in WORD.findall(text) if word[0].islower())
 
 
-def uncapitalised(text: str, small: Container[str], patterns: Patterns) -> str:
+def uncapitalised(text: str, small: Container[str]) -> str:
     """Return a text as it stands inside a sentence: in lower case, unless it begins with a name.
 
     Before another capitalised word the capital stays ("New York"), and in an abbreviation ("WHO").

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.claims.patterns import Patterns
+from tasks.claims import patterns
 
 WORD = re.compile(r"[A-Za-z][\w'’-]*|\d(?:[\w.,%-]*[\w%])?")
 #: "0. 057" is one number, as tokenised data sets have it.
@@ -30,6 +30,8 @@ MARKS = re.compile(
 _RELATIVE = re.compile(r"^(?P<main>[^,]{20,}), (?:which|who|whose|where)\b[^,]*\.$")
 _PARTICIPLE = re.compile(r"^(?P<main>[^,]{25,}), [a-z]{3,}ing\b[^,]*\.$")
 _COORDINATE = re.compile(r"^(?P<main>[^,]{25,}), (?:and|but) (?P<next>\w+) [^,]*\.$")
+#: What begins a clause of its own after "and": the rest does not need it.
+_STARTS = frozenset(("the", "a", "an", "he", "she", "they", "it", "its", "his", "her", "their"))
 _APPOSITION = re.compile(
     r"^(?P<head>[A-Z][^,]{2,40}), (?:an?|the|who|which) [^,]{3,60}, (?P<tail>[a-z][^,]*\.)$"
 )
@@ -58,7 +60,7 @@ _ENDED = re.compile(r"[.!?:;][\"”’)\]]*\s*$")
 _LEAST, _MOST, _MOST_IN_HEADING = 5, 30, 10
 
 
-def split_sentences(text: str, patterns: Patterns) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text in order, without headings and list marks.
 
     Items of which only one may hold ("one of the following:") are left out.
@@ -71,7 +73,7 @@ def split_sentences(text: str, patterns: Patterns) -> list[str]:
         if item and lead.endswith(":") and _ALTERNATIVES.search(lead):
             continue
         lines = [line for line in block.split("\n") if not line.lstrip().startswith(("#", "|"))]
-        sentences += _split(_ITEM.sub("", " ".join(_without_heading(lines))), patterns)
+        sentences += _split(_ITEM.sub("", " ".join(_without_heading(lines))))
     return sentences
 
 
@@ -85,17 +87,17 @@ def _without_heading(lines: list[str]) -> list[str]:
     return [other for other in lines if other is not line] if heads else lines
 
 
-def _split(block: str, patterns: Patterns) -> list[str]:
+def _split(block: str) -> list[str]:
     parts: list[str] = []
     for part in _END.split(block.strip()):
-        if parts and _goes_on(parts[-1], patterns):
+        if parts and _goes_on(parts[-1]):
             parts[-1] += " " + part
         else:
             parts.append(part)
     return [tidy(part) for part in parts if part.strip()]
 
 
-def _goes_on(before: str, patterns: Patterns) -> bool:
+def _goes_on(before: str) -> bool:
     last = before.rstrip('"”’)]').split()[-1:] or [""]
     word = last[0].rstrip(".").lower()
     initial = last[0].endswith(".") and (len(word) == 1 and word.isalpha())
@@ -123,55 +125,38 @@ def _without_note(note: re.Match[str]) -> str:
     return note[0] if is_needed and not _ENUMERATOR.fullmatch(note[0]) else ""
 
 
-def statements(text: str, patterns: Patterns, hedged: bool = False) -> list[tuple[str, str]]:
+def statements(text: str, hedged: bool = False) -> list[tuple[str, str]]:
     """Return (sentence, statement) of the passage: plain statements and their cuts.
 
     ``hedged`` also takes what the passage says with a doubt, a condition or a reason.
     """
     found: list[tuple[str, str]] = []
-    for sentence in split_sentences(text, patterns):
+    for sentence in split_sentences(text):
         plain = without_notes(sentence)
-        forms = list(dict.fromkeys([plain, *_cuts(plain, patterns)]))
-        found += [(sentence, form) for form in forms if is_statement(form, patterns, hedged)]
+        forms = list(dict.fromkeys([plain, *_cuts(plain)]))
+        found += [(sentence, form) for form in forms if is_statement(form, hedged)]
     return list(dict.fromkeys(found))
 
 
-def _cuts(sentence: str, patterns: Patterns) -> list[str]:
+def _cuts(sentence: str) -> list[str]:
     """Return the sentence without an introduction, a relative or a second clause."""
     cuts: list[str] = []
     for pattern in (_RELATIVE, _PARTICIPLE, _COORDINATE):
         match = pattern.match(sentence)
-        if match and (pattern is not _COORDINATE or _starts_clause(match["next"], patterns)):
+        if match and (pattern is not _COORDINATE or match["next"].lower() in _STARTS):
             cuts.append(match["main"].rstrip(",") + ".")
     match = _APPOSITION.match(sentence)
     if match and not re.match(r"(?:and|or|but|which|who|as|in|on|at)\b", match["tail"]):
         cuts.append(f"{match['head']} {match['tail']}")
     for form in [sentence, *cuts]:
-        match = patterns.introduction.match(form)
+        match = patterns.introduction().match(form)
         if match and not _lower_words(match["rest"]) & patterns.words("conditions"):
             main = match["main"]
             cuts += [main[0].upper() + main[1:]] if main[0].isalpha() else []
     return cuts
 
 
-def _starts_clause(word: str, patterns: Patterns) -> bool:
-    """Tell whether a word after "and" begins a clause of its own, which the rest does not need."""
-    return word.lower() in (
-        "the",
-        "a",
-        "an",
-        "he",
-        "she",
-        "they",
-        "it",
-        "its",
-        "his",
-        "her",
-        "their",
-    )
-
-
-def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> bool:
+def is_statement(sentence: str, hedged: bool = False) -> bool:
     """Tell whether a sentence can be judged alone: complete, plain, about no other sentence."""
     words = WORD.findall(sentence)
     if not (_LEAST <= len(words) <= _MOST and sentence.endswith(".")):
@@ -182,12 +167,10 @@ def is_statement(sentence: str, patterns: Patterns, hedged: bool = False) -> boo
         return False
     if any(pattern.search(sentence) for pattern in (_ELSEWHERE, _HEADED, _OTHERS, _INITIAL)):
         return False
-    return (
-        _speaks_for_itself(words, patterns, hedged) and finite_verb(sentence, patterns) is not None
-    )
+    return _speaks_for_itself(words, hedged) and finite_verb(sentence) is not None
 
 
-def _speaks_for_itself(words: list[str], patterns: Patterns, hedged: bool) -> bool:
+def _speaks_for_itself(words: list[str], hedged: bool) -> bool:
     """Tell whether no word points at another sentence or, but for ``hedged``, tells of a doubt."""
     lower = [word.lower().replace("’", "'") for word in words]
     plain = [word.partition("'")[0] for word in lower]  # "I've" speaks of me
@@ -199,19 +182,17 @@ def _speaks_for_itself(words: list[str], patterns: Patterns, hedged: bool) -> bo
     )
 
 
-def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
+def finite_verb(sentence: str) -> re.Match[str] | None:
     """Return the main clause's verb: the first known one after a plain subject, or None.
 
     A subject is plain when nothing in it can begin another clause. An introduction is passed over.
     """
     auxiliaries, breaks = patterns.words("auxiliaries"), patterns.words("breaks")
     before = ""
-    for place, match in enumerate(WORD.finditer(sentence, main_clause(sentence, patterns))):
+    for place, match in enumerate(WORD.finditer(sentence, main_clause(sentence))):
         word = match[0].lower()
         # "photographs of finished work": after a preposition a form in -ed is no verb.
-        known = before not in _PREPOSITIONS and _is_verb(
-            match[0], sentence[match.end() :], patterns
-        )
+        known = before not in _PREPOSITIONS and _is_verb(match[0], sentence[match.end() :])
         if place == 1 and known and before.endswith("ly"):  # "Clearly made in the north."
             return None
         if place and (word in auxiliaries or known):
@@ -224,20 +205,19 @@ def finite_verb(sentence: str, patterns: Patterns) -> re.Match[str] | None:
     return None
 
 
-def main_clause(sentence: str, patterns: Patterns) -> int:
+def main_clause(sentence: str) -> int:
     """Return where the main clause begins: after an introduction such as "In 2011, "; else 0."""
-    match = patterns.introduction.match(sentence)
+    match = patterns.introduction().match(sentence)
     return match.start("main") if match else 0
 
 
-def _is_verb(word: str, rest: str, patterns: Patterns) -> bool:
+def _is_verb(word: str, rest: str) -> bool:
     """Tell whether a word is a known finite verb here; a form before "by" is a participle."""
-    known = word in patterns.verb_bases and not re.match(
+    known = word in patterns.verb_bases() and not re.match(
         r"\s+(?:by|is|are|was|were|has|had|will|shall)\b", rest
     )
-    if (
-        known and patterns.verb_bases[word][1] == "does"
-    ):  # "the reports", "the records": a noun more often
+    # "the reports", "the records": a noun more often
+    if known and patterns.verb_bases()[word][1] == "does":
         return bool(re.match(r"\s+(?:the|an?|its|his|her|their|all|no|any|\d|[A-Z])", rest))
     return known
 
@@ -246,7 +226,7 @@ def _lower_words(text: str) -> set[str]:
     return {word.lower() for word in WORD.findall(text)}
 
 
-def content_words(text: str, patterns: Patterns) -> frozenset[str]:
+def content_words(text: str) -> frozenset[str]:
     """Return the words that carry what a text says, crudely stemmed; numbers as they are."""
     stopwords = patterns.words("stopwords")
     return frozenset(stem(word) for word in _lower_words(text) if word not in stopwords)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from tasks.claims import patterns
 from tasks.claims.claims import Premise
 from tasks.claims.exchange import Span, find_spans, is_bound
-from tasks.claims.patterns import Patterns, load_patterns
 from tasks.claims.questions import small_words, yes_no_question
 from tasks.claims.sentences import WORD, finite_verb, main_clause, statements
-from tasks.claims.wordings import Wordings, load_wordings, span_instruction
+from tasks.claims.wordings import load_wordings, span_instruction
 from tasks.core.files import fingerprint, row_seed
 from tasks.core.rows import INSTRUCTIONS
 
@@ -56,15 +56,15 @@ class SpanQuestion:
     kind: str
 
 
-def ask_spans(premise: Premise, most: int, seed: int, patterns: Patterns) -> list[SpanQuestion]:
+def ask_spans(premise: Premise, most: int, seed: int) -> list[SpanQuestion]:
     """Return at most ``most`` questions about a passage, of different sentences and kinds where
     there are any, drawn by the seed and the passage.
     """
     found: list[tuple[str, SpanQuestion]] = []
-    for sentence, statement in statements(premise.text, patterns, hedged=True):
+    for sentence, statement in statements(premise.text, hedged=True):
         found += [
             (sentence, asked)
-            for asked in questions_of(statement, premise.text, patterns)
+            for asked in questions_of(statement, premise.text)
             if asked.answer in premise.text and asked.answer.lower() not in asked.question.lower()
         ]
     chance = random.Random(row_seed(seed, "spans", premise.passage_id))
@@ -78,20 +78,14 @@ def ask_spans(premise: Premise, most: int, seed: int, patterns: Patterns) -> lis
     return [asked for _, asked in chosen]
 
 
-def construct_spans(
-    premises: Sequence[Premise],
-    seed: int,
-    per_passage: int,
-    patterns: Patterns | None = None,
-    wordings: Wordings | None = None,
-) -> pa.Table:
+def construct_spans(premises: Sequence[Premise], seed: int, per_passage: int) -> pa.Table:
     """Return extractive rows (rows.INSTRUCTIONS), at most ``per_passage`` a passage, by row id."""
-    patterns, wordings = patterns or load_patterns(), wordings or load_wordings()
+    wordings = load_wordings().exqa
     rows = []
     for premise in premises:
-        for asked in ask_spans(premise, per_passage, seed, patterns):
+        for asked in ask_spans(premise, per_passage, seed):
             row_id = fingerprint("span", premise.passage_id, asked.question, asked.answer)[:20]
-            wording = wordings.exqa[row_seed(seed, "wording", row_id) % len(wordings.exqa)]
+            wording = wordings[row_seed(seed, "wording", row_id) % len(wordings)]
             rows.append(
                 {
                     "row_id": row_id,
@@ -106,35 +100,34 @@ def construct_spans(
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["row_id"]), schema=INSTRUCTIONS)
 
 
-def questions_of(statement: str, passage: str, patterns: Patterns) -> list[SpanQuestion]:
+def questions_of(statement: str, passage: str) -> list[SpanQuestion]:
     """Return the questions that one statement (of :func:`statements`) answers."""
-    verb = finite_verb(statement, patterns)
-    if verb is None or main_clause(statement, patterns) or patterns.negation.search(statement):
+    verb = finite_verb(statement)
+    if verb is None or main_clause(statement) or patterns.negation().search(statement):
         return []
     subject, rest = statement[: verb.start()].strip(), statement[verb.start() :].rstrip(". ")
     if len(WORD.findall(rest)) > _MOST_REST or re.search(r"[,;:]", subject):
         return []
     if _SECOND_CLAUSE.search(rest):
         return []
-    spans = find_spans(statement, patterns)
-    found = [*_of_subject(subject, rest, spans, patterns)]
+    spans = find_spans(statement)
+    found = [*_of_subject(subject, rest, spans)]
     for span in spans:
         behind = span.start >= verb.end() and not _INSIDE.search(statement[verb.end() : span.start])
-        if behind and (span.kind == "name" or not is_bound(statement, span, patterns)):
-            found += _of_rest(statement, span, passage, patterns)
+        if behind and (span.kind == "name" or not is_bound(statement, span)):
+            found += _of_rest(statement, span, passage)
     return found
 
 
-def _of_subject(
-    subject: str, rest: str, spans: Sequence[Span], patterns: Patterns
-) -> list[SpanQuestion]:
+def _of_subject(subject: str, rest: str, spans: Sequence[Span]) -> list[SpanQuestion]:
     """Ask for the subject, or for the number that it begins with."""
     words = subject.split()
     if not words or len(words) > _MOST_SUBJECT:
         return []
     counted = _TOTAL.sub("", subject)
     number = re.match(r"(?P<number>[\d.,]+|[A-Za-z-]+) (?P<noun>[a-z].*)", counted)
-    values = {span.number for span in spans if span.kind == "quantity"} | {*patterns.number_words}
+    values = {span.number for span in spans if span.kind == "quantity"}
+    values |= patterns.words("number_words")
     if number and number["number"].lower() in values:
         return [SpanQuestion(f"How many {number['noun']} {rest}?", number["number"], "count")]
     if re.search(r"\d", subject) or rest.split(maxsplit=1)[0] in ("are", "were", "have"):
@@ -148,7 +141,7 @@ def _of_subject(
     return []
 
 
-def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> list[SpanQuestion]:
+def _of_rest(statement: str, span: Span, passage: str) -> list[SpanQuestion]:
     """Ask for a value, a number, a date or a name after the verb."""
     before, after = statement[: span.start], statement[span.end :]
     equal = re.fullmatch(r"(?P<subject>The .+|An? .+) (?P<be>is|was) ", before)
@@ -158,7 +151,7 @@ def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> li
             SpanQuestion(f"What {equal['be']} {subject}{after.rstrip('. ')}?", span.text, "value")
         ]
     holed = f"{before}{_HOLE}{after}"
-    inverted = yes_no_question(holed, small_words([passage]), patterns)
+    inverted = yes_no_question(holed, small_words([passage]))
     if inverted is None:
         return []
     inner = inverted[0].lower() + inverted[1:]
@@ -169,7 +162,7 @@ def _of_rest(statement: str, span: Span, passage: str, patterns: Patterns) -> li
         return [SpanQuestion(f"Who {asked}", span.text, "name")]
     if span.kind != "quantity" or not span.number:
         return []
-    return _how_many(inner, span, patterns)
+    return _how_many(inner, span)
 
 
 def _when(inner: str, span: Span, statement: str) -> list[SpanQuestion]:
@@ -180,7 +173,7 @@ def _when(inner: str, span: Span, statement: str) -> list[SpanQuestion]:
     return [SpanQuestion(f"When {asked}", span.text + (match["year"] or ""), "date")]
 
 
-def _how_many(inner: str, span: Span, patterns: Patterns) -> list[SpanQuestion]:
+def _how_many(inner: str, span: Span) -> list[SpanQuestion]:
     measure = span.unit in patterns.words("units")
     answer = span.text if measure else span.number
     things = f"how many {span.unit}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import Field
 
 from tasks.claims.claims import ENTAILED, UNDECIDED
-from tasks.claims.patterns import Patterns
 from tasks.claims.questions import uncapitalised, yes_no_question
 from tasks.core.errors import PipelineError
 from tasks.core.params import load_params
@@ -86,15 +85,13 @@ def span_instruction(wording: str, question: str, context: str) -> str:
     return fill(wording.replace("{{question}}", question), context)
 
 
-def instruction(
-    wording: str, claim: str, context: str, small: Container[str], patterns: Patterns
-) -> str:
+def instruction(wording: str, claim: str, context: str, small: Container[str]) -> str:
     """Return the instruction of a claim about a passage; ``small`` are the words that the corpus
     writes in lower case.
     """
     bare = claim.rstrip(".")
-    inner = uncapitalised(bare, small, patterns)
-    question = yes_no_question(claim, small, patterns) or f"Is it true that {inner}?"
+    inner = uncapitalised(bare, small)
+    question = yes_no_question(claim, small) or f"Is it true that {inner}?"
     texts = {"claim": claim, "bare": bare, "inner": inner, "question": question}
     filled = _SLOT.sub(lambda match: texts.get(match[1], match[0]), wording)
     return fill(filled, context)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import atomic_path
-from tasks.core.rows import require
+from tasks.core.rows import PASSAGES, require
 
 #: Rows of a row group, and the most rows of a batch.
 GROUP = 4096
@@ -217,6 +217,11 @@ def column_values(batches: Iterable[pa.Table], name: str) -> Iterator[Any]:
     """Yield the values of a column as Python objects, those of one batch at a time."""
     for batch in batches:
         yield from batch[name].to_pylist()
+
+
+def passage_texts(passages: Path) -> Iterator[str]:
+    """Yield the texts of a file of passages (rows.PASSAGES), those of one batch at a time."""
+    return column_values(Batches(passages, pa.schema([PASSAGES.field("text")])), "text")
 
 
 def take_rows(batches: Iterable[pa.Table], places: np.ndarray) -> Iterator[pa.Table]:

@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from tasks.claims.claims import ENTAILED
 from tasks.claims.construct import Claim, construct
 from tasks.claims.passages import passages_of
-from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import small_words, yes_no_question
 from tasks.core.errors import PipelineError
 from tasks.core.files import choose, fingerprint, row_seed
@@ -110,7 +109,7 @@ def make_probes(
     small = small_words(drawn["text"].to_pylist())
     items: dict[str, dict[str, Item]] = defaultdict(dict)  # answer -> id -> item
     for claim in claims:
-        question = yes_no_question(claim.text, small, load_patterns())
+        question = yes_no_question(claim.text, small)
         text = question if dataset.task_type == "ynqa" else claim.text
         if text and not _is_known(claim, question, told):
             name = fingerprint("probe", claim.passage.passage_id, text)[:16]

@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import read_json, write_json, write_text
-from tasks.core.parquet import Batches, concat, read_table, write_table
-from tasks.core.rows import EVALUATIONS, PASSAGES, require
+from tasks.core.parquet import concat, passage_texts, read_table, write_table
+from tasks.core.rows import EVALUATIONS, require
 from tasks.core.stage import Stage, run_stage
 from tasks.core.store import keep_only
 from tasks.evaluate.calibration import Priors, calibrate
@@ -144,8 +144,7 @@ def _forget_removed(stage: Stage, asked: Iterable[Item]) -> Path:
     def read() -> Iterator[str]:
         yield from (item.context for item in asked)
         if "passages" in stage.inputs:
-            for batch in Batches(stage.path("passages"), PASSAGES):
-                yield from batch.column("text").to_pylist()
+            yield from passage_texts(stage.path("passages"))
 
     keep_only(journal, (), read)
     return journal

@@ -90,14 +90,9 @@ def _requests(passage: dict[str, Any], params: Generate) -> Iterator[Request]:
 
 
 def _chosen(passages: Iterable[pa.Table], params: Generate) -> Iterator[dict[str, Any]]:
-    for batch in _choose_passages(passages, params):
+    if params.max_passages:
+        ids = column_values(passages, "passage_id")
+        places = choose(ids, params.max_passages, params.seed, "passage").to_numpy()
+        passages = take_rows(passages, places)
+    for batch in passages:
         yield from batch.to_pylist()
-
-
-def _choose_passages(passages: Iterable[pa.Table], params: Generate) -> Iterator[pa.Table]:
-    if not params.max_passages:
-        yield from passages
-        return
-    ids = column_values(passages, "passage_id")
-    places = choose(ids, params.max_passages, params.seed, "passage").to_numpy()
-    yield from take_rows(passages, places)

@@ -23,6 +23,7 @@ from tasks.lm.prompts import PLACEHOLDER, Prompter, Task
 
 log = logging.getLogger(__name__)
 _FIELD = re.compile(r"\{(\w+)\}")
+_LABELS = "{{labels}}"
 
 
 class Prompt(Section):
@@ -123,7 +124,7 @@ def read_prompts(
                 f"{path} does not exist: the prompted source has prompt texts for {present}; "
                 f"write one for {name}"
             )
-        prompt = _labelled(load_params(path, Prompt), labels)
+        prompt = _labelled(path, load_params(path, Prompt), labels)
         if PLACEHOLDER not in prompt.request or PLACEHOLDER not in prompt.instruction:
             raise PipelineError(
                 f"{path}: request and instruction must both hold {PLACEHOLDER}, the place "
@@ -143,14 +144,18 @@ def read_prompts(
     return PromptedForm(prompts)
 
 
-def _labelled(prompt: Prompt, custom: Sequence[str]) -> Prompt:
+def _labelled(path: Path, prompt: Prompt, custom: Sequence[str]) -> Prompt:
     """Replace ``{{labels}}`` by the labels, as ``a, b or c``."""
     prompt = prompt.with_labels or prompt if custom else prompt
     labels = [*(custom or prompt.labels)]
+    if not labels and _LABELS in prompt.request + prompt.instruction:
+        raise PipelineError(
+            f"{path}: {_LABELS} stands for nothing: give it labels, or set validate.labels"
+        )
     named = " or ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
     return prompt.model_copy(
         update={
-            name: getattr(prompt, name).replace("{{labels}}", named)
+            name: getattr(prompt, name).replace(_LABELS, named)
             for name in ("request", "instruction")
         }
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from tasks.core.spans import is_sound
 from tasks.generate.plan import Request, plan
 from tasks.lm.address import AddressEngine
 from tasks.lm.engine import Completion, OnDone, Sampling, need_engine, open_engine
+from tasks.lm.memory import free
 from tasks.lm.merged import plain_weights
 from tasks.lm.models import count_positions, identify
 from tasks.lm.prompts import (
@@ -29,6 +31,8 @@ from tasks.lm.prompts import (
     parse_prediction,
 )
 from tasks.lm.tokenizers import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 class GeneratorForm(Protocol):
@@ -142,12 +146,27 @@ def open_shard_engine(generator: Generator, longest: int) -> Any:
     return open_generator_engine(params, longest + _most_tokens(params, params.retries))
 
 
-def shard_worker(generator: Generator, longest: int) -> Callable[[list[Request]], pa.Table]:
-    """Open the engine in a worker, which keeps it to its end; return the function that generates
-    one shard with it.
+class ShardGenerator:
+    """A generator that is open until :meth:`close`, in this process or in a worker.
+
+    ``on_done`` is called with 0 as soon as it is open, and then as :func:`generate_shard` says.
     """
-    engine, tokenizer = open_shard_engine(generator, longest), generator.load_tokenizer()
-    return lambda shard: generate_shard(shard, engine, tokenizer, generator)
+
+    def __init__(self, generator: Generator, longest: int, on_done: OnDone | None = None) -> None:
+        self._generator, self._on_done = generator, on_done
+        self._engine = open_shard_engine(generator, longest)
+        self._tokenizer = generator.load_tokenizer()
+        log.info("the generator is loaded, rows come %d at a time", generator.params.shard_rows)
+        if on_done:
+            on_done(0)  # the clock of the rows starts here: make plan reads it
+
+    def __call__(self, shard: list[Request]) -> pa.Table:
+        """Return a shard's rows."""
+        return generate_shard(shard, self._engine, self._tokenizer, self._generator, self._on_done)
+
+    def close(self) -> None:
+        """Free the engine's memory."""
+        free(self._engine)
 
 
 def open_generator_engine(params: Generate, longest: int) -> Any:

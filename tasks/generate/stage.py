@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
-from tasks.core.card import give_cards_back, take_cards
+from tasks.core.card import take_cards
 from tasks.core.errors import PipelineError
 from tasks.core.files import write_json
-from tasks.core.groups import pack
 from tasks.core.params import Params
-from tasks.core.parquet import Batches, write_batches
+from tasks.core.parquet import Batches, passage_texts, write_batches
 from tasks.core.progress import Progress
-from tasks.core.ray_cluster import Workers
-from tasks.core.ray_workers import spread
 from tasks.core.rows import PASSAGES, PREDICTIONS
 from tasks.core.sections.generate import Generate
 from tasks.core.stage import Stage, run_stage
@@ -39,18 +35,16 @@ from tasks.generate.shards import (
     BonitoForm,
     Generator,
     GeneratorForm,
+    ShardGenerator,
     bound_prompts,
-    generate_shard,
     identify_generator,
     load_weights,
     need_generator_engine,
-    open_shard_engine,
 )
-from tasks.lm.engine import OnDone
-from tasks.lm.memory import freed_after
 from tasks.lm.models import pinned
 from tasks.lm.pins import arithmetic
 from tasks.lm.preflight import check_run
+from tasks.lm.shards import do_shards, read_shard
 
 log = logging.getLogger(__name__)
 #: Settings that say where rows are generated, and which passages they are of, but not what they
@@ -68,7 +62,7 @@ def generate(stage: Stage) -> None:
     if not mix.generator:
         log.info("supervise.source is %s: there is nothing to generate", mix)
         # What other settings made goes all the same, where its passages are gone.
-        keep_only(stage.work / "journal", (), lambda: _read_texts(passages))
+        keep_only(stage.work / "journal", (), lambda: passage_texts(passages.path))
         return _write_predictions(stage, (), "")
     total = count_planned(len(passages), params)
     if not total:
@@ -77,10 +71,7 @@ def generate(stage: Stage) -> None:
         )
     generator = _describe_generator(stage.params)
     journal = Store(stage.work / "journal", _journal_key(generator), keep=3)
-    for sample, rows in _fill_journal(
-        stage, journal, passages, generator, stage.progress(total, "rows")
-    ):
-        _show_sample(stage.work / "sample.json", sample, rows)
+    _fill_journal(stage, journal, passages, generator, stage.progress(total, "rows"))
     shards = cut_shards(passages, generator.params)
     read = (_read_shard(journal, shard, generator.params) for shard in shards)
     _write_predictions(stage, read, generator.identity)
@@ -106,27 +97,28 @@ def _journal_key(generator: Generator) -> str:
 
 
 def _fill_journal(
-    stage: Stage,
-    journal: Store,
-    passages: Iterable[pa.Table],
-    generator: Generator,
-    progress: Progress,
-) -> Iterator[tuple[dict[str, Any], int]]:
-    """Generate the shards that the journal lacks; yield (a sample row, rows so far) after each."""
+    stage: Stage, journal: Store, passages: Batches, generator: Generator, progress: Progress
+) -> None:
+    """Generate the shards that the journal lacks; a row of each is shown."""
     params = generator.params
     rows = Counter[str]()  # a shard that occurs twice is generated once
     for shard in cut_shards(passages, params):
         rows[shard.name] += len(shard.passages) * len(params.task_types) * params.samples
-    keep_only(stage.work / "journal", rows, lambda: _read_texts(passages))
+    keep_only(stage.work / "journal", rows, lambda: passage_texts(passages.path))
     names = [name for name in rows if not journal.has(name)]
-    _skip_finished(progress, rows, set(names))
+    progress.skip(rows.total() - sum(rows[name] for name in names))
+    if progress.skipped:
+        log.info("%d rows are already in the journal", progress.skipped)
     if not names:
         return
     longest = bound_prompts(generator, passages)
+    _get_ready(params)
+    # The meter stays in this process: workers have none.
+    opened = (generator, longest) if params.workers else (generator, longest, progress.foresee)
     work = _cut_missing(passages, names, params)
     parsed: Counter[bool] = Counter()
     tokens, started = 0, time.monotonic()
-    for number, table in _generate_shards(work, len(names), generator, longest, progress.foresee):
+    for number, table in do_shards("generate", ShardGenerator, opened, work, len(names), params):
         journal.put(names[number], table.drop_columns(_PLACE), table.column("context").to_pylist())
         parsed.update(table.column("parsed").to_pylist())
         tokens += sum(table.column("output_tokens").to_pylist())
@@ -135,12 +127,18 @@ def _fill_journal(
             tokens_per_second=round(tokens / (time.monotonic() - started), 1),
             parse_yield=round(parsed[True] / parsed.total(), 3),
         )
-        yield table.slice(len(table) // 2, 1).to_pylist()[0], progress.done
+        (sample,) = table.slice(len(table) // 2, 1).to_pylist()
+        _show_sample(stage.work / "sample.json", sample, progress.done)
 
 
-def _read_texts(passages: Iterable[pa.Table]) -> Iterator[str]:
-    for batch in passages:
-        yield from batch.column("text").to_pylist()
+def _get_ready(params: Generate) -> None:
+    """Take the GPU. For workers, merge the weights: once, not by each of them at the same time."""
+    if not params.address:
+        take_cards()
+    if params.workers:
+        if not params.ray_address:  # else other machines have the cards
+            need_generator_engine(params)
+        load_weights(params)
 
 
 def _cut_missing(
@@ -154,64 +152,6 @@ def _cut_missing(
             yield number, shard.requests(params)
 
 
-def _skip_finished(progress: Progress, rows: Counter[str], missing: set[str]) -> None:
-    progress.skip(sum(count for name, count in rows.items() if name not in missing))
-    if progress.skipped:
-        log.info("%d rows are already in the journal", progress.skipped)
-
-
-def _generate_shards(
-    shards: Iterator[tuple[int, list[Request]]],
-    count: int,
-    generator: Generator,
-    longest: int,
-    on_done: OnDone,
-) -> Iterator[tuple[int, pa.Table]]:
-    """Yield number and rows of every shard: in order in this process, in any order with
-    ``workers``. ``on_done`` gets rows of shards that this process has not finished.
-    """
-    params = generator.params
-    if not params.address:
-        take_cards()
-    if not params.workers:
-        tokenizer = generator.load_tokenizer()
-        with freed_after(open_shard_engine(generator, longest)) as engine:
-            log.info("the generator is loaded, rows come %d at a time", params.shard_rows)
-            on_done(0)  # the clock of the rows starts here: make plan reads it
-            for together in pack(shards, params.shard_rows if _asks_together(params) else 1):
-                requests = [request for _, shard in together for request in shard]
-                rows = generate_shard(requests, engine, tokenizer, generator, on_done)
-                for number, shard in together:
-                    yield number, rows.slice(0, len(shard))
-                    rows = rows.slice(len(shard))
-        return
-    if not params.ray_address:  # else other machines have the cards
-        need_generator_engine(params)
-    load_weights(params)  # merged once, not by every worker at the same time
-    give_cards_back()
-    yield from spread(
-        "tasks.generate.shards:shard_worker",
-        (generator, longest),
-        shards,
-        Workers(
-            "generate",
-            min(params.workers, count),
-            params.ray_address,
-            # As many threads as this process would use: sums over others may round otherwise.
-            torch.get_num_threads(),
-        ),
-    )
-
-
-def _asks_together(params: Generate) -> bool:
-    """Tell whether the engine gets the shards of small files together.
-
-    On a CPU a row's text depends a little on what is asked beside it, so each shard goes alone and
-    gives the same bytes in any corpus. A GPU would be idle, and a server makes its own batches.
-    """
-    return bool(params.address) or torch.cuda.is_available()
-
-
 def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:
     """Log a prediction and leave it in the work folder, for whoever watches the run."""
     fields = {name: sample[name] for name in ("task_type", "context", "prediction", "parsed")}
@@ -221,12 +161,7 @@ def _show_sample(path: Path, sample: dict[str, Any], rows: int) -> None:
 
 def _read_shard(journal: Store, shard: Shard, params: Generate) -> pa.Table:
     """Return a shard's rows, with the places that their passages have in this corpus."""
-    table = journal.get(shard.name)
-    if table is None:
-        raise PipelineError(
-            f"{shard.name} of generate's journal is gone: did something else clear .work "
-            "while this ran? Run the same command again"
-        )
+    table = read_shard(journal, shard.name, "generate")
     requests = shard.requests(params)
     places = {
         "row_id": [request.row_id for request in requests],

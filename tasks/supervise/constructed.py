@@ -12,8 +12,6 @@ from tasks.claims.passages import passages_of
 from tasks.core.errors import PipelineError
 
 log = logging.getLogger(__name__)
-#: Most pairs of claims from one passage.
-_PER_PASSAGE = 2
 
 
 def construct_rows(
@@ -33,13 +31,7 @@ def construct_rows(
             f"supervise.source constructed makes rows of {', '.join(SHARES)}; "
             f"generate.task_types names {', '.join(task_types)}"
         )
-    whole = sum(shares.values())
-    constructed = construct(
-        passages_of(passages),
-        seed,
-        _PER_PASSAGE,
-        shares={kind: share / whole for kind, share in shares.items()},
-    )
+    constructed = construct(passages_of(passages), seed, shares=shares)
     if len(constructed.table) < FEW_ROWS:
         log.warning(
             "constructed: only %d rows from %d passages: few of their sentences are plain enough "

@@ -141,18 +141,22 @@ def _prompted_rows(table: pa.Table) -> pa.Table:
     """Return the rows with their passages in place, without those that are then empty."""
     kept = []
     for row in table.to_pylist():
+        context = row["context"] or ""
         instruction, response = (
-            fill(row[name], row["context"]).strip() for name in ("instruction", "response")
+            fill(row[name] or "", context).strip() for name in ("instruction", "response")
         )
-        if not instruction or not response:
-            continue
-        whole = {
-            "passage_id": _name_passage(row["context"], row["row_id"]),
-            "document": row["dataset"],
-            "instruction": instruction,
-            "response": response,
-        }
-        kept.append({name: row[name] for name in ("row_id", "task_type", "context")} | whole)
+        if instruction and response:
+            kept.append(
+                {
+                    "row_id": row["row_id"],
+                    "passage_id": _name_passage(context, row["row_id"]),
+                    "document": row["dataset"],
+                    "task_type": row["task_type"],
+                    "context": context,
+                    "instruction": instruction,
+                    "response": response,
+                }
+            )
     return pa.Table.from_pylist(kept, schema=INSTRUCTIONS)
 
 

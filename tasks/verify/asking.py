@@ -7,23 +7,20 @@ changed and removes those of texts that are gone; shards of earlier settings sta
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 from tasks.core.card import take_cards
-from tasks.core.errors import PipelineError
 from tasks.core.groups import cut_groups
-from tasks.core.parquet import Batches
+from tasks.core.parquet import passage_texts
 from tasks.core.progress import Progress
-from tasks.core.rows import PASSAGES
 from tasks.core.stage import Stage
 from tasks.core.store import Store, keep_only, work_key
 from tasks.lm.pins import arithmetic
+from tasks.lm.shards import do_shards, read_shard
 from tasks.verify.reader import Kind, Reader, ReaderQuestion, ShardReader, bound_prompts
 from tasks.verify.rows import Row, Rows
-from tasks.verify.shards import do_shards
 
 _KINDS: tuple[Kind, ...] = ("answers", "labels")
 #: Settings that do not change the reader's answers: they are not part of the journal's key.
@@ -72,13 +69,7 @@ class Answered:
 
     def _answers(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
         for name in names:
-            shard = self._journal.get(name)
-            if shard is None:
-                raise PipelineError(
-                    "a shard of verify's journal is gone: did something else clear .work while "
-                    "this ran? Run the same command again"
-                )
-            yield from shard.to_pylist()
+            yield from read_shard(self._journal, name, "verify").to_pylist()
 
 
 def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Rows) -> Answered:
@@ -94,31 +85,32 @@ def ask(stage: Stage, readers: Sequence[Reader], tests: Sequence[Row], rows: Row
             yield f"{way[0]}-{way[1]}-{name}", group
 
     ways: list[_Way] = [(kind, half) for half in range(len(readers)) for kind in _KINDS]
-    shards = {way: [(name, _Size.of(group)) for name, group in cut(way)] for way in ways}
-    sizes = {way: _add_up(shards[way]) for way in ways}
+    shards: dict[_Way, list[str]] = {way: [] for way in ways}
+    # Of each shard the rows of the run and the test rows: two equal ones have one name.
+    sizes: dict[str, tuple[int, int]] = {}
+    for way in ways:
+        for name, group in cut(way):
+            shards[way].append(name)
+            of_tests = sum(row.tests_reader for row in group)
+            sizes[name] = _add(sizes.get(name, (0, 0)), (len(group) - of_tests, of_tests))
     settings = params.model_dump(mode="json", exclude=_NOT_ASKED)
     here = {} if params.address else arithmetic(readers[0].precision)
     key = work_key(__name__, settings, *(reader.identity for reader in readers), here)
     journal = Store(stage.work / "journal", key, keep=3)
-    forget_removed(stage, tests, {name for way in ways for name in sizes[way]})
-    total = _Size.sum(size for way in ways for size in sizes[way].values())
-    progress = stage.progress(total.rows, "rows", "tests", total.tests)
+    forget_removed(stage, tests, sizes)
+    total, total_tests = _add(*sizes.values())
+    progress = stage.progress(total, "rows", "tests", total_tests)
+    todo = {name: size for name, size in sizes.items() if not journal.has(name)}
+    progress.skip(*_add(*(size for name, size in sizes.items() if name not in todo)))
     for way in ways:
-        todo = {name: size for name, size in sizes[way].items() if not journal.has(name)}
-        known = _Size.sum(size for name, size in sizes[way].items() if name not in todo)
-        progress.skip(known.rows, known.tests)
-        if todo:
-            _fill(journal, readers[way[1]], way[0], partial(cut, way), todo, progress)
-    named = {way: [name for name, _ in shards[way]] for way in ways}
-    return Answered(tests, rows, journal, named)
+        mine = {name: todo[name] for name in shards[way] if name in todo}
+        if mine:
+            _fill(journal, readers[way[1]], way[0], partial(cut, way), mine, progress)
+    return Answered(tests, rows, journal, shards)
 
 
-def _add_up(shards: Iterable[tuple[str, _Size]]) -> dict[str, _Size]:
-    """Return the size of each name: two equal shards have one name and are asked once."""
-    sizes: dict[str, list[_Size]] = {}
-    for name, size in shards:
-        sizes.setdefault(name, []).append(size)
-    return {name: _Size.sum(each) for name, each in sizes.items()}
+def _add(*sizes: tuple[int, int]) -> tuple[int, int]:
+    return sum(rows for rows, _ in sizes), sum(tests for _, tests in sizes)
 
 
 def forget_removed(stage: Stage, tests: Sequence[Row] = (), named: Container[str] = ()) -> None:
@@ -126,25 +118,9 @@ def forget_removed(stage: Stage, tests: Sequence[Row] = (), named: Container[str
 
     ``tests`` are rows of today, which may be about other texts than the corpus.
     """
-    keep_only(stage.work / "journal", named, partial(read_texts, stage, tests))
-
-
-@dataclass(frozen=True)
-class _Size:
-    """How many rows of the run and how many test rows a shard has, or several."""
-
-    rows: int
-    tests: int
-
-    @classmethod
-    def of(cls, group: Sequence[Row]) -> _Size:
-        tests = sum(row.tests_reader for row in group)
-        return cls(len(group) - tests, tests)
-
-    @classmethod
-    def sum(cls, sizes: Iterable[_Size]) -> _Size:
-        found = list(sizes)
-        return cls(sum(size.rows for size in found), sum(size.tests for size in found))
+    asked = [row.values["context"] for row in tests]
+    corpus = passage_texts(stage.path("passages"))
+    keep_only(stage.work / "journal", named, lambda: chain(asked, corpus))
 
 
 def _fill(
@@ -152,10 +128,12 @@ def _fill(
     reader: Reader,
     kind: Kind,
     cut: Callable[[], Iterator[tuple[str, list[Row]]]],
-    todo: Mapping[str, _Size],
+    todo: Mapping[str, tuple[int, int]],
     progress: Progress,
 ) -> None:
-    """Ask the shards that the journal lacks, here or by Ray workers."""
+    """Ask the shards that the journal lacks, here or by Ray workers; ``todo`` has their rows and
+    test rows.
+    """
     params = reader.params
     # The bound counts all rows, also those that are answered already, so that a resumed run opens
     # its engine with the same settings. A model that ranks labels opens no engine.
@@ -175,19 +153,11 @@ def _fill(
         take_cards()
         if params.workers:
             reader.load()  # merged once, not by every worker at the same time
-    shards = enumerate(take())
-    for number, table in do_shards(ShardReader, (reader, kind, longest), shards, len(todo), params):
+    opened, shards = (reader, kind, longest), enumerate(take())
+    for number, table in do_shards("verify", ShardReader, opened, shards, len(todo), params):
         name = names[number]
         journal.put(name, table, texts.pop(name))
-        progress.advance(todo[name].rows, todo[name].tests)
-
-
-def read_texts(stage: Stage, tests: Sequence[Row] = ()) -> Iterator[str]:
-    """Yield the texts that a row may be about: those of today's corpus and of people's tests."""
-    for batch in Batches(stage.path("passages"), PASSAGES):
-        yield from batch.column("text").to_pylist()
-    for row in tests:
-        yield row.values["context"]
+        progress.advance(*todo[name])
 
 
 def _document(row: Row) -> str:

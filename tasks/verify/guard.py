@@ -99,7 +99,8 @@ def read_tests(
     """Return rows labelled by people, of these task types, at most ``most`` of each, chosen by the
     seed.
 
-    The instruction contains the passage. Without a file there are no rows.
+    The instruction contains the passage. Without a file there are no rows, and a row that lacks an
+    instruction or a response is none.
     """
     if path is None or is_nothing(path):
         return []
@@ -111,14 +112,11 @@ def read_tests(
         ids = column_values(keys.take(of_kind).to_batches(GROUP), "row_id")
         places = of_kind[choose(ids, most, seed, "test").to_numpy()]
         chosen += rows_at(Batches(path, _ROWS), places)
-    return [
-        row
-        | {
-            "instruction": fill(row["instruction"], row["context"]),
-            "response": fill(row["response"], row["context"]).strip(),
-        }
-        for row in chosen
-    ]
+    for row in chosen:
+        row["context"] = row["context"] or ""
+        row["instruction"] = fill(row["instruction"] or "", row["context"])
+        row["response"] = fill(row["response"] or "", row["context"]).strip()
+    return [row for row in chosen if row["instruction"].strip() and row["response"]]
 
 
 def construct_tests(

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from tasks.claims.patterns import load_patterns
 from tasks.claims.questions import find_question
 from tasks.claims.sentences import split_sentences, tidy
 from tasks.core.sections.verify import Verify
@@ -216,7 +215,7 @@ def _sentences(passage: str) -> Iterator[str]:
     """Yield the sentences of a passage, tidied, and each row of a table in Markdown, after the
     table's first row, which names the columns.
     """
-    yield from split_sentences(passage, load_patterns())
+    yield from split_sentences(passage)
     head = ""
     for line in passage.split("\n"):
         is_row = line.lstrip().startswith("|")

@@ -125,42 +125,28 @@ def open_reader(reader: Reader, kind: Kind, longest: int) -> Any:
     )
 
 
-def answer_shard(
-    reader: Reader,
-    kind: Kind,
-    opened: Any,
-    prompter: Prompter | None,
-    shard: Sequence[ReaderQuestion],
-) -> pa.Table:
-    """Return what the reader says of one shard: :data:`ANSWERED`, in the shard's order.
-
-    A shard that is asked again gives the same bytes. ``prompter`` is None behind an address.
-    """
-    if kind == "labels" and prompter:
-        return _rank(opened, prompter, shard)
-    params = reader.params
-    count = params.answers
-    prompts = [
-        prompter.prompt(row.instruction) if prompter else row.instruction
-        for row in shard
-        for _ in range(count)
-    ]
-    seeds = [row_seed(params.seed, row.instruction, turn) for row in shard for turn in range(count)]
-    sampling = Sampling(params.temperature, _TOP_P, params.max_tokens)
-    texts = [done.text.strip() for done in opened.generate(prompts, sampling, seeds)]
-    return _table((texts[place * count : (place + 1) * count], []) for place in range(len(shard)))
-
-
 class ShardReader:
     """A reader that is open until :meth:`close`, in this process or in a worker."""
 
     def __init__(self, reader: Reader, kind: Kind, longest: int) -> None:
-        self._reader, self._kind, self._prompter = reader, kind, reader.prompter()
+        self._params, self._kind, self._prompter = reader.params, kind, reader.prompter()
         self._opened = open_reader(reader, kind, longest)
 
     def __call__(self, shard: Sequence[ReaderQuestion]) -> pa.Table:
-        """Return what the reader says of a shard."""
-        return answer_shard(self._reader, self._kind, self._opened, self._prompter, shard)
+        """Return what the reader says of one shard: :data:`ANSWERED`, in the shard's order.
+
+        A shard that is asked again gives the same bytes.
+        """
+        if self._kind == "labels" and self._prompter:
+            return _rank(self._opened, self._prompter, shard)
+        params, count = self._params, self._params.answers
+        ask = self._prompter.prompt if self._prompter else str
+        turns = [(row.instruction, turn) for row in shard for turn in range(count)]
+        prompts = [ask(instruction) for instruction, _ in turns]
+        seeds = [row_seed(params.seed, *each) for each in turns]
+        sampling = Sampling(params.temperature, _TOP_P, params.max_tokens)
+        texts = [done.text.strip() for done in self._opened.generate(prompts, sampling, seeds)]
+        return _table((texts[start : start + count], []) for start in range(0, len(texts), count))
 
     def close(self) -> None:
         """Free the model's memory."""

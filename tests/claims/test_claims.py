@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
 from tasks.claims.claims import Premise, Twins, make_twins
 from tasks.claims.edits import affirmed, compared, negated, opposites, reworded
 from tasks.claims.exchange import exchanged, find_spans, is_bound, other_numbers
-from tasks.claims.patterns import PATTERNS, load_patterns
+from tasks.claims.patterns import PATTERNS
 from tasks.claims.questions import find_question, statement_of, yes_no_question
 from tasks.claims.sentences import is_statement, split_sentences, statements
-from tasks.core.errors import PipelineError
-
-P = load_patterns()
+from tasks.core.yaml_file import read_yaml
 
 
 def test_every_entry_of_the_patterns_is_text() -> None:
     """YAML reads a bare ``no`` or ``on`` as a boolean."""
-    for name, values in P.values.items():
+    for name, values in read_yaml(PATTERNS).items():
+        assert isinstance(values, dict if name == "verbs" else list), name
         for value in values:
             assert isinstance(value, str) or all(isinstance(word, str) for word in value), (
                 name,
@@ -28,19 +26,9 @@ def test_every_entry_of_the_patterns_is_text() -> None:
             )
 
 
-def test_an_unknown_list_is_an_error_that_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(PATTERNS.read_text() + "\nmonthz: [June]\n")
-    with pytest.raises(PipelineError, match="unknown list 'monthz'.*months"):
-        load_patterns(path)
-    path.write_text("months: [June]\n")
-    with pytest.raises(PipelineError, match="must be a list"):
-        load_patterns(path)
-
-
 def test_sentences_end_where_people_end_them() -> None:
     text = "# A heading\n\nMr. Brown of Acme Inc. paid $3.5 million. It rained.\n\n- It was shut."
-    assert split_sentences(text, P) == [
+    assert split_sentences(text) == [
         "Mr. Brown of Acme Inc. paid $3.5 million.",
         "It rained.",
         "It was shut.",
@@ -60,7 +48,7 @@ def test_sentences_end_where_people_end_them() -> None:
     ],
 )
 def test_what_cannot_be_judged_alone_is_no_statement(sentence: str) -> None:
-    assert not is_statement(sentence, P)
+    assert not is_statement(sentence)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +67,7 @@ def test_what_cannot_be_judged_alone_is_no_statement(sentence: str) -> None:
     ],
 )
 def test_a_clause_is_cut(sentence: str, cut: str) -> None:
-    assert cut in [statement for _, statement in statements(sentence, P)]
+    assert cut in [statement for _, statement in statements(sentence)]
 
 
 @pytest.mark.parametrize(
@@ -95,14 +83,14 @@ def test_a_clause_is_cut(sentence: str, cut: str) -> None:
     ],
 )
 def test_spans_are_found_by_kind(text: str, kind: str, value: str) -> None:
-    assert (kind, value) in [(span.kind, span.text) for span in find_spans(text, P)]
+    assert (kind, value) in [(span.kind, span.text) for span in find_spans(text)]
 
 
 @pytest.mark.parametrize(
     "text", ["It holds at least 35 people.", "It took 20 to 35 minutes.", "See Panel 5 volts."]
 )
 def test_a_bound_or_label_is_not_exchanged(text: str) -> None:
-    assert all(is_bound(text, span, P) for span in find_spans(text, P) if span.kind == "quantity")
+    assert all(is_bound(text, span) for span in find_spans(text) if span.kind == "quantity")
 
 
 def test_a_span_is_exchanged_for_one_of_the_passage() -> None:
@@ -110,15 +98,15 @@ def test_a_span_is_exchanged_for_one_of_the_passage() -> None:
         "The pump delivers 35 litres.",
         "The pump delivers 35 litres. The tank holds 80 litres.",
     )
-    span = find_spans(text, P)[0]
+    span = find_spans(text)[0]
     # "80 litres" stands in the passage and may be true of something: another number is made
-    other = exchanged(text, span, passage, find_spans(passage, P), P, random.Random(1))
+    other = exchanged(text, span, passage, find_spans(passage), random.Random(1))
     assert other and other != text and "35" not in other and other.split()[3] not in passage
 
 
 def test_other_numbers_look_like_the_first_one() -> None:
     for number in ("7", "seven", "1,200", "2.5", "0.04"):
-        for other in other_numbers(number, P, random.Random(3)):
+        for other in other_numbers(number, random.Random(3)):
             assert other != number
             assert ("." in other) == ("." in number) and other.isalpha() == number.isalpha()
 
@@ -134,7 +122,7 @@ def test_other_numbers_look_like_the_first_one() -> None:
     ],
 )
 def test_a_statement_is_denied(text: str, denied: str) -> None:
-    assert negated(text, P) == denied
+    assert negated(text) == denied
 
 
 @pytest.mark.parametrize(
@@ -147,18 +135,18 @@ def test_a_statement_is_denied(text: str, denied: str) -> None:
     ],
 )
 def test_a_denial_with_two_readings_is_not_made(text: str) -> None:
-    assert negated(text, P) is None
+    assert negated(text) is None
 
 
 def test_a_denial_is_taken_back() -> None:
-    assert affirmed("The data are not shared with banks.", P) == "The data are shared with banks."
-    assert affirmed("The firm does not store the data here.", P) == "The firm stores the data here."
-    assert affirmed("The data are not shared with any bank.", P) is None
+    assert affirmed("The data are not shared with banks.") == "The data are shared with banks."
+    assert affirmed("The firm does not store the data here.") == "The firm stores the data here."
+    assert affirmed("The data are not shared with any bank.") is None
 
 
 def test_a_comparison_is_true_and_false_by_its_number() -> None:
     text = "The work took 40 minutes in all."
-    made = compared(text, find_spans(text, P)[0], text, P, random.Random(2))
+    made = compared(text, find_spans(text)[0], text, random.Random(2))
     assert made is not None
     for claim, holds in zip(made, (True, False), strict=True):
         words = claim.split()
@@ -167,21 +155,18 @@ def test_a_comparison_is_true_and_false_by_its_number() -> None:
 
 
 def test_opposites_and_words_of_one_meaning() -> None:
-    assert "The rate decreased in May." in list(opposites("The rate increased in May.", P))
+    assert "The rate decreased in May." in list(opposites("The rate increased in May."))
     text = ("It took approximately 3 days.",)
-    assert reworded(text, 5, P) == reworded(text, 5, P)
+    assert reworded(text, 5) == reworded(text, 5)
 
 
 def test_a_question_and_its_answer_make_a_statement() -> None:
-    assert statement_of("Who founded Acme?", "Ann Smith", P) == "Ann Smith founded Acme."
+    assert statement_of("Who founded Acme?", "Ann Smith") == "Ann Smith founded Acme."
     assert (
-        statement_of("What is the capital of France?", "Paris", P)
-        == "The capital of France is Paris."
+        statement_of("What is the capital of France?", "Paris") == "The capital of France is Paris."
     )
-    assert (
-        statement_of("When was the harbour closed?", "1931", P) == "The harbour was closed in 1931."
-    )
-    assert statement_of("How many ships came?", "3", P) is None
+    assert statement_of("When was the harbour closed?", "1931") == "The harbour was closed in 1931."
+    assert statement_of("How many ships came?", "3") is None
     assert find_question("{{context}}\n\nQ: Who founded Acme?\n\nA:") == "Who founded Acme?"
     assert find_question("Read this. Why? Who founded Acme?") is None
 
@@ -196,7 +181,7 @@ def test_a_question_and_its_answer_make_a_statement() -> None:
     ],
 )
 def test_a_statement_becomes_a_question(statement: str, question: str | None) -> None:
-    assert yes_no_question(statement, {"harbour"}, P) == question
+    assert yes_no_question(statement, {"harbour"}) == question
 
 
 def test_twins_depend_on_the_passage_and_the_seed_alone() -> None:
@@ -206,8 +191,8 @@ def test_twins_depend_on_the_passage_and_the_seed_alone() -> None:
         "The harbour of Corran was closed in 1931. The pier was 40 metres long."
         " The data are not kept.",
     )
-    twins = make_twins(passage, 5, 1, P)
-    assert twins == make_twins(passage, 5, 1, P)
+    twins = make_twins(passage, 5, 1)
+    assert twins == make_twins(passage, 5, 1)
     assert len({pair.origin for pair in twins}) == 3
     assert len({pair.entailed for pair in twins}) == len(twins)
     for pair in twins:
@@ -221,7 +206,7 @@ def test_a_question_with_another_answer_is_contradicted() -> None:
     )
     found = {
         (pair.entailed, pair.contradicted)
-        for pair in make_twins(passage, 9, 1, P)
+        for pair in make_twins(passage, 9, 1)
         if pair.kind == "answer"
     }
     assert ("Ann Smith founded Acme.", "Bo Brown founded Acme.") in found
@@ -230,7 +215,7 @@ def test_a_question_with_another_answer_is_contradicted() -> None:
 def twins_of(text: str) -> list[Twins]:
     """Twins of several seeds: each draws other values."""
     premise = Premise("p", "d", text)
-    return [twins for seed in range(12) for twins in make_twins(premise, 9, seed, P)]
+    return [twins for seed in range(12) for twins in make_twins(premise, 9, seed)]
 
 
 @pytest.mark.parametrize(

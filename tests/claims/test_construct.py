@@ -15,7 +15,6 @@ from tasks.claims.claims import CONTRADICTED, ENTAILED, UNDECIDED, Premise
 from tasks.claims.construct import Constructed, construct
 from tasks.claims.details import Details
 from tasks.claims.neighbours import Neighbours
-from tasks.claims.patterns import load_patterns
 from tasks.claims.probe import Probed, balanced, probe
 from tasks.claims.wordings import WORDINGS, load_wordings
 from tasks.core.errors import PipelineError
@@ -24,7 +23,6 @@ from tasks.core.rows import INSTRUCTIONS
 from tasks.core.task_types import TASK_TYPES
 from tests.conftest import ROOT
 
-P = load_patterns()
 PLACES = [
     "Corran",
     "Anna",
@@ -121,25 +119,23 @@ def test_a_neighbour_that_decides_the_claim_is_not_taken() -> None:
         Premise("b", "d", "Heavy ice has closed the harbour of Corran again."),
         Premise("c", "d", "The mill near the harbour of Anna was sold to a baker."),
     ]
-    index = Neighbours(passages, P)
-    assert index.undecided("The harbour of Corran was closed by heavy ice.", "a", Counter()) == "c"
+    index = Neighbours(passages)
+    assert index.undecided("The harbour of Corran was closed by heavy ice.", "a") == "c"
 
 
 _MANY_TIES = """
 import random
-from collections import Counter
 from tasks.claims.claims import Premise
 from tasks.claims.neighbours import Neighbours
-from tasks.claims.patterns import load_patterns
 chance = random.Random(5)
 words = ["".join(chance.choice("bdfgklmnprtvz") + chance.choice("aiou") for _ in range(3))
          for _ in range(220)]
 texts = [". ".join(" ".join(chance.sample(words, 6)).capitalize() for _ in range(4)) + "."
          for _ in range(60)]
 passages = [Premise(f"p{number:02d}", "", text) for number, text in enumerate(texts)]
-index = Neighbours(passages, load_patterns())
+index = Neighbours(passages)
 claims = [" ".join(chance.sample(words, 12)).capitalize() + "." for _ in range(400)]
-print([index.undecided(claim, "p00", Counter()) for claim in claims])
+print([index.undecided(claim, "p00") for claim in claims])
 """
 
 
@@ -163,7 +159,7 @@ def test_a_date_that_the_passage_does_not_give_leaves_a_claim_open() -> None:
         Premise("a", "d", "The mill near Anna was sold to a baker. It was old."),
         Premise("b", "d", "The harbour was closed by ice on 4 May."),
     ]
-    details = Details(hosts, 1, P)
+    details = Details(hosts, 1)
     claim = "The bridge was opened by Ann in March 1931."
     assert details.undecided("The bridge was opened by Ann.", "z") is None
     assert details.undecided(claim, "z") == (
@@ -220,7 +216,7 @@ def blind(count: int = 240) -> list[Probed]:
 def test_the_probe_is_at_chance_where_words_tell_nothing() -> None:
     verdict = probe(blind(), 1)
     assert verdict and verdict.majority == 0.5 and verdict.excess < 0.1
-    assert balanced(blind(), 0.12, 1) == list(range(240))
+    assert balanced(blind(), 0.12, 1) == (list(range(240)), verdict)
 
 
 def test_telling_words_are_evened_out_or_the_batch_is_refused() -> None:
@@ -229,7 +225,8 @@ def test_telling_words_are_evened_out_or_the_batch_is_refused() -> None:
         for n, row in enumerate(blind(600))
     ]
     before = probe(some, 1)
-    kept = balanced(some, 0.08, 1)
+    kept, after = balanced(some, 0.08, 1)
+    assert after == probe([some[place] for place in kept], 1)
     assert before and before.excess > 0.08 and 0 < len(kept) < len(some)
     assert not any(" not" in some[place].text for place in kept)
 

@@ -9,14 +9,11 @@ import pytest
 from tasks.claims.claims import FALSE_DENIALS, TRUE_DENIALS, Premise
 from tasks.claims.construct import construct
 from tasks.claims.duties import BAN, DUTY, PERMISSION, duty_twins
-from tasks.claims.patterns import load_patterns
-
-P = load_patterns()
 
 
 def twins_of(text: str, seed: int = 1) -> list[tuple[str, str, str]]:
     """Return (kind, entailed, contradicted) of a text's duties."""
-    return [twins[1:] for twins in duty_twins(text, random.Random(seed), P)]
+    return [twins[1:] for twins in duty_twins(text, random.Random(seed))]
 
 
 @pytest.mark.parametrize(

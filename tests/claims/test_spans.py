@@ -5,14 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tasks.claims.claims import Premise
-from tasks.claims.patterns import load_patterns
 from tasks.claims.spans import ask_spans, construct_spans, questions_of
-
-_PATTERNS = load_patterns()
 
 
 def _asked(statement: str) -> dict[str, str]:
-    return {asked.question: asked.answer for asked in questions_of(statement, statement, _PATTERNS)}
+    return {asked.question: asked.answer for asked in questions_of(statement, statement)}
 
 
 @pytest.mark.parametrize(
@@ -75,13 +72,13 @@ def test_every_answer_is_in_its_passage_and_not_in_its_question() -> None:
         "Anna Marsh opened twelve valves at the old works. It was late. The crew went home."
     )
     premise = Premise("p", "d.md", text)
-    asked = ask_spans(premise, 9, 1, _PATTERNS)
+    asked = ask_spans(premise, 9, 1)
     assert len(asked) >= 4
     for each in asked:
         assert each.answer in text and each.answer.lower() not in each.question.lower()
-    few = ask_spans(premise, 2, 1, _PATTERNS)
+    few = ask_spans(premise, 2, 1)
     assert len(few) == 2 and few[0].kind != few[1].kind
-    assert ask_spans(premise, 2, 1, _PATTERNS) == few
+    assert ask_spans(premise, 2, 1) == few
 
 
 def test_rows_are_the_same_in_any_order_of_passages() -> None:

@@ -99,8 +99,8 @@ BRANCHES = (
     Branch(
         "verify continues",
         "tasks.verify.asking",
-        "@@progress.skip(known.rows, known.tests)",
-        "len(todo) < len(sizes[way])",
+        "@@progress.skip(*_add(",
+        "len(todo) < len(sizes)",
     ),
     Branch(
         "answers of a killed scoring are kept",

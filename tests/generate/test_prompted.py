@@ -139,6 +139,11 @@ def test_every_unusable_answer_has_a_reason(text: str, finished: bool, reason: s
             "{c} is not one of its marks",
         ),
         (
+            "request: '{{context}} {{labels}}?'\nmarks: [a]\ninstruction: '{{context}}'\n"
+            "response: '{a}'",
+            "{{labels}} stands for nothing",
+        ),
+        (
             "request: '{{context}}'\nmark: [a, b]\ninstruction: '{{context}}'\nresponse: '{b}'",
             "did you mean 'marks'",
         ),

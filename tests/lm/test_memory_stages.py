@@ -23,9 +23,8 @@ from tasks.core.parquet import write_table
 from tasks.core.ray_cluster import Workers
 from tasks.core.ray_workers import Job, _Actor
 from tasks.generate import stage as generate
-from tasks.lm import loading
+from tasks.lm import loading, shards
 from tasks.release import export
-from tasks.verify import shards as verify_shards
 from tests.bonito import test_evaluate as bonito
 from tests.bonito.test_evaluate import home  # noqa: F401 - a fixture
 from tests.conftest import passage_table
@@ -123,8 +122,7 @@ def test_workers_begin_when_the_stage_holds_neither_a_model_nor_the_card(
     finetuned("incidents")
     trace = Trace(monkeypatch)
     cluster = _Cluster(trace)
-    where = generate if stage == "generate" else verify_shards
-    monkeypatch.setattr(where, "spread", cluster.spread)
+    monkeypatch.setattr(shards, "spread", cluster.spread)
     assert is_locked(_LOCK), "of the training"
     card.give_cards_back()
     asked = {"engine": "transformers", "workers": 1}

@@ -31,12 +31,6 @@ def test_rows_are_of_the_task_types_asked_for_and_their_labels_are_even() -> Non
     assert largest <= 0.5 * len(rows)
 
 
-def test_the_same_seed_gives_the_same_rows() -> None:
-    assert construct_rows(passages(), ("nli",), 1)[0].equals(
-        construct_rows(passages(), ("nli",), 1)[0]
-    )
-
-
 def test_a_task_type_without_claims_is_one_line() -> None:
     with pytest.raises(PipelineError, match=r"makes rows of nli, te, ynqa; .* names exqa"):
         construct_rows(passages(), ("exqa",), 1)
@@ -47,9 +41,3 @@ def test_few_rows_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     rows, _ = construct_rows(passages(12), ("nli",), 1)
     assert 0 < len(rows) < 50 and f"only {len(rows)} rows from 12 passages" in caplog.text
-
-
-def test_a_corpus_without_a_sentence_is_one_line() -> None:
-    rows = [row | {"text": "Terms"} for row in passages(3).to_pylist()]
-    with pytest.raises(PipelineError, match="no sentence of these passages can be made a claim"):
-        construct_rows(pa.Table.from_pylist(rows, schema=PASSAGES), ("nli",), 1)

@@ -54,7 +54,9 @@ def _remixed(path: Path, count: int = 5) -> str:
         "context": "The sky is blue.",
         "instruction": "{{context}} Which colour?",
     }
-    rows = [{**row, "row_id": f"r{n}", "response": "blue" if n else " "} for n in range(count)]
+    rows = [{**row, "row_id": f"r{n}", "response": "blue"} for n in range(count)]
+    rows[0]["response"] = " "
+    rows.append({**row, "row_id": "null", "context": None, "response": None})
     write_table(path, pa.Table.from_pylist(rows, schema=REMIXED))
     return str(path)
 
@@ -230,7 +232,7 @@ def test_p3_puts_the_passage_back_and_counts_empty_rows(run: Any, tmp_path: Path
         and rows[0]["document"] == "squad"
         and len(rows) == 4
     )
-    assert summary["dropped"] == {"empty": 1}
+    assert summary["dropped"] == {"empty": 2}
 
 
 def test_labelled_rows_wear_the_datasets_templates_and_never_the_evaluated_items(

@@ -321,16 +321,6 @@ def test_labels_are_balanced_within_their_family(run: Any) -> None:
     assert read_json(out / "summary.json")["labels"] == {"ynqa": {"false": 15, "true": 15}}
 
 
-def test_custom_labels(run: Any) -> None:
-    rows = [
-        ("ynqa", "{{context}} Is the report relevant to pumps?", label)
-        for label in ("Relevant", "irrelevant.", "yes")
-    ]
-    status, out = run(rows, labels=["relevant", "irrelevant"])
-    assert status == 0
-    assert [row["response"] for row in quarantine(out)] == ["yes"]
-
-
 def test_max_rows_is_a_seeded_choice_that_does_not_lower_the_yield(run: Any) -> None:
     rows = [asked(number, "Yes") for number in range(40)]
     status, out = run(rows, max_rows=10, min_yield=1.0)
@@ -450,7 +440,9 @@ def test_the_report_escapes_what_the_generator_wrote_and_needs_no_network(run: A
     )
 
 
-def test_data_docs_show_the_suites(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_docs_show_the_suites_and_fetch_and_run_nothing(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     status, out = run([GOOD, ("exqa", EXQA, "never"), asked(1, "Yes")])
     assert status == 0
     # What Great Expectations cannot render it leaves out, and logs.
@@ -467,10 +459,6 @@ def test_data_docs_show_the_suites(run: Any, caplog: pytest.LogCaptureFixture) -
         for page in (out / "data_docs" / "validations").rglob("*.html")
     )
     assert quarantine(out)[0]["row_id"] in results
-
-
-def test_data_docs_fetch_nothing_and_run_nothing(run: Any) -> None:
-    _, out = run([GOOD, ("exqa", EXQA, "never")])
     for page in (out / "data_docs").rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert "default-src 'none'" in text and "<script" not in text, page

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from tasks.core.parquet import write_table
 from tasks.core.sections.verify import Verify
 from tasks.scoring.intervals import wilson
 from tasks.verify.guard import check_answers, check_labels, construct_tests, read_tests
@@ -284,6 +287,14 @@ def test_rows_made_by_rules_test_types_that_have_any() -> None:
     assert Counter(row["task_type"] for row in rows) == {"exqa": 10, "ynqa": 10}
     assert construct_tests([passages().slice(0, 0)], ["nli"], 10, 1) == []
     assert read_tests(None, ["nli"], 10, 1) == []
+
+
+def test_peoples_rows_without_a_question_or_an_answer_test_nothing(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [_row() | {"row_id": name} for name in "abc"]
+    rows[0]["instruction"], rows[1]["response"] = None, None
+    write_table(tmp_path / "people.parquet", pa.Table.from_pylist(rows))
+    read = read_tests(tmp_path / "people.parquet", ["exqa"], 10, 1)
+    assert [row["row_id"] for row in read] == ["c"]
 
 
 def test_wilson_is_the_textbooks() -> None:

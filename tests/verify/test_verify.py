@@ -21,11 +21,11 @@ from tasks.core.rows import INSTRUCTIONS, PASSAGES
 from tasks.lm.engine import Completion
 from tasks.scoring.reviews import review_key
 from tasks.verify import reader
-from tasks.verify import stage as verify
 from tasks.verify.guard import construct_tests
 from tasks.verify.judging import Decision
 from tasks.verify.report import Tally
 from tasks.verify.rows import Row
+from tasks.verify.testing import check_type
 from tests.conftest import passage_table
 from tests.supervise.test_constructed import passages
 from tests.verify.conftest import COUNT, RuleReader, make_row
@@ -77,8 +77,6 @@ def test_a_reader_that_is_no_better_than_chance_judges_nothing(
 def test_a_killed_run_keeps_its_shards_and_gives_the_same_bytes(run: Any) -> None:
     assert run(out="whole") == 0
     whole = run.made[0].calls
-    import shutil
-
     shutil.rmtree(".work")
     run.die_after = 2
     with pytest.raises(KeyboardInterrupt):
@@ -346,7 +344,7 @@ def test_a_full_stop_behind_a_label_makes_it_no_other_label() -> None:
         )
         for number in range(COUNT)
     ]
-    test = verify._test([(replace(row, source="people"), told) for row, told in pairs], 1)
+    test = check_type([(replace(row, source="people"), told) for row, told in pairs], 1)
     assert (test.right, test.chance) == (COUNT, 0.5)
 
 
