@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -12,6 +13,8 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from tasks.core.files import fingerprint, sha256_file, write_json
 from tests.faults.sometimes import BRANCHES, count
@@ -67,6 +70,17 @@ def commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no")
     return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+
+
+def processor_seconds() -> float:
+    """Return what this process, its dead children and its living descendants have used of a
+    processor.
+    """
+    used = 0.0
+    for process in [own := psutil.Process(), *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used += sum(process.cpu_times()[:4])
+    return used
 
 
 class Journal:
@@ -128,7 +142,7 @@ class Journal:
 
     def make(self, fault: Fault, number: int, world: World) -> None:
         """Make one trial and write it down."""
-        began, before = time.monotonic(), count(world.branches)
+        began, spent, before = time.monotonic(), processor_seconds(), count(world.branches)
         try:
             said = fault.trial(world, random.Random(f"{self.seed}/{fault.name}/{number}"))
         # a trial that breaks is one that did not keep its promise, and no reason to stop the others
@@ -139,7 +153,8 @@ class Journal:
         row = {
             "fault": fault.name,
             "trial": number,
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(time.monotonic() - began, 2),
+            "processor": round(processor_seconds() - spent, 2),
             "said": said[:2000],
             "entered": count(world.branches) - before,
             "seed": self.seed,
