@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,14 +53,17 @@ def modules() -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in found)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted names that a module imports, inside functions too."""
+@cache
+def imported(path: Path) -> tuple[str, ...]:
+    """Return the dotted names that a module imports, inside functions too."""
+    names: list[str] = []
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(names)
 
 
 def package_of(name: str) -> str:

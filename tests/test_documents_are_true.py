@@ -11,6 +11,7 @@ import subprocess
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -38,6 +39,7 @@ _MADE = {"bonito/artifacts", "profiles/mine.yaml", "datasets/mine.yaml", "tests/
 _MADE_SETTINGS = {"generate.x", "ingest.name"}
 
 
+@cache
 def tracked(*patterns: str) -> list[str]:
     command = ["git", "ls-files", "--", *patterns]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -69,6 +71,7 @@ def code_of(name: str) -> str:
     return "\n".join(code)
 
 
+@cache
 def exists(path: str) -> bool:
     """Whether a path of the repository is there, a pattern matches, or a test is defined."""
     path, _, test = path.partition("::")

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def code_digest(module: str) -> str:
     """Return the SHA-256 of the code of ``module`` and of all first-party modules it imports."""
     digest = hashlib.sha256()
     for path in sorted(imported_files(module)):
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\n{_code_of(path)}\n".encode())
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\n{_read(path).tree}\n".encode())
     return digest.hexdigest()
 
 
@@ -33,7 +34,7 @@ def module_digest(module: str) -> str:
     """Return the SHA-256 of the code of ``module`` alone: for work that nothing else decides."""
     digest = hashlib.sha256()
     for path in _files(module):
-        digest.update(_code_of(path).encode())
+        digest.update(_read(path).tree.encode())
     return digest.hexdigest()
 
 
@@ -49,18 +50,44 @@ def imported_files(module: str) -> set[Path]:
         for path in _files(waiting.pop()):
             if path not in files:
                 files.add(path)
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-                waiting += [name for node in ast.walk(tree) for name in _named_by(node, path)]
+                waiting += _read(path).names
     return files
 
 
-def _named_by(node: ast.AST, path: Path) -> Iterator[str]:
-    """Yield the modules that a node of the module in ``path`` imports or names."""
+@dataclass(frozen=True)
+class _Code:
+    """What a module imports or names, and its syntax tree as text, without docstrings and places in
+    the file.
+    """
+
+    names: tuple[str, ...]
+    tree: str
+
+
+def _read(path: Path) -> _Code:
+    return _parse(path.read_text(encoding="utf-8"), path.relative_to(ROOT).with_suffix("").parts)
+
+
+@cache  # most files are part of several modules' digests
+def _parse(text: str, place: tuple[str, ...]) -> _Code:
+    tree = ast.parse(text)
+    nodes = list(ast.walk(tree))
+    names = dict.fromkeys(name for node in nodes for name in _named_by(node, place))
+    for node in nodes:
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+    return _Code(tuple(names), ast.dump(tree))
+
+
+def _named_by(node: ast.AST, place: tuple[str, ...]) -> Iterator[str]:
+    """Yield the modules that a node of the module at ``place`` imports or names."""
     names: list[str] = []
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-        inside = path.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
+        inside = place[: -node.level] if node.level else ()
         base = ".".join([*inside, *filter(None, [node.module])])
         names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -78,14 +105,3 @@ def _files(module: str) -> list[Path]:
         return sorted(ROOT.joinpath(*module.split(".")[:-1]).glob("*.py"))
     path = ROOT.joinpath(*module.split("."))
     return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
-
-
-def _code_of(path: Path) -> str:
-    """Return a module's syntax tree as text, without docstrings and places in the file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return ast.dump(tree)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import signal
 import socket
@@ -10,10 +11,20 @@ import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running
 
-from flows.deploy import main
+from flows import reconcile
+from flows.adapt import adapt
+from flows.deploy import end_dead, main
+from flows.follow import follow
+from flows.matrix.flow import matrix
+from flows.runs.worktree import Run, hold
+from flows.train_bonito import train_bonito
 from tests.flows.test_flows import await_no_process_in, start_hanging
 from tests.toy import environment, make_toy
 
@@ -121,43 +132,24 @@ def test_a_run_names_its_machine_before_it_does_anything(toy: Path, api: str) ->
     }
 
 
-_KILLED = """
-import datetime, socket
-from prefect.client.orchestration import get_client
-from prefect.states import Running
-from flows import deploy, reconcile
-from flows.adapt import adapt
-from flows.follow import follow
-from flows.matrix.flow import matrix
-from flows.runs.worktree import Run, hold
-from flows.train_bonito import train_bonito
-
-reconcile._GRACE = datetime.timedelta()
-tags = [f"host:{socket.gethostname()}", f"checkout:{reconcile.CODE}"]
-with get_client(sync_client=True) as client:
-    def begin(flow, **values):
-        return client.create_flow_run(flow, parameters=values, state=Running(), tags=tags).id
-
-    dead = [begin(adapt), begin(matrix, file="a.yaml"), begin(follow), begin(train_bonito)]
-    living = begin(follow, profile="warm")
-    with hold(Run("follow warm", reconcile.CODE, reconcile.CODE, {})):
-        deploy.end_dead()
-    print(*(client.read_flow_run(run).state.type.value for run in (*dead, living)))
-"""
-
-
-def test_a_killed_run_of_any_flow_is_ended_by_the_next_make_ui(toy: Path, api: str) -> None:
+def test_a_killed_run_of_any_flow_is_ended_by_the_next_make_ui(
+    toy: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It counted against the pool's limit: nothing that was started on the page ever began."""
-    own = {**environment(toy), "PREFECT_API_URL": api}
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED],
-        cwd=toy,
-        env=own,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "CRASHED " * 4 + "RUNNING"
+    monkeypatch.setattr(reconcile, "CODE", toy)
+    monkeypatch.setattr(reconcile, "_GRACE", datetime.timedelta())
+    tags = [f"host:{socket.gethostname()}", f"checkout:{toy}"]
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+
+        def begin(flow: Any, **values: str) -> UUID:
+            return client.create_flow_run(flow, parameters=values, state=Running(), tags=tags).id
+
+        dead = [begin(adapt), begin(matrix, file="a.yaml"), begin(follow), begin(train_bonito)]
+        living = begin(follow, profile="warm")
+        with hold(Run("follow warm", toy, toy, {})):
+            end_dead()
+        states = [client.read_flow_run(run).state for run in (*dead, living)]
+    assert [state and state.type.value for state in states] == ["CRASHED"] * 4 + ["RUNNING"]
 
 
 def test_cancel_on_the_page_ends_a_run_of_a_terminal_as_ctrl_c_does(toy: Path, api: str) -> None:

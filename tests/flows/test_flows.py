@@ -25,7 +25,11 @@ from urllib.parse import urljoin
 from uuid import uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
 from flows import deploy, reconcile, server, ui
@@ -221,35 +225,6 @@ def test_a_proxy_of_the_users_is_not_asked_for_our_own_server(
         there.shutdown()
 
 
-_PENDING = """
-import os, socket
-from uuid import UUID
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.states import Pending
-from flows import reconcile
-
-@flow
-def adapt(): pass
-
-POOL = "blocked"
-with get_client(sync_client=True) as client:
-    client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    deployment = client.create_deployment(
-        flow_id=client.create_flow(adapt), name="d", work_pool_name=POOL)
-    ids = {}
-    for name, process in (("dead", "99999999"), ("alive", str(os.getpid())), ("new", "")):
-        run = client.create_flow_run_from_deployment(deployment, state=Pending())
-        if process:
-            client.update_flow_run(run.id, infrastructure_pid=f"{socket.gethostname()}:{process}")
-        ids[name] = run.id
-    reconcile.end_pending_runs(POOL)
-    print(*(f"{name}={client.read_flow_run(one).state.type.value}" for name, one in ids.items()))
-"""
-
-
 _SECRET = "hf_" + "a1B2" * 8
 _WRONG = "generate.samples=many"
 
@@ -294,17 +269,31 @@ def test_a_wrong_setting_is_told_on_the_runs_page_as_make_run_tells_it(
 
 
 @pytest.mark.timeout(300)
-def test_a_run_killed_before_it_began_blocks_no_pool(toy: Path, api: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _PENDING],
-        cwd=toy,
-        env={**environment(toy), "PREFECT_API_URL": api},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    last = done.stdout.strip().splitlines()[-1:]
-    assert last == ["dead=CRASHED alive=PENDING new=PENDING"], done.stderr[-2000:]
+def test_a_run_killed_before_it_began_blocks_no_pool(api: str) -> None:
+    pool, ids = "blocked", {}
+    with (
+        temporary_settings({PREFECT_API_URL: api}),
+        get_client(sync_client=True) as client,
+    ):
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        deployment = client.create_deployment(
+            flow_id=client.create_flow(Flow(lambda: None, name="blocked")),
+            name="d",
+            work_pool_name=pool,
+        )
+        for name, process in (("dead", "99999999"), ("alive", str(os.getpid())), ("new", "")):
+            run = client.create_flow_run_from_deployment(deployment, state=Pending())
+            if process:
+                where = f"{socket.gethostname()}:{process}"
+                client.update_flow_run(run.id, infrastructure_pid=where)
+            ids[name] = run.id
+        reconcile.end_pending_runs(pool)
+        states = {name: client.read_flow_run(one).state for name, one in ids.items()}
+    assert {name: state and state.type.value for name, state in states.items()} == {
+        "dead": "CRASHED",
+        "alive": "PENDING",
+        "new": "PENDING",
+    }
 
 
 @pytest.mark.parametrize(("hours", "lives"), [(0, True), (48, False)])
@@ -602,7 +591,7 @@ def test_a_command_that_fails_is_told_in_words(
     monkeypatch.setattr(subprocess, "run", fail)
     monkeypatch.setattr(git_commands, "_finish", lambda command, *_: fail(command))
     with pytest.raises(PipelineError, match=f"^adapt cannot be deployed: {reason}$"):
-        deploy._create("adapt")
+        deploy._create(["adapt"])
     assert repair.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: repair: dvc cache dir: {reason}"
@@ -953,22 +942,9 @@ print(json.dumps([flow.parameters.model_dump() for flow in (adapt, follow)]))
     assert properties["overrides"]["items"]["pattern"]
 
 
-def test_the_generators_form_offers_its_shipped_profiles(toy: Path) -> None:
-    code = """
-import json
-from prefect.flows import load_flow_from_entrypoint
-flow = load_flow_from_entrypoint("flows/train_bonito.py:train_bonito")
-print(json.dumps(flow.parameters.model_dump()["properties"]["profile"]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment(toy),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    field = json.loads(done.stdout)
+def test_the_generators_form_offers_its_shipped_profiles() -> None:
+    flow: Any = load_flow_from_entrypoint(f"{ROOT}/flows/train_bonito.py:train_bonito")
+    field = flow.parameters.model_dump()["properties"]["profile"]
     shipped = {path.stem for path in (ROOT / "bonito/profiles").glob("*.yaml")}
     assert set(field["enum"]) == shipped and field["default"] in shipped
 
@@ -1065,7 +1041,8 @@ def test_ui_says_which_port_is_taken(toy: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_ui_answers_and_leaves_nothing_behind(toy: Path, tmp_path: Path) -> None:
+def test_ui_answers_and_leaves_nothing_behind(toy: Path, tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, toy / "mlflow.db")
     log = tmp_path / "ui.log"
     with serve_ui(toy, log, environment(toy)) as (prefect, mlflow):
         assert server.answers(f"{prefect}/api/health")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import time
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -13,8 +15,7 @@ import pytest
 
 from scripts import start
 from tasks.core.errors import PipelineError
-from tasks.ingest import stage as ingest
-from tasks.start import apart, survey
+from tasks.start import apart, survey, trial
 from tasks.start.apart import Measured, Tell
 from tests.conftest import ROOT
 
@@ -68,20 +69,41 @@ def ingest_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "run_apart", _run_here)
 
 
+@pytest.fixture
+def stages_here(ingest_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``make plan`` runs all its stages in this process, which has their libraries."""
+    monkeypatch.setattr(trial, "run_apart", _run_here)
+
+
+class _Lines(io.StringIO):
+    """What a stage prints, and its progress."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meter = apart._Meter(time.monotonic())
+
+    def write(self, text: str) -> int:
+        self.meter.read(text)
+        return super().write(text)
+
+
 def _run_here(
-    stage: str, folder: Path, inputs: Mapping[str, Path], kept: str, tell: Tell | None
+    stage: str,
+    folder: Path,
+    inputs: Mapping[str, Path],
+    kept: str = "",
+    tell: Tell | None = None,
 ) -> Measured:
-    """Do what :func:`tasks.start.apart.run_apart` does with ingest, but for the process and for
-    what it measures.
-    """
-    assert stage == "ingest" and not inputs
+    """Do what :func:`tasks.start.apart.run_apart` does, but for the process and its memory."""
     if tell:
         tell(stage, "")
-    said = io.StringIO()
+    module, said = importlib.import_module(f"tasks.{stage}.stage"), _Lines()
+    arguments = [word for name, path in inputs.items() for word in (f"--{name}", str(path))]
     with contextlib.chdir(folder), redirect_stdout(said), redirect_stderr(said):
-        status = ingest.main(["--params", "params.yaml", "--out", stage])
+        status = module.main(["--params", "params.yaml", "--out", stage, *arguments])
     log = folder / f"{stage}.log"
     log.write_text(said.getvalue())
     if status:
         raise PipelineError(apart._error(log).replace(str(folder / "sample"), kept))
-    return Measured(seconds=1.0, peak_mb=200.0)
+    meter = said.meter
+    return Measured(meter.seconds, 200.0, tuple(meter.marks), meter.total)

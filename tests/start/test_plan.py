@@ -110,7 +110,9 @@ def test_of_few_passages_the_intervals_are_wider_and_still_hold(tried: int) -> N
 
 
 @pytest.fixture
-def desk(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(
+    tmp_path: Path, tiny_model: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A working folder with a corpus of 40 passages, parameters of a tiny model, and items."""
     (tmp_path / "corpus").mkdir()
     for number in range(40):
@@ -147,6 +149,8 @@ def desk(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.setenv("BONITO_CACHE", str(tmp_path / "cache"))
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests/fake_engine"), str(ROOT)]))
     return tmp_path
 
@@ -198,6 +202,7 @@ def test_a_slow_generator_is_stopped_and_what_is_finished_counts(
     assert told[0] == ("generate", "") and took.marks[-1][0] == took.seconds
 
 
+@pytest.mark.usefixtures("stages_here")
 def test_claims_made_by_rules_are_forecast_without_a_generator(
     desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
