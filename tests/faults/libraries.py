@@ -27,7 +27,7 @@ def load_libraries() -> None:
     from mlflow.utils import requirements_utils
     from sqlalchemy.orm import configure_mappers
 
-    from tasks.claims.patterns import load_patterns
+    from tasks.claims import patterns
     from tasks.core.code import code_digest
 
     matplotlib.use("Agg")  # as register does; what follows loads it
@@ -37,7 +37,8 @@ def load_libraries() -> None:
 
     configure_mappers()
     requirements_utils._init_packages_to_modules_map()  # MLflow's, of all installed packages
-    load_patterns()
+    patterns.spans()
+    patterns.verb_bases()
     # A third to two thirds of what a stage takes here: it reads all code that it imports.
     ours = [name for name in sys.modules if name.startswith("tasks.")]
     keyed = {name for name in ours if hasattr(sys.modules[name], "work_key")}
