@@ -42,8 +42,12 @@ class Journal:
         try:
             self._base = _open_database(path)
             self._check()
-        except sqlite3.OperationalError:  # a full disk, a lock: nothing is damaged
-            raise
+        except sqlite3.OperationalError as error:
+            # With SQLite's code it is a full disk, a lock: nothing is damaged. Without one a text
+            # could not be decoded.
+            if hasattr(error, "sqlite_errorcode"):
+                raise
+            self._start_over()
         except (sqlite3.DatabaseError, ValueError, TypeError):
             self._start_over()
 

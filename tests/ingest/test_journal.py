@@ -54,6 +54,17 @@ def test_a_damaged_result_is_named_and_read_again(
     assert f"{path} is damaged: 1 files are read again" in caplog.text
 
 
+def test_a_key_that_is_no_text_any_more_starts_the_journal_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    _filled(path)
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute("UPDATE done SET key = CAST(x'61ff' AS TEXT) WHERE key = 'a'")
+    assert _entries(path) == {}
+    assert f"{path} is damaged: every file is read again" in caplog.text
+
+
 @pytest.mark.parametrize("content", [b"no database", b""])
 def test_a_file_that_is_no_journal_is_started_again(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.sqlite"
@@ -104,7 +115,9 @@ def test_a_full_disk_or_a_lock_is_no_damage(
     _filled(path)
 
     def fail(path: Path) -> sqlite3.Connection:
-        raise sqlite3.OperationalError("database or disk is full")
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr("tasks.ingest.journal._open_database", fail)
